@@ -1,0 +1,184 @@
+"""The interface that every cluster implements.
+
+A cluster takes batches of tasks, runs each as one job, and says how the job ended. It knows
+nothing of graphs, promises or outcomes: a batch is a message for `toilfn.worker`, and what the
+worker answers is handed on as it came.
+
+Two kinds of cluster exist. A *direct* one (`LocalCluster`) carries messages to its workers and
+their answers back itself. Any other starts ``python -m toilfn.worker STORE BATCH`` somewhere,
+and the worker reads the batch from the store and puts its answers there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar, NewType
+
+from toilfn.events import Capacity, Cause
+from toilfn.resources import Resources
+
+__all__ = ["Batch", "Capabilities", "Cluster", "JobId", "JobState", "Session", "Update"]
+
+JobId = NewType("JobId", str)
+"""The cluster's own name for a job, such as ``"4711_3"``."""
+
+
+class JobState(str, Enum):
+    """What a cluster knows of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    """It will not run any more; `Update.cause` says how it went."""
+    UNKNOWN = "unknown"
+    """The cluster does not know the job now. Never taken for success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a cluster can do by itself.
+
+    Attributes
+    ----------
+    direct : bool
+        Carries messages itself; the store is not used to start batches.
+    arrays : bool
+        Many batches of one shape go out in one submission.
+    memory_limits, walltime_limits : bool
+        The system ends a job that takes more than it asked for.
+    accelerators, preemption : bool
+        Understands these requirements.
+    worker_cleanup : bool
+        Can run a clean-up on each node at the end.
+    """
+
+    direct: bool = False
+    arrays: bool = False
+    memory_limits: bool = False
+    walltime_limits: bool = False
+    accelerators: bool = False
+    preemption: bool = False
+    worker_cleanup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a cluster is told when a leader opens it.
+
+    Attributes
+    ----------
+    store : str
+        The store's URL, as workers must open it.
+    workflow : str
+        A name unique to the store and safe in job names; jobs carry it, so that they can be listed.
+    environment : dict
+        Variables to set for workers.
+    """
+
+    store: str
+    workflow: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Work for one job.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the store; for a cluster that is not direct, the worker's BATCH argument.
+    label : str
+        For people: the name of the first task and how many there are.
+    resources : Resources
+        What the job asks for.
+    message : bytes
+        For a direct cluster: what to send to the worker. Else empty.
+    """
+
+    name: str
+    label: str
+    resources: Resources
+    message: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """News of one job.
+
+    Attributes
+    ----------
+    job : JobId
+    state : JobState
+    cause : Cause or None
+        For an ended job: None when the worker said it was done, else why it ended.
+    detail : str
+        The cluster's own words: exit status, signal, reason, where the log is.
+    answers : tuple of bytes
+        For a direct cluster: messages of the worker, in order.
+    """
+
+    job: JobId
+    state: JobState
+    cause: Cause | None = None
+    detail: str = ""
+    answers: tuple[bytes, ...] = ()
+
+
+class Cluster(ABC):
+    """Where batches run.
+
+    Constructors take settings only: no process is started and nothing is asked before `open`.
+    A cluster object can be opened again after it was closed.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    @abstractmethod
+    def open(self, session: Session) -> None:
+        """Get ready to run batches.
+
+        Raises
+        ------
+        ClusterError
+            If the system cannot be reached; says what to do.
+        """
+
+    @abstractmethod
+    def capacity(self) -> Capacity:
+        """Say what can run at one time."""
+
+    @abstractmethod
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Start jobs for batches, one each, in order.
+
+        Raises
+        ------
+        ClusterError
+            If the system refuses; carries its own words and what was submitted.
+        """
+
+    @abstractmethod
+    def poll(self, timeout: float) -> list[Update]:
+        """Wait for news, at most `timeout` seconds, and return all there is."""
+
+    @abstractmethod
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """End jobs. An `Update` of each one follows; a job that is gone is no error."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all jobs of this leader and free everything. May be called twice."""
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        """Find live jobs of a workflow, with the names of their batches, for a leader that comes back."""
+        return {}
+
+    def recall(self, job: JobId) -> None:
+        """Ask a worker to give back the tasks it has not started. A cluster may ignore it."""
+
+    def wake(self) -> None:
+        """Make a `poll` that waits in another thread return now."""

@@ -1,0 +1,113 @@
+"""Every error that toilfn raises on purpose.
+
+::
+
+    ToilfnError
+    ├── InputError (also TypeError or ValueError where Python has one)
+    │   ├── GraphError          a cycle, a value where a promise is needed
+    │   ├── SerializationError  an argument or a result that cannot be stored
+    │   └── ResourceError       a size that is misspelled, or larger than any cluster offers
+    ├── StoreError
+    │   ├── StoreNotFoundError
+    │   ├── StoreExistsError    the store belongs to a different workflow
+    │   ├── StoreFormatError    a version that this toilfn does not read
+    │   ├── CorruptObjectError  names the object
+    │   ├── StoreLockedError    another leader is alive; says who
+    │   └── FencedError         another leader took over; this one stops
+    ├── ClusterError
+    ├── FailedTasksError        the workflow ended with failed tasks
+    └── KilledError             the workflow was stopped by `toilfn kill`
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClusterError",
+    "CorruptObjectError",
+    "FailedTasksError",
+    "FencedError",
+    "GraphError",
+    "InputError",
+    "KilledError",
+    "ResourceError",
+    "SerializationError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreFormatError",
+    "StoreLockedError",
+    "StoreNotFoundError",
+    "ToilfnError",
+]
+
+
+class ToilfnError(Exception):
+    """The base of all errors that toilfn raises on purpose."""
+
+
+class InputError(ToilfnError):
+    """Something the user gave cannot be used; nothing was run for it."""
+
+
+class GraphError(InputError, TypeError):
+    """The graph of tasks is not one that can be run."""
+
+
+class SerializationError(InputError, TypeError):
+    """An argument, a function or a result cannot be stored."""
+
+
+class ResourceError(InputError, ValueError):
+    """A requirement is malformed, or larger than the cluster can ever give."""
+
+
+class StoreError(ToilfnError):
+    """The job store cannot be used."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no job store at this place."""
+
+
+class StoreExistsError(StoreError):
+    """The store exists and belongs to a different workflow."""
+
+
+class StoreFormatError(StoreError):
+    """The store has a format version that this toilfn does not read."""
+
+
+class CorruptObjectError(StoreError):
+    """An object of the store is missing, cut short or altered."""
+
+
+class StoreLockedError(StoreError):
+    """Another live leader holds the store."""
+
+
+class FencedError(StoreError):
+    """Another leader has taken over the store; this one must stop."""
+
+
+class ClusterError(ToilfnError):
+    """The cluster cannot run what was asked."""
+
+
+class KilledError(ToilfnError):
+    """The workflow was stopped on request; the store can be resumed."""
+
+
+class FailedTasksError(ToilfnError):
+    """The workflow ended, and some tasks failed for good.
+
+    Attributes
+    ----------
+    failures : tuple of toilfn.records.Failure
+        One entry for each failed task.
+    store : str
+        The store's URL, for `toilfn resume` and `toilfn debug`.
+    """
+
+    def __init__(self, message: str, failures: tuple[object, ...] = (), store: str = "") -> None:
+        super().__init__(message)
+        self.failures = failures
+        self.store = store

@@ -1,0 +1,199 @@
+"""What goes into the scheduler (events) and what comes out (commands).
+
+These are plain values: no clock, no store, no threads. Times are seconds on any
+monotonic scale that the caller keeps to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from toilfn.resources import Resources
+
+__all__ = [
+    "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Event", "Failed",
+    "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Retry", "Returned",
+    "Submit", "Submitted", "TaskId",
+]  # fmt: skip
+
+TaskId: TypeAlias = bytes
+"""Sixteen bytes: the task's identity."""
+
+BatchId: TypeAlias = int
+"""A number the scheduler gives to each batch it submits, never used twice."""
+
+
+class Cause(str, Enum):
+    """Why an attempt ended without an outcome; each has a retry budget of its own."""
+
+    ERROR = "error"
+    """The task raised, or its process ended by itself."""
+    MEMORY = "memory"
+    """Killed for using more memory than it asked for."""
+    WALLTIME = "walltime"
+    """Killed for taking longer than it asked for."""
+    LOST = "lost"
+    """The worker or its node died."""
+    PREEMPTED = "preempted"
+    """The node was taken away as agreed."""
+    INPUT = "input"
+    """Nothing a retry can mend: the value cannot be stored, the requirement cannot be met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many times an attempt may fail for each cause before the task is given up.
+
+    ``None`` is without limit. ``double_memory`` doubles the memory after `Cause.MEMORY`,
+    up to the largest that the capacity can give.
+    """
+
+    error: int = 1
+    memory: int = 1
+    walltime: int = 1
+    lost: int = 3
+    preempted: int | None = None
+    double_memory: bool = False
+    backoff: float = 0.5
+    """Seconds before the first retry after an error; doubled for each further one, at most 60."""
+
+
+class NewTask(NamedTuple):
+    """A task that the scheduler is to run."""
+
+    id: TaskId
+    needs: tuple[TaskId, ...]
+    """Tasks that must be complete first (data or order). Only tasks the scheduler knows."""
+    shape: Resources
+    kind: int
+    """An index of the task's function; tasks of one kind are expected to take similar time."""
+    budget: Budget
+    parent: TaskId | None = None
+    """The task that created this one, which is complete only when this one is."""
+
+
+class Submitted(NamedTuple):
+    """Tasks that are new to the scheduler, in any order; needs may point forwards within the tuple."""
+
+    tasks: tuple[NewTask, ...]
+
+
+class Finished(NamedTuple):
+    """A task has an outcome. Accepted from every state but done, so also from an attempt that was
+    thought lost, and for a task that an earlier leader has run. A second one is ignored."""
+
+    id: TaskId
+    children: tuple[NewTask, ...] = ()
+    """What the task created. It is complete only when all of them are."""
+    waits: tuple[TaskId, ...] = ()
+    """Other tasks its value refers to: it is complete only when they are."""
+    wall: float = 0.0
+    """Seconds the attempt took; 0 for an outcome that was not run now."""
+
+
+class Kept(NamedTuple):
+    """A worker goes on with a task that its own batch just created (a tail call): it is running, in that batch."""
+
+    batch: BatchId
+    id: TaskId
+
+
+class Failed(NamedTuple):
+    """An attempt of a task ended without an outcome."""
+
+    id: TaskId
+    cause: Cause
+    now: float
+
+
+class Returned(NamedTuple):
+    """A batch gives back tasks that it did not start; they cost no attempt."""
+
+    batch: BatchId
+    ids: tuple[TaskId, ...]
+
+
+class Lost(NamedTuple):
+    """A batch has ended, well or badly. Tasks of it without an outcome: the first in order is charged
+    with `cause` (none is when `cause` is None), the others are ready again at no cost."""
+
+    batch: BatchId
+    cause: Cause | None
+    now: float
+    running: TaskId | None = None
+    """The task that was running, when it is known better than by order."""
+
+
+class Capacity(NamedTuple):
+    """What the cluster can give at one time.
+
+    ``total`` is None for a cluster that queues by itself (a batch system): then only ``batches`` limits.
+    ``largest`` is the most that a single task may ask for; None knows no limit.
+    """
+
+    total: Resources | None
+    largest: Resources | None = None
+    batches: int | None = None
+    """How many batches may be out at one time."""
+
+
+Event: TypeAlias = Submitted | Finished | Kept | Failed | Returned | Lost | Capacity
+
+
+class Submit(NamedTuple):
+    """Run these tasks, one after the other, on one worker.
+
+    A later task of a batch may need earlier ones of the same batch, and nothing else that is not complete.
+    """
+
+    batch: BatchId
+    ids: tuple[TaskId, ...]
+    shape: Resources
+    """The largest of its tasks' resources."""
+
+
+class Recall(NamedTuple):
+    """Ask a batch to give back what it has not started: others are idle. Answered by `Returned`."""
+
+    batch: BatchId
+
+
+class Kill(NamedTuple):
+    """End a batch: nothing in it is needed any more."""
+
+    batch: BatchId
+
+
+class Complete(NamedTuple):
+    """A task and all that it led to is done: its value can be resolved."""
+
+    id: TaskId
+
+
+class Release(NamedTuple):
+    """Every task that needs this one's value has an outcome; it can be dropped from memory."""
+
+    id: TaskId
+
+
+class Retry(NamedTuple):
+    """The task will be tried again, not before ``at``."""
+
+    id: TaskId
+    cause: Cause
+    attempt: int
+    """Attempts charged so far."""
+    at: float
+
+
+class GaveUp(NamedTuple):
+    """The task's budget is used up; what needs it will not run. The rest goes on."""
+
+    id: TaskId
+    cause: Cause
+
+
+Command: TypeAlias = Submit | Recall | Kill | Complete | Release | Retry | GaveUp
+

@@ -1,0 +1,241 @@
+"""The records that make up a workflow in the store, and their encoding.
+
+A record is a msgpack array whose first item is its kind. `stores/FORMAT.md` describes them
+for readers in other languages. The store itself knows nothing of them: it keeps bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import msgpack
+
+from toilfn.events import TaskId
+
+__all__ = [
+    "BlobRef", "End", "Epoch", "Failure", "Forget", "Function", "Outcome", "Record", "Run", "Started", "Stats",
+    "Task", "decode", "encode",
+]  # fmt: skip
+
+
+class BlobRef(NamedTuple):
+    """A byte object in the store."""
+
+    name: str
+    """Its name below the store's prefix, such as ``blobs/3f/...``."""
+    size: int
+    digest: bytes
+    """BLAKE2b, 16 bytes, of its content."""
+
+
+class Stats(NamedTuple):
+    """What one attempt used."""
+
+    start: float = 0.0
+    """Seconds since the epoch."""
+    wall: float = 0.0
+    """Seconds."""
+    cpu: float = 0.0
+    """Seconds, user and system, of the task and its children."""
+    memory: int = 0
+    """Peak resident bytes, where known."""
+    host: str = ""
+    worker: int = 0
+    """The process id."""
+
+
+class Epoch(NamedTuple):
+    """A leader took the store over. It is the first record of each leader's first segment."""
+
+    kind: ClassVar[str] = "epoch"
+    number: int
+    host: str
+    pid: int
+    time: float
+
+
+class Run(NamedTuple):
+    """What was asked for: the newest one is what `toilfn resume` finishes."""
+
+    kind: ClassVar[str] = "run"
+    number: int
+    workflow: str
+    """The script's path, or another name that tells workflows apart."""
+    results: bytes
+    """The pickled structure of promises that `compute` was given; see `toilfn.serialize`."""
+    roots: tuple[TaskId, ...]
+    """The tasks that the structure refers to."""
+    settings: dict[str, Any]
+    code: BlobRef | None
+    """The archive of the user's own modules."""
+    time: float
+
+
+class Function(NamedTuple):
+    """A task's function, stored once."""
+
+    kind: ClassVar[str] = "function"
+    digest: bytes
+    """Sixteen bytes, of what it does: see `toilfn.identity`."""
+    name: str
+    options: dict[str, Any]
+    """The decorator's options, as `toilfn.options` encodes them."""
+    payload: BlobRef
+    """The pickled function, named by its content."""
+    parts: dict[str, str]
+    """What went into the digest, in hexadecimal, for `toilfn explain`."""
+
+
+class Task(NamedTuple):
+    """One call of a function."""
+
+    kind: ClassVar[str] = "task"
+    id: TaskId
+    function: bytes
+    args: bytes | BlobRef
+    """The pickled ``(args, kwargs)``, or where it is."""
+    needs: tuple[TaskId, ...]
+    """Tasks whose values the arguments refer to."""
+    after: tuple[TaskId, ...]
+    """Tasks that must be complete first without giving data."""
+    options: dict[str, Any]
+    """What this call overrides of the function's options."""
+    parent: TaskId | None
+    parts: dict[str, str]
+    """What went into the id, in hexadecimal, for `toilfn explain`: one entry for each argument."""
+    blobs: tuple[BlobRef, ...] = ()
+    """Large argument values that live outside ``args``."""
+
+
+class Started(NamedTuple):
+    """A batch was given to the cluster."""
+
+    kind: ClassVar[str] = "started"
+    ids: tuple[TaskId, ...]
+    job: str
+    """The cluster's own name for the job."""
+    time: float
+
+
+class Outcome(NamedTuple):
+    """An attempt that succeeded. The first one in the log is the task's; all others are void."""
+
+    kind: ClassVar[str] = "outcome"
+    id: TaskId
+    attempt: int
+    value: bytes | BlobRef
+    """The pickled value, or where it is."""
+    refs: tuple[TaskId, ...]
+    """Tasks whose values the value refers to."""
+    tasks: tuple[Task, ...]
+    """What the task created."""
+    functions: tuple[Function, ...]
+    blobs: tuple[BlobRef, ...]
+    """Every blob that the attempt made and that the value or its children may refer to."""
+    deleted: tuple[str, ...]
+    """Names of blobs that the task deleted: they go when the outcome is committed."""
+    log: bytes | BlobRef
+    """What the attempt printed and logged."""
+    stats: Stats
+
+
+class Failure(NamedTuple):
+    """An attempt that failed."""
+
+    kind: ClassVar[str] = "failure"
+    id: TaskId
+    attempt: int
+    cause: str
+    """A value of `toilfn.events.Cause`."""
+    message: str
+    """One line: the error's type and text."""
+    traceback: str
+    log: bytes | BlobRef
+    stats: Stats
+    final: bool = False
+    """Whether the task was given up."""
+
+
+class Forget(NamedTuple):
+    """Outcomes that no longer hold."""
+
+    kind: ClassVar[str] = "forget"
+    ids: tuple[TaskId, ...]
+
+
+class End(NamedTuple):
+    """A run ended."""
+
+    kind: ClassVar[str] = "end"
+    number: int
+    status: str
+    """``"done"``, ``"failed"``, ``"killed"`` or ``"interrupted"``."""
+    time: float
+
+
+Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | End
+
+_KINDS: dict[str, Any] = {
+    cls.kind: cls for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, End)
+}
+
+
+def encode(record: Record) -> bytes:
+    """Give a record's bytes."""
+    packed: bytes = msgpack.packb((record.kind, *record))
+    return packed
+
+
+def decode(data: bytes) -> Record:
+    """Read a record back.
+
+    Raises
+    ------
+    ValueError
+        If the bytes are not a record.
+    """
+    kind, *fields = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+    try:
+        build = _READERS[kind]
+    except KeyError:
+        raise ValueError(f"unknown record kind {kind!r}") from None
+    record: Record = build(fields)
+    return record
+
+
+def _ref(value: Any) -> Any:
+    return BlobRef(*value) if type(value) is tuple else value
+
+
+def _run(fields: list[Any]) -> Run:
+    return Run(*fields)._replace(code=_ref(fields[Run._fields.index("code")]))
+
+
+def _function(fields: list[Any]) -> Function:
+    digest, name, options, payload, parts = fields
+    return Function(digest, name, options, BlobRef(*payload), parts)
+
+
+def _task(fields: Any) -> Task:
+    id, function, args, needs, after, options, parent, parts, blobs = fields
+    return Task(id, function, _ref(args), needs, after, options, parent, parts, tuple(BlobRef(*b) for b in blobs))
+
+
+def _outcome(fields: list[Any]) -> Outcome:
+    id, attempt, value, refs, tasks, functions, blobs, deleted, log, stats = fields
+    return Outcome(
+        id, attempt, _ref(value), refs,
+        tuple(_task(t) for t in tasks), tuple(_function(f) for f in functions),
+        tuple(BlobRef(*b) for b in blobs), deleted, _ref(log), Stats(*stats),
+    )  # fmt: skip
+
+
+def _failure(fields: list[Any]) -> Failure:
+    failure = Failure(*fields)
+    return failure._replace(log=_ref(failure.log), stats=Stats(*failure.stats))
+
+
+_READERS: dict[str, Any] = {
+    **{kind: (lambda fields, cls=cls: cls(*fields)) for kind, cls in _KINDS.items()},
+    "run": _run, "function": _function, "task": _task, "outcome": _outcome, "failure": _failure,
+}  # fmt: skip

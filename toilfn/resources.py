@@ -1,0 +1,61 @@
+"""What a task asks for: cores, memory, disk, accelerators, time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Accelerator", "Resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One kind of accelerator and how many of it.
+
+    Attributes
+    ----------
+    count : int
+        How many devices.
+    kind : str
+        What sort of device, for example ``"gpu"``.
+    model : str or None
+        A model name such as ``"nvidia-tesla-k80"``; None takes any.
+    brand : str or None
+        A maker such as ``"nvidia"``; None takes any.
+    api : str or None
+        A programming interface such as ``"cuda"``; None takes any.
+    """
+
+    count: int = 1
+    kind: str = "gpu"
+    model: str | None = None
+    brand: str | None = None
+    api: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The resources of one task, or of one batch of tasks.
+
+    Attributes
+    ----------
+    cores : float
+        CPU cores; fractions are allowed.
+    memory, disk : int
+        Bytes.
+    accelerators : tuple of Accelerator
+        Devices of the task's own.
+    walltime : float or None
+        The longest time one attempt may take, in seconds; None sets no limit.
+    preemptible : bool
+        Whether the task may run on a node that can be taken away.
+    local : bool
+        Whether the task must run on the leader's machine.
+    """
+
+    cores: float = 1.0
+    memory: int = 2 * 2**30
+    disk: int = 2 * 2**30
+    accelerators: tuple[Accelerator, ...] = ()
+    walltime: float | None = None
+    preemptible: bool = False
+    local: bool = False
