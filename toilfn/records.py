@@ -6,7 +6,7 @@ for readers in other languages. The store itself knows nothing of them: it keeps
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 
@@ -47,7 +47,6 @@ class Stats(NamedTuple):
 class Epoch(NamedTuple):
     """A leader took the store over. It is the first record of each leader's first segment."""
 
-    kind: ClassVar[str] = "epoch"
     number: int
     host: str
     pid: int
@@ -57,7 +56,6 @@ class Epoch(NamedTuple):
 class Run(NamedTuple):
     """What was asked for: the newest one is what `toilfn resume` finishes."""
 
-    kind: ClassVar[str] = "run"
     number: int
     workflow: str
     """The script's path, or another name that tells workflows apart."""
@@ -74,7 +72,6 @@ class Run(NamedTuple):
 class Function(NamedTuple):
     """A task's function, stored once."""
 
-    kind: ClassVar[str] = "function"
     digest: bytes
     """Sixteen bytes, of what it does: see `toilfn.identity`."""
     name: str
@@ -89,7 +86,6 @@ class Function(NamedTuple):
 class Task(NamedTuple):
     """One call of a function."""
 
-    kind: ClassVar[str] = "task"
     id: TaskId
     function: bytes
     args: bytes | BlobRef
@@ -110,7 +106,6 @@ class Task(NamedTuple):
 class Started(NamedTuple):
     """A batch was given to the cluster."""
 
-    kind: ClassVar[str] = "started"
     ids: tuple[TaskId, ...]
     job: str
     """The cluster's own name for the job."""
@@ -120,7 +115,6 @@ class Started(NamedTuple):
 class Outcome(NamedTuple):
     """An attempt that succeeded. The first one in the log is the task's; all others are void."""
 
-    kind: ClassVar[str] = "outcome"
     id: TaskId
     attempt: int
     value: bytes | BlobRef
@@ -142,7 +136,6 @@ class Outcome(NamedTuple):
 class Failure(NamedTuple):
     """An attempt that failed."""
 
-    kind: ClassVar[str] = "failure"
     id: TaskId
     attempt: int
     cause: str
@@ -159,14 +152,12 @@ class Failure(NamedTuple):
 class Forget(NamedTuple):
     """Outcomes that no longer hold."""
 
-    kind: ClassVar[str] = "forget"
     ids: tuple[TaskId, ...]
 
 
 class End(NamedTuple):
     """A run ended."""
 
-    kind: ClassVar[str] = "end"
     number: int
     status: str
     """``"done"``, ``"failed"``, ``"killed"`` or ``"interrupted"``."""
@@ -175,14 +166,14 @@ class End(NamedTuple):
 
 Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | End
 
-_KINDS: dict[str, Any] = {
-    cls.kind: cls for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, End)
+_KINDS: dict[type, str] = {
+    cls: cls.__name__.lower() for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, End)
 }
 
 
 def encode(record: Record) -> bytes:
     """Give a record's bytes."""
-    packed: bytes = msgpack.packb((record.kind, *record))
+    packed: bytes = msgpack.packb((_KINDS[type(record)], *record))
     return packed
 
 
@@ -236,6 +227,6 @@ def _failure(fields: list[Any]) -> Failure:
 
 
 _READERS: dict[str, Any] = {
-    **{kind: (lambda fields, cls=cls: cls(*fields)) for kind, cls in _KINDS.items()},
+    **{kind: (lambda fields, cls=cls: cls(*fields)) for cls, kind in _KINDS.items()},
     "run": _run, "function": _function, "task": _task, "outcome": _outcome, "failure": _failure,
 }  # fmt: skip
