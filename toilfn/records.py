@@ -99,6 +99,8 @@ class Task(NamedTuple):
     parent: TaskId | None
     parts: dict[str, str]
     """What went into the id, in hexadecimal, for `toilfn explain`: one entry for each argument."""
+    lineage: bytes = b""
+    """Sixteen bytes that stand for this call in its children's ids; unlike the id they leave the function's body out."""
     blobs: tuple[BlobRef, ...] = ()
     """Large argument values that live outside ``args``."""
 
@@ -208,8 +210,9 @@ def _function(fields: list[Any]) -> Function:
 
 
 def _task(fields: Any) -> Task:
-    id, function, args, needs, after, options, parent, parts, blobs = fields
-    return Task(id, function, _ref(args), needs, after, options, parent, parts, tuple(BlobRef(*b) for b in blobs))
+    id, function, args, needs, after, options, parent, parts, lineage, blobs = fields
+    refs = tuple(BlobRef(*blob) for blob in blobs)
+    return Task(id, function, _ref(args), needs, after, options, parent, parts, lineage, refs)
 
 
 def _outcome(fields: list[Any]) -> Outcome:
