@@ -1,0 +1,1 @@
+"""CWL documents become tasks."""

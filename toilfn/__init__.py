@@ -1,0 +1,126 @@
+"""toilfn: functions become durable workflows.
+
+Names are imported from their modules at first use, so that ``import toilfn`` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import Annotated, TypeAlias, TypeVar
+
+    from toilfn.clusters.local import LocalCluster
+    from toilfn.context import current, spawn
+    from toilfn.errors import (
+        ClusterError,
+        CorruptObjectError,
+        FailedTasksError,
+        FencedError,
+        GraphError,
+        InputError,
+        KilledError,
+        ResourceError,
+        SerializationError,
+        StoreError,
+        StoreExistsError,
+        StoreFormatError,
+        StoreLockedError,
+        StoreNotFoundError,
+        ToilfnError,
+    )
+    from toilfn.files import File, export, import_file, open_write, write_file
+    from toilfn.resources import Accelerator, Resources
+    from toilfn.run import Run, compute, resume, submit
+    from toilfn.task import Task, task
+
+    _T = TypeVar("_T")
+    # A task's call gives a Promise of its value, and every task takes promises where it takes values.
+    # Python cannot say that of a function's parameters, so for type checkers a promise is its value.
+    Promise: TypeAlias = Annotated[_T, "promise"]
+
+_MODULES = {
+    "toilfn.clusters.local": ("LocalCluster",),
+    "toilfn.context": ("current", "spawn"),
+    "toilfn.errors": (
+        "ClusterError",
+        "CorruptObjectError",
+        "FailedTasksError",
+        "FencedError",
+        "GraphError",
+        "InputError",
+        "KilledError",
+        "ResourceError",
+        "SerializationError",
+        "StoreError",
+        "StoreExistsError",
+        "StoreFormatError",
+        "StoreLockedError",
+        "StoreNotFoundError",
+        "ToilfnError",
+    ),
+    "toilfn.files": ("File", "export", "import_file", "open_write", "write_file"),
+    "toilfn.promise": ("Promise",),
+    "toilfn.resources": ("Accelerator", "Resources"),
+    "toilfn.run": ("Run", "compute", "resume", "submit"),
+    "toilfn.task": ("Task", "task"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Accelerator",
+    "ClusterError",
+    "CorruptObjectError",
+    "FailedTasksError",
+    "FencedError",
+    "File",
+    "GraphError",
+    "InputError",
+    "KilledError",
+    "LocalCluster",
+    "Promise",
+    "ResourceError",
+    "Resources",
+    "Run",
+    "SerializationError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreFormatError",
+    "StoreLockedError",
+    "StoreNotFoundError",
+    "Task",
+    "ToilfnError",
+    "__version__",
+    "compute",
+    "current",
+    "export",
+    "import_file",
+    "open_write",
+    "resume",
+    "spawn",
+    "submit",
+    "task",
+    "write_file",
+]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("toilfn")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'toilfn' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
