@@ -1,0 +1,348 @@
+"""The settings of a run: one table for keywords of `compute`, configuration files and command-line flags.
+
+`Settings` is that table. Each field has a default, a parser for what people write, a group and a
+help text. A value comes from the first of these that has one:
+
+1. a keyword of `compute`;
+2. a flag of `toilfn run`, handed to the script in the environment variable ``TOILFN_SETTINGS``;
+3. ``dask.config``, under ``toilfn`` and in kebab-case: ``~/.config/dask/toilfn.yaml``, ``DASK_TOILFN__MAX_JOBS=10``;
+4. the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import site
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from toilfn.errors import InputError
+from toilfn.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from toilfn.clusters.base import Cluster
+
+__all__ = ["SETTINGS_VARIABLE", "Settings", "add_options", "from_options"]
+
+SETTINGS_VARIABLE = "TOILFN_SETTINGS"
+"""The environment variable in which `toilfn run` hands its flags to the script, as a JSON object."""
+
+_DEST = "toilfn_"
+"""What the names of our flags start with in an argparse namespace, so that a script's own never clash."""
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("write true or false")
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    """Make a parser that takes one of some words, in any case, and gives it as it is spelled here."""
+
+    def parse(value: object) -> str:
+        for choice in choices:
+            if str(value).lower() == choice.lower():
+                return choice
+        raise ValueError(f"choose from {', '.join(choices)}")
+
+    return parse
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    """Make a parser of whole numbers that are not below `least`."""
+
+    def parse(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = -1
+        if number < least:
+            raise ValueError(f"write a whole number, not below {least}")
+        return number
+
+    return parse
+
+
+def _cores(value: Any) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError("write a number above 0")
+    return number
+
+
+_count, _positive_count = _whole(0), _whole(1)
+
+
+def _cluster(value: Any) -> Any:
+    if isinstance(value, str) or hasattr(value, "submit"):
+        return value
+    raise ValueError("give a Cluster object or the name of one, such as 'local'")
+
+
+def _setting(default: Any, parse: Callable[[Any], Any], group: str, help: str) -> Any:
+    """Make a field of the table; `default` is as people write it."""
+    value = None if default is None else parse(default)
+    return field(default=value, metadata={"parse": parse, "group": group, "help": help, "default": default})
+
+
+_STORE, _CLUSTER, _RESOURCES = "where", "cluster", "resources"
+_FAILURE, _OUTPUT, _EXPERT = "failures", "output", "expert"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set for a run. Sizes are in bytes and times in seconds, once resolved."""
+
+    store: str | None = _setting(
+        None, os.fspath, _STORE, "path or URL of the job store; without one, a temporary store is used"
+    )
+    clean: str | None = _setting(
+        None, _one_of("always", "onError", "never", "onSuccess"), _STORE,
+        "when to remove the store at the end: always, onError, never or onSuccess; "
+        "without this, a temporary store goes on success and a named one stays",
+    )  # fmt: skip
+    workflow: str | None = _setting(
+        None, str, _STORE, "a name that tells this workflow from others; by default the script's path"
+    )
+
+    cluster: Cluster | str | None = _setting(
+        None, _cluster, _CLUSTER, "where tasks run: local, inline, or the name of a batch system; by default local"
+    )
+    workers: int | None = _setting(
+        None, _positive_count, _CLUSTER, "worker processes of the local cluster; by default one for each core"
+    )
+    max_jobs: int | None = _setting(
+        None, _positive_count, _CLUSTER, "the most jobs to have on the cluster at one time; by default no limit"
+    )
+    poll_interval: float | None = _setting(
+        None,
+        parse_duration,
+        _CLUSTER,
+        "time between two queries of a batch system; by default the cluster's own choice",
+    )
+
+    default_cores: float = _setting(1, _cores, _RESOURCES, "cores of a task that names none")
+    default_memory: int = _setting("2Gi", parse_size, _RESOURCES, "memory of a task that names none")
+    default_disk: int = _setting("2Gi", parse_size, _RESOURCES, "disk of a task that names none")
+    default_walltime: float | None = _setting(
+        None,
+        parse_duration,
+        _RESOURCES,
+        "the longest time for an attempt of a task that names none; by default no limit",
+    )
+    default_preemptible: bool = _setting(
+        False, _boolean, _RESOURCES, "whether a task that does not say may run on a node that can be taken away"
+    )
+    max_cores: float | None = _setting(
+        None, _cores, _RESOURCES, "the most cores to use at one time; by default what the cluster has"
+    )
+    max_memory: int | None = _setting(
+        None, parse_size, _RESOURCES, "the most memory to use at one time; by default what the cluster has"
+    )
+    max_disk: int | None = _setting(
+        None, parse_size, _RESOURCES, "the most disk to use at one time; by default what the cluster has"
+    )
+
+    retries: int = _setting(1, _count, _FAILURE, "how many more times to try a task that fails")
+    retry_backoff: float = _setting(
+        "0.5s", parse_duration, _FAILURE, "time before the first retry; doubled for each further one, at most 60s"
+    )
+    lost_retries: int = _setting(3, _count, _FAILURE, "how many more times to try a task whose worker or node died")
+    double_memory: bool = _setting(
+        False, _boolean, _FAILURE, "give a task that was killed for its use of memory twice as much in the retry"
+    )
+
+    progress: bool | None = _setting(
+        None, _boolean, _OUTPUT, "show progress on standard error; by default only for a person or when asked"
+    )
+    log_level: str = _setting(
+        "info", _one_of("debug", "info", "warning", "error", "critical"), _OUTPUT,
+        "least level of messages: debug, info, warning, error or critical",
+    )  # fmt: skip
+    log_limit: int = _setting(
+        "64Ki", parse_size, _OUTPUT, "how much of an attempt's log to keep; of a longer one the end is kept"
+    )
+
+    lease_timeout: float = _setting(
+        "30s", parse_duration, _EXPERT, "a leader that has not been heard of for this long may be replaced"
+    )
+    batch_target: float = _setting(
+        "50ms", parse_duration, _EXPERT, "short tasks are sent to workers together, for about this long at a time"
+    )
+
+    @classmethod
+    def resolve(cls, **keywords: Any) -> Settings:
+        """Bring together keywords, flags, configuration and defaults.
+
+        Parameters
+        ----------
+        **keywords
+            Values by the names of the fields; None stands for "not given".
+
+        Raises
+        ------
+        InputError
+            If a name is unknown or a value cannot be read; says where it came from.
+        """
+        values = {
+            **_read("the configuration 'toilfn.{}'", _configured()),
+            **_read("the flag '{}'", _flags()),
+            **_read("the setting '{}'", keywords),
+        }
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the settings as plain values, without passwords in URLs, for the store's `Run` record."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if self.cluster is not None and not isinstance(self.cluster, str):
+            values["cluster"] = type(self.cluster).__name__
+        if self.store is not None:
+            values["store"] = _without_password(self.store)
+        return values
+
+
+_METAVARS = {parse_size: "SIZE", parse_duration: "TIME", _cores: "N", _count: "N", _positive_count: "N"}
+_TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give a script's own parser the flags of `toilfn run`.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        What it parses is read by `from_options`.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_options(parser)
+    >>> from_options(parser.parse_args(["--store", "run1", "--retries", "3"]))
+    {'store': 'run1', 'retries': 3}
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, entry in _TABLE.items():
+        title = entry.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(f"toilfn: {title}")
+        _add_flag(groups[title], name, entry)
+
+
+def from_options(namespace: argparse.Namespace) -> dict[str, Any]:
+    """Take from parsed arguments the settings that were given, as keywords for `compute`."""
+    given = vars(namespace)
+    return {name: given[_DEST + name] for name in _TABLE if _DEST + name in given}
+
+
+def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    parse, default = entry.metadata["parse"], entry.metadata["default"]
+    help = entry.metadata["help"] + (f" (default: {default})" if default not in (None, False) else "")
+    if parse is _boolean:
+        action: Any = argparse.BooleanOptionalAction
+        group.add_argument(flag, dest=_DEST + name, action=action, default=argparse.SUPPRESS, help=help)
+        return
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except (ValueError, InputError) as error:
+            raise argparse.ArgumentTypeError(_reason(text, error)) from None
+
+    metavar = _METAVARS.get(parse, name.upper())
+    group.add_argument(flag, dest=_DEST + name, type=read, default=argparse.SUPPRESS, help=help, metavar=metavar)
+
+
+def _read(origin: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse values of one origin; `origin` has a place for the setting's name."""
+    values = {}
+    for name, value in given.items():
+        entry = _TABLE.get(name)
+        if entry is None:
+            raise InputError(f"{origin.format(name)} is unknown{_nearest(name, _TABLE)}")
+        if value is None:
+            continue
+        try:
+            values[name] = entry.metadata["parse"](value)
+        except (ValueError, TypeError, InputError) as error:
+            raise InputError(f"{origin.format(name)} cannot be used: {_reason(value, error)}") from error
+    return values
+
+
+def _reason(value: object, error: Exception) -> str:
+    """Say which value was refused and why, where the error does not name it itself."""
+    text = str(error)
+    return text if repr(value) in text else f"{value!r}: {text}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    matches = get_close_matches(name, names, n=1)
+    return f"; did you mean '{matches[0]}'?" if matches else f"; known are {', '.join(sorted(names))}"
+
+
+def _flags() -> dict[str, Any]:
+    text = os.environ.get(SETTINGS_VARIABLE, "")
+    try:
+        given = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"the environment variable {SETTINGS_VARIABLE} is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise InputError(f"the environment variable {SETTINGS_VARIABLE} is not a JSON object")
+    return given
+
+
+def _configured() -> dict[str, Any]:
+    """Give what ``dask.config`` has under ``toilfn``; mappings among it are sections of other parts."""
+    # Importing dask takes a fifth of a second: too long for a small run when it has nothing to say.
+    if "dask" not in sys.modules and not _mentioned():
+        return {}
+    import dask.config
+
+    entries = dask.config.get("toilfn", None) or {}
+    return {name.replace("-", "_"): value for name, value in entries.items() if not isinstance(value, Mapping)}
+
+
+def _mentioned() -> bool:
+    """Whether any source that dask reads when it is imported may have something for toilfn."""
+    if "DASK_INTERNAL_INHERIT_CONFIG" in os.environ or any(name.startswith("DASK_TOILFN") for name in os.environ):
+        return True
+    return any(b"toilfn" in file.read_bytes() for place in _config_places() for file in _yaml_files(place))
+
+
+def _config_places() -> list[Path]:
+    """The places that dask reads configuration from."""
+    places = [Path(os.environ.get("DASK_ROOT_CONFIG", "/etc/dask"))]
+    places += [Path(prefix, "etc", "dask") for prefix in (sys.prefix, *site.PREFIXES)]
+    places.append(Path.home() / ".config" / "dask")
+    if own := os.environ.get("DASK_CONFIG"):
+        places.append(Path(own))
+    return places
+
+
+def _yaml_files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return [file for file in place.glob("*") if file.suffix.lower() in (".yaml", ".yml", ".json") and file.is_file()]
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
