@@ -1,0 +1,184 @@
+"""The promise: what calling a task returns.
+
+A promise is a small immutable value: the task, its arguments and the promises among them. It is
+a dask collection, so any dask scheduler can run it, and it *is* a `dask.delayed.Delayed`, since
+that is the only collection whose keys dask shares between several consumers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import dask
+from dask.delayed import Delayed, single_key
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.task_spec import Task as DaskTask
+from dask.task_spec import TaskRef
+
+from toilfn.structure import rebuild
+
+if TYPE_CHECKING:
+    from toilfn.task import Task
+
+__all__ = ["Promise"]
+
+_numbers = itertools.count()
+_process = os.urandom(6).hex()
+
+
+class Promise(Delayed):  # type: ignore[misc]  # dask.delayed is not typed
+    """A lazy reference to the value of a task's call, or to a part of that value.
+
+    Promises are made by calling a task, and by ``promise[key]``. Pass them to other tasks, at any
+    depth of lists, tuples, sets, dicts, dataclasses and namedtuples, and give them to
+    `toilfn.compute` for their values.
+    """
+
+    __slots__ = ("_after", "_annotations", "_args", "_deps", "_kwargs", "_number", "_origin", "_path", "_task")
+
+    # Delayed's own __setattr__ is written in Python and ten times slower; slots keep promises closed.
+    __setattr__ = object.__setattr__
+    __hash__ = object.__hash__
+    __dask_optimize__ = None
+
+    def __init__(
+        self,
+        task: Task[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deps: tuple[Promise, ...] = (),
+    ) -> None:
+        self._task = task
+        self._args = args
+        self._kwargs = kwargs
+        self._deps = deps
+        self._origin = self
+        self._path: tuple[Any, ...] = ()
+        self._number = next(_numbers)
+        self._annotations: dict[str, Any] = dask.get_annotations()
+        self._length = task.nout
+        self._after = task.after
+
+    @property
+    def key(self) -> str:
+        """The dask key: unique to this promise, in this process."""
+        return f"{self._task.name}-{_process}-{self._number}"
+
+    @property
+    def dask(self) -> HighLevelGraph:
+        """The graph of everything this promise needs, one layer for each task."""
+        return _dask_graph(self)
+
+    @property
+    def _layer(self) -> str:
+        return self.key
+
+    def __getitem__(self, index: Any) -> Promise:
+        """Select from the value: an item, a key or a slice."""
+        part = Promise.__new__(Promise)
+        for name in ("_task", "_args", "_kwargs", "_deps", "_annotations", "_after"):
+            setattr(part, name, getattr(self, name))
+        part._origin = self._origin
+        part._path = (*self._path, index)
+        part._number = next(_numbers)
+        part._length = None
+        return part
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self!r} has no attribute {name!r}: the value does not exist yet. "
+            "Pass the promise to a task, or get the value with toilfn.compute(promise)"
+        )
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} has no truth value yet: decide inside a task, or call toilfn.compute(promise) first")
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError(f"{self!r} has no length yet: give its task nout=N, or take len() inside a task")
+        return int(self._length)
+
+    def __iter__(self) -> Iterator[Promise]:
+        if self._length is None:
+            raise TypeError(f"{self!r} cannot be iterated yet: give its task nout=N, or loop inside a task")
+        return (self[i] for i in range(self._length))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self!r} cannot be called: it stands for a value, not for the task")
+
+    def __repr__(self) -> str:
+        path = "".join(f"[{step!r}]" for step in self._path)
+        return f"<Promise of {self._task.name}{path}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self!r} cannot be pickled: pass it to a task as an argument, where toilfn replaces it by its value"
+        )
+
+    def __dask_postcompute__(self) -> tuple[Any, tuple[()]]:
+        return single_key, ()
+
+    def __dask_tokenize__(self) -> str:
+        return self.key
+
+    def _rebuild(self, graph: Any, *, rename: Mapping[str, str] | None = None) -> Delayed:
+        layer = next(iter(graph.layers)) if isinstance(graph, HighLevelGraph) and len(graph.layers) == 1 else None
+        key = (rename or {}).get(self.key, self.key)
+        return Delayed(key, graph, self._length, layer=layer)
+
+
+def _dask_graph(promise: Promise) -> HighLevelGraph:
+    layers: dict[str, MaterializedLayer] = {}
+    dependencies: dict[str, set[str]] = {}
+    stack = [promise]
+    while stack:
+        current = stack.pop()
+        if current.key in layers:
+            continue
+        needs = _dask_needs(current)
+        layers[current.key] = MaterializedLayer(
+            {current.key: _dask_task(current)}, annotations=current._annotations or None
+        )
+        dependencies[current.key] = {need.key for need in needs}
+        stack.extend(needs)
+    return HighLevelGraph(layers, dependencies)
+
+
+def _dask_needs(promise: Promise) -> tuple[Promise, ...]:
+    if promise._origin is not promise:
+        return (promise._origin,)
+    return (*promise._deps, *promise._after)
+
+
+def _dask_task(promise: Promise) -> DaskTask:
+    if promise._origin is not promise:
+        return DaskTask(promise.key, _select, TaskRef(promise._origin.key), promise._path)
+    places = {id(dep): Place(i) for i, dep in enumerate(promise._deps)}
+    args, kwargs = rebuild((promise._args, promise._kwargs), lambda leaf: places.get(id(leaf), leaf))
+    refs = [TaskRef(need.key) for need in _dask_needs(promise)]
+    return DaskTask(promise.key, _call, promise._task, (args, kwargs), *refs)
+
+
+class Place:
+    """Where the value of a call's i-th promise goes when dask runs the call."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def _call(task: Task[..., Any], arguments: Any, *values: Any) -> Any:
+    """Run one call under a dask scheduler; promises it returns are computed on the spot."""
+    args, kwargs = rebuild(arguments, lambda leaf: values[leaf.index] if type(leaf) is Place else leaf)
+    result = task.__wrapped__(*args, **kwargs)
+    return rebuild(result, lambda leaf: leaf.compute(scheduler="sync") if isinstance(leaf, Promise) else leaf)
+
+
+def _select(value: Any, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        value = value[step]
+    return value

@@ -1,0 +1,223 @@
+"""Pickling of arguments, values and functions, with promises by reference.
+
+A promise inside a payload becomes the persistent id ``("task", id, path)``, so a payload says
+exactly which tasks' values it needs, and loading it puts those values in place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from toilfn.errors import SerializationError
+from toilfn.events import TaskId
+from toilfn.structure import ATOMS
+
+if TYPE_CHECKING:
+    from toilfn.promise import Promise
+
+__all__ = ["dumps", "dumps_function", "loads", "loads_function", "only_reference", "resolve"]
+
+PROTOCOL = 5
+"""Fixed, so that every supported Python reads every other's payloads."""
+
+
+def dumps(value: Any, ids: Callable[[Promise], TaskId] | None = None) -> tuple[bytes, tuple[TaskId, ...]]:
+    """Pickle a value.
+
+    Parameters
+    ----------
+    value : object
+        What to pickle; it may hold promises anywhere.
+    ids : callable, optional
+        Gives the id of the task behind a promise. Without it the value may hold no promises.
+
+    Returns
+    -------
+    bytes
+        The payload.
+    tuple of TaskId
+        The tasks whose values `loads` will need, each once.
+
+    Raises
+    ------
+    SerializationError
+        If something in the value cannot be pickled; names its type.
+    """
+    if type(value) in ATOMS:
+        return pickle.dumps(value, PROTOCOL), ()
+    buffer = io.BytesIO()
+    refs: dict[TaskId, None] = {}
+    pickler = _Pickler(buffer, ids, refs) if "toilfn.promise" in sys.modules else _ByValue(buffer, PROTOCOL)
+    try:
+        pickler.dump(value)
+    except SerializationError:
+        raise
+    except Exception as error:
+        raise SerializationError(f"a {type(value).__name__} cannot be stored: {error}") from error
+    return buffer.getvalue(), tuple(refs)
+
+
+class _ByValue(cloudpickle.Pickler):
+    """Cloudpickle, but classes of the script itself come back as the script's own where it is loaded."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and obj.__module__ == "__main__":
+            return _main_class, (obj.__qualname__, cloudpickle.dumps(obj, PROTOCOL))
+        return super().reducer_override(obj)
+
+
+class _Pickler(_ByValue):
+    def __init__(
+        self, file: io.BytesIO, ids: Callable[[Promise], TaskId] | None, refs: dict[TaskId, None]
+    ) -> None:
+        super().__init__(file, PROTOCOL)
+        self._ids = ids
+        self._refs = refs
+        self._promise = sys.modules["toilfn.promise"].Promise
+
+    def persistent_id(self, obj: Any) -> Any:
+        if not isinstance(obj, self._promise):
+            return None
+        if self._ids is None:
+            raise SerializationError(f"{obj!r} cannot be stored here: pass it to the task as an argument")
+        task = self._ids(obj)
+        self._refs[task] = None
+        return "task", task, obj._path
+
+
+def _main_class(name: str, data: bytes) -> Any:
+    found: Any = sys.modules["__main__"]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) else pickle.loads(data)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, values: Mapping[TaskId, Any]) -> None:
+        super().__init__(file)
+        self._values = values
+
+    def persistent_load(self, pid: Any) -> Any:
+        _, task, path = pid
+        value = self._values[task]
+        for step in path:
+            value = value[step]
+        return value
+
+
+def loads(payload: bytes, values: Mapping[TaskId, Any]) -> Any:
+    """Load a payload.
+
+    Parameters
+    ----------
+    payload : bytes
+        What `dumps` made. It is code as much as data: load only from a store you trust.
+    values : mapping
+        The value of each task that the payload refers to.
+
+    Returns
+    -------
+    object
+        The value, with promises replaced by values.
+
+    Raises
+    ------
+    KeyError
+        If a task's value is missing.
+    """
+    return _Unpickler(io.BytesIO(payload), values).load()
+
+
+def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[TaskId, ...]]]) -> dict[TaskId, Any]:
+    """Load the values of tasks, and before them the values they refer to.
+
+    Parameters
+    ----------
+    ids : iterable of TaskId
+        The tasks wanted.
+    entries : mapping
+        Payload and references of these tasks and of all they refer to.
+
+    Returns
+    -------
+    dict
+        The value of every task that was loaded.
+    """
+    values: dict[TaskId, Any] = {}
+    stack = list(ids)
+    while stack:
+        payload, refs = entries[stack[-1]]
+        missing = [ref for ref in refs if ref not in values] if stack[-1] not in values else []
+        if missing:
+            stack.extend(missing)
+            continue
+        task = stack.pop()
+        if task not in values:
+            values[task] = loads(payload, values)
+    return values
+
+
+def only_reference(payload: bytes, refs: tuple[TaskId, ...]) -> bool:
+    """Whether a value is nothing but another task's whole value (a tail call)."""
+    return len(refs) == 1 and len(payload) < 64 and payload == _reference(refs[0])
+
+
+def _reference(task: TaskId) -> bytes:
+    class Only(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return obj
+
+    buffer = io.BytesIO()
+    Only(buffer, PROTOCOL).dump(("task", task, ()))
+    return buffer.getvalue()
+
+
+def dumps_function(function: Any) -> bytes:
+    """Pickle a task's function.
+
+    What can be imported by name travels by name; everything else, such as a function of the
+    script or of a notebook, by value.
+
+    Raises
+    ------
+    SerializationError
+        If it reaches something that cannot be pickled.
+    """
+    _by_value_if_not_importable(getattr(function, "__module__", None))
+    try:
+        return bytes(cloudpickle.dumps(function, PROTOCOL))
+    except Exception as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise SerializationError(f"task {name} cannot be stored: {error}. Pass such objects as arguments") from error
+
+
+def loads_function(payload: bytes) -> Callable[..., Any]:
+    """Load what `dumps_function` made; gives the plain function."""
+    function = pickle.loads(payload)
+    plain: Callable[..., Any] = getattr(function, "__wrapped__", function)
+    return plain
+
+
+def _by_value_if_not_importable(name: str | None) -> None:
+    module = sys.modules.get(name or "__main__")
+    if module is None or module.__name__ == "__main__" or module.__name__ in cloudpickle.list_registry_pickle_by_value():
+        return
+    if not _is_importable(module):
+        cloudpickle.register_pickle_by_value(module)
+
+
+def _is_importable(module: ModuleType) -> bool:
+    """Whether another process would get this very module by its name."""
+    try:
+        spec = importlib.util.find_spec(module.__name__)
+    except (ImportError, ValueError, AttributeError):
+        return False
+    return spec is not None and spec.origin == getattr(module, "__file__", spec.origin)

@@ -1,0 +1,113 @@
+"""Walks over the plain structures that may hold promises: containers, dataclasses, namedtuples."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from toilfn.errors import GraphError
+
+__all__ = ["ATOMS", "rebuild", "walk"]
+
+ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})
+"""Exact types that hold nothing else and never change."""
+
+
+def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
+    """Copy a structure, with every leaf replaced.
+
+    Lists, tuples, sets and dicts are always copied, so that what the caller does to the
+    original later has no effect; dataclasses and namedtuples only where a leaf changed.
+
+    Parameters
+    ----------
+    value : object
+        Lists, tuples, sets, frozensets, dicts (values and keys), dataclass instances and namedtuples
+        are entered, anything else is a leaf.
+    replace : callable
+        Gets each leaf and returns what stands in its place.
+
+    Returns
+    -------
+    object
+        The copy.
+
+    Raises
+    ------
+    GraphError
+        If the structure contains itself, or is nested too deeply to be stored.
+    """
+    try:
+        return _rebuild(value, replace, set())
+    except RecursionError:
+        raise GraphError(f"a {type(value).__name__} is nested too deeply to be an argument or a result") from None
+
+
+def _rebuild(value: Any, replace: Callable[[Any], Any], path: set[int]) -> Any:
+    kind = type(value)
+    if kind in ATOMS:
+        return replace(value)
+    copier = _copier(value, kind)
+    if copier is None:
+        return replace(value)
+    if id(value) in path:
+        raise GraphError(f"a {kind.__name__} contains itself: it cannot be an argument or a result of a task")
+    path.add(id(value))
+    result = copier(value, lambda item: _rebuild(item, replace, path))
+    path.remove(id(value))
+    return result
+
+
+def _copier(value: Any, kind: type) -> Callable[[Any, Callable[[Any], Any]], Any] | None:
+    known = _COPIERS.get(kind)
+    if known is not None:
+        return known
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return _copy_namedtuple
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _copy_dataclass
+    return None
+
+
+def _copy_namedtuple(value: Any, inner: Callable[[Any], Any]) -> Any:
+    items = [inner(item) for item in value]
+    unchanged = all(new is old for new, old in zip(items, value, strict=True))
+    return value if unchanged else type(value)._make(items)
+
+
+def _copy_dataclass(value: Any, inner: Callable[[Any], Any]) -> Any:
+    old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)}
+    new = {name: inner(item) for name, item in old.items()}
+    if all(new[name] is old[name] for name in old):
+        return value
+    result = copy.copy(value)
+    for name, item in new.items():
+        object.__setattr__(result, name, item)
+    return result
+
+
+def _copy_dict(value: dict[Any, Any], inner: Callable[[Any], Any]) -> dict[Any, Any]:
+    return {inner(key): inner(item) for key, item in value.items()}
+
+
+_COPIERS: dict[type, Callable[[Any, Callable[[Any], Any]], Any]] = {
+    list: lambda value, inner: [inner(item) for item in value],
+    tuple: lambda value, inner: tuple([inner(item) for item in value]),
+    set: lambda value, inner: {inner(item) for item in value},
+    frozenset: lambda value, inner: frozenset(inner(item) for item in value),
+    dict: _copy_dict,
+}
+
+
+def walk(value: Any) -> Iterator[Any]:
+    """Iterate over the leaves of a structure, as `rebuild` sees them."""
+    leaves: list[Any] = []
+
+    def note(leaf: Any) -> Any:
+        leaves.append(leaf)
+        return leaf
+
+    rebuild(value, note)
+    return iter(leaves)

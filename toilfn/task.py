@@ -1,0 +1,210 @@
+"""The ``@task`` decorator."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from toilfn import options as _options
+from toilfn.errors import GraphError, InputError
+from toilfn.structure import ATOMS, rebuild
+
+if TYPE_CHECKING:
+    from toilfn.identity import Identity
+    from toilfn.promise import Promise
+
+__all__ = ["Task", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Task(Generic[P, R]):
+    """A function whose calls are tasks of a graph.
+
+    Calling it returns a promise and runs nothing. To a type checker the call has the type of the
+    function's value, since a promise may be passed wherever that value is wanted; the plain
+    function is ``__wrapped__``.
+    """
+
+    __wrapped__: Callable[P, R]
+    __name__: str
+    __qualname__: str
+
+    def __init__(
+        self, function: Callable[P, R], options: dict[str, Any] | None = None, after: Iterable[Any] = ()
+    ) -> None:
+        if not callable(function):
+            raise InputError(f"@task needs a function, not {function!r}")
+        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+            raise InputError(
+                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value. "
+                "Return a list instead"
+            )
+        functools.update_wrapper(self, function)
+        self.settings = _options.normalise(options or {})
+        self.name: str = self.settings.get("name") or getattr(function, "__name__", type(function).__name__)
+        self.nout: int | None = self.settings.get("nout")
+        self.after: tuple[Promise, ...] = _promises_only(after)
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What the function does, as a digest and its parts; worked out once."""
+        from toilfn.identity import function_identity
+
+        return function_identity(self.__wrapped__, self.settings.get("version"))
+
+    @functools.cached_property
+    def _arity(self) -> tuple[int, int] | None:
+        """The least and the most positional arguments; None where only a full check will do."""
+        try:
+            parameters = inspect.signature(self.__wrapped__).parameters.values()
+        except (TypeError, ValueError):
+            return (0, sys.maxsize)
+        if any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+            return None
+        return sum(p.default is p.empty for p in parameters), len(parameters)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        from toilfn.promise import Promise
+
+        self._check(args, kwargs)
+        deps: list[Promise] = []
+        if not kwargs and ATOMS.issuperset(map(type, args)):
+            return Promise(self, args, {})  # type: ignore[return-value]  # see the class's docstring
+        frozen_args, frozen_kwargs = rebuild((args, kwargs), functools.partial(_freeze, deps))
+        return Promise(self, frozen_args, frozen_kwargs, tuple(deps))  # type: ignore[return-value]
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arity = self._arity
+        if arity is not None and not kwargs and arity[0] <= len(args) <= arity[1]:
+            return
+        try:
+            inspect.signature(self.__wrapped__).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"task {self.name}: {error}") from None
+
+    def options(self, *, after: Any = (), **overrides: Any) -> Task[P, R]:
+        """Make a variant of this task with other options, for one call or several.
+
+        Parameters
+        ----------
+        after : promise or iterable of promises
+            What must be complete before, without giving data.
+        **overrides
+            Any keyword of `task`.
+
+        Returns
+        -------
+        Task
+            The variant; this task stays as it is.
+
+        Raises
+        ------
+        InputError
+            If an option is unknown or its value cannot be used.
+        """
+        merged = _options.merge(self.settings, _options.normalise(overrides))
+        return Task(self.__wrapped__, merged, (*self.after, *_promises_only(after)))
+
+    def map(self, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
+        """Call the task once for each item, as the built-in `map` would.
+
+        Parameters
+        ----------
+        *iterables
+            One for each positional argument; the shortest decides.
+        **kwargs
+            Given to every call.
+
+        Returns
+        -------
+        list of promises
+        """
+        return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]  # type: ignore[arg-type]
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> Any:
+        if self._is_importable():
+            return self.__qualname__
+        return Task, (self.__wrapped__, self.settings)
+
+    def _is_importable(self) -> bool:
+        found: Any = sys.modules.get(self.__module__)
+        for part in self.__qualname__.split("."):
+            found = getattr(found, part, None)
+        return found is self and self.__module__ != "__main__"
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(function: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Any = None, /, **options: Any) -> Any:
+    """Make a function's calls tasks of a graph.
+
+    Parameters
+    ----------
+    function : callable
+        The function, when the decorator is used without arguments.
+    **options
+        ``cores`` (float), ``memory`` and ``disk`` ("2G", "512Mi", or bytes), ``accelerators`` (1,
+        "nvidia-tesla-k80:2", a dict or a list), ``preemptible``, ``walltime`` (seconds or "1h"),
+        ``retries``, ``checkpoint``, ``local`` (run beside the leader), ``name``, ``nout`` (how many
+        values it returns), ``env``, ``version`` (pins the identity by hand).
+
+    Returns
+    -------
+    Task
+        Or, without a function, a decorator that makes one.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown or its value cannot be used.
+
+    Examples
+    --------
+    >>> @task(cores=1, memory="2G")
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> double(4)
+    <Promise of double>
+    """
+    if function is not None:
+        return Task(function, options)
+    return lambda function: Task(function, options)
+
+
+def _freeze(deps: list[Promise], leaf: Any) -> Any:
+    """Note a promise among the arguments; turn any other dask collection into one."""
+    if type(leaf) in ATOMS:
+        return leaf
+    from toilfn.promise import Promise
+
+    if not isinstance(leaf, Promise):
+        if not hasattr(type(leaf), "__dask_graph__"):
+            return leaf
+        from toilfn.interop import from_dask
+
+        leaf = from_dask(leaf)
+    deps.append(leaf)
+    return leaf
+
+
+def _promises_only(after: Any) -> tuple[Promise, ...]:
+    from toilfn.promise import Promise
+
+    items = (after,) if isinstance(after, Promise) else tuple(after)
+    for item in items:
+        if not isinstance(item, Promise):
+            raise GraphError(f"after={item!r}: only promises can be waited for")
+    return items
