@@ -1,0 +1,170 @@
+"""Settings: where values come from, how they are read, and what a wrong one says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dask.config
+import msgpack
+import pytest
+
+from toilfn import settings
+from toilfn.errors import InputError
+from toilfn.settings import SETTINGS_VARIABLE, Settings, add_options, from_options
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
+
+
+def options(*arguments: str) -> dict[str, object]:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_options(parser)
+    return from_options(parser.parse_args(arguments))
+
+
+def test_defaults_are_in_bytes_and_seconds() -> None:
+    defaults = Settings.resolve()
+    assert defaults.default_memory == 2 * 2**30
+    assert defaults.retry_backoff == 0.5
+    assert defaults.batch_target == 0.05
+    assert defaults.log_limit == 65536
+    assert defaults.store is None
+
+
+def test_sizes_and_durations_are_read() -> None:
+    found = Settings.resolve(max_memory="3G", default_walltime="1h30m", poll_interval=2)
+    assert (found.max_memory, found.default_walltime, found.poll_interval) == (3_000_000_000, 5400.0, 2.0)
+
+
+def test_the_nearer_source_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dask.config.set({"toilfn.retries": 2, "toilfn.max-jobs": 20, "toilfn.default-cores": 2}):
+        monkeypatch.setenv(SETTINGS_VARIABLE, json.dumps({"retries": 3, "max_jobs": 30}))
+        found = Settings.resolve(retries=4)
+    assert (found.retries, found.max_jobs, found.default_cores, found.lost_retries) == (4, 30, 2.0, 3)
+
+
+def test_none_stands_for_not_given() -> None:
+    with dask.config.set({"toilfn.retries": 7}):
+        assert Settings.resolve(retries=None).retries == 7
+
+
+def test_sections_of_other_parts_are_left_alone() -> None:
+    with dask.config.set({"toilfn.slurm.partition": "long"}):
+        assert Settings.resolve() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"retires": 3}, "the setting 'retires' is unknown; did you mean 'retries'?"),
+        ({"xyzzy": 3}, "known are batch_target, clean,"),
+        ({"retries": -1}, "the setting 'retries' cannot be used: -1: write a whole number, not below 0"),
+        ({"retries": True}, "write a whole number"),
+        ({"default_cores": "nan"}, "write a number above 0"),
+        ({"workers": 0}, "write a whole number, not below 1"),
+        ({"max_memory": "3Q"}, "'3Q' is not a size"),
+        ({"lease_timeout": "soon"}, "'soon' is not a duration"),
+        ({"clean": "sometimes"}, "choose from always, onError, never, onSuccess"),
+        ({"progress": "maybe"}, "write true or false"),
+        ({"cluster": 3}, "give a Cluster object or the name of one"),
+        ({"store": 3}, "the setting 'store' cannot be used"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_name(keywords: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Settings.resolve(**keywords)
+    assert words in str(raised.value)
+
+
+def test_an_error_says_which_source_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        dask.config.set({"toilfn.max-jbos": 1}),
+        pytest.raises(InputError, match=r"the configuration 'toilfn\.max_jbos'"),
+    ):
+        Settings.resolve()
+    monkeypatch.setenv(SETTINGS_VARIABLE, '{"retries": "many"}')
+    with pytest.raises(InputError, match="the flag 'retries'"):
+        Settings.resolve()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_flags_that_are_not_an_object_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(SETTINGS_VARIABLE, text)
+    with pytest.raises(InputError, match=SETTINGS_VARIABLE):
+        Settings.resolve()
+
+
+def test_flags_give_only_what_was_given() -> None:
+    assert options() == {}
+    assert options("--store", "s3://b/run", "--max-memory", "1Ki", "--no-progress", "--clean", "onsuccess") == {
+        "store": "s3://b/run", "clean": "onSuccess", "max_memory": 1024, "progress": False,
+    }  # fmt: skip
+
+
+def test_flags_that_were_read_can_be_handed_to_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = options("--double-memory", "--default-walltime", "2h", "--cluster", "inline")
+    monkeypatch.setenv(SETTINGS_VARIABLE, json.dumps(given))
+    found = Settings.resolve()
+    assert (found.double_memory, found.default_walltime, found.cluster) == (True, 7200.0, "inline")
+
+
+def test_a_wrong_flag_is_an_argparse_error() -> None:
+    with pytest.raises(argparse.ArgumentError, match="'-2': write a whole number"):
+        options("--retries", "-2")
+
+
+def test_a_scripts_own_options_do_not_clash() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", help="where the script puts its results")
+    add_options(parser)
+    namespace = parser.parse_args(["results", "--store", "run1"])
+    assert namespace.store == "results"
+    assert from_options(namespace) == {"store": "run1"}
+
+
+def test_as_dict_is_plain_and_holds_no_password() -> None:
+    class Somewhere:
+        def submit(self) -> None: ...
+
+    plain = Settings.resolve(store="ftp://me:secret@host:21/run", cluster=Somewhere()).as_dict()
+    assert msgpack.unpackb(msgpack.packb(plain)) == plain
+    assert (plain["store"], plain["cluster"]) == ("ftp://host:21/run", "Somewhere")
+
+
+SCRIPT = """
+import sys
+from toilfn.settings import Settings
+print(Settings.resolve().max_jobs, "dask" in sys.modules)
+"""
+
+
+def resolve_afresh(home: Path, **environment: str) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DASK_", "TOILFN_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env={**kept, "HOME": str(home), **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_configuration_files_and_variables_are_found(tmp_path: Path) -> None:
+    assert resolve_afresh(tmp_path, DASK_TOILFN__MAX_JOBS="11") == "11 True"
+    folder = tmp_path / ".config" / "dask"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "toilfn.yaml").write_text("toilfn:\n  max-jobs: 12\n")
+    assert resolve_afresh(tmp_path) == "12 True"
+
+
+def test_dask_is_not_imported_when_it_has_nothing_to_say(tmp_path: Path) -> None:
+    assert resolve_afresh(tmp_path) == "None False"
+
+
+def test_every_place_where_dask_looks_is_searched() -> None:
+    assert {Path(place) for place in dask.config.paths} <= set(settings._config_places())
