@@ -1,0 +1,69 @@
+# make demo    an example, from nothing
+# make test    all checks and tests
+# make help    the rest
+
+PYTHON  ?= python3
+WORKERS ?= 2
+PYTHONS ?= 3.10 3.12 3.13
+
+# What the tests talk to. Without them, the tests that need them fail.
+DEBIAN_PACKAGES = bcftools bowtie2 bowtie2-examples graphviz samtools
+
+BIN = .venv/bin
+
+.PHONY: help demo test lint format types unit test-pythons bench clean
+
+help:
+	@echo "demo          run an example and show its result"
+	@echo "test          lint, type-check and run all tests"
+	@echo "lint          ruff and mypy only"
+	@echo "format        let ruff mend what it can"
+	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
+	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
+	@echo "bench         measure"
+	@echo "clean         remove the environment and all that tools left behind"
+
+demo: .venv/installed
+	$(BIN)/python examples/merge_sort.py
+
+test: .venv/debian lint unit
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: .venv/dev
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-pythons:
+	WORKERS=$(WORKERS) .ci/pythons $(PYTHONS)
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each says that the environment holds what pyproject.toml asked for when it was made.
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/debian python3 python3-venv
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@ .venv/installed
+
+.venv/debian: Makefile | .venv/bin/python
+	.ci/debian $(DEBIAN_PACKAGES)
+	@touch $@
