@@ -1,0 +1,238 @@
+"""From promises to records: ids for every call, pickled arguments, functions and values.
+
+`compute` records the graph that a script built, and a worker the one that a task built. Both
+go over it with a stack, never by recursion, since graphs are deeper than Python's stack.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toilfn import records
+from toilfn.errors import SerializationError
+from toilfn.events import TaskId
+from toilfn.identity import arguments_identity, lineage, task_id, value_identity
+from toilfn.serialize import dumps, dumps_function
+
+if TYPE_CHECKING:
+    from toilfn.promise import Promise
+    from toilfn.task import Task
+
+__all__ = ["INLINE_LIMIT", "BlobStore", "Recorded", "Recorder", "record", "store_payload"]
+
+INLINE_LIMIT = 32 * 1024
+"""Payloads up to this many bytes stay inside their record; larger ones become blobs."""
+
+
+class BlobStore(Protocol):
+    """The part of a store that recording needs."""
+
+    def put_blob(self, data: bytes) -> records.BlobRef:
+        """Keep bytes under a name made of their content."""
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What became of a value and of the promises in it.
+
+    Attributes
+    ----------
+    payload : bytes
+        The pickled value.
+    refs : tuple of TaskId
+        The tasks whose values it refers to.
+    tasks : list of records.Task
+        The tasks it leads to, each after what it needs.
+    functions : list of records.Function
+        The functions of these tasks.
+    blobs : list of BlobRef
+        Blobs that were written for them.
+    """
+
+    payload: bytes
+    refs: tuple[TaskId, ...]
+    tasks: list[records.Task] = field(default_factory=list)
+    functions: list[records.Function] = field(default_factory=list)
+    blobs: list[records.BlobRef] = field(default_factory=list)
+
+
+def store_payload(payload: bytes, store: BlobStore, blobs: list[records.BlobRef]) -> bytes | records.BlobRef:
+    """Keep a payload where it belongs: inside its record when it is small, else in a blob."""
+    if len(payload) <= INLINE_LIMIT:
+        return payload
+    blobs.append(store.put_blob(payload))
+    return blobs[-1]
+
+
+def record(value: Any, spawned: Sequence[Promise], parent: records.Task, store: BlobStore) -> Recorded:
+    """Record what a task returned and spawned.
+
+    Parameters
+    ----------
+    value : object
+        The returned value, with promises at any depth.
+    spawned : sequence of Promise
+        Promises that must be complete before the task is, without being part of its value.
+    parent : records.Task
+        The task.
+    store : BlobStore
+        Where large payloads and functions go.
+
+    Returns
+    -------
+    Recorded
+
+    Raises
+    ------
+    SerializationError
+        If the value, a function or an argument cannot be stored.
+    """
+    recorder = Recorder(store, parent)
+    payload, refs = dumps(value, recorder.identify)
+    for promise in spawned:
+        recorder.identify(promise)
+    recorded = Recorded(payload, refs)
+    recorder.emit(recorder.wanted(lambda _: False), lambda _: False, recorded)
+    return recorded
+
+
+class Recorder:
+    """Gives ids to promises and turns them into records."""
+
+    def __init__(self, store: BlobStore, parent: records.Task | None = None) -> None:
+        self._store = store
+        self._parent = parent.id if parent else None
+        self._lineage = parent.lineage if parent else b""
+        self._named: dict[int, _Named] = {}
+        self._calls: dict[tuple[bytes, bytes], int] = defaultdict(int)
+        self._functions: dict[bytes, Task[..., Any]] = {}
+
+    def identify(self, promise: Promise) -> TaskId:
+        """Give the id of the task behind a promise, after those of everything it needs."""
+        origin = promise._origin
+        named = self._named.get(id(origin))
+        if named is None:
+            for needed in _in_order(origin, self._named):
+                self._name(needed)
+            named = self._named[id(origin)]
+        named.is_root = True
+        return named.id
+
+    def _given(self, promise: Promise) -> TaskId:
+        try:
+            return self._named[id(promise._origin)].id
+        except KeyError:
+            raise SerializationError(
+                f"{promise!r} is hidden inside an object: pass it in a list, tuple, set, dict, dataclass or namedtuple"
+            ) from None
+
+    def _name(self, promise: Promise) -> None:
+        task = promise._task
+        identity = task.identity
+        digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity)
+        call = (identity.digest, digest)
+        ordinal = self._calls[call]
+        self._calls[call] = ordinal + 1
+        self._functions.setdefault(identity.digest, task)
+        id_ = task_id(identity.digest, digest, self._lineage, ordinal)
+        self._named[id(promise)] = _Named(id_, promise, digest, parts, ordinal)
+
+    def _promise_identity(self, promise: Any) -> bytes:
+        id_ = self._given(promise)
+        return id_ + value_identity(promise._path) if promise._path else id_
+
+    def wanted(self, complete: Callable[[TaskId], bool]) -> list[TaskId]:
+        """List the tasks that must run, each after what it needs: all but those that are complete, and what only
+        those needed."""
+        wanted: set[int] = set()
+        stack = [named.promise for named in self._named.values() if named.is_root]
+        while stack:
+            promise = stack.pop()
+            if id(promise) in wanted or complete(self._named[id(promise)].id):
+                continue
+            wanted.add(id(promise))
+            stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
+        return [named.id for key, named in self._named.items() if key in wanted]
+
+    def emit(self, ids: Iterable[TaskId], known: Callable[[bytes], bool], into: Recorded) -> None:
+        """Make the records of tasks.
+
+        Parameters
+        ----------
+        ids : iterable of TaskId
+            Which tasks, in the order in which their records are to stand.
+        known : callable
+            Whether the store has the record of a task's id or of a function's digest.
+        into : Recorded
+            Where the records go.
+        """
+        by_id = {named.id: named for named in self._named.values()}
+        functions: set[bytes] = set()
+        for id_ in ids:
+            named = by_id[id_]
+            digest = named.promise._task.identity.digest
+            if digest not in functions and not known(digest):
+                into.functions.append(self._function(self._functions[digest], into))
+            functions.add(digest)
+            if not known(id_):
+                into.tasks.append(self._record(named, into))
+
+    def _record(self, named: _Named, into: Recorded) -> records.Task:
+        promise = named.promise
+        task = promise._task
+        try:
+            payload, refs = dumps((promise._args, promise._kwargs), self._given)
+        except SerializationError as error:
+            raise SerializationError(f"an argument of task {task.name} cannot be stored: {error}") from error
+        blobs: list[records.BlobRef] = []
+        args = store_payload(payload, self._store, blobs)
+        into.blobs.extend(blobs)
+        own = self._functions[task.identity.digest].settings
+        return records.Task(
+            id=named.id,
+            function=task.identity.digest,
+            args=args,
+            needs=refs,
+            after=tuple(self._given(after) for after in promise._after),
+            options={} if task.settings is own or task.settings == own else task.settings,
+            parent=self._parent,
+            parts=named.parts,
+            lineage=lineage(self._lineage, task.name, named.digest, named.ordinal),
+            blobs=tuple(blobs),
+        )
+
+    def _function(self, task: Task[..., Any], into: Recorded) -> records.Function:
+        payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))
+        into.blobs.append(payload)
+        identity = task.identity
+        return records.Function(identity.digest, task.name, task.settings, payload, identity.parts)
+
+
+@dataclass(slots=True)
+class _Named:
+    id: TaskId
+    promise: Promise
+    digest: bytes
+    parts: dict[str, str]
+    ordinal: int
+    is_root: bool = False
+
+
+def _in_order(promise: Promise, done: dict[int, _Named]) -> Iterator[Promise]:
+    """Iterate over a promise's tasks that are not done yet, each after what it needs."""
+    entered: set[int] = set()
+    stack = [promise]
+    while stack:
+        current = stack[-1]
+        if id(current) in done:
+            stack.pop()
+        elif id(current) in entered:
+            stack.pop()
+            yield current
+        else:
+            entered.add(id(current))
+            waiting = [dep._origin for dep in (*current._deps, *current._after) if id(dep._origin) not in done]
+            stack.extend(reversed(waiting))
