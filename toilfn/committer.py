@@ -1,0 +1,100 @@
+"""Writes records to the log in groups, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from toilfn.stores.log import Position
+
+__all__ = ["Committer"]
+
+_LEAST_INTERVAL = 0.02
+"""Seconds between two segments, so that a busy run makes at most fifty objects a second."""
+
+
+class Committer:
+    """A queue of records in front of a log.
+
+    Records are written in the order in which they were added, many to a segment. A dependent may
+    therefore start before its input's outcome is on disk: no outcome can ever be durable without
+    the ones it came from.
+
+    Parameters
+    ----------
+    append : callable
+        Writes one segment, or raises.
+    """
+
+    def __init__(self, append: Callable[[Sequence[bytes]], Sequence[Position]]) -> None:
+        self._append = append
+        self._waiting: list[bytes] = []
+        self._added = 0
+        self._written = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="toilfn-committer", daemon=True)
+        self._thread.start()
+
+    def add(self, record: bytes) -> None:
+        """Queue a record."""
+        with self._changed:
+            self._waiting.append(record)
+            self._added += 1
+            self._changed.notify_all()
+
+    def sync(self) -> None:
+        """Wait until all that was added so far is in the store.
+
+        Raises
+        ------
+        StoreError
+            If it could not be written; nothing is written after that.
+        """
+        with self._changed:
+            target = self._added
+            self._changed.wait_for(lambda: self._written >= target or self.error is not None)
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error that ended writing, if one did."""
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Write what waits and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (group := self._next()) is not None:
+            began = time.monotonic()
+            try:
+                self._append(group)
+            except BaseException as error:  # the leader raises it, in its own thread
+                self._fail(error)
+                return
+            with self._changed:
+                self._written += len(group)
+                self._changed.notify_all()
+            self._pause(time.monotonic() - began)
+
+    def _next(self) -> list[bytes] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            group, self._waiting = self._waiting, []
+            return group or None
+
+    def _pause(self, took: float) -> None:
+        """Let more records gather: writing takes at most half of the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, max(_LEAST_INTERVAL - took, took))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.error = error
+            self._changed.notify_all()
