@@ -169,7 +169,7 @@ class Settings:
     )
 
     progress: bool | None = _setting(
-        None, _boolean, _OUTPUT, "show progress on standard error; by default only for a person or when asked"
+        None, _boolean, _OUTPUT, "show progress on standard error: a bar on a terminal, a line now and then elsewhere"
     )
     log_level: str = _setting(
         "info", _one_of("debug", "info", "warning", "error", "critical"), _OUTPUT,

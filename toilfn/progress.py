@@ -1,0 +1,162 @@
+"""Showing a person how far a run is: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TextIO
+
+from toilfn.units import format_duration
+
+__all__ = ["Progress"]
+
+_PATIENCE = 0.5
+"""Seconds before anything is shown: a run that is over by then is not worth a bar, nor importing what draws it."""
+_INTERVAL = 10.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Progress:
+    """What a leader tells about its run while it goes on; it writes to standard error.
+
+    Parameters
+    ----------
+    show : bool or None
+        False is silent. True and None show a bar on a terminal, and elsewhere a line every ten seconds and
+        at the end. None shows nothing of a run that is over at once.
+    stream : file, optional
+        Where to write instead of standard error.
+
+    Examples
+    --------
+    >>> progress = Progress()
+    >>> progress.start(total=100)
+    >>> progress.update({"done": 10, "running": 2, "failed": 0, "total": 120}, ["sort_chunk", "sort_chunk"])
+    >>> progress.stop()
+    """
+
+    def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
+        self._show = show
+        self._stream = stream or sys.stderr
+        self._display: _Display | None = None
+        self._counts: Mapping[str, int] = {}
+        self._running: Sequence[str] = ()
+        self._total = self._found_done = 0
+        self._began = 0.0
+
+    def start(self, total: int, done: int = 0) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        total : int
+            How many tasks there are; `update` may raise it.
+        done : int
+            How many of them an earlier run has done: they do not count for the tasks per second.
+        """
+        self._total, self._found_done, self._began = total, done, time.monotonic()
+
+    def update(self, counts: Mapping[str, int], running: Sequence[str] = ()) -> None:
+        """Tell the state of the run; cheap enough for several times a second.
+
+        Parameters
+        ----------
+        counts : mapping of str to int
+            ``done``, ``running``, ``failed`` and, when it has changed, ``total``.
+        running : sequence of str
+            Names of tasks that are running.
+        """
+        self._counts, self._running = counts, running
+        self._total = counts.get("total", self._total)
+        if self._show is not False and time.monotonic() - self._began > _PATIENCE:
+            self._shown().show(self._line(), counts.get("done", 0), self._total)
+
+    def message(self, text: str) -> None:
+        """Write a line that stays, above the bar if there is one."""
+        if self._display is not None:
+            self._display.message(text)
+        elif self._show is not False:
+            print(text, file=self._stream, flush=True)
+
+    def stop(self) -> None:
+        """End. May be called twice, and without `start`."""
+        if self._show is True and self._counts:
+            self._shown()
+        if self._display is not None:
+            self._display.stop(self._line(), self._counts.get("done", 0), self._total)
+        self._display, self._counts = None, {}
+
+    def _shown(self) -> _Display:
+        if self._display is None:
+            terminal = self._stream.isatty()
+            self._display = _Bar(self._stream) if terminal else _Lines(self._stream)
+        return self._display
+
+    def _line(self) -> str:
+        """Say it all in one line, what can be cut off last: ``12/80 tasks, 2 running, 12.5s, 1.0 tasks/s (sort x 2)``."""
+        done, elapsed = self._counts.get("done", 0), time.monotonic() - self._began
+        parts = [f"{done}/{self._total} tasks"]
+        parts += [f"{count} {word}" for word in ("running", "failed") if (count := self._counts.get(word, 0))]
+        rate = max(0, done - self._found_done) / max(elapsed, 1e-9)
+        parts += [format_duration(round(elapsed, 1)), f"{rate:.{0 if rate >= 10 else 1}f} tasks/s"]
+        return ", ".join(parts) + _names(self._running)
+
+
+def _names(running: Sequence[str]) -> str:
+    """Name the most frequent three of what is running."""
+    often = Counter(running).most_common(4)
+    shown = [name if count == 1 else f"{name} x {count}" for name, count in often[:3]]
+    return f" ({', '.join(shown + ['...'] * (len(often) > 3))})" if shown else ""
+
+
+class _Display(Protocol):
+    def show(self, line: str, done: int, total: int) -> None: ...
+    def message(self, text: str) -> None: ...
+    def stop(self, line: str, done: int, total: int) -> None: ...
+
+
+class _Lines:
+    """Plain lines, at most one every few seconds."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._next = time.monotonic() + _INTERVAL
+
+    def show(self, line: str, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _INTERVAL
+            self.message(line)
+
+    def message(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def stop(self, line: str, done: int, total: int) -> None:
+        self.message(line)
+
+
+class _Bar:
+    """One line of a terminal that is drawn over and over."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Rich
+        from rich.table import Column
+
+        bar = BarColumn(bar_width=20, table_column=Column(min_width=20))
+        line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self._rich = Rich(bar, line, console=Console(file=stream), refresh_per_second=5)
+        self._task = self._rich.add_task("")
+        self._rich.start()
+
+    def show(self, line: str, done: int, total: int) -> None:
+        self._rich.update(self._task, description=line, completed=done, total=total)
+
+    def message(self, text: str) -> None:
+        self._rich.console.print(text, markup=False, highlight=False)
+
+    def stop(self, line: str, done: int, total: int) -> None:
+        self.show(line, done, total)
+        self._rich.stop()
