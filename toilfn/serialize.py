@@ -167,17 +167,23 @@ def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[T
 
 def only_reference(payload: bytes, refs: tuple[TaskId, ...]) -> bool:
     """Whether a value is nothing but another task's whole value (a tail call)."""
-    return len(refs) == 1 and len(payload) < 64 and payload == _reference(refs[0])
+    return len(refs) == 1 and payload == refs[0].join(_AROUND_REFERENCE)
 
 
-def _reference(task: TaskId) -> bytes:
-    class Only(pickle.Pickler):
+def _around_reference() -> list[bytes]:
+    """Give the bytes before and after the id in the payload of a lone promise."""
+
+    class Lone(pickle.Pickler):
         def persistent_id(self, obj: Any) -> Any:
-            return obj
+            return ("task", id_, ()) if obj is Lone else None
 
+    id_ = bytes(range(16))
     buffer = io.BytesIO()
-    Only(buffer, PROTOCOL).dump(("task", task, ()))
-    return buffer.getvalue()
+    Lone(buffer, PROTOCOL).dump(Lone)
+    return buffer.getvalue().split(id_)
+
+
+_AROUND_REFERENCE = _around_reference()
 
 
 def dumps_function(function: Any) -> bytes:

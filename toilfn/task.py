@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toilfn.identity import Identity
     from toilfn.promise import Promise
 
-__all__ = ["Task", "task"]
+__all__ = ["Task", "as_promise", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -184,19 +184,26 @@ def task(function: Any = None, /, **options: Any) -> Any:
     return lambda function: Task(function, options)
 
 
+def as_promise(leaf: Any) -> Any:
+    """Give a promise as it is, any other dask collection as a promise of its value, and all else as it is."""
+    from toilfn.promise import Promise
+
+    if isinstance(leaf, Promise) or not hasattr(type(leaf), "__dask_graph__"):
+        return leaf
+    from toilfn.interop import from_dask
+
+    return from_dask(leaf)
+
+
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
-    """Note a promise among the arguments; turn any other dask collection into one."""
+    """Note a promise among the arguments."""
     if type(leaf) in ATOMS:
         return leaf
     from toilfn.promise import Promise
 
-    if not isinstance(leaf, Promise):
-        if not hasattr(type(leaf), "__dask_graph__"):
-            return leaf
-        from toilfn.interop import from_dask
-
-        leaf = from_dask(leaf)
-    deps.append(leaf)
+    leaf = as_promise(leaf)
+    if isinstance(leaf, Promise):
+        deps.append(leaf)
     return leaf
 
 

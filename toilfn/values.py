@@ -28,15 +28,12 @@ class Values:
     def __init__(self, read: Callable[[TaskId], Entry]) -> None:
         self._read = read
         self._entries: dict[TaskId, Entry] = {}
-        self._same_as: dict[TaskId, TaskId] = {}
         self._pins: dict[TaskId, int] = defaultdict(int)
         self._released: set[TaskId] = set()
 
     def put(self, id_: TaskId, value: bytes | BlobRef, refs: tuple[TaskId, ...]) -> None:
         """Keep a value until it is released, and until all that refer to it are."""
         self._entries[id_] = (value, refs)
-        if isinstance(value, bytes) and only_reference(value, refs):
-            self._same_as[id_] = refs[0]
         for ref in refs:
             self._pins[ref] += 1
 
@@ -49,7 +46,6 @@ class Values:
                 self._released.add(current)
                 continue
             self._released.discard(current)
-            self._same_as.pop(current, None)
             _, refs = self._entries.pop(current, (b"", ()))
             stack.extend(ref for ref in refs if self._unpin(ref))
 
@@ -71,16 +67,16 @@ class Values:
         while stack:
             id_ = stack.pop()
             if id_ not in found:
-                found[id_] = self._entry(self._end_of_calls(id_))
+                found[id_] = self._last_call(id_)
                 stack.extend(found[id_][1])
         return found
+
+    def _last_call(self, id_: TaskId) -> Entry:
+        value, refs = self._entry(id_)
+        while isinstance(value, bytes) and only_reference(value, refs):
+            value, refs = self._entry(refs[0])
+        return value, refs
 
     def _entry(self, id_: TaskId) -> Entry:
         entry = self._entries.get(id_)
         return self._read(id_) if entry is None else entry
-
-    def _end_of_calls(self, id_: TaskId) -> TaskId:
-        end = id_
-        while end in self._same_as:
-            end = self._same_as[end]
-        return end

@@ -1,0 +1,61 @@
+"""What a person reads when tasks failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from toilfn.errors import FailedTasksError, GraphError
+from toilfn.events import TaskId
+from toilfn.records import Failure
+
+__all__ = ["failed_tasks", "stuck_tasks"]
+
+_SHOWN = 10
+"""How many failed tasks are told in full; `toilfn status --failed` has all."""
+
+
+def failed_tasks(
+    failures: Sequence[Failure],
+    name: Callable[[TaskId], str],
+    inputs: Callable[[TaskId], str],
+    log: Callable[[Failure], str],
+    store: str,
+) -> FailedTasksError:
+    """Make the error that ends a run with failed tasks.
+
+    Parameters
+    ----------
+    failures : sequence of Failure
+        The last failure of each task that was given up.
+    name, inputs, log : callable
+        Give a task's name, its arguments in short, and what its last attempt printed.
+    store : str
+        The store's URL.
+    """
+    count = f"{len(failures)} tasks failed" if len(failures) != 1 else "1 task failed"
+    parts = [count]
+    for failure in failures[:_SHOWN]:
+        parts.append(_describe(failure, name(failure.id), inputs(failure.id), log(failure)))
+    if len(failures) > _SHOWN:
+        parts.append(f"... and {len(failures) - _SHOWN} more: toilfn status {store} --failed")
+    parts.append(f"All other work is kept. When the cause is mended: toilfn resume {store}")
+    return FailedTasksError("\n\n".join(parts), tuple(failures), store)
+
+
+def _describe(failure: Failure, name: str, inputs: str, log: str) -> str:
+    lines = [f"{name}({inputs}), task {failure.id.hex()[:12]}, attempt {failure.attempt}: {failure.message}"]
+    if failure.traceback:
+        lines.append(_indent(failure.traceback))
+    if log.strip():
+        lines += ["  its log:", _indent(log)]
+    return "\n".join(lines)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+
+
+def stuck_tasks(ids: Sequence[TaskId], name: Callable[[TaskId], str]) -> GraphError:
+    """Make the error for tasks that wait for each other."""
+    names = ", ".join(f"{name(id_)} ({id_.hex()[:12]})" for id_ in ids[:_SHOWN])
+    return GraphError(f"a cycle: these tasks wait for each other and can never start: {names}")

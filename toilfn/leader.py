@@ -1,0 +1,315 @@
+"""The leader: joins scheduler, store and cluster in one loop.
+
+It decides nothing. News from the cluster become events for the scheduler and records for the
+log; the scheduler's commands become batches for the cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from toilfn import messages, records
+from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
+from toilfn.committer import Committer
+from toilfn.events import (
+    BatchId,
+    Cause,
+    Command,
+    Complete,
+    Event,
+    Failed,
+    Finished,
+    GaveUp,
+    Kept,
+    Kill,
+    Lost,
+    Recall,
+    Release,
+    Retry,
+    Returned,
+    Submit,
+    TaskId,
+)
+from toilfn.index import Index
+from toilfn.loading import Loader
+from toilfn.records import encode
+from toilfn.scheduler import Scheduler
+from toilfn.values import Values
+
+__all__ = ["Answers", "Leader", "Watch"]
+
+_POLL = 0.2
+"""The longest wait for news, in seconds, so that flags and progress are looked at."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the world outside may ask of a leader, looked at a few times a second.
+
+    Attributes
+    ----------
+    should_drain : callable
+        Whether to start nothing more and wait for what runs.
+    should_stop : callable
+        Whether to end at once.
+    tick : callable
+        Called with the scheduler's counts, for progress.
+    """
+
+    should_drain: Callable[[], bool] = lambda: False
+    should_stop: Callable[[], bool] = lambda: False
+    tick: Callable[[dict[str, int]], None] = lambda _: None
+
+
+class Answers:
+    """Where a cluster that is not direct leaves messages: none for a direct one."""
+
+    def put(self, name: str, message: bytes) -> None:
+        """Keep a batch's message for its worker."""
+
+    def take(self, name: str) -> Iterable[bytes]:
+        """Read the answers of a batch that ended."""
+        return ()
+
+
+@dataclass(slots=True)
+class _Out:
+    """A batch that the cluster has."""
+
+    id: BatchId
+    name: str
+    job: JobId
+    recalled: bool = False
+
+
+@dataclass(slots=True)
+class _Tally:
+    attempts: dict[TaskId, int] = field(default_factory=dict)
+    failures: dict[TaskId, records.Failure] = field(default_factory=dict)
+    last: dict[TaskId, records.Failure] = field(default_factory=dict)
+
+
+class Leader:
+    """Runs what a scheduler holds, until nothing more can run.
+
+    Parameters
+    ----------
+    index : Index
+        What the store has.
+    loader : Loader
+        Brings tasks of the store to the scheduler.
+    scheduler : Scheduler
+    cluster : Cluster
+        Opened.
+    committer : Committer
+        Writes records.
+    answers : Answers
+        For clusters that are not direct.
+    name : str
+        What batches' names begin with: unique to this leader.
+    watch : Watch
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        loader: Loader,
+        scheduler: Scheduler,
+        cluster: Cluster,
+        committer: Committer,
+        answers: Answers,
+        name: str,
+        watch: Watch,
+    ) -> None:
+        self._index = index
+        self._loader = loader
+        self._scheduler = scheduler
+        self._cluster = cluster
+        self._committer = committer
+        self._answers = answers
+        self._name = name
+        self._watch = watch
+        self._out: dict[BatchId, _Out] = {}
+        self._jobs: dict[JobId, _Out] = {}
+        self._tally = _Tally()
+        self._roots: set[TaskId] = set()
+        self.values = Values(index.value)
+
+    @property
+    def failures(self) -> tuple[records.Failure, ...]:
+        """The last failure of each task that was given up."""
+        return tuple(self._tally.failures.values())
+
+    def run(self, roots: Iterable[TaskId], fresh: Mapping[TaskId, records.Task] | None = None) -> None:
+        """Run until the roots are complete, or nothing more can run.
+
+        Parameters
+        ----------
+        roots : iterable of TaskId
+            The tasks whose values are wanted.
+        fresh : mapping, optional
+            Task records that are in the log but not in the index.
+
+        Raises
+        ------
+        StoreError
+            If the log cannot be written, for one because another leader took over.
+        """
+        self._roots = set(roots)
+        for event in self._loader.load(self._roots, fresh):
+            self._handle(event)
+        while not self._is_over():
+            if not self._watch.should_drain():
+                self._obey(self._scheduler.dispatch(time.monotonic()))
+            for update in self._cluster.poll(self._patience()):
+                self._take(update)
+            self._committer.check()
+            self._watch.tick(self._scheduler.counts())
+
+    def _is_over(self) -> bool:
+        if self._watch.should_stop():
+            return True
+        return not self._out if self._watch.should_drain() else self._scheduler.idle
+
+    def _patience(self) -> float:
+        wake_at = self._scheduler.wake_at
+        return _POLL if wake_at is None else min(_POLL, max(0.0, wake_at - time.monotonic()))
+
+    def _handle(self, event: Event) -> None:
+        self._obey(self._scheduler.handle(event))
+
+    def _obey(self, commands: Iterable[Command]) -> None:
+        submits = []
+        for command in commands:
+            match command:
+                case Submit():
+                    submits.append(command)
+                case Release(id_):
+                    if id_ not in self._roots:
+                        self.values.release(id_)
+                case Complete():
+                    pass
+                case Retry(id_, cause, attempt):
+                    self._tally.attempts[id_] = attempt
+                    self._note_failure(id_, cause, final=False)
+                case GaveUp(id_, cause):
+                    self._note_failure(id_, cause, final=True)
+                case Recall(batch):
+                    self._cluster.recall(self._out[batch].job)
+                case Kill(batch):
+                    self._cluster.kill([self._out[batch].job])
+        if submits:
+            self._submit(submits)
+
+    def _submit(self, submits: list[Submit]) -> None:
+        direct = self._cluster.capabilities.direct
+        batches = []
+        for submit in submits:
+            name = f"{self._name}-{submit.batch}"
+            message = self._message(submit)
+            if not direct:
+                self._answers.put(name, message)
+            batches.append(Batch(name, self._label(submit), submit.shape, message if direct else b""))
+        jobs = self._cluster.submit(batches)
+        for submit, batch, job in zip(submits, batches, jobs, strict=True):
+            out = _Out(submit.batch, batch.name, job)
+            self._out[submit.batch] = self._jobs[job] = out
+            self._committer.add(encode(records.Started(submit.ids, job, time.time())))
+
+    def _message(self, submit: Submit) -> bytes:
+        within = set(submit.ids)
+        tasks, needs, functions = [], [], {}
+        for id_ in submit.ids:
+            data = self._loader.encoded[id_]
+            task = records.decode(data)
+            assert isinstance(task, records.Task)
+            tasks.append((data, self._tally.attempts.get(id_, 0) + 1))
+            needs += [need for need in task.needs if need not in within]
+            functions[task.function] = self._index.functions[task.function]
+        return messages.run_batch(tasks, submit.shape, self.values.closure(needs), map(encode, functions.values()))
+
+    def _label(self, submit: Submit) -> str:
+        first = self.task_name(submit.ids[0])
+        return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
+
+    def task_name(self, id_: TaskId) -> str:
+        """Give the name of a task's function, for people."""
+        data = self._loader.encoded.get(id_)
+        task = records.decode(data) if data else self._index.task(id_)
+        assert isinstance(task, records.Task)
+        return str(task.options.get("name") or self._index.functions[task.function].name)
+
+    def _take(self, update: Update) -> None:
+        out = self._jobs.get(update.job)
+        if out is None:
+            return
+        for message in update.answers:
+            self._hear(out, message)
+        if update.state is JobState.ENDED:
+            for message in self._answers.take(out.name):
+                self._hear(out, message)
+            del self._jobs[update.job], self._out[out.id]
+            self._end(out, update)
+
+    def _end(self, out: _Out, update: Update) -> None:
+        now = time.monotonic()
+        running = update.running
+        if update.cause is not None and running is not None:
+            self._tally.last[running] = records.Failure(
+                running, self._tally.attempts.get(running, 0) + 1, update.cause.value, update.detail, "", b"",
+                records.Stats(start=time.time()),
+            )  # fmt: skip
+        self._handle(Lost(out.id, update.cause, now, running))
+
+    def _hear(self, out: _Out, message: bytes) -> None:
+        kind, rest = messages.read(message)
+        if kind == "records":
+            for data in rest[0]:
+                self._record(data)
+            for id_ in rest[1]:
+                self._handle(Kept(out.id, id_))
+        elif kind == "returned":
+            self._handle(Returned(out.id, rest[0]))
+
+    def _record(self, data: bytes) -> None:
+        record = records.decode(data)
+        if isinstance(record, records.Outcome):
+            self._outcome(record, data)
+        elif isinstance(record, records.Failure) and record.id in self._loader.encoded:
+            self._tally.last[record.id] = record
+            self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
+
+    def _outcome(self, outcome: records.Outcome, data: bytes) -> None:
+        if self._loader.encoded.pop(outcome.id, None) is None:
+            return  # a second outcome: the first one counts
+        self._committer.add(data)
+        for function in outcome.functions:
+            self._index.functions.setdefault(function.digest, function)
+        known = [task.id for task in outcome.tasks if task.id in self._index]
+        for event in self._loader.load(known) if known else ():
+            self._handle(event)
+        self.values.put(outcome.id, outcome.value, outcome.refs)
+        fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index)
+        created = {task.id for task in outcome.tasks}
+        waits = {id_ for id_ in (*known, *(ref for ref in outcome.refs if ref not in created))}
+        self._tally.attempts.pop(outcome.id, None)
+        self._handle(
+            Finished(
+                outcome.id,
+                fresh,
+                tuple(id_ for id_ in waits if not self._index.is_complete(id_)),
+                outcome.stats.wall,
+            )
+        )
+
+    def _note_failure(self, id_: TaskId, cause: Cause, *, final: bool) -> None:
+        failure = self._tally.last.pop(id_, None)
+        if failure is None:
+            text = f"ended without an answer ({cause.value})"
+            failure = records.Failure(id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats())
+        failure = failure._replace(final=final)
+        self._committer.add(encode(failure))
+        if final:
+            self._tally.failures[id_] = failure

@@ -1,0 +1,87 @@
+"""Brings unfinished work of a store into a scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from toilfn import options, records
+from toilfn.events import Budget, Event, Finished, NewTask, Submitted, TaskId
+from toilfn.index import Index
+from toilfn.records import encode
+from toilfn.resources import Resources
+from toilfn.settings import Settings
+
+__all__ = ["Loader"]
+
+
+class Loader:
+    """Turns task records into what the scheduler knows of tasks.
+
+    Attributes
+    ----------
+    encoded : dict
+        The records of tasks that have no outcome yet, as workers get them.
+    """
+
+    def __init__(self, index: Index, settings: Settings) -> None:
+        self._index = index
+        self._settings = settings
+        self._defaults = options.defaults(settings)
+        self._kinds: dict[bytes, int] = {}
+        self._asked = lru_cache(maxsize=4096)(self._resolve)
+        self.encoded: dict[TaskId, bytes] = {}
+
+    def load(self, roots: Iterable[TaskId], fresh: Mapping[TaskId, records.Task] | None = None) -> list[Event]:
+        """Make the events that bring tasks, and all that they still need, to the scheduler.
+
+        Tasks that are complete are left out. Those that have an outcome but led to something
+        that is not complete come with it, as if they had just finished.
+
+        Parameters
+        ----------
+        roots : iterable of TaskId
+            The tasks wanted.
+        fresh : mapping, optional
+            Records that were written just now and are not in the index.
+        """
+        fresh = fresh or {}
+        new: list[NewTask] = []
+        finished: list[Finished] = []
+        seen: set[TaskId] = set()
+        stack = list(roots)
+        while stack:
+            id_ = stack.pop()
+            if id_ in seen or id_ in self.encoded or self._index.is_complete(id_):
+                continue
+            seen.add(id_)
+            task = fresh.get(id_) or self._index.task(id_)
+            new.append(self.admit(task))
+            stack.extend((*task.needs, *task.after))
+            if id_ in self._index.outcomes:
+                del self.encoded[id_]
+                leads_to = tuple(i for i in self._index.leads_to(id_) if not self._index.is_complete(i))
+                finished.append(Finished(id_, waits=leads_to))
+                stack.extend(leads_to)
+        return [Submitted(tuple(new)), *finished]
+
+    def admit(self, task: records.Task) -> NewTask:
+        """Keep a task's record, and say what the scheduler is to know of it."""
+        self.encoded[task.id] = encode(task)
+        function = self._index.functions[task.function]
+        overrides = tuple(task.options.items())
+        asked = self._asked if _plain(task.options) else self._resolve
+        shape, budget = asked(task.function, overrides)
+        needs = (*task.needs, *task.after)
+        if needs:
+            needs = tuple(need for need in needs if not self._index.is_complete(need))
+        kind = self._kinds.setdefault(function.digest, len(self._kinds))
+        return NewTask(task.id, needs, shape, kind, budget, task.parent)
+
+    def _resolve(self, digest: bytes, overrides: tuple[tuple[str, object], ...]) -> tuple[Resources, Budget]:
+        asked = dict(overrides) or self._index.functions[digest].options
+        return options.resources(asked, self._defaults), options.budget(asked, self._settings)
+
+
+def _plain(values: dict[str, object]) -> bool:
+    return all(isinstance(value, (str, int, float)) for value in values.values())

@@ -1,0 +1,59 @@
+"""The messages between leader and worker; `docs/architecture.md` describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgpack
+
+from toilfn.events import TaskId
+from toilfn.resources import Resources
+from toilfn.values import Entry
+
+__all__ = ["limits", "read", "run_batch"]
+
+
+def run_batch(
+    tasks: Sequence[tuple[bytes, int]],
+    shape: Resources,
+    values: Mapping[TaskId, Entry],
+    functions: Iterable[bytes],
+) -> bytes:
+    """Make the message that gives a worker a batch.
+
+    Parameters
+    ----------
+    tasks : sequence of (record, attempt)
+        Encoded task records in the order in which they run, and how often each was tried, this time included.
+    shape : Resources
+        What the batch was given.
+    values : mapping
+        The values that the tasks need from outside the batch.
+    functions : iterable of bytes
+        Encoded function records.
+    """
+    given = limits(shape)
+    packed: bytes = msgpack.packb(
+        ("run", [(record, attempt, given) for record, attempt in tasks], values, list(functions))
+    )
+    return packed
+
+
+@lru_cache(maxsize=1024)
+def limits(shape: Resources) -> dict[str, Any]:
+    """Say what a task was given, in plain values."""
+    return {
+        "cores": shape.cores,
+        "memory": shape.memory,
+        "disk": shape.disk,
+        "walltime": shape.walltime,
+        "accelerators": [(a.count, a.kind, a.model, a.brand, a.api) for a in shape.accelerators],
+    }
+
+
+def read(message: bytes) -> tuple[str, tuple[Any, ...]]:
+    """Take a worker's message apart: what it says, and the rest."""
+    kind, *rest = msgpack.unpackb(message, use_list=False, strict_map_key=False)
+    return kind, tuple(rest)

@@ -1,0 +1,143 @@
+"""`compute`, `submit` and `resume`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from toilfn.errors import GraphError, StoreNotFoundError
+from toilfn.settings import Settings
+from toilfn.structure import rebuild
+from toilfn.task import as_promise
+
+if TYPE_CHECKING:
+    from toilfn.background import Run
+
+__all__ = ["compute", "resume", "submit"]
+
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+
+
+@overload
+def compute(promise: A, /, **settings: Any) -> A: ...
+@overload
+def compute(first: A, second: B, /, **settings: Any) -> tuple[A, B]: ...
+@overload
+def compute(first: A, second: B, third: C, /, **settings: Any) -> tuple[A, B, C]: ...
+@overload
+def compute(*promises: Any, **settings: Any) -> Any: ...
+def compute(*promises: Any, **settings: Any) -> Any:
+    """Run what promises need, and give their values.
+
+    Parameters
+    ----------
+    *promises
+        Promises, or structures that hold some.
+    **settings
+        ``store`` (path or URL; a temporary one without), ``cluster`` (a cluster object or a name such
+        as "local" or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``,
+        ``progress`` and all other fields of `toilfn.settings.Settings`.
+
+    Returns
+    -------
+    object
+        The value of one promise; a tuple of values for several.
+
+    Raises
+    ------
+    FailedTasksError
+        If tasks failed for good; what did not depend on them has run.
+    GraphError
+        If there is no promise among the arguments.
+    StoreError
+        If the store cannot be used.
+    """
+    from toilfn.session import Session
+
+    wanted, resolved = _wanted(promises), Settings.resolve(**settings)
+    with Session(resolved, workflow=_workflow(resolved)) as session:
+        return session.compute(wanted)
+
+
+def submit(*promises: Any, **settings: Any) -> Run:
+    """Start what `compute` would do, in the background of this process.
+
+    Parameters
+    ----------
+    *promises, **settings
+        As for `compute`.
+
+    Returns
+    -------
+    Run
+        A handle with ``status()``, ``result()`` and ``kill()``.
+
+    Raises
+    ------
+    GraphError, StoreError
+        As `compute`, for what can be known before anything runs.
+    """
+    from toilfn.background import Run
+    from toilfn.session import Session
+
+    wanted, resolved = _wanted(promises), Settings.resolve(**settings)
+    session = Session(resolved, workflow=_workflow(resolved))
+    return Run(session, lambda: session.compute(wanted))
+
+
+def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
+    """Finish the newest run of a store.
+
+    Parameters
+    ----------
+    store : str or path
+        The store of a run that was killed, interrupted or failed.
+    **settings
+        As for `compute`.
+
+    Returns
+    -------
+    object
+        What `compute` would have returned.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no store, or nothing was ever run in it.
+    StoreLockedError
+        If another leader runs it now.
+    """
+    from toilfn.session import Session
+
+    with Session(Settings.resolve(**{**settings, "store": os.fspath(store)}), create=False) as session:
+        if not session.index.runs:
+            raise StoreNotFoundError(f"nothing was run in the store {store} yet: there is nothing to resume")
+        return session.resume()
+
+
+def _wanted(promises: tuple[Any, ...]) -> Any:
+    """Check what `compute` was given, and turn other dask collections in it into promises."""
+    if not promises:
+        raise GraphError("compute() needs at least one promise: call a task to get one")
+    for item in promises:
+        if not _found(item):
+            raise GraphError(f"compute() was given {item!r:.200}, which holds no promise: call a task to get one")
+    wanted = tuple(rebuild(item, as_promise) for item in promises)
+    return wanted[0] if len(wanted) == 1 else wanted
+
+
+def _found(value: Any) -> bool:
+    found = []
+    rebuild(value, lambda leaf: found.append(leaf) if hasattr(type(leaf), "__dask_graph__") else None)
+    return bool(found)
+
+
+def _workflow(settings: Settings) -> str:
+    """Name the workflow: what the user calls it, else the script's path."""
+    if settings.workflow:
+        return settings.workflow
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    return os.path.abspath(script) if script else "interactive"
