@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from toilfn.files import File, export, import_file, open_write, write_file
     from toilfn.resources import Accelerator, Resources
     from toilfn.run import Run, compute, resume, submit
+    from toilfn.settings import add_options, from_options
     from toilfn.task import Task, task
 
     _T = TypeVar("_T")
@@ -64,6 +65,7 @@ _MODULES = {
     "toilfn.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
     "toilfn.run": ("Run", "compute", "resume", "submit"),
+    "toilfn.settings": ("add_options", "from_options"),
     "toilfn.task": ("Task", "task"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -92,9 +94,11 @@ __all__ = [
     "Task",
     "ToilfnError",
     "__version__",
+    "add_options",
     "compute",
     "current",
     "export",
+    "from_options",
     "import_file",
     "open_write",
     "resume",
@@ -105,15 +109,11 @@ __all__ = [
 ]
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("toilfn")
-
-
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        value: Any = _version()
+        from importlib.metadata import version
+
+        value: Any = version("toilfn")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
     else:

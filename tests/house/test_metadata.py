@@ -1,0 +1,70 @@
+"""What the packaging metadata and the pages for people say is so."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+
+import pytest
+
+import toilfn
+from tests.house.rooms import ROOMS, ROOT, modules
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def read_pyproject() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_version_is_that_of_the_changelog():
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == toilfn.__version__ == metadata.version("toilfn")
+
+
+def test_every_package_is_listed():
+    listed = set(read_pyproject()["tool"]["setuptools"]["packages"])
+    assert listed == {module.name for module in modules().values() if module.is_package}
+
+
+def test_every_room_is_mapped_and_linked():
+    mapped = read_pyproject()["tool"]["setuptools"]["package-dir"]
+    assert {name: ROOT / folder for name, folder in mapped.items()} == ROOMS
+    for name, folder in ROOMS.items():
+        assert (ROOT / name.replace(".", "/")).resolve() == folder
+
+
+def test_extra_all_has_the_others():
+    extras = read_pyproject()["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    assert everything == f"toilfn[{','.join(name for name in extras if name not in ('all', 'dev'))}]"
+
+
+@pytest.mark.parametrize("entry", metadata.distribution("toilfn").entry_points, ids=lambda entry: entry.name)
+def test_entry_points_load(entry):
+    assert callable(entry.load())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_real_make_targets(page):
+    assert set(re.findall(r"\bmake ([a-z-]+)`", page.read_text())) <= MAKE_TARGETS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    links = re.findall(r"\]\((?![a-z]+:)([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_readme_shows_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert "make demo" in text
+    assert "make test" in text

@@ -1,0 +1,30 @@
+"""Functions and modules stay small enough to read in one sitting."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.house.rooms import modules
+
+LONGEST_FUNCTION = 50
+LONGEST_MODULE = 600
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's body, its docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("module", modules().values(), ids=lambda module: module.name)
+def test_sizes(module):
+    functions = [n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [(f.name, code_lines(f)) for f in functions if code_lines(f) > LONGEST_FUNCTION] == []
+    assert len(module.path.read_text().splitlines()) <= LONGEST_MODULE
+
+
+def test_code_lines_leave_the_docstring_out():
+    (function,) = ast.parse('def f(a,\n      b):\n    """Two\n    lines."""\n    x = 1\n    return x\n').body
+    assert code_lines(function) == 2
