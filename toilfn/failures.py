@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from toilfn.errors import FailedTasksError, GraphError
 from toilfn.events import TaskId
-from toilfn.records import Failure
+from toilfn.records import BlobRef, Failure, Task
+from toilfn.serialize import loads
 
-__all__ = ["failed_tasks", "stuck_tasks"]
+__all__ = ["describe_arguments", "failed_tasks", "stuck_tasks"]
 
 _SHOWN = 10
 """How many failed tasks are told in full; `toilfn status --failed` has all."""
@@ -40,6 +42,43 @@ def failed_tasks(
         parts.append(f"... and {len(failures) - _SHOWN} more: toilfn status {store} --failed")
     parts.append(f"All other work is kept. When the cause is mended: toilfn resume {store}")
     return FailedTasksError("\n\n".join(parts), tuple(failures), store)
+
+
+class _Later:
+    """Stands for the value of a task where arguments are shown."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getitem__(self, index: Any) -> _Later:
+        return _Later(f"{self._name}[{index!r}]")
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+
+def describe_arguments(
+    task: Task, name: Callable[[TaskId], str], get_blob: Callable[[BlobRef], bytes], limit: int = 200
+) -> str:
+    """Show a task's arguments as they would be written, values of other tasks by name.
+
+    Parameters
+    ----------
+    task : Task
+    name : callable
+        Gives the name of a task that an argument comes from.
+    get_blob : callable
+        Reads arguments that are not in the record.
+    limit : int
+        How many characters at most.
+    """
+    payload = task.args if isinstance(task.args, bytes) else get_blob(task.args)
+    try:
+        args, kwargs = loads(payload, {need: _Later(name(need)) for need in task.needs})
+        shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
+    except Exception as error:  # an argument whose class or __repr__ fails must not hide the task's own failure
+        return f"arguments that cannot be shown: {error}"
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 
 def _describe(failure: Failure, name: str, inputs: str, log: str) -> str:

@@ -144,6 +144,10 @@ class Recorder:
         id_ = self._given(promise)
         return id_ + value_identity(promise._path) if promise._path else id_
 
+    def names(self) -> set[str]:
+        """Give the names of the tasks' functions."""
+        return {task.name for task in self._functions.values()}
+
     def wanted(self, complete: Callable[[TaskId], bool]) -> list[TaskId]:
         """List the tasks that must run, each after what it needs: all but those that are complete, and what only
         those needed."""

@@ -234,11 +234,16 @@ class Leader:
         first = self.task_name(submit.ids[0])
         return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
 
-    def task_name(self, id_: TaskId) -> str:
-        """Give the name of a task's function, for people."""
+    def task(self, id_: TaskId) -> records.Task:
+        """Give a task's record."""
         data = self._loader.encoded.get(id_)
         task = records.decode(data) if data else self._index.task(id_)
         assert isinstance(task, records.Task)
+        return task
+
+    def task_name(self, id_: TaskId) -> str:
+        """Give the name of a task's function, for people."""
+        task = self.task(id_)
         return str(task.options.get("name") or self._index.functions[task.function].name)
 
     def _take(self, update: Update) -> None:

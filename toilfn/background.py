@@ -1,0 +1,77 @@
+"""A run in the background of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toilfn.session import Session
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A handle on what `toilfn.submit` started.
+
+    It ends with the process; `toilfn resume` goes on with it then.
+    """
+
+    def __init__(self, session: Session, work: Callable[[], Any]) -> None:
+        self._session = session
+        self._work = work
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="toilfn-leader", daemon=True)
+        self._thread.start()
+
+    @property
+    def store(self) -> str:
+        """The store's URL."""
+        return str(self._session.store.url)
+
+    def _run(self) -> None:
+        try:
+            with self._session:
+                self._value = self._work()
+        except BaseException as error:  # raised by result(), in the caller's thread
+            self._error = error
+
+    def status(self) -> str:
+        """Give ``"running"``, ``"done"`` or ``"failed"``."""
+        if self._thread.is_alive():
+            return "running"
+        return "failed" if self._error else "done"
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the values.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        object
+            What `compute` would have returned.
+
+        Raises
+        ------
+        TimeoutError
+            If the run is not over in time.
+        ToilfnError
+            As `compute` would have raised it.
+        """
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the run on {self.store} is not over after {timeout} seconds")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def kill(self) -> None:
+        """Stop the run; the store can be resumed. Waits until it has stopped."""
+        self._session.stop()
+        self._thread.join()

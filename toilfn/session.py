@@ -1,0 +1,259 @@
+"""One leader's time on a store: from the lease to the result."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from toilfn import records
+from toilfn.clusters import make_cluster
+from toilfn.clusters.base import Cluster
+from toilfn.clusters.base import Session as ClusterSession
+from toilfn.committer import Committer
+from toilfn.errors import KilledError, StoreExistsError
+from toilfn.events import Capacity, TaskId
+from toilfn.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.files import holds_files
+from toilfn.graph import Recorded, Recorder
+from toilfn.index import Index
+from toilfn.interrupts import Interrupts
+from toilfn.leader import Answers, Leader, Watch
+from toilfn.loading import Loader
+from toilfn.progress import Progress
+from toilfn.records import encode
+from toilfn.scheduler import Policy, Scheduler
+from toilfn.serialize import dumps, loads, resolve
+from toilfn.settings import Settings
+from toilfn.stores import Store, open_store, temporary_store
+from toilfn.stores.lease import Lease
+from toilfn.values import Values
+
+__all__ = ["Session"]
+
+_CHUNK = 5000
+"""How many records go into one segment when a graph is written."""
+
+_FLAG_INTERVAL = 2.0
+"""Seconds between two looks at the kill flag."""
+
+
+class Session:
+    """Holds a store as its leader.
+
+    Parameters
+    ----------
+    settings : Settings
+    workflow : str
+        Tells this workflow from others that might be given the same store.
+    create : bool
+        Whether a store that does not exist is made.
+
+    Raises
+    ------
+    StoreLockedError
+        If another leader is alive.
+    StoreError
+        If the store cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, workflow: str = "", create: bool = True) -> None:
+        self._settings = settings
+        self._workflow = workflow
+        self._temporary = settings.store is None
+        self.store = open_store(settings.store, create=create) if settings.store else temporary_store()
+        self._lease = Lease.acquire(self.store, timeout=settings.lease_timeout)
+        try:
+            self.index = Index.load(self.store.log)
+            self._take_over()
+        except BaseException:
+            self._lease.release()
+            raise
+        self._committer = Committer(self.store.log.append)
+        self._keep = False
+        self._stopped = False
+
+    def _take_over(self) -> None:
+        number = self.index.epoch.number + 1 if self.index.epoch else 1
+        epoch = records.Epoch(number, socket.gethostname(), os.getpid(), time.time())
+        self.store.log.append([encode(epoch)])
+        self.index.epoch = epoch
+        self.store.clear_flag("kill")
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._committer.close()
+        self._lease.release()
+        if self._should_clean(kind is None):
+            self.store.destroy()
+        elif self._temporary:
+            print(f"toilfn: the store is kept at {self.store.url}", file=sys.stderr)
+
+    def _should_clean(self, succeeded: bool) -> bool:
+        policy = self._settings.clean or ("onSuccess" if self._temporary else "never")
+        if succeeded and self._keep:
+            return False
+        return policy == "always" or policy == ("onSuccess" if succeeded else "onError")
+
+    def stop(self) -> None:
+        """Ask a run in another thread to end at once."""
+        self._stopped = True
+
+    def compute(self, wanted: Any) -> Any:
+        """Run what promises need, and give their values."""
+        recorder = Recorder(self.store)
+        payload, refs = dumps(wanted, recorder.identify)
+        self._check_workflow(recorder)
+        recorded = Recorded(payload, refs)
+        recorder.emit(recorder.wanted(self.index.is_complete), self.index.__contains__, recorded)
+        run = records.Run(
+            len(self.index.runs) + 1, self._workflow, payload, refs, self._settings.as_dict(), None, time.time()
+        )
+        self._write([run, *recorded.functions], recorded.tasks)
+        return self._finish(run, {task.id: task for task in recorded.tasks})
+
+    def resume(self) -> Any:
+        """Finish the newest run of the store."""
+        return self._finish(self.index.runs[-1], {})
+
+    def _check_workflow(self, recorder: Recorder) -> None:
+        names = {function.name for function in self.index.functions.values()}
+        if not names or names & recorder.names() or self._is_same_script():
+            return
+        raise StoreExistsError(
+            f"the store {self.store.url} holds another workflow, with the tasks {', '.join(sorted(names)[:5])}; "
+            f"this one has {', '.join(sorted(recorder.names())[:5])}. "
+            f"Choose another store, or remove this one: toilfn clean {self.store.url}"
+        )
+
+    def _is_same_script(self) -> bool:
+        """Whether an earlier run came from the same file of the user's (an installed program is none)."""
+        is_script = os.path.isfile(self._workflow) and not self._workflow.startswith(sys.prefix)
+        return is_script and any(run.workflow == self._workflow for run in self.index.runs)
+
+    def _write(self, first: Sequence[records.Record], tasks: Sequence[records.Record]) -> None:
+        pending = [*first, *tasks]
+        for start in range(0, len(pending), _CHUNK):
+            self.store.log.append([encode(record) for record in pending[start : start + _CHUNK]])
+        for record in first:
+            if isinstance(record, records.Function):
+                self.index.functions[record.digest] = record
+
+    def _finish(self, run: records.Run, fresh: Mapping[TaskId, records.Task]) -> Any:
+        status = "interrupted"
+        try:
+            done = all(map(self.index.is_complete, run.roots))
+            values = Values(self.index.value) if done else self._lead(run, fresh)
+            status = "done"
+        except Exception as error:
+            status = "killed" if isinstance(error, KilledError) else "failed"
+            raise
+        finally:
+            self._end(run, status)
+        result = loads(run.results, self._load(values, run.roots))
+        self._keep = self._temporary and holds_files(result)
+        return result
+
+    def _end(self, run: records.Run, status: str) -> None:
+        """Make all that was added durable, and note how the run ended, unless the store is not ours any more."""
+        if self._committer.error is None:
+            self._committer.add(encode(records.End(run.number, status, time.time())))
+            self._committer.sync()
+
+    def _load(self, values: Values, ids: Sequence[TaskId]) -> dict[TaskId, Any]:
+        payloads = {
+            id_: (self.store.get_blob(value) if isinstance(value, records.BlobRef) else value, refs)
+            for id_, (value, refs) in values.closure(ids).items()
+        }
+        return resolve(ids, payloads)
+
+    def _lead(self, run: records.Run, fresh: Mapping[TaskId, records.Task]) -> Values:
+        cluster = make_cluster(self._settings)
+        cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}"))
+        try:
+            with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
+                leader = self._leader(cluster, interrupts, progress)
+                leader.run(run.roots, fresh)
+        finally:
+            cluster.close()
+        self._judge(leader, interrupts)
+        return leader.values
+
+    def _leader(self, cluster: Cluster, interrupts: Interrupts, progress: Progress) -> Leader:
+        capacity = _capped(cluster.capacity(), self._settings)
+        self.scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
+        assert self.index.epoch is not None
+        flag = _Flag(self.store)
+        return Leader(
+            self.index,
+            Loader(self.index, self._settings),
+            self.scheduler,
+            cluster,
+            self._committer,
+            Answers(),
+            f"{self.index.epoch.number}",
+            Watch(
+                should_drain=lambda: interrupts.count == 1,
+                should_stop=lambda: interrupts.count > 1 or self._stopped or flag.is_set(),
+                tick=progress.update,
+            ),
+        )
+
+    def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
+        """Raise what a run that did not end well is to raise."""
+        if interrupts.count:
+            raise KeyboardInterrupt
+        if self._stopped or self.store.has_flag("kill"):
+            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self.store.url}")
+        if leader.failures:
+            raise failed_tasks(
+                leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self.store.url
+            )
+        if stuck := self.scheduler.stuck():
+            raise stuck_tasks(stuck, leader.task_name)
+
+    def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:
+        return lambda id_: describe_arguments(leader.task(id_), leader.task_name, self.store.get_blob)
+
+    def _log_of(self, failure: records.Failure) -> str:
+        log = failure.log
+        data = self.store.get_blob(log) if isinstance(log, records.BlobRef) else log
+        return data.decode(errors="replace")
+
+
+class _Flag:
+    """The store's kill flag, looked at every few seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._looked = time.monotonic()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        if not self._is_set and time.monotonic() - self._looked > _FLAG_INTERVAL:
+            self._looked = time.monotonic()
+            self._is_set = self._store.has_flag("kill")
+        return self._is_set
+
+
+def _capped(capacity: Capacity, settings: Settings) -> Capacity:
+    """Take the user's limits off what the cluster can give."""
+    total = capacity.total
+    if total is not None:
+        total = replace(
+            total,
+            cores=min(total.cores, settings.max_cores or total.cores),
+            memory=min(total.memory, settings.max_memory or total.memory),
+            disk=min(total.disk, settings.max_disk or total.disk),
+        )
+    batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
+    return Capacity(total, capacity.largest, batches)
