@@ -1,0 +1,202 @@
+"""What all real servers of the tests share: one of each on a machine, started by the first that needs it.
+
+A server's folder holds a lock and one file for each process that uses it. The last one to leave stops it, so
+parallel test processes share one server, and `python -m tests.servers.slurm start` keeps one up by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+BY_HAND = "by-hand"
+
+
+class ServerMissingError(Exception):
+    """The server cannot run on this machine; says why."""
+
+
+class Server(ABC):
+    """A real server on loopback.
+
+    Attributes
+    ----------
+    name : str
+        Also the name of its folder.
+    packages : tuple of str
+        Debian packages that it comes in.
+    commands : tuple of str
+        Programs that show that the packages are installed.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.gettempdir()) / f"toilfn-servers-{os.getuid()}" / self.name
+
+    @property
+    @abstractmethod
+    def environment(self) -> dict[str, str]:
+        """Variables that its commands need."""
+
+    @abstractmethod
+    def configure(self) -> None:
+        """Write a fresh configuration into the folder."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the daemons and return when they answer."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop the daemons and return when they are gone."""
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run one of its commands and return what it prints."""
+        done = subprocess.run(
+            command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def acquire(self, user: str) -> None:
+        """Start it if nobody did."""
+        with self._locked():
+            install(self)
+            users = self._users()
+            if not users:
+                self._clear()
+                self._begin()
+            (self.folder / "users").mkdir(exist_ok=True)
+            (self.folder / "users" / user).touch()
+
+    def release(self, user: str) -> None:
+        """Stop it if nobody else uses it."""
+        with self._locked():
+            (self.folder / "users" / user).unlink(missing_ok=True)
+            if not self._users():
+                self.stop()
+
+    def _begin(self) -> None:
+        self.configure()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _users(self) -> list[str]:
+        """Who uses it: live processes, and a person."""
+        found = [path.name for path in (self.folder / "users").glob("*")]
+        return [user for user in found if user == BY_HAND or Path(f"/proc/{user}").exists()]
+
+    def _clear(self) -> None:
+        """Stop what a killed test run left behind, and begin with an empty folder."""
+        if self.folder.exists():
+            self.stop()
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.parent.mkdir(exist_ok=True, parents=True)
+        with (self.folder.parent / f"{self.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def install(server: Server) -> None:
+    """Install a server's packages if they are missing.
+
+    Raises
+    ------
+    ServerMissingError
+        If that is not possible here.
+    """
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if all(shutil.which(command, path=path) for command in server.commands):
+        return
+    if os.getuid() or not shutil.which("apt-get"):
+        raise ServerMissingError(f"{server.name} is not installed, and only root on Debian can install it")
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *server.packages]
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ServerMissingError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
+
+
+def serve(server: Server) -> Iterator[Server]:
+    """Be the body of a session fixture: skip where the server cannot run, fail there in CI."""
+    user = str(os.getpid())
+    try:
+        server.acquire(user)
+    except ServerMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have this server: {error}")
+        pytest.skip(str(error))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in server.environment.items():
+                patch.setenv(name, value)
+            yield server
+    finally:
+        server.release(user)
+
+
+def wait_for(condition: Callable[[], object], what: str, limit: float = 30.0) -> None:
+    """Wait until a condition holds; what it raises counts as not yet."""
+    end = time.monotonic() + limit
+    while True:
+        with contextlib.suppress(RuntimeError, OSError, subprocess.TimeoutExpired):
+            if condition():
+                return
+        if time.monotonic() > end:
+            raise RuntimeError(f"waited {limit:g} s in vain for {what}")
+        time.sleep(0.1)
+
+
+def end_process(pid_file: Path, limit: float = 20.0) -> None:
+    """End the process that a file names and wait until it is gone."""
+    if not alive(pid_file):
+        return
+    pid = int(pid_file.read_text())
+    os.kill(pid, signal.SIGTERM)
+    try:
+        wait_for(lambda: not alive(pid_file), f"process {pid} to end", limit)
+    except RuntimeError:
+        os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid_file: Path) -> bool:
+    """Tell whether the process that a file names runs."""
+    try:
+        pid = int(pid_file.read_text())
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, ValueError):
+        return False
+
+
+def main(server: Server) -> None:
+    """Start or stop a server by hand."""
+    parser = argparse.ArgumentParser(description=f"{server.name} on loopback")
+    parser.add_argument("what", choices=["start", "stop"])
+    if parser.parse_args().what == "start":
+        server.acquire(BY_HAND)
+        print("\n".join(f"export {name}={value}" for name, value in server.environment.items()))
+    else:
+        server.release(BY_HAND)
