@@ -8,9 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# At once: imported later, the submodule of the same name would take the decorator's place.
+from toilfn.task import Task, task
+
 if TYPE_CHECKING:
     from typing import Annotated, TypeAlias, TypeVar
 
+    from toilfn.background import Run
     from toilfn.clusters.local import LocalCluster
     from toilfn.context import current, spawn
     from toilfn.errors import (
@@ -32,9 +36,8 @@ if TYPE_CHECKING:
     )
     from toilfn.files import File, export, import_file, open_write, write_file
     from toilfn.resources import Accelerator, Resources
-    from toilfn.run import Run, compute, resume, submit
+    from toilfn.run import compute, resume, submit
     from toilfn.settings import add_options, from_options
-    from toilfn.task import Task, task
 
     _T = TypeVar("_T")
     # A task's call gives a Promise of its value, and every task takes promises where it takes values.
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     Promise: TypeAlias = Annotated[_T, "promise"]
 
 _MODULES = {
+    "toilfn.background": ("Run",),
     "toilfn.clusters.local": ("LocalCluster",),
     "toilfn.context": ("current", "spawn"),
     "toilfn.errors": (
@@ -64,9 +68,8 @@ _MODULES = {
     "toilfn.files": ("File", "export", "import_file", "open_write", "write_file"),
     "toilfn.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
-    "toilfn.run": ("Run", "compute", "resume", "submit"),
+    "toilfn.run": ("compute", "resume", "submit"),
     "toilfn.settings": ("add_options", "from_options"),
-    "toilfn.task": ("Task", "task"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
