@@ -119,7 +119,7 @@ class GridEngine(Server):
 
     def stop(self) -> None:
         """Delete all jobs and stop the daemons."""
-        if (SPOOL / "qmaster/qmaster.pid").exists():
+        if alive(SPOOL / "qmaster/qmaster.pid"):
             self.run("qdel", "-f", "-u", "root", check=False)
         for pid_file in SPOOL.glob("execd/*/execd.pid"):
             end_process(pid_file)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.servers.machine import Server, ServerMissingError, end_process, main, wait_for
+from tests.servers.machine import Server, ServerMissingError, alive, end_process, main, wait_for
 
 CONFIGURATION = """\
 ClusterName=toilfn
@@ -117,7 +117,7 @@ class Slurm(Server):
 
     def stop(self) -> None:
         """Cancel all jobs and stop the daemons, last one first."""
-        if (self.folder / "slurmctld.pid").exists():
+        if alive(self.folder / "slurmctld.pid"):
             self.run("scancel", "--user=root", check=False)
         for name in (*(f"slurmd-{node}" for node in self.nodes), "slurmctld", "slurmdbd", "mysql", "munged"):
             end_process(self.folder / f"{name}.pid")
