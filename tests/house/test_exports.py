@@ -12,22 +12,30 @@ import toilfn
 from tests.house.rooms import modules
 
 
-def names_for_type_checkers() -> dict[str, str]:
-    """What `toilfn/__init__.py` imports under TYPE_CHECKING: name -> module."""
-    tree = modules()["toilfn"].tree
-    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+def imported_from_toilfn(block: list[ast.stmt]) -> dict[str, str]:
+    """The names that statements import from toilfn's modules: name -> module."""
+    imports = [node for node in block if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("toilfn")]
     return {alias.name: node.module for node in imports for alias in node.names}
 
 
-def test_all_is_sorted_and_is_what_the_table_holds():
+TREE = modules()["toilfn"].tree
+AT_ONCE = imported_from_toilfn(TREE.body)
+(FOR_TYPE_CHECKERS,) = [node for node in TREE.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node)]
+
+
+def test_all_is_sorted_and_is_what_can_be_had():
     assert toilfn.__all__ == sorted(toilfn.__all__)
-    assert set(toilfn.__all__) == {*toilfn._HOME, "__version__"}
+    assert set(toilfn.__all__) == {*toilfn._HOME, *AT_ONCE, "__version__"}
     assert dir(toilfn) == toilfn.__all__
 
 
 def test_type_checkers_see_the_same_names():
-    assert names_for_type_checkers() | {"Promise": "toilfn.promise"} == toilfn._HOME
+    assert imported_from_toilfn(FOR_TYPE_CHECKERS.body) | {"Promise": "toilfn.promise"} == toilfn._HOME
+
+
+def test_a_submodule_never_takes_the_place_of_a_name():
+    lazy_submodules = {module.rpartition(".")[2] for module in modules() if module.count(".") == 1}
+    assert not lazy_submodules & set(toilfn._HOME)
 
 
 @pytest.mark.parametrize("name", toilfn.__all__)
