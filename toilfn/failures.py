@@ -36,8 +36,7 @@ def failed_tasks(
     """
     count = f"{len(failures)} tasks failed" if len(failures) != 1 else "1 task failed"
     parts = [count]
-    for failure in failures[:_SHOWN]:
-        parts.append(_describe(failure, name(failure.id), inputs(failure.id), log(failure)))
+    parts += [_describe(f, name(f.id), inputs(f.id), log(f)) for f in failures[:_SHOWN]]
     if len(failures) > _SHOWN:
         parts.append(f"... and {len(failures) - _SHOWN} more: toilfn status {store} --failed")
     parts.append(f"All other work is kept. When the cause is mended: toilfn resume {store}")

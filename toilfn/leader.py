@@ -36,7 +36,7 @@ from toilfn.index import Index
 from toilfn.loading import Loader
 from toilfn.records import encode
 from toilfn.scheduler import Scheduler
-from toilfn.values import Values
+from toilfn.valuecache import Values
 
 __all__ = ["Answers", "Leader", "Watch"]
 
@@ -298,7 +298,7 @@ class Leader:
         self.values.put(outcome.id, outcome.value, outcome.refs)
         fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index)
         created = {task.id for task in outcome.tasks}
-        waits = {id_ for id_ in (*known, *(ref for ref in outcome.refs if ref not in created))}
+        waits = {*known, *(ref for ref in outcome.refs if ref not in created)}
         self._tally.attempts.pop(outcome.id, None)
         self._handle(
             Finished(
@@ -313,7 +313,9 @@ class Leader:
         failure = self._tally.last.pop(id_, None)
         if failure is None:
             text = f"ended without an answer ({cause.value})"
-            failure = records.Failure(id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats())
+            failure = records.Failure(
+                id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats()
+            )
         failure = failure._replace(final=final)
         self._committer.add(encode(failure))
         if final:

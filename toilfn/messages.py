@@ -10,7 +10,7 @@ import msgpack
 
 from toilfn.events import TaskId
 from toilfn.resources import Resources
-from toilfn.values import Entry
+from toilfn.valuecache import Entry
 
 __all__ = ["limits", "read", "run_batch"]
 

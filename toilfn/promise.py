@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import dask
+from dask import get_annotations
 from dask.delayed import Delayed, single_key
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task as DaskTask
@@ -29,7 +29,7 @@ _numbers = itertools.count()
 _process = os.urandom(6).hex()
 
 
-class Promise(Delayed):  # type: ignore[misc]  # dask.delayed is not typed
+class Promise(Delayed):
     """A lazy reference to the value of a task's call, or to a part of that value.
 
     Promises are made by calling a task, and by ``promise[key]``. Pass them to other tasks, at any
@@ -58,7 +58,7 @@ class Promise(Delayed):  # type: ignore[misc]  # dask.delayed is not typed
         self._origin = self
         self._path: tuple[Any, ...] = ()
         self._number = next(_numbers)
-        self._annotations: dict[str, Any] = dask.get_annotations()
+        self._annotations: dict[str, Any] = get_annotations()
         self._length = task.nout
         self._after = task.after
 
@@ -107,6 +107,7 @@ class Promise(Delayed):  # type: ignore[misc]  # dask.delayed is not typed
         return (self[i] for i in range(self._length))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: a promise stands for a value."""
         raise TypeError(f"{self!r} cannot be called: it stands for a value, not for the task")
 
     def __repr__(self) -> str:

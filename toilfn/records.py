@@ -100,7 +100,7 @@ class Task(NamedTuple):
     parts: dict[str, str]
     """What went into the id, in hexadecimal, for `toilfn explain`: one entry for each argument."""
     lineage: bytes = b""
-    """Sixteen bytes that stand for this call in its children's ids; unlike the id they leave the function's body out."""
+    """Sixteen bytes that stand for this call in its children's ids; the function's body is not part of them."""
     blobs: tuple[BlobRef, ...] = ()
     """Large argument values that live outside ``args``."""
 

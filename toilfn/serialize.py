@@ -75,9 +75,7 @@ class _ByValue(cloudpickle.Pickler):
 
 
 class _Pickler(_ByValue):
-    def __init__(
-        self, file: io.BytesIO, ids: Callable[[Promise], TaskId] | None, refs: dict[TaskId, None]
-    ) -> None:
+    def __init__(self, file: io.BytesIO, ids: Callable[[Promise], TaskId] | None, refs: dict[TaskId, None]) -> None:
         super().__init__(file, PROTOCOL)
         self._ids = ids
         self._refs = refs
@@ -214,7 +212,11 @@ def loads_function(payload: bytes) -> Callable[..., Any]:
 
 def _by_value_if_not_importable(name: str | None) -> None:
     module = sys.modules.get(name or "__main__")
-    if module is None or module.__name__ == "__main__" or module.__name__ in cloudpickle.list_registry_pickle_by_value():
+    if (
+        module is None
+        or module.__name__ == "__main__"
+        or module.__name__ in cloudpickle.list_registry_pickle_by_value()
+    ):
         return
     if not _is_importable(module):
         cloudpickle.register_pickle_by_value(module)

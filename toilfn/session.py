@@ -32,7 +32,7 @@ from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
 from toilfn.stores import Store, open_store, temporary_store
 from toilfn.stores.lease import Lease
-from toilfn.values import Values
+from toilfn.valuecache import Values
 
 __all__ = ["Session"]
 
@@ -215,9 +215,7 @@ class Session:
         if self._stopped or self.store.has_flag("kill"):
             raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self.store.url}")
         if leader.failures:
-            raise failed_tasks(
-                leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self.store.url
-            )
+            raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self.store.url)
         if stuck := self.scheduler.stuck():
             raise stuck_tasks(stuck, leader.task_name)
 

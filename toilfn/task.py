@@ -46,7 +46,7 @@ class Task(Generic[P, R]):
             )
         functools.update_wrapper(self, function)
         self.settings = _options.normalise(options or {})
-        self.name: str = self.settings.get("name") or getattr(function, "__name__", type(function).__name__)
+        self.name: str = str(self.settings.get("name") or getattr(function, "__name__", type(function).__name__))
         self.nout: int | None = self.settings.get("nout")
         self.after: tuple[Promise, ...] = _promises_only(after)
 
@@ -69,6 +69,7 @@ class Task(Generic[P, R]):
         return sum(p.default is p.empty for p in parameters), len(parameters)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make a promise of the function's value."""
         from toilfn.promise import Promise
 
         self._check(args, kwargs)
