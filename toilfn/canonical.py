@@ -1,0 +1,305 @@
+"""Canonical bytes of values: the same in every process and on every machine for values that are the same.
+
+A value is described as a `Node`, a tag with children, or as bytes when it has none. The encoder
+works through the nodes with a stack of its own, so nesting is limited by memory only, and hashes
+each one over its children's bytes.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import sys
+import types
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from toilfn.errors import SerializationError
+from toilfn.structure import ATOMS
+
+__all__ = ["DIGEST_SIZE", "Encoder", "Node", "atom", "digest"]
+
+DIGEST_SIZE = 16
+"""Bytes."""
+
+_LARGEST_INT = 10**4000
+"""Python refuses to write much larger ones in decimal digits."""
+
+_ALL_ATOMS = ATOMS.issuperset
+
+
+class Node(NamedTuple):
+    """How a value is made: what kind it is, and its parts."""
+
+    tag: str
+    children: Sequence[Any]
+    label: Callable[[int], str] = lambda _: ""
+    """Gives a child's place as Python would write it, such as ``[3]`` or ``.name``."""
+    unordered: bool = False
+
+
+def digest(data: bytes) -> bytes:
+    """Hash bytes: BLAKE2b, 16 bytes."""
+    return blake2b(data, digest_size=DIGEST_SIZE).digest()
+
+
+def atom(value: Any) -> bytes:
+    """Give the canonical bytes of a value whose exact type is in `structure.ATOMS`."""
+    if type(value) is int and not -_LARGEST_INT < value < _LARGEST_INT:
+        return hex(value).encode()
+    return repr(value).encode()
+
+
+class Encoder:
+    """Turns values into canonical bytes; for one call's arguments, or one function.
+
+    Parameters
+    ----------
+    promise : callable
+        Gives the bytes that stand for a promise.
+    code : callable
+        Gives the bytes that stand for a function, class, module or task.
+    """
+
+    def __init__(self, promise: Callable[[Any], bytes], code: Callable[[Any], bytes]) -> None:
+        self._promise = promise
+        self._code = code
+        self._frames: list[_Frame] = []
+        # Holds the values too: an id is unique only as long as its object lives.
+        self._known: dict[int, tuple[Any, bytes]] = {}
+        self._open: dict[int, int] = {}
+
+    def encode(self, value: Any, place: str = "the value") -> bytes:
+        """Give a value's canonical bytes.
+
+        Parameters
+        ----------
+        value : object
+        place : str
+            What to call the value in an error.
+
+        Raises
+        ------
+        SerializationError
+            If something in it has no identity that outlives the process; names its type and its place.
+        """
+        try:
+            return self._run(value)
+        except SerializationError:
+            raise
+        except Exception as error:
+            where = place + "".join(frame.node.label(len(frame.encoded)) for frame in self._frames)
+            raise SerializationError(
+                f"{where} has no identity that lasts: {error}. Pass what it is made from, or make it inside the task"
+            ) from error
+        finally:
+            self._frames.clear()
+            self._open.clear()
+
+    def _run(self, root: Any) -> bytes:
+        result = self._enter(root)
+        while self._frames:
+            frame = self._frames[-1]
+            for child in frame.rest:
+                encoded = self._enter(child)
+                if encoded is None:
+                    break
+                frame.encoded.append(encoded)
+            else:
+                result = self._leave()
+                if self._frames:
+                    self._frames[-1].encoded.append(result)
+        assert result is not None
+        return result
+
+    def _enter(self, value: Any) -> bytes | None:
+        """Give the bytes of a value, or open a frame for it and give None."""
+        kind = type(value)
+        if kind in ATOMS:
+            return atom(value)
+        key = id(value)
+        if key in self._known:
+            return self._known[key][1]
+        if key in self._open:
+            return b"\0cycle %d" % (len(self._frames) - self._open[key])
+        described = (_flat(value, kind) if kind in _FLAT else None) or self._describe(value, kind)
+        if isinstance(described, bytes):
+            self._known[key] = value, described
+            return described
+        self._open[key] = len(self._frames)
+        self._frames.append(_Frame(value, described))
+        return None
+
+    def _leave(self) -> bytes:
+        frame = self._frames.pop()
+        encoded = sorted(frame.encoded) if frame.node.unordered else frame.encoded
+        content = [b"%d:" % len(part) + part for part in (frame.node.tag.encode(), *encoded)]
+        result = b"\0" + digest(b"".join(content))
+        del self._open[id(frame.value)]
+        self._known[id(frame.value)] = frame.value, result
+        return result
+
+    def _describe(self, value: Any, kind: type) -> bytes | Node:
+        describe = _DESCRIBE.get(kind)
+        if describe is not None:
+            return describe(value)
+        if kind in _CODE or isinstance(value, (type, *_toilfn_class("task", "Task"))):
+            return b"\1" + self._code(value)
+        if isinstance(value, _toilfn_class("promise", "Promise")):
+            return b"\2" + self._promise(value)
+        return _describe_other(value, kind)
+
+
+class _Frame:
+    """A value whose children are being encoded."""
+
+    __slots__ = ("encoded", "node", "rest", "value")
+
+    def __init__(self, value: Any, node: Node) -> None:
+        self.value = value
+        self.node = node
+        self.rest: Iterator[Any] = iter(node.children)
+        self.encoded: list[bytes] = []
+
+
+def _toilfn_class(module: str, name: str) -> tuple[type, ...]:
+    """Give a class of toilfn, or nothing when its module is not loaded: then there are no instances either."""
+    loaded = sys.modules.get(f"toilfn.{module}")
+    return () if loaded is None else (getattr(loaded, name),)
+
+
+def _flat(value: Any, kind: type) -> bytes | None:
+    """Encode a container of atoms quickly; None when it holds anything else."""
+    if kind is dict:
+        if not (_ALL_ATOMS(map(type, value)) and _ALL_ATOMS(map(type, value.values()))):
+            return None
+    elif not _ALL_ATOMS(map(type, value)):
+        return None
+    try:
+        text = repr(value) if kind is list or kind is tuple else _sorted_text(value, kind)
+    except ValueError:  # an int of too many digits
+        return None
+    return b"\0" + digest(b"flat " + text.encode())
+
+
+def _sorted_text(value: Any, kind: type) -> str:
+    items = value.items() if kind is dict else value
+    return kind.__name__ + " " + ", ".join(sorted(map(repr, items)))
+
+
+def _by_index(index: int) -> str:
+    return f"[{index}]"
+
+
+def _by_key(keys: Sequence[Any]) -> Callable[[int], str]:
+    return lambda index: f"[{keys[index]!r}]"
+
+
+def _describe_dict(value: dict[Any, Any]) -> Node:
+    if _STR_ONLY(map(type, value)):
+        # In the order of keys, so that cycles are met in one order too.
+        keys = sorted(value)
+        return Node(f"dict {keys}", [value[key] for key in keys], _by_key(keys))
+    return Node("dict", [Node("pair", pair) for pair in value.items()], _by_key(list(value)), unordered=True)
+
+
+_STR_ONLY = frozenset({str}).issuperset
+
+
+def _describe_other(value: Any, kind: type) -> Node:
+    own = getattr(kind, "__toilfn_identity__", None)
+    if own is not None:
+        return Node(f"own {kind.__qualname__}", (own(value),))
+    if isinstance(value, PurePath):
+        return Node("path", (kind.__name__, str(value)))
+    if kind.__module__.partition(".")[0] in ("numpy", "pandas"):
+        from toilfn.arrays import describe
+
+        node = describe(value)
+        if node is not None:
+            return node
+    return _describe_reduced(value, kind)
+
+
+def _describe_reduced(value: Any, kind: type) -> Node:
+    """Describe any other object by how it would be pickled."""
+    reducer = copyreg.dispatch_table.get(kind)
+    try:
+        reduced: Any = reducer(value) if reducer is not None else value.__reduce_ex__(4)
+    except Exception as error:
+        raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__} ({error})") from error
+    if isinstance(reduced, str):
+        return Node("global", (getattr(value, "__module__", None), reduced))
+    function, arguments, state, items, pairs, setter = [*reduced, None, None, None, None][:6]
+    children: list[Any] = [function, Node("arguments", arguments), *_describe_state(state), setter]
+    if items is not None:
+        children.append(Node("items", list(items), _by_index))
+    if pairs is not None:
+        found = list(pairs)
+        nodes = [Node("pair", pair) for pair in found]
+        ordered = isinstance(value, OrderedDict)
+        children.append(Node("pairs", nodes, _by_key([key for key, _ in found]), unordered=not ordered))
+    return Node("object", children)
+
+
+def _describe_state(state: Any) -> tuple[Any, Any]:
+    """Describe instance attributes, in ``__dict__`` and in slots."""
+    attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
+    return _describe_attributes(attributes), _describe_attributes(slots)
+
+
+def _describe_attributes(state: Any) -> Any:
+    if type(state) is not dict or not _STR_ONLY(map(type, state)):
+        return state
+    names = sorted(state)
+    return Node(f"attributes {names}", [state[name] for name in names], lambda index: f".{names[index]}")
+
+
+def _describe_property(value: property) -> Node:
+    return Node("property", (value.fget, value.fset, value.fdel))
+
+
+def _describe_wrapper(value: Any) -> Node:
+    return Node(type(value).__name__, (value.__wrapped__,))
+
+
+def _describe_builtin(value: Any) -> Node:
+    owner = value.__self__
+    if owner is None or isinstance(owner, types.ModuleType):
+        return Node("builtin", (value.__module__, value.__qualname__))
+    return Node("builtin method", (owner, value.__name__))
+
+
+def _describe_descriptor(value: Any) -> Node:
+    return Node("descriptor", (value.__objclass__, value.__name__))
+
+
+_FLAT = frozenset({list, tuple, dict, set, frozenset})
+
+_DESCRIBE: dict[type, Callable[[Any], Node]] = {
+    Node: lambda value: value,
+    list: lambda value: Node("list", value, _by_index),
+    tuple: lambda value: Node("tuple", value, _by_index),
+    set: lambda value: Node("set", list(value), unordered=True),
+    frozenset: lambda value: Node("frozenset", list(value), unordered=True),
+    dict: _describe_dict,
+    uuid.UUID: lambda value: Node("UUID", (value.int,)),
+    property: _describe_property,
+    functools.cached_property: lambda value: Node("cached_property", (value.func,)),
+    staticmethod: _describe_wrapper,
+    classmethod: _describe_wrapper,
+    type(functools.lru_cache(len)): _describe_wrapper,
+    types.MethodType: lambda value: Node("method", (value.__func__, value.__self__)),
+    types.BuiltinFunctionType: _describe_builtin,
+    types.MethodDescriptorType: _describe_descriptor,
+    types.WrapperDescriptorType: _describe_descriptor,
+    types.ClassMethodDescriptorType: _describe_descriptor,
+    types.MemberDescriptorType: lambda value: Node("slot", (value.__name__,)),
+    types.GetSetDescriptorType: lambda value: Node("slot", (value.__name__,)),
+}
+
+_CODE = frozenset({types.FunctionType, types.ModuleType})

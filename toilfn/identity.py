@@ -1,0 +1,176 @@
+"""What identifies functions, values, calls and tasks, across processes, machines and runs.
+
+A task is what it computes: the digest of its function (with all of the user's own code that the
+function leads to), the digest of its arguments (with the ids of the promises among them), the
+call that made it, and the how-manieth such call it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from toilfn.canonical import DIGEST_SIZE, Encoder, digest
+from toilfn.errors import SerializationError
+from toilfn.events import TaskId
+from toilfn.functions import Reach, part_text
+from toilfn.structure import ATOMS
+
+__all__ = ["Identity", "arguments_identity", "function_identity", "lineage", "task_id", "value_identity"]
+
+_ALL_ATOMS = ATOMS.issuperset
+_SHORT = 40
+
+
+class Identity(NamedTuple):
+    """A digest, and what went into it."""
+
+    digest: bytes
+    """Sixteen bytes."""
+    parts: dict[str, str]
+    """For `toilfn explain`: digests in hexadecimal, and short values as Python writes them."""
+
+
+def function_identity(function: Callable[..., Any], version: str | None = None) -> Identity:
+    """Identify what a function does.
+
+    Parameters
+    ----------
+    function : callable
+        A function, method, partial, class or an object that can be called.
+    version : str, optional
+        Stands for all of the function's code: only this and its name count.
+
+    Returns
+    -------
+    Identity
+        Over the bytecode, defaults, closure, and all functions, classes, modules and constants of the user's own that
+        these lead to. Code that is installed counts by its name only.
+    """
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    if version is not None:
+        parts = {"name": f"{getattr(function, '__module__', '')}.{name}", "version": version}
+        return Identity(_digest_parts(parts), parts)
+    reach = Reach()
+    if isinstance(function, types.FunctionType):
+        reach.add_function(function, name)
+    else:
+        encoded = reach.add(function)
+        reach.parts["body"] = digest(encoded or b"").hex()
+        reach.finish()
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    parts = {"name": name, "python": python, "parameters": _parameters(function), **reach.parts}
+    return Identity(_digest_parts(parts), parts)
+
+
+def value_identity(value: Any) -> bytes:
+    """Identify a value: sixteen bytes, equal in all processes for values that are the same.
+
+    Types count (``1``, ``1.0`` and ``True`` differ); the order of sets and dicts, and the layout of arrays in memory,
+    do not.
+
+    Raises
+    ------
+    SerializationError
+        If something in it has no identity that outlives the process, such as a lock or a promise.
+    """
+    return digest(Encoder(_refuse_promise, _code_identity).encode(value))
+
+
+def arguments_identity(
+    args: Sequence[Any], kwargs: Mapping[str, Any], promise_id: Callable[[Any], bytes]
+) -> tuple[bytes, dict[str, str]]:
+    """Identify the arguments of a call.
+
+    Parameters
+    ----------
+    args, kwargs : tuple, dict
+    promise_id : callable
+        Gives the bytes that stand for a promise: its task's id and its selection.
+
+    Returns
+    -------
+    bytes
+        Sixteen bytes.
+    dict of str to str
+        One part for each argument, by position (``"0"``) or name.
+
+    Raises
+    ------
+    SerializationError
+        If an argument has no identity that outlives the process; names its type and place.
+    """
+    if not kwargs and _ALL_ATOMS(map(type, args)):
+        text = repr(args)
+        if len(text) <= _SHORT:
+            parts = dict(zip(_POSITIONS, map(repr, args), strict=False))
+            return blake2b(text.encode(), digest_size=DIGEST_SIZE).digest(), parts
+    encoder = Encoder(promise_id, _code_identity)
+    parts, encoded = {}, []
+    for key, place, value in _named(args, kwargs):
+        data = encoder.encode(value, place)
+        parts[key] = part_text(value, data)
+        encoded.append(b"%d:%s=%d:%s" % (len(key), key.encode(), len(data), data))
+    return digest(b"\0arguments" + b"".join(encoded)), parts
+
+
+def task_id(function_digest: bytes, arguments_digest: bytes, lineage: bytes, ordinal: int) -> TaskId:
+    """Identify one call: `lineage` is the one of the task that makes the call, empty in a script."""
+    return digest(b"task%b%b%b%d" % (function_digest, arguments_digest, lineage, ordinal))
+
+
+def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, ordinal: int) -> bytes:
+    """Give what stands for a call in its children's ids.
+
+    The function's body is left out, so that editing a function does not run unchanged children of it again.
+    """
+    return digest(b"call%b%b%d%b" % (parent_lineage, arguments_digest, ordinal, function_name.encode()))
+
+
+_POSITIONS = tuple(map(str, range(_SHORT)))
+
+
+def _named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    positional = [(str(i), f"args[{i}]", value) for i, value in enumerate(args)]
+    return positional + [(key, f"argument {key}", kwargs[key]) for key in sorted(kwargs)]
+
+
+def _digest_parts(parts: Mapping[str, str]) -> bytes:
+    return digest(repr(sorted(parts.items())).encode())
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    try:
+        return ", ".join(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ""
+
+
+def _refuse_promise(promise: Any) -> bytes:
+    raise SerializationError(f"{promise!r} has no identity before its task has one: pass it as an argument of a task")
+
+
+_code_digests: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
+
+
+def _code_identity(value: Any) -> bytes:
+    """Identify a function, class, module or task that is part of a value; worked out once for each."""
+    try:
+        known = _code_digests.get(value)
+    except TypeError:  # a class whose metaclass forbids hashing
+        return _new_code_identity(value)
+    if known is None:
+        known = _code_digests[value] = _new_code_identity(value)
+    return known
+
+
+def _new_code_identity(value: Any) -> bytes:
+    reach = Reach()
+    parts = {"value": (reach.add(value) or b"").hex()}
+    reach.finish()
+    return _digest_parts({**parts, **reach.parts})

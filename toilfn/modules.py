@@ -1,0 +1,78 @@
+"""Which modules are the user's own: neither Python's, nor installed, nor toilfn."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+__all__ = ["find_own", "is_own", "loaded_own", "path_is_own"]
+
+_SEVERAL = ("site-packages", "dist-packages")
+
+
+def is_own(name: str | None) -> bool:
+    """Say whether a module of this name is the user's own, by where its file is.
+
+    A module that is not loaded was made on the fly, by a notebook or by unpickling, and counts as the user's.
+    """
+    if name is None or name == "__main__":
+        return True
+    if name.partition(".")[0] in ("toilfn", "builtins"):
+        return False
+    module = sys.modules.get(name)
+    if module is None:
+        return True
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and path_is_own(file)
+
+
+@functools.cache
+def path_is_own(path: str) -> bool:
+    """Say whether a file is outside of every place that installed modules live in."""
+    if path.startswith("<frozen "):
+        return False
+    real = os.path.realpath(path)
+    return not (set(_SEVERAL) & set(Path(real).parts)) and not real.startswith(_installed())
+
+
+def find_own(name: str) -> Path | None:
+    """Find the file of one of the user's modules without importing anything; None when there is no such module."""
+    if name.partition(".")[0] == "toilfn" or name == "__main__":
+        return None
+    spec = _find_spec(name)
+    if spec is None or not spec.has_location or spec.origin is None or not path_is_own(spec.origin):
+        return None
+    return Path(spec.origin)
+
+
+def loaded_own() -> Iterator[tuple[str, Path]]:
+    """List name and file of every loaded module that is the user's own, but not the script itself."""
+    for name in sorted(sys.modules):
+        if name not in ("__main__", "__mp_main__") and is_own(name):
+            yield name, Path(str(sys.modules[name].__file__))
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    places = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")} | {os.path.dirname(os.__file__)}
+    return tuple(sorted({os.path.realpath(place) + os.sep for place in places}))
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    """Like `importlib.util.find_spec`, but does not import the parents."""
+    loaded: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
+    if loaded is not None:
+        return loaded
+    parent, _, _ = name.rpartition(".")
+    if not parent:
+        return PathFinder.find_spec(name)
+    package = _find_spec(parent)
+    if package is None or package.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(name, package.submodule_search_locations)
