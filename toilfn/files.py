@@ -1,0 +1,383 @@
+"""Files of a workflow: the handle, and what a user calls to make, import and export files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import secrets
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
+
+import cloudpickle
+
+from toilfn import filecache, stores, transfer
+from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
+from toilfn.records import BlobRef
+from toilfn.structure import ATOMS
+from toilfn.task import task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from toilfn.filesession import BinaryWriter, Session, TextWriter
+
+__all__ = [
+    "File",
+    "entered",
+    "export",
+    "files_in",
+    "holds_files",
+    "import_file",
+    "open_write",
+    "session_variable",
+    "write_file",
+]
+
+session_variable: ContextVar[Session] = ContextVar("toilfn_files")
+"""The session of the running attempt."""
+
+entered: list[Session] = []
+"""All sessions of this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An immutable file in a job store.
+
+    Tasks take and return it like any other value, and its methods work inside a task, and in the
+    script when `toilfn.compute` has returned it. Handles are made by `write_file`, `open_write` and
+    `import_file`, and of paths below the task's ``temp_dir`` that it returns.
+
+    Attributes
+    ----------
+    id : str
+        The name of its content in the store.
+    name : str
+        The file's own name, without directories.
+    size : int
+        Bytes.
+    checksum : str
+        BLAKE2b of the content, 16 bytes, in hexadecimal.
+    executable : bool
+        Whether its owner may execute it.
+    """
+
+    id: str
+    name: str
+    size: int
+    checksum: str
+    executable: bool = False
+    store: str = field(default="", repr=False, compare=False)
+
+    def __toilfn_identity__(self) -> tuple[object, ...]:
+        """What makes two files the same argument: the content, whichever store it is in."""
+        return self.checksum, self.size, self.name, self.executable
+
+    @property
+    def ref(self) -> BlobRef:
+        """The reference to its content that the store works with."""
+        return BlobRef(self.id, self.size, bytes.fromhex(self.checksum))
+
+    def path(self, name: str | os.PathLike[str] | None = None, *, mutable: bool = False, symlink: bool = False) -> Path:
+        """Give a local copy.
+
+        Parameters
+        ----------
+        name : path, optional
+            Where the copy is to be; in a task, relative to its ``temp_dir``. By default a directory
+            of its own, under the file's name.
+        mutable : bool
+            Make a private copy that may be changed. Otherwise the copy is a link, shared with
+            other tasks on the node, and must not be changed.
+        symlink : bool
+            Make a symbolic link rather than a hard link, which works between file systems.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        CorruptObjectError
+            If the content is missing or is not what was written.
+        FileExistsError
+            If there is something at `name`.
+        """
+        session = _current()
+        content = _content(self, session)
+        if session is not None:
+            return session.place(self, content, name, mutable=mutable, symlink=symlink)
+        if name is None:
+            if mutable:
+                raise InputError("outside of a task, path(mutable=True) must be told where: path(name, mutable=True)")
+            return content
+        filecache.place(content, Path(name), mutable=mutable, symlink=symlink)
+        return Path(name)
+
+    @overload
+    def open(self, mode: Literal["rb"] = "rb") -> IO[bytes]: ...
+    @overload
+    def open(self, mode: Literal["r"], encoding: str | None = None) -> IO[str]: ...
+    def open(self, mode: str = "rb", encoding: str | None = None) -> IO[Any]:
+        """Open the content as a stream, without a local copy.
+
+        Parameters
+        ----------
+        mode : str
+            ``"rb"`` for bytes or ``"r"`` for text.
+        encoding : str, optional
+            Of text; UTF-8 by default.
+
+        Returns
+        -------
+        file object
+            Whoever reads it from the first byte to the last gets `CorruptObjectError` at the end
+            if the content is not what was written.
+        """
+        if mode not in ("rb", "r"):
+            raise InputError(f"File.open(mode={mode!r}): a file is only read, with 'rb' or 'r'. See toilfn.open_write")
+        with _naming(self):
+            stream = _store_of(self, _current()).open_blob(self.ref)
+        if mode == "rb":
+            return stream
+        return io.TextIOWrapper(cast("Any", stream), encoding=encoding or "utf-8")
+
+    def read_bytes(self) -> bytes:
+        """Read the whole content."""
+        with self.open("rb") as stream:
+            return stream.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Read the whole content as text."""
+        with self.open("r", encoding) as stream:
+            return stream.read()
+
+    def delete(self) -> None:
+        """Delete the file from the store, as soon as the running task is committed.
+
+        Raises
+        ------
+        InputError
+            If no task is running.
+        """
+        _session("File.delete").delete(self)
+
+
+def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup: bool = False) -> File:
+    """Copy a local file into the job store, inside a task.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    name : str, optional
+        What the `File` is called; by default what it is called now.
+    cleanup : bool
+        Delete the `File` when the task, and all that it led to, is done.
+
+    Returns
+    -------
+    File
+
+    Raises
+    ------
+    InputError
+        If no task is running, or there is no such file.
+    """
+    return _session("write_file").put(Path(path), name, cleanup=cleanup)
+
+
+@overload
+def open_write(
+    name: str, mode: Literal["wb"] = "wb", *, cleanup: bool = False
+) -> AbstractContextManager[BinaryWriter]: ...
+@overload
+def open_write(
+    name: str, mode: Literal["w"], *, encoding: str = "utf-8", cleanup: bool = False
+) -> AbstractContextManager[TextWriter]: ...
+def open_write(name: str, mode: str = "wb", *, encoding: str = "utf-8", cleanup: bool = False) -> Any:
+    """Write a new file of the job store, inside a task.
+
+    Parameters
+    ----------
+    name : str
+        What the `File` is called.
+    mode : str
+        ``"wb"`` for bytes or ``"w"`` for text.
+    encoding : str
+        Of text.
+    cleanup : bool
+        Delete the `File` when the task, and all that it led to, is done.
+
+    Returns
+    -------
+    context manager
+        Gives an open file. When the block has ended well, the open file's attribute ``file`` is
+        the `File`; when it raised, nothing is kept.
+
+    Raises
+    ------
+    InputError
+        If no task is running.
+    """
+    return _session("open_write").writer(name, mode, encoding, cleanup=cleanup)
+
+
+def import_file(url: str | os.PathLike[str], name: str | None = None) -> File:
+    """Bring a file into the job store.
+
+    In a script this makes a task and returns its promise; the file is imported again when
+    the source has changed since. Inside a task it is done at once.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec opens.
+    name : str, optional
+        What the `File` is called; by default the last part of the URL.
+
+    Returns
+    -------
+    File
+        Or its promise.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the URL, or a directory.
+    """
+    session = _current()
+    if not isinstance(url, (str, os.PathLike)):
+        return _import(url, name, None)
+    if session is not None:
+        return session.import_url(url, name)
+    source = transfer.absolute(url)
+    state = transfer.fingerprint(source)
+    if state is None:
+        raise InputError(f"cannot import {transfer.shown(source)}: there is no such file")
+    return _import(source, name, state)
+
+
+def export(file: File, url: str | os.PathLike[str]) -> str:
+    """Copy a file of the job store to a path or URL, whole or not at all.
+
+    With a promise of a file this makes a task and returns its promise; the file is exported
+    again when what is at the URL has changed since. With a `File` it is done at once.
+
+    Parameters
+    ----------
+    file : File
+        Or its promise.
+    url : str or path
+        A path, or any URL that fsspec can write to. In a directory that exists, or if it ends
+        with a slash, the file keeps its name.
+
+    Returns
+    -------
+    str
+        The absolute path or the URL of the copy; or its promise.
+    """
+    target = transfer.absolute(url)
+    if not isinstance(file, File):
+        return _export(file, target, transfer.fingerprint(target) or secrets.token_hex(8))
+    target = transfer.within(target, file.name)
+    if not transfer.holds(target, file.size, file.checksum):
+        transfer.send(_content(file, _current()), target, executable=file.executable)
+    return target
+
+
+def files_in(value: Any) -> list[File]:
+    """Find the files that a value refers to, wherever in it they are, each once."""
+    if type(value) in ATOMS:
+        return []
+    finder = _Finder()
+    finder.dump(value)
+    return list(finder.found)
+
+
+def holds_files(value: Any) -> bool:
+    """Say whether there is a file in a value, wherever in it."""
+    return bool(files_in(value))
+
+
+# The last parameter is not used: it makes another task of another state of the source or target.
+@task(local=True, name="import_file", version="1")
+def _import(url: str | os.PathLike[str], name: str | None, state: str | None) -> File:
+    return _session("import_file").import_url(url, name)
+
+
+@task(local=True, name="export", version="1")
+def _export(file: File, url: str, state: str) -> str:
+    if not isinstance(file, File):
+        raise InputError(f"cannot export a {type(file).__name__} to {transfer.shown(url)}: it is not a File")
+    return export(file, url)
+
+
+class _Finder(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Pickles into nothing, and notes the files on the way."""
+
+    def __init__(self) -> None:
+        super().__init__(_Nowhere(), 5, buffer_callback=lambda buffer: None)
+        self.found: dict[File, None] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, File):
+            self.found[obj] = None
+        return super().reducer_override(obj)
+
+
+class _Nowhere:
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def _current() -> Session | None:
+    """Give the session of the task that is running here; None outside of tasks."""
+    session = session_variable.get(None)
+    if session is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
+        return entered[0]
+    return session
+
+
+def _session(what: str) -> Session:
+    session = _current()
+    if session is None:
+        raise InputError(
+            f"{what} works only inside a task that toilfn.compute runs; toilfn.import_file works in a script, too"
+        )
+    return session
+
+
+def _content(file: File, session: Session | None) -> Path:
+    with _naming(file):
+        return filecache.local_content(_store_of(file, session), file.ref, executable=file.executable)
+
+
+@contextlib.contextmanager
+def _naming(file: File) -> Iterator[None]:
+    try:
+        yield
+    except CorruptObjectError as error:
+        raise CorruptObjectError(f"file {file.name!r}: {error}") from error
+
+
+def _store_of(file: File, session: Session | None) -> stores.Store:
+    """Give the store a file is in: the session's, or the one it was made in by another workflow."""
+    if session is not None and file.store in ("", session.store.url):
+        return session.store
+    try:
+        return _open_store(file.store)
+    except StoreNotFoundError:
+        if session is None:
+            raise
+        return session.store  # which was moved to another place
+
+
+@functools.lru_cache(maxsize=16)
+def _open_store(url: str) -> stores.Store:
+    return stores.open_store(url, create=False)

@@ -1,0 +1,233 @@
+"""The files of one attempt of a task: what it made, what it deletes, and its local copies."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextvars import Token
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toilfn import filecache, transfer
+from toilfn.errors import InputError, SerializationError
+from toilfn.files import File, entered, session_variable
+from toilfn.records import BlobRef
+from toilfn.stores import Store, new_blob_name
+from toilfn.structure import rebuild
+
+__all__ = ["BinaryWriter", "Session", "TextWriter"]
+
+
+class Session:
+    """Makes the functions of `toilfn.files` work inside a ``with`` block.
+
+    Parameters
+    ----------
+    store : Store
+        Where new files go.
+    temp_dir : callable
+        Gives the attempt's temporary directory; called when it is first needed.
+
+    Attributes
+    ----------
+    made : list of BlobRef
+        Every blob the attempt has put into the store. Garbage if the attempt is not committed.
+    deleted : list of str
+        Blobs that go when the attempt is committed.
+    temporary : list of str
+        Blobs that go when the task, and all that it led to, is done.
+    """
+
+    def __init__(self, store: Store, temp_dir: Callable[[], Path]) -> None:
+        self.store = store
+        self.temp_dir = temp_dir
+        self.made: list[BlobRef] = []
+        self.deleted: list[str] = []
+        self.temporary: list[str] = []
+        self._copies: dict[str, Path] = {}
+        self._known: dict[Path, File] = {}
+
+    def __enter__(self) -> Session:
+        self._token: Token[Session] = session_variable.set(self)
+        entered.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        entered.remove(self)
+        session_variable.reset(self._token)
+
+    def put(self, path: Path, name: str | None = None, *, move: bool = False, cleanup: bool = False) -> File:
+        """Put a local file into the store; with `move`, the file need not stay where it is.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, or the name is not one for a file.
+        """
+        name = _checked_name(path.name if name is None else name)
+        if not path.is_file():
+            state = "is a directory: store its files, or an archive of them" if path.is_dir() else "is no file"
+            raise InputError(f"{path} {state}")
+        executable = bool(path.stat().st_mode & 0o111)
+        # A name of its own, though an equal blob may exist: files are deleted one by one.
+        ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move)
+        self.made.append(ref)
+        if cleanup:
+            self.temporary.append(ref.name)
+        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url)
+
+    def import_url(self, url: str | os.PathLike[str], name: str | None = None) -> File:
+        """Put what is at a URL into the store.
+
+        Raises
+        ------
+        InputError
+            If there is nothing at the URL, or a directory.
+        """
+        path = transfer.local_path(url)
+        if name is None:
+            name = transfer.name_of(url)
+        if path is not None:
+            return self.put(path, name)
+        draft = self._scratch("import") / "content"
+        transfer.fetch(os.fspath(url), draft)
+        return self.put(draft, name, move=True)
+
+    @contextlib.contextmanager
+    def writer(self, name: str, mode: str, encoding: str, *, cleanup: bool) -> Iterator[BinaryWriter | TextWriter]:
+        """Do what `toilfn.open_write` says."""
+        _checked_name(name)
+        if mode not in ("wb", "w"):
+            raise InputError(f"open_write(mode={mode!r}): write bytes with 'wb' or text with 'w'")
+        draft = self._scratch("write") / "content"
+        stream = BinaryWriter(draft) if mode == "wb" else TextWriter(draft, encoding)
+        try:
+            yield stream
+        except BaseException:
+            stream.close()
+            draft.unlink()
+            raise
+        stream.close()
+        stream.file = self.put(draft, name, move=True, cleanup=cleanup)
+
+    def place(
+        self, file: File, content: Path, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
+    ) -> Path:
+        """Make the copy that `File.path` gives."""
+        if name is None and not mutable and file.id in self._copies:
+            return self._copies[file.id]
+        target = self._scratch("file") / file.name if name is None else self.temp_dir() / name
+        filecache.place(content, target, mutable=mutable, symlink=symlink)
+        if not mutable:
+            self._known[_located(target)] = replace(file, name=target.name)
+            if name is None:
+                self._copies[file.id] = target
+        return target
+
+    def delete(self, file: File) -> None:
+        """Do what `File.delete` says.
+
+        Raises
+        ------
+        InputError
+            If the file is in the store of another workflow.
+        """
+        if file.store != self.store.url:
+            raise InputError(f"file {file.name!r} belongs to the store {file.store}: only its own workflow deletes it")
+        if file.id not in self.deleted:
+            self.deleted.append(file.id)
+
+    def adopt(self, value: Any) -> Any:
+        """Replace the paths below the temporary directory in what a task returns by files.
+
+        Parameters
+        ----------
+        value : object
+            Paths are found at any depth of lists, tuples, sets, dicts, dataclasses and namedtuples.
+            The files behind them are moved into the store.
+
+        Returns
+        -------
+        object
+            The value with a `File` for each such path, the same one for the same path.
+
+        Raises
+        ------
+        SerializationError
+            If there is no file at a path, or the value holds a file that the task deletes.
+        """
+        return rebuild(value, self._adopt_leaf)
+
+    def _adopt_leaf(self, leaf: Any) -> Any:
+        if isinstance(leaf, Path):
+            return self._adopt_path(leaf)
+        if isinstance(leaf, str) and leaf in self.deleted:  # the id of a file
+            raise SerializationError(f"the task returns the file {leaf}, which it has deleted: do one or the other")
+        return leaf
+
+    def _adopt_path(self, path: Path) -> Path | File:
+        place = _located(path)
+        if not place.is_relative_to(self.temp_dir().resolve()):
+            return path
+        if place not in self._known:
+            self._known[place] = self._take(place)
+        return self._known[place]
+
+    def _take(self, path: Path) -> File:
+        # A link is only read: what it leads to is somebody else's.
+        alone = not path.is_symlink() and path.exists() and path.stat().st_nlink == 1
+        try:
+            return self.put(path, move=alone)
+        except InputError as error:
+            raise SerializationError(f"the task returns a path of its temporary directory, but {error}") from error
+
+    def _scratch(self, purpose: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.temp_dir()))
+
+
+class Writer:
+    """An open file that becomes a `File` when its block ends well."""
+
+    _file: File | None = None
+
+    @property
+    def file(self) -> File:
+        """The file written."""
+        if self._file is None:
+            raise InputError(
+                "the file is in the store only after the `with toilfn.open_write(...)` block has ended well"
+            )
+        return self._file
+
+    @file.setter
+    def file(self, file: File) -> None:
+        self._file = file
+
+
+class BinaryWriter(io.BufferedWriter, Writer):
+    """A `Writer` of bytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+
+
+class TextWriter(io.TextIOWrapper, Writer):
+    """A `Writer` of text."""
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        super().__init__(io.BufferedWriter(io.FileIO(path, "w")), encoding=encoding)
+
+
+def _located(path: Path) -> Path:
+    """Give an absolute path whose directories are no links."""
+    return path.parent.resolve() / path.name
+
+
+def _checked_name(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise InputError(f"{name!r} cannot be the name of a file: it must not be empty, or contain '/'")
+    return name
