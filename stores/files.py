@@ -1,0 +1,304 @@
+"""Objects as files of a directory, on any POSIX file system."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from toilfn.errors import StoreError, StoreNotFoundError
+from toilfn.stores.faults import fault
+from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects
+
+__all__ = ["FileObjects"]
+
+_FICLONE = 0x40049409
+"""Linux's request to share a file's blocks with another file (btrfs, XFS, ...)."""
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""How file systems say that they have no hard links."""
+
+_log = logging.getLogger("toilfn.stores")
+
+
+class FileObjects(Objects):
+    """Objects as files.
+
+    A new object is a temporary file that is then linked to its name, which only one writer can do; an
+    object is replaced by renaming. Directories are private to the user.
+
+    Parameters
+    ----------
+    root : path
+        The directory. It is not made here.
+    sync : bool
+        Whether a write returns only when it would outlive a loss of power.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, sync: bool = True) -> None:
+        self._root = os.path.abspath(root)
+        self.url = f"file://{self._root}"
+        self.sync = sync
+
+    def get(self, name: str) -> bytes:
+        """Read an object."""
+        with self._translated("read", name), open(self._path(name), "rb", buffering=0) as file:
+            return file.read()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write or replace an object."""
+        with self._translated("write", name):
+            temporary = self._write_temporary(name, data)
+            fault("objects.temporary")
+            self._replace(temporary, self._path(name))
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one: of several writers one gets True."""
+        with self._translated("write", name):
+            temporary = self._write_temporary(name, data)
+            fault("objects.temporary")
+            try:
+                return self._link_new(temporary, self._path(name))
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+    def exists(self, name: str) -> bool:
+        """Say whether there is an object of this name."""
+        return os.path.isfile(self._path(name))
+
+    def size(self, name: str) -> int:
+        """Give an object's size in bytes."""
+        with self._translated("read", name):
+            return os.stat(self._path(name)).st_size
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names that start so, in no particular order."""
+        folder = prefix.rpartition("/")[0]
+        with self._translated("list", prefix):
+            for path in _walk(self._path(folder)):
+                name = os.path.relpath(path, self._root)
+                if name.startswith(prefix) and not os.path.basename(name).startswith(TEMPORARY):
+                    yield name
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are gone are no error."""
+        for name in names:
+            with self._translated("delete", name), suppress(FileNotFoundError):
+                os.unlink(self._path(name))
+            fault("objects.deleted")
+
+    def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
+        """Write or replace an object with a file's content; with `move`, the file is given away.
+
+        The object can be executed if the file could, and cannot be written by anyone, since other
+        places may hold links to it.
+        """
+        with self._translated("write", name):
+            given = move and self._give(path, name)
+            temporary = path if given else self._copy_in(path, name)
+            fault("objects.temporary")
+            self._replace(temporary, self._path(name))
+            if move and not given:
+                os.unlink(path)
+
+    def download(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write an object's content to a file, which is replaced."""
+        with self._translated("read", name), open(self._path(name), "rb") as source, open(path, "wb") as target:
+            _copy(source, target)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open an object for reading."""
+        with self._translated("read", name):
+            return open(self._path(name), "rb", buffering=0)
+
+    def local_path(self, name: str) -> Path | None:
+        """Give the file that is the object; it must not be changed."""
+        return Path(self._path(name)) if self.exists(name) else None
+
+    def sweep(self, age: float) -> int:
+        """Delete what writers left half-written more than `age` seconds ago, and say how many."""
+        latest = time.time() - age
+        old = [p for p in _walk(self._root) if os.path.basename(p).startswith(TEMPORARY) and _modified(p) < latest]
+        for path in old:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        return len(old)
+
+    def clear(self, folder: str) -> None:
+        """Delete every object below a folder, and the folder."""
+        with self._translated("delete", folder), suppress(FileNotFoundError):
+            shutil.rmtree(self._path(folder))
+
+    def remove_root(self) -> None:
+        """Remove the directory if it is empty; a link to it stays."""
+        with suppress(OSError):
+            os.rmdir(self._root)
+
+    def is_empty(self) -> bool:
+        """Say whether there is nothing in the directory but what a store that is just being made leaves."""
+        with self._translated("list", ""):
+            return all(name.startswith(TEMPORARY) for name in os.listdir(self._root))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root, name)
+
+    @contextmanager
+    def _translated(self, verb: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if error.filename is not None and os.fspath(error.filename) != self._path(name):
+                raise StoreError(f"Cannot {verb} {name} in {self.url}: {error}") from error
+            raise MissingObjectError(f"There is no object {name} in {self.url}.") from error
+        except OSError as error:
+            raise StoreError(f"Cannot {verb} {name} in {self.url}: {error}") from error
+
+    def _write_temporary(self, name: str, data: bytes) -> str:
+        descriptor, path = self._make_temporary(name)
+        try:
+            with open(descriptor, "wb", buffering=0) as file:
+                _write_all(file.fileno(), data)
+                self._flush(file.fileno())
+        except BaseException:
+            os.unlink(path)
+            raise
+        return path
+
+    def _make_temporary(self, name: str) -> tuple[int, str]:
+        folder = os.path.dirname(self._path(name))
+        try:
+            return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        except FileNotFoundError:
+            self._make_folders(os.path.dirname(name))
+            return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+
+    def _make_folders(self, folder: str) -> None:
+        """Make a folder of the store and those above it, but never the store itself: it may have been deleted."""
+        if not os.path.isdir(self._root):
+            raise StoreNotFoundError(f"The job store {self.url} is gone: it was deleted or unmounted.")
+        path = self._root
+        for part in folder.split("/"):
+            parent, path = path, os.path.join(path, part)
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+                self._flush_folder(parent)
+
+    def _link_new(self, temporary: str, path: str) -> bool:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # Over NFS a link that was made can be reported so, when the first answer was lost.
+            if os.stat(temporary).st_nlink != 2:
+                return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self._rename_new(temporary, path)
+        fault("objects.linked")
+        self._flush_folder(os.path.dirname(path))
+        return True
+
+    def _rename_new(self, temporary: str, path: str) -> bool:
+        """Do without hard links: look, then rename, with a lock that the system takes back when its holder dies."""
+        self._say_unconditional()
+        with open(self._path(f"{TEMPORARY}lock"), "ab") as lock:
+            with suppress(OSError):  # no locks either: then the lease alone keeps a second writer out
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.exists(path):
+                return False
+            self._replace(temporary, path)
+            return True
+
+    def _say_unconditional(self) -> None:
+        if self.conditional:
+            _log.warning(
+                "%s has no hard links: only the lease keeps leaders on other hosts from writing to it", self.url
+            )
+            self.conditional = False
+
+    def _replace(self, temporary: str | os.PathLike[str], path: str) -> None:
+        os.replace(temporary, path)
+        fault("objects.replaced")
+        self._flush_folder(os.path.dirname(path))
+
+    def _give(self, path: str | os.PathLike[str], name: str) -> bool:
+        """Make a file ready to be renamed into the store; False if it has to be copied."""
+        self._make_folders(os.path.dirname(name))
+        found = os.lstat(path)
+        same_device = found.st_dev == os.stat(os.path.dirname(self._path(name))).st_dev
+        ours_alone = stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == os.geteuid()
+        if not (same_device and ours_alone):
+            return False
+        with open(path, "rb") as file:
+            self._seal(file.fileno(), found.st_mode)
+        return True
+
+    def _copy_in(self, path: str | os.PathLike[str], name: str) -> str:
+        descriptor, temporary = self._make_temporary(name)
+        try:
+            with open(descriptor, "wb") as target, open(path, "rb") as source:
+                _copy(source, target)
+                target.flush()
+                self._seal(target.fileno(), os.fstat(source.fileno()).st_mode)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return temporary
+
+    def _seal(self, descriptor: int, mode: int) -> None:
+        os.fchmod(descriptor, 0o555 if mode & 0o111 else 0o444)
+        self._flush(descriptor)
+
+    def _flush(self, descriptor: int) -> None:
+        if self.sync:
+            os.fsync(descriptor)
+
+    def _flush_folder(self, path: str) -> None:
+        if not self.sync:
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Iterate over the files below a folder, which may be gone or going."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+            else:
+                yield entry.path
+
+
+def _modified(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy a file's content, by sharing its blocks where the file system can."""
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        shutil.copyfileobj(source, target, 2**20)

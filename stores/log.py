@@ -1,0 +1,362 @@
+"""The log: numbered segments of records, each written once, that only one writer at a time can make longer.
+
+To append is to write the object of the next number with put-if-absent. A writer that finds the
+number taken by another has been fenced. `Log.compact` moves the live records to a snapshot.
+
+A suspended writer may wake up much later and try the number it had in mind. It must find it taken,
+so two kinds of replaced segments stay, without records: the first one of each writer, which is
+where its predecessor would go on, and the newest one, which also shows when a snapshot is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import msgpack
+
+from toilfn.errors import FencedError, StoreError
+from toilfn.stores.faults import fault
+from toilfn.stores.objects import MissingObjectError, Objects
+from toilfn.stores.segments import Header, Position, Segment, corrupt, pack, unpack
+
+__all__ = ["Log", "Position"]
+
+_PART_SIZE = 8 * 2**20
+_CACHE_SIZE = 64 * 2**20
+_NAME = re.compile(r"(?:log|snapshots)/([0-9]{16})(\.[0-9]{6})?")
+
+
+class _Cache:
+    """The segments that were used last, up to some bytes."""
+
+    def __init__(self) -> None:
+        self._segments: OrderedDict[str, Segment] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Segment | None:
+        with self._lock:
+            if name in self._segments:
+                self._segments.move_to_end(name)
+            return self._segments.get(name)
+
+    def add(self, segment: Segment) -> None:
+        with self._lock:
+            if segment.name not in self._segments:
+                self._segments[segment.name] = segment
+                self._size += len(segment.data)
+            while self._size > _CACHE_SIZE and len(self._segments) > 1:
+                self._size -= len(self._segments.popitem(last=False)[1].data)
+
+
+class _Snapshot(NamedTuple):
+    """What a snapshot's own object says."""
+
+    number: int = 0
+    parts: int = 0
+    fences: tuple[int, ...] = ()
+    """Numbers of the segments at which a new writer began."""
+    writer: str = ""
+
+
+class Log:
+    """The records of a store, in the order in which they were committed.
+
+    One thread may append or compact while others fetch.
+
+    Parameters
+    ----------
+    objects : Objects
+        Where the store is.
+    store_id : str
+        The store's id, which every object of the log carries.
+
+    Attributes
+    ----------
+    epoch : int
+        The number of this leader's lease; written into segments for people.
+    writer : str
+        What tells this log's segments from those of any other writer.
+    """
+
+    def __init__(self, objects: Objects, store_id: str) -> None:
+        self._objects = objects
+        self._store_id = store_id
+        self._next: int | None = None
+        self._last_writer = ""
+        self._fences: set[int] = set()
+        self._writing = threading.RLock()
+        self._cache = _Cache()
+        self.epoch = 0
+        self.writer = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next segment gets. Reads the log, if that was not done yet."""
+        while self._next is None:
+            deque(self.read(), maxlen=0)
+        return self._next
+
+    def read(self) -> Iterator[tuple[Position, bytes]]:
+        """Iterate over all records and their places, from the newest snapshot on.
+
+        Raises
+        ------
+        CorruptObjectError
+            If an object is missing, cut short, altered or misplaced; all records before it were given.
+        StoreError
+            If the log was compacted by its leader in the meantime: read it again.
+        """
+        snapshot = self._newest_snapshot()
+        number, writer, fences = snapshot.number, snapshot.writer, set(snapshot.fences)
+        for segment in self._load_ahead(range(snapshot.parts), lambda part: self._load_part(snapshot, part)):
+            yield from segment.items()
+        for segment in self._segments_after(number):
+            number = segment.header.number
+            if segment.header.writer != writer:
+                writer = segment.header.writer
+                fences.add(number)
+            yield from segment.items()
+        with self._writing:
+            if self._last_writer != self.writer:  # once it writes, it goes on after its own segments only
+                self._next, self._last_writer, self._fences = number + 1, writer, fences
+
+    def fetch(self, position: Position) -> bytes:
+        """Read one record.
+
+        Raises
+        ------
+        CorruptObjectError
+            If its object is missing or damaged.
+        """
+        segment = self._cache.get(position.segment)
+        if segment is None:
+            segment = self._load_for(position)
+            self._cache.add(segment)
+        end = position.offset + position.size
+        if position.offset < segment.start or end > len(segment.data):
+            raise corrupt(position.segment, self._objects.url, f"has no record at byte {position.offset}")
+        return segment.data[position.offset : end]
+
+    def append(self, records: Sequence[bytes]) -> list[Position]:
+        """Write records as one new segment; when this returns, they are durable.
+
+        Raises
+        ------
+        FencedError
+            If another leader has written to the log since this one read it.
+        StoreError
+            If the place cannot be written to. The records may or may not be in the log.
+        """
+        with self._writing:
+            segment = self._append(records)
+            self._cache.add(segment)
+            return list(segment.positions())
+
+    def compact(self, records: Iterable[bytes]) -> list[Position]:
+        """Replace all segments by a snapshot, and give the new places of the records.
+
+        The process may end at any point of this: the log then holds either the old segments or the snapshot.
+
+        Parameters
+        ----------
+        records : iterable of bytes
+            All live records, in the order in which they are to be read.
+
+        Raises
+        ------
+        FencedError
+            If another leader has taken over.
+        """
+        with self._writing:
+            number = self._append(()).header.number
+            fault("compact.sealed")
+            positions: list[Position] = []
+            parts = 0
+            for chunk in _chunks(records, _PART_SIZE):
+                part = self._pack("part", number, chunk, parts)
+                self._objects.put(part.name, part.data)
+                positions.extend(part.positions())
+                parts += 1
+                fault("compact.part")
+            self._put_snapshot(number, parts)
+            self._delete_replaced(number)
+            return positions
+
+    # Writing
+
+    def _append(self, records: Sequence[bytes]) -> Segment:
+        number = self.next_number
+        fault("log.appending")
+        segment = self._pack("segment", number, records)
+        while not self._put_segment(segment):
+            number += 1
+            segment = self._pack("segment", number, records)
+        fault("log.appended")
+        if self._last_writer != self.writer:
+            self._become_writer(segment)
+        self._next = number + 1
+        return segment
+
+    def _put_segment(self, segment: Segment) -> bool:
+        """Write a segment; False if its number holds an earlier append that seemed to fail and did not."""
+        if self._objects.put_new(segment.name, segment.data):
+            return True
+        there = self._load("segment", segment.name, segment.header.number, fences=True)
+        if there.header.writer != self.writer:
+            raise self._fenced(there)
+        return there.data == segment.data
+
+    def _become_writer(self, first: Segment) -> None:
+        """Note a fence, unless the number was free only because a writer that was thought dead has compacted."""
+        newest = self._newest_number()
+        if newest >= first.header.number:
+            raise self._fenced(self._load("snapshot", _name("snapshot", newest), newest))
+        self._last_writer = self.writer
+        self._fences.add(first.header.number)
+
+    def _pack(self, kind: str, number: int, records: Sequence[bytes], part: int = 0) -> Segment:
+        header = Header(kind, self._store_id, number, part, self.writer, self.epoch, len(records))
+        return pack(_name(kind, number, part), header, records)
+
+    def _fenced(self, there: Segment) -> FencedError:
+        host, pid, _ = there.header.writer.split("/")
+        return FencedError(
+            f"Another leader has taken over the job store {self._objects.url}: {there.name} was written by"
+            f" process {pid} on {host} (epoch {there.header.epoch}). This one stops; what it has committed stays."
+        )
+
+    def _put_snapshot(self, number: int, parts: int) -> None:
+        content = msgpack.packb((parts, sorted(self._fences)))
+        snapshot = self._pack("snapshot", number, [content])
+        self._objects.put(snapshot.name, snapshot.data)
+        fault("compact.snapshot")
+
+    def _delete_replaced(self, number: int) -> None:
+        """Delete what a snapshot replaces, fences last: a stale writer must find its number taken at any time."""
+        kept = {*self._fences, number}
+        numbers = [n for n in self._numbers("log/") if n <= number]
+        self._objects.delete(_name("segment", n) for n in numbers if n not in kept)
+        fault("compact.segments")
+        older = [name for name in self._objects.list("snapshots/") if _NAME.fullmatch(name) and _number(name) < number]
+        self._objects.delete(older)
+        fault("compact.older")
+        for n in kept.intersection(numbers):
+            self._empty(n)
+
+    def _empty(self, number: int) -> None:
+        """Take the records out of a replaced segment that has to stay."""
+        fence = self._load("segment", _name("segment", number), number, fences=True)
+        if fence.header.count:
+            header = fence.header._replace(kind="fence")
+            self._objects.put(fence.name, pack(fence.name, header, ()).data)
+            fault("compact.emptied")
+
+    # Reading
+
+    def _newest_snapshot(self) -> _Snapshot:
+        number = self._newest_number()
+        if not number:
+            return _Snapshot()
+        segment = self._load("snapshot", _name("snapshot", number), number)
+        parts, fences = msgpack.unpackb(segment.data[segment.start :], use_list=False)
+        return _Snapshot(number, parts, fences, segment.header.writer)
+
+    def _segments_after(self, number: int) -> Iterator[Segment]:
+        last = max(self._numbers("log/"), default=number)
+        numbers = range(number + 1, last + 1)
+        yield from self._load_ahead(numbers, self._load_segment)
+        # A listing may be older than what is there now.
+        number = max(number, last)
+        while self._objects.exists(_name("segment", number := number + 1)):
+            yield self._load_segment(number)
+
+    def _load_segment(self, number: int) -> Segment:
+        return self._load("segment", _name("segment", number), number)
+
+    def _load_part(self, snapshot: _Snapshot, part: int) -> Segment:
+        name = _name("part", snapshot.number, part)
+        segment = self._load("part", name, snapshot.number)
+        if (segment.header.writer, segment.header.part) != (snapshot.writer, part):
+            raise corrupt(name, self._objects.url, "is a copy of another object")
+        return segment
+
+    def _load_for(self, position: Position) -> Segment:
+        kind = "part" if position.segment.startswith("snapshots/") else "segment"
+        return self._load(kind, position.segment, _number(position.segment))
+
+    def _load(self, kind: str, name: str, number: int, *, fences: bool = False) -> Segment:
+        """Read an object and see that it is what its name says."""
+        try:
+            segment = unpack(name, self._objects.get(name), self._objects.url)
+        except MissingObjectError:
+            raise self._vanished(name, number, "is missing") from None
+        header = segment.header
+        if header.store != self._store_id:
+            raise corrupt(name, self._objects.url, f"belongs to another store ({header.store})")
+        if header.kind == "fence" and kind == "segment" and header.number == number and not fences:
+            raise self._vanished(name, number, "has lost its records")
+        if header.number != number or header.kind not in (kind, "fence"):
+            raise corrupt(name, self._objects.url, f"is a copy of another object ({header.kind} {header.number})")
+        return segment
+
+    def _vanished(self, name: str, number: int, what: str) -> StoreError:
+        """Say why an object that should be there is not: damage, or a leader that has just compacted the log."""
+        newest = self._newest_number()
+        if newest > number or (newest == number and name.startswith("log/")):
+            return StoreError(f"The log of {self._objects.url} was compacted while it was being read: read it again.")
+        return corrupt(name, self._objects.url, what)
+
+    def _numbers(self, folder: str) -> Iterator[int]:
+        """Iterate over the numbers of the segments or of the snapshots that a listing shows."""
+        found = map(_NAME.fullmatch, self._objects.list(folder))
+        return (int(match[1]) for match in found if match and not match[2])
+
+    def _newest_number(self) -> int:
+        return max(self._numbers("snapshots/"), default=0)
+
+    def _load_ahead(self, numbers: Iterable[int], load: Callable[[int], Segment]) -> Iterator[Segment]:
+        """Load in order, a few at a time where the store answers slowly."""
+        if self._objects.parallel == 1:
+            yield from map(load, numbers)
+            return
+        waiting: deque[Future[Segment]] = deque()
+        with ThreadPoolExecutor(self._objects.parallel) as pool:
+            for number in numbers:
+                waiting.append(pool.submit(load, number))
+                if len(waiting) == self._objects.parallel:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+def _name(kind: str, number: int, part: int = 0) -> str:
+    if kind == "part":
+        return f"snapshots/{number:016d}.{part:06d}"
+    return f"{'log' if kind == 'segment' else 'snapshots'}/{number:016d}"
+
+
+def _number(name: str) -> int:
+    return int(name.partition("/")[2][:16])
+
+
+def _chunks(records: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
+    """Split records into lists of some bytes."""
+    chunk: list[bytes] = []
+    total = 0
+    for record in records:
+        chunk.append(record)
+        total += len(record)
+        if total >= size:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk

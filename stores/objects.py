@@ -1,0 +1,110 @@
+"""Objects: named byte strings under one prefix, the only thing a store asks of the place that holds it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from toilfn.errors import StoreError
+
+__all__ = ["MissingObjectError", "Objects"]
+
+TEMPORARY = ".tmp-"
+"""How the last part of a name starts while its object is being written; such names are never listed."""
+
+
+class MissingObjectError(StoreError):
+    """There is no object of this name. Where something refers to it, that is a `CorruptObjectError`."""
+
+
+class Objects(ABC):
+    """Named byte strings under one prefix.
+
+    A name is some parts joined by slashes. Objects appear whole or not at all, and a reader sees
+    an object that was written before it began to read.
+
+    Methods raise `MissingObjectError` for an object that must exist and does not, and `StoreError`
+    with the object's name and the system's own words for anything else that goes wrong.
+
+    Attributes
+    ----------
+    url : str
+        The prefix, as people write it.
+    conditional : bool
+        Whether `put_new` lets one writer only win, wherever the writers run.
+    parallel : int
+        How many objects it pays to read at a time.
+    """
+
+    url: str
+    conditional: bool = True
+    parallel: int = 1
+
+    @abstractmethod
+    def get(self, name: str) -> bytes:
+        """Read an object."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Write or replace an object."""
+
+    @abstractmethod
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one: of several writers one gets True.
+
+        False may also mean that this very call wrote it and the answer was lost on its way.
+        """
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Say whether there is an object of this name."""
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Give an object's size in bytes."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names that start so, in no particular order."""
+
+    @abstractmethod
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are gone are no error."""
+
+    @abstractmethod
+    def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
+        """Write or replace an object with a file's content; with `move`, the file is given away."""
+
+    @abstractmethod
+    def download(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write an object's content to a file, which is replaced."""
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Open an object for reading."""
+
+    def local_path(self, name: str) -> Path | None:
+        """Give the file that is the object, where one is; it must not be changed."""
+        return None
+
+    @abstractmethod
+    def sweep(self, age: float) -> int:
+        """Delete what writers left half-written more than `age` seconds ago, and say how many."""
+
+    @abstractmethod
+    def clear(self, folder: str) -> None:
+        """Delete every object below a folder, and the folder."""
+
+    @abstractmethod
+    def remove_root(self) -> None:
+        """Remove the prefix itself, if it is a directory and empty."""
+
+    def try_out(self) -> None:
+        """Find out what the place can do, before a store is made there."""
+
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Say whether there is nothing at all under the prefix, ours or not."""

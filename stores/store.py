@@ -1,0 +1,335 @@
+"""The job store: a log of records, blobs, and the small objects by which leaders and workers meet."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError, StoreNotFoundError
+from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash_file, shard
+from toilfn.stores.faults import fault
+from toilfn.stores.log import Log
+from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects
+
+__all__ = ["FORMAT", "Meta", "Store", "make"]
+
+FORMAT = 1
+"""The version of the format that this module reads and writes."""
+
+_META = "store.json"
+_COLLECTED = ("blobs", "batches", "answers")
+_FOLDERS = (*_COLLECTED, "flags", "leases", "snapshots", "log")
+_LEFT_OVER = 3600.0
+"""Seconds after which a half-written object is taken for garbage: no single write takes that long."""
+
+
+class Meta(NamedTuple):
+    """What ``store.json`` holds."""
+
+    id: str
+    created: float
+    """Seconds since the epoch."""
+    workflow: str
+    """What the creator said the store is for."""
+    conditional: bool
+    """Whether the place lets one of several writers of a new object win."""
+    sync: bool
+    """Whether writes are to outlive a loss of power."""
+
+    @classmethod
+    def read(cls, objects: Objects) -> Meta | None:
+        """Read it; None where there is no store.
+
+        Raises
+        ------
+        StoreFormatError
+            If the store has a version that this toilfn does not know.
+        CorruptObjectError
+            If it cannot be read.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(objects.get(_META))
+            version = fields.pop("format")
+            if version == FORMAT:
+                return cls(**fields)
+        except MissingObjectError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise CorruptObjectError(f"{_META} in {objects.url} is damaged: put it back from a copy.") from None
+        raise StoreFormatError(
+            f"The job store {objects.url} has format {version}, and this toilfn reads format {FORMAT}."
+            " Use the toilfn that made it, or start the workflow in a new store."
+        )
+
+    def write(self, objects: Objects) -> bool:
+        """Write it, unless another process did at the same time."""
+        return objects.put_new(_META, json.dumps({"format": FORMAT, **self._asdict()}, indent=1).encode())
+
+
+class Store:
+    """A job store. `toilfn.stores.open_store` makes one.
+
+    Parameters
+    ----------
+    objects : Objects
+        Where it is.
+    meta : Meta
+        What its ``store.json`` says.
+
+    Attributes
+    ----------
+    url : str
+        Where it is, as any process on any host with the same view of storage can open it.
+    id : str
+        Unique to it.
+    log : Log
+        Its records.
+    created : float
+        Seconds since the epoch.
+    workflow : str
+        What its creator said it is for.
+    """
+
+    def __init__(self, objects: Objects, meta: Meta) -> None:
+        self.objects = objects
+        self.url = objects.url
+        self.id = meta.id
+        self.created = meta.created
+        self.workflow = meta.workflow
+        self.log = Log(objects, meta.id)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}>"
+
+    # Blobs
+
+    def put_blob(self, data: bytes, *, name: str | None = None) -> BlobRef:
+        """Write bytes.
+
+        Parameters
+        ----------
+        data : bytes
+            The content.
+        name : str, optional
+            A name from `new_blob_name`. Without one the content is the name, and equal blobs are one.
+        """
+        digest = digest_of(data)
+        if name is None:
+            name = _content_name(digest)
+            if not self.objects.exists(name):
+                self.objects.put_new(name, data)
+        else:
+            self.objects.put(name, data)
+        return BlobRef(name, len(data), digest)
+
+    def put_blob_file(self, path: str | os.PathLike[str], *, name: str | None = None, move: bool = False) -> BlobRef:
+        """Write a file's content, in constant memory.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        name : str, optional
+            A name from `new_blob_name`. Without one the content is the name, and equal blobs are one.
+        move : bool
+            Give the file away: it is gone afterwards, and renamed into the store where that is possible.
+        """
+        size, digest = hash_file(path)
+        if name is None:
+            name = _content_name(digest)
+            if self.objects.exists(name):
+                if move:
+                    os.unlink(path)
+                return BlobRef(name, size, digest)
+        self.objects.upload(path, name, move=move)
+        return BlobRef(name, size, digest)
+
+    def get_blob(self, ref: BlobRef) -> bytes:
+        """Read a blob and verify it.
+
+        Raises
+        ------
+        CorruptObjectError
+            If it is missing, cut short or altered.
+        """
+        try:
+            data = self.objects.get(ref.name)
+        except MissingObjectError:
+            raise self._missing(ref) from None
+        check(ref, len(data), digest_of(data), self.url)
+        return data
+
+    def fetch_blob(self, ref: BlobRef, path: str | os.PathLike[str]) -> None:
+        """Write a blob to a file and verify it, in constant memory; the file appears whole or not at all.
+
+        Raises
+        ------
+        CorruptObjectError
+            If it is missing, cut short or altered.
+        """
+        target = Path(path)
+        draft = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            self.objects.download(ref.name, draft)
+            check(ref, *hash_file(draft), self.url)
+            os.replace(draft, target)
+        except MissingObjectError:
+            raise self._missing(ref) from None
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
+
+    def open_blob(self, ref: BlobRef) -> BinaryIO:
+        """Open a blob for reading; one that is read to its end is verified.
+
+        Raises
+        ------
+        CorruptObjectError
+            If it is missing; and when its end is read, if it is cut short or altered.
+        """
+        try:
+            stream = self.objects.open(ref.name)
+        except MissingObjectError:
+            raise self._missing(ref) from None
+        return io.BufferedReader(VerifyingReader(stream, ref, self.url), 2**20)
+
+    def blob_url(self, ref: BlobRef) -> str:
+        """Say where a blob is, for programs that open URLs themselves."""
+        return f"{self.url}/{ref.name}"
+
+    def _missing(self, ref: BlobRef) -> CorruptObjectError:
+        return CorruptObjectError(
+            f"{ref.name} in {self.url} is missing."
+            " Put the object back from a copy, or start the workflow in a new store."
+        )
+
+    # Flags
+
+    def set_flag(self, name: str) -> None:
+        """Put up a sign, such as "kill", for other processes."""
+        self.objects.put(f"flags/{name}", repr(time.time()).encode())
+
+    def has_flag(self, name: str) -> bool:
+        """Say whether a sign is up."""
+        return self.objects.exists(f"flags/{name}")
+
+    def clear_flag(self, name: str) -> None:
+        """Take a sign down."""
+        self.objects.delete([f"flags/{name}"])
+
+    # Batches and their answers
+
+    def put_batch(self, name: str, data: bytes) -> None:
+        """Write a batch's message for its worker."""
+        self.objects.put(shard("batches", name), data)
+
+    def get_batch(self, name: str) -> bytes:
+        """Read a batch's message.
+
+        Raises
+        ------
+        MissingObjectError
+            If there is none: the batch is over, and its leader has cleared it away.
+        """
+        return self.objects.get(shard("batches", name))
+
+    def put_answers(self, name: str, n: int, data: bytes) -> bool:
+        """Write the `n`-th answer (from 0) of a batch's worker; False if another worker's is there."""
+        full = _answers_name(name, n)
+        return self.objects.put_new(full, data) or self.objects.get(full) == data
+
+    def get_answers(self, name: str, start: int = 0) -> list[bytes]:
+        """Read a batch's answers from the `start`-th on, as many as there are."""
+        found = []
+        for n in count(start):
+            try:
+                found.append(self.objects.get(_answers_name(name, n)))
+            except MissingObjectError:
+                return found
+        raise AssertionError("unreachable")
+
+    def list_answers(self) -> dict[str, int]:
+        """Say how many answers each batch has, by one listing for all batches."""
+        numbers: dict[str, int] = {}
+        for full in self.objects.list("answers/"):
+            name, _, n = full.rpartition("/")[2].rpartition("-")
+            if n.isdecimal():
+                numbers[name] = numbers.get(name, 0) + 1
+        return numbers
+
+    def delete_batch(self, name: str, answers: int) -> None:
+        """Delete a batch's message and its first `answers` answers."""
+        self.objects.delete([shard("batches", name), *(_answers_name(name, n) for n in range(answers))])
+
+    # The end
+
+    def collect(self, live: Iterable[str]) -> int:
+        """Delete what nothing refers to, and say how many objects that were.
+
+        No task may be running: what one has written but not committed yet is garbage.
+
+        Parameters
+        ----------
+        live : iterable of str
+            Names of all blobs, batches and answers that are to stay.
+        """
+        kept = set(live)
+        deleted = self.objects.sweep(_LEFT_OVER)
+        for folder in _COLLECTED:
+            garbage = (name for name in self.objects.list(f"{folder}/") if name not in kept)
+            while group := list(islice(garbage, 1000)):
+                self.objects.delete(group)
+                deleted += len(group)
+                fault("store.collected")
+        return deleted
+
+    def destroy(self) -> None:
+        """Delete the store, and nothing that it did not make.
+
+        A store that was destroyed by half is still a store, so that it can be destroyed again.
+        """
+        for folder in _FOLDERS:
+            self.objects.clear(folder)
+            fault("store.cleared")
+        self.objects.sweep(0)
+        self.objects.delete([_META])
+        self.objects.remove_root()
+
+
+def make(objects: Objects, workflow: str, *, sync: bool) -> Meta:
+    """Make a store where none is.
+
+    Raises
+    ------
+    StoreError
+        If something else is there, or the place cannot be written to.
+    """
+    if not objects.is_empty():
+        raise StoreError(
+            f"{objects.url} is not empty and is no job store: nothing was touched. Choose a new or an empty place."
+        )
+    objects.try_out()
+    made = Meta(uuid.uuid4().hex, time.time(), workflow, objects.conditional, sync)
+    if made.write(objects):
+        return made
+    there = Meta.read(objects)
+    if there is None:
+        raise StoreNotFoundError(f"The job store {objects.url} was deleted while it was being made. Try again.")
+    return there
+
+
+def _content_name(digest: bytes) -> str:
+    return shard("blobs", digest.hex())
+
+
+def _answers_name(name: str, n: int) -> str:
+    """Give an answer's name; all answers of a batch are in one folder."""
+    return f"{shard('answers', name)}-{n}"
