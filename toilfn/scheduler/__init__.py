@@ -1,0 +1,20 @@
+"""Decides which tasks run when, and together with which others.
+
+`Scheduler` is a pure state machine: `toilfn.events` go in, commands come out. The modules:
+
+    states      the states of a task and the moves between them
+    machine     the scheduler itself
+    packing     shapes, and the pool of resources that batches take from
+    ready       the queues of ready tasks, and whose turn it is
+    batching    how much work goes into one batch
+    retries     what a failure costs
+    holds       which values are still needed
+"""
+
+from __future__ import annotations
+
+from toilfn.scheduler.batching import Policy
+from toilfn.scheduler.machine import Scheduler
+from toilfn.scheduler.states import State
+
+__all__ = ["Policy", "Scheduler", "State"]

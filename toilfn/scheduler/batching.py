@@ -1,0 +1,118 @@
+"""How much work goes into one batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from toilfn.events import TaskId
+from toilfn.scheduler.packing import Shape
+
+__all__ = ["Draft", "Durations", "Policy"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be tuned.
+
+    Attributes
+    ----------
+    target_seconds : float
+        How much expected work goes into one batch. With 0 a batch has one task, and the chain behind it.
+    max_batch : int
+        The most tasks in one batch.
+    patience : int
+        How often a shape that does not fit is passed over before others are held back for it.
+    recall_factor, recall_after : float
+        A batch is overdue when it takes this many times longer than expected, and this many seconds.
+    kill_after : float
+        Seconds after which a batch is killed that goes on although nothing of it is needed any more.
+    """
+
+    target_seconds: float = 0.05
+    max_batch: int = 256
+    patience: int = 32
+    recall_factor: float = 4.0
+    recall_after: float = 1.0
+    kill_after: float = 10.0
+
+
+class Durations:
+    """How long a task of each kind takes: a moving average, in seconds."""
+
+    _WEIGHT = 0.2
+    """Of the newest task."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def learn(self, kind: int, seconds: float) -> None:
+        """Take in how long one task took."""
+        known = self._seconds.get(kind, seconds)
+        self._seconds[kind] = known + self._WEIGHT * (seconds - known)
+
+    def expect(self, kind: int) -> float:
+        """Say how long a task will take; infinity as long as nothing is known."""
+        return self._seconds.get(kind, math.inf)
+
+
+class Draft:
+    """A batch that is being put together.
+
+    Parameters
+    ----------
+    shape : Shape
+        What the batch will be given.
+    policy : Policy
+    longest : float
+        The longest that the batch may take if each of its tasks takes all the time it may, in seconds.
+    share : float
+        The most ready tasks it may take, so that other free slots get work too.
+    """
+
+    def __init__(self, shape: Shape, policy: Policy, longest: float, share: float) -> None:
+        self.shape = shape
+        self.ids: list[TaskId] = []
+        self.seconds = 0.0
+        #: Whether some of its tasks could as well run elsewhere at the same time.
+        self.is_divisible = False
+        self._policy = policy
+        self._longest = longest
+        self._share = share
+        self._walltime = 0.0
+
+    def offer(self, id: TaskId, seconds: float) -> bool:
+        """Take a ready task if it belongs here: the first one always does."""
+        if self.ids:
+            if self._share < 1 or not (self._has_time(seconds) and self._has_space(self.shape)):
+                return False
+            self.is_divisible = True
+        self._share -= 1
+        self._add(id, seconds, self.shape)
+        return True
+
+    def offer_follower(self, id: TaskId, seconds: float, shape: Shape, *, is_link: bool) -> bool:
+        """Take a task whose needs are all in the batch if it belongs here.
+
+        The link of a chain loses nothing by staying; any other might find a free slot elsewhere.
+        """
+        if not (is_link or self._has_time(seconds)) or not (self._has_space(shape) and shape.can_join(self.shape)):
+            return False
+        self.is_divisible = self.is_divisible or not is_link
+        self._add(id, seconds, shape)
+        return True
+
+    def _has_time(self, seconds: float) -> bool:
+        return self.seconds + seconds <= self._policy.target_seconds
+
+    def _has_space(self, shape: Shape) -> bool:
+        return len(self.ids) < self._policy.max_batch and self._walltime + _limit(shape) <= self._longest
+
+    def _add(self, id: TaskId, seconds: float, shape: Shape) -> None:
+        self.ids.append(id)
+        self.seconds += seconds
+        self._walltime += _limit(shape)
+
+
+def _limit(shape: Shape) -> float:
+    return shape.resources.walltime or 0.0

@@ -1,0 +1,545 @@
+"""The scheduler: a state machine that is told what happened and says what to do.
+
+A task's way through its states is the table in `toilfn.scheduler.states`. Nothing here looks at the
+whole graph: an event costs what it is about, and `dispatch` costs what it starts. A further
+kind of event is one more method and one more line in `_HANDLERS`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any, ClassVar
+
+from toilfn.events import (
+    BatchId,
+    Capacity,
+    Cause,
+    Command,
+    Complete,
+    Event,
+    Failed,
+    Finished,
+    GaveUp,
+    Kept,
+    Kill,
+    Lost,
+    NewTask,
+    Recall,
+    Retry,
+    Returned,
+    Submit,
+    Submitted,
+    TaskId,
+)
+from toilfn.scheduler.batching import Draft, Durations, Policy
+from toilfn.scheduler.holds import Holds
+from toilfn.scheduler.packing import Devices, Pool, Shape, Shapes
+from toilfn.scheduler.ready import Ready
+from toilfn.scheduler.retries import Charges
+from toilfn.scheduler.states import MOVES, State, Task
+
+__all__ = ["Scheduler"]
+
+_STORY = 256
+"""How many moves are remembered, for the report of a bug."""
+
+
+class _Batch:
+    """A batch that was submitted and has not ended."""
+
+    __slots__ = ("devices", "id", "ids", "is_suspect", "kept", "left", "seconds", "shape", "started")
+
+    def __init__(self, id: BatchId, draft: Draft, devices: Devices, started: float) -> None:
+        self.id = id
+        self.ids = tuple(draft.ids)
+        self.shape = draft.shape
+        self.devices = devices
+        self.started = started
+        #: Expected, at the start.
+        self.seconds = draft.seconds
+        #: How many tasks it still has to answer for.
+        self.left = len(self.ids)
+        #: Tasks that it made and goes on with, before its own.
+        self.kept: deque[TaskId] | None = None
+        #: Whether tasks of it may get their outcomes from elsewhere.
+        self.is_suspect = False
+
+    def order(self) -> Iterable[TaskId]:
+        """Give the ids of its tasks, in the order in which they run."""
+        return dict.fromkeys((*self.kept, *self.ids)) if self.kept else self.ids
+
+
+class Scheduler:
+    """Decides what runs when.
+
+    It has no clock: times are seconds on any scale, as long as it is always the same one. It can be pickled.
+
+    Parameters
+    ----------
+    capacity : Capacity
+        What the cluster can give; a `Capacity` event changes it.
+    policy : Policy, optional
+    """
+
+    def __init__(self, capacity: Capacity, policy: Policy = Policy()) -> None:  # noqa: B008 - it is immutable
+        self._policy = policy
+        self._now = 0.0
+        self._tasks: dict[TaskId, Task] = {}
+        self._counts = [0] * len(State)
+        self._story: deque[tuple[TaskId, State, State]] = deque(maxlen=_STORY)
+        self._shapes = Shapes()
+        self._pool = Pool(capacity)
+        self._ready = Ready(policy.patience)
+        self._durations = Durations()
+        self._charges = Charges()
+        self._holds = Holds()
+        #: For a task that several others led to: all but the first of these.
+        self._led_by: dict[TaskId, list[TaskId]] = {}
+        self._backoff: list[tuple[float, TaskId]] = []
+        self._batches: dict[BatchId, _Batch] = {}
+        self._last_batch = 0
+        #: Tasks that a batch had when it was lost: it may answer yet.
+        self._strays: set[TaskId] = set()
+        self._overdue: list[tuple[float, BatchId]] = []
+        self._kills: deque[tuple[float, BatchId]] = deque()
+
+    # What others want to know
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is ready, running or to be tried again: the run is over."""
+        return not any(self._counts[state] for state in (State.READY, State.RUNNING, State.BACKOFF))
+
+    @property
+    def wake_at(self) -> float | None:
+        """The time at which `dispatch` is due even if nothing happens; None if it is not."""
+        times = [self._backoff[0][0]] if self._backoff else []
+        if self._overdue and self._has_idle_slot():
+            times.append(self._overdue[0][0])
+        if self._kills:
+            times.append(self._kills[0][0])
+        return min(times, default=None)
+
+    def counts(self) -> dict[str, int]:
+        """Count the tasks in each state, by the state's name in lower case."""
+        return {state.name.lower(): self._counts[state] for state in State}
+
+    def is_complete(self, id: TaskId) -> bool:
+        """Say whether a task, and all that it led to, have outcomes."""
+        return id in self._holds.complete
+
+    def state(self, id: TaskId) -> State | None:
+        """Give a task's state; None for one that is not known."""
+        task = self._tasks.get(id)
+        if task is None:
+            return State.COMPLETE if self.is_complete(id) else None
+        return task.state
+
+    def running(self) -> dict[BatchId, tuple[TaskId, ...]]:
+        """Give each batch that has not ended, with the tasks it still has to answer for."""
+        return {batch.id: tuple(task.id for task in self._left(batch)) for batch in self._batches.values()}
+
+    def stuck(self) -> list[TaskId]:
+        """Give the tasks that wait for good although nothing they wait for was given up: they need each other.
+
+        Tasks that wait for such tasks are among them. Empty as long as the scheduler is not idle.
+        """
+        if not self.idle:
+            return []
+        explained = {task.id for task in self._tasks.values() if task.state is State.FAILED}
+        stack = list(explained)
+        while stack:
+            waiting = [id for id in self._waiting_for(self._tasks[stack.pop()]) if id not in explained]
+            explained.update(waiting)
+            stack += waiting
+        return [id for id in self._tasks if id not in explained]
+
+    def _waiting_for(self, task: Task) -> Iterable[TaskId]:
+        """Give what cannot go on before a task is complete."""
+        followers = (self._tasks[id] for id in task.followers if id in self._tasks)
+        yield from {follower.id for follower in followers if not follower.state.has_outcome}
+        yield from self._leaders(task)
+
+    # Events
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take in what happened.
+
+        Events may be late or come twice; what they say of tasks that are done, or not known, is ignored.
+
+        Raises
+        ------
+        ValueError
+            If a task needs one, or its value refers to one, that is not known. Nothing is changed then.
+        """
+        commands: list[Command] = []
+        self._HANDLERS[type(event)](self, event, commands)
+        return commands
+
+    def _submitted(self, event: Submitted, commands: list[Command]) -> None:
+        self._insert(self._unknown(event.tasks), commands, urgent=False)
+
+    def _finished(self, event: Finished, commands: list[Command]) -> None:
+        task = self._tasks.get(event.id)
+        if task is None or task.state.has_outcome:
+            return
+        fresh = self._unknown(event.children)
+        self._check_known(event.id, event.waits, fresh)
+        if event.wall > 0:
+            self._durations.learn(task.kind, event.wall)
+        self._move(task, State.EXPANDED)
+        self._charges.forget(task.id)
+        self._strays.discard(task.id)
+        self._expand(task, event, fresh, commands)
+        if not task.pending:
+            self._complete(task, commands)
+
+    def _expand(self, task: Task, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
+        """Replace what a task needed by what it led to."""
+        task.pending = 0
+        self._insert(fresh, commands, urgent=True)
+        for child in event.children:
+            self._lead(task, child.id)
+        for id in event.waits:
+            self._lead(task, id)
+        self._holds.hold(event.waits)
+        commands += self._holds.let_go(task.needs)
+        task.needs = event.waits
+
+    def _kept(self, event: Kept, _: list[Command]) -> None:
+        task, batch = self._tasks.get(event.id), self._batches.get(event.batch)
+        if task is None or batch is None or task.state not in (State.WAITING, State.READY, State.RUNNING):
+            return
+        if task.state is State.RUNNING:
+            if task.batch == batch.id:
+                return
+            self._batches[task.batch].is_suspect = True
+        self._move(task, State.RUNNING)
+        task.batch = batch.id
+        self._keep(batch, task)
+
+    def _keep(self, batch: _Batch, task: Task) -> None:
+        kept = batch.kept = batch.kept or deque()
+        while kept and not self._is_in(kept[0], batch):
+            kept.popleft()
+        kept.append(task.id)
+        batch.left += 1
+
+    def _failed(self, event: Failed, commands: list[Command]) -> None:
+        task = self._tasks.get(event.id)
+        if task is not None and task.state is State.RUNNING:
+            self._charge(task, event.cause, event.now, commands)
+
+    def _returned(self, event: Returned, commands: list[Command]) -> None:
+        batch = self._batches.get(event.batch)
+        if batch is not None:
+            for id in reversed(event.ids):
+                if self._is_in(id, batch):
+                    self._settle(self._tasks[id], commands)
+
+    def _lost(self, event: Lost, commands: list[Command]) -> None:
+        batch = self._batches.get(event.batch)
+        if batch is None:
+            return
+        left = self._left(batch)
+        del self._batches[batch.id]
+        self._pool.give_back(batch.shape, batch.devices)
+        guilty = None
+        if event.cause is not None and left:
+            guilty = next((task for task in left if task.id == event.running), left[0])
+            self._strays.update(task.id for task in left)
+        for task in reversed(left):
+            if task is guilty and event.cause is not None:
+                self._charge(task, event.cause, event.now, commands)
+            else:
+                self._settle(task, commands)
+
+    def _capacity(self, event: Capacity, commands: list[Command]) -> None:
+        self._pool.resize(event)
+        for shape in self._ready.shapes():
+            if not self._pool.can_ever(shape):
+                while (task := self._next(shape)) is not None:
+                    self._give_up(task, commands)
+
+    _HANDLERS: ClassVar[dict[type, Callable[[Scheduler, Any, list[Command]], None]]] = {
+        Submitted: _submitted,
+        Finished: _finished,
+        Kept: _kept,
+        Failed: _failed,
+        Returned: _returned,
+        Lost: _lost,
+        Capacity: _capacity,
+    }
+
+    # New tasks
+
+    def _unknown(self, tasks: Iterable[NewTask]) -> dict[TaskId, NewTask]:
+        """Pick the tasks that are not known, and check that they need none that is neither known nor new."""
+        fresh: dict[TaskId, NewTask] = {}
+        for new in tasks:
+            if not self._knows(new.id):
+                fresh.setdefault(new.id, new)
+        for new in fresh.values():
+            self._check_known(new.id, new.needs, fresh)
+        return fresh
+
+    def _knows(self, id: TaskId) -> bool:
+        return id in self._tasks or id in self._holds.complete
+
+    def _check_known(self, id: TaskId, others: Iterable[TaskId], fresh: dict[TaskId, NewTask]) -> None:
+        for other in others:
+            if other not in fresh and not self._knows(other):
+                raise ValueError(
+                    f"task {id.hex()} depends on task {other.hex()}, which the scheduler does not know; "
+                    f"submit that one first, or both together"
+                )
+
+    def _insert(self, fresh: dict[TaskId, NewTask], commands: list[Command], *, urgent: bool) -> None:
+        tasks = [self._create(new) for new in fresh.values()]
+        for task, new in zip(tasks, fresh.values(), strict=True):
+            self._link(task, new.parent)
+        for task in reversed(tasks) if urgent else tasks:
+            if not self._pool.can_ever(task.shape):
+                self._give_up(task, commands)
+            elif not task.pending:
+                self._settle(task, commands, urgent=urgent)
+
+    def _create(self, new: NewTask) -> Task:
+        task = Task(new.id, new.needs, self._shapes.of(new.shape), new.kind, new.budget)
+        self._tasks[new.id] = task
+        self._counts[State.WAITING] += 1
+        return task
+
+    def _link(self, task: Task, parent: TaskId | None) -> None:
+        for id in task.needs:
+            need = self._tasks.get(id)
+            if need is not None:
+                need.follow(task.id)
+                task.pending += 1
+        self._holds.hold(task.needs)
+        creator = None if parent is None else self._tasks.get(parent)
+        if creator is not None and creator.state is State.EXPANDED:
+            self._lead(creator, task.id)
+
+    def _lead(self, task: Task, id: TaskId) -> None:
+        """Note that a task with an outcome led to another one, without which it is not complete."""
+        other = self._tasks.get(id)
+        if other is None or other.led_by == task.id:
+            return
+        if other.led_by is None:
+            other.led_by = task.id
+        else:
+            self._led_by.setdefault(id, []).append(task.id)
+        task.pending += 1
+
+    def _leaders(self, task: Task) -> Sequence[TaskId]:
+        """Give the tasks that led to one."""
+        return () if task.led_by is None else (task.led_by, *self._led_by.get(task.id, ()))
+
+    # Moves
+
+    def _move(self, task: Task, state: State) -> None:
+        old = task.state
+        if state not in MOVES[old]:
+            raise RuntimeError(f"the scheduler has a bug: {task!r} cannot become {state.name}. {self._tell(task.id)}")
+        self._story.append((task.id, old, state))
+        self._counts[old] -= 1
+        self._counts[state] += 1
+        task.state = state
+        if old is State.READY:
+            self._ready.discard(task.shape)
+        elif old is State.RUNNING:
+            self._leave(task)
+
+    def _tell(self, id: TaskId) -> str:
+        moves = [f"{old.name} to {new.name}" for moved, old, new in self._story if moved == id]
+        return f"Its latest moves: {', '.join(moves).lower() or 'none'}"
+
+    def _leave(self, task: Task) -> None:
+        batch = self._batches.get(task.batch)
+        if batch is not None:
+            batch.left -= 1
+            if batch.is_suspect and not batch.left:
+                self._kills.append((self._now + self._policy.kill_after, batch.id))
+
+    def _settle(self, task: Task, commands: list[Command], *, urgent: bool = True) -> None:
+        """Put a task that is nowhere where it belongs: it waits, is ready or cannot be run."""
+        if task.pending:
+            self._move(task, State.WAITING)
+        elif self._pool.can_ever(task.shape):
+            self._move(task, State.READY)
+            self._ready.add(task.id, task.shape, urgent=urgent)
+        else:
+            self._give_up(task, commands)
+
+    def _give_up(self, task: Task, commands: list[Command]) -> None:
+        """Give up a task that asks for too much."""
+        self._move(task, State.FAILED)
+        commands.append(GaveUp(task.id, Cause.INPUT))
+
+    def _charge(self, task: Task, cause: Cause, now: float, commands: list[Command]) -> None:
+        verdict = self._charges.charge(task.id, cause, task.budget, now)
+        commands.append(verdict)
+        if isinstance(verdict, GaveUp):
+            self._move(task, State.FAILED)
+            return
+        if cause is Cause.MEMORY and task.budget.double_memory:
+            task.shape = self._doubled(task.shape)
+        self._postpone(task, verdict, now, commands)
+
+    def _postpone(self, task: Task, retry: Retry, now: float, commands: list[Command]) -> None:
+        if retry.at > now:
+            self._move(task, State.BACKOFF)
+            heapq.heappush(self._backoff, (retry.at, task.id))
+        else:
+            self._settle(task, commands)
+
+    def _doubled(self, shape: Shape) -> Shape:
+        memory = int(min(2 * shape.memory, max(shape.memory, self._pool.most_memory)))
+        return self._shapes.of(replace(shape.resources, memory=memory))
+
+    def _complete(self, task: Task, commands: list[Command]) -> None:
+        """Complete a task, and those that it was the last to be waited for."""
+        stack = [task]
+        while stack:
+            task = stack.pop()
+            self._move(task, State.COMPLETE)
+            del self._tasks[task.id]
+            commands.append(Complete(task.id))
+            commands += self._holds.finish(task.id, task.needs)
+            self._wake(task, commands)
+            stack += self._count_down(self._leaders(task))
+            self._led_by.pop(task.id, None)
+
+    def _wake(self, task: Task, commands: list[Command]) -> None:
+        """Tell the followers of a task that it is complete."""
+        without = (id for id in task.followers if (other := self._tasks.get(id)) and not other.state.has_outcome)
+        for follower in reversed(self._count_down(without)):
+            if follower.state is State.WAITING:
+                self._settle(follower, commands)
+
+    def _count_down(self, ids: Iterable[TaskId]) -> list[Task]:
+        """Note that each of some tasks waits for one less; those that wait for none any more."""
+        free = []
+        for id in ids:
+            task = self._tasks[id]
+            task.pending -= 1
+            if not task.pending:
+                free.append(task)
+        return free
+
+    # Batches
+
+    def dispatch(self, now: float) -> list[Command]:
+        """Start what can be started, and whatever else is due."""
+        self._now = now
+        commands: list[Command] = []
+        self._end_backoffs(commands)
+        while (shape := self._ready.choose(self._pool)) is not None:
+            commands.append(self._submit(self._draft(shape)))
+        self._recall(commands)
+        self._kill(commands)
+        return commands
+
+    def _end_backoffs(self, commands: list[Command]) -> None:
+        while self._backoff and self._backoff[0][0] <= self._now:
+            task = self._tasks.get(heapq.heappop(self._backoff)[1])
+            if task is not None and task.state is State.BACKOFF:
+                self._settle(task, commands)
+
+    def _draft(self, shape: Shape) -> Draft:
+        slots = self._pool.slots(shape)
+        share = math.inf if math.isinf(slots) else math.ceil(self._ready.count(shape) / slots)
+        draft = Draft(shape, self._policy, self._pool.longest, share)
+        covered: dict[TaskId, int] = {}
+        self._last_batch += 1
+        while (task := self._next(shape)) is not None and draft.offer(task.id, self._durations.expect(task.kind)):
+            self._ready.pop(shape)
+            self._start(task)
+            self._take_followers(draft, covered)
+        return draft
+
+    def _next(self, shape: Shape) -> Task | None:
+        """Give the next ready task of a shape; it stays in its queue."""
+        while self._ready.count(shape):
+            task = self._tasks.get(self._ready.peek(shape))
+            if task is not None and task.state is State.READY and task.shape is shape:
+                return task
+            self._ready.pop(shape)
+        return None
+
+    def _start(self, task: Task) -> None:
+        self._move(task, State.RUNNING)
+        task.batch = self._last_batch
+
+    def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
+        """Let those go along that need nothing incomplete but what is in the batch.
+
+        `covered` counts, for each candidate, how many of the tasks it waits for are in the batch.
+        """
+        position = len(draft.ids) - 1
+        while position < len(draft.ids):
+            task = self._tasks[draft.ids[position]]
+            position += 1
+            for id in islice(task.followers, self._policy.max_batch):
+                follower = self._tasks.get(id)
+                if follower is None or follower.state is not State.WAITING:
+                    continue
+                covered[id] = covered.get(id, 0) + 1
+                is_link = follower.pending == len(task.followers) == 1
+                seconds = self._durations.expect(follower.kind)
+                if covered[id] == follower.pending and draft.offer_follower(
+                    id, seconds, follower.shape, is_link=is_link
+                ):
+                    self._start(follower)
+
+    def _submit(self, draft: Draft) -> Submit:
+        batch = _Batch(self._last_batch, draft, self._pool.take(draft.shape), self._now)
+        batch.is_suspect = not self._strays.isdisjoint(batch.ids)
+        self._batches[batch.id] = batch
+        if draft.is_divisible and not self._pool.is_queue:
+            heapq.heappush(self._overdue, (self._now + self._patience(draft.seconds), batch.id))
+        return Submit(batch.id, batch.ids, batch.shape.resources)
+
+    def _patience(self, seconds: float) -> float:
+        """Say how many seconds a batch may take that is expected to take so many."""
+        expected = 0.0 if math.isinf(seconds) else seconds
+        return max(self._policy.recall_after, self._policy.recall_factor * expected)
+
+    def _is_in(self, id: TaskId, batch: _Batch) -> bool:
+        task = self._tasks.get(id)
+        return task is not None and task.state is State.RUNNING and task.batch == batch.id
+
+    def _left(self, batch: _Batch) -> list[Task]:
+        return [self._tasks[id] for id in batch.order() if self._is_in(id, batch)]
+
+    # Batches that take too long
+
+    def _has_idle_slot(self) -> bool:
+        """Whether the batch that is overdue first could run twice now."""
+        batch = self._batches.get(self._overdue[0][1])
+        return batch is None or (not self._ready and self._pool.has_room(batch.shape))
+
+    def _recall(self, commands: list[Command]) -> None:
+        later = []
+        while self._overdue and self._overdue[0][0] <= self._now and self._has_idle_slot():
+            batch = self._batches.get(heapq.heappop(self._overdue)[1])
+            if batch is not None and batch.left > 1:
+                if any(not task.pending for task in self._left(batch)[1:]):
+                    commands.append(Recall(batch.id))
+                else:
+                    later.append((2 * self._now - batch.started, batch.id))
+        for entry in later:
+            heapq.heappush(self._overdue, entry)
+
+    def _kill(self, commands: list[Command]) -> None:
+        while self._kills and self._kills[0][0] <= self._now:
+            batch = self._batches.get(self._kills.popleft()[1])
+            if batch is not None and batch.is_suspect and not batch.left:
+                batch.is_suspect = False
+                commands.append(Kill(batch.id))

@@ -1,0 +1,200 @@
+"""What fits: the shapes of tasks, and the pool of resources that batches take from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+from weakref import WeakValueDictionary
+
+from toilfn.events import Capacity
+from toilfn.resources import Accelerator, Resources
+
+__all__ = ["Devices", "Pool", "Shape", "Shapes"]
+
+Devices: TypeAlias = tuple[tuple[Accelerator, int], ...]
+"""Accelerators taken from a pool: of which sort (its own count does not matter), and how many."""
+
+
+class Shape:
+    """Resources in the form that is calculated with. Shapes are compared by identity: see `Shapes`."""
+
+    __slots__ = ("__weakref__", "cores", "disk", "memory", "resources")
+
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        #: Thousandths, so that sums are exact.
+        self.cores = math.ceil(round(resources.cores * 1000, 3))
+        self.memory = resources.memory
+        self.disk = resources.disk
+
+    @property
+    def walltime(self) -> float:
+        """The longest one attempt may take, in seconds."""
+        return math.inf if self.resources.walltime is None else self.resources.walltime
+
+    def fits_in(self, limit: Shape) -> bool:
+        """Whether something of this shape can be run with the resources of another, time aside."""
+        if self.cores > limit.cores or self.memory > limit.memory or self.disk > limit.disk:
+            return False
+        wanted = self.resources.accelerators
+        return not wanted or _choose(wanted, _sorts(limit.resources)) is not None
+
+    def can_join(self, other: Shape) -> bool:
+        """Whether a task of this shape can run in a batch that was started for another."""
+        if self is other:
+            return True
+        own, given = self.resources, other.resources
+        same_place = own.local == given.local and own.preemptible >= given.preemptible
+        return same_place and self.walltime <= other.walltime and self.fits_in(other)
+
+
+class Shapes:
+    """One shape for all tasks that ask for the same, for as long as there are any."""
+
+    def __init__(self, shapes: Iterable[Shape] = ()) -> None:
+        self._known = WeakValueDictionary({shape.resources: shape for shape in shapes})
+
+    def of(self, resources: Resources) -> Shape:
+        """Give the shape of some resources."""
+        shape = self._known.get(resources)
+        if shape is None:
+            shape = self._known[resources] = Shape(resources)
+        return shape
+
+    def __reduce__(self) -> tuple[type[Shapes], tuple[list[Shape]]]:
+        return Shapes, (list(self._known.values()),)
+
+
+class Pool:
+    """The capacity of a cluster, and how much of it is taken.
+
+    Parameters
+    ----------
+    capacity : Capacity
+    """
+
+    def __init__(self, capacity: Capacity) -> None:
+        self._batches = self._cores = self._memory = self._disk = 0
+        self._devices: dict[Accelerator, int] = {}
+        self.resize(capacity)
+
+    def resize(self, capacity: Capacity) -> None:
+        """Give the pool another capacity; what is taken stays taken, even when it is more."""
+        self._most_batches = math.inf if capacity.batches is None else capacity.batches
+        self._total = None if capacity.total is None else Shape(capacity.total)
+        self._largest = self._total if capacity.largest is None else Shape(capacity.largest)
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether the cluster queues by itself, so that a batch given to it need not have started."""
+        return self._total is None
+
+    @property
+    def longest(self) -> float:
+        """The longest that a batch may take, in seconds."""
+        return math.inf if self._largest is None else self._largest.walltime
+
+    @property
+    def most_memory(self) -> float:
+        """The most memory that one batch may have, in bytes."""
+        return math.inf if self._largest is None else self._largest.memory
+
+    def can_ever(self, shape: Shape) -> bool:
+        """Whether the cluster may be able to give this much one day."""
+        if self._largest is None:
+            return True
+        is_short = shape.resources.walltime is None or shape.walltime <= self.longest
+        return is_short and shape.fits_in(self._largest)
+
+    def can_when_empty(self, shape: Shape) -> bool:
+        """Whether there is room once all batches have ended."""
+        return self._most_batches > 0 and (self._total is None or shape.fits_in(self._total))
+
+    def has_room(self, shape: Shape) -> bool:
+        """Whether one more batch can be started now."""
+        if self._batches >= self._most_batches:
+            return False
+        total = self._total
+        if total is None:
+            return True
+        return (
+            self._cores + shape.cores <= total.cores
+            and self._memory + shape.memory <= total.memory
+            and self._disk + shape.disk <= total.disk
+            and (not shape.resources.accelerators or self._pick(total, shape) is not None)
+        )
+
+    def slots(self, shape: Shape) -> float:
+        """Estimate how many more batches can be started now; accelerators are not looked at."""
+        counts = [self._most_batches - self._batches]
+        total = self._total
+        if total is not None:
+            free = (total.cores - self._cores, total.memory - self._memory, total.disk - self._disk)
+            asked = (shape.cores, shape.memory, shape.disk)
+            counts += [has // needs for has, needs in zip(free, asked, strict=True) if needs]
+        return min(counts)
+
+    def take(self, shape: Shape) -> Devices:
+        """Take the resources of one batch, for which there must be room; says which devices it got."""
+        self._add(shape, 1)
+        if self._total is None or not shape.resources.accelerators:
+            return ()
+        devices = tuple((self._pick(self._total, shape) or {}).items())
+        for sort, count in devices:
+            self._devices[sort] = self._devices.get(sort, 0) + count
+        return devices
+
+    def give_back(self, shape: Shape, devices: Devices) -> None:
+        """Give back what `take` took."""
+        self._add(shape, -1)
+        for sort, count in devices:
+            self._devices[sort] -= count
+
+    def _add(self, shape: Shape, times: int) -> None:
+        self._batches += times
+        self._cores += times * shape.cores
+        self._memory += times * shape.memory
+        self._disk += times * shape.disk
+
+    def _pick(self, total: Shape, shape: Shape) -> dict[Accelerator, int] | None:
+        free = {sort: count - self._devices.get(sort, 0) for sort, count in _sorts(total.resources).items()}
+        return _choose(shape.resources.accelerators, free)
+
+
+def _sorts(resources: Resources) -> dict[Accelerator, int]:
+    """Count devices of each sort."""
+    counts: dict[Accelerator, int] = {}
+    for device in resources.accelerators:
+        sort = replace(device, count=1)
+        counts[sort] = counts.get(sort, 0) + device.count
+    return counts
+
+
+def _choose(wanted: Iterable[Accelerator], free: Mapping[Accelerator, int]) -> dict[Accelerator, int] | None:
+    """Choose devices for all that is wanted; None when they do not suffice.
+
+    The wishes that name most choose first, and devices of which least is known go first.
+    """
+    left = dict(free)
+    taken: dict[Accelerator, int] = {}
+    for wish in sorted(wanted, key=_named, reverse=True):
+        missing = wish.count
+        for sort in sorted((sort for sort in left if _serves(sort, wish)), key=_named):
+            count = max(0, min(missing, left[sort]))
+            left[sort] -= count
+            missing -= count
+            taken[sort] = taken.get(sort, 0) + count
+        if missing:
+            return None
+    return taken
+
+
+def _named(sort: Accelerator) -> int:
+    return sum(field is not None for field in (sort.model, sort.brand, sort.api))
+
+
+def _serves(device: Accelerator, wish: Accelerator) -> bool:
+    wishes = ((wish.model, device.model), (wish.brand, device.brand), (wish.api, device.api))
+    return wish.kind == device.kind and all(asked in (None, has) for asked, has in wishes)

@@ -1,0 +1,128 @@
+"""The queues of ready tasks, one for each shape, and whose turn it is."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import islice
+
+from toilfn.events import TaskId
+from toilfn.scheduler.packing import Pool, Shape
+
+__all__ = ["Ready"]
+
+_LOOKAHEAD = 32
+"""How many shapes that do not fit are looked past, so that a turn costs the same with thousands of them."""
+
+
+class _Lane:
+    """Queues that take turns: the shape that was served goes to the back."""
+
+    def __init__(self) -> None:
+        self.queues: OrderedDict[Shape, deque[TaskId]] = OrderedDict()
+
+    def queue(self, shape: Shape) -> deque[TaskId]:
+        queue = self.queues.get(shape)
+        if queue is None:
+            queue = self.queues[shape] = deque()
+        return queue
+
+    def drop_empty(self, shape: Shape) -> None:
+        if not self.queues[shape]:
+            del self.queues[shape]
+
+    def serve(self, shape: Shape) -> None:
+        if shape in self.queues:
+            self.queues.move_to_end(shape)
+
+    def front(self) -> Iterator[Shape]:
+        return islice(self.queues, _LOOKAHEAD)
+
+
+class Ready:
+    """Which ready task comes next.
+
+    What a running family led to comes before tasks that nothing led to, newest first: to finish
+    what was begun keeps graphs and values in memory small. The rest is first in, first out.
+    Shapes take turns, and one that does not fit is looked past; but after it has been passed over
+    `patience` times, everything else is held back until it fits.
+
+    A task that stops being ready in another way than by `pop` stays in its queue: whoever pops must
+    check. `count` is exact.
+
+    Parameters
+    ----------
+    patience : int
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._urgent = _Lane()
+        self._fresh = _Lane()
+        self._counts: dict[Shape, int] = {}
+        self._passed: dict[Shape, int] = {}
+        self._starving: Shape | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
+    def shapes(self) -> list[Shape]:
+        """Give the shapes that have ready tasks."""
+        return list(self._counts)
+
+    def count(self, shape: Shape) -> int:
+        """Say how many tasks of a shape are ready."""
+        return self._counts.get(shape, 0)
+
+    def add(self, id: TaskId, shape: Shape, *, urgent: bool) -> None:
+        """Add a task that became ready, before all others if it is urgent, else behind them."""
+        self._counts[shape] = self._counts.get(shape, 0) + 1
+        if urgent:
+            self._urgent.queue(shape).appendleft(id)
+        else:
+            self._fresh.queue(shape).append(id)
+
+    def discard(self, shape: Shape) -> None:
+        """Note that one task of a shape is not ready any more."""
+        self._counts[shape] -= 1
+        if not self._counts[shape]:
+            del self._counts[shape]
+            self._passed.pop(shape, None)
+            self._urgent.queues.pop(shape, None)
+            self._fresh.queues.pop(shape, None)
+
+    def peek(self, shape: Shape) -> TaskId:
+        """Give the next task of a shape, which may not be ready any more."""
+        return self._lane(shape).queue(shape)[0]
+
+    def pop(self, shape: Shape) -> None:
+        """Remove the task that `peek` gave from its queue."""
+        lane = self._lane(shape)
+        lane.queue(shape).popleft()
+        lane.drop_empty(shape)
+
+    def _lane(self, shape: Shape) -> _Lane:
+        return self._urgent if shape in self._urgent.queues else self._fresh
+
+    def choose(self, pool: Pool) -> Shape | None:
+        """Give the shape whose turn it is, of those for which there is room; None if there is none."""
+        if self._starving is not None and self._starving in self._counts and pool.can_when_empty(self._starving):
+            return self._serve(self._starving, []) if pool.has_room(self._starving) else None
+        passed: list[Shape] = []
+        for shape in (*self._urgent.front(), *self._fresh.front()):
+            if pool.has_room(shape):
+                return self._serve(shape, passed)
+            if pool.can_when_empty(shape):
+                passed.append(shape)
+        return None
+
+    def _serve(self, shape: Shape, passed: list[Shape]) -> Shape:
+        self._starving = None
+        self._passed.pop(shape, None)
+        for other in passed:
+            self._passed[other] = self._passed.get(other, 0) + 1
+            if self._starving is None and self._passed[other] > self._patience:
+                self._starving = other
+        self._urgent.serve(shape)
+        self._fresh.serve(shape)
+        return shape
