@@ -252,7 +252,7 @@ def import_file(url: str | os.PathLike[str], name: str | None = None) -> File:
         If there is nothing at the URL, or a directory.
     """
     session = _current()
-    if not isinstance(url, (str, os.PathLike)):
+    if _is_promise(url):
         return _import(url, name, None)
     if session is not None:
         return session.import_url(url, name)
@@ -283,8 +283,10 @@ def export(file: File, url: str | os.PathLike[str]) -> str:
         The absolute path or the URL of the copy; or its promise.
     """
     target = transfer.absolute(url)
-    if not isinstance(file, File):
+    if _is_promise(file):
         return _export(file, target, transfer.fingerprint(target) or secrets.token_hex(8))
+    if type(file) is not File:
+        raise InputError(f"cannot export a {type(file).__name__} to {transfer.shown(url)}: it is not a File")
     target = transfer.within(target, file.name)
     if not transfer.holds(target, file.size, file.checksum):
         transfer.send(_content(file, _current()), target, executable=file.executable)
@@ -313,8 +315,6 @@ def _import(url: str | os.PathLike[str], name: str | None, state: str | None) ->
 
 @task(local=True, name="export", version="1")
 def _export(file: File, url: str, state: str) -> str:
-    if not isinstance(file, File):
-        raise InputError(f"cannot export a {type(file).__name__} to {transfer.shown(url)}: it is not a File")
     return export(file, url)
 
 
@@ -334,6 +334,11 @@ class _Finder(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not 
 class _Nowhere:
     def write(self, data: Any) -> int:
         return len(data)
+
+
+def _is_promise(value: object) -> bool:
+    """Say whether an argument is a promise of what its type says."""
+    return hasattr(type(value), "__dask_graph__")
 
 
 def _current() -> Session | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import hashlib
 import os
@@ -96,9 +97,9 @@ class TestWriting:
 
     def test_a_block_that_raises_keeps_nothing(self, store, attempt):
         with attempt(store) as session:
-            with pytest.raises(ZeroDivisionError), toil.open_write("x") as stream:
+            with contextlib.suppress(ZeroDivisionError), toil.open_write("x") as stream:
                 stream.write(b"half")
-                raise ZeroDivisionError
+                _ = 1 / 0
             with pytest.raises(toil.InputError, match="ended well"):
                 _ = stream.file
         assert session.made == []

@@ -1,0 +1,212 @@
+"""Files from and to the outside world: plain paths, file URLs, and what fsspec opens."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import uuid
+import zipfile
+from pathlib import Path
+
+import fsspec
+import pytest
+
+import toilfn as toil
+from toilfn import transfer
+from toilfn.filesession import Session
+from toilfn.stores import open_store
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    """A running attempt."""
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
+    (tmp_path / "temp").mkdir()
+    with Session(open_store(tmp_path / "store"), lambda: tmp_path / "temp") as session:
+        yield session
+
+
+@pytest.fixture
+def bucket():
+    """A place in fsspec's memory file system, as a URL."""
+    url = f"memory://{uuid.uuid4().hex}"
+    yield url
+    system, path = fsspec.core.url_to_fs(url)
+    if system.exists(path):
+        system.rm(path, recursive=True)
+
+
+def put(url, data):
+    with fsspec.open(url, "wb") as stream:
+        stream.write(data)
+
+
+def get(url):
+    with fsspec.open(url, "rb") as stream:
+        return stream.read()
+
+
+def made(content, name="made.txt"):
+    with toil.open_write(name) as stream:
+        stream.write(content)
+    return stream.file
+
+
+NAMES = [
+    "plain.txt",
+    "with space",
+    "new\nline",
+    "ünïcode-文",
+    "per%20cent",
+    "hash#tag",
+    "a::b",
+    "quest?ion",
+    "-dash",
+    ".dot",
+]
+
+
+@pytest.mark.usefixtures("session")
+class TestImport:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_paths_of_any_name(self, tmp_path, name):
+        (tmp_path / name).write_text(name)
+        for source in (tmp_path / name, str(tmp_path / name), (tmp_path / name).as_uri()):
+            file = toil.import_file(source)
+            assert (file.name, file.read_text()) == (name, name)
+
+    def test_executables_stay_executable(self, tmp_path):
+        (tmp_path / "tool").write_text("#!/bin/sh\necho ran\n")
+        (tmp_path / "tool").chmod(0o755)
+        file = toil.import_file(tmp_path / "tool")
+        assert file.executable
+        assert os.access(file.path(), os.X_OK)
+
+    def test_names_can_be_chosen(self, tmp_path):
+        (tmp_path / "x").touch()
+        assert toil.import_file(tmp_path / "x", name="y").name == "y"
+
+    def test_urls(self, bucket):
+        put(f"{bucket}/folder/data.bin", b"remote")
+        file = toil.import_file(f"{bucket}/folder/data.bin")
+        assert (file.name, file.read_bytes()) == ("data.bin", b"remote")
+
+    def test_chained_urls(self, bucket):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as packed:
+            packed.writestr("inside.txt", "packed")
+        put(f"{bucket}/a.zip", archive.getvalue())
+        file = toil.import_file(f"zip://inside.txt::{bucket}/a.zip")
+        assert (file.name, file.read_text()) == ("inside.txt", "packed")
+
+    def test_a_missing_source_is_named(self, tmp_path, bucket):
+        for source in (tmp_path / "gone.txt", f"{bucket}/gone.txt"):
+            with pytest.raises(toil.InputError, match=r"gone\.txt"):
+                toil.import_file(source)
+
+    def test_directories_are_refused(self, tmp_path, bucket):
+        put(f"{bucket}/folder/x", b"")
+        for source in (tmp_path, f"{bucket}/folder"):
+            with pytest.raises(toil.InputError, match="is a directory"):
+                toil.import_file(source)
+
+    def test_unknown_schemes_are_named(self):
+        with pytest.raises(toil.InputError, match=r"nosuch://host/x.*nosuch"):
+            toil.import_file("nosuch://user:secret@host/x?signature=secret")
+
+
+@pytest.mark.usefixtures("session")
+class TestExport:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_paths_of_any_name(self, tmp_path, name):
+        file = made(b"content")
+        for target in (tmp_path / "path" / name, (tmp_path / "url" / name).as_uri()):
+            toil.export(file, target)
+        assert (tmp_path / "path" / name).read_bytes() == (tmp_path / "url" / name).read_bytes() == b"content"
+
+    def test_relative_paths_and_the_answer(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert toil.export(made(b"x"), "out.txt") == str(tmp_path / "out.txt")
+        assert Path("out.txt").read_bytes() == b"x"
+
+    def test_into_directories(self, tmp_path, bucket):
+        assert toil.export(made(b"x"), tmp_path) == str(tmp_path / "made.txt")
+        assert toil.export(made(b"x"), f"{tmp_path}/new/") == f"{tmp_path}/new/made.txt"
+        assert toil.export(made(b"x"), f"{bucket}/") == f"{bucket}/made.txt"
+
+    def test_rights_are_the_users_ordinary_ones(self, tmp_path, session):
+        tool = session.temp_dir() / "tool"
+        tool.touch(mode=0o700)
+        old = os.umask(0o027)
+        try:
+            toil.export(made(b"x"), tmp_path / "data")
+            toil.export(session.adopt(tool), tmp_path / "tool")
+        finally:
+            os.umask(old)
+        assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o640
+        assert stat.S_IMODE((tmp_path / "tool").stat().st_mode) == 0o750
+
+    def test_replaces_whole_or_not_at_all(self, tmp_path, session):
+        target = tmp_path / "out" / "x"
+        toil.export(made(b"old"), target)
+        broken = made(b"new")
+        session.store.objects.delete([broken.id])
+        with pytest.raises(toil.CorruptObjectError):
+            toil.export(broken, target)
+        assert target.read_bytes() == b"old"
+        assert list(target.parent.iterdir()) == [target]
+
+    def test_what_is_there_already_is_left_alone(self, tmp_path):
+        file = made(b"same")
+        toil.export(file, tmp_path / "x")
+        before = (tmp_path / "x").stat()
+        toil.export(file, tmp_path / "x")
+        after = (tmp_path / "x").stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+    def test_same_size_other_content_is_replaced(self, tmp_path):
+        (tmp_path / "x").write_bytes(b"1234")
+        toil.export(made(b"5678"), tmp_path / "x")
+        assert (tmp_path / "x").read_bytes() == b"5678"
+
+    def test_urls(self, bucket):
+        assert toil.export(made(b"remote"), f"{bucket}/new/folder/x") == f"{bucket}/new/folder/x"
+        assert get(f"{bucket}/new/folder/x") == b"remote"
+
+    def test_devices_stay_devices(self):
+        toil.export(made(b"x"), "/dev/null")
+        assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+    def test_only_files(self, tmp_path):
+        with pytest.raises(toil.InputError, match="str"):
+            toil.export("text", tmp_path / "x")
+
+
+def test_messages_tell_no_secrets():
+    assert transfer.shown("https://me:pass@host/a/b?X-Signature=1") == "https://host/a/b"
+    assert transfer.shown("/plain/@path?") == "/plain/@path?"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://host/a/b%20c.txt?x=/y", "b c.txt"),
+        ("s3://bucket/a/b%20c.txt", "b%20c.txt"),
+        ("zip://in/side.txt::https://host/a.zip", "side.txt"),
+        ("https://host", "file"),
+        ("/a/b", "b"),
+    ],
+)
+def test_names_of_urls(url, name):
+    assert transfer.name_of(url) == name
+
+
+def test_fingerprints_follow_the_content(tmp_path, bucket):
+    for url in (str(tmp_path / "x"), f"{bucket}/x"):
+        assert transfer.fingerprint(url) is None
+        put(url, b"1")
+        first = transfer.fingerprint(url)
+        assert first == transfer.fingerprint(url) is not None
+        put(url, b"22")
+        assert transfer.fingerprint(url) != first
