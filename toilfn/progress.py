@@ -31,10 +31,9 @@ class Progress:
 
     Examples
     --------
-    >>> progress = Progress()
-    >>> progress.start(total=100)
-    >>> progress.update({"done": 10, "running": 2, "failed": 0, "total": 120}, ["sort_chunk", "sort_chunk"])
-    >>> progress.stop()
+    >>> with Progress() as progress:
+    ...     progress.start(total=100)
+    ...     progress.update({"done": 10, "running": 2, "failed": 0, "total": 120}, ["sort_chunk", "sort_chunk"])
     """
 
     def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
@@ -45,6 +44,13 @@ class Progress:
         self._running: Sequence[str] = ()
         self._total = self._found_done = 0
         self._began = 0.0
+
+    def __enter__(self) -> Progress:
+        self.start(0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def start(self, total: int, done: int = 0) -> None:
         """Begin.
@@ -95,7 +101,7 @@ class Progress:
         return self._display
 
     def _line(self) -> str:
-        """Say it all in one line, what can be cut off last: ``12/80 tasks, 2 running, 12.5s, 1.0 tasks/s (sort x 2)``."""
+        """Say it all in one line, such as ``12/80 tasks, 2 running, 12.5s, 1.0 tasks/s (sort x 2)``."""
         done, elapsed = self._counts.get("done", 0), time.monotonic() - self._began
         parts = [f"{done}/{self._total} tasks"]
         parts += [f"{count} {word}" for word in ("running", "failed") if (count := self._counts.get(word, 0))]

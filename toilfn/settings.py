@@ -16,7 +16,7 @@ import json
 import os
 import site
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -176,7 +176,7 @@ class Settings:
         "least level of messages: debug, info, warning, error or critical",
     )  # fmt: skip
     log_limit: int = _setting(
-        "64Ki", parse_size, _OUTPUT, "how much of an attempt's log to keep; of a longer one the end is kept"
+        "64Ki", parse_size, _OUTPUT, "how much of an attempt's log to keep; of a longer one the middle is left out"
     )
 
     lease_timeout: float = _setting(
@@ -221,13 +221,15 @@ _METAVARS = {parse_size: "SIZE", parse_duration: "TIME", _cores: "N", _count: "N
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
     """Give a script's own parser the flags of `toilfn run`.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
         What it parses is read by `from_options`.
+    leave_out : collection of str
+        Names of settings that get no flag.
 
     Examples
     --------
@@ -238,6 +240,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, entry in _TABLE.items():
+        if name in leave_out:
+            continue
         title = entry.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(f"toilfn: {title}")

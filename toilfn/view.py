@@ -160,7 +160,7 @@ class View:
 
     @property
     def status(self) -> str:
-        """How the newest run ended: a status of `toilfn.records.End`, ``"open"`` while it has not, or ``"empty"``."""
+        """How the newest run ended: a status of `toilfn.records.End`; or ``"open"``; or ``"empty"`` without a run."""
         if self.run is None:
             return "empty"
         end = self.ends.get(self.run.number)
@@ -211,23 +211,20 @@ class View:
         return f"the tasks are {', '.join(names[:_CANDIDATES])}{', ...' if len(names) > _CANDIDATES else ''}"
 
     def _epoch(self, record: Epoch) -> None:
+        """Take note of a new leader: it tries again what had failed, and what ran under an earlier one."""
         self.epochs.append(record)
-        self._stop_running()
+        self._back_to_waiting(State.RUNNING, State.FAILED)
 
     def _run(self, record: Run) -> None:
         self.runs.append(record)
-        for task in self.tasks.values():
-            if task.state is State.FAILED:
-                task.state = State.WAITING
 
     def _end(self, record: End) -> None:
         self.ends[record.number] = record
-        self._stop_running()
+        self._back_to_waiting(State.RUNNING)
 
-    def _stop_running(self) -> None:
-        """Nothing runs any more: the leader ended, or another one took over."""
+    def _back_to_waiting(self, *states: State) -> None:
         for task in self.tasks.values():
-            if task.state is State.RUNNING:
+            if task.state in states:
                 task.state = State.WAITING
 
     def _function(self, record: Function) -> None:
@@ -254,7 +251,7 @@ class View:
             self._function(function)
         for child in record.tasks:
             self._task(child)
-        self._used(task, record.attempt, record.stats)
+        self._used(task, record.stats)
         task.state, task.cause, task.error = State.DONE, "", ""
         task.children = tuple(child.id for child in record.tasks)
         task.refs = self._same_ids(record.refs)
@@ -263,7 +260,7 @@ class View:
         task = self.tasks.get(record.id)
         if task is None or task.state is State.DONE:
             return
-        self._used(task, record.attempt, record.stats)
+        self._used(task, record.stats)
         task.state = State.FAILED if record.final else State.WAITING
         task.cause, task.error = record.cause, record.message
 
@@ -272,8 +269,8 @@ class View:
             if task := self.tasks.get(id):
                 task.state, task.children, task.refs = State.WAITING, (), ()
 
-    def _used(self, task: TaskInfo, attempt: int, stats: Stats) -> None:
-        task.attempts = max(task.attempts, attempt)
+    def _used(self, task: TaskInfo, stats: Stats) -> None:
+        task.attempts += 1
         task.start, task.wall, task.cpu, task.memory = stats.start, stats.wall, stats.cpu, stats.memory
         task.host = intern(stats.host)
 

@@ -1,0 +1,130 @@
+"""The `toilfn` command: each command is a module with ``configure(parser)`` and ``command(options)``.
+
+Exit status: 0 success, 1 the workflow failed or the store cannot be used, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "run": ("toilfn.cli.run", "run a workflow script"),
+    "resume": ("toilfn.cli.resume", "finish what was interrupted, and print the result"),
+    "status": ("toilfn.cli.status", "say how far a workflow is, what runs and what failed"),
+    "logs": ("toilfn.cli.logs", "print what a task printed and logged"),
+    "explain": ("toilfn.cli.explain", "say why a task runs again, or does not"),
+    "graph": ("toilfn.cli.graph", "draw the tasks and what depends on what"),
+    "stats": ("toilfn.cli.stats", "add up time and memory for each kind of task"),
+    "files": ("toilfn.cli.files", "list and fetch files of a workflow"),
+    "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
+    "clean": ("toilfn.cli.clean", "remove a store, or what is not needed in it"),
+}
+
+_EXAMPLES = """\
+examples:
+  toilfn run script.py --store run1 -- --sample NA12878
+  toilfn status run1
+  toilfn logs run1 sort_chunk
+  toilfn resume s3://bucket/run1
+  toilfn COMMAND --help
+
+STORE is the path or URL of a job store, as in `compute(..., store=...)`.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows ``toilfn`` on the command line; by default what this process was given.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    try:
+        status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return status
+    except ToilfnError as error:
+        print(f"toilfn: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (InputError, StoreNotFoundError)) else 1
+    except KeyboardInterrupt:
+        print("toilfn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; what Python would flush at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _overview()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
+    name = arguments[0]
+    if name.startswith("-"):
+        parser.parse_args(arguments)
+    if name not in _COMMANDS:
+        raise InputError(f"there is no command {name!r}{_meant(name)}; see toilfn --help")
+    module_name, summary = _COMMANDS[name]
+    return _run(import_module(module_name), name, summary, arguments[1:])
+
+
+def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=f"toilfn {name}",
+        description=f"{summary.capitalize()}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    rest: list[str] = []
+    if parser.get_default("rest") is not None and "--" in arguments:
+        cut = arguments.index("--")
+        arguments, rest = arguments[:cut], arguments[cut + 1 :]
+    options = parser.parse_args(arguments)
+    if rest:
+        options.rest = rest
+    status: int = module.command(options)
+    return status
+
+
+def _overview() -> argparse.ArgumentParser:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="toilfn",
+        usage="toilfn COMMAND ...",
+        description="\n".join(["Functions become durable workflows.", "", "commands:", *lines]),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from toilfn import __version__
+
+        print(f"toilfn {__version__}")
+        parser.exit()
+
+
+def _meant(name: str) -> str:
+    near = get_close_matches(name, _COMMANDS, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

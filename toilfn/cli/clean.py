@@ -1,0 +1,93 @@
+"""``toilfn clean STORE...``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from toilfn.errors import InputError
+from toilfn.records import BlobRef, Epoch, Outcome, decode, encode
+from toilfn.stores import Store, open_store
+from toilfn.stores.lease import Lease
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("stores", metavar="STORE", nargs="+", help="paths or URLs of job stores")
+    parser.add_argument("--garbage", action="store_true", help="keep the store; remove what nothing in it refers to")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Remove stores, or the garbage in them.
+
+    Raises
+    ------
+    StoreLockedError
+        If a leader of a store is alive; the stores named before it are done.
+    InputError
+        If nobody is there to be asked, and ``--yes`` was not given.
+    """
+    stores = [open_store(url, create=False) for url in options.stores]
+    if not options.garbage and not options.yes and not _agreed(stores):
+        print("nothing was removed")
+        return 1
+    for store in stores:
+        _collect(store) if options.garbage else _destroy(store)
+    return 0
+
+
+def _agreed(stores: list[Store]) -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("removing stores needs --yes where nobody can be asked")
+    print("Remove with all results and files:", *(f"  {store.url}" for store in stores), sep="\n")
+    return input("[y/N] ").strip().lower() in ("y", "yes")
+
+
+def _destroy(store: Store) -> None:
+    lease = Lease.acquire(store)
+    try:
+        store.destroy()
+    finally:
+        lease.release()
+    print(f"removed {store.url}")
+
+
+def _collect(store: Store) -> None:
+    with Lease.acquire(store) as lease:
+        live = _live(store)
+        # A leader that was suspended and wakes up now must not commit what refers to the blobs that go.
+        store.log.append([encode(Epoch(lease.epoch, socket.gethostname(), os.getpid(), time.time()))])
+        count = store.collect(live)
+    print(f"removed {count} object{'s' * (count != 1)} of {store.url}")
+
+
+def _live(store: Store) -> set[str]:
+    """List the blobs that records refer to.
+
+    A blob that a task deleted stays if there is more than one reference: equal contents are one blob.
+    """
+    references: Counter[str] = Counter()
+    deleted: set[str] = set()
+    for _, data in store.log.read():
+        record = decode(data)
+        references.update(ref.name for ref in _refs(record))
+        if isinstance(record, Outcome):
+            deleted.update(record.deleted)
+    return {name for name, count in references.items() if count > 1 or name not in deleted}
+
+
+def _refs(value: object) -> Iterator[BlobRef]:
+    """Find the references in a record, at any depth."""
+    if isinstance(value, BlobRef):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _refs(part)

@@ -1,0 +1,69 @@
+"""What several commands share: their arguments, tables, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import PurePath
+from typing import Any, TextIO
+
+from toilfn.view import View
+
+__all__ = ["add_json", "add_store", "open_view", "print_json", "print_table"]
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the STORE argument."""
+    parser.add_argument("store", metavar="STORE", help="path or URL of the job store")
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def open_view(url: str) -> View:
+    """Read a store that exists.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is none.
+    """
+    from toilfn.stores import open_store
+
+    return View(open_store(url, create=False))
+
+
+def print_json(value: Any, stream: TextIO | None = None) -> None:
+    """Write a value as indented JSON; what JSON has no word for becomes the nearest that it has."""
+    stream = stream or sys.stdout
+    json.dump(value, stream, indent=2, default=_plain)
+    stream.write("\n")
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+    """Print aligned columns, those in `right` (by index) to the right."""
+    lines = [list(headings), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value that JSON cannot hold into one that it can."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, and pandas' columns
+        return value.tolist()
+    return repr(value)

@@ -1,0 +1,122 @@
+"""``toilfn files STORE [ls | cat FILE | get FILE TARGET]``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.cli.handles import Handle, find_handles
+from toilfn.errors import InputError
+from toilfn.events import TaskId
+from toilfn.records import BlobRef, Outcome, decode
+from toilfn.stores import Store, open_store
+from toilfn.units import format_size
+from toilfn.view import View
+
+__all__ = ["command", "configure"]
+
+_SHORT = 12
+_SHOWN = 10
+
+
+@dataclass(slots=True)
+class _File:
+    """A file, and the task that made it."""
+
+    handle: Handle
+    task: TaskId
+
+    @property
+    def id(self) -> str:
+        """What tells its content from others'."""
+        return self.handle.id.rpartition("/")[2]
+
+    @property
+    def name(self) -> str:
+        return self.handle.name
+
+    @property
+    def ref(self) -> BlobRef:
+        return BlobRef(self.handle.id, self.handle.size, bytes.fromhex(self.handle.checksum))
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = "FILE is a file's name, if only one has it, or the start of its id; both are listed by ls."
+    add_store(parser)
+    parser.add_argument(
+        "action", nargs="?", choices=("ls", "cat", "get"), default="ls", help="ls (default), cat or get"
+    )
+    parser.add_argument("file", metavar="FILE", nargs="?", help="for cat and get")
+    parser.add_argument(
+        "target", metavar="TARGET", nargs="?", type=Path, help="for get: a file or a directory (default: .)"
+    )
+    add_json(parser)
+
+
+def command(options: argparse.Namespace) -> int:
+    """List the files that tasks made, print one, or fetch one.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or more than one.
+    """
+    store = open_store(options.store, create=False)
+    files = _files(store)
+    if options.action == "ls":
+        _list(files, View(store), as_json=options.json)
+        return 0
+    if options.file is None:
+        raise InputError(
+            f"toilfn files STORE {options.action} needs a file's name or id; toilfn files STORE lists them"
+        )
+    file = _find(files, options.file)
+    if options.action == "cat":
+        with store.open_blob(file.ref) as stream:
+            shutil.copyfileobj(stream, sys.stdout.buffer)
+        return 0
+    target = options.target or Path()
+    store.fetch_blob(file.ref, target / file.name if target.is_dir() else target)
+    return 0
+
+
+def _files(store: Store) -> list[_File]:
+    """List the files in the values of tasks, those that were deleted later left out."""
+    found: dict[Handle, _File] = {}
+    deleted: set[str] = set()
+    for _, data in store.log.read():
+        record = decode(data)
+        if not isinstance(record, Outcome):
+            continue
+        deleted.update(record.deleted)
+        value = store.get_blob(record.value) if isinstance(record.value, BlobRef) else record.value
+        for handle in find_handles(value):
+            found.setdefault(handle, _File(handle, record.id))
+    return [file for file in found.values() if file.handle.id not in deleted]
+
+
+def _find(files: list[_File], text: str) -> _File:
+    found = [file for file in files if file.name == text] or [file for file in files if file.id.startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise InputError(f"no file has the name or the id {text!r}; toilfn files STORE lists them")
+    lines = [f"  {file.id[:_SHORT]}  {file.name}" for file in found[:_SHOWN]] + ["  ..."] * (len(found) > _SHOWN)
+    raise InputError("\n".join([f"{len(found)} files are called {text!r}; give the start of an id:", *lines]))
+
+
+def _list(files: list[_File], view: View, *, as_json: bool) -> None:
+    makers = {file.task: view.tasks[file.task] for file in files}
+    if as_json:
+        print_json([
+            {"id": file.id, "name": file.name, "size": file.ref.size, "task": file.task.hex(), "object": file.ref.name}
+            for file in files
+        ])  # fmt: skip
+        return
+    rows = [[file.id[:_SHORT], format_size(file.handle.size), file.name, makers[file.task].label] for file in files]
+    print_table(["id", "size", "name", "made by"], rows, right={1})

@@ -1,0 +1,31 @@
+"""``toilfn graph STORE``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from toilfn.cli.common import add_store, open_view
+from toilfn.drawing import draw
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_store(parser)
+    parser.add_argument("--format", choices=("text", "dot", "svg"), default="text", help="what to make (default: text)")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write it, instead of printing it")
+    parser.add_argument("--all", action="store_true", help="draw every task; by default, tasks of one name are one box")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Draw the tasks of the newest run."""
+    drawing = draw(open_view(options.store).current(), every_task=options.all)
+    text = {"text": drawing.text, "dot": drawing.dot, "svg": drawing.svg}[options.format]()
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        options.output.write_text(text)
+    return 0

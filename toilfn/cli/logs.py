@@ -1,0 +1,66 @@
+"""``toilfn logs STORE TASK``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from toilfn.cli.common import add_store
+from toilfn.errors import InputError
+from toilfn.records import BlobRef, Failure, Outcome
+from toilfn.stores import Store, open_store
+from toilfn.units import format_duration
+from toilfn.view import TaskInfo, View
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_store(parser)
+    parser.add_argument("task", metavar="TASK", help="a task's name, if only one has it, or the start of its id")
+    parser.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Print what the attempts of a task printed and logged, and the tracebacks of those that failed.
+
+    Raises
+    ------
+    InputError
+        If there is no such task or attempt.
+    """
+    store = open_store(options.store, create=False)
+    view = View(store)
+    task = view.find(options.task)
+    attempts = list(enumerate(view.attempts(task.id), start=1))
+    wanted = [(n, attempt) for n, attempt in attempts if options.attempt in (None, n)]
+    if not wanted:
+        raise InputError(_nothing(task, len(attempts), options.attempt))
+    for number, attempt in wanted:
+        sys.stderr.write(_heading(task, number, attempt) + "\n")
+        sys.stderr.flush()
+        sys.stdout.write(_text(store, attempt))
+        sys.stdout.flush()
+    return 0
+
+
+def _nothing(task: TaskInfo, count: int, attempt: int | None) -> str:
+    if attempt is None or not count:
+        return f"{task.label} has no log yet: no attempt of it has ended; it is {task.state.value}"
+    return f"{task.label} has no attempt {attempt}: there {'are' if count > 1 else 'is'} {count}"
+
+
+def _heading(task: TaskInfo, number: int, attempt: Outcome | Failure) -> str:
+    stats = attempt.stats
+    end = "done" if isinstance(attempt, Outcome) else f"failed ({attempt.cause}): {attempt.message}"
+    where = f" on {stats.host}" if stats.host else ""
+    return f"--- {task.label}, attempt {number}{where}, {format_duration(stats.wall)}, {end}"
+
+
+def _text(store: Store, attempt: Outcome | Failure) -> str:
+    log = store.get_blob(attempt.log) if isinstance(attempt.log, BlobRef) else attempt.log
+    parts = [log.decode(errors="replace")]
+    if isinstance(attempt, Failure):
+        parts.append(attempt.traceback)
+    return "".join(part if part.endswith("\n") else f"{part}\n" for part in parts if part)

@@ -1,0 +1,46 @@
+"""``toilfn resume STORE``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from toilfn.cli.common import add_json, add_store, print_json
+from toilfn.settings import add_options, from_options
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_store(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="write the result to a file: a pickle, or JSON with --json"
+    )
+    add_options(parser, leave_out=("store", "workflow"))
+
+
+def command(options: argparse.Namespace) -> int:
+    """Finish the newest run of a store, and print its result."""
+    from toilfn.run import resume
+
+    value = resume(options.store, **from_options(options))
+    if options.output is not None:
+        _write(value, options.output, as_json=options.json)
+    elif options.json:
+        print_json(value)
+    else:
+        print(value)
+    return 0
+
+
+def _write(value: Any, path: Path, *, as_json: bool) -> None:
+    if as_json:
+        with path.open("w") as stream:
+            print_json(value, stream)
+        return
+    import cloudpickle
+
+    path.write_bytes(cloudpickle.dumps(value))

@@ -1,0 +1,72 @@
+"""``toilfn run SCRIPT [flags] -- script's own arguments``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from toilfn.errors import FailedTasksError, InputError, KilledError, ToilfnError
+from toilfn.settings import SETTINGS_VARIABLE, add_options, from_options
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.usage = "toilfn run SCRIPT [flags] [-- the script's own arguments]"
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file that calls toilfn.compute")
+    parser.set_defaults(rest=[])  # what follows "--"
+    add_options(parser)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run a script as Python would, with the flags as settings of its `compute` calls.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    script = Path(options.script)
+    if not script.is_file():
+        raise InputError(f"there is no script {options.script}")
+    os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
+    sys.argv = [options.script, *options.rest]
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        runpy.run_path(options.script, run_name="__main__")
+    except (FailedTasksError, KilledError):
+        raise
+    except ToilfnError as error:
+        raise _located(error) from None
+    except Exception as error:
+        error.__traceback__ = _own_part(error.__traceback__, options.script)
+        traceback.print_exception(error)
+        return 1
+    return 0
+
+
+def _own_part(trace: TracebackType | None, script: str) -> TracebackType | None:
+    """Cut off the frames of this command, so that a traceback begins in the script."""
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    return trace
+
+
+def _located(error: ToilfnError) -> ToilfnError:
+    """Add to an error's message which line of the user's own files it comes from."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame.filename)]
+    if own:
+        error.args = (f"{error} ({own[-1].filename}, line {own[-1].lineno})", *error.args[1:])
+    return error
+
+
+def _is_the_users(filename: str) -> bool:
+    package = str(Path(__file__).resolve().parent.parent)
+    return not filename.startswith(("<", package)) and "runpy" not in filename

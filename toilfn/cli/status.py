@@ -1,0 +1,120 @@
+"""``toilfn status STORE``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from typing import Any
+
+from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.stores import open_store
+from toilfn.stores.lease import Holder, holder
+from toilfn.units import format_duration
+from toilfn.view import State, TaskInfo, View
+
+__all__ = ["command", "configure"]
+
+_SHOWN = 10
+"""How many tasks each list has when it was not asked for."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_store(parser)
+    parser.add_argument("--failed", action="store_true", help="list all failed tasks, and only them")
+    parser.add_argument("--running", action="store_true", help="list all running tasks, and only them")
+    add_json(parser)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Say how the newest run of a store is."""
+    store = open_store(options.store, create=False)
+    view, leader = View(store), holder(store)
+    tasks = view.current()
+    alive = leader is not None and leader.holds(time.time())
+    lists = {state: [task for task in tasks if task.state is state] for state in (State.RUNNING, State.FAILED)}
+    if not alive:  # what was running has ended with its leader, as far as anybody knows
+        lists[State.RUNNING] = []
+    if options.json:
+        counts = Counter(task.state for task in tasks)
+        print_json(_as_dict(store.url, view, leader if alive else None, counts, lists))
+        return 0
+    if not (options.failed or options.running):
+        _print_summary(view, leader, alive, tasks)
+    for state, wanted in ((State.RUNNING, options.running), (State.FAILED, options.failed)):
+        if wanted or not (options.failed or options.running):
+            _print_list(state, lists[state], None if wanted else _SHOWN)
+    return 0
+
+
+def _run_state(view: View, alive: bool) -> str:
+    """Say how a run is in one word."""
+    if view.status == "open":
+        return "running" if alive else "stopped"
+    return view.status
+
+
+def _as_dict(
+    url: str, view: View, leader: Holder | None, counts: Counter[State], lists: dict[State, list[TaskInfo]]
+) -> dict[str, Any]:
+    run = view.run
+    return {
+        "store": url,
+        "workflow": run.workflow if run else None,
+        "run": run.number if run else 0,
+        "state": _run_state(view, leader is not None),
+        "started": run.time if run else None,
+        "leader": leader and {"host": leader.host, "pid": leader.pid, "heartbeat": leader.heartbeat},
+        "tasks": {state.value: counts[state] for state in State},
+        "running": [{**_identify(task), "since": task.since} for task in lists[State.RUNNING]],
+        "failed": [{**_identify(task), "cause": task.cause, "error": task.error} for task in lists[State.FAILED]],
+    }
+
+
+def _identify(task: TaskInfo) -> dict[str, Any]:
+    return {"id": task.id.hex(), "name": task.name, "attempts": task.attempts}
+
+
+def _print_summary(view: View, leader: Holder | None, alive: bool, tasks: list[TaskInfo]) -> None:
+    if view.run is None:
+        print("nothing was run in this store yet")
+        return
+    state = _run_state(view, alive)
+    print(f"workflow  {view.run.workflow}")
+    print(f"run       {view.run.number}, started {_when(view.run.time)}: {state}{_advice(view, state)}")
+    if leader is not None:
+        beat = f"last sign of life {_ago(leader.heartbeat)}" if alive else f"gone since {_when(leader.heartbeat)}"
+        print(f"leader    process {leader.pid} on {leader.host}, {beat}")
+    counts = Counter(task.state for task in tasks)
+    parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
+    print(f"tasks     {len(tasks)}: {', '.join(parts)}")
+
+
+def _advice(view: View, state: str) -> str:
+    if state in ("done", "running"):
+        return ""
+    end = view.ends.get(view.run.number) if view.run else None
+    when = f" {_when(end.time)}" if end else ""
+    return f"{when}; to go on: toilfn resume"
+
+
+def _print_list(state: State, tasks: list[TaskInfo], limit: int | None) -> None:
+    if not tasks:
+        return
+    print(f"\n{state.value}:")
+    rows = [
+        [task.short_id, task.name, f"since {_ago(task.since)}" if state is State.RUNNING else task.error]
+        for task in tasks[:limit]
+    ]
+    print_table(["id", "task", ""], rows)
+    if limit is not None and len(tasks) > limit:
+        print(f"... and {len(tasks) - limit} more: --{state.value} lists all")
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def _ago(moment: float) -> str:
+    return f"{format_duration(max(0, round(time.time() - moment)))} ago"

@@ -1,0 +1,153 @@
+"""Drawing the tasks of a workflow: as text, in Graphviz's language, as SVG."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from toilfn.errors import InputError
+from toilfn.events import TaskId
+from toilfn.view import State, TaskInfo
+
+__all__ = ["Drawing", "Node", "draw"]
+
+_COLORS = {State.DONE: "#b7e1b0", State.FAILED: "#f4a7a0", State.RUNNING: "#f9e29c", State.WAITING: "#e6e6e6"}
+_DEEPEST = 40
+"""How many levels of a tree are written: beyond that, the eye cannot follow the lines."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One box: a task, or all tasks of one name.
+
+    Attributes
+    ----------
+    label : str
+    states : Counter of State
+        How many tasks it stands for, by their state.
+    needs, after, creates : dict
+        Labels of other nodes, in the order in which they were found.
+    """
+
+    label: str
+    states: Counter[State] = field(default_factory=Counter)
+    needs: dict[str, None] = field(default_factory=dict)
+    after: dict[str, None] = field(default_factory=dict)
+    creates: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """What became of its tasks: ``"done"``, or ``"100 tasks: 98 done, 2 failed"``."""
+        if self.states.total() == 1:
+            return next(iter(self.states)).value
+        counts = ", ".join(f"{self.states[state]} {state.value}" for state in State if self.states[state])
+        return f"{self.states.total()} tasks: {counts}"
+
+    @property
+    def state(self) -> State:
+        """The state that matters most to a reader."""
+        return next(s for s in (State.FAILED, State.RUNNING, State.WAITING, State.DONE) if self.states[s])
+
+
+@dataclass(slots=True)
+class Drawing:
+    """Nodes by their labels."""
+
+    nodes: dict[str, Node]
+
+    def text(self) -> str:
+        """Write a tree: results first, what they need below them; each node is unfolded once."""
+        below = {label for node in self.nodes.values() for label, _ in _below(node) if label != node.label}
+        tops = [label for label in self.nodes if label not in below] or list(self.nodes)[:1]
+        unfolded: set[str] = set()
+        return "".join(line + "\n" for top in tops for line in self._tree(top, unfolded))
+
+    def dot(self) -> str:
+        """Write the graph in Graphviz's language; arrows point from what is needed to what needs it."""
+        lines = ["digraph workflow {", '  node [shape=box, style="rounded,filled", fontname="sans-serif"];']
+        for node in self.nodes.values():
+            color = _COLORS[node.state]
+            lines.append(f'  {_quoted(node.label)} [label={_quoted(node.label, node.summary)}, fillcolor="{color}"];')
+        for node in self.nodes.values():
+            lines += [f"  {_quoted(other)} -> {_quoted(node.label)};" for other in node.needs]
+            lines += [f"  {_quoted(other)} -> {_quoted(node.label)} [style=dashed];" for other in node.after]
+            lines += [f"  {_quoted(node.label)} -> {_quoted(other)} [style=dotted];" for other in node.creates]
+        return "\n".join([*lines, "}", ""])
+
+    def svg(self) -> str:
+        """Let Graphviz draw the graph.
+
+        Raises
+        ------
+        InputError
+            If its command ``dot`` is not installed, or fails.
+        """
+        program = shutil.which("dot")
+        if program is None:
+            raise InputError(
+                "drawing SVG needs Graphviz's command 'dot': install graphviz, or take --format text or dot"
+            )
+        done = subprocess.run([program, "-Tsvg"], input=self.dot(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise InputError(f"Graphviz could not draw the graph: {done.stderr.strip()}; take --format text or dot")
+        return done.stdout
+
+    def _tree(self, top: str, unfolded: set[str]) -> Iterator[str]:
+        """Write a node and what is below it; a stack in place of recursion, for graphs are deep."""
+        stack = [(top, "", "", "")]
+        while stack:
+            label, relation, lead, indent = stack.pop()
+            node = self.nodes[label]
+            children = _below(node)
+            known = label in unfolded and bool(children)
+            yield f"{lead}{label}{relation}  {node.summary}{'  (see above)' if known else ''}"
+            if known:
+                continue
+            unfolded.add(label)
+            if len(indent) >= 4 * _DEEPEST:
+                yield from [f"{indent}└── ..."] if children else []
+                continue
+            for position, (other, how) in reversed(list(enumerate(children))):
+                last = position == len(children) - 1
+                stack.append((other, how, indent + ("└── " if last else "├── "), indent + ("    " if last else "│   ")))
+
+
+def draw(tasks: Iterable[TaskInfo], *, every_task: bool = False) -> Drawing:
+    """Make a drawing.
+
+    Parameters
+    ----------
+    tasks : iterable of TaskInfo
+        What to draw; what they need outside of these is left out.
+    every_task : bool
+        Give each task a node. By default there is one for each name.
+    """
+    tasks = list(tasks)
+    labels = {task.id: task.label if every_task else task.name for task in tasks}
+    nodes = {label: Node(label) for label in labels.values()}
+    for task in tasks:
+        node = nodes[labels[task.id]]
+        node.states[task.state] += 1
+        _join(node.needs, task.needs, labels)
+        _join(node.after, task.after, labels)
+        _join(node.creates, task.children, labels)
+    return Drawing(nodes)
+
+
+def _join(edges: dict[str, None], ids: Iterable[TaskId], labels: dict[TaskId, str]) -> None:
+    edges.update((labels[id], None) for id in ids if id in labels)
+
+
+def _below(node: Node) -> list[tuple[str, str]]:
+    """List what a tree has below a node, and how it is related if not by data."""
+    related = [(label, "") for label in node.needs]
+    related += [(label, " (before it)") for label in node.after if label not in node.needs]
+    return related + [(label, " (created by it)") for label in node.creates if label not in node.needs]
+
+
+def _quoted(*lines: str) -> str:
+    escaped = [line.replace("\\", "\\\\").replace('"', '\\"') for line in lines]
+    return '"' + "\\n".join(escaped) + '"'
