@@ -61,9 +61,13 @@ class Drawing:
     def text(self) -> str:
         """Write a tree: results first, what they need below them; each node is unfolded once."""
         below = {label for node in self.nodes.values() for label, _ in _below(node) if label != node.label}
-        tops = [label for label in self.nodes if label not in below] or list(self.nodes)[:1]
+        tops = [label for label in self.nodes if label not in below]
         unfolded: set[str] = set()
-        return "".join(line + "\n" for top in tops for line in self._tree(top, unfolded))
+        lines = [line for top in tops for line in self._tree(top, unfolded)]
+        for label in reversed(self.nodes):  # nodes that lead to each other are below, all of them
+            if label not in unfolded:
+                lines += self._tree(label, unfolded)
+        return "".join(f"{line}\n" for line in lines)
 
     def dot(self) -> str:
         """Write the graph in Graphviz's language; arrows point from what is needed to what needs it."""

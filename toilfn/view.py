@@ -145,6 +145,7 @@ class View:
         self.ends: dict[int, End] = {}
         self._store = store
         self._names: dict[bytes, str] = {}
+        self._first_start = False
         readers: dict[type, Any] = {
             Epoch: self._epoch, Run: self._run, Function: self._function, Task: self._task, Started: self._started,
             Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
@@ -180,6 +181,10 @@ class View:
                 stack.extend(others)
         return [task for id, task in self.tasks.items() if id in seen]
 
+    def stop_running(self) -> None:
+        """Take it that nothing runs, as when there is no living leader."""
+        self._back_to_waiting(State.RUNNING)
+
     def find(self, text: str) -> TaskInfo:
         """Find the one task that has this name, or whose id in hexadecimal starts with this.
 
@@ -211,20 +216,20 @@ class View:
         return f"the tasks are {', '.join(names[:_CANDIDATES])}{', ...' if len(names) > _CANDIDATES else ''}"
 
     def _epoch(self, record: Epoch) -> None:
-        """Take note of a new leader: it tries again what had failed, and what ran under an earlier one."""
         self.epochs.append(record)
-        self._back_to_waiting(State.RUNNING, State.FAILED)
+        self.stop_running()
+        self._first_start = True
 
     def _run(self, record: Run) -> None:
         self.runs.append(record)
 
     def _end(self, record: End) -> None:
         self.ends[record.number] = record
-        self._back_to_waiting(State.RUNNING)
+        self.stop_running()
 
-    def _back_to_waiting(self, *states: State) -> None:
+    def _back_to_waiting(self, state: State) -> None:
         for task in self.tasks.values():
-            if task.state in states:
+            if task.state is state:
                 task.state = State.WAITING
 
     def _function(self, record: Function) -> None:
@@ -238,6 +243,9 @@ class View:
         self.tasks[record.id] = TaskInfo(record.id, name, needs, after, record.parent)
 
     def _started(self, record: Started) -> None:
+        if self._first_start:  # a new leader is at work: it tries again what failed before
+            self._back_to_waiting(State.FAILED)
+            self._first_start = False
         for id in record.ids:
             task = self.tasks.get(id)
             if task is not None and task.state is not State.DONE:

@@ -50,7 +50,7 @@ def command(options: argparse.Namespace) -> int:
             return 0
         time.sleep(_LOOK)
     raise StoreLockedError(
-        f"process {leader.pid} on {leader.host} still runs {format_duration(options.timeout)} after it was asked to stop."
+        f"process {leader.pid} on {leader.host} was asked to stop {format_duration(options.timeout)} ago and still runs."
         " It will stop when it sees the request; if it hangs, end the process."
     )
 

@@ -33,15 +33,15 @@ def command(options: argparse.Namespace) -> int:
     view, leader = View(store), holder(store)
     tasks = view.current()
     alive = leader is not None and leader.holds(time.time())
+    if not alive:
+        view.stop_running()
     lists = {state: [task for task in tasks if task.state is state] for state in (State.RUNNING, State.FAILED)}
-    if not alive:  # what was running has ended with its leader, as far as anybody knows
-        lists[State.RUNNING] = []
     if options.json:
         counts = Counter(task.state for task in tasks)
         print_json(_as_dict(store.url, view, leader if alive else None, counts, lists))
         return 0
     if not (options.failed or options.running):
-        _print_summary(view, leader, alive, tasks)
+        _print_summary(store.url, view, leader, alive, tasks)
     for state, wanted in ((State.RUNNING, options.running), (State.FAILED, options.failed)):
         if wanted or not (options.failed or options.running):
             _print_list(state, lists[state], None if wanted else _SHOWN)
@@ -76,13 +76,13 @@ def _identify(task: TaskInfo) -> dict[str, Any]:
     return {"id": task.id.hex(), "name": task.name, "attempts": task.attempts}
 
 
-def _print_summary(view: View, leader: Holder | None, alive: bool, tasks: list[TaskInfo]) -> None:
+def _print_summary(url: str, view: View, leader: Holder | None, alive: bool, tasks: list[TaskInfo]) -> None:
     if view.run is None:
         print("nothing was run in this store yet")
         return
     state = _run_state(view, alive)
     print(f"workflow  {view.run.workflow}")
-    print(f"run       {view.run.number}, started {_when(view.run.time)}: {state}{_advice(view, state)}")
+    print(f"run       {view.run.number}, started {_when(view.run.time)}: {state}{_advice(url, view, state)}")
     if leader is not None:
         beat = f"last sign of life {_ago(leader.heartbeat)}" if alive else f"gone since {_when(leader.heartbeat)}"
         print(f"leader    process {leader.pid} on {leader.host}, {beat}")
@@ -91,12 +91,12 @@ def _print_summary(view: View, leader: Holder | None, alive: bool, tasks: list[T
     print(f"tasks     {len(tasks)}: {', '.join(parts)}")
 
 
-def _advice(view: View, state: str) -> str:
+def _advice(url: str, view: View, state: str) -> str:
     if state in ("done", "running"):
         return ""
     end = view.ends.get(view.run.number) if view.run else None
     when = f" {_when(end.time)}" if end else ""
-    return f"{when}; to go on: toilfn resume"
+    return f"{when}; to go on: toilfn resume {url}"
 
 
 def _print_list(state: State, tasks: list[TaskInfo], limit: int | None) -> None:
