@@ -34,6 +34,7 @@ __all__ = [
     "holds_files",
     "import_file",
     "open_write",
+    "passed_on",
     "session_variable",
     "write_file",
 ]
@@ -291,6 +292,16 @@ def export(file: File, url: str | os.PathLike[str]) -> str:
     if not transfer.holds(target, file.size, file.checksum):
         transfer.send(_content(file, _current()), target, executable=file.executable)
     return target
+
+
+def passed_on(path: Path) -> Path | File:
+    """Give what a new task gets for a path among its arguments.
+
+    That is a `File` if the path is in the temporary directory of the task that is running, which
+    will be gone when the new one runs; else the path.
+    """
+    session = _current()
+    return path if session is None else session.pass_on(path)
 
 
 def files_in(value: Any) -> list[File]:

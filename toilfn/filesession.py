@@ -50,6 +50,7 @@ class Session:
         self.temporary: list[str] = []
         self._copies: dict[str, Path] = {}
         self._known: dict[Path, File] = {}
+        self._passed: dict[tuple[Path, str | None], File] = {}
 
     def __enter__(self) -> Session:
         self._token: Token[Session] = session_variable.set(self)
@@ -162,6 +163,19 @@ class Session:
         """
         return rebuild(value, self._adopt_leaf)
 
+    def pass_on(self, path: Path) -> Path | File:
+        """Give the file for a path that a task made by this one gets; any other path stays what it is.
+
+        The path remains, with the content that it has now in the file.
+        """
+        place = _located(path)
+        if place in self._known or not self._is_temporary(place):
+            return self._known.get(place, path)
+        key = (place, transfer.fingerprint(str(place)))
+        if key not in self._passed:
+            self._passed[key] = self.put(place)
+        return self._passed[key]
+
     def _adopt_leaf(self, leaf: Any) -> Any:
         if isinstance(leaf, Path):
             return self._adopt_path(leaf)
@@ -171,11 +185,14 @@ class Session:
 
     def _adopt_path(self, path: Path) -> Path | File:
         place = _located(path)
-        if not place.is_relative_to(self.temp_dir().resolve()):
+        if not self._is_temporary(place):
             return path
         if place not in self._known:
             self._known[place] = self._take(place)
         return self._known[place]
+
+    def _is_temporary(self, place: Path) -> bool:
+        return place.is_relative_to(self.temp_dir().resolve())
 
     def _take(self, path: Path) -> File:
         # A link is only read: what it leads to is somebody else's.

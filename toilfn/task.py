@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from toilfn import options as _options
@@ -125,7 +126,7 @@ class Task(Generic[P, R]):
         -------
         list of promises
         """
-        return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]  # type: ignore[arg-type]
+        return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -197,9 +198,13 @@ def as_promise(leaf: Any) -> Any:
 
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
-    """Note a promise among the arguments."""
+    """Note a promise among the arguments; turn a path of the running task's own into a file."""
     if type(leaf) in ATOMS:
         return leaf
+    if isinstance(leaf, Path):
+        from toilfn.files import passed_on
+
+        return passed_on(leaf)
     from toilfn.promise import Promise
 
     leaf = as_promise(leaf)

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toilfn as toil
-from toilfn.files import files_in, holds_files
+from toilfn.files import files_in, holds_files, passed_on
 from toilfn.filesession import Session
 from toilfn.stores import open_store
 
@@ -363,6 +363,34 @@ class TestReturnedPaths:
                 session.adopt([session.temp_dir() / "folder"])
             with pytest.raises(toil.SerializationError, match="gone is no file"):
                 session.adopt(session.temp_dir() / "gone")
+
+
+class TestPathsAsArguments:
+    def test_become_files_with_the_content_they_have_then(self, store, attempt):
+        with attempt(store) as session:
+            path = session.temp_dir() / "x.txt"
+            path.write_text("first")
+            first, again = passed_on(path), passed_on(path)
+            path.write_text("second!")
+            second = session.adopt([path])[0]
+            assert first is again
+            assert (first.read_text(), second.read_text()) == ("first", "second!")
+
+    def test_other_paths_stay(self, store, attempt, tmp_path):
+        assert passed_on(tmp_path / "x") == tmp_path / "x"
+        with attempt(store):
+            assert passed_on(tmp_path / "x") == tmp_path / "x"
+
+    def test_local_copies_are_the_files_themselves(self, store, attempt, file):
+        with attempt(store):
+            assert passed_on(file.path()) == file
+
+    def test_what_cannot_be_a_file(self, store, attempt):
+        with attempt(store) as session:
+            with pytest.raises(toil.InputError, match="gone is no file"):
+                passed_on(session.temp_dir() / "gone")
+            with pytest.raises(toil.InputError, match="is a directory"):
+                passed_on(session.temp_dir() / ".")
 
 
 class TestHandles:
