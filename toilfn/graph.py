@@ -40,8 +40,8 @@ class Recorded:
 
     Attributes
     ----------
-    payload : bytes
-        The pickled value.
+    value : bytes or BlobRef
+        The pickled value, or where it is.
     refs : tuple of TaskId
         The tasks whose values it refers to.
     tasks : list of records.Task
@@ -52,7 +52,7 @@ class Recorded:
         Blobs that were written for them.
     """
 
-    payload: bytes
+    value: bytes | records.BlobRef
     refs: tuple[TaskId, ...]
     tasks: list[records.Task] = field(default_factory=list)
     functions: list[records.Function] = field(default_factory=list)
@@ -94,8 +94,13 @@ def record(value: Any, spawned: Sequence[Promise], parent: records.Task, store: 
     payload, refs = dumps(value, recorder.identify)
     for promise in spawned:
         recorder.identify(promise)
-    recorded = Recorded(payload, refs)
-    recorder.emit(recorder.wanted(lambda _: False), lambda _: False, recorded)
+    blobs: list[records.BlobRef] = []
+    recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
+    for made in recorder.records(recorder.wanted(lambda _: False), lambda _: False, recorded.blobs):
+        if isinstance(made, records.Task):
+            recorded.tasks.append(made)
+        else:
+            recorded.functions.append(made)
     return recorded
 
 
@@ -161,8 +166,10 @@ class Recorder:
             stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
         return [named.id for key, named in self._named.items() if key in wanted]
 
-    def emit(self, ids: Iterable[TaskId], known: Callable[[bytes], bool], into: Recorded) -> None:
-        """Make the records of tasks.
+    def records(
+        self, ids: Iterable[TaskId], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
+    ) -> Iterator[records.Function | records.Task]:
+        """Make the records of tasks, one after the other, each function's before its first task's.
 
         Parameters
         ----------
@@ -170,8 +177,8 @@ class Recorder:
             Which tasks, in the order in which their records are to stand.
         known : callable
             Whether the store has the record of a task's id or of a function's digest.
-        into : Recorded
-            Where the records go.
+        blobs : list of BlobRef
+            Blobs that were written on the way are added here.
         """
         by_id = {named.id: named for named in self._named.values()}
         functions: set[bytes] = set()
@@ -179,21 +186,21 @@ class Recorder:
             named = by_id[id_]
             digest = named.promise._task.identity.digest
             if digest not in functions and not known(digest):
-                into.functions.append(self._function(self._functions[digest], into))
+                yield self._function(self._functions[digest], blobs)
             functions.add(digest)
             if not known(id_):
-                into.tasks.append(self._record(named, into))
+                yield self._record(named, blobs)
 
-    def _record(self, named: _Named, into: Recorded) -> records.Task:
+    def _record(self, named: _Named, blobs: list[records.BlobRef]) -> records.Task:
         promise = named.promise
         task = promise._task
         try:
             payload, refs = dumps((promise._args, promise._kwargs), self._given)
         except SerializationError as error:
             raise SerializationError(f"an argument of task {task.name} cannot be stored: {error}") from error
-        blobs: list[records.BlobRef] = []
-        args = store_payload(payload, self._store, blobs)
-        into.blobs.extend(blobs)
+        own_blobs: list[records.BlobRef] = []
+        args = store_payload(payload, self._store, own_blobs)
+        blobs.extend(own_blobs)
         own = self._functions[task.identity.digest].settings
         return records.Task(
             id=named.id,
@@ -205,12 +212,12 @@ class Recorder:
             parent=self._parent,
             parts=named.parts,
             lineage=lineage(self._lineage, task.name, named.digest, named.ordinal),
-            blobs=tuple(blobs),
+            blobs=tuple(own_blobs),
         )
 
-    def _function(self, task: Task[..., Any], into: Recorded) -> records.Function:
+    def _function(self, task: Task[..., Any], blobs: list[records.BlobRef]) -> records.Function:
         payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))
-        into.blobs.append(payload)
+        blobs.append(payload)
         identity = task.identity
         return records.Function(identity.digest, task.name, task.settings, payload, identity.parts)
 

@@ -7,7 +7,7 @@ log; the scheduler's commands become batches for the cluster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from toilfn import messages, records
@@ -25,11 +25,13 @@ from toilfn.events import (
     Kept,
     Kill,
     Lost,
+    NewTask,
     Recall,
     Release,
     Retry,
     Returned,
     Submit,
+    Submitted,
     TaskId,
 )
 from toilfn.index import Index
@@ -142,15 +144,15 @@ class Leader:
         """The last failure of each task that was given up."""
         return tuple(self._tally.failures.values())
 
-    def run(self, roots: Iterable[TaskId], fresh: Mapping[TaskId, records.Task] | None = None) -> None:
+    def run(self, roots: Iterable[TaskId], fresh: tuple[NewTask, ...] = ()) -> None:
         """Run until the roots are complete, or nothing more can run.
 
         Parameters
         ----------
         roots : iterable of TaskId
             The tasks whose values are wanted.
-        fresh : mapping, optional
-            Task records that are in the log but not in the index.
+        fresh : tuple of NewTask
+            Tasks that the loader admitted already; what they need comes before them.
 
         Raises
         ------
@@ -158,7 +160,9 @@ class Leader:
             If the log cannot be written, for one because another leader took over.
         """
         self._roots = set(roots)
-        for event in self._loader.load(self._roots, fresh):
+        admitted = self._loader.encoded.keys()
+        needed = (need for task in fresh for need in task.needs if need not in admitted)
+        for event in (*self._loader.load((*needed, *self._roots)), Submitted(fresh)):
             self._handle(event)
         while not self._is_over():
             if not self._watch.should_drain():

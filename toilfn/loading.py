@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 
 from toilfn import options, records
@@ -32,20 +32,12 @@ class Loader:
         self._asked = lru_cache(maxsize=4096)(self._resolve)
         self.encoded: dict[TaskId, bytes] = {}
 
-    def load(self, roots: Iterable[TaskId], fresh: Mapping[TaskId, records.Task] | None = None) -> list[Event]:
+    def load(self, roots: Iterable[TaskId]) -> list[Event]:
         """Make the events that bring tasks, and all that they still need, to the scheduler.
 
         Tasks that are complete are left out. Those that have an outcome but led to something
         that is not complete come with it, as if they had just finished.
-
-        Parameters
-        ----------
-        roots : iterable of TaskId
-            The tasks wanted.
-        fresh : mapping, optional
-            Records that were written just now and are not in the index.
         """
-        fresh = fresh or {}
         new: list[NewTask] = []
         finished: list[Finished] = []
         seen: set[TaskId] = set()
@@ -55,7 +47,7 @@ class Loader:
             if id_ in seen or id_ in self.encoded or self._index.is_complete(id_):
                 continue
             seen.add(id_)
-            task = fresh.get(id_) or self._index.task(id_)
+            task = self._index.task(id_)
             new.append(self.admit(task))
             stack.extend((*task.needs, *task.after))
             if id_ in self._index.outcomes:
@@ -65,9 +57,9 @@ class Loader:
                 stack.extend(leads_to)
         return [Submitted(tuple(new)), *finished]
 
-    def admit(self, task: records.Task) -> NewTask:
-        """Keep a task's record, and say what the scheduler is to know of it."""
-        self.encoded[task.id] = encode(task)
+    def admit(self, task: records.Task, data: bytes | None = None) -> NewTask:
+        """Keep a task's record, encoded as `data`, and say what the scheduler is to know of it."""
+        self.encoded[task.id] = encode(task) if data is None else data
         function = self._index.functions[task.function]
         overrides = tuple(task.options.items())
         asked = self._asked if _plain(task.options) else self._resolve

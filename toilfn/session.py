@@ -6,8 +6,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any
 
@@ -17,10 +18,10 @@ from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
 from toilfn.committer import Committer
 from toilfn.errors import KilledError, StoreExistsError
-from toilfn.events import Capacity, TaskId
+from toilfn.events import Capacity, NewTask, TaskId
 from toilfn.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.files import holds_files
-from toilfn.graph import Recorded, Recorder
+from toilfn.graph import Recorder
 from toilfn.index import Index
 from toilfn.interrupts import Interrupts
 from toilfn.leader import Answers, Leader, Watch
@@ -113,17 +114,16 @@ class Session:
         recorder = Recorder(self.store)
         payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
-        recorded = Recorded(payload, refs)
-        recorder.emit(recorder.wanted(self.index.is_complete), self.index.__contains__, recorded)
         run = records.Run(
             len(self.index.runs) + 1, self._workflow, payload, refs, self._settings.as_dict(), None, time.time()
         )
-        self._write([run, *recorded.functions], recorded.tasks)
-        return self._finish(run, {task.id: task for task in recorded.tasks})
+        loader = Loader(self.index, self._settings)
+        fresh = self._write(run, recorder, loader)
+        return self._finish(run, loader, fresh)
 
     def resume(self) -> Any:
         """Finish the newest run of the store."""
-        return self._finish(self.index.runs[-1], {})
+        return self._finish(self.index.runs[-1], Loader(self.index, self._settings), ())
 
     def _check_workflow(self, recorder: Recorder) -> None:
         names = {function.name for function in self.index.functions.values()}
@@ -140,19 +140,28 @@ class Session:
         is_script = os.path.isfile(self._workflow) and not self._workflow.startswith(sys.prefix)
         return is_script and any(run.workflow == self._workflow for run in self.index.runs)
 
-    def _write(self, first: Sequence[records.Record], tasks: Sequence[records.Record]) -> None:
-        pending = [*first, *tasks]
-        for start in range(0, len(pending), _CHUNK):
-            self.store.log.append([encode(record) for record in pending[start : start + _CHUNK]])
-        for record in first:
-            if isinstance(record, records.Function):
-                self.index.functions[record.digest] = record
+    def _write(self, run: records.Run, recorder: Recorder, loader: Loader) -> tuple[NewTask, ...]:
+        """Put the graph in the store, a part at a time; gives its new tasks."""
+        fresh: list[NewTask] = []
+        made: Iterator[records.Record] = recorder.records(
+            recorder.wanted(self.index.is_complete), self.index.__contains__, []
+        )
+        pending: Iterator[records.Record] = chain([run], made)
+        while part := list(islice(pending, _CHUNK)):
+            encoded = [encode(record) for record in part]
+            self.store.log.append(encoded)
+            for record, data in zip(part, encoded, strict=True):
+                if isinstance(record, records.Task):
+                    fresh.append(loader.admit(record, data))
+                elif isinstance(record, records.Function):
+                    self.index.functions[record.digest] = record
+        return tuple(fresh)
 
-    def _finish(self, run: records.Run, fresh: Mapping[TaskId, records.Task]) -> Any:
+    def _finish(self, run: records.Run, loader: Loader, fresh: tuple[NewTask, ...]) -> Any:
         status = "interrupted"
         try:
             done = all(map(self.index.is_complete, run.roots))
-            values = Values(self.index.value) if done else self._lead(run, fresh)
+            values = Values(self.index.value) if done else self._lead(run, loader, fresh)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
@@ -176,26 +185,26 @@ class Session:
         }
         return resolve(ids, payloads)
 
-    def _lead(self, run: records.Run, fresh: Mapping[TaskId, records.Task]) -> Values:
+    def _lead(self, run: records.Run, loader: Loader, fresh: tuple[NewTask, ...]) -> Values:
         cluster = make_cluster(self._settings)
         cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}"))
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
-                leader = self._leader(cluster, interrupts, progress)
+                leader = self._leader(cluster, loader, interrupts, progress)
                 leader.run(run.roots, fresh)
         finally:
             cluster.close()
         self._judge(leader, interrupts)
         return leader.values
 
-    def _leader(self, cluster: Cluster, interrupts: Interrupts, progress: Progress) -> Leader:
+    def _leader(self, cluster: Cluster, loader: Loader, interrupts: Interrupts, progress: Progress) -> Leader:
         capacity = _capped(cluster.capacity(), self._settings)
         self.scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
         assert self.index.epoch is not None
         flag = _Flag(self.store)
         return Leader(
             self.index,
-            Loader(self.index, self._settings),
+            loader,
             self.scheduler,
             cluster,
             self._committer,
