@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from toilfn.events import Release, TaskId
+from toilfn.scheduler.states import Task
 
 __all__ = ["Holds"]
 
@@ -14,9 +15,15 @@ class Holds:
 
     A task without an outcome holds what it needs. A value holds the ones it refers to until it is
     released itself.
+
+    Parameters
+    ----------
+    tasks : dict
+        The tasks that are not complete: their counts are kept in them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: dict[TaskId, Task]) -> None:
+        self._tasks = tasks
         self._counts: dict[TaskId, int] = {}
         self._refs: dict[TaskId, tuple[TaskId, ...]] = {}
         #: Ids of all complete tasks.
@@ -25,26 +32,37 @@ class Holds:
     def hold(self, ids: Iterable[TaskId]) -> None:
         """Keep values; once for each time."""
         for id in ids:
-            self._counts[id] = self._counts.get(id, 0) + 1
-
-    def finish(self, id: TaskId, refs: tuple[TaskId, ...]) -> list[Release]:
-        """Note that a task is complete, and which others its value refers to and holds already."""
-        self.complete.add(id)
-        if refs:
-            self._refs[id] = refs
-        return [] if id in self._counts else self._release(id)
+            task = self._tasks.get(id)
+            if task is None:
+                self._counts[id] = self._counts.get(id, 0) + 1
+            else:
+                task.held += 1
 
     def let_go(self, ids: Iterable[TaskId]) -> list[Release]:
         """Undo `hold`."""
         return [release for id in ids if self._drop(id) for release in self._release(id)]
 
+    def finish(self, task: Task) -> list[Release]:
+        """Note that a task is complete, and not among the others any more. Its value refers to what it needs now."""
+        self.complete.add(task.id)
+        if task.needs:
+            self._refs[task.id] = task.needs
+        if not task.held:
+            return self._release(task.id)
+        self._counts[task.id] = task.held
+        return []
+
     def _drop(self, id: TaskId) -> bool:
         """Take one hold away; whether the value may go now."""
+        task = self._tasks.get(id)
+        if task is not None:
+            task.held -= 1
+            return False
         self._counts[id] -= 1
         if self._counts[id]:
             return False
         del self._counts[id]
-        return id in self.complete
+        return True
 
     def _release(self, id: TaskId) -> list[Release]:
         released = [Release(id)]

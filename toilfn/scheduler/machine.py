@@ -97,7 +97,7 @@ class Scheduler:
         self._ready = Ready(policy.patience)
         self._durations = Durations()
         self._charges = Charges()
-        self._holds = Holds()
+        self._holds = Holds(self._tasks)
         #: For a task that several others led to: all but the first of these.
         self._led_by: dict[TaskId, list[TaskId]] = {}
         self._backoff: list[tuple[float, TaskId]] = []
@@ -316,12 +316,14 @@ class Scheduler:
         return task
 
     def _link(self, task: Task, parent: TaskId | None) -> None:
-        for id in task.needs:
-            need = self._tasks.get(id)
+        needs = [self._tasks.get(id) for id in task.needs]
+        for need in needs:
             if need is not None:
                 need.follow(task.id)
                 task.pending += 1
         self._holds.hold(task.needs)
+        # Equal ids are often different objects: this one keeps the task's own.
+        task.needs = tuple([id if need is None else need.id for id, need in zip(task.needs, needs, strict=True)])
         creator = None if parent is None else self._tasks.get(parent)
         if creator is not None and creator.state is State.EXPANDED:
             self._lead(creator, task.id)
@@ -411,7 +413,7 @@ class Scheduler:
             self._move(task, State.COMPLETE)
             del self._tasks[task.id]
             commands.append(Complete(task.id))
-            commands += self._holds.finish(task.id, task.needs)
+            commands += self._holds.finish(task)
             self._wake(task, commands)
             stack += self._count_down(self._leaders(task))
             self._led_by.pop(task.id, None)

@@ -80,7 +80,7 @@ class Task:
     elsewhere: that also keeps pickles of a scheduler flat.
     """
 
-    __slots__ = ("_followers", "batch", "budget", "id", "kind", "led_by", "needs", "pending", "shape", "state")
+    __slots__ = ("_followers", "batch", "budget", "held", "id", "kind", "led_by", "needs", "pending", "shape", "state")
 
     def __init__(self, id: TaskId, needs: tuple[TaskId, ...], shape: Shape, kind: int, budget: Budget) -> None:
         self.id = id
@@ -92,6 +92,8 @@ class Task:
         self.state = State.WAITING
         #: How many incomplete tasks it waits for: needs before it has an outcome, children and others after.
         self.pending = 0
+        #: How many others will load its value.
+        self.held = 0
         #: The first task with an outcome that is complete only when this one is: as a rule its parent.
         self.led_by: TaskId | None = None
         #: Where it runs, while it runs.
