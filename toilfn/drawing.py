@@ -63,10 +63,11 @@ class Drawing:
         below = {label for node in self.nodes.values() for label, _ in _below(node) if label != node.label}
         tops = [label for label in self.nodes if label not in below]
         unfolded: set[str] = set()
-        lines = [line for top in tops for line in self._tree(top, unfolded)]
-        for label in reversed(self.nodes):  # nodes that lead to each other are below, all of them
-            if label not in unfolded:
-                lines += self._tree(label, unfolded)
+        lines: list[str] = []
+        for top in (*tops, *self.nodes):  # of nodes that lead to each other in a circle, none is a top
+            further = [] if top in unfolded else [top]
+            while further:
+                lines += self._tree(further.pop(), unfolded, further)
         return "".join(f"{line}\n" for line in lines)
 
     def dot(self) -> str:
@@ -99,21 +100,24 @@ class Drawing:
             raise InputError(f"Graphviz could not draw the graph: {done.stderr.strip()}; take --format text or dot")
         return done.stdout
 
-    def _tree(self, top: str, unfolded: set[str]) -> Iterator[str]:
-        """Write a node and what is below it; a stack in place of recursion, for graphs are deep."""
+    def _tree(self, top: str, unfolded: set[str], further: list[str]) -> Iterator[str]:
+        """Write a node and what is below it; what is too deep goes to `further`, to be a tree of its own.
+
+        A stack takes the place of recursion, for graphs are deep.
+        """
         stack = [(top, "", "", "")]
         while stack:
             label, relation, lead, indent = stack.pop()
             node = self.nodes[label]
             children = _below(node)
+            deep = len(indent) >= 4 * _DEEPEST and bool(children) and label not in unfolded
             known = label in unfolded and bool(children)
-            yield f"{lead}{label}{relation}  {node.summary}{'  (see above)' if known else ''}"
-            if known:
+            yield f"{lead}{label}{relation}  {node.summary}{'  (see above)' * known}{'  (see below)' * deep}"
+            if deep:
+                further.append(label)
+            if deep or known:
                 continue
             unfolded.add(label)
-            if len(indent) >= 4 * _DEEPEST:
-                yield from [f"{indent}└── ..."] if children else []
-                continue
             for position, (other, how) in reversed(list(enumerate(children))):
                 last = position == len(children) - 1
                 stack.append((other, how, indent + ("└── " if last else "├── "), indent + ("    " if last else "│   ")))

@@ -6,13 +6,16 @@ import argparse
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Any, TextIO
 
+from toilfn.stores import Store
+from toilfn.stores.lease import Holder, holder
 from toilfn.view import View
 
-__all__ = ["add_json", "add_store", "open_view", "print_json", "print_table"]
+__all__ = ["add_json", "add_store", "living_leader", "open_view", "print_json", "print_table"]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +28,19 @@ def add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
-def open_view(url: str) -> View:
-    """Read a store that exists.
+def open_view(store: Store) -> View:
+    """Read a store; nothing runs in it if it has no living leader."""
+    leader = living_leader(store)  # before the log: a leader that ends in between says so there
+    view = View(store)
+    if leader is None:
+        view.stop_running()
+    return view
 
-    Raises
-    ------
-    StoreNotFoundError
-        If there is none.
-    """
-    from toilfn.stores import open_store
 
-    return View(open_store(url, create=False))
+def living_leader(store: Store) -> Holder | None:
+    """Say who leads a store; None if nobody does, as far as can be known."""
+    leader = holder(store)
+    return leader if leader is not None and leader.holds(time.time()) else None
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toilfn.cli.common import add_store, open_view
 from toilfn.drawing import draw
+from toilfn.stores import open_store
 
 __all__ = ["command", "configure"]
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Draw the tasks of the newest run."""
-    drawing = draw(open_view(options.store).current(), every_task=options.all)
+    drawing = draw(open_view(open_store(options.store, create=False)).current(), every_task=options.all)
     text = {"text": drawing.text, "dot": drawing.dot, "svg": drawing.svg}[options.format]()
     if options.output is None:
         sys.stdout.write(text)

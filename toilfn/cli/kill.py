@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 
-from toilfn.cli.common import add_store
+from toilfn.cli.common import add_store, living_leader
 from toilfn.errors import StoreLockedError
-from toilfn.stores import Store, open_store
-from toilfn.stores.lease import Holder, holder
+from toilfn.stores import open_store
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["command", "configure"]
@@ -38,26 +37,19 @@ def command(options: argparse.Namespace) -> int:
         If it goes on for longer than the timeout.
     """
     store = open_store(options.store, create=False)
-    leader = _alive(store)
+    leader = living_leader(store)
     if leader is None:
         print(f"nothing runs in {store.url}")
         return 0
     store.set_flag("kill")
     deadline = time.monotonic() + options.timeout
     while time.monotonic() < deadline:
-        if _alive(store, leader.epoch) is None:
+        now = living_leader(store)
+        if now is None or now.epoch != leader.epoch:
             print(f"stopped; to go on: toilfn resume {store.url}")
             return 0
         time.sleep(_LOOK)
     raise StoreLockedError(
-        f"process {leader.pid} on {leader.host} was asked to stop {format_duration(options.timeout)} ago and still runs."
-        " It will stop when it sees the request; if it hangs, end the process."
+        f"process {leader.pid} on {leader.host} was asked to stop and still runs after"
+        f" {format_duration(options.timeout)}. It stops when it sees the request; if it hangs, end the process."
     )
-
-
-def _alive(store: Store, epoch: int | None = None) -> Holder | None:
-    """Give the leader of a store, or the one of an epoch, if it lives."""
-    leader = holder(store)
-    if leader is None or not leader.holds(time.time()) or epoch not in (None, leader.epoch):
-        return None
-    return leader

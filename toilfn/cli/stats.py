@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
-from toilfn.cli.common import add_json, add_store, open_view, print_json, print_table
+from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.stores import open_store
 from toilfn.units import format_duration, format_size
-from toilfn.view import State, TaskInfo
+from toilfn.view import State, TaskInfo, View
 
 __all__ = ["command", "configure"]
 
@@ -56,7 +57,7 @@ memory  the peak, in bytes; its total says what all would take at one time"""
 
 def command(options: argparse.Namespace) -> int:
     """Print, for each name of tasks, what those that are done took."""
-    groups = _gather(open_view(options.store).tasks.values())
+    groups = _gather(View(open_store(options.store, create=False)).tasks.values())
     if options.json:
         print_json({name: _as_dict(group) for name, group in groups.items()})
     elif options.csv:

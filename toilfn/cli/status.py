@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.cli.common import add_json, add_store, living_leader, open_view, print_json, print_table
 from toilfn.stores import open_store
 from toilfn.stores.lease import Holder, holder
 from toilfn.units import format_duration
@@ -30,11 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Say how the newest run of a store is."""
     store = open_store(options.store, create=False)
-    view, leader = View(store), holder(store)
+    leader, alive = holder(store), living_leader(store) is not None
+    view = open_view(store)
     tasks = view.current()
-    alive = leader is not None and leader.holds(time.time())
-    if not alive:
-        view.stop_running()
     lists = {state: [task for task in tasks if task.state is state] for state in (State.RUNNING, State.FAILED)}
     if options.json:
         counts = Counter(task.state for task in tasks)

@@ -1,0 +1,62 @@
+"""The `toilfn` command itself: help, mistakes, exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from toilfn import cli
+from toilfn.cli import main
+
+
+def test_help_has_a_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["--help"])
+    assert raised.value.code == 0
+    text = capsys.readouterr().out
+    for name, (_, summary) in cli._COMMANDS.items():
+        assert any(line.split() == [name, *summary.split()] for line in text.splitlines())
+
+
+@pytest.mark.parametrize("name", cli._COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([name, "--help"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: toilfn {name}")
+
+
+@pytest.mark.parametrize("name", cli._COMMANDS)
+def test_every_command_is_a_module_with_two_functions(name: str) -> None:
+    module = import_module(cli._COMMANDS[name][0])
+    assert {"command", "configure"} <= set(module.__all__)
+
+
+def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().err
+
+
+def test_a_misspelled_command_is_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["statsu"]) == 2
+    assert "there is no command 'statsu'; did you mean 'stats'?" in capsys.readouterr().err
+
+
+def test_wrong_flags_are_wrong_usage() -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["status"])
+    assert raised.value.code == 2
+
+
+def test_version() -> None:
+    done = subprocess.run([sys.executable, "-m", "toilfn", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("toilfn ")
+
+
+def test_help_is_quick_because_it_imports_little() -> None:
+    code = "import sys\nfrom toilfn.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"dask", "fsspec", "rich", "msgpack", "cloudpickle"} & set(done.stdout.split())

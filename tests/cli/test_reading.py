@@ -1,0 +1,163 @@
+"""Commands that read a store: status, logs, graph, stats, files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tests.cli.story import end, epoch, function, half_done, id_of, outcome, run, task, tell
+from toilfn.cli import main
+from toilfn.files import File
+from toilfn.stores import Store
+from toilfn.stores.lease import Lease
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return tell(tmp_path / "store", *half_done())
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    return captured.err if status else captured.out
+
+
+def test_status_of_a_run_whose_leader_died(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, "status", store.url)
+    assert f"stopped; to go on: toilfn resume {store.url}" in text
+    assert "tasks     8: 3 waiting, 4 done, 1 failed" in text
+    assert f"{id_of('sort 3').hex()[:12]}  sort_chunk  ValueError: bad" in text
+    assert "running:" not in text
+
+
+def test_status_of_a_run_that_goes_on(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with Lease.acquire(store):
+        text = printed(capsys, "status", store.url)
+        only = printed(capsys, "status", store.url, "--running")
+    assert ": running\n" in text
+    assert "last sign of life" in text
+    assert "tasks     8: 2 waiting, 1 running, 4 done, 1 failed" in text
+    (line,) = [line for line in only.splitlines() if "sort_chunk" in line]
+    assert line.startswith(id_of("sort 4").hex()[:12])
+    assert "since" in line
+    assert "failed" not in only
+
+
+def test_status_for_programs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with Lease.acquire(store):
+        found = json.loads(printed(capsys, "status", store.url, "--json"))
+    assert found["tasks"] == {"waiting": 2, "running": 1, "done": 4, "failed": 1}
+    assert (found["state"], found["run"], found["workflow"]) == ("running", 1, "/home/me/flow.py")
+    assert [task["id"] for task in found["running"]] == [id_of("sort 4").hex()]
+    assert [(task["error"], task["attempts"]) for task in found["failed"]] == [("ValueError: bad", 2)]
+    assert set(found["leader"]) == {"host", "pid", "heartbeat"}
+
+
+def test_status_of_ended_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tell(tmp_path / "done", epoch(), run("a"), function("f"), task("a", "f"), outcome("a"), end("done"))
+    assert ": done\n" in printed(capsys, "status", store.url)
+    tell(tmp_path / "killed", *half_done(), end("killed"))
+    assert "killed" in printed(capsys, "status", str(tmp_path / "killed"))
+    tell(tmp_path / "empty", epoch())
+    assert printed(capsys, "status", str(tmp_path / "empty")) == "nothing was run in this store yet\n"
+    assert json.loads(printed(capsys, "status", str(tmp_path / "empty"), "--json"))["state"] == "empty"
+
+
+def test_long_lists_are_cut_unless_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.cli.story import failure
+
+    names = [f"t{n}" for n in range(30)]
+    tasks = [task(name, "f") for name in names]
+    failures = [failure(name, final=True) for name in names]
+    store = tell(tmp_path / "store", epoch(), run(*names), function("f"), *tasks, *failures, end("failed"))
+    assert "... and 20 more: --failed lists all" in printed(capsys, "status", store.url)
+    assert printed(capsys, "status", store.url, "--failed").count("ValueError: bad") == 30
+
+
+def test_logs_show_every_attempt_or_one(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "logs", store.url, "split") == "splitting\n"
+    which = id_of("sort 3").hex()[:12]
+    assert printed(capsys, "logs", store.url, which) == "trying\nTraceback: bad\n" * 2
+    assert main(["logs", store.url, which, "--attempt", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "trying\nTraceback: bad\n"
+    assert captured.err == f"--- sort_chunk ({which}), attempt 2 on node1, 2s, failed (error): ValueError: bad\n"
+
+
+def test_logs_of_what_is_not_there(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    which = id_of("sort 3").hex()[:12]
+    assert "has no attempt 3: there are 2" in printed(capsys, "logs", store.url, which, "--attempt", "3", status=2)
+    assert "merge" in printed(capsys, "logs", store.url, "merge", status=2)
+    assert "5 tasks are called 'sort_chunk'" in printed(capsys, "logs", store.url, "sort_chunk", status=2)
+
+
+def test_large_logs_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tell(tmp_path / "store", epoch(), run("a"), function("f"), task("a", "f"))
+    tell(tmp_path / "store", outcome("a")._replace(log=store.put_blob(b"long\n" * 10_000)))
+    assert printed(capsys, "logs", store.url, "f") == "long\n" * 10_000
+
+
+def test_graph_prints_or_writes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "└── split" in printed(capsys, "graph", store.url)
+    assert printed(capsys, "graph", store.url, "--format", "dot", "-o", str(tmp_path / "graph.dot")) == ""
+    assert (tmp_path / "graph.dot").read_text().startswith("digraph workflow {")
+
+
+def test_stats_in_three_forms(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "stats", store.url).splitlines()
+    assert lines[0].split() == ["task", "done", "failed", "min", "median", "mean", "max", "total"]
+    assert lines[1].split() == ["sort_chunk", "3", "2", "wall", "1s", "2s", "2s", "3s", "6s"]
+    found = json.loads(printed(capsys, "stats", store.url, "--json"))
+    assert found["sort_chunk"]["wall"] == {"min": 1.0, "median": 2.0, "mean": 2.0, "max": 3.0, "total": 6.0}
+    assert found["sort_chunk"]["failed_attempts"] == 2
+    assert found["split"]["memory"]["max"] == 2**20
+    assert found["sort_chunk"]["wait"]["min"] == 0.0
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "stats", store.url, "--csv"))))
+    assert [row["total"] for row in rows if (row["task"], row["measure"]) == ("sort_chunk", "wall")] == ["6.0"]
+    assert "merge" not in found
+
+
+def with_files(path: Path) -> Store:
+    """A store with two files, of which a later task has deleted one; the value also holds what needs user classes."""
+    store = tell(path, epoch(), run("a", "b"), function("f"), task("a", "f"), task("b", "f"))
+    kept, gone = store.put_blob(b"kept"), store.put_blob(b"gone")
+    files = [File(ref.name, name, ref.size, ref.digest.hex()) for ref, name in ((kept, "out.txt"), (gone, "tmp.txt"))]
+    value = pickle.dumps({"files": files, "more": {Path("x"), *files}})
+    tell(path, outcome("a", value=value)._replace(blobs=(kept, gone)), outcome("b")._replace(deleted=(gone.name,)))
+    return store
+
+
+def test_files_are_listed_printed_and_fetched(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    url = with_files(tmp_path / "store").url
+    assert main(["files", url, "ls", "--json"]) == 0
+    (file,) = json.loads(capfdbinary.readouterr().out)
+    assert (file["name"], file["size"], file["task"]) == ("out.txt", 4, id_of("a").hex())
+    assert main(["files", url]) == 0
+    assert file["id"][:12] in capfdbinary.readouterr().out.decode()
+    assert main(["files", url, "cat", "out.txt"]) == 0
+    assert capfdbinary.readouterr().out == b"kept"
+    assert main(["files", url, "get", file["id"][:12], str(tmp_path)]) == 0
+    assert main(["files", url, "get", "out.txt", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "other").read_bytes() == b"kept"
+
+
+def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = with_files(tmp_path / "store").url
+    assert "no file has the name or the id 'tmp.txt'" in printed(capsys, "files", url, "cat", "tmp.txt", status=2)
+    assert "needs a file's name" in printed(capsys, "files", url, "cat", status=2)
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "graph", "stats", "files", "kill"])
+def test_a_store_that_is_not_there_is_wrong_usage(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ["x"] if command == "logs" else []
+    text = printed(capsys, command, str(tmp_path / "none"), *extra, status=2)
+    assert text.startswith("toilfn: There is no job store at ")
+    assert not (tmp_path / "none").exists()
