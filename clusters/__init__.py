@@ -1,0 +1,94 @@
+"""Clusters by name; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol
+
+from toilfn.clusters.base import Cluster
+from toilfn.errors import ClusterError
+
+__all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "make_cluster"]
+
+REGISTRY: dict[str, tuple[str, str]] = {
+    "inline": ("toilfn.clusters.inline:InlineCluster", ""),
+    "local": ("toilfn.clusters.local:LocalCluster", ""),
+}
+"""Where each cluster's class is, and what to install when importing it fails.
+
+Other packages add theirs with entry points of the group ``toilfn.clusters``.
+"""
+
+
+class Wanted(Protocol):
+    """The settings that say which cluster to use."""
+
+    @property
+    def cluster(self) -> Cluster | str | None:
+        """A cluster, or the name of one; None is the local one."""
+
+    @property
+    def workers(self) -> int | None:
+        """How many processes the local cluster may have."""
+
+
+def make_cluster(wanted: Wanted) -> Cluster:
+    """Make the cluster that settings name.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        Usually `toilfn.settings.Settings`.
+
+    Raises
+    ------
+    ClusterError
+        If there is no cluster of that name, or what it needs is not installed.
+    """
+    if isinstance(wanted.cluster, Cluster):
+        return wanted.cluster
+    if wanted.cluster in (None, "local"):
+        from toilfn.clusters.local import LocalCluster
+
+        return LocalCluster(workers=wanted.workers)
+    return cluster_class(str(wanted.cluster))()
+
+
+def cluster_class(name: str) -> type[Cluster]:
+    """Find a cluster's class by its name.
+
+    Raises
+    ------
+    ClusterError
+        If there is none, or what it needs is not installed.
+    """
+    added = _added()
+    if name not in REGISTRY and name not in added:
+        known = cluster_names()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ClusterError(f"there is no cluster {name!r}: {hint}")
+    try:
+        found = _load(REGISTRY[name][0]) if name in REGISTRY else added[name].load()
+    except ImportError as error:
+        hint = REGISTRY[name][1] if name in REGISTRY else f"see the package {added[name].value.partition('.')[0]}"
+        raise ClusterError(f"the cluster {name!r} cannot be used: {error}. To mend it: {hint}") from error
+    if not (isinstance(found, type) and issubclass(found, Cluster)):
+        raise ClusterError(f"the entry point {name!r} of toilfn.clusters is {found!r}, not a subclass of Cluster")
+    return found
+
+
+def cluster_names() -> list[str]:
+    """List the names that `cluster_class` knows, in order."""
+    return sorted({*REGISTRY, *_added()})
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="toilfn.clusters")}
+
+
+def _load(path: str) -> object:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

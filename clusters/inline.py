@@ -1,0 +1,71 @@
+"""The leader's own process: for debuggers, and for quick tests of one's own tasks."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from toilfn.clusters import machine
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.events import Capacity, Cause
+from toilfn.resources import Accelerator, Resources
+
+__all__ = ["InlineCluster"]
+
+
+class InlineCluster(Cluster):
+    """Runs one task after the other in the leader's process, while it polls.
+
+    No limit is watched and nothing is captured: breakpoints, prints and profilers work as in any script.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(direct=True, accelerators=True, preemption=True)
+
+    def __init__(self) -> None:
+        self._run: Any = None
+        self._waiting: deque[tuple[JobId, Batch]] = deque()
+        self._killed: list[JobId] = []
+        self._numbers = itertools.count(1)
+
+    def open(self, session: Session) -> None:
+        """Get ready; the tasks' store is opened here."""
+        # By name, as all clusters start workers: this room does not import the core.
+        self._run = importlib.import_module("toilfn.inprocess").InProcess(session.store)
+
+    def capacity(self) -> Capacity:
+        """Offer the whole machine, to one batch at a time."""
+        devices = len(machine.nvidia_devices())
+        accelerators = (Accelerator(devices, brand="nvidia", api="cuda"),) if devices else ()
+        total = Resources(machine.cores(), machine.memory(), machine.disk(), accelerators)
+        return Capacity(total=total, largest=total, batches=1)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Queue batches; `poll` runs them."""
+        jobs = [(JobId(str(next(self._numbers))), batch) for batch in batches]
+        self._waiting += jobs
+        return [id_ for id_, _ in jobs]
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Run one batch; `timeout` means nothing, since nothing happens meanwhile."""
+        updates = [Update(id_, JobState.ENDED, Cause.LOST, "killed on request") for id_ in self._killed]
+        self._killed = []
+        if self._waiting:
+            id_, batch = self._waiting.popleft()
+            updates.append(Update(id_, JobState.ENDED, answers=tuple(self._run(batch.message))))
+        return updates
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """Take batches out of the queue."""
+        wanted = set(jobs)
+        self._killed += [id_ for id_, _ in self._waiting if id_ in wanted]
+        self._waiting = deque(job for job in self._waiting if job[0] not in wanted)
+
+    def close(self) -> None:
+        """Remove temporary directories."""
+        if self._run is not None:
+            self._run.close()
+        self._run = None
+        self._waiting.clear()

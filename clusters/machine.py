@@ -1,0 +1,80 @@
+"""What this machine, or the container that this process is in, can give."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+__all__ = ["cores", "disk", "memory", "nvidia_devices"]
+
+_ROOT = Path("/sys/fs/cgroup")
+
+
+def cores() -> float:
+    """Count the cores that this process may use: its affinity, or the quota of its control groups if that is less."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min([float(count), *_cpu_quotas()])
+
+
+def memory() -> int:
+    """Give the bytes of memory of the machine, or the limit of its control groups if that is less."""
+    return min([psutil.virtual_memory().total, *_memory_limits()])
+
+
+def disk() -> int:
+    """Give the bytes that are free where workers put temporary files."""
+    return shutil.disk_usage(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir()).free
+
+
+def nvidia_devices() -> list[str]:
+    """Give the numbers or names of the NVIDIA devices that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name and name != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(number) for number, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def _cpu_quotas(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
+    for group in _groups("cpu", root, membership):
+        quota, period = [*_read(group / "cpu.max").split(), "", ""][:2]
+        if not quota:
+            quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        if quota.isdecimal() and period.isdecimal():
+            yield int(quota) / int(period)
+
+
+def _memory_limits(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+    for group in _groups("memory", root, membership):
+        limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
+        if limit.isdecimal():
+            yield int(limit)
+
+
+def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """Iterate over the directories of this process's control group and of those around it, in versions 1 and 2."""
+    for line in _read(membership).splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        tree = root / controllers if controllers else root
+        path = tree / name.lstrip("/")
+        yield path
+        yield from (parent for parent in path.parents if parent.is_relative_to(tree))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

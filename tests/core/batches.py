@@ -1,0 +1,91 @@
+"""Batches made by hand from promises, for tests of workers and clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from toilfn import messages, records
+from toilfn.clusters.base import Batch, Cluster, JobState, Update
+from toilfn.graph import Recorder
+from toilfn.records import encode
+from toilfn.resources import Resources
+from toilfn.serialize import loads, resolve
+from toilfn.stores import Store
+
+
+@dataclass
+class Made:
+    """A batch, and the ids of its tasks by their positions among the promises it was made from."""
+
+    message: bytes
+    ids: list[bytes]
+    resources: Resources
+
+    @property
+    def batch(self) -> Batch:
+        return Batch("a-batch", "tasks of a test", self.resources, self.message)
+
+
+def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **resources: Any) -> Made:
+    """Make a batch of promises and all that they need, in order."""
+    recorder = Recorder(store)
+    ids = [recorder.identify(promise) for promise in promises]
+    made = list(recorder.records(recorder.wanted(lambda _: False), lambda _: False, []))
+    shape = Resources(**{"memory": 2**30, **resources})
+    tasks = [(encode(one), attempt) for one in made if isinstance(one, records.Task)]
+    functions = [encode(one) for one in made if isinstance(one, records.Function)]
+    return Made(messages.run_batch(tasks, shape, values or {}, functions), ids, shape)
+
+
+@dataclass
+class Answered:
+    """What a worker said about batches."""
+
+    outcomes: dict[bytes, records.Outcome] = field(default_factory=dict)
+    failures: dict[bytes, records.Failure] = field(default_factory=dict)
+    kept: list[bytes] = field(default_factory=list)
+    returned: list[bytes] = field(default_factory=list)
+    running: list[bytes] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    ends: list[Update] = field(default_factory=list)
+
+    def hear(self, message: bytes) -> None:
+        kind, rest = messages.read(message)
+        self.kinds.append(kind)
+        if kind == "records":
+            for data in rest[0]:
+                record: Any = records.decode(data)
+                kept = self.outcomes if isinstance(record, records.Outcome) else self.failures
+                kept[record.id] = record
+            self.kept += rest[1]
+        elif kind == "returned":
+            self.returned += rest[0]
+        elif kind == "running":
+            self.running.append(rest[0])
+
+    def value(self, id_: bytes, store: Store) -> Any:
+        """The value of a task, with the values that it refers to."""
+        entries = {
+            key: (one.value if isinstance(one.value, bytes) else store.get_blob(one.value), one.refs)
+            for key, one in self.outcomes.items()
+        }
+        if not entries[id_][1]:
+            return loads(entries[id_][0], {})
+        return resolve([id_], entries)[id_]
+
+
+def gather(cluster: Cluster, jobs: int = 1, *, answered: Answered | None = None, limit: float = 30) -> Answered:
+    """Poll until so many jobs have ended."""
+    import time
+
+    answered = answered or Answered()
+    deadline = time.monotonic() + limit
+    while len(answered.ends) < jobs:
+        assert time.monotonic() < deadline, answered
+        for update in cluster.poll(1):
+            for message in update.answers:
+                answered.hear(message)
+            if update.state is JobState.ENDED:
+                answered.ends.append(update)
+    return answered

@@ -1,0 +1,147 @@
+"""The tasks of one message to a worker: which comes next, and which cannot run here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from toilfn import records
+from toilfn.events import TaskId
+from toilfn.execute import Attempt, Executor
+from toilfn.payloads import Payloads
+from toilfn.serialize import only_reference
+
+__all__ = ["Batch"]
+
+_AT_MOST = ("cores", "memory", "disk", "walltime")
+_ALIKE = ("accelerators", "preemptible", "local", "checkpoint")
+
+
+class Batch:
+    """Tasks in order, and the values they need.
+
+    A task that returns nothing but the call of one other task is followed by that one at once, here: a
+    tail call. A loop of them takes no more memory than one.
+
+    Parameters
+    ----------
+    executor : Executor
+        Runs the attempts.
+    tasks : iterable of (record, attempt, limits)
+        As the message has them.
+    values : mapping
+        Payload or blob, and references, of what the tasks need from outside.
+    functions : iterable of bytes
+        Encoded records.
+    """
+
+    def __init__(self, executor: Executor, tasks: Any, values: Mapping[TaskId, Any], functions: Any) -> None:
+        executor.learn(map(_function, functions))
+        self._executor = executor
+        self._queue = deque(Attempt(_task(record), number, limits) for record, number, limits in tasks)
+        entries = {id_: (_payload(value), refs) for id_, (value, refs) in values.items()}
+        self.payloads = Payloads(entries, executor.blobs)
+        self._wanted = {need for attempt in self._queue for need in attempt.task.needs} - entries.keys()
+        self._incomplete: set[TaskId] = set()
+        self._following: Attempt | None = None
+        self._head = b""
+        self._names: list[TaskId] = []
+        self.refused: list[TaskId] = []
+        """Tasks that cannot run here, since something before them failed or has left work for others."""
+
+    def next(self) -> Attempt | None:
+        """Take the task to run now; None at the end."""
+        if self._following is not None:
+            following, self._following = self._following, None
+            return following
+        while (attempt := self._pop()) is not None:
+            task = attempt.task
+            if self._incomplete.isdisjoint(task.needs) and self._incomplete.isdisjoint(task.after):
+                self._head = task.id
+                self._names = [task.id] if task.id in self._wanted else []
+                return attempt
+            self._incomplete.add(task.id)
+            self.refused.append(task.id)
+        return None
+
+    def recall(self) -> list[TaskId]:
+        """Take away all that has not started; another thread may do this."""
+        taken = []
+        while (attempt := self._pop()) is not None:
+            taken.append(attempt.task.id)
+        return taken
+
+    def take_refused(self) -> list[TaskId]:
+        """Give the refused tasks, once."""
+        refused, self.refused = self.refused, []
+        return refused
+
+    def ended(self, attempt: Attempt, result: records.Outcome | records.Failure) -> TaskId | None:
+        """Take note of how an attempt ended; gives the task that follows as a tail call, if any."""
+        child = self._tail_call(attempt, result)
+        if child is not None and isinstance(result, records.Outcome):
+            self._following = Attempt(child, 1, attempt.limits)
+            if self._names and not _is_reference(result):
+                self._keep_value(result)
+                self._names = [child.id]
+            return child.id
+        if isinstance(result, records.Failure) or result.tasks:
+            self._incomplete.add(self._head)
+        else:
+            self._keep_value(result)
+        return None
+
+    def _pop(self) -> Attempt | None:
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
+
+    def _keep_value(self, outcome: records.Outcome) -> None:
+        for name in self._names:
+            self.payloads.put(name, outcome.value, outcome.refs)
+
+    def _tail_call(self, attempt: Attempt, result: records.Outcome | records.Failure) -> records.Task | None:
+        if isinstance(result, records.Failure) or len(result.tasks) != 1:
+            return None
+        (child,) = result.tasks
+        self._executor.learn(result.functions)
+        if child.needs or child.after or not self._executor.knows(child):
+            return None
+        return child if _fits(self._executor.options(child), self._executor.options(attempt.task)) else None
+
+
+def _fits(child: Mapping[str, Any], parent: Mapping[str, Any]) -> bool:
+    """Whether a child may run with what its parent was given."""
+    if child is parent:
+        return True
+    return all(child.get(name) == parent.get(name) for name in _ALIKE) and all(
+        _at_most(child.get(name), parent.get(name)) for name in _AT_MOST
+    )
+
+
+def _at_most(asked: Any, given: Any) -> bool:
+    if asked == given:
+        return True
+    return isinstance(asked, (int, float)) and isinstance(given, (int, float)) and asked <= given
+
+
+def _is_reference(outcome: records.Outcome) -> bool:
+    return isinstance(outcome.value, bytes) and only_reference(outcome.value, outcome.refs)
+
+
+def _payload(value: Any) -> bytes | records.BlobRef:
+    return value if isinstance(value, bytes) else records.BlobRef(*value)
+
+
+def _task(data: bytes) -> records.Task:
+    record = records.decode(data)
+    assert isinstance(record, records.Task)
+    return record
+
+
+def _function(data: bytes) -> records.Function:
+    record = records.decode(data)
+    assert isinstance(record, records.Function)
+    return record

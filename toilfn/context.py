@@ -1,0 +1,140 @@
+"""What a task can ask about itself while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toilfn.errors import ToilfnError
+from toilfn.events import TaskId
+from toilfn.scratch import Deferred, Scratch
+
+if TYPE_CHECKING:
+    from toilfn.promise import Promise
+
+__all__ = ["Context", "current", "spawn"]
+
+_context: ContextVar[Context] = ContextVar("toilfn_context")
+_entered: list[Context] = []
+
+
+class Context:
+    """The running attempt of a task.
+
+    Attributes
+    ----------
+    name : str
+        The task's name.
+    attempt : int
+        1 for the first attempt.
+    cores : float
+        Cores this task may use.
+    memory, disk : int
+        Bytes this task may use.
+    """
+
+    def __init__(self, id: TaskId, name: str, attempt: int, limits: Mapping[str, Any], scratch: Scratch) -> None:
+        self._id = id
+        self.name = name
+        self.attempt = attempt
+        self._limits = limits
+        self._scratch = scratch
+        self._temp_dir: Path | None = None
+        self._deferred: list[Deferred] = []
+        self.spawned: list[Promise] = []
+        self.cores: float = limits.get("cores", 1.0)
+        self.memory: int = limits.get("memory", 0)
+        self.disk: int = limits.get("disk", 0)
+
+    @property
+    def id(self) -> str:
+        """The task's identity, in hexadecimal."""
+        return self._id.hex()
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """The numbers or names of this task's devices, as ``CUDA_VISIBLE_DEVICES`` has them."""
+        if not self._limits.get("accelerators"):
+            return ()
+        return tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+
+    @cached_property
+    def log(self) -> logging.Logger:
+        """A logger by the task's name; its messages become part of the attempt's log."""
+        return logging.getLogger(self.name)
+
+    @property
+    def temp_dir(self) -> Path:
+        """A directory of this attempt's own. It is made at first use and removed when the attempt ends."""
+        if self._temp_dir is None:
+            self._temp_dir = self._scratch.new_dir()
+        return self._temp_dir
+
+    @property
+    def has_temp_dir(self) -> bool:
+        """Whether anyone has used `temp_dir` yet."""
+        return self._temp_dir is not None
+
+    def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        """Have a function called on this machine when the attempt has ended, however it ends.
+
+        Calls are made in the reverse order; what they raise is logged. When the worker is killed, another process
+        makes them: functions that cannot be pickled are then lost.
+        """
+        self._deferred.append(self._scratch.defer(function, args, kwargs))
+
+    def spawn(self, promise: Promise) -> None:
+        """Add work that must be complete before anything that depends on this task starts.
+
+        Raises
+        ------
+        TypeError
+            If it is not a promise.
+        """
+        from toilfn.promise import Promise
+
+        if not isinstance(promise, Promise):
+            raise TypeError(f"spawn needs the promise that calling a task gives, not {promise!r}")
+        self.spawned.append(promise)
+
+    def close(self) -> None:
+        """Make the deferred calls and remove the temporary directory."""
+        while self._deferred:
+            self._deferred.pop().run()
+        if self._temp_dir is not None:
+            self._scratch.remove_dir(self._temp_dir)
+
+    def __enter__(self) -> Context:
+        self._token: Token[Context] = _context.set(self)
+        _entered.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _entered.remove(self)
+        _context.reset(self._token)
+
+
+def current() -> Context:
+    """Give the context of the task that is running.
+
+    Raises
+    ------
+    ToilfnError
+        If no task is running here.
+    """
+    context = _context.get(None)
+    if context is not None:
+        return context
+    if len(_entered) == 1:  # a thread that the task started has no context variables of its own
+        return _entered[0]
+    raise ToilfnError("no task is running here: current() and spawn() are for the body of a @task function")
+
+
+def spawn(promise: Promise) -> None:
+    """Add work to the running task: `Context.spawn` of `current`."""
+    current().spawn(promise)

@@ -1,0 +1,201 @@
+"""One attempt of one task: from its record to an outcome or a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from toilfn import options, records
+from toilfn.clusters.slot import Doing, Slot
+from toilfn.context import Context
+from toilfn.errors import SerializationError, StoreError
+from toilfn.events import Cause
+from toilfn.filesession import Session
+from toilfn.graph import Recorded, record
+from toilfn.payloads import BlobCache, Payloads
+from toilfn.scratch import Scratch
+from toilfn.serialize import loads, loads_function, resolve
+from toilfn.surroundings import Surroundings
+from toilfn.tracebacks import one_line, user_traceback
+from toilfn.unstorable import explained
+from toilfn.usage import Meter
+
+if TYPE_CHECKING:
+    from toilfn.stores import Store
+
+__all__ = ["Attempt", "Executor", "Output"]
+
+_LARGE_LOG = 64 * 1024
+"""Logs with more bytes are kept in blobs."""
+
+
+class Attempt(NamedTuple):
+    """A task to be run, and how."""
+
+    task: records.Task
+    number: int
+    """1 for the first."""
+    limits: Mapping[str, Any]
+    """See `docs/architecture.md`, "Messages between leader and worker"."""
+
+
+class Output(Protocol):
+    """Where an attempt's log comes from."""
+
+    @property
+    def position(self) -> int:
+        """Where the next attempt's log starts."""
+
+    def take(self) -> bytes:
+        """Give what was written since the last time."""
+
+
+class Executor:
+    """Runs attempts, and keeps what the next one may need too.
+
+    Parameters
+    ----------
+    store : Store
+        Where functions, large values and files are.
+    output : Output
+        What the attempts print.
+    slot : Slot
+        Where to say what is being done.
+    surroundings : Surroundings
+        Directory and environment of the attempts.
+    fatal : type of exceptions, or several
+        What ends the attempt without a record when it is raised; everything else is the task's own failure.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        output: Output,
+        slot: Slot,
+        surroundings: Surroundings,
+        fatal: type[BaseException] | tuple[type[BaseException], ...],
+    ) -> None:
+        self._store = store
+        self._output = output
+        self._slot = slot
+        self._surroundings = surroundings
+        self._fatal = fatal
+        self._scratch = Scratch()
+        self._records: dict[bytes, records.Function] = {}
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self.blobs = BlobCache(store.get_blob)
+
+    def learn(self, functions: Iterable[records.Function]) -> None:
+        """Take note of functions that tasks will name by their digests."""
+        for function in functions:
+            self._records.setdefault(function.digest, function)
+
+    def knows(self, task: records.Task) -> bool:
+        """Whether the task's function is one of those."""
+        return task.function in self._records
+
+    def options(self, task: records.Task) -> Mapping[str, Any]:
+        """Give what the task's call and its function's decorator say together."""
+        function = self._records[task.function].options
+        return options.merge(function, task.options) if task.options else function
+
+    def run(self, attempt: Attempt, payloads: Payloads) -> records.Outcome | records.Failure:
+        """Make an attempt.
+
+        Parameters
+        ----------
+        attempt : Attempt
+            The task's function must be known.
+        payloads : Payloads
+            The values that the task needs.
+        """
+        task = attempt.task
+        settings = self.options(task)
+        name = settings.get("name") or self._records[task.function].name
+        meter = Meter()
+        context = Context(task.id, name, attempt.number, attempt.limits, self._scratch)
+        files = Session(self._store, lambda: context.temp_dir)
+        self._announce(attempt, meter)
+        self._surroundings.enter(context.cores, settings.get("env") or {})
+        try:
+            with context, files:
+                result: Recorded | BaseException = self._record(self._call(task, payloads), context, files, task)
+        except self._fatal:
+            raise
+        except BaseException as error:  # whatever a task raises is its own failure, SystemExit too
+            result = error
+        finally:
+            context.close()
+            self._surroundings.leave()
+        return self._end(attempt, result, files, meter)
+
+    def close(self) -> None:
+        """Remove what the attempts needed on this machine."""
+        self._scratch.close()
+
+    def _announce(self, attempt: Attempt, meter: Meter) -> None:
+        limits = attempt.limits
+        self._slot.write(
+            Doing(
+                attempt.task.id,
+                meter.start,
+                limits.get("memory") or 0,
+                limits.get("walltime") or 0.0,
+                self._output.position,
+            )
+        )
+
+    def _call(self, task: records.Task, payloads: Payloads) -> Any:
+        function = self._function(task.function)
+        values = resolve(task.needs, payloads) if task.needs else {}
+        args, kwargs = loads(self.blobs.get(task.args), values)
+        return function(*args, **kwargs)
+
+    def _function(self, digest: bytes) -> Callable[..., Any]:
+        function = self._functions.get(digest)
+        if function is None:
+            function = loads_function(self._store.get_blob(self._records[digest].payload))
+            self._functions[digest] = function
+        return function
+
+    def _record(self, value: Any, context: Context, files: Session, task: records.Task) -> Recorded:
+        try:
+            if context.has_temp_dir or files.deleted:
+                value = files.adopt(value)
+            return record(value, context.spawned, task, self._store)
+        except SerializationError as error:
+            raise explained(error, value, context.name) from None
+
+    def _end(
+        self, attempt: Attempt, result: Recorded | BaseException, files: Session, meter: Meter
+    ) -> records.Outcome | records.Failure:
+        log = self._keep_log(self._output.take())
+        stats = meter.read()
+        self._slot.clear()
+        if isinstance(result, BaseException):
+            return _failure(attempt, result, log, stats)
+        return records.Outcome(
+            attempt.task.id, attempt.number, result.value, result.refs, tuple(result.tasks), tuple(result.functions),
+            (*result.blobs, *files.made), tuple(files.deleted), log, stats,
+        )  # fmt: skip
+
+    def _keep_log(self, log: bytes) -> bytes | records.BlobRef:
+        if len(log) <= _LARGE_LOG:
+            return log
+        try:
+            return self._store.put_blob(log)
+        except StoreError:
+            return log[-_LARGE_LOG:]
+
+
+def _failure(
+    attempt: Attempt, error: BaseException, log: bytes | records.BlobRef, stats: records.Stats
+) -> records.Failure:
+    cause = Cause.ERROR
+    if isinstance(error, MemoryError):
+        cause = Cause.MEMORY
+    elif isinstance(error, SerializationError):
+        cause = Cause.INPUT
+    return records.Failure(
+        attempt.task.id, attempt.number, cause.value, one_line(error), user_traceback(error), log, stats
+    )

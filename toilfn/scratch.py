@@ -1,0 +1,178 @@
+"""Temporary directories and deferred calls of this process, and of processes that died.
+
+Each process has one directory, with a lock on a file in it for as long as the process lives. A
+directory that nobody locks belongs to the dead: whoever finds it makes the calls that were
+deferred there, and removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import pickle
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from toilfn.errors import ToilfnError
+
+__all__ = ["Deferred", "Scratch", "sweep"]
+
+_LOCK = ".lock"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Deferred:
+    """A call to make later, and the file that keeps it in case this process dies."""
+
+    function: Callable[..., object]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    file: Path | None = None
+
+    def run(self) -> None:
+        """Make the call, now or never: what it raises is logged."""
+        try:
+            self.function(*self.args, **self.kwargs)
+        except Exception:
+            _logger.exception("a deferred call of %r failed", self.function)
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+
+class Scratch:
+    """The directory of one process; it is made when something is needed in it.
+
+    Parameters
+    ----------
+    base : Path, optional
+        Where all such directories of this user are; see `base_dir`.
+    """
+
+    def __init__(self, base: Path | None = None) -> None:
+        self._base = base
+        self._root: Path | None = None
+        self._lock = -1
+        self._count = 0
+
+    def new_dir(self) -> Path:
+        """Make an empty directory that only this user can read."""
+        return Path(tempfile.mkdtemp(prefix="task-", dir=self._made()))
+
+    def remove_dir(self, directory: Path) -> None:
+        """Remove a directory with all that is in it, also what is write-protected."""
+        _remove(directory)
+
+    def defer(self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deferred:
+        """Keep a call, on disk where it can be pickled."""
+        deferred = Deferred(function, args, kwargs)
+        try:
+            data = pickle.dumps((sys.path, cloudpickle.dumps(deferred)))
+        except Exception as error:
+            _logger.warning(
+                "%r cannot be pickled (%s): it will not be called if this process is killed", function, error
+            )
+            return deferred
+        self._count += 1
+        deferred.file = self._made() / f"{self._count:08}.deferred"
+        deferred.file.write_bytes(data)
+        return deferred
+
+    def close(self) -> None:
+        """Remove the directory."""
+        if self._root is not None:
+            _remove(self._root)
+            os.close(self._lock)
+            self._root = None
+
+    def _made(self) -> Path:
+        if self._root is None:
+            base = self._base or base_dir()
+            unlocked = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
+            self._lock = os.open(unlocked / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._root = unlocked.rename(base / f"{os.getpid()}{unlocked.name.removeprefix('.new')}")
+        return self._root
+
+
+def base_dir() -> Path:
+    """Give the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
+
+    Raises
+    ------
+    ToilfnError
+        If another user has made it.
+    """
+    parent = Path(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir())
+    base = parent / f"toilfn-{os.getuid()}"
+    with suppress(FileExistsError):
+        base.mkdir(mode=0o700, parents=True)
+    info = base.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o022:
+        raise ToilfnError(f"{base} is not a directory of this user alone: remove it, or set TOILFN_WORK_DIR")
+    return base
+
+
+def sweep(base: Path | None = None) -> None:
+    """Make the deferred calls of processes that died, and remove their directories."""
+    for root in (base or base_dir()).iterdir():
+        with _locked(root) as is_dead:
+            if is_dead:
+                _run_deferred(root)
+                _remove(root)
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[bool]:
+    """Try to lock a directory; gives whether its process is dead."""
+    try:
+        fd = os.open(root / _LOCK, os.O_RDWR)
+    except OSError:  # it is being made or removed
+        yield False
+        return
+    try:
+        yield _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _run_deferred(root: Path) -> None:
+    for file in sorted(root.glob("*.deferred"), reverse=True):
+        try:
+            path, data = pickle.loads(file.read_bytes())
+            sys.path += [entry for entry in path if entry not in sys.path]
+            deferred = pickle.loads(data)
+        except Exception:
+            _logger.exception("a deferred call of a process that died cannot be made: %s", file)
+        else:
+            deferred.run()
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    if not directory.exists():
+        return
+    directory.chmod(0o700)
+    for parent, names, _ in os.walk(directory):
+        for path in (Path(parent, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,274 @@
+"""The process that runs tasks: ``python -m toilfn.worker``.
+
+``STORE BATCH`` runs one batch whose message is in the store. ``--fd WIRE LIFE SLOT`` is a warm worker of a
+local cluster, which takes batch after batch. ``--sweep`` cleans up after workers of this machine that died.
+
+The main thread runs tasks, since signals and many libraries want that; a second one sends what they have
+answered meanwhile, and in a warm worker listens to the leader.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import importlib
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import types
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import msgpack
+
+from toilfn.answers import Answers
+from toilfn.batch import Batch
+from toilfn.capture import Capture, start_logging
+from toilfn.clusters.output import LOG_LIMIT
+from toilfn.clusters.slot import Slot
+from toilfn.clusters.wire import Wire
+from toilfn.errors import StoreError, ToilfnError
+from toilfn.execute import Executor
+from toilfn.records import encode
+from toilfn.scratch import sweep
+from toilfn.stores import Store, open_store
+from toilfn.surroundings import Surroundings
+
+__all__ = ["main", "work"]
+
+_PERIOD = 0.02
+"""How long records wait, and how long a task runs before it is told, in seconds."""
+
+_STORE_PERIOD = 5.0
+"""The same where each message is an object in the store."""
+
+
+class Terminated(BaseException):
+    """The process was asked to end: deferred calls are made and temporary directories removed on the way out."""
+
+
+def work(batch: Batch, executor: Executor, answers: Answers) -> None:
+    """Run a batch to its end."""
+    while (attempt := batch.next()) is not None:
+        result = executor.run(attempt, batch.payloads)
+        answers.add(encode(result), batch.ended(attempt, result))
+    if batch.refused:
+        answers.returned(batch.take_refused)
+    answers.done()
+
+
+class Reporter:
+    """Sends what waits, and tells which task takes long.
+
+    Parameters
+    ----------
+    slot : Slot
+        Says which task runs.
+    answers : Answers
+    period : float
+        Seconds that are long.
+    """
+
+    def __init__(self, slot: Slot, answers: Answers, period: float) -> None:
+        self._slot = slot
+        self._answers = answers
+        self._period = period
+        self._told = (b"", 0.0)
+
+    def report(self) -> None:
+        self._answers.flush()
+        doing = self._slot.read()
+        if doing is not None and time.time() - doing.start > self._period and self._told != doing[:2]:
+            self._told = doing[:2]
+            self._answers.running(doing.task, doing.start)
+
+    def run(self) -> NoReturn:
+        """Report now and then. What the store does not take now it may take the next time, or at the end."""
+        while True:
+            time.sleep(self._period)
+            with suppress(StoreError):
+                self.report()
+
+
+class WarmWorker:
+    """Runs the batches that come over a wire.
+
+    Parameters
+    ----------
+    wire : Wire
+        To the leader.
+    slot : Slot
+        Where the cluster sees what is being done.
+    executor : Executor
+    """
+
+    def __init__(self, wire: Wire, slot: Slot, executor: Executor) -> None:
+        self._wire = wire
+        self._executor = executor
+        self._answers = Answers(wire.send)
+        self._reporter = Reporter(slot, self._answers, _PERIOD)
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._batch: Batch | None = None
+        self._poller = select.poll()
+        self._poller.register(wire, select.POLLIN)
+
+    def run(self) -> None:
+        """Work until the leader closes the wire."""
+        threading.Thread(target=self._listen, name="toilfn-listener", daemon=True).start()
+        self._wire.send(msgpack.packb(("ready",)))
+        while (batch := self._batches.get()) is not None:
+            work(batch, self._executor, self._answers)
+            self._batch = None
+
+    def _listen(self) -> None:
+        with suppress(OSError):  # the leader is gone
+            while self._hear():
+                self._reporter.report()
+        if self._batch is not None:
+            _kill_group()
+        self._batches.put(None)
+
+    def _hear(self) -> bool:
+        """Take what the leader says; False when it is gone."""
+        if not self._poller.poll(None if self._batch is None else _PERIOD * 1000):
+            return True
+        messages = self._wire.receive()
+        for message in messages or ():
+            self._obey(message)
+        return messages is not None
+
+    def _obey(self, message: bytes) -> None:
+        kind, *rest = unpack(message)
+        if kind == "run":
+            self._batch = Batch(self._executor, *rest)
+            self._batches.put(self._batch)
+        elif kind == "recall":
+            batch = self._batch
+            self._answers.returned(list if batch is None else batch.recall)
+
+
+def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
+    """Be a warm worker of a local cluster until it closes the wire."""
+    for fd in (wire_fd, life_fd, slot_fd):
+        os.set_inheritable(fd, False)
+    _die_with(life_fd)
+    wire, slot = Wire(socket.socket(fileno=wire_fd)), Slot(slot_fd)
+    store, path = _greeting(wire)
+    sys.path[:] = path
+    faulthandler.enable()
+    executor = _executor(open_store(store, create=False), slot, Capture(1, _log_limit()))
+    try:
+        WarmWorker(wire, slot, executor).run()
+    finally:
+        executor.close()
+
+
+def serve_batch(url: str, name: str) -> None:
+    """Run the batch of this name in the store at this URL, and put the answers there."""
+    store, slot = open_store(url, create=False), Slot()
+    _, *message = unpack(store.get_batch(name))
+    faulthandler.enable(os.dup(2))
+    executor = _executor(store, slot, Capture.take_over(_log_limit()))
+    answers = Answers(_Mailbox(store, name).send)
+    threading.Thread(target=Reporter(slot, answers, _STORE_PERIOD).run, name="toilfn-reporter", daemon=True).start()
+    try:
+        work(Batch(executor, *message), executor, answers)
+    finally:
+        executor.close()
+
+
+class _Mailbox:
+    def __init__(self, store: Store, batch: str) -> None:
+        self._store = store
+        self._batch = batch
+        self._count = 0
+
+    def send(self, message: bytes) -> None:
+        if not self._store.put_answers(self._batch, self._count, message):
+            raise ToilfnError(f"another worker has answered for batch {self._batch}: this one stops")
+        self._count += 1
+
+
+def _executor(store: Store, slot: Slot, output: Capture) -> Executor:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # this process's own, a TextIOWrapper
+    start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
+    signal.signal(signal.SIGTERM, _terminate)
+    sweep()
+    return Executor(store, output, slot, Surroundings(limit_threads=True), Terminated)
+
+
+def _greeting(wire: Wire) -> tuple[str, list[str]]:
+    """Read the first message: the store's URL, and where modules are found."""
+    messages: list[bytes] | None = []
+    while messages == []:
+        messages = wire.receive()
+    if messages is None:
+        sys.exit(0)
+    _, store, path = unpack(messages[0])
+    return store, list(path)
+
+
+def _die_with(life_fd: int) -> None:
+    """Have the system kill this process and all it started when the other end of a pipe closes.
+
+    That works even when the leader was killed, and while a task holds Python's lock.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(life_fd, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(life_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _kill_group() -> NoReturn:
+    os.killpg(0, signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
+def _log_limit() -> int:
+    return int(os.environ.get("TOILFN_LOG_LIMIT", LOG_LIMIT))
+
+
+def unpack(message: bytes) -> Any:
+    """Read a message of the leader."""
+    return msgpack.unpackb(message, use_list=False, strict_map_key=False)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; gives the exit status."""
+    # Classes of the user's script are found in the main module: it must not be this one.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        match list(arguments):
+            case ["--fd", wire, life, slot]:
+                serve(int(wire), int(life), int(slot))
+            case ["--sweep"]:
+                sweep()
+            case [store, batch]:
+                serve_batch(store, batch)
+            case _:
+                print("usage: python -m toilfn.worker STORE BATCH", file=sys.stderr)
+                return 2
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except ToilfnError as error:
+        print(f"toilfn.worker: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Under its real name, so that this module's classes exist once only.
+    status: int = importlib.import_module("toilfn.worker").main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # whatever threads a task has left behind
