@@ -7,7 +7,7 @@ go over it with a stack, never by recursion, since graphs are deeper than Python
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,7 +67,13 @@ def store_payload(payload: bytes, store: BlobStore, blobs: list[records.BlobRef]
     return blobs[-1]
 
 
-def record(value: Any, spawned: Sequence[Promise], parent: records.Task, store: BlobStore) -> Recorded:
+def record(
+    value: Any,
+    spawned: Sequence[Promise],
+    parent: records.Task,
+    store: BlobStore,
+    known: Callable[[bytes], bool] = lambda _: False,
+) -> Recorded:
     """Record what a task returned and spawned.
 
     Parameters
@@ -80,6 +86,8 @@ def record(value: Any, spawned: Sequence[Promise], parent: records.Task, store: 
         The task.
     store : BlobStore
         Where large payloads and functions go.
+    known : callable, optional
+        Whether the store has the record of a function's digest.
 
     Returns
     -------
@@ -96,7 +104,7 @@ def record(value: Any, spawned: Sequence[Promise], parent: records.Task, store: 
         recorder.identify(promise)
     blobs: list[records.BlobRef] = []
     recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
-    for made in recorder.records(recorder.wanted(lambda _: False), lambda _: False, recorded.blobs):
+    for made in recorder.records(lambda _: False, lambda _: False, recorded.blobs):
         if isinstance(made, records.Task):
             recorded.tasks.append(made)
         else:
@@ -111,6 +119,7 @@ class Recorder:
         self._store = store
         self._parent = parent.id if parent else None
         self._lineage = parent.lineage if parent else b""
+        self._roots: dict[int, Promise] = {}
         self._named: dict[int, _Named] = {}
         self._calls: dict[tuple[bytes, bytes], int] = defaultdict(int)
         self._functions: dict[bytes, Task[..., Any]] = {}
@@ -123,7 +132,7 @@ class Recorder:
             for needed in _in_order(origin, self._named):
                 self._name(needed)
             named = self._named[id(origin)]
-        named.is_root = True
+        self._roots[id(origin)] = origin
         return named.id
 
     def _given(self, promise: Promise) -> TaskId:
@@ -137,13 +146,19 @@ class Recorder:
     def _name(self, promise: Promise) -> None:
         task = promise._task
         identity = task.identity
-        digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity)
+        digest, _ = self._identity_of_arguments(promise)
         call = (identity.digest, digest)
         ordinal = self._calls[call]
         self._calls[call] = ordinal + 1
         self._functions.setdefault(identity.digest, task)
         id_ = task_id(identity.digest, digest, self._lineage, ordinal)
-        self._named[id(promise)] = _Named(id_, promise, digest, parts, ordinal)
+        self._named[id(promise)] = _Named(id_, promise, digest, ordinal)
+
+    def _identity_of_arguments(self, promise: Promise) -> tuple[bytes, dict[str, str]]:
+        try:
+            return arguments_identity(promise._args, promise._kwargs, self._promise_identity)
+        except SerializationError as error:
+            raise SerializationError(f"task {promise._task.name}: {error}") from error
 
     def _promise_identity(self, promise: Any) -> bytes:
         id_ = self._given(promise)
@@ -153,43 +168,39 @@ class Recorder:
         """Give the names of the tasks' functions."""
         return {task.name for task in self._functions.values()}
 
-    def wanted(self, complete: Callable[[TaskId], bool]) -> list[TaskId]:
-        """List the tasks that must run, each after what it needs: all but those that are complete, and what only
-        those needed."""
+    def records(
+        self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
+    ) -> Iterator[records.Function | records.Task]:
+        """Make the records of all tasks that must run, each after what it needs and after its function's.
+
+        Parameters
+        ----------
+        complete : callable
+            Whether a task need not run. What only such tasks need is left out too.
+        known : callable
+            Whether the store has the record of a task's id or of a function's digest.
+        blobs : list of BlobRef
+            Blobs that were written on the way are added here.
+        """
+        functions: set[bytes] = set()
+        for named in self._wanted(complete):
+            digest = named.promise._task.identity.digest
+            if digest not in functions and not known(digest):
+                yield self._function(self._functions[digest], blobs)
+            functions.add(digest)
+            if not known(named.id):
+                yield self._record(named, blobs)
+
+    def _wanted(self, complete: Callable[[TaskId], bool]) -> Iterator[_Named]:
         wanted: set[int] = set()
-        stack = [named.promise for named in self._named.values() if named.is_root]
+        stack = list(self._roots.values())
         while stack:
             promise = stack.pop()
             if id(promise) in wanted or complete(self._named[id(promise)].id):
                 continue
             wanted.add(id(promise))
             stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
-        return [named.id for key, named in self._named.items() if key in wanted]
-
-    def records(
-        self, ids: Iterable[TaskId], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
-    ) -> Iterator[records.Function | records.Task]:
-        """Make the records of tasks, one after the other, each function's before its first task's.
-
-        Parameters
-        ----------
-        ids : iterable of TaskId
-            Which tasks, in the order in which their records are to stand.
-        known : callable
-            Whether the store has the record of a task's id or of a function's digest.
-        blobs : list of BlobRef
-            Blobs that were written on the way are added here.
-        """
-        by_id = {named.id: named for named in self._named.values()}
-        functions: set[bytes] = set()
-        for id_ in ids:
-            named = by_id[id_]
-            digest = named.promise._task.identity.digest
-            if digest not in functions and not known(digest):
-                yield self._function(self._functions[digest], blobs)
-            functions.add(digest)
-            if not known(id_):
-                yield self._record(named, blobs)
+        return (named for key, named in self._named.items() if key in wanted)
 
     def _record(self, named: _Named, blobs: list[records.BlobRef]) -> records.Task:
         promise = named.promise
@@ -210,7 +221,7 @@ class Recorder:
             after=tuple(self._given(after) for after in promise._after),
             options={} if task.settings is own or task.settings == own else task.settings,
             parent=self._parent,
-            parts=named.parts,
+            parts=self._identity_of_arguments(promise)[1],
             lineage=lineage(self._lineage, task.name, named.digest, named.ordinal),
             blobs=tuple(own_blobs),
         )
@@ -227,9 +238,7 @@ class _Named:
     id: TaskId
     promise: Promise
     digest: bytes
-    parts: dict[str, str]
     ordinal: int
-    is_root: bool = False
 
 
 def _in_order(promise: Promise, done: dict[int, _Named]) -> Iterator[Promise]:

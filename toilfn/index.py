@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from toilfn.events import TaskId
@@ -17,6 +17,7 @@ from toilfn.records import (
     Run,
     Task,
     decode,
+    task_of,
 )
 from toilfn.stores.log import Position
 
@@ -54,6 +55,7 @@ class Index:
         self._tasks: dict[TaskId, Position] = {}
         self._leads_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._complete: set[TaskId] = set()
+        self._knows_children = False
         self.outcomes: dict[TaskId, Position] = {}
         self.functions: dict[bytes, Function] = {}
         self.runs: list[Run] = []
@@ -71,20 +73,22 @@ class Index:
         """
         index = cls(log)
         for position, data in log.read():
-            index.add(decode(data), position)
+            # Of the many tasks and outcomes only the ids are read now; most are never looked at.
+            if id_ := task_of(data, Outcome):
+                index.outcomes.setdefault(id_, position)
+            elif id_ := task_of(data, Task):
+                index._tasks.setdefault(id_, position)
+            else:
+                index._add(decode(data))
         return index
 
-    def add(self, record: Record, position: Position) -> None:
-        """Take note of one record."""
+    def _add(self, record: Record) -> None:
         match record:
-            case Outcome():
-                self._add_outcome(record, position)
-            case Task():
-                self._tasks.setdefault(record.id, position)
             case Function():
                 self.functions[record.digest] = record
             case Forget():
-                self._forget(record.ids)
+                for id_ in record.ids:
+                    self.outcomes.pop(id_, None)
             case Run():
                 self.runs.append(record)
             case End():
@@ -92,35 +96,25 @@ class Index:
             case Epoch():
                 self.epoch = record
 
-    def _add_outcome(self, record: Outcome, position: Position) -> None:
-        if record.id in self.outcomes:
-            return
-        self.outcomes[record.id] = position
-        for task in record.tasks:
-            self._tasks.setdefault(task.id, position)
-        for function in record.functions:
-            self.functions[function.digest] = function
-        leads_to = dict.fromkeys((*(task.id for task in record.tasks), *record.refs))
-        if leads_to:
-            self._leads_to[record.id] = tuple(leads_to)
-
-    def _forget(self, ids: Iterable[TaskId]) -> None:
-        for id_ in ids:
-            self.outcomes.pop(id_, None)
-            self._leads_to.pop(id_, None)
-        self._complete.clear()
-
     def __contains__(self, key: bytes) -> bool:
-        """Whether there is a record of this task or this function."""
+        """Whether there is a record of this function, or of this task at the top of a graph."""
         return key in self._tasks or key in self.functions
 
     def task(self, id_: TaskId) -> Task:
         """Read a task's record."""
+        if id_ not in self._tasks and not self._knows_children:
+            self._find_children()
         record = decode(self._log.fetch(self._tasks[id_]))
         if isinstance(record, Outcome):
             return next(task for task in record.tasks if task.id == id_)
         assert isinstance(record, Task)
         return record
+
+    def _find_children(self) -> None:
+        """Note where all tasks made by tasks are."""
+        self._knows_children = True
+        for id_ in self.outcomes:
+            self.leads_to(id_)
 
     def outcome(self, id_: TaskId) -> Outcome:
         """Read a task's outcome."""
@@ -135,15 +129,24 @@ class Index:
 
     def leads_to(self, id_: TaskId) -> tuple[TaskId, ...]:
         """List the tasks that a finished task created, and those its value refers to."""
-        return self._leads_to.get(id_, ())
+        known = self._leads_to.get(id_)
+        if known is None:
+            known = self._leads_to[id_] = self._read_children(id_)
+        return known
+
+    def _read_children(self, id_: TaskId) -> tuple[TaskId, ...]:
+        record = self.outcome(id_)
+        for task in record.tasks:
+            self._tasks.setdefault(task.id, self.outcomes[id_])
+        for function in record.functions:
+            self.functions[function.digest] = function
+        return tuple(dict.fromkeys((*(task.id for task in record.tasks), *record.refs)))
 
     def is_complete(self, id_: TaskId) -> bool:
         """Whether a task and all it led to have outcomes."""
-        if id_ not in self.outcomes:
-            return False
-        if id_ in self._complete or id_ not in self._leads_to:
+        if id_ in self._complete:
             return True
-        return self._settle(id_)
+        return id_ in self.outcomes and self._settle(id_)
 
     def _settle(self, id_: TaskId) -> bool:
         seen: set[TaskId] = set()
@@ -155,6 +158,6 @@ class Index:
             if current not in self.outcomes:
                 return False
             seen.add(current)
-            stack.extend(self._leads_to.get(current, ()))
+            stack.extend(self.leads_to(current))
         self._complete |= seen
         return True

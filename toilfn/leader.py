@@ -296,11 +296,11 @@ class Leader:
         self._committer.add(data)
         for function in outcome.functions:
             self._index.functions.setdefault(function.digest, function)
-        known = [task.id for task in outcome.tasks if task.id in self._index]
+        known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
         for event in self._loader.load(known) if known else ():
             self._handle(event)
         self.values.put(outcome.id, outcome.value, outcome.refs)
-        fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index)
+        fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index.outcomes)
         created = {task.id for task in outcome.tasks}
         waits = {*known, *(ref for ref in outcome.refs if ref not in created)}
         self._tally.attempts.pop(outcome.id, None)

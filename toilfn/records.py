@@ -11,21 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 import msgpack
 
 from toilfn.events import TaskId
+from toilfn.stores.blobs import BlobRef
 
 __all__ = [
     "BlobRef", "End", "Epoch", "Failure", "Forget", "Function", "Outcome", "Record", "Run", "Started", "Stats",
-    "Task", "decode", "encode",
+    "Task", "decode", "encode", "task_of",
 ]  # fmt: skip
-
-
-class BlobRef(NamedTuple):
-    """A byte object in the store."""
-
-    name: str
-    """Its name below the store's prefix, such as ``blobs/3f/...``."""
-    size: int
-    digest: bytes
-    """BLAKE2b, 16 bytes, of its content."""
 
 
 class Stats(NamedTuple):
@@ -194,6 +185,18 @@ def decode(data: bytes) -> Record:
         raise ValueError(f"unknown record kind {kind!r}") from None
     record: Record = build(fields)
     return record
+
+
+def task_of(data: bytes, kind: type[Task | Outcome]) -> TaskId | None:
+    """Give the task's id if a record is of this kind, without reading the rest of it."""
+    start = _STARTS[kind]
+    return data[len(start) : len(start) + 16] if data.startswith(start) else None
+
+
+_STARTS: dict[type, bytes] = {
+    kind: msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
+    for kind in (Task, Outcome)
+}
 
 
 def _ref(value: Any) -> Any:

@@ -68,6 +68,7 @@ class Session:
         self._workflow = workflow
         self._temporary = settings.store is None
         self.store = open_store(settings.store, create=create) if settings.store else temporary_store()
+        self._place = settings.store or self.store.url
         self._lease = Lease.acquire(self.store, timeout=settings.lease_timeout)
         try:
             self.index = Index.load(self.store.log)
@@ -97,7 +98,7 @@ class Session:
         if self._should_clean(kind is None):
             self.store.destroy()
         elif self._temporary:
-            print(f"toilfn: the store is kept at {self.store.url}", file=sys.stderr)
+            print(f"toilfn: the store is kept at {self._place}", file=sys.stderr)
 
     def _should_clean(self, succeeded: bool) -> bool:
         policy = self._settings.clean or ("onSuccess" if self._temporary else "never")
@@ -130,9 +131,9 @@ class Session:
         if not names or names & recorder.names() or self._is_same_script():
             return
         raise StoreExistsError(
-            f"the store {self.store.url} holds another workflow, with the tasks {', '.join(sorted(names)[:5])}; "
+            f"the store {self._place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])}; "
             f"this one has {', '.join(sorted(recorder.names())[:5])}. "
-            f"Choose another store, or remove this one: toilfn clean {self.store.url}"
+            f"Choose another store, or remove this one: toilfn clean {self._place}"
         )
 
     def _is_same_script(self) -> bool:
@@ -143,9 +144,7 @@ class Session:
     def _write(self, run: records.Run, recorder: Recorder, loader: Loader) -> tuple[NewTask, ...]:
         """Put the graph in the store, a part at a time; gives its new tasks."""
         fresh: list[NewTask] = []
-        made: Iterator[records.Record] = recorder.records(
-            recorder.wanted(self.index.is_complete), self.index.__contains__, []
-        )
+        made = recorder.records(self.index.is_complete, self.index.__contains__, [])
         pending: Iterator[records.Record] = chain([run], made)
         while part := list(islice(pending, _CHUNK)):
             encoded = [encode(record) for record in part]
@@ -222,9 +221,9 @@ class Session:
         if interrupts.count:
             raise KeyboardInterrupt
         if self._stopped or self.store.has_flag("kill"):
-            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self.store.url}")
+            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
         if leader.failures:
-            raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self.store.url)
+            raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self._place)
         if stuck := self.scheduler.stuck():
             raise stuck_tasks(stuck, leader.task_name)
 
