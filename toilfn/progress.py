@@ -14,6 +14,8 @@ __all__ = ["Progress"]
 
 _PATIENCE = 0.5
 """Seconds before anything is shown: a run that is over by then is not worth a bar, nor importing what draws it."""
+_STEP = 0.2
+"""Seconds between two states that are shown."""
 _INTERVAL = 10.0
 """Seconds between two lines where there is no terminal."""
 
@@ -32,8 +34,7 @@ class Progress:
     Examples
     --------
     >>> with Progress() as progress:
-    ...     progress.start(total=100)
-    ...     progress.update({"done": 10, "running": 2, "failed": 0, "total": 120}, ["sort_chunk", "sort_chunk"])
+    ...     progress.update({"waiting": 108, "running": 2, "complete": 10}, ["sort_chunk", "sort_chunk"])
     """
 
     def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
@@ -42,42 +43,35 @@ class Progress:
         self._display: _Display | None = None
         self._counts: Mapping[str, int] = {}
         self._running: Sequence[str] = ()
-        self._total = self._found_done = 0
-        self._began = 0.0
+        self._began = self._next = time.monotonic()
 
     def __enter__(self) -> Progress:
-        self.start(0)
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, total: int, done: int = 0) -> None:
-        """Begin.
-
-        Parameters
-        ----------
-        total : int
-            How many tasks there are; `update` may raise it.
-        done : int
-            How many of them an earlier run has done: they do not count for the tasks per second.
-        """
-        self._total, self._found_done, self._began = total, done, time.monotonic()
+    def start(self) -> None:
+        """Begin to count the time."""
+        self._began = time.monotonic()
+        self._next = self._began + _PATIENCE
 
     def update(self, counts: Mapping[str, int], running: Sequence[str] = ()) -> None:
-        """Tell the state of the run; cheap enough for several times a second.
+        """Tell the state of the run; cheap enough to be called all the time.
 
         Parameters
         ----------
         counts : mapping of str to int
-            ``done``, ``running``, ``failed`` and, when it has changed, ``total``.
+            How many tasks are in each state of the scheduler's: `toilfn.scheduler.Scheduler.counts`.
         running : sequence of str
             Names of tasks that are running.
         """
         self._counts, self._running = counts, running
-        self._total = counts.get("total", self._total)
-        if self._show is not False and time.monotonic() - self._began > _PATIENCE:
-            self._shown().show(self._line(), counts.get("done", 0), self._total)
+        now = time.monotonic()
+        if self._show is not False and now >= self._next:
+            self._next = now + _STEP
+            self._shown().show(self._line(), self._done, self._total)
 
     def message(self, text: str) -> None:
         """Write a line that stays, above the bar if there is one."""
@@ -91,8 +85,16 @@ class Progress:
         if self._show is True and self._counts:
             self._shown()
         if self._display is not None:
-            self._display.stop(self._line(), self._counts.get("done", 0), self._total)
+            self._display.stop(self._line(), self._done, self._total)
         self._display, self._counts = None, {}
+
+    @property
+    def _done(self) -> int:
+        return self._counts.get("complete", 0) + self._counts.get("expanded", 0)
+
+    @property
+    def _total(self) -> int:
+        return sum(self._counts.values())
 
     def _shown(self) -> _Display:
         if self._display is None:
@@ -102,10 +104,10 @@ class Progress:
 
     def _line(self) -> str:
         """Say it all in one line, such as ``12/80 tasks, 2 running, 12.5s, 1.0 tasks/s (sort x 2)``."""
-        done, elapsed = self._counts.get("done", 0), time.monotonic() - self._began
-        parts = [f"{done}/{self._total} tasks"]
+        elapsed = time.monotonic() - self._began
+        rate = self._done / max(elapsed, 1e-9)
+        parts = [f"{self._done}/{self._total} tasks"]
         parts += [f"{count} {word}" for word in ("running", "failed") if (count := self._counts.get(word, 0))]
-        rate = max(0, done - self._found_done) / max(elapsed, 1e-9)
         parts += [format_duration(round(elapsed, 1)), f"{rate:.{0 if rate >= 10 else 1}f} tasks/s"]
         return ", ".join(parts) + _names(self._running)
 

@@ -9,6 +9,8 @@ import pytest
 from toilfn import progress as module
 from toilfn.progress import Progress
 
+NAMES = ["sort[x]", "merge", "sort[x]"]
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
@@ -23,8 +25,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(stream: io.StringIO, show: bool | None = None) -> str:
     progress = Progress(show, stream)
-    progress.start(total=10, done=4)
-    progress.update({"done": 6, "running": 3, "failed": 1, "total": 12}, ["sort[x]", "merge", "sort[x]"])
+    progress.start()
+    progress.update({"waiting": 2, "complete": 5, "expanded": 1, "running": 3, "failed": 1}, NAMES)
     progress.message("task [red]merge failed")
     progress.stop()
     return stream.getvalue()
@@ -61,9 +63,9 @@ def test_lines_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", -1.0)
     stream = io.StringIO()
     progress = Progress(stream=stream)
-    progress.start(1000)
+    progress.start()
     for done in range(1000):
-        progress.update({"done": done})
+        progress.update({"complete": done})
     assert stream.getvalue() == ""
     progress.stop()
     progress.stop()
@@ -73,7 +75,7 @@ def test_lines_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_the_most_frequent_names_are_shown(at_once: None) -> None:
     stream = io.StringIO()
     progress = Progress(stream=stream)
-    progress.start(9)
+    progress.start()
     progress.update({"running": 5}, ["a", "b", "b", "c", "d"])
     assert "(b x 2, a, c, ...)" in stream.getvalue()
 
