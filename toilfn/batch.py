@@ -37,7 +37,7 @@ class Batch:
     """
 
     def __init__(self, executor: Executor, tasks: Any, values: Mapping[TaskId, Any], functions: Any) -> None:
-        executor.learn(map(_function, functions))
+        executor.learn(map(_function, functions), recorded=True)
         self._executor = executor
         self._queue = deque(Attempt(_task(record), number, limits) for record, number, limits in tasks)
         entries = {id_: (_payload(value), refs) for id_, (value, refs) in values.items()}
@@ -106,7 +106,7 @@ class Batch:
         if isinstance(result, records.Failure) or len(result.tasks) != 1:
             return None
         (child,) = result.tasks
-        self._executor.learn(result.functions)
+        self._executor.learn(result.functions, recorded=False)
         if child.needs or child.after or not self._executor.knows(child):
             return None
         return child if _fits(self._executor.options(child), self._executor.options(attempt.task)) else None

@@ -82,13 +82,16 @@ class Executor:
         self._fatal = fatal
         self._scratch = Scratch()
         self._records: dict[bytes, records.Function] = {}
+        self._recorded: set[bytes] = set()
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self.blobs = BlobCache(store.get_blob)
 
-    def learn(self, functions: Iterable[records.Function]) -> None:
-        """Take note of functions that tasks will name by their digests."""
+    def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
+        """Take note of functions that tasks will name by their digests, and whether the store has their records."""
         for function in functions:
             self._records.setdefault(function.digest, function)
+            if recorded:
+                self._recorded.add(function.digest)
 
     def knows(self, task: records.Task) -> bool:
         """Whether the task's function is one of those."""
@@ -162,7 +165,7 @@ class Executor:
         try:
             if context.has_temp_dir or files.deleted:
                 value = files.adopt(value)
-            return record(value, context.spawned, task, self._store)
+            return record(value, context.spawned, task, self._store, self._recorded.__contains__)
         except SerializationError as error:
             raise explained(error, value, context.name) from None
 

@@ -104,7 +104,7 @@ def record(
         recorder.identify(promise)
     blobs: list[records.BlobRef] = []
     recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
-    for made in recorder.records(lambda _: False, lambda _: False, recorded.blobs):
+    for made in recorder.records(lambda _: False, known, recorded.blobs):
         if isinstance(made, records.Task):
             recorded.tasks.append(made)
         else:

@@ -31,7 +31,7 @@ def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **r
     """Make a batch of promises and all that they need, in order."""
     recorder = Recorder(store)
     ids = [recorder.identify(promise) for promise in promises]
-    made = list(recorder.records(recorder.wanted(lambda _: False), lambda _: False, []))
+    made = list(recorder.records(lambda _: False, lambda _: False, []))
     shape = Resources(**{"memory": 2**30, **resources})
     tasks = [(encode(one), attempt) for one in made if isinstance(one, records.Task)]
     functions = [encode(one) for one in made if isinstance(one, records.Function)]
