@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dis
 import functools
+from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ _IGNORED = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "RESUME"})
 _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _CONSTANT = frozenset(dis.hasconst)
+_JUMP = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
 _CALL_FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
 """Variable arguments, generator, coroutine: the rest of ``co_flags`` is the compiler's."""
 
@@ -63,18 +65,27 @@ def _digest(code: CodeType, instructions: list[dis.Instruction]) -> bytes:
         code.co_name, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _CALL_FLAGS,
         code.co_varnames[:arguments], getattr(code, "co_exceptiontable", b""),
     )  # fmt: skip
+    for_people = {
+        offset
+        for first, second in pairwise(instructions)
+        if second.opname == "STORE_NAME" and second.argval in _NOT_BEHAVIOUR
+        for offset in (first.offset, second.offset)
+    }
+    kept = [instruction for instruction in instructions if instruction.offset not in for_people]
+    offsets = [instruction.offset for instruction in kept]
     lines = [repr(head).encode()]
-    for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
-        if _stores_for_people(instruction) or (following is not None and _stores_for_people(following)):
-            continue
-        constant = instruction.opcode in _CONSTANT
-        value = _constant(instruction.argval) if constant else str(instruction.argval).encode()
+    for instruction in kept:
+        value = _argument(instruction, offsets)
         lines.append(b"%s %d:%s" % (instruction.opname.encode(), len(value), value))
     return digest(b"\n".join(lines))
 
 
-def _stores_for_people(instruction: dis.Instruction) -> bool:
-    return instruction.opname == "STORE_NAME" and instruction.argval in _NOT_BEHAVIOUR
+def _argument(instruction: dis.Instruction, offsets: list[int]) -> bytes:
+    if instruction.opcode in _CONSTANT:
+        return _constant(instruction.argval)
+    if instruction.opcode in _JUMP:  # counted in instructions, since what a layout of lines adds is not among them
+        return b"%d" % bisect_left(offsets, instruction.argval)
+    return str(instruction.argval).encode()
 
 
 def _constant(value: Any) -> bytes:

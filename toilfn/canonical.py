@@ -130,7 +130,8 @@ class Encoder:
         if isinstance(described, bytes):
             self._known[key] = value, described
             return described
-        self._open[key] = len(self._frames)
+        if kind is not Node:
+            self._open[key] = len(self._frames)
         self._frames.append(_Frame(value, described))
         return None
 
@@ -139,8 +140,9 @@ class Encoder:
         encoded = sorted(frame.encoded) if frame.node.unordered else frame.encoded
         content = [b"%d:" % len(part) + part for part in (frame.node.tag.encode(), *encoded)]
         result = b"\0" + digest(b"".join(content))
-        del self._open[id(frame.value)]
-        self._known[id(frame.value)] = frame.value, result
+        if type(frame.value) is not Node:  # a node is met once
+            del self._open[id(frame.value)]
+            self._known[id(frame.value)] = frame.value, result
         return result
 
     def _describe(self, value: Any, kind: type) -> bytes | Node:
@@ -235,6 +237,8 @@ def _describe_reduced(value: Any, kind: type) -> Node:
     if isinstance(reduced, str):
         return Node("global", (getattr(value, "__module__", None), reduced))
     function, arguments, state, items, pairs, setter = [*reduced, None, None, None, None][:6]
+    if function is _NEW_OBJECT and len(arguments) == 1 and items is pairs is setter is None and type(state) is dict:
+        return _describe_attributes(state, arguments[0])
     children: list[Any] = [function, Node("arguments", arguments), *_describe_state(state), setter]
     if items is not None:
         children.append(Node("items", list(items), _by_index))
@@ -246,17 +250,18 @@ def _describe_reduced(value: Any, kind: type) -> Node:
     return Node("object", children)
 
 
-def _describe_state(state: Any) -> tuple[Any, Any]:
+def _describe_state(state: Any) -> list[Any]:
     """Describe instance attributes, in ``__dict__`` and in slots."""
-    attributes, slots = state if type(state) is tuple and len(state) == 2 else (state, None)
-    return _describe_attributes(attributes), _describe_attributes(slots)
+    parts = state if type(state) is tuple and len(state) == 2 else (state, None)
+    return [_describe_attributes(part) if type(part) is dict else part for part in parts]
 
 
-def _describe_attributes(state: Any) -> Any:
-    if type(state) is not dict or not _STR_ONLY(map(type, state)):
-        return state
+def _describe_attributes(state: dict[Any, Any], cls: type | None = None) -> Node:
+    if not _STR_ONLY(map(type, state)):
+        return Node("state", (cls, state))
     names = sorted(state)
-    return Node(f"attributes {names}", [state[name] for name in names], lambda index: f".{names[index]}")
+    children = (cls, *[state[name] for name in names])
+    return Node(f"attributes {names}", children, lambda index: f".{names[index - 1]}")
 
 
 def _describe_property(value: property) -> Node:
@@ -277,6 +282,9 @@ def _describe_builtin(value: Any) -> Node:
 def _describe_descriptor(value: Any) -> Node:
     return Node("descriptor", (value.__objclass__, value.__name__))
 
+
+_NEW_OBJECT = object().__reduce_ex__(4)[0]
+"""What makes the instances of classes that do not say how they are pickled."""
 
 _FLAT = frozenset({list, tuple, dict, set, frozenset})
 

@@ -16,8 +16,9 @@ import types
 import uuid
 from collections import deque
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from toilfn.bytecode import Analysis, Import, analyse
 from toilfn.canonical import Encoder, atom, digest
@@ -31,9 +32,16 @@ _LONGEST_TEXT = 40
 """Longer values are kept as digests in parts."""
 
 _CONSTANTS: tuple[type, ...] = (
-    bool, int, float, complex, str, bytes, type(None), PurePath, re.Pattern, enum.Enum, range, uuid.UUID, decimal.Decimal, dt.date, dt.time,
-    dt.timedelta, dt.tzinfo,
+    bool, int, float, complex, str, bytes, type(None), PurePath, re.Pattern, enum.Enum, range, uuid.UUID,
+    decimal.Decimal, dt.date, dt.time, dt.timedelta, dt.tzinfo,
 )  # fmt: skip
+
+
+class _Module(NamedTuple):
+    """A module of the user's own that is used whole."""
+
+    name: str
+    file: Path
 
 
 class Reach:
@@ -53,17 +61,33 @@ class Reach:
         self._labels: dict[int, str] = {}
         self._taken: set[str] = set()
         self._queue: deque[tuple[Any, str]] = deque()
+        # An id is unique only as long as its object lives.
         self._kept: list[Any] = []
         self._encoder = Encoder(_refuse_promise, self._code)
 
+    def follow(self, value: Any) -> bytes:
+        """Follow an object whatever it is; give the bytes that stand for it.
+
+        Raises
+        ------
+        SerializationError
+            If it has no identity that outlives the process.
+        """
+        encoded = self._encoder.encode(value, "the function")
+        self.finish()
+        return encoded
+
     def add(self, value: Any) -> bytes | None:
-        """Follow an object if it is code or constant; give the bytes that stand for it, or None."""
-        return self._try(value) if _counts(value) else None
+        """Follow an object if it is code or a constant; give the bytes that stand for it, or None."""
+        if not _counts(value):
+            return None
+        if _is_installed_method(value):
+            return f"method {_full_name(type(value.__self__))}.{value.__name__}".encode()
+        return self._try(value)
 
     def add_function(self, function: types.FunctionType, name: str) -> None:
         """Follow a function, and keep its body, defaults and closure as parts of their own."""
         self._labels[id(function)] = name
-        self._taken.add(name)
         self.parts["body"] = self._body(function).hex()
         for key, value in _defaults(function):
             self._add_part(f"default {key}", value)
@@ -89,51 +113,44 @@ class Reach:
             return None
 
     def _code(self, value: Any) -> bytes:
-        """Give the label of a function, class, module or task, and note it for `finish` if it is the user's own."""
+        """Give what stands for a function, class, module or task, and note it for `finish` if it is the user's own."""
         if isinstance(value, types.ModuleType):
-            return self._module(value.__name__)
-        if not isinstance(value, (type, types.FunctionType)):
-            version = value.settings.get("version")
-            return f"task {_full_name(value)} {version}".encode() if version else self._task(value.__wrapped__)
-        if is_own(value.__module__):
-            return self._unit(value, "class" if isinstance(value, type) else "function", _full_name(value)).encode()
-        return self._installed(value)
-
-    def _task(self, function: Any) -> bytes:
+            return self._module(value.__name__).encode()
+        if isinstance(value, (type, types.FunctionType)):
+            return self._function_or_class(value).encode()
+        version = value.settings.get("version")
+        if version is not None:
+            return f"task {_full_name(value)} {version}".encode()
+        function = value.__wrapped__
         if isinstance(function, types.FunctionType):
-            return self._code(function)
-        encoded = self.add(function)
-        return b"task" if encoded is None else encoded
+            return self._function_or_class(function).encode()
+        # A partial or an object: its encoder is ours, which is busy with the task.
+        return Encoder(_refuse_promise, self._code).encode(function)
 
-    def _installed(self, value: Any) -> bytes:
-        """An installed decorator may have put the user's function into a closure."""
-        inner = [cell for _, cell in _closure(value)] if isinstance(value, types.FunctionType) else []
-        found = [self._label(cell) for cell in inner if isinstance(cell, (types.FunctionType, type))]
-        return ";".join(["installed", _full_name(value), *found]).encode()
-
-    def _label(self, value: Any) -> str:
-        if not is_own(value.__module__):
-            return _full_name(value)
-        return self._unit(value, "class" if isinstance(value, type) else "function", _full_name(value))
-
-    def _module(self, name: str) -> bytes:
+    def _module(self, name: str) -> str:
         file = find_own(name)
         if file is None:
-            return f"installed module {name}".encode()
+            return f"installed module {name}"
         self.modules.add(name)
         label = f"module {name}"
         if label not in self._taken:
             self._taken.add(label)
-            self._queue.append((file, label))
-        return label.encode()
+            self._queue.append((_Module(name, file), label))
+        return label
 
-    def _unit(self, value: Any, kind: str, name: str) -> str:
+    def _function_or_class(self, value: Any) -> str:
+        if is_own(value.__module__):
+            return self._unit(value)
+        # An installed decorator keeps the user's function in a closure.
+        cells = [cell for _, cell in _closure(value)] if isinstance(value, types.FunctionType) else []
+        own = [cell for cell in cells if isinstance(cell, (types.FunctionType, type)) and is_own(cell.__module__)]
+        return "; ".join([f"installed {_full_name(value)}", *map(self._unit, own)])
+
+    def _unit(self, value: Any) -> str:
         label = self._labels.get(id(value))
         if label is None:
-            label, number = f"{kind} {name}", 1
-            while label in self._taken:
-                number += 1
-                label = f"{kind} {name} ({number})"
+            name = f"{'class' if isinstance(value, type) else 'function'} {_full_name(value)}"
+            label = next(new for new in _numbered(name) if new not in self._taken)
             self._taken.add(label)
             self._labels[id(value)] = label
             self._kept.append(value)
@@ -141,7 +158,7 @@ class Reach:
         return label
 
     def _content(self, unit: Any) -> bytes:
-        if isinstance(unit, Path):
+        if isinstance(unit, _Module):
             return self._file(unit)
         if isinstance(unit, type):
             return self._class(unit)
@@ -150,28 +167,32 @@ class Reach:
 
     def _body(self, function: types.FunctionType) -> bytes:
         analysis = analyse(function.__code__)
-        names = self._names(function.__globals__, analysis)
+        names = list(self._names(function.__globals__, analysis))
         package = function.__globals__.get("__package__") or ""
-        imports = [self._module(name) for name in _imported(analysis.imports, package)]
-        return digest(analysis.digest + repr((list(names), imports)).encode())
+        return digest(analysis.digest + repr((names, self._imports(analysis, package))).encode())
 
     def _names(self, space: dict[str, Any], analysis: Analysis) -> Iterator[tuple[tuple[str, ...], bytes]]:
         """Follow the global names that code reads, through attributes of the user's own modules."""
         for name in analysis.names:
-            if name[0] not in space:
+            if name[0] not in space or name[0].startswith("__"):
                 continue
             home, value, taken = space.get("__name__", "__main__"), space[name[0]], 1
             while isinstance(value, types.ModuleType) and is_own(value.__name__) and taken < len(name):
                 home, value = value.__name__, getattr(value, name[taken], None)
                 taken += 1
             encoded = self.add(value)
+            if encoded is not None and isinstance(value, (*_CONSTANTS, tuple, frozenset)):
+                constant = f"constant {_label_in(home, name[taken - 1])}"
+                self.parts[constant] = part_text(value, encoded)
+                encoded = constant.encode()
             if encoded is not None:
                 yield name[:taken], encoded
-                if isinstance(value, _CONSTANTS):
-                    self.parts[f"constant {_label_in(home, name[taken - 1])}"] = part_text(value, encoded)
+
+    def _imports(self, analysis: Analysis, package: str) -> list[str]:
+        return [self._module(name) for name in _imported(analysis.imports, package)]
 
     def _class(self, cls: type) -> bytes:
-        bases = [self._code(base) for base in cls.__bases__]
+        bases = [self._function_or_class(base) for base in cls.__bases__]
         found: list[tuple[str, bytes | None]] = []
         if issubclass(cls, enum.Enum):
             found = [(name, self._try(member.value)) for name, member in cls.__members__.items()]
@@ -180,13 +201,13 @@ class Reach:
                 found.append((name, self.add(value)))
         return repr((bases, found)).encode()
 
-    def _file(self, file: Path) -> bytes:
-        if file.suffix != ".py":
-            return file.read_bytes()
-        name = next(label for label in self.modules if find_own(label) == file)
-        analysis = analyse(compile(file.read_bytes(), "<module>", "exec", dont_inherit=True))
-        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        return repr((analysis.digest, [self._module(found) for found in _imported(analysis.imports, package)])).encode()
+    def _file(self, module: _Module) -> bytes:
+        content = module.file.read_bytes()
+        if module.file.suffix != ".py":
+            return content
+        analysis = analyse(compile(content, "<module>", "exec", dont_inherit=True))
+        package = module.name if module.file.name == "__init__.py" else module.name.rpartition(".")[0]
+        return repr((analysis.digest, self._imports(analysis, package))).encode()
 
 
 def part_text(value: Any, encoded: bytes) -> str:
@@ -206,10 +227,20 @@ def _counts(value: Any) -> bool:
     """Whether a global or class attribute is part of what code does; what can change while it runs is not."""
     if isinstance(value, (tuple, frozenset)):
         return all(map(_counts, value))
-    if isinstance(value, (*_CONSTANTS, types.ModuleType, property, staticmethod, classmethod)):
+    kind = type(value)
+    if isinstance(value, (*_CONSTANTS, types.ModuleType)) or hasattr(kind, "__get__"):
         return True
-    frozen = getattr(getattr(type(value), "__dataclass_params__", None), "frozen", False)
-    return frozen or callable(value) or hasattr(type(value), "__get__")
+    if hasattr(kind, "__dask_graph__"):
+        return False
+    return callable(value) or getattr(getattr(kind, "__dataclass_params__", None), "frozen", False)
+
+
+def _is_installed_method(value: Any) -> bool:
+    """Whether this is a method of an object whose state is no constant, such as the generator of `random.random`."""
+    if not isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
+        return False
+    owner = value.__self__
+    return not (owner is None or isinstance(owner, (type, types.ModuleType)) or is_own(type(owner).__module__))
 
 
 def _is_behaviour(name: str, value: Any, cls: type) -> bool:
@@ -225,6 +256,12 @@ def _full_name(value: Any) -> str:
 def _label_in(module: str | None, name: str) -> str:
     """Name something; what the script itself defines has no module's name, as it has none in other processes."""
     return name if module in (None, "__main__", "__mp_main__") else f"{module}.{name}"
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Give names for objects that have the same one."""
+    yield name
+    yield from (f"{name} ({number})" for number in count(2))
 
 
 def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -11,11 +11,10 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from toilfn.canonical import DIGEST_SIZE, Encoder, digest
+from toilfn.canonical import Encoder, digest
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
 from toilfn.functions import Reach, part_text
@@ -25,6 +24,8 @@ __all__ = ["Identity", "arguments_identity", "function_identity", "lineage", "ta
 
 _ALL_ATOMS = ATOMS.issuperset
 _SHORT = 40
+"""Characters: arguments of so few are their own parts."""
+_POSITIONS = tuple(map(str, range(_SHORT)))
 
 
 class Identity(NamedTuple):
@@ -51,6 +52,11 @@ def function_identity(function: Callable[..., Any], version: str | None = None) 
     Identity
         Over the bytecode, defaults, closure, and all functions, classes, modules and constants of the user's own that
         these lead to. Code that is installed counts by its name only.
+
+    Raises
+    ------
+    SerializationError
+        If it is an object, or the method of one, that has no identity that outlives the process.
     """
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     if version is not None:
@@ -60,9 +66,7 @@ def function_identity(function: Callable[..., Any], version: str | None = None) 
     if isinstance(function, types.FunctionType):
         reach.add_function(function, name)
     else:
-        encoded = reach.add(function)
-        reach.parts["body"] = digest(encoded or b"").hex()
-        reach.finish()
+        reach.parts["body"] = digest(reach.follow(function)).hex()
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     parts = {"name": name, "python": python, "parameters": _parameters(function), **reach.parts}
     return Identity(_digest_parts(parts), parts)
@@ -108,8 +112,7 @@ def arguments_identity(
     if not kwargs and _ALL_ATOMS(map(type, args)):
         text = repr(args)
         if len(text) <= _SHORT:
-            parts = dict(zip(_POSITIONS, map(repr, args), strict=False))
-            return blake2b(text.encode(), digest_size=DIGEST_SIZE).digest(), parts
+            return digest(text.encode()), {_POSITIONS[i]: repr(value) for i, value in enumerate(args)}
     encoder = Encoder(promise_id, _code_identity)
     parts, encoded = {}, []
     for key, place, value in _named(args, kwargs):
@@ -121,7 +124,7 @@ def arguments_identity(
 
 def task_id(function_digest: bytes, arguments_digest: bytes, lineage: bytes, ordinal: int) -> TaskId:
     """Identify one call: `lineage` is the one of the task that makes the call, empty in a script."""
-    return digest(b"task%b%b%b%d" % (function_digest, arguments_digest, lineage, ordinal))
+    return digest(b"task" + function_digest + arguments_digest + lineage + b"%d" % ordinal)
 
 
 def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, ordinal: int) -> bytes:
@@ -129,10 +132,7 @@ def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, 
 
     The function's body is left out, so that editing a function does not run unchanged children of it again.
     """
-    return digest(b"call%b%b%d%b" % (parent_lineage, arguments_digest, ordinal, function_name.encode()))
-
-
-_POSITIONS = tuple(map(str, range(_SHORT)))
+    return digest(b"call" + parent_lineage + arguments_digest + b"%d " % ordinal + function_name.encode())
 
 
 def _named(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
@@ -171,6 +171,4 @@ def _code_identity(value: Any) -> bytes:
 
 def _new_code_identity(value: Any) -> bytes:
     reach = Reach()
-    parts = {"value": (reach.add(value) or b"").hex()}
-    reach.finish()
-    return _digest_parts({**parts, **reach.parts})
+    return _digest_parts({"value": reach.follow(value).hex(), **reach.parts})
