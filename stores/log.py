@@ -255,7 +255,7 @@ class Log:
     def _empty(self, number: int) -> None:
         """Take the records out of a replaced segment that has to stay."""
         fence = self._load("segment", _name("segment", number), number, fences=True)
-        if fence.header.count:
+        if fence.header.records:
             header = fence.header._replace(kind="fence")
             self._objects.put(fence.name, pack(fence.name, header, ()).data)
             fault("compact.emptied")

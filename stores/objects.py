@@ -107,4 +107,4 @@ class Objects(ABC):
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Say whether there is nothing at all under the prefix, ours or not."""
+        """Say whether there is nothing under the prefix but what a store that is just being made leaves."""

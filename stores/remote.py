@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, BinaryIO
@@ -168,18 +168,19 @@ class FsspecObjects(Objects):
             self._fs.rmdir(self._root)
 
     def is_empty(self) -> bool:
-        """Say whether there is nothing at all under the prefix, ours or not."""
+        """Say whether there is nothing under the prefix but what a store that is just being made leaves."""
         with self._translated("list", ""):
             self._fs.invalidate_cache()
             try:
-                return not self._fs.ls(self._root, detail=False)
+                found = self._fs.ls(self._root, detail=False)
             except FileNotFoundError:
                 return True
+            return all(path.rpartition("/")[2].startswith(TEMPORARY) for path in found)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _find(self, path: str) -> list[str]:
+    def _find(self, path: str) -> Sequence[str]:
         try:
             return list(self._fs.find(path))
         except FileNotFoundError:

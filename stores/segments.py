@@ -46,7 +46,7 @@ class Header(NamedTuple):
     """``host/pid/`` and something random."""
     epoch: int
     """The writer's lease."""
-    count: int
+    records: int
     """How many records follow."""
 
 
@@ -82,11 +82,11 @@ def pack(name: str, header: Header, records: Sequence[bytes]) -> Segment:
     sizes = tuple(map(len, records))
     if max(sizes, default=0) > _LARGEST:
         raise StoreError(f"A record of {max(sizes)} bytes is too large for the log, which takes 4 GiB: use a blob.")
-    head = msgpack.packb(header._replace(count=len(sizes)))
+    head = msgpack.packb(header._replace(records=len(sizes)))
     table = struct.pack(f"<{len(sizes)}I", *sizes)
     body = b"".join((struct.pack("<I", len(head)), head, table, *records))
     data = MAGIC + digest_of(body) + body
-    return Segment(name, header._replace(count=len(sizes)), data, _START.size + len(head) + len(table), sizes)
+    return Segment(name, header._replace(records=len(sizes)), data, _START.size + len(head) + len(table), sizes)
 
 
 def unpack(name: str, data: bytes, where: str) -> Segment:
@@ -104,8 +104,8 @@ def unpack(name: str, data: bytes, where: str) -> Segment:
         raise corrupt(name, where, "is cut short or was altered")
     table = _START.size + head_size
     header = Header(*msgpack.unpackb(data[_START.size : table]))
-    sizes = struct.unpack_from(f"<{header.count}I", data, table)
-    return Segment(name, header, data, table + 4 * header.count, sizes)
+    sizes = struct.unpack_from(f"<{header.records}I", data, table)
+    return Segment(name, header, data, table + 4 * header.records, sizes)
 
 
 def corrupt(name: str, where: str, what: str) -> CorruptObjectError:

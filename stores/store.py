@@ -13,7 +13,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError, StoreNotFoundError
+from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError
 from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash_file, shard
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
@@ -312,17 +312,16 @@ def make(objects: Objects, workflow: str, *, sync: bool) -> Meta:
     StoreError
         If something else is there, or the place cannot be written to.
     """
-    if not objects.is_empty():
+    if objects.is_empty():
+        objects.try_out()
+        made = Meta(uuid.uuid4().hex, time.time(), workflow, objects.conditional, sync)
+        if made.write(objects):
+            return made
+    there = Meta.read(objects)  # another process may have made it just now
+    if there is None:
         raise StoreError(
             f"{objects.url} is not empty and is no job store: nothing was touched. Choose a new or an empty place."
         )
-    objects.try_out()
-    made = Meta(uuid.uuid4().hex, time.time(), workflow, objects.conditional, sync)
-    if made.write(objects):
-        return made
-    there = Meta.read(objects)
-    if there is None:
-        raise StoreNotFoundError(f"The job store {objects.url} was deleted while it was being made. Try again.")
     return there
 
 
