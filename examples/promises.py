@@ -27,4 +27,4 @@ if __name__ == "__main__":
     quotient, remainder = divide(17, by=four)
     summary = describe([quotient, four], remainder)
 
-    print(toil.compute(four, summary["last"], summary))
+    print(*toil.compute(four, summary["last"], summary))

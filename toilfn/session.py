@@ -12,7 +12,7 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import Any
 
-from toilfn import records
+from toilfn import filecache, records
 from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
@@ -97,6 +97,7 @@ class Session:
         self._lease.release()
         if self._should_clean(kind is None):
             self.store.destroy()
+            filecache.forget(self.store.url)
         elif self._temporary:
             print(f"toilfn: the store is kept at {self._place}", file=sys.stderr)
 

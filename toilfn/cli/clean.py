@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from toilfn.errors import InputError
+from toilfn.filecache import forget
 from toilfn.records import BlobRef, Epoch, Outcome, decode, encode
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Lease
@@ -55,6 +56,7 @@ def _destroy(store: Store) -> None:
     lease = Lease.acquire(store)
     try:
         store.destroy()
+        forget(store.url)
     finally:
         lease.release()
     print(f"removed {store.url}")
