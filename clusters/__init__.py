@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from toilfn.clusters.base import Cluster
 from toilfn.errors import ClusterError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "make_cluster"]
 
@@ -66,10 +67,7 @@ def cluster_class(name: str) -> type[Cluster]:
     """
     added = _added()
     if name not in REGISTRY and name not in added:
-        known = cluster_names()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ClusterError(f"there is no cluster {name!r}: {hint}")
+        raise ClusterError(f"there is no cluster {name!r}: there are {', '.join(cluster_names())}")
     try:
         found = _load(REGISTRY[name][0]) if name in REGISTRY else added[name].load()
     except ImportError as error:
@@ -86,6 +84,8 @@ def cluster_names() -> list[str]:
 
 
 def _added() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import, and workers import this package
+
     return {entry.name: entry for entry in entry_points(group="toilfn.clusters")}
 
 

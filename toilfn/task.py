@@ -214,6 +214,8 @@ def _freeze(deps: list[Promise], leaf: Any) -> Any:
 
 
 def _promises_only(after: Any) -> tuple[Promise, ...]:
+    if type(after) is tuple and not after:  # as almost always: without dask, workers start in half the time
+        return ()
     from toilfn.promise import Promise
 
     items = (after,) if isinstance(after, Promise) else tuple(after)
