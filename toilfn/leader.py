@@ -162,8 +162,7 @@ class Leader:
         self._roots = set(roots)
         admitted = self._loader.encoded.keys()
         needed = (need for task in fresh for need in task.needs if need not in admitted)
-        for event in (*self._loader.load((*needed, *self._roots)), Submitted(fresh)):
-            self._handle(event)
+        self._bring((*self._loader.load((*needed, *self._roots)), Submitted(fresh)))
         while not self._is_over():
             if not self._watch.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))
@@ -297,8 +296,7 @@ class Leader:
         for function in outcome.functions:
             self._index.functions.setdefault(function.digest, function)
         known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
-        for event in self._loader.load(known) if known else ():
-            self._handle(event)
+        self._bring(self._loader.load(known) if known else ())
         self.values.put(outcome.id, outcome.value, outcome.refs)
         fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index.outcomes)
         created = {task.id for task in outcome.tasks}
@@ -312,6 +310,13 @@ class Leader:
                 outcome.stats.wall,
             )
         )
+
+    def _bring(self, events: Iterable[Event]) -> None:
+        """Hand over what was loaded; the values of finished tasks keep those that they refer to in memory."""
+        for event in events:
+            if isinstance(event, Finished):
+                self.values.put(event.id, *self._index.value(event.id))
+            self._handle(event)
 
     def _note_failure(self, id_: TaskId, cause: Cause, *, final: bool) -> None:
         failure = self._tally.last.pop(id_, None)
