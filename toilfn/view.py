@@ -188,6 +188,8 @@ class View:
     def find(self, text: str) -> TaskInfo:
         """Find the one task that has this name, or whose id in hexadecimal starts with this.
 
+        Of several, those of the newest run are meant.
+
         Raises
         ------
         InputError
@@ -195,10 +197,13 @@ class View:
         """
         found = [task for task in self.tasks.values() if task.name == text]
         found = found or [task for task in self.tasks.values() if task.id.hex().startswith(text.lower())]
-        if len(found) == 1:
-            return found[0]
         if not found:
             raise InputError(f"no task has the name or the id {text!r}; {self._known_names()}")
+        if len(found) > 1:
+            current = {task.id for task in self.current()}
+            found = [task for task in found if task.id in current] or found
+        if len(found) == 1:
+            return found[0]
         raise InputError(f"{len(found)} tasks are called {text!r}; give the start of an id:\n{_candidates(found)}")
 
     def attempts(self, id: TaskId) -> Iterator[Outcome | Failure]:

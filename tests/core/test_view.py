@@ -90,6 +90,7 @@ def test_tasks_of_earlier_versions_are_not_current(tmp_path: Path) -> None:
     view = view_of(tmp_path, *old, epoch(2), run("new", number=2), task("new", "f"))
     assert [task.id for task in view.current()] == [id_of("new")]
     assert len(view.tasks) == 2
+    assert view.find("f").id == id_of("new")
 
 
 def test_tasks_are_found_by_name_and_by_the_start_of_the_id(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from toilfn.stores import Store
 from toilfn.stores.lease import Holder, holder
 from toilfn.view import View
 
-__all__ = ["add_json", "add_store", "living_leader", "open_view", "print_json", "print_table"]
+__all__ = ["add_json", "add_store", "add_task", "living_leader", "open_view", "print_json", "print_table"]
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,11 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse._ActionsContainer) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Add the TASK argument; `View.find` understands it."""
+    parser.add_argument("task", metavar="TASK", help="a task's name, if only one has it, or the start of its id")
 
 
 def open_view(store: Store) -> View:

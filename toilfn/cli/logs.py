@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from toilfn.cli.common import add_store
+from toilfn.cli.common import add_store, add_task
 from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
 from toilfn.stores import Store, open_store
@@ -18,7 +18,7 @@ __all__ = ["command", "configure"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
-    parser.add_argument("task", metavar="TASK", help="a task's name, if only one has it, or the start of its id")
+    add_task(parser)
     parser.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
 
 

@@ -1,0 +1,38 @@
+"""``toilfn explain STORE TASK``."""
+
+from __future__ import annotations
+
+import argparse
+
+from toilfn.cli.common import add_json, add_store, add_task, print_json
+from toilfn.explain import History, explain
+from toilfn.records import decode
+from toilfn.stores import open_store
+from toilfn.view import View
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_store(parser)
+    add_task(parser)
+    add_json(parser)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Say whether a task was reused, and if not, what differs from the earlier task that is most like it.
+
+    Raises
+    ------
+    InputError
+        If there is no such task.
+    """
+    store = open_store(options.store, create=False)
+    task = View(store).find(options.task)
+    found = explain(History(decode(data) for _, data in store.log.read()), task.id)
+    if options.json:
+        print_json({"task": task.id.hex(), "name": task.name, "summary": found.summary, "reasons": found.reasons})
+    else:
+        print(found)
+    return 0
