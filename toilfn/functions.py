@@ -47,6 +47,11 @@ class _Module(NamedTuple):
 class Reach:
     """All of the user's own code that an object leads to.
 
+    Parameters
+    ----------
+    trust_versions : bool
+        Whether the version of a task that has one stands for its code, which is then not followed.
+
     Attributes
     ----------
     parts : dict of str to str
@@ -55,7 +60,8 @@ class Reach:
         Names of the user's modules that are used whole, or imported inside of functions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trust_versions: bool = True) -> None:
+        self._trust_versions = trust_versions
         self.parts: dict[str, str] = {}
         self.modules: set[str] = set()
         self._labels: dict[int, str] = {}
@@ -119,7 +125,7 @@ class Reach:
         if isinstance(value, (type, types.FunctionType)):
             return self._function_or_class(value).encode()
         version = value.settings.get("version")
-        if version is not None:
+        if version is not None and self._trust_versions:
             return f"task {_full_name(value)} {version}".encode()
         function = value.__wrapped__
         if isinstance(function, types.FunctionType):
