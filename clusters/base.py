@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, NewType
 
-from toilfn.events import Capacity, Cause
+from toilfn.events import Capacity, Cause, TaskId
 from toilfn.resources import Resources
 
 __all__ = ["Batch", "Capabilities", "Cluster", "JobId", "JobState", "Session", "Update"]
@@ -119,6 +119,10 @@ class Update:
         The cluster's own words: exit status, signal, reason, where the log is.
     answers : tuple of bytes
         For a direct cluster: messages of the worker, in order.
+    running : TaskId or None
+        For an ended job: the task that was running, where that is known.
+    log : bytes
+        And what that task had printed.
     """
 
     job: JobId
@@ -126,6 +130,8 @@ class Update:
     cause: Cause | None = None
     detail: str = ""
     answers: tuple[bytes, ...] = ()
+    running: TaskId | None = None
+    log: bytes = b""
 
 
 class Cluster(ABC):

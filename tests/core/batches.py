@@ -7,7 +7,7 @@ from typing import Any
 
 from toilfn import messages, records
 from toilfn.clusters.base import Batch, Cluster, JobState, Update
-from toilfn.graph import Recorder
+from toilfn.graph import record
 from toilfn.records import encode
 from toilfn.resources import Resources
 from toilfn.serialize import loads, resolve
@@ -28,14 +28,12 @@ class Made:
 
 
 def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **resources: Any) -> Made:
-    """Make a batch of promises and all that they need, in order."""
-    recorder = Recorder(store)
-    ids = [recorder.identify(promise) for promise in promises]
-    made = list(recorder.records(lambda _: False, lambda _: False, []))
+    """Make a batch of different promises and all that they need, in order."""
+    parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {})
+    made = record(list(promises), (), parent, store)
     shape = Resources(**{"memory": 2**30, **resources})
-    tasks = [(encode(one), attempt) for one in made if isinstance(one, records.Task)]
-    functions = [encode(one) for one in made if isinstance(one, records.Function)]
-    return Made(messages.run_batch(tasks, shape, values or {}, functions), ids, shape)
+    tasks = [(encode(task), attempt) for task in made.tasks]
+    return Made(messages.run_batch(tasks, shape, values or {}, map(encode, made.functions)), list(made.refs), shape)
 
 
 @dataclass
