@@ -6,7 +6,7 @@ go over it with a stack, never by recursion, since graphs are deeper than Python
 
 from __future__ import annotations
 
-from collections import defaultdict
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,8 @@ from toilfn import records
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
 from toilfn.identity import arguments_identity, lineage, task_id, value_identity
-from toilfn.serialize import dumps, dumps_function
+from toilfn.serialize import PROTOCOL, dumps, dumps_function
+from toilfn.structure import ATOMS
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise
@@ -104,7 +105,7 @@ def record(
         recorder.identify(promise)
     blobs: list[records.BlobRef] = []
     recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
-    for made in recorder.records(lambda _: False, known, recorded.blobs):
+    for made in recorder.emit(lambda _: False, known, recorded.blobs):
         if isinstance(made, records.Task):
             recorded.tasks.append(made)
         else:
@@ -121,7 +122,8 @@ class Recorder:
         self._lineage = parent.lineage if parent else b""
         self._roots: dict[int, Promise] = {}
         self._named: dict[int, _Named] = {}
-        self._calls: dict[tuple[bytes, bytes], int] = defaultdict(int)
+        self._ids: set[TaskId] = set()
+        self._repeated: dict[TaskId, int] = {}
         self._functions: dict[bytes, Task[..., Any]] = {}
 
     def identify(self, promise: Promise) -> TaskId:
@@ -145,14 +147,16 @@ class Recorder:
 
     def _name(self, promise: Promise) -> None:
         task = promise._task
-        identity = task.identity
+        function = task.identity.digest
         digest, _ = self._identity_of_arguments(promise)
-        call = (identity.digest, digest)
-        ordinal = self._calls[call]
-        self._calls[call] = ordinal + 1
-        self._functions.setdefault(identity.digest, task)
-        id_ = task_id(identity.digest, digest, self._lineage, ordinal)
-        self._named[id(promise)] = _Named(id_, promise, digest, ordinal)
+        self._functions.setdefault(function, task)
+        id_ = task_id(function, digest, self._lineage, 0)
+        ordinal = self._repeated.get(id_, 0) + 1 if id_ in self._ids else 0
+        if ordinal:
+            self._repeated[id_] = ordinal
+            id_ = task_id(function, digest, self._lineage, ordinal)
+        self._ids.add(id_)
+        self._named[id(promise)] = _Named(id_, promise, ordinal)
 
     def _identity_of_arguments(self, promise: Promise) -> tuple[bytes, dict[str, str]]:
         try:
@@ -168,7 +172,7 @@ class Recorder:
         """Give the names of the tasks' functions."""
         return {task.name for task in self._functions.values()}
 
-    def records(
+    def emit(
         self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
     ) -> Iterator[records.Function | records.Task]:
         """Make the records of all tasks that must run, each after what it needs and after its function's.
@@ -205,13 +209,11 @@ class Recorder:
     def _record(self, named: _Named, blobs: list[records.BlobRef]) -> records.Task:
         promise = named.promise
         task = promise._task
-        try:
-            payload, refs = dumps((promise._args, promise._kwargs), self._given)
-        except SerializationError as error:
-            raise SerializationError(f"an argument of task {task.name} cannot be stored: {error}") from error
+        payload, refs = self._pickled(promise)
         own_blobs: list[records.BlobRef] = []
         args = store_payload(payload, self._store, own_blobs)
         blobs.extend(own_blobs)
+        digest, parts = self._identity_of_arguments(promise)
         own = self._functions[task.identity.digest].settings
         return records.Task(
             id=named.id,
@@ -221,10 +223,19 @@ class Recorder:
             after=tuple(self._given(after) for after in promise._after),
             options={} if task.settings is own or task.settings == own else task.settings,
             parent=self._parent,
-            parts=self._identity_of_arguments(promise)[1],
-            lineage=lineage(self._lineage, task.name, named.digest, named.ordinal),
+            parts=parts,
+            lineage=lineage(self._lineage, task.name, digest, named.ordinal),
             blobs=tuple(own_blobs),
         )
+
+    def _pickled(self, promise: Promise) -> tuple[bytes, tuple[TaskId, ...]]:
+        arguments = (promise._args, promise._kwargs)
+        if not promise._kwargs and ATOMS.issuperset(map(type, promise._args)):
+            return pickle.dumps(arguments, PROTOCOL), ()  # most calls of large graphs are like this
+        try:
+            return dumps(arguments, self._given)
+        except SerializationError as error:
+            raise SerializationError(f"an argument of task {promise._task.name} cannot be stored: {error}") from error
 
     def _function(self, task: Task[..., Any], blobs: list[records.BlobRef]) -> records.Function:
         payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))
@@ -237,7 +248,6 @@ class Recorder:
 class _Named:
     id: TaskId
     promise: Promise
-    digest: bytes
     ordinal: int
 
 

@@ -25,13 +25,11 @@ from toilfn.events import (
     Kept,
     Kill,
     Lost,
-    NewTask,
     Recall,
     Release,
     Retry,
     Returned,
     Submit,
-    Submitted,
     TaskId,
 )
 from toilfn.index import Index
@@ -144,15 +142,13 @@ class Leader:
         """The last failure of each task that was given up."""
         return tuple(self._tally.failures.values())
 
-    def run(self, roots: Iterable[TaskId], fresh: tuple[NewTask, ...] = ()) -> None:
+    def run(self, roots: Iterable[TaskId]) -> None:
         """Run until the roots are complete, or nothing more can run.
 
         Parameters
         ----------
         roots : iterable of TaskId
             The tasks whose values are wanted.
-        fresh : tuple of NewTask
-            Tasks that the loader admitted already; what they need comes before them.
 
         Raises
         ------
@@ -160,9 +156,7 @@ class Leader:
             If the log cannot be written, for one because another leader took over.
         """
         self._roots = set(roots)
-        admitted = self._loader.encoded.keys()
-        needed = (need for task in fresh for need in task.needs if need not in admitted)
-        self._bring((*self._loader.load((*needed, *self._roots)), Submitted(fresh)))
+        self._bring(self._loader.load(self._roots))
         while not self._is_over():
             if not self._watch.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from toilfn import options, records
@@ -30,18 +30,25 @@ class Loader:
         self._defaults = options.defaults(settings)
         self._kinds: dict[bytes, int] = {}
         self._asked = lru_cache(maxsize=4096)(self._resolve)
+        self._new: list[NewTask] = []
         self.encoded: dict[TaskId, bytes] = {}
 
-    def load(self, roots: Iterable[TaskId]) -> list[Event]:
+    def add(self, task: records.Task, data: bytes) -> None:
+        """Take in a task that was written to the log just now, with its encoded record."""
+        self._new.append(self.admit(task, data))
+
+    def load(self, roots: Iterable[TaskId]) -> Iterator[Event]:
         """Make the events that bring tasks, and all that they still need, to the scheduler.
 
         Tasks that are complete are left out. Those that have an outcome but led to something
-        that is not complete come with it, as if they had just finished.
+        that is not complete come with it, as if they had just finished. Tasks that were added are
+        among them.
         """
-        new: list[NewTask] = []
+        new, self._new = self._new, []
+        stack = [need for task in new for need in task.needs if need not in self.encoded]
+        stack.extend(roots)
         finished: list[Finished] = []
         seen: set[TaskId] = set()
-        stack = list(roots)
         while stack:
             id_ = stack.pop()
             if id_ in seen or id_ in self.encoded or self._index.is_complete(id_):
@@ -55,7 +62,9 @@ class Loader:
                 leads_to = tuple(i for i in self._index.leads_to(id_) if not self._index.is_complete(i))
                 finished.append(Finished(id_, waits=leads_to))
                 stack.extend(leads_to)
-        return [Submitted(tuple(new)), *finished]
+        yield Submitted(tuple(new))
+        del new
+        yield from finished
 
     def admit(self, task: records.Task, data: bytes | None = None) -> NewTask:
         """Keep a task's record, encoded as `data`, and say what the scheduler is to know of it."""

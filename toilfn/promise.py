@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask import get_annotations
+from dask.base import get_annotations
 from dask.delayed import Delayed, single_key
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task as DaskTask
@@ -58,7 +58,7 @@ class Promise(Delayed):
         self._origin = self
         self._path: tuple[Any, ...] = ()
         self._number = next(_numbers)
-        self._annotations: dict[str, Any] = get_annotations()
+        self._annotations: dict[str, Any] | None = get_annotations() or None
         self._length = task.nout
         self._after = task.after
 
@@ -141,7 +141,7 @@ def _dask_graph(promise: Promise) -> HighLevelGraph:
             continue
         needs = _dask_needs(current)
         layers[current.key] = MaterializedLayer(
-            {current.key: _dask_task(current)}, annotations=current._annotations or None
+            {current.key: _dask_task(current)}, annotations=current._annotations
         )
         dependencies[current.key] = {need.key for need in needs}
         stack.extend(needs)

@@ -18,7 +18,7 @@ from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
 from toilfn.committer import Committer
 from toilfn.errors import KilledError, StoreExistsError
-from toilfn.events import Capacity, NewTask, TaskId
+from toilfn.events import Capacity, TaskId
 from toilfn.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.files import holds_files
 from toilfn.graph import Recorder
@@ -113,19 +113,23 @@ class Session:
 
     def compute(self, wanted: Any) -> Any:
         """Run what promises need, and give their values."""
+        loader = Loader(self.index, self._settings)
+        return self._finish(self._record(wanted, loader), loader)
+
+    def resume(self) -> Any:
+        """Finish the newest run of the store."""
+        return self._finish(self.index.runs[-1], Loader(self.index, self._settings))
+
+    def _record(self, wanted: Any, loader: Loader) -> records.Run:
+        """Put a graph in the store, and its new tasks in the loader."""
         recorder = Recorder(self.store)
         payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
         run = records.Run(
             len(self.index.runs) + 1, self._workflow, payload, refs, self._settings.as_dict(), None, time.time()
         )
-        loader = Loader(self.index, self._settings)
-        fresh = self._write(run, recorder, loader)
-        return self._finish(run, loader, fresh)
-
-    def resume(self) -> Any:
-        """Finish the newest run of the store."""
-        return self._finish(self.index.runs[-1], Loader(self.index, self._settings), ())
+        self._write(chain([run], recorder.emit(self.index.is_complete, self.index.__contains__, [])), loader)
+        return run
 
     def _check_workflow(self, recorder: Recorder) -> None:
         names = {function.name for function in self.index.functions.values()}
@@ -142,26 +146,21 @@ class Session:
         is_script = os.path.isfile(self._workflow) and not self._workflow.startswith(sys.prefix)
         return is_script and any(run.workflow == self._workflow for run in self.index.runs)
 
-    def _write(self, run: records.Run, recorder: Recorder, loader: Loader) -> tuple[NewTask, ...]:
-        """Put the graph in the store, a part at a time; gives its new tasks."""
-        fresh: list[NewTask] = []
-        made = recorder.records(self.index.is_complete, self.index.__contains__, [])
-        pending: Iterator[records.Record] = chain([run], made)
-        while part := list(islice(pending, _CHUNK)):
+    def _write(self, made: Iterator[records.Record], loader: Loader) -> None:
+        while part := list(islice(made, _CHUNK)):
             encoded = [encode(record) for record in part]
             self.store.log.append(encoded)
             for record, data in zip(part, encoded, strict=True):
                 if isinstance(record, records.Task):
-                    fresh.append(loader.admit(record, data))
+                    loader.add(record, data)
                 elif isinstance(record, records.Function):
                     self.index.functions[record.digest] = record
-        return tuple(fresh)
 
-    def _finish(self, run: records.Run, loader: Loader, fresh: tuple[NewTask, ...]) -> Any:
+    def _finish(self, run: records.Run, loader: Loader) -> Any:
         status = "interrupted"
         try:
             done = all(map(self.index.is_complete, run.roots))
-            values = Values(self.index.value) if done else self._lead(run, loader, fresh)
+            values = Values(self.index.value) if done else self._lead(run, loader)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
@@ -185,13 +184,13 @@ class Session:
         }
         return resolve(ids, payloads)
 
-    def _lead(self, run: records.Run, loader: Loader, fresh: tuple[NewTask, ...]) -> Values:
+    def _lead(self, run: records.Run, loader: Loader) -> Values:
         cluster = make_cluster(self._settings)
         cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}"))
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
                 leader = self._leader(cluster, loader, interrupts, progress)
-                leader.run(run.roots, fresh)
+                leader.run(run.roots)
         finally:
             cluster.close()
         self._judge(leader, interrupts)
