@@ -13,8 +13,8 @@ __all__ = ["Holds"]
 class Holds:
     """Counts, for each task, who will still load its value.
 
-    A task without an outcome holds what it needs. A value holds the ones it refers to until it is
-    released itself.
+    A task without an outcome holds what it needs. A value holds the ones it refers to, except while
+    it is released itself.
 
     Parameters
     ----------
@@ -31,12 +31,17 @@ class Holds:
 
     def hold(self, ids: Iterable[TaskId]) -> None:
         """Keep values; once for each time."""
-        for id in ids:
+        stack = list(ids)
+        while stack:
+            id = stack.pop()
             task = self._tasks.get(id)
-            if task is None:
-                self._counts[id] = self._counts.get(id, 0) + 1
-            else:
+            if task is not None:
                 task.held += 1
+                continue
+            if id not in self._counts:  # it was released: what it refers to is needed again, too
+                self._counts[id] = 0
+                stack += self._refs.get(id, ())
+            self._counts[id] += 1
 
     def let_go(self, ids: Iterable[TaskId]) -> list[Release]:
         """Undo `hold`."""
@@ -67,5 +72,5 @@ class Holds:
     def _release(self, id: TaskId) -> list[Release]:
         released = [Release(id)]
         for release in released:  # grows as values go that only released ones referred to
-            released += [Release(ref) for ref in self._refs.pop(release.id, ()) if self._drop(ref)]
+            released += [Release(ref) for ref in self._refs.get(release.id, ()) if self._drop(ref)]
         return released
