@@ -92,6 +92,10 @@ class CommandCluster(Cluster):
     """Seconds for which a job may be known to neither queue nor accounting before it counts as lost."""
     query_limit: ClassVar[int] = 500
     """The most submissions that one query names."""
+    kill_limit: ClassVar[int] = 500
+    """The most jobs that one command ends."""
+    numbers_all: ClassVar[bool] = False
+    """Whether a submission of one job has a number, too."""
 
     def __init__(self, **settings: Unpack[JobSettings]) -> None:
         self.settings: dict[str, Any] = resolved(type(self).__name__, self.name, self.settings_type, settings)
@@ -119,6 +123,10 @@ class CommandCluster(Cluster):
     @abstractmethod
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
         """Give the command that submits a script."""
+
+    def submit_input(self, script: Path, text: str) -> str:
+        """Give what the submitting command reads: the script itself."""
+        return text
 
     @abstractmethod
     def submitted(self, output: str) -> str:
@@ -156,7 +164,7 @@ class CommandCluster(Cluster):
         """Give the shell word for a job's output; None if the system is told by other means."""
         if not self.settings.get("keep_output", True):
             return "/dev/null"
-        number = f'."${self.index}"' if submission.is_array else ""
+        number = f'."${self.index}"' if submission.is_array or self.numbers_all else ""
         return f"{shlex.quote(submission.log)}{number}.log"
 
     # The cluster's interface.
@@ -306,21 +314,21 @@ class CommandCluster(Cluster):
         script.write_text(text)
         base = self._send(submission, script, text)
         numbers = range(self.first, self.first + len(batches))
-        jobs = [self.element(base, n) for n in numbers] if submission.is_array else [JobId(base)]
+        jobs = [self.element(base, n) for n in numbers] if submission.is_array or self.numbers_all else [JobId(base)]
         for job in jobs:
             self._watch(job, name)
         return {batch.name: job for batch, job in zip(batches, jobs, strict=True)}
 
     def _send(self, submission: Submission, script: Path, text: str) -> str:
         """Submit, also while the controller is briefly away, and never twice."""
-        command = self.submit_command(submission, script)
+        command, text_in = self.submit_command(submission, script), self.submit_input(script, text)
         said: ClusterError = AwayError("")
         for pause in (0.0, *pauses(self._patience)):
             if pause:
                 time.sleep(pause)
             try:
                 # The answer to an earlier try may be all that was lost.
-                return (pause and self._arrived(submission.name)) or self.submitted(self.commands.run(command, text))
+                return (pause and self._arrived(submission.name)) or self.submitted(self.commands.run(command, text_in))
             except AwayError as error:
                 _log.warning("%s; trying again", error)
                 said = error
@@ -423,7 +431,7 @@ class CommandCluster(Cluster):
             return
         kept = set(map(self._base, self._live.keys() - self._to_kill))
         targets = dict.fromkeys(job if self._base(job) in kept else self._base(job) for job in sorted(self._to_kill))
-        for portion in portions(list(targets), self.query_limit):
+        for portion in portions(list(targets), self.kill_limit):
             try:
                 self.commands.run(self.kill_command(portion))
             except AwayError:

@@ -160,7 +160,7 @@ class Slurm(Server):
         subprocess.run(prepare, check=True, capture_output=True)
         options += [f"--socket={data}/mysql.sock", f"--pid-file={data}/mysql.pid", "--skip-networking"]
         options += ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", f"--log-error={data}/log"]
-        subprocess.Popen(["/usr/sbin/mariadbd", *options], start_new_session=True)
+        subprocess.run(["setsid", "--fork", "/usr/sbin/mariadbd", *options], check=True)
         wait_for((data / "mysql.sock").exists, "MariaDB")
         for name in ("mysql.sock", "mysql.pid"):
             (self.folder / name).symlink_to(data / name)

@@ -1,0 +1,142 @@
+"""Parasol, the batch system of the UCSC Genome Browser group.
+
+Follows the usage text of ``parasol`` and the fields of its results files (``jobResult`` in its sources). A Parasol
+batch is a results file: here one for each shape, because Parasol judges nodes by the failures within a batch.
+Parasol separates words by spaces and has no quoting, so paths must not have spaces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from toilfn.clusters.base import Capabilities, JobId, JobState, Session
+from toilfn.clusters.commandline import CommandCluster, Found, exit_cause
+from toilfn.clusters.jobscript import Submission
+from toilfn.clusters.jobsettings import JobSettings
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Cause
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ParasolCluster", "ParasolSettings"]
+
+_WAITING = "none"
+"""What the list of jobs says instead of a machine for a job that waits."""
+
+
+class ParasolSettings(JobSettings, total=False):
+    """What `ParasolCluster` can be told besides `JobSettings`.
+
+    Parameters
+    ----------
+    parasol_command : str
+        The command's name or path; ``parasol`` by default.
+    max_batches : int
+        The most shapes of jobs, as each is a batch of Parasol's; 1000 by default.
+    """
+
+    parasol_command: str
+    max_batches: int
+
+
+class ParasolCluster(CommandCluster):
+    """Run tasks as Parasol jobs; see `JobSettings` and `ParasolSettings` for what it can be told.
+
+    Parasol keeps to cores and memory when it places jobs, and limits neither memory nor time.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+    settings_type: ClassVar[type] = ParasolSettings
+    name = "parasol"
+    prefix = "# parasol:"
+    kill_limit = 1
+    away = "Couldn't connect|Couldn't send|Hub didn't acknowledge|Connection refused|timed out"
+
+    def __init__(self, **settings: Unpack[ParasolSettings]) -> None:
+        super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
+        self._command: str = self.settings.get("parasol_command", "parasol")
+
+    def open(self, session: Session) -> None:
+        """Get ready, in a folder whose name Parasol can handle."""
+        super().open(session)
+        if re.search(r"\s", str(self.log_directory)):
+            raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}; set log_directory")
+
+    def directives(self, submission: Submission) -> list[str]:
+        """Give parasol's options for a shape."""
+        resources = submission.resources
+        return [f"-cpu={math.ceil(resources.cores)}", f"-ram={max(1, resources.memory)}"]
+
+    def submit_command(self, submission: Submission, script: Path) -> list[str]:
+        """Give parasol's command line: the script is the job's command, so that lists show its name."""
+        options = self.directives(submission)
+        shape = hashlib.blake2b(" ".join(options).encode(), digest_size=4).hexdigest()
+        results = self.log_directory / f"shape-{shape}.results"
+        most = self.settings.get("max_batches", 1000)
+        if not results.exists() and len(list(self.log_directory.glob("shape-*.results"))) >= most:
+            raise ClusterError(
+                f"There are jobs of more than {most} shapes, each a batch of Parasol's: set max_batches."
+            )
+        results.touch()
+        where = [f"-results={results}", f"-dir={self.log_directory}"]
+        return [self._command, "-verbose", *options, *where, *self.submit_args(), "add", "job", str(script)]
+
+    def submitted(self, output: str) -> str:
+        """Read ``your job 4711 ("command") has been submitted``."""
+        match = re.search(r"your job (\d+)", output)
+        if match is None:
+            raise ClusterError(f"parasol answered {output!r}, which has no job id")
+        return match[1]
+
+    def element(self, base: str, number: int) -> JobId:
+        """Give the id: there are no arrays."""
+        return JobId(base)
+
+    def split(self, job: JobId) -> tuple[str, int | None]:
+        """Read an id: there are no arrays."""
+        return str(job), None
+
+    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask for all jobs."""
+        return {job: Found(_state(machine), None, f"on {machine}") for job, machine, _ in self._jobs()}
+
+    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Read the results files."""
+        known: dict[JobId, Found] = {}
+        for file in self.log_directory.glob("shape-*.results"):
+            rows = (line.split() for line in file.read_text().splitlines())
+            known |= {JobId(row[2]): _ended(int(row[0]), row[1]) for row in rows if len(row) > 2}
+        return known
+
+    def kill_command(self, jobs: Sequence[str]) -> list[str]:
+        """Give parasol's command line."""
+        return [self._command, "remove", "job", *jobs]
+
+    def names(self) -> dict[JobId, str]:
+        """Ask for all jobs; ours are named by their scripts."""
+        return {job: name for job, _, name in self._jobs()}
+
+    def _jobs(self) -> Iterator[tuple[JobId, str, str]]:
+        """Give id, machine and name of each job: ``4711 machine user 2009/07/23 10:54:09 command``."""
+        for line in self.commands.run([self._command, "list", "jobs"]).splitlines():
+            words = line.split()
+            if len(words) >= 6 and words[0].isdigit():
+                yield JobId(words[0]), words[1], Path(words[5]).name.removesuffix(".sh")
+
+
+def _state(machine: str) -> JobState:
+    return JobState.QUEUED if machine == _WAITING else JobState.RUNNING
+
+
+def _ended(status: int, host: str) -> Found:
+    """Judge what wait() said."""
+    code, signal = status >> 8, status & 127
+    words = f"signal {signal}" if signal else f"exit status {code}"
+    cause: Cause | None = exit_cause(code, signal)
+    return Found(JobState.ENDED, cause, f"{words}, on {host}")

@@ -1,0 +1,19 @@
+"""Start of a fake command, without site packages so that it is quick: ``start.py SYSTEM COMMAND arguments``."""
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from tests.servers.fake import engine  # the line above finds it
+
+module = importlib.import_module(f"tests.servers.fake.{sys.argv[1]}")
+try:
+    if engine.is_away():
+        module.away()
+    module.COMMANDS[sys.argv[2]](sys.argv[3:])
+except engine.RefusedError as error:
+    if str(error):
+        print(error, file=sys.stderr)
+    sys.exit(error.status)

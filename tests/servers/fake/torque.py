@@ -1,0 +1,132 @@
+"""Fake commands of Torque 6.
+
+They follow Torque's qsub(1), qstat(1) (-t, -f, -x: XML; "Unknown Job Id", status 153), qdel(1) and the
+administrator's guide on "Job Exit Status" (-10 over memory, -11 over walltime, 256 and more a signal).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from xml.sax.saxutils import escape
+
+from tests.servers.fake import arguments, engine
+from tests.servers.fake.engine import RefusedError
+
+SERVER = "server.example"
+QUEUES = ("batch",)
+ARRAY_OPTION, INDEX = "-t", "PBS_ARRAYID"
+REQUESTS = {"nodes": r"1:ppn=\d+(:gpus=\d+)?", "mem": r"\d+kb", "walltime": r"\d+"}
+EXITS = {"memory": -10, "walltime": -11, "killed": 271}
+FLAGS: tuple[str, ...] = ("-V",)
+
+
+def away() -> None:
+    """What all commands say when pbs_server does not answer."""
+    raise RefusedError(f"Cannot connect to server {SERVER}. Connection refused", 111)
+
+
+def qsub(words: list[str]) -> None:
+    """Submit the script on standard input."""
+    script = sys.stdin.read()
+    valued = ("-N", "-v", ARRAY_OPTION, "-r", "-S", "-j", "-o", "-l", "-q", "-A")
+    options, rest = arguments.parse([*arguments.directives(script, "#PBS"), *words], valued, FLAGS)
+    if rest:
+        raise RefusedError("usage: qsub [-a date_time] ...", 2)
+    check(options)
+    array = arguments.only(options, ARRAY_OPTION)
+    requests = dict(request.split("=", 1) for request in options.get("-l", []))
+    number = engine.submit(
+        {
+            "name": arguments.only(options, "-N"),
+            "variables": arguments.only(options, "-v"),
+            "is_array": bool(array),
+            "numbers": list(range(int(array.split("-")[1]) + 1)) if array else [0],
+            "index": INDEX,
+            "memory": memory(options.get("-l", [])),
+            "walltime": int(requests["walltime"]) if "walltime" in requests else None,
+            "command": ["/bin/sh", "-c", script],
+        }
+    )
+    print(f"{number}{'[]' if array else ''}.{SERVER}")
+
+
+def check(options: dict[str, list[str]]) -> None:
+    """Refuse what the server would."""
+    name = arguments.only(options, "-N")
+    if not re.fullmatch(r"[A-Za-z]\S{0,14}", name):
+        raise RefusedError("qsub: illegal -N value", 2)
+    if arguments.only(options, "-q", QUEUES[0]) not in QUEUES:
+        raise RefusedError("qsub: submit error (Unknown queue MSG=cannot locate queue)", 170)
+    for request in options.get("-l", []):
+        kind, _, value = request.partition("=")
+        if not re.fullmatch(REQUESTS.get(kind, r"(?!)"), value):
+            raise RefusedError(f"qsub: submit error (Illegal attribute or resource value {request})", 170)
+
+
+def memory(requests: list[str]) -> int:
+    """The limit in bytes."""
+    match = re.search(r"mem=(\d+)kb", " ".join(requests))
+    return int(match[1]) * 2**10 if match else 0
+
+
+def identity(job: dict[str, object], number: int | str) -> str:
+    """A job's or an element's id."""
+    return f"{job['id']}[{number}].{SERVER}" if job["is_array"] else f"{job['id']}.{SERVER}"
+
+
+def letter(element: engine.Element, ended: str = "C") -> str:
+    """The state's letter."""
+    return {"queued": "Q", "running": "R"}.get(element["state"], ended)
+
+
+def exit_status(element: engine.Element) -> int | None:
+    """What exit_status shows; None for a job deleted before it ran."""
+    if element["reason"] == "queued":
+        return None
+    if element["reason"] in EXITS:
+        return EXITS[element["reason"]]
+    signal: int = element["signal"]
+    return 256 + signal if signal else int(element["status"])
+
+
+def qstat(words: list[str]) -> None:
+    """Show jobs as XML."""
+    options, wanted = arguments.parse(words, (), ("-t", "-f", "-x"))
+    if set(options) != {"-t", "-f", "-x"}:
+        raise RefusedError("usage: qstat", 2)
+    parts, known = [], set()
+    for job, elements in engine.jobs():
+        base = identity(job, "")
+        known.add(base)
+        if not wanted or base in wanted:
+            parts += [shown(job, number, element) for number, element in elements.items()]
+    print(f"<Data>{''.join(parts)}</Data>" if parts else "", end="")
+    if missing := [name for name in wanted if name not in known]:
+        raise RefusedError("\n".join(f"qstat: Unknown Job Id Error {name}" for name in missing), 153)
+
+
+def shown(job: dict[str, object], number: int, element: engine.Element) -> str:
+    """One job as qstat -f -x shows it."""
+    values = {"Job_Id": identity(job, number), "Job_Name": job["name"], "job_state": letter(element)}
+    values["Variable_List"] = f"{job['variables']},PBS_O_QUEUE=batch"
+    status = exit_status(element)
+    if letter(element) == "C" and status is not None:
+        values["exit_status"] = status
+    return f"<Job>{''.join(f'<{name}>{escape(str(value))}</{name}>' for name, value in values.items())}</Job>"
+
+
+def qdel(words: list[str]) -> None:
+    """End jobs, whole arrays or elements."""
+    wrong = []
+    for word in words:
+        match = re.fullmatch(rf"(\d+)(?:\[(\d*)\])?\.{re.escape(SERVER)}", word)
+        if match is None:
+            raise RefusedError(f"qdel: illegally formed job identifier: {word}", 1)
+        if not engine.kill(int(match[1]), int(match[2]) if match[2] else None):
+            wrong.append(f"qdel: Unknown Job Id {word}")
+    if wrong:
+        raise RefusedError("\n".join(wrong), 153)
+
+
+COMMANDS = {"qsub": qsub, "qstat": qstat, "qdel": qdel}
