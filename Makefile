@@ -20,7 +20,7 @@ help:
 	@echo "format        let ruff mend what it can"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
-	@echo "bench         measure"
+	@echo "bench         measure, side by side with others"
 	@echo "clean         remove the environment and all that tools left behind"
 
 demo: .venv/installed
@@ -43,8 +43,9 @@ unit: .venv/dev
 test-pythons:
 	WORKERS=$(WORKERS) .ci/pythons $(PYTHONS)
 
-bench: .venv/dev
-	$(BIN)/python -m benchmarks
+bench: .venv/bench
+	$(BIN)/python benchmarks/scheduler.py
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -62,6 +63,10 @@ clean:
 
 .venv/dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e ".[dev]"
+	@touch $@ .venv/installed
+
+.venv/bench: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e ".[bench]"
 	@touch $@ .venv/installed
 
 .venv/debian: Makefile | .venv/bin/python

@@ -11,12 +11,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 ROOMS = {
-    "toilfn": ROOT / "toilfn",
-    "toilfn.clusters": ROOT / "clusters",
-    "toilfn.cwl": ROOT / "cwl",
-    "toilfn.stores": ROOT / "stores",
-    "toilfn.wdl": ROOT / "wdl",
+    "toilfn": "toilfn",
+    "toilfn.clusters": "clusters",
+    "toilfn.cwl": "cwl",
+    "toilfn.stores": "stores",
+    "toilfn.wdl": "wdl",
 }
+"""Import names and folders."""
 
 
 class Module(NamedTuple):
@@ -48,7 +49,8 @@ def _module(package: str, folder: Path, path: Path) -> Module:
 
 
 @cache
-def modules() -> dict[str, Module]:
+def modules(root: Path = ROOT) -> dict[str, Module]:
     """All modules of all rooms, by their import names."""
-    found = [_module(package, folder, path) for package, folder in ROOMS.items() for path in _files(folder)]
+    folders = {package: root / folder for package, folder in ROOMS.items()}
+    found = [_module(package, folder, path) for package, folder in folders.items() for path in _files(folder)]
     return {module.name: module for module in found}

@@ -70,21 +70,25 @@ def copy_source(to: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_source(tmp_path_factory.mktemp("source") / "toilfn")
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that is made from the source distribution that is made from the repository."""
-    folder = tmp_path_factory.mktemp("built")
-    source = copy_source(folder / "source")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", source)
-    (path,) = (folder / "dist").glob("*.whl")
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
+    (path,) = folder.glob("*.whl")
     return path
 
 
 @pytest.mark.slow
-def test_wheel_holds_every_module_once_and_nothing_else(wheel):
+def test_wheel_holds_every_module_once_and_nothing_else(source, wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     expected = {
         module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
-        for module in modules().values()
+        for module in modules(source).values()
     }
     assert {name for name in names if name.endswith(".py")} == expected
     assert len(names) == len(set(names))
@@ -103,7 +107,7 @@ def test_wheel_runs_a_workflow_in_a_fresh_environment(wheel, environment, tmp_pa
 
 @pytest.mark.slow
 def test_editable_install_sees_new_files_at_once(environment, tmp_path):
-    source = copy_source(tmp_path / "source")
+    source = copy_source(tmp_path / "editable")
     environment.install("-e", source)
     (source / "stores" / "brand_new.py").write_text("answer = 42\n")
     code = "import toilfn.cli, toilfn.stores.brand_new as new; print(new.__file__, new.answer)"
