@@ -8,7 +8,46 @@ import sys
 
 import pytest
 
+import toilfn
 from tests.house.rooms import ROOT
+from toilfn.cli import main
+from toilfn.options import normalise
+from toilfn.settings import Settings
+
+PAGES = ["README.md", "docs/getting-started.md", "docs/from-toil.md"]
+
+
+def about_toilfn(page: str) -> str:
+    """A page's text; of a table that compares, the column that is about toilfn."""
+    text = (ROOT / page).read_text()
+    if page != "docs/from-toil.md":
+        return text
+    rows = re.findall(r"^\|.*\| (.*) \|$", text, re.MULTILINE)
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_exist(page):
+    names = set(re.findall(r"(?<![\w/-])toil\.(\w+)", about_toilfn(page)))
+    assert names
+    assert names <= set(toilfn.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist(page, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    known = set(re.findall(r"^  (\w+) ", capsys.readouterr().out, re.MULTILINE))
+    commands = set(re.findall(r"\btoilfn ([a-z]+) [A-Zr-]", about_toilfn(page)))
+    assert commands
+    assert commands <= known
+
+
+def test_settings_and_options_exist():
+    text = about_toilfn("docs/from-toil.md")
+    names = {*re.findall(r"`(\w+)=", text), *(flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]*)", text))}
+    assert {"max_jobs", "retries"} <= names
+    normalise(dict.fromkeys(names - Settings.__dataclass_fields__.keys()))
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
