@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.story import end, epoch, function, half_done, id_of, outcome, run, task, tell
+from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, task, tell
 from toilfn.cli import main
 from toilfn.files import File
 from toilfn.stores import Store
@@ -70,8 +72,6 @@ def test_status_of_ended_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_long_lists_are_cut_unless_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.cli.story import failure
-
     names = [f"t{n}" for n in range(30)]
     tasks = [task(name, "f") for name in names]
     failures = [failure(name, final=True) for name in names]
@@ -101,6 +101,19 @@ def test_large_logs_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[st
     store = tell(tmp_path / "store", epoch(), run("a"), function("f"), task("a", "f"))
     tell(tmp_path / "store", outcome("a")._replace(log=store.put_blob(b"long\n" * 10_000)))
     assert printed(capsys, "logs", store.url, "f") == "long\n" * 10_000
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    store = tell(tmp_path / "store", epoch(), run("a"), function("f"), task("a", "f"))
+    tell(tmp_path / "store", outcome("a")._replace(log=store.put_blob(b"long\n" * 200_000)))
+    command = [sys.executable, "-m", "toilfn", "logs", store.url, "f"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "long\n"
+        process.stdout.close()
+        assert process.stderr.read().splitlines()[1:] == []
+    assert process.returncode == 0
 
 
 def test_graph_prints_or_writes(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

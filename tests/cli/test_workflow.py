@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,23 @@ class Shell:
         self.folder = folder
         self.gate = folder / "gate"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("TOILFN_")}
+        self.processes: list[subprocess.Popen[str]] = []
         (folder / "flow.py").write_text(SCRIPT)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "toilfn", *arguments], cwd=self.folder, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a failed test has left."""
+        self.gate.touch()
+        for process in self.processes:
+            with process:
+                process.kill()
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         process = self.start(*arguments)
@@ -85,8 +97,9 @@ class Shell:
 
 
 @pytest.fixture
-def toilfn(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+def toilfn(tmp_path: Path) -> Iterator[Shell]:
+    with closing(Shell(tmp_path)) as shell:
+        yield shell
 
 
 def test_a_run_from_start_to_clean(toilfn: Shell) -> None:
@@ -95,8 +108,6 @@ def test_a_run_from_start_to_clean(toilfn: Shell) -> None:
     assert toilfn.status()["state"] == "done"
     assert toilfn.status()["tasks"] == {"waiting": 0, "running": 0, "done": 7, "failed": 0}
     assert toilfn("logs", "store", "numbers") == "counting to 4\n"
-    assert json.loads(toilfn("stats", "store", "--json"))["square"]["done"] == 4
-    assert "square (created by it)  4 tasks: 4 done" in toilfn("graph", "store")
     assert toilfn("resume", "store") == "{'sum': 14}\n"
     assert toilfn("resume", "store", "--output", "value.pickle") == ""
     assert pickle.loads((toilfn.folder / "value.pickle").read_bytes()) == {"sum": 14}
@@ -119,6 +130,18 @@ def test_a_run_is_watched_killed_and_resumed(toilfn: Shell) -> None:
     toilfn.gate.touch()
     assert json.loads(toilfn("resume", "store", "--json")) == {"sum": 14}
     assert toilfn.status()["tasks"]["done"] == 7
+
+
+def test_an_interrupted_run_ends_what_it_has_begun(toilfn: Shell) -> None:
+    process = toilfn.start("run", "flow.py", "--store", "store", "--", str(toilfn.gate))
+    toilfn.wait_until(lambda status: bool(status["running"]) and status["tasks"]["done"] >= 2)
+    process.send_signal(signal.SIGINT)
+    toilfn.gate.touch()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, "Traceback" in err) == (130, "", False)
+    assert toilfn.status()["state"] == "interrupted"
+    assert toilfn.status()["tasks"]["running"] == 0
+    assert json.loads(toilfn("resume", "store", "--json")) == {"sum": 14}
 
 
 def test_an_edit_is_explained(toilfn: Shell) -> None:
