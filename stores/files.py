@@ -86,7 +86,7 @@ class FileObjects(Objects):
         folder = prefix.rpartition("/")[0]
         with self._translated("list", prefix):
             for path in _walk(self._path(folder)):
-                name = os.path.relpath(path, self._root)
+                name = path[len(self._root) + 1 :]
                 if name.startswith(prefix) and not os.path.basename(name).startswith(TEMPORARY):
                     yield name
 

@@ -15,7 +15,7 @@ class TestFiles(StoreContract):
 
     @pytest.fixture
     def url(self, tmp_path_factory):
-        return str(tmp_path_factory.mktemp("place") / "it's a\n\"störe\" %20#1")
+        return str(tmp_path_factory.mktemp("place") / 'it\'s a\n"störe" %20#1')
 
 
 class TestMemory(StoreContract):
