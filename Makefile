@@ -24,7 +24,8 @@ help:
 	@echo "clean         remove the environment and all that tools left behind"
 
 demo: .venv/installed
-	$(BIN)/python examples/merge_sort.py
+	@mkdir -p build
+	$(BIN)/python examples/merge_sort.py -o build/sorted.txt
 
 test: .venv/debian lint unit
 
