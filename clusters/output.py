@@ -25,6 +25,6 @@ def read_output(fd: int, start: int, limit: int = LOG_LIMIT) -> bytes:
     end = os.lseek(fd, 0, os.SEEK_END)
     if end - start <= limit:
         return os.pread(fd, max(end - start, 0), start)
-    half = limit // 2
-    mark = f"\n[... {end - start - 2 * half} bytes left out ...]\n".encode()
+    mark = f"\n[... {end - start - limit} bytes and more left out ...]\n".encode()
+    half = max(0, limit - len(mark)) // 2
     return os.pread(fd, half, start) + mark + os.pread(fd, half, end - half)
