@@ -30,6 +30,7 @@ class Committer:
     def __init__(self, append: Callable[[Sequence[bytes]], Sequence[Position]]) -> None:
         self._append = append
         self._waiting: list[bytes] = []
+        self._actions: list[Callable[[], None]] = []
         self._added = 0
         self._written = 0
         self._closed = False
@@ -43,6 +44,12 @@ class Committer:
         with self._changed:
             self._waiting.append(record)
             self._added += 1
+            self._changed.notify_all()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something when all that was added so far is in the store."""
+        with self._changed:
+            self._actions.append(action)
             self._changed.notify_all()
 
     def sync(self) -> None:
@@ -71,10 +78,14 @@ class Committer:
         self._thread.join()
 
     def _run(self) -> None:
-        while (group := self._next()) is not None:
+        while (work := self._next()) is not None:
+            group, actions = work
             began = time.monotonic()
             try:
-                self._append(group)
+                if group:
+                    self._append(group)
+                for action in actions:
+                    action()
             except BaseException as error:  # the leader raises it, in its own thread
                 self._fail(error)
                 return
@@ -83,11 +94,12 @@ class Committer:
                 self._changed.notify_all()
             self._pause(time.monotonic() - began)
 
-    def _next(self) -> list[bytes] | None:
+    def _next(self) -> tuple[list[bytes], list[Callable[[], None]]] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            group, self._waiting = self._waiting, []
-            return group or None
+            self._changed.wait_for(lambda: self._waiting or self._actions or self._closed)
+            work = self._waiting, self._actions
+            self._waiting, self._actions = [], []
+            return work if any(work) else None
 
     def _pause(self, took: float) -> None:
         """Let more records gather: writing takes at most half of the time."""

@@ -179,7 +179,7 @@ class Executor:
             return _failure(attempt, result, log, stats)
         return records.Outcome(
             attempt.task.id, attempt.number, result.value, result.refs, tuple(result.tasks), tuple(result.functions),
-            (*result.blobs, *files.made), tuple(files.deleted), log, stats,
+            (*result.blobs, *files.made), tuple(files.deleted), log, stats, tuple(files.temporary),
         )  # fmt: skip
 
     def _keep_log(self, log: bytes) -> bytes | records.BlobRef:

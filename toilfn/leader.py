@@ -110,6 +110,8 @@ class Leader:
     name : str
         What batches' names begin with: unique to this leader.
     watch : Watch
+    remove : callable
+        Deletes objects of the store by their names.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Leader:
         answers: Answers,
         name: str,
         watch: Watch,
+        remove: Callable[[Iterable[str]], None],
     ) -> None:
         self._index = index
         self._loader = loader
@@ -131,9 +134,11 @@ class Leader:
         self._answers = answers
         self._name = name
         self._watch = watch
+        self._remove = remove
         self._out: dict[BatchId, _Out] = {}
         self._jobs: dict[JobId, _Out] = {}
         self._tally = _Tally()
+        self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._roots: set[TaskId] = set()
         self.values = Values(index.value)
 
@@ -186,8 +191,8 @@ class Leader:
                 case Release(id_):
                     if id_ not in self._roots:
                         self.values.release(id_)
-                case Complete():
-                    pass
+                case Complete(id_):
+                    self._delete(self._temporary.pop(id_, ()))
                 case Retry(id_, cause, attempt):
                     self._tally.attempts[id_] = attempt
                     self._note_failure(id_, cause, final=False)
@@ -287,6 +292,9 @@ class Leader:
         if self._loader.encoded.pop(outcome.id, None) is None:
             return  # a second outcome: the first one counts
         self._committer.add(data)
+        self._delete(outcome.deleted)
+        if outcome.temporary:
+            self._temporary[outcome.id] = outcome.temporary
         for function in outcome.functions:
             self._index.functions.setdefault(function.digest, function)
         known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
@@ -304,6 +312,11 @@ class Leader:
                 outcome.stats.wall,
             )
         )
+
+    def _delete(self, blobs: tuple[str, ...]) -> None:
+        """Remove blobs from the store when what has been committed so far is durable."""
+        if blobs:
+            self._committer.then(lambda: self._remove(blobs))
 
     def _bring(self, events: Iterable[Event]) -> None:
         """Hand over what was loaded; the values of finished tasks keep those that they refer to in memory."""

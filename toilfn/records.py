@@ -124,6 +124,8 @@ class Outcome(NamedTuple):
     log: bytes | BlobRef
     """What the attempt printed and logged."""
     stats: Stats
+    temporary: tuple[str, ...] = ()
+    """Names of blobs that go when the task and all it led to is complete."""
 
 
 class Failure(NamedTuple):
@@ -219,11 +221,11 @@ def _task(fields: Any) -> Task:
 
 
 def _outcome(fields: list[Any]) -> Outcome:
-    id, attempt, value, refs, tasks, functions, blobs, deleted, log, stats = fields
+    id, attempt, value, refs, tasks, functions, blobs, deleted, log, stats, temporary = fields
     return Outcome(
         id, attempt, _ref(value), refs,
         tuple(_task(t) for t in tasks), tuple(_function(f) for f in functions),
-        tuple(BlobRef(*b) for b in blobs), deleted, _ref(log), Stats(*stats),
+        tuple(BlobRef(*b) for b in blobs), deleted, _ref(log), Stats(*stats), temporary,
     )  # fmt: skip
 
 

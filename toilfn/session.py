@@ -214,6 +214,7 @@ class Session:
                 should_stop=lambda: interrupts.count > 1 or self._stopped or flag.is_set(),
                 tick=progress.update,
             ),
+            self.store.objects.delete,
         )
 
     def _judge(self, leader: Leader, interrupts: Interrupts) -> None:

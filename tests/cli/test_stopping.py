@@ -94,7 +94,7 @@ def test_garbage_is_what_nothing_refers_to(tmp_path: Path, capsys: pytest.Captur
     store = tell(tmp_path / "store", epoch(), run("a", "b", "c"), function("f"), *(task(n, "f") for n in "abc"))
     value, log, shared, deleted, garbage = (store.put_blob(text) for text in (b"v", b"l", b"s", b"d", b"g"))
     made = outcome("a")._replace(value=value, log=log, blobs=(value, shared, deleted))
-    also = outcome("b")._replace(blobs=(shared,), deleted=(deleted.name, shared.name))
+    also = outcome("b")._replace(blobs=(shared,), deleted=(deleted.name,))
     tell(tmp_path / "store", made, also)
     assert main(["clean", "--garbage", store.url]) == 0
     assert capsys.readouterr().out == f"removed 2 objects of {store.url}\n"

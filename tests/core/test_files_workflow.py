@@ -151,7 +151,6 @@ def test_a_temporary_store_is_kept_for_the_files_returned(source, capfd):
     assert file.store in capfd.readouterr().err
 
 
-@pytest.mark.xfail(reason="the leader does not delete yet")
 def test_deletion_takes_effect(compute, source):
     text = toil.import_file(source)
     assert compute(deleting(text)) == "hello"
@@ -166,3 +165,22 @@ def test_a_path_can_be_an_argument_of_a_task_made_by_the_task(compute, source):
 def test_a_store_that_goes_takes_the_nodes_copies_with_it(source, tmp_path):
     toil.compute(joined([toil.import_file(source)]))
     assert [path for path in (tmp_path / "work").rglob("*") if path.is_file() or path.is_symlink()] == []
+
+
+@toil.task
+def short_lived(text):
+    with toil.open_write("note.txt", "w", cleanup=True) as file:
+        file.write(text)
+    return reading(file.file), file.file
+
+
+@toil.task
+def reading(file):
+    return file.read_text()
+
+
+def test_cleanup_removes_a_file_after_all_that_its_task_led_to(compute):
+    text, file = compute(short_lived("hello"))
+    assert text == "hello"
+    with pytest.raises(toil.CorruptObjectError, match=r"note\.txt"):
+        file.read_bytes()

@@ -7,11 +7,11 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 from toilfn.errors import InputError
 from toilfn.filecache import forget
+from toilfn.index import Index
 from toilfn.records import BlobRef, Epoch, Outcome, decode, encode
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Lease
@@ -72,18 +72,18 @@ def _collect(store: Store) -> None:
 
 
 def _live(store: Store) -> set[str]:
-    """List the blobs that records refer to.
-
-    A blob that a task deleted stays if there is more than one reference: equal contents are one blob.
-    """
-    references: Counter[str] = Counter()
+    """List the blobs that records refer to, those that tasks deleted left out."""
+    index = Index.load(store.log)
+    referred: set[str] = set()
     deleted: set[str] = set()
     for _, data in store.log.read():
         record = decode(data)
-        references.update(ref.name for ref in _refs(record))
+        referred.update(ref.name for ref in _refs(record))
         if isinstance(record, Outcome):
             deleted.update(record.deleted)
-    return {name for name, count in references.items() if count > 1 or name not in deleted}
+            if record.temporary and index.is_complete(record.id):
+                deleted.update(record.temporary)
+    return referred - deleted
 
 
 def _refs(value: object) -> Iterator[BlobRef]:

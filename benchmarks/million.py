@@ -1,0 +1,112 @@
+"""What the leader itself costs: flat graphs of no-op tasks on a cluster that answers at once.
+
+    python benchmarks/million.py [N ...]
+
+Everything but the running of tasks is real: building promises, identities, the graph in the
+store, scheduling, messages, durable commits. Each size runs in a process of its own. Memory is
+the growth of the process's peak over what it had when its imports were done, so promises,
+records and values are in it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+
+import msgpack
+
+import toilfn as toil
+from toilfn import records
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.events import Capacity
+from toilfn.resources import Resources
+
+
+class InstantCluster(Cluster):
+    """Answers every batch with an outcome for each of its tasks."""
+
+    capabilities = Capabilities(direct=True)
+
+    def open(self, session: Session) -> None:
+        self._updates: list[Update] = []
+        self._number = 0
+        self._value = pickle.dumps(1, 5)
+
+    def capacity(self) -> Capacity:
+        return Capacity(Resources(cores=2, memory=2**40, disk=2**40), None, 2)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        return [self._answer(batch) for batch in batches]
+
+    def _answer(self, batch: Batch) -> JobId:
+        self._number += 1
+        job = JobId(str(self._number))
+        tasks = msgpack.unpackb(batch.message, use_list=False, strict_map_key=False)[1]
+        answers = [self._outcome(data) for data, _, _ in tasks]
+        message = msgpack.packb(("records", answers, ()))
+        self._updates.append(Update(job, JobState.ENDED, None, answers=(message,)))
+        return job
+
+    def _outcome(self, data: bytes) -> bytes:
+        id_ = records.task_of(data, records.Task)
+        assert id_ is not None
+        stats = records.Stats(time.time(), 1e-5)
+        return records.encode(records.Outcome(id_, 1, self._value, (), (), (), (), (), b"", stats))
+
+    def poll(self, timeout: float) -> list[Update]:
+        updates, self._updates = self._updates, []
+        return updates
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@toil.task
+def nothing(x: int) -> int:
+    return x
+
+
+@toil.task
+def gather(xs: list[int]) -> int:
+    return len(xs)
+
+
+def peak() -> int:
+    """The most memory this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure(size: int) -> str:
+    """Run a flat graph and describe what it took."""
+    toil.compute(gather([nothing(0)]), cluster=InstantCluster(), progress=False)
+    before = peak()
+    began = time.perf_counter()
+    wanted = gather([nothing(i) for i in range(size)])
+    built = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        toil.compute(wanted, store=f"{folder}/store", cluster=InstantCluster(), progress=False)
+    took = time.perf_counter() - began
+    return (
+        f"{size:>9,} tasks: {built - began:7.2f} s to build, {took:7.2f} s in all, "
+        f"{took / size * 1e6:6.1f} µs a task, {(peak() - before) / size:6.0f} bytes a task"
+    )
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--only"]:
+        print(measure(int(sys.argv[2])))
+        return
+    for size in [int(text) for text in sys.argv[1:]] or [10_000, 100_000, 1_000_000]:
+        subprocess.run([sys.executable, __file__, "--only", str(size)], check=True)
+
+
+if __name__ == "__main__":
+    main()
