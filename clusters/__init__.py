@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 __all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "make_cluster"]
 
 REGISTRY: dict[str, tuple[str, str]] = {
+    "gridengine": ("toilfn.clusters.gridengine:GridEngineCluster", ""),
+    "htcondor": ("toilfn.clusters.htcondor:HTCondorCluster", ""),
     "inline": ("toilfn.clusters.inline:InlineCluster", ""),
     "local": ("toilfn.clusters.local:LocalCluster", ""),
+    "lsf": ("toilfn.clusters.lsf:LSFCluster", ""),
+    "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
+    "pbs": ("toilfn.clusters.torque:PBSCluster", ""),
+    "slurm": ("toilfn.clusters.slurm:SlurmCluster", ""),
+    "torque": ("toilfn.clusters.torque:TorqueCluster", ""),
 }
 """Where each cluster's class is, and what to install when importing it fails.
 

@@ -14,6 +14,7 @@ import psutil
 __all__ = ["cores", "disk", "memory", "nvidia_devices"]
 
 _ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def cores() -> float:
@@ -45,8 +46,8 @@ def nvidia_devices() -> list[str]:
     return [str(number) for number, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
-def _cpu_quotas(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
-    for group in _groups("cpu", root, membership):
+def _cpu_quotas() -> Iterator[float]:
+    for group in _groups("cpu"):
         quota, period = [*_read(group / "cpu.max").split(), "", ""][:2]
         if not quota:
             quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
@@ -54,20 +55,20 @@ def _cpu_quotas(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")
             yield int(quota) / int(period)
 
 
-def _memory_limits(root: Path = _ROOT, membership: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
-    for group in _groups("memory", root, membership):
+def _memory_limits() -> Iterator[int]:
+    for group in _groups("memory"):
         limit = _read(group / "memory.max") or _read(group / "memory.limit_in_bytes")
         if limit.isdecimal():
             yield int(limit)
 
 
-def _groups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+def _groups(controller: str) -> Iterator[Path]:
     """Iterate over the directories of this process's control group and of those around it, in versions 1 and 2."""
-    for line in _read(membership).splitlines():
+    for line in _read(_MEMBERSHIP).splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        tree = root / controllers if controllers else root
+        tree = _ROOT / controllers if controllers else _ROOT
         path = tree / name.lstrip("/")
         yield path
         yield from (parent for parent in path.parents if parent.is_relative_to(tree))

@@ -27,16 +27,25 @@ class Capture:
     def __init__(self, fd: int, limit: int = LOG_LIMIT) -> None:
         self._fd = fd
         self._limit = limit
+        self._saved: dict[int, int] = {}
         self.position = os.lseek(fd, 0, os.SEEK_END)
         """Where the next attempt's part starts."""
 
     @classmethod
     def take_over(cls, limit: int = LOG_LIMIT) -> Capture:
-        """Send this process's output to a new file from now on."""
-        fd = open_output()
+        """Send this process's output to a new file until `give_back`."""
+        capture = cls(open_output(), limit)
         for target in (1, 2):
+            capture._saved[target] = os.dup(target)
+            os.dup2(capture._fd, target)
+        return capture
+
+    def give_back(self) -> None:
+        """Send output again where it went before `take_over`."""
+        for target, fd in self._saved.items():
             os.dup2(fd, target)
-        return cls(fd, limit)
+            os.close(fd)
+        self._saved = {}
 
     def take(self) -> bytes:
         """Give what was written since the last time."""

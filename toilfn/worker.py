@@ -173,14 +173,18 @@ def serve_batch(url: str, name: str) -> None:
     """Run the batch of this name in the store at this URL, and put the answers there."""
     store, slot = open_store(url, create=False), Slot()
     _, *message = unpack(store.get_batch(name))
+    if store.get_answers(name):
+        raise _already_answered(name)
     faulthandler.enable(os.dup(2))
-    executor = _executor(store, slot, Capture.take_over(_log_limit()))
+    output = Capture.take_over(_log_limit())
+    executor = _executor(store, slot, output)
     answers = Answers(_Mailbox(store, name).send)
     threading.Thread(target=Reporter(slot, answers, _STORE_PERIOD).run, name="toilfn-reporter", daemon=True).start()
     try:
         work(Batch(executor, *message), executor, answers)
     finally:
         executor.close()
+        output.give_back()
 
 
 class _Mailbox:
@@ -191,8 +195,12 @@ class _Mailbox:
 
     def send(self, message: bytes) -> None:
         if not self._store.put_answers(self._batch, self._count, message):
-            raise ToilfnError(f"another worker has answered for batch {self._batch}: this one stops")
+            raise _already_answered(self._batch)
         self._count += 1
+
+
+def _already_answered(batch: str) -> ToilfnError:
+    return ToilfnError(f"another worker has answered for batch {batch}: this one stops")
 
 
 def _executor(store: Store, slot: Slot, output: Capture) -> Executor:
