@@ -348,7 +348,9 @@ class Scheduler:
     def _move(self, task: Task, state: State) -> None:
         old = task.state
         if state not in MOVES[old]:
-            raise RuntimeError(f"the scheduler has a bug: {task!r} cannot become {state.name}. {self._tell(task.id)}")
+            raise RuntimeError(
+                f"the scheduler has a bug: {task!r} cannot become {state.name.lower()}. {self._tell(task.id)}"
+            )
         self._story.append((task.id, old, state))
         self._counts[old] -= 1
         self._counts[state] += 1

@@ -1,0 +1,328 @@
+"""What becomes of tasks: readiness, completion, failures, late news."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.core.scheduler_model import name, new, typed
+from toilfn.events import (
+    Budget,
+    Capacity,
+    Cause,
+    Complete,
+    Failed,
+    Finished,
+    GaveUp,
+    Kept,
+    Kill,
+    Lost,
+    Release,
+    Retry,
+    Returned,
+    Submit,
+    Submitted,
+)
+from toilfn.resources import Resources
+from toilfn.scheduler import Policy, Scheduler, State
+from toilfn.scheduler.states import MOVES
+
+TWO_SLOTS = Capacity(Resources(cores=2, memory=1000, disk=100))
+ONE_BY_ONE = Policy(target_seconds=0.0, max_batch=1)
+
+
+def make(*tasks, capacity=TWO_SLOTS, policy=ONE_BY_ONE):
+    scheduler = Scheduler(capacity, policy)
+    scheduler.handle(Submitted(tasks))
+    return scheduler
+
+
+def batches(commands):
+    return [[int.from_bytes(id, "big") for id in command.ids] for command in commands if isinstance(command, Submit)]
+
+
+def done(scheduler, number, children=(), waits=()):
+    return scheduler.handle(Finished(name(number), tuple(children), tuple(map(name, waits)), wall=0.01))
+
+
+def released(commands):
+    return [command.id for command in commands if isinstance(command, Release)]
+
+
+def test_task_starts_when_all_it_needs_is_complete():
+    scheduler = make(new(3, 1, 2), new(1), new(2))
+    assert batches(scheduler.dispatch(0.0)) == [[1], [2]]
+    assert typed(*done(scheduler, 1)) == typed(Complete(name(1)))
+    scheduler.handle(Lost(1, None, 0.0))
+    assert batches(scheduler.dispatch(0.0)) == []
+    done(scheduler, 2)
+    assert batches(scheduler.dispatch(0.0)) == [[3]]
+
+
+def test_task_is_complete_only_with_all_that_it_led_to():
+    scheduler = make(new(1), new(2), new(3, 1))
+    scheduler.dispatch(0.0)
+    assert done(scheduler, 1, children=[new(4)], waits=[2]) == []
+    assert {state: count for state, count in scheduler.counts().items() if count} == {
+        "waiting": 1, "ready": 1, "running": 1, "expanded": 1
+    }  # fmt: skip
+    assert typed(*done(scheduler, 4)) == typed(Complete(name(4)), Release(name(4)))
+    assert typed(*done(scheduler, 2)) == typed(Complete(name(2)), Complete(name(1)))
+    assert scheduler.is_complete(name(1))
+    assert scheduler.state(name(3)) is State.READY
+
+
+def test_value_is_released_when_its_last_consumer_has_an_outcome():
+    scheduler = make(new(1), new(2, 1), new(3, 1))
+    assert name(1) not in released(done(scheduler, 1))
+    assert name(1) not in released(done(scheduler, 2))
+    assert typed(*done(scheduler, 3)) == typed(Release(name(1)), Complete(name(3)), Release(name(3)))
+
+
+def test_value_that_another_refers_to_is_released_with_that():
+    scheduler = make(new(1), new(2), new(3, 2))
+    done(scheduler, 1)
+    assert typed(*done(scheduler, 2, waits=[1])) == typed(Complete(name(2)))
+    assert name(1) in released(done(scheduler, 3))
+
+
+def test_new_consumer_of_a_released_value_releases_it_again():
+    scheduler = make(new(1))
+    assert name(1) in released(done(scheduler, 1))
+    scheduler.handle(Submitted((new(2, 1),)))
+    assert name(1) in released(done(scheduler, 2))
+
+
+def test_children_of_a_running_family_go_before_tasks_that_nothing_led_to():
+    scheduler = make(*map(new, range(1, 6)), capacity=TWO_SLOTS._replace(batches=1))
+    assert batches(scheduler.dispatch(0.0)) == [[1]]
+    done(scheduler, 1, children=[new(10), new(11)])
+    scheduler.handle(Lost(1, None, 0.0))
+    assert batches(scheduler.dispatch(0.0)) == [[10]]
+    done(scheduler, 10, children=[new(20)])
+    scheduler.handle(Lost(2, None, 0.0))
+    assert batches(scheduler.dispatch(0.0)) == [[20]]
+
+
+def test_unknown_need_is_refused_and_changes_nothing():
+    scheduler = make(new(1))
+    before = scheduler.counts()
+    with pytest.raises(ValueError, match=f"task {name(3).hex()} depends on task {name(9).hex()}"):
+        scheduler.handle(Submitted((new(2), new(3, 9))))
+    with pytest.raises(ValueError, match="does not know"):
+        scheduler.handle(Finished(name(1), waits=(name(9),)))
+    assert scheduler.counts() == before
+
+
+def test_second_outcome_and_second_submission_are_ignored():
+    scheduler = make(new(1), new(2, 1))
+    done(scheduler, 1)
+    counts = scheduler.counts()
+    assert done(scheduler, 1, children=[new(5)]) == []
+    assert scheduler.handle(Submitted((new(1), new(2)))) == []
+    assert scheduler.counts() == counts
+
+
+def test_news_of_what_is_not_known_are_ignored():
+    scheduler = make(new(1))
+    events = [
+        Finished(name(9)), Failed(name(9), Cause.ERROR, 0.0), Kept(7, name(1)), Returned(7, (name(1),)),
+        Lost(7, Cause.LOST, 0.0), Failed(name(1), Cause.ERROR, 0.0),
+    ]  # fmt: skip
+    assert [scheduler.handle(event) for event in events] == [[]] * len(events)
+    assert scheduler.state(name(1)) is State.READY
+    assert scheduler.state(name(9)) is None
+
+
+def test_outcomes_of_an_earlier_leader_count_in_any_order():
+    scheduler = make(new(1), new(2, 1), new(3, 2))
+    assert typed(*done(scheduler, 2)) == typed(Complete(name(2)))
+    assert scheduler.state(name(3)) is State.READY
+    assert typed(*done(scheduler, 1)) == typed(Complete(name(1)), Release(name(1)))
+
+
+def test_child_that_is_known_already_is_waited_for():
+    scheduler = make(new(1), new(2), new(3))
+    done(scheduler, 1, children=[new(3)])
+    done(scheduler, 2, children=[new(3)])
+    commands = done(scheduler, 3)
+    assert [command.id for command in commands if isinstance(command, Complete)] == [name(3), name(2), name(1)]
+    assert released(commands) == [name(3), name(2), name(1)]
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("cause", "allowed"),
+    [(Cause.ERROR, 1), (Cause.MEMORY, 2), (Cause.WALLTIME, 0), (Cause.LOST, 3), (Cause.PREEMPTED, 4), (Cause.INPUT, 0)],
+)
+def test_each_cause_has_a_budget(cause, allowed):
+    budget = Budget(error=1, memory=2, walltime=0, lost=3, preempted=4, backoff=0.0)
+    scheduler = make(new(1, budget=budget))
+    for attempt in range(1, allowed + 1):
+        scheduler.dispatch(0.0)
+        assert typed(*scheduler.handle(Failed(name(1), cause, 0.0))) == typed(Retry(name(1), cause, attempt, 0.0))
+        scheduler.handle(Lost(attempt, None, 0.0))
+    scheduler.dispatch(0.0)
+    assert typed(*scheduler.handle(Failed(name(1), cause, 0.0))) == typed(GaveUp(name(1), cause))
+    assert scheduler.idle
+
+
+def test_preemption_is_free_by_default():
+    scheduler = make(new(1))
+    for batch in range(1, 100):
+        assert batches(scheduler.dispatch(0.0)) == [[1]]
+        scheduler.handle(Lost(batch, Cause.PREEMPTED, 0.0))
+    assert scheduler.state(name(1)) is State.READY
+
+
+def test_backoff_doubles_up_to_a_minute():
+    scheduler = make(new(1, budget=Budget(error=2000, backoff=10.0)))
+    now, waits = 0.0, []
+    for batch in range(1, 6):
+        assert batches(scheduler.dispatch(now)) == [[1]]
+        (retry,) = scheduler.handle(Failed(name(1), Cause.ERROR, now))
+        scheduler.handle(Lost(batch, None, now))
+        assert scheduler.wake_at == retry.at
+        assert batches(scheduler.dispatch(retry.at - 0.001)) == []
+        waits.append(retry.at - now)
+        now = retry.at
+    assert waits == [10.0, 20.0, 40.0, 60.0, 60.0]
+
+
+def test_memory_doubles_up_to_the_largest():
+    budget = Budget(memory=3, double_memory=True, backoff=0.0)
+    shape = Resources(cores=1, memory=300, disk=0)
+    scheduler = make(new(1, shape=shape, budget=budget))
+    sizes = []
+    for batch in range(1, 5):
+        (submit,) = scheduler.dispatch(0.0)
+        sizes.append(submit.shape.memory)
+        scheduler.handle(Failed(name(1), Cause.MEMORY, 0.0))
+        scheduler.handle(Lost(batch, None, 0.0))
+    assert sizes == [300, 600, 1000, 1000]
+
+
+def test_what_needs_a_task_that_was_given_up_waits_and_the_rest_goes_on():
+    scheduler = make(new(1, budget=Budget(error=0)), new(2, 1), new(3))
+    scheduler.dispatch(0.0)
+    assert typed(*scheduler.handle(Failed(name(1), Cause.ERROR, 0.0))) == typed(GaveUp(name(1), Cause.ERROR))
+    done(scheduler, 3)
+    assert scheduler.idle
+    assert scheduler.state(name(2)) is State.WAITING
+    assert scheduler.stuck() == []
+
+
+def test_late_outcome_of_a_task_that_was_given_up_counts():
+    scheduler = make(new(1, budget=Budget(lost=0)), new(2, 1))
+    scheduler.dispatch(0.0)
+    assert typed(*scheduler.handle(Lost(1, Cause.LOST, 0.0))) == typed(GaveUp(name(1), Cause.LOST))
+    assert typed(*done(scheduler, 1)) == typed(Complete(name(1)))
+    assert batches(scheduler.dispatch(0.0)) == [[2]]
+
+
+def test_lost_batch_charges_the_first_task_without_an_outcome():
+    scheduler = make(*map(new, range(1, 5)), capacity=TWO_SLOTS._replace(batches=1), policy=Policy(target_seconds=9.0))
+    scheduler.dispatch(0.0)
+    done(scheduler, 1)
+    scheduler.handle(Lost(1, None, 0.0))
+    assert batches(scheduler.dispatch(0.0)) == [[2, 3, 4]]
+    done(scheduler, 2)
+    assert typed(*scheduler.handle(Lost(2, Cause.LOST, 0.0))) == typed(Retry(name(3), Cause.LOST, 1, 0.0))
+    assert batches(scheduler.dispatch(0.0)) == [[3, 4]]
+    assert typed(*scheduler.handle(Lost(3, Cause.LOST, 0.0, running=name(4)))) == typed(
+        Retry(name(4), Cause.LOST, 1, 0.0)
+    )
+
+
+def test_batch_that_ends_without_a_cause_costs_nothing():
+    scheduler = make(new(1))
+    scheduler.dispatch(0.0)
+    assert scheduler.handle(Lost(1, None, 0.0)) == []
+    assert scheduler.state(name(1)) is State.READY
+
+
+def test_outcome_of_an_attempt_thought_lost_ends_the_next_attempt():
+    scheduler = make(new(1), policy=Policy(kill_after=5.0))
+    scheduler.dispatch(0.0)
+    scheduler.handle(Lost(1, Cause.LOST, 0.0))
+    assert batches(scheduler.dispatch(1.0)) == [[1]]
+    assert typed(*done(scheduler, 1)) == typed(Complete(name(1)), Release(name(1)))
+    assert scheduler.wake_at == 6.0
+    assert scheduler.dispatch(5.9) == []
+    assert typed(*scheduler.dispatch(6.0)) == typed(Kill(2))
+    assert scheduler.handle(Lost(2, Cause.LOST, 6.0)) == []
+    assert scheduler.dispatch(7.0) == []
+    assert scheduler.wake_at is None
+
+
+def test_batch_that_ends_by_itself_after_a_loss_is_not_killed():
+    scheduler = make(new(1))
+    scheduler.dispatch(0.0)
+    scheduler.handle(Lost(1, Cause.LOST, 0.0))
+    scheduler.dispatch(0.0)
+    done(scheduler, 1)
+    scheduler.handle(Lost(2, None, 0.0))
+    assert scheduler.dispatch(100.0) == []
+
+
+# Tail calls
+
+
+def test_kept_child_runs_in_the_batch_that_made_it():
+    scheduler = make(new(1))
+    scheduler.dispatch(0.0)
+    done(scheduler, 1, children=[new(2)])
+    scheduler.handle(Kept(1, name(2)))
+    assert scheduler.dispatch(0.0) == []
+    assert scheduler.running() == {1: (name(2),)}
+    assert typed(*scheduler.handle(Lost(1, Cause.LOST, 0.0))) == typed(Retry(name(2), Cause.LOST, 1, 0.0))
+
+
+def test_kept_child_is_charged_before_what_its_batch_has_not_started():
+    scheduler = make(new(1), new(2, 1), policy=Policy(target_seconds=0.0))
+    assert batches(scheduler.dispatch(0.0)) == [[1, 2]]
+    done(scheduler, 1, children=[new(3)])
+    scheduler.handle(Kept(1, name(3)))
+    assert scheduler.running() == {1: (name(3), name(2))}
+    assert typed(*scheduler.handle(Lost(1, Cause.LOST, 0.0))) == typed(Retry(name(3), Cause.LOST, 1, 0.0))
+    assert scheduler.state(name(2)) is State.WAITING
+
+
+def test_news_of_a_kept_child_may_come_after_it_was_submitted():
+    scheduler = make(new(1), policy=Policy(kill_after=0.0))
+    scheduler.dispatch(0.0)
+    done(scheduler, 1, children=[new(2)])
+    assert batches(scheduler.dispatch(0.0)) == [[2]]
+    scheduler.handle(Kept(1, name(2)))
+    assert scheduler.running() == {1: (name(2),), 2: ()}
+    assert typed(*scheduler.dispatch(1.0)) == typed(Kill(2))
+
+
+# Cycles
+
+
+def test_tasks_that_need_each_other_are_stuck():
+    scheduler = make(new(1, 2), new(2, 1), new(3, 2), new(4))
+    assert scheduler.stuck() == []
+    done(scheduler, 4)
+    assert scheduler.idle
+    assert scheduler.stuck() == [name(1), name(2), name(3)]
+
+
+def test_task_whose_value_refers_to_what_needs_it_is_stuck():
+    scheduler = make(new(1), new(2, 1))
+    done(scheduler, 1, waits=[2])
+    assert scheduler.idle
+    assert set(scheduler.stuck()) == {name(1), name(2)}
+
+
+def test_impossible_move_tells_the_story_of_the_task():
+    scheduler = make(new(1))
+    scheduler.dispatch(0.0)
+    with pytest.raises(RuntimeError, match=rf"task {name(1).hex()} running.* cannot become complete.*ready to running"):
+        scheduler._move(scheduler._tasks[name(1)], State.COMPLETE)
+
+
+def test_every_state_but_complete_accepts_an_outcome():
+    assert [state for state in State if State.EXPANDED not in MOVES[state]] == [State.EXPANDED, State.COMPLETE]
