@@ -20,7 +20,7 @@ from toilfn.stores.store import Meta, Store, make
 if TYPE_CHECKING:
     from toilfn.stores.remote import FsspecObjects
 
-__all__ = ["BlobRef", "MissingObjectError", "Objects", "Store", "new_blob_name", "open_store", "temporary_store"]
+__all__ = ["BlobRef", "MissingObjectError", "Objects", "Store", "is_local", "new_blob_name", "open_store", "temporary_store"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)(?:://|::)")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -52,11 +52,17 @@ def open_store(
     StoreError
         If the place cannot be used; says why and what to do.
     """
-    scheme = _SCHEME.match(url) if isinstance(url, str) else None
-    if scheme is None or scheme[0] == "file://":
+    if is_local(url):
         path = os.fspath(url).removeprefix("file://")
         return _open_directory(path, create, workflow, **storage_options)
-    return _open_remote(str(url).rstrip("/"), scheme[1], create, workflow, storage_options)
+    scheme = str(url).partition(":")[0]
+    return _open_remote(str(url).rstrip("/"), scheme, create, workflow, storage_options)
+
+
+def is_local(url: str | os.PathLike[str]) -> bool:
+    """Say whether a store's URL is a path or a ``file://`` one."""
+    scheme = _SCHEME.match(url) if isinstance(url, str) else None
+    return scheme is None or scheme[0] == "file://"
 
 
 def temporary_store(workflow: str = "") -> Store:

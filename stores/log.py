@@ -85,6 +85,8 @@ class Log:
         The number of this leader's lease; written into segments for people.
     writer : str
         What tells this log's segments from those of any other writer.
+    segments : int
+        How many segments there were after the newest snapshot, when the log was read last.
     """
 
     def __init__(self, objects: Objects, store_id: str) -> None:
@@ -96,6 +98,7 @@ class Log:
         self._writing = threading.RLock()
         self._cache = _Cache()
         self.epoch = 0
+        self.segments = 0
         self.writer = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
 
     @property
@@ -117,10 +120,12 @@ class Log:
         """
         snapshot = self._newest_snapshot()
         number, writer, fences = snapshot.number, snapshot.writer, set(snapshot.fences)
+        self.segments = 0
         for segment in self._load_ahead(range(snapshot.parts), lambda part: self._load_part(snapshot, part)):
             yield from segment.items()
         for segment in self._segments_after(number):
             number = segment.header.number
+            self.segments += 1
             if segment.header.writer != writer:
                 writer = segment.header.writer
                 fences.add(number)

@@ -11,7 +11,10 @@ from toilfn.stores.log import Position
 __all__ = ["Committer"]
 
 _LEAST_INTERVAL = 0.02
-"""Seconds between two segments, so that a busy run makes at most fifty objects a second."""
+"""Seconds between two segments at first, so that a busy run makes at most fifty objects a second."""
+
+_SLOWER = 1 / 2000
+"""How much the interval grows with each segment, up to a second: a long run does not end with a million objects."""
 
 
 class Committer:
@@ -33,6 +36,8 @@ class Committer:
         self._actions: list[Callable[[], None]] = []
         self._added = 0
         self._written = 0
+        self._segments = 0
+        self._syncing = False
         self._closed = False
         self._changed = threading.Condition()
         self.error: BaseException | None = None
@@ -61,8 +66,10 @@ class Committer:
             If it could not be written; nothing is written after that.
         """
         with self._changed:
-            target = self._added
+            target, self._syncing = self._added, True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._written >= target or self.error is not None)
+            self._syncing = False
         self.check()
 
     def check(self) -> None:
@@ -104,7 +111,9 @@ class Committer:
     def _pause(self, took: float) -> None:
         """Let more records gather: writing takes at most half of the time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed, max(_LEAST_INTERVAL - took, took))
+            self._segments += 1
+            interval = min(1.0, _LEAST_INTERVAL + self._segments * _SLOWER)
+            self._changed.wait_for(lambda: self._closed or self._syncing, max(interval - took, took))
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

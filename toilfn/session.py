@@ -17,7 +17,7 @@ from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
 from toilfn.committer import Committer
-from toilfn.errors import KilledError, StoreExistsError
+from toilfn.errors import ClusterError, KilledError, StoreExistsError
 from toilfn.events import Capacity, TaskId
 from toilfn.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.files import holds_files
@@ -31,7 +31,7 @@ from toilfn.records import encode
 from toilfn.scheduler import Policy, Scheduler
 from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
-from toilfn.stores import Store, open_store, temporary_store
+from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.stores.lease import Lease
 from toilfn.valuecache import Values
 
@@ -39,6 +39,9 @@ __all__ = ["Session"]
 
 _CHUNK = 5000
 """How many records go into one segment when a graph is written."""
+
+_MANY_SEGMENTS = 500
+"""More segments than this are joined when the next leader starts."""
 
 _FLAG_INTERVAL = 2.0
 """Seconds between two looks at the kill flag."""
@@ -67,12 +70,13 @@ class Session:
         self._settings = settings
         self._workflow = workflow
         self._temporary = settings.store is None
-        self.store = open_store(settings.store, create=create) if settings.store else temporary_store()
+        self.store = _open(settings, workflow, create)
         self._place = settings.store or self.store.url
         self._lease = Lease.acquire(self.store, timeout=settings.lease_timeout)
         try:
             self.index = Index.load(self.store.log)
             self._take_over()
+            self._compact()
         except BaseException:
             self._lease.release()
             raise
@@ -86,6 +90,12 @@ class Session:
         self.store.log.append([encode(epoch)])
         self.index.epoch = epoch
         self.store.clear_flag("kill")
+
+    def _compact(self) -> None:
+        """Join the log's segments when earlier runs have left many."""
+        if self.store.log.segments > _MANY_SEGMENTS:
+            self.store.log.compact([data for _, data in self.store.log.read()])
+            self.index = Index.load(self.store.log)
 
     def __enter__(self) -> Session:
         return self
@@ -185,8 +195,7 @@ class Session:
         return resolve(ids, payloads)
 
     def _lead(self, run: records.Run, loader: Loader) -> Values:
-        cluster = make_cluster(self._settings)
-        cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}"))
+        cluster = self._cluster()
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
                 leader = self._leader(cluster, loader, interrupts, progress)
@@ -195,6 +204,20 @@ class Session:
             cluster.close()
         self._judge(leader, interrupts)
         return leader.values
+
+    def _cluster(self) -> Cluster:
+        settings = self._settings
+        if self.store.url.startswith("memory:"):
+            if settings.cluster not in (None, "inline"):
+                raise ClusterError(
+                    f"the store {self._place} exists in this process only, and other processes cannot reach it: "
+                    "use cluster='inline', or a store on disk"
+                )
+            settings = replace(settings, cluster="inline")
+        cluster = make_cluster(settings)
+        environment = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
+        cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}", environment))
+        return cluster
 
     def _leader(self, cluster: Cluster, loader: Loader, interrupts: Interrupts, progress: Progress) -> Leader:
         capacity = _capped(cluster.capacity(), self._settings)
@@ -250,6 +273,14 @@ class _Flag:
             self._looked = time.monotonic()
             self._is_set = self._store.has_flag("kill")
         return self._is_set
+
+
+def _open(settings: Settings, workflow: str, create: bool) -> Store:
+    if settings.store is None:
+        return temporary_store(workflow)
+    # Only stores on disk can be told not to wait for the disk.
+    options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
+    return open_store(settings.store, create=create, workflow=workflow, **options)
 
 
 def _capped(capacity: Capacity, settings: Settings) -> Capacity:

@@ -117,6 +117,10 @@ class Settings:
         "when to remove the store at the end: always, onError, never or onSuccess; "
         "without this, a temporary store goes on success and a named one stays",
     )  # fmt: skip
+    durability: str = _setting(
+        "full", _one_of("full", "none"), _STORE,
+        "full: finished work outlives a loss of power; none: only deaths of processes, for stores on this machine",
+    )  # fmt: skip
     workflow: str | None = _setting(
         None, str, _STORE, "a name that tells this workflow from others; by default the script's path"
     )
