@@ -265,7 +265,7 @@ class Leader:
         running = update.running
         if update.cause is not None and running is not None:
             self._tally.last[running] = records.Failure(
-                running, self._tally.attempts.get(running, 0) + 1, update.cause.value, update.detail, "", b"",
+                running, self._tally.attempts.get(running, 0) + 1, update.cause.value, update.detail, "", update.log,
                 records.Stats(start=time.time()),
             )  # fmt: skip
         self._handle(Lost(out.id, update.cause, now, running))
