@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask.base import get_annotations
+from dask.base import compute, get_annotations
 from dask.delayed import Delayed, single_key
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task as DaskTask
@@ -66,6 +66,8 @@ class Promise(Delayed):
     def key(self) -> str:
         """The dask key: unique to this promise, in this process."""
         return f"{self._task.name}-{_process}-{self._number}"
+
+    _key = key  # as `dask.delayed` calls it
 
     @property
     def dask(self) -> HighLevelGraph:
@@ -140,9 +142,7 @@ def _dask_graph(promise: Promise) -> HighLevelGraph:
         if current.key in layers:
             continue
         needs = _dask_needs(current)
-        layers[current.key] = MaterializedLayer(
-            {current.key: _dask_task(current)}, annotations=current._annotations
-        )
+        layers[current.key] = MaterializedLayer({current.key: _dask_task(current)}, annotations=current._annotations)
         dependencies[current.key] = {need.key for need in needs}
         stack.extend(needs)
     return HighLevelGraph(layers, dependencies)
@@ -156,11 +156,40 @@ def _dask_needs(promise: Promise) -> tuple[Promise, ...]:
 
 def _dask_task(promise: Promise) -> DaskTask:
     if promise._origin is not promise:
-        return DaskTask(promise.key, _select, TaskRef(promise._origin.key), promise._path)
-    places = {id(dep): Place(i) for i, dep in enumerate(promise._deps)}
-    args, kwargs = rebuild((promise._args, promise._kwargs), lambda leaf: places.get(id(leaf), leaf))
-    refs = [TaskRef(need.key) for need in _dask_needs(promise)]
-    return DaskTask(promise.key, _call, promise._task, (args, kwargs), *refs)
+        return _PromiseNode(promise.key, Part(promise), TaskRef(promise._origin.key))
+    return _PromiseNode(promise.key, Call(promise), *[TaskRef(need.key) for need in _dask_needs(promise)])
+
+
+class _PromiseNode(DaskTask):
+    """A promise in a dask graph: dask's optimisations must not hide it inside of another node."""
+
+    __slots__ = ()
+    block_fusion = True
+
+
+class Call:
+    """One call, as dask runs it. It remembers its promise in the process that made it."""
+
+    __slots__ = ("_arguments", "_task", "promise")
+
+    def __init__(self, promise: Promise) -> None:
+        places = {id(dep): Place(i) for i, dep in enumerate(promise._deps)}
+        replaced = rebuild((promise._args, promise._kwargs), lambda leaf: places.get(id(leaf), leaf))
+        self.__setstate__((promise._task, replaced))
+        self.promise: Promise | None = promise
+
+    def __call__(self, *values: Any) -> Any:
+        """Run the call; promises it returns are computed on the spot."""
+        args, kwargs = rebuild(self._arguments, lambda leaf: values[leaf.index] if type(leaf) is Place else leaf)
+        result = self._task.__wrapped__(*args, **kwargs)
+        return rebuild(result, lambda leaf: compute(leaf, scheduler="sync")[0] if isinstance(leaf, Promise) else leaf)
+
+    def __getstate__(self) -> tuple[Task[..., Any], Any]:
+        return self._task, self._arguments
+
+    def __setstate__(self, state: tuple[Task[..., Any], Any]) -> None:
+        self._task, self._arguments = state
+        self.promise = None
 
 
 class Place:
@@ -172,14 +201,24 @@ class Place:
         self.index = index
 
 
-def _call(task: Task[..., Any], arguments: Any, *values: Any) -> Any:
-    """Run one call under a dask scheduler; promises it returns are computed on the spot."""
-    args, kwargs = rebuild(arguments, lambda leaf: values[leaf.index] if type(leaf) is Place else leaf)
-    result = task.__wrapped__(*args, **kwargs)
-    return rebuild(result, lambda leaf: leaf.compute(scheduler="sync") if isinstance(leaf, Promise) else leaf)
+class Part:
+    """A selection from a call's value, as dask makes it. It remembers its promise as `Call` does."""
 
+    __slots__ = ("_path", "promise")
 
-def _select(value: Any, path: tuple[Any, ...]) -> Any:
-    for step in path:
-        value = value[step]
-    return value
+    def __init__(self, promise: Promise) -> None:
+        self._path = promise._path
+        self.promise: Promise | None = promise
+
+    def __call__(self, value: Any) -> Any:
+        """Select from the value."""
+        for step in self._path:
+            value = value[step]
+        return value
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._path
+
+    def __setstate__(self, path: tuple[Any, ...]) -> None:
+        self._path = path
+        self.promise = None
