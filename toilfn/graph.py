@@ -168,9 +168,9 @@ class Recorder:
         id_ = self._given(promise)
         return id_ + value_identity(promise._path) if promise._path else id_
 
-    def names(self) -> set[str]:
-        """Give the names of the tasks' functions."""
-        return {task.name for task in self._functions.values()}
+    def functions(self) -> list[Task[..., Any]]:
+        """List one task of each function."""
+        return list(self._functions.values())
 
     def emit(
         self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]

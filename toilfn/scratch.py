@@ -25,7 +25,10 @@ import cloudpickle
 
 from toilfn.errors import ToilfnError
 
-__all__ = ["Deferred", "Scratch", "sweep"]
+__all__ = ["CODE_VARIABLE", "Deferred", "Scratch", "sweep"]
+
+CODE_VARIABLE = "TOILFN_CODE"
+"""The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
 
 _LOCK = ".lock"
 _logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
 from toilfn.committer import Committer
+from toilfn.deploy import archive, install
 from toilfn.errors import ClusterError, KilledError, StoreExistsError
 from toilfn.events import Capacity, TaskId
 from toilfn.failures import describe_arguments, failed_tasks, stuck_tasks
@@ -29,6 +30,7 @@ from toilfn.loading import Loader
 from toilfn.progress import Progress
 from toilfn.records import encode
 from toilfn.scheduler import Policy, Scheduler
+from toilfn.scratch import CODE_VARIABLE, base_dir
 from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
 from toilfn.stores import Store, is_local, open_store, temporary_store
@@ -128,26 +130,43 @@ class Session:
 
     def resume(self) -> Any:
         """Finish the newest run of the store."""
-        return self._finish(self.index.runs[-1], Loader(self.index, self._settings))
+        run = self.index.runs[-1]
+        if run.code is not None:
+            install(self.store.get_blob(run.code), base_dir() / "code")
+        return self._finish(run, Loader(self.index, self._settings), resumed=True)
 
     def _record(self, wanted: Any, loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
         recorder = Recorder(self.store)
         payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
+        made = recorder.emit(self.index.is_complete, self.index.__contains__, [])
+        first = list(islice(made, 1))
         run = records.Run(
-            len(self.index.runs) + 1, self._workflow, payload, refs, self._settings.as_dict(), None, time.time()
+            number=len(self.index.runs) + 1,
+            workflow=self._workflow,
+            results=payload,
+            roots=refs,
+            settings=self._settings.as_dict(),
+            code=self._code_of(recorder) if first else None,
+            time=time.time(),
         )
-        self._write(chain([run], recorder.emit(self.index.is_complete, self.index.__contains__, [])), loader)
+        self._write(chain([run], first, made), loader)
         return run
+
+    def _code_of(self, recorder: Recorder) -> records.BlobRef | None:
+        """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""
+        code = archive(recorder.functions())
+        return None if code is None else self.store.put_blob(code)
 
     def _check_workflow(self, recorder: Recorder) -> None:
         names = {function.name for function in self.index.functions.values()}
-        if not names or names & recorder.names() or self._is_same_script():
+        ours = {task.name for task in recorder.functions()}
+        if not names or names & ours or self._is_same_script():
             return
         raise StoreExistsError(
             f"the store {self._place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])}; "
-            f"this one has {', '.join(sorted(recorder.names())[:5])}. "
+            f"this one has {', '.join(sorted(ours)[:5])}. "
             f"Choose another store, or remove this one: toilfn clean {self._place}"
         )
 
@@ -166,11 +185,11 @@ class Session:
                 elif isinstance(record, records.Function):
                     self.index.functions[record.digest] = record
 
-    def _finish(self, run: records.Run, loader: Loader) -> Any:
+    def _finish(self, run: records.Run, loader: Loader, *, resumed: bool = False) -> Any:
         status = "interrupted"
         try:
             done = all(map(self.index.is_complete, run.roots))
-            values = Values(self.index.value) if done else self._lead(run, loader)
+            values = Values(self.index.value) if done else self._lead(run, loader, resumed)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
@@ -194,8 +213,8 @@ class Session:
         }
         return resolve(ids, payloads)
 
-    def _lead(self, run: records.Run, loader: Loader) -> Values:
-        cluster = self._cluster()
+    def _lead(self, run: records.Run, loader: Loader, resumed: bool) -> Values:
+        cluster = self._cluster(run.code, resumed)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
                 leader = self._leader(cluster, loader, interrupts, progress)
@@ -205,7 +224,7 @@ class Session:
         self._judge(leader, interrupts)
         return leader.values
 
-    def _cluster(self) -> Cluster:
+    def _cluster(self, code: records.BlobRef | None, resumed: bool) -> Cluster:
         settings = self._settings
         if self.store.url.startswith("memory:"):
             if settings.cluster not in (None, "inline"):
@@ -216,6 +235,8 @@ class Session:
             settings = replace(settings, cluster="inline")
         cluster = make_cluster(settings)
         environment = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
+        if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
+            environment[CODE_VARIABLE] = f"{code.name}:{code.size}:{code.digest.hex()}"
         cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}", environment))
         return cluster
 

@@ -36,8 +36,8 @@ from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.execute import Executor
 from toilfn.records import encode
-from toilfn.scratch import sweep
-from toilfn.stores import Store, open_store
+from toilfn.scratch import CODE_VARIABLE, base_dir, sweep
+from toilfn.stores import BlobRef, Store, open_store
 from toilfn.surroundings import Surroundings
 
 __all__ = ["main", "work"]
@@ -207,8 +207,20 @@ def _executor(store: Store, slot: Slot, output: Capture) -> Executor:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # this process's own, a TextIOWrapper
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
     sweep()
+    _install_code(store)
     return Executor(store, output, slot, Surroundings(limit_threads=True), Terminated)
+
+
+def _install_code(store: Store) -> None:
+    """Unpack the user's own modules, where the leader's are not ours."""
+    reference = os.environ.pop(CODE_VARIABLE, None)
+    if reference is not None:
+        from toilfn.deploy import install
+
+        name, size, digest = reference.rsplit(":", 2)
+        install(store.get_blob(BlobRef(name, int(size), bytes.fromhex(digest))), base_dir() / "code")
 
 
 def _greeting(wire: Wire) -> tuple[str, list[str]]:
@@ -267,7 +279,8 @@ def main(arguments: Sequence[str]) -> int:
                 print("usage: python -m toilfn.worker STORE BATCH", file=sys.stderr)
                 return 2
     except Terminated:
-        return 128 + signal.SIGTERM
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)  # so that everybody sees what it died of
     except ToilfnError as error:
         print(f"toilfn.worker: {error}", file=sys.stderr)
         return 1
