@@ -20,7 +20,16 @@ from toilfn.stores.store import Meta, Store, make
 if TYPE_CHECKING:
     from toilfn.stores.remote import FsspecObjects
 
-__all__ = ["BlobRef", "MissingObjectError", "Objects", "Store", "is_local", "new_blob_name", "open_store", "temporary_store"]
+__all__ = [
+    "BlobRef",
+    "MissingObjectError",
+    "Objects",
+    "Store",
+    "is_local",
+    "new_blob_name",
+    "open_store",
+    "temporary_store",
+]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)(?:://|::)")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}

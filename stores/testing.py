@@ -21,15 +21,10 @@ from toilfn.errors import CorruptObjectError, FencedError, StoreError, StoreLock
 from toilfn.stores import BlobRef, MissingObjectError, Objects, Store, new_blob_name, open_store
 from toilfn.stores.lease import Lease, holder
 
-__all__ = ["StoreContract", "each_object_damaged", "records_of"]
+__all__ = ["StoreContract"]
 
 _T = TypeVar("_T")
 ODD_NAMES = ("plain.txt", "two words", "quo'te\"s", "Größe 量.txt", "new\nline", "100%#?&=+", "-dash", ".hidden")
-
-
-def records_of(store: Store) -> list[bytes]:
-    """Read all of a store's records, as a new process would."""
-    return [record for _, record in open_store(store.url, create=False).log.read()]
 
 
 def at_once(calls: Sequence[Callable[[], _T]]) -> list[_T]:
@@ -85,6 +80,10 @@ class StoreContract:
     def reopen(self, store: Store) -> Store:
         """Open a store as another process would."""
         return open_store(store.url, create=False, **self.options)
+
+    def records(self, store: Store) -> list[bytes]:
+        """Read all records as another process would."""
+        return [record for _, record in self.reopen(store).log.read()]
 
     # Opening
 
@@ -253,7 +252,7 @@ class StoreContract:
         records = [b"%d" % n for n in range(40)]
         for record in records:
             store.log.append([record])
-        assert [record for _, record in self.reopen(store).log.read()] == records
+        assert self.records(store) == records
 
     def test_the_slower_leader_is_fenced(self, store: Store) -> None:
         first, second = self.reopen(store).log, self.reopen(store).log
@@ -263,7 +262,7 @@ class StoreContract:
             with pytest.raises(FencedError, match=r"log/0{15}1 was written by process \d+ on"):
                 first.append([b"first"])
         second.append([b"third"])
-        assert [record for _, record in self.reopen(store).log.read()] == [b"second", b"third"]
+        assert self.records(store) == [b"second", b"third"]
 
     def test_reading_on_does_not_lift_a_fence(self, store: Store) -> None:
         store.log.append([b"mine"])
@@ -287,7 +286,7 @@ class StoreContract:
             return 20
 
         written = at_once([partial(write, 0), partial(write, 1)])
-        records = [record for _, record in self.reopen(store).log.read()]
+        records = self.records(store)
         assert sorted(written) == [0, 20]
         assert records == [b"%d %d" % (written.index(20), k) for k in range(20)]
 
@@ -297,7 +296,7 @@ class StoreContract:
             patch.setattr(store.objects, "put_new", lambda name, data: not real(name, data))
             store.log.append([b"one"])
         store.log.append([b"two"])
-        assert [record for _, record in self.reopen(store).log.read()] == [b"one", b"two"]
+        assert self.records(store) == [b"one", b"two"]
 
     def test_a_failed_write_can_be_followed_by_another(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         real = store.objects.put_new
@@ -311,7 +310,7 @@ class StoreContract:
             with pytest.raises(StoreError, match="network"):
                 store.log.append([b"one"])
         store.log.append([b"two"])
-        assert [record for _, record in self.reopen(store).log.read()] == [b"one", b"two"]
+        assert self.records(store) == [b"one", b"two"]
 
     def test_compacting_keeps_what_is_live(self, store: Store) -> None:
         for n in range(10):
@@ -322,7 +321,7 @@ class StoreContract:
             again = self.reopen(store).log
             assert [*again.read()] == list(zip(positions, live, strict=True))
         store.log.append([b"later"])
-        assert [record for _, record in self.reopen(store).log.read()] == [b"later"]
+        assert self.records(store) == [b"later"]
         assert len(list(store.objects.list("log/"))) <= 3
         assert len(list(store.objects.list("snapshots/"))) == 1
 
@@ -330,7 +329,7 @@ class StoreContract:
         live = [b"%07d" % n * 50_000 for n in range(60)]
         positions = store.log.compact(live)
         assert len({position.segment for position in positions}) > 1
-        assert [record for _, record in self.reopen(store).log.read()] == live
+        assert self.records(store) == live
 
     def test_a_leader_that_slept_while_another_compacted_is_fenced(self, store: Store) -> None:
         old = store.log
@@ -346,7 +345,7 @@ class StoreContract:
         for log in (old, idle):
             with pytest.raises(FencedError):
                 log.append([b"lost"])
-        assert [record for _, record in self.reopen(store).log.read()] == [b"old", b"new", b"newer"]
+        assert self.records(store) == [b"old", b"new", b"newer"]
 
     def test_a_leader_that_read_before_the_old_one_compacted_is_fenced(self, store: Store) -> None:
         store.log.append([b"1"])
@@ -358,7 +357,7 @@ class StoreContract:
         with pytest.raises(FencedError):
             newcomer.append([b"lost"])
         store.log.append([b"3"])
-        assert [record for _, record in self.reopen(store).log.read()] == [b"1", b"2", b"3"]
+        assert self.records(store) == [b"1", b"2", b"3"]
 
     def test_a_reader_is_told_when_the_log_is_compacted_under_it(self, store: Store) -> None:
         for n in range(40):
@@ -380,7 +379,7 @@ class StoreContract:
             damage()
             self.check_damaged(store, name, written, last)
             store.objects.put(name, good[name])
-        assert [record for _, record in self.reopen(store).log.read()] == written
+        assert self.records(store) == written
 
     def write_a_log(self, store: Store) -> list[bytes]:
         """Write a log with a snapshot and some segments of two writers; give its records."""
@@ -495,7 +494,7 @@ class StoreContract:
         assert store.collect([live.name]) == len(garbage) + 2
         assert store.get_blob(live) == b"live"
         assert store.collect([live.name]) == 0
-        assert [record for _, record in self.reopen(store).log.read()] == [b"record"]
+        assert self.records(store) == [b"record"]
 
     def test_destroy_leaves_the_neighbours_alone(self, store: Store, url: str) -> None:
         neighbour = open_store(f"{url}-2", **self.options)
@@ -507,7 +506,7 @@ class StoreContract:
         store.destroy()
         with pytest.raises(StoreNotFoundError):
             self.reopen(store)
-        assert [record for _, record in self.reopen(neighbour).log.read()] == [b"here"]
+        assert self.records(neighbour) == [b"here"]
         again = open_store(url, **self.options)
         assert again.id != store.id
         assert list(again.log.read()) == []

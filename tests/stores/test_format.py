@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import typing
+from pathlib import Path
 
 import msgpack
 import pytest
 
+import toilfn.stores
+from toilfn import records
 from toilfn.errors import StoreError
 from toilfn.stores import open_store
 
@@ -121,3 +125,10 @@ def test_a_record_has_a_largest_size(tmp_path):
 
     with pytest.raises(StoreError, match="too large for the log"):
         open_store(tmp_path).log.append([Huge()])
+
+
+@pytest.mark.parametrize("kind", typing.get_args(records.Record), ids=lambda kind: kind.__name__)
+def test_every_record_is_described(kind):
+    pages = (Path(toilfn.stores.__file__).parent / "FORMAT.md").read_text().splitlines()
+    (items,) = [line.split("|")[2] for line in pages if line.startswith(f"| `{kind.__name__.lower()}` |")]
+    assert items.count(";") + 1 == len(kind._fields)
