@@ -161,7 +161,7 @@ class LocalCluster(Cluster):
             if key.fd == self._wake_read:
                 self._woken = bool(os.read(self._wake_read, 4096))
             elif key.data is not None:
-                updates.append(self._hear(key.data))
+                updates += self._hear(key.data)
             elif isinstance(worker := key.fileobj, WorkerProcess) and worker.receive() is None:
                 self._idle.remove(worker)
                 self._bury(worker)
@@ -169,12 +169,12 @@ class LocalCluster(Cluster):
             updates += self._look()
         return updates
 
-    def _hear(self, job: _Job) -> Update:
+    def _hear(self, job: _Job) -> list[Update]:
         messages = job.worker.receive()
         if messages is None:
-            return self._ended(job)
+            return [self._ended(job)]
         if _DONE not in messages:
-            return Update(job.id, JobState.RUNNING, answers=tuple(messages))
+            return [Update(job.id, JobState.RUNNING, answers=tuple(messages))] if messages else []
         messages.remove(_DONE)
         self._free(job)
         if job.verdict is None and not job.devices:
@@ -184,7 +184,7 @@ class LocalCluster(Cluster):
             self._selector.unregister(job.worker)
             job.worker.hang_up()
             self._leaving.append(job.worker)
-        return Update(job.id, JobState.ENDED, answers=tuple(messages))
+        return [Update(job.id, JobState.ENDED, answers=tuple(messages))]
 
     def _ended(self, job: _Job) -> Update:
         """Say how a job ended whose worker is dead, or has closed its wire and will be."""

@@ -55,8 +55,9 @@ class WorkerProcess:
             finally:
                 os.close(life)
         self._wire = Wire(ours)
-        self._waiting: list[bytes] | None = []
-        self._wire.send(msgpack.packb(("open", store, sys.path)))
+        self._waiting: list[bytes] | None = None
+        self.send(msgpack.packb(("open", store, sys.path)))
+        self._waiting = []
 
     @property
     def pid(self) -> int:

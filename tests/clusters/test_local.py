@@ -266,6 +266,17 @@ def test_a_worker_that_is_killed_is_lost_with_what_its_task_started(
     assert until(Path(f"{note}.deferred").exists)
 
 
+def test_a_worker_that_is_asked_to_end_from_outside_is_lost(
+    cluster: LocalCluster, store: Store, tmp_path: Path
+) -> None:
+    note = tmp_path / "note"
+    _, (id_,) = start(cluster, store, sleep(1000, str(note)))
+    os.kill(noted(note, cluster)[0], signal.SIGTERM)
+    (end,) = gather(cluster).ends
+    assert (end.cause, end.running) == (Cause.LOST, id_)
+    assert end.detail == "the worker process was killed by SIGTERM while running it"
+
+
 @pytest.mark.parametrize("in_child", [False, True])
 def test_more_memory_than_asked_for_ends_the_task(warm: LocalCluster, store: Store, in_child: bool) -> None:
     answered, ids = run(warm, store, same(1), hungry(400 * 2**20, in_child), memory=200 * 2**20)
