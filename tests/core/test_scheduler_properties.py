@@ -9,7 +9,7 @@ from toilfn.scheduler import Policy
 POLICIES = [Policy(), Policy(target_seconds=0.0), Policy(target_seconds=2.0, max_batch=4, patience=1, kill_after=0.5)]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     random=st.randoms(use_true_random=False),
     capacity=st.sampled_from(CAPACITIES),

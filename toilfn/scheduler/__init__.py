@@ -7,6 +7,7 @@
     packing     shapes, and the pool of resources that batches take from
     ready       the queues of ready tasks, and whose turn it is
     batching    how much work goes into one batch
+    running     the batches that are out
     retries     what a failure costs
     holds       which values are still needed
 """

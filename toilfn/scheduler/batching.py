@@ -38,10 +38,13 @@ class Policy:
 
 
 class Durations:
-    """How long a task of each kind takes: a moving average, in seconds."""
+    """How long a task of each kind takes, in seconds: a moving average.
 
-    _WEIGHT = 0.2
-    """Of the newest task."""
+    It goes down faster than up, since the first tasks of a kind load code as well.
+    """
+
+    _WEIGHT_UP = 0.2
+    _WEIGHT_DOWN = 0.5
 
     def __init__(self) -> None:
         self._seconds: dict[int, float] = {}
@@ -49,7 +52,8 @@ class Durations:
     def learn(self, kind: int, seconds: float) -> None:
         """Take in how long one task took."""
         known = self._seconds.get(kind, seconds)
-        self._seconds[kind] = known + self._WEIGHT * (seconds - known)
+        weight = self._WEIGHT_UP if seconds > known else self._WEIGHT_DOWN
+        self._seconds[kind] = known + weight * (seconds - known)
 
     def expect(self, kind: int) -> float:
         """Say how long a task will take; infinity as long as nothing is known."""

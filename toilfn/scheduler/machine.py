@@ -26,52 +26,26 @@ from toilfn.events import (
     Finished,
     GaveUp,
     Kept,
-    Kill,
     Lost,
     NewTask,
-    Recall,
     Retry,
     Returned,
-    Submit,
     Submitted,
     TaskId,
 )
+from toilfn.resources import Resources
 from toilfn.scheduler.batching import Draft, Durations, Policy
 from toilfn.scheduler.holds import Holds
-from toilfn.scheduler.packing import Devices, Pool, Shape, Shapes
+from toilfn.scheduler.packing import Pool, Shape, Shapes
 from toilfn.scheduler.ready import Ready
 from toilfn.scheduler.retries import Charges
+from toilfn.scheduler.running import Running
 from toilfn.scheduler.states import MOVES, State, Task
 
 __all__ = ["Scheduler"]
 
 _STORY = 256
 """How many moves are remembered, for the report of a bug."""
-
-
-class _Batch:
-    """A batch that was submitted and has not ended."""
-
-    __slots__ = ("devices", "id", "ids", "is_suspect", "kept", "left", "seconds", "shape", "started")
-
-    def __init__(self, id: BatchId, draft: Draft, devices: Devices, started: float) -> None:
-        self.id = id
-        self.ids = tuple(draft.ids)
-        self.shape = draft.shape
-        self.devices = devices
-        self.started = started
-        #: Expected, at the start.
-        self.seconds = draft.seconds
-        #: How many tasks it still has to answer for.
-        self.left = len(self.ids)
-        #: Tasks that it made and goes on with, before its own.
-        self.kept: deque[TaskId] | None = None
-        #: Whether tasks of it may get their outcomes from elsewhere.
-        self.is_suspect = False
-
-    def order(self) -> Iterable[TaskId]:
-        """Give the ids of its tasks, in the order in which they run."""
-        return dict.fromkeys((*self.kept, *self.ids)) if self.kept else self.ids
 
 
 class Scheduler:
@@ -88,7 +62,6 @@ class Scheduler:
 
     def __init__(self, capacity: Capacity, policy: Policy = Policy()) -> None:  # noqa: B008 - it is immutable
         self._policy = policy
-        self._now = 0.0
         self._tasks: dict[TaskId, Task] = {}
         self._counts = [0] * len(State)
         self._story: deque[tuple[TaskId, State, State]] = deque(maxlen=_STORY)
@@ -101,12 +74,7 @@ class Scheduler:
         #: For a task that several others led to: all but the first of these.
         self._led_by: dict[TaskId, list[TaskId]] = {}
         self._backoff: list[tuple[float, TaskId]] = []
-        self._batches: dict[BatchId, _Batch] = {}
-        self._last_batch = 0
-        #: Tasks that a batch had when it was lost: it may answer yet.
-        self._strays: set[TaskId] = set()
-        self._overdue: list[tuple[float, BatchId]] = []
-        self._kills: deque[tuple[float, BatchId]] = deque()
+        self._running = Running(self._tasks, self._pool, policy)
 
     # What others want to know
 
@@ -116,14 +84,16 @@ class Scheduler:
         return not any(self._counts[state] for state in (State.READY, State.RUNNING, State.BACKOFF))
 
     @property
+    def largest(self) -> Resources | None:
+        """The most that the cluster can ever give to one task; None where that is not known."""
+        return self._pool.largest
+
+    @property
     def wake_at(self) -> float | None:
         """The time at which `dispatch` is due even if nothing happens; None if it is not."""
         times = [self._backoff[0][0]] if self._backoff else []
-        if self._overdue and self._has_idle_slot():
-            times.append(self._overdue[0][0])
-        if self._kills:
-            times.append(self._kills[0][0])
-        return min(times, default=None)
+        due = self._running.wake_at(is_all_started=not self._ready)
+        return min(times if due is None else [*times, due], default=None)
 
     def counts(self) -> dict[str, int]:
         """Count the tasks in each state, by the state's name in lower case."""
@@ -142,7 +112,7 @@ class Scheduler:
 
     def running(self) -> dict[BatchId, tuple[TaskId, ...]]:
         """Give each batch that has not ended, with the tasks it still has to answer for."""
-        return {batch.id: tuple(task.id for task in self._left(batch)) for batch in self._batches.values()}
+        return {batch: tuple(task.id for task in self._running.left(batch)) for batch in self._running}
 
     def stuck(self) -> list[TaskId]:
         """Give the tasks that wait for good although nothing they wait for was given up: they need each other.
@@ -194,7 +164,7 @@ class Scheduler:
             self._durations.learn(task.kind, event.wall)
         self._move(task, State.EXPANDED)
         self._charges.forget(task.id)
-        self._strays.discard(task.id)
+        self._running.forget(task.id)
         self._expand(task, event, fresh, commands)
         if not task.pending:
             self._complete(task, commands)
@@ -212,23 +182,14 @@ class Scheduler:
         task.needs = event.waits
 
     def _kept(self, event: Kept, _: list[Command]) -> None:
-        task, batch = self._tasks.get(event.id), self._batches.get(event.batch)
-        if task is None or batch is None or task.state not in (State.WAITING, State.READY, State.RUNNING):
+        task = self._tasks.get(event.id)
+        if task is None or event.batch not in self._running or self._running.has(event.batch, event.id):
             return
-        if task.state is State.RUNNING:
-            if task.batch == batch.id:
-                return
-            self._batches[task.batch].is_suspect = True
-        self._move(task, State.RUNNING)
-        task.batch = batch.id
-        self._keep(batch, task)
-
-    def _keep(self, batch: _Batch, task: Task) -> None:
-        kept = batch.kept = batch.kept or deque()
-        while kept and not self._is_in(kept[0], batch):
-            kept.popleft()
-        kept.append(task.id)
-        batch.left += 1
+        if task.state in (State.WAITING, State.READY, State.RUNNING):
+            if task.state is State.RUNNING:
+                self._running.doubt(task)
+            self._move(task, State.RUNNING)
+            self._running.keep(event.batch, task)
 
     def _failed(self, event: Failed, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
@@ -236,25 +197,15 @@ class Scheduler:
             self._charge(task, event.cause, event.now, commands)
 
     def _returned(self, event: Returned, commands: list[Command]) -> None:
-        batch = self._batches.get(event.batch)
-        if batch is not None:
-            for id in reversed(event.ids):
-                if self._is_in(id, batch):
-                    self._settle(self._tasks[id], commands)
+        for id in reversed(event.ids):
+            if event.batch in self._running and self._running.has(event.batch, id):
+                self._settle(self._tasks[id], commands)
 
     def _lost(self, event: Lost, commands: list[Command]) -> None:
-        batch = self._batches.get(event.batch)
-        if batch is None:
-            return
-        left = self._left(batch)
-        del self._batches[batch.id]
-        self._pool.give_back(batch.shape, batch.devices)
-        guilty = None
-        if event.cause is not None and left:
-            guilty = next((task for task in left if task.id == event.running), left[0])
-            self._strays.update(task.id for task in left)
+        left = self._running.end(event.batch, is_lost=event.cause is not None)
+        guilty = next((task for task in left if task.id == event.running), left[0]) if left else None
         for task in reversed(left):
-            if task is guilty and event.cause is not None:
+            if event.cause is not None and task is guilty:
                 self._charge(task, event.cause, event.now, commands)
             else:
                 self._settle(task, commands)
@@ -358,18 +309,11 @@ class Scheduler:
         if old is State.READY:
             self._ready.discard(task.shape)
         elif old is State.RUNNING:
-            self._leave(task)
+            self._running.leave(task)
 
     def _tell(self, id: TaskId) -> str:
         moves = [f"{old.name} to {new.name}" for moved, old, new in self._story if moved == id]
         return f"Its latest moves: {', '.join(moves).lower() or 'none'}"
-
-    def _leave(self, task: Task) -> None:
-        batch = self._batches.get(task.batch)
-        if batch is not None:
-            batch.left -= 1
-            if batch.is_suspect and not batch.left:
-                self._kills.append((self._now + self._policy.kill_after, batch.id))
 
     def _settle(self, task: Task, commands: list[Command], *, urgent: bool = True) -> None:
         """Put a task that is nowhere where it belongs: it waits, is ready or cannot be run."""
@@ -441,17 +385,15 @@ class Scheduler:
 
     def dispatch(self, now: float) -> list[Command]:
         """Start what can be started, and whatever else is due."""
-        self._now = now
         commands: list[Command] = []
-        self._end_backoffs(commands)
+        self._end_backoffs(now, commands)
         while (shape := self._ready.choose(self._pool)) is not None:
-            commands.append(self._submit(self._draft(shape)))
-        self._recall(commands)
-        self._kill(commands)
+            commands.append(self._running.begin(self._draft(shape), now))
+        commands += self._running.due(now, is_all_started=not self._ready)
         return commands
 
-    def _end_backoffs(self, commands: list[Command]) -> None:
-        while self._backoff and self._backoff[0][0] <= self._now:
+    def _end_backoffs(self, now: float, commands: list[Command]) -> None:
+        while self._backoff and self._backoff[0][0] <= now:
             task = self._tasks.get(heapq.heappop(self._backoff)[1])
             if task is not None and task.state is State.BACKOFF:
                 self._settle(task, commands)
@@ -461,10 +403,9 @@ class Scheduler:
         share = math.inf if math.isinf(slots) else math.ceil(self._ready.count(shape) / slots)
         draft = Draft(shape, self._policy, self._pool.longest, share)
         covered: dict[TaskId, int] = {}
-        self._last_batch += 1
         while (task := self._next(shape)) is not None and draft.offer(task.id, self._durations.expect(task.kind)):
             self._ready.pop(shape)
-            self._start(task)
+            self._move(task, State.RUNNING)
             self._take_followers(draft, covered)
         return draft
 
@@ -476,10 +417,6 @@ class Scheduler:
                 return task
             self._ready.pop(shape)
         return None
-
-    def _start(self, task: Task) -> None:
-        self._move(task, State.RUNNING)
-        task.batch = self._last_batch
 
     def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
         """Let those go along that need nothing incomplete but what is in the batch.
@@ -500,50 +437,4 @@ class Scheduler:
                 if covered[id] == follower.pending and draft.offer_follower(
                     id, seconds, follower.shape, is_link=is_link
                 ):
-                    self._start(follower)
-
-    def _submit(self, draft: Draft) -> Submit:
-        batch = _Batch(self._last_batch, draft, self._pool.take(draft.shape), self._now)
-        batch.is_suspect = not self._strays.isdisjoint(batch.ids)
-        self._batches[batch.id] = batch
-        if draft.is_divisible and not self._pool.is_queue:
-            heapq.heappush(self._overdue, (self._now + self._patience(draft.seconds), batch.id))
-        return Submit(batch.id, batch.ids, batch.shape.resources)
-
-    def _patience(self, seconds: float) -> float:
-        """Say how many seconds a batch may take that is expected to take so many."""
-        expected = 0.0 if math.isinf(seconds) else seconds
-        return max(self._policy.recall_after, self._policy.recall_factor * expected)
-
-    def _is_in(self, id: TaskId, batch: _Batch) -> bool:
-        task = self._tasks.get(id)
-        return task is not None and task.state is State.RUNNING and task.batch == batch.id
-
-    def _left(self, batch: _Batch) -> list[Task]:
-        return [self._tasks[id] for id in batch.order() if self._is_in(id, batch)]
-
-    # Batches that take too long
-
-    def _has_idle_slot(self) -> bool:
-        """Whether the batch that is overdue first could run twice now."""
-        batch = self._batches.get(self._overdue[0][1])
-        return batch is None or (not self._ready and self._pool.has_room(batch.shape))
-
-    def _recall(self, commands: list[Command]) -> None:
-        later = []
-        while self._overdue and self._overdue[0][0] <= self._now and self._has_idle_slot():
-            batch = self._batches.get(heapq.heappop(self._overdue)[1])
-            if batch is not None and batch.left > 1:
-                if any(not task.pending for task in self._left(batch)[1:]):
-                    commands.append(Recall(batch.id))
-                else:
-                    later.append((2 * self._now - batch.started, batch.id))
-        for entry in later:
-            heapq.heappush(self._overdue, entry)
-
-    def _kill(self, commands: list[Command]) -> None:
-        while self._kills and self._kills[0][0] <= self._now:
-            batch = self._batches.get(self._kills.popleft()[1])
-            if batch is not None and batch.is_suspect and not batch.left:
-                batch.is_suspect = False
-                commands.append(Kill(batch.id))
+                    self._move(follower, State.RUNNING)

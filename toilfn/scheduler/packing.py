@@ -92,6 +92,11 @@ class Pool:
         return self._total is None
 
     @property
+    def largest(self) -> Resources | None:
+        """The most that one batch may have; None where that is not known."""
+        return None if self._largest is None else self._largest.resources
+
+    @property
     def longest(self) -> float:
         """The longest that a batch may take, in seconds."""
         return math.inf if self._largest is None else self._largest.walltime

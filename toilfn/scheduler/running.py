@@ -1,0 +1,173 @@
+"""The batches that are out: what they still owe, and which of them take too long."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from toilfn.events import BatchId, Kill, Recall, Submit, TaskId
+from toilfn.scheduler.batching import Draft, Policy
+from toilfn.scheduler.packing import Devices, Pool
+from toilfn.scheduler.states import State, Task
+
+__all__ = ["Running"]
+
+
+class _Batch:
+    """A batch that was submitted and has not ended."""
+
+    __slots__ = ("devices", "id", "ids", "is_suspect", "kept", "left", "shape", "started")
+
+    def __init__(self, id: BatchId, draft: Draft, devices: Devices, started: float) -> None:
+        self.id = id
+        self.ids = tuple(draft.ids)
+        self.shape = draft.shape
+        self.devices = devices
+        self.started = started
+        #: How many tasks it still has to answer for.
+        self.left = len(self.ids)
+        #: Tasks that it made and goes on with, before its own.
+        self.kept: deque[TaskId] | None = None
+        #: Whether tasks of it may get their outcomes from elsewhere.
+        self.is_suspect = False
+
+    def order(self) -> Iterable[TaskId]:
+        """Give the ids of its tasks, in the order in which they run."""
+        return dict.fromkeys((*self.kept, *self.ids)) if self.kept else self.ids
+
+
+class Running:
+    """All batches that were submitted and have not ended.
+
+    Parameters
+    ----------
+    tasks : dict
+        The tasks that are not complete.
+    pool : Pool
+        Where batches get their resources from.
+    policy : Policy
+    """
+
+    def __init__(self, tasks: dict[TaskId, Task], pool: Pool, policy: Policy) -> None:
+        self._tasks = tasks
+        self._pool = pool
+        self._policy = policy
+        self._batches: dict[BatchId, _Batch] = {}
+        self._last = 0
+        self._now = 0.0
+        #: Tasks that a batch had when it was lost: it may answer yet.
+        self._strays: set[TaskId] = set()
+        self._overdue: list[tuple[float, BatchId]] = []
+        self._kills: deque[tuple[float, BatchId]] = deque()
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._batches
+
+    def __iter__(self) -> Iterator[BatchId]:
+        return iter(self._batches)
+
+    def left(self, id: BatchId) -> list[Task]:
+        """Give the tasks that a batch still has to answer for, in the order in which they run."""
+        batch = self._batches.get(id)
+        return [] if batch is None else [self._tasks[task] for task in batch.order() if self.has(id, task)]
+
+    def has(self, id: BatchId, task_id: TaskId) -> bool:
+        """Say whether a batch has to answer for a task."""
+        task = self._tasks.get(task_id)
+        return task is not None and task.state is State.RUNNING and task.batch == id
+
+    # What batches go through
+
+    def begin(self, draft: Draft, now: float) -> Submit:
+        """Submit a batch of running tasks, for which there is room."""
+        self._last += 1
+        batch = self._batches[self._last] = _Batch(self._last, draft, self._pool.take(draft.shape), now)
+        for id in batch.ids:
+            self._tasks[id].batch = batch.id
+        batch.is_suspect = not self._strays.isdisjoint(batch.ids)
+        if draft.is_divisible and not self._pool.is_queue:
+            heapq.heappush(self._overdue, (now + self._patience(draft.seconds), batch.id))
+        return Submit(batch.id, batch.ids, batch.shape.resources)
+
+    def _patience(self, seconds: float) -> float:
+        """Say how many seconds a batch may take that is expected to take so many."""
+        expected = 0.0 if math.isinf(seconds) else seconds
+        return max(self._policy.recall_after, self._policy.recall_factor * expected)
+
+    def keep(self, id: BatchId, task: Task) -> None:
+        """Note that a batch goes on with a running task that it made."""
+        batch = self._batches[id]
+        kept = batch.kept = batch.kept or deque()
+        while kept and not self.has(id, kept[0]):
+            kept.popleft()
+        kept.append(task.id)
+        batch.left += 1
+        task.batch = id
+
+    def doubt(self, task: Task) -> None:
+        """Note that the outcome of a running task may come from elsewhere than its batch."""
+        self._batches[task.batch].is_suspect = True
+
+    def leave(self, task: Task) -> None:
+        """Note that a task is not its batch's any more."""
+        batch = self._batches.get(task.batch)
+        if batch is not None:
+            batch.left -= 1
+            if batch.is_suspect and not batch.left:
+                self._kills.append((self._now + self._policy.kill_after, batch.id))
+
+    def forget(self, id: TaskId) -> None:
+        """Note that a task has an outcome, and will not get one from a batch that was lost."""
+        self._strays.discard(id)
+
+    def end(self, id: BatchId, *, is_lost: bool) -> list[Task]:
+        """Note that a batch has ended; gives what was left of it."""
+        left = self.left(id)
+        batch = self._batches.pop(id, None)
+        if batch is not None:
+            self._pool.give_back(batch.shape, batch.devices)
+            if is_lost:
+                self._strays.update(task.id for task in left)
+        return left
+
+    # Batches that take too long
+
+    def wake_at(self, *, is_all_started: bool) -> float | None:
+        """Give the time at which `due` will have something to say; None if that is not known."""
+        times = [self._overdue[0][0]] if self._may_recall(is_all_started) else []
+        if self._kills:
+            times.append(self._kills[0][0])
+        return min(times, default=None)
+
+    def due(self, now: float, *, is_all_started: bool) -> list[Recall | Kill]:
+        """Say which batches to recall and which to kill; recalls only when nothing else is ready to be started."""
+        self._now = now
+        return [*self._recalls(is_all_started), *self._killings()]
+
+    def _may_recall(self, is_all_started: bool) -> bool:
+        """Whether there is a slot idle that could take a part of the batch that is overdue first."""
+        if not self._overdue:
+            return False
+        batch = self._batches.get(self._overdue[0][1])
+        return batch is None or (is_all_started and self._pool.has_room(batch.shape))
+
+    def _recalls(self, is_all_started: bool) -> Iterator[Recall]:
+        later = []
+        while self._may_recall(is_all_started) and self._overdue[0][0] <= self._now:
+            batch = self._batches.get(heapq.heappop(self._overdue)[1])
+            if batch is not None and batch.left > 1:
+                if any(not task.pending for task in self.left(batch.id)[1:]):
+                    yield Recall(batch.id)
+                else:
+                    later.append((2 * self._now - batch.started, batch.id))
+        for entry in later:
+            heapq.heappush(self._overdue, entry)
+
+    def _killings(self) -> Iterator[Kill]:
+        while self._kills and self._kills[0][0] <= self._now:
+            batch = self._batches.get(self._kills.popleft()[1])
+            if batch is not None and batch.is_suspect and not batch.left:
+                batch.is_suspect = False
+                yield Kill(batch.id)
