@@ -8,9 +8,11 @@ from typing import Any
 from toilfn.errors import FailedTasksError, GraphError
 from toilfn.events import TaskId
 from toilfn.records import BlobRef, Failure, Task
+from toilfn.resources import Resources
 from toilfn.serialize import loads
+from toilfn.units import format_size
 
-__all__ = ["describe_arguments", "failed_tasks", "stuck_tasks"]
+__all__ = ["describe_arguments", "failed_tasks", "stuck_tasks", "too_large"]
 
 _SHOWN = 10
 """How many failed tasks are told in full; `toilfn status --failed` has all."""
@@ -91,6 +93,18 @@ def _describe(failure: Failure, name: str, inputs: str, log: str) -> str:
 
 def _indent(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+
+
+def too_large(asked: Resources, offered: Resources | None) -> str:
+    """Say that a task asks for more than the cluster can ever give."""
+    text = f"asks for {_resources(asked)}, more than the cluster ever gives to one task"
+    return f"{text}: {_resources(offered)}. Ask for less, or use another cluster" if offered else text
+
+
+def _resources(amount: Resources) -> str:
+    parts = [f"{amount.cores:g} cores", f"{format_size(amount.memory)} of memory", f"{format_size(amount.disk)} of disk"]
+    parts += [f"{device.count} accelerators ({device.model or device.kind})" for device in amount.accelerators]
+    return ", ".join(parts)
 
 
 def stuck_tasks(ids: Sequence[TaskId], name: Callable[[TaskId], str]) -> GraphError:

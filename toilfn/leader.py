@@ -32,6 +32,7 @@ from toilfn.events import (
     Submit,
     TaskId,
 )
+from toilfn.failures import too_large
 from toilfn.index import Index
 from toilfn.loading import Loader
 from toilfn.records import encode
@@ -236,6 +237,10 @@ class Leader:
         first = self.task_name(submit.ids[0])
         return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
 
+    def stuck(self) -> list[TaskId]:
+        """List the tasks that wait for each other and will never start."""
+        return [id_ for id_ in self._scheduler.stuck() if id_ in self._loader.encoded]
+
     def task(self, id_: TaskId) -> records.Task:
         """Give a task's record."""
         data = self._loader.encoded.get(id_)
@@ -326,13 +331,16 @@ class Leader:
             self._handle(event)
 
     def _note_failure(self, id_: TaskId, cause: Cause, *, final: bool) -> None:
-        failure = self._tally.last.pop(id_, None)
-        if failure is None:
-            text = f"ended without an answer ({cause.value})"
-            failure = records.Failure(
-                id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats()
-            )
+        failure = self._tally.last.pop(id_, None) or self._unheard(id_, cause)
         failure = failure._replace(final=final)
         self._committer.add(encode(failure))
         if final:
             self._tally.failures[id_] = failure
+
+    def _unheard(self, id_: TaskId, cause: Cause) -> records.Failure:
+        """Describe a failure that no worker and no cluster has described."""
+        if cause is Cause.INPUT:
+            text = too_large(self._loader.shape(self.task(id_)), self._scheduler.largest)
+        else:
+            text = f"ended without an answer ({cause.value})"
+        return records.Failure(id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats())

@@ -69,15 +69,20 @@ class Loader:
     def admit(self, task: records.Task, data: bytes | None = None) -> NewTask:
         """Keep a task's record, encoded as `data`, and say what the scheduler is to know of it."""
         self.encoded[task.id] = encode(task) if data is None else data
-        function = self._index.functions[task.function]
-        overrides = tuple(task.options.items())
-        asked = self._asked if _plain(task.options) else self._resolve
-        shape, budget = asked(task.function, overrides)
+        shape, budget = self._asks(task)
         needs = (*task.needs, *task.after)
         if needs:
             needs = tuple(need for need in needs if not self._index.is_complete(need))
-        kind = self._kinds.setdefault(function.digest, len(self._kinds))
+        kind = self._kinds.setdefault(task.function, len(self._kinds))
         return NewTask(task.id, needs, shape, kind, budget, task.parent)
+
+    def shape(self, task: records.Task) -> Resources:
+        """Say what a task asks for."""
+        return self._asks(task)[0]
+
+    def _asks(self, task: records.Task) -> tuple[Resources, Budget]:
+        asked = self._asked if _plain(task.options) else self._resolve
+        return asked(task.function, tuple(task.options.items()))
 
     def _resolve(self, digest: bytes, overrides: tuple[tuple[str, object], ...]) -> tuple[Resources, Budget]:
         asked = dict(overrides) or self._index.functions[digest].options

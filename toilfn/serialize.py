@@ -65,12 +65,17 @@ def dumps(value: Any, ids: Callable[[Promise], TaskId] | None = None) -> tuple[b
     return buffer.getvalue(), tuple(refs)
 
 
-class _ByValue(cloudpickle.Pickler):
-    """Cloudpickle, but classes of the script itself come back as the script's own where it is loaded."""
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Cloudpickle, but classes of the script itself come back as the script's own where it is loaded.
+
+    And an open file is refused, where cloudpickle would quietly take what it holds now.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type) and obj.__module__ == "__main__":
             return _main_class, (obj.__qualname__, cloudpickle.dumps(obj, PROTOCOL))
+        if isinstance(obj, io.TextIOWrapper):
+            raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
         return super().reducer_override(obj)
 
 

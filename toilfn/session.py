@@ -269,7 +269,7 @@ class Session:
             raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
         if leader.failures:
             raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self._place)
-        if stuck := self.scheduler.stuck():
+        if stuck := leader.stuck():
             raise stuck_tasks(stuck, leader.task_name)
 
     def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:

@@ -1,0 +1,115 @@
+"""Each kind of bad input gets one clear error, and nothing is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toilfn as toil
+
+
+@toil.task
+def same(value: Any) -> Any:
+    return value
+
+
+@toil.task(cores=1000, memory="900T", retries=0)
+def huge() -> int:
+    return 1
+
+
+@toil.task(retries=0)
+def generator() -> Any:
+    return (x for x in range(3))
+
+
+@toil.task(retries=0)
+def open_file(path: str) -> Any:
+    return open(path)
+
+
+def compute(tmp_path: Path, promise: Any, **settings: Any) -> Any:
+    return toil.compute(promise, store=tmp_path / "store", progress=False, **settings)
+
+
+def test_a_task_larger_than_the_cluster(tmp_path: Path) -> None:
+    with pytest.raises(toil.FailedTasksError, match=r"huge.*asks for 1000 cores.*more than the cluster ever gives"):
+        compute(tmp_path, [same(1), huge()])
+    assert compute(tmp_path, same(1)) == 1
+
+
+@pytest.mark.parametrize("task", [generator(), open_file(__file__)])
+def test_a_value_that_cannot_be_stored(tmp_path: Path, task: Any) -> None:
+    with pytest.raises(toil.FailedTasksError, match=r"(generator|open_file)\(.*(generator|TextIOWrapper)"):
+        compute(tmp_path, task)
+
+
+@pytest.mark.parametrize("memory", ["-1G", "2 Gx", "lots", "", -5])
+def test_a_size_that_is_none(memory: Any) -> None:
+    with pytest.raises(toil.ResourceError, match="memory"):
+        toil.task(memory=memory)(len)
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    with pytest.raises(toil.InputError, match="memory"):
+        toil.task(memroy="1G")(len)
+
+
+@pytest.mark.parametrize("store", ["nosuch://place/store", "s4://bucket/x"])
+def test_a_store_of_an_unknown_scheme(store: str) -> None:
+    with pytest.raises(toil.StoreError, match=store.partition(":")[0]):
+        toil.compute(same(1), store=store)
+
+
+def test_an_unknown_setting_names_the_nearest() -> None:
+    with pytest.raises(toil.InputError, match="retries"):
+        toil.compute(same(1), retires=3)
+
+
+def test_an_unknown_cluster(tmp_path: Path) -> None:
+    with pytest.raises(toil.ToilfnError, match="slurmm"):
+        compute(tmp_path, same(1), cluster="slurmm")
+
+
+def test_tasks_that_wait_for_each_other_are_told(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys, toilfn as toil
+
+        @toil.task
+        def inner(values):
+            return values
+
+        @toil.task
+        def outer():
+            first = inner([1])
+            second = inner.options(after=[first])([2])
+            first._after = (second,)  # no public way leads to a cycle
+            return [first, second]
+
+        toil.compute(outer(), store=sys.argv[1], progress=False, retries=0)
+        """)
+    )
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "store")], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert "cycle" in result.stderr
+    assert "inner" in result.stderr
+
+
+def test_a_command_line_user_sees_no_internals(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import toilfn as toil\ntoil.compute(3)\n")
+    result = subprocess.run(
+        [sys.executable, "-m", "toilfn", "run", str(script)], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode in (1, 2)
+    assert "holds no promise" in result.stderr
+    assert "Traceback" not in result.stderr
