@@ -306,7 +306,8 @@ class CommandCluster(Cluster):
     def _submit(self, shape: Resources, batches: Sequence[Batch]) -> dict[str, JobId]:
         if self._session is None:
             raise ClusterError("the cluster is not open")
-        name = f"{self.settings.get('job_name', 'toilfn')}-{self._session.workflow}-{secrets.token_hex(4)}"
+        given = self.settings.get("job_name")
+        name = f"{f'{given}-' if given else ''}{self._session.workflow}-{secrets.token_hex(4)}"
         submission = Submission(name, tuple(batches), shape, str(self.log_directory / name))
         script = self.log_directory / f"{name}.sh"
         text = self.script(submission)
@@ -367,12 +368,21 @@ class CommandCluster(Cluster):
         known = self._ask(self.query, self._live)
         gone = [job for job in self._live if job not in known]
         if gone:
-            known = self._ask(self.account, gone) | known
+            known = self._recorded(gone) | known
         updates = [self._news(job, live, known.get(job)) for job, live in list(self._live.items())]
         return [update for update in updates if update is not None]
 
     def _base(self, job: JobId) -> str:
         return self.split(job)[0]
+
+    def _recorded(self, gone: Iterable[JobId]) -> dict[JobId, Found]:
+        try:
+            return self._ask(self.account, gone)
+        except AwayError:
+            raise
+        except ClusterError as error:  # a site without accounting: such jobs are judged as unknown ones
+            _log.warning("%s", error)
+            return {}
 
     def _ask(self, question: _Question, jobs: Iterable[JobId]) -> dict[JobId, Found]:
         bases = list(dict.fromkeys(map(self._base, jobs)))
@@ -448,7 +458,7 @@ class CommandCluster(Cluster):
         found: dict[JobId, str] = {}
         tables: dict[str, list[str]] = {}
         for job, name in self._patiently(self.names).items():
-            if name.rpartition("-")[0].endswith(f"-{workflow}"):
+            if f"-{name}".rpartition("-")[0].endswith(f"-{workflow}"):
                 table = tables[name] if name in tables else tables.setdefault(name, self._table(name))
                 place = (self.split(job)[1] or self.first) - self.first
                 found[job] = table[place] if place < len(table) else ""

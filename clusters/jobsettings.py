@@ -40,7 +40,7 @@ class JobSettings(TypedDict, total=False):
     shell : str
         What runs the script; ``/bin/sh`` by default.
     job_name : str
-        What jobs' names begin with; ``toilfn`` by default.
+        What jobs' names begin with, before the workflow's.
     max_jobs : int
         The most jobs to have in the system at one time.
     max_array_size : int

@@ -184,8 +184,8 @@ class SlurmCluster(CommandCluster):
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask sacct. A site without accounting knows nothing of jobs that squeue forgot."""
         fields = "JobID,State,ExitCode,NodeList"
-        command = ["sacct", "--noheader", "--allocations", "--parsable2", "--array", f"--format={fields}"]
-        output = self.commands.run([*command, f"--jobs={','.join(bases)}"], accept=(0, 1))
+        command = ["sacct", "--noheader", "--allocations", "--parsable2", f"--format={fields}"]
+        output = self.commands.run([*command, f"--jobs={','.join(bases)}"])
         return dict(_sacct_row(line) for line in output.splitlines() if line.count("|") == 3)
 
     def kill_command(self, jobs: Sequence[str]) -> list[str]:

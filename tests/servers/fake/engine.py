@@ -1,7 +1,7 @@
 """What the fake batch systems have in common: a spool folder with jobs, and a process that runs each submission.
 
-The folder is named by ``TOILFN_FAKE_SPOOL``. A file ``away`` in it makes every command behave as if the
-controller were away; ``stop`` ends all that runs. Nothing else of this process is shared between commands.
+The folder is named by ``TOILFN_FAKE_SPOOL``. A file ``away`` in it makes every command behave as if the controller
+were away; ``deaf`` makes one command do its work and lose its answer; ``stop`` ends all that runs.
 """
 
 from __future__ import annotations
@@ -97,6 +97,15 @@ def write(folder: Path, element: int, state: Element) -> None:
 def is_away() -> bool:
     """Whether the controller is to seem away."""
     return (spool() / "away").exists()
+
+
+def loses_answer() -> bool:
+    """Whether this command's answer is to get lost; only one is."""
+    try:
+        (spool() / "deaf").unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Runner:

@@ -41,4 +41,4 @@ def system(name: str) -> Iterator[Path]:
 
 def _is_idle(spool: Path) -> bool:
     states = [path.read_text() for path in spool.glob("*/[0-9]*.json")]
-    return not any('"running"' in state or '"queued"' in state for state in states)
+    return not any('"state": "running"' in state or '"state": "queued"' in state for state in states)

@@ -1,0 +1,263 @@
+"""What the base of command-line systems does for all of them, shown on fakes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tests.servers.fake.systems import system
+from toilfn.clusters.base import Batch, JobId, JobState, Session
+from toilfn.clusters.commandline import exit_cause
+from toilfn.clusters.commands import pauses, portions
+from toilfn.clusters.htcondor import HTCondorCluster
+from toilfn.clusters.lsf import LSFCluster
+from toilfn.errors import ClusterError
+from toilfn.events import Cause
+from toilfn.resources import Resources
+
+SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
+QUICK = {"poll_interval": 0.1, "patience": 20}
+
+
+@pytest.fixture
+def lsf():
+    yield from system("lsf")
+
+
+@pytest.fixture
+def htcondor():
+    yield from system("htcondor")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Make open clusters whose jobs are one-line shell scripts, named by the batch; closed at the end."""
+    clusters = []
+
+    def make(kind, script="exit 0", **settings):
+        (tmp_path / "job.sh").write_text(script)
+        cluster = kind(worker_command=("sh", str(tmp_path / "job.sh")), **QUICK | settings)
+        cluster.open(Session(str(tmp_path), "wf", {}))
+        clusters.append(cluster)
+        return cluster
+
+    yield make
+    for cluster in clusters:
+        cluster.close()
+
+
+def batches(*names, shape=SHAPE):
+    return [Batch(name, name, shape) for name in names]
+
+
+def polled(cluster, enough, limit=20):
+    """All updates until some condition on them holds."""
+    updates, end = [], time.monotonic() + limit
+    while not enough(updates):
+        assert time.monotonic() < end, updates
+        updates += cluster.poll(0.5)
+    return updates
+
+
+def ended(count):
+    return lambda updates: sum(update.state is JobState.ENDED for update in updates) == count
+
+
+def calls(spool) -> Counter:
+    return Counter((spool.parent / "calls").read_text().split())
+
+
+def test_many_batches_go_out_in_arrays_of_the_sites_size(lsf, opened):
+    cluster = opened(LSFCluster, max_array_size=4)
+    jobs = cluster.submit(batches(*"abcdefghij"))
+    assert calls(lsf)["bsub"] == 3
+    assert jobs[:5] == ["1[1]", "1[2]", "1[3]", "1[4]", "2[1]"]
+    polled(cluster, ended(10))
+
+
+def test_one_query_an_interval_asks_for_all_jobs(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 3", poll_interval=0.5)
+    begin = time.monotonic()
+    cluster.submit([*batches("a", "b"), *batches("c", shape=Resources(memory=2**28)), *batches("d", shape=Resources())])
+    polled(cluster, ended(4))
+    assert calls(lsf)["bjobs"] <= (time.monotonic() - begin) / 0.5 + 2
+
+
+def test_long_queries_are_split(lsf, opened, monkeypatch):
+    monkeypatch.setattr(LSFCluster, "query_limit", 2)
+    cluster = opened(LSFCluster, "sleep 60")
+    cluster.submit([batch for n in range(5) for batch in batches(str(n), shape=Resources(memory=2**27 + n))])
+    assert {update.job for update in polled(cluster, lambda found: len(found) >= 5)} == {"1", "2", "3", "4", "5"}
+
+
+def test_a_controller_that_is_away_for_a_while_costs_nothing(lsf, opened, caplog):
+    cluster = opened(LSFCluster, "sleep 1")
+    (lsf / "away").touch()
+    back = threading.Timer(1.0, (lsf / "away").unlink)
+    back.start()
+    jobs = cluster.submit(batches("a"))
+    (lsf / "away").touch()
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        assert cluster.poll(0.1) == []
+    (lsf / "away").unlink()
+    assert polled(cluster, ended(1))[-1].cause is None
+    assert jobs == ["1"]
+    assert "LSF is down" in caplog.text
+
+
+def test_a_submission_whose_answer_was_lost_is_not_repeated(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 1")
+    (lsf / "deaf").touch()
+    assert cluster.submit(batches("a", "b")) == ["1[1]", "1[2]"]
+    assert calls(lsf)["bsub"] == 1
+    polled(cluster, ended(2))
+
+
+def test_kills_are_repeated_when_the_controller_is_back(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 60")
+    jobs = cluster.submit(batches("a", "b"))
+    polled(cluster, lambda updates: sum(update.state is JobState.RUNNING for update in updates) == 2)
+    (lsf / "away").touch()
+    cluster.kill(jobs[:1])
+    (lsf / "away").unlink()
+    (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
+    assert (update.job, update.cause) == (jobs[0], Cause.LOST)
+
+
+def test_patience_ends(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 60", patience=1)
+    cluster.submit(batches("a"))
+    (lsf / "away").touch()
+    with pytest.raises(ClusterError, match=r"(?s)LSF is down.*No answer for .*resume"):
+        polled(cluster, ended(1))
+    with pytest.raises(ClusterError, match=r"(?s)LSF is down.*The script was:\n#!/bin/sh"):
+        cluster.submit(batches("b"))
+    (lsf / "away").unlink()
+
+
+def test_a_job_that_nothing_knows_is_unknown_and_then_lost(lsf, opened, monkeypatch):
+    monkeypatch.setattr(LSFCluster, "grace", 1.0)
+    cluster = opened(LSFCluster, "sleep 60")
+    cluster.submit(batches("a"))
+    shutil.rmtree(lsf / "1")
+    states = [(update.state, update.cause) for update in polled(cluster, ended(1))]
+    assert states == [(JobState.UNKNOWN, None), (JobState.ENDED, Cause.LOST)]
+
+
+def test_a_refusal_says_what_was_submitted_and_leaves_nothing(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 60", submit_args=["-nosuch"])
+    with pytest.raises(ClusterError) as caught:
+        cluster.submit(batches("it's a"))
+    text = str(caught.value)
+    assert "illegal option -nosuch" in text
+    assert "The command was: bsub -nosuch" in text
+    assert "#BSUB -n 1" in text
+    assert "it'\"'\"'s a" in text
+    assert list(cluster.log_directory.iterdir()) == []
+
+
+def test_what_was_submitted_before_a_refusal_is_killed(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 60")
+    impossible = Resources(cores=1, memory=2**28)
+    cluster.settings["job_directives_skip"] = ["-M 262144"]  # the fake wants -M
+    with pytest.raises(ClusterError):
+        cluster.submit([*batches("a"), *batches("b", shape=impossible)])
+    polled(cluster, ended(1))
+
+
+def test_a_queue_that_does_not_exist_is_found_when_the_cluster_opens(lsf, opened):
+    with pytest.raises(ClusterError, match="nowhere: No such queue"):
+        opened(LSFCluster, queue="nowhere")
+
+
+def test_a_missing_command_says_what_to_do(opened, monkeypatch):
+    cluster = opened(LSFCluster)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ClusterError, match=r"bsub is not on this machine's PATH: start the leader where"):
+        cluster.submit(batches("a"))
+
+
+def test_files_stay_only_for_jobs_that_failed(lsf, opened):
+    cluster = opened(LSFCluster, "echo said; case $2 in a) exit 0;; *) exit 4;; esac")
+    cluster.submit(batches("a", "b"))
+    updates = {u.job: u for u in polled(cluster, ended(2)) if u.state is JobState.ENDED}
+    (log,) = cluster.log_directory.iterdir()
+    assert log.read_text() == "said\n"
+    assert str(log) in updates[JobId("1[2]")].detail
+    assert cluster.log_directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_output_can_be_thrown_away(lsf, opened):
+    cluster = opened(LSFCluster, "echo said; exit 4", keep_output=False)
+    cluster.submit(batches("a"))
+    (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
+    assert list(cluster.log_directory.iterdir()) == []
+    assert "said" not in update.detail
+
+
+def test_a_node_that_cannot_write_the_log_hints_at_the_folder(lsf, opened):
+    cluster = opened(LSFCluster, job_script_prologue=['rm "$(readlink /proc/$$/fd/1)"; exit 5'])
+    cluster.submit(batches("a"))
+    (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
+    assert f"there is no output in {cluster.log_directory}: can the nodes write there?" in update.detail
+
+
+def test_jobs_that_are_stuck_in_the_queue_are_removed(htcondor, opened):
+    cluster = opened(HTCondorCluster, "sleep 60", walltime=1)
+    cluster.submit(batches("a"))
+    (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
+    assert update.cause is Cause.WALLTIME
+    assert "held" in update.detail
+    polled(cluster, lambda _: calls(htcondor)["condor_rm"] == 1)
+
+
+def test_a_job_whose_script_is_gone_is_found_without_its_batch(lsf, opened):
+    cluster = opened(LSFCluster, "sleep 60")
+    (job,) = cluster.submit(batches("a"))
+    polled(cluster, lambda updates: [update for update in updates if update.state is JobState.RUNNING])
+    for script in cluster.log_directory.glob("*.sh"):
+        script.unlink()
+    successor = opened(LSFCluster)
+    assert successor.list("wf") == {job: ""}
+    successor.kill([job])
+    polled(successor, ended(1))
+
+
+@pytest.mark.parametrize(
+    ("status", "signal", "cause"),
+    [
+        (0, 0, None),
+        (3, 0, Cause.ERROR),
+        (137, 0, Cause.LOST),
+        (0, 9, Cause.LOST),
+        (143, 0, Cause.LOST),
+        (139, 0, Cause.ERROR),
+    ],
+)
+def test_exit_statuses_are_judged(status, signal, cause):
+    assert exit_cause(status, signal) is cause
+
+
+def test_pauses_grow_and_end():
+    waits = list(pauses(100))
+    assert waits[:4] == [0.5, 1, 2, 4]
+    assert 100 <= sum(waits) <= 130
+    assert max(waits) == 30
+
+
+def test_portions_lose_nothing():
+    assert [list(part) for part in portions(range(5), 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_commands_are_logged_for_debugging(lsf, opened, caplog):
+    caplog.set_level(logging.DEBUG, "toilfn.clusters.commands")
+    cluster = opened(LSFCluster)
+    cluster.submit(batches("a"))
+    assert "running bsub" in caplog.text
+    polled(cluster, ended(1))

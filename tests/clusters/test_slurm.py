@@ -1,0 +1,203 @@
+"""Slurm for real: how it ends jobs, and how it says so."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.servers.fixtures import slurm
+from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.slurm import STATES, SlurmCluster, _sacct_row, _squeue_row
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Cause
+from toilfn.resources import Accelerator, Resources
+
+__all__ = ["slurm"]
+
+SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
+
+
+@pytest.fixture
+def opened(slurm, tmp_path, request):
+    """Make open clusters whose jobs run a shell script; closed at the end."""
+    clusters = []
+
+    def make(script="sleep 300", **settings):
+        (tmp_path / "job.sh").write_text(script)
+        settings = {"poll_interval": 0.3, "worker_command": ("sh", str(tmp_path / "job.sh"))} | settings
+        cluster = SlurmCluster(**settings)
+        cluster.open(Session(str(tmp_path), re.sub(r"\W", "-", request.node.name), {}))
+        clusters.append(cluster)
+        return cluster
+
+    yield make
+    for cluster in clusters:
+        cluster.close()
+
+
+def submitted(cluster, *names, shape=SHAPE):
+    return cluster.submit([Batch(name, name, shape) for name in names])
+
+
+def wait(cluster, job, state, limit=90):
+    """The update that brings a job into a state."""
+    end = time.monotonic() + limit
+    while True:
+        for update in cluster.poll(1.0):
+            if update.job == job and update.state is state:
+                return update
+        assert time.monotonic() < end, cluster._live
+
+
+def running(cluster, *names, shape=SHAPE):
+    jobs = submitted(cluster, *names, shape=shape)
+    waiting = set(jobs)
+    while waiting:
+        waiting -= {update.job for update in cluster.poll(1.0) if update.state is JobState.RUNNING}
+    return jobs
+
+
+def test_a_preempted_job_says_so(slurm, opened):
+    """A job of a higher tier takes all of the node."""
+    cluster = opened(partition="main", constraint="big")
+    (job,) = running(cluster, "low")
+    urgent = opened(partition="urgent", constraint="big")
+    submitted(urgent, "high", shape=Resources(cores=4, memory=2**27))
+    assert wait(cluster, job, JobState.ENDED).cause is Cause.PREEMPTED
+
+
+def test_a_lost_node_says_so(slurm, opened):
+    cluster = opened(constraint="big")
+    (job,) = running(cluster, "a")
+    slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    try:
+        update = wait(cluster, job, JobState.ENDED)
+    finally:
+        slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+    assert update.cause is Cause.LOST
+    assert "NODE_FAIL" in update.detail
+
+
+def test_a_job_that_is_cancelled_while_it_waits_never_started(slurm, opened):
+    cluster = opened()
+    (job,) = submitted(cluster, "a", shape=Resources(cores=1, memory=2**27))
+    slurm.run("scontrol", "hold", job, check=False)
+    slurm.run("scancel", job)
+    update = wait(cluster, job, JobState.ENDED)
+    assert update.cause is Cause.LOST
+    assert "CANCELLED" in update.detail
+
+
+def test_a_controller_that_stops_and_starts_costs_nothing(slurm, opened):
+    """Running jobs go on meanwhile, and what is submitted then waits."""
+    cluster = opened("sleep 1")
+    first = running(cluster, "a", "b")
+    slurm.stop_controller()
+    try:
+        assert cluster.poll(1.0) == []
+        time.sleep(2)
+    finally:
+        slurm.start_controller()
+    second = submitted(cluster, "c")
+    for job in (*first, *second):
+        if job in cluster._live:
+            assert wait(cluster, job, JobState.ENDED).cause is None
+
+
+@pytest.mark.slow
+def test_the_walltime_is_named(slurm, opened):
+    """Slurm counts in minutes."""
+    cluster = opened()
+    (job,) = submitted(cluster, "a", shape=Resources(cores=1, memory=2**27, walltime=1))
+    assert wait(cluster, job, JobState.ENDED, 150).cause is Cause.WALLTIME
+
+
+def test_sacct_knows_what_squeue_has_forgotten(slurm, opened):
+    cluster = opened("case $2 in ok) exit 0;; *) exit 6;; esac")
+    jobs = submitted(cluster, "ok", "fail")
+    for job in jobs:
+        if job in cluster._live:
+            wait(cluster, job, JobState.ENDED)
+    base = cluster.split(jobs[0])[0]
+    end = time.monotonic() + 20
+    while not {job: found.cause for job, found in cluster.account([base]).items()} == dict(
+        zip(jobs, (None, Cause.ERROR), strict=True)
+    ):
+        assert time.monotonic() < end, cluster.account([base])
+        time.sleep(0.2)
+
+
+def test_jobs_get_accelerators(slurm, opened, tmp_path):
+    cluster = opened('echo "$SLURM_JOB_GPUS" > "$1/gpus"')
+    (job,) = submitted(cluster, "a", shape=Resources(1, 2**27, 2**20, (Accelerator(2, model="k80"),)))
+    assert wait(cluster, job, JobState.ENDED).cause is None
+    assert (tmp_path / "gpus").read_text() == "0,1\n"
+
+
+def test_refusals_carry_slurms_words_and_the_script(slurm, opened):
+    cluster = opened(partition="nosuch")
+    with pytest.raises(ClusterError, match=r"(?s)invalid partition specified: nosuch.*#SBATCH --partition=nosuch"):
+        submitted(cluster, "a")
+    huge = opened()
+    with pytest.raises(ClusterError, match=r"(?s)Memory specification can not be satisfied.*#SBATCH --mem=1000000M"):
+        submitted(huge, "a", shape=Resources(memory=10**6 * 2**20))
+
+
+def test_arrays_keep_to_the_sites_limit(slurm, opened):
+    assert opened()._array_limit == 1001
+    assert opened(max_array_size=7)._array_limit == 7
+
+
+def test_a_log_directory_that_slurm_cannot_write_to_is_refused(slurm, opened, tmp_path):
+    with pytest.raises(InputError, match="backslash"):
+        submitted(opened(log_directory=str(tmp_path / "a\\b")), "a")
+
+
+def squeue(job, state, code="0", nodes="n1", reason="None"):
+    """A line as squeue 22.05 writes it."""
+    return f"{job:<64}{state:<32}{code:<16}{nodes:<64}{reason:<256}"
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "cause", "detail"),
+    [
+        (squeue("9_0", "COMPLETED"), JobState.ENDED, None, "COMPLETED, on n1"),
+        (squeue("9_1", "FAILED", "768", reason="NonZeroExitCode"), JobState.ENDED, Cause.ERROR, "exit status 3"),
+        (squeue("9_4", "FAILED", "11", reason="JobLaunchFailure"), JobState.ENDED, Cause.ERROR, "signal 11"),
+        (squeue("9_2", "FAILED", "9", reason="JobLaunchFailure"), JobState.ENDED, Cause.LOST, "signal 9"),
+        (squeue("9_5", "CANCELLED", "15"), JobState.ENDED, Cause.LOST, "CANCELLED"),
+        (squeue("9", "CANCELLED", "0", ""), JobState.ENDED, Cause.LOST, "before it started"),
+        (squeue("9", "OUT_OF_MEMORY", "125"), JobState.ENDED, Cause.MEMORY, "OUT_OF_MEMORY"),
+        (squeue("9", "TIMEOUT", "0", reason="TimeLimit"), JobState.ENDED, Cause.WALLTIME, "TimeLimit"),
+        (squeue("9", "PENDING", nodes="", reason="Resources"), JobState.QUEUED, None, "PENDING Resources"),
+        (squeue("9", "A_NEW_WORD"), JobState.UNKNOWN, None, "A_NEW_WORD"),
+    ],
+)
+def test_squeues_lines_are_understood(line, state, cause, detail):
+    found = _squeue_row(line)[1]
+    assert (found.state, found.cause) == (state, cause)
+    assert detail in found.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "job", "cause"),
+    [
+        ("9_0|COMPLETED|0:0|n1", "9_0", None),
+        ("9_1|FAILED|3:0|n1", "9_1", Cause.ERROR),
+        ("9_2|FAILED|0:9|n1", "9_2", Cause.LOST),
+        ("9_5|CANCELLED by 0|0:0|n2", "9_5", Cause.LOST),
+        ("10|OUT_OF_MEMORY|0:125|n2", "10", Cause.MEMORY),
+        ("11|CANCELLED by 0|0:0|None assigned", "11", Cause.LOST),
+    ],
+)
+def test_saccts_lines_are_understood(line, job, cause):
+    assert _sacct_row(line)[0] == job
+    assert _sacct_row(line)[1].cause is cause
+
+
+def test_success_has_one_word():
+    assert [word for word, (state, cause) in STATES.items() if state is JobState.ENDED and cause is None] == [
+        "COMPLETED"
+    ]
