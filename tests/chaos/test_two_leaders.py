@@ -1,0 +1,116 @@
+"""Two leaders on one store: one leads, and who was replaced changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys, time, toilfn as toil
+from pathlib import Path
+
+@toil.task(retries=0)
+def mark(i, folder):
+    time.sleep(0.05)
+    with Path(folder, str(i)).open("a") as file:
+        file.write("x")
+    return i
+
+@toil.task
+def total(values):
+    return sum(values)
+
+print(toil.compute(
+    total([mark(i, sys.argv[2]) for i in range(int(sys.argv[3]))]),
+    store=sys.argv[1], progress=False, workers=2, lease_timeout=float(sys.argv[4]),
+))
+"""
+
+
+class Store:
+    def __init__(self, folder: Path) -> None:
+        self.path, self.marks, self.script = folder / "store", folder / "marks", folder / "script.py"
+        self.marks.mkdir()
+        self.script.write_text(SCRIPT)
+        self.leaders: list[subprocess.Popen[str]] = []
+
+    def lead(self, tasks: int = 100, lease: float = 30.0) -> subprocess.Popen[str]:
+        command = [sys.executable, str(self.script), str(self.path), str(self.marks), str(tasks), str(lease)]
+        leader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.leaders.append(leader)
+        return leader
+
+    def count(self) -> int:
+        return len(list(self.marks.iterdir()))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    for leader in store.leaders:
+        if leader.poll() is None:
+            os.kill(leader.pid, signal.SIGCONT)
+            leader.kill()
+            leader.communicate()
+
+
+def wait_for(condition: Callable[[], bool], limit: float = 60) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_second_leader_is_told_who_leads(store: Store) -> None:
+    first = store.lead()
+    wait_for(lambda: store.count() > 3)
+    second = store.lead()
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert str(first.pid) in errors
+    assert "StoreLockedError" in errors
+    assert first.communicate(timeout=60)[0] == "4950\n"
+
+
+def test_a_dead_leader_is_replaced_at_once(store: Store) -> None:
+    first = store.lead()
+    wait_for(lambda: store.count() > 10)
+    first.kill()
+    first.wait()
+    second = store.lead()
+    assert second.communicate(timeout=60)[0] == "4950\n"
+
+
+def test_a_suspended_leader_that_wakes_up_stops_and_changes_nothing(store: Store) -> None:
+    first = store.lead(lease=1.0)
+    wait_for(lambda: store.count() > 10)
+    os.kill(first.pid, signal.SIGSTOP)
+    second = store.lead(lease=1.0)
+    while second.poll() is None:
+        time.sleep(0.1)
+        if second.poll() == 1 and "StoreLockedError" in second.communicate()[1]:  # its lease has not run out yet
+            second = store.lead(lease=1.0)
+    assert second.communicate()[0] == "4950\n"
+    before = snapshot(store.path)
+    os.kill(first.pid, signal.SIGCONT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert "FencedError" in errors
+    assert snapshot(store.path) == before
+
+
+def snapshot(store: Path) -> dict[str, bytes]:
+    """All that counts in a store; leases are advice."""
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in store.rglob("*")
+        if path.is_file() and path.parent.name != "leases"
+    }
