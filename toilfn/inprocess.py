@@ -35,7 +35,9 @@ class InProcess:
         """Run a batch; gives what a worker would have answered."""
         said: list[bytes] = []
         _, *rest = unpack(message)
-        work(Batch(self._executor, *rest), self._executor, Answers(said.append))
+        answers = Answers(said.append)
+        work(Batch(self._executor, *rest), self._executor, answers)
+        answers.done()
         return said
 
     def close(self) -> None:

@@ -54,13 +54,12 @@ class Terminated(BaseException):
 
 
 def work(batch: Batch, executor: Executor, answers: Answers) -> None:
-    """Run a batch to its end."""
+    """Run the tasks of a batch."""
     while (attempt := batch.next()) is not None:
         result = executor.run(attempt, batch.payloads)
         answers.add(encode(result), batch.ended(attempt, result))
     if batch.refused:
         answers.returned(batch.take_refused)
-    answers.done()
 
 
 class Reporter:
@@ -124,7 +123,8 @@ class WarmWorker:
         self._wire.send(msgpack.packb(("ready",)))
         while (batch := self._batches.get()) is not None:
             work(batch, self._executor, self._answers)
-            self._batch = None
+            self._batch = None  # before the leader hears it, and gives us the next one
+            self._answers.done()
 
     def _listen(self) -> None:
         with suppress(OSError):  # the leader is gone
@@ -182,6 +182,7 @@ def serve_batch(url: str, name: str) -> None:
     threading.Thread(target=Reporter(slot, answers, _STORE_PERIOD).run, name="toilfn-reporter", daemon=True).start()
     try:
         work(Batch(executor, *message), executor, answers)
+        answers.done()
     finally:
         executor.close()
         output.give_back()
