@@ -190,6 +190,17 @@ def test_backoff_doubles_up_to_a_minute():
     assert waits == [10.0, 20.0, 40.0, 60.0, 60.0]
 
 
+def test_thousands_of_failures_are_borne_if_the_budget_says_so():
+    scheduler = make(new(1, budget=Budget(error=2000)))
+    now = 0.0
+    for batch in range(1, 1101):
+        scheduler.dispatch(now)
+        scheduler.handle(Failed(name(1), Cause.ERROR, now))
+        scheduler.handle(Lost(batch, None, now))
+        now = scheduler.wake_at
+    assert batches(scheduler.dispatch(now)) == [[1]]
+
+
 def test_memory_doubles_up_to_the_largest():
     budget = Budget(memory=3, double_memory=True, backoff=0.0)
     shape = Resources(cores=1, memory=300, disk=0)
@@ -201,6 +212,22 @@ def test_memory_doubles_up_to_the_largest():
         scheduler.handle(Failed(name(1), Cause.MEMORY, 0.0))
         scheduler.handle(Lost(batch, None, 0.0))
     assert sizes == [300, 600, 1000, 1000]
+
+
+def test_task_with_doubled_memory_leaves_the_queue_of_its_old_size():
+    budget = Budget(memory=1, double_memory=True, backoff=0.0)
+    scheduler = make(new(1), capacity=TWO_SLOTS._replace(batches=1))
+    scheduler.dispatch(0.0)
+    done(scheduler, 1, children=[new(2, budget=budget), new(3)])
+    scheduler.handle(Kept(1, name(2)))
+    scheduler.handle(Failed(name(2), Cause.MEMORY, 0.0))
+    sizes = {}
+    for batch in (1, 2):
+        scheduler.handle(Lost(batch, None, 0.0))
+        (submit,) = scheduler.dispatch(0.0)
+        sizes |= dict.fromkeys(submit.ids, submit.shape.memory)
+        done(scheduler, int.from_bytes(submit.ids[0], "big"))
+    assert sizes == {name(2): 20, name(3): 10}
 
 
 def test_what_needs_a_task_that_was_given_up_waits_and_the_rest_goes_on():

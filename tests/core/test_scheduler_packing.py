@@ -82,12 +82,13 @@ def test_specific_accelerators_are_left_for_those_who_name_them():
         machine(memory=1001),
         machine(disk=101),
         machine(accelerators=(Accelerator(),)),
+        machine(accelerators=(Accelerator(kind="tpu"),)),
         machine(walltime=61.0),
     ],
 )
 @pytest.mark.parametrize("needs", [(), (1,)])
 def test_task_that_asks_for_too_much_is_given_up_at_once(shape, needs):
-    capacity = Capacity(machine(walltime=60.0))
+    capacity = Capacity(machine(walltime=60.0, accelerators=(Accelerator(kind="fpga"),)))
     _, commands = make(capacity, new(1), new(2, *needs, shape=shape))
     assert typed(*commands) == typed(GaveUp(name(2), Cause.INPUT))
     capacity = Capacity(None, largest=machine(walltime=60.0))
@@ -140,6 +141,31 @@ def test_large_task_does_not_starve():
     assert 5 <= started <= 10
     end(scheduler, fresh[0])
     assert len(scheduler.dispatch(0.0)) == 2
+
+
+def test_nothing_is_held_back_for_what_waits_for_the_cluster_to_grow():
+    policy = Policy(target_seconds=0.0, max_batch=1, patience=5)
+    grown = new(1000, shape=Resources(4, 0, 0))
+    large = new(1001, shape=Resources(2, 0, 0))
+    small = [new(i) for i in range(2, 100)]
+    capacity = Capacity(machine(cores=2), machine(cores=8))
+    scheduler, _ = make(capacity, new(1), grown, large, *small, policy=policy)
+    running = scheduler.dispatch(0.0)
+    started = []
+    while running:
+        started += numbers(running[:1])
+        end(scheduler, running.pop(0))
+        running += scheduler.dispatch(0.0)
+    assert started.index([1001]) < 12
+    assert len(started) == 100
+
+
+def test_shapes_of_children_take_turns():
+    other = Resources(1, 20, 1)
+    scheduler, _ = make(Capacity(machine(cores=4)), new(1000))
+    children = tuple(new(i, shape=other if i > 50 else SMALL) for i in range(100))
+    scheduler.handle(Finished(name(1000), children))
+    assert sorted(numbers(scheduler.dispatch(0.0))) == [[0], [1], [51], [52]]
 
 
 def test_shapes_take_turns():
@@ -274,6 +300,17 @@ def test_nothing_is_recalled_while_no_slot_is_idle():
     assert scheduler.dispatch(100.0) == []
     end(scheduler, Submit(3, (name(50),), SMALL))
     assert typed(*scheduler.dispatch(100.0)) == typed(Recall(batch.batch))
+
+
+def test_batch_is_recalled_once_there_is_something_that_could_run_elsewhere():
+    tasks = [new(1), new(2, 1), new(3, 1)]
+    policy = Policy(target_seconds=1.0, recall_after=1.0)
+    scheduler = trained(Capacity(machine(cores=2)), *tasks, policy=policy, seconds=0.1)
+    assert numbers(scheduler.dispatch(0.0)) == [[1, 2, 3]]
+    assert scheduler.dispatch(2.0) == []
+    scheduler.handle(Finished(name(1)))
+    assert scheduler.wake_at == 4.0
+    assert typed(*scheduler.dispatch(4.0)) == typed(Recall(1))
 
 
 def test_chain_is_not_recalled():
