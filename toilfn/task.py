@@ -22,6 +22,9 @@ __all__ = ["Task", "as_promise", "task"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+LARGE = 2**20
+"""Bytes: larger arguments are stored once for all calls; see `toilfn.sharing`."""
+
 
 class Task(Generic[P, R]):
     """A function whose calls are tasks of a graph.
@@ -75,7 +78,7 @@ class Task(Generic[P, R]):
 
         self._check(args, kwargs)
         deps: list[Promise] = []
-        if not kwargs and ATOMS.issuperset(map(type, args)):
+        if not kwargs and ATOMS.issuperset(map(type, args)) and not any(sys.getsizeof(arg) > LARGE for arg in args):
             return Promise(self, args, {})  # type: ignore[return-value]  # see the class's docstring
         frozen_args, frozen_kwargs = rebuild((args, kwargs), functools.partial(_freeze, deps))
         return Promise(self, frozen_args, frozen_kwargs, tuple(deps))  # type: ignore[return-value]
@@ -198,16 +201,17 @@ def as_promise(leaf: Any) -> Any:
 
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
-    """Note a promise among the arguments; turn a path of the running task's own into a file."""
-    if type(leaf) in ATOMS:
-        return leaf
+    """Note a promise among the arguments; make one of what is large, and a file of the running task's own path."""
     if isinstance(leaf, Path):
         from toilfn.files import passed_on
 
         return passed_on(leaf)
+    if type(leaf) in ATOMS and sys.getsizeof(leaf) <= LARGE:
+        return leaf
     from toilfn.promise import Promise
+    from toilfn.sharing import is_large, shared
 
-    leaf = as_promise(leaf)
+    leaf = shared(leaf) if is_large(leaf) else as_promise(leaf)
     if isinstance(leaf, Promise):
         deps.append(leaf)
     return leaf

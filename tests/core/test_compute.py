@@ -334,3 +334,17 @@ def test_submit_runs_in_the_background(store: str) -> None:
 
 def test_counter(compute: Any) -> None:
     assert compute(same(collections.Counter("hello"))) == collections.Counter("hello")
+
+
+def test_a_large_argument_of_many_calls_is_stored_once(compute: Any, store: str) -> None:
+    import numpy as np
+
+    table = np.arange(500_000)
+
+    @toil.task
+    def pick(i: int, table: Any) -> int:
+        return int(table[i])
+
+    assert compute(pick.map(range(20), [table] * 20)) == list(range(20))
+    stored = sum(path.stat().st_size for path in Path(store).rglob("*") if path.is_file())
+    assert stored < 3 * table.nbytes
