@@ -58,8 +58,8 @@ class History:
         self.done: dict[TaskId, float] = {}
         """When each task that has an outcome was run, in seconds since the epoch."""
         self.failures: dict[TaskId, Failure] = {}
-        self.newest_run = 0.0
-        """When the newest run began."""
+        self.newest_run: Run | None = None
+        self._led_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._of_name: dict[str, list[TaskId]] = defaultdict(list)
         for record in records:
             self._read(record)
@@ -74,6 +74,18 @@ class History:
         same = self._of_name[self.name(task)]
         return [self.tasks[id] for id in same[: same.index(task.id)]]
 
+    def is_current(self, id: TaskId) -> bool:
+        """Whether the newest run asked for a task, or led to it."""
+        seen: set[TaskId] = set()
+        stack = list(self.newest_run.roots) if self.newest_run else []
+        while stack and id not in seen:
+            current = stack.pop()
+            if current in self.tasks and current not in seen:
+                seen.add(current)
+                task = self.tasks[current]
+                stack.extend((*task.needs, *task.after, *self._led_to.get(current, ())))
+        return id in seen
+
     def _read(self, record: Record) -> None:
         if isinstance(record, Function):
             self.functions[record.digest] = record
@@ -84,13 +96,14 @@ class History:
             for task in record.tasks:
                 self._add(task)
             self.done.setdefault(record.id, record.stats.start)
+            self._led_to[record.id] = (*record.refs, *(task.id for task in record.tasks))
         elif isinstance(record, Failure):
             self.failures[record.id] = record
         elif isinstance(record, Forget):
             for id in record.ids:
                 self.done.pop(id, None)
         elif isinstance(record, Run):
-            self.newest_run = record.time
+            self.newest_run = record
 
     def _add(self, task: Task) -> None:
         if task.id not in self.tasks:
@@ -125,11 +138,13 @@ def explain(history: History, id: TaskId) -> Explanation:
 
 
 def _summary(history: History, task: Task) -> tuple[str, bool]:
-    """Say what became of a task, and whether the newest run found it done."""
+    """Say what became of a task, and whether an earlier run than the newest one did it."""
     label = f"{history.name(task)} ({task.id.hex()[:12]})"
     done = history.done.get(task.id)
-    if done is not None and done < history.newest_run:
-        return f"{label} was reused: it was run at {_moment(done)} and nothing it depends on has changed", True
+    if done is not None and history.newest_run is not None and done < history.newest_run.time:
+        if history.is_current(task.id):
+            return f"{label} was reused: it was run at {_moment(done)} and nothing it depends on has changed", True
+        return f"{label} was run at {_moment(done)}; the newest run did not ask for it", True
     if done is not None:
         return f"{label} was run at {_moment(done)}", False
     failure = history.failures.get(task.id)

@@ -22,9 +22,9 @@ class Story:
         self.log: list[records.Record] = []
         self.clock = 1_600_000_000.0
 
-    def run(self) -> None:
+    def run(self, *roots: bytes) -> None:
         self.clock += 1000
-        self.log.append(records.Run(1, "w", b"", (), {}, None, self.clock))
+        self.log.append(records.Run(1, "w", b"", roots, {}, None, self.clock))
 
     def call(
         self, function: Callable[..., Any], *args: Any, done: bool = True, version: str | None = None, **kw: Any
@@ -77,11 +77,17 @@ def helper(body: str) -> Callable[..., Any]:
 
 def test_a_task_that_was_done_before_the_newest_run_was_reused(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1)
-    story.run()
-    story.call(edited("f", "(x): return x"), 1, done=False)
+    root = story.call(edited("g", "(x): return x"), Reference(id))
+    story.run(root)
     found = story.explain(id)
     assert f"f ({id.hex()[:12]}) was reused: it was run at 20" in found.summary
     assert found.reasons == ()
+
+
+def test_a_task_that_the_newest_run_has_no_use_for_says_so(story: Story) -> None:
+    id = story.call(edited("f", "(x): return x"), 1)
+    story.run(story.call(edited("f", "(x): return -x"), 1))
+    assert "the newest run did not ask for it" in story.explain(id).summary
 
 
 def test_a_first_task_has_nothing_to_be_compared_with(story: Story) -> None:
