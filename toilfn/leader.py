@@ -7,7 +7,7 @@ log; the scheduler's commands become batches for the cluster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from toilfn import messages, records
@@ -70,9 +70,12 @@ class Answers:
     def put(self, name: str, message: bytes) -> None:
         """Keep a batch's message for its worker."""
 
-    def take(self, name: str) -> Iterable[bytes]:
+    def take(self, name: str, *, ended_well: bool) -> Sequence[bytes]:
         """Read the answers of a batch that ended."""
         return ()
+
+    def forget(self, name: str, count: int) -> None:
+        """Delete a batch's message and its answers: what they say is durable."""
 
 
 @dataclass(slots=True)
@@ -260,8 +263,11 @@ class Leader:
         for message in update.answers:
             self._hear(out, message)
         if update.state is JobState.ENDED:
-            for message in self._answers.take(out.name):
+            answers = self._answers.take(out.name, ended_well=update.cause is None)
+            for message in answers:
                 self._hear(out, message)
+            if not self._cluster.capabilities.direct:
+                self._committer.then(lambda: self._answers.forget(out.name, len(answers)))
             del self._jobs[update.job], self._out[out.id]
             self._end(out, update)
 

@@ -27,6 +27,7 @@ from toilfn.index import Index
 from toilfn.interrupts import Interrupts
 from toilfn.leader import Answers, Leader, Watch
 from toilfn.loading import Loader
+from toilfn.mailbox import StoreAnswers
 from toilfn.progress import Progress
 from toilfn.records import encode
 from toilfn.scheduler import Policy, Scheduler
@@ -251,7 +252,7 @@ class Session:
             self.scheduler,
             cluster,
             self._committer,
-            Answers(),
+            Answers() if cluster.capabilities.direct else StoreAnswers(self.store),
             f"{self.index.epoch.number}",
             Watch(
                 should_drain=lambda: interrupts.count == 1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.servers.fake.systems import system
-from tests.servers.fixtures import gridengine, slurm
+from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
@@ -14,7 +14,7 @@ from toilfn.clusters.slurm import SlurmCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.clusters.torque import PBSCluster, TorqueCluster
 
-__all__ = ["gridengine", "slurm"]
+__all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]
 
 
 class TestSlurm(ClusterContract):

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from tests.servers.fixtures import gridengine
+from tests.servers.fixtures import gridengine, gridengine_server
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.gridengine import GridEngineCluster, _accounted, _state
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
 
-__all__ = ["gridengine"]
+__all__ = ["gridengine", "gridengine_server"]
 
 SHAPE = Resources(cores=1, memory=300 * 2**20, disk=2**20)
 

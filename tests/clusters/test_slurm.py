@@ -7,14 +7,15 @@ import time
 
 import pytest
 
-from tests.servers.fixtures import slurm
+from tests.servers.fixtures import alone, slurm, slurm_server
+from tests.servers.machine import wait_for
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.slurm import STATES, SlurmCluster, _sacct_row, _squeue_row
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
 
-__all__ = ["slurm"]
+__all__ = ["alone", "slurm", "slurm_server"]
 
 SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
 
@@ -59,7 +60,7 @@ def running(cluster, *names, shape=SHAPE):
     return jobs
 
 
-def test_a_preempted_job_says_so(slurm, opened):
+def test_a_preempted_job_says_so(alone, slurm, opened):
     """A job of a higher tier takes all of the node."""
     cluster = opened(partition="main", constraint="big")
     (job,) = running(cluster, "low")
@@ -68,14 +69,15 @@ def test_a_preempted_job_says_so(slurm, opened):
     assert wait(cluster, job, JobState.ENDED).cause is Cause.PREEMPTED
 
 
-def test_a_lost_node_says_so(slurm, opened):
+def test_a_lost_node_says_so(alone, slurm, opened):
     cluster = opened(constraint="big")
     (job,) = running(cluster, "a")
     slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     try:
         update = wait(cluster, job, JobState.ENDED)
     finally:
-        slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+        slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME", check=False)  # it may be back by itself
+        wait_for(slurm.is_idle, "the node to be back")
     assert update.cause is Cause.LOST
     assert "NODE_FAIL" in update.detail
 
@@ -90,7 +92,8 @@ def test_a_job_that_is_cancelled_while_it_waits_never_started(slurm, opened):
     assert "CANCELLED" in update.detail
 
 
-def test_a_controller_that_stops_and_starts_costs_nothing(slurm, opened):
+@pytest.mark.slow
+def test_a_controller_that_stops_and_starts_costs_nothing(alone, slurm, opened):
     """Running jobs go on meanwhile, and what is submitted then waits."""
     cluster = opened("sleep 1")
     first = running(cluster, "a", "b")
@@ -122,11 +125,10 @@ def test_sacct_knows_what_squeue_has_forgotten(slurm, opened):
             wait(cluster, job, JobState.ENDED)
     base = cluster.split(jobs[0])[0]
     end = time.monotonic() + 20
-    while not {job: found.cause for job, found in cluster.account([base]).items()} == dict(
-        zip(jobs, (None, Cause.ERROR), strict=True)
-    ):
-        assert time.monotonic() < end, cluster.account([base])
+    while (found := cluster.account([base])).keys() != set(jobs):
+        assert time.monotonic() < end, found
         time.sleep(0.2)
+    assert [found[job].cause for job in jobs] == [None, Cause.ERROR]
 
 
 def test_jobs_get_accelerators(slurm, opened, tmp_path):

@@ -1,4 +1,4 @@
-"""Fixtures of the servers that several rooms' tests use; import those you need into a test module or conftest."""
+"""Fixtures of the servers that several rooms' tests use; import them into the test module that needs them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,35 @@ from tests.servers.gridengine import GridEngine
 from tests.servers.machine import serve
 from tests.servers.slurm import Slurm
 
-__all__ = ["gridengine", "slurm"]
+__all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server"]
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Slurm]:
+def slurm_server() -> Iterator[Slurm]:
     """A running Slurm whose commands work in this process."""
     yield from serve(Slurm())
 
 
 @pytest.fixture(scope="session")
-def gridengine() -> Iterator[GridEngine]:
+def gridengine_server() -> Iterator[GridEngine]:
     """A running Grid Engine whose commands work in this process."""
     yield from serve(GridEngine())
+
+
+@pytest.fixture
+def alone() -> None:
+    """For tests that disturb a server: no other test uses it meanwhile."""
+
+
+@pytest.fixture
+def slurm(slurm_server: Slurm, request: pytest.FixtureRequest) -> Iterator[Slurm]:
+    """Slurm, for one test."""
+    with slurm_server.used(alone="alone" in request.fixturenames):
+        yield slurm_server
+
+
+@pytest.fixture
+def gridengine(gridengine_server: GridEngine, request: pytest.FixtureRequest) -> Iterator[GridEngine]:
+    """Grid Engine, for one test."""
+    with gridengine_server.used(alone="alone" in request.fixturenames):
+        yield gridengine_server

@@ -18,10 +18,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 BY_HAND = "by-hand"
+
+
+S = TypeVar("S", bound="Server")
 
 
 class ServerMissingError(Exception):
@@ -92,6 +96,13 @@ class Server(ABC):
             if not self._users():
                 self.stop()
 
+    @contextlib.contextmanager
+    def used(self, *, alone: bool) -> Iterator[None]:
+        """Keep those out who want it alone; or everybody else."""
+        with (self.folder / "use.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
+
     def _begin(self) -> None:
         self.configure()
         try:
@@ -140,7 +151,7 @@ def install(server: Server) -> None:
         raise ServerMissingError(f"{' '.join(command)}: {done.stderr.strip()[-300:]}")
 
 
-def serve(server: Server) -> Iterator[Server]:
+def serve(server: S) -> Iterator[S]:
     """Be the body of a session fixture: skip where the server cannot run, fail there in CI."""
     user = str(os.getpid())
     try:

@@ -35,7 +35,7 @@ ReturnToService=2
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,defer
+SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=100000,batch_sched_delay=0,defer
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobAcctGatherType=jobacct_gather/linux
@@ -113,7 +113,7 @@ class Slurm(Server):
         self.start_controller()
         for node in self.nodes:
             self.start_node(node)
-        wait_for(self._idle, "the nodes to be idle")
+        wait_for(self.is_idle, "the nodes to be idle")
 
     def stop(self) -> None:
         """Cancel all jobs and stop the daemons, last one first."""
@@ -139,7 +139,8 @@ class Slurm(Server):
         """Stop a node's slurmd; its jobs go on until the controller gives the node up."""
         end_process(self.folder / f"slurmd-{node}.pid")
 
-    def _idle(self) -> bool:
+    def is_idle(self) -> bool:
+        """Whether all nodes are there and have nothing to do."""
         return self.run("sinfo", "-h", "-N", "-o", "%T", "-p", "main").split() == ["idle"] * len(self.nodes)
 
     def _daemon(self, program: str, *arguments: str) -> None:

@@ -1,0 +1,44 @@
+"""Messages between leader and workers that go through the store, for clusters that do not carry them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from toilfn import messages
+from toilfn.leader import Answers
+from toilfn.stores import Store
+
+__all__ = ["StoreAnswers"]
+
+_LATE = 20.0
+"""Seconds after a job's good end within which its answers must be seen: network file systems show new files late."""
+
+
+class StoreAnswers(Answers):
+    """Batches and their answers in a store.
+
+    Parameters
+    ----------
+    store : Store
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, name: str, message: bytes) -> None:
+        """Keep a batch's message for its worker."""
+        self._store.put_batch(name, message)
+
+    def take(self, name: str, *, ended_well: bool) -> Sequence[bytes]:
+        """Read the answers of a batch that ended; of one that ended well, wait until the last one is there."""
+        found = self._store.get_answers(name)
+        limit = time.monotonic() + _LATE
+        while ended_well and not (found and messages.read(found[-1])[0] == "done") and time.monotonic() < limit:
+            time.sleep(0.2)
+            found += self._store.get_answers(name, len(found))
+        return found
+
+    def forget(self, name: str, count: int) -> None:
+        """Delete a batch and its answers."""
+        self._store.delete_batch(name, count)
