@@ -122,6 +122,7 @@ class Recorder:
         self._lineage = parent.lineage if parent else b""
         self._roots: dict[int, Promise] = {}
         self._named: dict[int, _Named] = {}
+        self._looked_at: set[Task[..., Any]] = set()
         self._ids: set[TaskId] = set()
         self._repeated: dict[TaskId, int] = {}
         self._functions: dict[bytes, Task[..., Any]] = {}
@@ -147,6 +148,9 @@ class Recorder:
 
     def _name(self, promise: Promise) -> None:
         task = promise._task
+        if self._parent is None and task not in self._looked_at:
+            task.forget_identity()  # in a notebook, what it reaches may have been redefined since the last run
+            self._looked_at.add(task)
         function = task.identity.digest
         digest, _ = self._identity_of_arguments(promise)
         self._functions.setdefault(function, task)

@@ -61,6 +61,10 @@ class Task(Generic[P, R]):
 
         return function_identity(self.__wrapped__, self.settings.get("version"))
 
+    def forget_identity(self) -> None:
+        """Have the identity worked out anew when it is needed next."""
+        self.__dict__.pop("identity", None)
+
     @functools.cached_property
     def _arity(self) -> tuple[int, int] | None:
         """The least and the most positional arguments; None where only a full check will do."""
