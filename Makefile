@@ -6,8 +6,9 @@ PYTHON  ?= python3
 WORKERS ?= 2
 PYTHONS ?= 3.10 3.12 3.13
 
-# What the tests talk to. Without them, the tests that need them fail.
-DEBIAN_PACKAGES = bcftools bowtie2 bowtie2-examples graphviz samtools
+# What examples call, and the servers that tests start and talk to.
+DEBIAN_TOOLS   = bcftools bowtie2 bowtie2-examples graphviz samtools
+DEBIAN_SERVERS = gridengine-client gridengine-exec gridengine-master mariadb-server munge slurm-wlm slurmdbd
 
 BIN = .venv/bin
 
@@ -70,6 +71,6 @@ clean:
 	$(BIN)/pip install -q -e ".[bench]"
 	@touch $@ .venv/installed
 
+# One who may not install packages is told what is missing; the tests that need it are skipped or fail.
 .venv/debian: Makefile | .venv/bin/python
-	.ci/debian $(DEBIAN_PACKAGES)
-	@touch $@
+	.ci/debian $(DEBIAN_TOOLS) $(DEBIAN_SERVERS) && touch $@ || [ $$? = 1 ]

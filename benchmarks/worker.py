@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 
 import toilfn as toil
-from toilfn import messages, records
+from toilfn import records
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.local import LocalCluster
 from toilfn.graph import record
+from toilfn.lead import messages
 from toilfn.resources import Resources
 from toilfn.stores import Store, temporary_store
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toilfn.session import Session
+    from toilfn.lead.session import Session
 
 __all__ = ["Run"]
 

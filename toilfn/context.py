@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import ToilfnError
 from toilfn.events import TaskId
-from toilfn.scratch import Deferred, Scratch
+from toilfn.work.scratch import Deferred, Scratch
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise

@@ -19,8 +19,8 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from toilfn.functions import Reach
-from toilfn.modules import find_own, loaded_own
+from toilfn.identity.functions import Reach
+from toilfn.identity.modules import find_own, loaded_own
 
 __all__ = ["archive", "install"]
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from toilfn.resources import Resources
 
 __all__ = [
-    "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Event", "Failed",
+    "Adopted", "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Event", "Failed",
     "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Retry", "Returned",
     "Submit", "Submitted", "TaskId",
 ]  # fmt: skip
@@ -93,6 +93,15 @@ class Finished(NamedTuple):
     """Seconds the attempt took; 0 for an outcome that was not run now."""
 
 
+class Adopted(NamedTuple):
+    """An earlier leader's batch still runs, or waits in the cluster's queue. Answered by `Submit` for what of it is
+    still needed: that batch is out already, and only gets a number. No answer: nothing of it is needed."""
+
+    ids: tuple[TaskId, ...]
+    """Its tasks, in the order in which they run."""
+    now: float
+
+
 class Kept(NamedTuple):
     """A worker goes on with a task that its own batch just created (a tail call): it is running, in that batch."""
 
@@ -139,7 +148,7 @@ class Capacity(NamedTuple):
     """How many batches may be out at one time."""
 
 
-Event: TypeAlias = Submitted | Finished | Kept | Failed | Returned | Lost | Capacity
+Event: TypeAlias = Submitted | Adopted | Finished | Kept | Failed | Returned | Lost | Capacity
 
 
 class Submit(NamedTuple):
@@ -196,4 +205,3 @@ class GaveUp(NamedTuple):
 
 
 Command: TypeAlias = Submit | Recall | Kill | Complete | Release | Retry | GaveUp
-

@@ -15,8 +15,10 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
 
 import cloudpickle
 
-from toilfn import filecache, stores, transfer
+from toilfn import stores
 from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
+from toilfn.filing import cache as filecache
+from toilfn.filing import transfer
 from toilfn.records import BlobRef
 from toilfn.structure import ATOMS
 from toilfn.task import task
@@ -24,7 +26,7 @@ from toilfn.task import task
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from toilfn.filesession import BinaryWriter, Session, TextWriter
+    from toilfn.filing.session import BinaryWriter, Session, TextWriter
 
 __all__ = [
     "File",

@@ -55,7 +55,7 @@ def compute(*promises: Any, **settings: Any) -> Any:
     StoreError
         If the store cannot be used.
     """
-    from toilfn.session import Session
+    from toilfn.lead.session import Session
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
     with Session(resolved, workflow=_workflow(resolved)) as session:
@@ -81,7 +81,7 @@ def submit(*promises: Any, **settings: Any) -> Run:
         As `compute`, for what can be known before anything runs.
     """
     from toilfn.background import Run
-    from toilfn.session import Session
+    from toilfn.lead.session import Session
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
     session = Session(resolved, workflow=_workflow(resolved))
@@ -110,7 +110,7 @@ def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
     StoreLockedError
         If another leader runs it now.
     """
-    from toilfn.session import Session
+    from toilfn.lead.session import Session
 
     with Session(Settings.resolve(**{**settings, "store": os.fspath(store)}), create=False) as session:
         if not session.index.runs:

@@ -27,18 +27,18 @@ from typing import Any, NoReturn
 
 import msgpack
 
-from toilfn.answers import Answers
-from toilfn.batch import Batch
-from toilfn.capture import Capture, start_logging
 from toilfn.clusters.output import LOG_LIMIT
 from toilfn.clusters.slot import Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
-from toilfn.execute import Executor
 from toilfn.records import encode
-from toilfn.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.stores import BlobRef, Store, open_store
-from toilfn.surroundings import Surroundings
+from toilfn.work.answers import Answers
+from toilfn.work.batch import Batch
+from toilfn.work.capture import Capture, start_logging
+from toilfn.work.execute import Executor
+from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
+from toilfn.work.surroundings import Surroundings
 
 __all__ = ["main", "work"]
 

@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from toilfn import messages, records
+from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobState, Update
 from toilfn.graph import record
+from toilfn.lead import messages
 from toilfn.records import encode
 from toilfn.resources import Resources
 from toilfn.serialize import loads, resolve

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
-from toilfn import session
+from toilfn.lead import session
 
 
 @toil.task
 def double(x: int) -> int:
     return 2 * x
-
 
 
 def test_a_long_log_is_joined_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ import pytest
 import toilfn as toil
 from tests.core.batches import Answered, make
 from toilfn.errors import ToilfnError
-from toilfn.inprocess import InProcess
-from toilfn.scratch import Scratch, sweep
 from toilfn.stores import open_store
+from toilfn.work.inprocess import InProcess
+from toilfn.work.scratch import Scratch, sweep
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_outside_a_task_the_error_says_so(function: Callable[[], Any]) -> None:
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from toilfn.scratch import Scratch
+    from toilfn.work.scratch import Scratch
     scratch = Scratch(Path(sys.argv[1]))
     (scratch.new_dir() / "file").write_text("left behind")
     for word in ("first", "second"):

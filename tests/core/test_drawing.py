@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.story import epoch, function, half_done, id_of, outcome, run, task, tell
-from toilfn.drawing import draw
+from toilfn.cli.drawing import draw
 from toilfn.errors import InputError
 from toilfn.records import Record
 from toilfn.view import TaskInfo, View

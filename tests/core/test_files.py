@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import toilfn as toil
 from toilfn.files import files_in, holds_files, passed_on
-from toilfn.filesession import Session
+from toilfn.filing.session import Session
 from toilfn.stores import open_store
 
 

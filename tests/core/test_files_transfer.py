@@ -13,8 +13,8 @@ import fsspec
 import pytest
 
 import toilfn as toil
-from toilfn import transfer
-from toilfn.filesession import Session
+from toilfn.filing import transfer
+from toilfn.filing.session import Session
 from toilfn.stores import open_store
 
 

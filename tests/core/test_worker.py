@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 import toilfn as toil
 from tests.core.batches import Answered, make
 from toilfn import records
-from toilfn.batch import Batch
-from toilfn.capture import NoCapture
 from toilfn.clusters.slot import Slot
-from toilfn.execute import Executor
-from toilfn.inprocess import InProcess
 from toilfn.stores import Store, open_store
-from toilfn.surroundings import Surroundings
+from toilfn.work.batch import Batch
+from toilfn.work.capture import NoCapture
+from toilfn.work.execute import Executor
+from toilfn.work.inprocess import InProcess
+from toilfn.work.surroundings import Surroundings
 from toilfn.worker import unpack
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 
 import pytest
 
 import toilfn
 from tests.house.rooms import ROOMS, ROOT, modules
+from tests.servers.machine import Server
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,6 +41,15 @@ def test_every_room_is_mapped_and_linked():
     assert mapped == ROOMS
     for name, folder in ROOMS.items():
         assert (ROOT / name.replace(".", "/")).resolve() == ROOT / folder
+
+
+def test_make_installs_what_the_servers_of_tests_come_in():
+    for path in (ROOT / "tests" / "servers").glob("*.py"):
+        import_module(f"tests.servers.{path.stem}")
+    needed = {package for server in Server.__subclasses__() for package in server.packages}
+    listed = re.search(r"^DEBIAN_SERVERS = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed is not None
+    assert set(listed[1].split()) == needed
 
 
 def test_extra_all_has_the_others():

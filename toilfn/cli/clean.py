@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 
 from toilfn.errors import InputError
-from toilfn.filecache import forget
-from toilfn.index import Index
+from toilfn.filing.cache import forget
+from toilfn.lead.index import Index
 from toilfn.records import BlobRef, Epoch, Outcome, decode, encode
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Lease

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from toilfn.cli.common import add_store, open_view
-from toilfn.drawing import draw
+from toilfn.cli.drawing import draw
 from toilfn.stores import open_store
 
 __all__ = ["command", "configure"]

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from toilfn.events import (
+    Adopted,
     BatchId,
     Capacity,
     Cause,
@@ -154,6 +155,17 @@ class Scheduler:
     def _submitted(self, event: Submitted, commands: list[Command]) -> None:
         self._insert(self._unknown(event.tasks), commands, urgent=False)
 
+    def _adopted(self, event: Adopted, commands: list[Command]) -> None:
+        known = [task for id in event.ids if (task := self._tasks.get(id)) is not None]
+        tasks = [task for task in known if task.state in (State.WAITING, State.READY)]
+        if not tasks:
+            return
+        draft = Draft(tasks[0].shape, self._policy, math.inf, math.inf)
+        for task in tasks:
+            self._move(task, State.RUNNING)
+            draft.ids.append(task.id)
+        commands.append(self._running.begin(draft, event.now))
+
     def _finished(self, event: Finished, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
         if task is None or task.state.has_outcome:
@@ -219,6 +231,7 @@ class Scheduler:
 
     _HANDLERS: ClassVar[dict[type, Callable[[Scheduler, Any, list[Command]], None]]] = {
         Submitted: _submitted,
+        Adopted: _adopted,
         Finished: _finished,
         Kept: _kept,
         Failed: _failed,

@@ -4,9 +4,9 @@
 from      to        when
 ========  ========  ==============================================================
 waiting   ready     the last of its needs is complete
-waiting   running   it goes along in the batch that runs its needs; `Kept`
+waiting   running   it goes along in the batch that runs its needs; `Kept`, `Adopted`
 waiting   failed    it asks for more than the capacity can ever give
-ready     running   a batch takes it; `Kept`
+ready     running   a batch takes it; `Kept`, `Adopted`
 ready     failed    the capacity shrank below what it asks for
 running   running   `Kept` by another batch than the one it was given to
 running   ready     `Returned`, `Lost` at no cost, or a retry that is due at once

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from toilfn import messages
-from toilfn.leader import Answers
+from toilfn.lead import messages
+from toilfn.lead.leader import Answers
 from toilfn.stores import Store
 
 __all__ = ["StoreAnswers"]

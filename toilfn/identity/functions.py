@@ -20,10 +20,10 @@ from itertools import count
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from toilfn.bytecode import Analysis, Import, analyse
-from toilfn.canonical import Encoder, atom, digest
 from toilfn.errors import SerializationError
-from toilfn.modules import find_own, is_own
+from toilfn.identity.bytecode import Analysis, Import, analyse
+from toilfn.identity.canonical import Encoder, atom, digest
+from toilfn.identity.modules import find_own, is_own
 from toilfn.structure import ATOMS
 
 __all__ = ["Reach", "part_text"]

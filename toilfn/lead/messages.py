@@ -9,8 +9,8 @@ from typing import Any
 import msgpack
 
 from toilfn.events import TaskId
+from toilfn.lead.valuecache import Entry
 from toilfn.resources import Resources
-from toilfn.valuecache import Entry
 
 __all__ = ["limits", "read", "run_batch"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bdb import BdbQuit
 
-from toilfn.answers import Answers
-from toilfn.batch import Batch
-from toilfn.capture import NoCapture
 from toilfn.clusters.slot import Slot
-from toilfn.execute import Executor
 from toilfn.stores import open_store
-from toilfn.surroundings import Surroundings
+from toilfn.work.answers import Answers
+from toilfn.work.batch import Batch
+from toilfn.work.capture import NoCapture
+from toilfn.work.execute import Executor
+from toilfn.work.surroundings import Surroundings
 from toilfn.worker import unpack, work
 
 __all__ = ["InProcess"]

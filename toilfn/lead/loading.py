@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from toilfn import options, records
 from toilfn.events import Budget, Event, Finished, NewTask, Submitted, TaskId
-from toilfn.index import Index
+from toilfn.lead.index import Index
 from toilfn.records import encode
 from toilfn.resources import Resources
 from toilfn.settings import Settings

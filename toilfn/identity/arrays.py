@@ -6,7 +6,7 @@ import sys
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from toilfn.canonical import DIGEST_SIZE, Node
+from toilfn.identity.canonical import DIGEST_SIZE, Node
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from toilfn import messages, records
+from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
-from toilfn.committer import Committer
 from toilfn.events import (
     BatchId,
     Cause,
@@ -32,12 +31,14 @@ from toilfn.events import (
     Submit,
     TaskId,
 )
-from toilfn.failures import too_large
-from toilfn.index import Index
-from toilfn.loading import Loader
+from toilfn.lead import messages
+from toilfn.lead.committer import Committer
+from toilfn.lead.failures import too_large
+from toilfn.lead.index import Index
+from toilfn.lead.loading import Loader
+from toilfn.lead.valuecache import Values
 from toilfn.records import encode
 from toilfn.scheduler import Scheduler
-from toilfn.valuecache import Values
 
 __all__ = ["Answers", "Leader", "Watch"]
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toilfn import filecache, transfer
 from toilfn.errors import InputError, SerializationError
 from toilfn.files import File, entered, session_variable
+from toilfn.filing import cache as filecache
+from toilfn.filing import transfer
 from toilfn.records import BlobRef
 from toilfn.stores import Store, new_blob_name
 from toilfn.structure import rebuild

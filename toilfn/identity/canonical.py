@@ -219,7 +219,7 @@ def _describe_other(value: Any, kind: type) -> Node:
     if isinstance(value, PurePath):
         return Node("path", (kind.__name__, str(value)))
     if kind.__module__.partition(".")[0] in ("numpy", "pandas"):
-        from toilfn.arrays import describe
+        from toilfn.identity.arrays import describe
 
         node = describe(value)
         if node is not None:

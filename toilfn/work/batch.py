@@ -8,9 +8,9 @@ from typing import Any
 
 from toilfn import records
 from toilfn.events import TaskId
-from toilfn.execute import Attempt, Executor
-from toilfn.payloads import Payloads
 from toilfn.serialize import only_reference
+from toilfn.work.execute import Attempt, Executor
+from toilfn.work.payloads import Payloads
 
 __all__ = ["Batch"]
 

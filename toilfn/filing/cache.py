@@ -15,9 +15,9 @@ import stat
 from pathlib import Path
 
 from toilfn.records import BlobRef
-from toilfn.scratch import base_dir
 from toilfn.stores import Store
 from toilfn.stores.blobs import check, hash_file
+from toilfn.work.scratch import base_dir
 
 __all__ = ["forget", "local_content", "place"]
 

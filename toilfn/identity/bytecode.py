@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 from types import CodeType
 from typing import Any, NamedTuple
 
-from toilfn.canonical import atom, digest
+from toilfn.identity.canonical import atom, digest
 from toilfn.structure import ATOMS
 
 __all__ = ["Analysis", "Import", "analyse"]

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from toilfn.canonical import Encoder, digest
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
-from toilfn.functions import Reach, part_text
+from toilfn.identity.canonical import Encoder, digest
+from toilfn.identity.functions import Reach, part_text
 from toilfn.structure import ATOMS
 
 __all__ = ["Identity", "arguments_identity", "function_identity", "lineage", "task_id", "value_identity"]

@@ -10,15 +10,15 @@ from toilfn.clusters.slot import Doing, Slot
 from toilfn.context import Context
 from toilfn.errors import SerializationError, StoreError
 from toilfn.events import Cause
-from toilfn.filesession import Session
+from toilfn.filing.session import Session
 from toilfn.graph import Recorded, record
-from toilfn.payloads import BlobCache, Payloads
-from toilfn.scratch import Scratch
 from toilfn.serialize import loads, loads_function, resolve
-from toilfn.surroundings import Surroundings
-from toilfn.tracebacks import one_line, user_traceback
-from toilfn.unstorable import explained
-from toilfn.usage import Meter
+from toilfn.work.payloads import BlobCache, Payloads
+from toilfn.work.scratch import Scratch
+from toilfn.work.surroundings import Surroundings
+from toilfn.work.tracebacks import one_line, user_traceback
+from toilfn.work.unstorable import explained
+from toilfn.work.usage import Meter
 
 if TYPE_CHECKING:
     from toilfn.stores import Store

@@ -102,7 +102,11 @@ def too_large(asked: Resources, offered: Resources | None) -> str:
 
 
 def _resources(amount: Resources) -> str:
-    parts = [f"{amount.cores:g} cores", f"{format_size(amount.memory)} of memory", f"{format_size(amount.disk)} of disk"]
+    parts = [
+        f"{amount.cores:g} cores",
+        f"{format_size(amount.memory)} of memory",
+        f"{format_size(amount.disk)} of disk",
+    ]
     parts += [f"{device.count} accelerators ({device.model or device.kind})" for device in amount.accelerators]
     return ", ".join(parts)
 

@@ -12,31 +12,32 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import Any
 
-from toilfn import filecache, records
+from toilfn import records
 from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
-from toilfn.committer import Committer
 from toilfn.deploy import archive, install
 from toilfn.errors import ClusterError, KilledError, StoreExistsError
 from toilfn.events import Capacity, TaskId
-from toilfn.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.files import holds_files
+from toilfn.filing import cache as filecache
 from toilfn.graph import Recorder
-from toilfn.index import Index
-from toilfn.interrupts import Interrupts
-from toilfn.leader import Answers, Leader, Watch
-from toilfn.loading import Loader
-from toilfn.mailbox import StoreAnswers
+from toilfn.lead.committer import Committer
+from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.lead.index import Index
+from toilfn.lead.interrupts import Interrupts
+from toilfn.lead.leader import Answers, Leader, Watch
+from toilfn.lead.loading import Loader
+from toilfn.lead.mailbox import StoreAnswers
+from toilfn.lead.valuecache import Values
 from toilfn.progress import Progress
 from toilfn.records import encode
 from toilfn.scheduler import Policy, Scheduler
-from toilfn.scratch import CODE_VARIABLE, base_dir
 from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
 from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.stores.lease import Lease
-from toilfn.valuecache import Values
+from toilfn.work.scratch import CODE_VARIABLE, base_dir
 
 __all__ = ["Session"]
 
