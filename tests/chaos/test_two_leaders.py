@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         if leader.poll() is None:
             os.kill(leader.pid, signal.SIGCONT)
             leader.kill()
-            leader.communicate()
+        leader.communicate()
 
 
 def wait_for(condition: Callable[[], bool], limit: float = 60) -> None:
@@ -84,7 +84,7 @@ def test_a_dead_leader_is_replaced_at_once(store: Store) -> None:
     first = store.lead()
     wait_for(lambda: store.count() > 10)
     first.kill()
-    first.wait()
+    first.communicate()
     second = store.lead()
     assert second.communicate(timeout=60)[0] == "4950\n"
 
