@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
 from toilfn.events import (
+    Adopted,
     BatchId,
     Cause,
     Command,
@@ -75,6 +76,14 @@ class Answers:
         """Read the answers of a batch that ended."""
         return ()
 
+    def left(self) -> dict[str, int]:
+        """Count the answers of each batch that earlier leaders have not read."""
+        return {}
+
+    def tasks(self, name: str) -> tuple[TaskId, ...]:
+        """Give the tasks of a batch, from its message."""
+        return ()
+
     def forget(self, name: str, count: int) -> None:
         """Delete a batch's message and its answers: what they say is durable."""
 
@@ -108,6 +117,8 @@ class Leader:
     scheduler : Scheduler
     cluster : Cluster
         Opened.
+    workflow : str
+        The name under which the cluster has this workflow's jobs.
     committer : Committer
         Writes records.
     answers : Answers
@@ -125,6 +136,7 @@ class Leader:
         loader: Loader,
         scheduler: Scheduler,
         cluster: Cluster,
+        workflow: str,
         committer: Committer,
         answers: Answers,
         name: str,
@@ -135,6 +147,7 @@ class Leader:
         self._loader = loader
         self._scheduler = scheduler
         self._cluster = cluster
+        self._workflow = workflow
         self._committer = committer
         self._answers = answers
         self._name = name
@@ -167,6 +180,7 @@ class Leader:
         """
         self._roots = set(roots)
         self._bring(self._loader.load(self._roots))
+        self._adopt()
         while not self._is_over():
             if not self._watch.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))
@@ -174,6 +188,25 @@ class Leader:
                 self._take(update)
             self._committer.check()
             self._watch.tick(self._scheduler.counts())
+
+    def _adopt(self) -> None:
+        """Go on with what earlier leaders have left in the cluster and in the store."""
+        live = self._cluster.list(self._workflow)
+        for name in self._answers.left().keys() - live.values():
+            answers = self._answers.take(name, ended_well=False)
+            for message in answers:
+                self._hear(None, message)
+            self._forget(name, len(answers))
+        for job, name in live.items():
+            adopted = self._scheduler.handle(Adopted(self._answers.tasks(name), time.monotonic()))
+            for command in adopted:
+                if isinstance(command, Submit):
+                    self._out[command.batch] = self._jobs[job] = _Out(command.batch, name, job)
+            if not adopted:
+                self._cluster.kill([job])
+
+    def _forget(self, name: str, count: int) -> None:
+        self._committer.then(lambda: self._answers.forget(name, count))
 
     def _is_over(self) -> bool:
         if self._watch.should_stop():
@@ -268,7 +301,7 @@ class Leader:
             for message in answers:
                 self._hear(out, message)
             if not self._cluster.capabilities.direct:
-                self._committer.then(lambda: self._answers.forget(out.name, len(answers)))
+                self._forget(out.name, len(answers))
             del self._jobs[update.job], self._out[out.id]
             self._end(out, update)
 
@@ -282,14 +315,15 @@ class Leader:
             )  # fmt: skip
         self._handle(Lost(out.id, update.cause, now, running))
 
-    def _hear(self, out: _Out, message: bytes) -> None:
+    def _hear(self, out: _Out | None, message: bytes) -> None:
         kind, rest = messages.read(message)
         if kind == "records":
             for data in rest[0]:
                 self._record(data)
             for id_ in rest[1]:
-                self._handle(Kept(out.id, id_))
-        elif kind == "returned":
+                if out is not None:
+                    self._handle(Kept(out.id, id_))
+        elif kind == "returned" and out is not None:
             self._handle(Returned(out.id, rest[0]))
 
     def _record(self, data: bytes) -> None:

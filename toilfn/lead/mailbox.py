@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from toilfn.events import TaskId
 from toilfn.lead import messages
 from toilfn.lead.leader import Answers
-from toilfn.stores import Store
+from toilfn.records import Task, decode
+from toilfn.stores import MissingObjectError, Store
 
 __all__ = ["StoreAnswers"]
 
@@ -38,6 +40,20 @@ class StoreAnswers(Answers):
             time.sleep(0.2)
             found += self._store.get_answers(name, len(found))
         return found
+
+    def left(self) -> dict[str, int]:
+        """Count the answers of each batch that earlier leaders have not read."""
+        return self._store.list_answers()
+
+    def tasks(self, name: str) -> tuple[TaskId, ...]:
+        """Give the tasks of a batch, from its message; none if that is gone."""
+        if not name:
+            return ()
+        try:
+            _, (tasks, *_) = messages.read(self._store.get_batch(name))
+        except MissingObjectError:
+            return ()
+        return tuple(record.id for record in (decode(data) for data, *_ in tasks) if isinstance(record, Task))
 
     def forget(self, name: str, count: int) -> None:
         """Delete a batch and its answers."""

@@ -239,8 +239,12 @@ class Session:
         environment = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = f"{code.name}:{code.size}:{code.digest.hex()}"
-        cluster.open(ClusterSession(self.store.url, f"toilfn-{self.store.id[:12]}", environment))
+        cluster.open(ClusterSession(self.store.url, self._jobs_name, environment))
         return cluster
+
+    @property
+    def _jobs_name(self) -> str:
+        return f"toilfn-{self.store.id[:12]}"
 
     def _leader(self, cluster: Cluster, loader: Loader, interrupts: Interrupts, progress: Progress) -> Leader:
         capacity = _capped(cluster.capacity(), self._settings)
@@ -252,6 +256,7 @@ class Session:
             loader,
             self.scheduler,
             cluster,
+            self._jobs_name,
             self._committer,
             Answers() if cluster.capabilities.direct else StoreAnswers(self.store),
             f"{self.index.epoch.number}",
