@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
 from toilfn.events import Budget, Capacity, Finished, Lost, NewTask, Submit, Submitted, TaskId
@@ -124,8 +125,8 @@ def main(sizes: tuple[int, ...]) -> None:
     context = multiprocessing.get_context("spawn")
     for case in CASES:
         for size in sizes:
-            with context.Pool(1) as pool:
-                took, grew = pool.apply(measure, (case, size))
+            with ProcessPoolExecutor(1, context) as process:
+                took, grew = process.submit(measure, case, size).result()
             print(f"{case:8}{size:12,}{took:10.2f}{took / size * 1e6:10.2f}{grew / size:12.0f}", flush=True)
 
 
