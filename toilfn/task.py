@@ -215,7 +215,9 @@ def _freeze(deps: list[Promise], leaf: Any) -> Any:
     from toilfn.promise import Promise
     from toilfn.sharing import is_large, shared
 
-    leaf = shared(leaf) if is_large(leaf) else as_promise(leaf)
+    leaf = as_promise(leaf)
+    if not isinstance(leaf, Promise) and is_large(leaf):
+        leaf = shared(leaf)
     if isinstance(leaf, Promise):
         deps.append(leaf)
     return leaf

@@ -21,8 +21,8 @@ _ALIKE = ("accelerators", "preemptible", "local", "checkpoint")
 class Batch:
     """Tasks in order, and the values they need.
 
-    A task that returns nothing but the call of one other task is followed by that one at once, here: a
-    tail call. A loop of them takes no more memory than one.
+    A task that leads to one other task which can start now is followed by that one at once, here: a
+    tail call, or a recursion. A loop of tail calls takes no more memory than one.
 
     Parameters
     ----------
@@ -82,6 +82,9 @@ class Batch:
         child = self._tail_call(attempt, result)
         if child is not None and isinstance(result, records.Outcome):
             self._following = Attempt(child, 1, attempt.limits)
+            if len(result.tasks) > 1:  # the others run elsewhere, and until then the head is not complete
+                self._incomplete.add(self._head)
+                self._names = []
             if self._names and not _is_reference(result):
                 self._keep_value(result)
                 self._names = [child.id]
@@ -103,11 +106,14 @@ class Batch:
             self.payloads.put(name, outcome.value, outcome.refs)
 
     def _tail_call(self, attempt: Attempt, result: records.Outcome | records.Failure) -> records.Task | None:
-        if isinstance(result, records.Failure) or len(result.tasks) != 1:
+        if isinstance(result, records.Failure):
             return None
-        (child,) = result.tasks
+        ready = [task for task in result.tasks if not task.needs and not task.after]
+        if len(ready) != 1:
+            return None
+        (child,) = ready
         self._executor.learn(result.functions, recorded=False)
-        if child.needs or child.after or not self._executor.knows(child):
+        if not self._executor.knows(child):
             return None
         return child if _fits(self._executor.options(child), self._executor.options(attempt.task)) else None
 
