@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
@@ -39,6 +39,7 @@ from toilfn.lead.index import Index
 from toilfn.lead.loading import Loader
 from toilfn.lead.valuecache import Values
 from toilfn.records import encode
+from toilfn.resources import Resources
 from toilfn.scheduler import Scheduler
 
 __all__ = ["Answers", "Leader", "Watch"]
@@ -251,12 +252,19 @@ class Leader:
             message = self._message(submit)
             if not direct:
                 self._answers.put(name, message)
-            batches.append(Batch(name, self._label(submit), submit.shape, message if direct else b""))
+            batches.append(Batch(name, self._label(submit), self._job(submit), message if direct else b""))
         jobs = self._cluster.submit(batches)
         for submit, batch, job in zip(submits, batches, jobs, strict=True):
             out = _Out(submit.batch, batch.name, job)
             self._out[submit.batch] = self._jobs[job] = out
             self._committer.add(encode(records.Started(submit.ids, job, time.time())))
+
+    def _job(self, submit: Submit) -> Resources:
+        """Say what the job asks for: its tasks run one after the other, so their times add up."""
+        if submit.shape.walltime is None or len(submit.ids) == 1:
+            return submit.shape
+        times = (self._loader.shape(self.task(id_)).walltime or 0.0 for id_ in submit.ids)
+        return replace(submit.shape, walltime=sum(times))
 
     def _message(self, submit: Submit) -> bytes:
         within = set(submit.ids)
