@@ -13,6 +13,8 @@ from pathlib import Path
 __all__ = ["find_own", "is_own", "loaded_own", "path_is_own"]
 
 _SEVERAL = ("site-packages", "dist-packages")
+_EVERYWHERE = ("toilfn", "builtins", "__main__", "sitecustomize", "usercustomize")
+"""Modules that each machine has its own of; Debian's ``sitecustomize`` is below ``/etc``."""
 
 
 def is_own(name: str | None) -> bool:
@@ -22,7 +24,7 @@ def is_own(name: str | None) -> bool:
     """
     if name is None or name == "__main__":
         return True
-    if name.partition(".")[0] in ("toilfn", "builtins"):
+    if name.partition(".")[0] in _EVERYWHERE:
         return False
     module = sys.modules.get(name)
     if module is None:
@@ -42,7 +44,7 @@ def path_is_own(path: str) -> bool:
 
 def find_own(name: str) -> Path | None:
     """Find the file of one of the user's modules without importing anything; None when there is no such module."""
-    if name.partition(".")[0] == "toilfn" or name == "__main__":
+    if name.partition(".")[0] in _EVERYWHERE:
         return None
     spec = _find_spec(name)
     if spec is None or not spec.has_location or spec.origin is None or not path_is_own(spec.origin):
