@@ -35,7 +35,7 @@ from toilfn.units import format_duration, parse_duration
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["CommandCluster", "Found", "exit_cause"]
+__all__ = ["CommandCluster", "Found"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -464,19 +464,3 @@ class CommandCluster(Cluster):
                 found[job] = table[place] if place < len(table) else ""
                 self._watch(job, name)
         return found
-
-
-def exit_cause(status: int, signal: int = 0) -> Cause | None:
-    """Judge how a job's process ended; None is well.
-
-    Parameters
-    ----------
-    status : int
-        Its exit status; as shells do, over 128 stands for a signal.
-    signal : int
-        The signal that ended it, or 0.
-    """
-    signal = signal or max(0, status - 128)
-    if signal in (9, 15):  # sent from outside: nothing in the task does that to its own worker
-        return Cause.LOST
-    return Cause.ERROR if status or signal else None

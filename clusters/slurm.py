@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
-from toilfn.clusters.commandline import CommandCluster, Found, exit_cause
+from toilfn.clusters.commandline import CommandCluster, Found
+from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.errors import ClusterError, InputError

@@ -12,8 +12,8 @@ import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, Session
-from toilfn.clusters.commandline import exit_cause
 from toilfn.clusters.commands import pauses, portions
+from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.errors import ClusterError

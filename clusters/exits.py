@@ -1,0 +1,23 @@
+"""How a job's process ended, and what that means."""
+
+from __future__ import annotations
+
+from toilfn.events import Cause
+
+__all__ = ["exit_cause"]
+
+
+def exit_cause(status: int, signal: int = 0) -> Cause | None:
+    """Judge how a job's process ended; None is well.
+
+    Parameters
+    ----------
+    status : int
+        Its exit status; as shells do, over 128 stands for a signal.
+    signal : int
+        The signal that ended it, or 0.
+    """
+    signal = signal or max(0, status - 128)
+    if signal in (9, 15):  # sent from outside: nothing in the task does that to its own worker
+        return Cause.LOST
+    return Cause.ERROR if status or signal else None
