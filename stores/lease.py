@@ -127,7 +127,8 @@ class Lease:
         if not self._ended.is_set():
             self._ended.set()
             self._thread.join()
-            self._write(self._held._replace(heartbeat=self._clock(), released=True))
+            if not self._write(self._held._replace(heartbeat=self._clock(), released=True)):
+                self._store.objects.delete([_name(self.epoch)])  # a disk that is full has room for that
 
     def __enter__(self) -> Lease:
         return self
@@ -141,17 +142,19 @@ class Lease:
         while not self._ended.wait(self._held.timeout / _BEATS):
             self._write(self._held._replace(heartbeat=self._clock()))
 
-    def _write(self, held: Holder) -> None:
-        """Write this lease, unless another leader has taken over."""
+    def _write(self, held: Holder) -> bool:
+        """Write this lease, unless another leader has taken over; whether the store says so now."""
         try:
             newest = holder(self._store)
             if newest is None or newest.epoch > self.epoch:
                 self.lost = True
                 self._ended.set()
-                return
-            self._store.objects.put(_name(self.epoch), _encode(held))
+            else:
+                self._store.objects.put(_name(self.epoch), _encode(held))
         except StoreError as error:
             _log.warning("The lease of %s could not be renewed: %s", self._store.url, error)
+            return False
+        return True
 
 
 def _claim(epoch: int, now: float, timeout: float) -> Holder:

@@ -159,6 +159,7 @@ class Leader:
         self._tally = _Tally()
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._roots: set[TaskId] = set()
+        self._done_before: set[TaskId] = set()
         self.values = Values(index.value)
 
     @property
@@ -180,6 +181,7 @@ class Leader:
             If the log cannot be written, for one because another leader took over.
         """
         self._roots = set(roots)
+        self._done_before = {root for root in self._roots if self._index.is_complete(root)}
         self._bring(self._loader.load(self._roots))
         self._adopt()
         while not self._is_over():
@@ -282,6 +284,11 @@ class Leader:
         first = self.task_name(submit.ids[0])
         return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all that was wanted is complete."""
+        return all(map(self._scheduler.is_complete, self._roots - self._done_before))
+
     def stuck(self) -> list[TaskId]:
         """List the tasks that wait for each other and will never start."""
         return [id_ for id_ in self._scheduler.stuck() if id_ in self._loader.encoded]
@@ -315,7 +322,8 @@ class Leader:
 
     def _end(self, out: _Out, update: Update) -> None:
         now = time.monotonic()
-        running = update.running
+        left = self._scheduler.left(out.id)
+        running = update.running or (left[0] if left else None)
         if update.cause is not None and running is not None:
             self._tally.last[running] = records.Failure(
                 running, self._tally.attempts.get(running, 0) + 1, update.cause.value, update.detail, "", update.log,

@@ -270,6 +270,8 @@ class Session:
 
     def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
         """Raise what a run that did not end well is to raise."""
+        if leader.is_done:
+            return
         if interrupts.count:
             raise KeyboardInterrupt
         if self._stopped or self.store.has_flag("kill"):

@@ -1,0 +1,45 @@
+"""A disk that is full, or may not be written to: one clear error, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import toilfn as toil
+
+
+@toil.task(retries=0)
+def block(i: int) -> bytes:
+    return bytes([i]) * 200_000
+
+
+@toil.task
+def lengths(blocks: list[bytes]) -> int:
+    return sum(map(len, blocks))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one megabyte."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(disk: Path) -> None:
+    with pytest.raises(toil.ToilfnError, match="No space left"):
+        toil.compute(lengths(block.map(range(20))), store=disk / "store", progress=False)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    assert toil.resume(disk / "store", progress=False) == 4_000_000
+
+
+def test_a_disk_that_may_not_be_written_to(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(toil.StoreError, match=r"store.*Read-only"):
+        toil.compute(block(1), store=disk / "store", progress=False)
