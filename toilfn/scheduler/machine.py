@@ -115,6 +115,10 @@ class Scheduler:
         """Give each batch that has not ended, with the tasks it still has to answer for."""
         return {batch: tuple(task.id for task in self._running.left(batch)) for batch in self._running}
 
+    def left(self, batch: BatchId) -> list[TaskId]:
+        """Give the tasks that a batch still has to answer for, in the order in which they run."""
+        return [task.id for task in self._running.left(batch)]
+
     def stuck(self) -> list[TaskId]:
         """Give the tasks that wait for good although nothing they wait for was given up: they need each other.
 

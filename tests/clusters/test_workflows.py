@@ -1,0 +1,119 @@
+"""Whole workflows on batch systems: leader, store, jobs, workers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.servers.fake.systems import system
+from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
+
+__all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]
+
+FAKES = ["lsf", "torque", "pbs", "htcondor", "parasol"]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a leader as a process of its own; give it, and the folder with the attempts' marks."""
+    leaders = []
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def start(name, what, n=0, **settings):
+        script = Path(__file__).with_name("workflow.py")
+        words = [name, str(tmp_path / "store"), str(marks), what, str(n), json.dumps(settings)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        leader = subprocess.Popen([sys.executable, str(script), *words], **pipes)
+        leaders.append(leader)
+        return leader, marks
+
+    yield start
+    for leader in leaders:
+        leader.kill()
+        leader.communicate()
+
+
+def result(leader, limit=120):
+    output, errors = leader.communicate(timeout=limit)
+    assert leader.returncode == 0, errors
+    return output.strip()
+
+
+def counts(marks):
+    return {path.name: len(path.read_text()) for path in marks.iterdir()}
+
+
+def sorts(start, name, **settings):
+    leader, marks = start(name, "sort", 6, **settings)
+    assert result(leader) == "[0, 1, 2, 3, 4, 5]"
+    return counts(marks)
+
+
+def test_merge_sort_on_slurm(slurm, start):
+    assert sorts(start, "slurm") == {"sort": 7, "merge": 3}
+
+
+def test_merge_sort_on_grid_engine(gridengine, start):
+    assert sorts(start, "gridengine") == {"sort": 7, "merge": 3}
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_merge_sort_on_fakes(name, start):
+    for _ in system(name):
+        assert sorts(start, name) == {"sort": 7, "merge": 3}
+
+
+def test_a_killed_leaders_jobs_are_adopted(slurm, start):
+    """No task runs twice, none is lost."""
+    first, marks = start("slurm", "slow", 30)
+    wait_for_marks(marks, 5)
+    first.kill()
+    first.communicate()
+    second, _ = start("slurm", "slow", 30, lease_timeout=5)
+    assert result(second) == str(sum(range(30)))
+    assert counts(marks) == {f"slow-{i}": 1 for i in range(30)}
+    assert slurm.run("squeue", "-h", "--me").count("toilfn") == 0
+
+
+def wait_for_marks(marks, count, limit=60):
+    end = time.monotonic() + limit
+    while len(list(marks.iterdir())) < count:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_memory_is_named_in_the_failure(slurm, start):
+    leader, _ = start("slurm", "hungry", lost_retries=0)
+    _, errors = leader.communicate(timeout=120)
+    assert leader.returncode != 0
+    assert "hungry" in errors
+    assert "memory limit" in errors
+
+
+def test_a_chain_is_quick(slurm, start):
+    leader, _ = start("slurm", "chain", 20)
+    assert result(leader, 60) == "0"
+
+
+@pytest.mark.slow
+def test_ten_thousand_tasks_on_slurm(slurm, start, tmp_path, monkeypatch):
+    """Within three minutes, with few submissions and one query an interval."""
+    log = tmp_path / "calls"
+    for command in ("sbatch", "squeue"):
+        counting = tmp_path / "bin" / command
+        counting.parent.mkdir(exist_ok=True)
+        counting.write_text(f'#!/bin/sh\necho {command} >> {log}\nexec /usr/bin/{command} "$@"\n')
+        counting.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
+    begin = time.monotonic()
+    leader, _ = start("slurm", "noop", 10_000, cluster={"max_jobs": 16, "poll_interval": 1}, batch_target="10s")
+    assert result(leader, 180) == str(sum(range(10_000)))
+    calls = log.read_text().split()
+    assert calls.count("sbatch") <= 40
+    assert calls.count("squeue") <= time.monotonic() - begin + 3

@@ -1,0 +1,96 @@
+"""Workflows for the tests of clusters, run as a script: ``workflow.py CLUSTER STORE MARKS WHAT [N]``.
+
+MARKS is a folder in which each attempt leaves a character, so that a test can count them.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import toilfn as toil
+from toilfn.clusters import cluster_class
+
+SMALL = {"memory": "400Mi", "disk": "1Mi"}
+
+
+def mark(marks, name):
+    with open(Path(marks) / name, "a") as file:
+        file.write("x")
+
+
+@toil.task(**SMALL)
+def merge_sort(numbers, marks):
+    mark(marks, "sort")
+    if len(numbers) < 3:
+        return sorted(numbers)
+    half = len(numbers) // 2
+    return merge(merge_sort(numbers[:half], marks), merge_sort(numbers[half:], marks), marks)
+
+
+@toil.task(**SMALL)
+def merge(left, right, marks):
+    mark(marks, "merge")
+    return sorted(left + right)
+
+
+@toil.task(**SMALL)
+def slow(x, marks):
+    mark(marks, f"slow-{x}")
+    time.sleep(1.5)
+    return x
+
+
+@toil.task(**SMALL)
+def noop(x):
+    return x
+
+
+@toil.task(**SMALL)
+def total(values):
+    return sum(values)
+
+
+@toil.task(**SMALL, retries=0, name="hungry")
+def hungry(marks):
+    mark(marks, "hungry")
+    data = bytearray(900_000_000)
+    data[:] = b"1" * len(data)
+    time.sleep(30)
+
+
+@toil.task(**SMALL, walltime="3s", name="sleepy")
+def sleepy(marks):
+    mark(marks, "sleepy")
+    time.sleep(60)
+
+
+def chain(n):
+    value = 0
+    for _ in range(n):
+        value = noop(value)
+    return value
+
+
+def wanted(what, marks, n):
+    match what:
+        case "sort":
+            return merge_sort([(7 * i) % n for i in range(n)], marks)
+        case "slow":
+            return total([slow(i, marks) for i in range(n)])
+        case "noop":
+            return total([noop(i) for i in range(n)])
+        case "chain":
+            return chain(n)
+        case "hungry":
+            return hungry(marks)
+        case "sleepy":
+            return sleepy(marks)
+    raise SystemExit(f"what is {what}?")
+
+
+if __name__ == "__main__":
+    name, store, marks, what, *rest = sys.argv[1:]
+    settings = json.loads(rest[1]) if rest[1:] else {}
+    cluster = cluster_class(name)(**{"poll_interval": 0.5, **settings.pop("cluster", {})})
+    print(toil.compute(wanted(what, marks, int(rest[0]) if rest else 0), store=store, cluster=cluster, **settings))
