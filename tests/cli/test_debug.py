@@ -1,0 +1,109 @@
+"""`toilfn debug`: one task in this process, with its real inputs; the store stays as it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import toilfn as toil
+
+@toil.task
+def write(name, text):
+    with toil.open_write(name, "w") as stream:
+        stream.write(text)
+    return stream.file
+
+@toil.task
+def count(file, factor, *, also):
+    words = file.read_text().split()
+    print("counting", toil.current().temp_dir.exists())
+    with toil.open_write("copy", "w") as stream:
+        stream.write("copy")
+    return toil.spawn(later(1)) or len(words) * factor
+
+@toil.task
+def later(n):
+    return n
+
+@toil.task(retries=0)
+def divide(number, by):
+    quotient = number // by
+    return quotient
+
+@toil.task
+def after(number):
+    return number
+
+if __name__ == "__main__":
+    import contextlib
+    number = count(write("in put.txt", "one two three"), 2, also=[1])
+    with contextlib.suppress(toil.FailedTasksError):
+        toil.compute(number, after(divide(number, 0)))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a store whose workflow has failed, and without the script it came from."""
+    folder = tmp_path_factory.mktemp("debug")
+    (folder / "flow.py").write_text(SCRIPT)
+    toilfn(folder, "run", "flow.py", "--store", "store")
+    (folder / "flow.py").unlink()
+    return folder
+
+
+def toilfn(folder: Path, *arguments: str, said: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "toilfn", *arguments], cwd=folder, input=said, text=True, capture_output=True,
+        env={**os.environ, "SHELL": "/bin/sh"}, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return done
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(path) for path in (folder / "store").rglob("*")}
+
+
+def test_a_task_runs_again_and_the_store_stays_as_it_is(folder: Path) -> None:
+    before = contents(folder)
+    assert toilfn(folder, "debug", "store", "count").stdout == "counting True\nvalue: 6\n"
+    assert contents(folder) == before
+
+
+def test_an_exception_is_shown_from_the_tasks_own_line_on(folder: Path) -> None:
+    err = toilfn(folder, "debug", "store", "divide", status=1).stderr
+    assert "ZeroDivisionError" in err
+    assert "toilfn/" not in err
+
+
+def test_the_debugger_opens_where_the_task_failed(folder: Path) -> None:
+    done = toilfn(folder, "debug", "store", "divide", "--pdb", said="p ('number', number, by)\nq\n", status=1)
+    assert "('number', 6, 0)" in done.stdout
+
+
+def test_inputs_are_printed(folder: Path) -> None:
+    lines = toilfn(folder, "debug", "store", "count", "--print-inputs").stdout.splitlines()
+    assert "in put.txt" in lines[0]
+    assert lines[1:] == ["1: 2", "also: [1]"]
+
+
+def test_a_shell_opens_beside_the_input_files(folder: Path) -> None:
+    out = toilfn(folder, "debug", "store", "count", "--shell", said="cat 'in put.txt'\n").stdout
+    assert out.endswith("one two three")
+
+
+def test_input_files_are_copied(folder: Path, tmp_path: Path) -> None:
+    toilfn(folder, "debug", "store", "count", "--files", str(tmp_path / "inputs"))
+    assert [path.read_text() for path in (tmp_path / "inputs").iterdir()] == ["one two three"]
+
+
+def test_a_task_whose_input_failed_cannot_run(folder: Path) -> None:
+    err = toilfn(folder, "debug", "store", "after", status=2).stderr
+    assert "the input divide (" in err
+    assert "has no value yet" in err

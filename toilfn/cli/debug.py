@@ -1,0 +1,95 @@
+"""``toilfn debug STORE TASK``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pdb
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toilfn.cli.common import add_store, add_task
+from toilfn.rehearsal import Rehearsal, fetch_files
+from toilfn.stores import open_store
+from toilfn.view import View
+from toilfn.work.tracebacks import user_traceback
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.description = (
+        "Run one task again in this process, with its real inputs. Nothing is committed: the store stays as it is."
+    )
+    add_store(parser)
+    add_task(parser)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--pdb", action="store_true", help="open the debugger where the task raises an exception")
+    what.add_argument("--shell", action="store_true", help="open a shell in a directory with the task's input files")
+    what.add_argument("--files", metavar="DIR", type=Path, help="copy the task's input files into a new directory")
+    what.add_argument("--print-inputs", action="store_true", help="print the task's arguments")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run a task, or show what it is given.
+
+    Raises
+    ------
+    InputError
+        If there is no such task, or an input of it has no value yet.
+    """
+    store = open_store(options.store, create=False)
+    task = View(store).find(options.task)
+    with Rehearsal(store, task.id) as rehearsal:
+        if options.print_inputs:
+            rehearsal.with_inputs(_print)
+        elif options.shell:
+            rehearsal.with_inputs(_open_shell)
+        elif options.files is not None:
+            rehearsal.with_inputs(lambda args, kwargs: fetch_files((args, kwargs), _new_folder(options.files)))
+        else:
+            return _run(rehearsal, with_pdb=options.pdb)
+    return 0
+
+
+def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
+    raised = []
+
+    def examine(error: BaseException) -> None:
+        raised.append(error)
+        sys.stderr.write(user_traceback(error))
+        if with_pdb:
+            pdb.post_mortem(error.__traceback__)
+
+    try:
+        value = rehearsal.run(examine)
+    except BaseException:
+        if not raised:
+            raise
+        return 1
+    print(f"value: {value!r}")
+    return 0
+
+
+def _print(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    for name, value in (*enumerate(args), *kwargs.items()):
+        print(f"{name}: {value!r}")
+
+
+def _open_shell(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    from toilfn import current
+
+    folder = current().temp_dir
+    fetch_files((args, kwargs), folder)
+    _print(args, kwargs)
+    print(f"The input files are in {folder}, which goes when this shell ends.", flush=True)
+    subprocess.run([os.environ.get("SHELL", "/bin/sh")], cwd=folder, check=False)
+
+
+def _new_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

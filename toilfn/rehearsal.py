@@ -1,0 +1,171 @@
+"""One task of a store, run again in this process with its real inputs: `toilfn debug`.
+
+Nothing is committed. What the task writes goes to a temporary directory, and that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from toilfn import options, records
+from toilfn.clusters.slot import Slot
+from toilfn.deploy import install
+from toilfn.errors import InputError
+from toilfn.events import TaskId
+from toilfn.files import files_in
+from toilfn.lead.index import Index
+from toilfn.lead.messages import limits
+from toilfn.lead.valuecache import Values
+from toilfn.resources import Resources
+from toilfn.serialize import loads, resolve
+from toilfn.settings import Settings
+from toilfn.stores import Store
+from toilfn.stores.files import FileObjects
+from toilfn.stores.overlay import Overlay
+from toilfn.stores.store import Meta
+from toilfn.work.capture import NoCapture
+from toilfn.work.execute import Attempt, Executor
+from toilfn.work.payloads import Payloads
+from toilfn.work.scratch import base_dir
+from toilfn.work.surroundings import Surroundings
+
+__all__ = ["Rehearsal", "fetch_files"]
+
+
+class Rehearsal:
+    """A task that can be run again and again; a context manager.
+
+    Parameters
+    ----------
+    store : Store
+        Is only read.
+    id : bytes
+        The task's.
+
+    Raises
+    ------
+    InputError
+        If an input of the task has no value yet.
+    """
+
+    def __init__(self, store: Store, id: TaskId) -> None:
+        self._written = Path(tempfile.mkdtemp(prefix="toilfn-debug-"))
+        meta = Meta(store.id, store.created, store.workflow, conditional=True, sync=False)
+        self._store = Store(Overlay(store.objects, FileObjects(self._written, sync=False)), meta)
+        self._index = Index.load(store.log)
+        self.task = self._index.task(id)
+        self.options = self._merged_options()
+
+    def __enter__(self) -> Rehearsal:
+        """Make the modules of the user's importable as they were in the run."""
+        code = self._index.runs[-1].code if self._index.runs else None
+        if code is not None:
+            install(self._store.get_blob(code), base_dir() / "code")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._written)
+
+    def run(self, on_error: Callable[[BaseException], None] = lambda _: None) -> Any:
+        """Run the task's function; what it prints goes where this process prints.
+
+        Parameters
+        ----------
+        on_error : callable
+            Gets what the function raises, with its own frames, while its temporary directory is still there.
+
+        Returns
+        -------
+        object
+            What the function returned: promises where it called tasks.
+
+        Raises
+        ------
+        BaseException
+            What the function raised.
+        """
+
+        def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                below = error.__traceback__.tb_next if error.__traceback__ else None
+                on_error(error.with_traceback(below))
+                raise
+
+        return self._attempt(call)
+
+    def with_inputs(self, action: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+        """Do something with the task's arguments instead of running it, where the task would run.
+
+        Parameters
+        ----------
+        action : callable
+            Gets the positional and the named arguments; inside it, files can be read as in the task.
+        """
+        return self._attempt(lambda _, args, kwargs: action(args, kwargs))
+
+    def _attempt(self, call: _Call) -> Any:
+        executor = _Stage(self._store, call)
+        executor.learn(self._index.functions.values(), recorded=True)
+        try:
+            executor.run(Attempt(self.task, 1, limits(self._shape())), self._payloads(executor))
+        finally:
+            executor.close()
+        return executor.value
+
+    def _shape(self) -> Resources:
+        return options.resources(self.options, options.defaults(Settings()))
+
+    def _merged_options(self) -> dict[str, Any]:
+        return dict(options.merge(self._index.functions[self.task.function].options, self.task.options))
+
+    def _payloads(self, executor: Executor) -> Payloads:
+        try:
+            return Payloads(Values(self._index.value).closure(self.task.needs), executor.blobs)
+        except KeyError as missing:
+            source = self._index.task(missing.args[0])
+            name = self._index.functions[source.function].name
+            raise InputError(
+                f"the input {name} ({source.id.hex()[:12]}) has no value yet: the task cannot run before it is done"
+            ) from None
+
+
+_Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+class _Stage(Executor):
+    """Runs an attempt with every exception let through, and keeps its value as it is."""
+
+    def __init__(self, store: Store, call: _Call) -> None:
+        super().__init__(store, NoCapture(), Slot(), Surroundings(limit_threads=True), BaseException)
+        self._make_call = call
+        self.value: Any = None
+
+    def _call(self, task: records.Task, payloads: Payloads) -> Any:
+        values = resolve(task.needs, payloads) if task.needs else {}
+        args, kwargs = loads(self.blobs.get(task.args), values)
+        self.value = self._make_call(self._function(task.function), args, kwargs)
+        return self.value
+
+
+def fetch_files(value: Any, folder: Path) -> None:
+    """Copy the files that a value refers to into a directory, by their names.
+
+    Parameters
+    ----------
+    value : object
+        Such as a task's arguments. A name that is taken already gets a number in front.
+    folder : Path
+        Must exist.
+    """
+    for number, file in enumerate(files_in(value), start=1):
+        name = file.name if not (folder / file.name).exists() else f"{number}-{file.name}"
+        file.path((folder / name).absolute(), mutable=True)
