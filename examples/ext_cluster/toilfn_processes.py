@@ -1,0 +1,137 @@
+"""A cluster whose jobs are processes of this machine. Each has a folder, so that it outlives its leader.
+
+A job's folder holds its ``batch``, the process's ``pid``, its ``output``, and in the end its ``status``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+from uuid import uuid4
+
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.exits import exit_cause
+from toilfn.errors import ClusterError
+from toilfn.events import Capacity, Cause
+
+__all__ = ["ProcessCluster"]
+
+_SCRIPT = 'folder=$1; shift; "$@" >"$folder/output" 2>&1; echo $? >"$folder/part"; mv "$folder/part" "$folder/status"'
+
+
+class ProcessCluster(Cluster):
+    """Run each batch as a process.
+
+    Parameters
+    ----------
+    folder : str, optional
+        Where jobs have their folders; by default one for this user among the temporary files.
+    worker_command : sequence of str, optional
+        What runs a batch: the store's URL and the batch's name come after it.
+    poll_interval : float
+        Seconds between two looks at the jobs.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(
+        self,
+        folder: str | None = None,
+        worker_command: Sequence[str] = (sys.executable, "-m", "toilfn.worker"),
+        poll_interval: float = 0.2,
+    ) -> None:
+        self._root = Path(folder or Path(tempfile.gettempdir(), f"toilfn-processes-{os.getuid()}"))
+        self._command = list(worker_command)
+        self._interval = poll_interval
+        self._live: set[JobId] = set()
+        self._session: Session | None = None
+        self._woken = threading.Event()
+
+    def open(self, session: Session) -> None:
+        if not re.fullmatch(r"[\w.-]+", session.workflow):
+            raise ClusterError(f"{session.workflow!r} cannot be the name of a folder")
+        self._session = session
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        (self._root / session.workflow).mkdir(exist_ok=True)
+
+    def capacity(self) -> Capacity:
+        return Capacity(total=None, batches=os.cpu_count())
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        return [self._start(batch) for batch in batches]
+
+    def _start(self, batch: Batch) -> JobId:
+        assert self._session is not None, "open first"
+        job = JobId(f"{self._session.workflow}/{uuid4().hex}")
+        folder = self._root / job
+        folder.mkdir()
+        (folder / "batch").write_text(batch.name)
+        words = ["sh", "-c", _SCRIPT, "sh", str(folder), *self._command, self._session.store, batch.name]
+        environment = os.environ | self._session.environment
+        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        threading.Thread(target=process.wait, daemon=True).start()
+        (folder / "pid").write_text(str(process.pid))
+        self._live.add(job)
+        return job
+
+    def poll(self, timeout: float) -> list[Update]:
+        end = time.monotonic() + timeout
+        while not (updates := self._look()) and (left := end - time.monotonic()) > 0:
+            if self._woken.wait(min(left, self._interval)):
+                break
+        self._woken.clear()
+        return updates
+
+    def _look(self) -> list[Update]:
+        updates = [self._ended(job) for job in sorted(self._live) if not self._is_alive(job)]
+        self._live -= {update.job for update in updates}
+        return updates
+
+    def _is_alive(self, job: JobId) -> bool:
+        """Whether a job goes on; what has no process and no status was killed."""
+        if (self._root / job / "status").exists():
+            return False
+        try:
+            state = (
+                Path("/proc", (self._root / job / "pid").read_text(), "stat").read_text().rpartition(")")[2].split()[0]
+            )
+        except OSError:
+            return False
+        return state != "Z"
+
+    def _ended(self, job: JobId) -> Update:
+        folder = self._root / job
+        try:
+            status = int((folder / "status").read_text())
+        except OSError:
+            return Update(job, JobState.ENDED, Cause.LOST, "its process was killed")
+        detail = f"exit status {status}; it said: {(folder / 'output').read_text()[-1000:]}" if status else ""
+        return Update(job, JobState.ENDED, exit_cause(status), detail)
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        for job in jobs:
+            with suppress(OSError):
+                os.killpg(int((self._root / job / "pid").read_text()), signal.SIGKILL)
+
+    def close(self) -> None:
+        self.kill(self._live)
+        self._live.clear()
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        jobs = [JobId(f"{workflow}/{path.parent.name}") for path in (self._root / workflow).glob("*/pid")]
+        found = {job: (self._root / job / "batch").read_text() for job in jobs if self._is_alive(job)}
+        self._live |= found.keys()
+        return found
+
+    def wake(self) -> None:
+        self._woken.set()
