@@ -17,7 +17,7 @@ from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.base import Session as ClusterSession
 from toilfn.deploy import archive, install
-from toilfn.errors import ClusterError, KilledError, StoreExistsError
+from toilfn.errors import ClusterError, FencedError, KilledError, StoreExistsError
 from toilfn.events import Capacity, TaskId
 from toilfn.files import holds_files
 from toilfn.filing import cache as filecache
@@ -52,7 +52,9 @@ _FLAG_INTERVAL = 2.0
 
 
 class Session:
-    """Holds a store as its leader.
+    """Works on a store, as its leader as soon as there is anything to write.
+
+    What is complete already is only read: that neither needs the lease nor leaves a trace.
 
     Parameters
     ----------
@@ -76,24 +78,31 @@ class Session:
         self._temporary = settings.store is None
         self.store = _open(settings, workflow, create)
         self._place = settings.store or self.store.url
-        self._lease = Lease.acquire(self.store, timeout=settings.lease_timeout)
-        try:
-            self.index = Index.load(self.store.log)
-            self._take_over()
-            self._compact()
-        except BaseException:
-            self._lease.release()
-            raise
-        self._committer = Committer(self.store.log.append)
+        self.index = Index.load(self.store.log)
+        self._lease: Lease | None = None
+        self._committer: Committer | None = None
         self._keep = False
         self._stopped = False
 
-    def _take_over(self) -> None:
+    def _take_the_lead(self) -> Committer:
+        """Become the store's leader: from here on, whoever led before cannot write any more."""
+        self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
+        while not self._write_epoch():  # somebody has led since we read the log
+            self.index = Index.load(self.store.log)
+        self.store.clear_flag("kill")
+        self._compact()
+        self._committer = Committer(self.store.log.append)
+        return self._committer
+
+    def _write_epoch(self) -> bool:
         number = self.index.epoch.number + 1 if self.index.epoch else 1
         epoch = records.Epoch(number, socket.gethostname(), os.getpid(), time.time())
-        self.store.log.append([encode(epoch)])
+        try:
+            self.store.log.append([encode(epoch)])
+        except FencedError:
+            return False
         self.index.epoch = epoch
-        self.store.clear_flag("kill")
+        return True
 
     def _compact(self) -> None:
         """Join the log's segments when earlier runs have left many."""
@@ -107,8 +116,10 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._committer.close()
-        self._lease.release()
+        if self._committer is not None:
+            self._committer.close()
+        if self._lease is not None:
+            self._lease.release()
         if self._should_clean(kind is None):
             self.store.destroy()
             filecache.forget(self.store.url)
@@ -127,21 +138,29 @@ class Session:
 
     def compute(self, wanted: Any) -> Any:
         """Run what promises need, and give their values."""
+        recorder = Recorder(self.store)
+        payload, refs = dumps(wanted, recorder.identify)
+        self._check_workflow(recorder)
+        if all(map(self.index.is_complete, refs)):
+            return self._result(payload, refs, Values(self.index.value))
+        committer = self._take_the_lead()
         loader = Loader(self.index, self._settings)
-        return self._finish(self._record(wanted, loader), loader)
+        run = self._record(recorder, payload, refs, loader)
+        del recorder  # it holds as much as the graph itself
+        return self._finish(run, loader, committer)
 
     def resume(self) -> Any:
         """Finish the newest run of the store."""
         run = self.index.runs[-1]
         if run.code is not None:
             install(self.store.get_blob(run.code), base_dir() / "code")
-        return self._finish(run, Loader(self.index, self._settings), resumed=True)
+        if all(map(self.index.is_complete, run.roots)):
+            return self._result(run.results, run.roots, Values(self.index.value))
+        committer = self._take_the_lead()
+        return self._finish(run, Loader(self.index, self._settings), committer, resumed=True)
 
-    def _record(self, wanted: Any, loader: Loader) -> records.Run:
+    def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
-        recorder = Recorder(self.store)
-        payload, refs = dumps(wanted, recorder.identify)
-        self._check_workflow(recorder)
         made = recorder.emit(self.index.is_complete, self.index.__contains__, [])
         first = list(islice(made, 1))
         run = records.Run(
@@ -187,26 +206,24 @@ class Session:
                 elif isinstance(record, records.Function):
                     self.index.functions[record.digest] = record
 
-    def _finish(self, run: records.Run, loader: Loader, *, resumed: bool = False) -> Any:
+    def _finish(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool = False) -> Any:
         status = "interrupted"
         try:
-            done = all(map(self.index.is_complete, run.roots))
-            values = Values(self.index.value) if done else self._lead(run, loader, resumed)
+            values = self._lead(run, loader, committer, resumed)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
             raise
         finally:
-            self._end(run, status)
-        result = loads(run.results, self._load(values, run.roots))
+            if committer.error is None:  # else the store is not ours any more, or cannot be written to
+                committer.add(encode(records.End(run.number, status, time.time())))
+                committer.sync()
+        return self._result(run.results, run.roots, values)
+
+    def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
+        result = loads(payload, self._load(values, refs))
         self._keep = self._temporary and holds_files(result)
         return result
-
-    def _end(self, run: records.Run, status: str) -> None:
-        """Make all that was added durable, and note how the run ended, unless the store is not ours any more."""
-        if self._committer.error is None:
-            self._committer.add(encode(records.End(run.number, status, time.time())))
-            self._committer.sync()
 
     def _load(self, values: Values, ids: Sequence[TaskId]) -> dict[TaskId, Any]:
         payloads = {
@@ -215,11 +232,11 @@ class Session:
         }
         return resolve(ids, payloads)
 
-    def _lead(self, run: records.Run, loader: Loader, resumed: bool) -> Values:
+    def _lead(self, run: records.Run, loader: Loader, committer: Committer, resumed: bool) -> Values:
         cluster = self._cluster(run.code, resumed)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
-                leader = self._leader(cluster, loader, interrupts, progress)
+                leader = self._leader(cluster, loader, committer, interrupts, progress)
                 leader.run(run.roots)
         finally:
             cluster.close()
@@ -246,7 +263,9 @@ class Session:
     def _jobs_name(self) -> str:
         return f"toilfn-{self.store.id[:12]}"
 
-    def _leader(self, cluster: Cluster, loader: Loader, interrupts: Interrupts, progress: Progress) -> Leader:
+    def _leader(
+        self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
+    ) -> Leader:
         capacity = _capped(cluster.capacity(), self._settings)
         self.scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
         assert self.index.epoch is not None
@@ -257,7 +276,7 @@ class Session:
             self.scheduler,
             cluster,
             self._jobs_name,
-            self._committer,
+            committer,
             Answers() if cluster.capabilities.direct else StoreAnswers(self.store),
             f"{self.index.epoch.number}",
             Watch(
