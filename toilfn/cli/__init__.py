@@ -23,6 +23,7 @@ _COMMANDS = {
     "status": ("toilfn.cli.status", "say how far a workflow is, what runs and what failed"),
     "logs": ("toilfn.cli.logs", "print what a task printed and logged"),
     "debug": ("toilfn.cli.debug", "run one task again in this process, without committing anything"),
+    "events": ("toilfn.cli.events", "print what happened, as JSON lines for programs"),
     "explain": ("toilfn.cli.explain", "say why a task runs again, or does not"),
     "graph": ("toilfn.cli.graph", "draw the tasks and what depends on what"),
     "stats": ("toilfn.cli.stats", "add up time and memory for each kind of task"),

@@ -1,0 +1,57 @@
+"""``toilfn events STORE``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+
+from toilfn.cli.common import add_store, living_leader
+from toilfn.journal import Journal
+from toilfn.records import Record, decode
+from toilfn.stores import Store, open_store
+
+__all__ = ["command", "configure", "follow"]
+
+_LOOK = 0.5
+"""Seconds between two looks at a log that may grow."""
+_SHARE = 10
+"""Looking takes at most one part in so many of the time."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = "docs/events.md describes the events."
+    add_store(parser)
+    parser.add_argument("--follow", action="store_true", help="go on until the store has no living leader")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Print what happened in a store, one JSON object on each line."""
+    store = open_store(options.store, create=False)
+    journal = Journal()
+    for record in follow(store) if options.follow else _records(store):
+        for event in journal.events(record):
+            print(json.dumps(event), flush=options.follow)
+    return 0
+
+
+def follow(store: Store) -> Iterator[Record]:
+    """Give the records of a store, and then the new ones, until nobody leads it any more."""
+    seen = 0
+    is_led = True
+    while is_led:
+        began = time.monotonic()
+        is_led = living_leader(store) is not None  # before the log: what a leader says last must be read
+        for record in _records(store, seen):
+            seen += 1
+            yield record
+        if is_led:
+            time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
+
+
+def _records(store: Store, start: int = 0) -> Iterator[Record]:
+    for number, (_, data) in enumerate(store.log.read()):
+        if number >= start:
+            yield decode(data)
