@@ -10,6 +10,8 @@ PYTHONS ?= 3.10 3.12 3.13
 DEBIAN_TOOLS   = bcftools bowtie2 bowtie2-examples graphviz samtools
 DEBIAN_SERVERS = gridengine-client gridengine-exec gridengine-master mariadb-server munge slurm-wlm slurmdbd
 
+BENCHMARKS = $(wildcard benchmarks/*.py)
+
 BIN = .venv/bin
 
 .PHONY: help demo test lint format types unit test-pythons bench clean
@@ -21,7 +23,7 @@ help:
 	@echo "format        let ruff mend what it can"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
-	@echo "bench         measure, side by side with others"
+	@echo "bench         measure, side by side with others; make bench BENCHMARKS=benchmarks/peers.py for one"
 	@echo "clean         remove the environment and all that tools left behind"
 
 demo: .venv/installed
@@ -46,8 +48,7 @@ test-pythons:
 	WORKERS=$(WORKERS) .ci/pythons $(PYTHONS)
 
 bench: .venv/bench
-	$(BIN)/python benchmarks/scheduler.py
-	$(BIN)/python benchmarks/peers.py
+	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

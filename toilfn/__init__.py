@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from typing import Annotated, TypeAlias, TypeVar
 
     from toilfn.background import Run
+    from toilfn.clusters.daskcluster import DaskCluster
+    from toilfn.clusters.gridengine import GridEngineCluster
+    from toilfn.clusters.htcondor import HTCondorCluster
+    from toilfn.clusters.inline import InlineCluster
     from toilfn.clusters.local import LocalCluster
+    from toilfn.clusters.lsf import LSFCluster
+    from toilfn.clusters.parasol import ParasolCluster
+    from toilfn.clusters.slurm import SlurmCluster
+    from toilfn.clusters.torque import PBSCluster, TorqueCluster
     from toilfn.context import current, spawn
     from toilfn.errors import (
         ClusterError,
@@ -46,7 +54,15 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "toilfn.background": ("Run",),
+    "toilfn.clusters.daskcluster": ("DaskCluster",),
+    "toilfn.clusters.gridengine": ("GridEngineCluster",),
+    "toilfn.clusters.htcondor": ("HTCondorCluster",),
+    "toilfn.clusters.inline": ("InlineCluster",),
     "toilfn.clusters.local": ("LocalCluster",),
+    "toilfn.clusters.lsf": ("LSFCluster",),
+    "toilfn.clusters.parasol": ("ParasolCluster",),
+    "toilfn.clusters.slurm": ("SlurmCluster",),
+    "toilfn.clusters.torque": ("PBSCluster", "TorqueCluster"),
     "toilfn.context": ("current", "spawn"),
     "toilfn.errors": (
         "ClusterError",
@@ -77,18 +93,26 @@ __all__ = [
     "Accelerator",
     "ClusterError",
     "CorruptObjectError",
+    "DaskCluster",
     "FailedTasksError",
     "FencedError",
     "File",
     "GraphError",
+    "GridEngineCluster",
+    "HTCondorCluster",
+    "InlineCluster",
     "InputError",
     "KilledError",
+    "LSFCluster",
     "LocalCluster",
+    "PBSCluster",
+    "ParasolCluster",
     "Promise",
     "ResourceError",
     "Resources",
     "Run",
     "SerializationError",
+    "SlurmCluster",
     "StoreError",
     "StoreExistsError",
     "StoreFormatError",
@@ -96,6 +120,7 @@ __all__ = [
     "StoreNotFoundError",
     "Task",
     "ToilfnError",
+    "TorqueCluster",
     "__version__",
     "add_options",
     "compute",
