@@ -8,10 +8,11 @@ Memory is the peak of the leader and of its largest worker; each shape runs in a
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 import time
 from typing import Any
+
+from processes import run
 
 import toilfn as toil
 
@@ -53,9 +54,12 @@ def measure(shape: str, size: int) -> str:
     began = time.perf_counter()
     value = toil.compute(SHAPES[shape](size), workers=2, progress=False)
     took = time.perf_counter() - began
-    assert value == {"tail calls": "done", "recursion": size * (size + 1) // 2, "children": size * (size - 1) // 2}[shape]
+    assert (
+        value == {"tail calls": "done", "recursion": size * (size + 1) // 2, "children": size * (size - 1) // 2}[shape]
+    )
     leader, worker = peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
-    return f"{shape:10} {size:>8,}: {took:7.1f} s, {took / size * 1e6:5.0f} µs each, leader {leader} MB, worker {worker} MB"
+    times = f"{took:7.1f} s, {took / size * 1e6:5.0f} µs each"
+    return f"{shape:10} {size:>8,}: {times}, leader {leader} MB, worker {worker} MB"
 
 
 def main() -> None:
@@ -64,7 +68,7 @@ def main() -> None:
         return
     size = sys.argv[1] if len(sys.argv) > 1 else "100000"
     for shape in SHAPES:
-        subprocess.run([sys.executable, __file__, "--only", shape, size], check=True)
+        print(run(__file__, "--only", shape, size), flush=True)
 
 
 if __name__ == "__main__":

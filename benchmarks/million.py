@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import pickle
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 
 import msgpack
+from processes import run
 
 import toilfn as toil
 from toilfn import records
@@ -105,7 +105,7 @@ def main() -> None:
         print(measure(int(sys.argv[2])))
         return
     for size in [int(text) for text in sys.argv[1:]] or [10_000, 100_000, 1_000_000]:
-        subprocess.run([sys.executable, __file__, "--only", str(size)], check=True)
+        print(run(__file__, "--only", str(size)), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
+
+from processes import run
 
 WORKERS = 2
 SIZES = {"flat": 10_000, "chain": 2_000, "tree": 4_096, "fan-out": 10_000}
@@ -151,11 +150,15 @@ def run_pool(shape: str, size: int) -> float:
 ENGINES = {"toilfn": run_toilfn, "dask": run_dask, "parsl": run_parsl, "pool": run_pool}
 
 
+def scaled(shape: str, scale: float) -> int:
+    """The size of a shape; a tree's is a power of two."""
+    size = int(SIZES[shape] * scale)
+    return 1 << (size.bit_length() - 1) if shape == "tree" else size
+
+
 def measure(engine: str, shape: str, size: int) -> float:
     """Run one engine on one graph in a fresh process; give the seconds."""
-    command = [sys.executable, __file__, "--only", engine, shape, str(size)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=1800, cwd=Path(__file__).parent)
-    return float(output.stdout.split()[-1])
+    return float(run(__file__, "--only", engine, shape, str(size)))
 
 
 def main() -> None:
@@ -172,7 +175,7 @@ def main() -> None:
         return
     rows = []
     for shape in options.shape:
-        size = int(SIZES[shape] * options.scale)
+        size = scaled(shape, options.scale)
         for engine in options.engine:
             seconds = measure(engine, shape, size)
             rows.append({"shape": shape, "engine": engine, "tasks": tasks_of(shape, size), "seconds": seconds})
