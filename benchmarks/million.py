@@ -53,8 +53,8 @@ class InstantCluster(Cluster):
         return job
 
     def _outcome(self, data: bytes) -> bytes:
-        id_ = records.task_of(data, records.Task)
-        assert id_ is not None
+        start = len(records.start_of(records.Task))
+        id_ = data[start : start + 16]
         stats = records.Stats(time.time(), 1e-5)
         return records.encode(records.Outcome(id_, 1, self._value, (), (), (), (), (), b"", stats))
 

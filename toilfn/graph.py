@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from toilfn import records
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
-from toilfn.identity import arguments_identity, lineage, task_id, value_identity
+from toilfn.identity import arguments_digest, arguments_identity, lineage, task_id, value_identity
 from toilfn.serialize import PROTOCOL, dumps, dumps_function
 from toilfn.structure import ATOMS
 
@@ -152,7 +152,7 @@ class Recorder:
             task.forget_identity()  # in a notebook, what it reaches may have been redefined since the last run
             self._looked_at.add(task)
         function = task.identity.digest
-        digest, _ = self._identity_of_arguments(promise)
+        digest = self._digest_of_arguments(promise)
         self._functions.setdefault(function, task)
         id_ = task_id(function, digest, self._lineage, 0)
         ordinal = self._repeated.get(id_, 0) + 1 if id_ in self._ids else 0
@@ -162,9 +162,9 @@ class Recorder:
         self._ids.add(id_)
         self._named[id(promise)] = _Named(id_, promise, ordinal)
 
-    def _identity_of_arguments(self, promise: Promise) -> tuple[bytes, dict[str, str]]:
+    def _digest_of_arguments(self, promise: Promise) -> bytes:
         try:
-            return arguments_identity(promise._args, promise._kwargs, self._promise_identity)
+            return arguments_digest(promise._args, promise._kwargs, self._promise_identity)
         except SerializationError as error:
             raise SerializationError(f"task {promise._task.name}: {error}") from error
 
@@ -217,7 +217,7 @@ class Recorder:
         own_blobs: list[records.BlobRef] = []
         args = store_payload(payload, self._store, own_blobs)
         blobs.extend(own_blobs)
-        digest, parts = self._identity_of_arguments(promise)
+        digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity)
         own = self._functions[task.identity.digest].settings
         return records.Task(
             id=named.id,
@@ -269,4 +269,10 @@ def _in_order(promise: Promise, done: dict[int, _Named]) -> Iterator[Promise]:
         else:
             entered.add(id(current))
             waiting = [dep._origin for dep in (*current._deps, *current._after) if id(dep._origin) not in done]
-            stack.extend(reversed(waiting))
+            for needed in reversed(waiting):
+                if needed._deps or needed._after:
+                    stack.append(needed)
+            # What needs nothing, as most of a wide graph, takes no turn on the stack.
+            for needed in waiting:
+                if not (needed._deps or needed._after or id(needed) in done):
+                    yield needed

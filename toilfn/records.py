@@ -15,7 +15,7 @@ from toilfn.stores.blobs import BlobRef
 
 __all__ = [
     "BlobRef", "End", "Epoch", "Failure", "Forget", "Function", "Outcome", "Record", "Run", "Started", "Stats",
-    "Task", "decode", "encode", "task_of",
+    "Task", "decode", "encode", "start_of",
 ]  # fmt: skip
 
 
@@ -189,16 +189,10 @@ def decode(data: bytes) -> Record:
     return record
 
 
-def task_of(data: bytes, kind: type[Task | Outcome]) -> TaskId | None:
-    """Give the task's id if a record is of this kind, without reading the rest of it."""
-    start = _STARTS[kind]
-    return data[len(start) : len(start) + 16] if data.startswith(start) else None
-
-
-_STARTS: dict[type, bytes] = {
-    kind: msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
-    for kind in (Task, Outcome)
-}
+def start_of(kind: type[Task | Outcome]) -> bytes:
+    """Give the bytes that all records of a kind start with; the sixteen after them are the task's id."""
+    start: bytes = msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
+    return start
 
 
 def _ref(value: Any) -> Any:

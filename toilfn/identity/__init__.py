@@ -86,6 +86,15 @@ def value_identity(value: Any) -> bytes:
     return digest(Encoder(_refuse_promise, _code_identity).encode(value))
 
 
+def arguments_digest(args: Sequence[Any], kwargs: Mapping[str, Any], promise_id: Callable[[Any], bytes]) -> bytes:
+    """Identify the arguments of a call, without the parts: the digest that `arguments_identity` gives."""
+    if not kwargs and _ALL_ATOMS(map(type, args)):
+        text = repr(args)
+        if len(text) <= _SHORT:
+            return digest(text.encode())
+    return arguments_identity(args, kwargs, promise_id)[0]
+
+
 def arguments_identity(
     args: Sequence[Any], kwargs: Mapping[str, Any], promise_id: Callable[[Any], bytes]
 ) -> tuple[bytes, dict[str, str]]:

@@ -17,7 +17,7 @@ from toilfn.records import (
     Run,
     Task,
     decode,
-    task_of,
+    start_of,
 )
 from toilfn.stores.log import Position
 
@@ -72,12 +72,14 @@ class Index:
             If an object of the log is missing or damaged.
         """
         index = cls(log)
+        outcome, task = start_of(Outcome), start_of(Task)
+        after_outcome, after_task = slice(len(outcome), len(outcome) + 16), slice(len(task), len(task) + 16)
         for position, data in log.read():
             # Of the many tasks and outcomes only the ids are read now; most are never looked at.
-            if id_ := task_of(data, Outcome):
-                index.outcomes.setdefault(id_, position)
-            elif id_ := task_of(data, Task):
-                index._tasks.setdefault(id_, position)
+            if data.startswith(outcome):
+                index.outcomes.setdefault(data[after_outcome], position)
+            elif data.startswith(task):
+                index._tasks.setdefault(data[after_task], position)
             else:
                 index._add(decode(data))
         return index
