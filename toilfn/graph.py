@@ -269,9 +269,7 @@ def _in_order(promise: Promise, done: dict[int, _Named]) -> Iterator[Promise]:
         else:
             entered.add(id(current))
             waiting = [dep._origin for dep in (*current._deps, *current._after) if id(dep._origin) not in done]
-            for needed in reversed(waiting):
-                if needed._deps or needed._after:
-                    stack.append(needed)
+            stack.extend(needed for needed in reversed(waiting) if needed._deps or needed._after)
             # What needs nothing, as most of a wide graph, takes no turn on the stack.
             for needed in waiting:
                 if not (needed._deps or needed._after or id(needed) in done):
