@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
 
 from toilfn.units import format_duration
@@ -34,7 +34,7 @@ class Progress:
     Examples
     --------
     >>> with Progress() as progress:
-    ...     progress.update({"waiting": 108, "running": 2, "complete": 10}, ["sort_chunk", "sort_chunk"])
+    ...     progress.update({"waiting": 108, "running": 2, "complete": 10}, lambda: ["sort_chunk", "sort_chunk"])
     """
 
     def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
@@ -57,27 +57,28 @@ class Progress:
         self._began = time.monotonic()
         self._next = self._began + _PATIENCE
 
-    def update(self, counts: Mapping[str, int], running: Sequence[str] = ()) -> None:
+    def update(self, counts: Mapping[str, int], running: Callable[[], Sequence[str]] = tuple) -> None:
         """Tell the state of the run; cheap enough to be called all the time.
 
         Parameters
         ----------
         counts : mapping of str to int
             How many tasks are in each state of the scheduler's: `toilfn.scheduler.Scheduler.counts`.
-        running : sequence of str
-            Names of tasks that are running.
+        running : callable
+            Gives the names of tasks that are running; called when the state is shown, a few times a second at most.
         """
-        self._counts, self._running = counts, running
+        self._counts = counts
         now = time.monotonic()
         if self._show is not False and now >= self._next:
             self._next = now + _STEP
+            self._running = running()
             self._shown().show(self._line(), self._done, self._total)
 
     def message(self, text: str) -> None:
         """Write a line that stays, above the bar if there is one."""
         if self._display is not None:
             self._display.message(text)
-        elif self._show is not False:
+        else:
             print(text, file=self._stream, flush=True)
 
     def stop(self) -> None:

@@ -89,6 +89,28 @@ def _cores(value: Any) -> float:
 _count, _positive_count = _whole(0), _whole(1)
 
 
+def _probability(value: Any) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("write a number from 0 to 1")
+    return number
+
+
+def _environment(value: Any) -> dict[str, str]:
+    """Read variables: a mapping, ``NAME=VALUE``, ``NAME`` for the value it has here, or a list of these."""
+    if isinstance(value, Mapping):
+        return {str(name): str(text) for name, text in value.items()}
+    if not isinstance(value, str):
+        return {name: text for item in value for name, text in _environment(item).items()}
+    name, equals, text = value.partition("=")
+    if not name or not (equals or name in os.environ):
+        raise ValueError("write NAME=VALUE, or the name of a variable that is set")
+    return {name: text if equals else os.environ[name]}
+
+
 def _cluster(value: Any) -> Any:
     if isinstance(value, str) or hasattr(value, "submit"):
         return value
@@ -103,6 +125,7 @@ def _setting(default: Any, parse: Callable[[Any], Any], group: str, help: str) -
 
 _STORE, _CLUSTER, _RESOURCES = "where", "cluster", "resources"
 _FAILURE, _OUTPUT, _EXPERT = "failures", "output", "expert"
+_PLACES = "workers' surroundings"
 
 
 @dataclass(frozen=True)
@@ -163,6 +186,16 @@ class Settings:
         None, parse_size, _RESOURCES, "the most disk to use at one time; by default what the cluster has"
     )
 
+    set_env: dict[str, str] | None = _setting(
+        None, _environment, _PLACES,
+        "NAME=VALUE for the tasks' environment, or NAME for the value it has here; may be given several times",
+    )  # fmt: skip
+    work_dir: str | None = _setting(
+        None, os.fspath, _PLACES,
+        "where each machine keeps temporary directories, copies of files and the locks on them: a local disk; "
+        "by default the system's place",
+    )  # fmt: skip
+
     retries: int = _setting(1, _count, _FAILURE, "how many more times to try a task that fails")
     retry_backoff: float = _setting(
         "0.5s", parse_duration, _FAILURE, "time before the first retry; doubled for each further one, at most 60s"
@@ -182,12 +215,32 @@ class Settings:
     log_limit: int = _setting(
         "64Ki", parse_size, _OUTPUT, "how much of an attempt's log to keep; of a longer one the middle is left out"
     )
+    stream_logs: bool = _setting(
+        False, _boolean, _OUTPUT, "show on standard error what tasks print, while they run where the cluster can"
+    )
+    write_logs: str | None = _setting(
+        None, os.fspath, _OUTPUT, "a directory for the logs of attempts that failed, a file for each"
+    )
+    write_logs_success: bool = _setting(
+        False, _boolean, _OUTPUT, "write the logs of attempts that succeeded to that directory, too"
+    )
+    write_logs_gzip: bool = _setting(False, _boolean, _OUTPUT, "compress the files in that directory")
+    log_file: str | None = _setting(None, os.fspath, _OUTPUT, "a file for what the leader has to tell")
+    log_file_size: int = _setting(
+        "10M", parse_size, _OUTPUT, "how large that file grows before a new one is begun; five old ones stay"
+    )
 
     lease_timeout: float = _setting(
         "30s", parse_duration, _EXPERT, "a leader that has not been heard of for this long may be replaced"
     )
     batch_target: float = _setting(
         "50ms", parse_duration, _EXPERT, "short tasks are sent to workers together, for about this long at a time"
+    )
+    bad_worker: float = _setting(
+        0, _probability, _EXPERT, "to try a workflow out: the probability with which a running job is killed"
+    )
+    bad_worker_interval: float = _setting(
+        "1s", parse_duration, _EXPERT, "the time after which that probability counts anew"
     )
 
     @classmethod
@@ -216,12 +269,21 @@ class Settings:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         if self.cluster is not None and not isinstance(self.cluster, str):
             values["cluster"] = type(self.cluster).__name__
+        if self.set_env is not None:
+            values["set_env"] = sorted(self.set_env)  # values may be secrets
         if self.store is not None:
             values["store"] = _without_password(self.store)
         return values
 
 
-_METAVARS = {parse_size: "SIZE", parse_duration: "TIME", _cores: "N", _count: "N", _positive_count: "N"}
+_METAVARS = {
+    parse_size: "SIZE",
+    parse_duration: "TIME",
+    _cores: "N",
+    _count: "N",
+    _positive_count: "N",
+    _environment: "NAME[=VALUE]",
+}
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
 
@@ -274,7 +336,19 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
             raise argparse.ArgumentTypeError(_reason(text, error)) from None
 
     metavar = _METAVARS.get(parse, name.upper())
-    group.add_argument(flag, dest=_DEST + name, type=read, default=argparse.SUPPRESS, help=help, metavar=metavar)
+    action = _Merge if parse is _environment else "store"
+    group.add_argument(
+        flag, dest=_DEST + name, type=read, action=action, default=argparse.SUPPRESS, help=help, metavar=metavar
+    )
+
+
+class _Merge(argparse.Action):
+    """Collects the variables of a flag that is given several times."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), **values})
 
 
 def _read(origin: str, given: Mapping[str, Any]) -> dict[str, Any]:

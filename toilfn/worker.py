@@ -23,20 +23,22 @@ import time
 import types
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import msgpack
 
 from toilfn.clusters.output import LOG_LIMIT
-from toilfn.clusters.slot import Slot
+from toilfn.clusters.slot import Doing, Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.records import encode
-from toilfn.stores import BlobRef, Store, open_store
+from toilfn.stores import Store, open_store
 from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
 from toilfn.work.capture import Capture, start_logging
 from toilfn.work.execute import Executor
+from toilfn.work.passed import adopt_environment, read_ref
 from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.work.surroundings import Surroundings
 
@@ -72,20 +74,35 @@ class Reporter:
     answers : Answers
     period : float
         Seconds that are long.
+    output : Capture, optional
+        What the tasks print, if that is to be told while they run.
     """
 
-    def __init__(self, slot: Slot, answers: Answers, period: float) -> None:
+    def __init__(self, slot: Slot, answers: Answers, period: float, output: Capture | None = None) -> None:
         self._slot = slot
         self._answers = answers
         self._period = period
+        self._output = output
         self._told = (b"", 0.0)
+        self._passed_on = 0
 
     def report(self) -> None:
         self._answers.flush()
         doing = self._slot.read()
         if doing is not None and time.time() - doing.start > self._period and self._told != doing[:2]:
             self._told = doing[:2]
+            self._passed_on = 0
             self._answers.running(doing.task, doing.start)
+        if doing is not None and self._told == doing[:2] and self._output is not None:
+            self._answers.log(doing.task, partial(self._lines, doing, self._output))
+
+    def _lines(self, doing: Doing, output: Capture) -> bytes:
+        """Give the lines that a task has printed since the last time; nothing if it has ended meanwhile."""
+        lines = output.peek(doing.log + self._passed_on)
+        if self._slot.read() != doing:
+            return b""
+        self._passed_on += len(lines)
+        return lines
 
     def run(self) -> NoReturn:
         """Report now and then. What the store does not take now it may take the next time, or at the end."""
@@ -105,13 +122,15 @@ class WarmWorker:
     slot : Slot
         Where the cluster sees what is being done.
     executor : Executor
+    output : Capture, optional
+        What the tasks print, if the leader wants it while they run.
     """
 
-    def __init__(self, wire: Wire, slot: Slot, executor: Executor) -> None:
+    def __init__(self, wire: Wire, slot: Slot, executor: Executor, output: Capture | None) -> None:
         self._wire = wire
         self._executor = executor
         self._answers = Answers(wire.send)
-        self._reporter = Reporter(slot, self._answers, _PERIOD)
+        self._reporter = Reporter(slot, self._answers, _PERIOD, output)
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
         self._poller = select.poll()
@@ -162,9 +181,10 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
     store, path = _greeting(wire)
     sys.path[:] = path
     faulthandler.enable()
-    executor = _executor(open_store(store, create=False), slot, Capture(1, _log_limit()))
+    output = Capture(1, _log_limit())
+    executor = _executor(open_store(store, create=False), slot, output)
     try:
-        WarmWorker(wire, slot, executor).run()
+        WarmWorker(wire, slot, executor, output if os.environ.get("TOILFN_STREAM_LOGS") else None).run()
     finally:
         executor.close()
 
@@ -209,6 +229,7 @@ def _executor(store: Store, slot: Slot, output: Capture) -> Executor:
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
+    adopt_environment(store)
     sweep()
     _install_code(store)
     return Executor(store, output, slot, Surroundings(limit_threads=True), Terminated)
@@ -220,8 +241,7 @@ def _install_code(store: Store) -> None:
     if reference is not None:
         from toilfn.deploy import install
 
-        name, size, digest = reference.rsplit(":", 2)
-        install(store.get_blob(BlobRef(name, int(size), bytes.fromhex(digest))), base_dir() / "code")
+        install(store.get_blob(read_ref(reference)), base_dir() / "code")
 
 
 def _greeting(wire: Wire) -> tuple[str, list[str]]:

@@ -7,7 +7,7 @@ log; the scheduler's commands become batches for the cluster.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from toilfn import records
@@ -59,12 +59,21 @@ class Watch:
     should_stop : callable
         Whether to end at once.
     tick : callable
-        Called with the scheduler's counts, for progress.
+        Called with the scheduler's counts, and a function that names the tasks that are running, for progress.
+    victims : callable
+        Given the jobs that the cluster has, chooses some to be killed: to try a workflow out.
+    ended : callable or None
+        Called with a task's name and the record of each attempt that ended.
+    said : callable
+        Called with a task's name and id, and what its running attempt has printed since the last time.
     """
 
     should_drain: Callable[[], bool] = lambda: False
     should_stop: Callable[[], bool] = lambda: False
-    tick: Callable[[dict[str, int]], None] = lambda _: None
+    tick: Callable[[dict[str, int], Callable[[], list[str]]], None] = lambda *_: None
+    victims: Callable[[Collection[JobId]], Sequence[JobId]] = lambda _: ()
+    ended: Callable[[str, records.Outcome | records.Failure], None] | None = None
+    said: Callable[[str, TaskId, bytes], None] = lambda *_: None
 
 
 class Answers:
@@ -97,6 +106,10 @@ class _Out:
     name: str
     job: JobId
     recalled: bool = False
+    running: TaskId | None = None
+    """The task that its worker has been at for a while."""
+    kept: TaskId | None = None
+    """The newest task that its worker went on with by itself."""
 
 
 @dataclass(slots=True)
@@ -190,7 +203,9 @@ class Leader:
             for update in self._cluster.poll(self._patience()):
                 self._take(update)
             self._committer.check()
-            self._watch.tick(self._scheduler.counts())
+            if victims := self._watch.victims(self._jobs):
+                self._cluster.kill(victims)
+            self._watch.tick(self._scheduler.counts(), self._running_names)
 
     def _adopt(self) -> None:
         """Go on with what earlier leaders have left in the cluster and in the store."""
@@ -336,11 +351,33 @@ class Leader:
         if kind == "records":
             for data in rest[0]:
                 self._record(data)
-            for id_ in rest[1]:
-                if out is not None:
-                    self._handle(Kept(out.id, id_))
-        elif kind == "returned" and out is not None:
+            if out is not None:
+                self._go_on(out, rest[1])
+        elif out is None:
+            return
+        elif kind == "returned":
             self._handle(Returned(out.id, rest[0]))
+        elif kind == "running":
+            self._runs(out, *rest)
+        elif kind == "log":
+            self._watch.said(self.task_name(rest[0]), *rest)
+
+    def _go_on(self, out: _Out, kept: Sequence[TaskId]) -> None:
+        """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
+        out.running = None
+        for id_ in kept:
+            self._handle(Kept(out.id, id_))
+            out.kept = id_
+
+    def _runs(self, out: _Out, id_: TaskId, start: float) -> None:
+        """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
+        out.running = id_
+        if id_ == out.kept:
+            self._committer.add(encode(records.Started((id_,), out.job, start)))
+
+    def _running_names(self) -> list[str]:
+        ids = (out.running for out in self._out.values())
+        return [self.task_name(id_) for id_ in ids if id_ is not None and id_ in self._loader.encoded]
 
     def _record(self, data: bytes) -> None:
         record = records.decode(data)
@@ -351,6 +388,8 @@ class Leader:
             self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
 
     def _outcome(self, outcome: records.Outcome, data: bytes) -> None:
+        if self._watch.ended and outcome.id in self._loader.encoded:
+            self._watch.ended(self.task_name(outcome.id), outcome)
         if self._loader.encoded.pop(outcome.id, None) is None:
             return  # a second outcome: the first one counts
         self._committer.add(data)
@@ -391,6 +430,8 @@ class Leader:
         failure = self._tally.last.pop(id_, None) or self._unheard(id_, cause)
         failure = failure._replace(final=final)
         self._committer.add(encode(failure))
+        if self._watch.ended:
+            self._watch.ended(self.task_name(id_), failure)
         if final:
             self._tally.failures[id_] = failure
 

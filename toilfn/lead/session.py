@@ -22,6 +22,8 @@ from toilfn.events import Capacity, TaskId
 from toilfn.files import holds_files
 from toilfn.filing import cache as filecache
 from toilfn.graph import Recorder
+from toilfn.lead.attemptlogs import AttemptLogs, log_file
+from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
 from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.lead.index import Index
@@ -37,6 +39,7 @@ from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
 from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.stores.lease import Lease
+from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, write_ref
 from toilfn.work.scratch import CODE_VARIABLE, base_dir
 
 __all__ = ["Session"]
@@ -235,7 +238,7 @@ class Session:
     def _lead(self, run: records.Run, loader: Loader, committer: Committer, resumed: bool) -> Values:
         cluster = self._cluster(run.code, resumed)
         try:
-            with Interrupts() as interrupts, Progress(self._settings.progress) as progress:
+            with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
                 leader = self._leader(cluster, loader, committer, interrupts, progress)
                 leader.run(run.roots)
         finally:
@@ -253,11 +256,26 @@ class Session:
                 )
             settings = replace(settings, cluster="inline")
         cluster = make_cluster(settings)
-        environment = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
+        environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
-            environment[CODE_VARIABLE] = f"{code.name}:{code.size}:{code.digest.hex()}"
+            environment[CODE_VARIABLE] = write_ref(code)
         cluster.open(ClusterSession(self.store.url, self._jobs_name, environment))
         return cluster
+
+    def _environment(self, *, direct: bool) -> dict[str, str]:
+        """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.
+
+        A direct cluster's workers are this process's children and have that anyway.
+        """
+        settings = self._settings
+        given = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
+        if settings.work_dir is not None:
+            given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
+        if direct:
+            streams = {"TOILFN_STREAM_LOGS": "1"} if settings.stream_logs else {}
+            return {**given, **streams, **(settings.set_env or {})}
+        passed = self.store.put_blob(pack_environment(os.environ, settings.set_env or {}))
+        return {**given, ENVIRONMENT_VARIABLE: write_ref(passed)}
 
     @property
     def _jobs_name(self) -> str:
@@ -270,6 +288,8 @@ class Session:
         self.scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
         assert self.index.epoch is not None
         flag = _Flag(self.store)
+        logs = AttemptLogs(self._settings, self._read_log, progress.message)
+        bad = BadWorkers(self._settings.bad_worker, self._settings.bad_worker_interval)
         return Leader(
             self.index,
             loader,
@@ -283,6 +303,9 @@ class Session:
                 should_drain=lambda: interrupts.count == 1,
                 should_stop=lambda: interrupts.count > 1 or self._stopped or flag.is_set(),
                 tick=progress.update,
+                victims=bad.choose,
+                ended=logs.ended if logs.is_needed else None,
+                said=logs.said,
             ),
             self.store.objects.delete,
         )
@@ -304,9 +327,10 @@ class Session:
         return lambda id_: describe_arguments(leader.task(id_), leader.task_name, self.store.get_blob)
 
     def _log_of(self, failure: records.Failure) -> str:
-        log = failure.log
-        data = self.store.get_blob(log) if isinstance(log, records.BlobRef) else log
-        return data.decode(errors="replace")
+        return self._read_log(failure).decode(errors="replace")
+
+    def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
+        return self.store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
 
 
 class _Flag:

@@ -55,6 +55,13 @@ class Answers:
             self.flush()
             self._say("running", task, start)
 
+    def log(self, task: TaskId, take: Callable[[], bytes]) -> None:
+        """Pass on what a running task has printed; it is taken when the task's end cannot be told meanwhile."""
+        with self._lock:
+            if text := take():
+                self.flush()
+                self._say("log", task, text)
+
     def returned(self, take: Callable[[], Iterable[TaskId]]) -> None:
         """Give tasks back; they are taken when nothing else can be said meanwhile."""
         with self._lock:

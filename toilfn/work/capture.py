@@ -47,6 +47,11 @@ class Capture:
             os.close(fd)
         self._saved = {}
 
+    def peek(self, start: int) -> bytes:
+        """Give whole lines from a place on, without taking them; at most about as much as is kept of an attempt."""
+        data = os.pread(self._fd, self._limit, start)
+        return data[: data.rfind(b"\n") + 1]
+
     def take(self) -> bytes:
         """Give what was written since the last time."""
         sys.stdout.flush()

@@ -1,0 +1,63 @@
+"""What a leader passes on to workers on other machines, through blobs that environment variables name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from toilfn.stores.blobs import BlobRef
+
+if TYPE_CHECKING:
+    from toilfn.stores import Store
+
+__all__ = ["ENVIRONMENT_VARIABLE", "adopt_environment", "pack_environment", "read_ref", "write_ref"]
+
+ENVIRONMENT_VARIABLE = "TOILFN_ENVIRONMENT"
+"""The environment variable that names the blob with the leader's environment."""
+
+_STAYS = re.compile(
+    r"HOME|USER|LOGNAME|SHELL|HOST(NAME|TYPE)?|PWD|OLDPWD|SHLVL|_|TERM|COLUMNS|LINES|DISPLAY|XAUTHORITY|LS_COLORS|MAIL"
+    r"|TE?MP|TMPDIR|WAYLAND_DISPLAY|DBUS_SESSION_BUS_ADDRESS|(XDG|SSH|TOILFN|DASK|BASH_FUNC|KUBERNETES|TMUX|STY)_.*"
+    r"|(SLURM|PBS|LSB|LS|LSF|SGE|JOB|CONDOR|_CONDOR|OMPI|PMI|PMIX|MPI|CUDA_VISIBLE)_.*|PE_HOSTFILE|NSLOTS"
+)  # fmt: skip
+"""Variables that say something of the leader's own machine, login or job."""
+
+
+def write_ref(ref: BlobRef) -> str:
+    """Give a blob's reference as text."""
+    return f"{ref.name}:{ref.size}:{ref.digest.hex()}"
+
+
+def read_ref(text: str) -> BlobRef:
+    """Read what `write_ref` made."""
+    name, size, digest = text.rsplit(":", 2)
+    return BlobRef(name, int(size), bytes.fromhex(digest))
+
+
+def pack_environment(ours: Mapping[str, str], wanted: Mapping[str, str]) -> bytes:
+    """Put together what a worker elsewhere gets.
+
+    Parameters
+    ----------
+    ours : mapping
+        The leader's environment; what belongs to its machine, login or job is left out, and what a worker has
+        already it keeps.
+    wanted : mapping
+        Variables that the user asked for; they replace the worker's.
+    """
+    passed = {name: value for name, value in ours.items() if not _STAYS.fullmatch(name)}
+    packed: bytes = msgpack.packb((passed, dict(wanted)))
+    return packed
+
+
+def adopt_environment(store: Store) -> None:
+    """Take over what the leader passed on, if it did."""
+    text = os.environ.pop(ENVIRONMENT_VARIABLE, None)
+    if text is None:
+        return
+    passed, wanted = msgpack.unpackb(store.get_blob(read_ref(text)))
+    os.environ.update({name: value for name, value in passed.items() if name not in os.environ} | wanted)
