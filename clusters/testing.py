@@ -55,7 +55,7 @@ class ClusterContract:
     """Seconds within which the system does what it is asked."""
     resources: ClassVar[Resources] = Resources(cores=1, memory=400 * 2**20, disk=2**20)
     """A shape that the system can run several jobs of."""
-    settings: ClassVar[dict[str, Any]] = {"poll_interval": 0.3}
+    settings: ClassVar[dict[str, Any]] = {"poll_interval": 0.1}
     """Further settings of every cluster made."""
 
     @pytest.fixture

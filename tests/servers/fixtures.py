@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.containers import Containers
 from tests.servers.gridengine import GridEngine
 from tests.servers.machine import serve
 from tests.servers.slurm import Slurm
 
-__all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server"]
+__all__ = ["alone", "containers", "gridengine", "gridengine_server", "slurm", "slurm_server"]
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,12 @@ def slurm_server() -> Iterator[Slurm]:
 def gridengine_server() -> Iterator[GridEngine]:
     """A running Grid Engine whose commands work in this process."""
     yield from serve(GridEngine())
+
+
+@pytest.fixture(scope="session")
+def containers() -> Iterator[Containers]:
+    """Podman, which works in this process and in what it starts, with images."""
+    yield from serve(Containers())
 
 
 @pytest.fixture

@@ -54,11 +54,14 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=DEFAULT CPUs=4 RealMemory=8000
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=26821
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=26822 Gres=gpu:k80:2 Feature=big
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=26822 Gres=gpu:k80:2
+NodeName=n3 NodeHostname={host} NodeAddr=127.0.0.1 Port=26823
+NodeName=n4 NodeHostname={host} NodeAddr=127.0.0.1 Port=26824
 PartitionName=DEFAULT State=UP MaxTime=INFINITE
 PartitionName=main Nodes=n1,n2 Default=YES PriorityTier=10
-PartitionName=short Nodes=n1 MaxTime=00:10:00 PriorityTier=10
-PartitionName=urgent Nodes=n1,n2 PriorityTier=100 PreemptMode=OFF
+PartitionName=fragile Nodes=n3 PriorityTier=10
+PartitionName=patient Nodes=n4 PriorityTier=10
+PartitionName=urgent Nodes=n4 PriorityTier=100 PreemptMode=OFF
 """
 
 DATABASE = """\
@@ -78,12 +81,15 @@ StorageUser=root
 
 
 class Slurm(Server):
-    """A cluster of two nodes with four cores each, whatever the machine has."""
+    """A cluster whose nodes have four cores each, whatever the machine has.
+
+    Two are for everybody; a test may take that of ``fragile`` down, and jobs of ``urgent`` preempt ``patient`` ones.
+    """
 
     name = "slurm"
     packages = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
     commands = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sbatch", "sacct")
-    nodes = ("n1", "n2")
+    nodes = ("n1", "n2", "n3", "n4")
     min_job_age = 60
 
     @property
@@ -141,7 +147,7 @@ class Slurm(Server):
 
     def is_idle(self) -> bool:
         """Whether all nodes are there and have nothing to do."""
-        return self.run("sinfo", "-h", "-N", "-o", "%T", "-p", "main").split() == ["idle"] * len(self.nodes)
+        return set(self.run("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}
 
     def _daemon(self, program: str, *arguments: str) -> None:
         subprocess.run([f"/usr/sbin/{program}", *arguments], env=os.environ | self.environment, check=True)

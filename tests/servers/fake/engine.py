@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SLOTS = 4
-DELAY = 0.2
+DELAY = 0.1
 """Seconds for which a job waits in the queue."""
 
 Element = dict[str, Any]
