@@ -42,6 +42,10 @@ class Wanted(Protocol):
     def workers(self) -> int | None:
         """How many processes the local cluster may have."""
 
+    @property
+    def poll_interval(self) -> float | None:
+        """Seconds between two queries of a batch system; None leaves that to the cluster."""
+
 
 def make_cluster(wanted: Wanted) -> Cluster:
     """Make the cluster that settings name.
@@ -62,7 +66,10 @@ def make_cluster(wanted: Wanted) -> Cluster:
         from toilfn.clusters.local import LocalCluster
 
         return LocalCluster(workers=wanted.workers)
-    return cluster_class(str(wanted.cluster))()
+    cluster = cluster_class(str(wanted.cluster))()
+    if wanted.poll_interval is not None:
+        cluster.poll_interval = wanted.poll_interval
+    return cluster
 
 
 def cluster_class(name: str) -> type[Cluster]:

@@ -142,6 +142,8 @@ class Cluster(ABC):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    poll_interval: float = 2.0
+    """Seconds between two queries of a system that has to be asked for news."""
 
     @abstractmethod
     def open(self, session: Session) -> None:

@@ -18,6 +18,7 @@ from toilfn.errors import ClusterError
 class Settings(NamedTuple):
     cluster: Any = None
     workers: int | None = None
+    poll_interval: float | None = None
 
 
 def test_names_are_sorted() -> None:
@@ -37,6 +38,11 @@ def test_the_local_cluster_is_made_unless_another_one_is_named() -> None:
     assert cluster.capacity().batches == 3
     cluster.close()
     assert isinstance(make_cluster(Settings("inline")), InlineCluster)
+
+
+def test_the_interval_of_queries_is_a_setting_of_the_run_too() -> None:
+    assert make_cluster(Settings("slurm", poll_interval=7)).poll_interval == 7
+    assert make_cluster(Settings("slurm")).poll_interval == 2
 
 
 def test_a_cluster_object_is_taken_as_it_is() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.servers.fake.systems import system
-from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
+from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
 
-__all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]
+__all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server"]
 
 FAKES = ["lsf", "torque", "pbs", "htcondor", "parasol"]
 
@@ -86,6 +86,20 @@ def wait_for_marks(marks, count, limit=60):
     while len(list(marks.iterdir())) < count:
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_away_for_half_a_minute_costs_nothing(alone, slurm, start):
+    """What runs goes on, what is new waits; no task runs twice."""
+    leader, marks = start("slurm", "slow", 30)
+    wait_for_marks(marks, 5)
+    slurm.stop_controller()
+    try:
+        time.sleep(30)
+    finally:
+        slurm.start_controller()
+    assert result(leader) == str(sum(range(30)))
+    assert counts(marks) == {f"slow-{i}": 1 for i in range(30)}
 
 
 def test_memory_is_named_in_the_failure(slurm, start):
