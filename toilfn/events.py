@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeAlias
 from toilfn.resources import Resources
 
 __all__ = [
-    "Adopted", "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Event", "Failed",
-    "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Retry", "Returned",
-    "Submit", "Submitted", "TaskId",
+    "Adopted", "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Deadlock", "Event", "Failed",
+    "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Resolve", "Retry", "Returned",
+    "ServiceStarted", "Shaped", "StopService", "Submit", "Submitted", "TaskId",
 ]  # fmt: skip
 
 TaskId: TypeAlias = bytes
@@ -72,6 +72,10 @@ class NewTask(NamedTuple):
     budget: Budget
     parent: TaskId | None = None
     """The task that created this one, which is complete only when this one is."""
+    is_late: bool = False
+    """Whether its shape depends on the values it needs: `Resolve` asks for it when these are complete."""
+    is_service: bool = False
+    """Whether it runs beside the tasks that need it, until these and all that they led to are complete."""
 
 
 class Submitted(NamedTuple):
@@ -124,6 +128,21 @@ class Returned(NamedTuple):
     ids: tuple[TaskId, ...]
 
 
+class ServiceStarted(NamedTuple):
+    """A service has given its value and serves: what needs it can run."""
+
+    batch: BatchId
+    id: TaskId
+
+
+class Shaped(NamedTuple):
+    """The answer to `Resolve`."""
+
+    id: TaskId
+    shape: Resources | None
+    """None: its requirements cannot be known, and it is given up."""
+
+
 class Lost(NamedTuple):
     """A batch has ended, well or badly. Tasks of it without an outcome: the first in order is charged
     with `cause` (none is when `cause` is None), the others are ready again at no cost."""
@@ -145,10 +164,14 @@ class Capacity(NamedTuple):
     total: Resources | None
     largest: Resources | None = None
     batches: int | None = None
-    """How many batches may be out at one time."""
+    """How many batches may be out at one time, services aside."""
+    services: int | None = None
+    """How many services may run at one time on nodes that are not preemptible."""
+    preemptible_services: int | None = None
+    """And on those that are."""
 
 
-Event: TypeAlias = Submitted | Adopted | Finished | Kept | Failed | Returned | Lost | Capacity
+Event: TypeAlias = Submitted | Adopted | Finished | Kept | Failed | Returned | ServiceStarted | Shaped | Lost | Capacity
 
 
 class Submit(NamedTuple):
@@ -169,10 +192,18 @@ class Recall(NamedTuple):
     batch: BatchId
 
 
+class Resolve(NamedTuple):
+    """Find out what a task asks for: what it needs is complete. Answered by `Shaped`."""
+
+    id: TaskId
+
+
 class Kill(NamedTuple):
-    """End a batch: nothing in it is needed any more."""
+    """End a batch: nothing in it is needed any more, or a service that it uses has died."""
 
     batch: BatchId
+    service: TaskId | None = None
+    """The service that has died."""
 
 
 class Complete(NamedTuple):
@@ -204,4 +235,19 @@ class GaveUp(NamedTuple):
     cause: Cause
 
 
-Command: TypeAlias = Submit | Recall | Kill | Complete | Release | Retry | GaveUp
+class StopService(NamedTuple):
+    """A service is not needed any more, or not now. Answered by `Finished`, or, while it has users, by `Returned`."""
+
+    id: TaskId
+    batch: BatchId | None
+    """Where it runs. None: nowhere, and it has finished without."""
+
+
+class Deadlock(NamedTuple):
+    """A task can never start beside services: those that it needs itself, or that wait for it. `GaveUp` follows."""
+
+    id: TaskId
+    services: tuple[TaskId, ...]
+
+
+Command: TypeAlias = Submit | Resolve | Recall | Kill | Complete | Release | Retry | GaveUp | StopService | Deadlock

@@ -22,15 +22,20 @@ from toilfn.events import (
     Cause,
     Command,
     Complete,
+    Deadlock,
     Event,
     Failed,
     Finished,
     GaveUp,
     Kept,
+    Kill,
     Lost,
     NewTask,
+    Resolve,
     Retry,
     Returned,
+    ServiceStarted,
+    Shaped,
     Submitted,
     TaskId,
 )
@@ -41,9 +46,12 @@ from toilfn.scheduler.packing import Pool, Shape, Shapes
 from toilfn.scheduler.ready import Ready
 from toilfn.scheduler.retries import Charges
 from toilfn.scheduler.running import Running
+from toilfn.scheduler.services import Services
 from toilfn.scheduler.states import MOVES, State, Task
 
 __all__ = ["Scheduler"]
+
+_GOING_ON = (State.READY, State.RUNNING, State.SERVING, State.BACKOFF)
 
 _STORY = 256
 """How many moves are remembered, for the report of a bug."""
@@ -75,14 +83,17 @@ class Scheduler:
         #: For a task that several others led to: all but the first of these.
         self._led_by: dict[TaskId, list[TaskId]] = {}
         self._backoff: list[tuple[float, TaskId]] = []
+        #: Tasks whose shape is not known yet.
+        self._shapeless: set[TaskId] = set()
         self._running = Running(self._tasks, self._pool, policy)
+        self._services = Services(self._tasks, self._pool)
 
     # What others want to know
 
     @property
     def idle(self) -> bool:
         """Whether nothing is ready, running or to be tried again: the run is over."""
-        return not any(self._counts[state] for state in (State.READY, State.RUNNING, State.BACKOFF))
+        return not (self._services.queue or any(self._counts[state] for state in _GOING_ON))
 
     @property
     def largest(self) -> Resources | None:
@@ -111,6 +122,14 @@ class Scheduler:
             return State.COMPLETE if self.is_complete(id) else None
         return task.state
 
+    def shape(self, id: TaskId) -> Resources:
+        """Say what a task that is not complete asks for now: more than at first, perhaps, if it has failed."""
+        return self._tasks[id].shape.resources
+
+    def is_wanted(self, id: TaskId) -> bool:
+        """Say whether a service has users that are neither complete nor given up."""
+        return self._services.is_wanted(id)
+
     def running(self) -> dict[BatchId, tuple[TaskId, ...]]:
         """Give each batch that has not ended, with the tasks it still has to answer for."""
         return {batch: tuple(task.id for task in self._running.left(batch)) for batch in self._running}
@@ -126,13 +145,20 @@ class Scheduler:
         """
         if not self.idle:
             return []
-        explained = {task.id for task in self._tasks.values() if task.state is State.FAILED}
-        stack = list(explained)
-        while stack:
-            waiting = [id for id in self._waiting_for(self._tasks[stack.pop()]) if id not in explained]
-            explained.update(waiting)
-            stack += waiting
+        given_up = [task.id for task in self._tasks.values() if task.state is State.FAILED]
+        unused = [id for id in self._tasks if given_up and id in self._services]
+        explained = self._held_up_by([*given_up, *unused])
         return [id for id in self._tasks if id not in explained]
+
+    def _held_up_by(self, ids: Iterable[TaskId]) -> set[TaskId]:
+        """Give some tasks and all that cannot go on before they are complete."""
+        found = set(ids)
+        stack = list(found)
+        while stack:
+            waiting = [id for id in self._waiting_for(self._tasks[stack.pop()]) if id not in found]
+            found.update(waiting)
+            stack += waiting
+        return found
 
     def _waiting_for(self, task: Task) -> Iterable[TaskId]:
         """Give what cannot go on before a task is complete."""
@@ -161,9 +187,11 @@ class Scheduler:
 
     def _adopted(self, event: Adopted, commands: list[Command]) -> None:
         known = [task for id in event.ids if (task := self._tasks.get(id)) is not None]
-        tasks = [task for task in known if task.state in (State.WAITING, State.READY)]
-        if not tasks:
-            return
+        tasks = [
+            task for task in known if task.state in (State.WAITING, State.READY) and task.id not in self._shapeless
+        ]
+        if not tasks or any(task.id in self._services or self._services.of(task.id) for task in tasks):
+            return  # what ran with the services of that leader ended with it
         draft = Draft(tasks[0].shape, self._policy, math.inf, math.inf)
         for task in tasks:
             self._move(task, State.RUNNING)
@@ -172,7 +200,7 @@ class Scheduler:
 
     def _finished(self, event: Finished, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
-        if task is None or task.state.has_outcome:
+        if task is None or task.state.has_outcome or self._services.is_wanted(event.id):
             return
         fresh = self._unknown(event.children)
         self._check_known(event.id, event.waits, fresh)
@@ -180,6 +208,7 @@ class Scheduler:
             self._durations.learn(task.kind, event.wall)
         self._move(task, State.EXPANDED)
         self._charges.forget(task.id)
+        self._shapeless.discard(task.id)
         self._running.forget(task.id)
         self._expand(task, event, fresh, commands)
         if not task.pending:
@@ -209,16 +238,54 @@ class Scheduler:
 
     def _failed(self, event: Failed, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
-        if task is not None and task.state is State.RUNNING:
-            self._charge(task, event.cause, event.now, commands)
+        if task is not None and task.state.is_at_work:
+            cause = Cause.LOST if task.batch in self._services.doomed else event.cause
+            self._charge(task, cause, event.now, commands)
+
+    def _service_started(self, event: ServiceStarted, commands: list[Command]) -> None:
+        if not self._running.has(event.batch, event.id) or self._tasks[event.id].state is State.SERVING:
+            return
+        service = self._tasks[event.id]
+        self._move(service, State.SERVING)
+        for user in reversed(self._users(service)):
+            if user.state is State.WAITING and not user.pending:
+                self._settle(user, commands)
+
+    def _users(self, service: Task) -> list[Task]:
+        """Give the tasks that need a service and have no outcome."""
+        users = (self._tasks.get(id) for id in service.followers)
+        return [user for user in users if user is not None and not user.state.has_outcome]
+
+    def _fall(self, service: Task, commands: list[Command]) -> None:
+        """End what uses a service that does not serve any more."""
+        for user in self._users(service):
+            if user.state is State.READY:
+                self._move(user, State.WAITING)
+            elif user.state.is_at_work and user.batch not in self._services.doomed:
+                self._services.doomed.add(user.batch)
+                commands.append(Kill(user.batch, service.id))
 
     def _returned(self, event: Returned, commands: list[Command]) -> None:
         for id in reversed(event.ids):
             if event.batch in self._running and self._running.has(event.batch, id):
                 self._settle(self._tasks[id], commands)
 
+    def _shaped(self, event: Shaped, commands: list[Command]) -> None:
+        task = self._tasks.get(event.id)
+        if task is None or event.id not in self._shapeless:
+            return
+        self._shapeless.discard(event.id)
+        if task.state is not State.WAITING:
+            return
+        if event.shape is None:
+            self._give_up(task, commands)
+            return
+        task.shape = self._shapes.of(event.shape, is_service=task.shape.is_service)
+        self._settle(task, commands)
+
     def _lost(self, event: Lost, commands: list[Command]) -> None:
         left = self._running.end(event.batch, is_lost=event.cause is not None)
+        self._services.doomed.discard(event.batch)
         guilty = next((task for task in left if task.id == event.running), left[0]) if left else None
         for task in reversed(left):
             if event.cause is not None and task is guilty:
@@ -240,6 +307,8 @@ class Scheduler:
         Kept: _kept,
         Failed: _failed,
         Returned: _returned,
+        ServiceStarted: _service_started,
+        Shaped: _shaped,
         Lost: _lost,
         Capacity: _capacity,
     }
@@ -272,13 +341,18 @@ class Scheduler:
         for task, new in zip(tasks, fresh.values(), strict=True):
             self._link(task, new.parent)
         for task in reversed(tasks) if urgent else tasks:
-            if not self._pool.can_ever(task.shape):
+            if task.id not in self._shapeless and not self._pool.can_ever(task.shape):
                 self._give_up(task, commands)
             elif not task.pending:
                 self._settle(task, commands, urgent=urgent)
 
     def _create(self, new: NewTask) -> Task:
-        task = Task(new.id, new.needs, self._shapes.of(new.shape), new.kind, new.budget)
+        shape = self._shapes.of(new.shape, is_service=new.is_service)
+        task = Task(new.id, new.needs, shape, new.kind, new.budget)
+        if new.is_service:
+            self._services.add(new.id)
+        if new.is_late:
+            self._shapeless.add(new.id)
         self._tasks[new.id] = task
         self._counts[State.WAITING] += 1
         return task
@@ -288,10 +362,11 @@ class Scheduler:
         for need in needs:
             if need is not None:
                 need.follow(task.id)
-                task.pending += 1
+                task.pending += need.id not in self._services
         self._holds.hold(task.needs)
         # Equal ids are often different objects: this one keeps the task's own.
         task.needs = tuple([id if need is None else need.id for id, need in zip(task.needs, needs, strict=True)])
+        self._services.link(task)
         creator = None if parent is None else self._tasks.get(parent)
         if creator is not None and creator.state is State.EXPANDED:
             self._lead(creator, task.id)
@@ -325,8 +400,9 @@ class Scheduler:
         task.state = state
         if old is State.READY:
             self._ready.discard(task.shape)
-        elif old is State.RUNNING:
+        elif old.is_at_work and state is not State.SERVING:
             self._running.leave(task)
+            self._services.ended(task.id)
 
     def _tell(self, id: TaskId) -> str:
         moves = [f"{old.name} to {new.name}" for moved, old, new in self._story if moved == id]
@@ -334,8 +410,15 @@ class Scheduler:
 
     def _settle(self, task: Task, commands: list[Command], *, urgent: bool = True) -> None:
         """Put a task that is nowhere where it belongs: it waits, is ready or cannot be run."""
-        if task.pending:
-            self._move(task, State.WAITING)
+        if task.state is State.SERVING:
+            self._fall(task, commands)
+        if task.pending or not self._services.may_start(task):
+            if task.state is not State.WAITING:
+                self._move(task, State.WAITING)
+            if self._services.is_over(task.id):
+                commands += self._services.stop(task)
+        elif task.id in self._shapeless:
+            commands.append(Resolve(task.id))
         elif self._pool.can_ever(task.shape):
             self._move(task, State.READY)
             self._ready.add(task.id, task.shape, urgent=urgent)
@@ -346,12 +429,19 @@ class Scheduler:
         """Give up a task that asks for too much."""
         self._move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
+        commands += self._services.leave(task)
 
     def _charge(self, task: Task, cause: Cause, now: float, commands: list[Command]) -> None:
+        if self._services.is_over(task.id):
+            self._settle(task, commands)
+            return
+        if task.state is State.SERVING:
+            self._fall(task, commands)
         verdict = self._charges.charge(task.id, cause, task.budget, now)
         commands.append(verdict)
         if isinstance(verdict, GaveUp):
             self._move(task, State.FAILED)
+            commands += self._services.leave(task)
             return
         if cause is Cause.MEMORY and task.budget.double_memory:
             task.shape = self._doubled(task.shape)
@@ -366,7 +456,7 @@ class Scheduler:
 
     def _doubled(self, shape: Shape) -> Shape:
         memory = int(min(2 * shape.memory, max(shape.memory, self._pool.most_memory)))
-        return self._shapes.of(replace(shape.resources, memory=memory))
+        return self._shapes.of(replace(shape.resources, memory=memory), is_service=shape.is_service)
 
     def _complete(self, task: Task, commands: list[Command]) -> None:
         """Complete a task, and those that it was the last to be waited for."""
@@ -377,7 +467,9 @@ class Scheduler:
             del self._tasks[task.id]
             commands.append(Complete(task.id))
             commands += self._holds.finish(task)
-            self._wake(task, commands)
+            if task.id not in self._services:  # its followers never waited for its end
+                self._wake(task, commands)
+            commands += self._services.forget(task)
             stack += self._count_down(self._leaders(task))
             self._led_by.pop(task.id, None)
 
@@ -404,10 +496,39 @@ class Scheduler:
         """Start what can be started, and whatever else is due."""
         commands: list[Command] = []
         self._end_backoffs(now, commands)
+        self._admit(commands)
         while (shape := self._ready.choose(self._pool)) is not None:
             commands.append(self._running.begin(self._draft(shape), now))
         commands += self._running.due(now, is_all_started=not self._ready)
+        self._unblock(commands)
         return commands
+
+    def _admit(self, commands: list[Command]) -> None:
+        """Let tasks have the services that they ask for."""
+        if not self._services.queue:
+            return
+        tasks, hopeless = self._services.admit()
+        for task in tasks:
+            self._settle(task, commands)
+        for task in hopeless:
+            self._give_up_beside(self._services.of(task.id), task, commands)
+
+    def _unblock(self, commands: list[Command]) -> None:
+        """When nothing goes on but services, stop those that nobody can use now; if there is none, it is a deadlock."""
+        serving = self._counts[State.SERVING]
+        if not serving or self._counts[State.RUNNING] or self._counts[State.BACKOFF] or self._services.is_stopping:
+            return
+        blocked = [task.id for task in self._tasks.values() if task.state is State.READY]
+        blocked += [id for id in self._services.queue if id in self._tasks]
+        stops = self._services.release(self._held_up_by(blocked))
+        commands += stops
+        if blocked and not stops:
+            self._give_up_beside(self._services.serving(), self._tasks[blocked[0]], commands)
+
+    def _give_up_beside(self, services: Iterable[TaskId], task: Task, commands: list[Command]) -> None:
+        """Give up a task for which there is no room beside services."""
+        commands.append(Deadlock(task.id, tuple(services)))
+        self._give_up(task, commands)
 
     def _end_backoffs(self, now: float, commands: list[Command]) -> None:
         while self._backoff and self._backoff[0][0] <= now:
@@ -423,6 +544,8 @@ class Scheduler:
         while (task := self._next(shape)) is not None and draft.offer(task.id, self._durations.expect(task.kind)):
             self._ready.pop(shape)
             self._move(task, State.RUNNING)
+            if shape.is_service:
+                break
             self._take_followers(draft, covered)
         return draft
 
@@ -435,6 +558,10 @@ class Scheduler:
             self._ready.pop(shape)
         return None
 
+    def _may_follow(self, id: TaskId) -> bool:
+        """Whether a task may go along with what it needs: its shape is known, and no service has to be there."""
+        return id not in self._shapeless and not self._services.of(id)
+
     def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
         """Let those go along that need nothing incomplete but what is in the batch.
 
@@ -446,7 +573,7 @@ class Scheduler:
             position += 1
             for id in islice(task.followers, self._policy.max_batch):
                 follower = self._tasks.get(id)
-                if follower is None or follower.state is not State.WAITING:
+                if follower is None or follower.state is not State.WAITING or not self._may_follow(id):
                     continue
                 covered[id] = covered.get(id, 0) + 1
                 is_link = follower.pending == len(task.followers) == 1

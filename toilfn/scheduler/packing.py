@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 from weakref import WeakValueDictionary
@@ -20,10 +20,11 @@ Devices: TypeAlias = tuple[tuple[Accelerator, int], ...]
 class Shape:
     """Resources in the form that is calculated with. Shapes are compared by identity: see `Shapes`."""
 
-    __slots__ = ("__weakref__", "cores", "disk", "memory", "resources")
+    __slots__ = ("__weakref__", "cores", "disk", "is_service", "memory", "resources")
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, *, is_service: bool = False) -> None:
         self.resources = resources
+        self.is_service = is_service
         #: Thousandths, so that sums are exact.
         self.cores = math.ceil(round(resources.cores * 1000, 3))
         self.memory = resources.memory
@@ -43,6 +44,8 @@ class Shape:
 
     def can_join(self, other: Shape) -> bool:
         """Whether a task of this shape can run in a batch that was started for another."""
+        if self.is_service or other.is_service:
+            return False
         if self is other:
             return True
         own, given = self.resources, other.resources
@@ -51,20 +54,27 @@ class Shape:
 
 
 class Shapes:
-    """One shape for all tasks that ask for the same, for as long as there are any."""
+    """One shape for all tasks that ask for the same, and one for all services, for as long as there are any."""
 
     def __init__(self, shapes: Iterable[Shape] = ()) -> None:
-        self._known = WeakValueDictionary({shape.resources: shape for shape in shapes})
+        self._of_tasks: WeakValueDictionary[Resources, Shape] = WeakValueDictionary()
+        self._of_services: WeakValueDictionary[Resources, Shape] = WeakValueDictionary()
+        for shape in shapes:
+            self._known(shape.is_service)[shape.resources] = shape
 
-    def of(self, resources: Resources) -> Shape:
+    def of(self, resources: Resources, *, is_service: bool = False) -> Shape:
         """Give the shape of some resources."""
-        shape = self._known.get(resources)
+        known = self._known(is_service)
+        shape = known.get(resources)
         if shape is None:
-            shape = self._known[resources] = Shape(resources)
+            shape = known[resources] = Shape(resources, is_service=is_service)
         return shape
 
+    def _known(self, is_service: bool) -> WeakValueDictionary[Resources, Shape]:
+        return self._of_services if is_service else self._of_tasks
+
     def __reduce__(self) -> tuple[type[Shapes], tuple[list[Shape]]]:
-        return Shapes, (list(self._known.values()),)
+        return Shapes, ([*self._of_tasks.values(), *self._of_services.values()],)
 
 
 class Pool:
@@ -77,12 +87,16 @@ class Pool:
 
     def __init__(self, capacity: Capacity) -> None:
         self._batches = self._cores = self._memory = self._disk = 0
+        #: How many services run, on nodes that are not preemptible and on those that are.
+        self._services = [0, 0]
         self._devices: dict[Accelerator, int] = {}
         self.resize(capacity)
 
     def resize(self, capacity: Capacity) -> None:
         """Give the pool another capacity; what is taken stays taken, even when it is more."""
         self._most_batches = math.inf if capacity.batches is None else capacity.batches
+        limits = (capacity.services, capacity.preemptible_services)
+        self._most_services = tuple(math.inf if limit is None else limit for limit in limits)
         self._total = None if capacity.total is None else Shape(capacity.total)
         self._largest = self._total if capacity.largest is None else Shape(capacity.largest)
 
@@ -117,9 +131,16 @@ class Pool:
         """Whether there is room once all batches have ended."""
         return self._most_batches > 0 and (self._total is None or shape.fits_in(self._total))
 
+    def can_hold(self, services: Sequence[Shape], task: Shape) -> bool:
+        """Whether some services and beside them one task can run at one time, with nothing else."""
+        for preemptible, most in enumerate(self._most_services):
+            if sum(shape.resources.preemptible == preemptible for shape in services) > most:
+                return False
+        return self._total is None or _sum([*services, task]).fits_in(self._total)
+
     def has_room(self, shape: Shape) -> bool:
         """Whether one more batch can be started now."""
-        if self._batches >= self._most_batches:
+        if self._slots_left(shape) <= 0:
             return False
         total = self._total
         if total is None:
@@ -133,13 +154,19 @@ class Pool:
 
     def slots(self, shape: Shape) -> float:
         """Estimate how many more batches can be started now; accelerators are not looked at."""
-        counts = [self._most_batches - self._batches]
+        counts = [self._slots_left(shape)]
         total = self._total
         if total is not None:
             free = (total.cores - self._cores, total.memory - self._memory, total.disk - self._disk)
             asked = (shape.cores, shape.memory, shape.disk)
             counts += [has // needs for has, needs in zip(free, asked, strict=True) if needs]
         return min(counts)
+
+    def _slots_left(self, shape: Shape) -> float:
+        if shape.is_service:
+            preemptible = shape.resources.preemptible
+            return self._most_services[preemptible] - self._services[preemptible]
+        return self._most_batches - self._batches
 
     def take(self, shape: Shape) -> Devices:
         """Take the resources of one batch, for which there must be room; says which devices it got."""
@@ -158,7 +185,10 @@ class Pool:
             self._devices[sort] -= count
 
     def _add(self, shape: Shape, times: int) -> None:
-        self._batches += times
+        if shape.is_service:
+            self._services[shape.resources.preemptible] += times
+        else:
+            self._batches += times
         self._cores += times * shape.cores
         self._memory += times * shape.memory
         self._disk += times * shape.disk
@@ -166,6 +196,14 @@ class Pool:
     def _pick(self, total: Shape, shape: Shape) -> dict[Accelerator, int] | None:
         free = {sort: count - self._devices.get(sort, 0) for sort, count in _sorts(total.resources).items()}
         return _choose(shape.resources.accelerators, free)
+
+
+def _sum(shapes: Sequence[Shape]) -> Shape:
+    """Add up what shapes ask for."""
+    asked = [shape.resources for shape in shapes]
+    cores = sum(shape.cores for shape in shapes) / 1000
+    devices = tuple(device for one in asked for device in one.accelerators)
+    return Shape(Resources(cores, sum(one.memory for one in asked), sum(one.disk for one in asked), devices))
 
 
 def _sorts(resources: Resources) -> dict[Accelerator, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from toilfn.events import BatchId, Kill, Recall, Submit, TaskId
 from toilfn.scheduler.batching import Draft, Policy
 from toilfn.scheduler.packing import Devices, Pool
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import Task
 
 __all__ = ["Running"]
 
@@ -76,7 +76,7 @@ class Running:
     def has(self, id: BatchId, task_id: TaskId) -> bool:
         """Say whether a batch has to answer for a task."""
         task = self._tasks.get(task_id)
-        return task is not None and task.state is State.RUNNING and task.batch == id
+        return task is not None and task.batch == id and task.state.is_at_work
 
     # What batches go through
 

@@ -13,6 +13,9 @@ running   ready     `Returned`, `Lost` at no cost, or a retry that is due at onc
 running   waiting   the same, while one of its needs is not complete
 running   backoff   `Failed` or `Lost`, to be tried again later
 running   failed    `Failed` or `Lost`, and its budget is used up
+running   serving   a service has started
+serving   any       as from running
+ready     waiting   a service that it uses has died
 backoff   ready     its time came
 backoff   waiting   its time came, and one of its needs is not complete
 backoff   failed    its time came, and the capacity shrank below what it asks for
@@ -44,13 +47,15 @@ class State(IntEnum):
     """It can run as soon as there is room."""
     RUNNING = 2
     """It is in a batch that was submitted."""
-    BACKOFF = 3
+    SERVING = 3
+    """It is a service that runs and can be used."""
+    BACKOFF = 4
     """It failed and will be tried again later."""
-    FAILED = 4
+    FAILED = 5
     """It was given up."""
-    EXPANDED = 5
+    EXPANDED = 6
     """It has an outcome, and something it led to is not complete."""
-    COMPLETE = 6
+    COMPLETE = 7
     """It and all that it led to have outcomes. Only its id is kept."""
 
     @property
@@ -58,13 +63,19 @@ class State(IntEnum):
         """Whether the task itself is done."""
         return self >= State.EXPANDED
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the task is in a batch that was submitted."""
+        return self is State.RUNNING or self is State.SERVING
 
-_W, _R, _RUN, _B, _F, _E, _C = State
+
+_W, _R, _RUN, _S, _B, _F, _E, _C = State
 
 MOVES: tuple[frozenset[State], ...] = (
     frozenset({_R, _RUN, _F, _E}),
-    frozenset({_RUN, _F, _E}),
-    frozenset({_RUN, _R, _W, _B, _F, _E}),
+    frozenset({_RUN, _W, _F, _E}),
+    frozenset({_RUN, _R, _W, _S, _B, _F, _E}),
+    frozenset({_R, _W, _B, _F, _E}),
     frozenset({_R, _W, _F, _E}),
     frozenset({_E}),
     frozenset({_C}),

@@ -1,0 +1,269 @@
+"""Services: when they start, who may use them, and when they stop.
+
+A task that needs services is one of their *users*. When all else that it needs is complete it asks for them,
+and is *admitted* when there is room for all of them, for itself, and for each user admitted before, at one
+time: so services that run never keep their own users from running. The services start then, and the user
+when all of them serve. A service stops when none of its users can use it any more: all are complete or given up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+
+from toilfn.events import BatchId, StopService, TaskId
+from toilfn.scheduler.packing import Pool, Shape
+from toilfn.scheduler.states import State, Task
+
+__all__ = ["Services"]
+
+_LOOKAHEAD = 32
+"""How many users that there is no room for are looked past."""
+
+
+class _Service:
+    __slots__ = ("admitted", "askers", "users")
+
+    def __init__(self) -> None:
+        #: The users that are neither complete nor given up.
+        self.users: set[TaskId] = set()
+        #: Those of them that may run, or have run and led to something that is not complete.
+        self.admitted: set[TaskId] = set()
+        #: Users that ask for it while what it needs itself is not complete.
+        self.askers: list[TaskId] = []
+
+
+class Services:
+    """The services among the tasks, and their users.
+
+    Parameters
+    ----------
+    tasks : dict
+        The tasks that are not complete.
+    pool : Pool
+        What they must fit into.
+    """
+
+    def __init__(self, tasks: dict[TaskId, Task], pool: Pool) -> None:
+        self._tasks = tasks
+        self._pool = pool
+        self._services: dict[TaskId, _Service] = {}
+        self._uses: dict[TaskId, tuple[TaskId, ...]] = {}
+        #: Services that run or will, since users were admitted.
+        self._active: set[TaskId] = set()
+        self._stopping: set[TaskId] = set()
+        self._queue: dict[TaskId, None] = {}
+        #: The shapes of admitted users, which are not services themselves.
+        self._admitted: dict[TaskId, Shape] = {}
+        self._shapes: Counter[Shape] = Counter()
+        #: Batches that were killed since a service died.
+        self.doomed: set[BatchId] = set()
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._services
+
+    @property
+    def queue(self) -> Collection[TaskId]:
+        """The users that ask for services, in order."""
+        return self._queue.keys()
+
+    def of(self, id: TaskId) -> tuple[TaskId, ...]:
+        """Give the services that a task uses, not those that these use."""
+        return self._uses.get(id, ())
+
+    def is_wanted(self, id: TaskId) -> bool:
+        """Whether a service has users that are neither complete nor given up."""
+        service = self._services.get(id)
+        return service is not None and bool(service.users)
+
+    def is_over(self, id: TaskId) -> bool:
+        """Whether it is a service that nobody needs any more."""
+        return id in self._services and not self.is_wanted(id)
+
+    # What becomes of them
+
+    def add(self, id: TaskId) -> None:
+        """Take note of a service, before its users."""
+        self._services[id] = _Service()
+
+    def link(self, task: Task) -> None:
+        """Take note of a task's use of services."""
+        uses = tuple(dict.fromkeys(need for need in task.needs if need in self._services)) if self._services else ()
+        if uses:
+            self._uses[task.id] = uses
+            for service in uses:
+                self._services[service].users.add(task.id)
+
+    def may_start(self, task: Task) -> bool:
+        """Whether a task whose other needs are complete can start now; if not, it is told when it can."""
+        if task.id in self._services:
+            if not self._services[task.id].admitted:
+                self._rest(task)
+                return False
+        elif task.id not in self._uses:
+            return True
+        elif task.id not in self._admitted:
+            self._queue[task.id] = None
+            return False
+        return all(self._tasks[id].state is State.SERVING for id in self.of(task.id))
+
+    def _rest(self, task: Task) -> None:
+        """Note that a service is not to run now; those that waited for its needs can ask again."""
+        self._active.discard(task.id)
+        for id in self.of(task.id):
+            self._services[id].admitted.discard(task.id)
+        service = self._services[task.id]
+        self._queue.update(dict.fromkeys(service.askers))
+        service.askers = []
+
+    def ended(self, id: TaskId) -> None:
+        """Note that a service does not serve any more."""
+        self._stopping.discard(id)
+
+    def leave(self, task: Task) -> list[StopService]:
+        """Note that a task is complete or given up; gives the services to stop that only it still needed."""
+        self._queue.pop(task.id, None)
+        if task.id in self._services:
+            self._abandon(task.id)
+        self._withdraw(task.id)
+        stops = []
+        for id in self.of(task.id):
+            service = self._services.get(id)
+            if service is not None and task.id in service.users:
+                service.users.discard(task.id)
+                stops += [] if service.users else self.stop(self._tasks[id])
+        return stops
+
+    def forget(self, task: Task) -> list[StopService]:
+        """Note that a task is complete; gives the services to stop that only it still needed."""
+        stops = self.leave(task)
+        self._uses.pop(task.id, None)
+        self._services.pop(task.id, None)
+        self._active.discard(task.id)
+        return stops
+
+    def stop(self, task: Task) -> list[StopService]:
+        """Stop a service, wherever it is on its way."""
+        if task.id in self._stopping or task.state is State.FAILED or task.state.has_outcome:
+            return []
+        if not task.state.is_at_work:
+            return [StopService(task.id, None)]
+        self._stopping.add(task.id)
+        return [StopService(task.id, task.batch)]
+
+    def _withdraw(self, id: TaskId) -> None:
+        """Take back a user's admission."""
+        shape = self._admitted.pop(id, None)
+        if shape is not None:
+            self._shapes -= Counter((shape,))
+        for service in self.of(id):
+            if service in self._services:
+                self._services[service].admitted.discard(id)
+
+    def _abandon(self, id: TaskId) -> None:
+        """Take back the admission of all users of a service, and of all users of those that are services."""
+        stack = [id]
+        while stack:
+            service = stack.pop()
+            for user in list(self._services[service].admitted):
+                self._withdraw(user)
+                if user in self._services:
+                    stack.append(user)
+            if not (task := self._tasks.get(service)) or not task.state.is_at_work:
+                self._active.discard(service)
+
+    # Admission
+
+    def admit(self) -> tuple[list[Task], list[Task]]:
+        """Admit users for whose services there is room.
+
+        Returns
+        -------
+        list of Task
+            Services and users that may have become ready.
+        list of Task
+            Users that can never run beside all their services. They are not in the queue any more.
+        """
+        settled: list[Task] = []
+        hopeless: list[Task] = []
+        for id in list(islice(self._queue, _LOOKAHEAD)):
+            user = self._tasks.get(id)
+            if user is None or user.state is not State.WAITING or user.pending or not self._is_askable(id):
+                del self._queue[id]
+            elif not self._pool.can_hold(self._all_shapes(self._closure(id)), user.shape):
+                del self._queue[id]
+                hopeless.append(user)
+            elif self._has_room(user):
+                del self._queue[id]
+                settled += self._admit(user)
+        return settled, hopeless
+
+    def _is_askable(self, id: TaskId) -> bool:
+        """Whether all that a user's services need is complete; if not, it will be asked again."""
+        for service in self._closure(id):
+            task = self._tasks[service]
+            if task.state is State.FAILED:
+                return False
+            if task.pending:
+                self._services[service].askers.append(id)
+                return False
+        return True
+
+    def _closure(self, id: TaskId) -> Iterator[TaskId]:
+        """Give the services that a task uses, and those that these use."""
+        found = dict.fromkeys(self.of(id))
+        stack = list(found)
+        while stack:
+            more = [other for other in self.of(stack.pop()) if other not in found]
+            found.update(dict.fromkeys(more))
+            stack += more
+        return iter(found)
+
+    def _all_shapes(self, ids: Iterable[TaskId]) -> list[Shape]:
+        return [self._tasks[id].shape for id in ids]
+
+    def _has_room(self, user: Task) -> bool:
+        more = set(self._closure(user.id)) - self._active
+        shapes = self._all_shapes(self._active | more)
+        beside = {user.shape, *self._shapes} if more else {user.shape}
+        return all(self._pool.can_hold(shapes, shape) for shape in beside)
+
+    def _admit(self, user: Task) -> list[Task]:
+        self._admitted[user.id] = user.shape
+        self._shapes[user.shape] += 1
+        stack, settled = [user], []
+        while stack:
+            task = stack.pop()
+            settled.append(task)
+            for id in self.of(task.id):
+                self._services[id].admitted.add(task.id)
+                if id not in self._active:
+                    self._active.add(id)
+                    stack.append(self._tasks[id])
+        return [task for task in reversed(settled) if task.state is State.WAITING]
+
+    # When nothing goes on
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a service was told to stop and has not."""
+        return bool(self._stopping)
+
+    def serving(self) -> list[TaskId]:
+        """Give the services that can be used now."""
+        return [id for id in self._active if self._tasks[id].state is State.SERVING]
+
+    def release(self, hopeful: Collection[TaskId]) -> list[StopService]:
+        """Stop the services that no admitted user among the hopeful ones needs, to make room for others."""
+        kept: set[TaskId] = set()
+        for id in hopeful:
+            if id in self._admitted:
+                kept.update(self._closure(id))
+        stops: list[StopService] = []
+        serving = set(self.serving())
+        for id in serving - kept:
+            if serving.isdisjoint(self._services[id].users):
+                self._abandon(id)
+                stops += self.stop(self._tasks[id])
+        return stops
