@@ -33,6 +33,10 @@ class Stats(NamedTuple):
     host: str = ""
     worker: int = 0
     """The process id."""
+    read: int = 0
+    """Bytes that the task and its children read, from wherever; 0 where the system does not tell."""
+    written: int = 0
+    """Bytes that they wrote."""
 
 
 class Epoch(NamedTuple):

@@ -15,6 +15,7 @@ import pytest
 from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, task, tell
 from toilfn.cli import main
 from toilfn.files import File
+from toilfn.records import Outcome
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease
 
@@ -122,15 +123,45 @@ def test_graph_prints_or_writes(store: Store, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "graph.dot").read_text().startswith("digraph workflow {")
 
 
+def test_stats_of_each_attempt_and_of_the_run(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    attempts = json.loads(printed(capsys, "stats", store.url, "--attempts", "--json"))
+    assert [(row["name"], row["number"], row["result"]) for row in attempts if row["result"] != "done"] == [
+        ("sort_chunk", 1, "error"),
+        ("sort_chunk", 2, "error"),
+    ]
+    assert {(row["cores_asked"], row["memory_asked"]) for row in attempts} == {(1.0, 2 * 2**30)}
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "stats", store.url, "--attempts", "--csv"))))
+    assert [row["task"] for row in rows] == [row["task"] for row in attempts]
+    assert printed(capsys, "stats", store.url, "--attempts").count("error") == 2
+    sums = json.loads(printed(capsys, "stats", store.url, "--json"))["run"]
+    assert (sums["attempts"], sums["failed_attempts"], sums["wall"]) == (6, 2, 12.0)
+    assert sums["core_seconds_asked"] - sums["core_seconds_used"] == sums["core_seconds_unused"] == 3.0
+    assert "75 % used; 3s unused" in printed(capsys, "stats", store.url)
+
+
+def test_waiting_counts_from_the_end_of_what_a_task_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def at(start: float, record: Outcome) -> Outcome:
+        return record._replace(stats=record.stats._replace(start=start, wall=1.0))
+
+    child = task("child", "f", parent="a")
+    tasks = [task("a", "f"), task("b", "f", ["a"]), task("late", "f", after=["b"])]
+    ends = [at(1000.0, outcome("a", [child])), at(1003.0, outcome("child")), at(1006.0, outcome("b"))]
+    store = tell(tmp_path / "s", epoch(), run("late"), function("f"), *tasks, *ends)
+    tell(tmp_path / "s", run("late", number=2)._replace(time=1010.0), at(1011.0, outcome("late")))
+    waits = [row["wait"] for row in json.loads(printed(capsys, "stats", store.url, "--attempts", "--json"))]
+    assert waits == [0.5, 2.0, 2.0, 1.0]
+
+
 def test_stats_in_three_forms(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "stats", store.url).splitlines()
     assert lines[0].split() == ["task", "done", "failed", "min", "median", "mean", "max", "total"]
     assert lines[1].split() == ["sort_chunk", "3", "2", "wall", "1s", "2s", "2s", "3s", "6s"]
-    found = json.loads(printed(capsys, "stats", store.url, "--json"))
+    found = json.loads(printed(capsys, "stats", store.url, "--json"))["tasks"]
     assert found["sort_chunk"]["wall"] == {"min": 1.0, "median": 2.0, "mean": 2.0, "max": 3.0, "total": 6.0}
     assert found["sort_chunk"]["failed_attempts"] == 2
     assert found["split"]["memory"]["max"] == 2**20
-    assert found["sort_chunk"]["wait"]["min"] == 0.0
+    assert found["sort_chunk"]["idle"]["min"] == 0.0
+    assert found["sort_chunk"]["memory_asked"]["max"] == 2 * 2**30
     rows = list(csv.DictReader(io.StringIO(printed(capsys, "stats", store.url, "--csv"))))
     assert [row["total"] for row in rows if (row["task"], row["measure"]) == ("sort_chunk", "wall")] == ["6.0"]
     assert "merge" not in found

@@ -5,99 +5,170 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
 
 from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.report.attempts import Attempt, attempts_of
 from toilfn.stores import open_store
 from toilfn.units import format_duration, format_size
-from toilfn.view import State, TaskInfo, View
+from toilfn.view import View
 
 __all__ = ["command", "configure"]
 
-_MEASURES = ("wall", "cpu", "wait", "memory")
+_MEASURES: dict[str, Callable[[Attempt], float]] = {
+    "wall": lambda attempt: attempt.wall,
+    "cpu": lambda attempt: attempt.cpu,
+    "idle": lambda attempt: max(0.0, attempt.wall * attempt.cores_asked - attempt.cpu),
+    "wait": lambda attempt: attempt.wait,
+    "memory": lambda attempt: attempt.memory,
+    "memory asked": lambda attempt: attempt.memory_asked,
+    "disk asked": lambda attempt: attempt.disk_asked,
+    "read": lambda attempt: attempt.read,
+    "written": lambda attempt: attempt.written,
+}
+_TIMES = ("wall", "cpu", "idle", "wait")
 _FIGURES = ("min", "median", "mean", "max", "total")
-
-
-@dataclass(slots=True)
-class _Group:
-    """What the finished tasks of one name used: seconds, and bytes at the peak."""
-
-    failed: int = 0
-    values: dict[str, list[float]] = field(default_factory=lambda: {measure: [] for measure in _MEASURES})
-
-    @property
-    def count(self) -> int:
-        return len(self.values["wall"])
-
-    def add(self, task: TaskInfo) -> None:
-        used = (task.wall, task.cpu, max(0.0, task.wall - task.cpu), task.memory)
-        for measure, value in zip(_MEASURES, used, strict=True):
-            self.values[measure].append(value)
-
-    def figures(self, measure: str) -> dict[str, float]:
-        values = self.values[measure] or [0.0]
-        found = (min(values), median(values), fmean(values), max(values), sum(values))
-        return dict(zip(_FIGURES, found, strict=True))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = """\
-wall    seconds from start to end of the attempt that succeeded
-cpu     seconds of processor time, subprocesses included
-wait    wall less cpu: input, output and waiting, where it is not negative
-memory  the peak, in bytes; its total says what all would take at one time"""
+wall          seconds from start to end of the attempts that succeeded
+cpu           seconds of processor time, subprocesses included
+idle          seconds that the cores asked for were not used
+wait          seconds from when a task could have started to its start
+memory        bytes at the peak; 0 for tasks that are over in 20 ms
+memory asked  bytes, as disk asked
+read          bytes read, from disk or cache, by tasks that take longer than 20 ms; written likewise"""
     add_store(parser)
+    parser.add_argument("--attempts", action="store_true", help="one row for each attempt, failed ones too")
     form = parser.add_mutually_exclusive_group()
     add_json(form)
-    form.add_argument("--csv", action="store_true", help="print one line of plain numbers for each name and measure")
+    form.add_argument("--csv", action="store_true", help="print plain numbers, separated by commas")
 
 
 def command(options: argparse.Namespace) -> int:
-    """Print, for each name of tasks, what those that are done took."""
-    groups = _gather(View(open_store(options.store, create=False)).tasks.values())
+    """Print what tasks took, and what they asked for: for each name, and for the whole run."""
+    store = open_store(options.store, create=False)
+    attempts = list(attempts_of(store, View(store)))
+    if options.attempts:
+        _print_attempts(attempts, as_json=options.json, as_csv=options.csv)
+        return 0
+    groups = _gather(attempts)
     if options.json:
-        print_json({name: _as_dict(group) for name, group in groups.items()})
+        print_json({"tasks": {name: _as_dict(group) for name, group in groups.items()}, "run": _sums(attempts)})
     elif options.csv:
-        rows = csv.writer(sys.stdout)
-        rows.writerow(["task", "done", "failed attempts", "measure", *_FIGURES])
-        rows.writerows(
-            [name, group.count, group.failed, measure, *group.figures(measure).values()]
-            for name, group in groups.items()
-            for measure in _MEASURES
-        )
+        _print_csv(groups)
     else:
-        _print_for_people(groups)
+        _print_table(groups)
+        _print_sums(_sums(attempts))
     return 0
 
 
-def _gather(tasks: Iterable[TaskInfo]) -> dict[str, _Group]:
-    """Sort tasks by their names; those that took longest together come first."""
-    groups: dict[str, _Group] = {}
-    for task in tasks:
-        if not task.attempts:
-            continue
-        group = groups.setdefault(task.name, _Group())
-        done = task.state is State.DONE
-        group.failed += task.attempts - done
-        if done:
-            group.add(task)
-    return dict(sorted(groups.items(), key=lambda item: -sum(item[1].values["wall"])))
+def _gather(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
+    """Sort attempts by their tasks' names; those that took longest together come first."""
+    groups: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        groups[attempt.name].append(attempt)
+    return dict(sorted(groups.items(), key=lambda item: -sum(attempt.wall for attempt in item[1])))
 
 
-def _as_dict(group: _Group) -> dict[str, object]:
-    figures = {measure: group.figures(measure) for measure in _MEASURES}
-    return {"done": group.count, "failed_attempts": group.failed, **figures}
+def _figures(group: Iterable[Attempt], measure: str) -> dict[str, float]:
+    values = [_MEASURES[measure](attempt) for attempt in group if attempt.result == "done"] or [0.0]
+    found = (min(values), median(values), fmean(values), max(values), sum(values))
+    return dict(zip(_FIGURES, found, strict=True))
 
 
-def _print_for_people(groups: dict[str, _Group]) -> None:
+def _counts(group: list[Attempt]) -> tuple[int, int]:
+    done = sum(attempt.result == "done" for attempt in group)
+    return done, len(group) - done
+
+
+def _as_dict(group: list[Attempt]) -> dict[str, object]:
+    done, failed = _counts(group)
+    figures = {measure.replace(" ", "_"): _figures(group, measure) for measure in _MEASURES}
+    return {"done": done, "failed_attempts": failed, **figures}
+
+
+def _sums(attempts: list[Attempt]) -> dict[str, float]:
+    """Add up the whole store, failed attempts too: what was asked for, used, and asked for in vain.
+
+    Memory counts by the time for which it was held, in bytes times seconds, where its use is known.
+    """
+    known = [attempt for attempt in attempts if attempt.memory]
+    cores = sum(attempt.cores_asked * attempt.wall for attempt in attempts)
+    cpu = sum(attempt.cpu for attempt in attempts)
+    memory_asked = sum(attempt.memory_asked * attempt.wall for attempt in known)
+    memory = sum(attempt.memory * attempt.wall for attempt in known)
+    return {
+        "attempts": len(attempts),
+        "failed_attempts": sum(attempt.result != "done" for attempt in attempts),
+        "wall": sum(attempt.wall for attempt in attempts),
+        "wait": sum(attempt.wait for attempt in attempts),
+        "core_seconds_asked": cores,
+        "core_seconds_used": cpu,
+        "core_seconds_unused": max(0.0, cores - cpu),
+        "memory_seconds_asked": memory_asked,
+        "memory_seconds_used": memory,
+        "memory_seconds_unused": max(0.0, memory_asked - memory),
+        "read": sum(attempt.read for attempt in attempts),
+        "written": sum(attempt.written for attempt in attempts),
+    }
+
+
+def _print_table(groups: Mapping[str, list[Attempt]]) -> None:
     rows = []
     for name, group in groups.items():
+        own = [name, *map(str, _counts(group))]
         for measure in _MEASURES:
-            first = measure == _MEASURES[0]
-            write = format_size if measure == "memory" else format_duration
-            own = [name, str(group.count), str(group.failed)] if first else ["", "", ""]
-            rows.append([*own, measure, *map(write, group.figures(measure).values())])
+            write = format_duration if measure in _TIMES else _size
+            rows.append([*own, measure, *map(write, _figures(group, measure).values())])
+            own = ["", "", ""]
     print_table(["task", "done", "failed", "", *_FIGURES], rows, right={1, 2, *range(4, 9)})
+
+
+def _size(value: float) -> str:
+    return format_size(round(value))
+
+
+def _print_sums(sums: Mapping[str, float]) -> None:
+    print(f"\nall {sums['attempts']:.0f} attempts, of which {sums['failed_attempts']:.0f} failed")
+    print(f"cores     {_share(sums, 'core_seconds')}; {format_duration(sums['core_seconds_unused'])} unused")
+    print(f"memory    {_share(sums, 'memory_seconds')} of what was asked for while tasks ran")
+    print(f"data      {_size(sums['read'])} read, {_size(sums['written'])} written")
+
+
+def _share(sums: Mapping[str, float], what: str) -> str:
+    asked, used = sums[f"{what}_asked"], sums[f"{what}_used"]
+    share = f"{100 * used / asked:.0f} % used" if asked else "unknown"
+    return share if what != "core_seconds" else f"{format_duration(asked)} asked for, {share}"
+
+
+def _print_csv(groups: Mapping[str, list[Attempt]]) -> None:
+    rows = csv.writer(sys.stdout)
+    rows.writerow(["task", "done", "failed attempts", "measure", *_FIGURES])
+    for name, group in groups.items():
+        rows.writerows([name, *_counts(group), measure, *_figures(group, measure).values()] for measure in _MEASURES)
+
+
+def _print_attempts(attempts: list[Attempt], *, as_json: bool, as_csv: bool) -> None:
+    if as_json:
+        print_json([attempt._asdict() for attempt in attempts])
+    elif as_csv:
+        rows = csv.writer(sys.stdout)
+        rows.writerow(Attempt._fields)
+        rows.writerows(attempts)
+    else:
+        measures = ("wall", "cpu", "wait", "memory", "memory asked", "read", "written")
+        print_table(
+            ["id", "task", "attempt", "result", *measures],
+            [_row(attempt, measures) for attempt in attempts],
+            right={2, *range(4, 4 + len(measures))},
+        )
+
+
+def _row(attempt: Attempt, measures: Iterable[str]) -> list[str]:
+    values = [(format_duration if m in _TIMES else _size)(_MEASURES[m](attempt)) for m in measures]
+    return [attempt.task[:12], attempt.name, str(attempt.number), attempt.result, *values]

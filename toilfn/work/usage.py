@@ -1,4 +1,4 @@
-"""What an attempt takes: time, processor time, memory."""
+"""What an attempt takes: time, processor time, memory, bytes read and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toilfn.records import Stats
 __all__ = ["Meter"]
 
 _LONG = 0.02
-"""Attempts that took less than this many seconds are not asked for their memory: the answer costs as much."""
+"""Attempts that took less than this many seconds are not asked for their memory and input: that costs as much."""
 
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -23,13 +23,14 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Meter:
     """Measures from when it is made."""
 
-    __slots__ = ("_children", "_clock", "_cpu", "_start")
+    __slots__ = ("_children", "_clock", "_cpu", "_io", "_start")
 
     def __init__(self) -> None:
         self._start = time.time()
         self._clock = time.perf_counter()
         self._cpu = time.process_time()
         self._children = _children_cpu()
+        self._io = _io_counters()
 
     @property
     def start(self) -> float:
@@ -41,8 +42,10 @@ class Meter:
         wall = time.perf_counter() - self._clock
         children = _children_cpu() - self._children
         cpu = time.process_time() - self._cpu + children
-        memory = _peak(with_children=children > 0) if wall > _LONG else 0
-        return Stats(self._start, wall, cpu, memory, _host(), os.getpid())
+        if wall <= _LONG:
+            return Stats(self._start, wall, cpu, 0, _host(), os.getpid())
+        memory, (read, written) = _peak(with_children=children > 0), _io_since(self._io)
+        return Stats(self._start, wall, cpu, memory, _host(), os.getpid(), read, written)
 
 
 def _children_cpu() -> float:
@@ -66,6 +69,33 @@ def _own_peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
+
+
+def _io_counters() -> bytes:
+    """Give what the system counts of this process's input and output, children that have ended included."""
+    fd = _io_file()
+    return os.pread(fd, 256, 0) if fd >= 0 else b""
+
+
+def _io_since(before: bytes) -> tuple[int, int]:
+    """Give the bytes read and written since then; zeros where nothing is counted."""
+    if not before:
+        return 0, 0
+    (read, written), (read_before, written_before) = map(_read_io, (_io_counters(), before))
+    return max(0, read - read_before - len(before)), written - written_before  # reading the counters is counted, too
+
+
+def _read_io(counters: bytes) -> tuple[int, int]:
+    read, written, *_ = counters.splitlines()
+    return int(read.partition(b" ")[2]), int(written.partition(b" ")[2])
+
+
+@functools.cache
+def _io_file() -> int:
+    try:
+        return os.open("/proc/self/io", os.O_RDONLY)
+    except OSError:
+        return -1
 
 
 @functools.cache
