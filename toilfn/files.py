@@ -93,12 +93,13 @@ class File:
         ----------
         name : path, optional
             Where the copy is to be; in a task, relative to its ``temp_dir``. By default a directory
-            of its own, under the file's name.
+            of its own, under the file's name, which goes when the task or the script ends.
         mutable : bool
             Make a private copy that may be changed. Otherwise the copy is a link, shared with
             other tasks on the node, and must not be changed.
         symlink : bool
-            Make a symbolic link rather than a hard link, which works between file systems.
+            Make a symbolic link rather than a hard link, which works between file systems. It is
+            good for as long as the task runs; in a script, until the script ends.
 
         Returns
         -------
@@ -112,14 +113,20 @@ class File:
             If there is something at `name`.
         """
         session = _current()
-        content = _content(self, session)
-        if session is not None:
-            return session.place(self, content, name, mutable=mutable, symlink=symlink)
-        if name is None:
-            if mutable:
-                raise InputError("outside of a task, path(mutable=True) must be told where: path(name, mutable=True)")
-            return content
-        filecache.place(content, Path(name), mutable=mutable, symlink=symlink)
+        with _naming(self):
+            store = _store_of(self, session)
+            if session is not None:
+                return session.place(self, store, name, mutable=mutable, symlink=symlink)
+            if name is None:
+                if mutable:
+                    raise InputError(
+                        "outside of a task, path(mutable=True) must be told where: path(name, mutable=True)"
+                    )
+                return _kept(self)
+            if symlink and not mutable:
+                Path(name).symlink_to(_kept(self))
+            else:
+                filecache.place(store, self.ref, Path(name), executable=self.executable, mutable=mutable)
         return Path(name)
 
     @overload
@@ -292,7 +299,8 @@ def export(file: File, url: str | os.PathLike[str]) -> str:
         raise InputError(f"cannot export a {type(file).__name__} to {transfer.shown(url)}: it is not a File")
     target = transfer.within(target, file.name)
     if not transfer.holds(target, file.size, file.checksum):
-        transfer.send(_content(file, _current()), target, executable=file.executable)
+        with _naming(file), filecache.borrowed(_store_of(file, _current()), file.ref) as content:
+            transfer.send(content, target, executable=file.executable)
     return target
 
 
@@ -371,9 +379,12 @@ def _session(what: str) -> Session:
     return session
 
 
-def _content(file: File, session: Session | None) -> Path:
-    with _naming(file):
-        return filecache.local_content(_store_of(file, session), file.ref, executable=file.executable)
+@functools.cache
+def _kept(file: File) -> Path:
+    """Give a local copy that stays until this process ends."""
+    target = filecache.process_dir() / file.name
+    filecache.place(_store_of(file, None), file.ref, target, executable=file.executable)
+    return target
 
 
 @contextlib.contextmanager

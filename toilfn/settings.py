@@ -195,6 +195,10 @@ class Settings:
         "where each machine keeps temporary directories, copies of files and the locks on them: a local disk; "
         "by default the system's place",
     )  # fmt: skip
+    cache_size: int | None = _setting(
+        None, parse_size, _PLACES,
+        "the most disk that each machine's cache of files may take, 0 for no cache; by default a fifth of the disk",
+    )  # fmt: skip
 
     retries: int = _setting(1, _count, _FAILURE, "how many more times to try a task that fails")
     retry_backoff: float = _setting(

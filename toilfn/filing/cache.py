@@ -2,28 +2,39 @@
 
 One directory for each store. An entry is a copy, or a symbolic link to the store's own object
 where that is on the same file system; either way its content was checked against its digest
-when the entry was made. Entries appear by renaming, so processes need no lock.
+when the entry was made. A task gets hard links to entries, in its own temporary directory: they
+are what counts as use, and go with that directory even when the process was killed. Where there
+are no hard links it gets copies.
 """
 
 from __future__ import annotations
 
+import atexit
+import errno
+import functools
 import hashlib
 import os
 import secrets
 import shutil
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from toilfn.filing.room import cache_dir, draft_dir, filling, reserve
 from toilfn.records import BlobRef
 from toilfn.stores import Store
 from toilfn.stores.blobs import check, hash_file
-from toilfn.work.scratch import base_dir
+from toilfn.work.scratch import Scratch
 
-__all__ = ["forget", "local_content", "place"]
+__all__ = ["borrowed", "forget", "place", "process_dir"]
+
+_SECOND = 10**9
 
 
-def local_content(store: Store, ref: BlobRef, *, executable: bool = False) -> Path:
-    """Give a local read-only file with a blob's content.
+def place(store: Store, ref: BlobRef, target: Path, *, executable: bool = False, mutable: bool = False) -> None:
+    """Put a blob's content at a path; directories on the way are made.
 
     Parameters
     ----------
@@ -31,54 +42,55 @@ def local_content(store: Store, ref: BlobRef, *, executable: bool = False) -> Pa
         Where the blob is.
     ref : BlobRef
         Which one.
+    target : Path
+        Gets a hard link to the cache's copy; a copy where the file system has none, or the cache no room.
     executable : bool
         Whether the file must be one that can be executed.
-
-    Returns
-    -------
-    Path
-        Not to be changed, moved or removed. `place` makes links to it.
+    mutable : bool
+        Make a private copy, which may be changed.
 
     Raises
     ------
     CorruptObjectError
         If the blob is missing or its content is not what was stored.
-    """
-    entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
-    if not _is_verified(entry, ref):
-        _fill(entry, store, ref, executable)
-    return entry.resolve()
-
-
-def place(content: Path, target: Path, *, mutable: bool = False, symlink: bool = False) -> None:
-    """Put what `local_content` gave at another path.
-
-    Parameters
-    ----------
-    content, target : Path
-        From and to; directories on the way to the target are made.
-    mutable : bool
-        Make a private copy, which may be changed.
-    symlink : bool
-        Make a symbolic link. Otherwise it is a hard link, or a copy where the file system has none.
-
-    Raises
-    ------
     FileExistsError
         If there is something at the target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if mutable:
-        _copy(content, target, writable=True)
-    elif symlink:
-        target.symlink_to(content)
-    else:
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    while True:
+        content = _content(store, ref, executable)
+        if content is None:
+            store.fetch_blob(ref, target)
+            target.chmod(_mode(executable, mutable))
+            return
         try:
-            os.link(content, target)
-        except FileExistsError:
-            raise
-        except OSError:
-            _copy(content, target, writable=False)
+            if mutable:
+                _copy(content, target, _mode(executable, mutable))
+            else:
+                _link(content, target)
+            return
+        except FileNotFoundError:
+            if content.exists():
+                raise
+            # It was evicted just now: again.
+
+
+@contextmanager
+def borrowed(store: Store, ref: BlobRef, *, executable: bool = False) -> Iterator[Path]:
+    """Give a local file with a blob's content for as long as the block runs; it must not be changed."""
+    directory = process_dir()
+    try:
+        place(store, ref, directory / "content", executable=executable)
+        yield directory / "content"
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def process_dir() -> Path:
+    """Make a directory that stays until this process ends, however it ends."""
+    return _scratch(os.getpid()).new_dir()
 
 
 def forget(url: str) -> None:
@@ -86,33 +98,44 @@ def forget(url: str) -> None:
     shutil.rmtree(_directory(url), ignore_errors=True)
 
 
+@functools.cache
+def _scratch(process: int) -> Scratch:
+    scratch = Scratch()
+    atexit.register(lambda: scratch.close() if os.getpid() == process else None)  # not in a fork
+    return scratch
+
+
 def _directory(url: str) -> Path:
-    directory = base_dir() / "files" / hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = cache_dir() / hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+    directory.mkdir(exist_ok=True)
     return directory
+
+
+def _content(store: Store, ref: BlobRef, executable: bool) -> Path | None:
+    """Give the verified file of an entry, which is made if need be; None if there is no room for it."""
+    entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
+    if not _is_verified(entry, ref):
+        origin = store.objects.local_path(ref.name)
+        if origin is not None and _is_linkable(origin, entry.parent, executable):
+            _link_entry(entry, origin, ref, store.url)
+        elif not _copy_entry(entry, store, ref, executable):
+            return None
+    return entry.resolve()
 
 
 def _is_verified(entry: Path, ref: BlobRef) -> bool:
     try:
         made, content = entry.lstat(), entry.stat()
+        if content.st_size != ref.size:
+            return False
+        if stat.S_ISLNK(made.st_mode):
+            return made.st_mtime_ns >= content.st_mtime_ns
+        if content.st_mtime_ns % _SECOND:  # somebody wrote to it: `_copy_entry` gives it whole seconds
+            return False
+        os.utime(entry, ns=(time.time_ns(), content.st_mtime_ns))  # the last use
     except FileNotFoundError:
         return False
-    return content.st_size == ref.size and made.st_mtime_ns >= content.st_mtime_ns
-
-
-def _fill(entry: Path, store: Store, ref: BlobRef, executable: bool) -> None:
-    draft = entry.with_name(f".{secrets.token_hex(8)}")
-    origin = store.objects.local_path(ref.name)
-    try:
-        if origin is not None and _is_linkable(origin, entry.parent, executable):
-            check(ref, *hash_file(origin), store.url)
-            draft.symlink_to(origin)
-        else:
-            store.fetch_blob(ref, draft)
-            draft.chmod(0o555 if executable else 0o444)
-        draft.replace(entry)
-    finally:
-        draft.unlink(missing_ok=True)
+    return True
 
 
 def _is_linkable(origin: Path, directory: Path, executable: bool) -> bool:
@@ -122,8 +145,52 @@ def _is_linkable(origin: Path, directory: Path, executable: bool) -> bool:
     return same_rights and status.st_dev == directory.stat().st_dev
 
 
-def _copy(content: Path, target: Path, *, writable: bool) -> None:
-    mode = stat.S_IMODE(content.stat().st_mode) | (stat.S_IWUSR if writable else 0)
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    shutil.copyfile(content, target)
+def _link_entry(entry: Path, origin: Path, ref: BlobRef, where: str) -> None:
+    draft = entry.with_name(f".0.{secrets.token_hex(8)}")
+    try:
+        check(ref, *hash_file(origin), where)
+        draft.symlink_to(origin)
+        draft.replace(entry)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _copy_entry(entry: Path, store: Store, ref: BlobRef, executable: bool) -> bool:
+    """Copy a blob from the store, unless another process does so now; False if there is no room."""
+    with filling(entry):
+        if _is_verified(entry, ref):
+            return True
+        if not reserve(ref.size):
+            return False
+        draft = draft_dir(entry, ref.size)
+        draft.mkdir(exist_ok=True)
+        try:
+            store.fetch_blob(ref, draft / "content")
+            (draft / "content").chmod(_mode(executable, False))
+            os.utime(draft / "content", ns=(time.time_ns(), time.time_ns() // _SECOND * _SECOND))
+            (draft / "content").replace(entry)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return True
+
+
+def _mode(executable: bool, mutable: bool) -> int:
+    return (0o555 if executable else 0o444) | (stat.S_IWUSR if mutable else 0)
+
+
+def _link(content: Path, target: Path) -> None:
+    try:
+        os.link(content, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:
+        _copy(content, target, stat.S_IMODE(content.stat().st_mode))
+
+
+def _copy(content: Path, target: Path, mode: int) -> None:
+    with (
+        content.open("rb") as source,
+        open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as copy,
+    ):
+        shutil.copyfileobj(source, copy, 2**20)
     target.chmod(mode)

@@ -117,18 +117,28 @@ class Session:
         stream.file = self.put(draft, name, move=True, cleanup=cleanup)
 
     def place(
-        self, file: File, content: Path, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
+        self, file: File, store: Store, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
     ) -> Path:
-        """Make the copy that `File.path` gives."""
+        """Make the copy that `File.path` gives, of a file in `store`."""
         if name is None and not mutable and file.id in self._copies:
             return self._copies[file.id]
         target = self._scratch("file") / file.name if name is None else self.temp_dir() / name
-        filecache.place(content, target, mutable=mutable, symlink=symlink)
+        if symlink and not mutable:
+            self._place_link(file, store, target)
+        else:
+            filecache.place(store, file.ref, target, executable=file.executable, mutable=mutable)
         if not mutable:
             self._known[_located(target)] = replace(file, name=target.name)
             if name is None:
                 self._copies[file.id] = target
         return target
+
+    def _place_link(self, file: File, store: Store, target: Path) -> None:
+        """Make a symbolic link to a copy that stays until the attempt ends."""
+        kept = self._scratch("link") / file.name
+        filecache.place(store, file.ref, kept, executable=file.executable)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(kept)
 
     def delete(self, file: File) -> None:
         """Do what `File.delete` says.

@@ -1,0 +1,272 @@
+"""The node's cache of files: one copy for all, under a limit, whoever dies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import toilfn as toil
+from toilfn.filing import cache, room
+from toilfn.records import BlobRef
+from toilfn.stores import new_blob_name, open_store
+
+KIB = 1024
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setenv("TOILFN_CACHE_SIZE", "10Ki")
+
+
+@pytest.fixture
+def store():
+    """A store whose objects are no files, so that the cache has to copy them."""
+    store = open_store(f"memory://{uuid.uuid4().hex}", create=True)
+    yield store
+    store.destroy()
+
+
+@pytest.fixture
+def put(store):
+    """Puts a blob of so many KiB into the store."""
+    return lambda size: put_blob(store, os.urandom(size * KIB))
+
+
+def put_blob(store, data: bytes) -> BlobRef:
+    return store.put_blob(data, name=new_blob_name())
+
+
+@pytest.fixture
+def fetched(store, monkeypatch):
+    """The names of the blobs that were copied from the store, in order."""
+    names = []
+    download = store.objects.download
+
+    def counted(name, path):
+        names.append(name)
+        download(name, path)
+
+    monkeypatch.setattr(store.objects, "download", counted)
+    return names
+
+
+def entries() -> list[Path]:
+    return [path for path in room.cache_dir().glob("*/*") if path.parent.name != "locks"]
+
+
+def in_use() -> int:
+    return sum(path.lstat().st_size for path in entries())
+
+
+def test_one_copy_serves_all(store, put, fetched, tmp_path):
+    ref = put(4)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: cache.place(store, ref, tmp_path / str(i)), range(50)))
+    assert fetched == [ref.name]
+    assert len({(tmp_path / str(i)).stat().st_ino for i in range(50)}) == 1
+
+
+def test_what_was_used_last_stays(store, put, fetched, tmp_path):
+    first, second, third, new = (put(3) for _ in range(4))
+
+    def use(ref):
+        target = tmp_path / uuid.uuid4().hex
+        cache.place(store, ref, target)
+        target.unlink()
+
+    for ref in (first, second, third, first, new):
+        use(ref)
+    assert in_use() == 9 * KIB
+    fetched.clear()
+    for ref in (third, first, new):
+        use(ref)
+    assert fetched == []
+    use(second)
+    assert fetched == [second.name]
+
+
+def test_what_is_in_use_is_not_evicted(store, put, fetched, tmp_path):
+    held, free, large = put(4), put(4), put(6)
+    cache.place(store, held, tmp_path / "held")
+    cache.place(store, free, tmp_path / "free")
+    (tmp_path / "free").unlink()
+    cache.place(store, large, tmp_path / "large")
+    cache.place(store, held, tmp_path / "again")
+    assert fetched == [held.name, free.name, large.name]
+    assert in_use() == 10 * KIB
+
+
+def test_without_room_a_task_gets_a_copy_of_its_own(store, put, fetched, tmp_path):
+    held, other = put(8), put(8)
+    cache.place(store, held, tmp_path / "held")
+    for name in ("one", "two"):
+        cache.place(store, other, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == store.get_blob(other)
+        assert not (tmp_path / name).stat().st_mode & 0o222
+    assert fetched == [held.name, other.name, other.name]
+    assert in_use() == 8 * KIB
+
+
+def test_no_cache(store, put, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOILFN_CACHE_SIZE", "0")
+    cache.place(store, put(1), tmp_path / "x", executable=True)
+    assert os.access(tmp_path / "x", os.X_OK)
+    assert entries() == []
+
+
+def test_a_limit_that_is_no_size(store, put, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOILFN_CACHE_SIZE", "much")
+    with pytest.raises(toil.InputError, match="much"):
+        cache.place(store, put(1), tmp_path / "x")
+
+
+def test_without_hard_links_there_are_copies(store, put, fetched, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    ref = put(4)
+    for name in ("a", "b"):
+        cache.place(store, ref, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == store.get_blob(ref)
+    assert fetched == [ref.name]
+    cache.place(store, put(10), tmp_path / "c")
+    assert in_use() == 10 * KIB
+    assert (tmp_path / "a").read_bytes() == store.get_blob(ref)
+
+
+def test_without_locks_files_are_safe(store, put, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for _ in range(4):
+        ref = put(4)
+        cache.place(store, ref, tmp_path / ref.name)
+        assert (tmp_path / ref.name).read_bytes() == store.get_blob(ref)
+
+
+def test_a_copy_that_somebody_changed_is_not_given_to_others(store, put, tmp_path):
+    ref = put(2)
+    cache.place(store, ref, tmp_path / "mine")
+    (tmp_path / "mine").chmod(0o644)
+    (tmp_path / "mine").write_bytes(os.urandom(2 * KIB))
+    cache.place(store, ref, tmp_path / "yours")
+    assert (tmp_path / "yours").read_bytes() == store.get_blob(ref)
+
+
+def test_a_file_that_cannot_be_fetched_leaves_nothing(store, put, tmp_path):
+    ref = put(2)
+    store.objects.delete([ref.name])
+    with pytest.raises(toil.CorruptObjectError):
+        cache.place(store, ref, tmp_path / "x")
+    assert entries() == []
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_the_dead_left_half_done_goes(store, put, tmp_path):
+    ref = put(8)
+    cache.place(store, ref, tmp_path / "x")
+    (entry,) = entries()
+    (tmp_path / "x").unlink()
+    draft = room.draft_dir(entry.with_name("half"), 8 * KIB)
+    draft.mkdir()
+    (draft / "content").write_bytes(b"half")
+    cache.place(store, put(9), tmp_path / "y")
+    assert not draft.exists()
+    assert in_use() == 9 * KIB
+
+
+@toil.task
+def hold_and_die(file: toil.File) -> None:
+    file.path()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@toil.task
+def length(file: toil.File) -> int:
+    return file.path().stat().st_size
+
+
+@toil.task
+def written(size: int) -> toil.File:
+    with toil.open_write("some") as stream:
+        stream.write(os.urandom(size))
+    return stream.file
+
+
+@pytest.fixture
+def far_store(tmp_path):
+    """A directory for a store on another file system, from where files have to be copied."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Path(directory) / "store"
+
+
+def test_a_killed_tasks_use_ends(far_store):
+    with pytest.raises(toil.FailedTasksError):
+        toil.compute(hold_and_die(written(8 * KIB)), store=far_store, workers=1, retries=0, lost_retries=0)
+    assert in_use() == 8 * KIB
+    assert toil.compute(length(written(9 * KIB)), store=far_store, workers=1) == 9 * KIB
+    assert in_use() == 9 * KIB
+
+
+def test_the_setting_reaches_the_workers(far_store):
+    assert toil.compute(length(written(KIB)), store=far_store, workers=1, cache_size=0) == KIB
+    assert entries() == []
+
+
+EVICTING = """
+import os, random, shutil, sys
+from pathlib import Path
+from toilfn.filing import cache, room
+from toilfn.records import BlobRef
+from toilfn.stores import open_store
+
+cache._is_linkable = lambda *_: False  # as if the store were far away
+store = open_store(sys.argv[1], create=False)
+refs = [BlobRef(line.split()[0], int(line.split()[1]), bytes.fromhex(line.split()[2])) for line in sys.stdin]
+mine = Path(sys.argv[2])
+worst = 0
+for turn in range(25):
+    ref = random.choice(refs)
+    cache.place(store, ref, mine / "x")
+    assert (mine / "x").stat().st_size == ref.size
+    paths = [p for p in room.cache_dir().glob("*/*") if p.parent.name != "locks" and p.is_file()]
+    total = 0
+    for path in paths:
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            pass
+    worst = max(worst, total)
+    shutil.rmtree(mine)
+print(worst)
+"""
+
+
+def test_four_processes_stay_under_the_limit(tmp_path):
+    store = open_store(tmp_path / "store", create=True)
+    refs = [put_blob(store, os.urandom(KIB * (1 + i % 4))) for i in range(12)]
+    text = "".join(f"{ref.name} {ref.size} {ref.digest.hex()}\n" for ref in refs)
+    command = [sys.executable, "-c", EVICTING, store.url]
+    running = [
+        subprocess.Popen([*command, tmp_path / f"p{i}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for i in range(4)
+    ]
+    worst = [int(process.communicate(text, timeout=60)[0]) for process in running]
+    assert 0 < max(worst) <= 10 * KIB
+    assert 0 < in_use() <= 10 * KIB
