@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
@@ -69,16 +70,38 @@ def test_merge_sort_on_fakes(name, start):
         assert sorts(start, name) == {"sort": 7, "merge": 3}
 
 
-def test_a_killed_leaders_jobs_are_adopted(slurm, start):
-    """No task runs twice, none is lost."""
-    first, marks = start("slurm", "slow", 30)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_merge_sort_on_dask(start):
+    with LocalCluster(n_workers=2, processes=False, dashboard_address=":0", protocol="tcp://") as place:
+        assert sorts(start, "dask", cluster={"cluster": place.scheduler_address}) == {"sort": 7, "merge": 3}
+
+
+def adopts(start, name, count):
+    """Kill a leader while its jobs run and wait; no task runs twice, none is lost."""
+    first, marks = start(name, "slow", count)
     wait_for_marks(marks, 5)
     first.kill()
     first.communicate()
-    second, _ = start("slurm", "slow", 30, lease_timeout=5)
-    assert result(second) == str(sum(range(30)))
-    assert counts(marks) == {f"slow-{i}": 1 for i in range(30)}
-    assert slurm.run("squeue", "-h", "--me").count("toilfn") == 0
+    second, _ = start(name, "slow", count, lease_timeout=5)
+    assert result(second) == str(sum(range(count)))
+    assert counts(marks) == {f"slow-{i}": 1 for i in range(count)}
+
+
+def test_a_killed_leaders_jobs_are_adopted_on_slurm(slurm, start):
+    adopts(start, "slurm", 50)
+
+
+@pytest.mark.slow
+def test_a_killed_leaders_jobs_are_adopted_on_grid_engine(gridengine, start):
+    adopts(start, "gridengine", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAKES)
+def test_a_killed_leaders_jobs_are_adopted_on_fakes(name, start):
+    for _ in system(name):
+        adopts(start, name, 12)
 
 
 def wait_for_marks(marks, count, limit=60):

@@ -92,5 +92,5 @@ def wanted(what, marks, n):
 if __name__ == "__main__":
     name, store, marks, what, *rest = sys.argv[1:]
     settings = json.loads(rest[1]) if rest[1:] else {}
-    cluster = cluster_class(name)(**{"poll_interval": 0.5, **settings.pop("cluster", {})})
+    cluster = cluster_class(name)(**settings.pop("cluster", {"poll_interval": 0.5}))
     print(toil.compute(wanted(what, marks, int(rest[0]) if rest else 0), store=store, cluster=cluster, **settings))
