@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from toilfn.clusters.parasol import ParasolCluster
     from toilfn.clusters.slurm import SlurmCluster
     from toilfn.clusters.torque import PBSCluster, TorqueCluster
+    from toilfn.containers.call import docker
+    from toilfn.containers.container import Container
     from toilfn.context import current, spawn
     from toilfn.errors import (
         ClusterError,
+        ContainerError,
+        ContainerMemoryError,
         CorruptObjectError,
         FailedTasksError,
         FencedError,
@@ -63,9 +67,13 @@ _MODULES = {
     "toilfn.clusters.parasol": ("ParasolCluster",),
     "toilfn.clusters.slurm": ("SlurmCluster",),
     "toilfn.clusters.torque": ("PBSCluster", "TorqueCluster"),
+    "toilfn.containers.call": ("docker",),
+    "toilfn.containers.container": ("Container",),
     "toilfn.context": ("current", "spawn"),
     "toilfn.errors": (
         "ClusterError",
+        "ContainerError",
+        "ContainerMemoryError",
         "CorruptObjectError",
         "FailedTasksError",
         "FencedError",
@@ -92,6 +100,9 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Accelerator",
     "ClusterError",
+    "Container",
+    "ContainerError",
+    "ContainerMemoryError",
     "CorruptObjectError",
     "DaskCluster",
     "FailedTasksError",
@@ -125,6 +136,7 @@ __all__ = [
     "add_options",
     "compute",
     "current",
+    "docker",
     "export",
     "from_options",
     "import_file",

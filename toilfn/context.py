@@ -80,13 +80,21 @@ class Context:
         """Whether anyone has used `temp_dir` yet."""
         return self._temp_dir is not None
 
-    def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> Deferred:
         """Have a function called on this machine when the attempt has ended, however it ends.
 
         Calls are made in the reverse order; what they raise is logged. When the worker is killed, another process
-        makes them: functions that cannot be pickled are then lost.
+        makes them: functions that cannot be pickled are then lost. One that is killed during such a call is
+        followed by another that makes it again.
+
+        Returns
+        -------
+        Deferred
+            Its method ``cancel()`` is for a call that is no longer needed.
         """
-        self._deferred.append(self._scratch.defer(function, args, kwargs))
+        deferred = self._scratch.defer(function, args, kwargs)
+        self._deferred.append(deferred)
+        return deferred
 
     def spawn(self, promise: Promise) -> None:
         """Add work that must be complete before anything that depends on this task starts.

@@ -15,6 +15,8 @@
     │   ├── StoreLockedError    another leader is alive; says who
     │   └── FencedError         another leader took over; this one stops
     ├── ClusterError
+    ├── ContainerError          a container could not be started, or its program failed
+    │   └── ContainerMemoryError  it was killed, most likely at its memory limit
     ├── FailedTasksError        the workflow ended with failed tasks
     └── KilledError             the workflow was stopped by `toilfn kill`
 """
@@ -23,6 +25,8 @@ from __future__ import annotations
 
 __all__ = [
     "ClusterError",
+    "ContainerError",
+    "ContainerMemoryError",
     "CorruptObjectError",
     "FailedTasksError",
     "FencedError",
@@ -90,6 +94,27 @@ class FencedError(StoreError):
 
 class ClusterError(ToilfnError):
     """The cluster cannot run what was asked."""
+
+
+class ContainerError(ToilfnError):
+    """A container could not be started, or its program failed.
+
+    Attributes
+    ----------
+    exit_code : int
+        Exit status of the program, or of the engine where that failed; -1 if nothing was run.
+    stderr : str
+        The end of what was written to standard error.
+    """
+
+    def __init__(self, message: str, exit_code: int = -1, stderr: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.stderr = stderr
+
+
+class ContainerMemoryError(ContainerError, MemoryError):
+    """A container was killed, most likely for more memory than its task may use; `double_memory` helps."""
 
 
 class KilledError(ToilfnError):

@@ -42,13 +42,21 @@ class Deferred:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     file: Path | None = None
+    is_over: bool = False
 
     def run(self) -> None:
         """Make the call, now or never: what it raises is logged."""
+        if self.is_over:
+            return
         try:
             self.function(*self.args, **self.kwargs)
-        except Exception:
+        except (Exception, SystemExit):
             _logger.exception("a deferred call of %r failed", self.function)
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+        self.is_over = True
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 
@@ -92,8 +100,9 @@ class Scratch:
         return deferred
 
     def close(self) -> None:
-        """Remove the directory."""
+        """Make the calls that an attempt could not make because it was asked to end, and remove the directory."""
         if self._root is not None:
+            _run_deferred(self._root)
             _remove(self._root)
             os.close(self._lock)
             self._root = None

@@ -1,0 +1,1 @@
+"""Programs in containers: `toilfn.docker`, on whichever engine this machine has."""

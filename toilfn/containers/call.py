@@ -1,0 +1,197 @@
+"""Running a program in a container from inside a task."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from toilfn.containers.choose import choose
+from toilfn.containers.command import Arguments, Word, command
+from toilfn.containers.container import Container
+from toilfn.containers.engine import Engine, Mount, Request
+from toilfn.containers.images import provide
+from toilfn.containers.process import Running, Streams, running
+from toilfn.context import Context, current
+from toilfn.errors import ContainerError, InputError
+from toilfn.work.scratch import Deferred
+
+__all__ = ["docker"]
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+
+
+def docker(
+    image: str,
+    args: Arguments = (),
+    *,
+    entrypoint: Word | Sequence[Word] | None = None,
+    working_dir: AnyPath | None = None,
+    volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]] | None = None,
+    env: Mapping[str, str] | None = None,
+    user: str | None = None,
+    stdin: AnyPath | None = None,
+    stdout: AnyPath | None = None,
+    stderr: AnyPath | int | None = None,
+    text: bool = False,
+    stream: bool = False,
+    detach: bool = False,
+    on_end: str = "kill",
+    name: str | None = None,
+    engine: str | None = None,
+    options: Sequence[str] = (),
+) -> Any:
+    """Run a program in a container, with the task's cores, memory and accelerators.
+
+    The task's `temp_dir` is mounted at the same path, so paths in it mean the same inside and outside. The
+    container is removed when its program ends, when the task fails, and also when the worker is killed.
+
+    Parameters
+    ----------
+    image : str
+        As the engine knows it; for Singularity and Apptainer also a file. It is pulled once for each machine.
+    args : list of str, list of lists, or str
+        Arguments of the image's entrypoint; several programs as a pipeline, which fails when one of them does;
+        or one line for the container's ``sh -c``, which no other shell reads.
+    entrypoint : str or list of str, optional
+        Run instead of the image's own.
+    working_dir : path, optional
+        Where in the container the program starts; by default `temp_dir`.
+    volumes : mapping, optional
+        What else the container sees: path here -> path there, or -> (path there, "ro") to protect it.
+    env : mapping, optional
+        Environment variables of the container; it has none of the task's own.
+    user : str, optional
+        Name or ``uid:gid`` in the container; by default whoever runs the task.
+    stdin : path, optional
+        A file to read; like the two below, relative to `temp_dir`.
+    stdout : path, optional
+        A file for standard output, instead of returning it.
+    stderr : path or subprocess.STDOUT, optional
+        A file for standard error, or to have it in standard output; by default it goes to the task's log.
+    text : bool
+        Whether output is returned as str, decoded as UTF-8.
+    stream : bool
+        Whether to return an iterator over the lines of standard output. The container starts when the first one is
+        asked for; errors come after the last one.
+    detach : bool
+        Whether to return at once, with a `Container`. Docker and podman only.
+    on_end : {"kill", "stop", "leave"}
+        What becomes of a detached container at the end of the attempt.
+    name : str, optional
+        The container's name.
+    engine : {"docker", "podman", "apptainer", "singularity"}, optional
+        By default that in the environment variable ``TOILFN_CONTAINER_ENGINE``, else the first of these that works.
+    options : list of str
+        Flags that the engine gets as they are, such as ``["--network", "none"]``.
+
+    Returns
+    -------
+    bytes, str, Path, iterator of these lines, or Container
+        Standard output, or what the parameters say instead; the path of `stdout` where that is given.
+
+    Raises
+    ------
+    InputError
+        If something cannot be asked of this engine.
+    ContainerError
+        If no engine works here, the image cannot be pulled, or the exit status is not 0.
+    ContainerMemoryError
+        If the container was killed, most likely at the task's memory limit.
+    """
+    if on_end not in _ENDS:
+        raise InputError(f"on_end={on_end!r}: choose from {', '.join(_ENDS)}")
+    context, chosen = current(), choose(engine)
+    place = context.temp_dir
+    program, words = command(args, entrypoint)
+    request = Request(
+        name=name or f"toilfn-{uuid.uuid4().hex}",
+        image=image,
+        command=words,
+        entrypoint=program,
+        working_dir=os.fspath(working_dir or place),
+        mounts=(Mount(os.fspath(place), os.fspath(place)), *_mounts(volumes or {})),
+        env=dict(env or {}),
+        user=user,
+        cores=context.cores,
+        memory=context.memory,
+        accelerators=context.accelerators,
+        options=tuple(options),
+        interactive=stdin is not None,
+        detach=detach,
+    )
+    provide(chosen, image)
+    if detach:
+        return _detached(context, chosen, request, on_end)
+    errors = stderr if stderr is None or isinstance(stderr, int) else place / stderr
+    streams = Streams(place / stdin if stdin else None, place / stdout if stdout else None, errors)
+    run = _foreground(context, chosen, request, streams)
+    return _lines(run, text=text) if stream else _output(run, streams.stdout, text=text)
+
+
+def _mounts(volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]]) -> Iterator[Mount]:
+    for source, there in volumes.items():
+        target, mode = there if isinstance(there, tuple) else (there, "rw")
+        if mode not in ("rw", "ro"):
+            raise InputError(f"volume {os.fspath(source)}: write 'rw' or 'ro', not {mode!r}")
+        yield Mount(os.path.abspath(source), os.fspath(target), mode == "ro")
+
+
+@contextmanager
+def _foreground(context: Context, engine: Engine, request: Request, streams: Streams) -> Iterator[Running]:
+    removal: Deferred | None = None
+    if engine.keeps_containers:
+        removal = context.defer(_remove, request.name, engine.name)
+    try:
+        with running(engine, request, streams) as run:
+            yield run
+            run.finish()
+    finally:
+        if removal is not None:
+            removal.run()
+
+
+def _output(run: AbstractContextManager[Running], path: Path | None, *, text: bool) -> bytes | str | Path:
+    with run as process:
+        output: bytes = b"" if path is not None else process.stdout.read()
+    if path is not None:
+        return path
+    return output.decode() if text else output
+
+
+def _lines(run: AbstractContextManager[Running], *, text: bool) -> Iterator[bytes] | Iterator[str]:
+    with run as process:
+        yield from io.TextIOWrapper(process.stdout, encoding="utf-8") if text else process.stdout
+
+
+def _detached(context: Context, engine: Engine, request: Request, on_end: str) -> Container:
+    argv, at_end = engine.run(request), _ENDS[on_end]
+    if at_end is not None:
+        context.defer(at_end, request.name, engine.name)
+    environment = os.environ | engine.environment(request)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        words = done.stderr.strip()
+        raise ContainerError(
+            f"{engine.name} cannot start a container of {request.image}: {words}", done.returncode, words
+        )
+    return Container(request.name, engine.name)
+
+
+def _remove(name: str, engine: str) -> None:
+    Container(name, engine).remove()
+
+
+def _stop(name: str, engine: str) -> None:
+    container = Container(name, engine)
+    if container.is_running:
+        container.stop()
+    container.remove()
+
+
+_ENDS: dict[str, Callable[[str, str], None] | None] = {"kill": _remove, "stop": _stop, "leave": None}

@@ -1,0 +1,89 @@
+"""Docker's commands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+from toilfn.containers.engine import Engine, Mount, Request
+from toilfn.errors import InputError
+
+__all__ = ["Docker"]
+
+_OF_THE_CLIENT = re.compile(
+    r"PATH$|HOME$|TMPDIR$|LD_|XDG_|DOCKER|BUILDKIT|CONTAINER|STORAGE_|REGISTRY_|PODMAN|.*_proxy$", re.I
+)
+"""Variables that the engine's own command would understand too."""
+
+
+class Docker(Engine):
+    """Docker; podman understands nearly the same."""
+
+    name = "docker"
+    at_once: ClassVar[tuple[str, ...]] = ("--force",)
+    """Flags of ``rm`` for containers that may be running."""
+
+    def check(self) -> list[str]:
+        """Ask for the daemon's version."""
+        return [self.program, "version", "--format", "{{.Server.Version}}"]
+
+    def has(self, image: str) -> list[str]:
+        """Look at the image."""
+        return [self.program, "image", "inspect", "--format", "{{.Id}}", image]
+
+    def pull(self, image: str) -> list[str]:
+        """Pull it from its registry."""
+        return [self.program, "pull", "--quiet", image]
+
+    def run(self, request: Request) -> list[str]:
+        """Run a container that stays until it is removed."""
+        return [self.program, "run", *self._flags(request), request.image, *request.command]
+
+    def environment(self, request: Request) -> dict[str, str]:
+        """Give all but what would change the command itself."""
+        return {name: value for name, value in request.env.items() if not _OF_THE_CLIENT.match(name)}
+
+    def _flags(self, request: Request) -> Iterator[str]:
+        yield from ("--name", request.name, "--workdir", request.working_dir)
+        yield from self._user(request)
+        for mount in request.mounts:
+            yield from ("--mount", _bind(mount))
+        handed = self.environment(request)
+        for name, value in request.env.items():  # a value on the command line is seen by every user of the machine
+            yield from ("--env", name if name in handed else f"{name}={value}")
+        if request.entrypoint is not None:
+            yield from ("--entrypoint", request.entrypoint)
+        yield from self._limits(request)
+        if request.interactive:
+            yield "--interactive"
+        if request.detach:
+            yield "--detach"
+        yield from request.options
+
+    def _user(self, request: Request) -> Iterator[str]:
+        yield from ("--user", request.user or f"{os.getuid()}:{os.getgid()}")
+
+    def _limits(self, request: Request) -> Iterator[str]:
+        if request.cores:
+            yield from ("--cpus", f"{request.cores:g}")
+        if request.memory:
+            yield from ("--memory", str(request.memory))
+        if request.accelerators:
+            yield from ("--gpus", f'"device={",".join(request.accelerators)}"')
+
+    def inspect(self, name: str, what: str) -> list[str]:
+        """Give the command that prints something of a container, such as ``.State.Running``."""
+        return [self.program, "container", "inspect", "--format", f"{{{{{what}}}}}", name]
+
+    def do(self, what: str, *flags: str) -> list[str]:
+        """Give a command about containers."""
+        return [self.program, what, *flags]
+
+
+def _bind(mount: Mount) -> str:
+    for path in (mount.source, mount.target):
+        if "," in path or '"' in path:
+            raise InputError(f"{path!r} cannot be mounted into a container: its name has a comma or a quote")
+    return f"type=bind,source={mount.source},target={mount.target}" + (",readonly" if mount.read_only else "")

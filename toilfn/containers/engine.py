@@ -1,0 +1,82 @@
+"""What is asked of a container engine, and what each engine says in its own words."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+__all__ = ["Engine", "Mount", "Request"]
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A directory or file of this machine that the container sees."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """A container to be started."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    entrypoint: str | None = None
+    working_dir: str = "/"
+    mounts: tuple[Mount, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    """None: whoever runs the task, so that what the container writes belongs to them."""
+    cores: float = 0.0
+    memory: int = 0
+    """Bytes; 0 for no limit."""
+    accelerators: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """Flags that the engine gets as they are."""
+    interactive: bool = False
+    detach: bool = False
+
+
+class Engine(ABC):
+    """Formulates the commands of one engine; it runs no containers.
+
+    Parameters
+    ----------
+    program : str
+        The path of its command.
+    """
+
+    name: ClassVar[str]
+    keeps_containers: ClassVar[bool] = True
+    """Whether containers have names, live on without the process that started them, and must be removed."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    @abstractmethod
+    def check(self) -> list[str]:
+        """Give the command that succeeds where the engine can be used."""
+
+    @abstractmethod
+    def has(self, image: str) -> list[str]:
+        """Give the command that succeeds if the image is on this machine."""
+
+    @abstractmethod
+    def pull(self, image: str) -> list[str]:
+        """Give the command that brings the image onto this machine."""
+
+    def pulled(self, image: str) -> None:
+        """Finish after `pull` has succeeded."""
+
+    @abstractmethod
+    def run(self, request: Request) -> list[str]:
+        """Give the command that runs a container."""
+
+    @abstractmethod
+    def environment(self, request: Request) -> dict[str, str]:
+        """Give the variables that `run` hands to the container from the environment of its command."""

@@ -1,0 +1,55 @@
+"""Images are brought onto a machine once, whoever asks for them first."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+
+from toilfn.containers.engine import Engine
+from toilfn.errors import ContainerError
+from toilfn.work.scratch import base_dir
+
+__all__ = ["provide"]
+
+_logger = logging.getLogger(__name__)
+
+
+def provide(engine: Engine, image: str) -> None:
+    """Pull an image unless this machine has it.
+
+    Raises
+    ------
+    ContainerError
+        If that fails; has the engine's own words.
+    """
+    if _run(engine.has(image)).returncode == 0:
+        return
+    with _locked(f"{engine.name} {image}"):
+        if _run(engine.has(image)).returncode == 0:
+            return
+        _logger.info("%s pulls the image %s", engine.name, image)
+        done = _run(engine.pull(image))
+        if done.returncode:
+            raise ContainerError(
+                f"{engine.name} cannot pull the image {image}: {done.stderr.strip()}", done.returncode, done.stderr
+            )
+        engine.pulled(image)
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+    )
+
+
+@contextmanager
+def _locked(what: str) -> Iterator[None]:
+    folder = base_dir() / "pulls"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / sha256(what.encode()).hexdigest()[:32]).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,113 @@
+"""The engine's command while it runs: its standard error is passed on, and its end is looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from toilfn.containers.engine import Engine, Request
+from toilfn.errors import ContainerError, ContainerMemoryError
+from toilfn.units import format_size
+
+__all__ = ["Running", "Streams", "running"]
+
+_TAIL = 4096
+"""How many bytes of standard error an exception has."""
+
+_KILLED = 137
+"""Exit status of what SIGKILL has ended. Engines do not say reliably that it was for memory, so we ask none."""
+
+
+class Streams(NamedTuple):
+    """Where a container's standard streams lead."""
+
+    stdin: Path | None
+    stdout: Path | None
+    """None: a pipe to this process."""
+    stderr: Path | int | None
+    """None: the task's log. `subprocess.STDOUT` is the only number."""
+
+
+class Running:
+    """A container in the foreground.
+
+    Parameters
+    ----------
+    engine : Engine
+    request : Request
+    **streams
+        As `subprocess.Popen` takes them. What comes through a pipe from standard error is passed on to the log.
+    """
+
+    def __init__(self, engine: Engine, request: Request, **streams: Any) -> None:
+        self._engine = engine
+        self._request = request
+        self._tail = b""
+        environment = os.environ | engine.environment(request)
+        self._process = subprocess.Popen(engine.run(request), env=environment, **streams)
+        self._reader = threading.Thread(target=self._pass_on, name="toilfn-container", daemon=True)
+        self._reader.start()
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        """What the container writes, where stdout is a pipe."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def finish(self) -> None:
+        """Wait for the end.
+
+        Raises
+        ------
+        ContainerError
+            If the exit status is not 0.
+        """
+        status = self._process.wait()
+        self._reader.join()
+        if status:
+            raise self._error(status)
+
+    def end(self) -> None:
+        """Make sure that nothing is left of it."""
+        with suppress(OSError):
+            self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _pass_on(self) -> None:
+        stream = self._process.stderr
+        if stream is None:
+            return
+        with stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                self._tail = (self._tail + chunk)[-_TAIL:]
+                os.write(2, chunk)
+
+    def _error(self, status: int) -> ContainerError:
+        words = self._tail.decode(errors="replace").strip()
+        what = f"the container of image {self._request.image}"
+        if status == _KILLED and self._request.memory:
+            limit = format_size(self._request.memory)
+            said = f"{what} was killed with exit status {status}, as happens at its memory limit of {limit}"
+            return ContainerMemoryError(said, status, words)
+        return ContainerError(f"{what} ended with exit status {status}{words and f': {words}'}", status, words)
+
+
+@contextmanager
+def running(engine: Engine, request: Request, streams: Streams) -> Iterator[Running]:
+    """Run a container for as long as the block lasts, with files opened for its streams."""
+    with ExitStack() as stack:
+        stdin = stack.enter_context(streams.stdin.open("rb")) if streams.stdin else subprocess.DEVNULL
+        stdout = stack.enter_context(streams.stdout.open("wb")) if streams.stdout else subprocess.PIPE
+        stderr = stack.enter_context(streams.stderr.open("wb")) if isinstance(streams.stderr, Path) else streams.stderr
+        run = Running(engine, request, stdin=stdin, stdout=stdout, stderr=stderr or subprocess.PIPE)
+        try:
+            yield run
+        finally:
+            run.end()

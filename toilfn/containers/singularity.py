@@ -1,0 +1,83 @@
+"""The commands of Singularity and of Apptainer, its other name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from hashlib import sha256
+
+from toilfn.containers.engine import Engine, Mount, Request
+from toilfn.errors import InputError
+from toilfn.work.scratch import base_dir
+
+__all__ = ["Apptainer", "Singularity"]
+
+
+class Singularity(Engine):
+    """Singularity: a container is a process like any other, of the same user; the cluster limits it as one."""
+
+    name = "singularity"
+    keeps_containers = False
+
+    def check(self) -> list[str]:
+        """Ask for its version."""
+        return [self.program, "--version"]
+
+    def has(self, image: str) -> list[str]:
+        """Look for the image's file."""
+        return ["test", "-e", self._file(image)]
+
+    def pull(self, image: str) -> list[str]:
+        """Make a file of the image, which is Docker's unless it says otherwise."""
+        url = image if re.match(r"\w+://", image) else f"docker://{image}"
+        return [self.program, "pull", "--force", f"{self._file(image)}.part", url]
+
+    def pulled(self, image: str) -> None:
+        """Make the whole file appear at once: a pull may be killed."""
+        os.replace(f"{self._file(image)}.part", self._file(image))
+
+    def run(self, request: Request) -> list[str]:
+        """Run a container."""
+        if request.detach:
+            raise InputError(
+                f"{self.name} cannot run a detached container: start it in a thread, or use another engine"
+            )
+        if request.user is not None:
+            raise InputError(f"{self.name} runs containers as the same user: leave out user={request.user!r}")
+        how = "run" if request.entrypoint is None else "exec"
+        program = [] if request.entrypoint is None else [request.entrypoint]
+        return [self.program, how, *_flags(request), self._file(request.image), *program, *request.command]
+
+    def environment(self, request: Request) -> dict[str, str]:
+        """Give all variables, marked as the container's."""
+        return {f"{self.name.upper()}ENV_{name}": value for name, value in request.env.items()}
+
+    def _file(self, image: str) -> str:
+        if os.path.exists(image):
+            return os.path.abspath(image)
+        folder = base_dir() / "images"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(folder / f"{sha256(image.encode()).hexdigest()[:32]}.sif")
+
+
+class Apptainer(Singularity):
+    """Apptainer."""
+
+    name = "apptainer"
+
+
+def _flags(request: Request) -> Iterator[str]:
+    yield from ("--cleanenv", "--pwd", request.working_dir)
+    for mount in request.mounts:
+        yield from ("--bind", _bind(mount))
+    if request.accelerators:
+        yield "--nv"
+    yield from request.options
+
+
+def _bind(mount: Mount) -> str:
+    for path in (mount.source, mount.target):
+        if ":" in path or "," in path:
+            raise InputError(f"{path!r} cannot be mounted into a container: its name has a colon or a comma")
+    return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
