@@ -37,8 +37,8 @@ def count_down(n: int) -> Any:
 def batch(store: Store, promises: list[Any]) -> Batch:
     parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
     made = record(promises, (), parent, store)
-    tasks = [(records.encode(task), 1) for task in made.tasks]
-    message = messages.run_batch(tasks, Resources(), {}, map(records.encode, made.functions))
+    tasks = [(records.encode(task), 1, Resources()) for task in made.tasks]
+    message = messages.run_batch(tasks, {}, map(records.encode, made.functions))
     return Batch("batch", "batch", Resources(), message)
 
 

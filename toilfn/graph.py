@@ -7,14 +7,15 @@ go over it with a stack, never by recursion, since graphs are deeper than Python
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from toilfn import records
+from toilfn import options, records
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
 from toilfn.identity import arguments_digest, arguments_identity, lineage, task_id, value_identity
+from toilfn.requirements import LATE, pack
 from toilfn.serialize import PROTOCOL, dumps, dumps_function
 from toilfn.structure import ATOMS
 
@@ -120,27 +121,26 @@ class Recorder:
         self._store = store
         self._parent = parent.id if parent else None
         self._lineage = parent.lineage if parent else b""
-        self._roots: dict[int, Promise] = {}
-        self._named: dict[int, _Named] = {}
+        self._roots: dict[Promise, None] = {}
+        self._ids: dict[Promise, TaskId] = {}
+        self._used: set[TaskId] = set()
+        self._calls: dict[TaskId, int] = {}
+        self._ordinals: dict[TaskId, int] = {}
         self._looked_at: set[Task[..., Any]] = set()
-        self._ids: set[TaskId] = set()
-        self._repeated: dict[TaskId, int] = {}
         self._functions: dict[bytes, Task[..., Any]] = {}
 
     def identify(self, promise: Promise) -> TaskId:
         """Give the id of the task behind a promise, after those of everything it needs."""
         origin = promise._origin
-        named = self._named.get(id(origin))
-        if named is None:
-            for needed in _in_order(origin, self._named):
+        if origin not in self._ids:
+            for needed in _in_order(origin, self._ids):
                 self._name(needed)
-            named = self._named[id(origin)]
-        self._roots[id(origin)] = origin
-        return named.id
+        self._roots[origin] = None
+        return self._ids[origin]
 
     def _given(self, promise: Promise) -> TaskId:
         try:
-            return self._named[id(promise._origin)].id
+            return self._ids[promise._origin]
         except KeyError:
             raise SerializationError(
                 f"{promise!r} is hidden inside an object: pass it in a list, tuple, set, dict, dataclass or namedtuple"
@@ -155,12 +155,12 @@ class Recorder:
         digest = self._digest_of_arguments(promise)
         self._functions.setdefault(function, task)
         id_ = task_id(function, digest, self._lineage, 0)
-        ordinal = self._repeated.get(id_, 0) + 1 if id_ in self._ids else 0
-        if ordinal:
-            self._repeated[id_] = ordinal
+        if id_ in self._used:
+            ordinal = self._calls[id_] = self._calls.get(id_, 0) + 1
             id_ = task_id(function, digest, self._lineage, ordinal)
-        self._ids.add(id_)
-        self._named[id(promise)] = _Named(id_, promise, ordinal)
+            self._ordinals[id_] = ordinal
+        self._used.add(id_)
+        self._ids[promise] = id_
 
     def _digest_of_arguments(self, promise: Promise) -> bytes:
         try:
@@ -191,46 +191,52 @@ class Recorder:
             Blobs that were written on the way are added here.
         """
         functions: set[bytes] = set()
-        for named in self._wanted(complete):
-            digest = named.promise._task.identity.digest
+        for promise, id_ in self._wanted(complete):
+            digest = promise._task.identity.digest
             if digest not in functions and not known(digest):
                 yield self._function(self._functions[digest], blobs)
             functions.add(digest)
-            if not known(named.id):
-                yield self._record(named, blobs)
+            if not known(id_):
+                yield self._record(promise, id_, blobs)
 
-    def _wanted(self, complete: Callable[[TaskId], bool]) -> Iterator[_Named]:
-        wanted: set[int] = set()
-        stack = list(self._roots.values())
+    def _wanted(self, complete: Callable[[TaskId], bool]) -> Iterator[tuple[Promise, TaskId]]:
+        wanted: set[Promise] = set()
+        stack = list(self._roots)
         while stack:
             promise = stack.pop()
-            if id(promise) in wanted or complete(self._named[id(promise)].id):
-                continue
-            wanted.add(id(promise))
-            stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
-        return (named for key, named in self._named.items() if key in wanted)
+            if promise not in wanted and not complete(self._ids[promise]):
+                wanted.add(promise)
+                stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
+        return ((promise, id_) for promise, id_ in self._ids.items() if promise in wanted)
 
-    def _record(self, named: _Named, blobs: list[records.BlobRef]) -> records.Task:
-        promise = named.promise
+    def _record(self, promise: Promise, id_: TaskId, blobs: list[records.BlobRef]) -> records.Task:
         task = promise._task
         payload, refs = self._pickled(promise)
         own_blobs: list[records.BlobRef] = []
         args = store_payload(payload, self._store, own_blobs)
         blobs.extend(own_blobs)
         digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity)
-        own = self._functions[task.identity.digest].settings
+        late = pack(promise._requires, self._given)
         return records.Task(
-            id=named.id,
+            id=id_,
             function=task.identity.digest,
             args=args,
-            needs=refs,
+            needs=tuple(dict.fromkeys((*refs, *late[LATE][1]))) if late else refs,
             after=tuple(self._given(after) for after in promise._after),
-            options={} if task.settings is own or task.settings == own else task.settings,
+            options={**self._overrides(task), **late} if late else self._overrides(task),
             parent=self._parent,
             parts=parts,
-            lineage=lineage(self._lineage, task.name, digest, named.ordinal),
+            lineage=lineage(self._lineage, task.name, digest, self._ordinals.get(id_, 0)),
             blobs=tuple(own_blobs),
         )
+
+    def _overrides(self, task: Task[..., Any]) -> dict[str, Any]:
+        """Give what a call's options change of those that its function's record has."""
+        own = self._functions[task.identity.digest].settings
+        if task.settings is own:
+            return {}
+        given, asked = options.static(own), options.static(task.settings)
+        return {} if asked == given else {**dict.fromkeys(given), **asked}
 
     def _pickled(self, promise: Promise) -> tuple[bytes, tuple[TaskId, ...]]:
         arguments = (promise._args, promise._kwargs)
@@ -245,32 +251,25 @@ class Recorder:
         payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))
         blobs.append(payload)
         identity = task.identity
-        return records.Function(identity.digest, task.name, task.settings, payload, identity.parts)
+        return records.Function(identity.digest, task.name, options.static(task.settings), payload, identity.parts)
 
 
-@dataclass(slots=True)
-class _Named:
-    id: TaskId
-    promise: Promise
-    ordinal: int
-
-
-def _in_order(promise: Promise, done: dict[int, _Named]) -> Iterator[Promise]:
+def _in_order(promise: Promise, done: Container[Promise]) -> Iterator[Promise]:
     """Iterate over a promise's tasks that are not done yet, each after what it needs."""
-    entered: set[int] = set()
+    entered: set[Promise] = set()
     stack = [promise]
     while stack:
         current = stack[-1]
-        if id(current) in done:
+        if current in done:
             stack.pop()
-        elif id(current) in entered:
+        elif current in entered:
             stack.pop()
             yield current
         else:
-            entered.add(id(current))
-            waiting = [dep._origin for dep in (*current._deps, *current._after) if id(dep._origin) not in done]
+            entered.add(current)
+            waiting = [dep._origin for dep in (*current._deps, *current._after) if dep._origin not in done]
             stack.extend(needed for needed in reversed(waiting) if needed._deps or needed._after)
             # What needs nothing, as most of a wide graph, takes no turn on the stack.
             for needed in waiting:
-                if not (needed._deps or needed._after or id(needed) in done):
+                if not (needed._deps or needed._after or needed in done):
                     yield needed

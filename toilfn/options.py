@@ -7,6 +7,7 @@ cores          float
 memory, disk   int, bytes
 accelerators   list of ``[count, kind, model, brand, api]``
 walltime       float, seconds
+check_interval float, seconds; of services only
 retries, nout  int
 env            dict of str to str
 name, version  str
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from toilfn.settings import Settings
 
 __all__ = [
+    "SERVICE",
     "budget",
     "defaults",
     "dynamic",
@@ -43,7 +45,11 @@ __all__ = [
     "parse_accelerator",
     "parse_accelerators",
     "resources",
+    "static",
 ]
+
+SERVICE = "check_interval"
+"""The option that all services have, and nothing else."""
 
 _BRANDS = ("nvidia", "amd")
 _APIS = {"cuda": "nvidia", "rocm": "amd", "opencl": None}
@@ -119,6 +125,12 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
 def dynamic(options: Mapping[str, Any]) -> dict[str, Any]:
     """Give the requirements that are known only when the call's arguments are: promises and functions of them."""
     return {name: value for name, value in options.items() if name in _REQUIREMENTS and callable(value)}
+
+
+def static(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give all options but those that `dynamic` gives."""
+    late = dynamic(options)
+    return {name: value for name, value in options.items() if name not in late}
 
 
 def defaults(settings: Settings) -> Resources:
@@ -249,6 +261,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "checkpoint": _exactly(bool),
     "name": _text,
     "nout": _whole,
+    SERVICE: parse_duration,
     "env": _env,
     "version": _version,
 }

@@ -27,6 +27,7 @@ __all__ = ["Promise"]
 
 _numbers = itertools.count()
 _process = os.urandom(6).hex()
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Promise(Delayed):
@@ -37,7 +38,18 @@ class Promise(Delayed):
     `toilfn.compute` for their values.
     """
 
-    __slots__ = ("_after", "_annotations", "_args", "_deps", "_kwargs", "_number", "_origin", "_path", "_task")
+    __slots__ = (
+        "_after",
+        "_annotations",
+        "_args",
+        "_deps",
+        "_kwargs",
+        "_number",
+        "_origin",
+        "_path",
+        "_requires",
+        "_task",
+    )
 
     # Delayed's own __setattr__ is written in Python and ten times slower; slots keep promises closed.
     __setattr__ = object.__setattr__
@@ -61,6 +73,7 @@ class Promise(Delayed):
         self._annotations: dict[str, Any] | None = get_annotations() or None
         self._length = task.nout
         self._after = task.after
+        self._requires: Mapping[str, Promise] = _NOTHING
 
     @property
     def key(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from toilfn import options as _options
 from toilfn.errors import GraphError, InputError
+from toilfn.requirements import known_later
 from toilfn.structure import ATOMS, rebuild
 
 if TYPE_CHECKING:
@@ -43,16 +44,23 @@ class Task(Generic[P, R]):
     ) -> None:
         if not callable(function):
             raise InputError(f"@task needs a function, not {function!r}")
-        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
-            raise InputError(
-                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value. "
-                "Return a list instead"
-            )
-        functools.update_wrapper(self, function)
+        self._refuse(function, options or {})
+        functools.update_wrapper(self, function, updated=() if isinstance(function, type) else ("__dict__",))
         self.settings = _options.normalise(options or {})
         self.name: str = str(self.settings.get("name") or getattr(function, "__name__", type(function).__name__))
         self.nout: int | None = self.settings.get("nout")
         self.after: tuple[Promise, ...] = _promises_only(after)
+        self._late = known_later(self.name, self.settings)
+
+    def _refuse(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
+        """Refuse what can be called but is no task."""
+        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+            raise InputError(
+                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value. "
+                "Return a list instead; what is to run beside other tasks is a @toilfn.service"
+            )
+        if _options.SERVICE in options:
+            raise InputError(f"option {_options.SERVICE} is for services: use @toilfn.service")
 
     @functools.cached_property
     def identity(self) -> Identity:
@@ -82,10 +90,19 @@ class Task(Generic[P, R]):
 
         self._check(args, kwargs)
         deps: list[Promise] = []
-        if not kwargs and ATOMS.issuperset(map(type, args)) and not any(sys.getsizeof(arg) > LARGE for arg in args):
+        if self._is_plain(args, kwargs):
             return Promise(self, args, {})  # type: ignore[return-value]  # see the class's docstring
         frozen_args, frozen_kwargs = rebuild((args, kwargs), functools.partial(_freeze, deps))
-        return Promise(self, frozen_args, frozen_kwargs, tuple(deps))  # type: ignore[return-value]
+        requires = {name: later(*frozen_args, **frozen_kwargs) for name, later in self._late.items()}
+        promise = Promise(self, frozen_args, frozen_kwargs, (*deps, *requires.values()))
+        promise._requires = requires
+        return promise  # type: ignore[return-value]
+
+    def _is_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call is as most are: nothing to be looked for in its arguments, and requirements that are known."""
+        if kwargs or self._late or not ATOMS.issuperset(map(type, args)):
+            return False
+        return not any(sys.getsizeof(arg) > LARGE for arg in args)
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arity = self._arity
@@ -117,7 +134,7 @@ class Task(Generic[P, R]):
             If an option is unknown or its value cannot be used.
         """
         merged = _options.merge(self.settings, _options.normalise(overrides))
-        return Task(self.__wrapped__, merged, (*self.after, *_promises_only(after)))
+        return type(self)(self.__wrapped__, merged, (*self.after, *_promises_only(after)))
 
     def map(self, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
         """Call the task once for each item, as the built-in `map` would.
@@ -141,7 +158,7 @@ class Task(Generic[P, R]):
     def __reduce__(self) -> Any:
         if self._is_importable():
             return self.__qualname__
-        return Task, (self.__wrapped__, self.settings)
+        return type(self), (self.__wrapped__, self.settings)
 
     def _is_importable(self) -> bool:
         found: Any = sys.modules.get(self.__module__)
@@ -166,7 +183,8 @@ def task(function: Any = None, /, **options: Any) -> Any:
         The function, when the decorator is used without arguments.
     **options
         ``cores`` (float), ``memory`` and ``disk`` ("2G", "512Mi", or bytes), ``accelerators`` (1,
-        "nvidia-tesla-k80:2", a dict or a list), ``preemptible``, ``walltime`` (seconds or "1h"),
+        "nvidia-tesla-k80:2", a dict or a list), ``preemptible``, ``walltime`` (seconds or "1h"): each of these
+        may be a promise, or a function of the call's resolved arguments;
         ``retries``, ``checkpoint``, ``local`` (run beside the leader), ``name``, ``nout`` (how many
         values it returns), ``env``, ``version`` (pins the identity by hand).
 

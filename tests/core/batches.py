@@ -34,8 +34,8 @@ def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **r
     parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
     made = record(list(promises), (), parent, store)
     shape = Resources(**{"memory": 2**30, **resources})
-    tasks = [(encode(task), attempt) for task in made.tasks]
-    return Made(messages.run_batch(tasks, shape, values or {}, map(encode, made.functions)), list(made.refs), shape)
+    tasks = [(encode(task), attempt, shape) for task in made.tasks]
+    return Made(messages.run_batch(tasks, values or {}, map(encode, made.functions)), list(made.refs), shape)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
+from toilfn.errors import ResourceError
 from toilfn.events import (
     Adopted,
     BatchId,
@@ -27,8 +28,10 @@ from toilfn.events import (
     Lost,
     Recall,
     Release,
+    Resolve,
     Retry,
     Returned,
+    Shaped,
     Submit,
     TaskId,
 )
@@ -254,12 +257,26 @@ class Leader:
                     self._note_failure(id_, cause, final=False)
                 case GaveUp(id_, cause):
                     self._note_failure(id_, cause, final=True)
+                case Resolve(id_):
+                    self._shape(id_)
                 case Recall(batch):
                     self._cluster.recall(self._out[batch].job)
                 case Kill(batch):
                     self._cluster.kill([self._out[batch].job])
         if submits:
             self._submit(submits)
+
+    def _shape(self, id_: TaskId) -> None:
+        """Find out what a task asks for whose requirements come from values."""
+        try:
+            shape = self._loader.late_shape(self.task(id_), self.values.closure)
+        except Exception as error:  # values are unpickled, and that may call user code
+            message = (
+                str(error) if isinstance(error, ResourceError) else f"its requirements are not to be read: {error!r}"
+            )
+            self._tally.last[id_] = records.Failure(id_, 1, Cause.INPUT.value, message, "", b"", records.Stats())
+            shape = None
+        self._handle(Shaped(id_, shape))
 
     def _submit(self, submits: list[Submit]) -> None:
         direct = self._cluster.capabilities.direct
@@ -280,7 +297,7 @@ class Leader:
         """Say what the job asks for: its tasks run one after the other, so their times add up."""
         if submit.shape.walltime is None or len(submit.ids) == 1:
             return submit.shape
-        times = (self._loader.shape(self.task(id_)).walltime or 0.0 for id_ in submit.ids)
+        times = (self._scheduler.shape(id_).walltime or 0.0 for id_ in submit.ids)
         return replace(submit.shape, walltime=sum(times))
 
     def _message(self, submit: Submit) -> bytes:
@@ -290,10 +307,10 @@ class Leader:
             data = self._loader.encoded[id_]
             task = records.decode(data)
             assert isinstance(task, records.Task)
-            tasks.append((data, self._tally.attempts.get(id_, 0) + 1))
+            tasks.append((data, self._tally.attempts.get(id_, 0) + 1, self._scheduler.shape(id_)))
             needs += [need for need in task.needs if need not in within]
             functions[task.function] = self._index.functions[task.function]
-        return messages.run_batch(tasks, submit.shape, self.values.closure(needs), map(encode, functions.values()))
+        return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()))
 
     def _label(self, submit: Submit) -> str:
         first = self.task_name(submit.ids[0])
@@ -316,8 +333,11 @@ class Leader:
         return task
 
     def task_name(self, id_: TaskId) -> str:
-        """Give the name of a task's function, for people."""
-        task = self.task(id_)
+        """Give the name of a task's function, for people; of one that this leader has finished, its id."""
+        try:
+            task = self.task(id_)
+        except KeyError:
+            return f"task {id_.hex()[:12]}"
         return str(task.options.get("name") or self._index.functions[task.function].name)
 
     def _take(self, update: Update) -> None:
@@ -438,7 +458,7 @@ class Leader:
     def _unheard(self, id_: TaskId, cause: Cause) -> records.Failure:
         """Describe a failure that no worker and no cluster has described."""
         if cause is Cause.INPUT:
-            text = too_large(self._loader.shape(self.task(id_)), self._scheduler.largest)
+            text = too_large(self._scheduler.shape(id_), self._scheduler.largest)
         else:
             text = f"ended without an answer ({cause.value})"
         return records.Failure(id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats())

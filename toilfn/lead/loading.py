@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from toilfn import options, records
 from toilfn.events import Budget, Event, Finished, NewTask, Submitted, TaskId
 from toilfn.lead.index import Index
-from toilfn.records import encode
+from toilfn.lead.valuecache import Entry
+from toilfn.records import BlobRef, encode
+from toilfn.requirements import LATE, unpack
 from toilfn.resources import Resources
+from toilfn.serialize import resolve
 from toilfn.settings import Settings
 
 __all__ = ["Loader"]
@@ -24,8 +27,9 @@ class Loader:
         The records of tasks that have no outcome yet, as workers get them.
     """
 
-    def __init__(self, index: Index, settings: Settings) -> None:
+    def __init__(self, index: Index, settings: Settings, get_blob: Callable[[BlobRef], bytes]) -> None:
         self._index = index
+        self._get_blob = get_blob
         self._settings = settings
         self._defaults = options.defaults(settings)
         self._kinds: dict[bytes, int] = {}
@@ -74,20 +78,40 @@ class Loader:
         if needs:
             needs = tuple(need for need in needs if not self._index.is_complete(need))
         kind = self._kinds.setdefault(task.function, len(self._kinds))
-        return NewTask(task.id, needs, shape, kind, budget, task.parent)
+        return NewTask(task.id, needs, shape, kind, budget, task.parent, is_late=LATE in task.options)
 
-    def shape(self, task: records.Task) -> Resources:
-        """Say what a task asks for."""
-        return self._asks(task)[0]
+    def late_shape(
+        self, task: records.Task, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
+    ) -> Resources:
+        """Say what a task asks for whose requirements come from values.
+
+        Parameters
+        ----------
+        task : records.Task
+        closure : callable
+            Gives the values of tasks, and of all that they refer to.
+
+        Raises
+        ------
+        ResourceError
+            If a value is none that the requirement can have.
+        """
+        awaited = task.options[LATE][1]
+        entries = {
+            id_: (self._get_blob(value) if isinstance(value, BlobRef) else value, refs)
+            for id_, (value, refs) in closure(awaited).items()
+        }
+        own = options.merge(self._index.functions[task.function].options, task.options)
+        return options.resources(unpack(own, resolve(awaited, entries)), self._defaults)
 
     def _asks(self, task: records.Task) -> tuple[Resources, Budget]:
         asked = self._asked if _plain(task.options) else self._resolve
         return asked(task.function, tuple(task.options.items()))
 
     def _resolve(self, digest: bytes, overrides: tuple[tuple[str, object], ...]) -> tuple[Resources, Budget]:
-        asked = dict(overrides) or self._index.functions[digest].options
+        asked = options.merge(self._index.functions[digest].options, dict(overrides))
         return options.resources(asked, self._defaults), options.budget(asked, self._settings)
 
 
 def _plain(values: dict[str, object]) -> bool:
-    return all(isinstance(value, (str, int, float)) for value in values.values())
+    return all(value is None or isinstance(value, (str, int, float)) for value in values.values())

@@ -16,8 +16,7 @@ __all__ = ["limits", "read", "run_batch"]
 
 
 def run_batch(
-    tasks: Sequence[tuple[bytes, int]],
-    shape: Resources,
+    tasks: Sequence[tuple[bytes, int, Resources]],
     values: Mapping[TaskId, Entry],
     functions: Iterable[bytes],
 ) -> bytes:
@@ -25,18 +24,16 @@ def run_batch(
 
     Parameters
     ----------
-    tasks : sequence of (record, attempt)
-        Encoded task records in the order in which they run, and how often each was tried, this time included.
-    shape : Resources
-        What the batch was given.
+    tasks : sequence of (record, attempt, shape)
+        Encoded task records in the order in which they run, how often each was tried, this time included, and what
+        it was given.
     values : mapping
         The values that the tasks need from outside the batch.
     functions : iterable of bytes
         Encoded function records.
     """
-    given = limits(shape)
     packed: bytes = msgpack.packb(
-        ("run", [(record, attempt, given) for record, attempt in tasks], values, list(functions))
+        ("run", [(record, attempt, limits(shape)) for record, attempt, shape in tasks], values, list(functions))
     )
     return packed
 

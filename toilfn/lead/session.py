@@ -147,7 +147,7 @@ class Session:
         if all(map(self.index.is_complete, refs)):
             return self._result(payload, refs, Values(self.index.value))
         committer = self._take_the_lead()
-        loader = Loader(self.index, self._settings)
+        loader = Loader(self.index, self._settings, self.store.get_blob)
         run = self._record(recorder, payload, refs, loader)
         del recorder  # it holds as much as the graph itself
         return self._finish(run, loader, committer)
@@ -160,7 +160,7 @@ class Session:
         if all(map(self.index.is_complete, run.roots)):
             return self._result(run.results, run.roots, Values(self.index.value))
         committer = self._take_the_lead()
-        return self._finish(run, Loader(self.index, self._settings), committer, resumed=True)
+        return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
@@ -271,6 +271,8 @@ class Session:
         given = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
         if settings.work_dir is not None:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
+        if settings.cache_size is not None:
+            given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
         if direct:
             streams = {"TOILFN_STREAM_LOGS": "1"} if settings.stream_logs else {}
             return {**given, **streams, **(settings.set_env or {})}
