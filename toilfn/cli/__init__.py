@@ -27,6 +27,7 @@ _COMMANDS = {
     "explain": ("toilfn.cli.explain", "say why a task runs again, or does not"),
     "graph": ("toilfn.cli.graph", "draw the tasks and what depends on what"),
     "stats": ("toilfn.cli.stats", "add up time and memory for each kind of task"),
+    "report": ("toilfn.cli.report", "write a page with graph, timeline, use of resources and failures"),
     "files": ("toilfn.cli.files", "list and fetch files of a workflow"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
     "clean": ("toilfn.cli.clean", "remove a store, or what is not needed in it"),
