@@ -1,6 +1,6 @@
 """Pickling of arguments, values and functions, with promises by reference.
 
-A promise inside a payload becomes the persistent id ``("task", id, path)``, so a payload says
+A promise inside a payload becomes a persistent id, its task's id or ``(id, path)``, so a payload says
 exactly which tasks' values it needs, and loading it puts those values in place.
 """
 
@@ -93,7 +93,7 @@ class _Pickler(_ByValue):
             raise SerializationError(f"{obj!r} cannot be stored here: pass it to the task as an argument")
         task = self._ids(obj)
         self._refs[task] = None
-        return "task", task, obj._path
+        return (task, obj._path) if obj._path else task
 
 
 def _main_class(name: str, data: bytes) -> Any:
@@ -109,7 +109,7 @@ class _Unpickler(pickle.Unpickler):
         self._values = values
 
     def persistent_load(self, pid: Any) -> Any:
-        _, task, path = pid
+        task, path = (pid, ()) if isinstance(pid, bytes) else pid
         value = self._values[task]
         for step in path:
             value = value[step]
@@ -178,7 +178,7 @@ def _around_reference() -> list[bytes]:
 
     class Lone(pickle.Pickler):
         def persistent_id(self, obj: Any) -> Any:
-            return ("task", id_, ()) if obj is Lone else None
+            return id_ if obj is Lone else None
 
     id_ = bytes(range(16))
     buffer = io.BytesIO()

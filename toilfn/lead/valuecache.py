@@ -27,13 +27,16 @@ class Values:
 
     def __init__(self, read: Callable[[TaskId], Entry]) -> None:
         self._read = read
-        self._entries: dict[TaskId, Entry] = {}
+        self._values: dict[TaskId, bytes | BlobRef] = {}
+        self._refs: dict[TaskId, tuple[TaskId, ...]] = {}  # of the few values that refer to others
         self._pins: dict[TaskId, int] = defaultdict(int)
         self._released: set[TaskId] = set()
 
     def put(self, id_: TaskId, value: bytes | BlobRef, refs: tuple[TaskId, ...]) -> None:
         """Keep a value until it is released, and until all that refer to it are."""
-        self._entries[id_] = (value, refs)
+        self._values[id_] = value
+        if refs:
+            self._refs[id_] = refs
         for ref in refs:
             self._pins[ref] += 1
 
@@ -46,8 +49,8 @@ class Values:
                 self._released.add(current)
                 continue
             self._released.discard(current)
-            _, refs = self._entries.pop(current, (b"", ()))
-            stack.extend(ref for ref in refs if self._unpin(ref))
+            self._values.pop(current, None)
+            stack.extend(ref for ref in self._refs.pop(current, ()) if self._unpin(ref))
 
     def _unpin(self, id_: TaskId) -> bool:
         """Take one pin away; whether the value may go now."""
@@ -78,5 +81,5 @@ class Values:
         return value, refs
 
     def _entry(self, id_: TaskId) -> Entry:
-        entry = self._entries.get(id_)
-        return self._read(id_) if entry is None else entry
+        value = self._values.get(id_)
+        return self._read(id_) if value is None else (value, self._refs.get(id_, ()))
