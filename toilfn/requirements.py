@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from toilfn import options
 from toilfn.errors import InputError, ResourceError
 from toilfn.events import TaskId
-from toilfn.serialize import dumps, loads
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise
@@ -52,6 +51,8 @@ def _maker(name: str, value: Any) -> Callable[..., Any]:
 
 def pack(promises: Mapping[str, Promise], ids: Callable[[Promise], TaskId]) -> dict[str, Any]:
     """Give the entry of a record's options for requirements that are promises."""
+    from toilfn.serialize import dumps
+
     return {LATE: dumps(dict(promises), ids)} if promises else {}
 
 
@@ -70,6 +71,8 @@ def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, 
     ResourceError
         If a value is none that the requirement can have; names both.
     """
+    from toilfn.serialize import loads
+
     known = loads(asked[LATE][0], values)
     return {**asked, **{name: _check(name, value) for name, value in known.items()}}
 
