@@ -1,0 +1,12 @@
+"""How much disk a task needs, from the size of the file that it is given (tutorial_requirements)."""
+
+import toilfn as toil
+
+
+@toil.task(cores=2, disk=lambda file: file.size)
+def analysis(file: toil.File) -> int:
+    return toil.current().disk
+
+
+if __name__ == "__main__":
+    print(toil.compute(analysis(toil.import_file(__file__))))
