@@ -5,8 +5,9 @@ help text. A value comes from the first of these that has one:
 
 1. a keyword of `compute`;
 2. a flag of `toilfn run`, handed to the script in the environment variable ``TOILFN_SETTINGS``;
-3. ``dask.config``, under ``toilfn`` and in kebab-case: ``~/.config/dask/toilfn.yaml``, ``DASK_TOILFN__MAX_JOBS=10``;
-4. the default.
+3. the file that the setting ``config`` names, which `toilfn config` makes;
+4. ``dask.config``, under ``toilfn`` and in kebab-case: ``~/.config/dask/toilfn.yaml``, ``DASK_TOILFN__MAX_JOBS=10``;
+5. the default.
 """
 
 from __future__ import annotations
@@ -127,6 +128,9 @@ _STORE, _CLUSTER, _RESOURCES = "where", "cluster", "resources"
 _FAILURE, _OUTPUT, _EXPERT = "failures", "output", "expert"
 _PLACES = "workers' surroundings"
 
+TITLES = (_STORE, _CLUSTER, _RESOURCES, _PLACES, _FAILURE, _OUTPUT, _EXPERT)
+"""The groups of settings, in the order in which people read them."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -155,7 +159,13 @@ class Settings:
         None, _positive_count, _CLUSTER, "worker processes of the local cluster; by default one for each core"
     )
     max_jobs: int | None = _setting(
-        None, _positive_count, _CLUSTER, "the most jobs to have on the cluster at one time; by default no limit"
+        None, _positive_count, _CLUSTER, "the most jobs to have on the cluster at one time, services aside; by default no limit"
+    )
+    max_service_tasks: int | None = _setting(
+        None, _count, _CLUSTER, "the most services to run at one time; by default no limit"
+    )
+    max_preemptible_service_tasks: int | None = _setting(
+        None, _count, _CLUSTER, "and the most on nodes that can be taken away, which the other limit does not count"
     )
     poll_interval: float | None = _setting(
         None,
@@ -204,9 +214,21 @@ class Settings:
     retry_backoff: float = _setting(
         "0.5s", parse_duration, _FAILURE, "time before the first retry; doubled for each further one, at most 60s"
     )
+    memory_retries: int | None = _setting(
+        None, _count, _FAILURE, "the same for a task that was killed for its use of memory; by default as for errors"
+    )
+    walltime_retries: int | None = _setting(
+        None, _count, _FAILURE, "the same for a task that took too long; by default as for errors"
+    )
+    preempted_retries: int | None = _setting(
+        None, _count, _FAILURE, "the same for a task whose node was taken away as agreed; by default without limit"
+    )
     lost_retries: int = _setting(3, _count, _FAILURE, "how many more times to try a task whose worker or node died")
     double_memory: bool = _setting(
         False, _boolean, _FAILURE, "give a task that was killed for its use of memory twice as much in the retry"
+    )
+    double_walltime: bool = _setting(
+        False, _boolean, _FAILURE, "give a task that took too long twice as much time in the retry"
     )
 
     progress: bool | None = _setting(
@@ -240,6 +262,7 @@ class Settings:
     batch_target: float = _setting(
         "50ms", parse_duration, _EXPERT, "short tasks are sent to workers together, for about this long at a time"
     )
+    config: str | None = _setting(None, os.fspath, _EXPERT, "a file with settings, such as toilfn config prints")
     bad_worker: float = _setting(
         0, _probability, _EXPERT, "to try a workflow out: the probability with which a running job is killed"
     )
@@ -261,8 +284,10 @@ class Settings:
         InputError
             If a name is unknown or a value cannot be read; says where it came from.
         """
+        config = keywords.get("config") or _flags().get("config")
         values = {
             **_read("the configuration 'toilfn.{}'", _configured()),
+            **_read(f"the setting '{{}}' in {config}", _in_file(config) if config else {}),
             **_read("the flag '{}'", _flags()),
             **_read("the setting '{}'", keywords),
         }
@@ -400,8 +425,26 @@ def _configured() -> dict[str, Any]:
         return {}
     import dask.config
 
-    entries = dask.config.get("toilfn", None) or {}
-    return {name.replace("-", "_"): value for name, value in entries.items() if not isinstance(value, Mapping)}
+    return _settings_among(dask.config.get("toilfn", None) or {})
+
+
+def _in_file(path: str) -> dict[str, Any]:
+    """Read a file of the form that dask's configuration has."""
+    if not os.path.isfile(path):
+        raise InputError(f"there is no file of settings {path}")
+    from dask.config import collect_yaml
+
+    try:
+        content = next(iter(collect_yaml([path])), {})
+    except ValueError as error:
+        raise InputError(f"the file of settings {path} cannot be read: {error}") from None
+    return _settings_among(content.get("toilfn") or {})
+
+
+def _settings_among(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the sections of other parts, such as those of clusters."""
+    found = {name.replace("-", "_"): value for name, value in entries.items()}
+    return {name: value for name, value in found.items() if name == "set_env" or not isinstance(value, Mapping)}
 
 
 def _mentioned() -> bool:

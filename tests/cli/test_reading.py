@@ -52,6 +52,14 @@ def test_status_of_a_run_that_goes_on(store: Store, capsys: pytest.CaptureFixtur
     assert "failed" not in only
 
 
+def test_status_as_a_tree_names_what_is_not_done(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "status", store.url, "--tree").splitlines()
+    assert lines[0].startswith("merge (")
+    assert "├── sort_chunk  3 tasks: 3 done" in lines
+    assert any(f"sort_chunk ({id_of('sort 3').hex()[:12]})  failed" in line for line in lines)
+    assert any(line.endswith("split  done") for line in lines)
+
+
 def test_status_for_programs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with Lease.acquire(store):
         found = json.loads(printed(capsys, "status", store.url, "--json"))
@@ -89,6 +97,18 @@ def test_logs_show_every_attempt_or_one(store: Store, capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert captured.out == "trying\nTraceback: bad\n"
     assert captured.err == f"--- sort_chunk ({which}), attempt 2 on node1, 2s, failed (error): ValueError: bad\n"
+
+
+def test_logs_are_followed_until_the_task_is_done(store: Store) -> None:
+    which = id_of("sort 3").hex()[:12]
+    command = [sys.executable, "-m", "toilfn", "logs", store.url, which, "--follow"]
+    lease = Lease.acquire(store)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process, lease:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(4)] == ["trying\n", "Traceback: bad\n"] * 2
+        tell(Path(store.url.removeprefix("file://")), outcome("sort 3", log=b"at last\n"))
+        assert process.communicate(timeout=60)[0] == "at last\n"
+    assert process.returncode == 0
 
 
 def test_logs_of_what_is_not_there(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

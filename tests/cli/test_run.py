@@ -27,6 +27,27 @@ def test_a_script_sees_its_own_arguments_and_its_neighbours(tmp_path: Path) -> N
     assert done.stdout == f"hello {[script, '--store', 'mine', '--', 'x']} {script}\n", done.stderr
 
 
+def test_a_module_runs_as_with_python_m(tmp_path: Path) -> None:
+    (tmp_path / "flows" / "inner").mkdir(parents=True)
+    (tmp_path / "flows" / "steps.py").write_text(
+        "import toilfn as toil\n@toil.task\ndef double(x):\n    return 2 * x\n"
+    )
+    (tmp_path / "flows" / "inner" / "__main__.py").write_text(
+        "import sys, toilfn as toil\nfrom ..steps import double\n"
+        "@toil.task\ndef triple(x):\n    return 3 * x\n"
+        "print(toil.compute(triple(double(7))), sys.argv[1:])\n"
+    )
+
+    def run(module: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "toilfn", "run", "-m", module, "--workers", "1", "--", "mine"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    done = run("flows.inner")
+    assert done.stdout == "42 ['mine']\n", done.stderr
+    done = run("flows.nothing")
+    assert (done.returncode, done.stderr) == (2, "toilfn: there is no module flows.nothing that can be run\n")
+
+
 def test_flags_are_settings_of_the_script(tmp_path: Path) -> None:
     text = (
         "from toilfn.settings import Settings\ns = Settings.resolve(retries=5)\nprint(s.retries, s.max_memory, s.store)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from toilfn.errors import InputError
@@ -123,18 +123,18 @@ class Drawing:
                 stack.append((other, how, indent + ("└── " if last else "├── "), indent + ("    " if last else "│   ")))
 
 
-def draw(tasks: Iterable[TaskInfo], *, every_task: bool = False) -> Drawing:
+def draw(tasks: Iterable[TaskInfo], *, every_task: Callable[[TaskInfo], bool] = lambda _: False) -> Drawing:
     """Make a drawing.
 
     Parameters
     ----------
     tasks : iterable of TaskInfo
         What to draw; what they need outside of these is left out.
-    every_task : bool
-        Give each task a node. By default there is one for each name.
+    every_task : callable
+        Says which tasks get a node of their own. Of the others, there is one for each name.
     """
     tasks = list(tasks)
-    labels = {task.id: task.label if every_task else task.name for task in tasks}
+    labels = {task.id: task.label if every_task(task) else task.name for task in tasks}
     nodes = {label: Node(label) for label in labels.values()}
     for task in tasks:
         node = nodes[labels[task.id]]

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Draw the tasks of the newest run."""
-    drawing = draw(open_view(open_store(options.store, create=False)).current(), every_task=options.all)
+    drawing = draw(open_view(open_store(options.store, create=False)).current(), every_task=lambda _: options.all)
     text = {"text": drawing.text, "dot": drawing.dot, "svg": drawing.svg}[options.format]()
     if options.output is None:
         sys.stdout.write(text)

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from toilfn.cli.common import add_store, add_task
+from toilfn.cli.events import follow
 from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
 from toilfn.stores import Store, open_store
@@ -19,7 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
     add_task(parser)
-    parser.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
+    which.add_argument(
+        "--follow", action="store_true",
+        help="go on with the attempts to come, each when it has ended, until the task is done or nobody runs it",
+    )  # fmt: skip
 
 
 def command(options: argparse.Namespace) -> int:
@@ -33,16 +39,33 @@ def command(options: argparse.Namespace) -> int:
     store = open_store(options.store, create=False)
     view = View(store)
     task = view.find(options.task)
+    if options.follow:
+        _follow(store, task)
+        return 0
     attempts = list(enumerate(view.attempts(task.id), start=1))
     wanted = [(n, attempt) for n, attempt in attempts if options.attempt in (None, n)]
     if not wanted:
         raise InputError(_nothing(task, len(attempts), options.attempt))
     for number, attempt in wanted:
-        sys.stderr.write(_heading(task, number, attempt) + "\n")
-        sys.stderr.flush()
-        sys.stdout.write(_text(store, attempt))
-        sys.stdout.flush()
+        _print(store, task, number, attempt)
     return 0
+
+
+def _follow(store: Store, task: TaskInfo) -> None:
+    number = 0
+    for record in follow(store):
+        if isinstance(record, (Outcome, Failure)) and record.id == task.id:
+            number += 1
+            _print(store, task, number, record)
+            if isinstance(record, Outcome):
+                return
+
+
+def _print(store: Store, task: TaskInfo, number: int, attempt: Outcome | Failure) -> None:
+    sys.stderr.write(_heading(task, number, attempt) + "\n")
+    sys.stderr.flush()
+    sys.stdout.write(_text(store, attempt))
+    sys.stdout.flush()
 
 
 def _nothing(task: TaskInfo, count: int, attempt: int | None) -> str:

@@ -8,6 +8,8 @@ import os
 import runpy
 import sys
 import traceback
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -19,8 +21,10 @@ __all__ = ["command", "configure"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.usage = "toilfn run SCRIPT [flags] [-- the script's own arguments]"
-    parser.add_argument("script", metavar="SCRIPT", help="a Python file that calls toilfn.compute")
+    parser.usage = "toilfn run (SCRIPT | -m MODULE) [flags] [-- the script's own arguments]"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file that calls toilfn.compute")
+    what.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead, as with python -m")
     parser.set_defaults(rest=[])  # what follows "--"
     add_options(parser)
 
@@ -31,25 +35,49 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is no such file or module.
     """
-    script = Path(options.script)
-    if not script.is_file():
-        raise InputError(f"there is no script {options.script}")
+    script = _script(options)
     os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
-    sys.argv = [options.script, *options.rest]
-    sys.path.insert(0, str(script.resolve().parent))
+    sys.argv = [script, *options.rest]
     try:
-        runpy.run_path(options.script, run_name="__main__")
+        if options.module:
+            runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
     except (FailedTasksError, KilledError):
         raise
     except ToilfnError as error:
         raise _located(error) from None
     except Exception as error:
-        error.__traceback__ = _own_part(error.__traceback__, options.script)
+        error.__traceback__ = _own_part(error.__traceback__, script)
         traceback.print_exception(error)
         return 1
     return 0
+
+
+def _script(options: argparse.Namespace) -> str:
+    """Find the file that is to run, and let it import its neighbours as Python would."""
+    if options.module is None:
+        script = Path(options.script)
+        if not script.is_file():
+            raise InputError(f"there is no script {options.script}")
+        sys.path.insert(0, str(script.resolve().parent))
+        return str(options.script)
+    sys.path.insert(0, os.getcwd())
+    found = _find_spec(options.module)
+    if found is not None and found.submodule_search_locations:  # a package runs its part of this name
+        found = _find_spec(f"{options.module}.__main__")
+    if found is None or not found.origin:
+        raise InputError(f"there is no module {options.module} that can be run")
+    return found.origin
+
+
+def _find_spec(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:
+        return None
 
 
 def _own_part(trace: TracebackType | None, script: str) -> TracebackType | None:

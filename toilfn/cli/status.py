@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter
 from typing import Any
 
 from toilfn.cli.common import add_json, add_store, living_leader, open_view, print_json, print_table
+from toilfn.cli.drawing import draw
 from toilfn.stores import open_store
 from toilfn.stores.lease import Holder, holder
 from toilfn.units import format_duration
@@ -24,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     parser.add_argument("--failed", action="store_true", help="list all failed tasks, and only them")
     parser.add_argument("--running", action="store_true", help="list all running tasks, and only them")
+    parser.add_argument("--tree", action="store_true", help="show what waits for what as a tree, finished work folded")
     add_json(parser)
 
 
@@ -38,12 +41,20 @@ def command(options: argparse.Namespace) -> int:
         counts = Counter(task.state for task in tasks)
         print_json(_as_dict(store.url, view, leader if alive else None, counts, lists))
         return 0
+    if options.tree:
+        sys.stdout.write(_tree(tasks))
+        return 0
     if not (options.failed or options.running):
         _print_summary(store.url, view, leader, alive, tasks)
     for state, wanted in ((State.RUNNING, options.running), (State.FAILED, options.failed)):
         if wanted or not (options.failed or options.running):
             _print_list(state, lists[state], None if wanted else _SHOWN)
     return 0
+
+
+def _tree(tasks: list[TaskInfo]) -> str:
+    """Draw every task that is not done; of those that are, one box for each name."""
+    return draw(tasks, every_task=lambda task: task.state is not State.DONE).text()
 
 
 def _run_state(view: View, alive: bool) -> str:
