@@ -46,16 +46,17 @@ class Cause(str, Enum):
 class Budget:
     """How many times an attempt may fail for each cause before the task is given up.
 
-    ``None`` is without limit. ``double_memory`` doubles the memory after `Cause.MEMORY`,
-    up to the largest that the capacity can give.
+    ``None`` is without limit. ``double_memory`` doubles the memory after `Cause.MEMORY`, and ``double_walltime``
+    the walltime after `Cause.WALLTIME`, up to the largest that the capacity can give; what was doubled stays so.
     """
 
-    error: int = 1
-    memory: int = 1
-    walltime: int = 1
-    lost: int = 3
+    error: int | None = 1
+    memory: int | None = 1
+    walltime: int | None = 1
+    lost: int | None = 3
     preempted: int | None = None
     double_memory: bool = False
+    double_walltime: bool = False
     backoff: float = 0.5
     """Seconds before the first retry after an error; doubled for each further one, at most 60."""
 

@@ -8,10 +8,11 @@ memory, disk   int, bytes
 accelerators   list of ``[count, kind, model, brand, api]``
 walltime       float, seconds
 check_interval float, seconds; of services only
-retries, nout  int
+nout           int
+retries        int, or dict of a cause's name to int (or None: without limit)
 env            dict of str to str
 name, version  str
-preemptible, checkpoint, local    bool
+preemptible, checkpoint, local, double_memory, double_walltime    bool
 =============  ==================================================================
 
 None stands for the default. A requirement that is known only when the call's arguments are (a promise, or a
@@ -28,7 +29,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import InputError, ResourceError
-from toilfn.events import Budget
+from toilfn.events import Budget, Cause
 from toilfn.resources import Accelerator, Resources
 from toilfn.units import parse_duration, parse_size
 
@@ -52,6 +53,7 @@ SERVICE = "check_interval"
 """The option that all services have, and nothing else."""
 
 _BRANDS = ("nvidia", "amd")
+_CAUSES = tuple(cause.value for cause in Cause if cause is not Cause.INPUT)
 _APIS = {"cuda": "nvidia", "rocm": "amd", "opencl": None}
 _ACCELERATOR_HELP = (
     "write a count, or for example 'gpu', 'cuda:1', 'nvidia-tesla-k80:2' or {'brand': 'amd', 'count': 2}"
@@ -153,18 +155,28 @@ def resources(options: Mapping[str, Any], defaults: Resources) -> Resources:
 
 
 def budget(options: Mapping[str, Any], settings: Settings) -> Budget:
-    """Give how often a task may fail: ``retries`` of its normalised options, else of the run's settings."""
-    retries = options.get("retries")
-    if retries is None:
-        retries = settings.retries
+    """Give how often a task may fail for each cause: as its normalised options say, else as the run's settings do.
+
+    A number of retries is that for errors. Deaths by memory and by walltime have the same one, unless there is
+    another for them.
+    """
+    given = options.get("retries")
+    own = dict(given) if isinstance(given, Mapping) else {} if given is None else {"error": given}
+    error = own.get("error", settings.retries)
     return Budget(
-        error=retries,
-        memory=retries,
-        walltime=retries,
-        lost=settings.lost_retries,
-        double_memory=settings.double_memory,
+        error=error,
+        memory=own.get("memory", _first(settings.memory_retries, error)),
+        walltime=own.get("walltime", _first(settings.walltime_retries, error)),
+        lost=own.get("lost", settings.lost_retries),
+        preempted=own.get("preempted", settings.preempted_retries),
+        double_memory=_first(options.get("double_memory"), settings.double_memory),
+        double_walltime=_first(options.get("double_walltime"), settings.double_walltime),
         backoff=settings.retry_backoff,
     )
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _accelerator_fields(spec: str) -> dict[str, Any]:
@@ -230,6 +242,15 @@ def _whole(value: Any) -> int:
     return value
 
 
+def _retries(value: Any) -> int | dict[str, int | None]:
+    if not isinstance(value, Mapping):
+        return _whole(value)
+    unknown = [cause for cause in value if cause not in _CAUSES]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is not a cause: write {', '.join(_CAUSES)}")
+    return {cause: None if count is None else _whole(count) for cause, count in value.items()}
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise TypeError(f"{value!r} is not a text with at least one character")
@@ -257,7 +278,9 @@ _REQUIREMENTS: dict[str, Callable[[Any], Any]] = {
 }
 _READERS: dict[str, Callable[[Any], Any]] = {
     **_REQUIREMENTS,
-    "retries": _whole,
+    "retries": _retries,
+    "double_memory": _exactly(bool),
+    "double_walltime": _exactly(bool),
     "checkpoint": _exactly(bool),
     "name": _text,
     "nout": _whole,

@@ -185,8 +185,10 @@ def task(function: Any = None, /, **options: Any) -> Any:
         ``cores`` (float), ``memory`` and ``disk`` ("2G", "512Mi", or bytes), ``accelerators`` (1,
         "nvidia-tesla-k80:2", a dict or a list), ``preemptible``, ``walltime`` (seconds or "1h"): each of these
         may be a promise, or a function of the call's resolved arguments;
-        ``retries``, ``checkpoint``, ``local`` (run beside the leader), ``name``, ``nout`` (how many
-        values it returns), ``env``, ``version`` (pins the identity by hand).
+        ``retries`` (a number, or one for each cause: ``{"error": 2, "memory": 3, "walltime": 1, "lost": 5}``),
+        ``double_memory``, ``double_walltime``, ``checkpoint`` (run again, within its retries, when what it led to
+        fails for good), ``local`` (run beside the leader), ``name``, ``nout`` (how many values it returns), ``env``,
+        ``version`` (pins the identity by hand).
 
     Returns
     -------

@@ -443,8 +443,7 @@ class Scheduler:
             self._move(task, State.FAILED)
             commands += self._services.leave(task)
             return
-        if cause is Cause.MEMORY and task.budget.double_memory:
-            task.shape = self._doubled(task.shape)
+        self._enlarge(task, cause)
         self._postpone(task, verdict, now, commands)
 
     def _postpone(self, task: Task, retry: Retry, now: float, commands: list[Command]) -> None:
@@ -454,9 +453,14 @@ class Scheduler:
         else:
             self._settle(task, commands)
 
-    def _doubled(self, shape: Shape) -> Shape:
-        memory = int(min(2 * shape.memory, max(shape.memory, self._pool.most_memory)))
-        return self._shapes.of(replace(shape.resources, memory=memory), is_service=shape.is_service)
+    def _enlarge(self, task: Task, cause: Cause) -> None:
+        """Give a task more of what it died of, if it is to have that."""
+        asked = task.shape.resources
+        if cause is Cause.MEMORY and task.budget.double_memory:
+            asked = replace(asked, memory=int(_doubled(asked.memory, self._pool.most_memory)))
+        elif cause is Cause.WALLTIME and task.budget.double_walltime and asked.walltime is not None:
+            asked = replace(asked, walltime=_doubled(asked.walltime, self._pool.longest))
+        task.shape = self._shapes.of(asked, is_service=task.shape.is_service)
 
     def _complete(self, task: Task, commands: list[Command]) -> None:
         """Complete a task, and those that it was the last to be waited for."""
@@ -582,3 +586,8 @@ class Scheduler:
                     id, seconds, follower.shape, is_link=is_link
                 ):
                     self._move(follower, State.RUNNING)
+
+
+def _doubled(amount: float, most: float) -> float:
+    """Double an amount, up to the most there is; it never gets less."""
+    return min(2 * amount, max(amount, most))
