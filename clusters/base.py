@@ -97,12 +97,15 @@ class Batch:
         What the job asks for.
     message : bytes
         For a direct cluster: what to send to the worker. Else empty.
+    is_service : bool
+        Whether it runs until it is told to stop.
     """
 
     name: str
     label: str
     resources: Resources
     message: bytes = b""
+    is_service: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,9 @@ class Cluster(ABC):
 
     def recall(self, job: JobId) -> None:
         """Ask a worker to give back the tasks it has not started. A cluster may ignore it."""
+
+    def tell(self, job: JobId, message: bytes) -> None:
+        """For a direct cluster: send one more message to a job's worker, if that still runs."""
 
     def wake(self) -> None:
         """Make a `poll` that waits in another thread return now."""

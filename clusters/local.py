@@ -239,6 +239,11 @@ class LocalCluster(Cluster):
         if job in self._busy:
             self._busy[job].worker.send(_RECALL)
 
+    def tell(self, job: JobId, message: bytes) -> None:
+        """Send a message to the worker."""
+        if job in self._busy:
+            self._busy[job].worker.send(message)
+
     def wake(self) -> None:
         """Make a `poll` that waits in another thread return now."""
         if self._session is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from toilfn.containers.call import docker
     from toilfn.containers.container import Container
     from toilfn.context import current, spawn
+    from toilfn.directory import Directory
     from toilfn.errors import (
         ClusterError,
         ContainerError,
@@ -46,9 +47,11 @@ if TYPE_CHECKING:
         StoreNotFoundError,
         ToilfnError,
     )
-    from toilfn.files import File, export, import_file, open_write, write_file
+    from toilfn.exchange import export, import_directory, import_file, import_files
+    from toilfn.files import File, open_write, write_file
     from toilfn.resources import Accelerator, Resources
     from toilfn.run import compute, resume, submit
+    from toilfn.services import Service, service
     from toilfn.settings import add_options, from_options
 
     _T = TypeVar("_T")
@@ -70,6 +73,7 @@ _MODULES = {
     "toilfn.containers.call": ("docker",),
     "toilfn.containers.container": ("Container",),
     "toilfn.context": ("current", "spawn"),
+    "toilfn.directory": ("Directory",),
     "toilfn.errors": (
         "ClusterError",
         "ContainerError",
@@ -89,10 +93,12 @@ _MODULES = {
         "StoreNotFoundError",
         "ToilfnError",
     ),
-    "toilfn.files": ("File", "export", "import_file", "open_write", "write_file"),
+    "toilfn.exchange": ("export", "import_directory", "import_file", "import_files"),
+    "toilfn.files": ("File", "open_write", "write_file"),
     "toilfn.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
     "toilfn.run": ("compute", "resume", "submit"),
+    "toilfn.services": ("Service", "service"),
     "toilfn.settings": ("add_options", "from_options"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -105,6 +111,7 @@ __all__ = [
     "ContainerMemoryError",
     "CorruptObjectError",
     "DaskCluster",
+    "Directory",
     "FailedTasksError",
     "FencedError",
     "File",
@@ -123,6 +130,7 @@ __all__ = [
     "Resources",
     "Run",
     "SerializationError",
+    "Service",
     "SlurmCluster",
     "StoreError",
     "StoreExistsError",
@@ -139,9 +147,12 @@ __all__ = [
     "docker",
     "export",
     "from_options",
+    "import_directory",
     "import_file",
+    "import_files",
     "open_write",
     "resume",
+    "service",
     "spawn",
     "submit",
     "task",

@@ -132,6 +132,11 @@ class Recorder:
     def identify(self, promise: Promise) -> TaskId:
         """Give the id of the task behind a promise, after those of everything it needs."""
         origin = promise._origin
+        if options.SERVICE in origin._task.settings:
+            raise SerializationError(
+                f"{promise!r} is a service's, and its value is good only while the service runs: "
+                "pass it to a task that uses it, and take that task's value"
+            )
         if origin not in self._ids:
             for needed in _in_order(origin, self._ids):
                 self._name(needed)

@@ -18,6 +18,8 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.task_spec import Task as DaskTask
 from dask.task_spec import TaskRef
 
+from toilfn import options
+from toilfn.errors import GraphError
 from toilfn.structure import rebuild
 
 if TYPE_CHECKING:
@@ -168,6 +170,8 @@ def _dask_needs(promise: Promise) -> tuple[Promise, ...]:
 
 
 def _dask_task(promise: Promise) -> DaskTask:
+    if options.SERVICE in promise._task.settings:
+        raise GraphError(f"{promise!r} is a service's, which dask cannot run: use toilfn.compute")
     if promise._origin is not promise:
         return _PromiseNode(promise.key, Part(promise), TaskRef(promise._origin.key))
     return _PromiseNode(promise.key, Call(promise), *[TaskRef(need.key) for need in _dask_needs(promise)])

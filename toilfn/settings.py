@@ -159,7 +159,10 @@ class Settings:
         None, _positive_count, _CLUSTER, "worker processes of the local cluster; by default one for each core"
     )
     max_jobs: int | None = _setting(
-        None, _positive_count, _CLUSTER, "the most jobs to have on the cluster at one time, services aside; by default no limit"
+        None,
+        _positive_count,
+        _CLUSTER,
+        "the most jobs to have on the cluster at one time, services aside; by default no limit",
     )
     max_service_tasks: int | None = _setting(
         None, _count, _CLUSTER, "the most services to run at one time; by default no limit"

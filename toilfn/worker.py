@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -40,6 +40,7 @@ from toilfn.work.capture import Capture, start_logging
 from toilfn.work.execute import Executor
 from toilfn.work.passed import adopt_environment, read_ref
 from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
+from toilfn.work.services import Host, StoreWish
 from toilfn.work.surroundings import Surroundings
 
 __all__ = ["main", "work"]
@@ -55,10 +56,13 @@ class Terminated(BaseException):
     """The process was asked to end: deferred calls are made and temporary directories removed on the way out."""
 
 
-def work(batch: Batch, executor: Executor, answers: Answers) -> None:
-    """Run the tasks of a batch."""
+def work(
+    batch: Batch, executor: Executor, answers: Answers, wait_for_stop: Callable[[float], bool] | None = None
+) -> None:
+    """Run the tasks of a batch; a service stops when `Batch.stop` is set, or when `wait_for_stop` says so."""
+    host = Host(answers.started, wait_for_stop or batch.stop.wait)
     while (attempt := batch.next()) is not None:
-        result = executor.run(attempt, batch.payloads)
+        result = executor.run(attempt, batch.payloads, host)
         answers.add(encode(result), batch.ended(attempt, result))
     if batch.refused:
         answers.returned(batch.take_refused)
@@ -170,6 +174,8 @@ class WarmWorker:
         elif kind == "recall":
             batch = self._batch
             self._answers.returned(list if batch is None else batch.recall)
+        elif kind == "stop" and self._batch is not None:
+            self._batch.stop.set()
 
 
 def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
@@ -201,7 +207,7 @@ def serve_batch(url: str, name: str) -> None:
     answers = Answers(_Mailbox(store, name).send)
     threading.Thread(target=Reporter(slot, answers, _STORE_PERIOD).run, name="toilfn-reporter", daemon=True).start()
     try:
-        work(Batch(executor, *message), executor, answers)
+        work(Batch(executor, *message), executor, answers, StoreWish(store, name).wait)
         answers.done()
     finally:
         executor.close()

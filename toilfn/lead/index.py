@@ -118,6 +118,12 @@ class Index:
         for id_ in self.outcomes:
             self.leads_to(id_)
 
+    def forget(self, id_: TaskId) -> None:
+        """Take a task for one that has not run; what it had created stays known."""
+        self.leads_to(id_)
+        del self.outcomes[id_]
+        self._complete.discard(id_)
+
     def outcome(self, id_: TaskId) -> Outcome:
         """Read a task's outcome."""
         record = decode(self._log.fetch(self.outcomes[id_]))

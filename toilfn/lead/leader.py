@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
@@ -19,6 +20,7 @@ from toilfn.events import (
     Cause,
     Command,
     Complete,
+    Deadlock,
     Event,
     Failed,
     Finished,
@@ -31,7 +33,9 @@ from toilfn.events import (
     Resolve,
     Retry,
     Returned,
+    ServiceStarted,
     Shaped,
+    StopService,
     Submit,
     TaskId,
 )
@@ -40,12 +44,13 @@ from toilfn.lead.committer import Committer
 from toilfn.lead.failures import too_large
 from toilfn.lead.index import Index
 from toilfn.lead.loading import Loader
+from toilfn.lead.services import Services, never_ran
 from toilfn.lead.valuecache import Values
 from toilfn.records import encode
 from toilfn.resources import Resources
 from toilfn.scheduler import Scheduler
 
-__all__ = ["Answers", "Leader", "Watch"]
+__all__ = ["Answers", "Leader", "Out", "Watch"]
 
 _POLL = 0.2
 """The longest wait for news, in seconds, so that flags and progress are looked at."""
@@ -97,12 +102,19 @@ class Answers:
         """Give the tasks of a batch, from its message."""
         return ()
 
+    def so_far(self, name: str) -> Sequence[bytes]:
+        """Read what a batch that runs has answered."""
+        return ()
+
+    def stop(self, name: str) -> None:
+        """Tell the service of a batch to stop."""
+
     def forget(self, name: str, count: int) -> None:
         """Delete a batch's message and its answers: what they say is durable."""
 
 
 @dataclass(slots=True)
-class _Out:
+class Out:
     """A batch that the cluster has."""
 
     id: BatchId
@@ -111,6 +123,10 @@ class _Out:
     recalled: bool = False
     running: TaskId | None = None
     """The task that its worker has been at for a while."""
+    service: TaskId | None = None
+    """The service that it runs."""
+    dead_service: TaskId | None = None
+    """The service whose death is the reason why it was killed."""
     kept: TaskId | None = None
     """The newest task that its worker went on with by itself."""
 
@@ -170,10 +186,11 @@ class Leader:
         self._name = name
         self._watch = watch
         self._remove = remove
-        self._out: dict[BatchId, _Out] = {}
-        self._jobs: dict[JobId, _Out] = {}
+        self._out: dict[BatchId, Out] = {}
+        self._jobs: dict[JobId, Out] = {}
         self._tally = _Tally()
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
+        self._services = Services(cluster, answers)
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
         self.values = Values(index.value)
@@ -203,8 +220,12 @@ class Leader:
         while not self._is_over():
             if not self._watch.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))
+            else:
+                self._services.stop_the_last(self._out.values())
             for update in self._cluster.poll(self._patience()):
                 self._take(update)
+            for out, message in self._services.news(self._out.values()):
+                self._hear(out, message)
             self._committer.check()
             if victims := self._watch.victims(self._jobs):
                 self._cluster.kill(victims)
@@ -222,7 +243,7 @@ class Leader:
             adopted = self._scheduler.handle(Adopted(self._answers.tasks(name), time.monotonic()))
             for command in adopted:
                 if isinstance(command, Submit):
-                    self._out[command.batch] = self._jobs[job] = _Out(command.batch, name, job)
+                    self._out[command.batch] = self._jobs[job] = Out(command.batch, name, job)
             if not adopted:
                 self._cluster.kill([job])
 
@@ -257,14 +278,26 @@ class Leader:
                     self._note_failure(id_, cause, final=False)
                 case GaveUp(id_, cause):
                     self._note_failure(id_, cause, final=True)
-                case Resolve(id_):
-                    self._shape(id_)
-                case Recall(batch):
-                    self._cluster.recall(self._out[batch].job)
-                case Kill(batch):
-                    self._cluster.kill([self._out[batch].job])
+                case _:
+                    self._obey_for_now(command)
         if submits:
             self._submit(submits)
+
+    def _obey_for_now(self, command: Command) -> None:
+        """Obey what concerns one batch that runs, or one task that is not to run now."""
+        match command:
+            case Resolve(id_):
+                self._shape(id_)
+            case Recall(batch):
+                self._cluster.recall(self._out[batch].job)
+            case Kill(batch, service):
+                self._out[batch].dead_service = service
+                self._cluster.kill([self._out[batch].job])
+            case StopService(id_, place):
+                self._stop(id_, place)
+            case Deadlock(id_, services):
+                text = self._services.deadlock(list(map(self.task_name, services)))
+                self._tally.last[id_] = _impossible(id_, text)
 
     def _shape(self, id_: TaskId) -> None:
         """Find out what a task asks for whose requirements come from values."""
@@ -274,9 +307,19 @@ class Leader:
             message = (
                 str(error) if isinstance(error, ResourceError) else f"its requirements are not to be read: {error!r}"
             )
-            self._tally.last[id_] = records.Failure(id_, 1, Cause.INPUT.value, message, "", b"", records.Stats())
+            self._tally.last[id_] = _impossible(id_, message)
             shape = None
         self._handle(Shaped(id_, shape))
+
+    def _stop(self, id_: TaskId, batch: BatchId | None) -> None:
+        """Stop a service; one that nobody needs any more, and that does not run, is done."""
+        if batch is not None:
+            self._services.stop(self._out[batch])
+            return
+        if (failure := self._tally.last.pop(id_, None)) is not None:
+            self._committer.add(encode(failure))
+        outcome = never_ran(id_)
+        self._outcome(outcome, encode(outcome))
 
     def _submit(self, submits: list[Submit]) -> None:
         direct = self._cluster.capabilities.direct
@@ -286,10 +329,11 @@ class Leader:
             message = self._message(submit)
             if not direct:
                 self._answers.put(name, message)
-            batches.append(Batch(name, self._label(submit), self._job(submit), message if direct else b""))
+            is_service = self._loader.is_service(self.task(submit.ids[0]))
+            batches.append(Batch(name, self._label(submit), self._job(submit), message if direct else b"", is_service))
         jobs = self._cluster.submit(batches)
         for submit, batch, job in zip(submits, batches, jobs, strict=True):
-            out = _Out(submit.batch, batch.name, job)
+            out = Out(submit.batch, batch.name, job, service=submit.ids[0] if batch.is_service else None)
             self._out[submit.batch] = self._jobs[job] = out
             self._committer.add(encode(records.Started(submit.ids, job, time.time())))
 
@@ -355,26 +399,29 @@ class Leader:
             del self._jobs[update.job], self._out[out.id]
             self._end(out, update)
 
-    def _end(self, out: _Out, update: Update) -> None:
+    def _end(self, out: Out, update: Update) -> None:
         now = time.monotonic()
         left = self._scheduler.left(out.id)
         running = update.running or (left[0] if left else None)
         if update.cause is not None and running is not None:
+            detail = f"its service {self.task_name(out.dead_service)} has died" if out.dead_service else update.detail
             self._tally.last[running] = records.Failure(
-                running, self._tally.attempts.get(running, 0) + 1, update.cause.value, update.detail, "", update.log,
+                running, self._tally.attempts.get(running, 0) + 1, update.cause.value, detail, "", update.log,
                 records.Stats(start=time.time()),
             )  # fmt: skip
         self._handle(Lost(out.id, update.cause, now, running))
 
-    def _hear(self, out: _Out | None, message: bytes) -> None:
+    def _hear(self, out: Out | None, message: bytes) -> None:
         kind, rest = messages.read(message)
         if kind == "records":
             for data in rest[0]:
-                self._record(data)
+                self._record(out, data)
             if out is not None:
                 self._go_on(out, rest[1])
         elif out is None:
             return
+        elif kind == "started":
+            self._service_started(out, *rest)
         elif kind == "returned":
             self._handle(Returned(out.id, rest[0]))
         elif kind == "running":
@@ -382,14 +429,14 @@ class Leader:
         elif kind == "log":
             self._watch.said(self.task_name(rest[0]), *rest)
 
-    def _go_on(self, out: _Out, kept: Sequence[TaskId]) -> None:
+    def _go_on(self, out: Out, kept: Sequence[TaskId]) -> None:
         """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
         out.running = None
         for id_ in kept:
             self._handle(Kept(out.id, id_))
             out.kept = id_
 
-    def _runs(self, out: _Out, id_: TaskId, start: float) -> None:
+    def _runs(self, out: Out, id_: TaskId, start: float) -> None:
         """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
         out.running = id_
         if id_ == out.kept:
@@ -399,9 +446,16 @@ class Leader:
         ids = (out.running for out in self._out.values())
         return [self.task_name(id_) for id_ in ids if id_ is not None and id_ in self._loader.encoded]
 
-    def _record(self, data: bytes) -> None:
+    def _service_started(self, out: Out, id_: TaskId, value: bytes | Sequence[Any]) -> None:
+        self.values.put(id_, value if isinstance(value, bytes) else records.BlobRef(*value), ())
+        self._handle(ServiceStarted(out.id, id_))
+
+    def _record(self, out: Out | None, data: bytes) -> None:
         record = records.decode(data)
-        if isinstance(record, records.Outcome):
+        if isinstance(record, records.Outcome) and self._scheduler.is_wanted(record.id):
+            if out is not None:  # it has stopped for now
+                self._handle(Returned(out.id, (record.id,)))
+        elif isinstance(record, records.Outcome):
             self._outcome(record, data)
         elif isinstance(record, records.Failure) and record.id in self._loader.encoded:
             self._tally.last[record.id] = record
@@ -441,6 +495,9 @@ class Leader:
 
     def _bring(self, events: Iterable[Event]) -> None:
         """Hand over what was loaded; the values of finished tasks keep those that they refer to in memory."""
+        events = list(events)
+        if forgotten := self._loader.take_forgotten():
+            self._committer.add(encode(records.Forget(forgotten)))
         for event in events:
             if isinstance(event, Finished):
                 self.values.put(event.id, *self._index.value(event.id))
@@ -462,3 +519,8 @@ class Leader:
         else:
             text = f"ended without an answer ({cause.value})"
         return records.Failure(id_, self._tally.attempts.get(id_, 1), cause.value, text, "", b"", records.Stats())
+
+
+def _impossible(id_: TaskId, message: str) -> records.Failure:
+    """Describe the failure of a task that cannot even be started."""
+    return records.Failure(id_, 1, Cause.INPUT.value, message, "", b"", records.Stats())

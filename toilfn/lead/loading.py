@@ -35,6 +35,7 @@ class Loader:
         self._kinds: dict[bytes, int] = {}
         self._asked = lru_cache(maxsize=4096)(self._resolve)
         self._new: list[NewTask] = []
+        self._forgotten: list[TaskId] = []
         self.encoded: dict[TaskId, bytes] = {}
 
     def add(self, task: records.Task, data: bytes) -> None:
@@ -61,6 +62,9 @@ class Loader:
             task = self._index.task(id_)
             new.append(self.admit(task))
             stack.extend((*task.needs, *task.after))
+            if id_ in self._index.outcomes and self._uses_services(task):
+                self._index.forget(id_)  # what it led to may know a service that is gone
+                self._forgotten.append(id_)
             if id_ in self._index.outcomes:
                 del self.encoded[id_]
                 leads_to = tuple(i for i in self._index.leads_to(id_) if not self._index.is_complete(i))
@@ -76,9 +80,33 @@ class Loader:
         shape, budget = self._asks(task)
         needs = (*task.needs, *task.after)
         if needs:
+            self._renew_services(needs)
             needs = tuple(need for need in needs if not self._index.is_complete(need))
         kind = self._kinds.setdefault(task.function, len(self._kinds))
-        return NewTask(task.id, needs, shape, kind, budget, task.parent, is_late=LATE in task.options)
+        return NewTask(task.id, needs, shape, kind, budget, task.parent, LATE in task.options, self.is_service(task))
+
+    def is_service(self, task: records.Task) -> bool:
+        """Say whether a task is a service."""
+        return options.SERVICE in self._index.functions[task.function].options
+
+    def take_forgotten(self) -> tuple[TaskId, ...]:
+        """Give the tasks whose outcomes do not hold any more, once."""
+        forgotten, self._forgotten = tuple(self._forgotten), []
+        return forgotten
+
+    def _renew_services(self, ids: Iterable[TaskId]) -> None:
+        """Have services run again that ended with an earlier run: a task that is to run needs them."""
+        if self._has_services():
+            for id_ in ids:
+                if id_ in self._index.outcomes and self.is_service(self._index.task(id_)):
+                    self._index.forget(id_)
+
+    def _uses_services(self, task: records.Task) -> bool:
+        needs = (*task.needs, *task.after)
+        return self._has_services() and any(self.is_service(self._index.task(need)) for need in needs)
+
+    def _has_services(self) -> bool:
+        return any(options.SERVICE in function.options for function in self._index.functions.values())
 
     def late_shape(
         self, task: records.Task, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]

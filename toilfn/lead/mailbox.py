@@ -10,6 +10,7 @@ from toilfn.lead import messages
 from toilfn.lead.leader import Answers
 from toilfn.records import Task, decode
 from toilfn.stores import MissingObjectError, Store
+from toilfn.work.services import stop_flag
 
 __all__ = ["StoreAnswers"]
 
@@ -55,6 +56,15 @@ class StoreAnswers(Answers):
             return ()
         return tuple(record.id for record in (decode(data) for data, *_ in tasks) if isinstance(record, Task))
 
+    def so_far(self, name: str) -> Sequence[bytes]:
+        """Read what a batch that runs has answered."""
+        return self._store.get_answers(name)
+
+    def stop(self, name: str) -> None:
+        """Put up the flag that a batch's service looks for."""
+        self._store.set_flag(stop_flag(name))
+
     def forget(self, name: str, count: int) -> None:
-        """Delete a batch and its answers."""
+        """Delete a batch, its answers and its flag."""
+        self._store.clear_flag(stop_flag(name))
         self._store.delete_batch(name, count)

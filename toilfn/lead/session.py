@@ -369,4 +369,5 @@ def _capped(capacity: Capacity, settings: Settings) -> Capacity:
             disk=min(total.disk, settings.max_disk or total.disk),
         )
     batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
-    return Capacity(total, capacity.largest, batches)
+    services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
+    return Capacity(total, capacity.largest, batches, *services)

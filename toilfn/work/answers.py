@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import msgpack
 
 from toilfn.events import TaskId
+from toilfn.records import BlobRef
 
 __all__ = ["Answers"]
 
@@ -61,6 +62,12 @@ class Answers:
             if text := take():
                 self.flush()
                 self._say("log", task, text)
+
+    def started(self, task: TaskId, value: bytes | BlobRef) -> None:
+        """Say that a service has started, and its value."""
+        with self._lock:
+            self.flush()
+            self._say("started", task, value)
 
     def returned(self, take: Callable[[], Iterable[TaskId]]) -> None:
         """Give tasks back; they are taken when nothing else can be said meanwhile."""

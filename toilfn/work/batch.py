@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from toilfn import records
 from toilfn.events import TaskId
+from toilfn.options import SERVICE
 from toilfn.serialize import only_reference
 from toilfn.work.execute import Attempt, Executor
 from toilfn.work.payloads import Payloads
@@ -15,7 +17,7 @@ from toilfn.work.payloads import Payloads
 __all__ = ["Batch"]
 
 _AT_MOST = ("cores", "memory", "disk", "walltime")
-_ALIKE = ("accelerators", "preemptible", "local", "checkpoint")
+_ALIKE = ("accelerators", "preemptible", "local", "checkpoint", SERVICE)
 
 
 class Batch:
@@ -49,6 +51,8 @@ class Batch:
         self._names: list[TaskId] = []
         self.refused: list[TaskId] = []
         """Tasks that cannot run here, since something before them failed or has left work for others."""
+        self.stop = threading.Event()
+        """Whether its task, a service, is to stop."""
 
     def next(self) -> Attempt | None:
         """Take the task to run now; None at the end."""
@@ -81,7 +85,7 @@ class Batch:
         """Take note of how an attempt ended; gives the task that follows as a tail call, if any."""
         child = self._tail_call(attempt, result)
         if child is not None and isinstance(result, records.Outcome):
-            self._following = Attempt(child, 1, attempt.limits)
+            self._following = Attempt(child, 1, self._limits(child, attempt))
             if len(result.tasks) > 1:  # the others run elsewhere, and until then the head is not complete
                 self._incomplete.add(self._head)
                 self._names = []
@@ -94,6 +98,12 @@ class Batch:
         else:
             self._keep_value(result)
         return None
+
+    def _limits(self, child: records.Task, parent: Attempt) -> Mapping[str, Any]:
+        """Say what a child may use: what it asks for, where that is less than its parent got."""
+        asked, given = self._executor.options(child), self._executor.options(parent.task)
+        own = {name: asked[name] for name in _AT_MOST if asked.get(name) not in (None, given.get(name))}
+        return {**parent.limits, **own} if own else parent.limits
 
     def _pop(self) -> Attempt | None:
         try:

@@ -9,12 +9,13 @@ from toilfn import options, records
 from toilfn.clusters.slot import Doing, Slot
 from toilfn.context import Context
 from toilfn.errors import SerializationError, StoreError
-from toilfn.events import Cause
+from toilfn.events import Cause, TaskId
 from toilfn.filing.session import Session
-from toilfn.graph import Recorded, record
-from toilfn.serialize import loads, loads_function, resolve
+from toilfn.graph import Recorded, record, store_payload
+from toilfn.serialize import dumps, loads, loads_function, resolve
 from toilfn.work.payloads import BlobCache, Payloads
 from toilfn.work.scratch import Scratch
+from toilfn.work.services import NOBODY, Host, serve
 from toilfn.work.surroundings import Surroundings
 from toilfn.work.tracebacks import one_line, user_traceback
 from toilfn.work.unstorable import explained
@@ -102,7 +103,7 @@ class Executor:
         function = self._records[task.function].options
         return options.merge(function, task.options) if task.options else function
 
-    def run(self, attempt: Attempt, payloads: Payloads) -> records.Outcome | records.Failure:
+    def run(self, attempt: Attempt, payloads: Payloads, host: Host = NOBODY) -> records.Outcome | records.Failure:
         """Make an attempt.
 
         Parameters
@@ -111,6 +112,8 @@ class Executor:
             The task's function must be known.
         payloads : Payloads
             The values that the task needs.
+        host : Host
+            What the task needs if it is a service; by default it has no clients, and stops at once.
         """
         task = attempt.task
         settings = self.options(task)
@@ -122,7 +125,11 @@ class Executor:
         self._surroundings.enter(context.cores, settings.get("env") or {})
         try:
             with context, files:
-                result: Recorded | BaseException = self._record(self._call(task, payloads), context, files, task)
+                value = self._call(task, payloads)
+                if options.SERVICE in settings:
+                    self._serve(value, task.id, host, settings[options.SERVICE])
+                    value = None
+                result: Recorded | BaseException = self._record(value, context, files, task)
         except self._fatal:
             raise
         except BaseException as error:  # whatever a task raises is its own failure, SystemExit too
@@ -153,6 +160,12 @@ class Executor:
         values = resolve(task.needs, payloads) if task.needs else {}
         args, kwargs = loads(self.blobs.get(task.args), values)
         return function(*args, **kwargs)
+
+    def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
+        def announce(value: Any) -> None:
+            host.announce(id_, store_payload(dumps(value)[0], self._store, []))
+
+        serve(made, announce, host.wait, interval)
 
     def _function(self, digest: bytes) -> Callable[..., Any]:
         function = self._functions.get(digest)
