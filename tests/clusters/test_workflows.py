@@ -80,7 +80,7 @@ def test_merge_sort_on_dask(start):
 def adopts(start, name, count):
     """Kill a leader while its jobs run and wait; no task runs twice, none is lost."""
     first, marks = start(name, "slow", count)
-    wait_for_marks(marks, 5)
+    wait_for_marks(first, marks, 5)
     first.kill()
     first.communicate()
     second, _ = start(name, "slow", count, lease_timeout=5)
@@ -104,9 +104,10 @@ def test_a_killed_leaders_jobs_are_adopted_on_fakes(name, start):
         adopts(start, name, 12)
 
 
-def wait_for_marks(marks, count, limit=60):
+def wait_for_marks(leader, marks, count, limit=60):
     end = time.monotonic() + limit
     while len(list(marks.iterdir())) < count:
+        assert leader.poll() is None, leader.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -115,7 +116,7 @@ def wait_for_marks(marks, count, limit=60):
 def test_a_controller_that_is_away_for_half_a_minute_costs_nothing(alone, slurm, start):
     """What runs goes on, what is new waits; no task runs twice."""
     leader, marks = start("slurm", "slow", 30)
-    wait_for_marks(marks, 5)
+    wait_for_marks(leader, marks, 5)
     slurm.stop_controller()
     try:
         time.sleep(30)
