@@ -6,6 +6,7 @@ import gzip
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from toilfn.lead.badworkers import BadWorkers
 from toilfn.settings import Settings
 from toilfn.stores import open_store
+from toilfn.view import State, TaskInfo, View
 from toilfn.work.passed import ENVIRONMENT_VARIABLE, adopt_environment, pack_environment, write_ref
 
 SCRIPT = """
@@ -46,8 +48,13 @@ def slow(n):
     time.sleep(0.3)
     return n
 
+@toil.task
+def recall(gate):
+    return chat(gate)
+
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["recall", gate]: print(toil.compute(recall(gate)))
         case ["chat", gate]: print(toil.compute(chat(gate)))
         case ["stumble"]: print(toil.compute(stumble(7)))
         case ["slow"]: print(sum(toil.compute(*slow.map(range(8)))))
@@ -86,6 +93,22 @@ def test_lines_are_streamed_while_the_task_runs(folder: Path) -> None:
         assert process.stderr.readline() == "chat: last line\n"
         _, rest = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
+
+
+def test_a_task_that_runs_as_a_tail_call_is_known_to_run(folder: Path) -> None:
+    gate = folder / "gate"
+    with start(folder, "--progress", "--store", "store", "--", "recall", str(gate)) as process:
+        deadline = time.monotonic() + 60
+        while not any(task.name == "chat" and task.state is State.RUNNING for task in tasks(folder / "store")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        gate.touch()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def tasks(store: Path) -> list[TaskInfo]:
+    return list(View(open_store(store)).tasks.values()) if (store / "store.json").exists() else []
 
 
 def test_short_attempts_are_streamed_when_they_end(folder: Path) -> None:

@@ -43,11 +43,20 @@ def test_commands_exist(page, capsys):
     assert commands <= known
 
 
-def test_settings_and_options_exist():
+def flags_of(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+
+
+def test_settings_options_and_flags_exist(capsys):
     text = about_toilfn("docs/from-toil.md")
-    names = {*re.findall(r"`(\w+)=", text), *(flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]*)", text))}
+    names = set(re.findall(r"`(\w+)=", text))
     assert {"max_jobs", "retries"} <= names
     normalise(dict.fromkeys(names - Settings.__dataclass_fields__.keys()))
+    commands = {"run", *re.findall(r"\btoilfn ([a-z]+) ", text)}
+    known = set().union(*(flags_of(command, capsys) for command in commands))
+    assert set(re.findall(r"--[a-z][a-z-]*", text)) <= known
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
