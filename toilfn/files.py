@@ -1,4 +1,4 @@
-"""Files of a workflow: the handle, and what a user calls to make, import and export files."""
+"""Files of a workflow: the handle, and what a user calls to make files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import os
-import secrets
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,26 +17,28 @@ import cloudpickle
 from toilfn import stores
 from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
 from toilfn.filing import cache as filecache
-from toilfn.filing import transfer
 from toilfn.records import BlobRef
 from toilfn.structure import ATOMS
-from toilfn.task import task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from toilfn.directory import Directory
     from toilfn.filing.session import BinaryWriter, Session, TextWriter
 
 __all__ = [
     "File",
+    "current_session",
     "entered",
-    "export",
     "files_in",
     "holds_files",
-    "import_file",
+    "local_content",
+    "needed_session",
+    "new_place",
     "open_write",
     "passed_on",
     "session_variable",
+    "store_of",
     "write_file",
 ]
 
@@ -112,9 +113,9 @@ class File:
         FileExistsError
             If there is something at `name`.
         """
-        session = _current()
+        session = current_session()
         with _naming(self):
-            store = _store_of(self, session)
+            store = store_of(self)
             if session is not None:
                 return session.place(self, store, name, mutable=mutable, symlink=symlink)
             if name is None:
@@ -152,7 +153,7 @@ class File:
         if mode not in ("rb", "r"):
             raise InputError(f"File.open(mode={mode!r}): a file is only read, with 'rb' or 'r'. See toilfn.open_write")
         with _naming(self):
-            stream = _store_of(self, _current()).open_blob(self.ref)
+            stream = store_of(self).open_blob(self.ref)
         if mode == "rb":
             return stream
         return io.TextIOWrapper(cast("Any", stream), encoding=encoding or "utf-8")
@@ -175,7 +176,7 @@ class File:
         InputError
             If no task is running.
         """
-        _session("File.delete").delete(self)
+        needed_session("File.delete").delete(self)
 
 
 def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup: bool = False) -> File:
@@ -199,7 +200,7 @@ def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup
     InputError
         If no task is running, or there is no such file.
     """
-    return _session("write_file").put(Path(path), name, cleanup=cleanup)
+    return needed_session("write_file").put(Path(path), name, cleanup=cleanup)
 
 
 @overload
@@ -235,82 +236,16 @@ def open_write(name: str, mode: str = "wb", *, encoding: str = "utf-8", cleanup:
     InputError
         If no task is running.
     """
-    return _session("open_write").writer(name, mode, encoding, cleanup=cleanup)
+    return needed_session("open_write").writer(name, mode, encoding, cleanup=cleanup)
 
 
-def import_file(url: str | os.PathLike[str], name: str | None = None) -> File:
-    """Bring a file into the job store.
-
-    In a script this makes a task and returns its promise; the file is imported again when
-    the source has changed since. Inside a task it is done at once.
-
-    Parameters
-    ----------
-    url : str or path
-        A path, or any URL that fsspec opens.
-    name : str, optional
-        What the `File` is called; by default the last part of the URL.
-
-    Returns
-    -------
-    File
-        Or its promise.
-
-    Raises
-    ------
-    InputError
-        If there is nothing at the URL, or a directory.
-    """
-    session = _current()
-    if _is_promise(url):
-        return _import(url, name, None)
-    if session is not None:
-        return session.import_url(url, name)
-    source = transfer.absolute(url)
-    state = transfer.fingerprint(source)
-    if state is None:
-        raise InputError(f"cannot import {transfer.shown(source)}: there is no such file")
-    return _import(source, name, state)
-
-
-def export(file: File, url: str | os.PathLike[str]) -> str:
-    """Copy a file of the job store to a path or URL, whole or not at all.
-
-    With a promise of a file this makes a task and returns its promise; the file is exported
-    again when what is at the URL has changed since. With a `File` it is done at once.
-
-    Parameters
-    ----------
-    file : File
-        Or its promise.
-    url : str or path
-        A path, or any URL that fsspec can write to. In a directory that exists, or if it ends
-        with a slash, the file keeps its name.
-
-    Returns
-    -------
-    str
-        The absolute path or the URL of the copy; or its promise.
-    """
-    target = transfer.absolute(url)
-    if _is_promise(file):
-        return _export(file, target, transfer.fingerprint(target) or secrets.token_hex(8))
-    if type(file) is not File:
-        raise InputError(f"cannot export a {type(file).__name__} to {transfer.shown(url)}: it is not a File")
-    target = transfer.within(target, file.name)
-    if not transfer.holds(target, file.size, file.checksum):
-        with _naming(file), filecache.borrowed(_store_of(file, _current()), file.ref) as content:
-            transfer.send(content, target, executable=file.executable)
-    return target
-
-
-def passed_on(path: Path) -> Path | File:
+def passed_on(path: Path) -> Path | File | Directory:
     """Give what a new task gets for a path among its arguments.
 
-    That is a `File` if the path is in the temporary directory of the task that is running, which
+    That is a `File` or a `Directory` if the path is in the temporary directory of the task that is running, which
     will be gone when the new one runs; else the path.
     """
-    session = _current()
+    session = current_session()
     return path if session is None else session.pass_on(path)
 
 
@@ -326,17 +261,6 @@ def files_in(value: Any) -> list[File]:
 def holds_files(value: Any) -> bool:
     """Say whether there is a file in a value, wherever in it."""
     return bool(files_in(value))
-
-
-# The last parameter is not used: it makes another task of another state of the source or target.
-@task(local=True, name="import_file", version="1")
-def _import(url: str | os.PathLike[str], name: str | None, state: str | None) -> File:
-    return _session("import_file").import_url(url, name)
-
-
-@task(local=True, name="export", version="1")
-def _export(file: File, url: str, state: str) -> str:
-    return export(file, url)
 
 
 class _Finder(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
@@ -357,12 +281,7 @@ class _Nowhere:
         return len(data)
 
 
-def _is_promise(value: object) -> bool:
-    """Say whether an argument is a promise of what its type says."""
-    return hasattr(type(value), "__dask_graph__")
-
-
-def _current() -> Session | None:
+def current_session() -> Session | None:
     """Give the session of the task that is running here; None outside of tasks."""
     session = session_variable.get(None)
     if session is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
@@ -370,20 +289,43 @@ def _current() -> Session | None:
     return session
 
 
-def _session(what: str) -> Session:
-    session = _current()
+def needed_session(what: str) -> Session:
+    """Give the session of the task that is running here.
+
+    Raises
+    ------
+    InputError
+        If there is none; names what was called.
+    """
+    session = current_session()
     if session is None:
         raise InputError(
-            f"{what} works only inside a task that toilfn.compute runs; toilfn.import_file works in a script, too"
+            f"{what} works only inside a task that toilfn.compute runs: dask's own schedulers have no store for files. "
+            "In a script, toilfn.import_file makes a task that imports a file"
         )
     return session
+
+
+def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
+    """Give the path for a local copy: where the user wants it, or a new place that goes with the task or the script."""
+    session = current_session()
+    if session is not None:
+        return session.new_place(own_name, name)
+    return filecache.process_dir() / own_name if name is None else Path(name)
+
+
+@contextlib.contextmanager
+def local_content(file: File) -> Iterator[Path]:
+    """Give a local file with the content, for as long as the block runs; it must not be changed."""
+    with _naming(file), filecache.borrowed(store_of(file), file.ref) as content:
+        yield content
 
 
 @functools.cache
 def _kept(file: File) -> Path:
     """Give a local copy that stays until this process ends."""
     target = filecache.process_dir() / file.name
-    filecache.place(_store_of(file, None), file.ref, target, executable=file.executable)
+    filecache.place(store_of(file), file.ref, target, executable=file.executable)
     return target
 
 
@@ -395,8 +337,9 @@ def _naming(file: File) -> Iterator[None]:
         raise CorruptObjectError(f"file {file.name!r}: {error}") from error
 
 
-def _store_of(file: File, session: Session | None) -> stores.Store:
-    """Give the store a file is in: the session's, or the one it was made in by another workflow."""
+def store_of(file: File) -> stores.Store:
+    """Give the store a file is in: the running task's, or the one it was made in by another workflow."""
+    session = current_session()
     if session is not None and file.store in ("", session.store.url):
         return session.store
     try:

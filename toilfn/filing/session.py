@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toilfn.directory import Directory, gather
 from toilfn.errors import InputError, SerializationError
 from toilfn.files import File, entered, session_variable
 from toilfn.filing import cache as filecache
@@ -82,7 +83,7 @@ class Session:
             self.temporary.append(ref.name)
         return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url)
 
-    def import_url(self, url: str | os.PathLike[str], name: str | None = None) -> File:
+    def import_url(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> File:
         """Put what is at a URL into the store.
 
         Raises
@@ -94,10 +95,33 @@ class Session:
         if name is None:
             name = transfer.name_of(url)
         if path is not None:
-            return self.put(path, name)
+            transfer.refuse_directory(url, path.is_dir())
+            return self.put(path, name) if link == "copy" else self._put_link(path, name, link)
         draft = self._scratch("import") / "content"
         transfer.fetch(os.fspath(url), draft)
         return self.put(draft, name, move=True)
+
+    def import_tree(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> Directory:
+        """Put a directory at a URL into the store, with all that is in it.
+
+        Raises
+        ------
+        InputError
+            If there is no directory at the URL.
+        """
+        name = _checked_name(transfer.name_of(url) if name is None else name)
+        path = transfer.local_path(url)
+        if path is None:
+            path = self._scratch("import")
+            transfer.fetch_tree(os.fspath(url), path)
+            return gather(path, name, lambda child: self.put(child, move=True))
+        if not path.is_dir():
+            raise InputError(f"cannot import {path}: it is no directory")
+        return gather(path, name, lambda child: self.import_url(child, link=link))
+
+    def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
+        """Give the path for a local copy: where the user wants it, or a new place in the temporary directory."""
+        return self._scratch("file") / own_name if name is None else self.temp_dir() / name
 
     @contextlib.contextmanager
     def writer(self, name: str, mode: str, encoding: str, *, cleanup: bool) -> Iterator[BinaryWriter | TextWriter]:
@@ -122,7 +146,7 @@ class Session:
         """Make the copy that `File.path` gives, of a file in `store`."""
         if name is None and not mutable and file.id in self._copies:
             return self._copies[file.id]
-        target = self._scratch("file") / file.name if name is None else self.temp_dir() / name
+        target = self.new_place(file.name, name)
         if symlink and not mutable:
             self._place_link(file, store, target)
         else:
@@ -165,7 +189,7 @@ class Session:
         Returns
         -------
         object
-            The value with a `File` for each such path, the same one for the same path.
+            The value with a `File` or a `Directory` for each such path, the same file for the same path.
 
         Raises
         ------
@@ -174,7 +198,7 @@ class Session:
         """
         return rebuild(value, self._adopt_leaf)
 
-    def pass_on(self, path: Path) -> Path | File:
+    def pass_on(self, path: Path) -> Path | File | Directory:
         """Give the file for a path that a task made by this one gets; any other path stays what it is.
 
         The path remains, with the content that it has now in the file.
@@ -182,6 +206,9 @@ class Session:
         place = _located(path)
         if place in self._known or not self._is_temporary(place):
             return self._known.get(place, path)
+        if place.is_dir():
+            self._refuse_all(place)
+            return gather(place, place.name, lambda child: self._known.get(_located(child)) or self.put(child))
         key = (place, transfer.fingerprint(str(place)))
         if key not in self._passed:
             self._passed[key] = self.put(place)
@@ -194,24 +221,43 @@ class Session:
             raise SerializationError(f"the task returns the file {leaf}, which it has deleted: do one or the other")
         return leaf
 
-    def _adopt_path(self, path: Path) -> Path | File:
+    def _adopt_path(self, path: Path) -> Path | File | Directory:
         place = _located(path)
         if not self._is_temporary(place):
             return path
-        if place not in self._known:
-            self._known[place] = self._take(place)
-        return self._known[place]
+        try:
+            if place.is_dir():
+                self._refuse_all(place)
+                return gather(place, place.name, self._take)
+            return self._take(place)
+        except InputError as error:
+            raise SerializationError(f"the task returns a path of its temporary directory, but {error}") from error
+
+    def _refuse_all(self, place: Path) -> None:
+        if place == _located(self.temp_dir()):
+            raise InputError(
+                f"{place} is the temporary directory itself: make a directory in it for what is to be kept"
+            )
 
     def _is_temporary(self, place: Path) -> bool:
         return place.is_relative_to(self.temp_dir().resolve())
 
     def _take(self, path: Path) -> File:
-        # A link is only read: what it leads to is somebody else's.
-        alone = not path.is_symlink() and path.exists() and path.stat().st_nlink == 1
-        try:
-            return self.put(path, move=alone)
-        except InputError as error:
-            raise SerializationError(f"the task returns a path of its temporary directory, but {error}") from error
+        place = _located(path)
+        if place not in self._known:
+            # A link is only read: what it leads to is somebody else's.
+            alone = not place.is_symlink() and place.exists() and place.stat().st_nlink == 1
+            self._known[place] = self.put(place, move=alone and self._is_temporary(place))
+        return self._known[place]
+
+    def _put_link(self, path: Path, name: str, link: str) -> File:
+        """Make a link to a file in the store, where both are on this machine; else a copy."""
+        ref = transfer.link_blob(self.store, path, new_blob_name(_checked_name(name)), symbolic=link == "symlink")
+        if ref is None:
+            return self.put(path, name)
+        self.made.append(ref)
+        executable = bool(path.stat().st_mode & 0o111)
+        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url)
 
     def _scratch(self, purpose: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.temp_dir()))

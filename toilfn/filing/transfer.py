@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from toilfn.errors import InputError
+from toilfn.records import BlobRef
+from toilfn.stores import Store
+from toilfn.stores.blobs import hash_file
 
-__all__ = ["absolute", "fetch", "fingerprint", "holds", "local_path", "name_of", "send", "shown", "within"]
+__all__ = [
+    "absolute",
+    "below",
+    "fetch",
+    "fetch_tree",
+    "fingerprint",
+    "fingerprint_tree",
+    "holds",
+    "leave_link",
+    "link_blob",
+    "local_path",
+    "make_directory",
+    "matching",
+    "name_of",
+    "refuse_directory",
+    "send",
+    "shown",
+    "state_of_target",
+    "within",
+]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)|data:")
+_EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gcs", "gcs": "gcs"}
 _CHUNK = 2**20
 
 
@@ -46,6 +71,8 @@ def shown(url: str | os.PathLike[str]) -> str:
     """Give a URL for messages: without what a user name, a password or a signed query may tell."""
     if local_path(url) is not None:
         return os.fspath(url)
+    if os.fspath(url).startswith("data:"):
+        return os.fspath(url).partition(",")[0] + ",..."
     return re.sub(r"(?<=://)[^/@]*@", "", os.fspath(url)).partition("?")[0]
 
 
@@ -55,6 +82,8 @@ def name_of(url: str | os.PathLike[str]) -> str:
     if path is not None:
         return path.name or "file"
     inner = os.fspath(url).partition("::")[0]
+    if inner.startswith("data:"):
+        return "file"
     if inner.startswith(("http:", "https:")):
         inner = unquote(urlsplit(inner).path)
     return inner.rstrip("/").rpartition("/")[2] or "file"
@@ -82,14 +111,14 @@ def fingerprint(url: str) -> str | None:
     try:
         if path is not None:
             status = path.stat()
-            _refuse_directory(url, path.is_dir())
+            refuse_directory(url, path.is_dir())
             return f"{status.st_size}-{status.st_mtime_ns}"
         system, place = _open_filesystem(url)
         info = system.info(place)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    _refuse_directory(url, info.get("type") == "directory")
-    return hashlib.blake2b(repr(sorted(info.items())).encode(), digest_size=16).hexdigest()
+    refuse_directory(url, info.get("type") == "directory")
+    return _digest(sorted(info.items()))
 
 
 def fetch(url: str, target: Path) -> None:
@@ -105,14 +134,83 @@ def fetch(url: str, target: Path) -> None:
         system.get_file(place, str(target))
     except FileNotFoundError as error:
         raise InputError(f"cannot import {shown(url)}: there is no such file") from error
-    _refuse_directory(url, target.is_dir())
+    refuse_directory(url, target.is_dir())
 
 
-def send(source: Path, url: str, *, executable: bool = False) -> None:
+def fetch_tree(url: str, target: Path) -> None:
+    """Download a directory that is not local into one that exists.
+
+    Raises
+    ------
+    InputError
+        If there is no directory at the URL, or what it lists is no name for a file.
+    """
+    system, place = _open_filesystem(url)
+    found = _find(url)
+    files = [path for path, info in found.items() if info["type"] != "directory"]
+    local = {path: target / _relative(url, path, place) for path in found}
+    for path in found:
+        directory = local[path].parent if path in files else local[path]
+        directory.mkdir(parents=True, exist_ok=True)
+    if files:
+        system.get(files, [str(local[path]) for path in files])
+
+
+def fingerprint_tree(url: str) -> str:
+    """Tell one state of a directory from another without reading the files in it.
+
+    Raises
+    ------
+    InputError
+        If there is no directory at the URL.
+    """
+    path = local_path(url)
+    if path is None:
+        return _digest(sorted((name, sorted(info.items())) for name, info in _find(url).items()))
+    if not path.is_dir():
+        raise InputError(f"cannot import {shown(url)}: there is no such directory")
+    return _digest(list(_states(path, frozenset())))
+
+
+def state_of_target(url: str) -> str | None:
+    """Give the fingerprint of what is at a place to export to, a file or a directory; None if there is nothing."""
+    path = local_path(url)
+    if path is not None and path.is_dir():
+        return fingerprint_tree(url)
+    try:
+        return fingerprint(url)
+    except InputError:
+        return None
+
+
+def matching(pattern: str) -> list[str]:
+    """List the files that match a pattern, as URLs in order."""
+    path = local_path(pattern)
+    if path is not None:
+        return sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+    system, place = _open_filesystem(pattern)
+    found = system.glob(place, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] != "directory")
+
+
+def below(url: str, path: str) -> str:
+    """Give the URL of a relative path in a directory."""
+    return f"{url.rstrip('/')}/{path}"
+
+
+def make_directory(url: str) -> None:
+    """Make a directory unless it is there; object stores have none and need none."""
+    path = local_path(url)
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def send(source: Path, url: str, *, executable: bool = False, link: bool = False) -> None:
     """Copy a local file to a URL or path, whole or not at all.
 
     Directories on the way to a local target are made. A local target gets the user's ordinary
-    permissions, and `executable` adds the right to execute.
+    permissions, and `executable` adds the right to execute. With `link`, a local target is a hard
+    link where that is possible.
 
     Raises
     ------
@@ -129,7 +227,8 @@ def send(source: Path, url: str, *, executable: bool = False) -> None:
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path, 0o777 if executable else 0o666) as draft:
-            shutil.copyfile(source, draft)
+            if not (link and _linked(source, draft)):
+                shutil.copyfile(source, draft)
 
 
 def holds(url: str, size: int, checksum: str) -> bool:
@@ -145,6 +244,19 @@ def holds(url: str, size: int, checksum: str) -> bool:
     except OSError:
         return False
     return digest.hexdigest() == checksum
+
+
+def _linked(source: Path, draft: Path) -> bool:
+    """Replace a draft by a hard link with the draft's permissions; False if the file system cannot."""
+    mode = stat.S_IMODE(draft.stat().st_mode)
+    other = draft.with_name(f"{draft.name}-link")
+    try:
+        os.link(source, other)
+    except OSError:
+        return False
+    other.chmod(mode)
+    other.replace(draft)
+    return True
 
 
 @contextlib.contextmanager
@@ -170,10 +282,93 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
             return fsspec.filesystem("file"), str(path)
         system, place = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise InputError(f"cannot open {shown(url)}: {error}") from error
+        extra = _EXTRAS.get(url.partition(":")[0]) if isinstance(error, ImportError) else None
+        advice = f". Install toilfn[{extra}]" if extra else ""
+        raise InputError(f"cannot open {shown(url)}: {error}{advice}") from error
     return system, place
 
 
-def _refuse_directory(url: str, is_directory: bool) -> None:
+def link_blob(store: Store, path: Path, name: str, *, symbolic: bool) -> BlobRef | None:
+    """Put a link to a local file into a store; None if that is not possible.
+
+    Parameters
+    ----------
+    store : Store
+        Where to.
+    path : Path
+        What it leads to.
+    name : str
+        A new blob's.
+    symbolic : bool
+        Whether it is a symbolic rather than a hard link.
+    """
+    if local_path(store.url) is None:
+        return None
+    store.objects.put(name, b"")
+    entry = store.objects.local_path(name)
+    try:
+        assert entry is not None
+        _replace_by_link(entry, path.resolve(), symbolic=symbolic)
+    except OSError:
+        store.objects.delete([name])
+        return None
+    return BlobRef(name, *hash_file(entry))
+
+
+def leave_link(entry: Path, target: str) -> None:
+    """Replace a store's own object by a symbolic link to what was exported, if that is on this machine."""
+    path = local_path(target)
+    if path is not None and path.is_file() and not entry.is_symlink():
+        _replace_by_link(entry, path, symbolic=True)
+
+
+def _replace_by_link(entry: Path, path: Path, *, symbolic: bool) -> None:
+    draft = entry.with_name(f".tmp-{secrets.token_hex(8)}")
+    if symbolic:
+        draft.symlink_to(path)
+    else:
+        os.link(path, draft)
+    draft.replace(entry)
+    folder = os.open(entry.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _find(url: str) -> dict[str, dict[str, Any]]:
+    """List all that is in a remote directory, with what the file system knows of it."""
+    system, place = _open_filesystem(url)
+    if not system.isdir(place):
+        raise InputError(f"cannot import {shown(url)}: there is no such directory")
+    found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
+    return {path: info for path, info in found.items() if path.rstrip("/") != place.rstrip("/")}
+
+
+def _relative(url: str, path: str, place: str) -> str:
+    """Give a listed path relative to its directory; archives can hold names that lead out of it."""
+    relative = path.rstrip("/")[len(place.rstrip("/")) :].lstrip("/")
+    if not path.startswith(place) or any(part in ("", ".", "..") for part in relative.split("/")):
+        raise InputError(f"cannot import {shown(url)}: {path!r} is not the name of a file in it")
+    return relative
+
+
+def _states(path: Path, above: frozenset[Path]) -> Iterator[tuple[str, str | None]]:
+    """Iterate over what is in a directory, through links, with the state of each file."""
+    above = above | {path.resolve()}
+    for child in sorted(path.iterdir()):
+        if not child.is_dir():
+            yield str(child), fingerprint(str(child))
+        elif child.resolve() not in above:
+            yield str(child), "directory"
+            yield from _states(child, above)
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()
+
+
+def refuse_directory(url: str | os.PathLike[str], is_directory: bool) -> None:
+    """Raise `InputError` if there is a directory where a file is meant."""
     if is_directory:
-        raise InputError(f"{shown(url)} is a directory: import or export its files one by one")
+        raise InputError(f"{shown(url)} is a directory: import it with toilfn.import_directory")
