@@ -30,7 +30,7 @@ from toilfn.stores.segments import Header, Position, Segment, corrupt, pack, unp
 __all__ = ["Log", "Position"]
 
 _PART_SIZE = 8 * 2**20
-_CACHE_SIZE = 64 * 2**20
+_CACHE_SIZE = 16 * 2**20
 _NAME = re.compile(r"(?:log|snapshots)/([0-9]{16})(\.[0-9]{6})?")
 
 

@@ -15,6 +15,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -68,6 +69,7 @@ class Encoder:
     def __init__(self, promise: Callable[[Any], bytes], code: Callable[[Any], bytes]) -> None:
         self._promise = promise
         self._code = code
+        self._promises = _toilfn_class("promise", "Promise")
         self._frames: list[_Frame] = []
         # Holds the values too: an id is unique only as long as its object lives.
         self._known: dict[int, tuple[Any, bytes]] = {}
@@ -121,6 +123,8 @@ class Encoder:
         kind = type(value)
         if kind in ATOMS:
             return atom(value)
+        if kind in self._promises:  # there may be a million of them, and their ids are known already
+            return b"\2" + self._promise(value)
         key = id(value)
         if key in self._known:
             return self._known[key][1]
@@ -138,8 +142,11 @@ class Encoder:
     def _leave(self) -> bytes:
         frame = self._frames.pop()
         encoded = sorted(frame.encoded) if frame.node.unordered else frame.encoded
-        content = [b"%d:" % len(part) + part for part in (frame.node.tag.encode(), *encoded)]
-        result = b"\0" + digest(b"".join(content))
+        hasher = blake2b(digest_size=DIGEST_SIZE)
+        for part in chain((frame.node.tag.encode(),), encoded):
+            hasher.update(b"%d:" % len(part))
+            hasher.update(part)
+        result = b"\0" + hasher.digest()
         if type(frame.value) is not Node:  # a node is met once
             del self._open[id(frame.value)]
             self._known[id(frame.value)] = frame.value, result
@@ -151,8 +158,6 @@ class Encoder:
             return describe(value)
         if kind in _CODE or isinstance(value, (type, *_toilfn_class("task", "Task"))):
             return b"\1" + self._code(value)
-        if isinstance(value, _toilfn_class("promise", "Promise")):
-            return b"\2" + self._promise(value)
         return _describe_other(value, kind)
 
 
