@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from bdb import BdbQuit
+from collections.abc import Callable
 
 from toilfn.clusters.slot import Slot
 from toilfn.stores import open_store
@@ -26,10 +28,8 @@ class InProcess:
     """
 
     def __init__(self, store: str) -> None:
-        surroundings = Surroundings(limit_threads=False)
-        self._executor = Executor(
-            open_store(store, create=False), NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit)
-        )
+        self._store = store
+        self._executor = _executor(store)
 
     def __call__(self, message: bytes) -> list[bytes]:
         """Run a batch; gives what a worker would have answered."""
@@ -40,6 +40,56 @@ class InProcess:
         answers.done()
         return said
 
+    def serve(self, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]) -> InThread:
+        """Run a batch that is a service in a thread of its own."""
+        return InThread(_executor(self._store), message, say, ended)
+
     def close(self) -> None:
         """Remove temporary directories."""
         self._executor.close()
+
+
+class InThread:
+    """A service in a thread.
+
+    Parameters
+    ----------
+    executor : Executor
+        Its own.
+    message : bytes
+        The batch.
+    say, ended : callable
+        Told what a worker would have answered, and the end; both in the thread.
+    """
+
+    def __init__(
+        self, executor: Executor, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]
+    ) -> None:
+        _, *rest = unpack(message)
+        self._executor = executor
+        self._batch = Batch(executor, *rest)
+        self._answers = Answers(say)
+        self._ended = ended
+        self._thread = threading.Thread(target=self._run, name="toilfn-service", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            work(self._batch, self._executor, self._answers)
+            self._answers.flush()
+        finally:
+            self._executor.close()
+            self._ended()
+
+    def stop(self) -> None:
+        """Have the service stop."""
+        self._batch.stop.set()
+
+    def join(self, patience: float) -> None:
+        """Wait for its end, at most so many seconds."""
+        self._thread.join(patience)
+
+
+def _executor(store: str) -> Executor:
+    surroundings = Surroundings(limit_threads=False)
+    return Executor(open_store(store, create=False), NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))
