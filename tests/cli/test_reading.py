@@ -211,6 +211,24 @@ def test_files_are_listed_printed_and_fetched(tmp_path: Path, capfdbinary: pytes
     assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "other").read_bytes() == b"kept"
 
 
+def test_files_are_chosen_by_patterns(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    store = tell(tmp_path / "store", epoch(), run("a"), function("f"), task("a", "f"))
+    names = ["a.txt", "b.txt", "same", "same", "odd[1]"]
+    refs = [store.put_blob(f"{number}".encode()) for number in range(5)]
+    files = [File(ref.name, name, ref.size, ref.digest.hex()) for ref, name in zip(refs, names, strict=True)]
+    tell(tmp_path / "store", outcome("a", value=pickle.dumps(files))._replace(blobs=tuple(refs)))
+    assert main(["files", store.url, "cat", "*.txt"]) == 0
+    assert capfdbinary.readouterr().out == b"01"
+    assert main(["files", store.url, "ls", "s*e", "--json"]) == 0
+    ids = [file["id"][:12] for file in json.loads(capfdbinary.readouterr().out)]
+    (tmp_path / "all").mkdir()
+    assert main(["files", store.url, "get", "*", str(tmp_path / "all")]) == 0
+    got = {path.name: path.read_text() for path in (tmp_path / "all").iterdir()}
+    assert got == {"a.txt": "0", "b.txt": "1", f"{ids[0]}-same": "2", f"{ids[1]}-same": "3", "odd[1]": "4"}
+    assert main(["files", store.url, "cat", "odd[1]"]) == 0
+    assert main(["files", store.url, "get", "*.txt", str(tmp_path / "none")]) == 2
+
+
 def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = with_files(tmp_path / "store").url
     assert "no file has the name or the id 'tmp.txt'" in printed(capsys, "files", url, "cat", "tmp.txt", status=2)

@@ -1,11 +1,13 @@
-"""``toilfn files STORE [ls | cat FILE | get FILE TARGET]``."""
+"""``toilfn files STORE [ls [FILE] | cat FILE | get FILE TARGET]``."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import sys
+from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from toilfn.cli.common import add_json, add_store, print_json, print_table
@@ -46,12 +48,14 @@ class _File:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.epilog = "FILE is a file's name, if only one has it, or the start of its id; both are listed by ls."
+    parser.epilog = """\
+FILE is a file's name, if only one has it, or the start of its id; both are listed by ls.
+Or it is a pattern such as '*.bam', for all files with such names."""
     add_store(parser)
     parser.add_argument(
         "action", nargs="?", choices=("ls", "cat", "get"), default="ls", help="ls (default), cat or get"
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="for cat and get")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="which: needed by cat and get")
     parser.add_argument(
         "target", metavar="TARGET", nargs="?", type=Path, help="for get: a file or a directory (default: .)"
     )
@@ -59,15 +63,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """List the files that tasks made, print one, or fetch one.
+    """List the files that tasks made, print some, or fetch some.
 
     Raises
     ------
     InputError
-        If there is no such file, or more than one.
+        If there is no such file; if more than one has the name; if several are to become one.
     """
     store = open_store(options.store, create=False)
     files = _files(store)
+    if options.file is not None:
+        files = _find(files, options.file)
     if options.action == "ls":
         _list(files, View(store), as_json=options.json)
         return 0
@@ -75,14 +81,24 @@ def command(options: argparse.Namespace) -> int:
         raise InputError(
             f"toilfn files STORE {options.action} needs a file's name or id; toilfn files STORE lists them"
         )
-    file = _find(files, options.file)
     if options.action == "cat":
-        with store.open_blob(file.ref) as stream:
-            shutil.copyfileobj(stream, sys.stdout.buffer)
+        for file in files:
+            with store.open_blob(file.ref) as stream:
+                shutil.copyfileobj(stream, sys.stdout.buffer)
         return 0
-    target = options.target or Path()
-    store.fetch_blob(file.ref, target / file.name if target.is_dir() else target)
+    for file, path in zip(files, _targets(files, options.target or Path()), strict=True):
+        store.fetch_blob(file.ref, path)
     return 0
+
+
+def _targets(files: list[_File], target: Path) -> list[Path]:
+    """Say where each file goes: of several that share a name, all get the start of their id in front."""
+    if not target.is_dir():
+        if len(files) > 1:
+            raise InputError(f"{len(files)} files fit: give a directory that exists for them, not {target}")
+        return [target]
+    shared = Counter(file.name for file in files)
+    return [target / (file.name if shared[file.name] == 1 else f"{file.id[:_SHORT]}-{file.name}") for file in files]
 
 
 def _files(store: Store) -> list[_File]:
@@ -100,10 +116,12 @@ def _files(store: Store) -> list[_File]:
     return [file for file in found.values() if file.handle.id not in deleted]
 
 
-def _find(files: list[_File], text: str) -> _File:
+def _find(files: list[_File], text: str) -> list[_File]:
+    if (matching := [file for file in files if fnmatchcase(file.name, text)]) and set(text) & set("*?["):
+        return matching
     found = [file for file in files if file.name == text] or [file for file in files if file.id.startswith(text)]
     if len(found) == 1:
-        return found[0]
+        return found
     if not found:
         raise InputError(f"no file has the name or the id {text!r}; toilfn files STORE lists them")
     lines = [f"  {file.id[:_SHORT]}  {file.name}" for file in found[:_SHOWN]] + ["  ..."] * (len(found) > _SHOWN)
