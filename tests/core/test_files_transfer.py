@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import os
 import stat
+import sys
+import threading
 import uuid
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -35,6 +40,25 @@ def bucket():
     system, path = fsspec.core.url_to_fs(url)
     if system.exists(path):
         system.rm(path, recursive=True)
+
+
+@contextlib.contextmanager
+def serving(folder):
+    """A web server for a folder's files, as a URL."""
+    handler = functools.partial(QuietHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
 
 
 def put(url, data):
@@ -99,6 +123,63 @@ class TestImport:
         put(f"{bucket}/a.zip", archive.getvalue())
         file = toil.import_file(f"zip://inside.txt::{bucket}/a.zip")
         assert (file.name, file.read_text()) == ("inside.txt", "packed")
+
+    @pytest.mark.parametrize("url", ["data:text/plain;base64,aGVsbG8=", "data:,hello"])
+    def test_data_urls(self, url):
+        file = toil.import_file(url, name="greeting.txt")
+        assert (file.name, file.read_text()) == ("greeting.txt", "hello")
+
+    def test_web_pages(self, tmp_path):
+        pytest.importorskip("aiohttp")
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "a b.txt").write_text("from the web")
+        with serving(tmp_path / "site") as url:
+            file = toil.import_file(f"{url}/a%20b.txt")
+            with pytest.raises(toil.InputError, match=r"gone\.txt"):
+                toil.import_file(f"{url}/gone.txt")
+        assert (file.name, file.read_text()) == ("a b.txt", "from the web")
+
+    def test_what_is_to_be_installed_is_told(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "s3fs", None)
+        with pytest.raises(toil.InputError, match=r"Install toilfn\[s3\]"):
+            toil.import_file("s3://bucket/x")
+
+    @pytest.mark.parametrize("link", ["hard", "symlink"])
+    def test_links(self, tmp_path, session, link):
+        source = tmp_path / "large.bin"
+        source.write_bytes(b"large")
+        file = toil.import_file(source, link=link)
+        stored = session.store.objects.local_path(file.id)
+        assert stored.samefile(source)
+        assert stored.is_symlink() == (link == "symlink")
+        assert os.access(source, os.W_OK)
+        assert file.path().read_bytes() == file.read_bytes() == b"large"
+        assert not file.path().samefile(source)  # which could be written to
+        source.write_bytes(b"LARGE")
+        with pytest.raises(toil.CorruptObjectError, match=r"large\.bin"):
+            file.read_bytes()
+
+    def test_links_that_cannot_be_made_are_copies(self, tmp_path):
+        (tmp_path / "x").write_bytes(b"x")
+        store = open_store(f"memory://{uuid.uuid4().hex}", create=True)
+        with Session(store, lambda: tmp_path / "temp"):
+            assert toil.import_file(tmp_path / "x", link="hard").read_bytes() == b"x"
+        store.destroy()
+
+    def test_unknown_ways_to_link(self, tmp_path):
+        with pytest.raises(toil.InputError, match=r"'soft'.*choose from copy, hard and symlink"):
+            toil.import_file(tmp_path, link="soft")
+
+    def test_globs(self, tmp_path, bucket):
+        for name in ("b.txt", "a.txt", "c.bin", "sub/d.txt"):
+            (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / name).write_text(name)
+            put(f"{bucket}/{name}", name.encode())
+        for place in (tmp_path / "data", bucket):
+            assert [file.read_text() for file in toil.import_files(f"{place}/*.txt")] == ["a.txt", "b.txt"]
+            assert [file.name for file in toil.import_files(f"{place}/**/*.txt")] == ["a.txt", "b.txt", "d.txt"]
+            with pytest.raises(toil.InputError, match=r"no file matches .*\*\.gone"):
+                toil.import_files(f"{place}/*.gone")
 
     def test_a_missing_source_is_named(self, tmp_path, bucket):
         for source in (tmp_path / "gone.txt", f"{bucket}/gone.txt"):
@@ -178,6 +259,24 @@ class TestExport:
         toil.export(made(b"x"), "/dev/null")
         assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
+    def test_by_moving(self, tmp_path, session):
+        file = made(b"moved")
+        stored = session.store.objects.local_path(file.id)
+        inode = stored.stat().st_ino
+        for _ in range(2):
+            toil.export(file, tmp_path / "out", move=True)
+        assert (tmp_path / "out").stat().st_ino == inode
+        assert os.access(tmp_path / "out", os.W_OK)
+        assert stored.is_symlink()
+        assert file.read_bytes() == file.path().read_bytes() == b"moved"
+        session.store.objects.delete([file.id])
+        assert (tmp_path / "out").read_bytes() == b"moved"
+
+    def test_by_moving_to_another_place_than_this_machine(self, bucket):
+        file = made(b"copied")
+        toil.export(file, f"{bucket}/x", move=True)
+        assert get(f"{bucket}/x") == file.read_bytes() == b"copied"
+
     def test_only_files(self, tmp_path):
         with pytest.raises(toil.InputError, match="str"):
             toil.export("text", tmp_path / "x")
@@ -186,6 +285,7 @@ class TestExport:
 def test_messages_tell_no_secrets():
     assert transfer.shown("https://me:pass@host/a/b?X-Signature=1") == "https://host/a/b"
     assert transfer.shown("/plain/@path?") == "/plain/@path?"
+    assert transfer.shown("data:text/plain,secret") == "data:text/plain,..."
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,27 @@ def test_import_of_a_promised_url(compute, source, tmp_path):
     assert compute(size_of(toil.import_file(url_of(str(tmp_path))))) == 5
 
 
+def test_globs_make_a_task_for_each_file(compute, tmp_path, source):
+    (tmp_path / "other.txt").write_text(" you")
+    assert compute(joined(toil.import_files(tmp_path / "*.txt"))) == "hello you"
+
+
+def test_imports_on_workers(compute, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).write_bytes(bytes(2**20))
+    files = [toil.import_file(tmp_path / "data" / name, local=False) for name in ("a", "b")]
+    assert compute(*(size_of(file) for file in files)) == (2**20, 2**20)
+
+
+def test_with_dasks_own_schedulers_the_error_says_what_to_do(source):
+    import dask
+
+    for promise in (shout(toil.import_file(source)), one_letter("x")):
+        with pytest.raises(toil.InputError, match=r"only inside a task that toilfn\.compute runs: dask's own"):
+            dask.compute(promise, scheduler="sync")
+
+
 def test_a_changed_source_is_imported_again(compute, source):
     def text():
         return compute(joined([toil.import_file(source)]))

@@ -280,6 +280,8 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
     try:
         if path is not None:
             return fsspec.filesystem("file"), str(path)
+        if url.startswith("data:"):  # its path is the whole URL
+            return fsspec.filesystem("data"), url
         system, place = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(url.partition(":")[0]) if isinstance(error, ImportError) else None
