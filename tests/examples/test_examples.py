@@ -154,3 +154,7 @@ def test_variants(run, tmp_path):
     assert run("variants.py", *inputs) == f"{tmp_path}/calls.vcf: {len(calls)} variants\n"
     found = [line for line in (tmp_path / "calls.vcf").read_text().splitlines() if not line.startswith("#")]
     assert [line.split()[:5] for line in found] == [line.split()[:5] for line in calls]
+
+
+def test_service(run):
+    assert run("service.py") == "(6, 6, 6)\n"
