@@ -125,6 +125,7 @@ class File:
                     )
                 return _kept(self)
             if symlink and not mutable:
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
                 Path(name).symlink_to(_kept(self))
             else:
                 filecache.place(store, self.ref, Path(name), executable=self.executable, mutable=mutable)

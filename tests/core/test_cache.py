@@ -224,6 +224,20 @@ def test_a_killed_tasks_use_ends(far_store):
     assert in_use() == 9 * KIB
 
 
+@toil.task
+def copy_used(file: toil.File, number: int) -> tuple[int, int]:
+    found = file.path().stat()
+    return found.st_dev, found.st_ino
+
+
+def test_fifty_tasks_share_one_copy(far_store, monkeypatch):
+    monkeypatch.setenv("TOILFN_CACHE_SIZE", "10M")
+    file = written(2 * KIB * KIB)
+    copies = toil.compute([copy_used(file, i) for i in range(50)], store=far_store, workers=4)
+    assert len(copies) == 50
+    assert len(set(copies)) == 1
+
+
 def test_the_setting_reaches_the_workers(far_store):
     assert toil.compute(length(written(KIB)), store=far_store, workers=1, cache_size=0) == KIB
     assert entries() == []

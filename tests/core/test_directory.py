@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import uuid
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ import fsspec
 import pytest
 
 import toilfn as toil
+from toilfn.cli.handles import find_handles
 from toilfn.files import passed_on
 from toilfn.filing.session import Session
 from toilfn.identity import arguments_digest
@@ -208,5 +210,7 @@ def test_through_a_workflow(tree, tmp_path):
         str(tmp_path / "out"),
     )
     assert seen(tmp_path / "out") == {"be": "be", "to": "to"}
+    names = [handle.name for handle in find_handles(pickle.dumps(toil.compute(words, store=tmp_path / "s")))]
+    assert sorted(names) == ["be", "to"]
     (tree / "a.txt").write_text("new")
     assert toil.compute(joined(toil.import_directory(tree)), store=tmp_path / "s", workers=1) == "new"

@@ -400,6 +400,8 @@ class TestHandles:
         assert file == stream.file
         assert file.read_text() == file.path().read_text() == "kept"
         assert file.path(tmp_path / "copy").read_text() == "kept"
+        assert file.path(tmp_path / "deep" / "link", symlink=True).read_text() == "kept"
+        assert file.path().name == "x.txt"
         mine = file.path(tmp_path / "mine", mutable=True)
         mine.write_text("mine")
         assert file.read_text() == "kept"
