@@ -144,3 +144,10 @@ def test_discover_files(run: Run, tmp_path: Path) -> None:
     names = run("discoverfiles.py", "folder").stdout.split()
     assert names[0] == "one"
     assert "folder" in names
+
+
+def test_services(run: Run) -> None:
+    order = ["the database starts", "connected with loginCredentials", "the database stops"]
+    log = run("services.py").stderr
+    assert sorted(said(log, *order)) == sorted(order)
+    assert said(log, *order[:2]) == order[:2]

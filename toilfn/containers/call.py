@@ -122,6 +122,7 @@ def docker(
         memory=context.memory,
         accelerators=context.accelerators,
         options=tuple(options),
+        place=os.fspath(place),
         interactive=stdin is not None,
         detach=detach,
     )
@@ -173,8 +174,15 @@ def _detached(context: Context, engine: Engine, request: Request, on_end: str) -
     argv, at_end = engine.run(request), _ENDS[on_end]
     if at_end is not None:
         context.defer(at_end, request.name, engine.name)
-    environment = os.environ | engine.environment(request)
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=request.place,
+        env=os.environ | engine.environment(request),
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode:
         words = done.stderr.strip()
         raise ContainerError(

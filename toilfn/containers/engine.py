@@ -38,6 +38,8 @@ class Request:
     accelerators: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     """Flags that the engine gets as they are."""
+    place: str | None = None
+    """The directory that the engine's command runs in: some leave files there."""
     interactive: bool = False
     detach: bool = False
 

@@ -49,7 +49,7 @@ class Running:
         self._request = request
         self._tail = b""
         environment = os.environ | engine.environment(request)
-        self._process = subprocess.Popen(engine.run(request), env=environment, **streams)
+        self._process = subprocess.Popen(engine.run(request), cwd=request.place, env=environment, **streams)
         self._reader = threading.Thread(target=self._pass_on, name="toilfn-container", daemon=True)
         self._reader.start()
 
