@@ -1,9 +1,9 @@
 """A web server that runs beside the tasks that use it, and only as long as they do."""
 
+import http.client
 import http.server
 import tempfile
 import threading
-import urllib.request
 from functools import partial
 from pathlib import Path
 
@@ -17,16 +17,17 @@ def web_server(page):
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever).start()
-            yield f"http://127.0.0.1:{server.server_port}/page"  # what its clients get
+            yield f"127.0.0.1:{server.server_port}"  # what its clients get
             server.shutdown()
 
 
 @toil.task(cores=0.1)
-def count_words(url):
-    with urllib.request.urlopen(url) as page:
-        return len(page.read().split())
+def count_words(address):
+    connection = http.client.HTTPConnection(address)
+    connection.request("GET", "/page")
+    return len(connection.getresponse().read().split())
 
 
 if __name__ == "__main__":
-    url = web_server("to be or not to be")
-    print(toil.compute(*count_words.map([url] * 3)))
+    address = web_server("to be or not to be")
+    print(toil.compute(*count_words.map([address] * 3)))

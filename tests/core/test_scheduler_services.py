@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from tests.core.scheduler_model import name, new, typed
 from toilfn.events import (
     Adopted,
@@ -264,3 +267,103 @@ def test_batches_of_an_earlier_leader_that_used_its_services_are_not_adopted():
     scheduler = make(service(1), new(2, 1), new(3))
     assert scheduler.handle(Adopted((name(1),), 0.0)) == []
     assert scheduler.handle(Adopted((name(3), name(2)), 0.0)) == []
+
+
+class Simulation:
+    """Random graphs with services, on workers that are quick, slow or dead."""
+
+    def __init__(self, random, cores):
+        self.random = random
+        self.cores = cores
+        self.budget = Budget(error=1000, lost=None)
+        self.tasks = {}
+        self.done = set()
+        self.serving = {}
+        self.batches = {}
+
+    def grow(self, count):
+        services = []
+        for number in range(1, count + 1):
+            needs = self.random.sample(range(1, number), min(number - 1, self.random.choice([0, 1, 2])))
+            needs = [need for need in needs if need not in services or self.depth(need) < 2]
+            make = service if self.random.random() < 0.4 else new
+            services += [number] if make is service else []
+            self.tasks[number] = make(number, *needs, budget=self.budget)
+        self.scheduler = Scheduler(Capacity(Resources(cores=self.cores, memory=1000, disk=100)))
+        self.obey(self.scheduler.handle(Submitted(tuple(self.tasks.values()))))
+
+    def depth(self, number):
+        """How many services must run for this one."""
+        needs = [need[-1] for need in self.tasks[number].needs]
+        return 1 + sum(self.depth(need) for need in needs if self.tasks[need].is_service)
+
+    def users(self, number):
+        return [one for one, task in self.tasks.items() if name(number) in task.needs]
+
+    def obey(self, commands):
+        for command in commands:
+            getattr(self, type(command).__name__, lambda _: None)(command)
+
+    def Submit(self, command):  # noqa: N802 - named as the commands are
+        before = set()
+        for id in command.ids:
+            for need in self.tasks[id[-1]].needs:
+                assert need[-1] in (self.serving if self.tasks[need[-1]].is_service else self.done | before)
+            before.add(id[-1])
+        self.batches[command.batch] = [id[-1] for id in command.ids]
+        assert len(self.batches) <= self.cores
+
+    def StopService(self, command):  # noqa: N802
+        number = command.id[-1]
+        wanted = not self.done.issuperset(self.users(number))
+        if command.batch is None:
+            assert not wanted
+            self.finish(number)
+        else:
+            self.end(command.batch, Returned(command.batch, (command.id,)) if wanted else None)
+
+    def Kill(self, command):  # noqa: N802
+        if command.batch in self.batches:
+            self.end(command.batch, Lost(command.batch, Cause.LOST, 0.0))
+
+    def finish(self, number):
+        self.done.add(number)
+        self.obey(self.scheduler.handle(Finished(name(number))))
+
+    def end(self, batch, event):
+        numbers = self.batches.pop(batch)
+        self.serving = {number: where for number, where in self.serving.items() if where != batch}
+        if event is None:
+            for number in numbers:
+                self.finish(number)
+        else:
+            self.obey(self.scheduler.handle(event))
+        self.obey(self.scheduler.handle(Lost(batch, None, 0.0)))
+
+    def step(self):
+        self.obey(self.scheduler.dispatch(0.0))
+        if not self.batches:
+            return
+        batch = self.random.choice(list(self.batches))
+        (first, *_) = self.batches[batch]
+        if self.random.random() < 0.1:
+            self.end(batch, Lost(batch, Cause.LOST, 0.0, name(first)))
+        elif not self.tasks[first].is_service:
+            self.end(batch, None)
+        elif first not in self.serving:
+            self.serving[first] = batch
+            self.obey(self.scheduler.handle(ServiceStarted(batch, name(first))))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random=st.randoms(use_true_random=False), count=st.integers(1, 25), cores=st.integers(3, 6))
+def test_whatever_dies_all_tasks_are_done_beside_their_services(random, count, cores):
+    simulation = Simulation(random, cores)
+    simulation.grow(count)
+    for _ in range(5000):
+        if simulation.scheduler.idle:
+            break
+        simulation.step()
+    assert simulation.scheduler.idle
+    assert simulation.done == simulation.tasks.keys()
+    assert not simulation.batches
