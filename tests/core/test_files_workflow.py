@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -75,7 +78,7 @@ def source(tmp_path, monkeypatch):
 @pytest.fixture
 def compute(tmp_path):
     """Computes on a store of the test's own."""
-    return lambda *promises: toil.compute(*promises, store=tmp_path / "store")
+    return lambda *promises: toil.compute(*promises, store=tmp_path / "store", workers=2)
 
 
 def test_in_and_out(compute, source, tmp_path):
@@ -113,12 +116,33 @@ def test_globs_make_a_task_for_each_file(compute, tmp_path, source):
     assert compute(joined(toil.import_files(tmp_path / "*.txt"))) == "hello you"
 
 
-def test_imports_on_workers(compute, tmp_path):
-    (tmp_path / "data").mkdir()
+class Meeting(SimpleHTTPRequestHandler):
+    """Serves two files, when both have been asked for."""
+
+    barrier = threading.Barrier(2)
+
+    def do_GET(self):
+        self.barrier.wait(timeout=60)
+        super().do_GET()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_imports_on_workers_run_at_the_same_time(compute, tmp_path):
+    pytest.importorskip("aiohttp")
+    (tmp_path / "site").mkdir()
     for name in ("a", "b"):
-        (tmp_path / "data" / name).write_bytes(bytes(2**20))
-    files = [toil.import_file(tmp_path / "data" / name, local=False) for name in ("a", "b")]
-    assert compute(*(size_of(file) for file in files)) == (2**20, 2**20)
+        (tmp_path / "site" / name).write_text(name)
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Meeting, directory=tmp_path / "site")) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            assert compute(joined([toil.import_file(f"{url}/{name}", local=False) for name in ("a", "b")])) == "ab"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_with_dasks_own_schedulers_the_error_says_what_to_do(source):
