@@ -229,6 +229,18 @@ def test_new_leader_starts_a_new_service_and_runs_its_clients_again(tmp_path: Pa
     assert story(tmp_path) == ["up", "up", "down"]
 
 
+def test_service_stops_when_the_run_is_interrupted(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leader:
+        wait_until((tmp_path / "client1").exists)
+        leader.send_signal(signal.SIGINT)
+        (tmp_path / "go").touch()
+        leader.wait(20)
+    assert story(tmp_path) == ["up", "down"]
+
+
 # A real server
 
 
