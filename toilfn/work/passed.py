@@ -26,6 +26,13 @@ _STAYS = re.compile(
 )  # fmt: skip
 """Variables that say something of the leader's own machine, login or job."""
 
+_SECRET = re.compile(
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|COOKIE|(API|ACCESS|AUTH).?KEY|_(KEY|AUTH|PWD)$", re.I
+)
+"""Names of variables that hold secrets; these never go into a store. Workers have their own, or `set_env` names them."""
+
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+
 
 def write_ref(ref: BlobRef) -> str:
     """Give a blob's reference as text."""
@@ -44,14 +51,18 @@ def pack_environment(ours: Mapping[str, str], wanted: Mapping[str, str]) -> byte
     Parameters
     ----------
     ours : mapping
-        The leader's environment; what belongs to its machine, login or job is left out, and what a worker has
-        already it keeps.
+        The leader's environment; what belongs to its machine, login or job and what is secret is left out, and
+        what a worker has already it keeps.
     wanted : mapping
         Variables that the user asked for; they replace the worker's.
     """
-    passed = {name: value for name, value in ours.items() if not _STAYS.fullmatch(name)}
+    passed = {name: value for name, value in ours.items() if not _STAYS.fullmatch(name) and not _is_secret(name, value)}
     packed: bytes = msgpack.packb((passed, dict(wanted)))
     return packed
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return bool(_SECRET.search(name) or _PASSWORD_IN_URL.search(value))
 
 
 def adopt_environment(store: Store) -> None:
