@@ -29,7 +29,7 @@ _STAYS = re.compile(
 _SECRET = re.compile(
     r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|PRIVATE|COOKIE|(API|ACCESS|AUTH).?KEY|_(KEY|AUTH|PWD)$", re.I
 )
-"""Names of variables that hold secrets; these never go into a store. Workers have their own, or `set_env` names them."""
+"""Names of variables that hold secrets: these never go into a store; workers have their own."""
 
 _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
