@@ -31,7 +31,10 @@ def memory() -> int:
 
 def disk() -> int:
     """Give the bytes that are free where workers put temporary files."""
-    return shutil.disk_usage(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir()).free
+    place = os.path.abspath(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir())
+    while not os.path.exists(place):  # the first worker makes it
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free
 
 
 def nvidia_devices() -> list[str]:
