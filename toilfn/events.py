@@ -15,7 +15,7 @@ from toilfn.resources import Resources
 __all__ = [
     "Adopted", "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Deadlock", "Event", "Failed",
     "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Resolve", "Retry", "Returned",
-    "ServiceStarted", "Shaped", "StopService", "Submit", "Submitted", "TaskId",
+    "RollBack", "ServiceStarted", "Shaped", "StopService", "Submit", "Submitted", "TaskId",
 ]  # fmt: skip
 
 TaskId: TypeAlias = bytes
@@ -77,6 +77,8 @@ class NewTask(NamedTuple):
     """Whether its shape depends on the values it needs: `Resolve` asks for it when these are complete."""
     is_service: bool = False
     """Whether it runs beside the tasks that need it, until these and all that they led to are complete."""
+    is_checkpoint: bool = False
+    """Whether it is rolled back and run again when something it led to is given up."""
 
 
 class Submitted(NamedTuple):
@@ -236,6 +238,18 @@ class GaveUp(NamedTuple):
     cause: Cause
 
 
+class RollBack(NamedTuple):
+    """A checkpoint runs again, since something that it led to was given up: what follows from its outcome is void."""
+
+    id: TaskId
+    family: tuple[TaskId, ...]
+    """All that it led to in this scheduler's time; the scheduler does not know these any more."""
+    failed: TaskId
+    """The task that was given up."""
+    attempt: int
+    """Attempts charged so far."""
+
+
 class StopService(NamedTuple):
     """A service is not needed any more, or not now. Answered by `Finished`, or, while it has users, by `Returned`."""
 
@@ -251,4 +265,6 @@ class Deadlock(NamedTuple):
     services: tuple[TaskId, ...]
 
 
-Command: TypeAlias = Submit | Resolve | Recall | Kill | Complete | Release | Retry | GaveUp | StopService | Deadlock
+Command: TypeAlias = (
+    Submit | Resolve | Recall | Kill | Complete | Release | Retry | GaveUp | RollBack | StopService | Deadlock
+)

@@ -152,6 +152,8 @@ class Forget(NamedTuple):
     """Outcomes that no longer hold."""
 
     ids: tuple[TaskId, ...]
+    before: str = ""
+    """The name of the newest batch by then: what that one and earlier ones say of these tasks does not count."""
 
 
 class End(NamedTuple):

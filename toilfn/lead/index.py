@@ -56,6 +56,7 @@ class Index:
         self._leads_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._complete: set[TaskId] = set()
         self._knows_children = False
+        self._void: dict[TaskId, tuple[int, ...]] = {}
         self.outcomes: dict[TaskId, Position] = {}
         self.functions: dict[bytes, Function] = {}
         self.runs: list[Run] = []
@@ -90,7 +91,10 @@ class Index:
                 self.functions[record.digest] = record
             case Forget():
                 for id_ in record.ids:
-                    self.outcomes.pop(id_, None)
+                    self._void[id_] = _age(record.before)
+                    if id_ in self.outcomes:
+                        self.leads_to(id_)  # the functions that it made stay known
+                        del self.outcomes[id_], self._leads_to[id_]
             case Run():
                 self.runs.append(record)
             case End():
@@ -123,6 +127,10 @@ class Index:
         self.leads_to(id_)
         del self.outcomes[id_]
         self._complete.discard(id_)
+
+    def is_void(self, id_: TaskId, batch: str) -> bool:
+        """Whether what a batch says of a task does not count, since the task was forgotten later."""
+        return id_ in self._void and _age(batch) <= self._void[id_]
 
     def outcome(self, id_: TaskId) -> Outcome:
         """Read a task's outcome."""
@@ -169,3 +177,8 @@ class Index:
             stack.extend(self.leads_to(current))
         self._complete |= seen
         return True
+
+
+def _age(batch: str) -> tuple[int, ...]:
+    """Give what orders batches by their names: the leader's epoch and the number."""
+    return tuple(map(int, batch.split("-"))) if batch else ()

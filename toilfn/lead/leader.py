@@ -33,6 +33,7 @@ from toilfn.events import (
     Resolve,
     Retry,
     Returned,
+    RollBack,
     ServiceStarted,
     Shaped,
     StopService,
@@ -44,6 +45,8 @@ from toilfn.lead.committer import Committer
 from toilfn.lead.failures import too_large
 from toilfn.lead.index import Index
 from toilfn.lead.loading import Loader
+from toilfn.lead.rollback import Kept as Checkpointed
+from toilfn.lead.rollback import descendants, files_of
 from toilfn.lead.services import Services, never_ran
 from toilfn.lead.valuecache import Values
 from toilfn.records import encode
@@ -129,6 +132,8 @@ class Out:
     """The service whose death is the reason why it was killed."""
     kept: TaskId | None = None
     """The newest task that its worker went on with by itself."""
+    owed: set[TaskId] | None = None
+    """The tasks that it may still speak of, after a roll-back; None: any."""
 
 
 @dataclass(slots=True)
@@ -136,6 +141,11 @@ class _Tally:
     attempts: dict[TaskId, int] = field(default_factory=dict)
     failures: dict[TaskId, records.Failure] = field(default_factory=dict)
     last: dict[TaskId, records.Failure] = field(default_factory=dict)
+
+    def forget(self, id_: TaskId) -> None:
+        """Forget what happened to a task."""
+        for kept in (self.attempts, self.failures, self.last):
+            kept.pop(id_, None)
 
 
 class Leader:
@@ -184,6 +194,7 @@ class Leader:
         self._committer = committer
         self._answers = answers
         self._name = name
+        self._newest = f"{name}-0"
         self._watch = watch
         self._remove = remove
         self._out: dict[BatchId, Out] = {}
@@ -191,6 +202,7 @@ class Leader:
         self._tally = _Tally()
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._services = Services(cluster, answers)
+        self._kept = Checkpointed()
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
         self.values = Values(index.value)
@@ -237,13 +249,16 @@ class Leader:
         for name in self._answers.left().keys() - live.values():
             answers = self._answers.take(name, ended_well=False)
             for message in answers:
-                self._hear(None, message)
+                self._hear(None, message, name)
             self._forget(name, len(answers))
         for job, name in live.items():
-            adopted = self._scheduler.handle(Adopted(self._answers.tasks(name), time.monotonic()))
+            tasks = self._answers.tasks(name)
+            valid = tuple(id_ for id_ in tasks if not self._index.is_void(id_, name))
+            adopted = self._scheduler.handle(Adopted(valid, time.monotonic()))
             for command in adopted:
                 if isinstance(command, Submit):
                     self._out[command.batch] = self._jobs[job] = Out(command.batch, name, job)
+                    self._out[command.batch].owed = None if valid == tasks else set(valid)
             if not adopted:
                 self._cluster.kill([job])
 
@@ -272,7 +287,7 @@ class Leader:
                     if id_ not in self._roots:
                         self.values.release(id_)
                 case Complete(id_):
-                    self._delete(self._temporary.pop(id_, ()))
+                    self._delete((*self._temporary.pop(id_, ()), *self._kept.complete(id_)))
                 case Retry(id_, cause, attempt):
                     self._tally.attempts[id_] = attempt
                     self._note_failure(id_, cause, final=False)
@@ -286,6 +301,8 @@ class Leader:
     def _obey_for_now(self, command: Command) -> None:
         """Obey what concerns one batch that runs, or one task that is not to run now."""
         match command:
+            case RollBack():
+                self._roll_back(command)
             case Resolve(id_):
                 self._shape(id_)
             case Recall(batch):
@@ -321,11 +338,41 @@ class Leader:
         outcome = never_ran(id_)
         self._outcome(outcome, encode(outcome))
 
+    def _roll_back(self, command: RollBack) -> None:
+        """Forget what followed from a checkpoint's outcome, and that itself."""
+        top = self._scheduler.outermost_checkpoint(command.id) or command.id
+        record = self._kept.record(command.id) or encode(self._index.task(command.id))
+        void = descendants(self._index, (command.id, *command.family))
+        text = f"rolled back: {self.task_name(command.failed)} (task {command.failed.hex()[:12]}) failed for good"
+        files = list(self._kept.forget(top, void))
+        for id_ in void:
+            if id_ in self._index.outcomes:
+                files += files_of(self._index.outcome(id_))
+                self._index.forget(id_)
+            self._loader.encoded.pop(id_, None)
+            self._temporary.pop(id_, None)
+            self._tally.forget(id_)
+        self.values.drop(void)
+        self._restrict(set(void))
+        self._committer.add(encode(records.Forget(tuple(void), self._newest)))
+        self._delete(tuple(files))
+        self._loader.encoded[command.id] = record
+        self._tally.attempts[command.id] = command.attempt
+        self._tally.last[command.id] = records.Failure(
+            command.id, command.attempt, Cause.ERROR.value, text, "", b"", records.Stats()
+        )
+        self._note_failure(command.id, Cause.ERROR, final=False)
+
+    def _restrict(self, void: set[TaskId]) -> None:
+        """Have the batches that are out speak only of what they still have to do, and of what that leads to."""
+        for out in self._out.values():
+            out.owed = set(self._scheduler.left(out.id)) - void
+
     def _submit(self, submits: list[Submit]) -> None:
         direct = self._cluster.capabilities.direct
         batches = []
         for submit in submits:
-            name = f"{self._name}-{submit.batch}"
+            name = self._newest = f"{self._name}-{submit.batch}"
             message = self._message(submit)
             if not direct:
                 self._answers.put(name, message)
@@ -402,7 +449,8 @@ class Leader:
     def _end(self, out: Out, update: Update) -> None:
         now = time.monotonic()
         left = self._scheduler.left(out.id)
-        running = update.running or (left[0] if left else None)
+        running = update.running if out.owed is None or update.running in left else None
+        running = running or (left[0] if left else None)
         if update.cause is not None and running is not None:
             detail = f"its service {self.task_name(out.dead_service)} has died" if out.dead_service else update.detail
             self._tally.last[running] = records.Failure(
@@ -411,11 +459,11 @@ class Leader:
             )  # fmt: skip
         self._handle(Lost(out.id, update.cause, now, running))
 
-    def _hear(self, out: Out | None, message: bytes) -> None:
+    def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:
         kind, rest = messages.read(message)
         if kind == "records":
             for data in rest[0]:
-                self._record(out, data)
+                self._record(out, data, name)
             if out is not None:
                 self._go_on(out, rest[1])
         elif out is None:
@@ -433,8 +481,9 @@ class Leader:
         """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
         out.running = None
         for id_ in kept:
-            self._handle(Kept(out.id, id_))
-            out.kept = id_
+            if out.owed is None or id_ in out.owed:
+                self._handle(Kept(out.id, id_))
+                out.kept = id_
 
     def _runs(self, out: Out, id_: TaskId, start: float) -> None:
         """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
@@ -450,24 +499,42 @@ class Leader:
         self.values.put(id_, value if isinstance(value, bytes) else records.BlobRef(*value), ())
         self._handle(ServiceStarted(out.id, id_))
 
-    def _record(self, out: Out | None, data: bytes) -> None:
+    def _record(self, out: Out | None, data: bytes, name: str) -> None:
         record = records.decode(data)
+        if not isinstance(record, records.Outcome | records.Failure) or not self._counts(out, record, name):
+            return
         if isinstance(record, records.Outcome) and self._scheduler.is_wanted(record.id):
             if out is not None:  # it has stopped for now
                 self._handle(Returned(out.id, (record.id,)))
         elif isinstance(record, records.Outcome):
             self._outcome(record, data)
-        elif isinstance(record, records.Failure) and record.id in self._loader.encoded:
+        elif record.id in self._loader.encoded:
             self._tally.last[record.id] = record
             self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
+
+    def _counts(self, out: Out | None, record: records.Outcome | records.Failure, name: str) -> bool:
+        """Whether a record is none of an attempt that a roll-back has made void."""
+        if out is None:
+            return not self._index.is_void(record.id, name)
+        if out.owed is None:
+            return True
+        counts = record.id in out.owed
+        if counts and isinstance(record, records.Outcome):
+            out.owed.update(task.id for task in record.tasks)
+        return counts
 
     def _outcome(self, outcome: records.Outcome, data: bytes) -> None:
         if self._watch.ended and outcome.id in self._loader.encoded:
             self._watch.ended(self.task_name(outcome.id), outcome)
-        if self._loader.encoded.pop(outcome.id, None) is None:
+        record = self._loader.encoded.pop(outcome.id, None)
+        if record is None:
             return  # a second outcome: the first one counts
         self._committer.add(data)
-        self._delete(outcome.deleted)
+        outermost = self._scheduler.outermost_checkpoint(outcome.id)
+        if outermost is None:
+            self._delete(outcome.deleted)
+        else:
+            self._kept.keep(outermost, outcome, record)
         if outcome.temporary:
             self._temporary[outcome.id] = outcome.temporary
         for function in outcome.functions:

@@ -40,6 +40,14 @@ class Values:
         for ref in refs:
             self._pins[ref] += 1
 
+    def drop(self, ids: Iterable[TaskId]) -> None:
+        """Forget values that are void, and that only each other refer to."""
+        for id_ in ids:
+            self._values.pop(id_, None)
+            self._released.discard(id_)
+            for ref in self._refs.pop(id_, ()):
+                self._unpin(ref)
+
     def release(self, id_: TaskId) -> None:
         """Let go of a value that no waiting task needs by itself."""
         stack = [id_]

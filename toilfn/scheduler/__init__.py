@@ -10,6 +10,8 @@
     running     the batches that are out
     retries     what a failure costs
     holds       which values are still needed
+    checkpoints which tasks go with a checkpoint that is rolled back
+    rollback    how they go
 """
 
 from __future__ import annotations

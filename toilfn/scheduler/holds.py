@@ -57,6 +57,15 @@ class Holds:
         self._counts[task.id] = task.held
         return []
 
+    def forget(self, ids: Iterable[TaskId]) -> int:
+        """Forget complete tasks that nobody holds; says how many of the given ones were complete."""
+        gone = [id for id in ids if id in self.complete]
+        for id in gone:
+            self.complete.discard(id)
+            self._refs.pop(id, None)
+            self._counts.pop(id, None)
+        return len(gone)
+
     def _drop(self, id: TaskId) -> bool:
         """Take one hold away; whether the value may go now."""
         task = self._tasks.get(id)

@@ -11,7 +11,6 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -41,10 +40,12 @@ from toilfn.events import (
 )
 from toilfn.resources import Resources
 from toilfn.scheduler.batching import Draft, Durations, Policy
+from toilfn.scheduler.checkpoints import Checkpoints
 from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.packing import Pool, Shape, Shapes
 from toilfn.scheduler.ready import Ready
-from toilfn.scheduler.retries import Charges
+from toilfn.scheduler.retries import Charges, enlarged
+from toilfn.scheduler.rollback import RollBacks
 from toilfn.scheduler.running import Running
 from toilfn.scheduler.services import Services
 from toilfn.scheduler.states import MOVES, State, Task
@@ -83,17 +84,23 @@ class Scheduler:
         #: For a task that several others led to: all but the first of these.
         self._led_by: dict[TaskId, list[TaskId]] = {}
         self._backoff: list[tuple[float, TaskId]] = []
-        #: Tasks whose shape is not known yet.
         self._shapeless: set[TaskId] = set()
         self._running = Running(self._tasks, self._pool, policy)
         self._services = Services(self._tasks, self._pool)
+        self._checkpoints = Checkpoints()
+        self._rollback = RollBacks(
+            self._tasks, self._counts, self._checkpoints, self._charges, self._holds, self._running, self._ready,
+            self._services, self._led_by, self._shapeless,
+        )  # fmt: skip
 
     # What others want to know
 
     @property
     def idle(self) -> bool:
         """Whether nothing is ready, running or to be tried again: the run is over."""
-        return not (self._services.queue or any(self._counts[state] for state in _GOING_ON))
+        return not (
+            self._services.queue or self._checkpoints.hopeless or any(self._counts[state] for state in _GOING_ON)
+        )
 
     @property
     def largest(self) -> Resources | None:
@@ -125,6 +132,10 @@ class Scheduler:
     def shape(self, id: TaskId) -> Resources:
         """Say what a task that is not complete asks for now: more than at first, perhaps, if it has failed."""
         return self._tasks[id].shape.resources
+
+    def outermost_checkpoint(self, id: TaskId) -> TaskId | None:
+        """Give the outermost checkpoint that is not complete and is this task or led to it."""
+        return self._checkpoints.outermost(id)
 
     def is_wanted(self, id: TaskId) -> bool:
         """Say whether a service has users that are neither complete nor given up."""
@@ -207,7 +218,8 @@ class Scheduler:
         if event.wall > 0:
             self._durations.learn(task.kind, event.wall)
         self._move(task, State.EXPANDED)
-        self._charges.forget(task.id)
+        if task.id not in self._checkpoints:
+            self._charges.forget(task.id)
         self._shapeless.discard(task.id)
         self._running.forget(task.id)
         self._expand(task, event, fresh, commands)
@@ -223,7 +235,8 @@ class Scheduler:
         for id in event.waits:
             self._lead(task, id)
         self._holds.hold(event.waits)
-        commands += self._holds.let_go(task.needs)
+        if task.id not in self._checkpoints:  # which may run again
+            commands += self._holds.let_go(task.needs)
         task.needs = event.waits
 
     def _kept(self, event: Kept, _: list[Command]) -> None:
@@ -272,11 +285,9 @@ class Scheduler:
 
     def _shaped(self, event: Shaped, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
-        if task is None or event.id not in self._shapeless:
+        if task is None or event.id not in self._shapeless or task.state is not State.WAITING:
             return
         self._shapeless.discard(event.id)
-        if task.state is not State.WAITING:
-            return
         if event.shape is None:
             self._give_up(task, commands)
             return
@@ -339,7 +350,7 @@ class Scheduler:
     def _insert(self, fresh: dict[TaskId, NewTask], commands: list[Command], *, urgent: bool) -> None:
         tasks = [self._create(new) for new in fresh.values()]
         for task, new in zip(tasks, fresh.values(), strict=True):
-            self._link(task, new.parent)
+            self._link(task, new.parent, is_checkpoint=new.is_checkpoint)
         for task in reversed(tasks) if urgent else tasks:
             if task.id not in self._shapeless and not self._pool.can_ever(task.shape):
                 self._give_up(task, commands)
@@ -357,7 +368,7 @@ class Scheduler:
         self._counts[State.WAITING] += 1
         return task
 
-    def _link(self, task: Task, parent: TaskId | None) -> None:
+    def _link(self, task: Task, parent: TaskId | None, *, is_checkpoint: bool) -> None:
         needs = [self._tasks.get(id) for id in task.needs]
         for need in needs:
             if need is not None:
@@ -367,9 +378,13 @@ class Scheduler:
         # Equal ids are often different objects: this one keeps the task's own.
         task.needs = tuple([id if need is None else need.id for id, need in zip(task.needs, needs, strict=True)])
         self._services.link(task)
+        if is_checkpoint:
+            self._checkpoints.add(task.id, task.needs)
         creator = None if parent is None else self._tasks.get(parent)
         if creator is not None and creator.state is State.EXPANDED:
             self._lead(creator, task.id)
+        if parent is not None:
+            self._checkpoints.descend(task.id, parent)
 
     def _lead(self, task: Task, id: TaskId) -> None:
         """Note that a task with an outcome led to another one, without which it is not complete."""
@@ -429,6 +444,7 @@ class Scheduler:
         """Give up a task that asks for too much."""
         self._move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
+        self._checkpoints.give_up(task.id)
         commands += self._services.leave(task)
 
     def _charge(self, task: Task, cause: Cause, now: float, commands: list[Command]) -> None:
@@ -442,8 +458,10 @@ class Scheduler:
         if isinstance(verdict, GaveUp):
             self._move(task, State.FAILED)
             commands += self._services.leave(task)
+            self._checkpoints.give_up(task.id)
             return
-        self._enlarge(task, cause)
+        asked = enlarged(task.shape.resources, cause, task.budget, self._pool.most_memory, self._pool.longest)
+        task.shape = self._shapes.of(asked, is_service=task.shape.is_service)
         self._postpone(task, verdict, now, commands)
 
     def _postpone(self, task: Task, retry: Retry, now: float, commands: list[Command]) -> None:
@@ -452,15 +470,6 @@ class Scheduler:
             heapq.heappush(self._backoff, (retry.at, task.id))
         else:
             self._settle(task, commands)
-
-    def _enlarge(self, task: Task, cause: Cause) -> None:
-        """Give a task more of what it died of, if it is to have that."""
-        asked = task.shape.resources
-        if cause is Cause.MEMORY and task.budget.double_memory:
-            asked = replace(asked, memory=int(_doubled(asked.memory, self._pool.most_memory)))
-        elif cause is Cause.WALLTIME and task.budget.double_walltime and asked.walltime is not None:
-            asked = replace(asked, walltime=_doubled(asked.walltime, self._pool.longest))
-        task.shape = self._shapes.of(asked, is_service=task.shape.is_service)
 
     def _complete(self, task: Task, commands: list[Command]) -> None:
         """Complete a task, and those that it was the last to be waited for."""
@@ -471,6 +480,8 @@ class Scheduler:
             del self._tasks[task.id]
             commands.append(Complete(task.id))
             commands += self._holds.finish(task)
+            if task.id in self._checkpoints:
+                commands += self._rollback.complete(task.id)
             if task.id not in self._services:  # its followers never waited for its end
                 self._wake(task, commands)
             commands += self._services.forget(task)
@@ -500,6 +511,9 @@ class Scheduler:
         """Start what can be started, and whatever else is due."""
         commands: list[Command] = []
         self._end_backoffs(now, commands)
+        for checkpoint, verdict, undone in self._rollback.due(now):
+            commands += undone
+            self._postpone(checkpoint, verdict, now, commands)
         self._admit(commands)
         while (shape := self._ready.choose(self._pool)) is not None:
             commands.append(self._running.begin(self._draft(shape), now))
@@ -562,10 +576,6 @@ class Scheduler:
             self._ready.pop(shape)
         return None
 
-    def _may_follow(self, id: TaskId) -> bool:
-        """Whether a task may go along with what it needs: its shape is known, and no service has to be there."""
-        return id not in self._shapeless and not self._services.of(id)
-
     def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
         """Let those go along that need nothing incomplete but what is in the batch.
 
@@ -577,7 +587,9 @@ class Scheduler:
             position += 1
             for id in islice(task.followers, self._policy.max_batch):
                 follower = self._tasks.get(id)
-                if follower is None or follower.state is not State.WAITING or not self._may_follow(id):
+                if follower is None or follower.state is not State.WAITING:
+                    continue
+                if id in self._shapeless or self._services.of(id):  # neither can go along
                     continue
                 covered[id] = covered.get(id, 0) + 1
                 is_link = follower.pending == len(task.followers) == 1
@@ -586,8 +598,3 @@ class Scheduler:
                     id, seconds, follower.shape, is_link=is_link
                 ):
                     self._move(follower, State.RUNNING)
-
-
-def _doubled(amount: float, most: float) -> float:
-    """Double an amount, up to the most there is; it never gets less."""
-    return min(2 * amount, max(amount, most))

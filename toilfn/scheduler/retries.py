@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from toilfn.events import Budget, Cause, GaveUp, Retry, TaskId
+from dataclasses import replace
 
-__all__ = ["Charges"]
+from toilfn.events import Budget, Cause, GaveUp, Retry, TaskId
+from toilfn.resources import Resources
+
+__all__ = ["Charges", "enlarged"]
 
 _LONGEST_BACKOFF = 60.0
 """Seconds."""
@@ -43,3 +46,17 @@ def _backoff(budget: Budget, cause: Cause, failures: int) -> float:
     if cause in (Cause.LOST, Cause.PREEMPTED):
         return 0.0
     return min(_LONGEST_BACKOFF, budget.backoff * 2.0 ** min(failures - 1, 100))
+
+
+def enlarged(asked: Resources, cause: Cause, budget: Budget, most_memory: float, longest: float) -> Resources:
+    """Give more of what an attempt died of, if the budget says so, and as much as there is: bytes and seconds."""
+    if cause is Cause.MEMORY and budget.double_memory:
+        return replace(asked, memory=int(_doubled(asked.memory, most_memory)))
+    if cause is Cause.WALLTIME and budget.double_walltime and asked.walltime is not None:
+        return replace(asked, walltime=_doubled(asked.walltime, longest))
+    return asked
+
+
+def _doubled(amount: float, most: float) -> float:
+    """Double an amount, up to the most there is; it never gets less."""
+    return min(2 * amount, max(amount, most))

@@ -118,6 +118,10 @@ class Running:
             if batch.is_suspect and not batch.left:
                 self._kills.append((self._now + self._policy.kill_after, batch.id))
 
+    def is_over(self, id: BatchId) -> bool:
+        """Whether a batch that has not ended has nothing left to answer for."""
+        return id in self._batches and not self._batches[id].left
+
     def forget(self, id: TaskId) -> None:
         """Note that a task has an outcome, and will not get one from a batch that was lost."""
         self._strays.discard(id)

@@ -22,6 +22,7 @@ backoff   failed    its time came, and the capacity shrank below what it asks fo
 any but   expanded  `Finished`: from every state without an outcome, since late outcomes
 outcome             and those of earlier leaders count
 expanded  complete  all that it led to is complete
+expanded  backoff   it is a checkpoint, and something that it led to was given up; also to ready and to waiting
 ========  ========  ==============================================================
 
 Any other move is a bug.
@@ -78,7 +79,7 @@ MOVES: tuple[frozenset[State], ...] = (
     frozenset({_R, _W, _B, _F, _E}),
     frozenset({_R, _W, _F, _E}),
     frozenset({_E}),
-    frozenset({_C}),
+    frozenset({_C, _R, _W, _B, _F}),
     frozenset(),
 )
 """For each state, the states that can follow."""
@@ -126,6 +127,10 @@ class Task:
             self._followers.append(id)
         else:
             self._followers = [self._followers, id]
+
+    def unfollow(self, id: TaskId) -> None:
+        """Note that another task does not need this one any more."""
+        self._followers = [follower for follower in self.followers if follower != id]
 
     def __repr__(self) -> str:
         return f"<task {self.id.hex()} {self.state.name.lower()}, waits for {self.pending}, batch {self.batch}>"

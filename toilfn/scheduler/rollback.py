@@ -1,0 +1,96 @@
+"""Rolls checkpoints back: takes away all that they led to, as if it had never been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from toilfn.events import Cause, Command, Kill, Release, Retry, RollBack, TaskId
+from toilfn.scheduler.checkpoints import Checkpoints
+from toilfn.scheduler.holds import Holds
+from toilfn.scheduler.ready import Ready
+from toilfn.scheduler.retries import Charges
+from toilfn.scheduler.running import Running
+from toilfn.scheduler.services import Services
+from toilfn.scheduler.states import State, Task
+
+__all__ = ["RollBacks"]
+
+
+@dataclass
+class RollBacks:
+    """Everything of a scheduler that knows of tasks, to remove them from."""
+
+    _tasks: dict[TaskId, Task]
+    _counts: list[int]
+    _checkpoints: Checkpoints
+    _charges: Charges
+    _holds: Holds
+    _running: Running
+    _ready: Ready
+    _services: Services
+    _led_by: dict[TaskId, list[TaskId]]
+    _shapeless: set[TaskId]
+
+    def complete(self, id: TaskId) -> list[Release]:
+        """Note that a checkpoint is complete: it never runs again."""
+        self._charges.forget(id)
+        needs = self._checkpoints.needs(id)
+        self._checkpoints.complete(id)
+        return self._holds.let_go(needs)
+
+    def due(self, now: float) -> Iterator[tuple[Task, Retry, list[Command]]]:
+        """Roll back the innermost checkpoint above each task that was given up, of those that have retries left.
+
+        Gives each such checkpoint, which is now where it was before it ran, when it may run again, and what to do.
+        """
+        hopeless, self._checkpoints.hopeless = self._checkpoints.hopeless, []
+        for id in hopeless:
+            task = self._tasks.get(id)
+            if task is None or task.state is not State.FAILED:
+                continue
+            for above in self._checkpoints.above(id):
+                checkpoint = self._tasks[above]
+                verdict = self._charges.charge(above, Cause.ERROR, checkpoint.budget, now)
+                if isinstance(verdict, Retry):
+                    yield checkpoint, verdict, self._forget_family(checkpoint, id, verdict.attempt)
+                    break
+
+    def _forget_family(self, checkpoint: Task, failed: TaskId, attempt: int) -> list[Command]:
+        """Forget all that a checkpoint led to, and its outcome."""
+        family = dict.fromkeys(self._checkpoints.family(checkpoint.id))
+        live = [self._tasks[id] for id in family if id in self._tasks]
+        effects: list[Command] = [*self._holds.let_go(checkpoint.needs)]
+        for task in live:
+            needs = self._checkpoints.needs(task.id) if task.id in self._checkpoints else ()
+            effects += self._holds.let_go([*task.needs, *(needs if task.state.has_outcome else ())])
+        for task in live:
+            self._remove(task, effects)
+        for id in family:
+            self._charges.forget(id)
+            self._running.forget(id)
+        self._counts[State.COMPLETE] -= self._holds.forget(family)
+        self._checkpoints.forget(checkpoint.id)
+        checkpoint.needs = self._checkpoints.needs(checkpoint.id)
+        waits = (need for need in checkpoint.needs if need in self._tasks and need not in self._services)
+        checkpoint.pending = sum(1 for _ in waits)
+        outside = [command for command in effects if getattr(command, "id", None) not in family]
+        return [RollBack(checkpoint.id, tuple(family), failed, attempt), *outside]
+
+    def _remove(self, task: Task, effects: list[Command]) -> None:
+        """Take a task away as if it had never been."""
+        self._counts[task.state] -= 1
+        if task.state is State.READY:
+            self._ready.discard(task.shape)
+        elif task.state.is_at_work:
+            self._running.leave(task)
+            self._services.ended(task.id)
+            if self._running.is_over(task.batch):
+                effects.append(Kill(task.batch))
+        if not task.state.has_outcome:
+            for need in filter(None, map(self._tasks.get, task.needs)):
+                need.unfollow(task.id)
+        effects += self._services.forget(task)
+        self._shapeless.discard(task.id)
+        self._led_by.pop(task.id, None)
+        del self._tasks[task.id]
