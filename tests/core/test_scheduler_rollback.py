@@ -1,0 +1,161 @@
+"""Roll-backs and late shapes in the scheduler, on random trees of checkpoints."""
+
+from __future__ import annotations
+
+import pickle
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core.scheduler_model import SMALL, name
+from toilfn.events import (
+    Budget,
+    Capacity,
+    Cause,
+    Complete,
+    Failed,
+    Finished,
+    GaveUp,
+    Kill,
+    Lost,
+    NewTask,
+    Release,
+    Resolve,
+    Retry,
+    RollBack,
+    Shaped,
+    Submit,
+    Submitted,
+)
+from toilfn.resources import Resources
+from toilfn.scheduler import Policy, Scheduler
+
+
+class Trees:
+    """A leader that runs a random tree: each task leads to its children anew whenever it runs."""
+
+    def __init__(self, random: Random, failing: float) -> None:
+        self.random = random
+        self.failing = failing
+        self.children: dict[bytes, tuple[NewTask, ...]] = {}
+        self.number = 0
+        self.root = self.grow(None, 3)
+        self.scheduler = Scheduler(Capacity(Resources(cores=3, memory=100, disk=10)), Policy())
+        self.known = {self.root.id}
+        self.done: set[bytes] = set()
+        self.complete: set[bytes] = set()
+        self.failed: set[bytes] = set()
+        self.batches: dict[int, list[bytes]] = {}
+        self.now = 0.0
+
+    def grow(self, parent: bytes | None, depth: int, needs: tuple[bytes, ...] = ()) -> NewTask:
+        self.number += 1
+        id = name(self.number)
+        budget = Budget(error=self.random.choice([0, 1, 3]), backoff=self.random.choice([0.0, 1.0]))
+        late = self.random.random() < 0.3
+        task = NewTask(id, needs, SMALL, 0, budget, parent, late, is_checkpoint=self.random.random() < 0.5)
+        made: list[NewTask] = []
+        for _ in range(self.random.choice([0, 1, 2, 3]) if depth else 0):
+            before = tuple(child.id for child in made if self.random.random() < 0.4)
+            made.append(self.grow(id, depth - 1, before))
+        self.children[id] = tuple(made)
+        return task
+
+    def under(self, id: bytes) -> set[bytes]:
+        found = {child.id for child in self.children[id]}
+        return found.union(*map(self.under, found))
+
+    def obey(self, commands: list) -> None:
+        for command in commands:
+            getattr(self, f"on_{type(command).__name__.lower()}")(command)
+
+    def tell(self, event: object) -> None:
+        if self.random.random() < 0.2:
+            self.scheduler = pickle.loads(pickle.dumps(self.scheduler))
+        self.obey(self.scheduler.handle(event))
+        assert sum(self.scheduler.counts().values()) == len(self.known)
+
+    def on_submit(self, command: Submit) -> None:
+        assert not self.done & set(command.ids)
+        assert set(command.ids) <= self.known
+        self.batches[command.batch] = list(command.ids)
+
+    def on_resolve(self, command: Resolve) -> None:
+        self.tell(Shaped(command.id, self.random.choice([SMALL, Resources(cores=2, memory=1, disk=1)])))
+
+    def on_kill(self, command: Kill) -> None:
+        self.batches[command.batch].clear()
+
+    def on_complete(self, command: Complete) -> None:
+        assert self.under(command.id) <= self.complete
+        self.complete.add(command.id)
+
+    def on_release(self, command: Release) -> None:
+        assert command.id in self.done
+
+    def on_retry(self, command: Retry) -> None:
+        assert command.id in self.known
+
+    def on_gaveup(self, command: GaveUp) -> None:
+        self.failed.add(command.id)
+
+    def on_rollback(self, command: RollBack) -> None:
+        assert command.failed in self.failed
+        assert set(command.family) == self.under(command.id) & self.known
+        for kept in (self.known, self.done, self.complete, self.failed):
+            kept.difference_update(command.family)
+        self.done.discard(command.id)
+
+    def step(self) -> None:
+        self.obey(self.scheduler.dispatch(self.now))
+        assert sum(self.scheduler.counts().values()) == len(self.known)
+        if not self.batches:
+            self.now += 1.0
+            return None
+        batch = self.random.choice(list(self.batches))
+        if not self.batches[batch]:
+            del self.batches[batch]
+            return self.tell(Lost(batch, None, self.now))
+        id = self.batches[batch].pop(0)
+        if id not in self.known or id not in self.scheduler.running()[batch]:
+            return None  # what a leader does not listen to after a roll-back
+        if self.random.random() < self.failing:
+            return self.tell(Failed(id, Cause.ERROR, self.now))
+        self.done.add(id)
+        self.known.update(child.id for child in self.children[id])
+        return self.tell(Finished(id, self.children[id]))
+
+    def run(self) -> None:
+        self.tell(Submitted((self.root,)))
+        for _ in range(20_000):
+            if self.scheduler.idle and not self.batches:
+                break
+            self.step()
+        assert self.scheduler.idle
+        assert (self.root.id in self.complete) == (not self.failed)
+
+
+@settings(max_examples=150, deadline=None)
+@given(random=st.randoms(use_true_random=False), failing=st.sampled_from([0.0, 0.1, 0.4]))
+def test_roll_backs_leave_nothing_behind_and_end(random: Random, failing: float) -> None:
+    Trees(random, failing).run()
+
+
+def test_a_checkpoint_pays_for_its_roll_backs_and_the_next_one_above_follows() -> None:
+    outer = NewTask(name(1), (), SMALL, 0, Budget(error=1, backoff=0.0), is_checkpoint=True)
+    inner = NewTask(name(2), (), SMALL, 0, Budget(error=1, backoff=0.0), name(1), is_checkpoint=True)
+    child = NewTask(name(3), (), SMALL, 0, Budget(error=0), name(2))
+    scheduler = Scheduler(Capacity(Resources(cores=1, memory=100, disk=10)))
+    scheduler.handle(Submitted((outer,)))
+    rolled, leads_to = [], {outer.id: (inner,), inner.id: (child,)}
+    for _ in range(30):
+        commands = scheduler.dispatch(0.0)
+        rolled += [command.id for command in commands if isinstance(command, RollBack)]
+        for batch, ids in scheduler.running().items():
+            for id in ids:
+                scheduler.handle(Failed(id, Cause.ERROR, 0.0) if id == child.id else Finished(id, leads_to[id]))
+            scheduler.handle(Lost(batch, None, 0.0))
+    assert rolled == [inner.id, outer.id, inner.id]
+    assert scheduler.idle
+    assert scheduler.counts()["failed"] == 1
