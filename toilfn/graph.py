@@ -191,7 +191,7 @@ class Recorder:
         complete : callable
             Whether a task need not run. What only such tasks need is left out too.
         known : callable
-            Whether the store has the record of a task's id or of a function's digest.
+            Whether no record of a task's id or of a function's digest is wanted.
         blobs : list of BlobRef
             Blobs that were written on the way are added here.
         """

@@ -348,3 +348,16 @@ def test_a_large_argument_of_many_calls_is_stored_once(compute: Any, store: str)
     assert compute(pick.map(range(20), [table] * 20)) == list(range(20))
     stored = sum(path.stat().st_size for path in Path(store).rglob("*") if path.is_file())
     assert stored < 3 * table.nbytes
+
+
+def test_options_edited_after_a_failure_count_in_the_next_run(compute: Any, tmp_path: Path) -> None:
+    def third_time(folder: str) -> int:
+        with Path(folder, "tries").open("a") as file:
+            file.write("x")
+        if times(Path(folder), "tries") < 3:
+            raise RuntimeError("not yet")
+        return 3
+
+    with pytest.raises(toil.FailedTasksError):
+        compute(toil.task(retries=0)(third_time)(str(tmp_path)))
+    assert compute(toil.task(retries=5)(third_time)(str(tmp_path)), retry_backoff=0.01) == 3

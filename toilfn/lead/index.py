@@ -80,7 +80,7 @@ class Index:
             if data.startswith(outcome):
                 index.outcomes.setdefault(data[after_outcome], position)
             elif data.startswith(task):
-                index._tasks.setdefault(data[after_task], position)
+                index._tasks[data[after_task]] = position
             else:
                 index._add(decode(data))
         return index
@@ -101,10 +101,6 @@ class Index:
                 self.ended[record.number] = record.status
             case Epoch():
                 self.epoch = record
-
-    def __contains__(self, key: bytes) -> bool:
-        """Whether there is a record of this function, or of this task at the top of a graph."""
-        return key in self._tasks or key in self.functions
 
     def task(self, id_: TaskId) -> Task:
         """Read a task's record."""
@@ -155,7 +151,7 @@ class Index:
         for task in record.tasks:
             self._tasks.setdefault(task.id, self.outcomes[id_])
         for function in record.functions:
-            self.functions[function.digest] = function
+            self.functions.setdefault(function.digest, function)
         return tuple(dict.fromkeys((*(task.id for task in record.tasks), *record.refs)))
 
     def is_complete(self, id_: TaskId) -> bool:

@@ -164,7 +164,8 @@ class Session:
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
-        made = recorder.emit(self.index.is_complete, self.index.__contains__, [])
+        # What has not run is written again: its options may be others now, and the newest record counts.
+        made = recorder.emit(self.index.is_complete, self.index.outcomes.__contains__, [])
         first = list(islice(made, 1))
         run = records.Run(
             number=len(self.index.runs) + 1,
