@@ -6,41 +6,30 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toilfn import records
-from toilfn.clusters import make_cluster
-from toilfn.clusters.base import Cluster
-from toilfn.clusters.base import Session as ClusterSession
-from toilfn.deploy import archive, install
-from toilfn.errors import ClusterError, FencedError, KilledError, StoreExistsError
-from toilfn.events import Capacity, TaskId
+from toilfn.errors import FencedError, KilledError, StoreExistsError
+from toilfn.events import TaskId
 from toilfn.files import holds_files
 from toilfn.filing import cache as filecache
 from toilfn.graph import Recorder
-from toilfn.lead.attemptlogs import AttemptLogs, log_file
-from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
-from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.lead.index import Index
-from toilfn.lead.interrupts import Interrupts
-from toilfn.lead.leader import Answers, Leader, Watch
 from toilfn.lead.loading import Loader
-from toilfn.lead.mailbox import StoreAnswers
 from toilfn.lead.valuecache import Values
-from toilfn.progress import Progress
 from toilfn.records import encode
-from toilfn.scheduler import Policy, Scheduler
 from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
 from toilfn.stores import Store, is_local, open_store, temporary_store
-from toilfn.stores.lease import Lease
-from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, write_ref
-from toilfn.work.scratch import CODE_VARIABLE, base_dir
+from toilfn.work.scratch import base_dir
+
+if TYPE_CHECKING:
+    from toilfn.lead.running import Running
+    from toilfn.stores.lease import Lease
 
 __all__ = ["Session"]
 
@@ -49,9 +38,6 @@ _CHUNK = 5000
 
 _MANY_SEGMENTS = 500
 """More segments than this are joined when the next leader starts."""
-
-_FLAG_INTERVAL = 2.0
-"""Seconds between two looks at the kill flag."""
 
 
 class Session:
@@ -89,6 +75,8 @@ class Session:
 
     def _take_the_lead(self) -> Committer:
         """Become the store's leader: from here on, whoever led before cannot write any more."""
+        from toilfn.stores.lease import Lease
+
         self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
         while not self._write_epoch():  # somebody has led since we read the log
             self.index = Index.load(self.store.log)
@@ -156,6 +144,8 @@ class Session:
         """Finish the newest run of the store."""
         run = self.index.runs[-1]
         if run.code is not None:
+            from toilfn.deploy import install
+
             install(self.store.get_blob(run.code), base_dir() / "code")
         if all(map(self.index.is_complete, run.roots)):
             return self._result(run.results, run.roots, Values(self.index.value))
@@ -181,6 +171,8 @@ class Session:
 
     def _code_of(self, recorder: Recorder) -> records.BlobRef | None:
         """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""
+        from toilfn.deploy import archive
+
         code = archive(recorder.functions())
         return None if code is None else self.store.put_blob(code)
 
@@ -213,7 +205,7 @@ class Session:
     def _finish(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool = False) -> Any:
         status = "interrupted"
         try:
-            values = self._lead(run, loader, committer, resumed)
+            values = self._running().lead(run, loader, committer, resumed=resumed)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
@@ -223,6 +215,12 @@ class Session:
                 committer.add(encode(records.End(run.number, status, time.time())))
                 committer.sync()
         return self._result(run.results, run.roots, values)
+
+    def _running(self) -> Running:
+        # Imported here: what is only read needs none of it, and is read three times as quickly.
+        from toilfn.lead.running import Running
+
+        return Running(self.store, self.index, self._settings, self._place, lambda: self._stopped)
 
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))
@@ -236,120 +234,6 @@ class Session:
         }
         return resolve(ids, payloads)
 
-    def _lead(self, run: records.Run, loader: Loader, committer: Committer, resumed: bool) -> Values:
-        cluster = self._cluster(run.code, resumed)
-        try:
-            with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
-                leader = self._leader(cluster, loader, committer, interrupts, progress)
-                leader.run(run.roots)
-        finally:
-            cluster.close()
-        self._judge(leader, interrupts)
-        return leader.values
-
-    def _cluster(self, code: records.BlobRef | None, resumed: bool) -> Cluster:
-        settings = self._settings
-        if self.store.url.startswith("memory:"):
-            if settings.cluster not in (None, "inline"):
-                raise ClusterError(
-                    f"the store {self._place} exists in this process only, and other processes cannot reach it: "
-                    "use cluster='inline', or a store on disk"
-                )
-            settings = replace(settings, cluster="inline")
-        cluster = make_cluster(settings)
-        environment = self._environment(direct=cluster.capabilities.direct)
-        if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
-            environment[CODE_VARIABLE] = write_ref(code)
-        cluster.open(ClusterSession(self.store.url, self._jobs_name, environment))
-        return cluster
-
-    def _environment(self, *, direct: bool) -> dict[str, str]:
-        """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.
-
-        A direct cluster's workers are this process's children and have that anyway.
-        """
-        settings = self._settings
-        given = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
-        if settings.work_dir is not None:
-            given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
-        if settings.cache_size is not None:
-            given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
-        if direct:
-            streams = {"TOILFN_STREAM_LOGS": "1"} if settings.stream_logs else {}
-            return {**given, **streams, **(settings.set_env or {})}
-        passed = self.store.put_blob(pack_environment(os.environ, settings.set_env or {}))
-        return {**given, ENVIRONMENT_VARIABLE: write_ref(passed)}
-
-    @property
-    def _jobs_name(self) -> str:
-        return f"toilfn-{self.store.id[:12]}"
-
-    def _leader(
-        self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
-    ) -> Leader:
-        capacity = _capped(cluster.capacity(), self._settings)
-        self.scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
-        assert self.index.epoch is not None
-        flag = _Flag(self.store)
-        logs = AttemptLogs(self._settings, self._read_log, progress.message)
-        bad = BadWorkers(self._settings.bad_worker, self._settings.bad_worker_interval)
-        return Leader(
-            self.index,
-            loader,
-            self.scheduler,
-            cluster,
-            self._jobs_name,
-            committer,
-            Answers() if cluster.capabilities.direct else StoreAnswers(self.store),
-            f"{self.index.epoch.number}",
-            Watch(
-                should_drain=lambda: interrupts.count == 1,
-                should_stop=lambda: interrupts.count > 1 or self._stopped or flag.is_set(),
-                tick=progress.update,
-                victims=bad.choose,
-                ended=logs.ended if logs.is_needed else None,
-                said=logs.said,
-            ),
-            self.store.objects.delete,
-        )
-
-    def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
-        """Raise what a run that did not end well is to raise."""
-        if leader.is_done:
-            return
-        if interrupts.count:
-            raise KeyboardInterrupt
-        if self._stopped or self.store.has_flag("kill"):
-            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
-        if leader.failures:
-            raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self._place)
-        if stuck := leader.stuck():
-            raise stuck_tasks(stuck, leader.task_name)
-
-    def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:
-        return lambda id_: describe_arguments(leader.task(id_), leader.task_name, self.store.get_blob)
-
-    def _log_of(self, failure: records.Failure) -> str:
-        return self._read_log(failure).decode(errors="replace")
-
-    def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
-        return self.store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
-
-
-class _Flag:
-    """The store's kill flag, looked at every few seconds."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._looked = time.monotonic()
-        self._is_set = False
-
-    def is_set(self) -> bool:
-        if not self._is_set and time.monotonic() - self._looked > _FLAG_INTERVAL:
-            self._looked = time.monotonic()
-            self._is_set = self._store.has_flag("kill")
-        return self._is_set
-
 
 def _open(settings: Settings, workflow: str, create: bool) -> Store:
     if settings.store is None:
@@ -357,18 +241,3 @@ def _open(settings: Settings, workflow: str, create: bool) -> Store:
     # Only stores on disk can be told not to wait for the disk.
     options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
     return open_store(settings.store, create=create, workflow=workflow, **options)
-
-
-def _capped(capacity: Capacity, settings: Settings) -> Capacity:
-    """Take the user's limits off what the cluster can give."""
-    total = capacity.total
-    if total is not None:
-        total = replace(
-            total,
-            cores=min(total.cores, settings.max_cores or total.cores),
-            memory=min(total.memory, settings.max_memory or total.memory),
-            disk=min(total.disk, settings.max_disk or total.disk),
-        )
-    batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
-    services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
-    return Capacity(total, capacity.largest, batches, *services)

@@ -1,0 +1,210 @@
+"""One run, led on a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from toilfn import records
+from toilfn.clusters import make_cluster
+from toilfn.clusters.base import Cluster, Session
+from toilfn.errors import ClusterError, KilledError
+from toilfn.events import Capacity, TaskId
+from toilfn.lead.attemptlogs import AttemptLogs, log_file
+from toilfn.lead.badworkers import BadWorkers
+from toilfn.lead.committer import Committer
+from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.lead.index import Index
+from toilfn.lead.interrupts import Interrupts
+from toilfn.lead.leader import Answers, Leader, Watch
+from toilfn.lead.loading import Loader
+from toilfn.lead.mailbox import StoreAnswers
+from toilfn.lead.valuecache import Values
+from toilfn.progress import Progress
+from toilfn.scheduler import Policy, Scheduler
+from toilfn.settings import Settings
+from toilfn.stores import Store
+from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, write_ref
+from toilfn.work.scratch import CODE_VARIABLE
+
+__all__ = ["Running"]
+
+_FLAG_INTERVAL = 2.0
+"""Seconds between two looks at the kill flag."""
+
+
+class Running:
+    """Brings scheduler, leader and cluster together for one run, and judges how it ended.
+
+    Parameters
+    ----------
+    store : Store
+        Led by this process.
+    index : Index
+        What is in it.
+    settings : Settings
+    place : str
+        The store as the user named it.
+    is_stopped : callable
+        Whether the run is to end at once.
+    """
+
+    def __init__(
+        self, store: Store, index: Index, settings: Settings, place: str, is_stopped: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._settings = settings
+        self._place = place
+        self._is_stopped = is_stopped
+
+    def lead(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool) -> Values:
+        """Run until the run's tasks are complete, and give their values.
+
+        Parameters
+        ----------
+        run : records.Run
+        loader : Loader
+            Has the run's new tasks.
+        committer : Committer
+        resumed : bool
+            Whether the user's modules are to come from the store, not from this process.
+
+        Raises
+        ------
+        FailedTasksError
+            If tasks failed for good.
+        KilledError, KeyboardInterrupt
+            If the user stopped the run.
+        GraphError
+            If tasks wait for each other.
+        """
+        cluster = self._cluster(run.code, resumed)
+        try:
+            with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
+                leader = self._leader(cluster, loader, committer, interrupts, progress)
+                leader.run(run.roots)
+        finally:
+            cluster.close()
+        self._judge(leader, interrupts)
+        return leader.values
+
+    def _cluster(self, code: records.BlobRef | None, resumed: bool) -> Cluster:
+        settings = self._settings
+        if self._store.url.startswith("memory:"):
+            if settings.cluster not in (None, "inline"):
+                raise ClusterError(
+                    f"the store {self._place} exists in this process only, and other processes cannot reach it: "
+                    "use cluster='inline', or a store on disk"
+                )
+            settings = replace(settings, cluster="inline")
+        cluster = make_cluster(settings)
+        environment = self._environment(direct=cluster.capabilities.direct)
+        if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
+            environment[CODE_VARIABLE] = write_ref(code)
+        cluster.open(Session(self._store.url, self._jobs_name, environment))
+        return cluster
+
+    def _environment(self, *, direct: bool) -> dict[str, str]:
+        """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.
+
+        A direct cluster's workers are this process's children and have that anyway.
+        """
+        settings = self._settings
+        given = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
+        if settings.work_dir is not None:
+            given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
+        if settings.cache_size is not None:
+            given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
+        if direct:
+            streams = {"TOILFN_STREAM_LOGS": "1"} if settings.stream_logs else {}
+            return {**given, **streams, **(settings.set_env or {})}
+        passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
+        return {**given, ENVIRONMENT_VARIABLE: write_ref(passed)}
+
+    @property
+    def _jobs_name(self) -> str:
+        return f"toilfn-{self._store.id[:12]}"
+
+    def _leader(
+        self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
+    ) -> Leader:
+        capacity = _capped(cluster.capacity(), self._settings)
+        scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
+        assert self._index.epoch is not None
+        flag = _Flag(self._store)
+        logs = AttemptLogs(self._settings, self._read_log, progress.message)
+        bad = BadWorkers(self._settings.bad_worker, self._settings.bad_worker_interval)
+        return Leader(
+            self._index,
+            loader,
+            scheduler,
+            cluster,
+            self._jobs_name,
+            committer,
+            Answers() if cluster.capabilities.direct else StoreAnswers(self._store),
+            f"{self._index.epoch.number}",
+            Watch(
+                should_drain=lambda: interrupts.count == 1,
+                should_stop=lambda: interrupts.count > 1 or self._is_stopped() or flag.is_set(),
+                tick=progress.update,
+                victims=bad.choose,
+                ended=logs.ended if logs.is_needed else None,
+                said=logs.said,
+            ),
+            self._store.objects.delete,
+        )
+
+    def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
+        """Raise what a run that did not end well is to raise."""
+        if leader.is_done:
+            return
+        if interrupts.count:
+            raise KeyboardInterrupt
+        if self._is_stopped() or self._store.has_flag("kill"):
+            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
+        if leader.failures:
+            raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self._place)
+        if stuck := leader.stuck():
+            raise stuck_tasks(stuck, leader.task_name)
+
+    def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:
+        return lambda id_: describe_arguments(leader.task(id_), leader.task_name, self._store.get_blob)
+
+    def _log_of(self, failure: records.Failure) -> str:
+        return self._read_log(failure).decode(errors="replace")
+
+    def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
+        return self._store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
+
+
+class _Flag:
+    """The store's kill flag, looked at every few seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._looked = time.monotonic()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        if not self._is_set and time.monotonic() - self._looked > _FLAG_INTERVAL:
+            self._looked = time.monotonic()
+            self._is_set = self._store.has_flag("kill")
+        return self._is_set
+
+
+def _capped(capacity: Capacity, settings: Settings) -> Capacity:
+    """Take the user's limits off what the cluster can give."""
+    total = capacity.total
+    if total is not None:
+        total = replace(
+            total,
+            cores=min(total.cores, settings.max_cores or total.cores),
+            memory=min(total.memory, settings.max_memory or total.memory),
+            disk=min(total.disk, settings.max_disk or total.disk),
+        )
+    batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
+    services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
+    return Capacity(total, capacity.largest, batches, *services)
