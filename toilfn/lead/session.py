@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from toilfn import records
 from toilfn.errors import FencedError, KilledError, StoreExistsError
 from toilfn.events import TaskId
-from toilfn.files import holds_files
-from toilfn.filing import cache as filecache
 from toilfn.graph import Recorder
 from toilfn.lead.committer import Committer
 from toilfn.lead.index import Index
@@ -112,8 +110,10 @@ class Session:
         if self._lease is not None:
             self._lease.release()
         if self._should_clean(kind is None):
+            from toilfn.filing.cache import forget
+
             self.store.destroy()
-            filecache.forget(self.store.url)
+            forget(self.store.url)
         elif self._temporary:
             print(f"toilfn: the store is kept at {self._place}", file=sys.stderr)
 
@@ -224,7 +224,10 @@ class Session:
 
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))
-        self._keep = self._temporary and holds_files(result)
+        if self._temporary:
+            from toilfn.files import holds_files
+
+            self._keep = holds_files(result)
         return result
 
     def _load(self, values: Values, ids: Sequence[TaskId]) -> dict[TaskId, Any]:
