@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.servers.machine import Server, ServerMissingError, end_process, main, wait_for
+from tests.servers.machine import Server, ServerMissingError, cache_folder, end_process, main, wait_for
 
 IMAGE = "toilfn-tests/busybox:1"
 PORT = 26850
@@ -123,8 +123,7 @@ def _root_file_system(folder: Path) -> Path:
 
 
 def _package(name: str) -> Path:
-    cache = Path.home() / ".cache" / "toilfn-tests"
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = cache_folder()
     if not list(cache.glob(f"{name}_*.deb")):
         done = subprocess.run(
             ["apt-get", "download", "-qq", name], cwd=cache, capture_output=True, text=True, check=False

@@ -8,10 +8,11 @@ import pytest
 
 from tests.servers.containers import Containers
 from tests.servers.gridengine import GridEngine
-from tests.servers.machine import serve
+from tests.servers.images import add_images
+from tests.servers.machine import ServerMissingError, missing, serve
 from tests.servers.slurm import Slurm
 
-__all__ = ["alone", "containers", "gridengine", "gridengine_server", "slurm", "slurm_server"]
+__all__ = ["alone", "containers", "gridengine", "gridengine_server", "images", "slurm", "slurm_server"]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,16 @@ def gridengine_server() -> Iterator[GridEngine]:
 def containers() -> Iterator[Containers]:
     """Podman, which works in this process and in what it starts, with images."""
     yield from serve(Containers())
+
+
+@pytest.fixture(scope="session")
+def images(containers: Containers) -> Containers:
+    """Podman, with Debian and Python under the names that public suites of tests ask for."""
+    try:
+        add_images(containers)
+    except ServerMissingError as error:
+        missing(error)
+    return containers
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
@@ -157,9 +157,7 @@ def serve(server: S) -> Iterator[S]:
     try:
         server.acquire(user)
     except ServerMissingError as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have this server: {error}")
-        pytest.skip(str(error))
+        missing(error)
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in server.environment.items():
@@ -167,6 +165,20 @@ def serve(server: S) -> Iterator[S]:
             yield server
     finally:
         server.release(user)
+
+
+def missing(error: ServerMissingError) -> NoReturn:
+    """Skip the test that needs a server; in CI, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have this server: {error}")
+    pytest.skip(str(error))
+
+
+def cache_folder() -> Path:
+    """Where what takes long to fetch or to make is kept between test runs: ``TOILFN_TEST_CACHE``, or in the home."""
+    folder = Path(os.environ.get("TOILFN_TEST_CACHE") or Path.home() / ".cache" / "toilfn-tests")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def wait_for(condition: Callable[[], object], what: str, limit: float = 30.0) -> None:
