@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from toilfn.events import TaskId
+from toilfn.garbage import uncollected
 from toilfn.records import (
     BlobRef,
     End,
@@ -64,6 +65,7 @@ class Index:
         self.epoch: Epoch | None = None
 
     @classmethod
+    @uncollected()
     def load(cls, log: Log) -> Index:
         """Read the whole log.
 

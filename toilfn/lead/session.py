@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from toilfn import records
 from toilfn.errors import FencedError, KilledError, StoreExistsError
 from toilfn.events import TaskId
+from toilfn.garbage import uncollected
 from toilfn.graph import Recorder
 from toilfn.lead.committer import Committer
 from toilfn.lead.index import Index
@@ -130,7 +131,8 @@ class Session:
     def compute(self, wanted: Any) -> Any:
         """Run what promises need, and give their values."""
         recorder = Recorder(self.store)
-        payload, refs = dumps(wanted, recorder.identify)
+        with uncollected():
+            payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
         if all(map(self.index.is_complete, refs)):
             return self._result(payload, refs, Values(self.index.value))
