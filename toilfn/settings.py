@@ -15,16 +15,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import site
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from toilfn.configured import configured, in_file
 from toilfn.errors import InputError
+from toilfn.parsers import boolean, cores, count, environment, one_of, positive_count, probability
 from toilfn.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -37,79 +36,6 @@ SETTINGS_VARIABLE = "TOILFN_SETTINGS"
 
 _DEST = "toilfn_"
 """What the names of our flags start with in an argparse namespace, so that a script's own never clash."""
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word in ("true", "yes", "on", "1"):
-        return True
-    if word in ("false", "no", "off", "0"):
-        return False
-    raise ValueError("write true or false")
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    """Make a parser that takes one of some words, in any case, and gives it as it is spelled here."""
-
-    def parse(value: object) -> str:
-        for choice in choices:
-            if str(value).lower() == choice.lower():
-                return choice
-        raise ValueError(f"choose from {', '.join(choices)}")
-
-    return parse
-
-
-def _whole(least: int) -> Callable[[Any], int]:
-    """Make a parser of whole numbers that are not below `least`."""
-
-    def parse(value: Any) -> int:
-        try:
-            number = int(str(value))
-        except ValueError:
-            number = -1
-        if number < least:
-            raise ValueError(f"write a whole number, not below {least}")
-        return number
-
-    return parse
-
-
-def _cores(value: Any) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise ValueError("write a number above 0")
-    return number
-
-
-_count, _positive_count = _whole(0), _whole(1)
-
-
-def _probability(value: Any) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise ValueError("write a number from 0 to 1")
-    return number
-
-
-def _environment(value: Any) -> dict[str, str]:
-    """Read variables: a mapping, ``NAME=VALUE``, ``NAME`` for the value it has here, or a list of these."""
-    if isinstance(value, Mapping):
-        return {str(name): str(text) for name, text in value.items()}
-    if not isinstance(value, str):
-        return {name: text for item in value for name, text in _environment(item).items()}
-    name, equals, text = value.partition("=")
-    if not name or not (equals or name in os.environ):
-        raise ValueError("write NAME=VALUE, or the name of a variable that is set")
-    return {name: text if equals else os.environ[name]}
 
 
 def _cluster(value: Any) -> Any:
@@ -140,12 +66,12 @@ class Settings:
         None, os.fspath, _STORE, "path or URL of the job store; without one, a temporary store is used"
     )
     clean: str | None = _setting(
-        None, _one_of("always", "onError", "never", "onSuccess"), _STORE,
+        None, one_of("always", "onError", "never", "onSuccess"), _STORE,
         "when to remove the store at the end: always, onError, never or onSuccess; "
         "without this, a temporary store goes on success and a named one stays",
     )  # fmt: skip
     durability: str = _setting(
-        "full", _one_of("full", "none"), _STORE,
+        "full", one_of("full", "none"), _STORE,
         "full: finished work outlives a loss of power; none: only deaths of processes, for stores on this machine",
     )  # fmt: skip
     workflow: str | None = _setting(
@@ -156,19 +82,19 @@ class Settings:
         None, _cluster, _CLUSTER, "where tasks run: local, inline, or the name of a batch system; by default local"
     )
     workers: int | None = _setting(
-        None, _positive_count, _CLUSTER, "worker processes of the local cluster; by default one for each core"
+        None, positive_count, _CLUSTER, "worker processes of the local cluster; by default one for each core"
     )
     max_jobs: int | None = _setting(
         None,
-        _positive_count,
+        positive_count,
         _CLUSTER,
         "the most jobs to have on the cluster at one time, services aside; by default no limit",
     )
     max_service_tasks: int | None = _setting(
-        None, _count, _CLUSTER, "the most services to run at one time; by default no limit"
+        None, count, _CLUSTER, "the most services to run at one time; by default no limit"
     )
     max_preemptible_service_tasks: int | None = _setting(
-        None, _count, _CLUSTER, "and the most on nodes that can be taken away, which the other limit does not count"
+        None, count, _CLUSTER, "and the most on nodes that can be taken away, which the other limit does not count"
     )
     poll_interval: float | None = _setting(
         None,
@@ -177,7 +103,7 @@ class Settings:
         "time between two queries of a batch system; by default the cluster's own choice",
     )
 
-    default_cores: float = _setting(1, _cores, _RESOURCES, "cores of a task that names none")
+    default_cores: float = _setting(1, cores, _RESOURCES, "cores of a task that names none")
     default_memory: int = _setting("2Gi", parse_size, _RESOURCES, "memory of a task that names none")
     default_disk: int = _setting("2Gi", parse_size, _RESOURCES, "disk of a task that names none")
     default_walltime: float | None = _setting(
@@ -187,10 +113,10 @@ class Settings:
         "the longest time for an attempt of a task that names none; by default no limit",
     )
     default_preemptible: bool = _setting(
-        False, _boolean, _RESOURCES, "whether a task that does not say may run on a node that can be taken away"
+        False, boolean, _RESOURCES, "whether a task that does not say may run on a node that can be taken away"
     )
     max_cores: float | None = _setting(
-        None, _cores, _RESOURCES, "the most cores to use at one time; by default what the cluster has"
+        None, cores, _RESOURCES, "the most cores to use at one time; by default what the cluster has"
     )
     max_memory: int | None = _setting(
         None, parse_size, _RESOURCES, "the most memory to use at one time; by default what the cluster has"
@@ -200,7 +126,7 @@ class Settings:
     )
 
     set_env: dict[str, str] | None = _setting(
-        None, _environment, _PLACES,
+        None, environment, _PLACES,
         "NAME=VALUE for the tasks' environment, or NAME for the value it has here; may be given several times",
     )  # fmt: skip
     work_dir: str | None = _setting(
@@ -213,47 +139,47 @@ class Settings:
         "the most disk that each machine's cache of files may take, 0 for no cache; by default a fifth of the disk",
     )  # fmt: skip
 
-    retries: int = _setting(1, _count, _FAILURE, "how many more times to try a task that fails")
+    retries: int = _setting(1, count, _FAILURE, "how many more times to try a task that fails")
     retry_backoff: float = _setting(
         "0.5s", parse_duration, _FAILURE, "time before the first retry; doubled for each further one, at most 60s"
     )
     memory_retries: int | None = _setting(
-        None, _count, _FAILURE, "the same for a task that was killed for its use of memory; by default as for errors"
+        None, count, _FAILURE, "the same for a task that was killed for its use of memory; by default as for errors"
     )
     walltime_retries: int | None = _setting(
-        None, _count, _FAILURE, "the same for a task that took too long; by default as for errors"
+        None, count, _FAILURE, "the same for a task that took too long; by default as for errors"
     )
     preempted_retries: int | None = _setting(
-        None, _count, _FAILURE, "the same for a task whose node was taken away as agreed; by default without limit"
+        None, count, _FAILURE, "the same for a task whose node was taken away as agreed; by default without limit"
     )
-    lost_retries: int = _setting(3, _count, _FAILURE, "how many more times to try a task whose worker or node died")
+    lost_retries: int = _setting(3, count, _FAILURE, "how many more times to try a task whose worker or node died")
     double_memory: bool = _setting(
-        False, _boolean, _FAILURE, "give a task that was killed for its use of memory twice as much in the retry"
+        False, boolean, _FAILURE, "give a task that was killed for its use of memory twice as much in the retry"
     )
     double_walltime: bool = _setting(
-        False, _boolean, _FAILURE, "give a task that took too long twice as much time in the retry"
+        False, boolean, _FAILURE, "give a task that took too long twice as much time in the retry"
     )
 
     progress: bool | None = _setting(
-        None, _boolean, _OUTPUT, "show progress on standard error: a bar on a terminal, a line now and then elsewhere"
+        None, boolean, _OUTPUT, "show progress on standard error: a bar on a terminal, a line now and then elsewhere"
     )
     log_level: str = _setting(
-        "info", _one_of("debug", "info", "warning", "error", "critical"), _OUTPUT,
+        "info", one_of("debug", "info", "warning", "error", "critical"), _OUTPUT,
         "least level of messages: debug, info, warning, error or critical",
     )  # fmt: skip
     log_limit: int = _setting(
         "64Ki", parse_size, _OUTPUT, "how much of an attempt's log to keep; of a longer one the middle is left out"
     )
     stream_logs: bool = _setting(
-        False, _boolean, _OUTPUT, "show on standard error what tasks print, while they run where the cluster can"
+        False, boolean, _OUTPUT, "show on standard error what tasks print, while they run where the cluster can"
     )
     write_logs: str | None = _setting(
         None, os.fspath, _OUTPUT, "a directory for the logs of attempts that failed, a file for each"
     )
     write_logs_success: bool = _setting(
-        False, _boolean, _OUTPUT, "write the logs of attempts that succeeded to that directory, too"
+        False, boolean, _OUTPUT, "write the logs of attempts that succeeded to that directory, too"
     )
-    write_logs_gzip: bool = _setting(False, _boolean, _OUTPUT, "compress the files in that directory")
+    write_logs_gzip: bool = _setting(False, boolean, _OUTPUT, "compress the files in that directory")
     log_file: str | None = _setting(None, os.fspath, _OUTPUT, "a file for what the leader has to tell")
     log_file_size: int = _setting(
         "10M", parse_size, _OUTPUT, "how large that file grows before a new one is begun; five old ones stay"
@@ -267,7 +193,7 @@ class Settings:
     )
     config: str | None = _setting(None, os.fspath, _EXPERT, "a file with settings, such as toilfn config prints")
     bad_worker: float = _setting(
-        0, _probability, _EXPERT, "to try a workflow out: the probability with which a running job is killed"
+        0, probability, _EXPERT, "to try a workflow out: the probability with which a running job is killed"
     )
     bad_worker_interval: float = _setting(
         "1s", parse_duration, _EXPERT, "the time after which that probability counts anew"
@@ -289,8 +215,8 @@ class Settings:
         """
         config = keywords.get("config") or _flags().get("config")
         values = {
-            **_read("the configuration 'toilfn.{}'", _configured()),
-            **_read(f"the setting '{{}}' in {config}", _in_file(config) if config else {}),
+            **_read("the configuration 'toilfn.{}'", configured()),
+            **_read(f"the setting '{{}}' in {config}", in_file(config) if config else {}),
             **_read("the flag '{}'", _flags()),
             **_read("the setting '{}'", keywords),
         }
@@ -311,10 +237,10 @@ class Settings:
 _METAVARS = {
     parse_size: "SIZE",
     parse_duration: "TIME",
-    _cores: "N",
-    _count: "N",
-    _positive_count: "N",
-    _environment: "NAME[=VALUE]",
+    cores: "N",
+    count: "N",
+    positive_count: "N",
+    environment: "NAME[=VALUE]",
 }
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
@@ -356,7 +282,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
     flag = f"--{name.replace('_', '-')}"
     parse, default = entry.metadata["parse"], entry.metadata["default"]
     help = entry.metadata["help"] + (f" (default: {default})" if default not in (None, False) else "")
-    if parse is _boolean:
+    if parse is boolean:
         action: Any = argparse.BooleanOptionalAction
         group.add_argument(flag, dest=_DEST + name, action=action, default=argparse.SUPPRESS, help=help)
         return
@@ -368,7 +294,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
             raise argparse.ArgumentTypeError(_reason(text, error)) from None
 
     metavar = _METAVARS.get(parse, name.upper())
-    action = _Merge if parse is _environment else "store"
+    action = _Merge if parse is environment else "store"
     group.add_argument(
         flag, dest=_DEST + name, type=read, action=action, default=argparse.SUPPRESS, help=help, metavar=metavar
     )
@@ -419,58 +345,6 @@ def _flags() -> dict[str, Any]:
     if not isinstance(given, dict):
         raise InputError(f"the environment variable {SETTINGS_VARIABLE} is not a JSON object")
     return given
-
-
-def _configured() -> dict[str, Any]:
-    """Give what ``dask.config`` has under ``toilfn``; mappings among it are sections of other parts."""
-    # Importing dask takes a fifth of a second: too long for a small run when it has nothing to say.
-    if "dask" not in sys.modules and not _mentioned():
-        return {}
-    import dask.config
-
-    return _settings_among(dask.config.get("toilfn", None) or {})
-
-
-def _in_file(path: str) -> dict[str, Any]:
-    """Read a file of the form that dask's configuration has."""
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file of settings {path}")
-    from dask.config import collect_yaml
-
-    try:
-        content = next(iter(collect_yaml([path])), {})
-    except ValueError as error:
-        raise InputError(f"the file of settings {path} cannot be read: {error}") from None
-    return _settings_among(content.get("toilfn") or {})
-
-
-def _settings_among(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the sections of other parts, such as those of clusters."""
-    found = {name.replace("-", "_"): value for name, value in entries.items()}
-    return {name: value for name, value in found.items() if name == "set_env" or not isinstance(value, Mapping)}
-
-
-def _mentioned() -> bool:
-    """Whether any source that dask reads when it is imported may have something for toilfn."""
-    if "DASK_INTERNAL_INHERIT_CONFIG" in os.environ or any(name.startswith("DASK_TOILFN") for name in os.environ):
-        return True
-    return any(b"toilfn" in file.read_bytes() for place in _config_places() for file in _yaml_files(place))
-
-
-def _config_places() -> list[Path]:
-    """The places that dask reads configuration from."""
-    places = [Path(os.environ.get("DASK_ROOT_CONFIG", "/etc/dask"))]
-    places += [Path(prefix, "etc", "dask") for prefix in (sys.prefix, *site.PREFIXES)]
-    places.append(Path.home() / ".config" / "dask")
-    if own := os.environ.get("DASK_CONFIG"):
-        places.append(Path(own))
-    return places
-
-
-def _yaml_files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return [file for file in place.glob("*") if file.suffix.lower() in (".yaml", ".yml", ".json") and file.is_file()]
 
 
 def _without_password(url: str) -> str:

@@ -13,7 +13,7 @@ import dask.config
 import msgpack
 import pytest
 
-from toilfn import settings
+from toilfn import configured
 from toilfn.errors import InputError
 from toilfn.settings import SETTINGS_VARIABLE, Settings, add_options, from_options
 
@@ -167,4 +167,4 @@ def test_dask_is_not_imported_when_it_has_nothing_to_say(tmp_path: Path) -> None
 
 
 def test_every_place_where_dask_looks_is_searched() -> None:
-    assert {Path(place) for place in dask.config.paths} <= set(settings._config_places())
+    assert {Path(place) for place in dask.config.paths} <= set(configured._config_places())

@@ -1,0 +1,83 @@
+"""Reads what people write as settings: each function takes a value and gives it as toilfn uses it, or a ValueError."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def boolean(value: object) -> bool:
+    """Read a yes or a no."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError("write true or false")
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    """Make a parser that takes one of some words, in any case, and gives it as it is spelled here."""
+
+    def parse(value: object) -> str:
+        for choice in choices:
+            if str(value).lower() == choice.lower():
+                return choice
+        raise ValueError(f"choose from {', '.join(choices)}")
+
+    return parse
+
+
+def whole(least: int) -> Callable[[Any], int]:
+    """Make a parser of whole numbers that are not below `least`."""
+
+    def parse(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = -1
+        if number < least:
+            raise ValueError(f"write a whole number, not below {least}")
+        return number
+
+    return parse
+
+
+def cores(value: Any) -> float:
+    """Read a number above 0."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError("write a number above 0")
+    return number
+
+
+count, positive_count = whole(0), whole(1)
+
+
+def probability(value: Any) -> float:
+    """Read a number from 0 to 1."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError("write a number from 0 to 1")
+    return number
+
+
+def environment(value: Any) -> dict[str, str]:
+    """Read variables: a mapping, ``NAME=VALUE``, ``NAME`` for the value it has here, or a list of these."""
+    if isinstance(value, Mapping):
+        return {str(name): str(text) for name, text in value.items()}
+    if not isinstance(value, str):
+        return {name: text for item in value for name, text in environment(item).items()}
+    name, equals, text = value.partition("=")
+    if not name or not (equals or name in os.environ):
+        raise ValueError("write NAME=VALUE, or the name of a variable that is set")
+    return {name: text if equals else os.environ[name]}
