@@ -348,7 +348,7 @@ def test_impossible_move_tells_the_story_of_the_task():
     scheduler = make(new(1))
     scheduler.dispatch(0.0)
     with pytest.raises(RuntimeError, match=rf"task {name(1).hex()} running.* cannot become complete.*ready to running"):
-        scheduler._move(scheduler._tasks[name(1)], State.COMPLETE)
+        scheduler._board.move(scheduler._tasks[name(1)], State.COMPLETE)
 
 
 def test_every_state_but_complete_accepts_an_outcome():

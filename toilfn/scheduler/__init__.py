@@ -4,9 +4,12 @@
 
     states      the states of a task and the moves between them
     machine     the scheduler itself
+    board       the tasks that are not complete, and their moves
+    links       which task waits for which other
     packing     shapes, and the pool of resources that batches take from
     ready       the queues of ready tasks, and whose turn it is
     batching    how much work goes into one batch
+    drafting    which tasks go into one batch
     running     the batches that are out
     retries     what a failure costs
     holds       which values are still needed

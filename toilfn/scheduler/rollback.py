@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from toilfn.events import Cause, Command, Kill, Release, Retry, RollBack, TaskId
+from toilfn.scheduler.board import Board
 from toilfn.scheduler.checkpoints import Checkpoints
 from toilfn.scheduler.holds import Holds
-from toilfn.scheduler.ready import Ready
+from toilfn.scheduler.links import Links
 from toilfn.scheduler.retries import Charges
 from toilfn.scheduler.running import Running
 from toilfn.scheduler.services import Services
@@ -22,14 +23,13 @@ class RollBacks:
     """Everything of a scheduler that knows of tasks, to remove them from."""
 
     _tasks: dict[TaskId, Task]
-    _counts: list[int]
+    _board: Board
+    _links: Links
     _checkpoints: Checkpoints
     _charges: Charges
     _holds: Holds
     _running: Running
-    _ready: Ready
     _services: Services
-    _led_by: dict[TaskId, list[TaskId]]
     _shapeless: set[TaskId]
 
     def complete(self, id: TaskId) -> list[Release]:
@@ -69,7 +69,7 @@ class RollBacks:
         for id in family:
             self._charges.forget(id)
             self._running.forget(id)
-        self._counts[State.COMPLETE] -= self._holds.forget(family)
+        self._board.counts[State.COMPLETE] -= self._holds.forget(family)
         self._checkpoints.forget(checkpoint.id)
         checkpoint.needs = self._checkpoints.needs(checkpoint.id)
         waits = (need for need in checkpoint.needs if need in self._tasks and need not in self._services)
@@ -79,18 +79,10 @@ class RollBacks:
 
     def _remove(self, task: Task, effects: list[Command]) -> None:
         """Take a task away as if it had never been."""
-        self._counts[task.state] -= 1
-        if task.state is State.READY:
-            self._ready.discard(task.shape)
-        elif task.state.is_at_work:
-            self._running.leave(task)
-            self._services.ended(task.id)
-            if self._running.is_over(task.batch):
-                effects.append(Kill(task.batch))
-        if not task.state.has_outcome:
-            for need in filter(None, map(self._tasks.get, task.needs)):
-                need.unfollow(task.id)
+        is_at_work = task.state.is_at_work
+        self._links.detach(task)
+        self._board.remove(task)
+        if is_at_work and self._running.is_over(task.batch):
+            effects.append(Kill(task.batch))
         effects += self._services.forget(task)
         self._shapeless.discard(task.id)
-        self._led_by.pop(task.id, None)
-        del self._tasks[task.id]

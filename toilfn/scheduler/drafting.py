@@ -1,0 +1,77 @@
+"""Puts batches together out of ready tasks, and of those that can follow them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+
+from toilfn.events import TaskId
+from toilfn.scheduler.batching import Draft, Durations, Policy
+from toilfn.scheduler.board import Board
+from toilfn.scheduler.packing import Pool, Shape
+from toilfn.scheduler.ready import Ready
+from toilfn.scheduler.services import Services
+from toilfn.scheduler.states import State, Task
+
+__all__ = ["Drafting"]
+
+
+@dataclass
+class Drafting:
+    """What of a scheduler decides which tasks run together."""
+
+    _policy: Policy
+    _tasks: dict[TaskId, Task]
+    _board: Board
+    _pool: Pool
+    _ready: Ready
+    _durations: Durations
+    _services: Services
+    _shapeless: set[TaskId]
+
+    def draft(self, shape: Shape) -> Draft:
+        """Make a batch of ready tasks of a shape, of which there is one at least; they are running then."""
+        slots = self._pool.slots(shape)
+        share = math.inf if math.isinf(slots) else math.ceil(self._ready.count(shape) / slots)
+        draft = Draft(shape, self._policy, self._pool.longest, share)
+        covered: dict[TaskId, int] = {}
+        while (task := self.next(shape)) is not None and draft.offer(task.id, self._durations.expect(task.kind)):
+            self._ready.pop(shape)
+            self._board.move(task, State.RUNNING)
+            if shape.is_service:
+                break
+            self._take_followers(draft, covered)
+        return draft
+
+    def next(self, shape: Shape) -> Task | None:
+        """Give the next ready task of a shape; it stays in its queue."""
+        while self._ready.count(shape):
+            task = self._tasks.get(self._ready.peek(shape))
+            if task is not None and task.state is State.READY and task.shape is shape:
+                return task
+            self._ready.pop(shape)
+        return None
+
+    def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
+        """Let those go along that need nothing incomplete but what is in the batch.
+
+        `covered` counts, for each candidate, how many of the tasks it waits for are in the batch.
+        """
+        position = len(draft.ids) - 1
+        while position < len(draft.ids):
+            task = self._tasks[draft.ids[position]]
+            position += 1
+            for id in islice(task.followers, self._policy.max_batch):
+                follower = self._tasks.get(id)
+                if follower is None or follower.state is not State.WAITING:
+                    continue
+                if id in self._shapeless or self._services.of(id):  # neither can go along
+                    continue
+                covered[id] = covered.get(id, 0) + 1
+                is_link = follower.pending == len(task.followers) == 1
+                seconds = self._durations.expect(follower.kind)
+                if covered[id] == follower.pending and draft.offer_follower(
+                    id, seconds, follower.shape, is_link=is_link
+                ):
+                    self._board.move(follower, State.RUNNING)
