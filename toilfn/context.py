@@ -46,6 +46,7 @@ class Context:
         self._scratch = scratch
         self._temp_dir: Path | None = None
         self._deferred: list[Deferred] = []
+        self._ending = "onError"
         self.spawned: list[Promise] = []
         self.cores: float = limits.get("cores", 1.0)
         self.memory: int = limits.get("memory", 0)
@@ -111,18 +112,24 @@ class Context:
         self.spawned.append(promise)
 
     def close(self) -> None:
-        """Make the deferred calls and remove the temporary directory."""
+        """Make the deferred calls and remove the temporary directory, unless it is to be kept."""
         while self._deferred:
             self._deferred.pop().run()
-        if self._temp_dir is not None:
+        if self._temp_dir is None:
+            return
+        if os.environ.get("TOILFN_CLEAN_WORK_DIR", "always") in ("always", self._ending):
             self._scratch.remove_dir(self._temp_dir)
+        else:
+            kept = self._scratch.keep_dir(self._temp_dir, f"{self.name}-{self.id[:8]}-{self.attempt}")
+            self.log.warning("the temporary directory is kept: %s", kept)
 
     def __enter__(self) -> Context:
         self._token: Token[Context] = _context.set(self)
         _entered.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._ending = "onSuccess" if kind is None else "onError"
         _entered.remove(self)
         _context.reset(self._token)
 

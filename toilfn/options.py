@@ -143,6 +143,7 @@ def defaults(settings: Settings) -> Resources:
         disk=settings.default_disk,
         walltime=settings.default_walltime,
         preemptible=settings.default_preemptible,
+        accelerators=parse_accelerators(settings.default_accelerators or 0),
     )
 
 

@@ -44,6 +44,13 @@ def _cluster(value: Any) -> Any:
     raise ValueError("give a Cluster object or the name of one, such as 'local'")
 
 
+def _accelerators(value: Any) -> str:
+    from toilfn.options import parse_accelerators
+
+    parse_accelerators(value)
+    return str(value)
+
+
 def _setting(default: Any, parse: Callable[[Any], Any], group: str, help: str) -> Any:
     """Make a field of the table; `default` is as people write it."""
     value = None if default is None else parse(default)
@@ -115,6 +122,9 @@ class Settings:
     default_preemptible: bool = _setting(
         False, boolean, _RESOURCES, "whether a task that does not say may run on a node that can be taken away"
     )
+    default_accelerators: str | None = _setting(
+        None, _accelerators, _RESOURCES, "accelerators of a task that names none, such as 1, cuda:2 or nvidia-tesla-k80"
+    )
     max_cores: float | None = _setting(
         None, cores, _RESOURCES, "the most cores to use at one time; by default what the cluster has"
     )
@@ -133,6 +143,10 @@ class Settings:
         None, os.fspath, _PLACES,
         "where each machine keeps temporary directories, copies of files and the locks on them: a local disk; "
         "by default the system's place",
+    )  # fmt: skip
+    clean_work_dir: str = _setting(
+        "always", one_of("always", "onError", "never", "onSuccess"), _PLACES,
+        "when to remove the temporary directory of an attempt that has ended; one that stays is named in the log",
     )  # fmt: skip
     cache_size: int | None = _setting(
         None, parse_size, _PLACES,

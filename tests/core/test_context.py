@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -113,6 +114,28 @@ def test_the_temporary_directory_is_private_and_gone_afterwards(value: Callable[
     assert mode == 0o700
     assert is_one
     assert not Path(place).exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"), [("always", []), ("onSuccess", ["bad"]), ("onError", ["good"]), ("never", ["bad", "good"])]
+)
+def test_the_temporary_directory_can_be_kept(
+    value: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, kept: list[str]
+) -> None:
+    def write() -> None:
+        (toil.current().temp_dir / "notes").write_text(toil.current().name)
+
+    def fail() -> None:
+        write()
+        raise ValueError
+
+    monkeypatch.setenv("TOILFN_CLEAN_WORK_DIR", policy)
+    value(toil.task(write, name="good")())
+    value(toil.task(fail, name="bad")(), attempt=1)
+    found = sorted(notes.read_text() for notes in (tmp_path / "work").glob("*/kept/*/notes"))
+    assert found == kept
+    for directory in (tmp_path / "work").glob("*/kept"):
+        shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -123,6 +123,8 @@ def test_retries_of_the_task_win_over_those_of_the_run() -> None:
 
 def test_defaults_come_from_the_settings() -> None:
     assert options.defaults(Settings()) == Resources()
+    gpus = Settings.resolve(default_accelerators="cuda:2")
+    assert options.defaults(gpus) == Resources(accelerators=options.parse_accelerators("cuda:2"))
     assert options.defaults(Settings(default_memory=5, default_preemptible=True)) == Resources(
         memory=5, preemptible=True
     )

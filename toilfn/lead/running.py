@@ -18,10 +18,11 @@ from toilfn.lead.committer import Committer
 from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.lead.index import Index
 from toilfn.lead.interrupts import Interrupts
-from toilfn.lead.leader import Answers, Leader, Watch
+from toilfn.lead.leader import Leader
 from toilfn.lead.loading import Loader
-from toilfn.lead.mailbox import StoreAnswers
+from toilfn.lead.mailbox import Answers, StoreAnswers
 from toilfn.lead.valuecache import Values
+from toilfn.lead.watch import Watch
 from toilfn.progress import Progress
 from toilfn.scheduler import Policy, Scheduler
 from toilfn.settings import Settings
@@ -113,7 +114,11 @@ class Running:
         A direct cluster's workers are this process's children and have that anyway.
         """
         settings = self._settings
-        given = {"TOILFN_LOG_LIMIT": str(settings.log_limit), "TOILFN_LOG_LEVEL": settings.log_level}
+        given = {
+            "TOILFN_LOG_LIMIT": str(settings.log_limit),
+            "TOILFN_LOG_LEVEL": settings.log_level,
+            "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
+        }
         if settings.work_dir is not None:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
         if settings.cache_size is not None:
@@ -166,12 +171,12 @@ class Running:
         if self._is_stopped() or self._store.has_flag("kill"):
             raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
         if leader.failures:
-            raise failed_tasks(leader.failures, leader.task_name, self._inputs_of(leader), self._log_of, self._place)
+            raise failed_tasks(leader.failures, leader.tasks.name, self._inputs_of(leader), self._log_of, self._place)
         if stuck := leader.stuck():
-            raise stuck_tasks(stuck, leader.task_name)
+            raise stuck_tasks(stuck, leader.tasks.name)
 
     def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:
-        return lambda id_: describe_arguments(leader.task(id_), leader.task_name, self._store.get_blob)
+        return lambda id_: describe_arguments(leader.tasks.get(id_), leader.tasks.name, self._store.get_blob)
 
     def _log_of(self, failure: records.Failure) -> str:
         return self._read_log(failure).decode(errors="replace")

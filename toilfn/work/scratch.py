@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import pickle
+import re
 import shutil
 import stat
 import sys
@@ -83,6 +84,13 @@ class Scratch:
     def remove_dir(self, directory: Path) -> None:
         """Remove a directory with all that is in it, also what is write-protected."""
         _remove(directory)
+
+    def keep_dir(self, directory: Path, name: str) -> Path:
+        """Put a directory aside, for people to look at, and give its new place."""
+        aside = (self._base or base_dir()) / "kept"
+        aside.mkdir(mode=0o700, exist_ok=True)
+        plain = re.sub(r"[^\w.-]", "_", name)
+        return directory.rename(tempfile.mkdtemp(prefix=f"{plain}-", dir=aside))
 
     def defer(self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deferred:
         """Keep a call, on disk where it can be pickled."""
