@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, ClassVar
 from xml.etree import ElementTree as ET
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
-from toilfn.clusters.commandline import CommandCluster, Found
+from toilfn.clusters.commandline import CommandCluster
 from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
+from toilfn.clusters.polled import Found
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources

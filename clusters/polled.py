@@ -1,0 +1,212 @@
+"""The base of clusters that have to be asked for news: when to ask, whom to end, and what an answer means.
+
+A system says what it knows of jobs (`PolledCluster.look`) and ends some (`PolledCluster.end`). Limits of time,
+outages, jobs that nobody knows any more and updates are here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from toilfn.clusters.base import Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.commands import AwayError, pauses
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Capacity, Cause
+from toilfn.units import format_duration, parse_duration
+
+__all__ = ["Found", "LiveJob", "PolledCluster"]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """What the system says of one job."""
+
+    state: JobState
+    cause: Cause | None = None
+    detail: str = ""
+    is_stuck: bool = False
+    """Whether it stays in the queue although it will not run, until it is killed."""
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """A job that has not ended."""
+
+    state: JobState = JobState.QUEUED
+    missing_since: float | None = None
+    is_killed: bool = False
+
+
+L = TypeVar("L", bound=LiveJob)
+
+
+class PolledCluster(Cluster, Generic[L]):
+    """A system that queues jobs by itself and is asked for all of them at once, now and then.
+
+    Parameters
+    ----------
+    settings : mapping
+        Of which ``max_jobs``, ``poll_interval`` and ``patience`` are read here; `JobSettings` says what they are.
+    """
+
+    grace: ClassVar[float] = 60.0
+    """Seconds for which a job may be known to nothing in the system before it counts as lost."""
+    unknown: ClassVar[str] = "the system does not know it"
+    """What is said of a job that is in no answer."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.max_jobs: int | None = settings.get("max_jobs")
+        self.poll_interval = parse_duration(settings.get("poll_interval", 2.0))
+        self._patience = parse_duration(settings.get("patience", 600.0))
+        self._session: Session | None = None
+        self._live: dict[JobId, L] = {}
+        self._to_kill: set[JobId] = set()
+        self._woken = threading.Event()
+        self._next_look = 0.0
+        self._away_since: float | None = None
+
+    # What a system defines.
+
+    @abstractmethod
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+        """Ask for the states of jobs. What is not in the answer is not known.
+
+        Raises
+        ------
+        AwayError
+            If the system does not answer now.
+        """
+
+    @abstractmethod
+    def end(self, jobs: Sequence[JobId]) -> None:
+        """End jobs; one that is gone is no error. Raises as `look` does."""
+
+    def ended(self, job: JobId, live: L, found: Found) -> Found:
+        """Say more about a job that has just ended, and forget what was kept for it."""
+        return found
+
+    # The cluster's interface.
+
+    def open(self, session: Session) -> None:
+        """Get ready; see `Cluster.open`."""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", session.workflow):
+            raise InputError(f"{session.workflow!r} cannot be part of a job's name: use letters, digits, '_', '.', '-'")
+        self._session = session
+        self._next_look, self._away_since = 0.0, None
+
+    def capacity(self) -> Capacity:
+        """Say that the system queues by itself; only `max_jobs` limits."""
+        return Capacity(total=None, largest=None, batches=self.max_jobs)
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Wait for news; asks the system once in each `poll_interval`. See `Cluster.poll`."""
+        wait = min(timeout, self._next_look - time.monotonic()) if self._live else timeout
+        if wait > 0:
+            self._woken.wait(wait)
+        self._woken.clear()
+        if not (self._live or self._to_kill) or time.monotonic() < self._next_look:
+            return []
+        self._next_look = time.monotonic() + self.poll_interval
+        try:
+            self._kill()
+            known = self.look(list(self._live))
+        except AwayError as error:
+            self._bear(error)
+            return []
+        self._away_since = None
+        updates = [self._news(job, live, known.get(job)) for job, live in list(self._live.items())]
+        return [update for update in updates if update is not None]
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """End jobs, with as few calls as possible. See `Cluster.kill`."""
+        for job in jobs:
+            if job in self._live:
+                self._live[job].is_killed = True
+                self._to_kill.add(job)
+        with contextlib.suppress(AwayError):  # the next poll tries again
+            self._kill()
+
+    def close(self) -> None:
+        """End all jobs of this leader."""
+        self.kill(list(self._live))
+        if self._to_kill:
+            _log.warning("these jobs could not be ended: %s", " ".join(sorted(self._to_kill)))
+        self._live.clear()
+        self._to_kill.clear()
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return."""
+        self._woken.set()
+
+    # How it is done.
+
+    def patiently(self, ask: Callable[[], T]) -> T:
+        """Ask until the system answers, or patience ends."""
+        for pause in pauses(self._patience):
+            try:
+                return ask()
+            except AwayError as error:
+                _log.warning("%s; trying again", error)
+                time.sleep(pause)
+        return ask()
+
+    @property
+    def session(self) -> Session:
+        """What `open` was told.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster is not open.
+        """
+        if self._session is None:
+            raise ClusterError("the cluster is not open")
+        return self._session
+
+    def _bear(self, error: AwayError) -> None:
+        """Go on without an answer for a while."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        away = now - self._away_since
+        if away > self._patience:
+            raise ClusterError(f"{error}\nNo answer for {format_duration(away)}. The jobs go on: resume the run later.")
+        _log.warning("%s; asking again", error)
+        self._next_look = now + max(self.poll_interval, min(away, 30.0))
+
+    def _kill(self) -> None:
+        if self._to_kill:
+            self.end(sorted(self._to_kill))
+            self._to_kill.clear()
+
+    def _news(self, job: JobId, live: L, found: Found | None) -> Update | None:
+        if found is None:
+            found = self._missing(live)
+        else:
+            live.missing_since = None
+        if found.state is JobState.ENDED:
+            del self._live[job]
+            (self._to_kill.add if found.is_stuck else self._to_kill.discard)(job)
+            found = self.ended(job, live, found)
+            return Update(job, JobState.ENDED, found.cause, found.detail)
+        is_new, live.state = found.state is not live.state, found.state
+        return Update(job, found.state, None, found.detail) if is_new else None
+
+    def _missing(self, live: L) -> Found:
+        """Judge a job that nothing knows. That is never success."""
+        if live.is_killed:
+            return Found(JobState.ENDED, Cause.LOST, "killed")
+        live.missing_since = live.missing_since or time.monotonic()
+        if time.monotonic() - live.missing_since < self.grace:
+            return Found(JobState.UNKNOWN, None, f"{self.unknown} now")
+        return Found(JobState.ENDED, Cause.LOST, f"{self.unknown}, for {self.grace:g} s already")
