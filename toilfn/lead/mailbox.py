@@ -7,15 +7,43 @@ from collections.abc import Sequence
 
 from toilfn.events import TaskId
 from toilfn.lead import messages
-from toilfn.lead.leader import Answers
 from toilfn.records import Task, decode
 from toilfn.stores import MissingObjectError, Store
 from toilfn.work.services import stop_flag
 
-__all__ = ["StoreAnswers"]
+__all__ = ["Answers", "StoreAnswers"]
 
 _LATE = 20.0
 """Seconds after a job's good end within which its answers must be seen: network file systems show new files late."""
+
+
+class Answers:
+    """Where a cluster that is not direct leaves messages: none for a direct one."""
+
+    def put(self, name: str, message: bytes) -> None:
+        """Keep a batch's message for its worker."""
+
+    def take(self, name: str, *, ended_well: bool) -> Sequence[bytes]:
+        """Read the answers of a batch that ended."""
+        return ()
+
+    def left(self) -> dict[str, int]:
+        """Count the answers of each batch that earlier leaders have not read."""
+        return {}
+
+    def tasks(self, name: str) -> tuple[TaskId, ...]:
+        """Give the tasks of a batch, from its message."""
+        return ()
+
+    def so_far(self, name: str) -> Sequence[bytes]:
+        """Read what a batch that runs has answered."""
+        return ()
+
+    def stop(self, name: str) -> None:
+        """Tell the service of a batch to stop."""
+
+    def forget(self, name: str, count: int) -> None:
+        """Delete a batch's message and its answers: what they say is durable."""
 
 
 class StoreAnswers(Answers):

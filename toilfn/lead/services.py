@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgpack
 
@@ -12,10 +11,9 @@ from toilfn import records
 from toilfn.clusters.base import Cluster
 from toilfn.events import TaskId
 from toilfn.lead import messages
+from toilfn.lead.jobs import Out
+from toilfn.lead.mailbox import Answers
 from toilfn.serialize import dumps
-
-if TYPE_CHECKING:
-    from toilfn.lead.leader import Answers, Out
 
 __all__ = ["Services", "never_ran"]
 
@@ -51,13 +49,13 @@ class Services:
         else:
             self._answers.stop(out.name)
 
-    def stop_the_last(self, outs: Collection[Out]) -> None:
+    def stop_the_last(self, outs: Iterable[Out]) -> None:
         """Stop all services when nothing else is out."""
         if all(out.service for out in outs):
             for out in outs:
                 self.stop(out)
 
-    def news(self, outs: Collection[Out]) -> Iterator[tuple[Out, bytes]]:
+    def news(self, outs: Iterable[Out]) -> Iterator[tuple[Out, bytes]]:
         """Look now and then for services that have started, where their workers cannot say so themselves."""
         if self._cluster.capabilities.direct or time.monotonic() - self._looked < _LOOK:
             return

@@ -1,0 +1,137 @@
+"""The batches that the cluster has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from toilfn import records
+from toilfn.clusters.base import Batch, Cluster, JobId
+from toilfn.events import BatchId, Submit, TaskId
+from toilfn.lead.committer import Committer
+from toilfn.lead.mailbox import Answers
+from toilfn.lead.orders import Orders
+from toilfn.records import encode
+
+__all__ = ["Jobs", "Out"]
+
+
+@dataclass(slots=True)
+class Out:
+    """A batch that the cluster has."""
+
+    id: BatchId
+    name: str
+    job: JobId
+    running: TaskId | None = None
+    """The task that its worker has been at for a while."""
+    service: TaskId | None = None
+    """The service that it runs."""
+    dead_service: TaskId | None = None
+    """The service whose death is the reason why it was killed."""
+    kept: TaskId | None = None
+    """The newest task that its worker went on with by itself."""
+    owed: set[TaskId] | None = None
+    """The tasks that it may still speak of, after a roll-back; None: any."""
+
+
+class Jobs:
+    """Sends batches to the cluster, and knows which are out.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Opened.
+    committer : Committer
+    answers : Answers
+        For a cluster that is not direct.
+    orders : Orders
+    name : str
+        What batches' names begin with: unique to this leader.
+
+    Attributes
+    ----------
+    newest : str
+        The name of the batch that was sent last.
+    """
+
+    def __init__(self, cluster: Cluster, committer: Committer, answers: Answers, orders: Orders, name: str) -> None:
+        self._cluster = cluster
+        self._committer = committer
+        self._answers = answers
+        self._orders = orders
+        self._name = name
+        self._outs: dict[BatchId, Out] = {}
+        self._by_job: dict[JobId, Out] = {}
+        self.newest = f"{name}-0"
+
+    def __bool__(self) -> bool:
+        return bool(self._outs)
+
+    def __iter__(self) -> Iterator[Out]:
+        return iter(self._outs.values())
+
+    def names(self) -> Collection[JobId]:
+        """Give the cluster's names of the jobs that are out."""
+        return self._by_job.keys()
+
+    def of(self, job: JobId) -> Out | None:
+        """Find the batch that a job runs."""
+        return self._by_job.get(job)
+
+    def batch(self, id_: BatchId) -> Out:
+        """Find a batch by the scheduler's number."""
+        return self._outs[id_]
+
+    def submit(self, submits: Sequence[Submit]) -> None:
+        """Send batches to the cluster, in one go."""
+        batches = list(map(self._prepare, submits))
+        jobs = self._cluster.submit(batches)
+        for submit, batch, job in zip(submits, batches, jobs, strict=True):
+            self.add(Out(submit.batch, batch.name, job, service=submit.ids[0] if batch.is_service else None))
+            self._committer.add(encode(records.Started(submit.ids, job, time.time())))
+
+    def _prepare(self, submit: Submit) -> Batch:
+        name = self.newest = f"{self._name}-{submit.batch}"
+        direct = self._cluster.capabilities.direct
+        message = self._orders.message(submit)
+        if not direct:
+            self._answers.put(name, message)
+        return Batch(
+            name,
+            self._orders.label(submit),
+            self._orders.resources(submit),
+            message if direct else b"",
+            self._orders.is_service(submit),
+        )
+
+    def add(self, out: Out) -> None:
+        """Take in a batch that the cluster has."""
+        self._outs[out.id] = self._by_job[out.job] = out
+
+    def remove(self, out: Out) -> None:
+        """Forget a batch that has ended."""
+        del self._outs[out.id], self._by_job[out.job]
+
+    def kill(self, id_: BatchId, service: TaskId | None) -> None:
+        """End a batch; `service` is the service whose death is the reason, if that is it."""
+        self._outs[id_].dead_service = service
+        self._cluster.kill([self._outs[id_].job])
+
+    def recall(self, id_: BatchId) -> None:
+        """Ask a batch to give back what it has not started."""
+        self._cluster.recall(self._outs[id_].job)
+
+    def restrict(self, left: Callable[[BatchId], Sequence[TaskId]], void: set[TaskId]) -> None:
+        """Have the batches that are out speak only of what they still have to do, and of what that leads to.
+
+        Parameters
+        ----------
+        left : callable
+            Gives the tasks that a batch still has to answer for.
+        void : set of TaskId
+            Tasks that were rolled back.
+        """
+        for out in self:
+            out.owed = set(left(out.id)) - void

@@ -1,0 +1,66 @@
+"""What cluster and worker are told of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from toilfn import records
+from toilfn.events import Submit, TaskId
+from toilfn.lead import messages
+from toilfn.lead.tasks import Tasks
+from toilfn.lead.valuecache import Values
+from toilfn.records import encode
+from toilfn.resources import Resources
+
+__all__ = ["Orders"]
+
+
+@dataclass
+class Orders:
+    """Makes the orders for batches.
+
+    Attributes
+    ----------
+    tasks : Tasks
+    values : Values
+        What tasks need from others.
+    attempts : mapping
+        How often each task has failed so far.
+    shape : callable
+        Says what a task asks for now.
+    """
+
+    tasks: Tasks
+    values: Values
+    attempts: Mapping[TaskId, int]
+    shape: Callable[[TaskId], Resources]
+
+    def resources(self, submit: Submit) -> Resources:
+        """Say what the job asks for: its tasks run one after the other, so their times add up."""
+        if submit.shape.walltime is None or len(submit.ids) == 1:
+            return submit.shape
+        times = (self.shape(id_).walltime or 0.0 for id_ in submit.ids)
+        return replace(submit.shape, walltime=sum(times))
+
+    def message(self, submit: Submit) -> bytes:
+        """Make the message for the worker."""
+        within = set(submit.ids)
+        tasks, needs, functions = [], [], {}
+        for id_ in submit.ids:
+            data = self.tasks.encoded(id_)
+            task = records.decode(data)
+            assert isinstance(task, records.Task)
+            tasks.append((data, self.attempts.get(id_, 0) + 1, self.shape(id_)))
+            needs += [need for need in task.needs if need not in within]
+            functions[task.function] = self.tasks.function(task)
+        return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()))
+
+    def label(self, submit: Submit) -> str:
+        """Name a batch for people."""
+        first = self.tasks.name(submit.ids[0])
+        return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
+
+    def is_service(self, submit: Submit) -> bool:
+        """Say whether a batch is a service: that is alone in its batch."""
+        return self.tasks.is_service(submit.ids[0])
