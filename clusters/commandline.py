@@ -13,7 +13,6 @@ import re
 import secrets
 import shlex
 import sys
-import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, Session
-from toilfn.clusters.commands import AwayError, Commands, pauses, portions
+from toilfn.clusters.commands import AwayError, Commands, portions
 from toilfn.clusters.jobscript import Submission, batch_names, filtered, render
 from toilfn.clusters.jobsettings import JobSettings, resolved
 from toilfn.clusters.polled import Found, LiveJob, PolledCluster
@@ -278,21 +277,13 @@ class CommandCluster(PolledCluster[_Live]):
     def _send(self, submission: Submission, script: Path, text: str) -> str:
         """Submit, also while the controller is briefly away, and never twice."""
         command, text_in = self.submit_command(submission, script), self.submit_input(script, text)
-        said: ClusterError = AwayError("")
-        for pause in (0.0, *pauses(self._patience)):
-            if pause:
-                time.sleep(pause)
-            try:
-                # The answer to an earlier try may be all that was lost.
-                return (pause and self._arrived(submission.name)) or self.submitted(self.commands.run(command, text_in))
-            except AwayError as error:
-                _log.warning("%s; trying again", error)
-                said = error
-            except ClusterError as error:
-                said = error
-                break
-        script.unlink()
-        raise ClusterError(f"{said}\nThe command was: {shlex.join(command)}\nThe script was:\n{text}")
+        try:
+            return self.surely(
+                lambda: self.submitted(self.commands.run(command, text_in)), lambda: self._arrived(submission.name)
+            )
+        except ClusterError as said:
+            script.unlink()
+            raise ClusterError(f"{said}\nThe command was: {shlex.join(command)}\nThe script was:\n{text}") from None
 
     def _arrived(self, name: str) -> str:
         return next((self._base(job) for job, other in self.names().items() if other == name), "")

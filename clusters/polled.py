@@ -7,7 +7,9 @@ outages, jobs that nobody knows any more and updates are here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import math
 import re
 import threading
 import time
@@ -45,6 +47,10 @@ class LiveJob:
     state: JobState = JobState.QUEUED
     missing_since: float | None = None
     is_killed: bool = False
+    walltime: float | None = None
+    """How many seconds it may run, for a system that does not see to that itself."""
+    deadline: float | None = None
+    is_late: bool = False
 
 
 L = TypeVar("L", bound=LiveJob)
@@ -119,6 +125,7 @@ class PolledCluster(Cluster, Generic[L]):
             return []
         self._next_look = time.monotonic() + self.poll_interval
         try:
+            self._end_late()
             self._kill()
             known = self.look(list(self._live))
         except AwayError as error:
@@ -151,15 +158,28 @@ class PolledCluster(Cluster, Generic[L]):
 
     # How it is done.
 
-    def patiently(self, ask: Callable[[], T]) -> T:
-        """Ask until the system answers, or patience ends."""
-        for pause in pauses(self._patience):
+    def patiently(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
+        """Ask until the system answers, or patience ends; `at_most` is in seconds, too."""
+        for pause in pauses(min(self._patience, at_most)):
             try:
                 return ask()
             except AwayError as error:
                 _log.warning("%s; trying again", error)
                 time.sleep(pause)
         return ask()
+
+    def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
+        """Send something, also while the system is briefly away, and never twice.
+
+        Parameters
+        ----------
+        send : callable
+            Gives the id of what was sent.
+        arrived : callable
+            Asks for the id, or an empty one, when an answer was lost: that may be all that was.
+        """
+        tries = itertools.count()
+        return self.patiently(lambda: (next(tries) and arrived()) or send())
 
     @property
     def session(self) -> Session:
@@ -189,6 +209,14 @@ class PolledCluster(Cluster, Generic[L]):
             self.end(sorted(self._to_kill))
             self._to_kill.clear()
 
+    def _end_late(self) -> None:
+        """End what takes longer than it asked for."""
+        now = time.monotonic()
+        for job, live in self._live.items():
+            if live.deadline is not None and live.deadline < now and not live.is_killed:
+                live.is_late = live.is_killed = True
+                self._to_kill.add(job)
+
     def _news(self, job: JobId, live: L, found: Found | None) -> Update | None:
         if found is None:
             found = self._missing(live)
@@ -198,7 +226,11 @@ class PolledCluster(Cluster, Generic[L]):
             del self._live[job]
             (self._to_kill.add if found.is_stuck else self._to_kill.discard)(job)
             found = self.ended(job, live, found)
+            if live.is_late and found.cause is not None:
+                found = found._replace(cause=Cause.WALLTIME, detail=f"over its walltime; {found.detail}")
             return Update(job, JobState.ENDED, found.cause, found.detail)
+        if found.state is JobState.RUNNING and live.walltime is not None and live.deadline is None:
+            live.deadline = time.monotonic() + live.walltime
         is_new, live.state = found.state is not live.state, found.state
         return Update(job, found.state, None, found.detail) if is_new else None
 
