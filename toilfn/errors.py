@@ -18,6 +18,7 @@
     ├── ContainerError          a container could not be started, or its program failed
     │   └── ContainerMemoryError  it was killed, most likely at its memory limit
     ├── FailedTasksError        the workflow ended with failed tasks
+    ├── PermanentError          raised by a task: another attempt would fail, too
     └── KilledError             the workflow was stopped by `toilfn kill`
 """
 
@@ -33,6 +34,7 @@ __all__ = [
     "GraphError",
     "InputError",
     "KilledError",
+    "PermanentError",
     "ResourceError",
     "SerializationError",
     "StoreError",
@@ -136,3 +138,7 @@ class FailedTasksError(ToilfnError):
         super().__init__(message)
         self.failures = failures
         self.store = store
+
+
+class PermanentError(ToilfnError):
+    """A task raises it when another attempt would fail, too: it is not retried."""

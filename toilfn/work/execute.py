@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from toilfn import options, records
 from toilfn.clusters.slot import Doing, Slot
 from toilfn.context import Context
-from toilfn.errors import SerializationError, StoreError
+from toilfn.errors import PermanentError, SerializationError, StoreError
 from toilfn.events import Cause, TaskId
 from toilfn.filing.session import Session
 from toilfn.graph import Recorded, record, store_payload
@@ -210,7 +210,7 @@ def _failure(
     cause = Cause.ERROR
     if isinstance(error, MemoryError):
         cause = Cause.MEMORY
-    elif isinstance(error, SerializationError):
+    elif isinstance(error, (SerializationError, PermanentError)):
         cause = Cause.INPUT
     return records.Failure(
         attempt.task.id, attempt.number, cause.value, one_line(error), user_traceback(error), log, stats

@@ -1,0 +1,172 @@
+"""Documents on their way to workers: what cwltool has loaded, in one object of the store.
+
+A run's documents are one bundle: the loaded process with all that it leads to, and how tools are to be run. Tasks
+name what they are about by a `Part`: the bundle, and a path of steps in it. A part's identity is what the
+document says there, and nothing else of the bundle: whoever edits one tool runs that one again, and what follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cwltool.process import Process, shortname
+from cwltool.workflow import Workflow, WorkflowStep
+
+from toilfn.cwl.engine import Engine
+from toilfn.files import File, open_write
+
+__all__ = ["Document", "Part", "bundle", "in_store"]
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """All that a bundle holds.
+
+    Attributes
+    ----------
+    process : Process
+        The one that was asked for.
+    engine : Engine
+        How tools are run.
+    digests : mapping
+        What makes each process and step what it is, by path.
+    """
+
+    process: Process
+    engine: Engine
+    digests: Mapping[Path, str]
+
+    def at(self, path: Path) -> Process:
+        """Give the process that the steps of a path lead to."""
+        found = self.process
+        for name in path:
+            found = step_of(found, name).embedded_tool
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A process of a bundle, or with `step` one of its steps, as an argument of tasks.
+
+    `files` is what the store has of files that the documents themselves refer to, by location.
+    """
+
+    bundle: File | bytes
+    path: Path
+    digest: str
+    step: str = ""
+    files: Mapping[str, Any] = field(default_factory=dict)
+
+    def __toilfn_identity__(self) -> tuple[object, ...]:
+        """What makes two parts the same argument: what the document says there."""
+        return self.digest, self.step, self.files
+
+    def __repr__(self) -> str:
+        return f"<{'/'.join(filter(None, [*self.path, self.step])) or 'document'}>"
+
+    @property
+    def document(self) -> Document:
+        """The bundle's content."""
+        return _opened(self.bundle)
+
+    @property
+    def process(self) -> Process:
+        """The process."""
+        return self.document.at(self.path)
+
+    def step_process(self) -> WorkflowStep:
+        """Give the step that it names."""
+        return step_of(self.process, self.step)
+
+    def at_step(self, step: WorkflowStep) -> Part:
+        """Give the part that is a step of this one."""
+        name = shortname(step.id)
+        return replace(self, step=name, digest=self.document.digests[(*self.path, name)])
+
+    def inside(self) -> Part:
+        """Give the process that the step runs."""
+        path = (*self.path, self.step)
+        return replace(self, path=path, step="", digest=self.document.digests[path])
+
+
+def step_of(process: Process, name: str) -> WorkflowStep:
+    """Find a workflow's step by its short name."""
+    assert isinstance(process, Workflow)
+    return next(step for step in process.steps if shortname(step.id) == name)
+
+
+def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: str = "") -> Part:
+    """Pack a loaded process for tasks.
+
+    Parameters
+    ----------
+    process : Process
+        As `cwltool.load_tool` gives it. It loses what only loading needs.
+    engine : Engine
+    files : mapping
+        What the store has of files that the documents refer to, or promises of it.
+    nonce : str
+        Makes everything new: nothing that was run without it, or with another one, is used again.
+
+    Returns
+    -------
+    Part
+        The whole.
+    """
+    digests: dict[Path, str] = {}
+    for path, one in _walk(process, ()):
+        one.doc_loader = None  # holds open connections and the whole schema
+        one.doc_schema = None
+        digests.setdefault(path, _digest(one, engine, nonce))
+    document = Document(process, engine, digests)
+    content = pickle.dumps(document, 5)
+    _documents[_key(content)] = document
+    return Part(content, (), digests[()], files=files)
+
+
+def in_store(part: Part) -> Part:
+    """Give the same part of a bundle that is a file of the store, so that many tasks can share it."""
+    if isinstance(part.bundle, File):
+        return part
+    with open_write("documents") as stream:
+        stream.write(part.bundle)
+    return replace(part, bundle=stream.file)
+
+
+_documents: dict[str, Document] = {}
+"""The bundles of this process, and of the one that it was forked from, by the digests of their contents."""
+
+
+def _opened(content: File | bytes) -> Document:
+    key = content.checksum if isinstance(content, File) else _key(content)
+    if key not in _documents:
+        data = content.read_bytes() if isinstance(content, File) else content
+        _documents[key] = pickle.loads(data)
+    return _documents[key]
+
+
+def _key(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()  # as the store's checksums of files
+
+
+def _walk(process: Process, path: Path) -> Iterator[tuple[Path, Process]]:
+    """Iterate over a process, the steps in it, and theirs, with the paths that tasks know them by."""
+    yield path, process
+    for step in process.steps if isinstance(process, Workflow) else ():
+        yield (*path, shortname(step.id)), step
+        yield from _walk(step.embedded_tool, (*path, shortname(step.id)))
+
+
+def _digest(process: Process, engine: Engine, nonce: str) -> str:
+    inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
+    parts = [process.tool, *(one.tool for _, one in _walk(inner, ()))]
+    content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), engine.identity, nonce]
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

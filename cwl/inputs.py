@@ -1,0 +1,75 @@
+"""A run's input files on their way into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cwltool.context import RuntimeContext
+from cwltool.process import Process
+from cwltool.workflow import Workflow
+
+from toilfn.cwl.values import local_path, map_objects, objects
+from toilfn.exchange import import_directory, import_file
+
+__all__ = ["document_files", "imported", "resolved"]
+
+
+def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> dict[str, Any]:
+    """Check a run's inputs, fill in defaults and find secondary files.
+
+    Raises
+    ------
+    cwltool.errors.WorkflowException
+        If an input is missing or of a wrong type; cwltool's explanation.
+    """
+    context = context.copy()
+    context.toplevel = True
+    context.outdir = context.tmpdir = context.stagedir = "/nowhere"
+    return dict(process._init_job(job, context).job)
+
+
+def imported(job: dict[str, Any]) -> dict[str, Any]:
+    """Give inputs with the promise of a file of the store for each location."""
+    made: dict[str, Any] = {}
+
+    def bring(found: dict[str, Any]) -> dict[str, Any]:
+        location = found.get("location")
+        if isinstance(location, str) and not location.startswith("_:"):
+            if location not in made:
+                made[location] = _import(found["class"], location)
+            found["location"] = made[location]
+            if found["class"] == "Directory":
+                found.pop("listing", None)
+        elif isinstance(location, str):
+            del found["location"]
+        for name in ("path", "dirname", "nameroot", "nameext"):
+            found.pop(name, None)
+        return found
+
+    result: dict[str, Any] = map_objects(job, bring)
+    return result
+
+
+def document_files(process: Process) -> dict[str, Any]:
+    """Give promises of the files that documents refer to themselves, by location: defaults, and files to stage."""
+    found = {
+        entry["location"]: entry["class"]
+        for part in _parts(process)
+        for entry in objects(part)
+        if (path := local_path(entry.get("location"))) is not None and path.exists()
+    }
+    return {location: _import(kind, location) for location, kind in sorted(found.items())}
+
+
+def _parts(process: Process) -> Iterator[Any]:
+    yield from (process.tool, process.requirements, process.hints)
+    for step in process.steps if isinstance(process, Workflow) else ():
+        yield step.tool
+        yield from _parts(step.embedded_tool)
+
+
+def _import(kind: str, location: str) -> Any:
+    source: str | Path = local_path(location) or location
+    return import_directory(source) if kind == "Directory" else import_file(source)

@@ -1,0 +1,96 @@
+"""From CWL's ResourceRequirement to the options of a task.
+
+CWL v1.2, CommandLineTool, section 5.9 (ResourceRequirement): cores may be a fraction, ram, tmpdir and outdir are in
+mebibytes. A tool without the requirement gets the run's defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cwltool.process import Process
+
+from toilfn.cwl.documents import Part
+from toilfn.cwl.values import Places
+
+__all__ = ["LIGHT", "needs_inputs", "options_of"]
+
+MEBIBYTE = 2**20
+LIGHT: dict[str, Any] = {"cores": 0.1, "memory": 256 * MEBIBYTE, "disk": 64 * MEBIBYTE}
+"""What tasks need that only look at values."""
+
+_CUDA = "http://commonwl.org/cwltool#CUDARequirement"
+_FIELDS = ("coresMin", "coresMax", "ramMin", "ramMax", "tmpdirMin", "tmpdirMax", "outdirMin", "outdirMax")
+
+
+def needs_inputs(process: Process) -> bool:
+    """Whether what a tool asks for is known only with its inputs: it has expressions there."""
+    wanted = _wanted(process)
+    return any(isinstance(value, str) and ("$(" in value or "${" in value) for value in wanted.values())
+
+
+def options_of(part: Part, job: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Give the options of a tool's task.
+
+    Parameters
+    ----------
+    part : Part
+        The tool.
+    job : mapping, optional
+        Its inputs, if `needs_inputs`.
+    """
+    process = part.process
+    wanted = _wanted(process)
+    if not wanted or process.tool["class"] == "ExpressionTool":
+        return dict(LIGHT) if process.tool["class"] == "ExpressionTool" else {}
+    amounts = _evaluated(part, job) if job is not None and needs_inputs(process) else _plain(wanted)
+    return _options(wanted, amounts)
+
+
+def _wanted(process: Process) -> dict[str, Any]:
+    resources, _ = process.get_requirement("ResourceRequirement")
+    cuda, _ = process.get_requirement(_CUDA)
+    given = {name: resources[name] for name in _FIELDS if resources and resources.get(name) is not None}
+    if cuda:
+        given["cudaDeviceCount"] = cuda.get("cudaDeviceCountMin", cuda.get("cudaDeviceCountMax", 1))
+    return given
+
+
+def _plain(wanted: Mapping[str, Any]) -> dict[str, float]:
+    amounts: dict[str, float] = {"cudaDeviceCount": wanted.get("cudaDeviceCount", 0)}
+    for ours, theirs in (("cores", "cores"), ("ram", "ram"), ("tmpdirSize", "tmpdir"), ("outdirSize", "outdir")):
+        least = wanted.get(f"{theirs}Min", wanted.get(f"{theirs}Max"))
+        if least is not None:
+            amounts[ours] = least
+    return amounts
+
+
+def _evaluated(part: Part, job: Mapping[str, Any]) -> dict[str, float]:
+    places = Places(part.files)
+    context = part.document.engine.context(Path("/nowhere"))
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
+    context.outdir = context.tmpdir = context.stagedir = "/nowhere"
+    builder = part.process._init_job(places.named(job), context)
+    return dict(builder.resources)
+
+
+def _options(wanted: Mapping[str, Any], amounts: Mapping[str, float]) -> dict[str, Any]:
+    """Turn the amounts that the document names into options."""
+    options: dict[str, Any] = {}
+    if "coresMin" in wanted or "coresMax" in wanted:
+        options["cores"] = float(amounts["cores"])
+    if "ramMin" in wanted or "ramMax" in wanted:
+        options["memory"] = math.ceil(amounts["ram"]) * MEBIBYTE
+    disk = sum(
+        amounts[ours]
+        for ours, theirs in (("tmpdirSize", "tmpdir"), ("outdirSize", "outdir"))
+        if f"{theirs}Min" in wanted or f"{theirs}Max" in wanted
+    )
+    if disk:
+        options["disk"] = math.ceil(disk) * MEBIBYTE
+    if count := int(amounts.get("cudaDeviceCount") or 0):
+        options["accelerators"] = f"nvidia:{count}"
+    return options

@@ -1,0 +1,86 @@
+"""Scatters: one step's inputs become many, and the outputs of what was run with each become arrays.
+
+CWL v1.2, Workflow, section 4.1.4 (WorkflowStep, "Scatter/gather").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from cwltool.errors import WorkflowException
+from cwltool.process import shortname
+from cwltool.utils import aslist
+
+from toilfn.context import spawn
+from toilfn.cwl import links
+from toilfn.cwl.documents import Part
+
+__all__ = ["spread"]
+
+Inputs = Mapping[str, Any]
+
+
+def spread(part: Part, inputs: Inputs, run: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """Run what a step runs, once for each element or combination of elements.
+
+    Parameters
+    ----------
+    part : Part
+        The step.
+    inputs : mapping
+        By their ids.
+    run : callable
+        Gets the inputs for one run by short name; gives the promise of its outputs.
+
+    Returns
+    -------
+    dict
+        Arrays of outputs, by short name; None in the place of what was skipped.
+    """
+    step = part.step_process()
+    keys: list[str] = list(aslist(step.tool["scatter"]))
+    method = step.tool.get("scatterMethod")
+    names = links.output_names(step)
+
+    def one(own: Inputs) -> Any:
+        job = links.evaluated(part, own)
+        made = None if job is None else run(links.job_of(step, job))
+        if made is not None and not names:
+            spawn(made)
+        return made
+
+    if method == "nested_crossproduct":
+        runs: list[Any] = _nested(inputs, keys, one)
+    else:
+        combine = _flat if method == "flat_crossproduct" else _dot
+        runs = [one(own) for own in combine(inputs, keys)]
+    return {name: _select(runs, name) for name in names}
+
+
+def _nested(inputs: Inputs, keys: list[str], one: Callable[[Inputs], Any]) -> list[Any]:
+    first, *rest = keys
+    each = [{**inputs, first: item} for item in inputs[first]]
+    return [_nested(own, rest, one) if rest else one(own) for own in each]
+
+
+def _flat(inputs: Inputs, keys: list[str]) -> Iterator[Inputs]:
+    first, *rest = keys
+    for item in inputs[first]:
+        own = {**inputs, first: item}
+        yield from _flat(own, rest) if rest else [own]
+
+
+def _dot(inputs: Inputs, keys: list[str]) -> Iterator[Inputs]:
+    lengths = {shortname(key): len(inputs[key]) for key in keys}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise WorkflowException(f"a dotproduct scatter needs arrays of one length: {told}")
+    for items in zip(*(inputs[key] for key in keys), strict=True):
+        yield {**inputs, **dict(zip(keys, items, strict=True))}
+
+
+def _select(runs: Any, name: str) -> Any:
+    if isinstance(runs, list):
+        return [_select(one, name) for one in runs]
+    return None if runs is None else runs[name]

@@ -1,0 +1,127 @@
+"""Workflows: each step is a task, or makes some.
+
+A workflow's task makes a task for each step and returns the promises of its outputs. A step that runs one
+tool does so itself; scatters, subworkflows and loops make tasks when their inputs are known. What a step does with its
+inputs (links, defaults, `valueFrom`, `when`) is cwltool's, in `inputs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cwltool.process import shortname
+from cwltool.utils import aslist
+from cwltool.workflow import Workflow, WorkflowStep
+
+from toilfn.context import spawn
+from toilfn.cwl import links, loops, scatter
+from toilfn.cwl.documents import Part, in_store
+from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
+from toilfn.cwl.tools import run_here
+from toilfn.task import task
+
+__all__ = ["call"]
+
+
+def call(part: Part, job: Any, name: str = "") -> Any:
+    """Make the task that runs a process.
+
+    Parameters
+    ----------
+    part : Part
+        A workflow or a tool.
+    job : mapping
+        Inputs by short name; where what the tool asks for depends on them, they are no promises.
+    name : str
+        What the task is called.
+
+    Returns
+    -------
+    Promise
+        Of the outputs by short name.
+    """
+    name = name or shortname(part.process.tool["id"]).rpartition("/")[2] or "tool"
+    if part.process.tool["class"] == "Workflow":
+        return run_workflow.options(name=name)(part, job)
+    return run_tool.options(name=name, **options_of(part, job))(part, job)
+
+
+@task(name="tool", version="1")
+def run_tool(part: Part, job: dict[str, Any]) -> dict[str, Any]:
+    """Run a tool."""
+    return run_here(part, job)
+
+
+@task(name="workflow", version="1", **LIGHT)
+def run_workflow(part: Part, job: dict[str, Any]) -> dict[str, Any]:
+    """Make the tasks of a workflow's steps; gives its outputs."""
+    part = in_store(part)
+    workflow = part.process
+    assert isinstance(workflow, Workflow)
+    values = links.workflow_inputs(part, job)
+    for step in links.in_order(workflow.steps):
+        made = _call_step(part.at_step(step), step, values)
+        spawn(made)  # the workflow is complete when all its steps are, whoever uses what they give
+        for output in step.tool["outputs"]:
+            values[output["id"]] = made[shortname(output["id"])]
+    return {shortname(output["id"]): _output(part, output, values) for output in workflow.tool["outputs"]}
+
+
+def _call_step(part: Part, step: WorkflowStep, values: Mapping[str, Any]) -> Any:
+    sources = {source: values[source] for source in links.sources(step)}
+    options = options_of(part.inside()) if _runs_here(step) else LIGHT
+    return run_step.options(name=part.step, **options)(part, sources)
+
+
+def _runs_here(step: WorkflowStep) -> bool:
+    """Whether a step's own task can do all of its work."""
+    tool = step.embedded_tool
+    is_tool = tool.tool["class"] in ("CommandLineTool", "ExpressionTool")
+    return is_tool and "scatter" not in step.tool and not step.tool.get("loop") and not needs_inputs(tool)
+
+
+def _output(part: Part, output: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    sources = aslist(output.get("outputSource", []))
+    if links.is_plain_output(output):
+        return values[sources[0]]
+    name = shortname(output["id"])
+    return gather_output.options(name=name)(part, name, {source: values[source] for source in sources})
+
+
+@task(name="output", version="1", **LIGHT)
+def gather_output(part: Part, name: str, values: dict[str, Any]) -> Any:
+    """Bring together the sources of a workflow's output."""
+    output = next(entry for entry in part.process.tool["outputs"] if shortname(entry["id"]) == name)
+    return links.workflow_output(part, output, values)
+
+
+@task(name="step", version="1")
+def run_step(part: Part, sources: dict[str, Any]) -> Any:
+    """Run a step, or make the tasks that do; gives its outputs."""
+    step, inner = part.step_process(), part.inside()
+    inputs = links.step_inputs(part, sources)
+    if "scatter" in step.tool:
+        return scatter.spread(part, inputs, lambda job: call(inner, job, part.step))
+    ready = links.evaluated(part, inputs)
+    if step.tool.get("loop"):
+        return loops.nothing(part) if ready is None else iterate(part, ready, loops.nothing(part))
+    if ready is None:
+        return dict.fromkeys(links.output_names(step))
+    job = links.job_of(step, ready)
+    return run_here(inner, job) if _runs_here(step) else call(inner, job, part.step)
+
+
+@task(name="loop", version="1", **LIGHT)
+def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    """Go on with a loop; gives its outputs."""
+    if not loops.goes_on(part, inputs):
+        return outputs
+    made = call(part.inside(), links.job_of(part.step_process(), inputs), part.step)
+    return go_round(part, inputs, outputs, made)
+
+
+@task(name="loop", version="1", **LIGHT)
+def go_round(part: Part, inputs: dict[str, Any], before: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    """Take an iteration's outputs into the next one's inputs."""
+    return iterate(part, loops.next_inputs(part, inputs, outputs), loops.collected(part, before, outputs))
