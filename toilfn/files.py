@@ -134,8 +134,8 @@ class File:
     @overload
     def open(self, mode: Literal["rb"] = "rb") -> IO[bytes]: ...
     @overload
-    def open(self, mode: Literal["r"], encoding: str | None = None) -> IO[str]: ...
-    def open(self, mode: str = "rb", encoding: str | None = None) -> IO[Any]:
+    def open(self, mode: Literal["r"], encoding: str | None = None, errors: str = "strict") -> IO[str]: ...
+    def open(self, mode: str = "rb", encoding: str | None = None, errors: str = "strict") -> IO[Any]:
         """Open the content as a stream, without a local copy.
 
         Parameters
@@ -144,6 +144,8 @@ class File:
             ``"rb"`` for bytes or ``"r"`` for text.
         encoding : str, optional
             Of text; UTF-8 by default.
+        errors : str
+            What to do with bytes that the encoding has not, as of `open`.
 
         Returns
         -------
@@ -157,7 +159,7 @@ class File:
             stream = store_of(self).open_blob(self.ref)
         if mode == "rb":
             return stream
-        return io.TextIOWrapper(cast("Any", stream), encoding=encoding or "utf-8")
+        return io.TextIOWrapper(cast("Any", stream), encoding=encoding or "utf-8", errors=errors)
 
     def read_bytes(self) -> bytes:
         """Read the whole content."""
@@ -210,9 +212,11 @@ def open_write(
 ) -> AbstractContextManager[BinaryWriter]: ...
 @overload
 def open_write(
-    name: str, mode: Literal["w"], *, encoding: str = "utf-8", cleanup: bool = False
+    name: str, mode: Literal["w"], *, encoding: str = "utf-8", errors: str = "strict", cleanup: bool = False
 ) -> AbstractContextManager[TextWriter]: ...
-def open_write(name: str, mode: str = "wb", *, encoding: str = "utf-8", cleanup: bool = False) -> Any:
+def open_write(
+    name: str, mode: str = "wb", *, encoding: str = "utf-8", errors: str = "strict", cleanup: bool = False
+) -> Any:
     """Write a new file of the job store, inside a task.
 
     Parameters
@@ -223,6 +227,8 @@ def open_write(name: str, mode: str = "wb", *, encoding: str = "utf-8", cleanup:
         ``"wb"`` for bytes or ``"w"`` for text.
     encoding : str
         Of text.
+    errors : str
+        What to do with letters that the encoding has not, as of `open`.
     cleanup : bool
         Delete the `File` when the task, and all that it led to, is done.
 
@@ -237,7 +243,7 @@ def open_write(name: str, mode: str = "wb", *, encoding: str = "utf-8", cleanup:
     InputError
         If no task is running.
     """
-    return needed_session("open_write").writer(name, mode, encoding, cleanup=cleanup)
+    return needed_session("open_write").writer(name, mode, encoding, errors, cleanup=cleanup)
 
 
 def passed_on(path: Path) -> Path | File | Directory:

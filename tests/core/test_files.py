@@ -95,6 +95,16 @@ class TestWriting:
             assert text.file.read_text("latin-1") == "é"
             assert text.file.name == "t.txt"
 
+    def test_streams_bear_what_an_encoding_has_not(self, store, attempt):
+        with attempt(store):
+            with toil.open_write("t.txt", "w", encoding="ascii", errors="backslashreplace") as text:
+                text.write("é")
+            assert text.file.read_bytes() == b"\\xe9"
+            with toil.open_write("b.bin") as binary:
+                binary.write(b"\xff")
+            with binary.file.open("r", errors="replace") as stream:
+                assert stream.read() == "\ufffd"
+
     def test_a_block_that_raises_keeps_nothing(self, store, attempt):
         with attempt(store) as session:
             with contextlib.suppress(ZeroDivisionError), toil.open_write("x") as stream:

@@ -124,13 +124,15 @@ class Session:
         return self._scratch("file") / own_name if name is None else self.temp_dir() / name
 
     @contextlib.contextmanager
-    def writer(self, name: str, mode: str, encoding: str, *, cleanup: bool) -> Iterator[BinaryWriter | TextWriter]:
+    def writer(
+        self, name: str, mode: str, encoding: str, errors: str, *, cleanup: bool
+    ) -> Iterator[BinaryWriter | TextWriter]:
         """Do what `toilfn.open_write` says."""
         _checked_name(name)
         if mode not in ("wb", "w"):
             raise InputError(f"open_write(mode={mode!r}): write bytes with 'wb' or text with 'w'")
         draft = self._scratch("write") / "content"
-        stream = BinaryWriter(draft) if mode == "wb" else TextWriter(draft, encoding)
+        stream = BinaryWriter(draft) if mode == "wb" else TextWriter(draft, encoding, errors)
         try:
             yield stream
         except BaseException:
@@ -292,8 +294,8 @@ class BinaryWriter(io.BufferedWriter, Writer):
 class TextWriter(io.TextIOWrapper, Writer):
     """A `Writer` of text."""
 
-    def __init__(self, path: Path, encoding: str) -> None:
-        super().__init__(io.BufferedWriter(io.FileIO(path, "w")), encoding=encoding)
+    def __init__(self, path: Path, encoding: str, errors: str) -> None:
+        super().__init__(io.BufferedWriter(io.FileIO(path, "w")), encoding=encoding, errors=errors)
 
 
 def _located(path: Path) -> Path:
