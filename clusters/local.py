@@ -16,7 +16,7 @@ import msgpack
 
 from toilfn.clusters import machine
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
-from toilfn.clusters.process import Sweeper, WorkerProcess
+from toilfn.clusters.process import Launcher, Sweeper, WorkerProcess, launch
 from toilfn.clusters.watch import Verdict, broken_limit, how_it_ended
 from toilfn.errors import ClusterError
 from toilfn.events import Capacity, Cause
@@ -62,6 +62,10 @@ class LocalCluster(Cluster):
         Cores to use; by default all that this process may use.
     memory, disk : int or str, optional
         Bytes to use, or such as "8G"; by default what the machine has.
+    launcher : callable, optional
+        Starts worker processes, such as a `toilfn.clusters.nursery.Nursery`; by default each is a new Python.
+    watch_memory : bool
+        Whether a task that takes more memory than it asked for is killed.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -74,8 +78,13 @@ class LocalCluster(Cluster):
         cores: float | None = None,
         memory: int | str | None = None,
         disk: int | str | None = None,
+        *,
+        launcher: Launcher = launch,
+        watch_memory: bool = True,
     ) -> None:
         self._workers = workers
+        self._launcher = launcher
+        self._watch_memory = watch_memory
         self._cores = cores
         self._memory = None if memory is None else parse_size(memory)
         self._disk = None if disk is None else parse_size(disk)
@@ -138,7 +147,7 @@ class LocalCluster(Cluster):
     def _new_worker(self, devices: list[str]) -> WorkerProcess:
         assert self._session is not None
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-        worker = WorkerProcess(self._session.store, {**self._environment, **visible})
+        worker = WorkerProcess(self._session.store, {**self._environment, **visible}, self._launcher)
         self._selector.register(worker, selectors.EVENT_READ)
         return worker
 
@@ -215,11 +224,14 @@ class LocalCluster(Cluster):
                 updates.append(self._ended(job))
             elif start > job.kill_at:
                 job.worker.signal(signal.SIGKILL)
-            elif job.verdict is None and (verdict := broken_limit(job.worker)) is not None:
+            elif job.verdict is None and (verdict := self._verdict(job)) is not None:
                 self._condemn(job, verdict)
         now = time.monotonic()
         self._next_look = now + max(_LOOK, _LOOK_SHARE * (now - start))
         return updates
+
+    def _verdict(self, job: _Job) -> Verdict | None:
+        return broken_limit(job.worker, memory=self._watch_memory)
 
     def _condemn(self, job: _Job, verdict: Verdict) -> None:
         job.verdict = verdict

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 import msgpack
 
@@ -18,11 +19,38 @@ from toilfn.clusters.output import open_output, read_output
 from toilfn.clusters.slot import Doing, Slot
 from toilfn.clusters.wire import Wire
 
-__all__ = ["Sweeper", "WorkerProcess"]
+__all__ = ["Launcher", "Process", "Sweeper", "WorkerProcess", "launch"]
 
 READY = msgpack.packb(("ready",))
 _EXIT_TIME = 1.0
 """How long a process whose wire is closed may take to end, in seconds."""
+
+
+class Process(Protocol):
+    """What a worker's process is to us; `subprocess.Popen` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+
+    def poll(self) -> int | None:
+        """Give its exit status, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+
+
+Launcher = Callable[[tuple[int, ...], int, Mapping[str, str]], Process]
+"""Starts a worker in a session of its own, with the descriptors for ``--fd``, one for its output, an environment."""
+
+
+def launch(fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> Process:
+    """Start a worker with a new Python."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "toilfn.worker", "--fd", *map(str, fds)],
+        stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        pass_fds=fds, env=dict(environment), start_new_session=True,
+    )  # fmt: skip
 
 
 class WorkerProcess:
@@ -37,9 +65,11 @@ class WorkerProcess:
         The store's URL.
     environment : mapping
         All environment variables of the process.
+    launcher : callable
+        Starts it.
     """
 
-    def __init__(self, store: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, store: str, environment: Mapping[str, str], launcher: Launcher = launch) -> None:
         ours, theirs = socket.socketpair()
         life, self._life = os.pipe()
         self._output = open_output()
@@ -47,11 +77,7 @@ class WorkerProcess:
             self._slot = Slot(page.fileno())
             fds = (theirs.fileno(), life, page.fileno())
             try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "toilfn.worker", "--fd", *map(str, fds)],
-                    stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output,
-                    pass_fds=fds, env=dict(environment), start_new_session=True,
-                )  # fmt: skip
+                self._process = launcher(fds, self._output, environment)
             finally:
                 os.close(life)
         self._wire = Wire(ours)

@@ -22,8 +22,8 @@ _FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRA
 """Signals that a program brings upon itself."""
 
 
-def broken_limit(worker: WorkerProcess) -> Verdict | None:
-    """Say which limit a worker's task has broken, if any."""
+def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | None:
+    """Say which limit a worker's task has broken, if any; with `memory`, that of memory counts, too."""
     doing = worker.doing()
     if doing is None:
         return None
@@ -33,7 +33,7 @@ def broken_limit(worker: WorkerProcess) -> Verdict | None:
     verdict = None
     if doing.walltime and elapsed > doing.walltime:
         verdict = Cause.WALLTIME, f"took longer than its walltime of {format_duration(doing.walltime)}"
-    elif doing.memory and (used := used_memory(worker.pid, doing.memory)) > doing.memory:
+    elif memory and doing.memory and (used := used_memory(worker.pid, doing.memory)) > doing.memory:
         verdict = Cause.MEMORY, f"used {format_size(used)} of memory and asked for {format_size(doing.memory)}"
     return verdict if worker.doing() == doing else None  # it may have gone on to another task meanwhile
 

@@ -87,8 +87,8 @@ class Part:
 
     def at_step(self, step: WorkflowStep) -> Part:
         """Give the part that is a step of this one."""
-        name = shortname(step.id)
-        return replace(self, step=name, digest=self.document.digests[(*self.path, name)])
+        path = (*self.path, shortname(step.id))
+        return replace(self, step=path[-1], digest=self.document.digests[path])
 
     def inside(self) -> Part:
         """Give the process that the step runs."""

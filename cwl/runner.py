@@ -8,20 +8,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import cwltool.main
 from cwltool.context import RuntimeContext
 from cwltool.process import Process
 
+from toilfn.clusters.local import LocalCluster
+from toilfn.clusters.nursery import Nursery
 from toilfn.cwl import inputs, steps
 from toilfn.cwl.documents import bundle
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
 from toilfn.run import compute
-from toilfn.settings import from_options
+from toilfn.settings import Settings, from_options
 
 __all__ = ["main"]
 
@@ -46,11 +49,22 @@ class Executor:
         part = bundle(process, Engine.of(context), inputs.document_files(process))
         outputs = steps.call(part, inputs.imported(ready))
         outdir = context.outdir or os.getcwd()
-        return compute(deliver(outputs, outdir), **self._settings(process)), "success"
+        with self._settings(process) as settings:
+            return compute(deliver(outputs, outdir), **settings), "success"
 
-    def _settings(self, process: Process) -> dict[str, Any]:
+    @contextmanager
+    def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
+        """Give the settings of the run; on this machine, with workers that have what cwltool has loaded."""
         quiet = {"progress": False} if self._options.quiet else {}
-        return {"workflow": process.tool["id"], **quiet, **from_options(self._options)}
+        settings = {"workflow": process.tool["id"], **quiet, **from_options(self._options)}
+        resolved = Settings.resolve(**settings)
+        if resolved.cluster not in (None, "local"):
+            yield settings
+            return
+        with closing(Nursery()) as nursery:
+            strict = self._options.strict_memory_limit
+            cluster = LocalCluster(resolved.workers, launcher=nursery, watch_memory=strict)
+            yield {**settings, "cluster": cluster}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
