@@ -18,11 +18,13 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "gridengine": ("toilfn.clusters.gridengine:GridEngineCluster", ""),
     "htcondor": ("toilfn.clusters.htcondor:HTCondorCluster", ""),
     "inline": ("toilfn.clusters.inline:InlineCluster", ""),
+    "kubernetes": ("toilfn.clusters.kubernetes:KubernetesCluster", "pip install 'toilfn[kubernetes]'"),
     "local": ("toilfn.clusters.local:LocalCluster", ""),
     "lsf": ("toilfn.clusters.lsf:LSFCluster", ""),
     "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
     "pbs": ("toilfn.clusters.torque:PBSCluster", ""),
     "slurm": ("toilfn.clusters.slurm:SlurmCluster", ""),
+    "tes": ("toilfn.clusters.tes:TESCluster", ""),
     "torque": ("toilfn.clusters.torque:TorqueCluster", ""),
 }
 """Where each cluster's class is, and what to install when importing it fails.

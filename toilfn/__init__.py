@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from toilfn.clusters.lsf import LSFCluster
     from toilfn.clusters.parasol import ParasolCluster
     from toilfn.clusters.slurm import SlurmCluster
+    from toilfn.clusters.tes import TESCluster
     from toilfn.clusters.torque import PBSCluster, TorqueCluster
     from toilfn.containers.call import docker
     from toilfn.containers.container import Container
@@ -70,6 +71,7 @@ _MODULES = {
     "toilfn.clusters.lsf": ("LSFCluster",),
     "toilfn.clusters.parasol": ("ParasolCluster",),
     "toilfn.clusters.slurm": ("SlurmCluster",),
+    "toilfn.clusters.tes": ("TESCluster",),
     "toilfn.clusters.torque": ("PBSCluster", "TorqueCluster"),
     "toilfn.containers.call": ("docker",),
     "toilfn.containers.container": ("Container",),
@@ -140,6 +142,7 @@ __all__ = [
     "StoreFormatError",
     "StoreLockedError",
     "StoreNotFoundError",
+    "TESCluster",
     "Task",
     "ToilfnError",
     "TorqueCluster",

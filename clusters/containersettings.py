@@ -1,0 +1,90 @@
+"""What clusters that run each job in a container can be told, and what the container runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from toilfn.clusters.base import Session
+from toilfn.errors import InputError
+from toilfn.resources import Resources
+from toilfn.units import parse_duration
+
+__all__ = ["ContainerSettings", "image_of", "prologue_script", "setting", "walltime_of", "worker_words"]
+
+
+class ContainerSettings(TypedDict, total=False):
+    """What `TESCluster`, `AWSBatchCluster` and `MesosCluster` can all be told.
+
+    Parameters
+    ----------
+    image : str
+        The image of all jobs: it has toilfn, of the leader's version. By default that of ``TOILFN_IMAGE``.
+    python : str
+        The interpreter in the image; ``python3`` by default.
+    env : mapping of str to str
+        Further variables for workers. The system shows them to whoever may see its jobs: no place for secrets.
+    job_script_prologue : sequence of str
+        Lines for a POSIX shell that run before the worker, such as ``"pip install toilfn==0.1"``.
+    walltime : str or float
+        The longest time of a job whose tasks name none, such as ``"2h"``.
+    max_jobs : int
+        The most jobs to have in the system at one time.
+    poll_interval : str or float
+        Time between two queries for all jobs; 2 seconds by default.
+    patience : str or float
+        How long the system may be out of reach before the run ends; 10 minutes by default, and at the start
+        never more than 30 seconds: then it is likely to be a wrong address.
+    worker_command : sequence of str
+        What runs a batch: the store's URL and the batch's name come after it.
+    """
+
+    image: str
+    python: str
+    env: Mapping[str, str]
+    job_script_prologue: Sequence[str]
+    walltime: str | float
+    max_jobs: int
+    poll_interval: str | float
+    patience: str | float
+    worker_command: Sequence[str]
+
+
+def setting(settings: Mapping[str, Any], name: str, variable: str) -> str | None:
+    """Give a setting, or else what an environment variable of the leader says."""
+    found: str | None = settings.get(name) or os.environ.get(variable) or None
+    return found
+
+
+def image_of(settings: Mapping[str, Any], owner: str) -> str:
+    """Give the image.
+
+    Raises
+    ------
+    InputError
+        If none is named.
+    """
+    image = setting(settings, "image", "TOILFN_IMAGE")
+    if image is None:
+        raise InputError(f"{owner} needs an image that has toilfn: give image=..., or set TOILFN_IMAGE")
+    return image
+
+
+def worker_words(settings: Mapping[str, Any], session: Session) -> list[str]:
+    """Give the command of a job; the batch's name comes after it."""
+    command = settings.get("worker_command", (settings.get("python", "python3"), "-m", "toilfn.worker"))
+    return [*command, session.store]
+
+
+def prologue_script(lines: Sequence[str]) -> str:
+    """Write a script that runs lines, and then its arguments as a command in its own place."""
+    return "\n".join(["#!/bin/sh", "set -e", *lines, 'exec "$@"', ""])
+
+
+def walltime_of(settings: Mapping[str, Any], resources: Resources) -> float | None:
+    """Give a job's time limit in seconds."""
+    if resources.walltime is not None:
+        return resources.walltime
+    default = settings.get("walltime")
+    return None if default is None else parse_duration(default)

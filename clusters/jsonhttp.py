@@ -1,0 +1,121 @@
+"""Asking services over HTTP that speak JSON, and telling a refusal from a service that is briefly away."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from toilfn.clusters.commands import AwayError
+from toilfn.errors import ClusterError, InputError
+
+__all__ = ["JsonService", "RefusedError"]
+
+_AWAY = (408, 425, 429, 500, 502, 503, 504)
+"""HTTP statuses that say: try again later."""
+
+
+class RefusedError(ClusterError):
+    """The service answered, and will not do it.
+
+    Attributes
+    ----------
+    status : int
+        The HTTP status.
+    location : str
+        Where a redirection leads, else empty.
+    """
+
+    def __init__(self, message: str, status: int, location: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.location = location
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    """A redirection is told as such: credentials never follow it to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class JsonService:
+    """One service.
+
+    Parameters
+    ----------
+    name : str
+        What to call it in errors, such as ``"the TES server"``.
+    url : str
+        What all paths are added to; http or https, without user and password.
+    headers : mapping, optional
+        Sent with each request, such as credentials. They are in no message.
+    timeout : float, optional
+        Seconds after which a request counts as not answered.
+
+    Raises
+    ------
+    InputError
+        If the URL is of another kind.
+    """
+
+    def __init__(self, name: str, url: str, headers: Mapping[str, str] | None = None, timeout: float = 20.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            where = url if "@" not in url else "the URL with a user name in it"
+            raise InputError(f"{where} cannot be where {name} is: write http://HOST:PORT or https://HOST, nothing else")
+        self.name = name
+        self.url = url.rstrip("/")
+        self._headers = {"Accept": "application/json", **(headers or {})}
+        self._timeout = timeout
+        self._opener = urllib.request.build_opener(_NoRedirection)
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Ask; the parameters are `post`'s, those of the query may be lists."""
+        return self._ask("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path, None)
+
+    def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
+        """Send an object and return the one that comes back; None when nothing does.
+
+        Raises
+        ------
+        AwayError
+            If there is no answer, or one that says to try again later.
+        RefusedError
+            If the service will not do it; carries its own words.
+        """
+        return self._ask("POST", path, body, headers)
+
+    def _ask(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        all_headers = {**self._headers, **({"Content-Type": "application/json"} if data else {}), **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, all_headers, method=method)  # noqa: S310 - checked above
+        try:
+            with self._opener.open(request, timeout=self._timeout) as response:
+                return self._read(path, response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(path, error) from None
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise AwayError(f"{self.name} at {self.url} does not answer: {reason}") from None
+
+    def _read(self, path: str, text: bytes) -> Any:
+        try:
+            return json.loads(text) if text.strip() else None
+        except ValueError:
+            raise ClusterError(f"{self.name} answered to {path} what is not JSON: {text[:200]!r}") from None
+
+    def _refusal(self, path: str, error: urllib.error.HTTPError) -> ClusterError:
+        try:
+            said = error.read(2000).decode(errors="replace").strip()
+        except (OSError, HTTPException):
+            said = ""
+        message = f"{self.name} at {self.url} answered to {path}: {error.code} {error.reason}. {said}".rstrip(" .")
+        if error.code in _AWAY:
+            return AwayError(message)
+        return RefusedError(message, error.code, error.headers.get("Location", ""))
