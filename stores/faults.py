@@ -9,12 +9,12 @@ import os
 import signal
 from collections.abc import Callable
 
-__all__ = ["fault", "hook"]
+__all__ = ["fault", "hook", "killer"]
 
 
-def _killer() -> Callable[[str], None] | None:
-    """Read the environment: the function that kills, or None when no fault is asked for."""
-    point, _, passing = os.environ.get("TOILFN_FAULT", "").partition(":")
+def killer(plan: str) -> Callable[[str], None] | None:
+    """Make the function that kills as planned, by ``POINT:PASSING``; None for an empty plan."""
+    point, _, passing = plan.partition(":")
     if not point:
         return None
     left = int(passing or 1)
@@ -28,7 +28,7 @@ def _killer() -> Callable[[str], None] | None:
     return kill
 
 
-hook: Callable[[str], None] | None = _killer()
+hook: Callable[[str], None] | None = killer(os.environ.get("TOILFN_FAULT", ""))
 """Called with the name of each point that is passed. Tests may put their own here."""
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "budget",
     "defaults",
     "dynamic",
+    "is_checkpoint",
     "merge",
     "normalise",
     "parse_accelerator",
@@ -114,6 +115,12 @@ def normalise(options: Mapping[str, Any]) -> dict[str, Any]:
         hint = f"did you mean {near[0]!r}?" if near else f"a task can have {', '.join(_READERS)}"
         raise InputError(f"there is no task option {unknown[0]!r}: {hint}")
     return {name: _read(name, value) for name, value in options.items()}
+
+
+def is_checkpoint(base: Mapping[str, Any], override: Mapping[str, Any]) -> bool:
+    """Say whether a call is a checkpoint, from its function's options and its own."""
+    own = override.get("checkpoint")
+    return bool(base.get("checkpoint") if own is None else own)
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

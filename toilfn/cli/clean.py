@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from toilfn.errors import InputError
 from toilfn.filing.cache import forget
 from toilfn.lead.index import Index
+from toilfn.lead.rollback import gone
 from toilfn.records import BlobRef, Epoch, Outcome, decode, encode
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Lease
@@ -72,17 +73,18 @@ def _collect(store: Store) -> None:
 
 
 def _live(store: Store) -> set[str]:
-    """List the blobs that records refer to, those that tasks deleted left out."""
+    """List the blobs that records refer to, without those that tasks deleted or that were rolled back."""
     index = Index.load(store.log)
     referred: set[str] = set()
     deleted: set[str] = set()
-    for _, data in store.log.read():
+    for position, data in store.log.read():
         record = decode(data)
-        referred.update(ref.name for ref in _refs(record))
         if isinstance(record, Outcome):
-            deleted.update(record.deleted)
-            if record.temporary and index.is_complete(record.id):
-                deleted.update(record.temporary)
+            if index.outcomes.get(record.id) != position:  # of what it made, later attempts use the functions only
+                referred.update(ref.name for ref in _refs(record.functions))
+                continue
+            deleted.update(gone(index, record))
+        referred.update(ref.name for ref in _refs(record))
     return referred - deleted
 
 

@@ -15,6 +15,7 @@ from toilfn.clusters.base import Cluster, JobState, Update
 from toilfn.errors import ResourceError
 from toilfn.events import (
     BatchId,
+    Began,
     Cause,
     Command,
     Complete,
@@ -193,7 +194,8 @@ class Leader:
                     if id_ not in self._roots:
                         self.values.release(id_)
                 case Complete(id_):
-                    self._delete((*self._temporary.pop(id_, ()), *self._kept.complete(id_)))
+                    deleted = self._kept.complete(id_, self._index)
+                    self._delete((*self._temporary.pop(id_, ()), *deleted))
                 case Retry(id_, cause, attempt):
                     self._tally.retry(id_, cause, attempt)
                 case GaveUp(id_, cause):
@@ -276,6 +278,8 @@ class Leader:
             return
         for message in update.answers:
             self._hear(out, message)
+        if update.state is JobState.RUNNING:
+            self._handle(Began(out.id, time.monotonic()))
         if update.state is JobState.ENDED:
             answers = self._answers.take(out.name, ended_well=update.cause is None)
             for message in answers:
@@ -403,7 +407,10 @@ class Leader:
             self._committer.add(encode(records.Forget(forgotten)))
         for event in events:
             if isinstance(event, Finished):
-                self.values.put(event.id, *self._index.value(event.id))
+                outcome = self._index.outcome(event.id)
+                self.values.put(event.id, outcome.value, outcome.refs)
+                if outcome.temporary:
+                    self._temporary[event.id] = outcome.temporary
             self._handle(event)
 
     def _tell_failure(self, failure: records.Failure) -> None:

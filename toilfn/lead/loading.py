@@ -83,12 +83,9 @@ class Loader:
             self._renew_services(needs)
             needs = tuple(need for need in needs if not self._index.is_complete(need))
         kind = self._kinds.setdefault(task.function, len(self._kinds))
-        kinds = LATE in task.options, self.is_service(task), self._is_checkpoint(task)
+        is_checkpoint = options.is_checkpoint(self._index.functions[task.function].options, task.options)
+        kinds = LATE in task.options, self.is_service(task), is_checkpoint
         return NewTask(task.id, needs, shape, kind, budget, task.parent, *kinds)
-
-    def _is_checkpoint(self, task: records.Task) -> bool:
-        own = task.options.get("checkpoint")
-        return bool(self._index.functions[task.function].options.get("checkpoint") if own is None else own)
 
     def is_service(self, task: records.Task) -> bool:
         """Say whether a task is a service."""

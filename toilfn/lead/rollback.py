@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from toilfn.events import TaskId
 from toilfn.lead.index import Index
+from toilfn.options import is_checkpoint
 from toilfn.records import BlobRef, Outcome
 
-__all__ = ["Kept", "descendants", "files_of"]
+__all__ = ["Kept", "descendants", "files_of", "gone"]
 
 
 class _Effects(NamedTuple):
@@ -34,12 +36,16 @@ class Kept:
         effects = _Effects(files_of(outcome), outcome.deleted)
         self._effects.setdefault(outermost, {})[outcome.id] = effects
 
-    def complete(self, id_: TaskId) -> tuple[str, ...]:
+    def complete(self, id_: TaskId, index: Index) -> tuple[str, ...]:
         """Note that a task is complete; gives the files to remove if it was an outermost checkpoint."""
-        done = self._effects.pop(id_, {})
+        done = self._effects.pop(id_, None)
+        if done is None:
+            return ()
         for member in done:
             self._records.pop(member, None)
-        return tuple(name for effects in done.values() for name in effects.deleted)
+        deleted = [effects.deleted for effects in done.values()]
+        deleted += [index.outcome(member).deleted for member in descendants(index, [id_]) if member in index.outcomes]
+        return tuple(chain.from_iterable(deleted))
 
     def forget(self, outermost: TaskId, ids: Iterable[TaskId]) -> tuple[str, ...]:
         """Note that outcomes are void; gives the files that they made."""
@@ -72,3 +78,19 @@ def descendants(index: Index, ids: Iterable[TaskId]) -> list[TaskId]:
             found.update(dict.fromkeys(fresh))
             stack += fresh
     return list(found)
+
+
+def gone(index: Index, outcome: Outcome) -> tuple[str, ...]:
+    """Give the files that an outcome has deleted, or that have gone by themselves since it and what it led to ended."""
+    temporary = outcome.temporary if outcome.temporary and index.is_complete(outcome.id) else ()
+    return temporary if outcome.deleted and _may_be_undone(index, outcome.id) else (*outcome.deleted, *temporary)
+
+
+def _may_be_undone(index: Index, id_: TaskId | None) -> bool:
+    """Whether a task is, or is below, a checkpoint that is not complete."""
+    while id_ is not None:
+        task = index.task(id_)
+        if is_checkpoint(index.functions[task.function].options, task.options) and not index.is_complete(id_):
+            return True
+        id_ = task.parent
+    return False
