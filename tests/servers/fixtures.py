@@ -9,10 +9,16 @@ import pytest
 from tests.servers.containers import Containers
 from tests.servers.gridengine import GridEngine
 from tests.servers.images import add_images
+from tests.servers.kubernetes import Kubernetes
 from tests.servers.machine import ServerMissingError, missing, serve
+from tests.servers.moto import Moto
+from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
 
-__all__ = ["alone", "containers", "gridengine", "gridengine_server", "images", "slurm", "slurm_server"]
+__all__ = [
+    "alone", "containers", "gridengine", "gridengine_server", "images", "kubernetes", "kubernetes_server",
+    "slurm", "slurm_server",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +49,18 @@ def images(containers: Containers) -> Containers:
     return containers
 
 
+@pytest.fixture(scope="session")
+def radosgw_server() -> Iterator[RadosGateway]:
+    """A real S3 server, with its credentials in the environment of this process."""
+    yield from serve(RadosGateway())
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Moto]:
+    """What stands in for AWS, with any credentials in the environment of this process."""
+    yield from serve(Moto())
+
+
 @pytest.fixture
 def alone() -> None:
     """For tests that disturb a server: no other test uses it meanwhile."""
@@ -60,3 +78,16 @@ def gridengine(gridengine_server: GridEngine, request: pytest.FixtureRequest) ->
     """Grid Engine, for one test."""
     with gridengine_server.used(alone="alone" in request.fixturenames):
         yield gridengine_server
+
+
+@pytest.fixture(scope="session")
+def kubernetes_server() -> Iterator[Kubernetes]:
+    """A running Kubernetes that the client finds in this process."""
+    yield from serve(Kubernetes())
+
+
+@pytest.fixture
+def kubernetes(kubernetes_server: Kubernetes, request: pytest.FixtureRequest) -> Iterator[Kubernetes]:
+    """Kubernetes, for one test."""
+    with kubernetes_server.used(alone="alone" in request.fixturenames):
+        yield kubernetes_server

@@ -7,7 +7,6 @@ the programs, which is done once for a machine: see `tests.servers.kubernetes_bu
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import subprocess
 import sys

@@ -123,20 +123,29 @@ class Running:
 
     def volumes(self) -> str | None:
         """Make the shell commands that mount what the pod wants; None if there is no such thing."""
-        lines = []
         volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
+        places = {}
         for mount in self.container.get("volumeMounts", []):
             try:
-                source = self.source(volumes[mount["name"]])
+                places[mount["mountPath"]] = self.source(volumes[mount["name"]])
             except urllib.error.HTTPError:
                 self.event("FailedMount", f'MountVolume.SetUp failed for volume "{mount["name"]}": not found')
                 self.waiting("ContainerCreating", "")
                 return None
-            target = mount["mountPath"]
-            lines.append(
-                f"mkdir -p {shlex.quote(target)} && mount --bind {shlex.quote(str(source))} {shlex.quote(target)}"
-            )
+        parents = {existing_parent(Path(place)) for place in places if not Path(place).exists()}
+        lines = [self.overlay(number, parent) for number, parent in enumerate(sorted(parents))]
+        for place, source in places.items():
+            here = shlex.quote(place)
+            lines.append(f"mkdir -p {here} && mount --bind {shlex.quote(str(source))} {here}")
         return " && ".join([*lines, 'exec "$@"'])
+
+    def overlay(self, number: int, folder: Path) -> str:
+        """Make the command after which the pod can make folders within one of the machine, unseen by others."""
+        upper, work = self.folder / f"upper-{number}", self.folder / f"work-{number}"
+        upper.mkdir()
+        work.mkdir()
+        options = f"lowerdir={folder},upperdir={upper},workdir={work}"
+        return f"mount -t overlay -o {shlex.quote(options)} overlay {shlex.quote(str(folder))}"
 
     def source(self, volume: dict[str, Any]) -> Path:
         place = self.folder / volume["name"]
@@ -316,6 +325,10 @@ class Nodes:
         context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def existing_parent(place: Path) -> Path:
+    return next(parent for parent in place.parents if parent.exists())
 
 
 def path_of(pod: Pod) -> str:

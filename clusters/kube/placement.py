@@ -1,0 +1,102 @@
+"""On which nodes a pod may run: parts of its specification, made from what tasks ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from toilfn.resources import Accelerator, Resources
+
+__all__ = ["ACCELERATOR_LABELS", "PREEMPTIBLE_LABELS", "affinity", "amounts", "tolerations"]
+
+PREEMPTIBLE_LABELS: dict[str, str] = {
+    "cloud.google.com/gke-spot": "true",
+    "cloud.google.com/gke-preemptible": "true",
+    "eks.amazonaws.com/capacityType": "SPOT",
+    "kubernetes.azure.com/scalesetpriority": "spot",
+    "node.kubernetes.io/lifecycle": "spot",
+    "karpenter.sh/capacity-type": "spot",
+}
+"""How GKE (both), EKS, AKS, kOps' instance groups and Karpenter label nodes that can be taken away."""
+
+ACCELERATOR_LABELS = (
+    "cloud.google.com/gke-accelerator",
+    "k8s.amazonaws.com/accelerator",
+    "kubernetes.azure.com/accelerator",
+    "nvidia.com/gpu.product",
+)
+"""Where GKE, EKS' autoscaler, AKS and NVIDIA's feature discovery tell a node's model of accelerator."""
+
+
+def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
+    """Give the container's resources, as quantities of Kubernetes.
+
+    Parameters
+    ----------
+    resources : Resources
+    names : mapping
+        Resource names for brands or kinds of accelerators that are not called ``<brand>.com/<kind>``.
+
+    Returns
+    -------
+    dict
+        Names of resources and amounts: cores in thousandths, memory and disk in bytes, accelerators in devices.
+    """
+    given = {
+        "cpu": f"{math.ceil(resources.cores * 1000)}m",
+        "memory": str(resources.memory),
+        "ephemeral-storage": str(resources.disk),
+    }
+    devices: dict[str, int] = {}
+    for accelerator in resources.accelerators:
+        name = _resource(accelerator, names)
+        devices[name] = devices.get(name, 0) + accelerator.count
+    return given | {name: str(count) for name, count in devices.items()}
+
+
+def affinity(
+    resources: Resources, preemptible_labels: Mapping[str, str], accelerator_labels: Sequence[str]
+) -> dict[str, Any]:
+    """Give the affinity for nodes.
+
+    A preemptible task prefers nodes that can be taken away, any other keeps off them. A model of accelerator is
+    required, by whichever label the nodes tell it.
+    """
+    rules: dict[str, Any] = {}
+    required = [] if resources.preemptible else [_rule(key, "NotIn", [v]) for key, v in preemptible_labels.items()]
+    models = sorted({accelerator.model for accelerator in resources.accelerators if accelerator.model})
+    terms: list[list[dict[str, Any]]] = [[_rule(label, "In", models)] for label in accelerator_labels if models]
+    if required or terms:
+        selectors = [{"matchExpressions": [*required, *term]} for term in terms or [[]]]
+        rules["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": selectors}
+    if resources.preemptible:
+        rules["preferredDuringSchedulingIgnoredDuringExecution"] = [
+            {"weight": 100, "preference": {"matchExpressions": [_rule(key, "In", [value])]}}
+            for key, value in preemptible_labels.items()
+        ]
+    return {"nodeAffinity": rules} if rules else {}
+
+
+def tolerations(
+    resources: Resources, preemptible_labels: Mapping[str, str], names: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Give the taints that the pod may ignore: of nodes that can be taken away, and of nodes kept for accelerators."""
+    found = []
+    if resources.preemptible:
+        found += [
+            {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
+            for key, value in preemptible_labels.items()
+        ]
+    resource_names: Iterable[str] = dict.fromkeys(_resource(device, names) for device in resources.accelerators)
+    found += [{"key": name, "operator": "Exists", "effect": "NoSchedule"} for name in resource_names]
+    return found
+
+
+def _rule(key: str, operator: str, values: list[str]) -> dict[str, Any]:
+    return {"key": key, "operator": operator, "values": values}
+
+
+def _resource(accelerator: Accelerator, names: Mapping[str, str]) -> str:
+    default = f"{accelerator.brand or 'nvidia'}.com/{accelerator.kind}"
+    return names.get(accelerator.brand or "", names.get(accelerator.kind, default))
