@@ -7,12 +7,7 @@ outlive a leader that dies, and its successor finds them.
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -21,18 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.daskjobs import kill_jobs, run_job
+from toilfn.clusters.dasklink import DaskLink
 from toilfn.clusters.exits import exit_cause
 from toilfn.errors import ClusterError
 from toilfn.events import Capacity, Cause
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
-    from distributed import Client, Future
+    from distributed import Future
 
 __all__ = ["DaskCluster"]
-
-_TAIL = 1000
-"""How many bytes of a failed job's output are shown."""
 
 _NAMES = {"cores": "cores", "memory": "memory", "disk": "disk", "gpu": "GPU"}
 """What we call a resource, and how dask workers usually advertise it."""
@@ -56,7 +50,7 @@ class DaskCluster(Cluster):
     max_jobs : int, optional
         The most jobs to have in the scheduler at one time.
     timeout : float
-        Seconds to wait for the scheduler.
+        Seconds to wait for the scheduler, at first and when it was lost.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
@@ -72,13 +66,15 @@ class DaskCluster(Cluster):
         timeout: float = 30.0,
     ) -> None:
         self.max_jobs = max_jobs
-        self._cluster = cluster
+        self._link = DaskLink(cluster, timeout)
         self._names = _NAMES if resources is None else dict(resources)
         self._command = list(worker_command or (python or "", "-m", "toilfn.worker"))
         self._timeout = timeout
-        self._client: Client | None = None
         self._session: Session | None = None
         self._futures: dict[JobId, Future[Any]] = {}
+        self._unproven: dict[JobId, Resources] = {}
+        """What was submitted before there was any worker that could be asked what it has."""
+        self._next_proof = 0.0
         self._ended: queue.SimpleQueue[JobId | None] = queue.SimpleQueue()
 
     def open(self, session: Session) -> None:
@@ -86,7 +82,10 @@ class DaskCluster(Cluster):
         if not session.workflow.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ClusterError(f"{session.workflow!r} cannot be part of a job's name")
         self._session = session
-        self._connect()
+        try:
+            self._link.client()
+        except ImportError as error:
+            raise ClusterError(f"DaskCluster needs the package distributed: {error}") from error
 
     def capacity(self) -> Capacity:
         """Say that dask queues by itself; only `max_jobs` limits."""
@@ -96,12 +95,15 @@ class DaskCluster(Cluster):
         """Start one dask task for each batch. See `Cluster.submit`."""
         workers = self._workers()
         wanted = [self._asked(batch.resources, workers) for batch in batches]
-        return [self._submit(batch, resources) for batch, resources in zip(batches, wanted, strict=True)]
+        jobs = [self._submit(batch, resources) for batch, resources in zip(batches, wanted, strict=True)]
+        if not workers:
+            self._unproven |= {job: batch.resources for job, batch in zip(jobs, batches, strict=True)}
+        return jobs
 
     def poll(self, timeout: float) -> list[Update]:
         """Wait until a job ends. See `Cluster.poll`."""
-        updates: list[Update] = []
-        end = time.monotonic() + timeout
+        updates = self._hopeless()
+        end = time.monotonic() + (0.0 if updates else timeout)
         with suppress(queue.Empty):
             job = self._ended.get(timeout=max(0.0, end - time.monotonic()))
             while job is not None:
@@ -113,55 +115,53 @@ class DaskCluster(Cluster):
     def kill(self, jobs: Iterable[JobId]) -> None:
         """End jobs: those that wait are cancelled, the processes of others are killed. See `Cluster.kill`."""
         known = [job for job in jobs if job in self._futures]
-        if not known or self._client is None or self._client.status != "running":
+        if not known or not self._link.is_up:
             return
-        for job in known:
-            self._forget(job)
-        self._client.cancel([self._futures[job] for job in known], force=True)
-        self._client.run(_kill, [str(job) for job in known], on_error="ignore")
+        with suppress(OSError, TimeoutError):  # the jobs of a scheduler that is lost just now are lost, too
+            client = self._link.client()
+            for job in known:
+                self._forget(job)
+            client.cancel([self._futures[job] for job in known], force=True)
+            client.run(kill_jobs, [str(job) for job in known], on_error="ignore")
 
     def close(self) -> None:
         """End all jobs and disconnect."""
-        self.kill(list(self._futures))
-        self._futures.clear()
-        if self._client is not None and self._client is not self._cluster:
-            self._client.close(timeout=self._timeout)
-        self._client = None
+        try:
+            self.kill(list(self._futures))
+        finally:
+            self._futures.clear()
+            self._unproven.clear()
+            self._link.close()
 
     def wake(self) -> None:
         """Make a waiting `poll` return."""
         self._ended.put(None)
 
-    def _connect(self) -> Client:
-        """Give a client that works, a new one if the scheduler was lost."""
-        if self._client is not None and self._client.status == "running":
-            return self._client
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise ClusterError(f"DaskCluster needs the package distributed: {error}") from error
-        if isinstance(self._cluster, Client):
-            self._client = self._cluster
-        else:
-            self._client = self._new_client(Client)
-        return self._client
+    def _hopeless(self) -> list[Update]:
+        """End jobs that waited for the first workers, if these cannot run them."""
+        if not self._unproven or time.monotonic() < self._next_proof or not self._link.is_up:
+            return []
+        self._next_proof = time.monotonic() + self.poll_interval
+        if not (workers := self._workers()):
+            return []
+        updates = []
+        for job, resources in self._unproven.items():
+            try:
+                self._asked(resources, workers)
+            except ClusterError as error:
+                updates += self._given_up(job, str(error))
+        self._unproven.clear()
+        return updates
 
-    def _new_client(self, kind: type[Client]) -> Client:
-        import dask.config
-
-        place = self._cluster or dask.config.get("scheduler-address", None)
-        if place is None:
-            raise ClusterError(
-                "there is no dask scheduler to talk to: write DaskCluster('tcp://host:8786'), give a client or a "
-                "cluster object, or set DASK_SCHEDULER_ADDRESS"
-            )
-        try:
-            return kind(place, timeout=self._timeout, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            raise ClusterError(f"the dask scheduler at {place} does not answer: {error}") from error
+    def _given_up(self, job: JobId, why: str) -> list[Update]:
+        if job not in self._futures:
+            return []
+        self.kill([job])
+        del self._futures[job]
+        return [Update(job, JobState.ENDED, Cause.ERROR, why)]
 
     def _workers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = list(self._connect().scheduler_info(n_workers=-1)["workers"].values())
+        found: list[dict[str, Any]] = list(self._link.client().scheduler_info(n_workers=-1)["workers"].values())
         return found
 
     def _asked(self, resources: Resources, workers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -189,10 +189,10 @@ class DaskCluster(Cluster):
     def _submit(self, batch: Batch, resources: dict[str, float]) -> JobId:
         if self._session is None:
             raise ClusterError("the cluster is not open")
-        session, client = self._session, self._connect()
+        session, client = self._session, self._link.client()
         job = JobId(f"toilfn/{session.workflow}/{uuid4().hex[:8]}/{batch.name}")
         future = client.submit(
-            _run, str(job), self._command, [session.store, batch.name], session.environment,
+            run_job, str(job), self._command, [session.store, batch.name], session.environment,
             key=job, resources=resources or None, pure=False,
         )  # fmt: skip
         client.publish_dataset(future, name=job)
@@ -204,9 +204,9 @@ class DaskCluster(Cluster):
         future.add_done_callback(lambda _: self._ended.put(job))
 
     def _forget(self, job: JobId) -> None:
-        if self._client is not None and self._client.status == "running":
-            with suppress(KeyError):
-                self._client.unpublish_dataset(job)
+        if self._link.is_up:
+            with suppress(KeyError, OSError, TimeoutError):
+                self._link.client().unpublish_dataset(job)
 
     def _result(self, job: JobId, future: Future[Any]) -> Update:
         """Tell how a job ended."""
@@ -226,44 +226,13 @@ class DaskCluster(Cluster):
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find the published jobs of a workflow, and take them over; polls tell of those that ended meanwhile, too."""
-        client = self._connect()
+        client = self._link.client()
         found: dict[JobId, str] = {}
         for job in client.list_datasets():
             if isinstance(job, str) and job.startswith(f"toilfn/{workflow}/"):
                 self._watch(JobId(job), client.get_dataset(job))
                 found[JobId(job)] = job.split("/", 3)[3]
         return found
-
-
-_processes: dict[str, subprocess.Popen[bytes]] = {}
-"""In a dask worker: the processes of the jobs that it runs."""
-
-
-def _run(job: str, command: list[str], arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a job on a dask worker; give its exit status and the end of its output."""
-    program = command[0] or sys.executable
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [program, *command[1:], *arguments],
-            env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
-        )  # fmt: skip
-        _processes[job] = process
-        try:
-            status = process.wait()
-        finally:
-            del _processes[job]
-        output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
-        return status, output.read().decode(errors="replace").strip()
-
-
-def _kill(jobs: list[str]) -> None:
-    """End jobs of a dask worker and all that they started."""
-    for job in jobs:
-        process = _processes.get(job)
-        if process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _suits(worker: Mapping[str, Any], resources: Resources, asked: Mapping[str, float]) -> bool:

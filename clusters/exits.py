@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from toilfn.events import Cause
 
-__all__ = ["exit_cause"]
+__all__ = ["NOT_MINE", "exit_cause"]
+
+NOT_MINE = 75
+"""The exit status of a worker that found its batch answered by another one (EX_TEMPFAIL of sysexits.h)."""
 
 
 def exit_cause(status: int, signal: int = 0) -> Cause | None:
@@ -19,5 +22,7 @@ def exit_cause(status: int, signal: int = 0) -> Cause | None:
     """
     signal = signal or max(0, status - 128)
     if signal in (9, 15):  # sent from outside: nothing in the task does that to its own worker
+        return Cause.LOST
+    if status == NOT_MINE:  # the system had lost the first worker and started the job again by itself
         return Cause.LOST
     return Cause.ERROR if status or signal else None

@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 from uuid import uuid4
@@ -71,12 +72,13 @@ class ClusterContract:
         return folder
 
     @pytest.fixture
-    def new_cluster(self, make_cluster: MakeCluster, folder: Path, tmp_path: Path) -> Callable[[], Cluster]:
-        """Give what makes a cluster whose jobs run the tests' command."""
+    def new_cluster(self, make_cluster: MakeCluster, folder: Path, tmp_path: Path) -> Iterator[Callable[[], Cluster]]:
+        """Give what makes a cluster whose jobs run the tests' command; all of them are closed at the end."""
         worker = tmp_path / "worker.sh"
         worker.write_text(_WORKER.replace("PYTHON", sys.executable))
         settings = {**self.settings, "worker_command": ("sh", str(worker))}
-        return lambda: make_cluster(**settings)
+        with ExitStack() as made:
+            yield lambda: made.enter_context(closing(make_cluster(**settings)))
 
     @pytest.fixture
     def session(self, folder: Path) -> Session:
@@ -84,14 +86,11 @@ class ClusterContract:
         return Session(str(folder), f"contract-{uuid4().hex[:8]}", {"TOILFN_CONTRACT": 'it\'s "$HOME" `x`\\'})
 
     @pytest.fixture
-    def cluster(self, new_cluster: Callable[[], Cluster], session: Session) -> Iterator[Cluster]:
+    def cluster(self, new_cluster: Callable[[], Cluster], session: Session) -> Cluster:
         """Give an open cluster."""
         cluster = new_cluster()
         cluster.open(session)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
+        return cluster
 
     def batches(self, *names: str, resources: Resources | None = None) -> list[Batch]:
         """Make batches of one shape."""

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
+from toilfn.clusters.exits import NOT_MINE
 from toilfn.clusters.output import LOG_LIMIT
 from toilfn.clusters.slot import Doing, Slot
 from toilfn.clusters.wire import Wire
@@ -200,7 +201,7 @@ def serve_batch(url: str, name: str) -> None:
     store, slot = open_store(url, create=False), Slot()
     _, *message = unpack(store.get_batch(name))
     if store.get_answers(name):
-        raise _already_answered(name)
+        raise _AnsweredError(name)
     faulthandler.enable(os.dup(2))
     output = Capture.take_over(_log_limit())
     executor = _executor(store, slot, output)
@@ -222,12 +223,15 @@ class _Mailbox:
 
     def send(self, message: bytes) -> None:
         if not self._store.put_answers(self._batch, self._count, message):
-            raise _already_answered(self._batch)
+            raise _AnsweredError(self._batch)
         self._count += 1
 
 
-def _already_answered(batch: str) -> ToilfnError:
-    return ToilfnError(f"another worker has answered for batch {batch}: this one stops")
+class _AnsweredError(ToilfnError):
+    """Another worker runs, or ran, the same batch: some systems start the job of a lost node again by themselves."""
+
+    def __init__(self, batch: str) -> None:
+        super().__init__(f"another worker has answered for batch {batch}: this one stops")
 
 
 def _executor(store: Store, slot: Slot, output: Capture) -> Executor:
@@ -310,7 +314,7 @@ def main(arguments: Sequence[str]) -> int:
         os.kill(os.getpid(), signal.SIGTERM)  # so that everybody sees what it died of
     except ToilfnError as error:
         print(f"toilfn.worker: {error}", file=sys.stderr)
-        return 1
+        return NOT_MINE if isinstance(error, _AnsweredError) else 1
     return 0
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import threading
 import time
 
 import pytest
 from distributed import Client, LocalCluster
 
+import toilfn as toil
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.daskcluster import DaskCluster
 from toilfn.clusters.testing import ClusterContract
@@ -18,6 +23,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_client_stays():
+    """Each of our clients' threads has ended, however the test went."""
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name == "toilfn-dask"] == []
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +100,86 @@ def test_a_missing_scheduler_says_what_to_do(run):
 
 
 def test_a_lost_scheduler_ends_its_jobs(tmp_path):
+    """And the client does not stay to look for it."""
     with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as first:
         cluster = DaskCluster(first.scheduler_address, worker_command=("sh", "-c", "sleep 3"), timeout=5)
         cluster.open(Session(str(tmp_path), "wf", {}))
         cluster.submit([Batch("slow", "b", Resources(memory=2**20))])
-    updates = []
-    end = time.monotonic() + 30
+    updates = ended(cluster)
+    assert updates[0].cause is Cause.LOST
+    begin = time.monotonic()
+    cluster.close()
+    assert time.monotonic() - begin < 5
+
+
+def ended(cluster, limit=30):
+    """Poll until a job has ended."""
+    updates, end = [], time.monotonic() + limit
     while not updates:
         assert time.monotonic() < end
         updates = cluster.poll(1.0)
-    assert updates[0].cause is Cause.LOST
-    cluster.close()
+    return updates
+
+
+def test_the_first_worker_may_be_one_that_cannot_run_what_waits(tmp_path):
+    """Nobody could be asked when the job was submitted."""
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as place:
+        cluster = DaskCluster(place, worker_command=("sh", "-c", "exit 0"))
+        cluster.poll_interval = 0.1
+        cluster.open(Session(str(tmp_path), "wf", {}))
+        try:
+            cluster.submit([Batch("gpu", "b", Resources(memory=2**20, accelerators=(Accelerator(1),)))])
+            assert cluster.poll(0.2) == []
+            place.scale(1)
+            (update,) = ended(cluster)
+        finally:
+            cluster.close()
+    assert update.cause is Cause.ERROR
+    assert "no dask worker can give" in update.detail
+
+
+@toil.task(memory="100M", cores=0.1)
+def patient(folder, number):
+    """Wait until told to go on; leave a mark for each attempt."""
+    with open(f"{folder}/mark-{number}", "a") as marks:
+        marks.write("x")
+    while not os.path.exists(f"{folder}/go"):
+        time.sleep(0.05)
+    return number
+
+
+def wait_for_marks(folder, count, limit=30):
+    end = time.monotonic() + limit
+    while len(list(folder.glob("mark-*"))) < count:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_lost_worker_costs_its_tasks_one_attempt(tmp_path):
+    """Dask starts the job again on a worker that is left, or the leader does."""
+    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as place:
+        settings = {"store": tmp_path / "store", "cluster": toil.DaskCluster(place), "progress": False}
+        run = toil.submit([patient(str(tmp_path), i) for i in range(4)], **settings)
+        wait_for_marks(tmp_path, 4)
+        os.kill(next(iter(place.workers.values())).pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        assert run.result() == [0, 1, 2, 3]
+
+
+def test_a_lost_scheduler_that_comes_back_costs_its_jobs_one_attempt(tmp_path):
+    port = free_port()
+    place = LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0", scheduler_port=port)
+    cluster = toil.DaskCluster(place.scheduler_address)
+    run = toil.submit([patient(str(tmp_path), i) for i in range(2)], store=tmp_path / "store", cluster=cluster)
+    wait_for_marks(tmp_path, 2)
+    place.close()
+    (tmp_path / "go").touch()
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=":0", scheduler_port=port):
+        assert run.result() == [0, 1]
+    assert {len(mark.read_text()) for mark in tmp_path.glob("mark-*")} <= {1, 2}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,45 @@
+"""What runs inside the workers of dask.distributed: each job is a process of its own, so that it can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+
+__all__ = ["kill_jobs", "run_job"]
+
+_TAIL = 1000
+"""How many bytes of a job's output are kept."""
+
+_processes: dict[str, subprocess.Popen[bytes]] = {}
+"""The jobs that this dask worker runs."""
+
+
+def run_job(job: str, command: list[str], arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run a job; give its exit status, or the negative number of a signal, and the end of its output."""
+    program = command[0] or sys.executable
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [program, *command[1:], *arguments],
+            env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True,
+        )  # fmt: skip
+        _processes[job] = process
+        try:
+            status = process.wait()
+        finally:
+            del _processes[job]
+        output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
+        return status, output.read().decode(errors="replace").strip()
+
+
+def kill_jobs(jobs: list[str]) -> None:
+    """End jobs, if they run here, and all that they started."""
+    for job in jobs:
+        process = _processes.get(job)
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)

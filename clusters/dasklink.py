@@ -1,0 +1,136 @@
+"""The connection to a scheduler of dask.distributed: made, made again when the scheduler was lost, surely closed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from toilfn.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["DaskLink"]
+
+_PAUSE = 0.1
+
+
+class DaskLink:
+    """Gives a client that works: one of its own, or the user's.
+
+    Parameters
+    ----------
+    place : str, distributed.Client, cluster object or None
+        Where the scheduler is; None is the configured ``scheduler-address``.
+    timeout : float
+        Seconds to wait for the scheduler, at first and when it was lost.
+    """
+
+    def __init__(self, place: Any, timeout: float) -> None:
+        self._place = place
+        self._timeout = timeout
+        self._client: Client | None = None
+        self._loop: _Loop | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the scheduler can be talked to, as far as is known."""
+        return self._client is not None and self._client.status == "running"
+
+    def client(self) -> Client:
+        """Give a client that works.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler does not answer in time.
+        """
+        if self._client is None or not self.is_up:
+            self.close()
+            self._client = self._borrowed() or self._own()
+        return self._client
+
+    def close(self) -> None:
+        """Disconnect; the user's own client stays as it is. May be called twice."""
+        client, loop = self._client, self._loop
+        self._client = self._loop = None
+        if loop is not None:
+            try:
+                if client is not None:
+                    with suppress(OSError, TimeoutError):  # nobody is there any more
+                        client.close(timeout=self._timeout)
+            finally:
+                loop.stop()
+
+    def _borrowed(self) -> Client | None:
+        """Wait until the user's client, if that is what we were given, has found its scheduler (again)."""
+        from distributed import Client
+
+        if not isinstance(self._place, Client):
+            return None
+        end = time.monotonic() + self._timeout
+        while self._place.status == "connecting" and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        if self._place.status != "running":
+            raise ClusterError(f"the dask client {self._place} is {self._place.status}: its scheduler was lost")
+        return self._place
+
+    def _own(self) -> Client:
+        from distributed import Client
+
+        address = self._address()
+        self._loop = _Loop()
+        try:
+            return Client(
+                address,
+                timeout=self._timeout,
+                set_as_default=False,
+                security=getattr(self._place, "security", None),
+                loop=self._loop.loop,
+            )
+        except (OSError, TimeoutError) as error:
+            self.close()
+            raise ClusterError(f"the dask scheduler at {address} does not answer: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _address(self) -> str:
+        import dask.config
+
+        address = getattr(self._place, "scheduler_address", self._place) or dask.config.get("scheduler-address", None)
+        if not address:
+            raise ClusterError(
+                "there is no dask scheduler to talk to: write DaskCluster('tcp://host:8786'), give a client or a "
+                "cluster object, or set DASK_SCHEDULER_ADDRESS"
+            )
+        return str(address)
+
+
+class _Loop:
+    """An event loop in a thread of its own, which ends when it is told to, whatever became of the client in it.
+
+    Clients that make their own loop leave its thread running when they lose their scheduler for good.
+    """
+
+    def __init__(self) -> None:
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="toilfn-dask", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    async def _run(self) -> None:
+        from tornado.ioloop import IOLoop
+
+        self.loop = IOLoop.current()
+        self._stop = asyncio.Event()
+        self._started.set()
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """End the thread, and what still runs in it."""
+        self.loop.add_callback(self._stop.set)
+        self._thread.join()
