@@ -8,21 +8,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 import cwltool.main
-from cwltool.context import RuntimeContext
+from cwltool.context import LoadingContext, RuntimeContext
+from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.process import Process
 
 from toilfn.clusters.local import LocalCluster
 from toilfn.clusters.nursery import Nursery
-from toilfn.cwl import inputs, steps
+from toilfn.cwl import inputs, steps, tools
 from toilfn.cwl.documents import bundle
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
+from toilfn.cwl.tool import make_tool
+from toilfn.errors import FailedTasksError, ToilfnError
+from toilfn.records import Failure
 from toilfn.run import compute
 from toilfn.settings import Settings, from_options
 
@@ -50,7 +54,7 @@ class Executor:
         outputs = steps.call(part, inputs.imported(ready))
         outdir = context.outdir or os.getcwd()
         with self._settings(process) as settings:
-            return compute(deliver(outputs, outdir), **settings), "success"
+            return _computed(deliver(outputs, outdir), settings), "success"
 
     @contextmanager
     def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
@@ -67,6 +71,22 @@ class Executor:
             yield {**settings, "cluster": cluster}
 
 
+def _computed(promise: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run; what failed is raised as cwltool's errors, which it reports."""
+    try:
+        result: dict[str, Any] = compute(promise, **settings)
+    except FailedTasksError as error:
+        kind = UnsupportedRequirement if any(map(_is_unsupported, error.failures)) else WorkflowException
+        raise kind(str(error)) from error
+    except ToilfnError as error:
+        raise WorkflowException(str(error)) from error
+    return result
+
+
+def _is_unsupported(failure: object) -> bool:
+    return isinstance(failure, Failure) and failure.message.startswith(f"{tools.__name__}.UnsupportedError")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a CWL document; gives the exit status.
 
@@ -76,4 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         By default what this process was given.
     """
     options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    return int(cwltool.main.main(args=options, executor=Executor(options)))  # type: ignore[arg-type]
+    loading = LoadingContext(vars(options))
+    loading.construct_tool_object = make_tool
+    executor: Any = Executor(options)
+    return int(cwltool.main.main(args=options, executor=executor, loadingContext=loading))

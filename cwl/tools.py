@@ -17,7 +17,7 @@ from toilfn.cwl.values import Places, local_path, map_objects, objects
 from toilfn.errors import PermanentError
 from toilfn.files import needed_session
 
-__all__ = ["ToolError", "run_here"]
+__all__ = ["ToolError", "UnsupportedError", "run_here"]
 
 
 class ToolError(Exception):
@@ -26,6 +26,10 @@ class ToolError(Exception):
 
 class FinalToolError(ToolError, PermanentError):
     """A tool has failed, and would again."""
+
+
+class UnsupportedError(FinalToolError):
+    """A tool requires what this runner, as it was started, does not do."""
 
 
 def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +94,9 @@ def _run(tool: Process, inputs: dict[str, Any], context: Any) -> dict[str, Any]:
             if job is not None:
                 job.run(context)
     except UnsupportedRequirement as error:
-        raise FinalToolError(f"{_name(tool)} needs what is not supported: {error}") from error
+        raise UnsupportedError(f"{_name(tool)} requires what is not supported: {error}") from None
     except WorkflowException as error:
-        raise FinalToolError(f"{_name(tool)}: {error}") from error
+        raise FinalToolError(f"{_name(tool)}: {error}") from None
     outputs, status = ended[-1] if ended else (None, "permanentFail")
     if status == "success":
         return dict(outputs or {})
