@@ -77,13 +77,13 @@ def test_merge_sort_on_dask(start):
         assert sorts(start, "dask", cluster={"cluster": place.scheduler_address}) == {"sort": 7, "merge": 3}
 
 
-def adopts(start, name, count):
+def adopts(start, name, count, **settings):
     """Kill a leader while its jobs run and wait; no task runs twice, none is lost."""
-    first, marks = start(name, "slow", count)
+    first, marks = start(name, "slow", count, **settings)
     wait_for_marks(first, marks, 5)
     first.kill()
     first.communicate()
-    second, _ = start(name, "slow", count, lease_timeout=5)
+    second, _ = start(name, "slow", count, lease_timeout=5, **settings)
     assert result(second) == str(sum(range(count)))
     assert counts(marks) == {f"slow-{i}": 1 for i in range(count)}
 
@@ -150,7 +150,7 @@ def test_ten_thousand_tasks_on_slurm(slurm, start, tmp_path, monkeypatch):
         counting.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
     begin = time.monotonic()
-    leader, _ = start("slurm", "noop", 10_000, cluster={"max_jobs": 16, "poll_interval": 1}, batch_target="10s")
+    leader, _ = start("slurm", "noop", 10_000, cluster={"poll_interval": 1}, bundle="10s")
     assert result(leader, 180) == str(sum(range(10_000)))
     calls = log.read_text().split()
     assert calls.count("sbatch") <= 40
