@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from toilfn.resources import Resources
 
 __all__ = [
-    "Adopted", "BatchId", "Budget", "Capacity", "Cause", "Command", "Complete", "Deadlock", "Event", "Failed",
+    "Adopted", "BatchId", "Began", "Budget", "Capacity", "Cause", "Command", "Complete", "Deadlock", "Event", "Failed",
     "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Resolve", "Retry", "Returned",
     "RollBack", "ServiceStarted", "Shaped", "StopService", "Submit", "Submitted", "TaskId",
 ]  # fmt: skip
@@ -116,6 +116,13 @@ class Kept(NamedTuple):
     id: TaskId
 
 
+class Began(NamedTuple):
+    """A batch that waited in the cluster's queue runs now."""
+
+    batch: BatchId
+    now: float
+
+
 class Failed(NamedTuple):
     """An attempt of a task ended without an outcome."""
 
@@ -174,7 +181,9 @@ class Capacity(NamedTuple):
     """And on those that are."""
 
 
-Event: TypeAlias = Submitted | Adopted | Finished | Kept | Failed | Returned | ServiceStarted | Shaped | Lost | Capacity
+Event: TypeAlias = (
+    Submitted | Adopted | Finished | Kept | Began | Failed | Returned | ServiceStarted | Shaped | Lost | Capacity
+)
 
 
 class Submit(NamedTuple):
@@ -187,6 +196,8 @@ class Submit(NamedTuple):
     ids: tuple[TaskId, ...]
     shape: Resources
     """The largest of its tasks' resources."""
+    walltime: float | None = None
+    """How many seconds the batch may take: what is not begun early enough to have its own walltime is returned."""
 
 
 class Recall(NamedTuple):

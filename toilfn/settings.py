@@ -103,6 +103,15 @@ class Settings:
     max_preemptible_service_tasks: int | None = _setting(
         None, count, _CLUSTER, "and the most on nodes that can be taken away, which the other limit does not count"
     )
+    bundle: float | None = _setting(
+        None, parse_duration, _CLUSTER,
+        "short tasks go to workers together, for about this long at a time: 30s makes few jobs of many tiny tasks "
+        "on a batch system, once a few have shown how long they take; 0 for none; by default 50ms",
+    )  # fmt: skip
+    gather: float | None = _setting(
+        None, parse_duration, _CLUSTER,
+        "how long tasks that could start wait for others, to be submitted together; by default 0.5s on batch systems",
+    )  # fmt: skip
     poll_interval: float | None = _setting(
         None,
         parse_duration,
@@ -201,9 +210,6 @@ class Settings:
 
     lease_timeout: float = _setting(
         "30s", parse_duration, _EXPERT, "a leader that has not been heard of for this long may be replaced"
-    )
-    batch_target: float = _setting(
-        "50ms", parse_duration, _EXPERT, "short tasks are sent to workers together, for about this long at a time"
     )
     config: str | None = _setting(None, os.fspath, _EXPERT, "a file with settings, such as toilfn config prints")
     bad_worker: float = _setting(

@@ -15,6 +15,7 @@ from random import Random
 
 from toilfn.events import (
     BatchId,
+    Began,
     Budget,
     Capacity,
     Cause,
@@ -275,7 +276,7 @@ class World:
 
     def dated(self, event: Event) -> Event:
         """Give an event the time at which the leader hears of it."""
-        return event._replace(now=self.now) if isinstance(event, Failed | Lost) else event
+        return event._replace(now=self.now) if isinstance(event, Failed | Lost | Began) else event
 
     def deliver(self, worker: Worker) -> None:
         event = self.dated(worker.news.popleft())
@@ -309,7 +310,9 @@ class World:
             assert all(need in before or self.truth.is_complete(need, self.outcomes) for need in needs)
             self.check_shape(id, command.shape)
             before.add(id)
-        self.workers[command.batch] = Worker(command.batch, deque(command.ids), set(self.outcomes))
+        self.workers[command.batch] = worker = Worker(command.batch, deque(command.ids), set(self.outcomes))
+        if self.random.random() < 0.5:
+            worker.news.append(Began(command.batch, self.now))
 
     def check_shape(self, id: TaskId, shape: Resources) -> None:
         asked = self.truth.specs[id].new.shape

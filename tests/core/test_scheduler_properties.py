@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from tests.core.scheduler_model import CAPACITIES, World
 from toilfn.scheduler import Policy
 
-POLICIES = [Policy(), Policy(target_seconds=0.0), Policy(target_seconds=2.0, max_batch=4, patience=1, kill_after=0.5)]
+POLICIES = [
+    Policy(),
+    Policy(target_seconds=0.0),
+    Policy(target_seconds=2.0, max_batch=4, patience=1, kill_after=0.5),
+    Policy(target_seconds=2.0, gather=0.5, probes=1),
+]
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))

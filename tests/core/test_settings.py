@@ -33,7 +33,7 @@ def test_defaults_are_in_bytes_and_seconds() -> None:
     defaults = Settings.resolve()
     assert defaults.default_memory == 2 * 2**30
     assert defaults.retry_backoff == 0.5
-    assert defaults.batch_target == 0.05
+    assert (defaults.bundle, defaults.gather) == (None, None)
     assert defaults.log_limit == 65536
     assert defaults.store is None
 
@@ -64,7 +64,7 @@ def test_sections_of_other_parts_are_left_alone() -> None:
     ("keywords", "words"),
     [
         ({"retires": 3}, "the setting 'retires' is unknown; did you mean 'retries'?"),
-        ({"xyzzy": 3}, "batch_target, cache_size, clean,"),
+        ({"xyzzy": 3}, "bad_worker_interval, bundle, cache_size, clean,"),
         ({"retries": -1}, "the setting 'retries' cannot be used: -1: write a whole number, not below 0"),
         ({"retries": True}, "write a whole number"),
         ({"default_cores": "nan"}, "write a number above 0"),

@@ -266,6 +266,19 @@ def test_a_loop_of_tail_calls_keeps_only_the_value_that_is_needed(store: Store) 
         assert len(batch.payloads) <= 1
 
 
+def test_what_has_no_time_left_for_its_walltime_is_given_back(store: Store) -> None:
+    """The first task is run in any case; a tail call counts as another one."""
+    for walltime, ran in ((120.0, 5), (60.0, 1)):
+        executor = executor_of(store)
+        made = make(store, same(count_down(2)), same(2), walltime=60.0)
+        batch = Batch(executor, *unpack(made.message)[1:4], walltime)
+        attempts = []
+        while (attempt := batch.next()) is not None:
+            attempts.append(attempt.task.id)
+            batch.ended(attempt, executor.run(attempt, batch.payloads))
+        assert len(attempts) == ran
+
+
 @given(started=st.integers(0, 6))
 @settings(max_examples=7, deadline=None)
 def test_a_recall_gives_back_what_has_not_started(started: int, tmp_path_factory: pytest.TempPathFactory) -> None:

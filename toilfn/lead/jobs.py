@@ -95,7 +95,7 @@ class Jobs:
     def _prepare(self, submit: Submit) -> Batch:
         name = self.newest = f"{self._name}-{submit.batch}"
         direct = self._cluster.capabilities.direct
-        message = self._orders.message(submit)
+        message = self._orders.message(submit, is_watched=direct)
         if not direct:
             self._answers.put(name, message)
         return Batch(

@@ -278,7 +278,7 @@ class Leader:
             return
         for message in update.answers:
             self._hear(out, message)
-        if update.state is JobState.RUNNING:
+        if update.state is JobState.RUNNING and not self._cluster.capabilities.direct:
             self._handle(Began(out.id, time.monotonic()))
         if update.state is JobState.ENDED:
             answers = self._answers.take(out.name, ended_well=update.cause is None)

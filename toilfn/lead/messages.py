@@ -19,6 +19,7 @@ def run_batch(
     tasks: Sequence[tuple[bytes, int, Resources]],
     values: Mapping[TaskId, Entry],
     functions: Iterable[bytes],
+    walltime: float | None = None,
 ) -> bytes:
     """Make the message that gives a worker a batch.
 
@@ -31,10 +32,11 @@ def run_batch(
         The values that the tasks need from outside the batch.
     functions : iterable of bytes
         Encoded function records.
+    walltime : float, optional
+        The seconds that the whole batch may take, on a cluster where that is the only limit.
     """
-    packed: bytes = msgpack.packb(
-        ("run", [(record, attempt, limits(shape)) for record, attempt, shape in tasks], values, list(functions))
-    )
+    given = [(record, attempt, limits(shape)) for record, attempt, shape in tasks]
+    packed: bytes = msgpack.packb(("run", given, values, list(functions), walltime))
     return packed
 
 

@@ -37,14 +37,11 @@ class Orders:
     shape: Callable[[TaskId], Resources]
 
     def resources(self, submit: Submit) -> Resources:
-        """Say what the job asks for: its tasks run one after the other, so their times add up."""
-        if submit.shape.walltime is None or len(submit.ids) == 1:
-            return submit.shape
-        times = (self.shape(id_).walltime or 0.0 for id_ in submit.ids)
-        return replace(submit.shape, walltime=sum(times))
+        """Say what the job asks for: what the largest of its tasks does, for as long as all of them need."""
+        return submit.shape if submit.walltime is None else replace(submit.shape, walltime=submit.walltime)
 
-    def message(self, submit: Submit) -> bytes:
-        """Make the message for the worker."""
+    def message(self, submit: Submit, *, is_watched: bool) -> bytes:
+        """Make the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""
         within = set(submit.ids)
         tasks, needs, functions = [], [], {}
         for id_ in submit.ids:
@@ -54,7 +51,8 @@ class Orders:
             tasks.append((data, self.attempts.get(id_, 0) + 1, self.shape(id_)))
             needs += [need for need in task.needs if need not in within]
             functions[task.function] = self.tasks.function(task)
-        return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()))
+        walltime = None if is_watched else submit.walltime
+        return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()), walltime)
 
     def label(self, submit: Submit) -> str:
         """Name a batch for people."""

@@ -11,7 +11,7 @@ from toilfn import records
 from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster, Session
 from toilfn.errors import ClusterError, KilledError
-from toilfn.events import Capacity, TaskId
+from toilfn.events import TaskId
 from toilfn.lead.attemptlogs import AttemptLogs, log_file
 from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
@@ -21,10 +21,11 @@ from toilfn.lead.interrupts import Interrupts
 from toilfn.lead.leader import Leader
 from toilfn.lead.loading import Loader
 from toilfn.lead.mailbox import Answers, StoreAnswers
+from toilfn.lead.policy import capped, policy
 from toilfn.lead.valuecache import Values
 from toilfn.lead.watch import Watch
 from toilfn.progress import Progress
-from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler import Scheduler
 from toilfn.settings import Settings
 from toilfn.stores import Store
 from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, write_ref
@@ -136,8 +137,8 @@ class Running:
     def _leader(
         self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
     ) -> Leader:
-        capacity = _capped(cluster.capacity(), self._settings)
-        scheduler = Scheduler(capacity, Policy(target_seconds=self._settings.batch_target))
+        capacity = capped(cluster.capacity(), self._settings)
+        scheduler = Scheduler(capacity, policy(self._settings, is_queue=capacity.total is None))
         assert self._index.epoch is not None
         flag = _Flag(self._store)
         logs = AttemptLogs(self._settings, self._read_log, progress.message)
@@ -198,18 +199,3 @@ class _Flag:
             self._looked = time.monotonic()
             self._is_set = self._store.has_flag("kill")
         return self._is_set
-
-
-def _capped(capacity: Capacity, settings: Settings) -> Capacity:
-    """Take the user's limits off what the cluster can give."""
-    total = capacity.total
-    if total is not None:
-        total = replace(
-            total,
-            cores=min(total.cores, settings.max_cores or total.cores),
-            memory=min(total.memory, settings.max_memory or total.memory),
-            disk=min(total.disk, settings.max_disk or total.disk),
-        )
-    batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
-    services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
-    return Capacity(total, capacity.largest, batches, *services)

@@ -10,6 +10,8 @@
     ready       the queues of ready tasks, and whose turn it is
     batching    how much work goes into one batch
     drafting    which tasks go into one batch
+    gathering   how long ready tasks wait for others to go out with
+    probes      learning how long tasks take from a few, before the others go out
     running     the batches that are out
     retries     what a failure costs
     holds       which values are still needed

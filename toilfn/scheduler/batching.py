@@ -10,6 +10,9 @@ from toilfn.scheduler.packing import Shape
 
 __all__ = ["Draft", "Durations", "Policy"]
 
+_SLOWER = 4.0
+"""How many times longer than expected the tasks of a batch may take before there is no time left for some."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -27,6 +30,10 @@ class Policy:
         A batch is overdue when it takes this many times longer than expected, and this many seconds.
     kill_after : float
         Seconds after which a batch is killed that goes on although nothing of it is needed any more.
+    gather : float
+        For how many seconds ready tasks wait for others, to go out in one submission.
+    probes : int or None
+        How many tasks of a kind are started before it is known how long one takes; None is all of them.
     """
 
     target_seconds: float = 0.05
@@ -35,6 +42,8 @@ class Policy:
     recall_factor: float = 4.0
     recall_after: float = 1.0
     kill_after: float = 10.0
+    gather: float = 0.0
+    probes: int | None = None
 
 
 class Durations:
@@ -85,14 +94,20 @@ class Draft:
         self._share = share
         self._walltime = 0.0
 
+    @property
+    def walltime(self) -> float | None:
+        """How many seconds the batch may take; None is without limit."""
+        return None if self.shape.resources.walltime is None else self._walltime
+
     def offer(self, id: TaskId, seconds: float) -> bool:
         """Take a ready task if it belongs here: the first one always does."""
+        takes = self._time_for(self.shape, seconds, is_bound=not self.ids)
         if self.ids:
-            if self._share < 1 or not (self._has_time(seconds) and self._has_space(self.shape)):
+            if self._share < 1 or not (self._is_short(seconds) and self._has_space(takes)):
                 return False
             self.is_divisible = True
         self._share -= 1
-        self._add(id, seconds, self.shape)
+        self._add(id, seconds, takes)
         return True
 
     def offer_follower(self, id: TaskId, seconds: float, shape: Shape, *, is_link: bool) -> bool:
@@ -100,23 +115,29 @@ class Draft:
 
         The link of a chain loses nothing by staying; any other might find a free slot elsewhere.
         """
-        if not (is_link or self._has_time(seconds)) or not (self._has_space(shape) and shape.can_join(self.shape)):
+        takes = self._time_for(shape, seconds, is_bound=is_link)
+        if not (is_link or self._is_short(seconds)) or not (self._has_space(takes) and shape.can_join(self.shape)):
             return False
         self.is_divisible = self.is_divisible or not is_link
-        self._add(id, seconds, shape)
+        self._add(id, seconds, takes)
         return True
 
-    def _has_time(self, seconds: float) -> bool:
+    def _time_for(self, shape: Shape, seconds: float, *, is_bound: bool) -> float:
+        """Say how much longer the batch may take with a task; only one that is bound to the batch gets all it may.
+
+        A worker that has no time left for another task gives it back: so the batch's first limit is enough for
+        each of the others, as long as those before them take about as long as is expected.
+        """
+        limit = shape.resources.walltime or 0.0
+        return limit if is_bound else min(limit, _SLOWER * seconds)
+
+    def _is_short(self, seconds: float) -> bool:
         return self.seconds + seconds <= self._policy.target_seconds
 
-    def _has_space(self, shape: Shape) -> bool:
-        return len(self.ids) < self._policy.max_batch and self._walltime + _limit(shape) <= self._longest
+    def _has_space(self, takes: float) -> bool:
+        return len(self.ids) < self._policy.max_batch and self._walltime + takes <= self._longest
 
-    def _add(self, id: TaskId, seconds: float, shape: Shape) -> None:
+    def _add(self, id: TaskId, seconds: float, takes: float) -> None:
         self.ids.append(id)
         self.seconds += seconds
-        self._walltime += _limit(shape)
-
-
-def _limit(shape: Shape) -> float:
-    return shape.resources.walltime or 0.0
+        self._walltime += takes

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from toilfn.events import (
     Adopted,
     BatchId,
+    Began,
     Capacity,
     Cause,
     Command,
@@ -41,9 +42,11 @@ from toilfn.scheduler.batching import Draft, Durations, Policy
 from toilfn.scheduler.board import Board
 from toilfn.scheduler.checkpoints import Checkpoints
 from toilfn.scheduler.drafting import Drafting
+from toilfn.scheduler.gathering import Gathering
 from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.links import Links
 from toilfn.scheduler.packing import Pool, Shapes
+from toilfn.scheduler.probes import Probes
 from toilfn.scheduler.ready import Ready
 from toilfn.scheduler.retries import Charges, enlarged
 from toilfn.scheduler.rollback import RollBacks
@@ -80,6 +83,8 @@ class Scheduler:
         self._backoff: list[tuple[float, TaskId]] = []
         self._shapeless: set[TaskId] = set()
         self._running = Running(self._tasks, self._pool, policy)
+        self._probes = Probes(self._tasks, self._durations, self._running, policy)
+        self._gathering = Gathering(policy.gather)
         self._services = Services(self._tasks, self._pool)
         self._checkpoints = Checkpoints()
         self._board = Board(self._tasks, self._ready, self._running, self._services)
@@ -97,9 +102,8 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing is ready, running or to be tried again: the run is over."""
-        return not (
-            self._services.queue or self._checkpoints.hopeless or any(self._board.counts[state] for state in _GOING_ON)
-        )
+        is_due = self._services.queue or self._checkpoints.hopeless or self._probes
+        return not (is_due or any(self._board.counts[state] for state in _GOING_ON))
 
     @property
     def largest(self) -> Resources | None:
@@ -109,9 +113,13 @@ class Scheduler:
     @property
     def wake_at(self) -> float | None:
         """The time at which `dispatch` is due even if nothing happens; None if it is not."""
-        times = [self._backoff[0][0]] if self._backoff else []
-        due = self._running.wake_at(is_all_started=not self._ready)
-        return min(times if due is None else [*times, due], default=None)
+        times = (
+            self._backoff[0][0] if self._backoff else None,
+            self._running.wake_at(is_all_started=not self._ready),
+            self._probes.wake_at,
+            self._gathering.over_at,
+        )
+        return min((time for time in times if time is not None), default=None)
 
     def counts(self) -> dict[str, int]:
         """Count the tasks in each state, by the state's name in lower case."""
@@ -227,6 +235,9 @@ class Scheduler:
             self._board.move(task, State.RUNNING)
             self._running.keep(event.batch, task)
 
+    def _began(self, event: Began, _: list[Command]) -> None:
+        self._probes.began(event.batch, event.now)
+
     def _failed(self, event: Failed, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
         if task is not None and task.state.is_at_work:
@@ -289,6 +300,7 @@ class Scheduler:
         Adopted: _adopted,
         Finished: _finished,
         Kept: _kept,
+        Began: _began,
         Failed: _failed,
         Returned: _returned,
         ServiceStarted: _service_started,
@@ -332,11 +344,13 @@ class Scheduler:
                 commands += self._services.stop(task)
         elif task.id in self._shapeless:
             commands.append(Resolve(task.id))
-        elif self._pool.can_ever(task.shape):
+        elif not self._pool.can_ever(task.shape):
+            self._give_up(task, commands)
+        elif self._probes.may_start(task, urgent=urgent):
             self._board.move(task, State.READY)
             self._ready.add(task.id, task.shape, urgent=urgent)
-        else:
-            self._give_up(task, commands)
+        elif task.state is not State.WAITING:
+            self._board.move(task, State.WAITING)
 
     def _give_up(self, task: Task, commands: list[Command]) -> None:
         """Give up a task that asks for too much."""
@@ -402,6 +416,10 @@ class Scheduler:
             commands += undone
             self._postpone(checkpoint, verdict, now, commands)
         self._admit(commands)
+        for task, urgent in self._probes.free(now):
+            self._settle(task, commands, urgent=urgent)
+        if self._ready and not self._gathering.is_over(now):
+            return commands
         while (shape := self._ready.choose(self._pool)) is not None:
             commands.append(self._running.begin(self._drafting.draft(shape), now))
         commands += self._running.due(now, is_all_started=not self._ready)

@@ -89,7 +89,7 @@ class Running:
         batch.is_suspect = not self._strays.isdisjoint(batch.ids)
         if draft.is_divisible and not self._pool.is_queue:
             heapq.heappush(self._overdue, (now + self._patience(draft.seconds), batch.id))
-        return Submit(batch.id, batch.ids, batch.shape.resources)
+        return Submit(batch.id, batch.ids, batch.shape.resources, draft.walltime)
 
     def _patience(self, seconds: float) -> float:
         """Say how many seconds a batch may take that is expected to take so many."""

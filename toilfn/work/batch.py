@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -36,9 +38,19 @@ class Batch:
         Payload or blob, and references, of what the tasks need from outside.
     functions : iterable of bytes
         Encoded records.
+    walltime : float, optional
+        The seconds that the system gives to all of it. A task for whose own walltime that leaves too little is
+        refused, unless it is the first: so none dies of what others took.
     """
 
-    def __init__(self, executor: Executor, tasks: Any, values: Mapping[TaskId, Any], functions: Any) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        tasks: Any,
+        values: Mapping[TaskId, Any],
+        functions: Any,
+        walltime: float | None = None,
+    ) -> None:
         executor.learn(map(_function, functions), recorded=True)
         self._executor = executor
         self._queue = deque(Attempt(_task(record), number, limits) for record, number, limits in tasks)
@@ -46,11 +58,13 @@ class Batch:
         self.payloads = Payloads(entries, executor.blobs)
         self._wanted = {need for attempt in self._queue for need in attempt.task.needs} - entries.keys()
         self._incomplete: set[TaskId] = set()
+        self._deadline = math.inf if walltime is None else time.monotonic() + walltime
+        self._is_first = True
         self._following: Attempt | None = None
         self._head = b""
         self._names: list[TaskId] = []
         self.refused: list[TaskId] = []
-        """Tasks that cannot run here, since something before them failed or has left work for others."""
+        """Tasks that cannot run here, since something before them failed, left work for others or took too long."""
         self.stop = threading.Event()
         """Whether its task, a service, is to stop."""
 
@@ -61,7 +75,9 @@ class Batch:
             return following
         while (attempt := self._pop()) is not None:
             task = attempt.task
-            if self._incomplete.isdisjoint(task.needs) and self._incomplete.isdisjoint(task.after):
+            is_possible = self._incomplete.isdisjoint(task.needs) and self._incomplete.isdisjoint(task.after)
+            if is_possible and (self._is_first or self._has_time(attempt.limits)):
+                self._is_first = False
                 self._head = task.id
                 self._names = [task.id] if task.id in self._wanted else []
                 return attempt
@@ -99,6 +115,9 @@ class Batch:
             self._keep_value(result)
         return None
 
+    def _has_time(self, limits: Mapping[str, Any]) -> bool:
+        return time.monotonic() + (limits.get("walltime") or 0.0) <= self._deadline
+
     def _limits(self, child: records.Task, parent: Attempt) -> Mapping[str, Any]:
         """Say what a child may use: what it asks for, where that is less than its parent got."""
         asked, given = self._executor.options(child), self._executor.options(parent.task)
@@ -125,7 +144,8 @@ class Batch:
         self._executor.learn(result.functions, recorded=False)
         if not self._executor.knows(child):
             return None
-        return child if _fits(self._executor.options(child), self._executor.options(attempt.task)) else None
+        fits = _fits(self._executor.options(child), self._executor.options(attempt.task))
+        return child if fits and self._has_time(self._limits(child, attempt)) else None
 
 
 def _fits(child: Mapping[str, Any], parent: Mapping[str, Any]) -> bool:

@@ -1,0 +1,152 @@
+"""Many tiny tasks in few jobs, on a cluster that queues by itself."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.scheduler_model import SMALL, name, new, typed
+from toilfn.events import Began, Budget, Capacity, Cause, Failed, Finished, GaveUp, Lost, Submit, Submitted
+from toilfn.resources import Resources
+from toilfn.scheduler import Policy, Scheduler
+
+BUNDLES = Policy(target_seconds=30.0, max_batch=1000, probes=2)
+
+
+def make(*tasks, policy=BUNDLES, **capacity):
+    scheduler = Scheduler(Capacity(None, **capacity), policy)
+    scheduler.handle(Submitted(tasks))
+    return scheduler
+
+
+def submits(commands):
+    return [command for command in commands if isinstance(command, Submit)]
+
+
+def sizes(commands):
+    return [len(command.ids) for command in submits(commands)]
+
+
+def end(scheduler, submit, seconds, now=0.0):
+    for id in submit.ids:
+        scheduler.handle(Finished(id, wall=seconds))
+    return scheduler.handle(Lost(submit.batch, None, now))
+
+
+def test_few_jobs_tell_how_long_a_task_takes_and_the_others_follow_together():
+    scheduler = make(*map(new, range(102)))
+    first, second = submits(scheduler.dispatch(0.0))
+    assert len(first.ids) == len(second.ids) == 1
+    assert scheduler.dispatch(100.0) == []
+    end(scheduler, first, 1.0)
+    assert sizes(scheduler.dispatch(101.0)) == [30, 30, 30, 10]
+
+
+def test_each_kind_has_probes_of_its_own():
+    scheduler = make(*(new(i, kind=i % 3) for i in range(90)))
+    assert sizes(scheduler.dispatch(0.0)) == [1] * 6
+
+
+def test_tasks_that_run_for_longer_than_a_bundle_go_alone_before_the_first_has_ended():
+    scheduler = make(*map(new, range(12)))
+    first, _ = submits(scheduler.dispatch(0.0))
+    scheduler.handle(Began(first.batch, 50.0))
+    assert scheduler.wake_at == 80.0
+    assert scheduler.dispatch(79.0) == []
+    assert sizes(scheduler.dispatch(80.0)) == [1] * 10
+
+
+def test_probes_that_fail_for_good_are_followed_by_others():
+    scheduler = make(*(new(i, budget=Budget(error=0)) for i in range(5)))
+    started = []
+    while now := submits(scheduler.dispatch(0.0)):
+        started.append(len(now))
+        for submit in now:
+            assert typed(*scheduler.handle(Failed(submit.ids[0], Cause.ERROR, 0.0))) == typed(
+                GaveUp(submit.ids[0], Cause.ERROR)
+            )
+            scheduler.handle(Lost(submit.batch, None, 0.0))
+            assert len(started) == 3 or not scheduler.idle
+    assert started == [2, 2, 1]
+    assert scheduler.idle
+
+
+def test_a_probe_that_waits_for_what_it_led_to_does_not_hold_that_back():
+    scheduler = make(new(1), new(2), new(3, 1), policy=Policy(probes=1))
+    (batch,) = submits(scheduler.dispatch(0.0))
+    assert batch.ids == (name(1), name(3))
+    scheduler.handle(Finished(name(1), children=(new(4), new(5))))
+    scheduler.handle(Lost(batch.batch, None, 0.0))
+    while now := submits(scheduler.dispatch(0.0)):
+        for submit in now:
+            end(scheduler, submit, 0.0)
+    assert scheduler.counts()["complete"] == 5
+
+
+def test_the_failure_of_one_task_concerns_that_one_only():
+    scheduler = make(*map(new, range(12)))
+    for submit in submits(scheduler.dispatch(0.0)):
+        end(scheduler, submit, 1.0)
+    (bundle,) = submits(scheduler.dispatch(1.0))
+    for id in bundle.ids[1:]:
+        scheduler.handle(Finished(id, wall=1.0))
+    scheduler.handle(Failed(bundle.ids[0], Cause.ERROR, 2.0))
+    scheduler.handle(Lost(bundle.batch, None, 2.0))
+    (again,) = submits(scheduler.dispatch(60.0))
+    assert again.ids == bundle.ids[:1]
+
+
+@given(walltime=st.floats(1.0, 1e5), seconds=st.floats(0.01, 20.0), count=st.integers(3, 50))
+def test_a_bundle_asks_for_what_one_task_asks_for_and_little_more_time(walltime, seconds, count):
+    shape = Resources(2, 10, 1, walltime=walltime)
+    scheduler = make(*(new(i, shape=shape) for i in range(count + 2)))
+    for submit in submits(scheduler.dispatch(0.0)):
+        assert submit.walltime == walltime
+        end(scheduler, submit, seconds)
+    for submit in submits(scheduler.dispatch(1.0)):
+        assert submit.shape == shape
+        assert walltime <= submit.walltime <= walltime + 4 * 30.0
+        assert submit.walltime <= len(submit.ids) * walltime + 1e-6
+
+
+def test_without_a_walltime_there_is_none():
+    scheduler = make(new(1, shape=SMALL))
+    assert submits(scheduler.dispatch(0.0))[0].walltime is None
+
+
+def test_links_of_a_chain_have_their_own_time():
+    hour = Resources(1, 1, 1, walltime=3600.0)
+    scheduler = make(new(1, shape=hour), new(2, 1, shape=hour), new(3, 2, shape=hour))
+    (submit,) = submits(scheduler.dispatch(0.0))
+    assert (len(submit.ids), submit.walltime) == (3, 3 * 3600.0)
+
+
+# Gathering
+
+
+@pytest.fixture
+def gathering():
+    return make(new(1), policy=Policy(gather=0.5))
+
+
+def test_what_becomes_ready_shortly_after_goes_out_with_the_first(gathering):
+    assert gathering.dispatch(10.0) == []
+    assert gathering.wake_at == 10.5
+    gathering.handle(Submitted((new(2),)))
+    assert gathering.dispatch(10.4) == []
+    gathering.handle(Submitted((new(3),)))
+    assert sizes(gathering.dispatch(10.5)) == [1, 1, 1]
+    assert gathering.wake_at is None
+
+
+def test_nothing_waits_twice(gathering):
+    gathering.dispatch(10.0)
+    gathering.dispatch(10.5)
+    gathering.handle(Submitted((new(2),)))
+    assert gathering.dispatch(11.0) == []
+    assert sizes(gathering.dispatch(20.0)) == [1]
+
+
+def test_without_gathering_nothing_waits():
+    assert sizes(make(new(1), policy=Policy()).dispatch(10.0)) == [1]

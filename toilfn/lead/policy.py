@@ -1,0 +1,49 @@
+"""What settings mean for the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from toilfn.events import Capacity
+from toilfn.scheduler import Policy
+from toilfn.settings import Settings
+
+__all__ = ["capped", "policy"]
+
+_GATHER = 0.5
+"""Seconds for which tasks gather where a submission is slow."""
+
+_PROBES = 4
+_MOST_IN_A_BUNDLE = 1000
+
+
+def policy(settings: Settings, *, is_queue: bool) -> Policy:
+    """Say how tasks are put together.
+
+    Parameters
+    ----------
+    settings : Settings
+    is_queue : bool
+        Whether the cluster queues by itself: a job is slow to start there, and it is worth while to find out first
+        how much goes into one.
+    """
+    chosen = Policy(gather=(_GATHER if is_queue else 0.0) if settings.gather is None else settings.gather)
+    if settings.bundle is None:
+        return chosen
+    chosen = replace(chosen, target_seconds=settings.bundle)
+    return replace(chosen, max_batch=_MOST_IN_A_BUNDLE, probes=_PROBES) if is_queue and settings.bundle else chosen
+
+
+def capped(capacity: Capacity, settings: Settings) -> Capacity:
+    """Take the user's limits off what the cluster can give."""
+    total = capacity.total
+    if total is not None:
+        total = replace(
+            total,
+            cores=min(total.cores, settings.max_cores or total.cores),
+            memory=min(total.memory, settings.max_memory or total.memory),
+            disk=min(total.disk, settings.max_disk or total.disk),
+        )
+    batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
+    services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
+    return Capacity(total, capacity.largest, batches, *services)
