@@ -37,7 +37,7 @@ class Nursery:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ended: dict[int, int] = {}
-        self._born: int | None = None
+        self._born: list[int] = []
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         self._pid = os.fork()
@@ -65,11 +65,10 @@ class Nursery:
         """
         changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
         message = json.dumps([changed, [name for name in os.environ if name not in environment]])
-        self._born = None
         socket.send_fds(self._socket, [message.encode()], [output, *fds])
-        while self._born is None:
+        while not self._born:
             self.listen(None)
-        return Fledgling(self, self._born)
+        return Fledgling(self, self._born.pop())
 
     def listen(self, timeout: float | None) -> None:
         """Hear what the nursery has to say, waiting at most so many seconds for it.
@@ -85,7 +84,7 @@ class Nursery:
                 raise ConnectionResetError("the process that forks workers is gone")
             kind, pid, status = json.loads(said)
             if kind == "born":
-                self._born = pid
+                self._born.append(pid)
             else:
                 self._ended[pid] = status
             timeout = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import Any
 
 from cwltool.command_line_tool import CommandLineTool
@@ -17,11 +16,11 @@ from ruamel.yaml.comments import CommentedMap
 __all__ = ["make_tool"]
 
 
-def make_tool(document: CommentedMap, context: LoadingContext) -> Process:
+def make_tool(toolpath_object: CommentedMap, loadingContext: LoadingContext) -> Process:
     """Make the object for a part of a document; what cwltool calls while it loads."""
-    if isinstance(document, dict) and document.get("class") == "CommandLineTool":
-        return Tool(document, context)
-    return default_make_tool(document, context)
+    if toolpath_object.get("class") == "CommandLineTool":
+        return Tool(toolpath_object, loadingContext)
+    return default_make_tool(toolpath_object, loadingContext)
 
 
 class Tool(CommandLineTool):
@@ -30,7 +29,8 @@ class Tool(CommandLineTool):
     def make_job_runner(self, runtimeContext: RuntimeContext) -> type[JobBase]:
         """Choose the class of the tool's jobs."""
         kind = super().make_job_runner(runtimeContext)
-        return {DockerCommandLineJob: DockerJob, PodmanCommandLineJob: PodmanJob}.get(kind, kind)
+        ours: dict[type[JobBase], type[JobBase]] = {DockerCommandLineJob: DockerJob, PodmanCommandLineJob: PodmanJob}
+        return ours.get(kind, kind)
 
 
 class _Unwatched:

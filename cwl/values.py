@@ -21,7 +21,7 @@ from toilfn.files import File
 __all__ = ["Places", "local_path", "map_objects", "objects"]
 
 _SCHEME = "toilfn:"
-_DERIVED = ("path", "dirname", "nameroot", "nameext")
+_DERIVED = ("path", "dirname", "nameroot", "nameext", "http://commonwl.org/cwltool#generation")
 """Fields that cwltool fills in where it uses an object."""
 
 
@@ -110,6 +110,8 @@ class Places:
             found.pop("location", None)
         elif (known := self.find(location)) is not None:
             found["location"] = known
+        elif location.startswith("/"):
+            found["location"] = file_uri(location)
         if "location" in found and found["class"] == "Directory":
             found.pop("listing", None)
         for name in _DERIVED:
