@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "make_cluster"]
 
 REGISTRY: dict[str, tuple[str, str]] = {
+    "awsbatch": ("toilfn.clusters.awsbatch:AWSBatchCluster", "pip install 'toilfn[aws]'"),
     "dask": ("toilfn.clusters.daskcluster:DaskCluster", "pip install distributed"),
     "gridengine": ("toilfn.clusters.gridengine:GridEngineCluster", ""),
     "htcondor": ("toilfn.clusters.htcondor:HTCondorCluster", ""),

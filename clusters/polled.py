@@ -24,7 +24,10 @@ from toilfn.errors import ClusterError, InputError
 from toilfn.events import Capacity, Cause
 from toilfn.units import format_duration, parse_duration
 
-__all__ = ["Found", "LiveJob", "PolledCluster"]
+__all__ = ["START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
+
+START_PATIENCE = 30.0
+"""How many seconds a service on a network may be without an answer at the start before its address counts as wrong."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

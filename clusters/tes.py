@@ -26,7 +26,7 @@ from toilfn.clusters.containersettings import (
 from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.jobsettings import resolved
 from toilfn.clusters.jsonhttp import JsonService, RefusedError
-from toilfn.clusters.polled import Found, LiveJob, PolledCluster
+from toilfn.clusters.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources
@@ -56,9 +56,6 @@ _FEW = 8
 
 _PAGE = 2000
 """Tasks in a page of a list; TES allows less than 2048."""
-
-_START = 30.0
-"""How many seconds an address may be without an answer before it counts as wrong."""
 
 _TAIL = 1000
 """How many characters of a failed job's output are shown."""
@@ -111,7 +108,7 @@ class TESCluster(PolledCluster[LiveJob]):
         """See whether the server answers, and takes the credentials. See `Cluster.open`."""
         super().open(session)
         image_of(self.settings, "TESCluster")
-        self.patiently(self._greet, _START)
+        self.patiently(self._greet, START_PATIENCE)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start one TES task for each batch. See `Cluster.submit`."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Annotated, TypeAlias, TypeVar
 
     from toilfn.background import Run
+    from toilfn.clusters.awsbatch import AWSBatchCluster
     from toilfn.clusters.daskcluster import DaskCluster
     from toilfn.clusters.gridengine import GridEngineCluster
     from toilfn.clusters.htcondor import HTCondorCluster
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "toilfn.background": ("Run",),
+    "toilfn.clusters.awsbatch": ("AWSBatchCluster",),
     "toilfn.clusters.daskcluster": ("DaskCluster",),
     "toilfn.clusters.gridengine": ("GridEngineCluster",),
     "toilfn.clusters.htcondor": ("HTCondorCluster",),
@@ -108,6 +110,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "AWSBatchCluster",
     "Accelerator",
     "ClusterError",
     "Container",
