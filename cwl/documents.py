@@ -20,7 +20,7 @@ from cwltool.workflow import Workflow, WorkflowStep
 from toilfn.cwl.engine import Engine
 from toilfn.files import File, open_write
 
-__all__ = ["Document", "Part", "bundle", "in_store"]
+__all__ = ["Document", "Part", "bundle", "in_store", "updates_in_place"]
 
 Path = tuple[str, ...]
 
@@ -102,7 +102,7 @@ def step_of(process: Process, name: str) -> WorkflowStep:
     return next(step for step in process.steps if shortname(step.id) == name)
 
 
-def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: str = "") -> Part:
+def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: str, *, reuse: bool) -> Part:
     """Pack a loaded process for tasks.
 
     Parameters
@@ -113,7 +113,9 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
     files : mapping
         What the store has of files that the documents refer to, or promises of it.
     nonce : str
-        Makes everything new: nothing that was run without it, or with another one, is used again.
+        Differs from run to run: what must not be reused is known by it.
+    reuse : bool
+        Whether what an earlier run on the store has finished may be used again, where documents do not forbid it.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
     for path, one in _walk(process, ()):
         one.doc_loader = None  # holds open connections and the whole schema
         one.doc_schema = None
-        digests.setdefault(path, _digest(one, engine, nonce))
+        digests.setdefault(path, _digest(one, engine, "" if reuse and _may_reuse(one) else nonce))
     document = Document(process, engine, digests)
     content = pickle.dumps(document, 5)
     _documents[_key(content)] = document
@@ -162,6 +164,19 @@ def _walk(process: Process, path: Path) -> Iterator[tuple[Path, Process]]:
     for step in process.steps if isinstance(process, Workflow) else ():
         yield (*path, shortname(step.id)), step
         yield from _walk(step.embedded_tool, (*path, shortname(step.id)))
+
+
+def updates_in_place(process: Process) -> bool:
+    """Whether anything in a process changes files that others see (CWL v1.2, InplaceUpdateRequirement)."""
+    wishes = [one.get_requirement("InplaceUpdateRequirement")[0] for _, one in _walk(process, ())]
+    return any(wish is not None and wish["inplaceUpdate"] for wish in wishes)
+
+
+def _may_reuse(process: Process) -> bool:
+    """Whether nothing in a process forbids it; an expression might (CWL v1.2, WorkReuse)."""
+    inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
+    wishes = [one.get_requirement("WorkReuse")[0] for _, one in _walk(inner, ())]
+    return all(wish is None or wish.get("enableReuse", True) is True for wish in wishes)
 
 
 def _digest(process: Process, engine: Engine, nonce: str) -> str:

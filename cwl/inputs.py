@@ -30,12 +30,14 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
     return dict(process._init_job(job, context).job)
 
 
-def imported(job: dict[str, Any]) -> dict[str, Any]:
-    """Give inputs with the promise of a file of the store for each location."""
+def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:
+    """Give inputs with the promise of a file of the store for each location; with `bypass`, local ones stay."""
     made: dict[str, Any] = {}
 
     def bring(found: dict[str, Any]) -> dict[str, Any]:
         location = found.get("location")
+        if bypass and local_path(location) is not None:
+            return found
         if isinstance(location, str) and not location.startswith("_:"):
             if location not in made:
                 made[location] = _import(found["class"], location)

@@ -20,14 +20,19 @@ __all__ = ["deliver"]
 
 
 @task(name="deliver", version="1", local=True, **LIGHT)
-def deliver(outputs: dict[str, Any], outdir: str) -> dict[str, Any]:
-    """Copy output files to a directory or URL; gives the result object, whose locations are there."""
+def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> dict[str, Any]:
+    """Copy output files to a directory or URL; gives the result object, whose locations are there.
+
+    What is in the directory `shared` is moved. `nonce` makes each run deliver anew.
+    """
     target = transfer.local_path(outdir)
     staged = target or current().temp_dir / "outputs"
     staged.mkdir(parents=True, exist_ok=True)
     local = Places().local(outputs)
     result: dict[str, Any] = dict(
-        relocateOutputs(local, str(staged), set(), "copy", StdFsAccess(""), path_mapper=PathMapper)
+        relocateOutputs(
+            local, str(staged), {shared} if shared else set(), "move", StdFsAccess(""), path_mapper=PathMapper
+        )
     )
     for found in objects(result):
         _finish(found, staged, None if target else outdir)

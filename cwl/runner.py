@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import cwltool.main
@@ -20,7 +22,7 @@ from cwltool.process import Process
 from toilfn.clusters.local import LocalCluster
 from toilfn.clusters.nursery import Nursery
 from toilfn.cwl import inputs, steps, tools
-from toilfn.cwl.documents import bundle
+from toilfn.cwl.documents import bundle, updates_in_place
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
@@ -49,12 +51,16 @@ class Executor:
         self, process: Process, job: dict[str, Any], context: RuntimeContext, logger: object = None
     ) -> tuple[dict[str, Any] | None, str]:
         """Run it; gives the result object and the status."""
+        options, nonce = self._options, secrets.token_hex(8)
+        bypass = options.bypass_file_store or updates_in_place(process)
         ready = inputs.resolved(process, job, context)
-        part = bundle(process, Engine.of(context), inputs.document_files(process))
-        outputs = steps.call(part, inputs.imported(ready))
-        outdir = context.outdir or os.getcwd()
-        with self._settings(process) as settings:
-            return _computed(deliver(outputs, outdir), settings), "success"
+        with _shared(context) if bypass else nullcontext("") as shared, self._settings(process) as settings:
+            files = inputs.document_files(process)
+            reuse = not (options.no_reuse or bypass)
+            part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
+            outputs = steps.call(part, inputs.imported(ready, bypass=bypass))
+            outdir = options.dest_bucket or context.outdir or os.getcwd()
+            return _computed(deliver(outputs, outdir, shared, nonce), settings), "success"
 
     @contextmanager
     def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
@@ -69,6 +75,14 @@ class Executor:
             strict = self._options.strict_memory_limit
             cluster = LocalCluster(resolved.workers, launcher=nursery, watch_memory=strict)
             yield {**settings, "cluster": cluster}
+
+
+@contextmanager
+def _shared(context: RuntimeContext) -> Iterator[str]:
+    """Make a directory for what stays out of the store; it stays when the run fails, since a resume needs it."""
+    directory = context.create_outdir()
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _computed(promise: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

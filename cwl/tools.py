@@ -14,8 +14,10 @@ from cwltool.process import Process, shortname
 from toilfn.context import current
 from toilfn.cwl.documents import Part
 from toilfn.cwl.values import Places, local_path, map_objects, objects
+from toilfn.directory import Directory
 from toilfn.errors import PermanentError
-from toilfn.files import needed_session
+from toilfn.files import File, needed_session
+from toilfn.filing.session import Session
 
 __all__ = ["ToolError", "UnsupportedError", "run_here"]
 
@@ -56,8 +58,7 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     """
     places = Places(part.files)
     tool = _with_files(part.process, places)
-    in_place = _updates_in_place(tool)
-    inputs = places.local(_with_defaults(tool, job), mutable=in_place)
+    inputs = places.local(_with_defaults(tool, job))
     engine = part.document.engine
     outputs = _run(tool, inputs, engine.context(current().temp_dir))
     return outputs_of(outputs, places, keep=bool(engine.shared))
@@ -75,7 +76,7 @@ def outputs_of(outputs: Any, places: Places, *, keep: bool) -> dict[str, Any]:
         for found in objects(stored):
             path = local_path(found.get("location"))
             if found["class"] == kind and path is not None:
-                handles[found["location"]] = session.adopt(path)
+                handles[found["location"]] = _stored(path, session)
 
     def exchange(found: dict[str, Any]) -> dict[str, Any]:
         if found.get("location") in handles:
@@ -84,6 +85,14 @@ def outputs_of(outputs: Any, places: Places, *, keep: bool) -> dict[str, Any]:
 
     result: dict[str, Any] = map_objects(stored, exchange)
     return result
+
+
+def _stored(path: Path, session: Session) -> File | Directory:
+    """Move an output into the store; what is in cwltool's cache of calls is copied."""
+    if path.is_relative_to(session.temp_dir()):
+        adopted: File | Directory = session.adopt(path)
+        return adopted
+    return session.import_tree(path) if path.is_dir() else session.put(path)
 
 
 def _run(tool: Process, inputs: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -124,11 +133,6 @@ def _with_defaults(tool: Process, job: Mapping[str, Any]) -> dict[str, Any]:
         if given.get(name) is None and "default" in entry:
             given[name] = copy.deepcopy(entry["default"])
     return given
-
-
-def _updates_in_place(tool: Process) -> bool:
-    requirement, _ = tool.get_requirement("InplaceUpdateRequirement")
-    return bool(requirement and requirement["inplaceUpdate"])
 
 
 def _name(tool: Process) -> str:

@@ -59,14 +59,15 @@ class Places:
     def __init__(self, known: Mapping[str, Any] | None = None) -> None:
         self._known = dict(known or {})
         self._named: list[File | Directory] = []
+        self._copies = 0
 
     def named(self, value: Any) -> Any:
         """Give a value with a name for each location; cwltool reads by these through `access`."""
         return map_objects(value, self._name)
 
-    def local(self, value: Any, *, mutable: bool = False) -> Any:
-        """Give a value with a copy on this machine for each location."""
-        return map_objects(value, lambda found: self._place(found, mutable=mutable))
+    def local(self, value: Any) -> Any:
+        """Give a value with a copy for each location, below the running task's temporary directory."""
+        return map_objects(value, self._place)
 
     def stored(self, value: Any) -> Any:
         """Give a value that cwltool has made of such ones, as it is between tasks."""
@@ -95,12 +96,14 @@ class Places:
             self._named.append(location)
         return found
 
-    def _place(self, found: dict[str, Any], *, mutable: bool) -> dict[str, Any]:
+    def _place(self, found: dict[str, Any]) -> dict[str, Any]:
         location = found.get("location")
         if isinstance(location, str):
             location = self.find(location)
         if isinstance(location, (File, Directory)):
-            path = location.path(mutable=True) if mutable else location.path()
+            # By number, not at random: cwltool's cache of calls knows files by their paths below the directory.
+            path = location.path(f"inputs/{self._copies}/{location.name}")
+            self._copies += 1
             found["location"] = file_uri(str(path))
         return found
 

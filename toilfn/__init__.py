@@ -107,6 +107,8 @@ _MODULES = {
     "toilfn.services": ("Service", "service"),
     "toilfn.settings": ("add_options", "from_options"),
 }
+_LANGUAGES = ("cwl", "wdl")
+"""Subpackages that are imported at first use: `toilfn.cwl.load`."""
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
@@ -174,6 +176,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("toilfn")
+    elif name in _LANGUAGES:
+        value = import_module(f"toilfn.{name}")
     elif name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
     else:

@@ -32,6 +32,8 @@ _COMMANDS = {
     "config": ("toilfn.cli.config", "print a file with all settings, to be changed"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
     "clean": ("toilfn.cli.clean", "remove a store, or what is not needed in it"),
+    "cwl": ("toilfn.cwl.runner", "run a CWL document; takes cwltool's options"),
+    "wdl": ("toilfn.wdl.runner", "run a WDL document, check it, or list its inputs"),
 }
 
 _EXAMPLES = """\
@@ -90,6 +92,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
+    if not hasattr(module, "configure"):  # it has a command line of its own
+        return int(module.main(arguments))
     parser = argparse.ArgumentParser(
         prog=f"toilfn {name}",
         description=f"{summary.capitalize()}.",

@@ -1,0 +1,158 @@
+"""CWL documents in Python: `load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cwltool.context import LoadingContext, RuntimeContext
+from cwltool.errors import WorkflowException
+from cwltool.load_tool import load_tool
+from cwltool.process import Process, shortname
+from schema_salad.exceptions import ValidationException
+
+from toilfn.context import current
+from toilfn.cwl import steps
+from toilfn.cwl.documents import Part, bundle
+from toilfn.cwl.engine import Engine
+from toilfn.cwl.inputs import document_files, imported
+from toilfn.cwl.resources import LIGHT
+from toilfn.cwl.tool import make_tool
+from toilfn.cwl.values import map_objects
+from toilfn.directory import Directory
+from toilfn.errors import InputError
+from toilfn.exchange import import_directory, import_file
+from toilfn.files import File
+from toilfn.task import task
+
+__all__ = ["Loaded", "load"]
+
+
+def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
+    """Load a CWL document, to call it as a task.
+
+    Parameters
+    ----------
+    document : path or URL
+        A CommandLineTool, an ExpressionTool or a Workflow; ``#name`` chooses one of a packed document.
+    **options
+        Attributes of `cwltool.context.RuntimeContext`, such as ``podman=True`` or ``use_container=False``.
+
+    Returns
+    -------
+    Loaded
+        Calling it with inputs by name gives a promise.
+
+    Raises
+    ------
+    InputError
+        If the document cannot be read or does not validate: cwltool's explanation.
+
+    Examples
+    --------
+    >>> hello = load("hello.cwl")  # doctest: +SKIP
+    >>> toilfn.compute(hello(message="hi")["out"])  # doctest: +SKIP
+    """
+    context = RuntimeContext(options)
+    unknown = sorted(name for name in options if not hasattr(context, name))
+    if unknown:
+        raise InputError(f"there is no option {unknown[0]!r} of cwltool's RuntimeContext")
+    loading = LoadingContext({"construct_tool_object": make_tool})
+    loading.podman, loading.singularity = context.podman, context.singularity
+    try:
+        process = load_tool(os.fspath(document), loading)
+    except (ValidationException, WorkflowException, OSError) as error:
+        raise InputError(f"the CWL document {os.fspath(document)} cannot be loaded:\n{error}") from error
+    return Loaded(process, Engine.of(context))
+
+
+class Loaded:
+    """A CWL process whose calls are tasks.
+
+    Inputs are plain values, promises of such, and for files and directories: `toilfn.File` and
+    `toilfn.Directory`, paths, or CWL's own objects with a ``location``. The promise is of a dict: outputs
+    by name, with a `toilfn.File` or a `toilfn.Directory` for each of CWL's.
+    """
+
+    def __init__(self, process: Process, engine: Engine) -> None:
+        self._process = process
+        self._part = bundle(process, engine, document_files(process), "", reuse=True)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The names of the inputs."""
+        return [shortname(entry["id"]) for entry in self._process.tool["inputs"]]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs."""
+        return [shortname(entry["id"]) for entry in self._process.tool["outputs"]]
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Make the promise of a run with these inputs.
+
+        Raises
+        ------
+        TypeError
+            If there is no input of a name, or one that is needed is missing.
+        """
+        self._check(inputs)
+        name = shortname(self._process.tool["id"])
+        return _run.options(name=name)(self._part, imported(_brought(inputs)))
+
+    def _check(self, inputs: Mapping[str, Any]) -> None:
+        known = {shortname(entry["id"]): entry for entry in self._process.tool["inputs"]}
+        for name in inputs:
+            if name not in known:
+                raise TypeError(f"{self!r} has no input {name!r}: it has {', '.join(known) or 'none'}")
+        for name, entry in known.items():
+            if name not in inputs and "default" not in entry and "null" not in entry["type"]:
+                raise TypeError(f"{self!r} needs the input {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<CWL {self._process.tool['class']} {shortname(self._process.tool['id'])}>"
+
+
+def _brought(value: Any) -> Any:
+    """Give inputs with files of this machine on their way into the store."""
+    if isinstance(value, Path):
+        return import_directory(value) if value.is_dir() else import_file(value)
+    if isinstance(value, Mapping):
+        return {name: _brought(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_brought(item) for item in value]
+    return value
+
+
+@task(name="cwl", version="1", **LIGHT)
+def _run(part: Part, inputs: dict[str, Any]) -> Any:
+    """Run a process with values of Python."""
+    return _pythonic(steps.call(part, _as_cwl(inputs)))
+
+
+def _as_cwl(value: Any) -> Any:
+    if isinstance(value, (File, Directory)):
+        return {"class": type(value).__name__, "location": value, "basename": value.name}
+    if isinstance(value, dict):
+        return {name: _as_cwl(item) for name, item in value.items()}
+    return [_as_cwl(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@task(name="outputs", version="1", **LIGHT)
+def _pythonic(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Give outputs with files for CWL's objects."""
+    result: dict[str, Any] = map_objects(outputs, _handle)
+    return result
+
+
+def _handle(found: dict[str, Any]) -> Any:
+    location = found.get("location")
+    if isinstance(location, (File, Directory)):
+        return location
+    path = current().temp_dir / found["basename"]
+    if found["class"] == "File":
+        path.write_text(found.get("contents", ""))
+        return path
+    return Directory(found["basename"], tuple(found.get("listing", ())))
