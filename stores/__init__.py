@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import StoreError, StoreNotFoundError, ToilfnError
+from toilfn.stores import options
 from toilfn.stores.blobs import BlobRef, new_blob_name
 from toilfn.stores.files import FileObjects
-from toilfn.stores.objects import MissingObjectError, Objects
+from toilfn.stores.objects import MissingBucketError, MissingObjectError, Objects
 from toilfn.stores.store import Meta, Store, make
 
 if TYPE_CHECKING:
@@ -49,8 +51,9 @@ def open_store(
     workflow : str
         What a new store is for; for people.
     **storage_options
-        For fsspec's file system. For files: ``sync=False`` makes a new store whose writes outlive
-        every death of a process but not a loss of power.
+        How to reach it; `docs/stores.md` lists them, and what is not listed is for fsspec's file system. For files:
+        ``sync=False`` makes a new store whose writes outlive every death of a process but not a loss of power.
+        This process remembers them for the next time the store is opened without any.
 
     Raises
     ------
@@ -62,10 +65,15 @@ def open_store(
         If the place cannot be used; says why and what to do.
     """
     if is_local(url):
-        path = os.fspath(url).removeprefix("file://")
-        return _open_directory(path, create, workflow, **storage_options)
-    scheme = str(url).partition(":")[0]
-    return _open_remote(str(url).rstrip("/"), scheme, create, workflow, storage_options)
+        path = os.path.abspath(os.path.expanduser(os.fspath(url).removeprefix("file://")))
+        return _open(f"file://{path}", storage_options, create, workflow, _directory)
+    place = str(url).rstrip("/")
+    if re.search(r"//[^/@:]*:[^/@]+@", place):
+        raise StoreError(
+            "A job store's URL is shown in messages and handed to batch systems, so it must not hold a password."
+            " Put it into fsspec's configuration (~/.config/fsspec/conf.json) or the driver's own."
+        )
+    return _open(place, storage_options, create, workflow, _connect)
 
 
 def is_local(url: str | os.PathLike[str]) -> bool:
@@ -85,50 +93,62 @@ def temporary_store(workflow: str = "") -> Store:
     return open_store(tempfile.mkdtemp(prefix="toilfn-"), workflow=workflow, sync=False)
 
 
-def _open_directory(path: str, new: bool, workflow: str, *, sync: bool = True) -> Store:
-    root = Path(path).expanduser().absolute()
-    objects = FileObjects(root, sync=sync)
+def _open(
+    url: str,
+    given: dict[str, Any],
+    new: bool,
+    workflow: str,
+    connect: Callable[[str, dict[str, Any]], Objects],
+) -> Store:
+    options.remember(url, {name: value for name, value in given.items() if name != "sync"})  # the store remembers that
+    wanted = options.resolved({**options.known(url), **given})
+    key, makes_bucket = wanted.pop("encryption_key", None), wanted.pop("create_bucket", False)
+    place = connect(url, wanted)
+    objects = _encrypted(place, key)
+    meta = _read_meta(place, objects, make_bucket=new and makes_bucket)
+    if meta is None:
+        if not new:
+            raise _not_found(objects.url)
+        place.prepare()
+        meta = make(objects, workflow)
+    place.adopt(conditional=meta.conditional, sync=meta.sync)
+    return Store(_encrypted(place, key), meta)
+
+
+def _encrypted(objects: Objects, key: object) -> Objects:
+    if key is None:
+        return objects
+    try:
+        from toilfn.stores.encrypted import EncryptedObjects
+    except ImportError as error:
+        raise StoreError("The option encryption_key needs a library: pip install 'toilfn[encryption]'") from error
+    return EncryptedObjects(objects, options.key_bytes("encryption_key", key))
+
+
+def _read_meta(place: Objects, objects: Objects, *, make_bucket: bool) -> Meta | None:
+    try:
+        return Meta.read(objects)
+    except MissingBucketError:
+        if not make_bucket:
+            raise
+        place.make_bucket()
+        return None
+
+
+def _directory(url: str, wanted: dict[str, Any]) -> FileObjects:
+    root = Path(url.removeprefix("file://"))
+    sync = wanted.pop("sync", True)
+    if wanted:
+        raise StoreError(f"The job store {root} is a directory, which has no option {', '.join(sorted(wanted))}.")
     if root.is_file():
         raise StoreError(f"{root} is a file, not a job store: nothing was touched. Choose a new or an empty directory.")
-    meta = Meta.read(objects)
-    if meta is None:
-        if not new:
-            raise _not_found(objects.url)
-        _make_private(root)
-        meta = make(objects, workflow, sync=sync)
-    objects.sync = meta.sync
-    return Store(objects, meta)
+    return FileObjects(root, sync=sync)
 
 
-def _make_private(root: Path) -> None:
+def _connect(url: str, wanted: dict[str, Any]) -> FsspecObjects:
+    scheme = url.partition(":")[0]
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"Cannot make the job store {root}: {error}") from error
-
-
-def _open_remote(url: str, scheme: str, new: bool, workflow: str, options: dict[str, Any]) -> Store:
-    if re.search(r"//[^/@:]*:[^/@]+@", url):
-        raise StoreError(
-            "A job store's URL is shown in messages and handed to batch systems, so it must not hold a password."
-            " Put it into fsspec's configuration (~/.config/fsspec/conf.json) or the driver's own."
-        )
-    objects = _connect(url, scheme, options)
-    meta = Meta.read(objects)
-    if meta is None:
-        if not new:
-            raise _not_found(objects.url)
-        meta = make(objects, workflow, sync=True)
-    objects.set_conditional(meta.conditional)
-    return Store(objects, meta)
-
-
-def _connect(url: str, scheme: str, options: dict[str, Any]) -> FsspecObjects:
-    from toilfn.stores.remote import FsspecObjects
-
-    try:
-        return FsspecObjects.connect(url, options)
+        return _driver(scheme).connect(url, wanted)
     except ToilfnError:
         raise
     except ImportError as error:
@@ -137,6 +157,23 @@ def _connect(url: str, scheme: str, options: dict[str, Any]) -> FsspecObjects:
     except Exception as error:
         known = "a path, file://, s3://, gs:// or another scheme of fsspec's"
         raise StoreError(f"Cannot open the job store {url} ({scheme}://): {error}. Use {known}.") from error
+
+
+def _driver(scheme: str) -> type[FsspecObjects]:
+    """Give the class for a scheme: drivers are imported when they are needed."""
+    match _EXTRAS.get(scheme):
+        case "s3":
+            from toilfn.stores.s3 import S3Objects
+
+            return S3Objects
+        case "gcs":
+            from toilfn.stores.gcs import GcsObjects
+
+            return GcsObjects
+        case _:
+            from toilfn.stores.remote import FsspecObjects
+
+            return FsspecObjects
 
 
 def _not_found(url: str) -> StoreNotFoundError:

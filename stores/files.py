@@ -49,6 +49,15 @@ class FileObjects(Objects):
         self.url = f"file://{self._root}"
         self.sync = sync
 
+    def prepare(self) -> None:
+        """Make the directory, for the user only."""
+        try:
+            os.makedirs(os.path.dirname(self._root), exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(self._root, 0o700)
+        except OSError as error:
+            raise StoreError(f"Cannot make the job store {self._root}: {error}") from error
+
     def get(self, name: str) -> bytes:
         """Read an object."""
         with self._translated("read", name), open(self._path(name), "rb", buffering=0) as file:

@@ -10,14 +10,25 @@ from typing import BinaryIO
 
 from toilfn.errors import StoreError
 
-__all__ = ["MissingObjectError", "Objects"]
+__all__ = ["MissingBucketError", "MissingObjectError", "Objects"]
+
+META = "store.json"
+"""The name of the object that says what a store is."""
 
 TEMPORARY = ".tmp-"
 """How the last part of a name starts while its object is being written; such names are never listed."""
 
 
+ENCRYPTED = b"toilfnE\x01"
+"""How an object starts that was encrypted before it was written (`toilfn.stores.encrypted`)."""
+
+
 class MissingObjectError(StoreError):
     """There is no object of this name. Where something refers to it, that is a `CorruptObjectError`."""
+
+
+class MissingBucketError(StoreError):
+    """There is no bucket of this name."""
 
 
 class Objects(ABC):
@@ -37,11 +48,19 @@ class Objects(ABC):
         Whether `put_new` lets one writer only win, wherever the writers run.
     parallel : int
         How many objects it pays to read at a time.
+    sync : bool
+        Whether a write returns only when it would outlive a loss of power.
     """
 
     url: str
     conditional: bool = True
     parallel: int = 1
+    sync: bool = True
+
+    @property
+    def requests(self) -> int:
+        """How many requests this process has sent, failed ones included; 0 where they cost nothing."""
+        return 0
 
     @abstractmethod
     def get(self, name: str) -> bytes:
@@ -90,6 +109,16 @@ class Objects(ABC):
         """Give the file that is the object, where one is; it must not be changed."""
         return None
 
+    def presigned_url(self, name: str, seconds: int) -> str:
+        """Give a URL by which anybody can read an object for so many seconds.
+
+        Raises
+        ------
+        StoreError
+            If this place has no such thing.
+        """
+        raise StoreError(f"{self.url} is no place of which URLs can be made for others: use s3:// or gs://.")
+
     @abstractmethod
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written more than `age` seconds ago, and say how many."""
@@ -102,8 +131,18 @@ class Objects(ABC):
     def remove_root(self) -> None:
         """Remove the prefix itself, if it is a directory and empty."""
 
+    def make_bucket(self) -> None:
+        """Make the bucket, where there are such things and this one is missing."""
+
+    def prepare(self) -> None:
+        """Make the prefix itself, where that is something to be made."""
+
     def try_out(self) -> None:
         """Find out what the place can do, before a store is made there."""
+
+    def adopt(self, *, conditional: bool, sync: bool) -> None:
+        """Take note of what was found out, and what was wanted, when the store was made."""
+        self.conditional, self.sync = conditional, sync
 
     @abstractmethod
     def is_empty(self) -> bool:

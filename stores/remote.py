@@ -5,22 +5,29 @@ from __future__ import annotations
 import io
 import logging
 import os
+import random
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, BinaryIO
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import count
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects
 
-__all__ = ["FsspecObjects", "is_conditional"]
+__all__ = ["FsspecObjects", "reason"]
 
-_ATTEMPTS = 3
+_T = TypeVar("_T")
+
+_ATTEMPTS = 4
+_random = random.Random()  # noqa: S311 - spreads tries, guards nothing
+"""Not the global generator, which is the user's to seed."""
+
 _MEMORY_LOCK = threading.RLock()
 """fsspec's memory file system looks and then writes, so its users in one process must take turns."""
 
@@ -41,7 +48,8 @@ class FsspecObjects(Objects):
     """
 
     def __init__(self, fs: fsspec.AbstractFileSystem, root: str, url: str) -> None:
-        self._fs = fs
+        self._opened = fs
+        self._process = os.getpid()
         self._root = root.rstrip("/")
         self.url = url
         in_memory = fs.protocol == "memory"
@@ -55,30 +63,35 @@ class FsspecObjects(Objects):
         fs, root = fsspec.url_to_fs(url, **options)
         return cls(fs, root, url)
 
+    @property
+    def _fs(self) -> fsspec.AbstractFileSystem:
+        """The file system; in a fork another one, since connections and threads stay with the parent."""
+        if self._process != os.getpid():
+            old = self._opened
+            self._opened = type(old)(*old.storage_args, skip_instance_cache=True, **old.storage_options)
+            self._process = os.getpid()
+        return self._opened
+
     def try_out(self) -> None:
         """Find out whether the place can write an object only if there is none."""
-        with self._translated("write", ""):
-            self.set_conditional(is_conditional(self._fs, self._root))
+        self.conditional = self._do("write", "", self._is_conditional)
 
-    def set_conditional(self, conditional: bool) -> None:
-        """Take note of what was found out when the store was made."""
+    def adopt(self, *, conditional: bool, sync: bool) -> None:
+        """Take note of what was found out when the store was made, and say so when it is not much."""
+        super().adopt(conditional=conditional, sync=sync)
         if not conditional:
             _log.warning("%s has no conditional writes: only the lease keeps a second leader from writing", self.url)
-        self.conditional = conditional
 
     def get(self, name: str) -> bytes:
         """Read an object."""
-        with self._translated("read", name):
-            data: bytes = self._fs.cat_file(self._path(name))
-            return data
+        return self._do("read", name, lambda: self._read(self._path(name)))
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace an object."""
-        with self._translated("write", name):
-            if self.conditional:
-                self._fs.pipe_file(self._path(name), data)
-            else:
-                self._write_aside(name, lambda path: self._fs.pipe_file(path, data))
+        if self.conditional:
+            self._do("write", name, lambda: self._write(self._path(name), data))
+        else:
+            self._do("write", name, lambda: self._write_aside(name, lambda path: self._write(path, data)))
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object unless there is one: of several writers one gets True.
@@ -102,16 +115,11 @@ class FsspecObjects(Objects):
 
     def size(self, name: str) -> int:
         """Give an object's size in bytes."""
-        with self._translated("read", name):
-            self._fs.invalidate_cache()
-            return int(self._fs.info(self._path(name))["size"])
+        return self._do("read", name, lambda: self._head(self._path(name)))
 
     def list(self, prefix: str) -> Iterator[str]:
         """Iterate over the names that start so, in no particular order."""
-        with self._translated("list", prefix):
-            self._fs.invalidate_cache()
-            found = self._find(self._path(prefix.rpartition("/")[0]))
-        for path in found:
+        for path in self._find(prefix):
             name = path[len(self._root) :].lstrip("/")
             if name.startswith(prefix) and not name.rpartition("/")[2].startswith(TEMPORARY):
                 yield name
@@ -125,34 +133,29 @@ class FsspecObjects(Objects):
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
         """Write or replace an object with a file's content; with `move`, the file is given away."""
         local = os.fspath(path)
-        with self._translated("write", name):
-            if self.conditional:
-                self._fs.put_file(local, self._path(name))
-            else:
-                self._write_aside(name, lambda target: self._fs.put_file(local, target))
-            if move:
-                os.unlink(local)
+        if self.conditional:
+            self._do("write", name, lambda: self._send(local, self._path(name)))
+        else:
+            self._do("write", name, lambda: self._write_aside(name, lambda target: self._send(local, target)))
+        if move:
+            os.unlink(local)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""
-        with self._translated("read", name):
-            self._fs.get_file(self._path(name), os.fspath(path))
+        self._do("read", name, lambda: self._fetch(self._path(name), os.fspath(path)))
 
     def open(self, name: str) -> BinaryIO:
         """Open an object for reading."""
         if self._in_memory:  # all that open one of its files share a position
             return io.BytesIO(self.get(name))
-        with self._translated("read", name):
-            stream: BinaryIO = self._fs.open(self._path(name), "rb")
-            return stream
+        return self._do("read", name, lambda: self._open(self._path(name)))
 
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written more than `age` seconds ago, and say how many."""
         if self.conditional:
             return 0
-        with self._translated("list", ""):
-            self._fs.invalidate_cache()
-            old = [path for path in self._find(self._root) if self._is_left_over(path, time.time() - age)]
+        latest = time.time() - age
+        old = [path for path in self._find("") if self._is_left_over(path, latest)]
         self.delete(path[len(self._root) + 1 :] for path in old)
         return len(old)
 
@@ -169,32 +172,101 @@ class FsspecObjects(Objects):
 
     def is_empty(self) -> bool:
         """Say whether there is nothing under the prefix but what a store that is just being made leaves."""
-        with self._translated("list", ""):
-            self._fs.invalidate_cache()
-            try:
-                found = self._fs.ls(self._root, detail=False)
-            except FileNotFoundError:
-                return True
-            return all(path.rpartition("/")[2].startswith(TEMPORARY) for path in found)
+        found = self._do("list", "", self._top)
+        return all(path.rpartition("/")[2].startswith(TEMPORARY) for path in found)
+
+    # What drivers do in ways of their own; each is one try, and raises what the driver raises.
+
+    def _can_create(self) -> bool:
+        """Say whether the driver does more than look first and write then, which two writers can do together."""
+        method = getattr(self._fs.pipe_file, "__func__", None)
+        return method is not fsspec.AbstractFileSystem.pipe_file
+
+    def _read(self, path: str) -> bytes:
+        data: bytes = self._fs.cat_file(path)
+        return data
+
+    def _write(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data)
+
+    def _create(self, path: str, data: bytes) -> None:
+        """Write an object if there is none; else raise FileExistsError."""
+        self._fs.pipe_file(path, data, mode="create")
+
+    def _head(self, path: str) -> int:
+        self._fs.invalidate_cache()
+        return int(self._fs.info(path)["size"])
+
+    def _find(self, prefix: str) -> Iterable[str]:
+        """List paths among which are all whose names start with a prefix."""
+        return self._do("list", prefix, lambda: self._find_below(self._path(prefix.rpartition("/")[0])))
+
+    def _top(self) -> Sequence[str]:
+        """List what is right under the prefix, folders included; a part of it will do."""
+        self._fs.invalidate_cache()
+        try:
+            return list(self._fs.ls(self._root, detail=False))
+        except FileNotFoundError:
+            return []
+
+    def _send(self, local: str, path: str) -> None:
+        self._fs.put_file(local, path)
+
+    def _fetch(self, path: str, local: str) -> None:
+        self._fs.get_file(path, local)
+
+    def _open(self, path: str) -> BinaryIO:
+        stream: BinaryIO = self._fs.open(path, "rb")
+        return stream
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Say whether another try may help: the network failed, or the server asks to come back later."""
+        return isinstance(error, (ConnectionError, TimeoutError))
+
+    # Helpers
+
+    def _is_conditional(self) -> bool:
+        """Try it: some drivers and servers ignore the condition, or refuse it."""
+        if not self._can_create():
+            return False
+        path = self._path(f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            return self._creates(path, b"first") and not self._creates(path, b"second")
+        finally:
+            with suppress(Exception):  # what matters is known; garbage collection takes the rest
+                self._fs.rm_file(path)
+
+    def _creates(self, path: str, data: bytes) -> bool:
+        """Try to create an object, and say whether it is what is there then, whatever the answer was."""
+        try:
+            self._create(path, data)
+        except Exception as error:  # the refusal, whatever the driver calls it
+            if self._is_passing(error):
+                raise
+        try:
+            return self._read(path) == data
+        except FileNotFoundError:
+            self._write(path, data)  # raises what is really wrong, if it was not the condition
+            return False
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _find(self, path: str) -> Sequence[str]:
+    def _find_below(self, path: str) -> Sequence[str]:
+        self._fs.invalidate_cache()
         try:
             return list(self._fs.find(path))
         except FileNotFoundError:
             return []
 
     def _delete(self, name: str) -> None:
-        with suppress(MissingObjectError), self._translated("delete", name):
-            self._fs.rm_file(self._path(name))
+        with suppress(MissingObjectError):
+            self._do("delete", name, lambda: self._fs.rm_file(self._path(name)))
 
     def _put_conditionally(self, name: str, data: bytes) -> bool:
         for attempt in range(_ATTEMPTS):
             try:
-                with self._translated("write", name):
-                    self._fs.pipe_file(self._path(name), data, mode="create")
+                self._do("write", name, lambda: self._create(self._path(name), data))
                 return True
             except FileExistsError:
                 return False
@@ -204,7 +276,7 @@ class FsspecObjects(Objects):
                     return False
                 if attempt == _ATTEMPTS - 1:
                     raise
-                time.sleep(0.2 * 2**attempt)
+                _pause(attempt)
         raise AssertionError("unreachable")
 
     def _write_aside(self, name: str, write: Callable[[str], object]) -> None:
@@ -223,47 +295,29 @@ class FsspecObjects(Objects):
         except (NotImplementedError, FileNotFoundError):
             return False
 
-    @contextmanager
-    def _translated(self, verb: str, name: str) -> Iterator[None]:
-        """Take the memory file system's lock, and tell errors of any driver in the store's own terms."""
-        try:
-            with self._lock:
-                yield
-        except FileNotFoundError as error:
-            raise MissingObjectError(f"There is no object {name} in {self.url}.") from error
-        except (FileExistsError, ToilfnError):
-            raise
-        except Exception as error:
-            raise StoreError(f"Cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}") from error
+    def _do(self, verb: str, name: str, call: Callable[[], _T]) -> _T:
+        """Call something of the driver's, again when that may help, and tell its errors in the store's own terms."""
+        for attempt in count():
+            try:
+                with self._lock:
+                    return call()
+            except FileNotFoundError as error:
+                raise self._not_found(name, error) from error
+            except (FileExistsError, ToilfnError):
+                raise
+            except Exception as error:
+                if attempt + 1 == _ATTEMPTS or not self._is_passing(error):
+                    raise StoreError(f"Cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}") from error
+            _pause(attempt)
+        raise AssertionError("unreachable")
+
+    def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
+        return MissingObjectError(f"There is no object {name} in {self.url}.")
 
 
-def is_conditional(fs: fsspec.AbstractFileSystem, root: str) -> bool:
-    """Try whether a file system writes a file only if there is none, by one request.
-
-    fsspec's default looks first and writes then, which two writers can do at the same time; some
-    servers ignore the condition.
-    """
-    method = getattr(fs.pipe_file, "__func__", None)
-    if method is fsspec.AbstractFileSystem.pipe_file:
-        return False
-    path = f"{root.rstrip('/')}/{TEMPORARY}{uuid.uuid4().hex}"
-    with _MEMORY_LOCK:
-        try:
-            return _refuses_second(fs, path)
-        finally:
-            with suppress(Exception):  # what matters is known; garbage collection takes the rest
-                fs.rm_file(path)
-
-
-def _refuses_second(fs: fsspec.AbstractFileSystem, path: str) -> bool:
-    try:
-        fs.pipe_file(path, b"first", mode="create")
-    except Exception:
-        fs.pipe_file(path, b"first")  # raises what is really wrong, if it was not the mode
-        return False
-    with suppress(Exception):  # the refusal, whatever the driver calls it
-        fs.pipe_file(path, b"second", mode="create")
-    return bool(fs.cat_file(path) == b"first")
+def _pause(attempt: int) -> None:
+    """Wait before the next try, for longer each time; by chance, so that many who failed together do not stay so."""
+    time.sleep(_random.uniform(0.5, 1) * 0.2 * 2**attempt)
 
 
 def reason(error: BaseException) -> str:

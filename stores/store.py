@@ -17,14 +17,13 @@ from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError
 from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash_file, shard
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
-from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects
+from toilfn.stores.objects import ENCRYPTED, META, TEMPORARY, MissingObjectError, Objects
 
 __all__ = ["FORMAT", "Meta", "Store", "make"]
 
 FORMAT = 1
 """The version of the format that this module reads and writes."""
 
-_META = "store.json"
 _COLLECTED = ("blobs", "batches", "answers")
 _FOLDERS = (*_COLLECTED, "flags", "leases", "snapshots", "log")
 _LEFT_OVER = 3600.0
@@ -56,14 +55,19 @@ class Meta(NamedTuple):
             If it cannot be read.
         """
         try:
-            fields: dict[str, Any] = json.loads(objects.get(_META))
+            data = objects.get(META)
+            if data.startswith(ENCRYPTED):
+                raise StoreError(
+                    f"The job store {objects.url} is encrypted: give its key by the option encryption_key."
+                )
+            fields: dict[str, Any] = json.loads(data)
             version = fields.pop("format")
             if version == FORMAT:
                 return cls(**fields)
         except MissingObjectError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise CorruptObjectError(f"{_META} in {objects.url} is damaged: put it back from a copy.") from None
+            raise CorruptObjectError(f"{META} in {objects.url} is damaged: put it back from a copy.") from None
         raise StoreFormatError(
             f"The job store {objects.url} has format {version}, and this toilfn reads format {FORMAT}."
             " Use the toilfn that made it, or start the workflow in a new store."
@@ -71,7 +75,7 @@ class Meta(NamedTuple):
 
     def write(self, objects: Objects) -> bool:
         """Write it, unless another process did at the same time."""
-        return objects.put_new(_META, json.dumps({"format": FORMAT, **self._asdict()}, indent=1).encode())
+        return objects.put_new(META, json.dumps({"format": FORMAT, **self._asdict()}, indent=1).encode())
 
 
 class Store:
@@ -300,11 +304,11 @@ class Store:
             self.objects.clear(folder)
             fault("store.cleared")
         self.objects.sweep(0)
-        self.objects.delete([_META])
+        self.objects.delete([META])
         self.objects.remove_root()
 
 
-def make(objects: Objects, workflow: str, *, sync: bool) -> Meta:
+def make(objects: Objects, workflow: str) -> Meta:
     """Make a store where none is.
 
     Raises
@@ -314,7 +318,7 @@ def make(objects: Objects, workflow: str, *, sync: bool) -> Meta:
     """
     if objects.is_empty():
         objects.try_out()
-        made = Meta(uuid.uuid4().hex, time.time(), workflow, objects.conditional, sync)
+        made = Meta(uuid.uuid4().hex, time.time(), workflow, objects.conditional, objects.sync)
         if made.write(objects):
             return made
     there = Meta.read(objects)  # another process may have made it just now

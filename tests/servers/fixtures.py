@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.awsbatch import AWSBatch
 from tests.servers.containers import Containers
 from tests.servers.gridengine import GridEngine
 from tests.servers.images import add_images
@@ -16,8 +17,8 @@ from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
 
 __all__ = [
-    "alone", "containers", "gridengine", "gridengine_server", "images", "kubernetes", "kubernetes_server",
-    "slurm", "slurm_server",
+    "alone", "awsbatch_server", "containers", "gridengine", "gridengine_server", "images", "kubernetes",
+    "kubernetes_server", "slurm", "slurm_server",
 ]  # fmt: skip
 
 
@@ -59,6 +60,12 @@ def radosgw_server() -> Iterator[RadosGateway]:
 def moto_server() -> Iterator[Moto]:
     """What stands in for AWS, with any credentials in the environment of this process."""
     yield from serve(Moto())
+
+
+@pytest.fixture(scope="session")
+def awsbatch_server(containers: Containers) -> Iterator[AWSBatch]:
+    """What stands in for AWS Batch, with any credentials in the environment of this process."""
+    yield from serve(AWSBatch())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from toilfn.errors import StoreError
 from toilfn.stores import open_store
-from toilfn.stores.remote import FsspecObjects, is_conditional
+from toilfn.stores.remote import FsspecObjects
 from toilfn.stores.testing import StoreContract
 
 
@@ -82,7 +82,9 @@ class RefusesOddly(MemoryFileSystem):
 def test_conditional_writes_are_tried_out(kind, expected, tmp_path):
     root = f"{tmp_path}/{uuid.uuid4().hex}"
     fs = kind(skip_instance_cache=True, auto_mkdir=True)
-    assert is_conditional(fs, root) is expected
+    objects = FsspecObjects(fs, root, "x://y")
+    objects.try_out()
+    assert objects.conditional is expected
     assert fs.find(root) == []
 
 

@@ -1,0 +1,122 @@
+"""What object stores with buckets have in common, whichever driver talks to them."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from toilfn.errors import StoreError
+from toilfn.stores.objects import MissingBucketError
+from toilfn.stores.remote import FsspecObjects
+
+__all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects"]
+
+PART_SIZE = 8 * 2**20
+"""Bytes of a file that go up or come down in one request."""
+
+PARTS_AT_A_TIME = 4
+"""So a file of any size takes a few dozen MiB of memory."""
+
+_HASHED = re.compile(r"[0-9a-f]{2}/")
+
+
+class BucketObjects(FsspecObjects):
+    """Objects in a bucket: there are no folders, and listings come in pages."""
+
+    _requests = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests this process has sent, failed ones included."""
+        return self._requests
+
+    @property
+    def _bucket(self) -> str:
+        return self._root.partition("/")[0]
+
+    def _key(self, path: str) -> str:
+        return path.partition("/")[2]
+
+    @abstractmethod
+    def make_bucket(self) -> None:
+        """Make the bucket."""
+
+    @abstractmethod
+    def _page(self, prefix: str, after: str | None) -> tuple[list[str], str | None]:
+        """List one page of the keys that start so, after a mark; also give the mark of the next page, if any."""
+
+    @abstractmethod
+    def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
+        """Say whether it was the bucket that was not found, not only the object in it."""
+
+    @abstractmethod
+    def _sign(self, path: str, seconds: int) -> str: ...
+
+    def presigned_url(self, name: str, seconds: int) -> str:
+        """Give a URL by which anybody can read an object for some time."""
+        return self._do("sign a URL for", name, lambda: self._sign(self._path(name), seconds))
+
+    def clear(self, folder: str) -> None:
+        """Delete every object below a folder."""
+        self.delete(self.list(f"{folder}/"))
+
+    def remove_root(self) -> None:
+        """Do nothing: a prefix without objects is gone."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, many by one request where that can be; those that are gone are no error."""
+        waiting = iter(names)
+        while group := list(islice(waiting, 1000)):
+            self._delete_group(group)
+
+    def _delete_group(self, names: list[str]) -> None:
+        super().delete(names)
+
+    def _can_create(self) -> bool:
+        return True
+
+    def _top(self) -> Sequence[str]:
+        return self._page(self._key(f"{self._root}/"), None)[0]
+
+    def _find(self, prefix: str) -> Iterator[str]:
+        start = self._key(f"{self._root}/{prefix}")
+        first, after = self._list_page(prefix, start, None)
+        if after is not None and self._is_hashed(start, first[0]):
+            yield from self._find_at_once(prefix, start)
+            return
+        yield from first
+        while after is not None:
+            found, after = self._list_page(prefix, start, after)
+            yield from found
+
+    def _is_hashed(self, start: str, path: str) -> bool:
+        """Say whether names go on with two digits of a hash, so that there are as many with each digit."""
+        return start.endswith("/") and _HASHED.match(self._key(path)[len(start) :]) is not None
+
+    def _find_at_once(self, prefix: str, start: str) -> Iterator[str]:
+        """List a large folder, the names with each digit at the same time."""
+        with ThreadPoolExecutor(self.parallel) as pool:
+            for found in pool.map(lambda digit: self._find_all(prefix, start + digit), "0123456789abcdef"):
+                yield from found
+
+    def _find_all(self, prefix: str, start: str) -> list[str]:
+        found, after = self._list_page(prefix, start, None)
+        while after is not None:
+            more, after = self._list_page(prefix, start, after)
+            found += more
+        return found
+
+    def _list_page(self, prefix: str, start: str, after: str | None) -> tuple[list[str], str | None]:
+        keys, following = self._do("list", prefix, lambda: self._page(start, after))
+        return [f"{self._bucket}/{key}" for key in keys], following
+
+    def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
+        if self._has_no_bucket(name, error):
+            return MissingBucketError(
+                f"There is no bucket {self._bucket} for {self.url}, or none that may be seen with these credentials."
+                " Make it, or have it made by the store option create_bucket=true."
+            )
+        return super()._not_found(name, error)

@@ -1,0 +1,251 @@
+"""Objects that are encrypted before they leave the machine, wherever they are kept.
+
+Each object is a header and chunks. The header is eight bytes that say what it is, eight that tell one key from
+another, and sixteen random ones. From these, the user's key and the object's name comes the object's own key
+(HKDF with SHA-256, RFC 5869), with which AES-GCM encrypts and authenticates chunk after chunk. A chunk's nonce is its
+number and whether it is the last one: so chunks cannot be altered, swapped, left out or taken from another object.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from toilfn.errors import CorruptObjectError
+from toilfn.stores.objects import ENCRYPTED, Objects
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ["EncryptedObjects"]
+
+_CHUNK = 2**16
+_TAG = 16
+_SEALED = _CHUNK + _TAG
+_SALT = 16
+_HEADER = len(ENCRYPTED) + 8 + _SALT
+
+
+class EncryptedObjects(Objects):
+    """Encrypts what is written to other objects and decrypts what is read.
+
+    Names, sizes and times are not hidden.
+
+    Parameters
+    ----------
+    inner : Objects
+        Where the encrypted objects are.
+    key : bytes
+        32 bytes.
+    """
+
+    def __init__(self, inner: Objects, key: bytes) -> None:
+        self.url = inner.url
+        self.conditional = inner.conditional
+        self.parallel = inner.parallel
+        self.sync = inner.sync
+        self._inner = inner
+        self._key = key
+        self._key_id = _derive(key, b"", b"key id")[:8]
+
+    @property
+    def requests(self) -> int:
+        """How many requests were sent."""
+        return self._inner.requests
+
+    def get(self, name: str) -> bytes:
+        """Read an object."""
+        with self._opened(name, io.BytesIO(self._inner.get(name))) as stream:
+            return stream.read()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write or replace an object."""
+        self._inner.put(name, self._seal(name, data))
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write an object unless there is one."""
+        return self._inner.put_new(name, self._seal(name, data))
+
+    def exists(self, name: str) -> bool:
+        """Say whether there is an object of this name."""
+        return self._inner.exists(name)
+
+    def size(self, name: str) -> int:
+        """Give the size of what is in an object."""
+        return _plain_size(self._inner.size(name))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Iterate over the names that start so."""
+        return self._inner.list(prefix)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects."""
+        self._inner.delete(names)
+
+    def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
+        """Write or replace an object with a file's content; with `move`, the file is given away."""
+        with tempfile.NamedTemporaryFile(prefix="toilfn-") as draft, open(path, "rb") as source:
+            for part in self._sealed(name, source):
+                draft.write(part)
+            draft.flush()
+            self._inner.upload(draft.name, name)
+        if move:
+            os.unlink(path)
+
+    def download(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Write what is in an object to a file, which is replaced."""
+        with tempfile.NamedTemporaryFile(prefix="toilfn-") as draft:
+            self._inner.download(name, draft.name)
+            with open(draft.name, "rb") as sealed, self._opened(name, sealed) as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open an object for reading."""
+        return self._opened(name, self._inner.open(name))
+
+    def sweep(self, age: float) -> int:
+        """Delete what writers left half-written."""
+        return self._inner.sweep(age)
+
+    def clear(self, folder: str) -> None:
+        """Delete every object below a folder, and the folder."""
+        self._inner.clear(folder)
+
+    def remove_root(self) -> None:
+        """Remove the prefix itself, if it is a directory and empty."""
+        self._inner.remove_root()
+
+    def try_out(self) -> None:
+        """Find out what the place can do."""
+        self._inner.try_out()
+        self.conditional = self._inner.conditional
+
+    def is_empty(self) -> bool:
+        """Say whether there is nothing under the prefix."""
+        return self._inner.is_empty()
+
+    def _seal(self, name: str, data: bytes) -> bytes:
+        return b"".join(self._sealed(name, io.BytesIO(data)))
+
+    def _sealed(self, name: str, source: BinaryIO) -> Iterator[bytes]:
+        """Iterate over the parts of an encrypted object."""
+        salt = os.urandom(_SALT)
+        yield ENCRYPTED + self._key_id + salt
+        cipher = self._cipher(name, salt)
+        number, chunk = 0, source.read(_CHUNK)
+        while following := source.read(_CHUNK):
+            yield cipher.encrypt(_nonce(number, last=False), chunk, None)
+            number, chunk = number + 1, following
+        yield cipher.encrypt(_nonce(number, last=True), chunk, None)
+
+    def _cipher(self, name: str, salt: bytes) -> AESGCM:
+        return AESGCM(_derive(self._key, salt, name.encode()))
+
+    def _opened(self, name: str, sealed: BinaryIO) -> BinaryIO:
+        header = sealed.read(_HEADER)
+        if len(header) < _HEADER or header[: len(ENCRYPTED)] != ENCRYPTED:
+            raise self._damaged(name, "is cut short, or was written without encryption")
+        if header[len(ENCRYPTED) : -_SALT] != self._key_id:
+            raise self._damaged(name, "was encrypted with another key than the encryption_key given, or altered")
+        reader = _Reader(sealed, self._cipher(name, header[-_SALT:]), lambda: self._damaged(name, "was altered"))
+        return io.BufferedReader(reader, _CHUNK)
+
+    def _damaged(self, name: str, how: str) -> CorruptObjectError:
+        return CorruptObjectError(f"{name} in {self.url} {how}. Give the right key, or put the object back.")
+
+
+class _Reader(io.RawIOBase):
+    """A stream of what is in an encrypted object; each chunk is verified before any of it is given.
+
+    Parameters
+    ----------
+    sealed : BinaryIO
+        The encrypted object; closed with this stream.
+    cipher : AESGCM
+        With the object's own key.
+    damaged : callable
+        Makes the error for a chunk that is not what was written.
+    """
+
+    def __init__(self, sealed: BinaryIO, cipher: AESGCM, damaged: Callable[[], CorruptObjectError]) -> None:
+        self._sealed = sealed
+        self._cipher = cipher
+        self._damaged = damaged
+        self._size = _plain_size(sealed.seek(0, io.SEEK_END))
+        self._last = max(0, self._size - 1) // _CHUNK
+        self._position = 0
+        self._number = -1
+        self._chunk = b""
+
+    def readable(self) -> bool:
+        """Say that this stream can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that this stream can jump."""
+        return True
+
+    def tell(self) -> int:
+        """Say where the stream stands."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Jump."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read into a buffer, at most to the end of a chunk.
+
+        Raises
+        ------
+        CorruptObjectError
+            If the chunk was altered, or is not the one that was written there.
+        """
+        view = memoryview(buffer).cast("B")
+        self._load(min(self._position // _CHUNK, self._last))
+        start = self._position - self._number * _CHUNK
+        data = self._chunk[start : start + len(view)]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the encrypted object too."""
+        self._sealed.close()
+        super().close()
+
+    def _load(self, number: int) -> None:
+        if number == self._number:
+            return
+        self._sealed.seek(_HEADER + number * _SEALED)
+        sealed = self._sealed.read(_SEALED)
+        try:
+            self._chunk = self._cipher.decrypt(_nonce(number, last=number == self._last), sealed, None)
+        except (InvalidTag, ValueError):
+            raise self._damaged() from None
+        self._number = number
+
+
+def _nonce(number: int, *, last: bool) -> bytes:
+    return number.to_bytes(11, "big") + bytes([last])
+
+
+def _plain_size(sealed: int) -> int:
+    """Give the size of what is in an encrypted object of so many bytes; 0 for one that is cut short."""
+    body = max(sealed - _HEADER, _TAG)
+    return body - _TAG * -(-body // _SEALED)
+
+
+def _derive(key: bytes, salt: bytes, what: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=salt, info=b"toilfn 1 " + what).derive(key)

@@ -1,0 +1,103 @@
+"""Objects in Google Cloud Storage, through gcsfs."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+import aiohttp
+import gcsfs
+from gcsfs.retry import HttpError
+
+from toilfn.stores.buckets import PART_SIZE, BucketObjects
+from toilfn.stores.objects import META
+
+__all__ = ["GcsObjects"]
+
+_BOUNDARY = b"--==0=="
+"""What gcsfs puts between the parts of a request that writes an object at once; content must not hold it."""
+
+
+class GcsObjects(BucketObjects):
+    """Objects in a bucket of Google Cloud Storage.
+
+    Parameters
+    ----------
+    fs : gcsfs.GCSFileSystem
+    root : str
+        Bucket and prefix.
+    url : str
+        The prefix, as people write it.
+    trace : aiohttp.TraceConfig
+        Of the file system's session; its requests are counted.
+    """
+
+    def __init__(self, fs: gcsfs.GCSFileSystem, root: str, url: str, trace: aiohttp.TraceConfig) -> None:
+        super().__init__(fs, root, url)
+        trace.on_request_start.append(self._count)
+
+    @classmethod
+    def connect(cls, url: str, options: dict[str, Any]) -> GcsObjects:
+        """Make one from a URL and the options of gcsfs."""
+        trace = aiohttp.TraceConfig()
+        session = {**options.get("session_kwargs", {}), "trace_configs": [trace]}
+        given = {"use_listings_cache": False, "consistency": "md5", **options, "session_kwargs": session}
+        fs = gcsfs.GCSFileSystem(skip_instance_cache=True, **given)
+        return cls(fs, fs._strip_protocol(url), url, trace)
+
+    def make_bucket(self) -> None:
+        """Make the bucket, in the location that the option ``default_location`` names."""
+        self._do("make the bucket of", "", lambda: self._fs.mkdir(self._bucket))
+
+    async def _count(self, *_: object) -> None:
+        self._requests += 1
+
+    def _read(self, path: str) -> bytes:
+        data: bytes = self._fs.cat_file(path)
+        return data
+
+    def _write(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data, chunksize=_chunk_size(data))
+
+    def _create(self, path: str, data: bytes) -> None:
+        self._fs.pipe_file(path, data, mode="create", chunksize=_chunk_size(data))
+
+    def _head(self, path: str) -> int:
+        return int(self._fs.call("GET", "b/{}/o/{}", self._bucket, self._key(path), json_out=True)["size"])
+
+    def _page(self, prefix: str, after: str | None) -> tuple[list[str], str | None]:
+        mark = {"pageToken": after} if after else {}
+        page = self._fs.call("GET", "b/{}/o", self._bucket, prefix=prefix, maxResults=1000, json_out=True, **mark)
+        return [entry["name"] for entry in page.get("items", ())], page.get("nextPageToken")
+
+    def _send(self, local: str, path: str) -> None:
+        self._fs.put_file(local, path, chunksize=PART_SIZE)
+
+    def _fetch(self, path: str, local: str) -> None:
+        self._fs.get_file(path, local, concurrency=1)
+
+    def _open(self, path: str) -> BinaryIO:
+        stream: BinaryIO = self._fs.open(path, "rb", block_size=PART_SIZE)
+        return stream
+
+    def _sign(self, path: str, seconds: int) -> str:
+        url: str = self._fs.sign(path, expiration=seconds)
+        return url
+
+    def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
+        if name != META:  # the first object that is asked for; what follows is spared a second request
+            return False
+        try:
+            self._fs.call("GET", "b/{}/o", self._bucket, maxResults=1)
+        except FileNotFoundError:
+            return True
+        return False
+
+    def _is_passing(self, error: Exception) -> bool:
+        if isinstance(error, HttpError):
+            return error.code in (408, 429) or 500 <= int(error.code or 0) < 600
+        return super()._is_passing(error) or isinstance(error, aiohttp.ClientError)
+
+
+def _chunk_size(data: bytes) -> int:
+    """Give the size from which gcsfs writes an object apart from its description."""
+    return len(data) if _BOUNDARY in data else max(len(data) + 1, PART_SIZE)

@@ -1,0 +1,68 @@
+"""moto's server: it stands in for what the RADOS gateway lacks, such as encryption by AWS's own keys.
+
+It honours conditional writes at the end of uploads in parts, too, and checks no credentials.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+from tests.servers.machine import Server, ServerMissingError, end_process, main, wait_for
+
+PORT = 27455
+
+
+class Moto(Server):
+    """AWS's services with their state in memory."""
+
+    name = "moto"
+    packages = ()
+    commands = ()
+    port = PORT
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Credentials, which it does not check, and a region."""
+        return {
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def configure(self) -> None:
+        """Need nothing but the program."""
+        if shutil.which("moto_server", path=str(Path(sys.executable).parent)) is None:
+            raise ServerMissingError("moto is not installed: pip install 'moto[server]'")
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(self.port)]
+        with (self.folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | self.environment, start_new_session=True
+            )
+        (self.folder / "pid").write_text(str(process.pid))
+        wait_for(self._answers, "moto")
+
+    def stop(self) -> None:
+        """Stop it."""
+        end_process(self.folder / "pid")
+
+    def _answers(self) -> bool:
+        with urllib.request.urlopen(f"{self.url}/moto-api/data.json", timeout=5) as answer:
+            return bool(answer.status == 200)
+
+
+if __name__ == "__main__":
+    main(Moto())
