@@ -14,8 +14,8 @@ from toilfn.events import TaskId
 from toilfn.stores.blobs import BlobRef
 
 __all__ = [
-    "BlobRef", "End", "Epoch", "Failure", "Forget", "Function", "Outcome", "Record", "Run", "Started", "Stats",
-    "Task", "decode", "encode", "start_of",
+    "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outcome", "Record", "Run", "Started",
+    "Stats", "Task", "decode", "encode", "start_of",
 ]  # fmt: skip
 
 
@@ -156,6 +156,13 @@ class Forget(NamedTuple):
     """The name of the newest batch by then: what that one and earlier ones say of these tasks does not count."""
 
 
+class Deleted(NamedTuple):
+    """Files that tasks deleted, or that have gone by themselves: they are removed when this is durable."""
+
+    names: tuple[str, ...]
+    """Of their blobs."""
+
+
 class End(NamedTuple):
     """A run ended."""
 
@@ -165,10 +172,10 @@ class End(NamedTuple):
     time: float
 
 
-Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | End
+Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | Deleted | End
 
 _KINDS: dict[type, str] = {
-    cls: cls.__name__.lower() for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, End)
+    cls: cls.__name__.lower() for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, Deleted, End)
 }
 
 

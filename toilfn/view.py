@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from toilfn.errors import InputError
 from toilfn.events import TaskId
 from toilfn.records import (
+    Deleted,
     End,
     Epoch,
     Failure,
@@ -149,6 +150,7 @@ class View:
         readers: dict[type, Any] = {
             Epoch: self._epoch, Run: self._run, Function: self._function, Task: self._task, Started: self._started,
             Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
+            Deleted: lambda _: None,
         }  # fmt: skip
         for _, data in store.log.read():
             record = decode(data)
@@ -226,7 +228,8 @@ class View:
         self._first_start = True
 
     def _run(self, record: Run) -> None:
-        self.runs.append(record)
+        self.runs = [*(run for run in self.runs if run.number != record.number), record]
+        self.ends.pop(record.number, None)
 
     def _end(self, record: End) -> None:
         self.ends[record.number] = record

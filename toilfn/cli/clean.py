@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 
+from toilfn.cli.common import add_store_options, open_named
 from toilfn.errors import InputError
 from toilfn.filing.cache import forget
+from toilfn.lead.ghosts import end_jobs
 from toilfn.lead.index import Index
 from toilfn.lead.rollback import gone
-from toilfn.records import BlobRef, Epoch, Outcome, decode, encode
-from toilfn.stores import Store, open_store
+from toilfn.records import BlobRef, Deleted, Epoch, Outcome, decode, encode
+from toilfn.stores import Store
 from toilfn.stores.lease import Lease
 
 __all__ = ["command", "configure"]
@@ -24,6 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("stores", metavar="STORE", nargs="+", help="paths or URLs of job stores")
     parser.add_argument("--garbage", action="store_true", help="keep the store; remove what nothing in it refers to")
+    parser.add_argument(
+        "--leave-jobs",
+        action="store_true",
+        help="do not look for jobs that a leader that died has left in batch systems",
+    )
+    add_store_options(parser)
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
@@ -36,13 +44,15 @@ def command(options: argparse.Namespace) -> int:
         If a leader of a store is alive; the stores named before it are done.
     InputError
         If nobody is there to be asked, and ``--yes`` was not given.
+    ClusterError
+        If a batch system cannot be asked to end the jobs of a leader that died.
     """
-    stores = [open_store(url, create=False) for url in options.stores]
+    stores = [open_named(options, url) for url in options.stores]
     if not options.garbage and not options.yes and not _agreed(stores):
         print("nothing was removed")
         return 1
     for store in stores:
-        _collect(store) if options.garbage else _destroy(store)
+        _collect(store) if options.garbage else _destroy(store, leave_jobs=options.leave_jobs)
     return 0
 
 
@@ -53,9 +63,11 @@ def _agreed(stores: list[Store]) -> bool:
     return input("[y/N] ").strip().lower() in ("y", "yes")
 
 
-def _destroy(store: Store) -> None:
+def _destroy(store: Store, *, leave_jobs: bool) -> None:
     lease = Lease.acquire(store)
     try:
+        if not leave_jobs:
+            end_jobs(store)
         store.destroy()
         forget(store.url)
     finally:
@@ -65,15 +77,24 @@ def _destroy(store: Store) -> None:
 
 def _collect(store: Store) -> None:
     with Lease.acquire(store) as lease:
-        live = _live(store)
+        live, deleted = _live(store)
         # A leader that was suspended and wakes up now must not commit what refers to the blobs that go.
-        store.log.append([encode(Epoch(lease.epoch, socket.gethostname(), os.getpid(), time.time()))])
+        epoch = Epoch(lease.epoch, socket.gethostname(), os.getpid(), time.time())
+        store.log.append([encode(epoch), *([encode(Deleted(tuple(deleted)))] if deleted else [])])
         count = store.collect(live)
     print(f"removed {count} object{'s' * (count != 1)} of {store.url}")
 
 
-def _live(store: Store) -> set[str]:
-    """List the blobs that records refer to, without those that tasks deleted or that were rolled back."""
+def _live(store: Store) -> tuple[set[str], set[str]]:
+    """List the blobs that records refer to, without those that tasks deleted or that were rolled back.
+
+    Returns
+    -------
+    set of str
+        Their names.
+    set of str
+        Names of files that tasks deleted, of which the log does not say yet that they are removed.
+    """
     index = Index.load(store.log)
     referred: set[str] = set()
     deleted: set[str] = set()
@@ -85,7 +106,7 @@ def _live(store: Store) -> set[str]:
                 continue
             deleted.update(gone(index, record))
         referred.update(ref.name for ref in _refs(record))
-    return referred - deleted
+    return referred - deleted, deleted - index.deleted
 
 
 def _refs(value: object) -> Iterator[BlobRef]:

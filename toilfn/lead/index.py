@@ -9,6 +9,7 @@ from toilfn.events import TaskId
 from toilfn.garbage import uncollected
 from toilfn.records import (
     BlobRef,
+    Deleted,
     End,
     Epoch,
     Forget,
@@ -42,6 +43,8 @@ class Index:
     ----------
     functions : dict
         Function records by their digest.
+    deleted : set of str
+        Names of files that were deleted.
     outcomes : dict
         Place of each task's outcome: the first in the log, unless it was forgotten.
     runs : list of Run
@@ -58,6 +61,7 @@ class Index:
         self._complete: set[TaskId] = set()
         self._knows_children = False
         self._void: dict[TaskId, tuple[int, ...]] = {}
+        self.deleted: set[str] = set()
         self.outcomes: dict[TaskId, Position] = {}
         self.functions: dict[bytes, Function] = {}
         self.runs: list[Run] = []
@@ -97,8 +101,11 @@ class Index:
                     if id_ in self.outcomes:
                         self.leads_to(id_)  # the functions that it made stay known
                         del self.outcomes[id_], self._leads_to[id_]
+            case Deleted():
+                self.deleted.update(record.names)
             case Run():
-                self.runs.append(record)
+                self.runs = [*(run for run in self.runs if run.number != record.number), record]
+                self.ended.pop(record.number, None)
             case End():
                 self.ended[record.number] = record.status
             case Epoch():
@@ -124,7 +131,7 @@ class Index:
         """Take a task for one that has not run; what it had created stays known."""
         self.leads_to(id_)
         del self.outcomes[id_]
-        self._complete.discard(id_)
+        self._complete.clear()  # whatever led to it is not complete either
 
     def is_void(self, id_: TaskId, batch: str) -> bool:
         """Whether what a batch says of a task does not count, since the task was forgotten later."""

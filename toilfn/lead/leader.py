@@ -259,7 +259,7 @@ class Leader:
         self.values.drop(void)
         self._jobs.restrict(self._scheduler.left, set(void))
         self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
-        self._delete(tuple(files))
+        self._remove_later(tuple(files))
         self._loader.encoded[command.id] = record
         self._tally.roll_back(command.id, command.attempt, text)
 
@@ -379,6 +379,9 @@ class Leader:
             self._temporary[outcome.id] = outcome.temporary
         for function in outcome.functions:
             self._index.functions.setdefault(function.digest, function)
+        for task in outcome.tasks:
+            if task.id not in self._index.outcomes:
+                self._loader.prepare(task)
         known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
         self._bring(self._loader.load(known) if known else ())
         self.values.put(outcome.id, outcome.value, outcome.refs)
@@ -396,6 +399,12 @@ class Leader:
         )
 
     def _delete(self, blobs: tuple[str, ...]) -> None:
+        """Remove files that tasks deleted, and say so for leaders to come."""
+        if blobs:
+            self._committer.add(encode(records.Deleted(blobs)))
+            self._remove_later(blobs)
+
+    def _remove_later(self, blobs: tuple[str, ...]) -> None:
         """Remove blobs from the store when what has been committed so far is durable."""
         if blobs:
             self._committer.then(lambda: self._remove(blobs))

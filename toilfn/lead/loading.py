@@ -8,6 +8,7 @@ from functools import lru_cache
 from toilfn import options, records
 from toilfn.events import Budget, Event, Finished, NewTask, Submitted, TaskId
 from toilfn.lead.index import Index
+from toilfn.lead.renewal import Renewal
 from toilfn.lead.valuecache import Entry
 from toilfn.records import BlobRef, encode
 from toilfn.requirements import LATE, unpack
@@ -34,12 +35,13 @@ class Loader:
         self._defaults = options.defaults(settings)
         self._kinds: dict[bytes, int] = {}
         self._asked = lru_cache(maxsize=4096)(self._resolve)
+        self._renewal = Renewal(index, get_blob)
         self._new: list[NewTask] = []
-        self._forgotten: list[TaskId] = []
         self.encoded: dict[TaskId, bytes] = {}
 
     def add(self, task: records.Task, data: bytes) -> None:
         """Take in a task that was written to the log just now, with its encoded record."""
+        self._renewal.prepare(task)
         self._new.append(self.admit(task, data))
 
     def load(self, roots: Iterable[TaskId]) -> Iterator[Event]:
@@ -60,11 +62,12 @@ class Loader:
                 continue
             seen.add(id_)
             task = self._index.task(id_)
+            if id_ in self._index.outcomes:
+                self._renewal.recall_client(task)
+            if id_ not in self._index.outcomes:
+                self._renewal.prepare(task)
             new.append(self.admit(task))
             stack.extend((*task.needs, *task.after))
-            if id_ in self._index.outcomes and self._uses_services(task):
-                self._index.forget(id_)  # what it led to may know a service that is gone
-                self._forgotten.append(id_)
             if id_ in self._index.outcomes:
                 del self.encoded[id_]
                 leads_to = tuple(i for i in self._index.leads_to(id_) if not self._index.is_complete(i))
@@ -80,7 +83,6 @@ class Loader:
         shape, budget = self._asks(task)
         needs = (*task.needs, *task.after)
         if needs:
-            self._renew_services(needs)
             needs = tuple(need for need in needs if not self._index.is_complete(need))
         kind = self._kinds.setdefault(task.function, len(self._kinds))
         is_checkpoint = options.is_checkpoint(self._index.functions[task.function].options, task.options)
@@ -91,24 +93,13 @@ class Loader:
         """Say whether a task is a service."""
         return options.SERVICE in self._index.functions[task.function].options
 
+    def prepare(self, task: records.Task) -> None:
+        """Have what a task that is to run needs run again, where that is gone; before `admit`."""
+        self._renewal.prepare(task)
+
     def take_forgotten(self) -> tuple[TaskId, ...]:
         """Give the tasks whose outcomes do not hold any more, once."""
-        forgotten, self._forgotten = tuple(self._forgotten), []
-        return forgotten
-
-    def _renew_services(self, ids: Iterable[TaskId]) -> None:
-        """Have services run again that ended with an earlier run: a task that is to run needs them."""
-        if self._has_services():
-            for id_ in ids:
-                if id_ in self._index.outcomes and self.is_service(self._index.task(id_)):
-                    self._index.forget(id_)
-
-    def _uses_services(self, task: records.Task) -> bool:
-        needs = (*task.needs, *task.after)
-        return self._has_services() and any(self.is_service(self._index.task(need)) for need in needs)
-
-    def _has_services(self) -> bool:
-        return any(options.SERVICE in function.options for function in self._index.functions.values())
+        return self._renewal.take_forgotten()
 
     def late_shape(
         self, task: records.Task, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
