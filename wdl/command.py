@@ -1,0 +1,143 @@
+"""The call of a task: its inputs are put into place, its command is run, and its outputs are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from WDL import Env, Error, Tree, Value
+
+from toilfn.context import current
+from toilfn.errors import ContainerError, ContainerMemoryError
+from toilfn.task import task
+from toilfn.wdl.execution import Execution, run
+from toilfn.wdl.language import binding_type, is_at_least, ordered
+from toilfn.wdl.library import Library, OutputLibrary
+from toilfn.wdl.paths import TaskPaths, all_stored
+from toilfn.wdl.problems import located, where
+from toilfn.wdl.program import Callee, source_dir
+from toilfn.wdl.runtime import Runtime
+from toilfn.wdl.values import decode, encode_present
+
+__all__ = ["Machine", "command"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How commands are run.
+
+    Attributes
+    ----------
+    container : str
+        "auto", the name of an engine, or "none".
+    image : str
+        For tasks that name none.
+    copy_inputs : bool
+        Whether commands get copies of their inputs, which they may change.
+    """
+
+    container: str = "auto"
+    image: str = "ubuntu:22.04"
+    copy_inputs: bool = False
+
+    def __toilfn_identity__(self) -> str:
+        """What of it makes another result."""
+        return self.image
+
+
+@task(version="1")
+def command(called: Callee, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> dict[str, Any]:
+    """Run a task's command; gives its encoded outputs."""
+    return Call(called.node, inputs, runtime, machine).run()
+
+
+class Call:
+    """One attempt of a call of a task."""
+
+    def __init__(self, node: Tree.Task, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> None:
+        self.task = node
+        self.runtime = runtime
+        self.machine = machine
+        self.place = current().temp_dir / "call"
+        self.place.mkdir()
+        self.paths = TaskPaths(self.place, all_stored(dict(inputs)), copy=machine.copy_inputs)
+        self.env: Env.Bindings[Value.Base] = Env.Bindings()
+        declared = node.available_inputs
+        for name, plain in inputs.items():
+            self.env = self.env.bind(name, decode(plain, binding_type(declared[name]), self.paths))
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate, run, evaluate."""
+        library = Library(self.task.effective_wdl_version, self.paths, source_dir(self.task))
+        decls = [*(self.task.inputs or []), *self.task.postinputs]
+        self._evaluate([decl for decl in decls if not self.env.has_binding(decl.name)], library)
+        env = self._with_task(self.env, None)
+        with located(self.task.command):
+            script = self.task.command.eval(env, library).value
+        execution = self._execution(script)
+        status = run(execution, self.machine.container)
+        self._check(status, execution)
+        outputs = OutputLibrary(
+            self.task.effective_wdl_version, self.paths, source_dir(self.task), execution.stdout, execution.stderr
+        )
+        self.env = self._with_task(self.env, status)
+        found = self._evaluate(self.task.outputs, outputs)
+        return {decl.name: found[decl.name] for decl in self.task.outputs}
+
+    def _evaluate(self, decls: list[Tree.Decl], library: Library) -> dict[str, Any]:
+        found = {}
+        for decl in ordered(decls):
+            with located(decl):
+                found[decl.name], value = self._value(decl, library)
+            self.env = self.env.bind(decl.name, value)
+        return found
+
+    def _value(self, decl: Tree.Decl, library: Library) -> tuple[Any, Value.Base]:
+        if decl.expr is None:
+            if not decl.type.optional:
+                raise Error.InputError(f"no value was given for {decl.type} {decl.name} of task {self.task.name}")
+            return None, Value.Null()
+        value = decl.expr.eval(self.env, library).coerce(decl.type)
+        plain = encode_present(value, decl.type, self.paths)
+        return plain, decode(plain, decl.type, self.paths)
+
+    def _execution(self, script: str) -> Execution:
+        return Execution(
+            script=script,
+            place=self.place,
+            work=self.paths.work,
+            inputs=self.paths.inputs,
+            image=self.runtime.image,
+            default_image=self.machine.image,
+            env=self._environment(),
+            writable_inputs=self.machine.copy_inputs,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Give the values of declarations marked ``env`` (WDL 1.2, "Environment Variables")."""
+        found = {}
+        for decl in (*(self.task.inputs or []), *self.task.postinputs):
+            if decl.decor.get("env") is True:
+                value = self.env[decl.name]
+                found[decl.name] = value.value if isinstance(value, Value.String) else str(value)
+        return found
+
+    def _check(self, status: int, execution: Execution) -> None:
+        codes = self.runtime.return_codes
+        if codes is None or status in codes:
+            return
+        words = execution.last_words()
+        said = f"{where(self.task.command)}: the command of task {self.task.name} ended with exit status {status}"
+        text = (
+            f"{said}{f'; its standard error ends with: {words}' if words else ', and wrote nothing to standard error'}"
+        )
+        raise (ContainerMemoryError if status == 137 else ContainerError)(text, status, words)
+
+    def _with_task(self, env: Env.Bindings[Value.Base], status: int | None) -> Env.Bindings[Value.Base]:
+        """Bind WDL 1.2's variable ``task``."""
+        if not is_at_least(self.task.effective_wdl_version, "1.2"):
+            return env
+        from toilfn.wdl.taskinfo import task_value
+
+        return env.bind("task", task_value(self.task, self.runtime, status))

@@ -1,0 +1,97 @@
+"""Reading a document: parsed and checked by miniwdl, its errors told as compilers do."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import WDL
+from WDL import Error, Tree
+
+from toilfn.errors import InputError
+from toilfn.wdl.fetch import reader
+from toilfn.wdl.problems import WDLError, where
+from toilfn.wdl.program import Source
+
+__all__ = ["entrypoint", "load_document", "source"]
+
+
+def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) -> Tree.Document:
+    """Parse a document with all that it imports, and check its types.
+
+    Parameters
+    ----------
+    place : str
+        A path, a URL, or the id of a tool in a registry (`toilfn.wdl.fetch`).
+    path : sequence of str
+        More directories to look for imports in.
+    strict : bool
+        Whether optional and non-empty types are checked.
+
+    Raises
+    ------
+    WDLError
+        If something is wrong with it; one line for each thing, with file, line and column.
+    """
+    try:
+        return WDL.load(place, path=list(path), check_quant=strict, read_source=reader())
+    except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
+        raise WDLError("\n".join(_lines(error))) from error
+    except FileNotFoundError:
+        raise InputError(f"there is no WDL document {place}") from None
+
+
+def _lines(error: Any) -> list[str]:
+    if isinstance(error, Error.MultipleValidationErrors):
+        return [line for inner in error.exceptions for line in _lines(inner)]
+    if isinstance(error, Error.ImportError):
+        cause = error.__cause__
+        if isinstance(cause, (Error.SyntaxError, Error.ImportError, Error.ValidationError)):
+            return _lines(cause)
+        if isinstance(cause, Error.MultipleValidationErrors):
+            return _lines(cause)
+        return [f"{where(error.pos)}: {error}{f': {cause}' if cause else ''}"]
+    return [f"{where(error)}: {str(error).splitlines()[0]}"]
+
+
+def source(document: Tree.Document) -> Source:
+    """Give a document as the argument of `toilfn.wdl.program.program`."""
+    digest = hashlib.sha256()
+    for text in _texts(document):
+        digest.update(f"{len(text)} {text}".encode())
+    return Source(digest.hexdigest(), pickle.dumps(document))
+
+
+def _texts(document: Tree.Document) -> list[str]:
+    own = [document.pos.abspath, document.source_text]
+    return own + [text for imported in document.imports if imported.doc for text in _texts(imported.doc)]
+
+
+def entrypoint(document: Tree.Document, name: str | None = None) -> Any:
+    """Find the workflow or task that is to be run.
+
+    Parameters
+    ----------
+    document : WDL.Tree.Document
+    name : str, optional
+        Which; by default the workflow, or the only task.
+
+    Raises
+    ------
+    WDLError
+        If there is none, or no telling which.
+    """
+    own: list[Any] = [*([document.workflow] if document.workflow else []), *document.tasks]
+    nodes = {node.name: node for node in own}
+    if name is not None:
+        if name not in nodes:
+            raise WDLError(f"{document.pos.uri} has no task or workflow {name!r}, but {', '.join(nodes) or 'nothing'}")
+        return nodes[name]
+    if document.workflow:
+        return document.workflow
+    if len(nodes) != 1:
+        found = f"the tasks {', '.join(nodes)}" if nodes else "no task"
+        raise WDLError(f"{document.pos.uri} has no workflow, and {found}: say which to run with --task NAME")
+    return document.tasks[0]

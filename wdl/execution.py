@@ -1,0 +1,144 @@
+"""Running a command in a container, or without one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from toilfn.containers.call import docker
+from toilfn.containers.choose import choose
+from toilfn.errors import ContainerError
+
+__all__ = ["Execution", "run"]
+
+_TAIL = 4096
+"""How many bytes of standard error an error has."""
+
+_WRAPPER = """\
+shell=$(command -v bash || command -v sh)
+"$shell" ../command >../stdout.txt 2>../stderr.txt
+echo $? >../status
+"""
+"""Run by the container's own sh: so an exit status of the command is never taken for one of the engine."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A command, and where it runs.
+
+    Attributes
+    ----------
+    script : str
+        For bash.
+    place : Path
+        The directory of all that belongs to it; the container sees it at the same place.
+    work, inputs : Path
+        In `place`: where it runs, and what it reads.
+    image : str or None
+        That the task names.
+    default_image : str
+        For when it names none.
+    env : mapping
+        Variables of the command.
+    writable_inputs : bool
+        Whether it may change what is in `inputs`.
+    """
+
+    script: str
+    place: Path
+    work: Path
+    inputs: Path
+    image: str | None
+    default_image: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    writable_inputs: bool = False
+
+    @property
+    def stdout(self) -> Path:
+        """What the command wrote to standard output."""
+        return self.place / "stdout.txt"
+
+    @property
+    def stderr(self) -> Path:
+        """What the command wrote to standard error."""
+        return self.place / "stderr.txt"
+
+    def last_words(self) -> str:
+        """Give the end of standard error."""
+        with self.stderr.open("rb") as stream:
+            stream.seek(max(0, self.stderr.stat().st_size - _TAIL))
+            return stream.read().decode(errors="replace").strip()
+
+
+def run(execution: Execution, engine: str) -> int:
+    """Run a command, and give its exit status.
+
+    Parameters
+    ----------
+    execution : Execution
+    engine : str
+        "auto" for the first engine that works here, and for none if there is none and the task names no image; the
+        name of an engine; or "none".
+
+    Raises
+    ------
+    ContainerError
+        If the engine does not work, or the image cannot be had.
+    """
+    (execution.place / "command").write_text(execution.script)
+    if engine == "none" or (engine == "auto" and execution.image is None and not _has_engine()):
+        status = _run_here(execution)
+    else:
+        status = _run_in_container(execution, None if engine == "auto" else engine)
+    _show(execution.stderr)
+    return status
+
+
+def _has_engine() -> bool:
+    try:
+        choose()
+    except ContainerError:
+        return False
+    return True
+
+
+def _run_here(execution: Execution) -> int:
+    shell = shutil.which("bash") or "sh"
+    with execution.stdout.open("wb") as stdout, execution.stderr.open("wb") as stderr:
+        return subprocess.run(
+            [shell, str(execution.place / "command")],
+            cwd=execution.work,
+            env=os.environ | dict(execution.env),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            check=False,
+        ).returncode
+
+
+def _run_in_container(execution: Execution, engine: str | None) -> int:
+    docker(
+        execution.image or execution.default_image,
+        ["-c", _WRAPPER],
+        entrypoint="sh",
+        working_dir=execution.work,
+        volumes={} if execution.writable_inputs else {execution.inputs: (execution.inputs, "ro")},
+        env=dict(execution.env),
+        engine=engine,
+    )
+    return int((execution.place / "status").read_text())
+
+
+def _show(stderr: Path) -> None:
+    """Make standard error part of the attempt's log."""
+    with stderr.open("rb") as stream:
+        shutil.copyfileobj(stream, _Log())
+
+
+class _Log:
+    def write(self, data: bytes) -> None:
+        os.write(2, data)

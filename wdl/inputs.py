@@ -1,0 +1,220 @@
+"""A workflow's inputs: read from JSON and from arguments, checked, and imported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import WDL
+from WDL import Error, Tree, Type
+
+from toilfn.errors import InputError
+from toilfn.exchange import import_directory, import_file
+from toilfn.wdl.language import binding_type
+from toilfn.wdl.paths import is_url
+from toilfn.wdl.problems import WDLError, where
+from toilfn.wdl.values import Paths, Stored, encode
+
+__all__ = ["arguments", "encode_inputs", "read_inputs", "template"]
+
+
+def read_inputs(place: str) -> dict[str, Any]:
+    """Read a JSON object from a path or URL, or from the argument itself if it begins with a brace.
+
+    Raises
+    ------
+    InputError
+        If it is none; says where.
+    """
+    if place.lstrip().startswith("{"):
+        return _parsed(place, "the inputs")
+    import fsspec
+
+    try:
+        with fsspec.open(place, "r", encoding="utf-8") as stream:
+            return _parsed(stream.read(), place)
+    except FileNotFoundError:
+        raise InputError(f"there is no file of inputs {place}") from None
+
+
+def _parsed(text: str, place: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise InputError(f"{place}:{error.lineno}:{error.colno}: this is no JSON: {error.msg}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{place}: inputs are a JSON object, with names like workflow.input")
+    return found
+
+
+def arguments(node: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Read inputs as ``name=value``; several of one name make an array.
+
+    Raises
+    ------
+    WDLError
+        If a word has no ``=``, or a value is not of its type.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise WDLError(f"{word!r} is no input: write name=value")
+        name = _short(node, name)
+        declared = _type_of(node, name)
+        if isinstance(declared, Type.Array) and not text.startswith("["):
+            found.setdefault(name, []).append(_value(declared.item_type, text, name))
+        else:
+            found[name] = _value(declared, text, name)
+    return found
+
+
+def _value(declared: Type.Base, text: str, name: str) -> Any:
+    if isinstance(declared, (Type.String, Type.File, Type.Directory)):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        if isinstance(declared, Type.Any):
+            return text
+        raise WDLError(f"input {name}: {text!r} is no {declared}") from None
+
+
+def _short(node: Any, name: str) -> str:
+    """Leave out the name of the workflow or task that inputs may begin with."""
+    return name.removeprefix(f"{node.name}.")
+
+
+def _type_of(node: Any, name: str) -> Type.Base:
+    available = node.available_inputs
+    if name in available:
+        return binding_type(available[name])
+    if _is_override(name):
+        return Type.Any()
+    expanded = _expanded(available, name)
+    if expanded is not None:
+        return binding_type(available[expanded])
+    near = get_close_matches(name, [binding.name for binding in available], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise WDLError(f"{where(node)}: {node.name} has no input {name!r}{hint}")
+
+
+def _is_override(name: str) -> bool:
+    parts = name.split(".")
+    return len(parts) > 1 and parts[-2] in ("runtime", "requirements", "hints")
+
+
+def _expanded(available: Any, name: str) -> str | None:
+    """Read ``call.workflow.input``, as old files of inputs have it, as ``call.input``."""
+    parts = name.split(".")
+    short = f"{parts[0]}.{parts[-1]}"
+    return short if len(parts) == 3 and name not in available and short in available else None
+
+
+def encode_inputs(node: Any, given: Mapping[str, Any], base: str = "", *, on_workers: bool = False) -> dict[str, Any]:
+    """Check inputs against what a workflow or task declares, and encode them with promises of their files.
+
+    Parameters
+    ----------
+    node : WDL.Tree.Workflow or WDL.Tree.Task
+    given : mapping
+        As parsed from JSON; names with or without that of the workflow.
+    base : str
+        The directory or URL that relative paths begin at, if they are not found where we are.
+    on_workers : bool
+        Whether files are imported by workers.
+
+    Raises
+    ------
+    WDLError
+        If an input is unknown, missing, or not of its type.
+    """
+    paths = _Imports(base, on_workers=on_workers)
+    found: dict[str, Any] = {}
+    for full, value in given.items():
+        name = _short(node, full)
+        if name.startswith("#") or full.startswith("#"):
+            continue
+        declared = _type_of(node, name)
+        name = (
+            name
+            if name in node.available_inputs or _is_override(name)
+            else _expanded(node.available_inputs, name) or name
+        )
+        found[name] = _encoded(node, name, declared, value, paths)
+    missing = [binding for binding in node.required_inputs if found.get(binding.name) is None]
+    if missing:
+        raise WDLError(
+            "\n".join(
+                f"{where(each.value)}: {node.name} needs the input {node.name}.{each.name}, a {each.value.type}"
+                for each in missing
+            )
+        )
+    return found
+
+
+def _encoded(node: Any, name: str, declared: Type.Base, value: Any, paths: Paths) -> Any:
+    if value is None and declared.optional:
+        return None
+    decl = node.available_inputs.get(name) or node
+    try:
+        return encode(WDL.Value.from_json(declared, value).coerce(declared), paths)
+    except (Error.RuntimeError, ValueError) as error:
+        raise WDLError(f"{where(decl)}: input {node.name}.{name} cannot be {json.dumps(value)}: {error}") from None
+    except FileNotFoundError as error:
+        raise WDLError(f"{where(decl)}: input {node.name}.{name}: {error}") from None
+
+
+class _Imports(Paths):
+    """Paths in a file of inputs: each one becomes an import."""
+
+    def __init__(self, base: str, *, on_workers: bool) -> None:
+        self._base = base
+        self._local = not on_workers
+        self._stored: dict[tuple[str, bool], Stored] = {}
+
+    def path(self, stored: Stored) -> str:
+        """Nothing is decoded here."""
+        raise NotImplementedError
+
+    def known(self, path: str) -> Stored | None:
+        """A String is only a String here."""
+        return None
+
+    def stored(self, path: str, *, directory: bool) -> Stored:
+        """Make the promise of an import."""
+        place = self._absolute(path.rstrip("/"))
+        if (place, directory) not in self._stored:
+            content = self._import(place, directory=directory)
+            self._stored[place, directory] = Stored(content, place.rpartition("/")[0])
+        return self._stored[place, directory]
+
+    def _absolute(self, path: str) -> str:
+        if is_url(path) or os.path.isabs(path):
+            return path.removeprefix("file://")
+        if os.path.exists(path) or not self._base:
+            return os.path.abspath(path)
+        return f"{self._base.rstrip('/')}/{path}"
+
+    def _import(self, place: str, *, directory: bool) -> Any:
+        if not is_url(place) and not os.path.exists(place):
+            raise FileNotFoundError(f"there is no {'directory' if directory else 'file'} {place}")
+        name = place.rpartition("/")[2]
+        try:
+            if directory:
+                return import_directory(place, name, local=self._local)
+            return import_file(place, name, local=self._local)
+        except InputError as error:
+            raise FileNotFoundError(str(error)) from None
+
+
+def template(node: Any) -> dict[str, str]:
+    """Give a workflow's inputs with their types and defaults in place of values, for a person to fill in."""
+    return {f"{node.name}.{each.name}": _described(each.value) for each in node.available_inputs if each.name[0] != "_"}
+
+
+def _described(decl: Tree.Decl) -> str:
+    return f"{decl.type}" + (f" (optional, default = {decl.expr})" if decl.expr else " (optional)" * decl.type.optional)

@@ -1,0 +1,103 @@
+"""WDL's standard library, with files of the store."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from WDL import Error, StdLib, Type, Value
+
+from toilfn.wdl.language import Size
+from toilfn.wdl.paths import TaskPaths, WorkflowPaths, is_url
+
+__all__ = ["Library", "OutputLibrary"]
+
+
+class Library(StdLib.Base):
+    """The functions that inputs, declarations, commands and runtime sections may use.
+
+    Parameters
+    ----------
+    version : str
+        Of WDL.
+    paths : WorkflowPaths or TaskPaths
+        What paths mean.
+    source_dir : str
+        The directory or URL of the document.
+    """
+
+    def __init__(self, version: str, paths: WorkflowPaths | TaskPaths, source_dir: str = "") -> None:
+        super().__init__(version)
+        self.paths = paths
+        self.source_dir = source_dir
+        self.size = Size(self)
+
+    def size_of(self, path: str) -> int:
+        """Give the bytes of a file, or of a directory if the path ends with a slash."""
+        return self.paths.size(path)
+
+    def _devirtualize_filename(self, filename: str) -> str:
+        return str(self.paths.local(filename))
+
+    def _resolve_source_relative_path(self, filename: str) -> str:
+        if os.path.isabs(filename) or is_url(filename) or not self.source_dir:
+            return filename
+        return os.path.join(self.source_dir, filename)
+
+    def _join_paths_default_directory(self) -> str:
+        return str(self.paths.work) if isinstance(self.paths, TaskPaths) else self.source_dir
+
+    def _write(self, serialize: Callable[[Value.Base, IO[bytes]], None]) -> Callable[[Value.Base], Value.File]:
+        def write(value: Value.Base) -> Value.File:
+            draft = self.paths.draft("content.txt")
+            with draft.open("wb") as stream:
+                serialize(value, stream)
+            return Value.File(self.paths.written(draft))
+
+        return write
+
+
+class OutputLibrary(Library):
+    """And those that a task's outputs may use, too.
+
+    Parameters
+    ----------
+    version, paths, source_dir
+        As for `Library`.
+    stdout, stderr : Path
+        What the command has written.
+    """
+
+    def __init__(self, version: str, paths: TaskPaths, source_dir: str, stdout: Path, stderr: Path) -> None:
+        super().__init__(version, paths, source_dir)
+        self._work = paths.work
+        functions: dict[str, tuple[list[Type.Base], Type.Base, Callable[..., Value.Base]]] = {
+            "stdout": ([], Type.File(), lambda: Value.File(str(stdout))),
+            "stderr": ([], Type.File(), lambda: Value.File(str(stderr))),
+            "glob": ([Type.String()], Type.Array(Type.File()), self._glob),
+        }
+        for name, (arguments, result, function) in functions.items():
+            setattr(self, name, StdLib.StaticFunction(name, arguments, result, function))
+
+    def _glob(self, pattern: Value.Base) -> Value.Base:
+        """Find files as bash does where the command ran: sorted, and without hidden ones.
+
+        Raises
+        ------
+        WDL.Error.InputError
+            If the pattern leads out of there.
+        """
+        text: str = pattern.value
+        if os.path.isabs(text) and Path(text).is_relative_to(self._work):
+            text = os.path.relpath(text, self._work)
+        if not text or os.path.isabs(text) or ".." in Path(text).parts:
+            raise Error.InputError(f"glob({text!r}): a pattern is relative to where the command runs, and stays there")
+        found: list[Any] = [
+            Value.File(str(self._work / name))
+            for name in sorted(glob.glob(text, root_dir=self._work, recursive=False))
+            if (self._work / name).is_file()
+        ]
+        return Value.Array(Type.File(), found)

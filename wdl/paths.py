@@ -1,0 +1,257 @@
+"""What a File or a Directory is while expressions are evaluated: a path.
+
+In a workflow's own expressions nothing is on this machine unless it is read: a path is a name. In a task, inputs are
+links in a directory of the attempt, which the command sees at the same place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from toilfn import current, import_directory, import_file
+from toilfn.directory import Directory, gather
+from toilfn.errors import InputError
+from toilfn.files import File, write_file
+from toilfn.wdl.values import Entries, Paths, PathText, Stored
+
+__all__ = ["TaskPaths", "WorkflowPaths", "all_stored", "is_url", "made_in"]
+
+_MADE = "/toilfn"
+"""What the folders of files that tasks make begin with, in a workflow's expressions."""
+
+
+def is_url(path: str) -> bool:
+    """Say whether a path is a URL."""
+    return "://" in path
+
+
+def made_in(place: str) -> str:
+    """Give the folder of what the running task makes at a relative place."""
+    return os.path.normpath(os.path.join(_MADE, current().id, place))
+
+
+def all_stored(plain: Any) -> Iterable[Stored]:
+    """Iterate over the files and directories in an encoded value."""
+    if isinstance(plain, Stored):
+        yield plain
+    elif isinstance(plain, PathText):
+        yield plain.file
+    elif isinstance(plain, Entries):
+        yield from all_stored(plain.items)
+    elif isinstance(plain, (list, tuple)):
+        for item in plain:
+            yield from all_stored(item)
+    elif isinstance(plain, dict):
+        yield from all_stored(list(plain.values()))
+
+
+class WorkflowPaths(Paths):
+    """Paths in a workflow's expressions: the folder that a file came from, and its name.
+
+    Parameters
+    ----------
+    source_dir : str
+        Where relative paths begin: the directory or URL of the document.
+    """
+
+    def __init__(self, source_dir: str = "") -> None:
+        self._source_dir = source_dir
+        self._known: dict[str, Stored] = {}
+        self._written = 0
+
+    def path(self, stored: Stored) -> str:
+        """Give the name for a stored file or directory."""
+        path = f"{stored.folder.rstrip('/')}/{stored.content.name}"
+        self._known[path] = stored
+        return path
+
+    def known(self, path: str) -> Stored | None:
+        """Look a name up, also one inside of a known directory."""
+        path = path if path == "/" else path.rstrip("/")
+        return self._known.get(path) or _inside(self._known, path)
+
+    def stored(self, path: str, *, directory: bool) -> Stored:
+        """Look a name up; what is not known is imported from where the leader is."""
+        found = self.known(path)
+        if found is None:
+            found = self._import(path, directory=directory)
+            self._known[path.rstrip("/")] = found
+        return found
+
+    def _import(self, path: str, *, directory: bool) -> Stored:
+        if not is_url(path):
+            path = os.path.join(self._source_dir or os.getcwd(), path)
+        if path.startswith(f"{_MADE}/"):
+            raise FileNotFoundError(path)
+        folder, _, name = path.rstrip("/").rpartition("/")
+        try:
+            content = import_directory(path, name) if directory else import_file(path, name)
+        except (InputError, OSError) as error:
+            raise FileNotFoundError(f"{path}: {error}") from error
+        return Stored(content, folder)
+
+    def local(self, path: str) -> Path:
+        """Give a local copy of what a name stands for."""
+        return self.stored(path, directory=path.endswith("/")).content.path()
+
+    def size(self, path: str) -> int:
+        """Give the bytes of a file, or of all files in a directory, without reading them."""
+        return _bytes(self.stored(path, directory=path.endswith("/")).content)
+
+    def draft(self, name: str) -> Path:
+        """Give the local path for a new file; `written` must follow."""
+        self._written += 1
+        folder = current().temp_dir / "written" / str(self._written)
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def written(self, draft: Path) -> str:
+        """Store a new file, and give its name."""
+        return self.path(Stored(write_file(draft), made_in(f"written/{draft.parent.name}")))
+
+
+class TaskPaths(Paths):
+    """Paths in a task: places on this machine.
+
+    Parameters
+    ----------
+    place : Path
+        An empty directory of the attempt.
+    inputs : iterable of Stored
+        Everything that the task gets; it is linked into place at once.
+
+    Attributes
+    ----------
+    inputs, work : Path
+        Where inputs are, and where the command runs.
+    """
+
+    def __init__(self, place: Path, inputs: Iterable[Stored], *, copy: bool = False) -> None:
+        self.place = place
+        self.inputs, self.work = place / "inputs", place / "work"
+        self.inputs.mkdir()
+        self.work.mkdir()
+        self._copy = copy
+        self._known: dict[str, Stored] = {}
+        self._places: dict[Stored, str] = {}
+        self._written = 0
+        found = list(dict.fromkeys(inputs))
+        self._folders = _numbered(item.folder for item in found)
+        for item in sorted(found, key=lambda item: (item.folder, item.content.name)):
+            self.path(item)
+
+    def path(self, stored: Stored) -> str:
+        """Give the path of an input, which is put into place if it is not there."""
+        if stored not in self._places:
+            self._places[stored] = self._put(stored)
+            self._known[self._places[stored]] = stored
+        return self._places[stored]
+
+    def _put(self, stored: Stored) -> str:
+        folder = self.inputs / self._folders.setdefault(stored.folder, str(len(self._folders)))
+        target = folder / stored.content.name
+        taken = _inside(self._known, str(target)) or self._known.get(str(target))
+        if taken is not None and taken.content == stored.content:
+            return str(target)
+        if target.exists():  # siblings of one folder with one name: made by different attempts
+            target = self.inputs / f"other-{len(self._places)}" / stored.content.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stored.content.path(target, mutable=self._copy)
+        return str(target)
+
+    def known(self, path: str) -> Stored | None:
+        """Look up an input."""
+        path = os.path.normpath(path)
+        return self._known.get(path) or _inside(self._known, path)
+
+    def stored(self, path: str, *, directory: bool) -> Stored:
+        """Look up an input, or store what the command has made; relative paths begin where it ran."""
+        found = self.known(self._absolute(path))
+        if found is None:
+            place = self.local(path)
+            found = self.known(str(place.resolve())) if place.is_symlink() else None
+            if found is None:
+                found = self._store(place, directory=directory)
+                self._places[found] = str(place)
+            self._known[str(place)] = found
+        return found
+
+    def _absolute(self, path: str) -> str:
+        return os.path.normpath(self.work / path)
+
+    def _store(self, place: Path, *, directory: bool) -> Stored:
+        if place.is_dir() is not directory:
+            wanted = "a directory" if directory else "a file"
+            raise NotADirectoryError(f"{place.relative_to(self.work)} is not {wanted}")
+        folder = made_in(os.path.relpath(place.parent, self.place))
+        if directory:
+            return Stored(gather(place, place.name, write_file), folder)
+        return Stored(write_file(place), folder)
+
+    def local(self, path: str) -> Path:
+        """Give the place of something that exists.
+
+        Raises
+        ------
+        FileNotFoundError
+            If it does not exist, or is outside of the attempt's directory.
+        """
+        place = Path(self._absolute(path))
+        if not place.is_relative_to(self.place) or not place.exists():
+            raise FileNotFoundError(path)
+        return place
+
+    def size(self, path: str) -> int:
+        """Give the bytes of a file, or of all files in a directory."""
+        place = self.local(path)
+        if place.is_dir():
+            return sum(child.stat().st_size for child in place.rglob("*") if child.is_file())
+        return place.stat().st_size
+
+    def draft(self, name: str) -> Path:
+        """Give the path for a new file."""
+        self._written += 1
+        folder = self.place / "written" / str(self._written)
+        folder.mkdir(parents=True)
+        return folder / name
+
+    def written(self, draft: Path) -> str:
+        """Give the path of a new file."""
+        return str(draft)
+
+
+def _inside(known: dict[str, Stored], path: str) -> Stored | None:
+    """Find what is inside of a known directory."""
+    above, _, rest = path.rpartition("/")
+    while above:
+        holder = known.get(above)
+        if holder is not None:
+            return _entry(holder, above, rest)
+        above, _, name = above.rpartition("/")
+        rest = f"{name}/{rest}"
+    return None
+
+
+def _entry(holder: Stored, above: str, rest: str) -> Stored | None:
+    if not isinstance(holder.content, Directory) or rest not in holder.content:
+        return None
+    folder = os.path.dirname(f"{holder.folder}/{holder.content.name}/{rest}")
+    return Stored(holder.content[rest], folder)
+
+
+def _bytes(content: File | Directory) -> int:
+    if isinstance(content, File):
+        return content.size
+    return sum(entry.size for _, entry in content.walk() if isinstance(entry, File))
+
+
+def _numbered(folders: Iterable[str]) -> dict[str, str]:
+    """Give each folder a number, but to a folder in another one its place there."""
+    short: dict[str, str] = {}
+    for folder in sorted(set(folders)):
+        above = next((known for known in sorted(short, key=len, reverse=True) if folder.startswith(f"{known}/")), None)
+        short[folder] = str(len(short)) if above is None else f"{short[above]}/{folder[len(above) + 1 :]}"
+    return short

@@ -1,0 +1,155 @@
+"""What of a workflow depends on what: worked out once for each workflow, from its text alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from WDL import Tree
+
+from toilfn.wdl.language import identifiers
+
+__all__ = ["OUTPUTS", "Plan"]
+
+OUTPUTS = "outputs"
+"""Stands for a workflow's output section among its nodes."""
+
+
+class Plan:
+    """A workflow's nodes, by id, and what each one needs.
+
+    What others may need has a key: the id of a declaration or call, or ``var-NAME`` for a scatter's variable.
+    Sections have none: what is in them is needed by its own key, whether it was gathered or not.
+
+    Parameters
+    ----------
+    workflow : WDL.Tree.Workflow
+    """
+
+    def __init__(self, workflow: Tree.Workflow) -> None:
+        self.workflow = workflow
+        self.nodes: dict[str, Tree.WorkflowNode] = {}
+        self.home: dict[str, str] = {}
+        self._sections: dict[str, tuple[str, ...]] = {}
+        self.order: dict[str, list[str]] = {}
+        body = [*(workflow.inputs or []), *workflow.body]
+        self._enter("", body)
+        self.uses: Counter[str] = Counter()
+        self._users: dict[str, set[str]] = {}
+        for id_, node in self.nodes.items():
+            if not isinstance(node, Tree.WorkflowSection):
+                self._note(id_, self.needs(id_))
+            else:
+                self._note(id_, _keys(identifiers(node.expr)))  # type: ignore[attr-defined]  # both sections have one
+        self._note(OUTPUTS, self.needs(OUTPUTS))
+        self._sort("", body)
+
+    def _enter(self, section: str, body: Iterable[Tree.WorkflowNode]) -> None:
+        above = self._sections.get(section, ())
+        self._sections[section] = (*above, section)
+        for node in body:
+            id_ = node.workflow_node_id
+            self.nodes[id_], self.home[id_] = node, section
+            if isinstance(node, Tree.WorkflowSection):
+                self._sections[id_] = self._sections[section]
+                self._enter(id_, node.body)
+
+    def _note(self, user: str, keys: set[str]) -> None:
+        for key in keys:
+            self.uses[key] += 1
+            self._users.setdefault(key, set()).add(user)
+
+    def needs(self, id_: str) -> set[str]:
+        """Give the keys that a node needs; a section with all that is in it."""
+        if id_ == OUTPUTS:
+            return self._outputs_need()
+        node = self.nodes[id_]
+        if isinstance(node, Tree.Decl):
+            return _keys(identifiers(node.expr))
+        if isinstance(node, Tree.Call):
+            after = {self._key_of(needed) for needed in node._after_node_ids}
+            return after | {key for expr in node.inputs.values() for key in _keys(identifiers(expr))}
+        assert isinstance(node, (Tree.Scatter, Tree.Conditional))
+        inner = {key for child in node.body for key in self.needs(child.workflow_node_id)}
+        own = {child.workflow_node_id for child in self.within(id_)}
+        variable = {_variable(node)} if isinstance(node, Tree.Scatter) else set()
+        return self.expression_needs(node) | (inner - own - variable)
+
+    def expression_needs(self, section: Tree.Scatter | Tree.Conditional) -> set[str]:
+        """Give the keys that a section's own expression needs."""
+        return _keys(identifiers(section.expr))
+
+    def after(self, call: Tree.Call) -> list[str]:
+        """Give the keys of the calls that a call must wait for, without their data."""
+        return sorted(self._key_of(needed) for needed in call._after_node_ids)
+
+    def _key_of(self, id_: str) -> str:
+        node = self.workflow.get_node(id_)
+        return node.final_referee.workflow_node_id if isinstance(node, Tree.Gather) else id_
+
+    def _outputs_need(self) -> set[str]:
+        if self.workflow.outputs is None:
+            return {id_ for id_, node in self.nodes.items() if isinstance(node, Tree.Call)}
+        own = {decl.workflow_node_id for decl in self.workflow.outputs}
+        return {key for decl in self.workflow.outputs for key in _keys(identifiers(decl.expr))} - own
+
+    def within(self, section: str) -> Iterator[Tree.WorkflowNode]:
+        """Iterate over all nodes in a section, at any depth."""
+        for id_, node in self.nodes.items():
+            if id_ != section and section in self._sections[self.home[id_]]:
+                yield node
+
+    def exposed(self, section: str) -> list[str]:
+        """Give the keys in a section that something outside of it needs."""
+        inside = {node.workflow_node_id for node in self.within(section)} | {section}
+        return [
+            node.workflow_node_id
+            for node in self.within(section)
+            if not isinstance(node, Tree.WorkflowSection) and self._users.get(node.workflow_node_id, set()) - inside
+        ]
+
+    def is_folded(self, key: str) -> bool:
+        """Say whether a declaration has one user only, beside it: it is then evaluated where that is."""
+        users = self._users.get(key, set())
+        if self.uses[key] != 1:
+            return False
+        user = next(iter(users))
+        return (user == OUTPUTS and self.home[key] == "") or self.home.get(user) == self.home[key]
+
+    def _sort(self, section: str, body: Iterable[Tree.WorkflowNode]) -> None:
+        """Put the nodes of a body in an order in which they can be visited."""
+        nodes = {node.workflow_node_id: node for node in body}
+        makers = {id_: id_ for id_ in nodes}
+        for id_, node in nodes.items():
+            if isinstance(node, Tree.WorkflowSection):
+                makers.update((child.workflow_node_id, id_) for child in self.within(id_))
+                self._sort(id_, node.body)
+        done: dict[str, None] = {}
+
+        def visit(id_: str) -> None:
+            for needed in sorted({makers[key] for key in self.needs(id_) if key in makers}):
+                if needed not in done and needed != id_:
+                    visit(needed)
+            done[id_] = None
+
+        for id_ in nodes:
+            if id_ not in done:
+                visit(id_)
+        self.order[section] = list(done)
+
+
+def _keys(referees: Iterable[Any]) -> set[str]:
+    return {key for referee in referees if (key := _key(referee)) is not None}
+
+
+def _key(referee: Any) -> str | None:
+    if isinstance(referee, Tree.Scatter):
+        return _variable(referee)
+    if isinstance(referee, Tree.Gather):
+        return referee.final_referee.workflow_node_id
+    return referee.workflow_node_id if isinstance(referee, Tree.WorkflowNode) else None
+
+
+def _variable(scatter: Tree.Scatter) -> str:
+    return f"var-{scatter.variable}"

@@ -1,0 +1,126 @@
+"""A document on its way to the tasks: parsed once, stored once, and loaded once by each process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from WDL import Tree
+
+from toilfn.files import File, open_write
+from toilfn.task import task
+from toilfn.wdl.plan import Plan
+
+__all__ = ["Callee", "Program", "Source", "callee", "path_of", "program", "source_dir"]
+
+Path = tuple[str, ...]
+"""Where a task or workflow is: the namespaces of imports, then its name."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A document that was parsed and checked."""
+
+    digest: str
+    """Of all its text, and that of what it imports."""
+    pickled: bytes
+
+    def __toilfn_identity__(self) -> str:
+        """What makes two documents the same argument."""
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A document in the store. What it is made of is said by `Callee`, one task or workflow at a time."""
+
+    file: File
+
+    def __toilfn_identity__(self) -> str:
+        """Leave it to `Callee`: a change elsewhere in the document is no reason to run a task again."""
+        return "program"
+
+    @property
+    def loaded(self) -> Loaded:
+        """The document, loaded once for each process."""
+        return _load(self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """A task or workflow of a document."""
+
+    program: Program
+    path: Path
+    digest: str
+    """Of its own text and what it calls (`WDL.Tree.Task.digest`)."""
+
+    def __toilfn_identity__(self) -> tuple[str, str]:
+        """What makes two of them the same argument."""
+        return self.path[-1], self.digest
+
+    @property
+    def node(self) -> Any:
+        """The `WDL.Tree.Task` or `WDL.Tree.Workflow`."""
+        return self.program.loaded.nodes[self.path]
+
+    @property
+    def plan(self) -> Plan:
+        """What depends on what in a workflow."""
+        return self.program.loaded.plan(self.path)
+
+
+class Loaded:
+    """A document's tasks and workflows, in this process."""
+
+    def __init__(self, document: Tree.Document) -> None:
+        self._plans: dict[Path, Plan] = {}
+        self.nodes = dict(_nodes(document, ()))
+        self.paths = {id(node): path for path, node in self.nodes.items()}
+
+    def plan(self, path: Path) -> Plan:
+        """Give a workflow's plan; it is worked out once."""
+        if path not in self._plans:
+            self._plans[path] = Plan(self.nodes[path])
+        return self._plans[path]
+
+
+def _nodes(document: Tree.Document, above: Path) -> Iterator[tuple[Path, Any]]:
+    own: list[Any] = [*document.tasks, *([document.workflow] if document.workflow else [])]
+    for node in own:
+        yield (*above, node.name), node
+    for imported in document.imports:
+        if imported.doc is not None:
+            yield from _nodes(imported.doc, (*above, imported.namespace))
+
+
+@functools.lru_cache(maxsize=16)
+def _load(file: File) -> Loaded:
+    return Loaded(pickle.loads(file.read_bytes()))
+
+
+def callee(program: Program, node: Any) -> Callee:
+    """Give the reference to a task or workflow of a loaded document."""
+    return Callee(program, program.loaded.paths[id(node)], node.digest)
+
+
+def path_of(document: Tree.Document, node: Any) -> tuple[Path, str]:
+    """Give what `Callee` needs to know of a task or workflow of a document that is not stored yet."""
+    return Loaded(document).paths[id(node)], node.digest
+
+
+def source_dir(node: Any) -> str:
+    """Give the directory or URL of the document that a task or workflow is in."""
+    return os.path.dirname(str(node.pos.abspath))
+
+
+@task(name="document", cores=0.1, memory="64M", local=True, version="1")
+def program(source: Source) -> Program:
+    """Put a document into the store."""
+    with open_write("document.pickle") as stream:
+        stream.write(source.pickled)
+    return Program(stream.file)

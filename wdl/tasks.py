@@ -1,0 +1,125 @@
+"""A document's workflows and tasks as tasks of toilfn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from WDL import Env, Tree, Value
+
+from toilfn.task import task
+from toilfn.wdl.command import Machine, command
+from toilfn.wdl.language import binding_type
+from toilfn.wdl.library import Library
+from toilfn.wdl.paths import WorkflowPaths
+from toilfn.wdl.plan import OUTPUTS
+from toilfn.wdl.program import Callee, Program, callee, source_dir
+from toilfn.wdl.runtime import runtime_of
+from toilfn.wdl.values import decode
+from toilfn.wdl.walk import Tasks, Walk
+
+__all__ = ["start"]
+
+_DRIVER: dict[str, Any] = {"cores": 0.1, "memory": "128M", "disk": "64M", "local": True, "version": "1"}
+"""Options of what only evaluates expressions: it runs beside the leader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A running workflow, as the tasks that it is made of know it."""
+
+    workflow: Callee
+    inputs: Mapping[str, Any]
+    machine: Machine
+
+
+def call(called: Callee, inputs: Mapping[str, Any], machine: Machine, name: str = "", after: Any = ()) -> Any:
+    """Make the promise of a call's outputs.
+
+    Parameters
+    ----------
+    called : Callee
+        A task or a workflow.
+    inputs : mapping
+        Encoded inputs by name.
+    machine : Machine
+        How commands are run.
+    name : str
+        What the call is called.
+    after : iterable of promises
+        What must be complete before.
+    """
+    node = called.node
+    given = _without_nulls(node, inputs)
+    name = name or node.name
+    if isinstance(node, Tree.Workflow):
+        return workflow.options(name=name, after=after)(called, given, machine)
+    return _call_task(called, given, machine, name, after)
+
+
+def _without_nulls(node: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out None where a default stands and the type allows no None: so the default counts."""
+    declared = node.available_inputs
+    return {
+        name: plain
+        for name, plain in inputs.items()
+        if not (plain is None and name in declared and declared[name].expr and not declared[name].type.optional)
+    }
+
+
+def _call_task(called: Callee, inputs: dict[str, Any], machine: Machine, name: str, after: Any) -> Any:
+    node: Tree.Task = called.node
+    overrides = {
+        key.split(".", 1)[1]: plain for key, plain in inputs.items() if key.startswith(("runtime.", "requirements."))
+    }
+    given = {key: plain for key, plain in inputs.items() if "." not in key}
+    env: Env.Bindings[Value.Base] = Env.Bindings()
+    paths = WorkflowPaths(source_dir(node))
+    if node.runtime:
+        for key, plain in given.items():
+            env = env.bind(key, decode(plain, binding_type(node.available_inputs[key]), paths))
+    runtime = runtime_of(node, env, Library(node.effective_wdl_version, paths, source_dir(node)), overrides)
+    return command.options(name=name, after=after, **runtime.options)(called, given, runtime, machine)
+
+
+@task(**_DRIVER)
+def start(program: Program, path: tuple[str, ...], digest: str, inputs: Mapping[str, Any], machine: Machine) -> Any:
+    """Run a task or workflow of a stored document."""
+    return call(Callee(program, path, digest), inputs, machine)
+
+
+@task(**_DRIVER)
+def workflow(called: Callee, inputs: Mapping[str, Any], machine: Machine) -> Any:
+    """Go over a workflow; gives its outputs, or the promises of them."""
+    walk = _walk(Scope(called, inputs, machine), "")
+    walk.go(walk.plan.order[""])
+    return walk.outputs()
+
+
+@task(name="evaluate", **_DRIVER)
+def go_on(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) -> Any:
+    """Go over nodes of a workflow when what they need is known; gives the value of the last one."""
+    walk = _walk(scope, section)
+    for key, plain in env.items():
+        walk.bind(key, plain)
+    last = nodes[-1]
+    if last == OUTPUTS:
+        walk.go(nodes[:-1])
+        return walk.outputs()
+    walk.go(nodes)
+    if isinstance(walk.plan.nodes[last], Tree.WorkflowSection):
+        return walk.section_result(last)
+    return walk.result(last)
+
+
+def _walk(scope: Scope, section: str) -> Walk:
+    program = scope.workflow.program
+
+    def make_call(node: Tree.Call, inputs: dict[str, Any], after: list[Any]) -> Any:
+        return call(callee(program, node.callee), inputs, scope.machine, node.name, after)
+
+    def make_later(section: str, nodes: list[str], env: dict[str, Any], after: list[Any]) -> Any:
+        return go_on.options(after=after)(scope, section, nodes, env)
+
+    return Walk(scope.workflow.plan, section, Tasks(make_call, make_later), scope.inputs)

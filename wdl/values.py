@@ -1,0 +1,182 @@
+"""WDL values as they travel between tasks: plain Python, with the store's files in place of paths.
+
+==========================  ===================================================
+WDL                         here
+==========================  ===================================================
+None                        None
+Boolean, Int, Float         bool, int, float
+String                      str, or `PathText` if it is the path of a known file
+File, Directory             `Stored`
+Array                       list
+Pair                        tuple of two
+Map                         `Entries`
+Struct, Object              dict
+==========================  ===================================================
+
+A value's WDL type is not kept: whoever reads a value knows what it was declared as.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from WDL import Type, Value
+
+from toilfn.directory import Directory
+from toilfn.files import File
+
+__all__ = ["Entries", "PathText", "Paths", "Stored", "decode", "encode", "encode_present"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file or a directory, and the folder that it was in.
+
+    Files of one folder are siblings: whoever gets several of them finds them in one directory.
+    """
+
+    content: File | Directory
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathText:
+    """The path of a file where a String was declared."""
+
+    file: Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """A Map: keys and values in their order."""
+
+    items: tuple[tuple[Any, Any], ...]
+
+
+class Paths(ABC):
+    """What paths mean where values are evaluated."""
+
+    @abstractmethod
+    def path(self, stored: Stored) -> str:
+        """Give the path that stands for a stored file or directory."""
+
+    @abstractmethod
+    def stored(self, path: str, *, directory: bool) -> Stored:
+        """Give what a path stands for, and store it if need be.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is nothing.
+        """
+
+    @abstractmethod
+    def known(self, path: str) -> Stored | None:
+        """Give what a path stands for, if that is in the store already."""
+
+
+def encode(value: Value.Base, paths: Paths) -> Any:
+    """Turn a WDL value into what travels.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it holds a path with nothing there.
+    """
+    if isinstance(value, Value.Null):
+        return None
+    if isinstance(value, (Value.File, Value.Directory)):
+        return paths.stored(value.value, directory=isinstance(value, Value.Directory))
+    if isinstance(value, Value.String):
+        known = paths.known(value.value)
+        return value.value if known is None else PathText(known)
+    if isinstance(value, Value.Array):
+        return [encode(item, paths) for item in value.value]
+    if isinstance(value, Value.Pair):
+        return tuple(encode(item, paths) for item in value.value)
+    if isinstance(value, Value.Map):
+        return Entries(tuple((encode(key, paths), encode(item, paths)) for key, item in value.value))
+    if isinstance(value, Value.Struct):
+        return {name: encode(item, paths) for name, item in value.value.items()}
+    return value.value
+
+
+def decode(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
+    """Turn what travels into a WDL value again.
+
+    Parameters
+    ----------
+    plain : object
+        What `encode` gave.
+    declared : WDL.Type.Base
+        Its type; `WDL.Type.Any` and `WDL.Type.Object` leave it to the value itself.
+    paths : Paths
+        What paths mean here.
+    """
+    if plain is None:
+        return Value.Null()
+    if isinstance(plain, (Stored, PathText)):
+        return _path_value(plain, paths)
+    if isinstance(plain, list):
+        item = declared.item_type if isinstance(declared, Type.Array) else Type.Any()
+        return Value.Array(item, [decode(each, item, paths) for each in plain])
+    if isinstance(plain, (tuple, Entries, dict)):
+        return _compound(plain, declared, paths)
+    if isinstance(plain, bool):
+        return Value.Boolean(plain)
+    if isinstance(plain, str):
+        return Value.String(plain)
+    return Value.Float(float(plain)) if isinstance(plain, float) or _is_float(declared) else Value.Int(plain)
+
+
+def _is_float(declared: Type.Base) -> bool:
+    return isinstance(declared, Type.Float)
+
+
+def _path_value(plain: Stored | PathText, paths: Paths) -> Value.Base:
+    if isinstance(plain, PathText):
+        return Value.String(paths.path(plain.file))
+    path = paths.path(plain)
+    return Value.Directory(path) if isinstance(plain.content, Directory) else Value.File(path)
+
+
+def _compound(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
+    if isinstance(plain, tuple):
+        left, right = (declared.left_type, declared.right_type) if isinstance(declared, Type.Pair) else (None, None)
+        pair = (decode(plain[0], left or Type.Any(), paths), decode(plain[1], right or Type.Any(), paths))
+        return Value.Pair(left or pair[0].type, right or pair[1].type, pair)
+    if isinstance(plain, Entries):
+        key, item = declared.item_type if isinstance(declared, Type.Map) else (Type.Any(), Type.Any())
+        return Value.Map((key, item), [(decode(k, key, paths), decode(v, item, paths)) for k, v in plain.items])
+    members = getattr(declared, "members", None) or {}
+    values = {name: decode(each, members.get(name, Type.Any()), paths) for name, each in plain.items()}
+    if isinstance(declared, Type.StructInstance):
+        return Value.Struct(declared, values)
+    return Value.Struct(Type.Object({name: value.type for name, value in values.items()}), values)
+
+
+def encode_present(value: Value.Base, declared: Type.Base, paths: Paths) -> Any:
+    """Encode a value, with None for what is not there where its type allows that.
+
+    Raises
+    ------
+    FileNotFoundError
+        If something is not there and must be.
+    """
+    missing: list[FileNotFoundError] = []
+
+    def check(place: Value.File | Value.Directory) -> str | None:
+        try:
+            paths.stored(place.value, directory=isinstance(place, Value.Directory))
+        except FileNotFoundError as error:
+            missing.append(error)
+            return None
+        return str(place.value)
+
+    present = Value.rewrite_paths(value, check)
+    try:
+        return encode(present.coerce(declared) if missing else present, paths)
+    except FileNotFoundError:
+        raise missing[0] from None

@@ -1,0 +1,249 @@
+"""Going over a workflow's body: what is known is evaluated, calls become tasks, and what waits, tasks that go on.
+
+A body is gone over inside of a task. A declaration whose names are all known is evaluated there and then. A call with
+known inputs becomes the promise of a task; whatever needs what a promise stands for becomes the promise of a task that
+goes on from there with the values. So a scatter is one expansion, and a sequence of cheap expressions is no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from WDL import Env, Error, Tree, Type, Value
+
+from toilfn import spawn
+from toilfn.wdl.language import binding_type, ordered, types_in
+from toilfn.wdl.library import Library
+from toilfn.wdl.paths import WorkflowPaths
+from toilfn.wdl.plan import OUTPUTS, Plan
+from toilfn.wdl.problems import located
+from toilfn.wdl.program import source_dir
+from toilfn.wdl.values import decode, encode, encode_present
+
+__all__ = ["Tasks", "Walk"]
+
+
+class Tasks(NamedTuple):
+    """How promises are made; given by `toilfn.wdl.tasks`, which calls this module."""
+
+    call: Callable[[Tree.Call, dict[str, Any], list[Any]], Any]
+    """Takes a call, its encoded inputs, and promises to wait for."""
+    go_on: Callable[[str, list[str], dict[str, Any], list[Any]], Any]
+    """Takes a section, nodes in it to be gone over, what they need by key, and promises to wait for."""
+
+
+class Walk:
+    """One body while it is gone over: a workflow's, or a section's.
+
+    Parameters
+    ----------
+    plan : Plan
+        The workflow's.
+    section : str
+        The id of the section, or an empty string.
+    tasks : Tasks
+        How promises are made.
+    inputs : mapping
+        The workflow's own encoded inputs, also those that are for its calls, such as ``call.name``.
+    """
+
+    def __init__(self, plan: Plan, section: str, tasks: Tasks, inputs: Mapping[str, Any]) -> None:
+        self.plan, workflow = plan, plan.workflow
+        self.section = section
+        self.tasks = tasks
+        self.inputs = inputs
+        self.paths = WorkflowPaths(source_dir(workflow))
+        self.library = Library(workflow.effective_wdl_version, self.paths, source_dir(workflow))
+        self.env: Env.Bindings[Value.Base] = Env.Bindings()
+        self.plain: dict[str, Any] = {}
+        self.waiting: dict[str, Any] = {}
+        self.folded: dict[str, set[str]] = {}
+        self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
+
+    def bind(self, key: str, plain: Any) -> None:
+        """Make a value known under its key, and under its names."""
+        self.plain[key] = plain
+        kind, _, name = key.partition("-")
+        if kind != "call":
+            self.env = self.env.bind(name, decode(plain, self._types[name], self.paths))
+            return
+        for binding in self._types.enter_namespace(name):
+            if not binding.name.startswith("_"):
+                value = decode(_pick(plain, binding.name), binding.value, self.paths)
+                self.env = self.env.bind(f"{name}.{binding.name}", value)
+
+    def go(self, nodes: Iterable[str]) -> None:
+        """Go over nodes, each after what it needs."""
+        for id_ in nodes:
+            node = self.plan.nodes[id_]
+            if isinstance(node, Tree.Decl):
+                self._declaration(id_, node)
+            elif isinstance(node, Tree.Call):
+                self._call(id_, node)
+            else:
+                self._enter(id_, node)
+
+    def result(self, key: str) -> Any:
+        """Give a value that is known, or what holds the promises of it."""
+        return self.waiting[key] if key in self.waiting else self.plain[key]
+
+    def outputs(self) -> Any:
+        """Give the workflow's outputs by name, or the promise of them."""
+        if self._is_waiting(OUTPUTS):
+            return self._later(OUTPUTS)
+        workflow = self.plan.workflow
+        if workflow.outputs is None:
+            return {
+                f"{name}.{output}": _pick(self.result(f"call-{name}"), output)
+                for name, output in (binding.name.rsplit(".", 1) for binding in workflow.effective_outputs)
+            }
+        env = self.env
+        found = {}
+        for decl in ordered(workflow.outputs):
+            value = self._evaluate(decl, decl.type, env)
+            env = env.bind(decl.name, value)
+            found[decl.name] = self._encode(decl, value)
+        return {decl.name: found[decl.name] for decl in workflow.outputs}
+
+    # Declarations
+
+    def _declaration(self, id_: str, decl: Tree.Decl) -> None:
+        if self.section == "" and decl.name in self.inputs:
+            self.bind(id_, self.inputs[decl.name])
+        elif not self._is_waiting(id_):
+            value = self._evaluate(decl, decl.type, self.env)
+            self.plain[id_] = self._encode(decl, value)
+            self.env = self.env.bind(decl.name, decode(self.plain[id_], decl.type, self.paths))
+        elif self.plan.is_folded(id_):
+            self.folded[id_] = self._needs(id_)
+        else:
+            self.waiting[id_] = self._later(id_)
+            self._keep(id_)
+
+    def _evaluate(self, decl: Tree.Decl, wanted: Type.Base, env: Env.Bindings[Value.Base]) -> Value.Base:
+        if decl.expr is None:
+            if not decl.type.optional:
+                raise Error.InputError(f"no value was given for {decl.type} {decl.name}")
+            return Value.Null()
+        with located(decl):
+            return decl.expr.eval(env, self.library).coerce(wanted)
+
+    def _encode(self, decl: Tree.Decl, value: Value.Base) -> Any:
+        with located(decl):
+            return encode_present(value, decl.type, self.paths)
+
+    # Calls
+
+    def _call(self, id_: str, call: Tree.Call) -> None:
+        before = [self.waiting[key] for key in self.plan.after(call) if key in self.waiting]
+        needed = self._needs(id_) - set(self.plan.after(call))
+        if any(key in self.waiting for key in needed):
+            self.waiting[id_] = self._later(id_)
+        else:
+            self.waiting[id_] = self.tasks.call(call, self._inputs(call), before)
+        self._keep(id_)
+
+    def _inputs(self, call: Tree.Call) -> dict[str, Any]:
+        """Evaluate what a call says, and add what the workflow was given for it."""
+        assert call.callee is not None
+        declared = call.callee.available_inputs
+        given = {}
+        for name, expr in call.inputs.items():
+            with located(expr):
+                value = expr.eval(self.env, self.library).coerce(binding_type(declared[name]))
+                given[name] = encode_present(value, binding_type(declared[name]), self.paths)
+        prefix = f"{call.name}."
+        return given | {name[len(prefix) :]: plain for name, plain in self.inputs.items() if name.startswith(prefix)}
+
+    # Sections
+
+    def _enter(self, id_: str, section: Tree.WorkflowNode) -> None:
+        assert isinstance(section, (Tree.Scatter, Tree.Conditional))
+        exposed = self.plan.exposed(id_)
+        if self._expression_waits(section):
+            promise = self._later(id_)
+            self.waiting.update((key, promise[key]) for key in exposed)
+            if not exposed:
+                spawn(promise)
+            return
+        with located(section.expr):
+            value = section.expr.eval(self.env, self.library)
+        found: dict[str, Any]
+        if isinstance(section, Tree.Scatter):
+            walks = [self._inner(id_, {f"var-{section.variable}": encode(item, self.paths)}) for item in value.value]
+            found = {key: [walk.result(key) for walk in walks] for key in exposed}
+        else:
+            walk = self._inner(id_, {}) if value.value else None
+            found = {key: walk.result(key) if walk else None for key in exposed}
+        for key, plain in found.items():
+            if _holds_promise(plain):
+                self.waiting[key] = plain
+            else:
+                self.bind(key, plain)
+
+    def section_result(self, id_: str) -> dict[str, Any]:
+        """Give what a section that was gone over exposes."""
+        return {key: self.result(key) for key in self.plan.exposed(id_)}
+
+    def _expression_waits(self, section: Tree.Scatter | Tree.Conditional) -> bool:
+        return any(key in self.waiting or key in self.folded for key in self.plan.expression_needs(section))
+
+    def _inner(self, id_: str, variables: dict[str, Any]) -> Walk:
+        inner = Walk(self.plan, id_, self.tasks, self.inputs)
+        inner.paths, inner.library = self.paths, self.library
+        inner.env, inner.plain = self.env, dict(self.plain)
+        inner.waiting = dict(self.waiting)
+        for key, plain in variables.items():
+            inner.bind(key, plain)
+        inner.go(self.plan.order[id_])
+        return inner
+
+    # What waits
+
+    def _needs(self, id_: str) -> set[str]:
+        """Give what a node needs, with what the declarations need that are evaluated along with it."""
+        direct = self.plan.needs(id_)
+        return {key for need in direct for key in self.folded.get(need, {need})}
+
+    def _is_waiting(self, id_: str) -> bool:
+        return any(key in self.waiting for key in self._needs(id_))
+
+    def _later(self, id_: str) -> Any:
+        """Make the task that goes on from a node, with the folded declarations that it needs."""
+        node = self.plan.nodes.get(id_)
+        after = self.plan.after(node) if isinstance(node, Tree.Call) else []
+        nodes = [*self._folded_for(id_), id_]
+        needed = self._needs(id_) - set(after)
+        env = {key: self.result(key) for key in sorted(needed) if key in self.waiting or key in self.plain}
+        before = [self.waiting[key] for key in after if key in self.waiting]
+        return self.tasks.go_on(self.section, nodes, env, before)
+
+    def _folded_for(self, id_: str) -> list[str]:
+        wanted: set[str] = set()
+        stack = [id_]
+        while stack:
+            more = (self.plan.needs(stack.pop()) & self.folded.keys()) - wanted
+            wanted |= more
+            stack.extend(more)
+        return [key for key in self.plan.order[self.section] if key in wanted]
+
+    def _keep(self, id_: str) -> None:
+        """Have a task run to its end though nothing needs its value."""
+        if not self.plan.uses[id_]:
+            spawn(self.waiting[id_])
+
+
+def _pick(plain: Any, name: str) -> Any:
+    """Select an output of a call, or of the calls that a scatter or conditional made of it."""
+    if plain is None:
+        return None
+    if isinstance(plain, list):
+        return [_pick(item, name) for item in plain]
+    return plain[name]
+
+
+def _holds_promise(plain: Any) -> bool:
+    if isinstance(plain, list):
+        return any(_holds_promise(item) for item in plain)
+    return hasattr(type(plain), "__dask_graph__")
