@@ -1,0 +1,112 @@
+"""moto's server, with what its AWS Batch lacks of the real one; jobs run as containers of a Docker API.
+
+Added, after the user guide and the API reference of AWS Batch: elements of arrays get AWS_BATCH_JOB_ARRAY_INDEX and a
+copy of the environment of their own, ListJobs shows arrays (not their elements) with their size, ending an array ends
+its elements, memory is limited, and DescribeJobs says the exit code and why a container failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from docker.errors import APIError, ImageNotFound
+from docker.models.containers import ContainerCollection
+from moto.batch.models import BatchBackend, Job
+from moto.server import main
+
+_plain_property = Job._get_container_property
+_plain_short = Job.describe_short
+_plain_details = Job._container_details
+_plain_terminate = Job.terminate
+_plain_list = BatchBackend.list_jobs
+_plain_run = ContainerCollection.run
+_plain_mark = Job._mark_stopped
+
+
+def container_property(self: Job, name: str, default: Any) -> Any:
+    """Give each element an environment of its own, with its number."""
+    if name != "environment":
+        return _plain_property(self, name, default)
+    given = [*self.job_definition.container_properties["environment"], *self.container_overrides.get(name, ())]
+    index = self.array_properties.get("index")
+    own = {"AWS_BATCH_JOB_ID": self.job_id, **({} if index is None else {"AWS_BATCH_JOB_ARRAY_INDEX": str(index)})}
+    values = {item["name"]: item["value"] for item in given} | own
+    return [{"name": key, "value": value} for key, value in values.items()]
+
+
+def short(self: Job) -> dict[str, Any]:
+    """Say whether it is an array."""
+    size = self.array_properties.get("size")
+    return _plain_short(self) | ({"arrayProperties": {"size": size}} if size else {})
+
+
+def details(self: Job) -> dict[str, Any]:
+    """Say how the container ended."""
+    found: dict[str, Any] = _plain_details(self)
+    if self.job_stopped and self.exit_code is not None:
+        found["exitCode"] = self.exit_code
+    reason = getattr(self, "container_reason", "")
+    return found | ({"reason": reason} if reason else {})
+
+
+def terminate(self: Job, reason: str) -> None:
+    """End an array with its elements."""
+    for child in self._child_jobs or ():
+        _plain_terminate(child, reason)
+    _plain_terminate(self, reason)
+
+
+def listed(self: BatchBackend, *args: Any, **parameters: Any) -> list[Job]:
+    """Leave elements of arrays out of a queue's list."""
+    return [job for job in _plain_list(self, *args, **parameters) if "index" not in job.array_properties]
+
+
+def run(self: ContainerCollection, image: str, **parameters: Any) -> Any:
+    """Limit a container's memory, and keep why it could not be made."""
+    job = _caller()
+    needs = job.container_overrides.get("resourceRequirements", ())
+    memory = next(f"{item['value']}m" for item in needs if item["type"] == "MEMORY")
+    try:
+        container = _plain_run(self, image, mem_limit=memory, memswap_limit=memory, **parameters)
+    except (APIError, ImageNotFound) as error:
+        job.container_reason = f"CannotPullContainerError: {error}"
+        job.job_stopped_reason = "Task failed to start"
+        raise
+    job.container = container
+    return container
+
+
+def mark_stopped(self: Job, success: bool = True) -> None:
+    """Say why a container failed."""
+    container = getattr(self, "container", None)
+    if not success and container is not None:
+        if self.exit_code == 137 and not self.stop:  # podman does not say OOMKilled
+            self.container_reason = "OutOfMemoryError: Container killed due to memory usage"
+        self.job_stopped_reason = self.job_stopped_reason or "Essential container in task exited"
+    _plain_mark(self, success)
+
+
+def _caller() -> Any:
+    """The job whose thread this is."""
+    import threading
+
+    return threading.current_thread()
+
+
+def patch(kind: type, **methods: Callable[..., Any]) -> None:
+    """Replace methods of a class of moto's; each must have been there."""
+    for name, method in methods.items():
+        assert hasattr(kind, name), f"moto has changed: {kind.__name__} has no {name}"
+        setattr(kind, name, method)
+
+
+if __name__ == "__main__":
+    patch(
+        Job, _get_container_property=container_property, describe_short=short, _container_details=details,
+        terminate=terminate, _mark_stopped=mark_stopped,
+    )  # fmt: skip
+    patch(BatchBackend, list_jobs=listed)
+    patch(ContainerCollection, run=run)
+    main(sys.argv[1:])
