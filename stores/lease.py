@@ -114,7 +114,7 @@ class Lease:
             if last is not None and last.holds(clock(), timeout):
                 raise StoreLockedError(_describe(store, last, clock()))
             held = _claim(last.epoch + 1 if last else 1, clock(), timeout)
-            if store.objects.put_new(_name(held.epoch), _encode(held)):
+            if _take(store, held):
                 break
         store.objects.delete(name for name in store.objects.list("leases/") if name < _name(held.epoch))
         store.log.epoch = held.epoch
@@ -155,6 +155,16 @@ class Lease:
             _log.warning("The lease of %s could not be renewed: %s", self._store.url, error)
             return False
         return True
+
+
+def _take(store: Store, held: Holder) -> bool:
+    """Write a new lease, and say whether it is ours: the answer to a write that succeeded may have been lost."""
+    name, content = _name(held.epoch), _encode(held)
+    if store.objects.put_new(name, content):
+        return True
+    with suppress(MissingObjectError):  # a newer leader has just taken it away
+        return store.objects.get(name) == content
+    return False
 
 
 def _claim(epoch: int, now: float, timeout: float) -> Holder:

@@ -22,6 +22,10 @@ def configured() -> dict[str, Any]:
     return _settings_among(dask.config.get("toilfn", None) or {})
 
 
+_MAPPINGS = ("set_env", "store_options")
+"""Settings that are mappings themselves, where other mappings are sections of other parts."""
+
+
 def in_file(path: str) -> dict[str, Any]:
     """Read a file of the form that dask's configuration has."""
     if not os.path.isfile(path):
@@ -38,7 +42,7 @@ def in_file(path: str) -> dict[str, Any]:
 def _settings_among(entries: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the sections of other parts, such as those of clusters."""
     found = {name.replace("-", "_"): value for name, value in entries.items()}
-    return {name: value for name, value in found.items() if name == "set_env" or not isinstance(value, Mapping)}
+    return {name: value for name, value in found.items() if name in _MAPPINGS or not isinstance(value, Mapping)}
 
 
 def _mentioned() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -81,3 +82,18 @@ def environment(value: Any) -> dict[str, str]:
     if not name or not (equals or name in os.environ):
         raise ValueError("write NAME=VALUE, or the name of a variable that is set")
     return {name: text if equals else os.environ[name]}
+
+
+def named_values(value: Any) -> dict[str, Any]:
+    """Read options: a mapping, ``NAME=VALUE`` where the value may be JSON, or a list of these."""
+    if isinstance(value, Mapping):
+        return {str(name).replace("-", "_"): part for name, part in value.items()}
+    if not isinstance(value, str):
+        return {name: part for item in value for name, part in named_values(item).items()}
+    name, equals, text = value.partition("=")
+    if not name or not equals:
+        raise ValueError("write NAME=VALUE")
+    try:
+        return {name.replace("-", "_"): json.loads(text)}
+    except ValueError:
+        return {name.replace("-", "_"): text}

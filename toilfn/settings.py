@@ -23,7 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from toilfn.configured import configured, in_file
 from toilfn.errors import InputError
-from toilfn.parsers import boolean, cores, count, environment, one_of, positive_count, probability
+from toilfn.parsers import boolean, cores, count, environment, named_values, one_of, positive_count, probability
 from toilfn.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ class Settings:
     store: str | None = _setting(
         None, os.fspath, _STORE, "path or URL of the job store; without one, a temporary store is used"
     )
+    store_options: dict[str, Any] | None = _setting(
+        None, named_values, _STORE,
+        "NAME=VALUE: how to reach the store, such as endpoint_url, region, sse, encryption_key (docs/stores.md); "
+        "env:NAME and file:PATH stand for secrets; may be given several times",
+    )  # fmt: skip
     clean: str | None = _setting(
         None, one_of("always", "onError", "never", "onSuccess"), _STORE,
         "when to remove the store at the end: always, onError, never or onSuccess; "
@@ -246,9 +251,13 @@ class Settings:
         """Give the settings as plain values, without passwords in URLs, for the store's `Run` record."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         if self.cluster is not None and not isinstance(self.cluster, str):
-            values["cluster"] = type(self.cluster).__name__
+            from toilfn.clusters.again import name_of
+
+            values["cluster"], values["cluster_address"] = name_of(self.cluster), self.cluster.address()
         if self.set_env is not None:
             values["set_env"] = sorted(self.set_env)  # values may be secrets
+        if self.store_options is not None:
+            values["store_options"] = sorted(self.store_options)
         if self.store is not None:
             values["store"] = _without_password(self.store)
         return values
@@ -261,6 +270,7 @@ _METAVARS = {
     count: "N",
     positive_count: "N",
     environment: "NAME[=VALUE]",
+    named_values: "NAME=VALUE",
 }
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
@@ -314,7 +324,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
             raise argparse.ArgumentTypeError(_reason(text, error)) from None
 
     metavar = _METAVARS.get(parse, name.upper())
-    action = _Merge if parse is environment else "store"
+    action = _Merge if parse in (environment, named_values) else "store"
     group.add_argument(
         flag, dest=_DEST + name, type=read, action=action, default=argparse.SUPPRESS, help=help, metavar=metavar
     )

@@ -11,16 +11,32 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePath
 from typing import Any, TextIO
 
-from toilfn.stores import Store
+from toilfn.settings import Settings, add_options, from_options
+from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Holder, holder
 from toilfn.view import View
 
-__all__ = ["add_json", "add_store", "add_task", "living_leader", "open_view", "print_json", "print_table"]
+__all__ = [
+    "add_json", "add_store", "add_store_options", "add_task", "living_leader", "open_named", "open_view", "print_json",
+    "print_table",
+]  # fmt: skip
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add the STORE argument."""
     parser.add_argument("store", metavar="STORE", help="path or URL of the job store")
+
+
+def add_store_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--store-options``, for commands without all the flags of `toilfn run`; `open_named` reads it."""
+    everything = {entry.name for entry in dataclasses.fields(Settings)}
+    add_options(parser, leave_out=everything - {"store_options"})
+
+
+def open_named(options: argparse.Namespace, url: str | None = None) -> Store:
+    """Open the store that the user named (or `url`), by the options of flags and configuration."""
+    wanted = Settings.resolve(**from_options(options)).store_options
+    return open_store(options.store if url is None else url, create=False, **(wanted or {}))
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toilfn.cli.common import add_store, add_task
+from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.rehearsal import Rehearsal, fetch_files
-from toilfn.stores import open_store
 from toilfn.view import View
 from toilfn.work.tracebacks import user_traceback
 
@@ -26,6 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Run one task again in this process, with its real inputs. Nothing is committed: the store stays as it is."
     )
     add_store(parser)
+    add_store_options(parser)
     add_task(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--pdb", action="store_true", help="open the debugger where the task raises an exception")
@@ -42,7 +42,7 @@ def command(options: argparse.Namespace) -> int:
     InputError
         If there is no such task, or an input of it has no value yet.
     """
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     task = View(store).find(options.task)
     with Rehearsal(store, task.id) as rehearsal:
         if options.print_inputs:

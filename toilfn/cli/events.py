@@ -7,10 +7,10 @@ import json
 import time
 from collections.abc import Iterator
 
-from toilfn.cli.common import add_store, living_leader
+from toilfn.cli.common import add_store, add_store_options, living_leader, open_named
 from toilfn.journal import Journal
 from toilfn.records import Record, decode
-from toilfn.stores import Store, open_store
+from toilfn.stores import Store
 
 __all__ = ["command", "configure", "follow"]
 
@@ -24,12 +24,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = "docs/events.md describes the events."
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument("--follow", action="store_true", help="go on until the store has no living leader")
 
 
 def command(options: argparse.Namespace) -> int:
     """Print what happened in a store, one JSON object on each line."""
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     journal = Journal()
     for record in follow(store) if options.follow else _records(store):
         for event in journal.events(record):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from toilfn.cli.common import add_json, add_store, add_task, print_json
+from toilfn.cli.common import add_json, add_store, add_store_options, add_task, open_named, print_json
 from toilfn.explain import History, explain
 from toilfn.records import decode
-from toilfn.stores import open_store
 from toilfn.view import View
 
 __all__ = ["command", "configure"]
@@ -16,6 +15,7 @@ __all__ = ["command", "configure"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
+    add_store_options(parser)
     add_task(parser)
     add_json(parser)
 
@@ -28,7 +28,7 @@ def command(options: argparse.Namespace) -> int:
     InputError
         If there is no such task.
     """
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     task = View(store).find(options.task)
     found = explain(History(decode(data) for _, data in store.log.read()), task.id)
     if options.json:

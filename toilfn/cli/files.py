@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
 from toilfn.cli.handles import Handle, find_handles
 from toilfn.errors import InputError
 from toilfn.events import TaskId
 from toilfn.records import BlobRef, Outcome, decode
-from toilfn.stores import Store, open_store
+from toilfn.stores import Store
 from toilfn.units import format_size
 from toilfn.view import View
 
@@ -52,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 FILE is a file's name, if only one has it, or the start of its id; both are listed by ls.
 Or it is a pattern such as '*.bam', for all files with such names."""
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument(
         "action", nargs="?", choices=("ls", "cat", "get"), default="ls", help="ls (default), cat or get"
     )
@@ -70,7 +71,7 @@ def command(options: argparse.Namespace) -> int:
     InputError
         If there is no such file; if more than one has the name; if several are to become one.
     """
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     files = _files(store)
     if options.file is not None:
         files = _find(files, options.file)

@@ -6,9 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from toilfn.cli.common import add_store, open_view
+from toilfn.cli.common import add_store, add_store_options, open_named, open_view
 from toilfn.cli.drawing import draw
-from toilfn.stores import open_store
 
 __all__ = ["command", "configure"]
 
@@ -16,6 +15,7 @@ __all__ = ["command", "configure"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument("--format", choices=("text", "dot", "svg"), default="text", help="what to make (default: text)")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write it, instead of printing it")
     parser.add_argument("--all", action="store_true", help="draw every task; by default, tasks of one name are one box")
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Draw the tasks of the newest run."""
-    drawing = draw(open_view(open_store(options.store, create=False)).current(), every_task=lambda _: options.all)
+    drawing = draw(open_view(open_named(options)).current(), every_task=lambda _: options.all)
     text = {"text": drawing.text, "dot": drawing.dot, "svg": drawing.svg}[options.format]()
     if options.output is None:
         sys.stdout.write(text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from toilfn.cli.common import add_store, living_leader
+from toilfn.cli.common import add_store, add_store_options, living_leader, open_named
 from toilfn.errors import StoreLockedError
-from toilfn.stores import open_store
+from toilfn.lead.ghosts import end_jobs
+from toilfn.stores.lease import Lease
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["command", "configure"]
@@ -19,6 +20,7 @@ _LOOK = 0.2
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument(
         "--timeout",
         metavar="TIME",
@@ -29,17 +31,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Ask the leader of a store to end its jobs and itself, and wait until it did.
+    """Ask the leader of a store to end its jobs and itself, and wait until it did; end the jobs of one that died.
 
     Raises
     ------
     StoreLockedError
         If it goes on for longer than the timeout.
+    ClusterError
+        If the batch system of a leader that died cannot be asked to end its jobs.
     """
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     leader = living_leader(store)
     if leader is None:
-        print(f"nothing runs in {store.url}")
+        with Lease.acquire(store):
+            count = end_jobs(store, options.timeout)
+        print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing runs in {store.url}")
         return 0
     store.set_flag("kill")
     deadline = time.monotonic() + options.timeout

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from toilfn.cli.common import add_store, add_task
+from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.cli.events import follow
 from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
-from toilfn.stores import Store, open_store
+from toilfn.stores import Store
 from toilfn.units import format_duration
 from toilfn.view import TaskInfo, View
 
@@ -19,6 +19,7 @@ __all__ = ["command", "configure"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
+    add_store_options(parser)
     add_task(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
@@ -36,7 +37,7 @@ def command(options: argparse.Namespace) -> int:
     InputError
         If there is no such task or attempt.
     """
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     view = View(store)
     task = view.find(options.task)
     if options.follow:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toilfn.cli.common import add_store, living_leader, open_view
+from toilfn.cli.common import add_store, add_store_options, living_leader, open_named, open_view
 from toilfn.report.page import page
-from toilfn.stores import open_store
 
 __all__ = ["command", "configure"]
 
@@ -15,6 +14,7 @@ __all__ = ["command", "configure"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"),
         help="where to write the page (default: report.html)",
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Write a page with the graph, a timeline, what was used, and what failed."""
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     view = open_view(store)
     is_led = living_leader(store) is not None
     state = ("running" if is_led else "stopped") if view.status == "open" else view.status

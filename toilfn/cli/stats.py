@@ -9,9 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
 
-from toilfn.cli.common import add_json, add_store, print_json, print_table
+from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
 from toilfn.report.attempts import Attempt, attempts_of
-from toilfn.stores import open_store
 from toilfn.units import format_duration, format_size
 from toilfn.view import View
 
@@ -43,6 +42,7 @@ memory        bytes at the peak; 0 for tasks that are over in 20 ms
 memory asked  bytes, as disk asked
 read          bytes read, from disk or cache, by tasks that take longer than 20 ms; written likewise"""
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument("--attempts", action="store_true", help="one row for each attempt, failed ones too")
     form = parser.add_mutually_exclusive_group()
     add_json(form)
@@ -51,7 +51,7 @@ read          bytes read, from disk or cache, by tasks that take longer than 20 
 
 def command(options: argparse.Namespace) -> int:
     """Print what tasks took, and what they asked for: for each name, and for the whole run."""
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     attempts = list(attempts_of(store, View(store)))
     if options.attempts:
         _print_attempts(attempts, as_json=options.json, as_csv=options.csv)

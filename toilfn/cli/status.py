@@ -8,9 +8,17 @@ import time
 from collections import Counter
 from typing import Any
 
-from toilfn.cli.common import add_json, add_store, living_leader, open_view, print_json, print_table
+from toilfn.cli.common import (
+    add_json,
+    add_store,
+    add_store_options,
+    living_leader,
+    open_named,
+    open_view,
+    print_json,
+    print_table,
+)
 from toilfn.cli.drawing import draw
-from toilfn.stores import open_store
 from toilfn.stores.lease import Holder, holder
 from toilfn.units import format_duration
 from toilfn.view import State, TaskInfo, View
@@ -24,6 +32,7 @@ _SHOWN = 10
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
+    add_store_options(parser)
     parser.add_argument("--failed", action="store_true", help="list all failed tasks, and only them")
     parser.add_argument("--running", action="store_true", help="list all running tasks, and only them")
     parser.add_argument("--tree", action="store_true", help="show what waits for what as a tree, finished work folded")
@@ -32,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Say how the newest run of a store is."""
-    store = open_store(options.store, create=False)
+    store = open_named(options)
     leader, alive = holder(store), living_leader(store) is not None
     view = open_view(store)
     tasks = view.current()

@@ -16,6 +16,7 @@ from toilfn.lead.attemptlogs import AttemptLogs, log_file
 from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
 from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.lead.ghosts import jobs_name
 from toilfn.lead.index import Index
 from toilfn.lead.interrupts import Interrupts
 from toilfn.lead.leader import Leader
@@ -28,6 +29,7 @@ from toilfn.progress import Progress
 from toilfn.scheduler import Scheduler
 from toilfn.settings import Settings
 from toilfn.stores import Store
+from toilfn.stores.options import hand_over
 from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, write_ref
 from toilfn.work.scratch import CODE_VARIABLE
 
@@ -106,7 +108,7 @@ class Running:
         environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)
-        cluster.open(Session(self._store.url, self._jobs_name, environment))
+        cluster.open(Session(self._store.url, jobs_name(self._store), environment))
         return cluster
 
     def _environment(self, *, direct: bool) -> dict[str, str]:
@@ -120,6 +122,7 @@ class Running:
             "TOILFN_LOG_LEVEL": settings.log_level,
             "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
         }
+        given |= hand_over(self._store.url, private=direct)
         if settings.work_dir is not None:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
         if settings.cache_size is not None:
@@ -129,10 +132,6 @@ class Running:
             return {**given, **streams, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
         return {**given, ENVIRONMENT_VARIABLE: write_ref(passed)}
-
-    @property
-    def _jobs_name(self) -> str:
-        return f"toilfn-{self._store.id[:12]}"
 
     def _leader(
         self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
@@ -148,7 +147,7 @@ class Running:
             loader,
             scheduler,
             cluster,
-            self._jobs_name,
+            jobs_name(self._store),
             committer,
             Answers() if cluster.capabilities.direct else StoreAnswers(self._store),
             f"{self._index.epoch.number}",

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,9 @@ class Session:
             install(self.store.get_blob(run.code), base_dir() / "code")
         if all(map(self.index.is_complete, run.roots)):
             return self._result(run.results, run.roots, Values(self.index.value))
+        self._settings = _with_cluster(self._settings, run)
         committer = self._take_the_lead()
+        committer.add(encode(run._replace(settings=self._settings.as_dict())))  # it has not ended, nor where it began
         return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
@@ -240,9 +243,16 @@ class Session:
         return resolve(ids, payloads)
 
 
+def _with_cluster(settings: Settings, run: records.Run) -> Settings:
+    """Go on with the cluster that the run was begun on, where that was named and nothing else is asked for."""
+    name = run.settings.get("cluster")
+    was_named = isinstance(name, str) and "cluster_address" not in run.settings
+    return replace(settings, cluster=name) if settings.cluster is None and was_named else settings
+
+
 def _open(settings: Settings, workflow: str, create: bool) -> Store:
     if settings.store is None:
         return temporary_store(workflow)
     # Only stores on disk can be told not to wait for the disk.
     options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
-    return open_store(settings.store, create=create, workflow=workflow, **options)
+    return open_store(settings.store, create=create, workflow=workflow, **options, **(settings.store_options or {}))
