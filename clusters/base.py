@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar, NewType
+from typing import Any, ClassVar, NewType
 
 from toilfn.events import Capacity, Cause, TaskId
 from toilfn.resources import Resources
@@ -187,6 +187,14 @@ class Cluster(ABC):
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live jobs of a workflow, with the names of their batches, for a leader that comes back."""
         return {}
+
+    def address(self) -> dict[str, Any] | None:
+        """Give the arguments with which another process makes a cluster that finds this one's jobs with `list`.
+
+        Plain values that are kept in the store: no secrets, and nothing that only matters for new jobs. None if
+        all jobs end with this process.
+        """
+        return None if self.capabilities.direct else {}
 
     def recall(self, job: JobId) -> None:
         """Ask a worker to give back the tasks it has not started. A cluster may ignore it."""

@@ -224,6 +224,10 @@ class DaskCluster(Cluster):
         words = f"signal {number}" if number else f"exit status {code}"
         return Update(job, JobState.ENDED, exit_cause(code, number), f"{words}; its output ends with:\n{tail}")
 
+    def address(self) -> dict[str, Any] | None:
+        """Give the scheduler's address; None if it is in this process."""
+        return self._link.address()
+
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find the published jobs of a workflow, and take them over; polls tell of those that ended meanwhile, too."""
         client = self._link.client()

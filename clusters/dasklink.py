@@ -53,6 +53,16 @@ class DaskLink:
             self._client = self._borrowed() or self._own()
         return self._client
 
+    def address(self) -> dict[str, Any] | None:
+        """Give the argument that finds the scheduler from elsewhere; None where it ends with this process."""
+        if self._place is None:
+            return {}
+        if isinstance(self._place, str):
+            return {"cluster": self._place}
+        from distributed import Client
+
+        return {"cluster": self._place.scheduler.address} if isinstance(self._place, Client) else None
+
     def close(self) -> None:
         """Disconnect; the user's own client stays as it is. May be called twice."""
         client, loop = self._client, self._loop
@@ -101,7 +111,9 @@ class DaskLink:
     def _address(self) -> str:
         import dask.config
 
-        address = getattr(self._place, "scheduler_address", self._place) or dask.config.get("scheduler-address", None)
+        address = getattr(self._place, "scheduler_address", None)  # of a cluster object
+        address = address or getattr(getattr(self._place, "scheduler", None), "address", self._place)  # of a client
+        address = address or dask.config.get("scheduler-address", None)
         if not address:
             raise ClusterError(
                 "there is no dask scheduler to talk to: write DaskCluster('tcp://host:8786'), give a client or a "

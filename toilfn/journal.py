@@ -19,6 +19,7 @@ class Journal:
         self._functions: dict[bytes, str] = {}
         self._names: dict[TaskId, str] = {}
         self._done: set[TaskId] = set()
+        self._runs: set[int] = set()
 
     def events(self, record: Record) -> Iterator[dict[str, Any]]:
         """Give what a record tells, as plain values."""
@@ -26,7 +27,8 @@ class Journal:
             case Epoch():
                 yield {"event": "leader", "number": record.number, "host": record.host, "pid": record.pid,
                        "time": record.time}  # fmt: skip
-            case Run():
+            case Run() if record.number not in self._runs:  # else it was resumed
+                self._runs.add(record.number)
                 yield {"event": "run", "number": record.number, "workflow": record.workflow, "time": record.time}
             case End():
                 yield {"event": "end", "number": record.number, "status": record.status, "time": record.time}

@@ -133,9 +133,13 @@ def test_as_dict_is_plain_and_holds_no_password() -> None:
     class Somewhere:
         def submit(self) -> None: ...
 
+        def address(self) -> dict[str, str]:
+            return {"queue": "q"}
+
     plain = Settings.resolve(store="ftp://me:secret@host:21/run", cluster=Somewhere()).as_dict()
     assert msgpack.unpackb(msgpack.packb(plain)) == plain
-    assert (plain["store"], plain["cluster"]) == ("ftp://host:21/run", "Somewhere")
+    assert (plain["store"], plain["cluster_address"]) == ("ftp://host:21/run", {"queue": "q"})
+    assert plain["cluster"].endswith("Somewhere")
 
 
 SCRIPT = """
