@@ -46,15 +46,16 @@ Pod = dict[str, Any]
 
 
 class Api:
-    """The API server, as a node sees it."""
+    """An API server, as a node sees it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._context = ssl.create_default_context(cafile=f"{folder}/server.crt")
+    def __init__(self, url: str, certificate: Path | None = None) -> None:
+        self._url = url
+        self._context = ssl.create_default_context(cafile=certificate) if certificate else None
 
     def open(self, method: str, path: str, body: object = None, kind: str = "application/json", timeout: float = 30):
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": kind}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"https://127.0.0.1:{PORT}{path}", data, headers, method=method)
+        request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)
         return urllib.request.urlopen(request, context=self._context, timeout=timeout)
 
     def ask(self, method: str, path: str, body: object = None, kind: str = "application/json") -> Any:
@@ -247,9 +248,10 @@ class Running:
 class Nodes:
     """All nodes, and the pods that run on them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.api, self.folder = Api(folder), folder
+    def __init__(self, api: Api, folder: Path) -> None:
+        self.api, self.folder = api, folder
         self.running: dict[str, Running] = {}
+        self.is_stopped = threading.Event()
 
     def register(self) -> None:
         for name, node in NODES.items():
@@ -264,8 +266,8 @@ class Nodes:
             self.api.ask("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, MERGE)
 
     def follow(self) -> None:
-        """Do what is asked, for ever."""
-        while True:
+        """Do what is asked, until told to stop."""
+        while not self.is_stopped.is_set():
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
                 listed = self.api.ask("GET", "/api/v1/pods")
                 for pod in listed["items"]:
@@ -373,7 +375,8 @@ def now() -> str:
 
 
 if __name__ == "__main__":
-    nodes = Nodes(Path(sys.argv[1]))
+    place = Path(sys.argv[1])
+    nodes = Nodes(Api(f"https://127.0.0.1:{PORT}", place / "server.crt"), place)
     nodes.register()
     nodes.serve()
     print("ready", flush=True)
