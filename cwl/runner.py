@@ -58,7 +58,7 @@ class Executor:
             files = inputs.document_files(process)
             reuse = not (options.no_reuse or bypass)
             part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
-            outputs = steps.call(part, inputs.imported(ready, bypass=bypass))
+            outputs = steps.begin(part, inputs.imported(ready, bypass=bypass))
             outdir = options.dest_bucket or context.outdir or os.getcwd()
             return _computed(deliver(outputs, outdir, shared, nonce), settings), "success"
 

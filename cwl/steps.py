@@ -21,7 +21,7 @@ from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
 from toilfn.cwl.tools import run_here
 from toilfn.task import task
 
-__all__ = ["call"]
+__all__ = ["begin", "call"]
 
 
 def call(part: Part, job: Any, name: str = "") -> Any:
@@ -45,6 +45,17 @@ def call(part: Part, job: Any, name: str = "") -> Any:
     if part.process.tool["class"] == "Workflow":
         return run_workflow.options(name=name)(part, job)
     return run_tool.options(name=name, **options_of(part, job))(part, job)
+
+
+def begin(part: Part, job: Any) -> Any:
+    """Make the task that runs a process, with inputs that may be promises; as `call` for all else."""
+    return start(part, job) if needs_inputs(part.process) else call(part, job)
+
+
+@task(name="start", version="1", **LIGHT)
+def start(part: Part, job: dict[str, Any]) -> Any:
+    """Run a tool, now that its inputs are known."""
+    return call(in_store(part), job)
 
 
 @task(name="tool", version="1")

@@ -13,6 +13,7 @@ from typing import IO, Any
 from urllib.parse import quote, unquote
 
 from cwltool.stdfsaccess import StdFsAccess
+from cwltool.utils import normalizeFilesDirs
 from schema_salad.ref_resolver import file_uri, uri_file_path
 
 from toilfn.directory import Directory
@@ -63,11 +64,11 @@ class Places:
 
     def named(self, value: Any) -> Any:
         """Give a value with a name for each location; cwltool reads by these through `access`."""
-        return map_objects(value, self._name)
+        return _whole(map_objects(value, self._name))
 
     def local(self, value: Any) -> Any:
         """Give a value with a copy for each location, below the running task's temporary directory."""
-        return map_objects(value, self._place)
+        return _whole(map_objects(value, self._place))
 
     def stored(self, value: Any) -> Any:
         """Give a value that cwltool has made of such ones, as it is between tasks."""
@@ -155,6 +156,12 @@ class _Access(StdFsAccess):
         if not isinstance(found, Directory):
             return super().listdir(fn)
         return [f"{fn}/{quote(entry.name)}" for entry in found]
+
+
+def _whole(value: Any) -> Any:
+    """Fill in what cwltool and expressions expect in objects: names and their parts, and names of literals."""
+    normalizeFilesDirs(value)
+    return value
 
 
 def local_path(location: object) -> Path | None:
