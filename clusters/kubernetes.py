@@ -103,8 +103,8 @@ class KubernetesCluster(Cluster):
         self._session, selector = session, f"{WORKFLOW}={session.workflow}"
         connection = self._connection = Connection(self.settings)
         try:
-            self._patiently(lambda: connection.check(selector), _OPENING)
-            version = self._patiently(connection.version, _OPENING)
+            self._patiently(lambda: connection.check(selector), min(_OPENING, self._patience))
+            version = self._patiently(connection.version, min(_OPENING, self._patience))
         except ClusterError:
             self.close()
             raise

@@ -176,7 +176,7 @@ def test_a_queue_that_does_not_exist_is_found_when_the_cluster_opens(lsf, opened
         opened(LSFCluster, queue="nowhere")
 
 
-def test_a_missing_command_says_what_to_do(opened, monkeypatch):
+def test_a_missing_command_says_what_to_do(lsf, opened, monkeypatch):
     cluster = opened(LSFCluster)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ClusterError, match=r"bsub is not on this machine's PATH: start the leader where"):
@@ -209,7 +209,7 @@ def test_a_node_that_cannot_write_the_log_hints_at_the_folder(lsf, opened):
 
 
 def test_jobs_that_are_stuck_in_the_queue_are_removed(htcondor, opened):
-    cluster = opened(HTCondorCluster, "sleep 60", walltime=1)
+    cluster = opened(HTCondorCluster, "sleep 60", walltime=1)  # the setting is taken as it is
     cluster.submit(batches("a"))
     (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
     assert update.cause is Cause.WALLTIME

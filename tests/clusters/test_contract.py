@@ -10,9 +10,10 @@ from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.clusters.parasol import ParasolCluster
+from toilfn.clusters.pbs import PBSCluster
 from toilfn.clusters.slurm import SlurmCluster
 from toilfn.clusters.testing import ClusterContract
-from toilfn.clusters.torque import PBSCluster, TorqueCluster
+from toilfn.clusters.torque import TorqueCluster
 
 __all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.servers.fixtures import gridengine, gridengine_server
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.gridengine import GridEngineCluster, _accounted, _state
+from toilfn.clusters.gridengine import GridEngineCluster
+from toilfn.clusters.words.gridengine import accounted, queue_state
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -92,7 +93,7 @@ def record(**changes):
     ],
 )
 def test_qaccts_records_are_understood(fields, cause):
-    assert _accounted(fields).cause is cause
+    assert accounted(fields).cause is cause
 
 
 @pytest.mark.parametrize(
@@ -104,4 +105,4 @@ def test_qaccts_records_are_understood(fields, cause):
     ],
 )  # fmt: skip
 def test_qstats_letters_are_understood(letters, state):
-    assert _state(letters).state is state
+    assert queue_state(letters).state is state

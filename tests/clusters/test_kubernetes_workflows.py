@@ -7,16 +7,21 @@ import random
 import sys
 import time
 import urllib.error
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import yaml
 
 from tests.clusters.test_workflows import adopts, counts, result, sorts, start, wait_for_marks
 from tests.servers.fixtures import alone, kubernetes, kubernetes_server
 from tests.servers.kubernetes import IMAGE
+from tests.servers.machine import wait_for
 
 __all__ = ["alone", "kubernetes", "kubernetes_server", "start"]
 
 CLUSTER = {"image": IMAGE, "python": sys.executable, "poll_interval": 0.5}
+EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
 PODS = "/api/v1/namespaces/default/pods"
 
 
@@ -58,3 +63,63 @@ def test_pods_leaders_and_the_api_die_at_random(alone, kubernetes, start):
             delete_now(kubernetes, rng.choice(names))
     assert result(second) == str(sum(range(12)))
     assert set(counts(marks)) == {f"slow-{i}" for i in range(20)}
+
+
+def manifests(name, **values):
+    """Read an example's manifests, with its words in capitals replaced."""
+    text = (EXAMPLES / name).read_text()
+    for word, value in values.items():
+        text = text.replace(word, value)
+    return list(yaml.safe_load_all(text))
+
+
+PLACES = {"ServiceAccount": "api/v1", "ConfigMap": "api/v1", "Secret": "api/v1", "Job": "apis/batch/v1"}
+
+
+def apply(kubernetes, manifest, namespace):
+    kind = manifest["kind"]
+    place = PLACES.get(kind, "apis/rbac.authorization.k8s.io/v1")
+    if kind == "RoleBinding":
+        manifest["subjects"][0]["namespace"] = namespace  # as kubectl does
+    kubernetes.ask(f"/{place}/namespaces/{namespace}/{kind.lower()}s", method="POST", body=manifest)
+
+
+SCRIPT = """\
+import toilfn as toil
+
+@toil.task(memory="200Mi", disk="1Mi")
+def double(x):
+    return 2 * x
+
+@toil.task(memory="200Mi", disk="1Mi")
+def total(values):
+    return sum(values)
+
+if __name__ == "__main__":
+    print("the total is", toil.compute(total([double(i) for i in range(4)])))
+"""
+
+
+def test_a_leader_in_a_pod_has_the_rights_it_needs_and_no_others(kubernetes, tmp_path):
+    """The manifests of examples/kubernetes/, with an image and a store."""
+    namespace = f"leader-{uuid4().hex[:8]}"
+    kubernetes.ask("/api/v1/namespaces", method="POST", body={"metadata": {"name": namespace}})
+    make_script = {"kind": "ConfigMap", "metadata": {"name": "toilfn-script"}, "data": {"workflow.py": SCRIPT}}
+    make_secret = {"kind": "Secret", "metadata": {"name": "bucket"}, "stringData": {"AWS_ACCESS_KEY_ID": "x"}}
+    for manifest in [make_script, make_secret, *manifests("role.yaml")]:
+        apply(kubernetes, manifest, namespace)
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/toilfn"
+    wait_for(lambda: kubernetes.ask(account).get("secrets"), "the account's token")
+    (job,) = manifests("leader.yaml", IMAGE=IMAGE, STORE=str(tmp_path / "store"), OWNER="ada", python3=sys.executable)
+    job["spec"]["template"]["spec"]["containers"][0]["env"] += [
+        {"name": "DASK_TOILFN__KUBERNETES__PYTHON", "value": sys.executable},
+        {"name": "KUBECONFIG", "value": "/nowhere"},  # the stand-in's pods have the variables of its own process
+    ]
+    apply(kubernetes, job, namespace)
+    path = f"/apis/batch/v1/namespaces/{namespace}/jobs/toilfn-leader"
+    wait_for(lambda: kubernetes.ask(path)["status"].get("conditions"), "the leader's job", 120)
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    (pod,) = kubernetes.ask(f"{pods}?labelSelector=job-name=toilfn-leader")["items"]
+    log = kubernetes.ask(f"{pods}/{pod['metadata']['name']}/log", raw=True)
+    assert "the total is 12" in log
+    assert kubernetes.ask(path)["status"]["succeeded"] == 1

@@ -16,8 +16,9 @@ from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.jobscript import Submission, batch_names, render
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.clusters.parasol import ParasolCluster
+from toilfn.clusters.pbs import PBSCluster
 from toilfn.clusters.slurm import SlurmCluster
-from toilfn.clusters.torque import PBSCluster, TorqueCluster
+from toilfn.clusters.torque import TorqueCluster
 from toilfn.errors import InputError
 from toilfn.resources import Accelerator, Resources
 

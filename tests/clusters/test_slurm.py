@@ -9,7 +9,8 @@ import pytest
 
 from tests.servers.fixtures import alone, slurm, slurm_server
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.slurm import STATES, SlurmCluster, _sacct_row, _squeue_row
+from toilfn.clusters.slurm import SlurmCluster
+from toilfn.clusters.words.slurm import STATES, accounting_row, queue_row
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -176,7 +177,7 @@ def squeue(job, state, code="0", nodes="n1", reason="None"):
     ],
 )
 def test_squeues_lines_are_understood(line, state, cause, detail):
-    found = _squeue_row(line)[1]
+    found = queue_row(line)[1]
     assert (found.state, found.cause) == (state, cause)
     assert detail in found.detail
 
@@ -193,8 +194,8 @@ def test_squeues_lines_are_understood(line, state, cause, detail):
     ],
 )
 def test_saccts_lines_are_understood(line, job, cause):
-    assert _sacct_row(line)[0] == job
-    assert _sacct_row(line)[1].cause is cause
+    assert accounting_row(line)[0] == job
+    assert accounting_row(line)[1].cause is cause
 
 
 def test_success_has_one_word():

@@ -73,6 +73,7 @@ class Kubernetes(Server):
         certificate = ["--tls-cert-file=server.crt", "--tls-private-key-file=server.key", "--port=0"]
         leader = ["--kubeconfig=kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1", *certificate]
         controllers = [f"--secure-port={PORT + 1}", f"--controllers={CONTROLLERS}", SERVICES, GATES]
+        controllers += ["--root-ca-file=server.crt"]  # what pods check the API server's certificate with
         self._daemon("kube-controller-manager", *leader, *controllers)
         self._daemon("kube-scheduler", *leader, f"--secure-port={PORT + 2}")
         self.start_nodes()

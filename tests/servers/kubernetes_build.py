@@ -15,7 +15,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from tests.servers.machine import ServerMissingError
+from tests.servers.machine import ServerMissingError, cache_folder
 
 PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 PACKAGE = "k8s.io/kubernetes"
@@ -26,8 +26,7 @@ GENERATED = "pkg/generated/openapi/zz_generated.openapi.go"
 
 def programs_folder() -> Path:
     """Give the folder of the built programs."""
-    default = Path.home() / ".cache" / "toilfn-tests"
-    return Path(os.environ.get("TOILFN_TEST_CACHE") or default) / "kubernetes"
+    return cache_folder() / "kubernetes"
 
 
 def is_built() -> bool:

@@ -169,7 +169,7 @@ class Running:
         return found
 
     def variables(self) -> dict[str, str] | None:
-        found: dict[str, str] = {}
+        found = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(PORT)}
         try:
             for source in self.container.get("envFrom", []):
                 data = self.object("secrets", source["secretRef"]["name"]).get("data") or {}
