@@ -8,6 +8,7 @@ import pytest
 
 from tests.servers.awsbatch import AWSBatch
 from tests.servers.containers import Containers
+from tests.servers.gcs import GoogleStorage
 from tests.servers.gridengine import GridEngine
 from tests.servers.images import add_images
 from tests.servers.kubernetes import Kubernetes
@@ -17,8 +18,8 @@ from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
 
 __all__ = [
-    "alone", "awsbatch_server", "containers", "gridengine", "gridengine_server", "images", "kubernetes",
-    "kubernetes_server", "slurm", "slurm_server",
+    "alone", "awsbatch_server", "containers", "gcs_server", "gridengine", "gridengine_server", "images", "kubernetes",
+    "kubernetes_server", "moto_server", "radosgw_server", "slurm", "slurm_server",
 ]  # fmt: skip
 
 
@@ -54,6 +55,12 @@ def images(containers: Containers) -> Containers:
 def radosgw_server() -> Iterator[RadosGateway]:
     """A real S3 server, with its credentials in the environment of this process."""
     yield from serve(RadosGateway())
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GoogleStorage]:
+    """What stands in for Google Cloud Storage, and keeps its preconditions."""
+    yield from serve(GoogleStorage())
 
 
 @pytest.fixture(scope="session")
