@@ -11,6 +11,7 @@ import WDL
 from WDL import Error, Tree
 
 from toilfn.errors import InputError
+from toilfn.wdl import dialect
 from toilfn.wdl.fetch import reader
 from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.program import Source
@@ -35,8 +36,11 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
     WDLError
         If something is wrong with it; one line for each thing, with file, line and column.
     """
+    dialect.teach()
     try:
-        return WDL.load(place, path=list(path), check_quant=strict, read_source=reader())
+        document = WDL.load(place, path=list(path), check_quant=strict, read_source=reader())
+        dialect.check(document)
+        return document
     except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
         raise WDLError("\n".join(_lines(error))) from error
     except FileNotFoundError:

@@ -1,0 +1,125 @@
+"""What the specifications allow and miniwdl does not: it is taught here, before a document is parsed.
+
+- ``Object`` is a type of its own (draft-2, 1.0; "deprecated" in 1.1 and 1.2), whose members have any type.
+- A placeholder in a string of WDL 1.0 may hold quotes of the kind around it, and options, which count in commands
+  only (1.0, "Expression Placeholder Options"): Cromwell reads it so.
+- From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lark
+from WDL import Env, Error, Expr, StdLib, Tree, Type, Value, _grammar, _parser
+
+from toilfn.wdl.language import is_at_least
+
+__all__ = ["ObjectType", "check", "teach"]
+
+
+class ObjectType(Type.Any):
+    """The type ``Object``: what is in it is known when it is there."""
+
+    def __str__(self) -> str:
+        return "Object" + ("?" if self.optional else "")
+
+
+class Member(Expr.Get):
+    """A member access, which may also be one of an ``Object``."""
+
+    def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
+        try:
+            return super()._infer_type(type_env)
+        except Error.NoSuchMember:
+            if isinstance(self.expr.type, ObjectType):
+                return ObjectType()
+            raise
+
+    def _eval(self, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.Base:
+        if not isinstance(self.expr.type, ObjectType) or not self.member:
+            return super()._eval(env, stdlib)
+        holder = self.expr.eval(env, stdlib)
+        members = holder.value if isinstance(holder, Value.Struct) else {}
+        if isinstance(holder, Value.Map):
+            members = {str(key.value): value for key, value in holder.value}
+        if self.member not in members:
+            raise Error.EvalError(self, f"the object has no member {self.member!r}")
+        return members[self.member]
+
+
+class TextPlaceholder(Expr.Placeholder):
+    """A placeholder of a string in WDL 1.0, outside of commands."""
+
+    def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
+        return Type.String()
+
+    def _eval(self, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.String:
+        value = self.expr.eval(env, stdlib)
+        if isinstance(value, Value.Null):
+            return Value.String("")
+        return value if isinstance(value, Value.String) else Value.String(str(value))
+
+
+class Reader(_parser._DocTransformer):
+    """Makes documents of what the parser has found."""
+
+    @lark.v_args(meta=True)
+    def get_name(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Make a member access."""
+        return Member(self._sp(meta), items[0], items[1].value)
+
+    @lark.v_args(meta=True)
+    def type(self, meta: Any, items: list[Any]) -> Type.Base:
+        """Make a type."""
+        found = super().type(meta, items)
+        if isinstance(found, Type.StructInstance) and found.type_name == "Object":
+            return ObjectType(optional=found.optional)
+        return found
+
+    @lark.v_args(meta=True)
+    def string(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Make a string."""
+        if self._version == "1.0":
+            items = [
+                TextPlaceholder(item.pos, {}, item.expr) if isinstance(item, Expr.Placeholder) else item
+                for item in items
+            ]
+        return super().string(meta, items)
+
+
+def teach() -> None:
+    """Have miniwdl read documents as this module says. It may be called again."""
+    _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no other door to it
+    if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
+        _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")
+
+
+def check(document: Tree.Document) -> None:
+    """Refuse what miniwdl lets pass.
+
+    Raises
+    ------
+    WDL.Error.StaticTypeMismatch
+        If an array literal would need to turn something compound into a String.
+    """
+    if not is_at_least(document.effective_wdl_version, "1.1"):
+        return
+    for array in _array_literals(document):
+        assert isinstance(array.type, Type.Array)
+        for item in array.items:
+            if isinstance(array.type.item_type, Type.String) and isinstance(item.type, _COMPOUND):
+                raise Error.StaticTypeMismatch(item, Type.String(), item.type, "in an array literal")
+
+
+_COMPOUND = (Type.Array, Type.Map, Type.Pair, Type.StructInstance, Type.Object)
+
+
+def _array_literals(node: Any) -> Iterator[Expr.Array]:
+    stack = [node]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, Expr.Array):
+            yield found
+        stack.extend(found.children)
