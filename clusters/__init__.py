@@ -23,7 +23,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "local": ("toilfn.clusters.local:LocalCluster", ""),
     "lsf": ("toilfn.clusters.lsf:LSFCluster", ""),
     "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
-    "pbs": ("toilfn.clusters.torque:PBSCluster", ""),
+    "pbs": ("toilfn.clusters.pbs:PBSCluster", ""),
     "slurm": ("toilfn.clusters.slurm:SlurmCluster", ""),
     "tes": ("toilfn.clusters.tes:TESCluster", ""),
     "torque": ("toilfn.clusters.torque:TorqueCluster", ""),

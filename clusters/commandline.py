@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, Session
 from toilfn.clusters.commands import AwayError, Commands, portions
@@ -62,6 +62,12 @@ class CommandCluster(PolledCluster[_Live]):
     """What a directive's line begins with."""
     away: ClassVar[str]
     """A regular expression for what commands print when the controller is briefly away."""
+    answer: ClassVar[str]
+    """A regular expression for what the submitting command prints; its group is the submission's id."""
+    marks: ClassVar[tuple[str, str]] = (".", "")
+    """What is before and after the number in an element's id."""
+    killer: tuple[str, ...]
+    """The command that ends jobs; their ids come after it."""
     index: ClassVar[str] = ""
     """The variable that holds an array element's number."""
     first: ClassVar[int] = 0
@@ -77,6 +83,10 @@ class CommandCluster(PolledCluster[_Live]):
     """The most jobs that one command ends."""
     numbers_all: ClassVar[bool] = False
     """Whether a submission of one job has a number, too."""
+    room: ClassVar[float] = 10.0
+    """Seconds that a job may take longer than its tasks, for Python to start and outcomes to be written."""
+    files: ClassVar[tuple[str, ...]] = (".sh",)
+    """How the names of the files end that each submission has in the log directory, besides its jobs' output."""
 
     def __init__(self, **settings: Unpack[JobSettings]) -> None:
         super().__init__(resolved(type(self).__name__, self.name, self.settings_type, settings))
@@ -100,29 +110,40 @@ class CommandCluster(PolledCluster[_Live]):
         """Give what the submitting command reads: the script itself."""
         return text
 
-    @abstractmethod
-    def submitted(self, output: str) -> str:
-        """Read the submission's id from what the command printed."""
+    def send(self, submission: Submission, script: Path, text: str) -> str:
+        """Submit a script; give the submission's id."""
+        command = self.submit_command(submission, script)
+        return self.submitted(self.commands.run(command, self.submit_input(script, text)))
 
-    @abstractmethod
+    def submitted(self, output: str) -> str:
+        """Read the submission's id from what the submitting command printed."""
+        match = re.search(self.answer, output, re.MULTILINE)
+        if match is None:
+            raise ClusterError(f"the answer to the submission has no job id: {output!r}")
+        return match[1]
+
     def element(self, base: str, number: int) -> JobId:
         """Give the id of an array's element."""
+        opening, closing = self.marks
+        return JobId(f"{base}{opening}{number}{closing}")
 
-    @abstractmethod
     def split(self, job: JobId) -> tuple[str, int | None]:
         """Give the id of the submission that a job belongs to, and its number if that is an array."""
+        opening, closing = self.marks
+        base, _, number = job.removesuffix(closing).partition(opening)
+        return base, int(number) if number else None
 
     @abstractmethod
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask once for the states of all jobs of some submissions. What is not in the answer is not known."""
 
-    @abstractmethod
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask the accounting for jobs that the queue does not know any more."""
+        """Ask the accounting for jobs that the queue does not know any more; nothing where there is none."""
+        return {}
 
-    @abstractmethod
-    def kill_command(self, jobs: Sequence[str]) -> list[str]:
-        """Give the command that ends jobs and whole submissions."""
+    def remove(self, jobs: Sequence[str]) -> None:
+        """End jobs and whole submissions."""
+        self.commands.run([*self.killer, *jobs])
 
     @abstractmethod
     def names(self) -> dict[JobId, str]:
@@ -177,7 +198,7 @@ class CommandCluster(PolledCluster[_Live]):
         targets = dict.fromkeys(job if self._base(job) in kept else self._base(job) for job in jobs)
         for portion in portions(list(targets), self.kill_limit):
             try:
-                self.commands.run(self.kill_command(portion))
+                self.remove(portion)
             except AwayError:
                 raise
             except ClusterError as error:
@@ -191,7 +212,8 @@ class CommandCluster(PolledCluster[_Live]):
             found = self._explained(live, found)
         self._alive[live.name] -= 1
         if not self._alive[live.name]:
-            (self.log_directory / f"{live.name}.sh").unlink(missing_ok=True)
+            for suffix in self.files:
+                (self.log_directory / f"{live.name}{suffix}").unlink(missing_ok=True)
         return found
 
     # How it is done.
@@ -226,10 +248,14 @@ class CommandCluster(PolledCluster[_Live]):
         variable = f"TOILFN_{self.name.upper()}_ARGS"
         return list(self.settings.get("submit_args", shlex.split(os.environ.get(variable, ""))))
 
+    def given(self, **templates: str) -> list[str]:
+        """Write a directive for each setting that was given: ``account="-P {}"``."""
+        return [template.format(self.settings[key]) for key, template in templates.items() if key in self.settings]
+
     def walltime(self, resources: Resources) -> float | None:
-        """Give a job's time limit in seconds."""
+        """Give a job's time limit in seconds: more than what its tasks may take, so that these have all of it."""
         if resources.walltime is not None:
-            return resources.walltime
+            return resources.walltime + self.room
         default = self.settings.get("walltime")
         return None if default is None else parse_duration(default)
 
@@ -276,17 +302,19 @@ class CommandCluster(PolledCluster[_Live]):
 
     def _send(self, submission: Submission, script: Path, text: str) -> str:
         """Submit, also while the controller is briefly away, and never twice."""
-        command, text_in = self.submit_command(submission, script), self.submit_input(script, text)
         try:
-            return self.surely(
-                lambda: self.submitted(self.commands.run(command, text_in)), lambda: self._arrived(submission.name)
-            )
+            return self.surely(lambda: self.send(submission, script, text), lambda: self._arrived(submission.name))
         except ClusterError as said:
             script.unlink()
+            command = self.submit_command(submission, script)
             raise ClusterError(f"{said}\nThe command was: {shlex.join(command)}\nThe script was:\n{text}") from None
 
     def _arrived(self, name: str) -> str:
         return next((self._base(job) for job, other in self.names().items() if other == name), "")
+
+    def submission_names(self) -> dict[str, str]:
+        """Give the name of each submission of which something lives, by its id."""
+        return {self._base(job): live.name for job, live in self._live.items()}
 
     def _base(self, job: JobId) -> str:
         return self.split(job)[0]
@@ -319,6 +347,10 @@ class CommandCluster(PolledCluster[_Live]):
         causes = [cause for pattern, cause in self.log_causes.items() if re.search(pattern, text, re.MULTILINE)]
         said = f"; {live.log} ends with:\n{text}" if text else ""
         return found._replace(cause=(*causes, found.cause)[0], detail=found.detail + said)
+
+    def address(self) -> dict[str, Any]:
+        """Give where the scripts are that say which job runs what, and what jobs are called."""
+        return {name: str(self.settings[name]) for name in ("log_directory", "job_name") if self.settings.get(name)}
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live jobs of a workflow, and take them over: polls tell of them from now on.

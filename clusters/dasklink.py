@@ -61,7 +61,7 @@ class DaskLink:
             return {"cluster": self._place}
         from distributed import Client
 
-        return {"cluster": self._place.scheduler.address} if isinstance(self._place, Client) else None
+        return {"cluster": self._address()} if isinstance(self._place, Client) else None
 
     def close(self) -> None:
         """Disconnect; the user's own client stays as it is. May be called twice."""

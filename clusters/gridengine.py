@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from xml.etree import ElementTree as ET
 
-from toilfn.clusters.base import Capabilities, JobId, JobState
+from toilfn.clusters.base import Capabilities, JobId
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
+from toilfn.clusters.words.gridengine import accounted, queue_state
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources
@@ -28,33 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["GridEngineCluster", "GridEngineSettings"]
-
-STATES: dict[str, tuple[JobState, Cause | None]] = {
-    "E": (JobState.ENDED, Cause.ERROR),
-    "d": (JobState.RUNNING, None),
-    "r": (JobState.RUNNING, None),
-    "t": (JobState.RUNNING, None),
-    "s": (JobState.RUNNING, None),
-    "S": (JobState.RUNNING, None),
-    "T": (JobState.RUNNING, None),
-    "w": (JobState.QUEUED, None),
-    "q": (JobState.QUEUED, None),
-    "h": (JobState.QUEUED, None),
-}
-"""Letters of qstat's states and ours; the first of these that a state has decides. No letter means that it ended."""
-
-FAILED: dict[int, Cause] = {
-    19: Cause.LOST,  # no exit status: the execution daemon or the node died
-    21: Cause.LOST,  # the execution host is not known any more
-    22: Cause.LOST,
-    25: Cause.PREEMPTED,  # rescheduled
-    24: Cause.PREEMPTED,  # migrated
-    37: Cause.WALLTIME,  # qmaster enforced h_rt, h_cpu or h_vmem
-}
-"""Numbers of ``failed`` in accounting records (accounting(5), sge_status(5)); others are errors of starting the job."""
-
-_AFTER_JOB = 100
-"""``failed`` of a job that a signal ended."""
 
 
 class GridEngineSettings(JobSettings, total=False):
@@ -89,6 +62,8 @@ class GridEngineCluster(CommandCluster):
     name = "gridengine"
     prefix = "#$"
     index = "SGE_TASK_ID"
+    answer = r"^(\d+)(\.\S*)?$"
+    killer = ("qdel",)
     first = 1
     array_limit = 75000
     log_causes: ClassVar[Mapping[str, Cause]] = {r"^MemoryError\b": Cause.MEMORY}
@@ -115,33 +90,16 @@ class GridEngineCluster(CommandCluster):
             *self._memory(resources, slots),
             *([f"-l h_rt={math.ceil(walltime)}"] if walltime is not None else []),
             *self._accelerators(resources, slots),
-            *([f"-q {given['queue']}"] if "queue" in given else []),
-            *([f"-P {given['account']}"] if "account" in given else []),
+            *self.given(queue="-q {}", account="-P {}"),
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
         """Give qsub's command line; qsub reads the script from its input."""
         return ["qsub", "-terse", *self.submit_args()]
 
-    def submitted(self, output: str) -> str:
-        """Read ``4711`` or ``4711.1-20:1``."""
-        match = re.search(r"^(\d+)(\.\S*)?$", output, re.MULTILINE)
-        if match is None:
-            raise ClusterError(f"qsub -terse answered {output!r}, which has no job id")
-        return match[1]
-
-    def element(self, base: str, number: int) -> JobId:
-        """Give ``4711.3``."""
-        return JobId(f"{base}.{number}")
-
-    def split(self, job: JobId) -> tuple[str, int | None]:
-        """Read ``4711.3``."""
-        base, _, number = job.partition(".")
-        return base, int(number) if number else None
-
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask qstat for all jobs of this user: it has no way to ask for some."""
-        return {job: _state(job_list.findtext("state", "")) for job, job_list in self._jobs()}
+        return {job: queue_state(job_list.findtext("state", "")) for job, job_list in self._jobs()}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask qacct, one submission at a time: it takes no list."""
@@ -152,12 +110,8 @@ class GridEngineCluster(CommandCluster):
                 fields = dict(line.split(maxsplit=1) for line in record.splitlines() if len(line.split()) > 1)
                 number = fields.get("taskid", "undefined").strip()
                 job = self.element(base, int(number)) if number.isdigit() else JobId(base)
-                known[job] = _accounted(fields)
+                known[job] = accounted(fields)
         return known
-
-    def kill_command(self, jobs: Sequence[str]) -> list[str]:
-        """Give qdel's command line."""
-        return ["qdel", *jobs]
 
     def names(self) -> dict[JobId, str]:
         """Ask qstat for all live jobs of this user."""
@@ -188,31 +142,3 @@ class GridEngineCluster(CommandCluster):
         if count % slots:
             raise InputError(f"Grid Engine gives accelerators for each slot: {count} cannot be shared by {slots} cores")
         return [f"-l {self.settings.get('accelerator_resource', 'gpu')}={count // slots}"] if count else []
-
-
-def _state(letters: str) -> Found:
-    state, cause = next((STATES[letter] for letter in STATES if letter in letters), (JobState.UNKNOWN, None))
-    return Found(state, cause, f"state {letters}", is_stuck=state is JobState.ENDED)
-
-
-def _accounted(fields: Mapping[str, str]) -> Found:
-    """Judge a record of qacct."""
-    failed, status = _number(fields, "failed"), _number(fields, "exit_status")
-    cause = exit_cause(status)
-    if failed not in (0, _AFTER_JOB):
-        cause = FAILED.get(failed, Cause.ERROR)
-    elif cause is Cause.LOST and _number(fields, "ru_wallclock") >= _limit(fields, "h_rt"):
-        cause = Cause.WALLTIME
-    words = [f"failed {fields['failed'].strip()}"] if failed else []
-    words += [f"exit status {status}", f"on {fields.get('hostname', 'no host').strip()}"]
-    return Found(JobState.ENDED, cause, ", ".join(words))
-
-
-def _number(fields: Mapping[str, str], name: str) -> int:
-    match = re.match(r"\d+", fields.get(name, ""))
-    return int(match[0]) if match else 0
-
-
-def _limit(fields: Mapping[str, str], name: str) -> float:
-    match = re.search(rf"\b{name}=(\d+)", fields.get("category", ""))
-    return float(match[1]) if match else math.inf

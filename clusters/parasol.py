@@ -57,12 +57,15 @@ class ParasolCluster(CommandCluster):
     settings_type: ClassVar[type] = ParasolSettings
     name = "parasol"
     prefix = "# parasol:"
+    answer = r"your job (\d+)"
+    marks = ("\n", "")  # there are no arrays
     kill_limit = 1
     away = "Couldn't connect|Couldn't send|Hub didn't acknowledge|Connection refused|timed out"
 
     def __init__(self, **settings: Unpack[ParasolSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
         self._command: str = self.settings.get("parasol_command", "parasol")
+        self.killer = (self._command, "remove", "job")
 
     def open(self, session: Session) -> None:
         """Get ready, in a folder whose name Parasol can handle."""
@@ -89,13 +92,6 @@ class ParasolCluster(CommandCluster):
         where = [f"-results={results}", f"-dir={self.log_directory}"]
         return [self._command, "-verbose", *options, *where, *self.submit_args(), "add", "job", str(script)]
 
-    def submitted(self, output: str) -> str:
-        """Read ``your job 4711 ("command") has been submitted``."""
-        match = re.search(r"your job (\d+)", output)
-        if match is None:
-            raise ClusterError(f"parasol answered {output!r}, which has no job id")
-        return match[1]
-
     def element(self, base: str, number: int) -> JobId:
         """Give the id: there are no arrays."""
         return JobId(base)
@@ -115,10 +111,6 @@ class ParasolCluster(CommandCluster):
             rows = (line.split() for line in file.read_text().splitlines())
             known |= {JobId(row[2]): _ended(int(row[0]), row[1]) for row in rows if len(row) > 2}
         return known
-
-    def kill_command(self, jobs: Sequence[str]) -> list[str]:
-        """Give parasol's command line."""
-        return [self._command, "remove", "job", *jobs]
 
     def names(self) -> dict[JobId, str]:
         """Ask for all jobs; ours are named by their scripts."""

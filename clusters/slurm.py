@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId, JobState
+from toilfn.clusters.base import Capabilities, JobId
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.exits import exit_cause
+from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
+from toilfn.clusters.words.slurm import accounting_row, queue_row
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -27,37 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["SlurmCluster", "SlurmSettings"]
-
-_QUEUED, _RUNNING, _ENDED = JobState.QUEUED, JobState.RUNNING, JobState.ENDED
-
-STATES: dict[str, tuple[JobState, Cause | None]] = {
-    "PENDING": (_QUEUED, None),
-    "CONFIGURING": (_QUEUED, None),
-    "REQUEUED": (_QUEUED, None),
-    "REQUEUE_FED": (_QUEUED, None),
-    "REQUEUE_HOLD": (_QUEUED, None),
-    "RESV_DEL_HOLD": (_QUEUED, None),
-    "SPECIAL_EXIT": (_QUEUED, None),
-    "RUNNING": (_RUNNING, None),
-    "COMPLETING": (_RUNNING, None),
-    "RESIZING": (_RUNNING, None),
-    "SIGNALING": (_RUNNING, None),
-    "STAGE_OUT": (_RUNNING, None),
-    "STOPPED": (_RUNNING, None),
-    "SUSPENDED": (_RUNNING, None),
-    "COMPLETED": (_ENDED, None),
-    "FAILED": (_ENDED, Cause.ERROR),
-    "OUT_OF_MEMORY": (_ENDED, Cause.MEMORY),
-    "TIMEOUT": (_ENDED, Cause.WALLTIME),
-    "DEADLINE": (_ENDED, Cause.WALLTIME),
-    "PREEMPTED": (_ENDED, Cause.PREEMPTED),
-    "NODE_FAIL": (_ENDED, Cause.LOST),
-    "BOOT_FAIL": (_ENDED, Cause.LOST),
-    "LAUNCH_FAILED": (_ENDED, Cause.LOST),
-    "CANCELLED": (_ENDED, Cause.LOST),
-    "REVOKED": (_ENDED, Cause.LOST),
-}
-"""Slurm's words (squeue(1), "JOB STATE CODES") and ours."""
 
 
 class SlurmSettings(JobSettings, total=False):
@@ -80,6 +50,8 @@ class SlurmSettings(JobSettings, total=False):
         Features that nodes must have.
     memory_per : str
         ``"node"`` (the default), ``"cpu"``, or ``"none"`` to ask for no memory.
+    exclusive : bool
+        Give each job a node of its own, and on it the memory that it asks for.
     whole_node : bool
         Give each job a node of its own, with all its memory.
     signal : str
@@ -94,6 +66,7 @@ class SlurmSettings(JobSettings, total=False):
     gpu_qos: str
     constraint: str
     memory_per: str
+    exclusive: bool
     whole_node: bool
     signal: str
 
@@ -108,6 +81,10 @@ class SlurmCluster(CommandCluster):
     name = "slurm"
     prefix = "#SBATCH"
     index = "SLURM_ARRAY_TASK_ID"
+    answer = r"^(\d+)(;\S+)?$"
+    marks = ("_", "")
+    killer = ("scancel", "--quiet")
+    room = 0.0  # it counts in minutes, and looks twice a minute
     away = (
         "Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted|Connection refused"
         "|temporarily unable|temporarily unavailable|controller .*not responding|Transport endpoint"
@@ -138,7 +115,8 @@ class SlurmCluster(CommandCluster):
             *([f"--time={math.ceil(walltime / 60)}"] if walltime is not None else []),
             *([f"--gres={','.join(map(_gres, resources.accelerators))}"] if resources.accelerators else []),
             *self._places(resources, walltime),
-            *(f"--{key}={given[key]}" for key in ("account", "constraint", "signal") if key in given),
+            *self.given(account="--account={}", constraint="--constraint={}", signal="--signal={}"),
+            *(["--exclusive"] if given.get("exclusive") or given.get("whole_node") else []),
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
@@ -157,23 +135,6 @@ class SlurmCluster(CommandCluster):
             raise InputError(f"Slurm cannot write to a folder with a backslash in its name: {submission.log}")
         return None
 
-    def submitted(self, output: str) -> str:
-        """Read ``4711`` or ``4711;cluster``."""
-        last = output.strip().splitlines()[-1:] or [""]
-        base = last[0].partition(";")[0]
-        if not base.isdigit():
-            raise ClusterError(f"sbatch --parsable answered {output!r}, which has no job id")
-        return base
-
-    def element(self, base: str, number: int) -> JobId:
-        """Give ``4711_3``."""
-        return JobId(f"{base}_{number}")
-
-    def split(self, job: JobId) -> tuple[str, int | None]:
-        """Read ``4711_3``."""
-        base, _, number = job.partition("_")
-        return base, int(number) if number else None
-
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask squeue, which knows ended jobs for some minutes (MinJobAge)."""
         fields = "JobArrayID:64,State:32,exit_code:16,NodeList:64,Reason:256"
@@ -181,18 +142,21 @@ class SlurmCluster(CommandCluster):
         wanted = ",".join((*bases, bases[0]))
         command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
         output = self.commands.run(command, accept=(0, 1))
-        return dict(_squeue_row(line) for line in output.splitlines() if line.strip())
+        return dict(queue_row(line) for line in output.splitlines() if line.strip())
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask sacct. A site without accounting knows nothing of jobs that squeue forgot."""
+        """Ask sacct. Where there is no accounting, nothing is known of jobs that slurmctld forgot (MinJobAge)."""
         fields = "JobID,State,ExitCode,NodeList"
         command = ["sacct", "--noheader", "--allocations", "--parsable2", f"--format={fields}"]
-        output = self.commands.run([*command, f"--jobs={','.join(bases)}"])
-        return dict(_sacct_row(line) for line in output.splitlines() if line.count("|") == 3)
-
-    def kill_command(self, jobs: Sequence[str]) -> list[str]:
-        """Give scancel's command line."""
-        return ["scancel", "--quiet", *jobs]
+        try:
+            output = self.commands.run([*command, f"--jobs={','.join(bases)}"])
+        except AwayError:
+            raise
+        except ClusterError as error:
+            if "accounting storage is disabled" not in str(error):
+                raise
+            return {}
+        return dict(accounting_row(line) for line in output.splitlines() if line.count("|") == 3)
 
     def names(self) -> dict[JobId, str]:
         """Ask squeue for all live jobs of this user."""
@@ -208,7 +172,7 @@ class SlurmCluster(CommandCluster):
     def _memory(self, resources: Resources) -> list[str]:
         given = self.settings
         if given.get("whole_node"):
-            return ["--exclusive", "--mem=0"]
+            return ["--mem=0"]
         per = given.get("memory_per", "node")
         megabytes = max(1, math.ceil(resources.memory / 2**20))
         match per:
@@ -245,29 +209,3 @@ def _fitting(partition: str | Mapping[str, str | float] | None, walltime: float 
 def _gres(accelerator: Accelerator) -> str:
     model = f":{accelerator.model}" if accelerator.model else ""
     return f"{accelerator.kind}{model}:{accelerator.count}"
-
-
-def _squeue_row(line: str) -> tuple[JobId, Found]:
-    job, state, code, nodes, reason = (
-        line[a:b].strip() for a, b in ((0, 64), (64, 96), (96, 112), (112, 176), (176, None))
-    )
-    status = int(code) if code.isdigit() else 0
-    return JobId(job), _found(state, status >> 8, status & 127, nodes, reason)
-
-
-def _sacct_row(line: str) -> tuple[JobId, Found]:
-    job, state, code, nodes = line.split("|")
-    status, _, signal = code.partition(":")
-    return JobId(job), _found(state.split()[0], int(status), int(signal or 0), nodes, "")
-
-
-def _found(word: str, status: int, signal: int, nodes: str, reason: str) -> Found:
-    state, cause = STATES.get(word, (JobState.UNKNOWN, None))
-    reason = "" if reason in ("None", "JobLaunchFailure", "NonZeroExitCode") else reason
-    if state is not JobState.ENDED:
-        return Found(state, None, f"{word} {reason}".strip())
-    if word == "FAILED":
-        cause = exit_cause(status, signal)
-    parts = [word, f"exit status {status}" if status else "", f"signal {signal}" if signal else "", reason]
-    parts += ["before it started" if nodes in ("", "None assigned") else f"on {nodes}"]
-    return Found(state, cause, ", ".join(part for part in parts if part))

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from toilfn.clusters.local import LocalCluster
     from toilfn.clusters.lsf import LSFCluster
     from toilfn.clusters.parasol import ParasolCluster
+    from toilfn.clusters.pbs import PBSCluster
     from toilfn.clusters.slurm import SlurmCluster
     from toilfn.clusters.tes import TESCluster
-    from toilfn.clusters.torque import PBSCluster, TorqueCluster
+    from toilfn.clusters.torque import TorqueCluster
     from toilfn.containers.call import docker
     from toilfn.containers.container import Container
     from toilfn.context import current, spawn
@@ -74,7 +75,8 @@ _MODULES = {
     "toilfn.clusters.parasol": ("ParasolCluster",),
     "toilfn.clusters.slurm": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
-    "toilfn.clusters.torque": ("PBSCluster", "TorqueCluster"),
+    "toilfn.clusters.pbs": ("PBSCluster",),
+    "toilfn.clusters.torque": ("TorqueCluster",),
     "toilfn.containers.call": ("docker",),
     "toilfn.containers.container": ("Container",),
     "toilfn.context": ("current", "spawn"),

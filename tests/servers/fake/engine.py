@@ -40,7 +40,8 @@ def submit(description: dict[str, Any]) -> int:
     """Keep a submission and start what runs it. Give its number.
 
     The description holds ``name``, ``command``, ``numbers`` (of its elements), ``index`` (a variable), ``memory``
-    (bytes or None), ``walltime`` (seconds or None) and whatever else the system wants to show later.
+    (bytes or None), ``walltime`` (seconds or None) and whatever else the system wants to show later. ``event_log`` is a
+    file for texts of ``events`` about each element: running, status, signal, killed, memory, walltime.
     """
     number = 1
     while True:
@@ -123,6 +124,7 @@ class Runner:
             for number in [n for n in self.queue if (self.folder / f"{n}.kill").exists() or self.stopped()]:
                 self.queue.remove(number)
                 write(self.folder, number, {"state": "killed", "status": 0, "signal": 0, "reason": "queued"})
+                self.note("killed", number)
             while self.queue and len(self.running) < SLOTS:
                 self.start(self.queue.pop(0))
             for number in list(self.running):
@@ -137,6 +139,7 @@ class Runner:
         process = subprocess.Popen(self.job["command"], env=environment, start_new_session=True)
         self.running[number] = (process, time.monotonic())
         write(self.folder, number, {"state": "running", "status": 0, "signal": 0, "reason": ""})
+        self.note("running", number)
 
     def look(self, number: int) -> None:
         process, begin = self.running[number]
@@ -152,7 +155,14 @@ class Runner:
         del self.running[number]
         if self.folder.exists():
             values = {"status": max(0, status), "signal": max(0, -status), "reason": reason}
+            self.note(reason or ("signal" if status < 0 else "status"), number, abs(status))
             write(self.folder, number, {"state": state, **values})
+
+    def note(self, what: str, number: int, value: int = 0) -> None:
+        """Write an event into the log that the submission asked for, if any."""
+        if "event_log" in self.job and what in self.job["events"]:
+            with open(self.job["event_log"], "a") as log:
+                log.write(self.job["events"][what].format(cluster=int(self.folder.name), number=number, value=value))
 
     def reason(self, number: int, process: subprocess.Popen[bytes], begin: float) -> str:
         if (self.folder / f"{number}.kill").exists() or self.stopped():

@@ -21,6 +21,17 @@ KEYS = {
     "allowed_execute_duration", "accounting_group", "environment", "getenv", "should_transfer_files",
     "transfer_executable", "max_retries", "requirements",
 }  # fmt: skip
+EVENTS = {
+    "running": "001 ({cluster:03}.{number:03}.000) 2023-10-05 09:06:32 Job executing on host: <127.0.0.1:9618>\n"
+    "\tSlotName: slot1@host\n...\n",
+    "status": "005 ({cluster:03}.{number:03}.000) 2023-10-05 09:06:40 Job terminated.\n"
+    "\t(1) Normal termination (return value {value})\n\t\tUsr 0 00:00:00, Sys 0 00:00:00  -  Run Remote Usage\n...\n",
+    "signal": "005 ({cluster:03}.{number:03}.000) 2023-10-05 09:06:40 Job terminated.\n"
+    "\t(0) Abnormal termination (signal {value})\n\t(0) No core file\n...\n",
+    "killed": "009 ({cluster:03}.{number:03}.000) 2023-10-05 09:06:40 Job was aborted.\n"
+    "\tvia condor_rm (by user root)\n...\n",
+}
+"""What is written into the job's event log ("Job Event Log Codes")."""
 HELD = {
     "memory": (34, "Error from slot1@host: memory usage exceeded request_memory"),
     "walltime": (47, "The job exceeded allowed execute duration of 0+00:00:01"),
@@ -66,6 +77,8 @@ def condor_submit(words: list[str]) -> None:
             "memory": int(values["request_memory"]) * 2**20,
             "walltime": int(values.get("allowed_execute_duration", 0)) or None,
             "command": shlex.split(shlex.quote(values["executable"])),
+            "event_log": values["log"],
+            "events": EVENTS,
         }
     )
     print(f"{number}.0 - {number}.{count - 1}")

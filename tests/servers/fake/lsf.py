@@ -1,7 +1,8 @@
 """Fake commands of IBM Spectrum LSF 10.1.
 
 They follow the "IBM Spectrum LSF command reference": bsub (options, "Job <id> is submitted to queue <name>."),
-bjobs (-json with -o, "Job <id> is not found", status 255), bkill and bqueues.
+bjobs (-json with -o, "Job <id> is not found", status 255), bhist (-l -UF -n 0), bkill, bqueues and bparams (-a).
+A file ``forgetful`` in the spool folder makes bjobs forget jobs that have ended, as CLEAN_PERIOD does.
 """
 
 from __future__ import annotations
@@ -80,9 +81,14 @@ def bjobs(words: list[str]) -> None:
     fields = arguments.only(options, "-o").split()
     if "-json" not in options or not set(fields) <= FIELDS:
         raise RefusedError("bjobs: bad arguments", 255)
-    records = []
+    records: list[dict[str, str]] = []
+    forgets = (engine.spool() / "forgetful").exists()
     for job, elements in engine.jobs():
-        shown = {n: e for n, e in elements.items() if "-a" in options or e["state"] in ("queued", "running")}
+        shown = {
+            n: e
+            for n, e in elements.items()
+            if ("-a" in options and not forgets) or e["state"] in ("queued", "running")
+        }
         if not wanted or str(job["id"]) in wanted:
             records += [record(job, number, element, fields) for number, element in shown.items()]
     known = {str(job["id"]) for job, _ in engine.jobs()}
@@ -91,6 +97,47 @@ def bjobs(words: list[str]) -> None:
     print(json.dumps({"COMMAND": "bjobs", "JOBS": len(records), "RECORDS": records}, indent=2))
     if missing and len(missing) == len(wanted):
         raise RefusedError("", 255)
+
+
+def bhist(words: list[str]) -> None:
+    """Show the events of jobs, unformatted."""
+    options, wanted = arguments.parse(words, ("-n",), ("-l", "-UF"))
+    if set(options) != {"-l", "-UF", "-n"} or arguments.only(options, "-n") != "0":
+        raise RefusedError("bhist: bad arguments", 255)
+    shown = [
+        past(job, n, e) for job, elements in engine.jobs() for n, e in elements.items() if str(job["id"]) in wanted
+    ]
+    if not shown:
+        raise RefusedError("No matching job found", 255)
+    print(f"{'-' * 78}\n".join(shown))
+
+
+def past(job: dict[str, object], number: int, element: engine.Element) -> str:
+    """The history of one job."""
+    day = "Mon Oct  5 10:00:0"
+    index = f"[{number}]" if job["is_array"] else ""
+    lines = [
+        f"\nJob <{job['id']}{index}>, Job Name <{job['name']}>, User <root>, Project <default>, Command <#!/bin/sh>"
+    ]
+    lines += [f"{day}1: Submitted from host <hosta>, to Queue <normal>, CWD </>, 1 Task(s);"]
+    if element["reason"] != "queued":
+        lines += [f"{day}2: Dispatched 1 Task(s) on Host(s) <host1>, Allocated 1 Slot(s) on Host(s) <host1>;"]
+    lines += [f"{day}3: {line}" for line in ending(element)]
+    return "\n".join(lines) + "\n\nSummary of time in seconds spent in various states by  Mon Oct  5 10:00:04\n"
+
+
+def ending(element: engine.Element) -> list[str]:
+    """How a job ended, if it has."""
+    reason = REASONS.get("killed" if element["state"] == "killed" else element["reason"], "")
+    used = "The CPU time used is 0.1 seconds;"
+    if reason:
+        return [f"Exited by signal 2. {used}", f"Completed <exit>; {reason};"]
+    if element["state"] in ("queued", "running"):
+        return []
+    status = element["status"] or (128 + element["signal"] if element["signal"] else 0)
+    if status:
+        return [f"Exited with exit code {status}. {used}", "Completed <exit>;"]
+    return [f"Done successfully. {used}"]
 
 
 def bkill(words: list[str]) -> None:
@@ -115,4 +162,12 @@ def bqueues(words: list[str]) -> None:
     print(f"QUEUE_NAME      PRIO STATUS\n{words[0]:<15} 30   Open:Active")
 
 
-COMMANDS = {"bsub": bsub, "bjobs": bjobs, "bkill": bkill, "bqueues": bqueues}
+def bparams(words: list[str]) -> None:
+    """Show the site's parameters; a file of the spool folder may say more."""
+    if words != ["-a"]:
+        raise RefusedError("bparams: bad arguments", 255)
+    more = engine.spool() / "parameters"
+    print("\tMBD_SLEEP_TIME = 10 (seconds)\n\tMAX_JOB_ARRAY_SIZE = 1000" + (more.read_text() if more.exists() else ""))
+
+
+COMMANDS = {"bsub": bsub, "bjobs": bjobs, "bhist": bhist, "bkill": bkill, "bqueues": bqueues, "bparams": bparams}

@@ -53,8 +53,10 @@ def shown(job: dict[str, object], number: int, element: engine.Element) -> dict[
 def qstat(words: list[str]) -> None:
     """Show jobs as JSON, arrays themselves and their elements."""
     options, wanted = arguments.parse(words, ("-F",), ("-x", "-t", "-f"))
-    if set(options) != {"-x", "-t", "-f", "-F"} or options["-F"] != ["json"]:
+    if set(options) - {"-x"} != {"-t", "-f", "-F"} or options["-F"] != ["json"]:
         raise RefusedError("usage: qstat", 2)
+    if "-x" in options and (engine.spool() / "forgetful").exists():
+        raise RefusedError("qstat: Unknown PBS error: PBS is not configured to maintain job history", 16)
     shown_jobs: dict[str, object] = {}
     known = set()
     for job, elements in engine.jobs():
@@ -63,10 +65,11 @@ def qstat(words: list[str]) -> None:
         if not wanted or base in wanted:
             if job["is_array"]:
                 shown_jobs[base] = {"Job_Name": job["name"], "job_state": "B", "Variable_List": {}}
-            shown_jobs |= {torque.identity(job, n): shown(job, n, element) for n, element in elements.items()}
+            kept = {n: element for n, element in elements.items() if not torque.forgets(element)}
+            shown_jobs |= {torque.identity(job, n): shown(job, n, element) for n, element in kept.items()}
     print(json.dumps({"timestamp": 1, "pbs_version": "20.0.1", "pbs_server": "server", "Jobs": shown_jobs}, indent=4))
     if missing := [name for name in wanted if name not in known]:
         raise RefusedError("\n".join(f"qstat: Unknown Job Id {name}" for name in missing), 153)
 
 
-COMMANDS = {"qsub": torque.qsub, "qstat": qstat, "qdel": qdel}
+COMMANDS = {"qsub": torque.qsub, "qstat": qstat, "qdel": qdel, "tracejob": torque.tracejob}

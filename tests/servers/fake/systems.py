@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 
 from tests.servers.machine import wait_for
@@ -32,7 +33,9 @@ def system(name: str) -> Iterator[Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
             patch.setenv("TOILFN_FAKE_SPOOL", str(spool))
-            yield spool
+            patch.setenv("DASK_TOILFN__HTCONDOR__BINDINGS", "False")  # they would look for a real schedd
+            with dask.config.set({"toilfn.htcondor.bindings": False}):
+                yield spool
     finally:
         (spool / "stop").touch()
         wait_for(lambda: _is_idle(spool), "the fake system's jobs to end", 20)

@@ -1,6 +1,6 @@
 """Fake commands of Torque 6.
 
-They follow Torque's qsub(1), qstat(1) (-t, -f, -x: XML; "Unknown Job Id", status 153), qdel(1) and the
+They follow Torque's qsub(1), qstat(1) (-t, -f, -x: XML; "Unknown Job Id", status 153), qdel(1), tracejob(8) and the
 administrator's guide on "Job Exit Status" (-10 over memory, -11 over walltime, 256 and more a signal).
 """
 
@@ -100,7 +100,7 @@ def qstat(words: list[str]) -> None:
         base = identity(job, "")
         known.add(base)
         if not wanted or base in wanted:
-            parts += [shown(job, number, element) for number, element in elements.items()]
+            parts += [shown(job, number, element) for number, element in elements.items() if not forgets(element)]
     print(f"<Data>{''.join(parts)}</Data>" if parts else "", end="")
     if missing := [name for name in wanted if name not in known]:
         raise RefusedError("\n".join(f"qstat: Unknown Job Id Error {name}" for name in missing), 153)
@@ -129,4 +129,26 @@ def qdel(words: list[str]) -> None:
         raise RefusedError("\n".join(wrong), 153)
 
 
-COMMANDS = {"qsub": qsub, "qstat": qstat, "qdel": qdel}
+def tracejob(words: list[str]) -> None:
+    """Show what the server's logs say of one job."""
+    options, wanted = arguments.parse(words, ("-n",), ("-q", "-m", "-l"))
+    if set(options) != {"-q", "-m", "-l", "-n"} or len(wanted) != 1:
+        raise RefusedError("USAGE: tracejob [-a|s|l|m|q|v|z] [-c count] [-w size] [-p path] [-n days] <JOBID>", 1)
+    day = "10/05/2023 10:00:0"
+    for job, elements in engine.jobs():
+        for number, element in elements.items():
+            if identity(job, number) != wanted[0]:
+                continue
+            print(f"\nJob: {wanted[0]}\n\n{day}1  S    enqueuing into batch, state 1 hop 1")
+            if letter(element) == "C" and (status := exit_status(element)) is not None:
+                print(f"{day}3  S    Exit_status={status} resources_used.cput=00:00:00 resources_used.mem=2544kb")
+            elif letter(element) == "C":
+                print(f"{day}3  S    Job deleted at request of root@{SERVER}")
+
+
+def forgets(element: engine.Element) -> bool:
+    """Whether the server keeps no ended jobs: a file ``forgetful`` in the spool folder says so."""
+    return (engine.spool() / "forgetful").exists() and element["state"] not in ("queued", "running")
+
+
+COMMANDS = {"qsub": qsub, "qstat": qstat, "qdel": qdel, "tracejob": tracejob}

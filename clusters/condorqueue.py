@@ -1,0 +1,133 @@
+"""Two ways to talk to HTCondor's schedd: its commands, and its Python bindings (the package ``htcondor``)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+from toilfn.clusters.commands import AwayError, Commands
+from toilfn.clusters.words.htcondor import ATTRIBUTES
+from toilfn.errors import ClusterError
+
+__all__ = ["AWAY", "Bindings", "CommandQueue", "Queue"]
+
+AWAY = (
+    "Failed to connect|Can't find address|Couldn't contact|communication error|Failed to fetch ads|timed out"
+    "|[Uu]nable to locate|Failed to commit|Failed to query"
+)
+"""What is said when the schedd is briefly away."""
+
+Ad: TypeAlias = dict[str, Any]
+
+
+class Queue(Protocol):
+    """What `HTCondorCluster` asks of a schedd. Submissions are clusters' ids; jobs are clusters or ``4711.3``."""
+
+    def submit(self, description: str, arguments: Sequence[str]) -> str:
+        """Submit a description, with the user's further words; give the cluster's id."""
+
+    def queued(self, clusters: Sequence[str]) -> list[Ad]:
+        """Give the ads of jobs in the queue; without clusters those of all of this user's."""
+
+    def history(self, clusters: Sequence[str]) -> list[Ad]:
+        """Give the ads of jobs that left the queue."""
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """End jobs and clusters."""
+
+
+class CommandQueue:
+    """HTCondor's commands."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    def submit(self, description: str, arguments: Sequence[str]) -> str:
+        """Run condor_submit; see `Queue.submit`."""
+        output = self._commands.run(["condor_submit", "-terse", *arguments], description)
+        match = re.match(r"(\d+)\.\d+", output.strip())
+        if match is None:
+            raise ClusterError(f"condor_submit -terse answered {output!r}, which has no job id")
+        return match[1]
+
+    def queued(self, clusters: Sequence[str]) -> list[Ad]:
+        """Run condor_q; see `Queue.queued`."""
+        return self._ads("condor_q", clusters)
+
+    def history(self, clusters: Sequence[str]) -> list[Ad]:
+        """Run condor_history; see `Queue.history`."""
+        return self._ads("condor_history", clusters)
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """Run condor_rm; see `Queue.remove`."""
+        self._commands.run(["condor_rm", *jobs])
+
+    def _ads(self, command: str, clusters: Sequence[str]) -> list[Ad]:
+        output = self._commands.run([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
+        try:
+            ads: list[Ad] = json.loads(output or "[]")
+        except ValueError as error:
+            raise ClusterError(f"{command} -json answered what is not JSON ({error}): {output[:300]}") from None
+        return ads
+
+
+class Bindings:
+    """HTCondor's second Python bindings, the module ``htcondor2``: no process for each question.
+
+    Raises
+    ------
+    ImportError
+        If they are not installed.
+    """
+
+    def __init__(self) -> None:
+        import htcondor2
+
+        self._module = htcondor2
+
+    def submit(self, description: str, arguments: Sequence[str]) -> str:
+        """See `Queue.submit`. Words on the command line are ``name=value`` here, as in ``condor_submit -append``."""
+        wrong = [word for word in arguments if "=" not in word or word.startswith("-")]
+        if wrong:
+            raise ClusterError(
+                f"submit_args: the Python bindings take no {wrong[0]!r}; set bindings=False, or name=value"
+            )
+        lines = "".join(f"{word}\n" for word in arguments)
+        result = self._asked(lambda: self._module.Schedd().submit(self._module.Submit(lines + description)))
+        return str(result.cluster())
+
+    def queued(self, clusters: Sequence[str]) -> list[Ad]:
+        """See `Queue.queued`."""
+        options = self._module.QueryOpt.Default if clusters else self._module.QueryOpt.DefaultMyJobsOnly
+        return self._ads(lambda: self._module.Schedd().query(_any(clusters), list(ATTRIBUTES), opts=options))
+
+    def history(self, clusters: Sequence[str]) -> list[Ad]:
+        """See `Queue.history`."""
+        return self._ads(lambda: self._module.Schedd().history(_any(clusters), list(ATTRIBUTES)))
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """See `Queue.remove`."""
+        constraint = " || ".join(map(_is, jobs))
+        self._asked(lambda: self._module.Schedd().act(self._module.JobAction.Remove, constraint))
+
+    def _ads(self, ask: Any) -> list[Ad]:
+        return [{name: ad[name] for name in ATTRIBUTES if name in ad} for ad in self._asked(ask)]
+
+    def _asked(self, ask: Any) -> Any:
+        try:
+            return ask()
+        except self._module.HTCondorException as error:
+            kind = AwayError if re.search(AWAY, str(error)) else ClusterError
+            raise kind(f"htcondor: {error}") from error
+
+
+def _any(clusters: Sequence[str]) -> str:
+    return " || ".join(map(_is, clusters)) or "true"
+
+
+def _is(job: str) -> str:
+    """Say in ClassAds' language that a job is this one, or of this cluster."""
+    cluster, _, process = job.partition(".")
+    return f"(ClusterId == {int(cluster)} && ProcId == {int(process)})" if process else f"ClusterId == {int(cluster)}"
