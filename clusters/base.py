@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NewType
 from toilfn.events import Capacity, Cause, TaskId
 from toilfn.resources import Resources
 
-__all__ = ["Batch", "Capabilities", "Cluster", "JobId", "JobState", "Session", "Update"]
+__all__ = ["Batch", "Capabilities", "Cluster", "JobId", "JobState", "Notes", "Session", "Update"]
 
 JobId = NewType("JobId", str)
 """The cluster's own name for a job, such as ``"4711_3"``."""
@@ -64,6 +64,21 @@ class Capabilities:
     worker_cleanup: bool = False
 
 
+class Notes:
+    """What a cluster keeps for a leader that comes back, such as who we are to the system. In memory here."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        """Give a note; empty if there is none."""
+        return self._notes.get(name, b"")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a note instead of an earlier one of the name; an empty one is forgotten."""
+        self._notes[name] = data
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What a cluster is told when a leader opens it.
@@ -76,11 +91,14 @@ class Session:
         A name unique to the store and safe in job names; jobs carry it, so that they can be listed.
     environment : dict
         Variables to set for workers.
+    notes : Notes
+        Outlive the leader, in the store.
     """
 
     store: str
     workflow: str
     environment: dict[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

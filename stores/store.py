@@ -25,7 +25,7 @@ FORMAT = 1
 """The version of the format that this module reads and writes."""
 
 _COLLECTED = ("blobs", "batches", "answers")
-_FOLDERS = (*_COLLECTED, "flags", "leases", "snapshots", "log")
+_FOLDERS = (*_COLLECTED, "flags", "leases", "notes", "snapshots", "log")
 _LEFT_OVER = 3600.0
 """Seconds after which a half-written object is taken for garbage: no single write takes that long."""
 
@@ -228,6 +228,19 @@ class Store:
     def clear_flag(self, name: str) -> None:
         """Take a sign down."""
         self.objects.delete([f"flags/{name}"])
+
+    # Notes
+
+    def put_note(self, name: str, data: bytes) -> None:
+        """Keep what a cluster wants to know again when the next leader comes; nothing secret."""
+        self.objects.put(f"notes/{name}", data)
+
+    def get_note(self, name: str) -> bytes:
+        """Read a note; empty if there is none."""
+        try:
+            return self.objects.get(f"notes/{name}")
+        except MissingObjectError:
+            return b""
 
     # Batches and their answers
 

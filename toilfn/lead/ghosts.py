@@ -11,6 +11,7 @@ from toilfn.clusters.again import make_again
 from toilfn.clusters.base import Cluster, JobId, JobState, Session
 from toilfn.errors import ClusterError
 from toilfn.lead.index import Index
+from toilfn.lead.notes import StoreNotes
 from toilfn.records import Run
 from toilfn.stores import Store
 
@@ -67,7 +68,7 @@ def _end_on(name: str, address: dict[str, Any], store: Store, timeout: float) ->
     cluster = make_again(name, address)
     with closing(cluster):
         try:
-            cluster.open(Session(store.url, jobs_name(store)))
+            cluster.open(Session(store.url, jobs_name(store), notes=StoreNotes(store)))
             jobs = set(cluster.list(jobs_name(store)))
             cluster.kill(jobs)
             _await_end(cluster, set(jobs), name, timeout)

@@ -22,6 +22,7 @@ from toilfn.lead.interrupts import Interrupts
 from toilfn.lead.leader import Leader
 from toilfn.lead.loading import Loader
 from toilfn.lead.mailbox import Answers, StoreAnswers
+from toilfn.lead.notes import StoreNotes
 from toilfn.lead.policy import capped, policy
 from toilfn.lead.valuecache import Values
 from toilfn.lead.watch import Watch
@@ -108,7 +109,7 @@ class Running:
         environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)
-        cluster.open(Session(self._store.url, jobs_name(self._store), environment))
+        cluster.open(Session(self._store.url, jobs_name(self._store), environment, StoreNotes(self._store)))
         return cluster
 
     def _environment(self, *, direct: bool) -> dict[str, str]:
