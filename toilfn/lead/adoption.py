@@ -55,5 +55,5 @@ def _adopt(
     adopted = scheduler.handle(Adopted(valid, time.monotonic()))
     for command in adopted:
         if isinstance(command, Submit):
-            jobs.add(Out(command.batch, name, job, owed=None if valid == tasks else set(valid)))
+            jobs.add(Out(command.batch, name, job, owed=None if valid == tasks else set(valid)), command.ids)
     return bool(adopted)

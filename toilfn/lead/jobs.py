@@ -89,8 +89,8 @@ class Jobs:
         batches = list(map(self._prepare, submits))
         jobs = self._cluster.submit(batches)
         for submit, batch, job in zip(submits, batches, jobs, strict=True):
-            self.add(Out(submit.batch, batch.name, job, service=submit.ids[0] if batch.is_service else None))
-            self._committer.add(encode(records.Started(submit.ids, job, time.time())))
+            service = submit.ids[0] if batch.is_service else None
+            self.add(Out(submit.batch, batch.name, job, service=service), submit.ids)
 
     def _prepare(self, submit: Submit) -> Batch:
         name = self.newest = f"{self._name}-{submit.batch}"
@@ -106,9 +106,10 @@ class Jobs:
             self._orders.is_service(submit),
         )
 
-    def add(self, out: Out) -> None:
-        """Take in a batch that the cluster has."""
+    def add(self, out: Out, ids: Sequence[TaskId]) -> None:
+        """Take in a batch that the cluster has, and write down which tasks it is at."""
         self._outs[out.id] = self._by_job[out.job] = out
+        self._committer.add(encode(records.Started(tuple(ids), out.job, time.time())))
 
     def remove(self, out: Out) -> None:
         """Forget a batch that has ended."""
