@@ -22,6 +22,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "kubernetes": ("toilfn.clusters.kubernetes:KubernetesCluster", "pip install 'toilfn[kubernetes]'"),
     "local": ("toilfn.clusters.local:LocalCluster", ""),
     "lsf": ("toilfn.clusters.lsf:LSFCluster", ""),
+    "mesos": ("toilfn.clusters.mesos.cluster:MesosCluster", ""),
     "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
     "pbs": ("toilfn.clusters.pbs:PBSCluster", ""),
     "slurm": ("toilfn.clusters.slurm:SlurmCluster", ""),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toilfn.clusters.inline import InlineCluster
     from toilfn.clusters.local import LocalCluster
     from toilfn.clusters.lsf import LSFCluster
+    from toilfn.clusters.mesos.cluster import MesosCluster
     from toilfn.clusters.parasol import ParasolCluster
     from toilfn.clusters.pbs import PBSCluster
     from toilfn.clusters.slurm import SlurmCluster
@@ -72,6 +73,7 @@ _MODULES = {
     "toilfn.clusters.inline": ("InlineCluster",),
     "toilfn.clusters.local": ("LocalCluster",),
     "toilfn.clusters.lsf": ("LSFCluster",),
+    "toilfn.clusters.mesos.cluster": ("MesosCluster",),
     "toilfn.clusters.parasol": ("ParasolCluster",),
     "toilfn.clusters.slurm": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
@@ -134,6 +136,7 @@ __all__ = [
     "KilledError",
     "LSFCluster",
     "LocalCluster",
+    "MesosCluster",
     "PBSCluster",
     "ParasolCluster",
     "PermanentError",

@@ -1,0 +1,295 @@
+"""MesosCluster: takes what Mesos offers, and runs batches there under one executor for each node."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote, unquote
+
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
+from toilfn.clusters.commands import AwayError
+from toilfn.clusters.containersettings import prologue_script, setting, walltime_of, worker_words
+from toilfn.clusters.jobsettings import resolved
+from toilfn.clusters.mesos.master import Master
+from toilfn.clusters.mesos.offers import Offer, amounts, cut, is_preemptible, suits
+from toilfn.clusters.mesos.settings import MesosSettings, credentials, endpoints, framework_info
+from toilfn.clusters.mesos.status import QUEUED, found
+from toilfn.clusters.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.errors import ClusterError
+from toilfn.events import Cause
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["MesosCluster", "MesosSettings"]
+
+_log = logging.getLogger(__name__)
+
+_NOTE = "mesos-framework"
+"""What the framework's id is called in the store."""
+
+_EXECUTOR = {"cpus": 0.1, "mem": 64.0}
+"""What an executor takes for itself on a node."""
+
+_RECONCILE = 600.0
+"""Seconds between two questions for the state of all jobs, whatever news came."""
+
+_SOON = 5.0
+"""Seconds until that question when a call was lost."""
+
+_NOTHING_WAITS, _SOMETHING_WAITS = 3600.0, 1.0
+"""For how many seconds an offer is refused."""
+
+
+@dataclass(slots=True)
+class _Task(LiveJob):
+    """A job: it waits for an offer until it has an agent."""
+
+    batch: Batch | None = None
+    agent: str = ""
+    is_preemptible: bool = False
+    found: Found = field(default=QUEUED)
+
+
+class MesosCluster(PolledCluster[_Task]):
+    """Run tasks on Apache Mesos; see `ContainerSettings` and `MesosSettings` for what it can be told."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        memory_limits=True, walltime_limits=True, accelerators=True, preemption=True, worker_cleanup=True
+    )
+    unknown = "Mesos does not know it"
+
+    def __init__(self, **settings: Unpack[MesosSettings]) -> None:
+        super().__init__({"poll_interval": 0.2, **resolved("MesosCluster", "mesos", MesosSettings, settings)})
+        self._master: Master | None = None
+        self._executors: dict[str, dict[str, Any]] = {}
+        self._lock = threading.RLock()
+        self._next_question = 0.0
+
+    # The cluster's interface.
+
+    def open(self, session: Session) -> None:
+        """Subscribe, as the framework of an earlier leader if there was one. See `Cluster.open`."""
+        super().open(session)
+        given = self.settings
+        known = setting(given, "framework_id", "TOILFN_MESOS_FRAMEWORK_ID") or session.notes.read(_NOTE).decode()
+        info = framework_info(given, session.workflow)
+        self._executors.clear()
+        self._master = Master(endpoints(given), info, credentials(given), self._hear)
+        self._master.start(known, START_PATIENCE)
+        session.notes.write(_NOTE, self._master.framework_id.encode())
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Let batches wait for offers, and ask for some. See `Cluster.submit`."""
+        for batch in batches:
+            amounts(batch.resources)
+        jobs = [JobId(f"{secrets.token_hex(4)}-{quote(batch.name, safe='')}") for batch in batches]
+        with self._lock:
+            for job, batch in zip(jobs, batches, strict=True):
+                self._live[job] = _Task(batch=batch, walltime=walltime_of(self.settings, batch.resources))
+        self.patiently(lambda: self._open_master.call("REVIVE"))
+        return jobs
+
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+        """Tell what Mesos has said of jobs; now and then, ask it for all of them."""
+        master = self._open_master
+        master.check()
+        with self._lock:
+            if time.monotonic() > self._next_question:
+                self._reconcile()
+            return {job: self._live[job].found for job in jobs}
+
+    def end(self, jobs: Sequence[JobId]) -> None:
+        """Kill tasks; those that have not been launched just do not wait any more."""
+        with self._lock:
+            launched = {job: self._live[job].agent for job in jobs if job in self._live and self._live[job].agent}
+            for job in self._live.keys() & set(jobs) - launched.keys():
+                self._live[job].batch = None
+                self._live[job].found = Found(JobState.ENDED, Cause.LOST, "killed before it was launched")
+        for job, agent in launched.items():
+            self._open_master.call("KILL", kill={"task_id": {"value": job}, "agent_id": {"value": agent}})
+
+    def close(self) -> None:
+        """End the framework: Mesos ends all its tasks, and its executors clean up."""
+        master, self._master = self._master, None
+        if master is None:
+            return
+        try:
+            master.check()
+            master.call("TEARDOWN")
+            self.session.notes.write(_NOTE, b"")
+        except AwayError as error:
+            _log.warning("%s. Its tasks end when failover_timeout is over.", error)
+        except ClusterError as error:  # another leader has taken over
+            _log.info("%s", error)
+        finally:
+            master.stop()
+            with self._lock:
+                self._live.clear()
+                self._to_kill.clear()
+
+    @property
+    def _open_master(self) -> Master:
+        if self._master is None:
+            raise ClusterError("the cluster is not open")
+        return self._master
+
+    # What Mesos says, in the thread of the subscription.
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            match event["type"]:
+                case "SUBSCRIBED":
+                    self._next_question = 0.0
+                case "OFFERS":
+                    self._use(event["offers"]["offers"])
+                case "UPDATE":
+                    self._update(event["update"]["status"])
+                case "FAILURE":
+                    self._failed(event["failure"])
+        self.wake()
+
+    def _update(self, status: Mapping[str, Any]) -> None:
+        """Take a task's state, and acknowledge what wants that."""
+        live = self._live.get(JobId(status["task_id"]["value"]))
+        if live is not None:
+            live.found = found(status, is_preemptible=live.is_preemptible)
+        if status.get("uuid"):
+            body = {name: status[name] for name in ("agent_id", "task_id", "uuid")}
+            self._tell("ACKNOWLEDGE", acknowledge=body)
+
+    def _failed(self, failure: Mapping[str, Any]) -> None:
+        """Forget the executor of a node, which has ended, or the node is lost."""
+        self._executors.pop(failure.get("agent_id", {}).get("value", ""), None)
+
+    def _use(self, offers: Sequence[Offer]) -> None:
+        """Launch what fits, and refuse the rest."""
+        waiting = {job: live for job, live in self._live.items() if live.batch is not None and not live.agent}
+        refused = []
+        for offer in offers:
+            launches = self._fill(offer, waiting)
+            if launches:
+                self._tell("ACCEPT", accept={
+                    "offer_ids": [offer["id"]],
+                    "operations": [{"type": "LAUNCH", "launch": {"task_infos": launches}}],
+                    "filters": {"refuse_seconds": 0.0},
+                })  # fmt: skip
+            else:
+                refused.append(offer["id"])
+        if refused:
+            pause = _SOMETHING_WAITS if waiting else _NOTHING_WAITS
+            self._tell("DECLINE", decline={"offer_ids": refused, "filters": {"refuse_seconds": pause}})
+
+    def _fill(self, offer: Offer, waiting: dict[JobId, _Task]) -> list[dict[str, Any]]:
+        """Choose batches for an offer, first come first served; they do not wait any more."""
+        agent, rest = offer["agent_id"]["value"], list(offer.get("resources", ()))
+        executor = self._executors.get(agent) or self._new_executor(rest)
+        launches: list[dict[str, Any]] = []
+        for job, live in list(waiting.items()):
+            assert live.batch is not None
+            is_fit = executor is not None and suits(offer, live.batch.resources, self.settings.get("attributes", {}))
+            resources = cut(rest, amounts(live.batch.resources)) if is_fit else None
+            if resources is not None:
+                live.agent, live.is_preemptible = agent, is_preemptible(offer)
+                launches.append(self._task_info(job, live.batch, agent, resources, executor))
+                del waiting[job]
+        if launches and executor is not None:
+            self._executors[agent] = executor
+        return launches
+
+    def _tell(self, kind: str, **body: Any) -> None:
+        """Call; if that gets lost, ask soon what has become of it."""
+        try:
+            self._open_master.call(kind, **body)
+        except ClusterError as error:
+            _log.warning("%s", error)
+            self._next_question = time.monotonic() + _SOON
+
+    def _reconcile(self) -> None:
+        """Ask for the state of each task that was launched (explicit reconciliation)."""
+        self._next_question = time.monotonic() + _RECONCILE
+        tasks = [
+            {"task_id": {"value": job}, "agent_id": {"value": live.agent}}
+            for job, live in self._live.items()
+            if live.agent
+        ]
+        if tasks:
+            self._tell("RECONCILE", reconcile={"tasks": tasks})
+
+    # What Mesos is told.
+
+    def _new_executor(self, rest: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Write an ExecutorInfo; None if there is no room for one."""
+        resources = cut(rest, _EXECUTOR)
+        if resources is None:
+            return None
+        given = self.settings
+        python = given.get("python", "python3" if "image" in given else sys.executable)
+        words = [python, "-m", "toilfn.clusters.mesos.executor"]
+        return {
+            "executor_id": {"value": f"{self.session.workflow}-{secrets.token_hex(4)}"},
+            "framework_id": {"value": self._open_master.framework_id},
+            "type": "CUSTOM",
+            "name": f"toilfn {self.session.workflow}",
+            "source": "toilfn",
+            "command": {"shell": False, "value": python, "arguments": words},
+            "resources": resources,
+            **_container(given),
+        }
+
+    def _task_info(
+        self, job: JobId, batch: Batch, agent: str, resources: list[dict[str, Any]], executor: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        """Write a TaskInfo; what the executor is to run is its data."""
+        given = self.settings
+        python = {} if "image" in given else {"python": sys.executable}
+        command = [*worker_words({**python, **given}, self.session), batch.name]
+        lines = given.get("job_script_prologue", ())
+        data = {
+            "command": ["sh", "-c", prologue_script(lines), "sh", *command] if lines else command,
+            "environment": {**self.session.environment, **given.get("env", {})},
+            "memory": batch.resources.memory,
+        }
+        return {
+            "name": batch.label,
+            "task_id": {"value": job},
+            "agent_id": {"value": agent},
+            "resources": resources,
+            "executor": executor,
+            "data": base64.b64encode(json.dumps(data).encode()).decode(),
+        }
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        """Find the live tasks of this framework, and take them over; asks Mesos for the state of each."""
+        if workflow != self.session.workflow:
+            return {}
+        tasks = self.patiently(lambda: self._open_master.ask("GET_TASKS")).get("tasks", ())
+        names: dict[JobId, str] = {}
+        with self._lock:
+            for task in tasks:
+                if task["framework_id"]["value"] == self._open_master.framework_id:
+                    job = JobId(task["task_id"]["value"])
+                    now = found({"state": task["state"]}, is_preemptible=False)
+                    if now.state is not JobState.ENDED:
+                        names[job] = unquote(job.partition("-")[2])
+                        self._live.setdefault(job, _Task(agent=task["agent_id"]["value"], found=now))
+            self._reconcile()
+        return names
+
+
+def _container(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the ContainerInfo of an image, if there is one."""
+    image = setting(settings, "image", "TOILFN_IMAGE")
+    if image is None:
+        return {}
+    if settings.get("containerizer", "MESOS") == "DOCKER":
+        return {"container": {"type": "DOCKER", "docker": {"image": image, "network": "HOST"}}}
+    return {"container": {"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": image}}}}}

@@ -1,0 +1,249 @@
+"""The executor of a node: ``python -m toilfn.clusters.mesos.executor``, which a Mesos agent starts.
+
+Follows the documentation of the executor HTTP API (v1). Each task is a process of its own, with a limit of memory; at
+the end, what workers that died have left on the node is cleaned up.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toilfn.clusters.commands import AwayError
+from toilfn.clusters.jsonhttp import JsonService
+from toilfn.clusters.memory import used_memory
+from toilfn.clusters.mesos.stream import Stream
+from toilfn.errors import ClusterError
+from toilfn.units import format_size, parse_duration
+
+__all__ = ["Executor", "main"]
+
+_PATH = "/api/v1/executor"
+_TAIL = 1000
+"""How many bytes of a failed task's output are sent."""
+_GRACE = 5.0
+"""Seconds from a polite to an impolite end."""
+_PERIOD = 0.1
+"""Seconds between two looks at processes."""
+_WATCH = 1.0
+"""Seconds between two looks at their memory."""
+_SILENCE = 3600.0
+"""Seconds without an event after which we subscribe again; agents need not send heartbeats to executors."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A task and its process."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    memory: int
+    reason: str = ""
+    message: str = ""
+    kill_at: float | None = None
+    """When it is ended for good, on the monotonic clock, if it is to end."""
+
+
+@dataclass(slots=True)
+class Executor:
+    """Runs tasks for one framework on one node.
+
+    Parameters
+    ----------
+    agent : str
+        The agent's URL.
+    framework_id, executor_id : str
+        Who we are.
+    headers : mapping
+        Credentials that the agent gave us.
+    recovery : float
+        Seconds for which the agent may be away; 0 if tasks are not to outlive it.
+    """
+
+    agent: str
+    framework_id: str
+    executor_id: str
+    headers: Mapping[str, str]
+    recovery: float
+    _running: dict[str, _Running] = field(default_factory=dict)
+    _unacknowledged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _events: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+
+    def run(self) -> None:
+        """Work until the agent says that it is enough, or is gone for too long."""
+        threading.Thread(target=self._listen, name="toilfn-events", daemon=True).start()
+        is_over, next_watch = False, 0.0
+        while not (is_over and not self._running):
+            with contextlib.suppress(queue.Empty):
+                is_over |= self._obey(self._events.get(timeout=_PERIOD))
+            if time.monotonic() > next_watch:
+                next_watch = time.monotonic() + _WATCH
+                self._watch()
+            self._reap()
+        subprocess.run([sys.executable, "-m", "toilfn.worker", "--sweep"], check=False)
+
+    def _listen(self) -> None:
+        """Subscribe, and again after the agent was away; in a thread of its own."""
+        away_since = time.monotonic()
+        while time.monotonic() - away_since <= self.recovery:
+            call = self._call("SUBSCRIBE", subscribe=self._unheard())
+            try:
+                with Stream("the Mesos agent", self.agent + _PATH, call, self.headers, _SILENCE) as events:
+                    self._pass_on(events)
+                away_since = time.monotonic()
+            except AwayError as error:
+                print(error, file=sys.stderr)
+            except ClusterError as error:
+                print(error, file=sys.stderr)
+                break
+            time.sleep(0.5)
+        self._events.put({"type": "SHUTDOWN"})
+
+    def _pass_on(self, events: Iterable[dict[str, Any]]) -> None:
+        """Hand events to the main thread until the agent is away."""
+        try:
+            for event in events:
+                self._events.put(event)
+        except AwayError as error:
+            print(error, file=sys.stderr)
+
+    def _unheard(self) -> dict[str, Any]:
+        """Give what the agent may not know."""
+        return {
+            "unacknowledged_tasks": list(self._tasks.values()),
+            "unacknowledged_updates": [{"status": status} for status in list(self._unacknowledged.values())],
+        }
+
+    def _obey(self, event: Mapping[str, Any]) -> bool:
+        """Do what the agent says; True if that is to end."""
+        match event["type"]:
+            case "LAUNCH":
+                self._launch(event["launch"]["task"])
+            case "KILL":
+                self._end(event["kill"]["task_id"]["value"])
+            case "ACKNOWLEDGED":
+                self._unacknowledged.pop(event["acknowledged"]["uuid"], None)
+                self._tasks.pop(event["acknowledged"]["task_id"]["value"], None)
+            case "SHUTDOWN":
+                for task in self._running:
+                    self._end(task)
+                return True
+        return False
+
+    def _launch(self, task: dict[str, Any]) -> None:
+        name = task["task_id"]["value"]
+        wanted = json.loads(base64.b64decode(task["data"]))
+        log = Path(f"{uuid.uuid4().hex}.log").absolute()
+        self._tasks[name] = task
+        try:
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    wanted["command"], env=os.environ | wanted["environment"], stdin=subprocess.DEVNULL,
+                    stdout=output, stderr=output, start_new_session=True,
+                )  # fmt: skip
+        except OSError as error:
+            self._update(name, "TASK_FAILED", f"it cannot be started: {error}", {"status": 127})
+            return
+        self._running[name] = _Running(process, log, wanted["memory"])
+        self._update(name, "TASK_RUNNING")
+
+    def _end(self, name: str, reason: str = "", message: str = "") -> None:
+        """Ask a task to end; it is made to a short time later."""
+        running = self._running.get(name)
+        if running is not None and running.kill_at is None:
+            running.reason, running.message = reason, message
+            running.kill_at = time.monotonic() + _GRACE
+            _signal(running.process, signal.SIGTERM)
+
+    def _watch(self) -> None:
+        """End what takes more memory than it asked for."""
+        for name, running in self._running.items():
+            used = used_memory(running.process.pid, running.memory)
+            if used > running.memory and running.kill_at is None:
+                words = f"used {format_size(used)} of memory and asked for {format_size(running.memory)}"
+                self._end(name, "REASON_CONTAINER_LIMITATION_MEMORY", words)
+
+    def _reap(self) -> None:
+        """Tell of what has ended."""
+        for name, running in list(self._running.items()):
+            if running.kill_at is not None and time.monotonic() > running.kill_at:
+                _signal(running.process, signal.SIGKILL)
+            status = running.process.poll()
+            if status is not None:
+                del self._running[name]
+                self._tell_end(name, running, status if status >= 0 else 128 - status)
+
+    def _tell_end(self, name: str, running: _Running, status: int) -> None:
+        if status == 0:
+            self._update(name, "TASK_FINISHED")
+        elif running.reason:
+            self._update(name, "TASK_FAILED", running.message, reason=running.reason)
+        elif running.kill_at is not None:
+            self._update(name, "TASK_KILLED")
+        else:
+            tail = running.log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
+            words = f"exit status {status}; its output ends with:\n{tail}"
+            self._update(name, "TASK_FAILED", words, {"status": status})
+        running.log.unlink(missing_ok=True)
+
+    def _update(
+        self, name: str, state: str, message: str = "", data: Mapping[str, Any] | None = None, reason: str = ""
+    ) -> None:
+        """Tell of a task's state; what does not arrive is told when the agent is back."""
+        status = {
+            "task_id": {"value": name},
+            "state": state,
+            "source": "SOURCE_EXECUTOR",
+            "uuid": base64.b64encode(uuid.uuid4().bytes).decode(),
+            "timestamp": time.time(),
+            **({"message": message} if message else {}),
+            **({"reason": reason} if reason else {}),
+            **({"data": base64.b64encode(json.dumps(data).encode()).decode()} if data else {}),
+        }
+        self._unacknowledged[str(status["uuid"])] = status
+        service = JsonService("the Mesos agent", self.agent, self.headers)
+        try:
+            service.post(_PATH, self._call("UPDATE", update={"status": status}))
+        except ClusterError as error:
+            print(error, file=sys.stderr)
+
+    def _call(self, kind: str, **body: Any) -> dict[str, Any]:
+        who = {"framework_id": {"value": self.framework_id}, "executor_id": {"value": self.executor_id}}
+        return {"type": kind, **who, **body}
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def main() -> None:
+    """Read what the agent has put into the environment, and work."""
+    env = os.environ
+    token = env.pop("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", "")
+    recovery = env.get("MESOS_RECOVERY_TIMEOUT", "15mins") if env.get("MESOS_CHECKPOINT") == "1" else "0"
+    Executor(
+        f"http://{env['MESOS_AGENT_ENDPOINT']}",
+        env["MESOS_FRAMEWORK_ID"],
+        env["MESOS_EXECUTOR_ID"],
+        {"Authorization": f"Bearer {token}"} if token else {},
+        parse_duration(recovery.replace("mins", "m").replace("secs", "s").replace("hrs", "h")),
+    ).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""A framework's connection to a Mesos master: one subscription at a time, and calls beside it.
+
+Follows the documentation of the scheduler HTTP API (v1): redirection to the leading master, Mesos-Stream-Id,
+heartbeats, and subscribing again under the same framework id.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from toilfn.clusters.commands import AwayError
+from toilfn.clusters.jsonhttp import JsonService, RefusedError
+from toilfn.clusters.mesos.stream import Stream
+from toilfn.errors import ClusterError
+
+__all__ = ["Master"]
+
+_log = logging.getLogger(__name__)
+
+NAME = "the Mesos master"
+_PATH = "/api/v1/scheduler"
+_SILENCE = 75.0
+"""Seconds: five of the master's heartbeats."""
+_PAUSE = 1.0
+"""Seconds between two tries to subscribe."""
+
+
+class Master:
+    """Keeps a framework subscribed, in a thread of its own.
+
+    Parameters
+    ----------
+    endpoints : sequence of str
+        URLs of masters; any of them says which one leads.
+    framework : mapping
+        The FrameworkInfo, without id.
+    headers : mapping
+        Credentials.
+    on_event : callable
+        Called in the thread with each event.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        framework: Mapping[str, Any],
+        headers: Mapping[str, str],
+        on_event: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._endpoints = list(endpoints)
+        self._framework = framework
+        self._headers = headers
+        self._on_event = on_event
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._stream: Stream | None = None
+        self._service: JsonService | None = None
+        self._problem: ClusterError = AwayError(f"{NAME} has not answered yet")
+        self._thread = threading.Thread(target=self._run, name="toilfn-mesos", daemon=True)
+        self.framework_id = ""
+
+    def start(self, framework_id: str, timeout: float) -> None:
+        """Subscribe, as the framework of an earlier leader if there is an id, and wait for the answer.
+
+        Raises
+        ------
+        ClusterError
+            If the master refuses, or does not answer within `timeout` seconds.
+        """
+        self.framework_id = framework_id
+        self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._service is not None or self._is_refused, timeout)
+        if self._service is None:
+            self.stop()
+            raise self._problem
+
+    def stop(self) -> None:
+        """End the subscription; the framework stays what it is."""
+        self._stopped.set()
+        if self._stream is not None:
+            self._stream.cut()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def check(self) -> None:
+        """Raise what stands between us and the master.
+
+        Raises
+        ------
+        AwayError
+            If it does not answer now.
+        ClusterError
+            If it has refused us for good.
+        """
+        if self._service is None:
+            raise self._problem
+
+    def call(self, kind: str, **body: Any) -> None:
+        """Send a call of the scheduler API; raises as `check` does, and `RefusedError`."""
+        self._post(_PATH, {"type": kind, "framework_id": {"value": self.framework_id}, **body})
+
+    def ask(self, kind: str) -> dict[str, Any]:
+        """Send a call of the operator API and give its answer."""
+        answer: dict[str, Any] = self._post("/api/v1", {"type": kind})[kind.lower()]
+        return answer
+
+    @property
+    def _is_refused(self) -> bool:
+        return not isinstance(self._problem, AwayError)
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        service, stream = self._service, self._stream
+        if service is None or stream is None:
+            raise self._problem
+        return service.post(path, body, {"Mesos-Stream-Id": stream.id} if path == _PATH else {})
+
+    def _run(self) -> None:
+        place = 0
+        while not self._stopped.is_set():
+            endpoint = self._endpoints[place % len(self._endpoints)]
+            try:
+                self._listen(endpoint)
+            except AwayError as error:
+                self._lost(error)
+            except ClusterError as error:
+                self._lost(error)
+                return
+            place += 1
+            self._stopped.wait(_PAUSE)
+
+    def _lost(self, error: ClusterError) -> None:
+        with self._changed:
+            self._problem, self._service = error, None
+            self._changed.notify_all()
+        if not self._stopped.is_set():
+            _log.warning("%s", error)
+            self._on_event({"type": "DISCONNECTED"})
+
+    def _listen(self, endpoint: str) -> None:
+        """Subscribe, and pass events on until the stream ends."""
+        endpoint, self._stream = self._subscribe(endpoint)
+        with self._stream as events:
+            for event in events:
+                if event["type"] == "SUBSCRIBED":
+                    self._subscribed(endpoint, event["subscribed"]["framework_id"]["value"])
+                if event["type"] == "ERROR":
+                    raise ClusterError(f"{NAME} at {endpoint} has ended our subscription: {event['error']['message']}")
+                self._on_event(event)
+        raise AwayError(f"{NAME} at {endpoint} has ended its stream")
+
+    def _subscribed(self, endpoint: str, framework_id: str) -> None:
+        with self._changed:
+            self.framework_id = framework_id
+            self._service = JsonService(NAME, endpoint, self._headers)
+            self._changed.notify_all()
+
+    def _subscribe(self, endpoint: str) -> tuple[str, Stream]:
+        """Subscribe at the master that leads; gives its address."""
+        id_ = {"value": self.framework_id}
+        known = {"framework_id": id_} if self.framework_id else {}
+        info = {**self._framework, **({"id": id_} if self.framework_id else {})}
+        call = {"type": "SUBSCRIBE", "subscribe": {"framework_info": info}, **known}
+        try:
+            return endpoint, Stream(NAME, endpoint + _PATH, call, self._headers, _SILENCE)
+        except RefusedError as error:
+            if error.location:
+                leader = urlsplit(urljoin(endpoint, error.location))
+                endpoint = f"{leader.scheme}://{leader.netloc}"
+                return endpoint, Stream(NAME, endpoint + _PATH, call, self._headers, _SILENCE)
+            if error.status in (401, 403):
+                hint = "Give principal=... and secret=..., or set TOILFN_MESOS_PRINCIPAL and TOILFN_MESOS_SECRET."
+                raise ClusterError(f"{error}\n{hint}") from None
+            raise

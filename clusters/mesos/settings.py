@@ -1,0 +1,88 @@
+"""What `MesosCluster` can be told."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import math
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toilfn.clusters.containersettings import ContainerSettings, setting
+from toilfn.units import parse_duration
+
+__all__ = ["MesosSettings", "credentials", "endpoints", "framework_info"]
+
+_WEEK = 7 * 86400.0
+
+
+class MesosSettings(ContainerSettings, total=False):
+    """What `MesosCluster` can be told besides `ContainerSettings`; here an image is optional.
+
+    Parameters
+    ----------
+    endpoint : str or sequence of str
+        The master, such as ``"10.0.0.1:5050"`` or ``"https://mesos.example.org"``; of several any one may lead. By
+        default that of ``TOILFN_MESOS_ENDPOINT``, else ``localhost:5050``.
+    role : str
+        Whose resources to ask for; by default that of ``TOILFN_MESOS_ROLE``, else ``*``, everybody's.
+    name : str
+        The framework's name; by default that of ``TOILFN_MESOS_NAME``, else ``toilfn``.
+    framework_id : str
+        The id of a framework to go on with; by default that of ``TOILFN_MESOS_FRAMEWORK_ID``, else what the store
+        remembers of an earlier leader.
+    principal, secret : str
+        For basic authentication; by default those of ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
+    user : str
+        Who runs the jobs on the nodes; by default this user.
+    attributes : mapping of str to str
+        What agents must have to be used. Those whose attribute ``preemptible`` is true get tasks only that may be.
+    failover_timeout : str or float
+        How long jobs go on without a leader; a week by default.
+    containerizer : str
+        What runs the image: ``"MESOS"``, the default, or ``"DOCKER"``. Without an image jobs run on the nodes
+        themselves, with this interpreter unless `python` names another.
+    """
+
+    endpoint: str | Sequence[str]
+    role: str
+    name: str
+    framework_id: str
+    principal: str
+    secret: str
+    user: str
+    attributes: Mapping[str, str]
+    failover_timeout: str | float
+    containerizer: str
+
+
+def endpoints(settings: Mapping[str, Any]) -> list[str]:
+    """Give the masters' URLs."""
+    given: Any = setting(settings, "endpoint", "TOILFN_MESOS_ENDPOINT") or "localhost:5050"
+    places = given.split(",") if isinstance(given, str) else given
+    return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
+
+
+def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Write the FrameworkInfo, without id."""
+    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
+    return {
+        "user": settings.get("user") or getpass.getuser(),
+        "name": f"{setting(settings, 'name', 'TOILFN_MESOS_NAME') or 'toilfn'} {name}",
+        "roles": [setting(settings, "role", "TOILFN_MESOS_ROLE") or "*"],
+        "hostname": socket.gethostname(),
+        "checkpoint": True,  # jobs outlive a restart of their agent
+        "failover_timeout": float(math.ceil(parse_duration(settings.get("failover_timeout", _WEEK)))),
+        "capabilities": [{"type": "MULTI_ROLE"}, {"type": "RESERVATION_REFINEMENT"}, {"type": "GPU_RESOURCES"}],
+        **({"principal": principal} if principal else {}),
+    }
+
+
+def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Give the header that says who we are."""
+    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
+    secret = setting(settings, "secret", "TOILFN_MESOS_SECRET")
+    if not principal or not secret:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(f'{principal}:{secret}'.encode()).decode()}"}

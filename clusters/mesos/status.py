@@ -1,0 +1,72 @@
+"""What Mesos says of a task (TaskStatus, in the v1 API) and what that means."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from toilfn.clusters.base import JobState
+from toilfn.clusters.exits import exit_cause
+from toilfn.clusters.polled import Found
+from toilfn.events import Cause
+
+__all__ = ["QUEUED", "STATES", "found"]
+
+QUEUED = Found(JobState.QUEUED, None, "waits for an offer")
+
+STATES: dict[str, tuple[JobState, Cause | None]] = {
+    "TASK_STAGING": (JobState.QUEUED, None),
+    "TASK_STARTING": (JobState.QUEUED, None),
+    "TASK_RUNNING": (JobState.RUNNING, None),
+    "TASK_KILLING": (JobState.RUNNING, None),
+    "TASK_FINISHED": (JobState.ENDED, None),
+    "TASK_FAILED": (JobState.ENDED, Cause.ERROR),
+    "TASK_KILLED": (JobState.ENDED, Cause.LOST),
+    "TASK_ERROR": (JobState.ENDED, Cause.ERROR),
+    "TASK_LOST": (JobState.ENDED, Cause.LOST),
+    "TASK_DROPPED": (JobState.ENDED, Cause.LOST),
+    "TASK_GONE": (JobState.ENDED, Cause.LOST),
+    "TASK_GONE_BY_OPERATOR": (JobState.ENDED, Cause.LOST),
+    "TASK_UNREACHABLE": (JobState.UNKNOWN, None),
+    "TASK_UNKNOWN": (JobState.UNKNOWN, None),
+}
+"""Mesos's words (TaskState) and ours."""
+
+REASONS: dict[str, Cause] = {
+    "REASON_CONTAINER_LIMITATION_MEMORY": Cause.MEMORY,
+    "REASON_EXECUTOR_TERMINATED": Cause.LOST,
+    "REASON_CONTAINER_LAUNCH_FAILED": Cause.LOST,
+    "REASON_CONTAINER_PREEMPTED": Cause.PREEMPTED,
+}
+"""Why a task failed, where that says more than its state."""
+
+_NODE_IS_GONE = ("REASON_AGENT_REMOVED", "REASON_SLAVE_REMOVED", "REASON_AGENT_UNKNOWN", "REASON_AGENT_DISCONNECTED")
+
+
+def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
+    """Read a task's status.
+
+    Parameters
+    ----------
+    status : mapping
+        The TaskStatus.
+    is_preemptible : bool
+        Whether its node can be taken away.
+    """
+    word, reason = status["state"], status.get("reason", "")
+    state, cause = STATES.get(word, (JobState.UNKNOWN, None))
+    if cause is not None:
+        cause = REASONS.get(reason) or _exit(status) or cause
+        if is_preemptible and reason in _NODE_IS_GONE:
+            cause = Cause.PREEMPTED
+    said = [word, reason.removeprefix("REASON_").lower().replace("_", " "), status.get("message", "")]
+    return Found(state, cause, "; ".join(text for text in said if text))
+
+
+def _exit(status: Mapping[str, Any]) -> Cause | None:
+    """Judge the exit status, which our executor sends as data."""
+    if "data" not in status:
+        return None
+    return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])
