@@ -250,13 +250,18 @@ class GaveUp(NamedTuple):
 
 
 class RollBack(NamedTuple):
-    """A checkpoint runs again, since something that it led to was given up: what follows from its outcome is void."""
+    """A task that has an outcome runs again: what follows from its outcome is void.
+
+    It is a checkpoint that led to something that was given up, or a client whose service has died.
+    """
 
     id: TaskId
     family: tuple[TaskId, ...]
     """All that it led to in this scheduler's time; the scheduler does not know these any more."""
     failed: TaskId
-    """The task that was given up."""
+    """The task that was given up, or the service."""
+    cause: Cause
+    """Lost, if it was a service."""
     attempt: int
     """Attempts charged so far."""
 

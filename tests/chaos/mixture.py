@@ -21,7 +21,7 @@ import toilfn as toil
 MODULUS = 1_000_003
 
 KINDS = ("add", "expand", "spawn", "after", "file", "cleanup", "service", "checkpoint")
-TROUBLES = ("", "", "", "", "", "error", "fatal", "worker", "leader")
+TROUBLES = ("", "", "", "", "", "error", "fatal", "worker", "service", "leader")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def once(name: str) -> bool:
 
 
 def run_into(trouble: str, folder: str) -> None:
-    if not trouble or not once(f"{folder}/{trouble}-{toil.current().id}"):
+    if trouble in ("", "service") or not once(f"{folder}/{trouble}-{toil.current().id}"):
         return
     if trouble in ("error", "fatal"):
         raise ValueError(f"{trouble}: not this time")
@@ -162,14 +162,28 @@ def run_into(trouble: str, folder: str) -> None:
 
 def number(value: Any) -> int:
     if isinstance(value, Address):
-        os.kill(value.pid, 0)
-        return int(Path(value.token).read_text())
+        try:
+            os.kill(value.pid, 0)
+            return int(Path(value.token).read_text())
+        except (ProcessLookupError, FileNotFoundError):
+            time.sleep(20)  # it is ended when the leader has noticed, too
+            raise
     return int(value.read_text()) if isinstance(value, toil.File) else value
 
 
 def mixed(key: int, values: Sequence[Any], trouble: str, folder: str) -> int:
-    run_into(trouble, folder)
+    if trouble == "service":
+        kill_services(values, folder)
+    else:
+        run_into(trouble, folder)
     return mix(key, [number(value) for value in values])
+
+
+def kill_services(values: Sequence[Any], folder: str) -> None:
+    for value in values:
+        if isinstance(value, Address) and once(f"{folder}/service-{toil.current().id}"):
+            with suppress(ProcessLookupError):
+                os.kill(value.pid, signal.SIGKILL)
 
 
 @toil.task

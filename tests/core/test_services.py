@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 import toilfn as toil
+from toilfn.records import Failure, decode
+from toilfn.stores import open_store
 
 
 def note(folder: str, line: str) -> None:
@@ -150,6 +152,26 @@ def kill_the_server_once(folder: str, address: str) -> str:
 def test_service_killed_by_a_signal_is_started_anew(tmp_path: Path) -> None:
     assert toil.compute(kill_the_server_once(str(tmp_path), server(str(tmp_path))), progress=False) == "done"
     assert story(tmp_path) == ["server up", "server up", "server down"]
+
+
+@toil.task(cores=0.1, memory="100M")
+def leads_on(folder: str, address: str) -> Any:
+    note(folder, "client")
+    return [kill_the_server_once(folder, address), nothing()]  # two, so that none runs on in this very batch
+
+
+@toil.task(cores=0.1, memory="100M")
+def nothing() -> None:
+    pass
+
+
+def test_client_whose_descendants_run_when_the_service_dies_runs_again_with_a_new_one(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    assert toil.compute(leads_on(str(tmp_path), server(str(tmp_path))), store=store, progress=False) == ["done", None]
+    assert story(tmp_path) == ["server up", "client", "server up", "client", "server down"]
+    log = [decode(data) for _, data in open_store(store, create=False).log.read()]
+    told = [(record.cause, record.message) for record in log if isinstance(record, Failure)]
+    assert any(cause == "lost" and message.startswith("rolled back: server") for cause, message in told)
 
 
 def test_room_that_will_never_be_is_told_with_names(run: Any, tmp_path: Path) -> None:

@@ -243,11 +243,12 @@ class Leader:
         self._outcome(outcome, encode(outcome))
 
     def _roll_back(self, command: RollBack) -> None:
-        """Forget what followed from a checkpoint's outcome, and that itself."""
+        """Forget what followed from a task's outcome, and that itself."""
         top = self._scheduler.outermost_checkpoint(command.id) or command.id
         record = self._kept.record(command.id) or encode(self._index.task(command.id))
         void = descendants(self._index, (command.id, *command.family))
-        text = f"rolled back: {self.tasks.name(command.failed)} (task {command.failed.hex()[:12]}) failed for good"
+        what = "died" if command.cause is Cause.LOST else "failed for good"
+        text = f"rolled back: {self.tasks.name(command.failed)} (task {command.failed.hex()[:12]}) {what}"
         files = list(self._kept.forget(top, void))
         for id_ in void:
             if id_ in self._index.outcomes:
@@ -261,7 +262,7 @@ class Leader:
         self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
         self._remove_later(tuple(files))
         self._loader.encoded[command.id] = record
-        self._tally.roll_back(command.id, command.attempt, text)
+        self._tally.roll_back(command, text)
 
     @property
     def is_done(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from toilfn import records
-from toilfn.events import Cause, TaskId
+from toilfn.events import Cause, RollBack, TaskId
 from toilfn.lead.committer import Committer
 from toilfn.records import encode
 
@@ -66,10 +66,10 @@ class Tally:
         """Note that a task was given up."""
         self.final[id_] = self._note(id_, cause, final=True)
 
-    def roll_back(self, id_: TaskId, attempt: int, text: str) -> None:
+    def roll_back(self, command: RollBack, text: str) -> None:
         """Note that a checkpoint is run again."""
-        self.describe(_failure(id_, attempt, Cause.ERROR, text))
-        self.retry(id_, Cause.ERROR, attempt)
+        self.describe(_failure(command.id, command.attempt, command.cause, text))
+        self.retry(command.id, command.cause, command.attempt)
 
     def write_described(self, id_: TaskId) -> None:
         """Write what is known of a failure of which nothing follows."""

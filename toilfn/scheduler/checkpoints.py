@@ -1,4 +1,4 @@
-"""Which tasks a checkpoint led to, so that it can be rolled back with all of them."""
+"""Which tasks a checkpoint, or a client of services, led to, so that it can be rolled back with all of them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,33 @@ class Checkpoints:
     """The checkpoints among the tasks that are not complete, and their families: all that they led to.
 
     A task belongs to the family of the innermost checkpoint above it. A checkpoint within another belongs to that
-    one's family, and so its own family goes with it.
+    one's family, and so its own family goes with it. Clients of services count as checkpoints, except that
+    the only reason to roll them back is that a service of theirs has died.
     """
 
     def __init__(self) -> None:
         self._needs: dict[TaskId, tuple[TaskId, ...]] = {}
+        self._clients: set[TaskId] = set()
         self._above: dict[TaskId, TaskId] = {}
         self._families: dict[TaskId, list[TaskId]] = {}
         #: Tasks of families that were given up.
         self.hopeless: list[TaskId] = []
+        #: Clients that have led to what knows a dead service, and that service.
+        self.bereft: list[tuple[TaskId, TaskId]] = []
+
+    @property
+    def is_due(self) -> bool:
+        """Whether something is to be rolled back, perhaps."""
+        return bool(self.hopeless or self.bereft)
 
     def __contains__(self, id: object) -> bool:
         return id in self._needs
 
-    def add(self, id: TaskId, needs: tuple[TaskId, ...]) -> None:
-        """Take note of a checkpoint and of what it needs, also to run again."""
+    def add(self, id: TaskId, needs: tuple[TaskId, ...], *, is_client: bool = False) -> None:
+        """Take note of a checkpoint, or of a mere client of services, and of what it needs, also to run again."""
         self._needs[id] = needs
+        if is_client:
+            self._clients.add(id)
 
     def needs(self, id: TaskId) -> tuple[TaskId, ...]:
         """Give what a checkpoint needs."""
@@ -43,11 +54,14 @@ class Checkpoints:
 
     def give_up(self, id: TaskId) -> None:
         """Note that a task was given up: the checkpoint above it, if there is one, is to be rolled back."""
-        if id in self._above:
+        if any(True for _ in self.above(id)):
             self.hopeless.append(id)
 
     def above(self, id: TaskId) -> Iterator[TaskId]:
-        """Give the checkpoints above a task, the innermost first."""
+        """Give the checkpoints above a task, the innermost first, without mere clients of services."""
+        return (above for above in self._all_above(id) if above not in self._clients)
+
+    def _all_above(self, id: TaskId) -> Iterator[TaskId]:
         while (above := self._above.get(id)) is not None:
             yield above
             id = above
@@ -55,7 +69,7 @@ class Checkpoints:
     def outermost(self, id: TaskId) -> TaskId | None:
         """Give the outermost checkpoint that is this task or above it; None if there is none."""
         own = [id] if id in self._needs else []
-        return [None, *own, *self.above(id)][-1]
+        return [None, *own, *self._all_above(id)][-1]
 
     def family(self, id: TaskId) -> list[TaskId]:
         """Give all that a checkpoint led to, with the families of checkpoints within."""
@@ -78,5 +92,6 @@ class Checkpoints:
 
     def _drop(self, ids: Iterable[TaskId]) -> None:
         for id in ids:
+            self._clients.discard(id)
             for kept in (self._needs, self._above, self._families):
                 kept.pop(id, None)

@@ -74,8 +74,8 @@ class Links:
         # Equal ids are often different objects: this one keeps the task's own.
         task.needs = tuple([id if need is None else need.id for id, need in zip(task.needs, needs, strict=True)])
         self._services.link(task)
-        if is_checkpoint:
-            self._checkpoints.add(task.id, task.needs)
+        if is_checkpoint or self._services.of(task.id):
+            self._checkpoints.add(task.id, task.needs, is_client=not is_checkpoint)
         creator = None if parent is None else self._tasks.get(parent)
         if creator is not None and creator.state is State.EXPANDED:
             self.lead(creator, task.id)

@@ -102,7 +102,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing is ready, running or to be tried again: the run is over."""
-        is_due = self._services.queue or self._checkpoints.hopeless or self._probes
+        is_due = self._services.queue or self._checkpoints.is_due or self._probes
         return not (is_due or any(self._board.counts[state] for state in _GOING_ON))
 
     @property
@@ -203,6 +203,7 @@ class Scheduler:
         self._links.check_known(event.id, event.waits, fresh)
         if event.wall > 0:
             self._durations.learn(task.kind, event.wall)
+        dead_service = self._services.of(task.id)[:1] if task.batch in self._services.doomed else ()
         self._board.move(task, State.EXPANDED)
         if task.id not in self._checkpoints:
             self._charges.forget(task.id)
@@ -211,6 +212,8 @@ class Scheduler:
         self._expand(task, event, fresh, commands)
         if not task.pending:
             self._complete(task, commands)
+        else:
+            self._checkpoints.bereft += [(task.id, service) for service in dead_service]
 
     def _expand(self, task: Task, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
         """Replace what a task needed by what it led to."""
@@ -261,6 +264,12 @@ class Scheduler:
             elif user.state.is_at_work and user.batch not in self._services.doomed:
                 self._services.doomed.add(user.batch)
                 commands.append(Kill(user.batch, service.id))
+
+    def _bereave(self, service: Task) -> None:
+        """Have clients of a service that died run again whose outcome has led to what knows it."""
+        clients = (client for id in service.followers if (client := self._tasks.get(id)))
+        expanded = [client.id for client in clients if client.state is State.EXPANDED]
+        self._checkpoints.bereft += [(id, service.id) for id in expanded]
 
     def _returned(self, event: Returned, commands: list[Command]) -> None:
         for id in reversed(event.ids):
@@ -365,6 +374,7 @@ class Scheduler:
             return
         if task.state is State.SERVING:
             self._fall(task, commands)
+            self._bereave(task)
         verdict = self._charges.charge(task.id, cause, task.budget, now)
         commands.append(verdict)
         if isinstance(verdict, GaveUp):

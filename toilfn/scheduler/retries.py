@@ -28,6 +28,10 @@ class Charges:
             return GaveUp(id, cause)
         return Retry(id, cause, sum(counts.values()), now + _backoff(budget, cause, counts[cause]))
 
+    def count(self, id: TaskId) -> int:
+        """Count the failures of a task so far."""
+        return sum(self._counts.get(id, {}).values())
+
     def forget(self, id: TaskId) -> None:
         """Forget a task that has an outcome."""
         self._counts.pop(id, None)

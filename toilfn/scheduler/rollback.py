@@ -40,23 +40,33 @@ class RollBacks:
         return self._holds.let_go(needs)
 
     def due(self, now: float) -> Iterator[tuple[Task, Retry, list[Command]]]:
-        """Roll back the innermost checkpoint above each task that was given up, of those that have retries left.
+        """Roll back what must be.
+
+        Of the checkpoints above a task that was given up, that is the innermost one that has retries left.
 
         Gives each such checkpoint, which is now where it was before it ran, when it may run again, and what to do.
         """
+        bereft, self._checkpoints.bereft = self._checkpoints.bereft, []
+        for id, service in bereft:
+            client = self._tasks.get(id)
+            if client is not None and client.state is State.EXPANDED:
+                verdict = Retry(id, Cause.LOST, self._charges.count(id), now)
+                yield client, verdict, self._forget_family(client, service, verdict)
         hopeless, self._checkpoints.hopeless = self._checkpoints.hopeless, []
         for id in hopeless:
             task = self._tasks.get(id)
-            if task is None or task.state is not State.FAILED:
-                continue
-            for above in self._checkpoints.above(id):
-                checkpoint = self._tasks[above]
-                verdict = self._charges.charge(above, Cause.ERROR, checkpoint.budget, now)
-                if isinstance(verdict, Retry):
-                    yield checkpoint, verdict, self._forget_family(checkpoint, id, verdict.attempt)
-                    break
+            if task is not None and task.state is State.FAILED:
+                yield from self._give_up_below(task, now)
 
-    def _forget_family(self, checkpoint: Task, failed: TaskId, attempt: int) -> list[Command]:
+    def _give_up_below(self, task: Task, now: float) -> Iterator[tuple[Task, Retry, list[Command]]]:
+        for id in self._checkpoints.above(task.id):
+            checkpoint = self._tasks[id]
+            verdict = self._charges.charge(id, Cause.ERROR, checkpoint.budget, now)
+            if isinstance(verdict, Retry):
+                yield checkpoint, verdict, self._forget_family(checkpoint, task.id, verdict)
+                return
+
+    def _forget_family(self, checkpoint: Task, failed: TaskId, verdict: Retry) -> list[Command]:
         """Forget all that a checkpoint led to, and its outcome."""
         family = dict.fromkeys(self._checkpoints.family(checkpoint.id))
         live = [self._tasks[id] for id in family if id in self._tasks]
@@ -75,7 +85,7 @@ class RollBacks:
         waits = (need for need in checkpoint.needs if need in self._tasks and need not in self._services)
         checkpoint.pending = sum(1 for _ in waits)
         outside = [command for command in effects if getattr(command, "id", None) not in family]
-        return [RollBack(checkpoint.id, tuple(family), failed, attempt), *outside]
+        return [RollBack(checkpoint.id, tuple(family), failed, verdict.cause, verdict.attempt), *outside]
 
     def _remove(self, task: Task, effects: list[Command]) -> None:
         """Take a task away as if it had never been."""
