@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
+from contextlib import closing
 
 import pytest
 from distributed import LocalCluster
 
+from tests.clusters.leaders import counts, result, start, wait_for_marks
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
+from toilfn.cli import main
+from toilfn.clusters import cluster_class
+from toilfn.clusters.base import Session
+from toilfn.lead.terms import jobs_name
+from toilfn.stores import open_store
 
-__all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server"]
+__all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server", "start"]
 
 FAKES = ["lsf", "torque", "pbs", "htcondor", "parasol"]
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start a leader as a process of its own; give it, and the folder with the attempts' marks."""
-    leaders = []
-    marks = tmp_path / "marks"
-    marks.mkdir()
-
-    def start(name, what, n=0, **settings):
-        script = Path(__file__).with_name("workflow.py")
-        words = [name, str(tmp_path / "store"), str(marks), what, str(n), json.dumps(settings)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        leader = subprocess.Popen([sys.executable, str(script), *words], **pipes)
-        leaders.append(leader)
-        return leader, marks
-
-    yield start
-    for leader in leaders:
-        leader.kill()
-        leader.communicate()
-
-
-def result(leader, limit=120):
-    output, errors = leader.communicate(timeout=limit)
-    assert leader.returncode == 0, errors
-    return output.strip()
-
-
-def counts(marks):
-    return {path.name: len(path.read_text()) for path in marks.iterdir()}
 
 
 def sorts(start, name, **settings):
@@ -94,7 +66,23 @@ def test_a_killed_leaders_jobs_are_adopted_on_slurm(slurm, start):
 
 @pytest.mark.slow
 def test_a_killed_leaders_jobs_are_adopted_on_grid_engine(gridengine, start):
-    adopts(start, "gridengine", 12)
+    adopts(start, "gridengine", 50)
+
+
+def test_a_killed_leaders_jobs_are_ended_by_kill(slurm, start, tmp_path):
+    """Those that run and those that wait in the queue; and no other starts later."""
+    leader, marks = start("slurm", "slow", 20)
+    wait_for_marks(leader, marks, 3)
+    leader.kill()
+    leader.communicate()
+    store = open_store(str(tmp_path / "store"))
+    cluster = cluster_class("slurm")()
+    cluster.open(Session(store.url, jobs_name(store)))
+    with closing(cluster):
+        assert len(cluster.list(jobs_name(store))) > 3
+        assert main(["kill", store.url]) == 0
+        assert cluster.list(jobs_name(store)) == {}
+    assert len(counts(marks)) < 20
 
 
 @pytest.mark.slow
@@ -102,14 +90,6 @@ def test_a_killed_leaders_jobs_are_adopted_on_grid_engine(gridengine, start):
 def test_a_killed_leaders_jobs_are_adopted_on_fakes(name, start):
     for _ in system(name):
         adopts(start, name, 12)
-
-
-def wait_for_marks(leader, marks, count, limit=60):
-    end = time.monotonic() + limit
-    while len(list(marks.iterdir())) < count:
-        assert leader.poll() is None, leader.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -124,14 +104,6 @@ def test_a_controller_that_is_away_for_half_a_minute_costs_nothing(alone, slurm,
         slurm.start_controller()
     assert result(leader) == str(sum(range(30)))
     assert counts(marks) == {f"slow-{i}": 1 for i in range(30)}
-
-
-def test_memory_is_named_in_the_failure(slurm, start):
-    leader, _ = start("slurm", "hungry", lost_retries=0)
-    _, errors = leader.communicate(timeout=120)
-    assert leader.returncode != 0
-    assert "hungry" in errors
-    assert "memory limit" in errors
 
 
 def test_a_chain_is_quick(slurm, start):

@@ -59,10 +59,33 @@ def hungry(marks):
     time.sleep(30)
 
 
-@toil.task(**SMALL, walltime="3s", name="sleepy")
+@toil.task(**SMALL, retries=0, walltime="1s", name="sleepy")
 def sleepy(marks):
     mark(marks, "sleepy")
-    time.sleep(60)
+    time.sleep(120)
+
+
+@toil.task(**SMALL, name="patient")
+def patient(marks):
+    """Wait until the test lets the second attempt end."""
+    mark(marks, "patient")
+    while not (Path(marks) / "go").exists():
+        time.sleep(0.1)
+    return "done"
+
+
+@toil.task(**SMALL)
+def pair(left, right, marks):
+    mark(marks, "pair")
+    time.sleep(0.2)
+    return left + right
+
+
+def tree(values, marks):
+    """Add numbers in pairs, all at a level at a time."""
+    while len(values) > 1:
+        values = [pair(a, b, marks) for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
 
 
 def chain(n):
@@ -86,6 +109,10 @@ def wanted(what, marks, n):
             return hungry(marks)
         case "sleepy":
             return sleepy(marks)
+        case "patient":
+            return patient(marks)
+        case "tree":
+            return tree([slow(i, marks) for i in range(n)], marks)
     raise SystemExit(f"what is {what}?")
 
 
