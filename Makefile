@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo test lint format types unit test-pythons bench clean
+.PHONY: help demo test lint format types unit test-pythons mixtures bench clean
 
 help:
 	@echo "demo          run an example and show its result"
@@ -23,6 +23,7 @@ help:
 	@echo "format        let ruff mend what it can"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
+	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
 	@echo "bench         measure, side by side with others; make bench BENCHMARKS=benchmarks/peers.py for one"
 	@echo "clean         remove the environment and all that tools left behind"
 
@@ -46,6 +47,9 @@ unit: .venv/dev
 
 test-pythons:
 	WORKERS=$(WORKERS) .ci/pythons $(PYTHONS)
+
+mixtures: .venv/dev
+	TOILFN_TEST_PROGRAMS=200 $(BIN)/python -m pytest tests/chaos/test_mixtures.py
 
 bench: .venv/bench
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -22,7 +22,7 @@ from toilfn.lead.index import Index
 from toilfn.stores import faults, open_store
 from toilfn.stores.objects import TEMPORARY
 
-PROGRAMS = int(os.environ.get("TOILFN_TEST_PROGRAMS", "25"))
+PROGRAMS = int(os.environ.get("TOILFN_TEST_PROGRAMS", "15"))
 """How many; ``make mixtures`` runs two hundred."""
 
 PATIENCE = 100
