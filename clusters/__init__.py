@@ -64,13 +64,11 @@ def make_cluster(wanted: Wanted) -> Cluster:
     ClusterError
         If there is no cluster of that name, or what it needs is not installed.
     """
-    if isinstance(wanted.cluster, Cluster):
-        return wanted.cluster
     if wanted.cluster in (None, "local"):
         from toilfn.clusters.local import LocalCluster
 
         return LocalCluster(workers=wanted.workers)
-    cluster = cluster_class(str(wanted.cluster))()
+    cluster = wanted.cluster if isinstance(wanted.cluster, Cluster) else cluster_class(str(wanted.cluster))()
     if wanted.poll_interval is not None:
         cluster.poll_interval = wanted.poll_interval
     return cluster

@@ -93,12 +93,19 @@ class Session:
         Variables to set for workers.
     notes : Notes
         Outlive the leader, in the store.
+    log_directory : str
+        Where a batch system is to put scripts and what jobs print, where the cluster itself has no setting for
+        that; empty leaves it to the cluster.
+    keep_output : bool
+        Whether what jobs print outside their tasks is kept until they end well.
     """
 
     store: str
     workflow: str
     environment: dict[str, str] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes, compare=False)
+    log_directory: str = ""
+    keep_output: bool = True
 
 
 @dataclass(frozen=True, slots=True)

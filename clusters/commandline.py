@@ -155,7 +155,7 @@ class CommandCluster(PolledCluster[_Live]):
 
     def output_word(self, submission: Submission) -> str | None:
         """Give the shell word for a job's output; None if the system is told by other means."""
-        if not self.settings.get("keep_output", True):
+        if not self.keeps_output:
             return "/dev/null"
         number = f'."${self.index}"' if submission.is_array or self.numbers_all else ""
         return f"{shlex.quote(submission.log)}{number}.log"
@@ -259,8 +259,14 @@ class CommandCluster(PolledCluster[_Live]):
         default = self.settings.get("walltime")
         return None if default is None else parse_duration(default)
 
+    @property
+    def keeps_output(self) -> bool:
+        """Whether what jobs print is kept."""
+        asked = self._session is None or self._session.keep_output
+        return bool(self.settings.get("keep_output", asked))
+
     def _place(self, session: Session) -> Path:
-        given = self.settings.get("log_directory") or os.environ.get("TOILFN_BATCH_LOGS_DIR")
+        given = self.settings.get("log_directory") or session.log_directory
         local = session.store.removeprefix("file://")
         if given:
             place = Path(given)
@@ -337,7 +343,7 @@ class CommandCluster(PolledCluster[_Live]):
 
     def _explained(self, live: _Live, found: Found) -> Found:
         """Add the end of the job's log, and what the system itself wrote there."""
-        if not self.settings.get("keep_output", True):
+        if not self.keeps_output:
             return found
         try:
             text = live.log.read_bytes()[-_TAIL:].decode(errors="replace").strip()

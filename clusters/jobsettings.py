@@ -31,10 +31,11 @@ class JobSettings(TypedDict, total=False):
     job_script_prologue, job_script_epilogue : sequence of str
         Lines before and after the worker's command.
     log_directory : str
-        A folder that leader and nodes share, for scripts and output. By default that of
-        ``TOILFN_BATCH_LOGS_DIR``, else ``jobs`` in a store on a file system, else one in the home directory.
+        A folder that leader and nodes share, for scripts and output. By default that of the run's setting
+        ``batch_logs``, else ``jobs`` in a store on a file system, else one in the home directory.
     keep_output : bool
-        Whether what jobs print outside their tasks is kept until they end well. True by default.
+        Whether what jobs print outside their tasks is kept until they end well. By default as the run's setting
+        ``keep_batch_logs`` says.
     python : str
         The interpreter on the nodes; by default this one.
     shell : str

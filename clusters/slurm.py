@@ -124,7 +124,7 @@ class SlurmCluster(CommandCluster):
         number = ".%a" if submission.is_array else ""
         log = (
             submission.log.replace("%", "%%") + f"{number}.log"
-            if self.settings.get("keep_output", True)
+            if self.keeps_output
             else "/dev/null"
         )
         return ["sbatch", "--parsable", f"--output={log}", *self.submit_args(), str(script)]

@@ -117,6 +117,14 @@ class Settings:
         None, parse_duration, _CLUSTER,
         "how long tasks that could start wait for others, to be submitted together; by default 0.5s on batch systems",
     )  # fmt: skip
+    batch_logs: str | None = _setting(
+        None, os.fspath, _CLUSTER,
+        "a directory that leader and nodes share, for the scripts of a batch system's jobs and what they print; "
+        "by default one in the store, or in the home directory",
+    )  # fmt: skip
+    keep_batch_logs: bool = _setting(
+        True, boolean, _CLUSTER, "keep what a batch system's jobs print outside their tasks, until they end well"
+    )
     poll_interval: float | None = _setting(
         None,
         parse_duration,

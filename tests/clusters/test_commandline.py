@@ -261,3 +261,16 @@ def test_commands_are_logged_for_debugging(lsf, opened, caplog):
     cluster.submit(batches("a"))
     assert "running bsub" in caplog.text
     polled(cluster, ended(1))
+
+
+def test_where_logs_go_is_a_setting_of_the_run_too(htcondor, tmp_path):
+    """The cluster's own setting is the more particular one."""
+    session = Session(str(tmp_path), "wf", {}, log_directory=str(tmp_path / "run"), keep_output=False)
+    for settings, place, keeps in (
+        ({}, "run", False),
+        ({"log_directory": tmp_path / "own", "keep_output": True}, "own", True),
+    ):
+        cluster = HTCondorCluster(**settings)
+        cluster.open(session)
+        assert (cluster.log_directory, cluster.keeps_output) == (tmp_path / place, keeps)
+        cluster.close()

@@ -12,6 +12,7 @@ from toilfn.clusters import REGISTRY, cluster_class, cluster_names, make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.inline import InlineCluster
 from toilfn.clusters.local import LocalCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import ClusterError
 
 
@@ -43,6 +44,9 @@ def test_the_local_cluster_is_made_unless_another_one_is_named() -> None:
 def test_the_interval_of_queries_is_a_setting_of_the_run_too() -> None:
     assert make_cluster(Settings("slurm", poll_interval=7)).poll_interval == 7
     assert make_cluster(Settings("slurm")).poll_interval == 2
+    own = SlurmCluster(poll_interval=5)
+    assert make_cluster(Settings(own)).poll_interval == 5
+    assert make_cluster(Settings(own, poll_interval=7)).poll_interval == 7
 
 
 def test_a_cluster_object_is_taken_as_it_is() -> None:

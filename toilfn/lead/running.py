@@ -9,21 +9,20 @@ from dataclasses import replace
 
 from toilfn import records
 from toilfn.clusters import make_cluster
-from toilfn.clusters.base import Cluster, Session
+from toilfn.clusters.base import Cluster
 from toilfn.errors import ClusterError, KilledError
 from toilfn.events import TaskId
 from toilfn.lead.attemptlogs import AttemptLogs, log_file
 from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
 from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
-from toilfn.lead.ghosts import jobs_name
 from toilfn.lead.index import Index
 from toilfn.lead.interrupts import Interrupts
 from toilfn.lead.leader import Leader
 from toilfn.lead.loading import Loader
 from toilfn.lead.mailbox import Answers, StoreAnswers
-from toilfn.lead.notes import StoreNotes
 from toilfn.lead.policy import capped, policy
+from toilfn.lead.terms import jobs_name, terms
 from toilfn.lead.valuecache import Values
 from toilfn.lead.watch import Watch
 from toilfn.progress import Progress
@@ -109,7 +108,7 @@ class Running:
         environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)
-        cluster.open(Session(self._store.url, jobs_name(self._store), environment, StoreNotes(self._store)))
+        cluster.open(terms(self._store, settings.as_dict(), environment))
         return cluster
 
     def _environment(self, *, direct: bool) -> dict[str, str]:
