@@ -110,7 +110,12 @@ class EncryptedObjects(Objects):
 
     def open(self, name: str) -> BinaryIO:
         """Open an object for reading."""
-        return self._opened(name, self._inner.open(name))
+        sealed = self._inner.open(name)
+        try:
+            return self._opened(name, sealed)
+        except BaseException:
+            sealed.close()
+            raise
 
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written."""
@@ -180,8 +185,9 @@ class _Reader(io.RawIOBase):
         self._sealed = sealed
         self._cipher = cipher
         self._damaged = damaged
-        self._size = _plain_size(sealed.seek(0, io.SEEK_END))
-        self._last = max(0, self._size - 1) // _CHUNK
+        sealed_size = sealed.seek(0, io.SEEK_END)
+        self._size = _plain_size(sealed_size)
+        self._last = max(0, sealed_size - _HEADER - 1) // _SEALED
         self._position = 0
         self._number = -1
         self._chunk = b""

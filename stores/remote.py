@@ -25,6 +25,9 @@ __all__ = ["FsspecObjects", "reason"]
 _T = TypeVar("_T")
 
 _ATTEMPTS = 4
+_PATIENCE = 15.0
+"""Seconds after which nothing is tried again, on top of what the driver itself has tried."""
+
 _random = random.Random()  # noqa: S311 - spreads tries, guards nothing
 """Not the global generator, which is the user's to seed."""
 
@@ -297,6 +300,7 @@ class FsspecObjects(Objects):
 
     def _do(self, verb: str, name: str, call: Callable[[], _T]) -> _T:
         """Call something of the driver's, again when that may help, and tell its errors in the store's own terms."""
+        deadline = time.monotonic() + _PATIENCE
         for attempt in count():
             try:
                 with self._lock:
@@ -306,7 +310,7 @@ class FsspecObjects(Objects):
             except (FileExistsError, ToilfnError):
                 raise
             except Exception as error:
-                if attempt + 1 == _ATTEMPTS or not self._is_passing(error):
+                if attempt + 1 == _ATTEMPTS or time.monotonic() > deadline or not self._is_passing(error):
                     raise StoreError(f"Cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}") from error
             _pause(attempt)
         raise AssertionError("unreachable")

@@ -26,7 +26,7 @@ _MOST_PARTS = 10_000
 _LOADER = botocore.loaders.create_loader()
 """Shared by all sessions: it keeps the description of S3, which takes long to read."""
 
-_RETRIES = {"mode": "standard", "max_attempts": 4}
+_RETRIES = {"mode": "standard", "max_attempts": 3}
 """botocore's own: exponential backoff with jitter, for throttling, errors of the server and of the network."""
 
 

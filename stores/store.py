@@ -58,7 +58,7 @@ class Meta(NamedTuple):
             data = objects.get(META)
             if data.startswith(ENCRYPTED):
                 raise StoreError(
-                    f"The job store {objects.url} is encrypted: give its key by the option encryption_key."
+                    f"The job store {objects.url} is encrypted: give its key by the store option encryption_key."
                 )
             fields: dict[str, Any] = json.loads(data)
             version = fields.pop("format")

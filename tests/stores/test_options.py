@@ -1,0 +1,84 @@
+"""Options of stores: references, what workers are told, and what is a secret."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from toilfn.errors import StoreError
+from toilfn.stores import open_store, options
+
+KEY = "00" * 32
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(monkeypatch):
+    monkeypatch.setattr(options, "_remembered", {})
+
+
+def test_references_are_read_where_the_store_is_opened(tmp_path, monkeypatch):
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    monkeypatch.setenv("SOME_KEY", KEY)
+    given = {"encryption_key": f"file:{tmp_path}/key", "sse_key": "env:SOME_KEY", "region": "x", "n": 3}
+    assert options.resolved(given) == {"encryption_key": KEY, "sse_key": KEY, "region": "x", "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("env:NO_SUCH", "variable that is not set"), ("file:/no/such", "file that cannot be read")]
+)
+def test_references_that_lead_nowhere_name_the_option(tmp_path, value, told):
+    with pytest.raises(StoreError, match=f"option encryption_key={value} names a.* {told}"):
+        open_store(tmp_path / "x", encryption_key=value)
+
+
+def test_a_store_that_was_opened_is_opened_again_the_same_way(tmp_path):
+    store = open_store(tmp_path / "x", encryption_key=KEY)
+    assert open_store(store.url, create=False).id == store.id
+
+
+def test_workers_of_the_leader_itself_get_all(monkeypatch):
+    options.remember("s3://b/x", {"sse_key": KEY, "region": "r"})
+    given = options.hand_over("s3://b/x", private=True)
+    monkeypatch.setattr(options, "_remembered", {})
+    monkeypatch.setenv(options.VARIABLE, given[options.VARIABLE])
+    assert options.known("s3://b/x") == {"sse_key": KEY, "region": "r"}
+    assert options.known("s3://b/y") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("encryption_key", KEY),
+        ("sse_key", KEY),
+        ("secret", "s"),
+        ("token", "t"),
+        ("password", "p"),
+        ("account_key", "k"),
+        ("connection_string", "c"),
+        ("client_kwargs", {"aws_secret_access_key": "s"}),
+    ],
+)
+def test_job_scripts_get_no_secrets(name, value):
+    options.remember("s3://b/x", {"region": "r", name: value})
+    with pytest.raises(StoreError, match=f"option {name} is a secret.*{name}=file:PATH"):
+        options.hand_over("s3://b/x", private=False)
+
+
+def test_job_scripts_get_the_rest():
+    plain = {"region": "r", "sse_kms_key_id": "arn", "encryption_key": "env:KEY", "sse_key": "file:/x"}
+    options.remember("s3://b/x", plain)
+    assert json.loads(options.hand_over("s3://b/x", private=False)[options.VARIABLE]) == {"s3://b/x": plain}
+    assert options.hand_over("s3://b/y", private=False) == {}
+
+
+def test_a_damaged_variable_is_told(monkeypatch):
+    for text in ("{", "[]", '{"s3://b/x": 5}'):
+        monkeypatch.setenv(options.VARIABLE, text)
+        with pytest.raises(StoreError, match=options.VARIABLE):
+            options.known("s3://b/x")
+
+
+def test_options_that_a_directory_does_not_have(tmp_path):
+    with pytest.raises(StoreError, match="is a directory, which has no option region"):
+        open_store(tmp_path / "x", region="eu-west-1")
