@@ -14,11 +14,12 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo test lint format types unit test-pythons mixtures bench clean
+.PHONY: help demo test servers lint format types unit test-pythons mixtures bench clean
 
 help:
 	@echo "demo          run an example and show its result"
 	@echo "test          lint, type-check and run all tests"
+	@echo "servers       begin to build those that no package has, in the background"
 	@echo "lint          ruff and mypy only"
 	@echo "format        let ruff mend what it can"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
@@ -31,7 +32,11 @@ demo: .venv/installed
 	@mkdir -p build
 	$(BIN)/python examples/merge_sort.py -o build/sorted.txt
 
-test: .venv/debian lint unit
+test: .venv/debian servers lint unit
+
+# Kubernetes is built from source, once for a machine, while other tests run.
+servers: .venv/dev
+	$(BIN)/python -m tests.servers.kubernetes build --background
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -9,10 +9,22 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.servers.kubernetes_build import is_built
+
 # dask reads its configuration when it is imported, here and in every worker.
 for _name in [name for name in os.environ if name.startswith(("DASK_", "TOILFN_"))]:
-    del os.environ[_name]
+    if not _name.startswith("TOILFN_TEST_"):
+        del os.environ[_name]
 os.environ["DASK_CONFIG"] = os.path.join(tempfile.gettempdir(), "toilfn-tests-have-no-dask-configuration")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests of the server that may still be built come last, and wait for it."""
+    late = [item for item in items if "kubernetes_server" in getattr(item, "fixturenames", ())]
+    items[:] = [*(item for item in items if item not in set(late)), *late]
+    if not is_built():
+        for item in late:
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session", autouse=True)
