@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from cwltool.context import RuntimeContext
+from cwltool.errors import WorkflowException
 from cwltool.process import Process
+from cwltool.update import ORIGINAL_CWLVERSION
 from cwltool.workflow import Workflow
 
 from toilfn.cwl.values import local_path, map_objects, objects
 from toilfn.exchange import import_directory, import_file
 
 __all__ = ["document_files", "imported", "resolved"]
+
+_REQUIREMENTS = "https://w3id.org/cwl/cwl#requirements"
 
 
 def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> dict[str, Any]:
@@ -24,10 +28,22 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
     cwltool.errors.WorkflowException
         If an input is missing or of a wrong type; cwltool's explanation.
     """
+    _add_requirements(process, job)
     context = context.copy()
     context.toplevel = True
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
     return dict(process._init_job(job, context).job)
+
+
+def _add_requirements(process: Process, job: dict[str, Any]) -> None:
+    """Add the requirements that inputs bring along (CWL v1.1 and later, "cwl:requirements" of an input object)."""
+    defaults = process.metadata.get("cwl:defaults")
+    given = job.pop(_REQUIREMENTS, None) or (defaults.get(_REQUIREMENTS) if isinstance(defaults, dict) else None)
+    if not given:
+        return
+    if process.metadata.get(ORIGINAL_CWLVERSION) == "v1.0":
+        raise WorkflowException("cwl:requirements in an input object needs a document of CWL v1.1 or later")
+    process.requirements.extend(given)
 
 
 def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:

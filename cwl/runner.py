@@ -12,12 +12,14 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import cwltool.main
 from cwltool.context import LoadingContext, RuntimeContext
 from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.process import Process
+from schema_salad.exceptions import ValidationException
 
 from toilfn.clusters.local import LocalCluster
 from toilfn.clusters.nursery import Nursery
@@ -28,6 +30,7 @@ from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
 from toilfn.cwl.tool import make_tool
 from toilfn.errors import FailedTasksError, ToilfnError
+from toilfn.filing import transfer
 from toilfn.records import Failure
 from toilfn.run import compute
 from toilfn.settings import Settings, from_options
@@ -59,7 +62,7 @@ class Executor:
             reuse = not (options.no_reuse or bypass)
             part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
             outputs = steps.begin(part, inputs.imported(ready, bypass=bypass))
-            outdir = options.dest_bucket or context.outdir or os.getcwd()
+            outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
             return _computed(deliver(outputs, outdir, shared, nonce), settings), "success"
 
     @contextmanager
@@ -113,4 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loading = LoadingContext(vars(options))
     loading.construct_tool_object = make_tool
     executor: Any = Executor(options)
-    return int(cwltool.main.main(args=options, executor=executor, loadingContext=loading))
+    try:
+        return int(cwltool.main.main(args=options, executor=executor, loadingContext=loading, versionfunc=_version))
+    except ValidationException as error:  # there is no such document
+        print(f"toilfn-cwl-runner: {error}", file=sys.stderr)
+        return 1
+
+
+def _version() -> str:
+    return f"toilfn-cwl-runner {version('toilfn')}, cwltool {version('cwltool')}"

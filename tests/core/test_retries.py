@@ -152,3 +152,15 @@ def test_no_cause_uses_the_budget_of_another() -> None:
     assert isinstance(failing(budget, *causes)[1], Retry)
     for cause in causes:
         assert failing(budget, *causes, cause)[1] == GaveUp(name(1), cause)
+
+
+def test_a_permanent_error_is_not_tried_again(tmp_path):
+    @toil.task(retries=3)
+    def fails():
+        with (tmp_path / "tries").open("a") as stream:
+            stream.write("x")
+        raise toil.PermanentError("it is what it is")
+
+    with pytest.raises(FailedTasksError, match="it is what it is"):
+        toil.compute(fails(), cluster="inline")
+    assert (tmp_path / "tries").read_text() == "x"

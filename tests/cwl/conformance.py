@@ -2,8 +2,8 @@
 
 ``python -m tests.cwl.conformance SUITE`` runs the suite in a folder or a list of tests, and prints what failed.
 ``--third`` takes every third test, ``--sample 40`` so many spread over the suite; ``--interrupted`` kills each run
-half-way and resumes it; ``--cluster slurm`` runs every task as a job of a real Slurm. Needs root on Debian, for podman and
-for a network of its own, where one test finds the only name that the suite asks for.
+half-way and resumes it; ``--cluster slurm`` runs every task as a job of a real Slurm. Needs root on Debian, for podman
+and for a network of its own, where one test finds the only name that the suite asks for.
 """
 
 from __future__ import annotations

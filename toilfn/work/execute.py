@@ -85,6 +85,7 @@ class Executor:
         self._records: dict[bytes, records.Function] = {}
         self._recorded: set[bytes] = set()
         self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._told_requests = 0
         self.blobs = BlobCache(store.get_blob)
 
     def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
@@ -186,7 +187,7 @@ class Executor:
         self, attempt: Attempt, result: Recorded | BaseException, files: Session, meter: Meter
     ) -> records.Outcome | records.Failure:
         log = self._keep_log(self._output.take())
-        stats = meter.read()
+        stats = self._with_requests(meter.read())
         self._slot.clear()
         if isinstance(result, BaseException):
             return _failure(attempt, result, log, stats)
@@ -194,6 +195,10 @@ class Executor:
             attempt.task.id, attempt.number, result.value, result.refs, tuple(result.tasks), tuple(result.functions),
             (*result.blobs, *files.made), tuple(files.deleted), log, stats, tuple(files.temporary),
         )  # fmt: skip
+
+    def _with_requests(self, stats: records.Stats) -> records.Stats:
+        before, self._told_requests = self._told_requests, self._store.objects.requests
+        return stats._replace(requests=self._told_requests - before) if self._told_requests != before else stats
 
     def _keep_log(self, log: bytes) -> bytes | records.BlobRef:
         if len(log) <= _LARGE_LOG:
@@ -212,6 +217,5 @@ def _failure(
         cause = Cause.MEMORY
     elif isinstance(error, (SerializationError, PermanentError)):
         cause = Cause.INPUT
-    return records.Failure(
-        attempt.task.id, attempt.number, cause.value, one_line(error), user_traceback(error), log, stats
-    )
+    traceback = "" if isinstance(error, PermanentError) else user_traceback(error)  # its message says all
+    return records.Failure(attempt.task.id, attempt.number, cause.value, one_line(error), traceback, log, stats)
