@@ -6,17 +6,29 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from email.message import Message
 from http.client import HTTPException
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from toilfn.clusters.commands import AwayError
 from toilfn.errors import ClusterError, InputError
 
-__all__ = ["JsonService", "RefusedError"]
+__all__ = ["JsonService", "RefusedError", "refusal"]
 
 _AWAY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP statuses that say: try again later."""
+
+
+class Answer(Protocol):
+    """What the standard library gives of an answer."""
+
+    @property
+    def headers(self) -> Message:
+        """The header fields."""
+
+    def read(self, n: int, /) -> bytes:
+        """Read at most `n` bytes of the body."""
 
 
 class RefusedError(ClusterError):
@@ -99,7 +111,7 @@ class JsonService:
                 return self._read(path, response.read())
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refusal(path, error) from None
+                raise refusal(self.name, self.url + path, error.code, error.reason, error) from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise AwayError(f"{self.name} at {self.url} does not answer: {reason}") from None
@@ -110,12 +122,14 @@ class JsonService:
         except ValueError:
             raise ClusterError(f"{self.name} answered to {path} what is not JSON: {text[:200]!r}") from None
 
-    def _refusal(self, path: str, error: urllib.error.HTTPError) -> ClusterError:
-        try:
-            said = error.read(2000).decode(errors="replace").strip()
-        except (OSError, HTTPException):
-            said = ""
-        message = f"{self.name} at {self.url} answered to {path}: {error.code} {error.reason}. {said}".rstrip(" .")
-        if error.code in _AWAY:
-            return AwayError(message)
-        return RefusedError(message, error.code, error.headers.get("Location", ""))
+
+def refusal(name: str, where: str, status: int, reason: str, answer: Answer) -> ClusterError:
+    """Judge an answer that is no success: `AwayError` if it may be one later, else `RefusedError`."""
+    try:
+        said = answer.read(2000).decode(errors="replace").strip()
+    except (OSError, HTTPException):
+        said = ""
+    message = f"{name} at {where} answered {status} {reason}. {said}".rstrip(" .")
+    if status in _AWAY:
+        return AwayError(message)
+    return RefusedError(message, status, answer.headers.get("Location", ""))

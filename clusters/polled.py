@@ -70,6 +70,8 @@ class PolledCluster(Cluster, Generic[L]):
 
     grace: ClassVar[float] = 60.0
     """Seconds for which a job may be known to nothing in the system before it counts as lost."""
+    place: ClassVar[tuple[str, ...]] = ()
+    """The settings that say where its jobs are, none of them secret."""
     unknown: ClassVar[str] = "the system does not know it"
     """What is said of a job that is in no answer."""
 
@@ -154,6 +156,10 @@ class PolledCluster(Cluster, Generic[L]):
             _log.warning("these jobs could not be ended: %s", " ".join(sorted(self._to_kill)))
         self._live.clear()
         self._to_kill.clear()
+
+    def address(self) -> dict[str, Any]:
+        """Give the settings that say where its jobs are. See `Cluster.address`."""
+        return {name: self.settings[name] for name in self.place if name in self.settings}
 
     def wake(self) -> None:
         """Make a waiting `poll` return."""

@@ -98,6 +98,7 @@ class TESCluster(PolledCluster[LiveJob]):
     """Run tasks on a TES server; see `ContainerSettings` and `TESSettings` for what it can be told."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True, preemption=True)
+    place = ("endpoint", "image")
     unknown = "the TES server does not know it"
 
     def __init__(self, **settings: Unpack[TESSettings]) -> None:

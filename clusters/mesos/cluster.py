@@ -65,6 +65,7 @@ class MesosCluster(PolledCluster[_Task]):
     capabilities: ClassVar[Capabilities] = Capabilities(
         memory_limits=True, walltime_limits=True, accelerators=True, preemption=True, worker_cleanup=True
     )
+    place = ("endpoint", "role", "name", "framework_id")
     unknown = "Mesos does not know it"
 
     def __init__(self, **settings: Unpack[MesosSettings]) -> None:

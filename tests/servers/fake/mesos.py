@@ -213,6 +213,7 @@ class FakeMesos:
                 if framework.events is not None:
                     framework.events.put(None)
                     framework.events = None
+            self._withdraw()
 
     def lose_agent(self, agent: Agent) -> None:
         """Take a node away, with all that runs there."""
@@ -243,6 +244,7 @@ class FakeMesos:
             if framework.events is not None:
                 framework.events.put({"type": "ERROR", "error": {"message": "Framework failed over"}})
                 framework.events.put(None)
+            self._withdraw()
             framework.events, framework.stream = queue.SimpleQueue(), self._new("stream")
             wrong = [role for role in info.get("roles", ()) if role not in self.roles]
             if wrong or given in self.removed:
@@ -517,10 +519,14 @@ class FakeMesos:
             _kill(executor)
         if framework.events is not None:
             framework.events.put(None)
-        for agent in self.agents:
-            agent.offer, agent.refused_until = "", 0.0
+        self._withdraw()
         self.removed.add(framework.id)
         del self.frameworks[framework.id]
+
+    def _withdraw(self) -> None:
+        """Forget offers and refusals, as the master does when a scheduler is gone."""
+        for agent in self.agents:
+            agent.offer, agent.refused_until = "", 0.0
 
     def _say(self, framework: Framework, event: dict[str, Any]) -> None:
         if framework.events is not None:
