@@ -102,6 +102,11 @@ class Settings:
         _CLUSTER,
         "the most jobs to have on the cluster at one time, services aside; by default no limit",
     )
+    max_local_jobs: int | None = _setting(
+        None, positive_count, _CLUSTER,
+        "the most processes beside the leader at one time, for tasks with local=True where others run elsewhere; "
+        "by default one for each core",
+    )  # fmt: skip
     max_service_tasks: int | None = _setting(
         None, count, _CLUSTER, "the most services to run at one time; by default no limit"
     )

@@ -8,6 +8,7 @@ from contextlib import closing
 
 from toilfn.clusters.again import make_again
 from toilfn.clusters.base import Cluster, JobId, JobState
+from toilfn.clusters.beside import BesideCluster
 from toilfn.errors import ClusterError
 from toilfn.lead.index import Index
 from toilfn.lead.terms import jobs_name, terms
@@ -60,7 +61,7 @@ def _outlives_leaders(run: Run) -> bool:
 def _end_jobs_of(run: Run, store: Store, timeout: float) -> int:
     name = run.settings["cluster"]
     try:
-        with closing(make_again(name, run.settings.get("cluster_address") or {})) as cluster:
+        with closing(BesideCluster(make_again(name, run.settings.get("cluster_address") or {}))) as cluster:
             cluster.open(terms(store, run.settings))
             jobs = cluster.list(jobs_name(store)).keys()
             cluster.kill(jobs)

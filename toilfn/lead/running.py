@@ -10,6 +10,7 @@ from dataclasses import replace
 from toilfn import records
 from toilfn.clusters import make_cluster
 from toilfn.clusters.base import Cluster
+from toilfn.clusters.beside import BesideCluster
 from toilfn.errors import ClusterError, KilledError
 from toilfn.events import TaskId
 from toilfn.lead.attemptlogs import AttemptLogs, log_file
@@ -105,6 +106,8 @@ class Running:
                 )
             settings = replace(settings, cluster="inline")
         cluster = make_cluster(settings)
+        if not cluster.capabilities.direct:
+            cluster = BesideCluster(cluster, settings.max_local_jobs)
         environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)

@@ -166,7 +166,11 @@ class Pool:
         if shape.is_service:
             preemptible = shape.resources.preemptible
             return self._most_services[preemptible] - self._services[preemptible]
-        return self._most_batches - self._batches
+        return math.inf if self._is_beside(shape) else self._most_batches - self._batches
+
+    def _is_beside(self, shape: Shape) -> bool:
+        """Whether a batch runs beside the leader and not on the cluster, which then is one that queues by itself."""
+        return shape.resources.local and self.is_queue
 
     def take(self, shape: Shape) -> Devices:
         """Take the resources of one batch, for which there must be room; says which devices it got."""
@@ -187,7 +191,7 @@ class Pool:
     def _add(self, shape: Shape, times: int) -> None:
         if shape.is_service:
             self._services[shape.resources.preemptible] += times
-        else:
+        elif not self._is_beside(shape):
             self._batches += times
         self._cores += times * shape.cores
         self._memory += times * shape.memory

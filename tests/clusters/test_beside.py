@@ -1,0 +1,81 @@
+"""Tasks with ``local=True`` run beside the leader, whatever the cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from typing import Any
+
+import pytest
+
+import toilfn as toil
+from tests.servers.fake.systems import system
+from toilfn.clusters.processes import ProcessCluster
+from toilfn.clusters.testing import ClusterContract
+from toilfn.clusters.torque import TorqueCluster
+from toilfn.events import Cause
+from toilfn.resources import Resources
+
+SMALL = {"memory": "400Mi", "disk": "1Mi"}
+
+
+class TestProcesses(ClusterContract):
+    @pytest.fixture
+    def make_cluster(self) -> Any:
+        return partial(ProcessCluster, 8)
+
+    def test_one_after_the_other(self, new_cluster, session, folder):
+        cluster = new_cluster()
+        cluster._most = 1
+        cluster.open(session)
+        jobs = cluster.submit(self.batches("wait-1", "ok-2"))
+        self.wait_started(cluster, folder, "wait-1")
+        assert not (folder / "started ok-2").exists()
+        cluster.kill(jobs[1:])
+        ended = self.wait_ended(cluster, jobs[1:])
+        assert ended[jobs[1]].cause is Cause.LOST
+        (folder / "go").touch()
+        assert self.wait_ended(cluster, jobs[:1])[jobs[0]].cause is None
+        assert not (folder / "started ok-2").exists()
+
+    def test_what_takes_too_long_is_ended(self, cluster):
+        (job,) = cluster.submit(self.batches("sleep", resources=Resources(walltime=0.3)))
+        assert self.wait_ended(cluster, [job])[job].cause is Cause.WALLTIME
+
+
+@toil.task(**SMALL, local=True)
+def parent_here():
+    """The process that started this one's."""
+    return os.getppid()
+
+
+@toil.task(**SMALL)
+def parent_there(_):
+    return os.getppid()
+
+
+@toil.task(**SMALL, local=True, retries=0)
+def broken(_):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.fixture
+def torque():
+    yield from system("torque")
+
+
+def test_local_tasks_are_processes_of_the_leader(torque, tmp_path):
+    """The others are not; a limit of jobs on the cluster does not count them."""
+    cluster = TorqueCluster(poll_interval=0.2)
+    near, far = toil.compute(
+        *((here := parent_here()), parent_there(here)), store=tmp_path / "store", cluster=cluster, max_jobs=1
+    )
+    assert near == os.getpid() != far
+
+
+def test_the_death_of_a_local_task_is_told(torque, tmp_path):
+    with pytest.raises(toil.FailedTasksError, match="signal 11"):
+        toil.compute(
+            broken(parent_there(1)), store=tmp_path / "store", cluster=TorqueCluster(poll_interval=0.2), lost_retries=0
+        )
