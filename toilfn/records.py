@@ -37,6 +37,8 @@ class Stats(NamedTuple):
     """Bytes that the task and its children read, from wherever; 0 where the system does not tell."""
     written: int = 0
     """Bytes that they wrote."""
+    requests: int = 0
+    """What the worker has asked of the store's server since its last attempt ended, or since it started."""
 
 
 class Epoch(NamedTuple):
@@ -170,6 +172,8 @@ class End(NamedTuple):
     status: str
     """``"done"``, ``"failed"``, ``"killed"`` or ``"interrupted"``."""
     time: float
+    requests: int = 0
+    """What the leader has asked of the store's server."""
 
 
 Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | Deleted | End

@@ -137,6 +137,8 @@ class View:
         One for each leader that the store had.
     ends : dict of int to toilfn.records.End
         How runs ended, by their number.
+    requests : int
+        What leaders that ended by themselves have asked of the store's server.
     """
 
     def __init__(self, store: Readable) -> None:
@@ -144,6 +146,7 @@ class View:
         self.runs: list[Run] = []
         self.epochs: list[Epoch] = []
         self.ends: dict[int, End] = {}
+        self.requests = 0
         self._store = store
         self._names: dict[bytes, str] = {}
         self._first_start = False
@@ -232,6 +235,7 @@ class View:
         self.ends.pop(record.number, None)
 
     def _end(self, record: End) -> None:
+        self.requests += record.requests
         self.ends[record.number] = record
         self.stop_running()
 

@@ -52,18 +52,20 @@ read          bytes read, from disk or cache, by tasks that take longer than 20 
 def command(options: argparse.Namespace) -> int:
     """Print what tasks took, and what they asked for: for each name, and for the whole run."""
     store = open_named(options)
-    attempts = list(attempts_of(store, View(store)))
+    view = View(store)
+    attempts = list(attempts_of(store, view))
     if options.attempts:
         _print_attempts(attempts, as_json=options.json, as_csv=options.csv)
         return 0
     groups = _gather(attempts)
     if options.json:
-        print_json({"tasks": {name: _as_dict(group) for name, group in groups.items()}, "run": _sums(attempts)})
+        tasks = {name: _as_dict(group) for name, group in groups.items()}
+        print_json({"tasks": tasks, "run": _sums(attempts, view.requests)})
     elif options.csv:
         _print_csv(groups)
     else:
         _print_table(groups)
-        _print_sums(_sums(attempts))
+        _print_sums(_sums(attempts, view.requests))
     return 0
 
 
@@ -92,10 +94,11 @@ def _as_dict(group: list[Attempt]) -> dict[str, object]:
     return {"done": done, "failed_attempts": failed, **figures}
 
 
-def _sums(attempts: list[Attempt]) -> dict[str, float]:
+def _sums(attempts: list[Attempt], leaders: int) -> dict[str, float]:
     """Add up the whole store, failed attempts too: what was asked for, used, and asked for in vain.
 
     Memory counts by the time for which it was held, in bytes times seconds, where its use is known.
+    `leaders` is how many requests these have sent to the store's server.
     """
     known = [attempt for attempt in attempts if attempt.memory]
     cores = sum(attempt.cores_asked * attempt.wall for attempt in attempts)
@@ -115,6 +118,8 @@ def _sums(attempts: list[Attempt]) -> dict[str, float]:
         "memory_seconds_unused": max(0.0, memory_asked - memory),
         "read": sum(attempt.read for attempt in attempts),
         "written": sum(attempt.written for attempt in attempts),
+        "requests": leaders + sum(attempt.requests for attempt in attempts),
+        "requests_of_leaders": leaders,
     }
 
 
@@ -138,6 +143,13 @@ def _print_sums(sums: Mapping[str, float]) -> None:
     print(f"cores     {_share(sums, 'core_seconds')}; {format_duration(sums['core_seconds_unused'])} unused")
     print(f"memory    {_share(sums, 'memory_seconds')} of what was asked for while tasks ran")
     print(f"data      {_size(sums['read'])} read, {_size(sums['written'])} written")
+    if sums["requests"]:
+        print(f"requests  {_requests(sums)}")
+
+
+def _requests(sums: Mapping[str, float]) -> str:
+    attempts = sums["attempts"] or 1
+    return f"{sums['requests']:.0f} to the store's server, {sums['requests'] / attempts:.2f} an attempt"
 
 
 def _share(sums: Mapping[str, float], what: str) -> str:

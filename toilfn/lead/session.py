@@ -217,7 +217,7 @@ class Session:
             raise
         finally:
             if committer.error is None:  # else the store is not ours any more, or cannot be written to
-                committer.add(encode(records.End(run.number, status, time.time())))
+                committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
                 committer.sync()
         return self._result(run.results, run.roots, values)
 

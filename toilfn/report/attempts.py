@@ -37,6 +37,8 @@ class Attempt(NamedTuple):
     """At the peak; 0 for one too short to be measured."""
     read: int
     written: int
+    requests: int
+    """To the store's server, with those that its worker made before it."""
     host: str
     worker: int
     cores_asked: float
@@ -73,7 +75,7 @@ def _attempt(record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: 
     result = "done" if isinstance(record, Outcome) else record.cause
     return Attempt(
         record.id.hex(), task.name, record.attempt, result, stats.start, stats.wall, stats.cpu, wait, stats.memory,
-        stats.read, stats.written, intern(stats.host), stats.worker, asked.cores, asked.memory, asked.disk,
+        stats.read, stats.written, stats.requests, intern(stats.host), stats.worker, asked.cores, asked.memory, asked.disk,
     )  # fmt: skip
 
 
