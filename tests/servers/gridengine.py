@@ -6,10 +6,12 @@ Debian's packages put the one cell under /var/lib/gridengine; it is made anew at
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.servers.machine import Server, ServerMissingError, alive, end_process, main, wait_for
@@ -133,6 +135,15 @@ class GridEngine(Server):
     def stop_controller(self) -> None:
         """Stop qmaster alone: its commands fail, running jobs go on."""
         end_process(SPOOL / "qmaster/qmaster.pid")
+
+    @contextlib.contextmanager
+    def limit(self, name: str, value: int) -> Iterator[None]:
+        """Set a limit of the site's for a while."""
+        self._change("global", "-sconf", "-Mconf", {name: str(value)}, skip=1)
+        try:
+            yield
+        finally:
+            self._change("global", "-sconf", "-Mconf", {name: "0"}, skip=1)
 
     def _daemon(self, program: str) -> None:
         subprocess.run([f"/usr/sbin/{program}"], env=os.environ | self.environment, check=True, capture_output=True)
