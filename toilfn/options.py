@@ -232,6 +232,8 @@ def _cores(value: Any) -> float:
 
 
 def _accelerators(value: Any) -> list[list[Any]]:
+    if isinstance(value, list) and value and all(isinstance(one, list) for one in value):
+        return value  # in the form that records keep, as those of a task that gets other options
     return [list(astuple(accelerator)) for accelerator in parse_accelerators(value)]
 
 

@@ -68,12 +68,12 @@ class Reader(_parser._DocTransformer):
     @lark.v_args(meta=True)
     def get_name(self, meta: Any, items: list[Any]) -> Expr.Base:
         """Make a member access."""
-        return Member(self._sp(meta), items[0], items[1].value)
+        return Member(super().get_name(meta, items).pos, items[0], items[1].value)
 
     @lark.v_args(meta=True)
     def type(self, meta: Any, items: list[Any]) -> Type.Base:
         """Make a type."""
-        found = super().type(meta, items)
+        found: Type.Base = super().type(meta, items)
         if isinstance(found, Type.StructInstance) and found.type_name == "Object":
             return ObjectType(optional=found.optional)
         return found

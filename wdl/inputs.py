@@ -207,8 +207,8 @@ class _Imports(Paths):
             if directory:
                 return import_directory(place, name, local=self._local)
             return import_file(place, name, local=self._local)
-        except InputError as error:
-            raise FileNotFoundError(str(error)) from None
+        except (InputError, OSError) as error:
+            raise FileNotFoundError(f"cannot import {place}: {error}") from None
 
 
 def template(node: Any) -> dict[str, str]:

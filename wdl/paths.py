@@ -154,7 +154,7 @@ class TaskPaths(Paths):
         folder = self.inputs / self._folders.setdefault(stored.folder, str(len(self._folders)))
         target = folder / stored.content.name
         taken = _inside(self._known, str(target)) or self._known.get(str(target))
-        if taken is not None and taken.content == stored.content:
+        if taken is not None and _same(taken.content) == _same(stored.content):
             return str(target)
         if target.exists():  # siblings of one folder with one name: made by different attempts
             target = self.inputs / f"other-{len(self._places)}" / stored.content.name
@@ -240,6 +240,13 @@ def _entry(holder: Stored, above: str, rest: str) -> Stored | None:
         return None
     folder = os.path.dirname(f"{holder.folder}/{holder.content.name}/{rest}")
     return Stored(holder.content[rest], folder)
+
+
+def _same(content: File | Directory) -> object:
+    """Give what two files or directories have in common if they are the same."""
+    if isinstance(content, File):
+        return content.name, content.size, content.checksum
+    return content.name, [_same(entry) for entry in content.entries]
 
 
 def _bytes(content: File | Directory) -> int:

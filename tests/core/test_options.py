@@ -8,6 +8,7 @@ import dask
 import msgpack
 import pytest
 
+import toilfn
 from toilfn import options
 from toilfn.errors import InputError, ResourceError
 from toilfn.events import Budget
@@ -46,6 +47,11 @@ def test_a_wrong_accelerator_is_named(spec: Any) -> None:
     with pytest.raises(ResourceError) as error:
         options.parse_accelerator(spec)
     assert repr(spec) in str(error.value)
+
+
+def test_options_of_a_call_may_name_accelerators() -> None:
+    task = toilfn.task(accelerators="nvidia-tesla-k80:2")(lambda: None)
+    assert task.options(cores=2).settings["accelerators"] == [[2, "gpu", "nvidia-tesla-k80", "nvidia", None]]
 
 
 def test_several_accelerators() -> None:
