@@ -162,6 +162,9 @@ class Lost(NamedTuple):
     now: float
     running: TaskId | None = None
     """The task that was running, when it is known better than by order."""
+    is_sure: bool = True
+    """Whether it is certain then which task was running. If not, and one of several has probably ended its worker,
+    none is charged and each runs alone from now on: so that one is found, and the others do not pay for it."""
 
 
 class Capacity(NamedTuple):

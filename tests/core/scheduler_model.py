@@ -417,7 +417,8 @@ class World:
             self.ghosts.append(ghost)
         running = self.random.choice([None, *worker.todo, *list(worker.knows)[:1]])
         worker.ended = True
-        worker.news = deque([Lost(worker.batch, self.random.choice([Cause.LOST, Cause.PREEMPTED]), self.now, running)])
+        cause, is_sure = self.random.choice([Cause.LOST, Cause.PREEMPTED]), self.random.random() < 0.5
+        worker.news = deque([Lost(worker.batch, cause, self.now, running, is_sure)])
 
     def disturb(self) -> None:
         random = self.random

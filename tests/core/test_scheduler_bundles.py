@@ -150,3 +150,44 @@ def test_nothing_waits_twice(gathering):
 
 def test_without_gathering_nothing_waits():
     assert sizes(make(new(1), policy=Policy()).dispatch(10.0)) == [1]
+
+
+# Who has ended the worker
+
+
+def lost(*causes):
+    """A bundle of three dies so often; the sizes of what is started after each time."""
+    scheduler = make(*map(new, range(5)))
+    for submit in submits(scheduler.dispatch(0.0)):
+        end(scheduler, submit, 1.0)
+    sizes = []
+    for n, cause in enumerate(causes):
+        batch = submits(scheduler.dispatch(100.0 * n))[0]
+        retries = scheduler.handle(Lost(batch.batch, cause, 100.0 * n, batch.ids[0], is_sure=False))
+        sizes.append(len(retries))
+    return scheduler, [*sizes, *(len(command.ids) for command in submits(scheduler.dispatch(1000.0)))]
+
+
+@pytest.mark.parametrize("cause", [Cause.ERROR, Cause.MEMORY, Cause.WALLTIME])
+def test_when_it_is_not_known_who_ended_the_worker_each_runs_alone_and_nobody_pays(cause):
+    scheduler, sizes = lost(cause)
+    assert sizes == [0, 1, 1, 1]
+    ((guilty, batch), *_) = [(ids[0], batch) for batch, ids in scheduler.running().items()]
+    (retry,) = scheduler.handle(Lost(batch, cause, 1000.0, guilty, is_sure=False))
+    assert retry.attempt == 1
+
+
+def test_a_node_that_dies_once_ends_no_bundles():
+    assert lost(Cause.LOST)[1] == [1, 3]
+    assert lost(Cause.LOST, Cause.LOST)[1] == [1, 0, 1, 1, 1]
+    assert lost(Cause.PREEMPTED, Cause.PREEMPTED)[1] == [1, 1, 3]
+
+
+def test_those_that_follow_run_alone_too():
+    scheduler = make(new(1), new(2, 1), new(3, 2))
+    (chain,) = submits(scheduler.dispatch(0.0))
+    scheduler.handle(Lost(chain.batch, Cause.MEMORY, 0.0, is_sure=False))
+    for number in (1, 2, 3):
+        (alone,) = submits(scheduler.dispatch(1.0))
+        assert alone.ids == (name(number),)
+        end(scheduler, alone, 1.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import islice
 
 from toilfn.events import TaskId
@@ -29,6 +30,16 @@ class Drafting:
     _durations: Durations
     _services: Services
     _shapeless: set[TaskId]
+    _alone: set[TaskId] = field(default_factory=set)
+    """Tasks that may have ended their worker."""
+
+    def separate(self, tasks: Iterable[Task]) -> None:
+        """Have tasks run alone from now on."""
+        self._alone.update(task.id for task in tasks)
+
+    def forget(self, id: TaskId) -> None:
+        """Forget a task that has an outcome."""
+        self._alone.discard(id)
 
     def draft(self, shape: Shape) -> Draft:
         """Make a batch of ready tasks of a shape, of which there is one at least; they are running then."""
@@ -36,13 +47,19 @@ class Drafting:
         share = math.inf if math.isinf(slots) else math.ceil(self._ready.count(shape) / slots)
         draft = Draft(shape, self._policy, self._pool.longest, share)
         covered: dict[TaskId, int] = {}
-        while (task := self.next(shape)) is not None and draft.offer(task.id, self._durations.expect(task.kind)):
+        while (task := self.next(shape)) is not None and self._may_join(task, draft):
             self._ready.pop(shape)
             self._board.move(task, State.RUNNING)
-            if shape.is_service:
+            if shape.is_service or task.id in self._alone:
                 break
             self._take_followers(draft, covered)
         return draft
+
+    def _may_join(self, task: Task, draft: Draft) -> bool:
+        """Add a ready task to a batch, if it may be there."""
+        if draft.ids and task.id in self._alone:
+            return False
+        return draft.offer(task.id, self._durations.expect(task.kind))
 
     def next(self, shape: Shape) -> Task | None:
         """Give the next ready task of a shape; it stays in its queue."""
@@ -66,7 +83,7 @@ class Drafting:
                 follower = self._tasks.get(id)
                 if follower is None or follower.state is not State.WAITING:
                     continue
-                if id in self._shapeless or self._services.of(id):  # neither can go along
+                if id in self._shapeless or id in self._alone or self._services.of(id):  # none of these can go along
                     continue
                 covered[id] = covered.get(id, 0) + 1
                 is_link = follower.pending == len(task.followers) == 1

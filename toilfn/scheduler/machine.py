@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from toilfn.events import (
@@ -209,6 +209,7 @@ class Scheduler:
             self._charges.forget(task.id)
         self._shapeless.discard(task.id)
         self._running.forget(task.id)
+        self._drafting.forget(task.id)
         self._expand(task, event, fresh, commands)
         if not task.pending:
             self._complete(task, commands)
@@ -291,11 +292,20 @@ class Scheduler:
         left = self._running.end(event.batch, is_lost=event.cause is not None)
         self._services.doomed.discard(event.batch)
         guilty = next((task for task in left if task.id == event.running), left[0]) if left else None
+        if not event.is_sure and len(left) > 1 and self._is_somebodys_fault(left, event.cause):
+            self._drafting.separate(left)
+            guilty = None
         for task in reversed(left):
             if event.cause is not None and task is guilty:
                 self._charge(task, event.cause, event.now, commands)
             else:
                 self._settle(task, commands)
+
+    def _is_somebodys_fault(self, left: Sequence[Task], cause: Cause | None) -> bool:
+        """Whether one of some tasks has probably ended its worker; a node may die, but hardly twice with the same."""
+        if cause is Cause.LOST:
+            return self._charges.count(left[0].id) > 0
+        return cause is not None and cause is not Cause.PREEMPTED
 
     def _capacity(self, event: Capacity, commands: list[Command]) -> None:
         self._pool.resize(event)
