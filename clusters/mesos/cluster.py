@@ -85,7 +85,11 @@ class MesosCluster(PolledCluster[_Task]):
         info = framework_info(given, session.workflow)
         self._executors.clear()
         self._master = Master(endpoints(given), info, credentials(given), self._hear)
-        self._master.start(known, START_PATIENCE)
+        try:
+            self._master.start(known, START_PATIENCE)
+        except ClusterError:
+            self._master = None
+            raise
         session.notes.write(_NOTE, self._master.framework_id.encode())
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -161,7 +165,7 @@ class MesosCluster(PolledCluster[_Task]):
     def _update(self, status: Mapping[str, Any]) -> None:
         """Take a task's state, and acknowledge what wants that."""
         live = self._live.get(JobId(status["task_id"]["value"]))
-        if live is not None:
+        if live is not None and live.found.state is not JobState.ENDED:  # why it ended is not said twice
             live.found = found(status, is_preemptible=live.is_preemptible)
         if status.get("uuid"):
             body = {name: status[name] for name in ("agent_id", "task_id", "uuid")}

@@ -42,6 +42,11 @@ class Master:
         Credentials.
     on_event : callable
         Called in the thread with each event.
+
+    Raises
+    ------
+    InputError
+        If an endpoint cannot be a URL of a master.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class Master:
         headers: Mapping[str, str],
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._endpoints = list(endpoints)
+        self._endpoints = [JsonService(NAME, endpoint).url for endpoint in endpoints]
         self._framework = framework
         self._headers = headers
         self._on_event = on_event

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.clusters.leaders import counts, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.mesos import Agent, FakeMesos
+from tests.servers.machine import wait_for
+from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.mesos.cluster import MesosCluster
+from toilfn.clusters.mesos.offers import amounts, cut
+from toilfn.clusters.mesos.status import found
+from toilfn.clusters.mesos.stream import records
 from toilfn.clusters.testing import ClusterContract
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Cause
+from toilfn.resources import Accelerator, Resources
+
+SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
 
 __all__ = ["start"]
 
@@ -58,7 +71,6 @@ def test_a_killed_leaders_jobs_are_adopted(mesos, start):
     """The next one is the same framework."""
     adopts(start, "mesos", 12, cluster=there(mesos))
     assert mesos.removed == {"framework-1"}
-    assert "RECONCILE" in mesos.calls
 
 
 def test_nodes_executors_leaders_and_the_master_fail_at_random(mesos, start):
@@ -86,3 +98,222 @@ def kill_an_executor(mesos, rng):
     executors = [e for f in mesos.frameworks.values() for e in f.executors.values() if e.process.poll() is None]
     if executors:
         os.kill(rng.choice(executors).process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def opened(make, tmp_path):
+    """Make open clusters whose jobs do what the file ``job.sh`` says."""
+
+    def opened(script="exit 0", **settings):
+        (tmp_path / "job.sh").write_text(script)
+        cluster = make(worker_command=("sh", str(tmp_path / "job.sh")), **settings)
+        cluster.open(Session(str(tmp_path), "wf"))
+        return cluster
+
+    return opened
+
+
+def ends(cluster, job, limit=30):
+    """The update with which a job ends."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        for update in cluster.poll(0.5):
+            if update.job == job and update.state is JobState.ENDED:
+                return update
+    raise AssertionError(cluster._live)
+
+
+def batch(name="b", shape=SHAPE):
+    return Batch(name, name, shape)
+
+
+WAIT = 'printf x > "$1/started"; while ! test -e "$1/go"; do sleep 0.05; done'
+
+
+def test_after_a_break_of_the_connection_each_live_task_is_asked_for(mesos, opened, tmp_path):
+    cluster = opened(WAIT)
+    (job,) = cluster.submit([batch()])
+    wait_for((tmp_path / "started").exists, "the job")
+    mesos.disconnect()
+    wait_for(lambda: cluster.poll(0.1) == [] and "RECONCILE" in mesos.calls, "reconciliation")
+    (tmp_path / "go").touch()
+    assert ends(cluster, job).cause is None
+
+
+def test_a_task_that_the_master_has_forgotten_is_lost(mesos, opened, tmp_path):
+    cluster = opened(WAIT)
+    (job,) = cluster.submit([batch()])
+    wait_for((tmp_path / "started").exists, "the job")
+    (framework,) = mesos.frameworks.values()
+    del framework.tasks[job]
+    mesos.disconnect()
+    assert ends(cluster, job).cause is Cause.LOST
+
+
+def test_a_lost_node_is_a_lost_job_or_a_preempted_one(mesos, opened, tmp_path):
+    for value, cause in (("false", Cause.LOST), ("true", Cause.PREEMPTED)):
+        mesos.agents[:] = [Agent(f"agent {value}", attributes={"preemptible": value})]
+        (tmp_path / "started").unlink(missing_ok=True)
+        cluster = opened(WAIT)
+        (job,) = cluster.submit([batch(shape=Resources(1, 2**27, 2**20, preemptible=True))])
+        wait_for((tmp_path / "started").exists, "the job")
+        mesos.lose_agent(mesos.agents[0])
+        update = ends(cluster, job)
+        assert update.cause is cause
+        assert "slave removed" in update.detail
+        cluster.close()
+
+
+def test_nodes_are_chosen_by_their_attributes(mesos, opened, tmp_path):
+    """What cannot be taken away is not run where it can; other attributes are as wanted."""
+    mesos.agents[:] = [
+        Agent("spot", attributes={"preemptible": "true", "rack": "1"}),
+        Agent("other", attributes={"rack": "2"}),
+        Agent("right", attributes={"rack": "1"}),
+    ]
+    cluster = opened(attributes={"rack": "1"})
+    jobs = cluster.submit([batch(str(number)) for number in range(5)])
+    assert [ends(cluster, job).cause for job in jobs[-1:]] == [None]
+    (framework,) = mesos.frameworks.values()
+    assert {task.info["agent_id"]["value"] for task in framework.tasks.values()} == {"right"}
+
+
+def test_reserved_resources_of_the_role_are_used_as_such(mesos, opened):
+    mesos.agents[:] = [Agent("one", cpus=4, reserved=3)]
+    cluster = opened(role="lab")
+    (job,) = cluster.submit([batch(shape=Resources(3.5, 2**27, 2**20))])
+    assert ends(cluster, job).cause is None
+    (framework,) = mesos.frameworks.values()
+    cpus = [entry for entry in framework.tasks[job].info["resources"] if entry["name"] == "cpus"]
+    assert sum(entry["scalar"]["value"] for entry in cpus) == 3.5
+    assert any(entry.get("reservations") for entry in cpus)
+
+
+def test_one_executor_a_node_runs_all_its_tasks_and_cleans_up(mesos, opened, tmp_path):
+    mesos.agents[:] = [Agent("one")]
+    cluster = opened(env={"WHERE": "a b"}, job_script_prologue=['printf %s "$WHERE" > "$3/where"'])
+    jobs = cluster.submit([batch(str(number)) for number in range(6)])
+    assert {ends(cluster, job).cause for job in jobs[-1:]} == {None}
+    assert (tmp_path / "where").read_text() == "a b"
+    (framework,) = mesos.frameworks.values()
+    (executor,) = framework.executors.values()
+    cluster.close()
+    assert executor.process.wait(10) == 0
+
+
+def test_the_walltime_is_named(opened):
+    cluster = opened("exec sleep 60")
+    (job,) = cluster.submit([batch(shape=Resources(1, 2**27, 2**20, walltime=1))])
+    assert ends(cluster, job).cause is Cause.WALLTIME
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"role": "nobody"}, "Role 'nobody' is not present"),
+        ({"endpoint": "ftp://host"}, "cannot be where"),
+        ({"endpoint": "127.0.0.1:9"}, "does not answer"),
+        ({"principal": "me", "secret": "wrong"}, "TOILFN_MESOS_PRINCIPAL"),
+    ],
+)
+def test_wrong_settings_give_one_clear_error(mesos, opened, monkeypatch, settings, words):
+    monkeypatch.setattr("toilfn.clusters.mesos.cluster.START_PATIENCE", 2.0)
+    mesos.principal, mesos.secret = ("me", "right") if "secret" in settings else ("", "")
+    with pytest.raises((ClusterError, InputError), match=words) as caught:
+        opened(**settings)
+    assert "wrong" not in str(caught.value)
+
+
+def test_right_credentials_will_do(mesos, opened, monkeypatch):
+    mesos.principal, mesos.secret = "me", "right"
+    monkeypatch.setenv("TOILFN_MESOS_PRINCIPAL", "me")
+    monkeypatch.setenv("TOILFN_MESOS_SECRET", "right")
+    cluster = opened()
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is None
+
+
+def test_a_second_leader_ends_the_first_ones_subscription(mesos, make, tmp_path):
+    session = Session(str(tmp_path), "wf")
+    first, second = make(), make()
+    first.open(session)
+    second.open(session)
+    with pytest.raises(ClusterError, match=r"failed over|didn't match"):
+        first.submit([batch()])
+
+
+def test_what_mesos_has_no_name_for_is_refused():
+    with pytest.raises(InputError, match="'tpu'"):
+        amounts(Resources(accelerators=(Accelerator(1, "tpu"),)))
+    assert amounts(Resources(1, 2**30, 2**30, (Accelerator(2),)))["gpus"] == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        ({"state": "TASK_FINISHED"}, None),
+        ({"state": "TASK_FAILED", "reason": "REASON_CONTAINER_LIMITATION_MEMORY"}, Cause.MEMORY),
+        ({"state": "TASK_FAILED", "reason": "REASON_COMMAND_EXECUTOR_FAILED"}, Cause.ERROR),
+        ({"state": "TASK_LOST", "reason": "REASON_EXECUTOR_TERMINATED"}, Cause.LOST),
+        ({"state": "TASK_GONE_BY_OPERATOR"}, Cause.LOST),
+        ({"state": "TASK_ERROR", "message": "Task uses invalid agent"}, Cause.ERROR),
+    ],
+)
+def test_statuses_are_understood(status, cause):
+    assert found(status, is_preemptible=False)[:2] == (JobState.ENDED, cause)
+
+
+def test_an_unreachable_node_may_come_back():
+    assert found({"state": "TASK_UNREACHABLE"}, is_preemptible=False).state is JobState.UNKNOWN
+
+
+class Slow(io.RawIOBase):
+    """Gives bytes in portions of other sizes than were asked for."""
+
+    def __init__(self, data, sizes):
+        self._data, self._sizes = io.BytesIO(data), sizes
+
+    def readline(self, size=-1):
+        return self._data.readline(size)
+
+    def read(self, size=-1):
+        return self._data.read(min(size, self._sizes.pop() if self._sizes else size))
+
+
+@given(st.lists(st.binary(max_size=50)), st.lists(st.integers(1, 9)))
+def test_records_are_read_however_they_are_cut(given_records, sizes):
+    data = b"".join(b"%d\n" % len(record) + record for record in given_records)
+    assert list(records(Slow(data, sizes))) == given_records
+
+
+@pytest.mark.parametrize("data", [b"abc\n", b"-1\nx", b"5\nabc", b"99999999999999999999\n"])
+def test_what_is_no_record_is_an_error(data):
+    with pytest.raises(ClusterError, match="Mesos"):
+        list(records(io.BytesIO(data)))
+
+
+AMOUNTS = st.integers(1, 8000).map(lambda number: number / 1000)
+
+
+def entry(name, value, role):
+    reservations = {"reservations": [{"type": "STATIC", "role": role}]} if role else {}
+    return {"name": name, "type": "SCALAR", "scalar": {"value": value}, **reservations}
+
+
+RESOURCES = st.lists(st.builds(entry, st.sampled_from(["cpus", "mem"]), AMOUNTS, st.sampled_from(["", "lab"])))
+
+
+@given(RESOURCES, st.dictionaries(st.sampled_from(["cpus", "mem"]), AMOUNTS))
+def test_cutting_takes_what_was_asked_or_nothing(offered, asked):
+    def total(entries):
+        sums = {name: sum(e["scalar"]["value"] for e in entries if e["name"] == name) for name in ("cpus", "mem")}
+        return {name: round(value, 3) for name, value in sums.items()}
+
+    before, rest = total(offered), [dict(entry) for entry in offered]
+    taken = cut(rest, asked)
+    if taken is None:
+        assert rest == offered
+        assert any(before[name] < amount for name, amount in asked.items())
+    else:
+        assert total(taken) == {name: asked.get(name, 0) for name in before}
+        assert {name: round(total(rest)[name] + total(taken)[name], 3) for name in before} == before

@@ -3,7 +3,7 @@
 It follows the documentation of the v1 scheduler, executor and operator HTTP APIs (Mesos 1.11): RecordIO, stream ids,
 offers and filters, one subscription of a framework at a time, updates that are repeated until acknowledged, explicit
 and implicit reconciliation, failover, and one executor process for each ExecutorInfo on an agent. Calls are checked
-against the messages in `MESSAGES`, after ``v1/scheduler.proto`` and ``v1/mesos.proto``.
+against the messages of the API (``mesosmessages.py``).
 """
 
 from __future__ import annotations
@@ -25,82 +25,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-MESSAGES: dict[str, dict[str, str]] = {
-    "ID": {"value": "str!"},
-    "Call": {
-        "type": "str!", "framework_id": "ID", "subscribe": "Subscribe", "accept": "Accept", "decline": "Decline",
-        "kill": "Kill", "acknowledge": "Acknowledge", "reconcile": "Reconcile",
-    },
-    "Subscribe": {"framework_info": "FrameworkInfo!", "suppressed_roles": "[str]"},
-    "FrameworkInfo": {
-        "user": "str!", "name": "str!", "id": "ID", "failover_timeout": "float", "checkpoint": "bool",
-        "roles": "[str]", "hostname": "str", "principal": "str", "capabilities": "[Capability]",
-    },
-    "Capability": {"type": "str!"},
-    "Filters": {"refuse_seconds": "float"},
-    "Accept": {"offer_ids": "[ID]", "operations": "[Operation]", "filters": "Filters"},
-    "Decline": {"offer_ids": "[ID]", "filters": "Filters"},
-    "Operation": {"type": "str!", "launch": "Launch!"},
-    "Launch": {"task_infos": "[TaskInfo]"},
-    "TaskInfo": {
-        "name": "str!", "task_id": "ID!", "agent_id": "ID!", "resources": "[Resource]", "executor": "ExecutorInfo!",
-        "data": "str",
-    },
-    "ExecutorInfo": {
-        "executor_id": "ID!", "framework_id": "ID", "type": "str", "name": "str", "source": "str",
-        "command": "CommandInfo!", "resources": "[Resource]", "container": "any",
-    },
-    "CommandInfo": {"shell": "bool", "value": "str", "arguments": "[str]"},
-    "Resource": {
-        "name": "str!", "type": "str!", "scalar": "Scalar!", "allocation_info": "Allocation", "reservations": "[any]",
-    },
-    "Scalar": {"value": "float!"},
-    "Allocation": {"role": "str"},
-    "Kill": {"task_id": "ID!", "agent_id": "ID"},
-    "Acknowledge": {"agent_id": "ID!", "task_id": "ID!", "uuid": "str!"},
-    "Reconcile": {"tasks": "[ReconcileTask]"},
-    "ReconcileTask": {"task_id": "ID!", "agent_id": "ID"},
-}  # fmt: skip
-"""For each message its fields: a type, ``!`` where it must be there, brackets where it is repeated."""
+from tests.servers.fake.mesosmessages import BODIES, CallError, check
 
-BODIES = {
-    "SUBSCRIBE": "subscribe", "ACCEPT": "accept", "DECLINE": "decline", "KILL": "kill", "RECONCILE": "reconcile",
-    "ACKNOWLEDGE": "acknowledge", "REVIVE": "", "SUPPRESS": "", "TEARDOWN": "",
-}  # fmt: skip
 TERMINAL = ("TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_ERROR", "TASK_LOST")
 TICK = 0.05
 REPEAT = 2.0
 """Seconds after which an update that nobody acknowledged is sent again."""
-
-
-class CallError(Exception):
-    """A call that the real master answers with this status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def check(kind: str, value: Any, where: str = "call") -> None:
-    """Check a value against a message."""
-    plain = {"str": str, "bool": bool, "float": (int, float), "any": object}
-    kind = kind.rstrip("!")
-    if kind.startswith("["):
-        if not isinstance(value, list):
-            raise CallError(400, f"{where} must be repeated")
-        for item in value:
-            check(kind[1:-1], item, where)
-    elif kind in plain:
-        if not isinstance(value, plain[kind]):  # type: ignore[arg-type]
-            raise CallError(400, f"{where} must be a {kind}, not {value!r}")
-    else:
-        for name in value.keys() - MESSAGES[kind].keys():
-            raise CallError(400, f"{where} has no field {name}")
-        for name, inner in MESSAGES[kind].items():
-            if name in value:
-                check(inner, value[name], f"{where}.{name}")
-            elif inner.endswith("!"):
-                raise CallError(400, f"{where} lacks {name}")
 
 
 @dataclass
