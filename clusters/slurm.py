@@ -5,6 +5,7 @@ Follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1). Writt
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -12,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId
+from toilfn.clusters.base import Capabilities, JobId, JobState
 from toilfn.clusters.commandline import CommandCluster
 from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.slurm import accounting_row, queue_row
+from toilfn.clusters.words.slurm import HOPELESS, accounting_row, queue_row
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["SlurmCluster", "SlurmSettings"]
+
+_log = logging.getLogger(__name__)
 
 
 class SlurmSettings(JobSettings, total=False):
@@ -98,6 +101,7 @@ class SlurmCluster(CommandCluster):
 
     def __init__(self, **settings: Unpack[SlurmSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
+        self._warned: set[str] = set()
 
     def directives(self, submission: Submission) -> list[str]:
         """Give sbatch's options for a shape."""
@@ -122,11 +126,7 @@ class SlurmCluster(CommandCluster):
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
         """Give sbatch's command line: a path with any character is safe here, and not in a directive."""
         number = ".%a" if submission.is_array else ""
-        log = (
-            submission.log.replace("%", "%%") + f"{number}.log"
-            if self.keeps_output
-            else "/dev/null"
-        )
+        log = submission.log.replace("%", "%%") + f"{number}.log" if self.keeps_output else "/dev/null"
         return ["sbatch", "--parsable", f"--output={log}", *self.submit_args(), str(script)]
 
     def output_word(self, submission: Submission) -> str | None:
@@ -142,7 +142,19 @@ class SlurmCluster(CommandCluster):
         wanted = ",".join((*bases, bases[0]))
         command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
         output = self.commands.run(command, accept=(0, 1))
-        return dict(queue_row(line) for line in output.splitlines() if line.strip())
+        found = dict(queue_row(line) for line in output.splitlines() if line.strip())
+        self._warn(found)
+        return found
+
+    def _warn(self, found: Mapping[JobId, Found]) -> None:
+        """Tell of submissions that may wait for ever, once."""
+        for job, said in found.items():
+            base = self.split(job)[0]
+            if said.state is JobState.QUEUED and said.detail.endswith(HOPELESS) and base not in self._warned:
+                self._warned.add(base)
+                _log.warning(
+                    "Slurm job %s may never start: it is %s, see JOB REASON CODES in squeue's manual", job, said.detail
+                )
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask sacct. Where there is no accounting, nothing is known of jobs that slurmctld forgot (MinJobAge)."""

@@ -7,7 +7,7 @@ from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.polled import Found
 from toilfn.events import Cause
 
-__all__ = ["STATES", "accounting_row", "queue_row"]
+__all__ = ["HOPELESS", "STATES", "accounting_row", "queue_row"]
 
 _QUEUED, _RUNNING, _ENDED = JobState.QUEUED, JobState.RUNNING, JobState.ENDED
 
@@ -39,6 +39,13 @@ STATES: dict[str, tuple[JobState, Cause | None]] = {
     "REVOKED": (_ENDED, Cause.LOST),
 }
 """Slurm's words (squeue(1), "JOB STATE CODES") and ours."""
+
+
+HOPELESS = (
+    "AccountNotAllowed", "BadConstraints", "InvalidAccount", "InvalidQOS", "PartitionConfig", "PartitionNodeLimit",
+    "PartitionTimeLimit", "QOSNotAllowed",
+)  # fmt: skip
+"""Reasons (squeue(1), "JOB REASON CODES") for which a job may wait until somebody changes it or the site."""
 
 
 def queue_row(line: str) -> tuple[JobId, Found]:

@@ -15,7 +15,7 @@ from toilfn.resources import Resources
 __all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server"]
 
 SMALL = Resources(cores=1, memory=2**27, disk=2**20)
-LARGE = Resources(cores=1000, memory=2**27, disk=2**20)
+LARGE = Resources(cores=1, memory=2**40, disk=2**20)
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_slurm(slurm, refusal):
     assert "invalid partition specified: nosuch" in text
     assert has_script(text, "#SBATCH --partition=nosuch")
     text = refusal("slurm", LARGE)
-    assert "CPU count per node can not be satisfied" in text
-    assert has_script(text, "#SBATCH --cpus-per-task=1000")
+    assert "Memory specification can not be satisfied" in text
+    assert has_script(text, "#SBATCH --mem=1048576M")
     text = refusal("slurm", submit_args=["--nosuch"])
     assert "unrecognized option '--nosuch'" in text
 

@@ -108,12 +108,12 @@ def test_a_controller_that_stops_and_starts_costs_nothing(alone, slurm, opened):
             assert wait(cluster, job, JobState.ENDED).cause is None
 
 
-@pytest.mark.slow
 def test_the_walltime_is_named(slurm, opened):
-    """Slurm counts in minutes."""
+    """Slurm counts in minutes and looks twice in one, so the test brings the end nearer."""
     cluster = opened()
-    (job,) = submitted(cluster, "a", shape=Resources(cores=1, memory=2**27, walltime=1))
-    assert wait(cluster, job, JobState.ENDED, 150).cause is Cause.WALLTIME
+    (job,) = running(cluster, "a", shape=Resources(cores=1, memory=2**27, walltime=1))
+    slurm.run("scontrol", "update", f"JobId={job}", "EndTime=now+1")
+    assert wait(cluster, job, JobState.ENDED).cause is Cause.WALLTIME
 
 
 def test_sacct_knows_what_squeue_has_forgotten(slurm, opened):
@@ -144,6 +144,24 @@ def test_refusals_carry_slurms_words_and_the_script(slurm, opened):
     huge = opened()
     with pytest.raises(ClusterError, match=r"(?s)Memory specification can not be satisfied.*#SBATCH --mem=1000000M"):
         submitted(huge, "a", shape=Resources(memory=10**6 * 2**20))
+
+
+def test_what_may_wait_for_ever_is_told(slurm, opened, caplog):
+    cluster = opened()
+    (job,) = submitted(cluster, "a", shape=Resources(cores=1000, memory=2**27))
+    end = time.monotonic() + 30
+    while not caplog.messages:
+        cluster.poll(1.0)
+        assert time.monotonic() < end
+    assert f"Slurm job {job} may never start: it is PENDING PartitionConfig" in caplog.messages[0]
+
+
+def test_a_site_without_accounting_knows_no_more(slurm, opened, tmp_path, monkeypatch):
+    cluster = opened()
+    text = (slurm.folder / "slurm.conf").read_text()
+    (tmp_path / "slurm.conf").write_text(text.replace("accounting_storage/slurmdbd", "accounting_storage/none"))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    assert cluster.account(["1"]) == {}
 
 
 def test_arrays_keep_to_the_sites_limit(slurm, opened):
