@@ -30,7 +30,7 @@ import msgpack
 
 from toilfn.clusters.exits import NOT_MINE
 from toilfn.clusters.output import LOG_LIMIT
-from toilfn.clusters.slot import Doing, Slot
+from toilfn.clusters.slot import Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.records import encode
@@ -39,6 +39,7 @@ from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
 from toilfn.work.capture import Capture, start_logging
 from toilfn.work.execute import Executor
+from toilfn.work.live import Live, Tail
 from toilfn.work.passed import adopt_environment, read_ref
 from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.work.services import Host, StoreWish
@@ -79,35 +80,34 @@ class Reporter:
     answers : Answers
     period : float
         Seconds that are long.
-    output : Capture, optional
-        What the tasks print, if that is to be told while they run.
+    tail : Tail, optional
+        What the tasks print, if the leader is to be told while they run.
+    live : Live, optional
+        The same for those who ask for it in the store.
     """
 
-    def __init__(self, slot: Slot, answers: Answers, period: float, output: Capture | None = None) -> None:
+    def __init__(
+        self, slot: Slot, answers: Answers, period: float, tail: Tail | None = None, live: Live | None = None
+    ) -> None:
         self._slot = slot
         self._answers = answers
         self._period = period
-        self._output = output
+        self._tail = tail
+        self._live = live
         self._told = (b"", 0.0)
-        self._passed_on = 0
 
     def report(self) -> None:
         self._answers.flush()
         doing = self._slot.read()
-        if doing is not None and time.time() - doing.start > self._period and self._told != doing[:2]:
+        if doing is None or time.time() - doing.start <= self._period:
+            return
+        if self._told != doing[:2]:
             self._told = doing[:2]
-            self._passed_on = 0
             self._answers.running(doing.task, doing.start)
-        if doing is not None and self._told == doing[:2] and self._output is not None:
-            self._answers.log(doing.task, partial(self._lines, doing, self._output))
-
-    def _lines(self, doing: Doing, output: Capture) -> bytes:
-        """Give the lines that a task has printed since the last time; nothing if it has ended meanwhile."""
-        lines = output.peek(doing.log + self._passed_on)
-        if self._slot.read() != doing:
-            return b""
-        self._passed_on += len(lines)
-        return lines
+        if self._tail is not None:
+            self._answers.log(doing.task, partial(self._tail.lines, doing))
+        if self._live is not None:
+            self._live.show(doing)
 
     def run(self) -> NoReturn:
         """Report now and then. What the store does not take now it may take the next time, or at the end."""
@@ -127,15 +127,15 @@ class WarmWorker:
     slot : Slot
         Where the cluster sees what is being done.
     executor : Executor
-    output : Capture, optional
-        What the tasks print, if the leader wants it while they run.
+    tail, live
+        See `Reporter`.
     """
 
-    def __init__(self, wire: Wire, slot: Slot, executor: Executor, output: Capture | None) -> None:
+    def __init__(self, wire: Wire, slot: Slot, executor: Executor, tail: Tail | None, live: Live) -> None:
         self._wire = wire
         self._executor = executor
         self._answers = Answers(wire.send)
-        self._reporter = Reporter(slot, self._answers, _PERIOD, output)
+        self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live)
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
         self._poller = select.poll()
@@ -189,9 +189,10 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
     sys.path[:] = path
     faulthandler.enable()
     output = Capture(1, _log_limit())
-    executor = _executor(open_store(store, create=False), slot, output)
+    opened = open_store(store, create=False)
+    executor = _executor(opened, slot, output)
     try:
-        WarmWorker(wire, slot, executor, output if os.environ.get("TOILFN_STREAM_LOGS") else None).run()
+        WarmWorker(wire, slot, executor, _stream(slot, output), Live(opened, Tail(slot, output))).run()
     finally:
         executor.close()
 
@@ -206,13 +207,19 @@ def serve_batch(url: str, name: str) -> None:
     output = Capture.take_over(_log_limit())
     executor = _executor(store, slot, output)
     answers = Answers(_Mailbox(store, name).send)
-    threading.Thread(target=Reporter(slot, answers, _STORE_PERIOD).run, name="toilfn-reporter", daemon=True).start()
+    reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), Live(store, Tail(slot, output)))
+    threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
         work(Batch(executor, *message), executor, answers, StoreWish(store, name).wait)
         answers.done()
     finally:
         executor.close()
         output.give_back()
+
+
+def _stream(slot: Slot, output: Capture) -> Tail | None:
+    """Give what the leader is told of tasks' output while they run; None if it does not want that."""
+    return Tail(slot, output) if os.environ.get("TOILFN_STREAM_LOGS") else None
 
 
 class _Mailbox:

@@ -231,8 +231,8 @@ def copy_used(file: toil.File, number: int) -> tuple[int, int]:
 
 
 def test_fifty_tasks_share_one_copy(far_store, monkeypatch):
-    monkeypatch.setenv("TOILFN_CACHE_SIZE", "10M")
-    file = written(2 * KIB * KIB)
+    monkeypatch.setenv("TOILFN_CACHE_SIZE", "300Mi")
+    file = written(200 * KIB * KIB)
     copies = toil.compute([copy_used(file, i) for i in range(50)], store=far_store, workers=4)
     assert len(copies) == 50
     assert len(set(copies)) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from toilfn.cli.common import add_store, add_store_options, living_leader, open_named
 from toilfn.journal import Journal
@@ -38,12 +38,16 @@ def command(options: argparse.Namespace) -> int:
     return 0
 
 
-def follow(store: Store) -> Iterator[Record]:
-    """Give the records of a store, and then the new ones, until nobody leads it any more."""
+def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Record]:
+    """Give the records of a store, and then the new ones, until nobody leads it any more.
+
+    Calls `look` each time before it looks for new ones.
+    """
     seen = 0
     is_led = True
     while is_led:
         began = time.monotonic()
+        look()
         is_led = living_leader(store) is not None  # before the log: what a leader says last must be read
         for record in _records(store, seen):
             seen += 1

@@ -7,6 +7,7 @@ import sys
 
 from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.cli.events import follow
+from toilfn.cli.following import Following
 from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
 from toilfn.stores import Store
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
     which.add_argument(
         "--follow", action="store_true",
-        help="go on with the attempts to come, each when it has ended, until the task is done or nobody runs it",
+        help="go on with what it prints from now on, until the task is done or nobody runs it",
     )  # fmt: skip
 
 
@@ -54,19 +55,25 @@ def command(options: argparse.Namespace) -> int:
 
 def _follow(store: Store, task: TaskInfo) -> None:
     number = 0
-    for record in follow(store):
-        if isinstance(record, (Outcome, Failure)) and record.id == task.id:
-            number += 1
-            _print(store, task, number, record)
-            if isinstance(record, Outcome):
-                return
+    with Following(store, task.id, _say) as running:
+        for record in follow(store, running.look):
+            if isinstance(record, (Outcome, Failure)) and record.id == task.id:
+                number += 1
+                _print(store, task, number, record, running.take_shown())
+                if isinstance(record, Outcome):
+                    return
 
 
-def _print(store: Store, task: TaskInfo, number: int, attempt: Outcome | Failure) -> None:
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print(store: Store, task: TaskInfo, number: int, attempt: Outcome | Failure, shown: str = "") -> None:
+    """Print what an attempt printed; what was shown of it while it ran comes before the heading."""
     sys.stderr.write(_heading(task, number, attempt) + "\n")
     sys.stderr.flush()
-    sys.stdout.write(_text(store, attempt))
-    sys.stdout.flush()
+    _say(_text(store, attempt).removeprefix(shown))
 
 
 def _nothing(task: TaskInfo, count: int, attempt: int | None) -> str:

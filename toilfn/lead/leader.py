@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from toilfn import records
@@ -51,6 +52,7 @@ from toilfn.lead.orders import Orders
 from toilfn.lead.rollback import Kept as Checkpointed
 from toilfn.lead.rollback import descendants, files_of
 from toilfn.lead.services import Services, never_ran
+from toilfn.lead.streams import Streams
 from toilfn.lead.tally import Tally
 from toilfn.lead.tasks import Tasks
 from toilfn.lead.valuecache import Values
@@ -113,6 +115,7 @@ class Leader:
         self._remove = remove
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._services = Services(cluster, answers)
+        self._streams = Streams(answers, is_wanted=watch.said is not None)
         self._kept = Checkpointed()
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
@@ -149,9 +152,9 @@ class Leader:
                 self._obey(self._scheduler.dispatch(time.monotonic()))
             else:
                 self._services.stop_the_last(self._jobs)
-            for update in self._cluster.poll(self._patience()):
+            for update in [*self._cluster.poll(self._patience()), *self._late.due()]:
                 self._take(update)
-            for out, message in self._services.news(self._jobs):
+            for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
                 self._hear(out, message)
             self._committer.check()
             if victims := self._watch.victims(self._jobs.names()):
@@ -162,7 +165,7 @@ class Leader:
         """Go on with what earlier leaders have left in the cluster and in the store."""
         live = self._cluster.list(self._workflow)
         for name in self._answers.left().keys() - live.values():
-            answers = self._answers.take(name, ended_well=False)
+            answers = self._answers.so_far(name)
             for message in answers:
                 self._hear(None, message, name)
             self._forget(name, len(answers))
@@ -282,8 +285,12 @@ class Leader:
         if update.state is JobState.RUNNING and not self._cluster.capabilities.direct:
             self._handle(Began(out.id, time.monotonic()))
         if update.state is JobState.ENDED:
-            answers = self._answers.take(out.name, ended_well=update.cause is None)
-            for message in answers:
+            answers = self._answers.so_far(out.name)
+            if not self._cluster.capabilities.direct:
+                if self._late.is_late(update, answers):
+                    return
+                update = self._late.explained(update, answers)
+            for message in self._streams.rest(out.name, answers):
                 self._hear(out, message)
             if not self._cluster.capabilities.direct:
                 self._forget(out.name, len(answers))
@@ -293,12 +300,14 @@ class Leader:
     def _end(self, out: Out, update: Update) -> None:
         now = time.monotonic()
         left = self._scheduler.left(out.id)
-        running = update.running if out.owed is None or update.running in left else None
-        running = running or (left[0] if left else None)
+        known = update.running or out.running
+        known = known if known in left else None
+        running = known or (left[0] if left else None)
+        is_sure = known is not None or len(left) == 1 or self._cluster.capabilities.direct
         if update.cause is not None and running is not None:
             detail = f"its service {self.tasks.name(out.dead_service)} has died" if out.dead_service else update.detail
             self._tally.describe_lost(running, update.cause, detail, update.log, time.time())
-        self._handle(Lost(out.id, update.cause, now, running))
+        self._handle(Lost(out.id, update.cause, now, running, is_sure))
 
     def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:
         kind, rest = messages.read(message)
@@ -315,7 +324,7 @@ class Leader:
             self._handle(Returned(out.id, rest[0]))
         elif kind == "running":
             self._runs(out, *rest)
-        elif kind == "log":
+        elif kind == "log" and self._watch.said is not None:
             self._watch.said(self.tasks.name(rest[0]), *rest)
 
     def _go_on(self, out: Out, kept: Sequence[TaskId]) -> None:

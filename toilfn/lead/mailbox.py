@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from toilfn.events import TaskId
@@ -13,19 +12,12 @@ from toilfn.work.services import stop_flag
 
 __all__ = ["Answers", "StoreAnswers"]
 
-_LATE = 20.0
-"""Seconds after a job's good end within which its answers must be seen: network file systems show new files late."""
-
 
 class Answers:
     """Where a cluster that is not direct leaves messages: none for a direct one."""
 
     def put(self, name: str, message: bytes) -> None:
         """Keep a batch's message for its worker."""
-
-    def take(self, name: str, *, ended_well: bool) -> Sequence[bytes]:
-        """Read the answers of a batch that ended."""
-        return ()
 
     def left(self) -> dict[str, int]:
         """Count the answers of each batch that earlier leaders have not read."""
@@ -35,8 +27,8 @@ class Answers:
         """Give the tasks of a batch, from its message."""
         return ()
 
-    def so_far(self, name: str) -> Sequence[bytes]:
-        """Read what a batch that runs has answered."""
+    def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
+        """Read what a batch has answered, from the `start`-th answer on."""
         return ()
 
     def stop(self, name: str) -> None:
@@ -61,15 +53,6 @@ class StoreAnswers(Answers):
         """Keep a batch's message for its worker."""
         self._store.put_batch(name, message)
 
-    def take(self, name: str, *, ended_well: bool) -> Sequence[bytes]:
-        """Read the answers of a batch that ended; of one that ended well, wait until the last one is there."""
-        found = self._store.get_answers(name)
-        limit = time.monotonic() + _LATE
-        while ended_well and not (found and messages.read(found[-1])[0] == "done") and time.monotonic() < limit:
-            time.sleep(0.2)
-            found += self._store.get_answers(name, len(found))
-        return found
-
     def left(self) -> dict[str, int]:
         """Count the answers of each batch that earlier leaders have not read."""
         return self._store.list_answers()
@@ -84,9 +67,9 @@ class StoreAnswers(Answers):
             return ()
         return tuple(record.id for record in (decode(data) for data, *_ in tasks) if isinstance(record, Task))
 
-    def so_far(self, name: str) -> Sequence[bytes]:
-        """Read what a batch that runs has answered."""
-        return self._store.get_answers(name)
+    def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
+        """Read what a batch has answered, from the `start`-th answer on."""
+        return self._store.get_answers(name, start)
 
     def stop(self, name: str) -> None:
         """Put up the flag that a batch's service looks for."""

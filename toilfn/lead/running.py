@@ -130,9 +130,10 @@ class Running:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
         if settings.cache_size is not None:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
+        if settings.stream_logs:
+            given["TOILFN_STREAM_LOGS"] = "1"
         if direct:
-            streams = {"TOILFN_STREAM_LOGS": "1"} if settings.stream_logs else {}
-            return {**given, **streams, **(settings.set_env or {})}
+            return {**given, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
         return {**given, ENVIRONMENT_VARIABLE: write_ref(passed)}
 
@@ -160,7 +161,7 @@ class Running:
                 tick=progress.update,
                 victims=bad.choose,
                 ended=logs.ended if logs.is_needed else None,
-                said=logs.said,
+                said=logs.said if self._settings.stream_logs else None,
             ),
             self._store.objects.delete,
         )

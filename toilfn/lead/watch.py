@@ -28,7 +28,7 @@ class Watch:
         Given the jobs that the cluster has, chooses some to be killed: to try a workflow out.
     ended : callable or None
         Called with a task's name and the record of each attempt that ended.
-    said : callable
+    said : callable or None
         Called with a task's name and id, and what its running attempt has printed since the last time.
     """
 
@@ -37,4 +37,4 @@ class Watch:
     tick: Callable[[dict[str, int], Callable[[], list[str]]], None] = lambda *_: None
     victims: Callable[[Collection[JobId]], Sequence[JobId]] = lambda _: ()
     ended: Callable[[str, records.Outcome | records.Failure], None] | None = None
-    said: Callable[[str, TaskId, bytes], None] = lambda *_: None
+    said: Callable[[str, TaskId, bytes], None] | None = None

@@ -1,0 +1,72 @@
+"""Following what one task prints while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+
+import msgpack
+
+from toilfn.errors import StoreError
+from toilfn.events import TaskId
+from toilfn.stores import Store
+from toilfn.work.live import follow_flag, live_prefix
+
+__all__ = ["Following"]
+
+
+class Following:
+    """Asks the worker of a task for what this prints, and shows it, inside a ``with`` block.
+
+    In a store that cannot be written to there is nothing to see before the attempt has ended.
+
+    Parameters
+    ----------
+    store : Store
+    task : bytes
+    show : callable
+        Takes a text.
+    """
+
+    def __init__(self, store: Store, task: TaskId, show: Callable[[str], None]) -> None:
+        self._store = store
+        self._task = task
+        self._show = show
+        self._seen: dict[str, int] = {}
+        self._over: set[str] = set()
+        self._shown = ""
+
+    def __enter__(self) -> Following:
+        with suppress(StoreError):
+            self._store.set_flag(follow_flag(self._task))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(StoreError):
+            self._store.clear_flag(follow_flag(self._task))
+            for name, count in self._names().items():
+                self._store.delete_batch(name, count)
+
+    def look(self) -> None:
+        """Show what is new."""
+        for name, count in self._names().items():
+            seen = self._seen.get(name, 0)
+            if name not in self._over and count > seen:
+                new = self._store.get_answers(name, seen)
+                self._seen[name] = seen + len(new)
+                text = b"".join(msgpack.unpackb(message)[2] for message in new).decode(errors="replace")
+                self._shown += text
+                self._show(text)
+
+    def take_shown(self) -> str:
+        """Give what was shown of an attempt that has ended; what it put up besides is part of its log."""
+        self._over.update(self._names())
+        shown, self._shown = self._shown, ""
+        return shown
+
+    def _names(self) -> dict[str, int]:
+        prefix = live_prefix(self._task)
+        return {name: count for name, count in self._store.list_answers().items() if name.startswith(prefix)}
