@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo test servers lint format types unit test-pythons mixtures bench clean
+.PHONY: help demo test servers lint format types unit test-pythons mixtures conformance bench clean
 
 help:
 	@echo "demo          run an example and show its result"
@@ -25,6 +25,7 @@ help:
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
 	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
+	@echo "conformance   run a suite of CWL in containers; make conformance SUITE=../cwl-v1.2 for a whole one"
 	@echo "bench         measure, side by side with others; make bench BENCHMARKS=benchmarks/peers.py for one"
 	@echo "clean         remove the environment and all that tools left behind"
 
@@ -55,6 +56,11 @@ test-pythons:
 
 mixtures: .venv/dev
 	TOILFN_TEST_PROGRAMS=200 $(BIN)/python -m pytest tests/chaos/test_mixtures.py
+
+SUITE ?= tests/cwl/suite
+
+conformance: .venv/dev
+	$(BIN)/python -m tests.cwl.conformance $(SUITE) $(ARGS)
 
 bench: .venv/bench
 	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

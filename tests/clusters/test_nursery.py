@@ -1,0 +1,112 @@
+"""Workers that are forked: they have what was loaded, and end, die and are cleaned up as all others."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+SCRIPT = """
+import json, os, signal, sys
+from contextlib import closing
+from pathlib import Path
+
+import toilfn as toil
+from toilfn.clusters.local import LocalCluster
+from toilfn.clusters.nursery import Nursery
+
+os.loaded = "before the fork"  # on a module that no worker imports anew
+
+@toil.task
+def look(i):
+    return getattr(os, "loaded", None), os.getpid(), os.getsid(0) == os.getpid()
+
+@toil.task(retries={"lost": 1, "error": 1})
+def dies_once(mark):
+    print("about to die")
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+@toil.task
+def waits(mark):
+    Path(mark).write_text(str(os.getpid()))
+    signal.pause()
+
+def main(what, folder):
+    with closing(Nursery()) as nursery:
+        cluster = LocalCluster(2, launcher=nursery)
+        settings = {"cluster": cluster, "progress": False, "retry_backoff": 0.01, "set_env": {"COLOUR": "blue"}}
+        if what == "look":
+            print(json.dumps(toil.compute([look(i) for i in range(4)], **settings)))
+        elif what == "dies":
+            print(json.dumps(toil.compute(dies_once(f"{folder}/mark"), **settings)))
+        else:
+            toil.compute(waits(f"{folder}/mark"), **settings)
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the script in a process without threads."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    started = []
+
+    def start(what):
+        command = [sys.executable, tmp_path / "script.py", what, tmp_path]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def printed(process):
+    text, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    return json.loads(text)
+
+
+def test_workers_have_what_was_loaded(start):
+    looks = printed(start("look"))
+    assert {loaded for loaded, _, _ in looks} == {"before the fork"}
+    assert all(leads_session for _, _, leads_session in looks)
+
+
+def test_a_worker_that_dies_is_replaced(start):
+    assert printed(start("dies")) == "survived"
+
+
+def test_workers_die_with_the_leader(start, tmp_path):
+    process = start("waits")
+    mark = tmp_path / "mark"
+    wait_for(lambda: mark.exists() and mark.read_text())
+    worker = psutil.Process(int(mark.read_text()))
+    nursery = worker.parent()
+    process.kill()
+    wait_for(lambda: not is_alive(worker) and not is_alive(nursery))
+
+
+def is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
