@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tests.servers.kubernetes import IMAGE
 from toilfn.clusters.base import Batch, JobState, Session, Update
@@ -31,7 +32,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[KubernetesCluster]:
     cluster = KubernetesCluster(
         **{"image": IMAGE, "poll_interval": 0.1, "worker_command": ["sh", str(worker)], **settings}
     )
-    cluster.open(Session(str(folder), f"test-{folder.name[-40:].lower().replace('_', '-')}"))
+    cluster.open(Session(str(folder), f"test-{uuid4().hex[:8]}"))
     try:
         yield cluster
     finally:

@@ -62,7 +62,7 @@ def test_pods_leaders_and_the_api_die_at_random(alone, kubernetes, start):
         if names := pods(kubernetes):
             delete_now(kubernetes, rng.choice(names))
     assert result(second) == str(sum(range(12)))
-    assert set(counts(marks)) == {f"slow-{i}" for i in range(20)}
+    assert set(counts(marks)) == {f"slow-{i}" for i in range(12)}
 
 
 def manifests(name, words=()):

@@ -12,8 +12,15 @@ import pytest
 from tests.clusters.leaders import counts, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
-from toilfn.clusters.tes import TESCluster
+from tests.servers.machine import wait_for
+from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Cause
+from toilfn.resources import Accelerator, Resources
+
+SHAPE = Resources(cores=1, memory=200 * 10**6, disk=10**6)
 
 __all__ = ["start"]
 
@@ -69,3 +76,168 @@ def hurt(tes, rng):
     """End a job as a system may."""
     if live := tes.live():
         tes.stop_task(rng.choice(live), rng.choice(["PREEMPTED", "SYSTEM_ERROR", "CANCELED"]))
+
+
+@pytest.fixture
+def opened(tes, tmp_path):
+    """Make open clusters whose jobs do what a script says; closed at the end."""
+    clusters = []
+
+    def opened(script="exit 0", **settings):
+        (tmp_path / "job.sh").write_text(script)
+        words = ("sh", str(tmp_path / "job.sh"))
+        cluster = TESCluster(**there(tes, poll_interval=0.1, worker_command=words) | settings)
+        cluster.open(Session(str(tmp_path), "wf"))
+        clusters.append(cluster)
+        return cluster
+
+    yield opened
+    for cluster in clusters:
+        cluster.close()
+
+
+def batch(name="b", shape=SHAPE):
+    return Batch(name, name, shape)
+
+
+def ends(cluster, job, limit=30):
+    """The update with which a job ends."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        for update in cluster.poll(0.5):
+            if update.job == job and update.state is JobState.ENDED:
+                return update
+    raise AssertionError(cluster._live)
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"), [("SYSTEM_ERROR", Cause.LOST), ("PREEMPTED", Cause.PREEMPTED), ("CANCELED", Cause.LOST)]
+)
+def test_what_the_system_does_is_not_an_error_of_the_task(tes, opened, state, cause):
+    cluster = opened("exec sleep 60")
+    (job,) = cluster.submit([batch()])
+    wait_for(tes.live, "the job")
+    tes.stop_task(job, state)
+    update = ends(cluster, job)
+    assert (update.cause, update.detail.split(";")[0]) == (cause, state)
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ({"logs": [{"exit_code": 1}]}, Cause.ERROR),
+        ({"logs": [{"exit_code": 137}]}, Cause.LOST),
+        ({"logs": [{"exit_code": 137}], "system_logs": ["container was OOMKilled"]}, Cause.MEMORY),
+        ({}, Cause.ERROR),
+    ],
+)
+def test_executor_errors_are_told_apart(log, cause):
+    assert explained("EXECUTOR_ERROR", Cause.ERROR, {"logs": [log] if log else []}).cause is cause
+
+
+def test_the_walltime_is_named(opened):
+    cluster = opened("exec sleep 60")
+    (job,) = cluster.submit([batch(shape=Resources(1, 10**8, 10**6, walltime=1))])
+    assert ends(cluster, job).cause is Cause.WALLTIME
+
+
+def test_lines_before_the_worker_are_the_only_input(tes, opened, tmp_path):
+    cluster = opened('printf %s "$GREETING" > "$1/said"', job_script_prologue=['export GREETING="it\'s"'])
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is None
+    assert (tmp_path / "said").read_text() == "it's"
+    assert [given["path"] for given in tes.tasks[job]["inputs"]] == ["/tmp/toilfn-prologue.sh"]
+
+
+def test_many_jobs_are_looked_at_in_one_list_page_by_page(tes, opened):
+    """Few are asked for one by one."""
+    tes.page = 7
+    cluster = opened()
+    jobs = cluster.submit([batch(str(number)) for number in range(20)])
+    tes.requests.clear()
+    assert cluster.look(jobs).keys() == set(jobs)
+    assert len(tes.requests) == 3
+    assert all(request.startswith("GET /ga4gh/tes/v1/tasks?") for request in tes.requests)
+    for job in jobs[-1:]:
+        assert ends(cluster, job).cause is None
+
+
+def test_a_lost_answer_does_not_make_a_second_task(tes, opened):
+    cluster = opened()
+    tes.loses_answers = 1
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is None
+    assert len(tes.tasks) == 1
+
+
+def test_what_is_asked_for_is_in_the_task(opened):
+    cluster = opened(zones=["z"], backend_parameters={"VmSize": "large"}, tags={"who": "me"}, env={"A": "1"})
+    shape = Resources(1.5, 2 * 10**9, 10**9, (Accelerator(1),), walltime=90, preemptible=True)
+    task = cluster.task(batch("name", shape), "job")
+    assert task["resources"] == {
+        "cpu_cores": 2, "ram_gb": 2.0, "disk_gb": 1.0, "preemptible": True, "zones": ["z"],
+        "backend_parameters": {"VmSize": "large"},
+    }  # fmt: skip
+    own = {"toilfn.workflow": "wf", "toilfn.batch": "name", "toilfn.walltime": "90"}
+    assert task["tags"] == {"who": "me", **own}
+    assert task["executors"][0]["env"] == {"A": "1"}
+
+
+def test_accelerators_need_the_backends_word(opened):
+    with pytest.raises(InputError, match="backend_parameters"):
+        opened().submit([batch(shape=Resources(accelerators=(Accelerator(1),)))])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"endpoint": "http://127.0.0.1:9"}, "does not answer"),
+        ({"endpoint": "127.0.0.1:9"}, "cannot be where"),
+        ({"endpoint": "http://me:secret@host"}, "cannot be where"),
+        ({"image": None}, "TOILFN_IMAGE"),
+        ({"user": "me", "password": "hidden"}, "TOILFN_TES_PASSWORD"),
+        ({"bearer_token": "hidden"}, "TOILFN_TES_BEARER_TOKEN"),
+        ({"bearer_token": "hidden", "user": "me"}, "give one of them"),
+    ],
+)
+def test_wrong_settings_give_one_clear_error(tes, opened, monkeypatch, settings, words):
+    """And no secret is in it."""
+    monkeypatch.setattr("toilfn.clusters.tes.START_PATIENCE", 2.0)
+    tes.token = "right"
+    with pytest.raises((ClusterError, InputError), match=words) as caught:
+        opened(**{"bearer_token": None, **settings})
+    assert "hidden" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_wrong_path_of_the_endpoint_is_named(tes, opened):
+    with pytest.raises(ClusterError, match="endpoint="):
+        opened(endpoint=f"{tes.url}/other")
+
+
+def test_an_image_that_is_not_there_is_named(opened):
+    cluster = opened(image="nosuch:1")
+    (job,) = cluster.submit([batch()])
+    update = ends(cluster, job)
+    assert update.cause is Cause.LOST
+    assert "cannot pull the image nosuch:1" in update.detail
+
+
+@pytest.mark.parametrize("kind", ["basic", "bearer"])
+def test_credentials_come_from_settings_or_the_environment_and_stay_there(tes, start, monkeypatch, tmp_path, kind):
+    """They are in no job, no file of the store, and nothing that the leader prints."""
+    secret = "s3cr3t-" + kind
+    if kind == "basic":
+        tes.user, tes.password = "me", secret
+        monkeypatch.setenv("TOILFN_TES_USER", "me")
+        monkeypatch.setenv("TOILFN_TES_PASSWORD", secret)
+    else:
+        tes.token = secret
+        monkeypatch.setenv("TOILFN_TES_BEARER_TOKEN", secret)
+    leader, _ = start("tes", "sort", 3, cluster=there(tes))
+    output, errors = leader.communicate(timeout=60)
+    assert output.strip() == "[0, 1, 2]", errors
+    assert secret not in errors
+    assert secret not in repr(tes.tasks)
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []

@@ -61,6 +61,7 @@ class FakeKubernetes:
         self.log: list[tuple[int, str, str, Object]] = []
         self.version = itertools.count(1)
         self.now = self.forgotten = 0
+        self.is_closing = False
         self.generation = 0
         """Streams of an earlier generation end."""
         self.server = _Server(self)
@@ -87,6 +88,7 @@ class FakeKubernetes:
             yield self
         finally:
             self.nodes.is_stopped.set()
+            self.is_closing = True
             with self.changed:
                 pods = [pod for (kind, _), pod in self.objects.items() if kind == "pods"]
             for pod in pods:
@@ -177,7 +179,7 @@ class FakeKubernetes:
         """Give the changes since a version, as they come."""
         since, end = int(query.get("resourceVersion", 0)), time.monotonic() + int(query.get("timeoutSeconds", 60))
         generation = self.generation
-        while time.monotonic() < end and generation == self.generation:
+        while time.monotonic() < end and generation == self.generation and not self.is_closing:
             with self.changed:
                 if since < self.forgotten:
                     yield {
