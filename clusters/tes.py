@@ -34,7 +34,7 @@ from toilfn.resources import Resources
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["TESCluster", "TESSettings"]
+__all__ = ["TESCluster", "TESSettings", "explained"]
 
 STATES: dict[str, tuple[JobState, Cause | None]] = {
     "UNKNOWN": (JobState.UNKNOWN, None),
@@ -236,10 +236,10 @@ class TESCluster(PolledCluster[LiveJob]):
         state, cause = STATES.get(word, (JobState.UNKNOWN, None))
         if cause is None:
             return Found(state, None, word)
-        return _explained(word, cause, self._get(job, "FULL") or {})
+        return explained(word, cause, self._get(job, "FULL") or {})
 
 
-def _explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
+def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
     """Say why a task ended badly, from its logs (tesTaskLog, tesExecutorLog)."""
     log = (task.get("logs") or [{}])[-1]
     executor = (log.get("logs") or [{}])[-1]
