@@ -152,7 +152,7 @@ class Leader:
                 self._obey(self._scheduler.dispatch(time.monotonic()))
             else:
                 self._services.stop_the_last(self._jobs)
-            for update in [*self._cluster.poll(self._patience()), *self._late.due()]:
+            for update in self._updates():
                 self._take(update)
             for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
                 self._hear(out, message)
@@ -160,6 +160,10 @@ class Leader:
             if victims := self._watch.victims(self._jobs.names()):
                 self._cluster.kill(victims)
             self._watch.tick(self._scheduler.counts(), self._running_names)
+
+    def _updates(self) -> list[Update]:
+        news = self._cluster.poll(self._patience())
+        return news if self._answers.late is None else [*news, *self._answers.late.due()]
 
     def _adopt(self) -> None:
         """Go on with what earlier leaders have left in the cluster and in the store."""
@@ -286,10 +290,10 @@ class Leader:
             self._handle(Began(out.id, time.monotonic()))
         if update.state is JobState.ENDED:
             answers = self._answers.so_far(out.name)
-            if not self._cluster.capabilities.direct:
-                if self._late.is_late(update, answers):
+            if self._answers.late is not None:
+                if self._answers.late.is_late(update, answers):
                     return
-                update = self._late.explained(update, answers)
+                update = self._answers.late.explained(update, answers)
             for message in self._streams.rest(out.name, answers):
                 self._hear(out, message)
             if not self._cluster.capabilities.direct:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from toilfn.events import TaskId
 from toilfn.lead import messages
+from toilfn.lead.latecomers import Latecomers
 from toilfn.records import Task, decode
 from toilfn.stores import MissingObjectError, Store
 from toilfn.work.services import stop_flag
@@ -14,7 +15,15 @@ __all__ = ["Answers", "StoreAnswers"]
 
 
 class Answers:
-    """Where a cluster that is not direct leaves messages: none for a direct one."""
+    """Where a cluster that is not direct leaves messages: none for a direct one.
+
+    Attributes
+    ----------
+    late : Latecomers or None
+        Puts off the ends of jobs whose answers are not all there.
+    """
+
+    late: Latecomers | None = None
 
     def put(self, name: str, message: bytes) -> None:
         """Keep a batch's message for its worker."""
@@ -48,6 +57,7 @@ class StoreAnswers(Answers):
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.late = Latecomers(store.url)
 
     def put(self, name: str, message: bytes) -> None:
         """Keep a batch's message for its worker."""

@@ -1,0 +1,61 @@
+"""Answers that a shared file system shows late, or never."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from toilfn.clusters.base import JobId, JobState, Update
+from toilfn.events import Cause
+from toilfn.lead.latecomers import Latecomers
+
+DONE = msgpack.packb(("done",))
+OTHER = msgpack.packb(("records", [], []))
+WELL = Update(JobId("j"), JobState.ENDED)
+FAILED = Update(JobId("j"), JobState.ENDED, Cause.ERROR, "exit status 1")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("toilfn.lead.latecomers.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_an_end_is_heard_when_the_last_answer_is_there(clock):
+    late = Latecomers("file:///shared/store", limit=10)
+    for answers in ([], [OTHER]):
+        assert late.is_late(WELL, answers)
+        clock[0] += 1
+        assert late.due() == [WELL]
+    assert not late.is_late(WELL, [OTHER, DONE])
+    clock[0] += 1
+    assert late.due() == []
+
+
+def test_the_store_is_not_looked_at_all_the_time(clock):
+    late = Latecomers("file:///shared/store")
+    late.is_late(WELL, [])
+    assert late.due() == [WELL]
+    late.is_late(WELL, [])
+    clock[0] += 0.1
+    assert late.due() == []
+
+
+def test_a_job_whose_answers_never_come_is_lost_and_the_directory_is_named(clock):
+    late = Latecomers("file:///local/store", limit=10)
+    late.is_late(WELL, [])
+    clock[0] += 11
+    (update,) = late.due()
+    assert update.cause is Cause.LOST
+    assert "not in the store after 10 s" in update.detail
+    assert "cannot see the directory file:///local/store" in update.detail
+    assert not late.is_late(update, [])
+
+
+def test_a_worker_that_failed_without_a_word_may_not_have_seen_the_store():
+    late = Latecomers("/local/store")
+    assert "cannot see the directory /local/store" in late.explained(FAILED, []).detail
+    assert late.explained(FAILED, [OTHER]) == FAILED
+    assert late.explained(WELL, []) == WELL
+    assert Latecomers("s3://bucket/store").explained(FAILED, []).detail == "exit status 1"

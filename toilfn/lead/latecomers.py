@@ -1,0 +1,73 @@
+"""Jobs that have ended and whose last answer is not to be seen yet: shared file systems show new files late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from toilfn.clusters.base import JobId, Update
+from toilfn.events import Cause
+from toilfn.lead import messages
+from toilfn.stores import is_local
+
+__all__ = ["Latecomers"]
+
+_LATE = 60.0
+"""Seconds within which answers must be seen: NFS may know a directory's old state for so long (acdirmax, nfs(5))."""
+
+_LOOK = 0.5
+"""Seconds between two looks."""
+
+
+class Latecomers:
+    """Puts off the ends of jobs that ended well until all their answers are there.
+
+    Parameters
+    ----------
+    store : str
+        The store's URL.
+    limit : float
+        Seconds after which a job counts as lost that ended well.
+    """
+
+    def __init__(self, store: str, limit: float = _LATE) -> None:
+        self._store = store
+        self._limit = limit
+        self._since: dict[JobId, float] = {}
+        self._waiting: dict[JobId, Update] = {}
+        self._looked = 0.0
+
+    def is_late(self, update: Update, answers: Sequence[bytes]) -> bool:
+        """Say whether a job's end is to be put off; `due` gives it again then."""
+        is_whole = bool(answers) and messages.read(answers[-1])[0] == "done"
+        if update.cause is not None or is_whole:
+            self._since.pop(update.job, None)
+            return False
+        self._since.setdefault(update.job, time.monotonic())
+        self._waiting[update.job] = update
+        return True
+
+    def due(self) -> list[Update]:
+        """Give the ends that are to be looked at again; those whose time is up as lost jobs."""
+        now = time.monotonic()
+        if not self._waiting or now - self._looked < _LOOK:
+            return []
+        self._looked = now
+        updates, self._waiting = list(self._waiting.values()), {}
+        return [self._lost(update) if now - self._since[update.job] > self._limit else update for update in updates]
+
+    def _lost(self, update: Update) -> Update:
+        detail = f"the job ended well, but its answers were not in the store after {self._limit:g} s{self._hint()}"
+        return replace(update, cause=Cause.LOST, detail=detail)
+
+    def explained(self, update: Update, answers: Sequence[bytes]) -> Update:
+        """Add to the failure of a job that said nothing why that may be."""
+        if answers or update.cause is not Cause.ERROR:
+            return update
+        return replace(update, detail=f"{update.detail}{self._hint()}")
+
+    def _hint(self) -> str:
+        if not is_local(self._store):
+            return ""
+        return f". If its node cannot see the directory {self._store}: let the store be one that leader and nodes share"
