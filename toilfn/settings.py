@@ -175,6 +175,11 @@ class Settings:
         "always", one_of("always", "onError", "never", "onSuccess"), _PLACES,
         "when to remove the temporary directory of an attempt that has ended; one that stays is named in the log",
     )  # fmt: skip
+    coordination_dir: str | None = _setting(
+        None, os.fspath, _PLACES,
+        "where each machine keeps its locks, if the work directory is shared with other machines: a local disk; "
+        "containers on one machine that share this share the cache of files",
+    )  # fmt: skip
     cache_size: int | None = _setting(
         None, parse_size, _PLACES,
         "the most disk that each machine's cache of files may take, 0 for no cache; by default a fifth of the disk",

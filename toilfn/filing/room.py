@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toilfn.units import parse_size
-from toilfn.work.scratch import base_dir
+from toilfn.work.scratch import base_dir, state_dir
 
 __all__ = ["LIMIT_VARIABLE", "cache_dir", "draft_dir", "filling", "limit", "reserve"]
 
@@ -39,6 +39,13 @@ class _Entry(NamedTuple):
 def cache_dir() -> Path:
     """Give the directory of the cache; each store has one in it."""
     directory = base_dir() / "files"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def _state() -> Path:
+    """Give the directory of what keeps the processes in step."""
+    directory = state_dir() / "files"
     directory.mkdir(exist_ok=True)
     return directory
 
@@ -72,10 +79,10 @@ def reserve(size: int) -> bool:
 
     A file that running attempts hold links to is not removed.
     """
-    ledger = cache_dir() / "used"
+    ledger = _state() / "used"
     with _locked(ledger):
         used = _read(ledger)
-        room = min(limit(), used + shutil.disk_usage(ledger.parent).free)
+        room = min(limit(), used + shutil.disk_usage(cache_dir()).free)
         if used + size > room:
             used = _evict(room - size)
         if used + size > room:
@@ -129,7 +136,7 @@ def _size_of_draft(draft: Path) -> int:
 
 
 def _lock_of(name: str) -> Path:
-    locks = cache_dir() / "locks"
+    locks = _state() / "locks"
     locks.mkdir(exist_ok=True)
     return locks / str(zlib.crc32(name.encode()) % _LOCKS)
 

@@ -128,6 +128,8 @@ class Running:
         given |= hand_over(self._store.url, private=direct)
         if settings.work_dir is not None:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
+        if settings.coordination_dir is not None:
+            given["TOILFN_COORDINATION_DIR"] = os.path.abspath(settings.coordination_dir)
         if settings.cache_size is not None:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
         if settings.stream_logs:

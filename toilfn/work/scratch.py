@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import cloudpickle
 
 from toilfn.errors import ToilfnError
 
-__all__ = ["CODE_VARIABLE", "Deferred", "Scratch", "sweep"]
+__all__ = ["CODE_VARIABLE", "Deferred", "Scratch", "state_dir", "sweep"]
 
 CODE_VARIABLE = "TOILFN_CODE"
 """The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
@@ -112,6 +113,7 @@ class Scratch:
         if self._root is not None:
             _run_deferred(self._root)
             _remove(self._root)
+            _lock_of(self._root).unlink(missing_ok=True)
             os.close(self._lock)
             self._root = None
 
@@ -119,28 +121,71 @@ class Scratch:
         if self._root is None:
             base = self._base or base_dir()
             unlocked = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
-            self._lock = os.open(unlocked / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            root = base / f"{os.getpid()}{unlocked.name.removeprefix('.new')}"
+            lock = _lock_of(root)
+            self._lock = os.open(unlocked / _LOCK if lock.parent == root else lock, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self._root = unlocked.rename(base / f"{os.getpid()}{unlocked.name.removeprefix('.new')}")
+            self._root = unlocked.rename(root)
         return self._root
 
 
 def base_dir() -> Path:
     """Give the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
 
+    With a coordination directory it is one of those who share that: others may use the same work directory.
+
     Raises
     ------
     ToilfnError
         If another user has made it.
     """
-    parent = Path(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir())
+    base = _private(Path(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir()), "TOILFN_WORK_DIR")
+    if "TOILFN_COORDINATION_DIR" in os.environ:
+        base /= _token(state_dir())
+        base.mkdir(mode=0o700, exist_ok=True)
+    return base
+
+
+def state_dir() -> Path:
+    """Give the directory for locks: in ``TOILFN_COORDINATION_DIR``, else the one of `base_dir`.
+
+    Raises
+    ------
+    ToilfnError
+        If another user has made it.
+    """
+    parent = os.environ.get("TOILFN_COORDINATION_DIR")
+    return _private(Path(parent), "TOILFN_COORDINATION_DIR") if parent else base_dir()
+
+
+def _private(parent: Path, variable: str) -> Path:
+    """Make this user's own directory in one that others may use too."""
     base = parent / f"toilfn-{os.getuid()}"
     with suppress(FileExistsError):
         base.mkdir(mode=0o700, parents=True)
     info = base.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o022:
-        raise ToilfnError(f"{base} is not a directory of this user alone: remove it, or set TOILFN_WORK_DIR")
+        raise ToilfnError(f"{base} is not a directory of this user alone: remove it, or set {variable}")
     return base
+
+
+def _token(directory: Path) -> str:
+    """Give the name that all who share a coordination directory have in common, and nobody else."""
+    file = directory / "name"
+    if not file.exists():
+        draft = directory / f".name-{os.getpid()}"
+        draft.write_text(uuid.uuid4().hex)
+        with suppress(FileExistsError):
+            os.link(draft, file)
+        draft.unlink()
+    return file.read_text()
+
+
+def _lock_of(root: Path) -> Path:
+    """Give the file whose lock says that the process of a directory lives."""
+    if "TOILFN_COORDINATION_DIR" in os.environ:
+        return state_dir() / f"{root.name}.lock"
+    return root / _LOCK
 
 
 def sweep(base: Path | None = None) -> None:
@@ -150,13 +195,14 @@ def sweep(base: Path | None = None) -> None:
             if is_dead:
                 _run_deferred(root)
                 _remove(root)
+                _lock_of(root).unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(root: Path) -> Iterator[bool]:
     """Try to lock a directory; gives whether its process is dead."""
     try:
-        fd = os.open(root / _LOCK, os.O_RDWR)
+        fd = os.open(_lock_of(root), os.O_RDWR)
     except OSError:  # it is being made or removed
         yield False
         return
