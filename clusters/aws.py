@@ -45,14 +45,14 @@ class Amazon:
         InputError
             If region, profile or endpoint cannot be used.
         """
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+        from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
 
         try:
             answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
             return answer
         except ClientError as error:
             raise _refusal(service, error.response) from None
-        except HTTPClientError as error:  # also when it cannot be reached
+        except (ConnectionError, HTTPClientError) as error:
             raise AwayError(f"AWS {service} does not answer: {error}") from None
         except NoCredentialsError as error:
             raise ClusterError(f"AWS {service}: {error}. {_credentials_hint()}") from None

@@ -14,8 +14,15 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.awsbatch import QUEUE
 from tests.servers.containers import IMAGE
 from tests.servers.fixtures import awsbatch_server, containers
+from toilfn.clusters import awsjobs
 from toilfn.clusters.awsbatch import AWSBatchCluster
+from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.testing import ClusterContract
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Cause
+from toilfn.resources import Accelerator, Resources
+
+SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
 
 __all__ = ["awsbatch_server", "containers", "start"]
 
@@ -78,3 +85,144 @@ def interrupt(batch, rng):
     running = [job["jobId"] for job in batch.list_jobs(jobQueue=QUEUE, jobStatus="RUNNING")["jobSummaryList"]]
     if running:
         batch.terminate_job(jobId=rng.choice(running), reason="Host EC2 (instance i-0b1c2d) terminated.")
+
+
+@pytest.fixture
+def opened(settings, tmp_path):
+    """Make open clusters whose jobs do what a script says; closed at the end."""
+    clusters = []
+
+    def opened(script="exit 0", **changes):
+        (tmp_path / "job.sh").write_text(script)
+        cluster = AWSBatchCluster(
+            **{**settings, "poll_interval": 0.2, "worker_command": ("sh", str(tmp_path / "job.sh")), **changes}
+        )
+        clusters.append(cluster)
+        cluster.open(Session(str(tmp_path), "wf"))
+        return cluster
+
+    yield opened
+    for cluster in clusters:
+        cluster.close()
+
+
+def named(*names, shape=SHAPE):
+    return [Batch(name, name, shape) for name in names]
+
+
+def ends(cluster, job, limit=60):
+    """The update with which a job ends."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        for update in cluster.poll(0.5):
+            if update.job == job and update.state is JobState.ENDED:
+                return update
+    raise AssertionError(cluster._live)
+
+
+def test_the_end_of_a_failed_jobs_log_and_its_streams_name_are_in_the_error(opened):
+    cluster = opened("echo on purpose; exit 3")
+    (job,) = cluster.submit(named("b"))
+    update = ends(cluster, job)
+    assert update.cause is Cause.ERROR
+    assert "exit status 3" in update.detail
+    assert f"its log stream {awsjobs.definition(cluster.settings)[0]}/default/{job}" in update.detail
+    assert update.detail.endswith("on purpose")
+
+
+def test_the_job_definition_is_made_once_and_used_again(opened, batch):
+    first, second = opened(), opened()
+    name, _ = awsjobs.definition(first.settings)
+    assert name == awsjobs.definition(second.settings)[0]
+    assert len(batch.describe_job_definitions(jobDefinitionName=name)["jobDefinitions"]) == 1
+    other, properties = awsjobs.definition({**first.settings, "job_role_arn": "arn:aws:iam::1:role/x"})
+    assert other != name
+    assert properties["jobRoleArn"] == "arn:aws:iam::1:role/x"
+
+
+def test_a_jobs_overrides_say_what_it_needs(opened, batch):
+    cluster = opened(env={"A": "1"}, tags={"who": "me"}, walltime="2h")
+    (job,) = cluster.submit(named("b", shape=Resources(1.5, 2**30, 0, (Accelerator(2),))))
+    (described,) = batch.describe_jobs(jobs=[job])["jobs"]
+    assert {"name": "A", "value": "1"} in described["container"]["environment"]
+    assert described["timeout"] == {"attemptDurationSeconds": 7200}
+    assert described["tags"] == {"who": "me"}
+    wanted = awsjobs.overrides(named("b", shape=Resources(1.5, 2**30, 0, (Accelerator(2),))), [], [], {})
+    sizes = {item["type"]: item["value"] for item in wanted["resourceRequirements"]}
+    assert sizes == {"VCPU": "2", "MEMORY": "1024", "GPU": "2"}
+    assert ends(cluster, job).cause is None
+
+
+def test_submissions_are_cut_by_number_and_by_the_length_of_names():
+    """All overrides of a job together must not be longer than 8192 characters."""
+    parts = list(awsjobs.portions(named(*(f"{number:0100}" for number in range(100))), 30))
+    assert [len(part) for part in parts] == [30, 30, 30, 10]
+    parts = list(awsjobs.portions(named(*(f"{number:01000}" for number in range(10))), 10_000))
+    assert max(sum(len(batch.name) + 1 for batch in part) for part in parts) <= 5000
+    assert [batch.name for part in parts for batch in part] == [f"{number:01000}" for number in range(10)]
+    with pytest.raises(InputError, match="line break"):
+        list(awsjobs.portions(named("a\nb"), 10))
+
+
+def test_other_accelerators_than_gpus_are_refused():
+    with pytest.raises(InputError, match="'tpu'"):
+        awsjobs.overrides(named("b", shape=Resources(accelerators=(Accelerator(1, "tpu"),))), [], [], {})
+
+
+@pytest.mark.parametrize(
+    ("job", "cause"),
+    [
+        ({"status": "FAILED", "statusReason": "Host EC2 (instance i-0b1c) terminated."}, Cause.PREEMPTED),
+        ({"status": "FAILED", "statusReason": "Job attempt duration exceeded timeout"}, Cause.WALLTIME),
+        ({"status": "FAILED", "container": {"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to "
+                                            "memory usage"}}, Cause.MEMORY),
+        ({"status": "FAILED", "container": {"exitCode": 137}}, Cause.LOST),
+        ({"status": "FAILED", "attempts": [{"container": {"exitCode": 1}}]}, Cause.ERROR),
+        ({"status": "FAILED", "statusReason": "ended by toilfn"}, Cause.LOST),
+        ({"status": "SUCCEEDED", "container": {"exitCode": 0}}, None),
+    ],
+)  # fmt: skip
+def test_reasons_are_understood(job, cause):
+    assert awsjobs.found(job)[:2] == (JobState.ENDED, cause)
+
+
+def test_a_job_that_its_queue_can_never_run_is_ended():
+    reason = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job's resource requirements are larger than any instance"
+    found = awsjobs.found({"status": "RUNNABLE", "statusReason": reason})
+    assert (found.state, found.cause, found.is_stuck) == (JobState.ENDED, Cause.ERROR, True)
+    assert awsjobs.found({"status": "RUNNABLE"}).state is JobState.QUEUED
+
+
+def test_an_image_that_is_not_there_is_named(opened):
+    cluster = opened(image="127.0.0.1:26850/nosuch:1")
+    (job,) = cluster.submit(named("b"))
+    update = ends(cluster, job)
+    assert update.cause is Cause.LOST
+    assert "CannotPullContainerError" in update.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"queue": "nosuch"}, f"no AWS Batch queue 'nosuch'.*{QUEUE}.*TOILFN_AWS_BATCH_QUEUE"),
+        ({"queue": None}, "TOILFN_AWS_BATCH_QUEUE"),
+        ({"queue": f"{QUEUE}-off"}, "DISABLED"),
+        ({"image": None}, "TOILFN_IMAGE"),
+        ({"endpoint_url": "http://127.0.0.1:9"}, "does not answer"),
+        ({"profile": "nosuch"}, "nosuch"),
+        ({"region": "no where"}, "no where"),
+    ],
+)
+def test_wrong_settings_give_one_clear_error(opened, monkeypatch, changes, words):
+    monkeypatch.setattr("toilfn.clusters.awsbatch.START_PATIENCE", 2.0)
+    with pytest.raises((ClusterError, InputError), match=words):
+        opened(**changes)
+
+
+def test_missing_credentials_are_told_with_what_to_do(opened, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(ClusterError, match="credentials that boto3 finds"):
+        opened()
