@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from WDL import Env, Error, Tree, Value
@@ -11,45 +10,30 @@ from WDL import Env, Error, Tree, Value
 from toilfn.context import current
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.task import task
+from toilfn.wdl.cache import Cache
 from toilfn.wdl.execution import Execution, run
 from toilfn.wdl.language import binding_type, is_at_least, ordered
 from toilfn.wdl.library import Library, OutputLibrary
+from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import TaskPaths, all_stored
 from toilfn.wdl.problems import located, where
 from toilfn.wdl.program import Callee, source_dir
 from toilfn.wdl.runtime import Runtime
 from toilfn.wdl.values import decode, encode_present
 
-__all__ = ["Machine", "command"]
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """How commands are run.
-
-    Attributes
-    ----------
-    container : str
-        "auto", the name of an engine, or "none".
-    image : str
-        For tasks that name none.
-    copy_inputs : bool
-        Whether commands get copies of their inputs, which they may change.
-    """
-
-    container: str = "auto"
-    image: str = "ubuntu:22.04"
-    copy_inputs: bool = False
-
-    def __toilfn_identity__(self) -> str:
-        """What of it makes another result."""
-        return self.image
+__all__ = ["command"]
 
 
 @task(version="1")
 def command(called: Callee, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> dict[str, Any]:
     """Run a task's command; gives its encoded outputs."""
-    return Call(called.node, inputs, runtime, machine).run()
+    cache = Cache(machine.cache, called.digest, inputs, runtime.image or machine.image) if machine.cache else None
+    found: dict[str, Any] | None = cache.get() if cache else None
+    if found is None:
+        found = Call(called.node, inputs, runtime, machine).run()
+        if cache:
+            cache.put(found)
+    return found
 
 
 class Call:

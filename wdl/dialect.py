@@ -73,7 +73,8 @@ class Reader(_parser._DocTransformer):
     @lark.v_args(meta=True)
     def type(self, meta: Any, items: list[Any]) -> Type.Base:
         """Make a type."""
-        found: Type.Base = super().type(meta, items)
+        plain: Any = super()
+        found: Type.Base = plain.type(meta, items)
         if isinstance(found, Type.StructInstance) and found.type_name == "Object":
             return ObjectType(optional=found.optional)
         return found

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import WDL
-from WDL import Error, Tree
+from WDL import Error, Lint, Tree
 
 from toilfn.errors import InputError
 from toilfn.wdl import dialect
-from toilfn.wdl.fetch import reader
+from toilfn.wdl.fetch import located, reader
 from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.program import Source
 
-__all__ = ["entrypoint", "load_document", "source"]
+__all__ = ["doubts", "entrypoint", "load_document", "source"]
 
 
 def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) -> Tree.Document:
@@ -38,7 +38,7 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
     """
     dialect.teach()
     try:
-        document = WDL.load(place, path=list(path), check_quant=strict, read_source=reader())
+        document = WDL.load(located(place), path=list(path), check_quant=strict, read_source=reader())
         dialect.check(document)
         return document
     except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
@@ -58,6 +58,13 @@ def _lines(error: Any) -> list[str]:
             return _lines(cause)
         return [f"{where(error.pos)}: {error}{f': {cause}' if cause else ''}"]
     return [f"{where(error)}: {str(error).splitlines()[0]}"]
+
+
+def doubts(document: Tree.Document) -> list[str]:
+    """Give what miniwdl's linter has to say; one line for each thing, with file, line and column."""
+    Lint.lint(document)
+    found = sorted(entry[:3] for entry in Lint.collect(document) if not entry[3])
+    return [f"{where(pos)}: {text} ({kind})" for pos, kind, text in found]
 
 
 def source(document: Tree.Document) -> Source:

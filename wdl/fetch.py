@@ -1,18 +1,35 @@
-"""Where documents come from: files, URLs, and registries of tools."""
+"""Where documents come from: files, URLs, and registries of tools.
+
+Registries speak GA4GH's Tool Registry Service API, version 2, as Dockstore does.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from WDL import Tree, read_source_default
 from WDL.Tree import ReadSourceResult
 
+from toilfn.errors import InputError
 from toilfn.wdl.paths import is_url
 
-__all__ = ["reader"]
+__all__ = ["located", "reader"]
 
 Reader = Callable[[str, "list[str]", "Tree.Document | None"], Awaitable[ReadSourceResult]]
+
+_TOOL = re.compile(r"(?P<id>(#workflow/|#notebook/)?[\w.-]+\.[a-z]+/[\w./-]+):(?P<version>[\w./-]+)")
+_REGISTRY = "https://dockstore.org/api"
+"""Unless the environment variable ``TOILFN_TRS_SERVER`` names another."""
+
+
+def located(place: str) -> str:
+    """Give the path or URL of a document: a tool's id is looked up in its registry."""
+    tool = None if os.path.exists(place) else _TOOL.fullmatch(place)
+    return _registered(tool["id"], tool["version"]) if tool else place
 
 
 def reader() -> Reader:
@@ -35,8 +52,22 @@ def _relative_to(uri: str, importer: Tree.Document | None) -> str:
     return uri
 
 
+def _registered(tool: str, version: str) -> str:
+    """Ask a registry for the URL of a tool's document."""
+    server = os.environ.get("TOILFN_TRS_SERVER", _REGISTRY).rstrip("/")
+    name = tool if tool.startswith("#") else f"#workflow/{tool}"
+    where = f"{server}/ga4gh/trs/v2/tools/{quote(name, safe='')}/versions/{quote(version, safe='')}/WDL/descriptor"
+    answer = json.loads(_fetch(where))
+    if not isinstance(answer, dict) or not answer.get("url"):
+        raise InputError(f"the registry {server} does not say where the document of {tool}:{version} is")
+    return str(answer["url"])
+
+
 def _fetch(url: str) -> str:
     import fsspec
 
-    with fsspec.open(url, "r", encoding="utf-8") as stream:
-        return str(stream.read())
+    try:
+        with fsspec.open(url, "r", encoding="utf-8") as stream:
+            return str(stream.read())
+    except OSError as error:
+        raise FileNotFoundError(f"{url}: {error}") from error

@@ -12,7 +12,7 @@ import WDL
 from WDL import Error, Tree, Type
 
 from toilfn.errors import InputError
-from toilfn.exchange import import_directory, import_file
+from toilfn.exchange import Link, import_directory, import_file
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.paths import is_url
 from toilfn.wdl.problems import WDLError, where
@@ -114,7 +114,9 @@ def _expanded(available: Any, name: str) -> str | None:
     return short if len(parts) == 3 and name not in available and short in available else None
 
 
-def encode_inputs(node: Any, given: Mapping[str, Any], base: str = "", *, on_workers: bool = False) -> dict[str, Any]:
+def encode_inputs(
+    node: Any, given: Mapping[str, Any], base: str = "", *, link: Link = "copy", on_workers: bool = False
+) -> dict[str, Any]:
     """Check inputs against what a workflow or task declares, and encode them with promises of their files.
 
     Parameters
@@ -124,6 +126,8 @@ def encode_inputs(node: Any, given: Mapping[str, Any], base: str = "", *, on_wor
         As parsed from JSON; names with or without that of the workflow.
     base : str
         The directory or URL that relative paths begin at, if they are not found where we are.
+    link : str
+        As for `toilfn.import_file`.
     on_workers : bool
         Whether files are imported by workers.
 
@@ -132,7 +136,7 @@ def encode_inputs(node: Any, given: Mapping[str, Any], base: str = "", *, on_wor
     WDLError
         If an input is unknown, missing, or not of its type.
     """
-    paths = _Imports(base, on_workers=on_workers)
+    paths = _Imports(base, link=link, on_workers=on_workers)
     found: dict[str, Any] = {}
     for full, value in given.items():
         name = _short(node, full)
@@ -171,9 +175,9 @@ def _encoded(node: Any, name: str, declared: Type.Base, value: Any, paths: Paths
 class _Imports(Paths):
     """Paths in a file of inputs: each one becomes an import."""
 
-    def __init__(self, base: str, *, on_workers: bool) -> None:
+    def __init__(self, base: str, *, link: Link, on_workers: bool) -> None:
         self._base = base
-        self._local = not on_workers
+        self._how: dict[str, Any] = {"link": link, "local": not on_workers}
         self._stored: dict[tuple[str, bool], Stored] = {}
 
     def path(self, stored: Stored) -> str:
@@ -205,8 +209,8 @@ class _Imports(Paths):
         name = place.rpartition("/")[2]
         try:
             if directory:
-                return import_directory(place, name, local=self._local)
-            return import_file(place, name, local=self._local)
+                return import_directory(place, name, **self._how)
+            return import_file(place, name, **self._how)
         except (InputError, OSError) as error:
             raise FileNotFoundError(f"cannot import {place}: {error}") from None
 

@@ -17,7 +17,7 @@ from toilfn.errors import InputError
 from toilfn.files import File, write_file
 from toilfn.wdl.values import Entries, Paths, PathText, Stored
 
-__all__ = ["TaskPaths", "WorkflowPaths", "all_stored", "is_url", "made_in"]
+__all__ = ["TaskPaths", "WorkflowPaths", "all_stored", "is_url", "made_in", "numbered"]
 
 _MADE = "/toilfn"
 """What the folders of files that tasks make begin with, in a workflow's expressions."""
@@ -139,7 +139,7 @@ class TaskPaths(Paths):
         self._places: dict[Stored, str] = {}
         self._written = 0
         found = list(dict.fromkeys(inputs))
-        self._folders = _numbered(item.folder for item in found)
+        self._folders = numbered(item.folder for item in found)
         for item in sorted(found, key=lambda item: (item.folder, item.content.name)):
             self.path(item)
 
@@ -255,7 +255,7 @@ def _bytes(content: File | Directory) -> int:
     return sum(entry.size for _, entry in content.walk() if isinstance(entry, File))
 
 
-def _numbered(folders: Iterable[str]) -> dict[str, str]:
+def numbered(folders: Iterable[str]) -> dict[str, str]:
     """Give each folder a number, but to a folder in another one its place there."""
     short: dict[str, str] = {}
     for folder in sorted(set(folders)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,9 @@ from WDL import Error
 
 from toilfn.errors import ContainerError, InputError, PermanentError
 
-__all__ = ["WDLError", "located", "where"]
+__all__ = ["WDLError", "located", "reason", "where"]
+
+_OURS = re.compile(r"toilfn\.(wdl\.problems|errors)\.\w+: ")
 
 
 class WDLError(InputError, PermanentError):
@@ -39,6 +42,15 @@ def located(node: Any) -> Iterator[None]:
     except Exception as error:
         place = error if isinstance(error, Error.EvalError) else node
         raise WDLError(f"{where(place)}: {_said(error)}") from error
+
+
+def reason(failure: Any) -> str:
+    """Give the message of a task that failed (`toilfn.records.Failure`), without the error's type if that is ours."""
+    lines = str(failure.traceback).strip().splitlines() or [str(failure.message)]
+    heads = [number for number, line in enumerate(lines) if _OURS.match(line)]
+    if not heads:
+        return str(failure.message)
+    return _OURS.sub("", "\n".join(lines[heads[-1] :]), count=1)
 
 
 def _said(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""``toilfn-wdl-runner`` and ``toilfn wdl``."""
+"""``toilfn-wdl-runner`` and ``toilfn wdl``: run a document, check it, or list its inputs."""
 
 from __future__ import annotations
 
@@ -10,69 +10,141 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from toilfn.errors import FailedTasksError, InputError
+from toilfn.exchange import Link
 from toilfn.settings import add_options, from_options
 from toilfn.wdl import document, inputs
-from toilfn.wdl.command import Machine
+from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import is_url
+from toilfn.wdl.problems import reason
 
 __all__ = ["command", "configure", "main"]
+
+_USAGE = """\
+toilfn wdl DOCUMENT [INPUTS.json | NAME=VALUE ...] [options]   run a workflow
+       toilfn wdl check DOCUMENT                                      say what is wrong with it, or doubtful
+       toilfn wdl inputs DOCUMENT                                     print a file of inputs to be filled in"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("document", metavar="WDL", help="a path, a URL, or the id of a tool in a registry")
-    parser.add_argument("words", metavar="INPUTS", nargs="*", help="a JSON file of inputs, or inputs as name=value")
-    parser.add_argument("-i", "--input", "--inputs", action="append", default=[], dest="inputs",
-                        help="a JSON file or URL, a JSON text, or name=value; may be given several times")  # fmt: skip
-    parser.add_argument("-o", "--output-directory", "--outputDirectory", default="wdl-out", dest="directory",
-                        help="a path or URL for the output files (default: wdl-out)")  # fmt: skip
-    parser.add_argument("-m", "--output-file", "--outputFile", dest="file",
-                        help="a file for the outputs' JSON; by default it is printed")  # fmt: skip
-    parser.add_argument("--output-dialect", "--outputDialect", choices=("cromwell", "miniwdl"), default="cromwell",
-                        dest="dialect", help="cromwell: the outputs; miniwdl: these in an object")  # fmt: skip
-    parser.add_argument("--entrypoint", "--task", dest="entrypoint", metavar="NAME",
-                        help="the task or workflow to run; by default the document's workflow")  # fmt: skip
-    parser.add_argument("--container", default="auto",
-                        help="docker, podman, singularity, apptainer, none, or auto for what is there")  # fmt: skip
+    parser.usage = _USAGE
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]  # inputs may follow options
+    parser.add_argument("document", metavar="DOCUMENT", help="a path, a URL, or a tool's id such as "
+                        "github.com/owner/name:version in a registry (TRS)")  # fmt: skip
+    parser.add_argument("words", metavar="INPUTS", nargs="*", help="a JSON file of inputs, or inputs as NAME=VALUE")
+    _add_inputs(parser.add_argument_group("inputs"))
+    _add_outputs(parser.add_argument_group("outputs"))
+    _add_execution(parser.add_argument_group("execution"))
     add_options(parser)
 
 
+def _add_inputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-i", "--input", "--inputs", action="append", default=[], dest="inputs",
+                       help="a JSON file or URL, a JSON text, or NAME=VALUE; may be given several times")  # fmt: skip
+    group.add_argument("-p", "--path", action="append", default=[], help="a directory to look for imports in")
+    group.add_argument("--entrypoint", "--task", dest="entrypoint", metavar="NAME",
+                       help="the task or workflow to run; by default the document's workflow")  # fmt: skip
+    group.add_argument("--reference-inputs", "--referenceInputs", action="store_true",
+                       help="leave input files where they are, and keep only links to them")  # fmt: skip
+    group.add_argument("--run-imports-on-workers", "--runImportsOnWorkers", action="store_true",
+                       help="have workers import files, which must then reach them")  # fmt: skip
+    group.add_argument("--quant-check", "--quantCheck", action=argparse.BooleanOptionalAction, default=True,
+                       help="check what may be missing or empty (? and +)")  # fmt: skip
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("-o", "--output-directory", "--outputDirectory", default="wdl-out", dest="directory",
+                       help="a path or URL for output files (default: wdl-out)")  # fmt: skip
+    group.add_argument("-m", "--output-file", "--outputFile", dest="file",
+                       help="a file for the outputs' JSON; by default it is printed")  # fmt: skip
+    group.add_argument("--output-dialect", "--outputDialect", choices=("cromwell", "miniwdl"), default="cromwell",
+                       dest="dialect", help="cromwell: just the outputs; miniwdl: inside of an object")  # fmt: skip
+    group.add_argument("--all-call-outputs", "--allCallOutputs", action="store_true",
+                       help="keep the outputs of all of the workflow's calls, too")  # fmt: skip
+
+
+def _add_execution(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--container", default="auto",
+                       help="docker, podman, singularity, apptainer, none, or auto for what is there")  # fmt: skip
+    group.add_argument("--default-container", default=Machine.image, metavar="IMAGE",
+                       help=f"for tasks that name none (default: {Machine.image})")  # fmt: skip
+    group.add_argument("--copy-input-files", action="store_true", help="give commands copies that they may change")
+    group.add_argument("--call-cache", metavar="DIR", default=os.environ.get("TOILFN_WDL_CALL_CACHE"),
+                       help="a directory where finished calls are kept for other runs")  # fmt: skip
+    group.add_argument("--no-cache", action="store_true", help="neither look there nor add to it")
+
+
 def command(options: argparse.Namespace) -> int:
-    """Run a document."""
+    """Run a document, or look at it."""
+    if options.document in ("check", "inputs") and options.words:
+        return _look(options)
+    parsed = document.load_document(options.document, path=options.path, strict=options.quant_check)
+    node = document.entrypoint(parsed, options.entrypoint)
+    promise, directory = _promise(options, parsed, node)
     from toilfn import compute
+
+    try:
+        outputs = compute(promise, **{"retries": 0, "workflow": node.name, **from_options(options)})
+    except FailedTasksError as error:
+        for failure in error.failures:
+            print(f"toilfn: {reason(failure)}", file=sys.stderr)
+        print(f"toilfn: all other work is kept; to go on: toilfn resume {error.store}", file=sys.stderr)
+        return 1
+    _tell(options, directory, outputs)
+    return 0
+
+
+def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, str]:
+    """Make the promise of the delivered outputs; also gives where they go."""
     from toilfn.wdl.outputs import deliver
     from toilfn.wdl.program import path_of, program
     from toilfn.wdl.tasks import start
 
-    parsed = document.load_document(options.document)
-    node = document.entrypoint(parsed, options.entrypoint)
     given, base = _given(node, [*options.inputs, *options.words])
-    encoded = inputs.encode_inputs(node, given, base)
-    outputs = start(program(document.source(parsed)), *path_of(parsed, node), encoded, Machine(options.container))
-    settings = {"retries": 0, **from_options(options)}
+    link: Link = "symlink" if options.reference_inputs else "copy"
+    encoded = inputs.encode_inputs(node, given, base, link=link, on_workers=options.run_imports_on_workers)
+    machine = Machine(
+        container=options.container,
+        image=options.default_container,
+        copy_inputs=options.copy_input_files,
+        cache=None if options.no_cache or not options.call_cache else os.path.abspath(options.call_cache),
+        all_outputs=options.all_call_outputs,
+    )
+    outputs = start(program(document.source(parsed)), *path_of(parsed, node), encoded, machine)
     directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
-    _tell(options, directory, compute(deliver(outputs, node.name, directory, secrets.token_hex(8)), **settings))
+    return deliver(outputs, node.name, directory, secrets.token_hex(8)), directory
+
+
+def _look(options: argparse.Namespace) -> int:
+    """Do ``toilfn wdl check`` and ``toilfn wdl inputs``."""
+    if len(options.words) != 1:
+        raise InputError(f"toilfn wdl {options.document} looks at one document")
+    parsed = document.load_document(options.words[0], path=options.path, strict=options.quant_check)
+    if options.document == "inputs":
+        print(json.dumps(inputs.template(document.entrypoint(parsed, options.entrypoint)), indent=2))
+        return 0
+    for line in document.doubts(parsed):
+        print(line)
     return 0
 
 
 def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Read all inputs; later ones win. Also gives the directory of the last file of inputs."""
+    """Read all inputs; later ones win. Also gives the directory or URL of the last file of inputs."""
     given: dict[str, Any] = {}
-    base = ""
+    pairs, base = [], ""
     for word in words:
-        if "=" in word and not word.lstrip().startswith("{") and not os.path.exists(word):
+        if "=" in word and not word.lstrip().startswith("{") and not (is_url(word) or os.path.exists(word)):
+            pairs.append(word)
             continue
         given.update(inputs.read_inputs(word))
-        base = os.path.dirname(os.path.abspath(word)) if os.path.exists(word) else os.path.dirname(word)
-    pairs = [w for w in words if "=" in w and not w.lstrip().startswith("{") and not os.path.exists(w)]
-    given.update(inputs.arguments(node, pairs))
-    return given, base
+        if not word.lstrip().startswith("{"):
+            base = os.path.dirname(word if is_url(word) else os.path.abspath(word))
+    return {**given, **inputs.arguments(node, pairs)}, base
 
 
 def _tell(options: argparse.Namespace, directory: str, outputs: dict[str, Any]) -> None:
-    told: Any = outputs
-    if options.dialect == "miniwdl":
-        told = {"outputs": outputs, "dir": directory}
+    told: Any = {"outputs": outputs, "dir": directory} if options.dialect == "miniwdl" else outputs
     text = json.dumps(told, indent=2)
     if options.file:
         with open(options.file, "w", encoding="utf-8") as stream:
@@ -82,7 +154,13 @@ def _tell(options: argparse.Namespace, directory: str, outputs: dict[str, Any]) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``toilfn wdl`` by its other name."""
+    """Run ``toilfn wdl`` by its other name.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default what this process was given.
+    """
     from toilfn import cli
 
     return cli.main(["wdl", *(sys.argv[1:] if arguments is None else arguments)])

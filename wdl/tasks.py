@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from WDL import Env, Tree, Value
 
 from toilfn.task import task
-from toilfn.wdl.command import Machine, command
+from toilfn.wdl.command import command
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.library import Library
+from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.plan import OUTPUTS
 from toilfn.wdl.program import Callee, Program, callee, source_dir
 from toilfn.wdl.runtime import runtime_of
 from toilfn.wdl.values import decode
-from toilfn.wdl.walk import Tasks, Walk
+from toilfn.wdl.walk import Tasks, Walk, names, pick
 
 __all__ = ["start"]
 
@@ -94,7 +95,15 @@ def workflow(called: Callee, inputs: Mapping[str, Any], machine: Machine) -> Any
     """Go over a workflow; gives its outputs, or the promises of them."""
     walk = _walk(Scope(called, inputs, machine), "")
     walk.go(walk.plan.order[""])
-    return walk.outputs()
+    return _with_calls(walk.outputs(), walk.call_outputs()) if machine.all_outputs else walk.outputs()
+
+
+@task(name="outputs", **_DRIVER)
+def _with_calls(outputs: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
+    """Add the outputs of calls to those of their workflow."""
+    return {
+        f"{name}.{output}": pick(plain, output) for name, plain in calls.items() for output in names(plain)
+    } | outputs
 
 
 @task(name="evaluate", **_DRIVER)
@@ -117,7 +126,8 @@ def _walk(scope: Scope, section: str) -> Walk:
     program = scope.workflow.program
 
     def make_call(node: Tree.Call, inputs: dict[str, Any], after: list[Any]) -> Any:
-        return call(callee(program, node.callee), inputs, scope.machine, node.name, after)
+        machine = replace(scope.machine, all_outputs=False)
+        return call(callee(program, node.callee), inputs, machine, node.name, after)
 
     def make_later(section: str, nodes: list[str], env: dict[str, Any], after: list[Any]) -> Any:
         return go_on.options(after=after)(scope, section, nodes, env)

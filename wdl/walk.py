@@ -21,7 +21,7 @@ from toilfn.wdl.problems import located
 from toilfn.wdl.program import source_dir
 from toilfn.wdl.values import decode, encode, encode_present
 
-__all__ = ["Tasks", "Walk"]
+__all__ = ["Tasks", "Walk", "names", "pick"]
 
 
 class Tasks(NamedTuple):
@@ -70,7 +70,7 @@ class Walk:
             return
         for binding in self._types.enter_namespace(name):
             if not binding.name.startswith("_"):
-                value = decode(_pick(plain, binding.name), binding.value, self.paths)
+                value = decode(pick(plain, binding.name), binding.value, self.paths)
                 self.env = self.env.bind(f"{name}.{binding.name}", value)
 
     def go(self, nodes: Iterable[str]) -> None:
@@ -95,7 +95,7 @@ class Walk:
         workflow = self.plan.workflow
         if workflow.outputs is None:
             return {
-                f"{name}.{output}": _pick(self.result(f"call-{name}"), output)
+                f"{name}.{output}": pick(self.result(f"call-{name}"), output)
                 for name, output in (binding.name.rsplit(".", 1) for binding in workflow.effective_outputs)
             }
         env = self.env
@@ -105,6 +105,14 @@ class Walk:
             env = env.bind(decl.name, value)
             found[decl.name] = self._encode(decl, value)
         return {decl.name: found[decl.name] for decl in workflow.outputs}
+
+    def call_outputs(self) -> dict[str, Any]:
+        """Give the outputs of all calls, as they can be seen from the workflow's body, or the promises of them."""
+        return {
+            node.name: self.result(id_)
+            for id_, node in self.plan.nodes.items()
+            if isinstance(node, Tree.Call) and (id_ in self.waiting or id_ in self.plain)
+        }
 
     # Declarations
 
@@ -234,13 +242,20 @@ class Walk:
             spawn(self.waiting[id_])
 
 
-def _pick(plain: Any, name: str) -> Any:
+def pick(plain: Any, name: str) -> Any:
     """Select an output of a call, or of the calls that a scatter or conditional made of it."""
     if plain is None:
         return None
     if isinstance(plain, list):
-        return [_pick(item, name) for item in plain]
+        return [pick(item, name) for item in plain]
     return plain[name]
+
+
+def names(plain: Any) -> list[str]:
+    """Give the names of a call's outputs, or of those of the calls that a scatter or conditional made of it."""
+    if isinstance(plain, list):
+        return list(dict.fromkeys(name for item in plain for name in names(item)))
+    return list(plain or ())
 
 
 def _holds_promise(plain: Any) -> bool:

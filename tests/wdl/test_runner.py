@@ -1,0 +1,243 @@
+"""``toilfn wdl``: its options, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.wdl.running import run, served
+
+HELLO = """\
+version 1.0
+task greet {
+  input { String name  File? letter  Int times = 1 }
+  command <<< for i in $(seq ~{times}); do echo "Hello, ~{name}"; done; cat ~{letter} >&2 >>>
+  output { File message = stdout()  String text = read_string(stdout())  Array[File] extra = glob("*.none") }
+}
+workflow hello {
+  input { Array[String] names = ["Ada"]  File? letter  Int limit = 3 }
+  scatter (name in names) {
+    call greet { input: name = name, letter = letter }
+    String loud = greet.text + "!"
+    call greet as again { input: name = loud }
+  }
+  if (length(names) > 1) { String several = loud[1] }
+  output { Array[String] texts = again.text  Array[File] messages = greet.message  String? second = several }
+}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hello.wdl").write_text(HELLO)
+    return tmp_path
+
+
+def wdl(folder: Path, *words: str, source: str | None = None):
+    if source is not None:
+        (folder / "document.wdl").write_text(source)
+        words = ("document.wdl", *words)
+    return run([*words, "--container", "none"], folder)
+
+
+def values(done) -> dict:
+    assert done.status == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def task_with(inputs: str = "", command: str = "true", output: str = "", more: str = "", version: str = "1.1") -> str:
+    return (
+        f"version {version}\ntask t {{\n  input {{ {inputs} }}\n  command <<<\n{command}\n  >>>\n"
+        f"  output {{ {output} }}\n  {more}\n}}\n"
+    )
+
+
+def test_outputs_are_printed_with_the_paths_of_their_files(folder):
+    found = values(wdl(folder, "hello.wdl", "names=Ada", "names=Bob"))
+    assert found["hello.texts"] == ["Hello, Hello, Ada!", "Hello, Hello, Bob!"]
+    assert found["hello.second"] == "Hello, Bob!"
+    assert [Path(path).read_text() for path in found["hello.messages"]] == ["Hello, Ada\n", "Hello, Bob\n"]
+    assert all(Path(path).is_relative_to(folder / "wdl-out") for path in found["hello.messages"])
+
+
+def test_inputs_come_from_files_text_and_arguments_and_later_ones_win(folder):
+    (folder / "in.json").write_text('{"hello.names": ["A"], "hello.letter": "letter.txt"}')
+    (folder / "letter.txt").write_text("dear")
+    assert values(wdl(folder, "hello.wdl", "in.json"))["hello.texts"] == ["Hello, Hello, A!"]
+    words = ("-i", "in.json", "-i", '{"hello.names": ["B"]}')
+    assert values(wdl(folder, "hello.wdl", *words))["hello.texts"] == ["Hello, Hello, B!"]
+    assert values(wdl(folder, "hello.wdl", *words, "names=C"))["hello.texts"] == ["Hello, Hello, C!"]
+
+
+def test_inputs_of_calls_may_be_given_from_outside(folder):
+    found = values(wdl(folder, "hello.wdl", "hello.greet.times=2", "--output-dialect", "miniwdl", "-o", "there"))
+    assert found["dir"] == str(folder / "there")
+    assert found["outputs"]["hello.texts"] == ["Hello, Hello, Ada\nHello, Ada!"]
+
+
+def test_a_task_may_be_run_alone(folder):
+    found = values(wdl(folder, "hello.wdl", "--task", "greet", "name=x"))
+    assert found["greet.text"] == "Hello, x"
+
+
+def test_outputs_of_all_calls_are_kept_on_demand(folder):
+    found = values(wdl(folder, "hello.wdl", "--all-call-outputs"))
+    assert found["hello.again.text"] == found["hello.texts"]
+
+
+def test_a_template_of_inputs_names_types_and_defaults(folder):
+    template = values(run(["inputs", "hello.wdl"], folder))
+    assert template["hello.names"] == 'Array[String] (optional, default = ["Ada"])'
+    assert template["hello.letter"] == "File? (optional)"
+
+
+def test_check_says_what_is_doubtful(folder):
+    done = run(["check", "hello.wdl"], folder)
+    assert done.status == 0
+    assert f"{folder}/hello.wdl:8:" in done.stdout
+    assert "UnusedDeclaration" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("hello.wdl", "nmaes=x"), "hello.wdl:7:1: hello has no input 'nmaes'; did you mean 'names'?"),
+        (("hello.wdl", "limit=many"), "input limit: 'many' is no Int"),
+        (("hello.wdl", '{"hello.limit": "many"}'), 'hello.wdl:8:56: input hello.limit cannot be "many"'),
+        (("hello.wdl", "letter=lost.txt"), "hello.wdl:8:42: input hello.letter: there is no file"),
+        (("hello.wdl", "--task", "greet"), "hello.wdl:3:11: greet needs the input greet.name, a String"),
+        (("hello.wdl", "--task", "great"), "hello.wdl has no task or workflow 'great', but hello, greet"),
+        (("none.wdl",), "there is no WDL document none.wdl"),
+        (("hello.wdl", "none.json"), "there is no file of inputs none.json"),
+    ],
+)
+def test_wrong_inputs_are_told_in_one_line_before_anything_runs(folder, words, said):
+    done = wdl(folder, *words)
+    assert done.status == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("version 1.0\nworkflow w {\n  Int x = 1 + true\n}\n", "document.wdl:3:"),
+        ("version 1.0\nworkflow w {\n  Int x = \n}\n", "document.wdl:4:1:"),
+        ("version 1.0\nworkflow w {\n  call missing\n}\n", "document.wdl:3:3: No such task/workflow: missing"),
+        ('version 1.0\nimport "lost.wdl" as l\nworkflow w { }\n', "document.wdl:2:1:"),
+        ("version 1.1\nworkflow w { output { Array[String] a = [[1], \"b\"] } }\n", "document.wdl:2:"),
+    ],
+)  # fmt: skip
+def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
+    done = wdl(folder, source=source)
+    assert done.status == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (task_with(command="exit 3"), "document.wdl:4:11: the command of task t ended with exit status 3"),
+        (task_with(command="echo broken >&2; exit 3"), "broken"),
+        (task_with(output='File f = "none.txt"'), "document.wdl:7:12: there is no file or directory none.txt"),
+        (task_with(output="Int i = read_int(stdout())"), "document.wdl:7:20:"),
+        (task_with(more='runtime { memory: "lots" }'), "runtime of task t: 'lots' is not a size"),
+    ],
+)  # fmt: skip
+def test_a_failing_task_is_told_with_its_place_and_without_a_traceback(folder, source, said):
+    done = wdl(folder, source=source)
+    assert done.status == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_exit_statuses_other_than_zero_may_be_success(folder):
+    source = task_with(command="exit 3", output="Boolean ok = true", more="runtime { returnCodes: [0, 3] }")
+    assert values(wdl(folder, source=source)) == {"t.ok": True}
+    anything = task_with(command="exit 7", output="Boolean ok = true", more='runtime { returnCodes: "*" }')
+    assert values(wdl(folder, source=anything)) == {"t.ok": True}
+
+
+def test_a_missing_output_may_be_none(folder):
+    found = values(
+        wdl(folder, source=task_with(output='File? f = "none.txt"  Array[File?] g = ["a", "b"]', command="touch b"))
+    )
+    assert found["t.f"] is None
+    assert found["t.g"][0] is None
+    assert Path(found["t.g"][1]).name == "b"
+
+
+def test_a_task_is_retried_as_often_as_it_asks(folder):
+    counter = folder / "count"
+    command = f"echo x >> {counter}; [ $(wc -l < {counter}) = 3 ]"
+    done = wdl(folder, "--retry-backoff", "0", source=task_with(command=command, more="runtime { maxRetries: 2 }"))
+    assert done.status == 0
+    assert counter.read_text() == "x\n" * 3
+
+
+def test_the_variable_task_of_1_2(folder):
+    source = task_with(
+        command="echo ~{task.name} ~{task.attempt} ~{task.cpu}; exit 4",
+        output="String s = read_string(stdout())  Int? code = task.return_code",
+        more="requirements { cpu: 1 return_codes: 4 }", version="1.2",
+    )  # fmt: skip
+    assert values(wdl(folder, source=source)) == {"t.s": "t 0 1.000000", "t.code": 4}
+
+
+def test_imports_by_url_and_from_a_registry(folder, monkeypatch):
+    inner = task_with(output='String s = "far"')
+    outer = 'version 1.1\nimport "inner.wdl" as i\nworkflow w { call i.t output { String s = t.s } }\n'
+    pages = {"flows/outer.wdl": outer, "flows/inner.wdl": inner}
+    with served(pages) as url:
+        assert values(wdl(folder, f"{url}/flows/outer.wdl")) == {"w.s": "far"}
+        tool = "ga4gh/trs/v2/tools/%23workflow%2Fgithub.com%2Fsome%2Fflow/versions/v1.0/WDL/descriptor"
+        pages[tool] = json.dumps({"type": "WDL", "url": f"{url}/flows/outer.wdl", "descriptor": outer})
+        monkeypatch.setenv("TOILFN_TRS_SERVER", url)
+        assert values(wdl(folder, "github.com/some/flow:v1.0")) == {"w.s": "far"}
+
+
+def test_finished_calls_are_found_by_other_runs(folder):
+    counter = folder / "count"
+    source = task_with(inputs="File f", command=f"echo x >> {counter}; cat ~{{f}} > copy", output='File c = "copy"')
+    (folder / "a.txt").write_text("content")
+    words = ("f=a.txt", "--call-cache", "cache")
+    first = values(wdl(folder, *words, source=source))
+    second = values(wdl(folder, *words, "-o", "again", source=source))
+    assert Path(first["t.c"]).read_text() == Path(second["t.c"]).read_text() == "content"
+    assert counter.read_text() == "x\n"
+    values(wdl(folder, *words, "--no-cache", source=source))
+    (folder / "a.txt").write_text("other")
+    assert Path(values(wdl(folder, *words, source=source))["t.c"]).read_text() == "other"
+    assert counter.read_text() == "x\n" * 3
+
+
+def test_a_named_store_reuses_finished_calls_also_where_another_task_was_edited(folder):
+    counter = folder / "count"
+    source = f"""\
+version 1.0
+task a {{ command {{ echo a >> {counter}; echo 1 }} output {{ Int i = read_int(stdout()) }} }}
+task b {{
+  input {{ Int i }}
+  command {{ echo b >> {counter}; echo ~{{i + 1}} }}
+  output {{ Int j = read_int(stdout()) }}
+}}
+workflow w {{ call a call b {{ input: i = a.i }} output {{ Int j = b.j }} }}
+"""
+    assert values(wdl(folder, "--store", "run", source=source)) == {"w.j": 2}
+    assert values(wdl(folder, "--store", "run", source=source)) == {"w.j": 2}
+    assert counter.read_text() == "a\nb\n"
+
+
+def test_inputs_are_links_only_on_demand(folder):
+    (folder / "a.txt").write_text("content")
+    source = task_with(inputs="File f", output="String s = read_string(f)")
+    assert values(wdl(folder, "f=a.txt", "--reference-inputs", source=source)) == {"t.s": "content"}
+
+
+def test_commands_may_change_copies_of_their_inputs(folder):
+    (folder / "a.txt").write_text("content")
+    source = task_with(inputs="File f", command="echo more >> ~{f}", output="String s = read_string(f)")
+    assert values(wdl(folder, "f=a.txt", "--copy-input-files", source=source)) == {"t.s": "contentmore"}
+    assert (folder / "a.txt").read_text() == "content"

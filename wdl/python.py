@@ -1,0 +1,136 @@
+"""WDL from Python: a document's workflow is called like a task, and gives a promise of its outputs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import WDL
+from WDL import Error
+
+from toilfn.directory import Directory
+from toilfn.files import File
+from toilfn.task import task
+from toilfn.wdl import document
+from toilfn.wdl.language import binding_type
+from toilfn.wdl.machine import Machine
+from toilfn.wdl.paths import WorkflowPaths
+from toilfn.wdl.problems import WDLError, where
+from toilfn.wdl.program import Callee, Program, path_of, program
+from toilfn.wdl.tasks import start
+from toilfn.wdl.values import Entries, PathText, Stored, encode
+
+__all__ = ["Document", "load"]
+
+
+class Document:
+    """A WDL document's workflow, or one of its tasks: calling it gives the promise of its outputs.
+
+    Parameters
+    ----------
+    place : str or path
+        A path, a URL, or the id of a tool in a registry.
+    name : str, optional
+        Of the task or workflow; by default the workflow.
+    container, default_container, copy_inputs
+        As on the command line of ``toilfn wdl``.
+
+    Raises
+    ------
+    WDLError
+        If something is wrong with the document; says where.
+    """
+
+    def __init__(
+        self,
+        place: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        container: str = "auto",
+        default_container: str = Machine.image,
+        copy_inputs: bool = False,
+    ) -> None:
+        self._document = document.load_document(os.fspath(place))
+        self._node = document.entrypoint(self._document, name)
+        self._machine = Machine(container, default_container, copy_inputs)
+        self.name: str = self._node.name
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Make the promise of a dict of outputs.
+
+        Parameters
+        ----------
+        **inputs
+            Values as JSON would have them; files are paths, URLs or `File`; each one may be a promise. For inputs
+            of calls, whose names have dots, write ``**{"call.name": value}``.
+
+        Raises
+        ------
+        WDLError
+            If an input is missing, or there is none of a name.
+        """
+        available = self._node.available_inputs
+        for name in inputs:
+            if name not in available:
+                raise WDLError(f"{where(self._node)}: {self.name} has no input {name!r}")
+        missing = [each.name for each in self._node.required_inputs if inputs.get(each.name) is None]
+        if missing:
+            raise WDLError(f"{where(self._node)}: {self.name} needs the inputs {', '.join(missing)}")
+        stored = program(document.source(self._document))
+        path, digest = path_of(self._document, self._node)
+        given = _encoded.options(name="inputs")(stored, path, digest, inputs, os.getcwd())
+        return _plain(start(stored, path, digest, given, self._machine))
+
+    def __repr__(self) -> str:
+        return f"<WDL {self.name}>"
+
+
+def load(place: str | os.PathLike[str], name: str | None = None, **options: Any) -> Document:
+    """Read a WDL document; see `Document`."""
+    return Document(place, name, **options)
+
+
+@task(cores=0.1, memory="128M", local=True, version="1")
+def _encoded(stored: Program, path: tuple[str, ...], digest: str, inputs: dict[str, Any], base: str) -> dict[str, Any]:
+    """Turn Python's values into those that travel."""
+    node = Callee(stored, path, digest).node
+    paths = WorkflowPaths(base)
+    found = {}
+    for name, value in inputs.items():
+        declared = binding_type(node.available_inputs[name])
+        try:
+            found[name] = encode(WDL.Value.from_json(declared, _named(value, paths)).coerce(declared), paths)
+        except (Error.RuntimeError, ValueError, FileNotFoundError) as error:
+            raise WDLError(f"{where(node.available_inputs[name])}: input {node.name}.{name}: {error}") from None
+    return found
+
+
+def _named(value: Any, paths: WorkflowPaths) -> Any:
+    """Replace files by their names."""
+    if isinstance(value, (File, Directory)):
+        return paths.path(Stored(value, f"/toilfn/inputs/{value.name if isinstance(value, Directory) else value.id}"))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, tuple) and len(value) == 2:
+        return {"left": _named(value[0], paths), "right": _named(value[1], paths)}
+    if isinstance(value, (list, tuple)):
+        return [_named(item, paths) for item in value]
+    if isinstance(value, dict):
+        return {key: _named(item, paths) for key, item in value.items()}
+    return value
+
+
+@task(name="outputs", cores=0.1, memory="128M", local=True, version="1")
+def _plain(outputs: Any) -> Any:
+    """Turn what travels into Python's values: files are `File`, a Pair is a tuple, a Map a dict."""
+    if isinstance(outputs, Stored):
+        return outputs.content
+    if isinstance(outputs, PathText):
+        return outputs.file.content
+    if isinstance(outputs, Entries):
+        return {_plain.__wrapped__(key): _plain.__wrapped__(item) for key, item in outputs.items}
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(_plain.__wrapped__(item) for item in outputs)
+    if isinstance(outputs, dict):
+        return {name: _plain.__wrapped__(item) for name, item in outputs.items()}
+    return outputs
