@@ -326,4 +326,7 @@ def _pause(attempt: int) -> None:
 
 def reason(error: BaseException) -> str:
     """Give an error's text, or its type where it has none."""
-    return str(error) or type(error).__name__
+    text = str(error)
+    if text not in ("", "None"):
+        return text
+    return reason(error.__cause__) if error.__cause__ is not None else type(error).__name__

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from typing import Any, BinaryIO
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import botocore.exceptions
@@ -187,7 +187,7 @@ def _encryption(given: dict[str, Any]) -> dict[str, Any]:
 
 def _tags(given: dict[str, Any]) -> dict[str, str]:
     tags = given.pop("tags", None)
-    return {"Tagging": urlencode(tags)} if tags else {}
+    return {"Tagging": urlencode(tags, quote_via=quote)} if tags else {}
 
 
 def _part_size(local: str) -> int:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from tests.servers.machine import Server, ServerMissingError, end_process, main, wait_for
+from tests.servers.machine import Server, ServerMissingError, end_process, main, start_daemon, wait_for
 from tests.servers.relay import Answer, Relay, Request
 
 PORT, EMULATOR_PORT = 27490, 27491
@@ -100,20 +99,16 @@ class GoogleStorage(Server):
     def start(self) -> None:
         """Start the emulator and the relay."""
         emulator = str(Path(sys.executable).with_name("gcp-storage-emulator"))
-        self._daemon("emulator", emulator, "start", "--host=127.0.0.1", f"--port={EMULATOR_PORT}", "--in-memory")
-        self._daemon("relay", sys.executable, "-m", "tests.servers.gcs", "serve")
+        start_daemon(
+            self.folder, "emulator", emulator, "start", "--host=127.0.0.1", f"--port={EMULATOR_PORT}", "--in-memory"
+        )
+        start_daemon(self.folder, "relay", sys.executable, "-m", "tests.servers.gcs", "serve")
         wait_for(self._answers, "the emulator of Google Storage")
 
     def stop(self) -> None:
         """Stop both."""
         for name in ("relay", "emulator"):
             end_process(self.folder / f"{name}.pid")
-
-    def _daemon(self, name: str, *command: str) -> None:
-        root = Path(__file__).parents[2]
-        with (self.folder / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=root, start_new_session=True)
-        (self.folder / f"{name}.pid").write_text(str(process.pid))
 
     def _answers(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/storage/v1/b?project=tests", timeout=5) as answer:

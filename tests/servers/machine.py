@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -191,6 +191,18 @@ def wait_for(condition: Callable[[], object], what: str, limit: float = 30.0) ->
         if time.monotonic() > end:
             raise RuntimeError(f"waited {limit:g} s in vain for {what}")
         time.sleep(0.1)
+
+
+def start_daemon(folder: Path, name: str, *command: str, env: Mapping[str, str] | None = None) -> None:
+    """Start a program that does not go to the background by itself; its log and process id are in the folder."""
+    script = '"$@" > "$0" 2>&1 < /dev/null & echo $!'
+    words = ["sh", "-c", script, f"{folder}/{name}.log", *command]
+    root = Path(__file__).parents[2]
+    started = subprocess.run(
+        words, stdout=subprocess.PIPE, text=True, check=True, cwd=root, env=os.environ | (env or {}),
+        start_new_session=True,
+    )  # fmt: skip
+    (folder / f"{name}.pid").write_text(started.stdout)
 
 
 def end_process(pid_file: Path, limit: float = 20.0) -> None:

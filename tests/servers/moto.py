@@ -5,14 +5,13 @@ It honours conditional writes at the end of uploads in parts, too, and checks no
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
-from tests.servers.machine import Server, ServerMissingError, end_process, main, wait_for
+from tests.servers.machine import Server, ServerMissingError, end_process, main, start_daemon, wait_for
+from tests.servers.radosgw import RadosGateway
 
 PORT = 27455
 
@@ -32,13 +31,8 @@ class Moto(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Credentials, which it does not check, and a region."""
-        return {
-            "AWS_ACCESS_KEY_ID": "any",
-            "AWS_SECRET_ACCESS_KEY": "any",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        """Credentials, which it does not check: those of the RADOS gateway, which may be used beside it."""
+        return RadosGateway().environment
 
     def configure(self) -> None:
         """Need nothing but the program."""
@@ -47,17 +41,13 @@ class Moto(Server):
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(self.port)]
-        with (self.folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | self.environment, start_new_session=True
-            )
-        (self.folder / "pid").write_text(str(process.pid))
+        program = str(Path(sys.executable).with_name("moto_server"))
+        start_daemon(self.folder, "moto", program, "-H", "127.0.0.1", "-p", str(self.port), env=self.environment)
         wait_for(self._answers, "moto")
 
     def stop(self) -> None:
         """Stop it."""
-        end_process(self.folder / "pid")
+        end_process(self.folder / "moto.pid")
 
     def _answers(self) -> bool:
         with urllib.request.urlopen(f"{self.url}/moto-api/data.json", timeout=5) as answer:

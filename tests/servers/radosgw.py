@@ -57,7 +57,8 @@ rgw_frontends=beast endpoint=127.0.0.1:{port}
 rgw_enable_usage_log=false
 rgw_run_sync_thread=false
 rgw_crypt_require_ssl=false
-rgw_crypt_s3_kms_encryption_keys={kms_key}=dGhpcnR5LXR3byBieXRlcyBmb3IgdGhlIHRlc3RzISE=
+rgw_crypt_s3_kms_backend=testing
+rgw_crypt_s3_kms_encryption_keys={kms_key}=dGhpcnR5LXR3byBieXRlcywgZm9yIHRlc3RzIG9ubHk=
 """
 
 

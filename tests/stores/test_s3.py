@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 import uuid
-from typing import ClassVar
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
 
+import boto3
 import pytest
 
+import toilfn as toil
+from tests.servers import moto, radosgw
+from tests.servers.counting import Counting
 from tests.servers.fixtures import moto_server, radosgw_server
 from tests.servers.moto import Moto
-from tests.servers.radosgw import RadosGateway
+from tests.servers.radosgw import KEY, KMS_KEY, SECRET, RadosGateway
+from tests.servers.relay import Answer, Relay, Request
+from toilfn.cli import main
+from toilfn.errors import CorruptObjectError, StoreError, StoreNotFoundError
+from toilfn.stores import new_blob_name, open_store, options
+from toilfn.stores.s3 import s3_options
 from toilfn.stores.testing import StoreContract
 
 __all__ = ["moto_server", "radosgw_server"]
@@ -31,3 +47,264 @@ class TestMoto(StoreContract):
     @pytest.fixture
     def url(self, moto_server):
         return f"s3://contract/{uuid.uuid4().hex}"
+
+
+CUSTOMER_KEY, OTHER_KEY = "5a" * 32, "6b" * 32
+
+
+@pytest.fixture
+def url(radosgw_server):
+    return f"s3://tests/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def moto_url(moto_server):
+    return f"s3://tests/{uuid.uuid4().hex}"
+
+
+def on(server: Moto | RadosGateway, **more: Any) -> dict[str, Any]:
+    return {"endpoint_url": server.url, "create_bucket": True, **more}
+
+
+def client(server: Moto | RadosGateway) -> Any:
+    return boto3.client("s3", endpoint_url=server.url)
+
+
+def key_of(url: str, name: str) -> dict[str, str]:
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": f"{prefix}/{name}"}
+
+
+def test_buckets_are_made_only_when_asked_to(radosgw_server):
+    bucket = f"new-{uuid.uuid4().hex}"
+    with pytest.raises(StoreError, match=rf"no bucket {bucket} .*have it made by the store option create_bucket=true"):
+        open_store(f"s3://{bucket}/x", endpoint_url=radosgw_server.url)
+    with pytest.raises(StoreError, match="no bucket"):
+        open_store(f"s3://{bucket}/x", create=False, **on(radosgw_server))
+    buckets = [entry["Name"] for entry in client(radosgw_server).list_buckets()["Buckets"]]
+    assert bucket not in buckets
+    store = open_store(f"s3://{bucket}/x", **on(radosgw_server))
+    store.destroy()
+    client(radosgw_server).head_bucket(Bucket=bucket)
+
+
+def test_destroying_leaves_what_is_not_the_stores(radosgw_server, url):
+    store = open_store(url, **on(radosgw_server))
+    foreign = [key_of(url, "notes.txt"), key_of(url, "blobs-of-mine/x"), key_of(f"{url}x", "y")]
+    for place in foreign:
+        client(radosgw_server).put_object(**place, Body=b"mine")
+    store.put_blob(b"x")
+    store.destroy()
+    for place in foreign:
+        assert client(radosgw_server).get_object(**place)["Body"].read() == b"mine"
+    with pytest.raises(StoreNotFoundError):
+        open_store(url, create=False)
+
+
+def test_wrong_credentials_are_an_error(radosgw_server, url):
+    with pytest.raises(StoreError, match=r"Cannot read store\.json in s3://tests/.*SignatureDoesNotMatch") as caught:
+        open_store(url, **on(radosgw_server, key=KEY, secret="wrong"))
+    assert "wrong" not in str(caught.value)
+    options._remembered.pop(url)
+
+
+def test_a_key_of_ones_own(radosgw_server, url, tmp_path):
+    """SSE-C: the server encrypts with a key that it forgets."""
+    store = open_store(url, **on(radosgw_server, sse_key=CUSTOMER_KEY))
+    content = b"0123456789abcdef" * 2**20 + b"end"
+    (tmp_path / "in").write_bytes(content)
+    ref = store.put_blob_file(tmp_path / "in", name=new_blob_name("x"))
+    store.fetch_blob(ref, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == content
+    with store.open_blob(ref) as stream:
+        stream.seek(-3, 2)
+        assert stream.read() == b"end"
+    with pytest.raises(client(radosgw_server).exceptions.ClientError):
+        client(radosgw_server).get_object(**key_of(url, ref.name))
+    with pytest.raises(StoreError, match=r"Cannot read store\.json"):
+        open_store(url, create=False, **on(radosgw_server, sse_key=OTHER_KEY))
+    with pytest.raises(StoreError, match="must not hold"):
+        store.objects.presigned_url(ref.name, 60)
+    options._remembered.pop(url)
+    with pytest.raises(StoreError, match=r"Cannot read store\.json"):
+        open_store(url, create=False, **on(radosgw_server))
+
+
+@pytest.mark.parametrize("size", [10, 17 * 2**20])
+def test_a_key_that_the_server_keeps(radosgw_server, url, tmp_path, size):
+    store = open_store(url, **on(radosgw_server, sse="aws:kms", sse_kms_key_id=KMS_KEY))
+    (tmp_path / "in").write_bytes(bytes(size))
+    ref = store.put_blob_file(tmp_path / "in")
+    found = client(radosgw_server).head_object(**key_of(url, ref.name))
+    assert (found["ServerSideEncryption"], found["SSEKMSKeyId"]) == ("aws:kms", KMS_KEY)
+    assert open_store(url).get_blob(ref) == bytes(size)
+
+
+def test_encryption_by_the_server(moto_server, moto_url):
+    ref = open_store(moto_url, **on(moto_server, sse="AES256")).put_blob(b"x")
+    assert client(moto_server).head_object(**key_of(moto_url, ref.name))["ServerSideEncryption"] == "AES256"
+
+
+def test_tags(radosgw_server, url):
+    store = open_store(url, **on(radosgw_server, tags={"project": "a b", "cost": "42"}))
+    found = client(radosgw_server).get_object_tagging(**key_of(url, store.put_blob(b"x").name))["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in found} == {"project": "a b", "cost": "42"}
+
+
+class Payers(Relay):
+    """Collects who says that he pays."""
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__(upstream)
+        self.payers: list[str] = []
+
+    def answer(self, request: Request) -> Answer:
+        self.payers.append({name.lower(): value for name, value in request.headers}.get("x-amz-request-payer", ""))
+        return self.ask(request)
+
+
+def test_the_requester_pays(moto_server, moto_url):
+    open_store(moto_url, **on(moto_server))
+    with Payers(moto.PORT).running() as relay:
+        assert isinstance(relay, Payers)
+        store = open_store(moto_url, endpoint_url=relay.url, requester_pays=True)
+        store.put_blob(b"x")
+        store.objects.delete(store.objects.list("blobs/"))
+    assert set(relay.payers) == {"requester"}
+
+
+class Unconditional(Relay):
+    """Ignores If-None-Match, like many a server."""
+
+    def answer(self, request: Request) -> Answer:
+        headers = [(name, value) for name, value in request.headers if name.lower() != "if-none-match"]
+        return self.ask(request._replace(headers=headers))
+
+
+def test_a_server_without_conditional_writes_is_found_out(moto_server, moto_url, caplog):
+    with Unconditional(moto.PORT).running() as relay:
+        store = open_store(moto_url, **on(moto_server, endpoint_url=relay.url))
+        assert not store.objects.conditional
+        assert "has no conditional writes: only the lease keeps" in caplog.text
+        store.log.append([b"x"])
+        assert [record for _, record in open_store(moto_url).log.read()] == [b"x"]
+
+
+def test_a_profile_of_the_users_configuration(radosgw_server, url, tmp_path, monkeypatch):
+    (tmp_path / "credentials").write_text(f"[lab]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{tmp_path}/credentials")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    open_store(url, **on(radosgw_server, profile="lab", path_style=True, region="us-east-1"))
+
+
+def test_options_become_those_of_s3fs():
+    found = s3_options({"region": "eu-west-1", "path_style": True, "tags": {"a": "b c"}, "key": "k", "anon": False})
+    assert found["client_kwargs"] == {"region_name": "eu-west-1"}
+    assert found["config_kwargs"]["s3"] == {"addressing_style": "path"}
+    assert found["s3_additional_kwargs"] == {"Tagging": "a=b%20c"}
+    assert (found["key"], found["anon"]) == ("k", False)
+    assert s3_options({"path_style": False})["config_kwargs"]["s3"] == {"addressing_style": "virtual"}
+    assert s3_options({"sse_kms_key_id": "arn"})["s3_additional_kwargs"]["ServerSideEncryption"] == "aws:kms"
+    with pytest.raises(StoreError, match="sse='rot13' is unknown"):
+        s3_options({"sse": "rot13"})
+    with pytest.raises(StoreError, match="sse_key stands alone"):
+        s3_options({"sse": "AES256", "sse_key": CUSTOMER_KEY})
+
+
+def test_large_folders_are_listed_whole(radosgw_server, url):
+    with Counting(radosgw.PORT).running() as relay:
+        assert isinstance(relay, Counting)
+        store = open_store(url, **on(radosgw_server, endpoint_url=relay.url))
+        with ThreadPoolExecutor(16) as pool:
+            refs = {ref.name for ref in pool.map(store.put_blob, (b"%d" % n for n in range(1100)))}
+        relay.seen.clear()
+        assert set(store.objects.list("blobs/")) == refs
+        assert relay.seen["GET list"] == 17, "one page, then sixteen digits at the same time"
+        assert store.objects.requests > 1100
+        assert store.collect([]) == 1100
+    assert relay.seen["POST other"] <= 2, "a thousand objects are deleted by one request"
+
+
+def test_a_fork_has_connections_of_its_own(radosgw_server, url):
+    code = """
+import os, sys
+from toilfn.stores import open_store
+store = open_store(sys.argv[1], endpoint_url=sys.argv[2], create_bucket=True)
+store.put_blob(b"before")
+if (child := os.fork()) == 0:
+    store.put_blob(b"child")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+store.put_blob(b"after")
+print(len(list(store.objects.list("blobs/"))))
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, url, radosgw_server.url]
+    assert subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout == "3\n"
+
+
+# Workflows
+
+
+@toil.task
+def written(text: str) -> toil.File:
+    with toil.open_write("result.txt", "w") as file:
+        file.write(text)
+    return file.file
+
+
+@toil.task
+def command_lines(file: toil.File) -> str:
+    """Give what every process of the machine shows."""
+    file.read_text()
+    return "\n".join(path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline"))
+
+
+def test_a_result_has_a_url(radosgw_server, url, capsys):
+    file = toil.compute(written("for you"), store=url, store_options=on(radosgw_server), progress=False)
+    assert file.read_text() == "for you"
+    assert main(["files", url, "url", "result.txt", "--store-options", f"endpoint_url={radosgw_server.url}"]) == 0
+    link = capsys.readouterr().out.strip()
+    with urllib.request.urlopen(link) as answer:
+        assert answer.read() == b"for you"
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(link.partition("?")[0])
+    assert main(["files", str(Path.cwd() / "no-store"), "url", "x"]) == 2
+
+
+def test_a_directory_has_no_urls(tmp_path, capsys):
+    toil.compute(written("x"), store=tmp_path / "store", progress=False)
+    assert main(["files", str(tmp_path / "store"), "url", "result.txt"]) == 1
+    assert "no place of which URLs can be made for others" in capsys.readouterr().err
+
+
+def test_no_secret_is_written_anywhere(radosgw_server, url, tmp_path, capfd):
+    secrets = {"secret": SECRET, "sse_key": CUSTOMER_KEY, "encryption_key": OTHER_KEY}
+    given = on(radosgw_server, key=KEY, **secrets)
+    how = {"progress": False, "workers": 1, "write_logs": tmp_path / "logs", "write_logs_success": True}
+    shown = toil.compute(command_lines(written("x")), store=url, store_options=given, log_level="debug", **how)
+    places = [shown, *capfd.readouterr()]
+    places += [path.read_text() for path in (tmp_path / "logs").rglob("*") if path.is_file()]
+    place = open_store(url).objects._inner
+    places += [repr(place.get(name)) for name in place.list("")]
+    places += [repr(record) for _, record in open_store(url).log.read()]
+    for secret in secrets.values():
+        assert not [text for text in places if re.search(re.escape(secret), text)]
+    with pytest.raises(CorruptObjectError, match="another key"):
+        open_store(url, **{**given, "encryption_key": CUSTOMER_KEY})
+
+
+def test_imports_and_exports(radosgw_server, url, tmp_path):
+    place = f"s3://tests/{uuid.uuid4().hex}"
+    open_store(url, **on(radosgw_server))  # makes the bucket
+    client(radosgw_server).put_object(**key_of(place, "in.txt"), Body=b"brought in")
+
+    @toil.task
+    def shout(file: toil.File) -> toil.File:
+        return written.__wrapped__(file.read_text().upper())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", radosgw_server.url)
+        wanted = toil.export(shout(toil.import_file(f"{place}/in.txt")), f"{place}/out.txt")
+        assert toil.compute(wanted, store=tmp_path / "store", progress=False, workers=1) == f"{place}/out.txt"
+    assert client(radosgw_server).get_object(**key_of(place, "out.txt"))["Body"].read() == b"BROUGHT IN"

@@ -1,4 +1,4 @@
-"""``toilfn files STORE [ls [FILE] | cat FILE | get FILE TARGET]``."""
+"""``toilfn files STORE [ls [FILE] | cat FILE | get FILE TARGET | url FILE]``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toilfn.errors import InputError
 from toilfn.events import TaskId
 from toilfn.records import BlobRef, Outcome, decode
 from toilfn.stores import Store
-from toilfn.units import format_size
+from toilfn.units import format_size, parse_duration
 from toilfn.view import View
 
 __all__ = ["command", "configure"]
@@ -54,12 +54,16 @@ Or it is a pattern such as '*.bam', for all files with such names."""
     add_store(parser)
     add_store_options(parser)
     parser.add_argument(
-        "action", nargs="?", choices=("ls", "cat", "get"), default="ls", help="ls (default), cat or get"
+        "action", nargs="?", choices=("ls", "cat", "get", "url"), default="ls", help="ls (default), cat, get or url"
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="which: needed by cat and get")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="which: needed by cat, get and url")
     parser.add_argument(
         "target", metavar="TARGET", nargs="?", type=Path, help="for get: a file or a directory (default: .)"
     )
+    parser.add_argument(
+        "--expires", metavar="TIME", type=parse_duration, default=3600.0,
+        help="for url: how long anybody who has it can read the file, in a bucket (default: 1h)",
+    )  # fmt: skip
     add_json(parser)
 
 
@@ -82,6 +86,10 @@ def command(options: argparse.Namespace) -> int:
         raise InputError(
             f"toilfn files STORE {options.action} needs a file's name or id; toilfn files STORE lists them"
         )
+    if options.action == "url":
+        for file in files:
+            print(store.objects.presigned_url(file.ref.name, round(options.expires)))
+        return 0
     if options.action == "cat":
         for file in files:
             with store.open_blob(file.ref) as stream:
