@@ -41,7 +41,7 @@ class InlineCluster(Cluster):
     def open(self, session: Session) -> None:
         """Get ready; the tasks' store is opened here."""
         # By name, as all clusters start workers: this room does not import the core.
-        self._run = importlib.import_module("toilfn.work.inprocess").InProcess(session.store)
+        self._run = importlib.import_module("toilfn.work.inprocess").InProcess(session.store, session.environment)
 
     def capacity(self) -> Capacity:
         """Offer the whole machine, to one batch at a time."""

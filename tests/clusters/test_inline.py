@@ -72,3 +72,18 @@ def test_it_may_be_closed_twice_and_opened_again(store: Store) -> None:
         cluster.open(Session(store.url, "test"))
         cluster.close()
     cluster.close()
+
+
+@toil.task
+def surroundings() -> tuple[str, str]:
+    return os.environ["GREETING"], str(toil.current().temp_dir.parent)
+
+
+def test_settings_of_the_workers_surroundings_hold_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREETING", "before")
+    settings: dict[str, Any] = {"set_env": {"GREETING": "hello"}, "work_dir": str(tmp_path / "work"), "clean": "always"}
+    greeting, place = toil.compute(surroundings(), cluster="inline", progress=False, **settings)
+    assert greeting == "hello"
+    assert place.startswith(str(tmp_path / "work"))
+    assert os.environ["GREETING"] == "before"
+    assert "TOILFN_WORK_DIR" not in os.environ

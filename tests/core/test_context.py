@@ -30,7 +30,7 @@ def value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     """Runs one task and gives its value."""
     monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
     store = open_store(tmp_path / "store", sync=False)
-    runner = InProcess(store.url)
+    runner = InProcess(store.url, {})
 
     def value(promise: Any, **how: Any) -> Any:
         made, answered = make(store, promise, **how), Answered()

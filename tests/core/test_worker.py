@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(store: Store) -> Iterator[Any]:
-    runner = InProcess(store.url)
+    runner = InProcess(store.url, {})
 
     def run(*promises: Any, **how: Any) -> tuple[Answered, list[bytes]]:
         made = make(store, *promises, **how)
@@ -208,7 +208,7 @@ def test_what_needs_a_failed_task_is_given_back_and_the_rest_runs(run: Any, stor
 @settings(max_examples=10, deadline=None)
 def test_tail_calls_go_on_in_the_same_batch(depth: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = open_store(tmp_path_factory.mktemp("store"), sync=False)
-    runner, answered = InProcess(store.url), Answered()
+    runner, answered = InProcess(store.url, {}), Answered()
     made = make(store, same(count_down(depth)))
     for message in runner(made.message):
         answered.hear(message)

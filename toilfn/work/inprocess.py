@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bdb import BdbQuit
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from toilfn.clusters.slot import Slot
 from toilfn.stores import open_store
@@ -12,7 +12,8 @@ from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
 from toilfn.work.capture import NoCapture
 from toilfn.work.execute import Executor
-from toilfn.work.surroundings import Surroundings
+from toilfn.work.scratch import CODE_VARIABLE
+from toilfn.work.surroundings import Surroundings, put_back, replace_variables
 from toilfn.worker import unpack, work
 
 __all__ = ["InProcess"]
@@ -25,10 +26,14 @@ class InProcess:
     ----------
     store : str
         The store's URL.
+    environment : mapping
+        Variables that workers would get; this process has them until `close`.
     """
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, environment: Mapping[str, str]) -> None:
         self._store = store
+        # The user's modules are here already.
+        self._replaced = replace_variables({k: v for k, v in environment.items() if k != CODE_VARIABLE})
         self._executor = _executor(store)
 
     def __call__(self, message: bytes) -> list[bytes]:
@@ -45,8 +50,9 @@ class InProcess:
         return InThread(_executor(self._store), message, say, ended)
 
     def close(self) -> None:
-        """Remove temporary directories."""
+        """Remove temporary directories, and put the environment back."""
         self._executor.close()
+        put_back(self._replaced)
 
 
 class InThread:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-__all__ = ["Surroundings"]
+__all__ = ["Surroundings", "put_back", "replace_variables"]
 
 _THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -34,15 +34,26 @@ class Surroundings:
             self._cores = cores
             os.environ.update(dict.fromkeys(self._threads, str(max(1, int(cores)))))
         if variables:
-            self._replaced = {name: os.environ.get(name) for name in variables}
-            os.environ.update(variables)
+            self._replaced = replace_variables(variables)
 
     def leave(self) -> None:
         """Put back what `enter` and the attempt changed."""
         os.fchdir(self._home)
-        for name, value in self._replaced.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        put_back(self._replaced)
         self._replaced = {}
+
+
+def replace_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
+    """Set environment variables, and give what they were before."""
+    replaced = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    return replaced
+
+
+def put_back(replaced: Mapping[str, str | None]) -> None:
+    """Undo `replace_variables`."""
+    for name, value in replaced.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
