@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections import defaultdict
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["AWSBatchCluster", "AWSBatchSettings"]
+
+_log = logging.getLogger(__name__)
 
 _DESCRIBED = 100
 """The most jobs in one DescribeJobs."""
@@ -122,7 +125,12 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         kept = {_parent(job) for job in self._live.keys() - set(jobs)}
         targets = dict.fromkeys(job if _parent(job) in kept else _parent(job) for job in jobs)
         for target in targets:
-            self._amazon.ask("batch", "terminate_job", jobId=target, reason="ended by toilfn")
+            try:
+                self._amazon.ask("batch", "terminate_job", jobId=target, reason="ended by toilfn")
+            except AwayError:
+                raise
+            except ClusterError as error:
+                _log.info("%s", error)  # polls tell the truth
 
     def close(self) -> None:
         """End all jobs of this leader, and close all connections."""

@@ -239,13 +239,14 @@ class MesosCluster(PolledCluster[_Task]):
         given = self.settings
         python = given.get("python", "python3" if "image" in given else sys.executable)
         words = [python, "-m", "toilfn.clusters.mesos.executor"]
+        variables = [{"name": n, "type": "VALUE", "value": v} for n, v in self.session.environment.items()]
         return {
             "executor_id": {"value": f"{self.session.workflow}-{secrets.token_hex(4)}"},
             "framework_id": {"value": self._open_master.framework_id},
             "type": "CUSTOM",
             "name": f"toilfn {self.session.workflow}",
             "source": "toilfn",
-            "command": {"shell": False, "value": python, "arguments": words},
+            "command": {"shell": False, "value": python, "arguments": words, "environment": {"variables": variables}},
             "resources": resources,
             **_container(given),
         }

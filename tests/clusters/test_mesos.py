@@ -6,6 +6,8 @@ import io
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from tests.clusters.leaders import counts, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.mesos import Agent, FakeMesos
 from tests.servers.machine import wait_for
+from toilfn.clusters.again import make_again, name_of
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.mesos.cluster import MesosCluster
 from toilfn.clusters.mesos.offers import amounts, cut
@@ -199,6 +202,40 @@ def test_one_executor_a_node_runs_all_its_tasks_and_cleans_up(mesos, opened, tmp
     (executor,) = framework.executors.values()
     cluster.close()
     assert executor.process.wait(10) == 0
+
+
+def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    code = "import os; from toilfn.work.scratch import Scratch; Scratch().new_dir(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOILFN_WORK_DIR": str(work)}, check=False)
+    assert left(work)
+    cluster = make(worker_command=("true",))
+    cluster.open(Session(str(tmp_path), "wf", {"TOILFN_WORK_DIR": str(work)}))
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is None
+    assert left(work)
+    cluster.close()
+    assert not left(work)
+
+
+def left(work):
+    """Directories of processes."""
+    return [path for path in work.rglob("*") if path.is_dir() and (path / ".lock").exists()]
+
+
+def test_the_jobs_of_a_dead_leader_are_found_by_address(opened, make, tmp_path):
+    cluster = opened(WAIT)
+    (job,) = cluster.submit([batch()])
+    wait_for((tmp_path / "started").exists, "the job")
+    again = make_again(name_of(cluster), cluster.address())
+    again.open(cluster.session)
+    try:
+        assert again.list("wf") == {job: "b"}
+        again.kill([job])
+        assert ends(again, job).cause is Cause.LOST
+    finally:
+        again.close()
 
 
 def test_the_walltime_is_named(opened):

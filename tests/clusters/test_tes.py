@@ -13,6 +13,7 @@ from tests.clusters.leaders import counts, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
+from toilfn.clusters.again import make_again, name_of
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
@@ -187,6 +188,18 @@ def test_what_is_asked_for_is_in_the_task(opened):
 def test_accelerators_need_the_backends_word(opened):
     with pytest.raises(InputError, match="backend_parameters"):
         opened().submit([batch(shape=Resources(accelerators=(Accelerator(1),)))])
+
+
+def test_the_jobs_of_a_dead_leader_are_found_by_address(tes, opened):
+    cluster = opened("exec sleep 60", user="me", password="hidden")
+    (job,) = cluster.submit([batch()])
+    address = cluster.address()
+    assert "hidden" not in repr(address)
+    again = make_again(name_of(cluster), address)
+    again.open(Session(cluster.session.store, "wf"))
+    assert again.list("wf") == {job: "b"}
+    again.kill([job])
+    assert ends(again, job).cause is Cause.LOST
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,7 @@ class FakeMesos:
             "MESOS_SANDBOX": str(sandbox), "MESOS_CHECKPOINT": "1", "MESOS_RECOVERY_TIMEOUT": "2secs",
             "MESOS_EXECUTOR_AUTHENTICATION_TOKEN": "a-token",
         }  # fmt: skip
+        env |= {item["name"]: item["value"] for item in info["command"].get("environment", {}).get("variables", ())}
         with (sandbox / "stderr").open("wb") as log:
             process = subprocess.Popen(
                 info["command"]["arguments"], executable=info["command"]["value"], cwd=sandbox, env=env,

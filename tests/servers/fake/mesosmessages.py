@@ -29,7 +29,9 @@ MESSAGES: dict[str, dict[str, str]] = {
         "executor_id": "ID!", "framework_id": "ID", "type": "str", "name": "str", "source": "str",
         "command": "CommandInfo!", "resources": "[Resource]", "container": "any",
     },
-    "CommandInfo": {"shell": "bool", "value": "str", "arguments": "[str]"},
+    "CommandInfo": {"shell": "bool", "value": "str", "arguments": "[str]", "environment": "Environment"},
+    "Environment": {"variables": "[Variable]"},
+    "Variable": {"name": "str!", "type": "str", "value": "str"},
     "Resource": {
         "name": "str!", "type": "str!", "scalar": "Scalar!", "allocation_info": "Allocation", "reservations": "[any]",
     },
