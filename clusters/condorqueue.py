@@ -11,7 +11,7 @@ from toilfn.clusters.commands import AwayError, Commands
 from toilfn.clusters.words.htcondor import ATTRIBUTES
 from toilfn.errors import ClusterError
 
-__all__ = ["AWAY", "Bindings", "CommandQueue", "Queue"]
+__all__ = ["AWAY", "Bindings", "CommandQueue", "Queue", "chosen_queue"]
 
 AWAY = (
     "Failed to connect|Can't find address|Couldn't contact|communication error|Failed to fetch ads|timed out"
@@ -87,6 +87,14 @@ class Bindings:
 
         self._module = htcondor2
 
+    def finds_schedd(self) -> bool:
+        """Whether HTCondor's configuration on this machine leads to a schedd."""
+        try:
+            self._module.Schedd()
+        except self._module.HTCondorException:
+            return False
+        return True
+
     def submit(self, description: str, arguments: Sequence[str]) -> str:
         """See `Queue.submit`. Words on the command line are ``name=value`` here, as in ``condor_submit -append``."""
         wrong = [word for word in arguments if "=" not in word or word.startswith("-")]
@@ -121,6 +129,25 @@ class Bindings:
         except self._module.HTCondorException as error:
             kind = AwayError if re.search(AWAY, str(error)) else ClusterError
             raise kind(f"htcondor: {error}") from error
+
+
+def chosen_queue(commands: Commands, wanted: bool | None) -> Queue:
+    """Choose the bindings if they are wanted, or installed and able to find a schedd; else the commands.
+
+    Raises
+    ------
+    ClusterError
+        If they are wanted and not installed.
+    """
+    if wanted is False:
+        return CommandQueue(commands)
+    try:
+        bindings = Bindings()
+    except ImportError as error:
+        if wanted:
+            raise ClusterError(f"bindings=True needs `pip install 'toilfn[htcondor]'`: {error}") from error
+        return CommandQueue(commands)
+    return bindings if wanted or bindings.finds_schedd() else CommandQueue(commands)
 
 
 def _any(clusters: Sequence[str]) -> str:

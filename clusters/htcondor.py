@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId
+from toilfn.clusters.base import Capabilities, JobId, Session
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.commands import Commands
-from toilfn.clusters.condorqueue import AWAY, Bindings, CommandQueue, Queue
+from toilfn.clusters.condorqueue import AWAY, CommandQueue, Queue, chosen_queue
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
 from toilfn.clusters.words.htcondor import event_log, job_ad
-from toilfn.errors import ClusterError, InputError
+from toilfn.errors import InputError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,7 +37,7 @@ class HTCondorSettings(JobSettings, total=False):
         By default those of ``TOILFN_HTCONDOR_PARAMS``: ``name = value`` pairs with semicolons between them.
     bindings : bool
         Whether to use HTCondor's Python bindings instead of its commands; by default if they are installed
-        (``htcondor2``, of the package ``htcondor``).
+        (``htcondor2``, of the package ``htcondor``) and find a schedd.
     """
 
     parameters: Mapping[str, str]
@@ -65,7 +64,12 @@ class HTCondorCluster(CommandCluster):
 
     def __init__(self, **settings: Unpack[HTCondorSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
-        self._queue = _made_queue(self.commands, self.settings.get("bindings"))
+        self._queue: Queue = CommandQueue(self.commands)
+
+    def open(self, session: Session) -> None:
+        """Get ready; see `Cluster.open`."""
+        self._queue = chosen_queue(self.commands, self.settings.get("bindings"))
+        super().open(session)
 
     def directives(self, submission: Submission) -> list[str]:
         """Give the submit description's lines that follow from the shape."""
@@ -135,18 +139,6 @@ class HTCondorCluster(CommandCluster):
         except OSError:
             return {}
         return {self.element(*job): found for job, found in event_log(text).items()}
-
-
-def _made_queue(commands: Commands, wanted: bool | None) -> Queue:
-    """Choose the bindings where they are installed, or wanted."""
-    if wanted is False:
-        return CommandQueue(commands)
-    try:
-        return Bindings()
-    except ImportError as error:
-        if wanted:
-            raise ClusterError(f"bindings=True needs the package htcondor: pip install htcondor ({error})") from error
-        return CommandQueue(commands)
 
 
 def _variable() -> dict[str, str]:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, Session
+from toilfn.clusters.commands import AwayError, Commands
+from toilfn.clusters.condorqueue import CommandQueue, chosen_queue
 from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.clusters.lsfsite import read_parameters
@@ -213,6 +215,15 @@ def test_event_logs_are_understood():
         ("114", 1): (Cause.ERROR, "signal 11, on <127.0.0.1:9618?addrs=127.0.0.1-9618>"),
         ("114", 2): (Cause.LOST, "removed: via condor_rm (by user alice)"),
     }
+
+
+def test_bindings_are_used_where_they_find_a_schedd(tmp_path):
+    """The package alone, on a machine without HTCondor, is of no use."""
+    pytest.importorskip("htcondor2", reason="the package htcondor is not installed")
+    queue = chosen_queue(Commands("away"), wanted=None)
+    assert isinstance(queue, CommandQueue)
+    with pytest.raises(AwayError, match="Unable to locate local daemon"):
+        chosen_queue(Commands("away"), wanted=True).queued(["1"])
 
 
 def test_htcondors_own_reader_agrees(tmp_path):

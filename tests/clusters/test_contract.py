@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from tests.servers.fake.systems import system
@@ -56,6 +58,20 @@ class TestHTCondor(ClusterContract):
     def make_cluster(self):
         for _ in system("htcondor"):
             yield HTCondorCluster
+
+
+class TestHTCondorsBindings(ClusterContract):
+    settings: ClassVar = {**ClusterContract.settings, "bindings": True}
+
+    @pytest.fixture
+    def make_cluster(self, monkeypatch):
+        bindings = pytest.importorskip("htcondor2", reason="the package htcondor is not installed")
+        from tests.servers.fake.schedd import Schedd
+
+        for spool in system("htcondor"):
+            monkeypatch.setattr(bindings, "Schedd", Schedd)
+            yield HTCondorCluster
+            assert not (spool.parent / "calls").exists()
 
 
 class TestParasol(ClusterContract):

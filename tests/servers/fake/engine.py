@@ -57,10 +57,9 @@ def submit(description: dict[str, Any]) -> int:
     for element in description["numbers"]:
         write(folder, element, {"state": "queued", "status": 0, "signal": 0, "reason": ""})
     (folder / "job.json").write_text(json.dumps(description | {"id": number, "submitted": time.time()}))
-    runner = [sys.executable, "-S", __file__, str(folder)]
-    subprocess.Popen(
-        runner, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    runner = ["setsid", "--fork", sys.executable, "-S", __file__, str(folder)]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(runner, check=True, **quiet)  # returns at once; who submits may end before the job does
     return number
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 
 from tests.servers.fake import arguments, engine
 from tests.servers.fake.engine import RefusedError
@@ -63,7 +64,12 @@ def condor_submit(words: list[str]) -> None:
     options, rest = arguments.parse(words, (), ("-terse",))
     if rest or "-terse" not in options:
         raise RefusedError("Usage: condor_submit [options] [<attrib>=<value>] [- | <submit-file>]", 1)
-    values, count = described(sys.stdin.read())
+    number, count = queued(*described(sys.stdin.read()))
+    print(f"{number}.0 - {number}.{count - 1}")
+
+
+def queued(values: Mapping[str, str], count: int) -> tuple[int, int]:
+    """Take a description; give the cluster's number and how many jobs it has."""
     if not os.access(values["executable"], os.X_OK):
         raise RefusedError(f"ERROR: Executable file {values['executable']} is not executable", 1)
     index, _, value = values["environment"].strip('"').partition("=")
@@ -81,7 +87,7 @@ def condor_submit(words: list[str]) -> None:
             "events": EVENTS,
         }
     )
-    print(f"{number}.0 - {number}.{count - 1}")
+    return number, count
 
 
 def ad(job: dict[str, object], number: int, element: engine.Element) -> dict[str, object]:
@@ -112,18 +118,22 @@ def show(words: list[str], statuses: tuple[int, ...]) -> None:
     if rest or set(options) != {"-attributes", "-json"}:
         raise RefusedError("Usage: condor_q [options]", 1)
     wanted = arguments.only(options, "-attributes").split(",")
-    ads = []
+    found = [one for one in ads(statuses) if not ids or str(one["ClusterId"]) in ids]
+    if found:
+        print(json.dumps([{name: one[name] for name in wanted if name in one} for one in found], indent=1))
+
+
+def ads(statuses: tuple[int, ...]) -> list[dict[str, object]]:
+    """The ClassAds of all jobs that have one of the statuses."""
+    found = []
     for job, elements in engine.jobs():
-        if ids and str(job["id"]) not in ids:
-            continue
         for number, element in elements.items():
             values = ad(job, number, element)
             if values["JobStatus"] == 5 and is_removed(job, number):
                 values |= {"JobStatus": 3, "RemoveReason": "via condor_rm (by user root)"}
             if values["JobStatus"] in statuses:
-                ads.append({name: values[name] for name in wanted if name in values})
-    if ads:
-        print(json.dumps(ads, indent=1))
+                found.append(values)
+    return found
 
 
 def condor_q(words: list[str]) -> None:
@@ -143,17 +153,20 @@ def condor_rm(words: list[str]) -> None:
         match = re.fullmatch(r"(\d+)(?:\.(\d+))?", word)
         if match is None:
             raise RefusedError(f"condor_rm: unrecognized argument {word}", 1)
-        number, element = int(match[1]), int(match[2]) if match[2] else None
-        held = engine.spool() / match[1] / f"{match[2] or 0}.kill"
-        if not engine.kill(number, element):
-            if held.parent.exists():
-                held.touch()
-            else:
-                wrong.append(f"Couldn't find/remove all jobs in cluster {word}")
-        else:
+        if remove(int(match[1]), int(match[2]) if match[2] else None):
             print(f"Job {word} marked for removal")
+        else:
+            wrong.append(f"Couldn't find/remove all jobs in cluster {word}")
     if wrong:
         raise RefusedError("\n".join(wrong), 1)
+
+
+def remove(number: int, element: int | None) -> bool:
+    """Remove a cluster or a job, also a held one; False if there is none."""
+    held = engine.spool() / str(number) / f"{element or 0}.kill"
+    if not engine.kill(number, element) and held.parent.exists():
+        held.touch()
+    return held.parent.exists()
 
 
 COMMANDS = {

@@ -62,6 +62,8 @@ class FakeKubernetes:
         self.version = itertools.count(1)
         self.now = self.forgotten = 0
         self.is_closing = False
+        self.quota = ""
+        """Why jobs get no pods."""
         self.generation = 0
         """Streams of an earlier generation end."""
         self.server = _Server(self)
@@ -141,9 +143,18 @@ class FakeKubernetes:
         job["status"] = {}
         job["metadata"]["namespace"] = "default"
         job = self.put("jobs", job, "ADDED")
+        if not self.quota:
+            self.start_pods(job)
+        return job
+
+    def start_pods(self, job: Object) -> None:
+        """Make a job's pods."""
         for index in range(job["spec"].get("completions", 1)):
             self.put("pods", pod_of(job, index), "ADDED")
-        return job
+
+    def events(self) -> Object:
+        """Complain of what keeps the controller from making pods."""
+        return {"items": [{"reason": "FailedCreate", "message": self.quota}] if self.quota else []}
 
     def patch_status(self, name: str, status: Object) -> Object:
         pod = self.get("pods", name)
