@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import subprocess
@@ -17,6 +18,16 @@ from tests.servers.fixtures import containers
 __all__ = ["containers"]
 
 TUTORIAL = Path(__file__).parents[2] / "examples" / "tutorial"
+
+LENGTHS = {
+    "arguments.py": 16, "cwlexample.py": 38, "discoverfiles.py": 27, "docker.py": 17, "dynamic.py": 18,
+    "encapsulation.py": 19, "encapsulation2.py": 18, "helloworld.py": 11, "invokeworkflow.py": 19,
+    "invokeworkflow2.py": 23, "jobfunctions.py": 15, "managing.py": 17, "managing2.py": 27,
+    "../merge_sort.py": 59, "multiplejobs.py": 18,
+    "multiplejobs2.py": 15, "multiplejobs3.py": 16, "promises.py": 18, "promises2.py": 20, "quickstart.py": 15,
+    "requirements.py": 24, "services.py": 25, "staging.py": 27,
+}  # fmt: skip
+"""Lines of the programs in Toil's manual (5.10), without blank lines and comments."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -51,6 +62,28 @@ def _places(text: str, part: str) -> list[int]:
 def test_all_programs_are_tested() -> None:
     text = Path(__file__).read_text()
     assert [path.name for path in TUTORIAL.glob("*.py") if f'"{path.name}"' not in text] == []
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_no_program_is_longer_than_the_original(name: str) -> None:
+    assert lines_of_code((TUTORIAL / name).read_text()) <= LENGTHS[name]
+
+
+def lines_of_code(text: str) -> int:
+    """Count the lines that are neither blank nor comments nor docstrings."""
+    lines = {n for n, line in enumerate(text.splitlines(), start=1) if line.strip() and line.strip()[0] != "#"}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def test_cwl(run: Run, tmp_path: Path) -> None:
+    run("cwlexample.py", tmp_path)
+    outputs = sorted(tmp_path.glob("sample_*"))
+    assert [(path.name, path.read_text()) for path in outputs] == [
+        (f"sample_{n}_output.txt", f"hello{n}\n") for n in (1, 2, 3)
+    ]
 
 
 @pytest.mark.parametrize("name", ["quickstart.py", "invokeworkflow.py", "arguments.py"])
