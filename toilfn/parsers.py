@@ -85,7 +85,9 @@ def environment(value: Any) -> dict[str, str]:
 
 
 def named_values(value: Any) -> dict[str, Any]:
-    """Read options: a mapping, ``NAME=VALUE`` where the value may be JSON, or a list of these."""
+    """Read options: a mapping, also as JSON; ``NAME=VALUE`` where the value may be JSON; or a list of these."""
+    if isinstance(value, str) and value.startswith("{"):
+        return named_values(json.loads(value))
     if isinstance(value, Mapping):
         return {str(name).replace("-", "_"): part for name, part in value.items()}
     if not isinstance(value, str):

@@ -172,3 +172,23 @@ def test_dask_is_not_imported_when_it_has_nothing_to_say(tmp_path: Path) -> None
 
 def test_every_place_where_dask_looks_is_searched() -> None:
     assert {Path(place) for place in dask.config.paths} <= set(configured._config_places())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"endpoint_url": "http://x", "requester-pays": True},
+        '{"endpoint_url": "http://x", "requester_pays": true}',
+        ["endpoint_url=http://x", "requester_pays=true"],
+    ],
+)
+def test_options_of_the_store(given: object) -> None:
+    resolved = Settings.resolve(store_options=given)
+    assert resolved.store_options == {"endpoint_url": "http://x", "requester_pays": True}
+    assert resolved.as_dict()["store_options"] == ["endpoint_url", "requester_pays"]
+
+
+@pytest.mark.parametrize("given", ["endpoint_url", "=x", "{", "{5}"])
+def test_what_is_no_option_of_the_store(given: str) -> None:
+    with pytest.raises(InputError, match="'store_options' cannot be used"):
+        Settings.resolve(store_options=given)
