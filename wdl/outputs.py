@@ -12,7 +12,7 @@ from toilfn.wdl.values import Entries, PathText, Stored
 __all__ = ["deliver"]
 
 
-@task(cores=0.1, memory="128M", local=True, version="1")
+@task(cores=0.1, memory="256M", local=True, version="1")
 def deliver(outputs: Mapping[str, Any], name: str, directory: str, run: str) -> dict[str, Any]:
     """Export all files in outputs, each to a folder named after its output, and give the outputs as JSON has them.
 

@@ -118,7 +118,7 @@ def source_dir(node: Any) -> str:
     return os.path.dirname(str(node.pos.abspath))
 
 
-@task(name="document", cores=0.1, memory="64M", local=True, version="1")
+@task(name="document", cores=0.1, memory="256M", local=True, version="1")
 def program(source: Source) -> Program:
     """Put a document into the store."""
     with open_write("document.pickle") as stream:

@@ -90,7 +90,7 @@ def load(place: str | os.PathLike[str], name: str | None = None, **options: Any)
     return Document(place, name, **options)
 
 
-@task(cores=0.1, memory="128M", local=True, version="1")
+@task(cores=0.1, memory="256M", local=True, version="1")
 def _encoded(stored: Program, path: tuple[str, ...], digest: str, inputs: dict[str, Any], base: str) -> dict[str, Any]:
     """Turn Python's values into those that travel."""
     node = Callee(stored, path, digest).node
@@ -120,7 +120,7 @@ def _named(value: Any, paths: WorkflowPaths) -> Any:
     return value
 
 
-@task(name="outputs", cores=0.1, memory="128M", local=True, version="1")
+@task(name="outputs", cores=0.1, memory="256M", local=True, version="1")
 def _plain(outputs: Any) -> Any:
     """Turn what travels into Python's values: files are `File`, a Pair is a tuple, a Map a dict."""
     if isinstance(outputs, Stored):

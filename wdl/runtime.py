@@ -72,6 +72,9 @@ def runtime_of(
         raise WDLError(f"{where(task.runtime_section_pos or task)}: runtime of task {task.name}: {error}") from error
 
 
+_LEAST_MEMORY = 256 * 2**20
+"""Bytes: batch systems count the worker, too, that puts files into place and evaluates outputs."""
+
 _OTHER_NAMES = {
     "container": "docker",
     "return_codes": "returnCodes",
@@ -125,9 +128,7 @@ def _cores(value: Any) -> float | None:
 
 
 def _memory(value: Any) -> int | None:
-    if value is None:
-        return None
-    return parse_size(value)
+    return None if value is None else max(parse_size(value), _LEAST_MEMORY)
 
 
 _DISK = re.compile(r"(?:(?P<place>\S*[^\s\d.]\S*)\s+)?(?P<size>[\d.]+)\s*(?P<unit>[A-Za-z]*)")

@@ -22,7 +22,7 @@ from toilfn.wdl.walk import Tasks, Walk, names, pick
 
 __all__ = ["start"]
 
-_DRIVER: dict[str, Any] = {"cores": 0.1, "memory": "128M", "disk": "64M", "local": True, "version": "1"}
+_DRIVER: dict[str, Any] = {"cores": 0.1, "memory": "256M", "disk": "64M", "local": True, "version": "1"}
 """Options of what only evaluates expressions: it runs beside the leader."""
 
 
