@@ -338,8 +338,7 @@ class KubernetesCluster(Cluster):
                 updates += self._lost(id_, live.pod)
             elif live.state is JobState.QUEUED and now > live.next_look:
                 live.next_look = now + self._pod_timeout
-                with suppress(AwayError):
-                    updates += self._stuck(id_, live)
+                updates += self._stuck(id_, live)
         return updates
 
     def _stuck(self, id_: JobId, live: _Live) -> list[Update]:
@@ -349,7 +348,7 @@ class KubernetesCluster(Cluster):
             return []
         name = live.pod["metadata"]["name"] if live.pod else live.job
         reason = verdict.blocked(live.pod) if live.pod else ""
-        reason = reason or "; ".join(self._api.warnings(name)[-1:])
+        reason = reason or self._warning(name)
         if "exceeded quota" in reason:
             self._say(f"pods wait for the namespace's quota: {reason}")
             return []
@@ -362,6 +361,14 @@ class KubernetesCluster(Cluster):
         detail = f"its pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
         live.pod = None
         return [self._ended(id_, live, Found(JobState.ENDED, cause, detail))]
+
+    def _warning(self, name: str) -> str:
+        """Give the last complaint of Kubernetes about a job or a pod, if there is one and we may see it."""
+        try:
+            return "".join(self._api.warnings(name)[-1:])
+        except ClusterError as error:
+            self._say(f"why pods do not start cannot be seen: {error}")
+            return ""
 
     def _say(self, text: str) -> None:
         if text not in self._said:
@@ -382,6 +389,8 @@ class KubernetesCluster(Cluster):
             names = {id_: name for id_, name in batches(manifest).items() if id_ in known or not is_over}
             for id_ in names:
                 self._watch(id_, manifest["metadata"]["name"])
+            if not names:
+                self._remove(manifest["metadata"]["name"], self._api.delete_job)
             found |= names
         for pod in pods:
             self._news.put(Changed("pod", pod))

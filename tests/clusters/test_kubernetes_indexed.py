@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.clusters.kubernetes_jobs import ends, opened, submit, wait_running
 from tests.servers.fake.kubernetes import FakeKubernetes
 from tests.servers.kubernetes import IMAGE
+from toilfn.clusters import kubernetes as module
 from toilfn.clusters.kube import connection
 from toilfn.clusters.kubernetes import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
@@ -86,4 +88,30 @@ def test_lists_longer_than_a_page_are_whole(fake, cluster, tmp_path, monkeypatch
     assert cluster.list(cluster._session.workflow) == {id_: name for name, id_ in jobs.items()}
     fake.forget()
     Path(tmp_path, "go").touch()
+    assert all_ended_well(cluster, jobs)
+
+
+def test_a_pod_whose_node_is_gone_for_good_is_lost(fake, cluster, tmp_path, monkeypatch):
+    """Kubernetes marks it as deleted; nobody is left to say that it has ended."""
+    monkeypatch.setattr(module, "_LEAVING", -29.0)
+    jobs = submit(cluster, "wait-0")
+    wait_running(cluster, jobs)
+    fake.nodes.is_stopped.set()
+    fake.cut()
+    (pod,) = (name for kind, name in fake.objects if kind == "pods")
+    fake.delete_pod(pod, {})
+    assert ends(cluster, jobs)["wait-0"].cause is Cause.LOST
+
+
+def test_a_job_without_a_pod_waits_for_the_quota_and_says_so(fake, cluster, caplog):
+    complaint = "pods is forbidden: exceeded quota: lab"
+    fake.quota = complaint
+    cluster._pod_timeout = 0.2
+    jobs = submit(cluster, "ok")
+    end = time.monotonic() + 20
+    while "the namespace's quota" not in caplog.text:
+        assert time.monotonic() < end
+        assert cluster.poll(0.2) == []
+    assert complaint in caplog.text
+    fake.start_pods(fake.get("jobs", jobs["ok"]))
     assert all_ended_well(cluster, jobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import subprocess
 import sys
 import time
 import urllib.error
@@ -23,6 +24,7 @@ __all__ = ["alone", "kubernetes", "kubernetes_server", "start"]
 CLUSTER = {"image": IMAGE, "python": sys.executable, "poll_interval": 0.5}
 EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
 PODS = "/api/v1/namespaces/default/pods"
+JOBS = "/apis/batch/v1/namespaces/default/jobs"
 
 
 def test_merge_sort(kubernetes, start):
@@ -33,8 +35,8 @@ def test_a_killed_leaders_jobs_are_adopted(kubernetes, start):
     adopts(start, "kubernetes", 20, cluster=CLUSTER)
 
 
-def pods(kubernetes):
-    return [pod["metadata"]["name"] for pod in kubernetes.ask(PODS)["items"]]
+def names(kubernetes, path):
+    return {item["metadata"]["name"] for item in kubernetes.ask(path)["items"]}
 
 
 def delete_now(kubernetes, pod):
@@ -43,14 +45,24 @@ def delete_now(kubernetes, pod):
         kubernetes.ask(f"{PODS}/{pod}", method="DELETE", body={"gracePeriodSeconds": 0})
 
 
+def test_a_run_that_is_stopped_leaves_no_job(kubernetes, start, tmp_path):
+    leader, marks = start("kubernetes", "slow", 12, cluster={**CLUSTER, "owner": "stopped"})
+    wait_for_marks(leader, marks, 2)
+    subprocess.run([sys.executable, "-m", "toilfn", "kill", str(tmp_path / "store")], check=True, timeout=60)
+    leader.communicate(timeout=60)
+    assert leader.returncode != 0
+    assert names(kubernetes, f"{JOBS}?labelSelector=toilfn/owner=stopped") == set()
+
+
 @pytest.mark.slow
 def test_pods_leaders_and_the_api_die_at_random(alone, kubernetes, start):
-    """The result is right, and every task ran."""
+    """The result is right, every task ran, and no job stays."""
+    before = names(kubernetes, JOBS)
     rng = random.Random(5)
     settings = {"cluster": CLUSTER, "lease_timeout": 5, "lost_retries": 20}
     first, marks = start("kubernetes", "slow", 12, **settings)
     wait_for_marks(first, marks, 5)
-    delete_now(kubernetes, rng.choice(pods(kubernetes)))
+    delete_now(kubernetes, rng.choice(sorted(names(kubernetes, PODS))))
     kubernetes.stop_api()
     time.sleep(3)
     kubernetes.start_api()
@@ -59,10 +71,11 @@ def test_pods_leaders_and_the_api_die_at_random(alone, kubernetes, start):
     second, _ = start("kubernetes", "slow", 12, **settings)
     for _ in range(3):
         time.sleep(1)
-        if names := pods(kubernetes):
-            delete_now(kubernetes, rng.choice(names))
+        if there := sorted(names(kubernetes, PODS)):
+            delete_now(kubernetes, rng.choice(there))
     assert result(second) == str(sum(range(12)))
     assert set(counts(marks)) == {f"slow-{i}" for i in range(12)}
+    assert names(kubernetes, JOBS) <= before
 
 
 def manifests(name, words=()):

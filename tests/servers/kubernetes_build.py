@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.servers.machine import ServerMissingError, cache_folder
 
-PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 PACKAGE = "k8s.io/kubernetes"
 VERSION_VARIABLES = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 GENERATED = "pkg/generated/openapi/zz_generated.openapi.go"

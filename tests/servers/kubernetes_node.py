@@ -38,6 +38,7 @@ NODES: dict[str, dict[str, Any]] = {
     "spot": {"labels": {SPOT["key"]: SPOT["value"]}, "taints": [SPOT], "size": SIZE},
     "gpu": {
         "labels": {"cloud.google.com/gke-accelerator": "nvidia-tesla-k80"},
+        "taints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}],
         "size": {**SIZE, "nvidia.com/gpu": "2"},
     },
 }

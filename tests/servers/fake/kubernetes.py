@@ -317,7 +317,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if name != "default":
                     raise RefusedError(404, f'namespaces "{name}" not found')
                 return {"metadata": {"name": name}}
-            case ("GET", "jobs" | "pods" | "events", False, None):
+            case ("GET", "events", False, None):
+                return self.server.fake.events()
+            case ("GET", "jobs" | "pods", False, None):
                 is_watch = query.get("watch", "").lower() in ("1", "true")
                 return self.server.fake.changes(kind, query) if is_watch else self.server.fake.listed(kind, query)
             case ("GET", "pods", True, None):
