@@ -172,6 +172,9 @@ class Cluster(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     poll_interval: float = 2.0
     """Seconds between two queries of a system that has to be asked for news."""
+    gather: float = 0.5
+    """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
+    what a submission takes."""
 
     @abstractmethod
     def open(self, session: Session) -> None:

@@ -32,6 +32,7 @@ class BesideCluster(Cluster):
         self._main = main
         self._here = ProcessCluster(most)
         self._ours: set[JobId] = set()
+        self.gather = main.gather
 
     def open(self, session: Session) -> None:
         """Get ready to run batches."""

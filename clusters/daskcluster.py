@@ -54,6 +54,7 @@ class DaskCluster(Cluster):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
+    gather = 0.02
 
     def __init__(
         self,

@@ -10,24 +10,23 @@ from toilfn.settings import Settings
 
 __all__ = ["capped", "policy"]
 
-_GATHER = 0.5
-"""Seconds for which tasks gather where a submission is slow."""
-
 _PROBES = 4
 _MOST_IN_A_BUNDLE = 1000
 
 
-def policy(settings: Settings, *, is_queue: bool) -> Policy:
+def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
     """Say how tasks are put together.
 
     Parameters
     ----------
     settings : Settings
+    gather : float
+        For how many seconds tasks wait for others where the user does not say.
     is_queue : bool
         Whether the cluster queues by itself: a job is slow to start there, and it is worth while to find out first
         how much goes into one.
     """
-    chosen = Policy(gather=(_GATHER if is_queue else 0.0) if settings.gather is None else settings.gather)
+    chosen = Policy(gather=gather if settings.gather is None else settings.gather)
     if settings.bundle is None:
         return chosen
     chosen = replace(chosen, target_seconds=settings.bundle)

@@ -143,7 +143,9 @@ class Running:
         self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
     ) -> Leader:
         capacity = capped(cluster.capacity(), self._settings)
-        scheduler = Scheduler(capacity, policy(self._settings, is_queue=capacity.total is None))
+        is_queue = capacity.total is None
+        gather = cluster.gather if is_queue else 0.0
+        scheduler = Scheduler(capacity, policy(self._settings, gather, is_queue=is_queue))
         assert self._index.epoch is not None
         flag = _Flag(self._store)
         logs = AttemptLogs(self._settings, self._read_log, progress.message)
