@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.clusters.kubernetes_jobs import ends, opened, submit, wait_running
+from tests.clusters.test_workflows import adopts, sorts, start
 from tests.servers.fake.kubernetes import FakeKubernetes
 from tests.servers.kubernetes import IMAGE
 from toilfn.clusters import kubernetes as module
@@ -15,6 +17,8 @@ from toilfn.clusters.kube import connection
 from toilfn.clusters.kubernetes import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.events import Cause
+
+__all__ = ["start"]
 
 
 @pytest.fixture
@@ -115,3 +119,17 @@ def test_a_job_without_a_pod_waits_for_the_quota_and_says_so(fake, cluster, capl
     assert complaint in caplog.text
     fake.start_pods(fake.get("jobs", jobs["ok"]))
     assert all_ended_well(cluster, jobs)
+
+
+def test_merge_sort(fake, start):
+    settings = {"image": IMAGE, "python": sys.executable}
+    assert sorts(start, "kubernetes", cluster=settings) == {"sort": 7, "merge": 3}
+    assert not any(kind == "jobs" for kind, _ in fake.objects)
+
+
+def test_a_killed_leaders_jobs_are_adopted(fake, start):
+    """They are elements of a few Jobs."""
+    adopts(start, "kubernetes", 6, cluster={"image": IMAGE, "python": sys.executable})
+    made = [path for method, path in fake.requests if method == "POST" and path.endswith("/jobs")]
+    assert len(made) < 6
+    assert not any(kind == "jobs" for kind, _ in fake.objects)
