@@ -8,13 +8,13 @@ PYTHONS ?= 3.10 3.12 3.13
 
 # What examples call, and the servers that tests start and talk to.
 DEBIAN_TOOLS   = bcftools bowtie2 bowtie2-examples chromium debootstrap graphviz redis-server samtools
-DEBIAN_SERVERS = ceph-mon ceph-osd docker-registry etcd-server golang-go gridengine-client gridengine-exec gridengine-master mariadb-server munge openssl podman radosgw runc slurm-wlm slurmdbd
+DEBIAN_SERVERS = docker.io ceph-mon ceph-osd docker-registry etcd-server golang-go gridengine-client gridengine-exec gridengine-master mariadb-server munge openssl podman radosgw runc slurm-wlm slurmdbd
 
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo test servers lint format types unit test-pythons mixtures conformance bench clean
+.PHONY: help demo test servers lint format types unit test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run an example and show its result"
@@ -25,6 +25,7 @@ help:
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
 	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
+	@echo "conformance-wdl  run a suite of WDL in containers; make conformance-wdl SUITE=DIR for another one"
 	@echo "conformance   run a suite of CWL in containers; make conformance SUITE=../cwl-v1.2 for a whole one"
 	@echo "bench         measure, side by side with others; make bench BENCHMARKS=benchmarks/peers.py for one"
 	@echo "clean         remove the environment and all that tools left behind"
@@ -58,6 +59,10 @@ mixtures: .venv/dev
 	TOILFN_TEST_PROGRAMS=200 $(BIN)/python -m pytest tests/chaos/test_mixtures.py
 
 SUITE ?= tests/cwl/suite
+
+conformance-wdl: SUITE = tests/wdl/suite
+conformance-wdl: .venv/dev
+	$(BIN)/python -m tests.wdl.conformance $(SUITE) --separately $(ARGS)
 
 conformance: .venv/dev
 	$(BIN)/python -m tests.cwl.conformance $(SUITE) $(ARGS)

@@ -76,13 +76,7 @@ def task_type(task: Tree.Task, *, with_return_code: bool) -> Type.StructInstance
 
 
 class Size(StdLib._Size):
-    """The function ``size``, which asks for sizes instead of opening files.
-
-    Parameters
-    ----------
-    library : WDL.StdLib.Base
-        Its method ``size_of`` gives the bytes at a path.
-    """
+    """The function ``size``, which asks the library's method ``size_of`` instead of opening files."""
 
     def _call_eager(self, expr: Expr.Apply, arguments: list[Value.Base]) -> Value.Base:
         sizes: list[int] = []

@@ -122,6 +122,8 @@ class TaskPaths(Paths):
         An empty directory of the attempt.
     inputs : iterable of Stored
         Everything that the task gets; it is linked into place at once.
+    copy : bool
+        Whether to make copies that may be changed instead.
 
     Attributes
     ----------

@@ -6,7 +6,7 @@ WDL                         here
 None                        None
 Boolean, Int, Float         bool, int, float
 String                      str, or `PathText` if it is the path of a known file
-File, Directory             `Stored`
+File, Directory             `Stored`, or `Absent` if there is nothing
 Array                       list
 Pair                        tuple of two
 Map                         `Entries`
@@ -27,7 +27,7 @@ from WDL import Type, Value
 from toilfn.directory import Directory
 from toilfn.files import File
 
-__all__ = ["Entries", "PathText", "Paths", "Stored", "decode", "encode", "encode_present"]
+__all__ = ["Absent", "Entries", "PathText", "Paths", "Stored", "decode", "encode", "encode_present"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,14 @@ class Stored:
 
     content: File | Directory
     folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A path with nothing there, which a workflow may name as long as nothing reads it."""
+
+    path: str
+    is_directory: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,8 @@ def decode(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
     """
     if plain is None:
         return Value.Null()
+    if isinstance(plain, Absent):
+        return Value.Directory(plain.path) if plain.is_directory else Value.File(plain.path)
     if isinstance(plain, (Stored, PathText)):
         return _path_value(plain, paths)
     if isinstance(plain, list):
@@ -157,8 +167,18 @@ def _compound(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
     return Value.Struct(Type.Object({name: value.type for name, value in values.items()}), values)
 
 
-def encode_present(value: Value.Base, declared: Type.Base, paths: Paths) -> Any:
+def encode_present(value: Value.Base, declared: Type.Base, paths: Paths, *, strict: bool = True) -> Any:
     """Encode a value, with None for what is not there where its type allows that.
+
+    Parameters
+    ----------
+    value : WDL.Value.Base
+    declared : WDL.Type.Base
+        Its type.
+    paths : Paths
+        What paths mean here.
+    strict : bool
+        Whether all other files must be there.
 
     Raises
     ------
@@ -179,4 +199,25 @@ def encode_present(value: Value.Base, declared: Type.Base, paths: Paths) -> Any:
     try:
         return encode(present.coerce(declared) if missing else present, paths)
     except FileNotFoundError:
+        if not strict:
+            return encode(value, _Tolerant(paths))
         raise missing[0] from None
+
+
+class _Tolerant(Paths):
+    """Paths that need not lead to anything."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+
+    def path(self, stored: Stored) -> str:
+        return self._paths.path(stored)
+
+    def known(self, path: str) -> Stored | None:
+        return self._paths.known(path)
+
+    def stored(self, path: str, *, directory: bool) -> Any:
+        try:
+            return self._paths.stored(path, directory=directory)
+        except FileNotFoundError:
+            return Absent(path, directory)

@@ -103,7 +103,7 @@ class Walk:
         for decl in ordered(workflow.outputs):
             value = self._evaluate(decl, decl.type, env)
             env = env.bind(decl.name, value)
-            found[decl.name] = self._encode(decl, value)
+            found[decl.name] = self._encode(decl, value, strict=True)
         return {decl.name: found[decl.name] for decl in workflow.outputs}
 
     def call_outputs(self) -> dict[str, Any]:
@@ -137,9 +137,9 @@ class Walk:
         with located(decl):
             return decl.expr.eval(env, self.library).coerce(wanted)
 
-    def _encode(self, decl: Tree.Decl, value: Value.Base) -> Any:
+    def _encode(self, decl: Tree.Decl, value: Value.Base, *, strict: bool = False) -> Any:
         with located(decl):
-            return encode_present(value, decl.type, self.paths)
+            return encode_present(value, decl.type, self.paths, strict=strict)
 
     # Calls
 
