@@ -1,4 +1,4 @@
-"""Programs in real containers: podman with images made here. Other engines' commands are looked at, not run."""
+"""Programs in real containers of podman and docker, with images made here. Other engines' commands are not run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 import toilfn as toil
 from tests.servers.containers import IMAGE, PORT, REMOTE_IMAGE, Containers
-from tests.servers.fixtures import containers
+from tests.servers.fixtures import containers, docker_engine
 from tests.servers.machine import wait_for
 from toilfn.containers.choose import VARIABLE, choose
 from toilfn.containers.command import command
@@ -23,16 +23,28 @@ from toilfn.containers.engine import Mount, Request
 from toilfn.containers.podman import Podman
 from toilfn.containers.singularity import Singularity
 
-__all__ = ["containers"]
+__all__ = ["containers", "docker_engine"]
+
+
+@pytest.fixture(params=["podman", "docker"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """What `toil.docker` uses, in this process and in workers."""
+    request.getfixturevalue("containers" if request.param == "podman" else "docker_engine")
+    prefer(request.param, monkeypatch, tmp_path)
+    return str(request.param)
 
 
 @pytest.fixture
 def podman(containers: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Containers:
-    """Podman is what `toil.docker` uses, in this process and in workers."""
-    monkeypatch.setenv(VARIABLE, "podman")
+    """Podman, and its registry."""
+    prefer("podman", monkeypatch, tmp_path)
+    return containers
+
+
+def prefer(engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, engine)
     (tmp_path / "work").mkdir()
     monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
-    return containers
 
 
 def inline(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -44,18 +56,18 @@ def in_container(args: Any, **how: Any) -> Any:
     return inline(lambda: toil.docker(IMAGE, args, **how))
 
 
-def test_output_is_returned(podman: Containers) -> None:
+def test_output_is_returned(engine: str) -> None:
     assert in_container(["echo", "a  b", 3, "$HOME;"]) == b"a  b 3 $HOME;\n"
     assert in_container(["echo", "é"], text=True, name="test-output") == "é\n"
     assert toil.Container("test-output").is_running is None
 
 
-def test_a_container_is_a_task_of_its_own(podman: Containers) -> None:
+def test_a_container_is_a_task_of_its_own(engine: str) -> None:
     ls = toil.task(toil.docker, retries=0)
     assert toil.compute(ls(IMAGE, ["ls", "/"]), cluster="inline").split()[0] == b"bin"
 
 
-def test_lines_for_the_shell_and_pipelines(podman: Containers) -> None:
+def test_lines_for_the_shell_and_pipelines(engine: str) -> None:
     assert in_container("echo one two | wc -w; echo $((1 + 1))") == b"2\n2\n"
     assert in_container([["printf", "b\\na b\\n"], ["sort"], ["head", "-n", 1]]) == b"a b\n"
     with pytest.raises(toil.FailedTasksError, match="ended with exit status 3"):
@@ -68,7 +80,7 @@ def test_pipelines_work_without_bash() -> None:
         assert subprocess.run(["/bin/sh", "-c", script, *rest], env={"PATH": path}, check=False).returncode == status
 
 
-def test_paths_in_the_temporary_directory_mean_the_same_inside(podman: Containers) -> None:
+def test_paths_in_the_temporary_directory_mean_the_same_inside(engine: str) -> None:
     def upper(name: str) -> Any:
         source = toil.current().temp_dir / name
         source.write_text("text")
@@ -80,13 +92,13 @@ def test_paths_in_the_temporary_directory_mean_the_same_inside(podman: Container
     assert inline(upper, "with space") == ("TEXT", "text", os.getuid())
 
 
-def test_an_output_file_becomes_a_file_of_the_workflow(podman: Containers, tmp_path: Path) -> None:
+def test_an_output_file_becomes_a_file_of_the_workflow(engine: str, tmp_path: Path) -> None:
     listing = toil.task(lambda: toil.docker(IMAGE, ["echo", "kept"], stdout="out.txt"))()
     toil.compute(toil.export(listing, tmp_path / "exported"), cluster="inline")
     assert (tmp_path / "exported").read_text() == "kept\n"
 
 
-def test_volumes(podman: Containers, tmp_path: Path) -> None:
+def test_volumes(engine: str, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("input")
     assert in_container(["cat", "/data/in"], volumes={tmp_path: "/data"}) == b"input"
     in_container(["touch", "new"], volumes={tmp_path: "/data"}, working_dir="/data")
@@ -95,7 +107,7 @@ def test_volumes(podman: Containers, tmp_path: Path) -> None:
         in_container(["touch", "/data/another"], volumes={tmp_path: ("/data", "ro")})
 
 
-def test_environment_user_and_entrypoint(podman: Containers) -> None:
+def test_environment_user_and_entrypoint(engine: str) -> None:
     env = {"GREETING": "two\nlines", "PATH": "/bin:/sbin", "HOME": "/data"}
     assert in_container('echo "$GREETING $PATH $HOME"', env=env) == b"two\nlines /bin:/sbin /data\n"
     assert in_container(["id", "-u"], user="65534:65534") == b"65534\n"
@@ -103,12 +115,12 @@ def test_environment_user_and_entrypoint(podman: Containers) -> None:
     assert in_container(["x"], entrypoint=["/bin/sh", "-c", "echo $0"]) == b"x\n"
 
 
-def test_the_tasks_environment_stays_outside(podman: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tasks_environment_stays_outside(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "x")
     assert b"A_SECRET" not in in_container(["env"])
 
 
-def test_standard_error(podman: Containers, capfd: pytest.CaptureFixture[str]) -> None:
+def test_standard_error(engine: str, capfd: pytest.CaptureFixture[str]) -> None:
     def both() -> Any:
         toil.docker(IMAGE, "echo to a file >&2", stderr="errors")
         return (toil.current().temp_dir / "errors").read_text()
@@ -120,7 +132,7 @@ def test_standard_error(podman: Containers, capfd: pytest.CaptureFixture[str]) -
     assert "to the log\n" in capfd.readouterr().err
 
 
-def test_a_stream_of_lines(podman: Containers) -> None:
+def test_a_stream_of_lines(engine: str) -> None:
     def first_of_many() -> list[str]:
         lines = toil.docker(IMAGE, "while true; do echo line; done", stream=True, text=True, name="test-stream")
         found = [next(lines), next(lines)]
@@ -133,7 +145,7 @@ def test_a_stream_of_lines(podman: Containers) -> None:
         inline(lambda: list(toil.docker(IMAGE, "echo line; echo sorry >&2; exit 4", stream=True)))
 
 
-def test_a_failure_says_what_the_program_said(podman: Containers) -> None:
+def test_a_failure_says_what_the_program_said(engine: str) -> None:
     def caught() -> Any:
         try:
             toil.docker(IMAGE, "echo all is lost >&2; exit 7", name="test-failure")
@@ -145,14 +157,14 @@ def test_a_failure_says_what_the_program_said(podman: Containers) -> None:
     assert toil.Container("test-failure").is_running is None
 
 
-def test_memory_and_cores_are_those_of_the_task(podman: Containers) -> None:
+def test_memory_and_cores_are_those_of_the_task(engine: str) -> None:
     read = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max || cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
     limits = inline(lambda: toil.docker(IMAGE, read, text=True), memory="64Mi", cores=0.5).split()
     assert int(limits[0]) == 64 * 2**20
     assert limits[1:] in ([], ["50000", "100000"])
 
 
-def test_death_by_memory_is_known_as_such(podman: Containers) -> None:
+def test_death_by_memory_is_known_as_such(engine: str) -> None:
     def greedy() -> str:
         try:
             toil.docker(IMAGE, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")
@@ -164,7 +176,7 @@ def test_death_by_memory_is_known_as_such(podman: Containers) -> None:
     assert not Path("oom").exists()  # podman's monitor makes this file where it is started
 
 
-def test_detached_containers(podman: Containers) -> None:
+def test_detached_containers(engine: str) -> None:
     def talk() -> Any:
         container = toil.docker(IMAGE, "echo started; sleep 100", detach=True, name="test-detached")
         wait_for(lambda: container.logs() == b"started\n", "the container's output")
@@ -177,7 +189,7 @@ def test_detached_containers(podman: Containers) -> None:
 
 
 @pytest.mark.parametrize(("on_end", "is_left"), [("kill", False), ("stop", False), ("leave", True)])
-def test_what_becomes_of_a_detached_container(podman: Containers, on_end: str, is_left: bool) -> None:
+def test_what_becomes_of_a_detached_container(engine: str, on_end: str, is_left: bool) -> None:
     script = "trap 'exit 0' TERM; while true; do sleep 0.1; done"
     name = f"test-{os.getpid()}-{on_end}"
     inline(lambda: str(toil.docker(IMAGE, script, detach=True, on_end=on_end, name=name)))
@@ -205,7 +217,7 @@ def name_of(started: str) -> str:
     return f"sleeper-{Path(started).parent.name}"
 
 
-def test_a_container_ends_with_the_walltime_of_its_task(podman: Containers, tmp_path: Path) -> None:
+def test_a_container_ends_with_the_walltime_of_its_task(engine: str, tmp_path: Path) -> None:
     started = str(tmp_path / "started")
     slow = toil.task(sleeper, walltime=4, retries=1)(started)
     assert toil.compute(slow, store=tmp_path / "store", cluster=toil.LocalCluster(workers=1)) == "second attempt"
@@ -213,7 +225,7 @@ def test_a_container_ends_with_the_walltime_of_its_task(podman: Containers, tmp_
     assert toil.Container(name_of(started)).is_running is None
 
 
-def test_a_container_ends_when_the_worker_is_killed(podman: Containers, tmp_path: Path) -> None:
+def test_a_container_ends_when_the_worker_is_killed(engine: str, tmp_path: Path) -> None:
     started = str(tmp_path / "started")
 
     def killed(started: str) -> Any:
@@ -274,13 +286,13 @@ def test_without_an_engine_the_error_says_what_was_tried(tmp_path: Path, monkeyp
         ({"volumes": {"/a": ("/b", "r")}}, "volume /a: write 'rw' or 'ro', not 'r'"),
     ],
 )
-def test_what_cannot_be_asked(podman: Containers, how: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_asked(engine: str, how: dict[str, Any], message: str) -> None:
     with pytest.raises(toil.FailedTasksError) as failed:
         inline(lambda: toil.docker(IMAGE, **how))
     assert message in str(failed.value)
 
 
-def test_outside_a_task(podman: Containers) -> None:
+def test_outside_a_task(engine: str) -> None:
     with pytest.raises(toil.ToilfnError, match="no task is running here"):
         toil.docker(IMAGE, ["true"])
 

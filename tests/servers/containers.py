@@ -80,7 +80,7 @@ class Containers(Server):
         """Start the registry, and make the images."""
         self._registry()
         with tempfile.TemporaryDirectory() as folder:
-            archive = _root_file_system(Path(folder))
+            archive = root_file_system(Path(folder))
             self.run("podman", "import", "--change", 'CMD ["/bin/sh"]', str(archive), IMAGE)
         self.run("podman", "tag", IMAGE, REMOTE_IMAGE)
         self.run("podman", "push", "--quiet", REMOTE_IMAGE)
@@ -105,7 +105,7 @@ class Containers(Server):
         wait_for(lambda: "listening on" in (self.folder / "registry.log").read_text(), "the registry")
 
 
-def _root_file_system(folder: Path) -> Path:
+def root_file_system(folder: Path) -> Path:
     """Make an archive of what an image has to have; the packages are fetched once."""
     root = folder / "root"
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "data"):

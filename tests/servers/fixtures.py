@@ -8,6 +8,7 @@ import pytest
 
 from tests.servers.awsbatch import AWSBatch
 from tests.servers.containers import Containers
+from tests.servers.docker import DockerEngine
 from tests.servers.gcs import GoogleStorage
 from tests.servers.gridengine import GridEngine
 from tests.servers.images import add_images
@@ -18,8 +19,8 @@ from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
 
 __all__ = [
-    "alone", "awsbatch_server", "containers", "gcs_server", "gridengine", "gridengine_server", "images", "kubernetes",
-    "kubernetes_server", "moto_server", "radosgw_server", "slurm", "slurm_server",
+    "alone", "awsbatch_server", "containers", "docker_engine", "gcs_server", "gridengine", "gridengine_server",
+    "images", "kubernetes", "kubernetes_server", "moto_server", "radosgw_server", "slurm", "slurm_server",
 ]  # fmt: skip
 
 
@@ -39,6 +40,12 @@ def gridengine_server() -> Iterator[GridEngine]:
 def containers() -> Iterator[Containers]:
     """Podman, which works in this process and in what it starts, with images."""
     yield from serve(Containers())
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[DockerEngine]:
+    """A Docker daemon that docker's command finds in this process and in what it starts, with an image."""
+    yield from serve(DockerEngine())
 
 
 @pytest.fixture(scope="session")
