@@ -64,7 +64,10 @@ class AWSBatch(Moto):
 
     def _begin_process(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         script = f"echo $$ > {self.folder}/{name}.pid; exec {shlex.join(command)} > {self.folder}/{name}.log 2>&1"
-        subprocess.run(["setsid", "--fork", "sh", "-c", script], env=os.environ | environment, cwd=ROOT, check=True)
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        everything = os.environ | environment | {"PYTHONPATH": paths}
+        # In the folder: what watches a container leaves a file where podman was started when memory runs out.
+        subprocess.run(["setsid", "--fork", "sh", "-c", script], env=everything, cwd=self.folder, check=True)
 
     def _make_queue(self) -> None:
         iam, batch = self.client("iam"), self.client("batch")
