@@ -12,12 +12,15 @@ import pytest
 from distributed import Client, LocalCluster
 
 import toilfn as toil
+from tests.servers.fixtures import slurm, slurm_server
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.daskcluster import DaskCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
+
+__all__ = ["slurm", "slurm_server"]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -183,3 +186,18 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_pilot_jobs_of_dask_jobqueue_run_tasks(slurm, tmp_path):
+    """The engine that people already have: dask's workers are Slurm's jobs, and ours run in them."""
+    jobqueue = pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
+    shape = {"cores": 1, "processes": 1, "memory": "700MiB", "walltime": "00:10:00", "local_directory": str(tmp_path)}
+    options = {"log_directory": str(tmp_path / "logs"), "scheduler_options": {"dashboard_address": ":0"}}
+    with jobqueue.SLURMCluster(**shape, **options, interface="lo", job_extra_directives=["--no-requeue"]) as place:
+        place.scale(jobs=2)
+        run = toil.submit(
+            [patient(str(tmp_path), i) for i in range(2)], store=tmp_path / "store", cluster=toil.DaskCluster(place)
+        )
+        wait_for_marks(tmp_path, 2, 60)
+        (tmp_path / "go").touch()
+        assert run.result() == [0, 1]
