@@ -39,6 +39,8 @@ class Stats(NamedTuple):
     """Bytes that they wrote."""
     requests: int = 0
     """What the worker has asked of the store's server since its last attempt ended, or since it started."""
+    disk: int = 0
+    """Most bytes that were found in the temporary directory, which is looked at now and then."""
 
 
 class Epoch(NamedTuple):

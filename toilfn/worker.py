@@ -84,16 +84,25 @@ class Reporter:
         What the tasks print, if the leader is to be told while they run.
     live : Live, optional
         The same for those who ask for it in the store.
+    look : callable
+        Called now and then while a task runs that takes long.
     """
 
     def __init__(
-        self, slot: Slot, answers: Answers, period: float, tail: Tail | None = None, live: Live | None = None
+        self,
+        slot: Slot,
+        answers: Answers,
+        period: float,
+        tail: Tail | None = None,
+        live: Live | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self._slot = slot
         self._answers = answers
         self._period = period
         self._tail = tail
         self._live = live
+        self._look = look
         self._told = (b"", 0.0)
 
     def report(self) -> None:
@@ -108,6 +117,7 @@ class Reporter:
             self._answers.log(doing.task, partial(self._tail.lines, doing))
         if self._live is not None:
             self._live.show(doing)
+        self._look()
 
     def run(self) -> NoReturn:
         """Report now and then. What the store does not take now it may take the next time, or at the end."""
@@ -135,7 +145,7 @@ class WarmWorker:
         self._wire = wire
         self._executor = executor
         self._answers = Answers(wire.send)
-        self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live)
+        self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live, executor.look)
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
         self._poller = select.poll()
@@ -207,7 +217,8 @@ def serve_batch(url: str, name: str) -> None:
     output = Capture.take_over(_log_limit())
     executor = _executor(store, slot, output)
     answers = Answers(_Mailbox(store, name).send)
-    reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), Live(store, Tail(slot, output)))
+    live = Live(store, Tail(slot, output))
+    reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
         work(Batch(executor, *message), executor, answers, StoreWish(store, name).wait)

@@ -23,6 +23,7 @@ _MEASURES: dict[str, Callable[[Attempt], float]] = {
     "wait": lambda attempt: attempt.wait,
     "memory": lambda attempt: attempt.memory,
     "memory asked": lambda attempt: attempt.memory_asked,
+    "disk": lambda attempt: attempt.disk,
     "disk asked": lambda attempt: attempt.disk_asked,
     "read": lambda attempt: attempt.read,
     "written": lambda attempt: attempt.written,
@@ -40,6 +41,7 @@ idle          seconds that the cores asked for were not used
 wait          seconds from when a task could have started to its start
 memory        bytes at the peak; 0 for tasks that are over in 20 ms
 memory asked  bytes, as disk asked
+disk          the most bytes in the temporary directory, looked at every second and at the end
 read          bytes read, from disk or cache, by tasks that take longer than 20 ms; written likewise"""
     add_store(parser)
     add_store_options(parser)

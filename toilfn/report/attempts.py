@@ -35,6 +35,8 @@ class Attempt(NamedTuple):
     """From when all that it needs was complete, or the last attempt failed, to its start."""
     memory: int
     """At the peak; 0 for one too short to be measured."""
+    disk: int
+    """The most that was found in its temporary directory."""
     read: int
     written: int
     requests: int
@@ -75,7 +77,8 @@ def _attempt(record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: 
     result = "done" if isinstance(record, Outcome) else record.cause
     return Attempt(
         record.id.hex(), task.name, record.attempt, result, stats.start, stats.wall, stats.cpu, wait, stats.memory,
-        stats.read, stats.written, stats.requests, intern(stats.host), stats.worker, asked.cores, asked.memory, asked.disk,
+        stats.disk, stats.read, stats.written, stats.requests, intern(stats.host), stats.worker,
+        asked.cores, asked.memory, asked.disk,
     )  # fmt: skip
 
 

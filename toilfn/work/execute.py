@@ -13,6 +13,7 @@ from toilfn.events import Cause, TaskId
 from toilfn.filing.session import Session
 from toilfn.graph import Recorded, record, store_payload
 from toilfn.serialize import dumps, loads, loads_function, resolve
+from toilfn.work.diskuse import DiskUse
 from toilfn.work.payloads import BlobCache, Payloads
 from toilfn.work.scratch import Scratch
 from toilfn.work.services import NOBODY, Host, serve
@@ -86,6 +87,7 @@ class Executor:
         self._recorded: set[bytes] = set()
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._told_requests = 0
+        self._disk: DiskUse | None = None
         self.blobs = BlobCache(store.get_blob)
 
     def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
@@ -121,6 +123,7 @@ class Executor:
         name = settings.get("name") or self._records[task.function].name
         meter = Meter()
         context = Context(task.id, name, attempt.number, attempt.limits, self._scratch)
+        self._disk = DiskUse(context)
         files = Session(self._store, lambda: context.temp_dir)
         self._announce(attempt, meter)
         self._surroundings.enter(context.cores, settings.get("env") or {})
@@ -130,15 +133,23 @@ class Executor:
                 if options.SERVICE in settings:
                     self._serve(value, task.id, host, settings[options.SERVICE])
                     value = None
+                self._disk.measure()  # before files are moved into the store
                 result: Recorded | BaseException = self._record(value, context, files, task)
         except self._fatal:
             raise
         except BaseException as error:  # whatever a task raises is its own failure, SystemExit too
             result = error
         finally:
+            self._disk.measure()
             context.close()
             self._surroundings.leave()
         return self._end(attempt, result, files, meter)
+
+    def look(self) -> None:
+        """See what disk the attempt takes that runs, if there is one; another thread calls this now and then."""
+        disk = self._disk
+        if disk is not None:
+            disk.look()
 
     def close(self) -> None:
         """Remove what the attempts needed on this machine."""
@@ -188,6 +199,9 @@ class Executor:
     ) -> records.Outcome | records.Failure:
         log = self._keep_log(self._output.take())
         stats = self._with_requests(meter.read())
+        if self._disk is not None and self._disk.peak:
+            stats = stats._replace(disk=self._disk.peak)
+        self._disk = None
         self._slot.clear()
         if isinstance(result, BaseException):
             return _failure(attempt, result, log, stats)
