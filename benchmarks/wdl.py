@@ -46,7 +46,7 @@ def runners(container: str) -> dict[str, tuple[list[str], dict[str, str]]]:
     found = {"toilfn": ([sys.executable, "-m", "toilfn", "wdl", "w.wdl", "in.json", "--container", container], {})}
     binary = Path(sys.executable).parent
     if container != "none" and (binary / "miniwdl").exists():
-        backend = {"MINIWDL__SCHEDULER__CONTAINER_BACKEND": container}
+        backend = {"MINIWDL__SCHEDULER__CONTAINER_BACKEND": container, "MINIWDL__PODMAN__EXE": '["podman"]'}
         found["miniwdl run"] = ([str(binary / "miniwdl"), "run", "w.wdl", "-i", "in.json", "-d", "out/"], backend)
     if toil := shutil.which("toil-wdl-runner"):
         engine = "docker" if container == "podman" else container

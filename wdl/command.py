@@ -19,7 +19,7 @@ from toilfn.wdl.paths import TaskPaths, all_stored
 from toilfn.wdl.problems import located, where
 from toilfn.wdl.program import Callee, source_dir
 from toilfn.wdl.runtime import Runtime
-from toilfn.wdl.values import decode, encode_present
+from toilfn.wdl.values import decode, encode
 
 __all__ = ["command"]
 
@@ -83,7 +83,7 @@ class Call:
                 raise Error.InputError(f"no value was given for {decl.type} {decl.name} of task {self.task.name}")
             return None, Value.Null()
         value = decl.expr.eval(self.env, library).coerce(decl.type)
-        plain = encode_present(value, decl.type, self.paths)
+        plain = encode(value, decl.type, self.paths)
         return plain, decode(plain, decl.type, self.paths)
 
     def _execution(self, script: str) -> Execution:

@@ -165,11 +165,16 @@ def _encoded(node: Any, name: str, declared: Type.Base, value: Any, paths: Paths
         return None
     decl = node.available_inputs.get(name) or node
     try:
-        return encode(WDL.Value.from_json(declared, value).coerce(declared), paths)
+        return encode(WDL.Value.from_json(declared, value).coerce(declared), _given_type(declared), paths)
     except (Error.RuntimeError, ValueError) as error:
         raise WDLError(f"{where(decl)}: input {node.name}.{name} cannot be {json.dumps(value)}: {error}") from None
     except FileNotFoundError as error:
         raise WDLError(f"{where(decl)}: input {node.name}.{name}: {error}") from None
+
+
+def _given_type(declared: Type.Base) -> Type.Base:
+    """Give the type of an input that was given: a file that is named must be there, also where none need be."""
+    return declared.copy(optional=False)
 
 
 class _Imports(Paths):

@@ -99,7 +99,8 @@ def _encoded(stored: Program, path: tuple[str, ...], digest: str, inputs: dict[s
     for name, value in inputs.items():
         declared = binding_type(node.available_inputs[name])
         try:
-            found[name] = encode(WDL.Value.from_json(declared, _named(value, paths)).coerce(declared), paths)
+            given = WDL.Value.from_json(declared, _named(value, paths)).coerce(declared)
+            found[name] = encode(given, declared.copy(optional=False), paths)
         except (Error.RuntimeError, ValueError, FileNotFoundError) as error:
             raise WDLError(f"{where(node.available_inputs[name])}: input {node.name}.{name}: {error}") from None
     return found

@@ -27,7 +27,7 @@ from WDL import Type, Value
 from toilfn.directory import Directory
 from toilfn.files import File
 
-__all__ = ["Absent", "Entries", "PathText", "Paths", "Stored", "decode", "encode", "encode_present"]
+__all__ = ["Absent", "Entries", "PathText", "Paths", "Stored", "decode", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +85,60 @@ class Paths(ABC):
         """Give what a path stands for, if that is in the store already."""
 
 
-def encode(value: Value.Base, paths: Paths) -> Any:
-    """Turn a WDL value into what travels.
+def encode(value: Value.Base, declared: Type.Base, paths: Paths, *, strict: bool = True) -> Any:
+    """Turn a WDL value into what travels, with None for a file that is not there where its type allows that.
+
+    Parameters
+    ----------
+    value : WDL.Value.Base
+    declared : WDL.Type.Base
+        Its type.
+    paths : Paths
+        What paths mean here.
+    strict : bool
+        Whether all other files must be there.
 
     Raises
     ------
     FileNotFoundError
-        If it holds a path with nothing there.
+        If something is not there and must be.
     """
+
+    def inner(item: Value.Base, kind: Type.Base) -> Any:
+        return encode(item, kind, paths, strict=strict)
+
     if isinstance(value, Value.Null):
         return None
     if isinstance(value, (Value.File, Value.Directory)):
-        return paths.stored(value.value, directory=isinstance(value, Value.Directory))
+        return _encoded_path(value, declared, paths, strict=strict)
     if isinstance(value, Value.String):
         known = paths.known(value.value)
         return value.value if known is None else PathText(known)
     if isinstance(value, Value.Array):
-        return [encode(item, paths) for item in value.value]
+        item = declared.item_type if isinstance(declared, Type.Array) else Type.Any()
+        return [inner(each, item) for each in value.value]
     if isinstance(value, Value.Pair):
-        return tuple(encode(item, paths) for item in value.value)
+        kinds = (declared.left_type, declared.right_type) if isinstance(declared, Type.Pair) else (Type.Any(),) * 2
+        return tuple(map(inner, value.value, kinds))
     if isinstance(value, Value.Map):
-        return Entries(tuple((encode(key, paths), encode(item, paths)) for key, item in value.value))
+        kinds = declared.item_type if isinstance(declared, Type.Map) else (Type.Any(), Type.Any())
+        return Entries(tuple((inner(key, kinds[0]), inner(each, kinds[1])) for key, each in value.value))
     if isinstance(value, Value.Struct):
-        return {name: encode(item, paths) for name, item in value.value.items()}
+        members = getattr(declared, "members", None) or {}
+        return {name: inner(each, members.get(name, Type.Any())) for name, each in value.value.items()}
     return value.value
+
+
+def _encoded_path(value: Value.Base, declared: Type.Base, paths: Paths, *, strict: bool) -> Any:
+    directory = isinstance(value, Value.Directory)
+    try:
+        return paths.stored(value.value, directory=directory)
+    except FileNotFoundError:
+        if declared.optional:
+            return None
+        if strict:
+            raise
+        return Absent(value.value, directory)
 
 
 def decode(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
@@ -165,59 +195,3 @@ def _compound(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
     if isinstance(declared, Type.StructInstance):
         return Value.Struct(declared, values)
     return Value.Struct(Type.Object({name: value.type for name, value in values.items()}), values)
-
-
-def encode_present(value: Value.Base, declared: Type.Base, paths: Paths, *, strict: bool = True) -> Any:
-    """Encode a value, with None for what is not there where its type allows that.
-
-    Parameters
-    ----------
-    value : WDL.Value.Base
-    declared : WDL.Type.Base
-        Its type.
-    paths : Paths
-        What paths mean here.
-    strict : bool
-        Whether all other files must be there.
-
-    Raises
-    ------
-    FileNotFoundError
-        If something is not there and must be.
-    """
-    missing: list[FileNotFoundError] = []
-
-    def check(place: Value.File | Value.Directory) -> str | None:
-        try:
-            paths.stored(place.value, directory=isinstance(place, Value.Directory))
-        except FileNotFoundError as error:
-            missing.append(error)
-            return None
-        return str(place.value)
-
-    present = Value.rewrite_paths(value, check)
-    try:
-        return encode(present.coerce(declared) if missing else present, paths)
-    except FileNotFoundError:
-        if not strict:
-            return encode(value, _Tolerant(paths))
-        raise missing[0] from None
-
-
-class _Tolerant(Paths):
-    """Paths that need not lead to anything."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
-
-    def path(self, stored: Stored) -> str:
-        return self._paths.path(stored)
-
-    def known(self, path: str) -> Stored | None:
-        return self._paths.known(path)
-
-    def stored(self, path: str, *, directory: bool) -> Any:
-        try:
-            return self._paths.stored(path, directory=directory)
-        except FileNotFoundError:
-            return Absent(path, directory)

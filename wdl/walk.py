@@ -19,7 +19,7 @@ from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.plan import OUTPUTS, Plan
 from toilfn.wdl.problems import located
 from toilfn.wdl.program import source_dir
-from toilfn.wdl.values import decode, encode, encode_present
+from toilfn.wdl.values import decode, encode
 
 __all__ = ["Tasks", "Walk", "names", "pick"]
 
@@ -139,7 +139,7 @@ class Walk:
 
     def _encode(self, decl: Tree.Decl, value: Value.Base, *, strict: bool = False) -> Any:
         with located(decl):
-            return encode_present(value, decl.type, self.paths, strict=strict)
+            return encode(value, decl.type, self.paths, strict=strict)
 
     # Calls
 
@@ -160,7 +160,7 @@ class Walk:
         for name, expr in call.inputs.items():
             with located(expr):
                 value = expr.eval(self.env, self.library).coerce(binding_type(declared[name]))
-                given[name] = encode_present(value, binding_type(declared[name]), self.paths)
+                given[name] = encode(value, binding_type(declared[name]), self.paths)
         prefix = f"{call.name}."
         return given | {name[len(prefix) :]: plain for name, plain in self.inputs.items() if name.startswith(prefix)}
 
@@ -179,7 +179,10 @@ class Walk:
             value = section.expr.eval(self.env, self.library)
         found: dict[str, Any]
         if isinstance(section, Tree.Scatter):
-            walks = [self._inner(id_, {f"var-{section.variable}": encode(item, self.paths)}) for item in value.value]
+            walks = [
+                self._inner(id_, {f"var-{section.variable}": encode(item, item.type, self.paths, strict=False)})
+                for item in value.value
+            ]
             found = {key: [walk.result(key) for walk in walks] for key in exposed}
         else:
             walk = self._inner(id_, {}) if value.value else None

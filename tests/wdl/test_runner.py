@@ -169,6 +169,23 @@ def test_a_missing_output_may_be_none(folder):
     assert Path(found["t.g"][1]).name == "b"
 
 
+def test_a_missing_file_in_an_array_is_no_output(folder):
+    done = wdl(folder, source=task_with(output='Array[File] g = ["a", "b"]', command="touch b"))
+    assert done.status == 1
+    assert "document.wdl:7:12: there is no file or directory a" in done.stderr
+
+
+def test_a_workflow_may_name_files_that_are_not_there(folder):
+    source = """\
+version 1.1
+workflow w {
+  Map[File, Int] numbers = {"/no/a": 1, "/no/b": 2}
+  output { Int b = numbers["/no/b"]  String name = basename("/no/b") }
+}
+"""
+    assert values(wdl(folder, source=source)) == {"w.b": 2, "w.name": "b"}
+
+
 def test_a_task_is_retried_as_often_as_it_asks(folder):
     counter = folder / "count"
     command = f"echo x >> {counter}; [ $(wc -l < {counter}) = 3 ]"
