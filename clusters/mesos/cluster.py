@@ -81,15 +81,16 @@ class MesosCluster(PolledCluster[_Task]):
         """Subscribe, as the framework of an earlier leader if there was one. See `Cluster.open`."""
         super().open(session)
         given = self.settings
-        known = setting(given, "framework_id", "TOILFN_MESOS_FRAMEWORK_ID") or session.notes.read(_NOTE).decode()
-        info = framework_info(given, session.workflow)
+        known = setting(given, "framework_id", "TOILFN_MESOS_FRAMEWORK_ID")
+        noted = session.notes.read(_NOTE).decode()
         self._executors.clear()
-        self._master = Master(endpoints(given), info, credentials(given), self._hear)
         try:
-            self._master.start(known, START_PATIENCE)
-        except ClusterError:
-            self._master = None
-            raise
+            self._master = self._subscribed(known or noted)
+        except ClusterError as error:
+            if known or not noted or "removed" not in str(error):
+                raise
+            _log.warning("%s. Its tasks are gone; going on as a new one.", error)  # its failover_timeout is over
+            self._master = self._subscribed("")
         session.notes.write(_NOTE, self._master.framework_id.encode())
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -140,6 +141,17 @@ class MesosCluster(PolledCluster[_Task]):
             with self._lock:
                 self._live.clear()
                 self._to_kill.clear()
+
+    def _subscribed(self, framework_id: str) -> Master:
+        given = self.settings
+        info = framework_info(given, self.session.workflow)
+        self._master = Master(endpoints(given), info, credentials(given), self._hear)
+        try:
+            self._master.start(framework_id, START_PATIENCE)
+        except ClusterError:
+            self._master = None
+            raise
+        return self._master
 
     @property
     def _open_master(self) -> Master:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.clusters.leaders import counts, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.mesos import Agent, FakeMesos
+from tests.servers.fake.mesosmessages import CallError
 from tests.servers.machine import wait_for
 from toilfn.clusters.again import make_again, name_of
 from toilfn.clusters.base import Batch, JobState, Session
@@ -277,6 +278,34 @@ def test_a_second_leader_ends_the_first_ones_subscription(mesos, make, tmp_path)
     second.open(session)
     with pytest.raises(ClusterError, match=r"failed over|didn't match"):
         first.submit([batch()])
+
+
+def test_a_framework_that_was_removed_meanwhile_is_followed_by_a_new_one(mesos, make, tmp_path):
+    """As when no leader came back within failover_timeout."""
+    session = Session(str(tmp_path), "wf")
+    session.notes.write("mesos-framework", b"gone")
+    mesos.removed.add("gone")
+    cluster = make(worker_command=("true",))
+    cluster.open(session)
+    assert session.notes.read("mesos-framework").decode() in mesos.frameworks
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is None
+    with pytest.raises(ClusterError, match="has been removed"):
+        make(framework_id="gone").open(session)
+
+
+def test_a_call_that_is_lost_is_made_good(mesos, opened, monkeypatch):
+    """Whether its tasks were launched is asked for; what the master does not know is lost, and can run again."""
+    monkeypatch.setattr("toilfn.clusters.mesos.cluster._SOON", 0.2)
+    cluster = opened()
+    monkeypatch.setattr(mesos, "_accept", refuse)
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is Cause.LOST
+    assert "RECONCILE" in mesos.calls
+
+
+def refuse(*_):
+    raise CallError(503, "No leader elected")
 
 
 def test_what_mesos_has_no_name_for_is_refused():

@@ -170,18 +170,19 @@ class FakeMesos:
             raise CallError(400, "framework_id and framework_info.id differ")
         with self._lock:
             framework = self.frameworks.get(given) or Framework(given or self._new("framework"), info)
-            self.frameworks[framework.id] = framework
             if framework.events is not None:
                 framework.events.put({"type": "ERROR", "error": {"message": "Framework failed over"}})
                 framework.events.put(None)
-            self._withdraw()
             framework.events, framework.stream = queue.SimpleQueue(), self._new("stream")
-            wrong = [role for role in info.get("roles", ()) if role not in self.roles]
-            if wrong or given in self.removed:
-                words = f"Role '{wrong[0]}' is not present in the master's --roles" if wrong else "Framework removed"
-                framework.events.put({"type": "ERROR", "error": {"message": words}})
+            wrong = [f"Role '{role}' is not present in the master's --roles" for role in info.get("roles", ())
+                     if role not in self.roles]  # fmt: skip
+            wrong += ["Framework has been removed"] if given in self.removed else []
+            if wrong:
+                framework.events.put({"type": "ERROR", "error": {"message": wrong[0]}})
                 framework.events.put(None)
                 return framework
+            self._withdraw()
+            self.frameworks[framework.id] = framework
             beat = {"framework_id": {"value": framework.id}, "heartbeat_interval_seconds": 15.0}
             framework.events.put({"type": "SUBSCRIBED", "subscribed": beat})
             for task in framework.tasks.values():
