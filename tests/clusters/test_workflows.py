@@ -126,5 +126,5 @@ def test_ten_thousand_tasks_on_slurm(slurm, start, tmp_path, monkeypatch):
     leader, _ = start("slurm", "noop", 10_000, cluster={"poll_interval": 1}, bundle="10s")
     assert result(leader, 180) == str(sum(range(10_000)))
     calls = log.read_text().split()
-    assert calls.count("sbatch") <= 40
+    assert calls.count("sbatch") <= 8  # probes, bundles, the sum; 40 would do
     assert calls.count("squeue") <= time.monotonic() - begin + 3
