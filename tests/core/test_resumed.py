@@ -1,0 +1,56 @@
+"""A run that is resumed: where it goes on, and what is written of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toilfn as toil
+from tests.cli.story import end, epoch, run, tell
+from toilfn.clusters.inline import InlineCluster
+from toilfn.journal import Journal
+from toilfn.lead.index import Index
+from toilfn.records import decode
+from toilfn.view import View
+
+
+@toil.task
+def process_id(flag: str) -> int:
+    """Fails until there is a file."""
+    if not os.path.exists(flag):
+        raise ValueError("not yet")
+    return os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "given", "is_here"),
+    [
+        ("inline", {}, True),
+        ("inline", {"cluster": "local"}, False),
+        (InlineCluster(), {}, False),
+    ],
+)
+def test_it_goes_on_with_the_cluster_that_was_named(
+    cluster: Any, given: dict[str, str], is_here: bool, tmp_path: Path
+) -> None:
+    """Not with one that was given as an object: only its maker knows how to make it again."""
+    store, flag = tmp_path / "store", tmp_path / "flag"
+    with pytest.raises(toil.FailedTasksError):
+        toil.compute(process_id(str(flag)), store=store, cluster=cluster, retries=0)
+    flag.touch()
+    assert (toil.resume(store, **given) == os.getpid()) == is_here
+
+
+def test_it_has_not_ended_and_is_still_one_run(tmp_path: Path) -> None:
+    resumed = run("a")._replace(settings={"cluster": "slurm"})
+    store = tell(tmp_path / "store", epoch(), run("a"), end("interrupted"), epoch(2), resumed)
+    index, view = Index.load(store.log), View(store)
+    assert index.runs == view.runs == [resumed]
+    assert index.ended == {}
+    assert view.status == "open"
+    journal = Journal()
+    told = [event["event"] for _, data in store.log.read() for event in journal.events(decode(data))]
+    assert told == ["leader", "run", "end", "leader"]
