@@ -78,10 +78,10 @@ class Executor:
     executor_id: str
     headers: Mapping[str, str]
     recovery: float
-    _running: dict[str, _Running] = field(default_factory=dict)
-    _unacknowledged: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _events: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    _running: dict[str, _Running] = field(default_factory=dict, init=False)
+    _unacknowledged: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    _tasks: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    _events: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue, init=False)
 
     def run(self) -> None:
         """Work until the agent says that it is enough, or is gone for too long."""
