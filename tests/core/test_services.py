@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import toilfn as toil
+from toilfn.cli import main
 from toilfn.records import Failure, decode
 from toilfn.stores import open_store
 
@@ -260,6 +261,17 @@ def test_service_stops_when_the_run_is_interrupted(tmp_path: Path) -> None:
         leader.send_signal(signal.SIGINT)
         (tmp_path / "go").touch()
         leader.wait(20)
+    assert story(tmp_path) == ["up", "down"]
+
+
+def test_service_stops_when_the_run_is_killed(tmp_path: Path) -> None:
+    script, store = tmp_path / "script.py", str(tmp_path / "store")
+    script.write_text(textwrap.dedent(SCRIPT))
+    command = [sys.executable, str(script), str(tmp_path), store]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leader:
+        wait_until((tmp_path / "client1").exists)
+        assert main(["kill", store]) == 0
+        leader.wait(30)
     assert story(tmp_path) == ["up", "down"]
 
 
