@@ -14,13 +14,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cwltool.errors import UnsupportedRequirement
 from cwltool.process import Process, shortname
 from cwltool.workflow import Workflow, WorkflowStep
 
 from toilfn.cwl.engine import Engine
 from toilfn.files import File, open_write
 
-__all__ = ["Document", "Part", "bundle", "in_store", "updates_in_place"]
+__all__ = ["Document", "Part", "bundle", "in_store", "refuse_unsupported", "updates_in_place"]
+
+_SECRETS = "http://commonwl.org/cwltool#Secrets"
 
 Path = tuple[str, ...]
 
@@ -170,6 +173,20 @@ def updates_in_place(process: Process) -> bool:
     """Whether anything in a process changes files that others see (CWL v1.2, InplaceUpdateRequirement)."""
     wishes = [one.get_requirement("InplaceUpdateRequirement")[0] for _, one in _walk(process, ())]
     return any(wish is not None and wish["inplaceUpdate"] for wish in wishes)
+
+
+def refuse_unsupported(process: Process) -> None:
+    """Refuse what cannot be done as it should.
+
+    Raises
+    ------
+    UnsupportedRequirement
+        If a part of the process has secret inputs, which the store would have to keep.
+    """
+    for path, one in _walk(process, ()):
+        if one.get_requirement(_SECRETS)[0]:
+            name = "/".join(path) or shortname(one.tool["id"])
+            raise UnsupportedRequirement(f"{name} has cwltool:Secrets, which toilfn does not support yet")
 
 
 def _may_reuse(process: Process) -> bool:

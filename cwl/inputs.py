@@ -38,7 +38,7 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
 def _add_requirements(process: Process, job: dict[str, Any]) -> None:
     """Add the requirements that inputs bring along (CWL v1.1 and later, "cwl:requirements" of an input object)."""
     defaults = process.metadata.get("cwl:defaults")
-    given = job.pop(_REQUIREMENTS, None) or (defaults.get(_REQUIREMENTS) if isinstance(defaults, dict) else None)
+    given: Any = job.pop(_REQUIREMENTS, None) or (defaults.get(_REQUIREMENTS) if isinstance(defaults, dict) else None)
     if not given:
         return
     if process.metadata.get(ORIGINAL_CWLVERSION) == "v1.0":

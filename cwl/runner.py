@@ -24,7 +24,7 @@ from schema_salad.exceptions import ValidationException
 from toilfn.clusters.local import LocalCluster
 from toilfn.clusters.nursery import Nursery
 from toilfn.cwl import inputs, steps, tools
-from toilfn.cwl.documents import bundle, updates_in_place
+from toilfn.cwl.documents import bundle, refuse_unsupported, updates_in_place
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
@@ -54,6 +54,7 @@ class Executor:
         self, process: Process, job: dict[str, Any], context: RuntimeContext, logger: object = None
     ) -> tuple[dict[str, Any] | None, str]:
         """Run it; gives the result object and the status."""
+        refuse_unsupported(process)
         options, nonce = self._options, secrets.token_hex(8)
         bypass = options.bypass_file_store or updates_in_place(process)
         ready = inputs.resolved(process, job, context)
@@ -113,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         By default what this process was given.
     """
     options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    if options.provenance:
+        print("toilfn-cwl-runner: --provenance is not supported yet", file=sys.stderr)
+        return 33
     loading = LoadingContext(vars(options))
     loading.construct_tool_object = make_tool
     executor: Any = Executor(options)
