@@ -1,6 +1,6 @@
 """WDL, whole processes side by side with others: hello, and a scatter of echo.
 
-python benchmarks/wdl.py [--width 200] [--container podman] [--times 3]
+python benchmarks/wdl.py [--width 200] [--container podman] [--image IMAGE] [--times 3]
 
 Others are run where they are installed: miniwdl (with the same engine), and toil-wdl-runner.
 """
@@ -22,7 +22,7 @@ task say {
   input { Int i }
   command { echo ~{i} }
   output { String said = read_string(stdout()) }
-  runtime { docker: "ubuntu:22.04" memory: "256 MB" cpu: 1 }
+  runtime { docker: "IMAGE" memory: "256 MB" cpu: 1 }
 }
 workflow w {
   input { Int width }
@@ -59,10 +59,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--container", default="podman")
+    parser.add_argument("--image", default="ubuntu:22.04", help="one that miniwdl can pull: it always does")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "w.wdl").write_text(SOURCE)
+        (folder / "w.wdl").write_text(SOURCE.replace("IMAGE", options.image))
         for width in (1, options.width):
             (folder / "in.json").write_text(f'{{"w.width": {width}}}')
             for runner, (command, env) in runners(options.container).items():

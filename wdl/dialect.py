@@ -3,13 +3,14 @@
 - ``Object`` is a type of its own (draft-2, 1.0; "deprecated" in 1.1 and 1.2), whose members have any type.
 - A placeholder in a string of WDL 1.0 may hold quotes of the kind around it, and options, which count in commands
   only (1.0, "Expression Placeholder Options"): Cromwell reads it so.
+- ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
 - From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import lark
 from WDL import Env, Error, Expr, StdLib, Tree, Type, Value, _grammar, _parser
@@ -41,9 +42,7 @@ class Member(Expr.Get):
         if not isinstance(self.expr.type, ObjectType) or not self.member:
             return super()._eval(env, stdlib)
         holder = self.expr.eval(env, stdlib)
-        members = holder.value if isinstance(holder, Value.Struct) else {}
-        if isinstance(holder, Value.Map):
-            members = {str(key.value): value for key, value in holder.value}
+        members = _members(holder) if isinstance(holder, (Value.Struct, Value.Map)) else {}
         if self.member not in members:
             raise Error.EvalError(self, f"the object has no member {self.member!r}")
         return members[self.member]
@@ -90,8 +89,57 @@ class Reader(_parser._DocTransformer):
         return super().string(meta, items)
 
 
+class WriteObjects(StdLib.Function):
+    """The functions ``write_object`` and ``write_objects``: a table of names, and of values in the rows below.
+
+    Parameters
+    ----------
+    many : bool
+        Whether the argument is an array.
+    """
+
+    def __init__(self, *, many: bool) -> None:
+        self._many = many
+
+    def infer_type(self, expr: Expr.Apply) -> Type.Base:
+        """Check the argument."""
+        if len(expr.arguments) != 1:
+            raise Error.WrongArity(expr, 1)
+        given = expr.arguments[0].type
+        item = given.item_type if self._many and isinstance(given, Type.Array) else given
+        if not isinstance(item, (Type.Any, Type.Object, Type.StructInstance, Type.Map)):
+            wanted: Type.Base = ObjectType()
+            raise Error.StaticTypeMismatch(expr.arguments[0], Type.Array(wanted) if self._many else wanted, given)
+        return Type.File()
+
+    def __call__(self, expr: Expr.Apply, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.Base:
+        """Write the table."""
+        value = expr.arguments[0].eval(env, stdlib)
+        rows = [_members(item) for item in (value.value if self._many else [value])]
+        names = list(rows[0]) if rows else []
+        if any(list(row) != names for row in rows):
+            raise Error.EvalError(expr, "write_objects(): the objects have different members")
+        lines = [names, *([str(row[name].coerce(Type.String()).value) for name in names] for row in rows)]
+        text = "".join("\t".join(line) + "\n" for line in lines) if rows else ""
+
+        def write(_: Value.Base, stream: IO[bytes]) -> None:
+            stream.write(text.encode())
+
+        written: Value.Base = stdlib._write(write)(value)
+        return written
+
+
+def _members(value: Value.Base) -> dict[str, Value.Base]:
+    """Give the members of an Object, a Struct, or a Map by name."""
+    if isinstance(value, Value.Map):
+        return {str(key.value): item for key, item in value.value}
+    return dict(value.value)
+
+
 def teach() -> None:
     """Have miniwdl read documents as this module says. It may be called again."""
+    for name, many in (("write_object", False), ("write_objects", True)):
+        setattr(StdLib.Base, name, WriteObjects(many=many))
     _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no other door to it
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
         _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import IO, Any
 
 from WDL import Error, StdLib, Type, Value
 
-from toilfn.wdl.language import Size
+from toilfn.wdl.dialect import teach
+from toilfn.wdl.language import Size, is_at_least
 from toilfn.wdl.paths import TaskPaths, WorkflowPaths, is_url
 
 __all__ = ["Library", "OutputLibrary"]
@@ -34,6 +36,8 @@ class Library(StdLib.Base):
         self.paths = paths
         self.source_dir = source_dir
         self.size = Size(self)
+        if is_at_least(version, "1.1"):
+            self._override_static("write_json", self._write(_json))
 
     def size_of(self, path: str) -> int:
         """Give the bytes of a file, or of a directory if the path ends with a slash."""
@@ -58,6 +62,20 @@ class Library(StdLib.Base):
             return Value.File(self.paths.written(draft))
 
         return write
+
+
+teach()  # workers load documents without having parsed any
+
+
+def _json(value: Value.Base, stream: IO[bytes]) -> None:
+    """Write JSON; its objects have texts for keys (1.1, "write_json")."""
+    stack = [value]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, Value.Map) and not isinstance(found.type.item_type[0], (Type.String, Type.Any)):
+            raise Error.InputError(f"write_json(): a {found.type} has keys that JSON cannot have")
+        stack.extend(found.children)
+    stream.write(json.dumps(value.json).encode())
 
 
 class OutputLibrary(Library):

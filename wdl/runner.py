@@ -7,12 +7,16 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
+from toilfn.clusters.local import LocalCluster
+from toilfn.clusters.nursery import Nursery
 from toilfn.errors import FailedTasksError, InputError
 from toilfn.exchange import Link
-from toilfn.settings import add_options, from_options
+from toilfn.settings import Settings, add_options, from_options
 from toilfn.wdl import document, inputs
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import is_url
@@ -85,7 +89,8 @@ def command(options: argparse.Namespace) -> int:
     from toilfn import compute
 
     try:
-        outputs = compute(promise, **{"retries": 0, "workflow": node.name, **from_options(options)})
+        with _settings(options, node.name) as settings:
+            outputs = compute(promise, **settings)
     except FailedTasksError as error:
         for failure in error.failures:
             print(f"toilfn: {reason(failure)}", file=sys.stderr)
@@ -93,6 +98,18 @@ def command(options: argparse.Namespace) -> int:
         return 1
     _tell(options, directory, outputs)
     return 0
+
+
+@contextmanager
+def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
+    """Give the settings of the run; on this machine, with workers that have what is loaded here."""
+    settings = {"retries": 0, "workflow": name, **from_options(options)}
+    resolved = Settings.resolve(**settings)
+    if resolved.cluster not in (None, "local") or threading.active_count() > 1:  # a nursery must be forked before those
+        yield settings
+        return
+    with closing(Nursery()) as nursery:
+        yield {**settings, "cluster": LocalCluster(resolved.workers, launcher=nursery)}
 
 
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, str]:

@@ -186,6 +186,32 @@ workflow w {
     assert values(wdl(folder, source=source)) == {"w.b": 2, "w.name": "b"}
 
 
+def test_objects_are_written_as_tables_and_have_members(folder):
+    source = """\
+version 1.0
+workflow w {
+  Object o = object { a: 1, b: "x" }
+  output {
+    Array[Array[String]] one = read_tsv(write_object(o))
+    Array[Array[String]] more = read_tsv(write_objects([o, o]))
+    String b = o.b
+    Object same = o
+  }
+}
+"""
+    found = values(wdl(folder, source=source))
+    assert found["w.one"] == [["a", "b"], ["1", "x"]]
+    assert found["w.more"] == [["a", "b"], ["1", "x"], ["1", "x"]]
+    assert (found["w.b"], found["w.same"]) == ("x", {"a": 1, "b": "x"})
+
+
+def test_json_has_texts_for_keys(folder):
+    source = 'version 1.1\nworkflow w { File f = write_json({2: "two"}) }\n'
+    done = wdl(folder, source=source)
+    assert done.status == 1
+    assert "document.wdl:2:23: function evaluation failed" in done.stderr
+
+
 def test_a_task_is_retried_as_often_as_it_asks(folder):
     counter = folder / "count"
     command = f"echo x >> {counter}; [ $(wc -l < {counter}) = 3 ]"
