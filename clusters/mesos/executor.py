@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,6 @@ class _Running:
     """When it is ended for good, on the monotonic clock, if it is to end."""
 
 
-@dataclass(slots=True)
 class Executor:
     """Runs tasks for one framework on one node.
 
@@ -73,15 +72,18 @@ class Executor:
         Seconds for which the agent may be away; 0 if tasks are not to outlive it.
     """
 
-    agent: str
-    framework_id: str
-    executor_id: str
-    headers: Mapping[str, str]
-    recovery: float
-    _running: dict[str, _Running] = field(default_factory=dict, init=False)
-    _unacknowledged: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
-    _tasks: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
-    _events: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue, init=False)
+    def __init__(
+        self, agent: str, framework_id: str, executor_id: str, headers: Mapping[str, str], recovery: float
+    ) -> None:
+        self.agent = agent
+        self.framework_id = framework_id
+        self.executor_id = executor_id
+        self.headers = headers
+        self.recovery = recovery
+        self._running: dict[str, _Running] = {}
+        self._unacknowledged: dict[str, dict[str, Any]] = {}
+        self._tasks: dict[str, dict[str, Any]] = {}
+        self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the agent says that it is enough, or is gone for too long."""
