@@ -66,6 +66,7 @@ def test_pods_leaders_and_the_api_die_at_random(alone, kubernetes, start):
     kubernetes.stop_api()
     time.sleep(3)
     kubernetes.start_api()
+    kubernetes.start_controllers()
     first.kill()
     first.communicate()
     second, _ = start("kubernetes", "slow", 12, **settings)

@@ -70,12 +70,7 @@ class Kubernetes(Server):
         """Start everything, in the order in which each needs the one before."""
         self._etcd()
         self.start_api()
-        certificate = ["--tls-cert-file=server.crt", "--tls-private-key-file=server.key", "--port=0"]
-        leader = ["--kubeconfig=kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1", *certificate]
-        controllers = [f"--secure-port={PORT + 1}", f"--controllers={CONTROLLERS}", SERVICES, GATES]
-        controllers += ["--root-ca-file=server.crt"]  # what pods check the API server's certificate with
-        self._daemon("kube-controller-manager", *leader, *controllers)
-        self._daemon("kube-scheduler", *leader, f"--secure-port={PORT + 2}")
+        self.start_controllers()
         self.start_nodes()
 
     def stop(self) -> None:
@@ -110,6 +105,17 @@ class Kubernetes(Server):
     def stop_api(self) -> None:
         """Stop the API server alone: what runs goes on."""
         end_process(self.folder / "kube-apiserver.pid")
+
+    def start_controllers(self) -> None:
+        """Start controllers and scheduler, anew if they run: after an absence of the API these wait for long."""
+        for name in ("kube-scheduler", "kube-controller-manager"):
+            end_process(self.folder / f"{name}.pid")
+        certificate = ["--tls-cert-file=server.crt", "--tls-private-key-file=server.key", "--port=0"]
+        leader = ["--kubeconfig=kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1", *certificate]
+        controllers = [f"--secure-port={PORT + 1}", f"--controllers={CONTROLLERS}", SERVICES, GATES]
+        controllers += ["--root-ca-file=server.crt"]  # what pods check the API server's certificate with
+        self._daemon("kube-controller-manager", *leader, *controllers)
+        self._daemon("kube-scheduler", *leader, f"--secure-port={PORT + 2}")
 
     def start_nodes(self) -> None:
         """Start the nodes, and wait until pods can be made."""
