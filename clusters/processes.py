@@ -107,7 +107,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
         running = self._running.pop(job, None)
         if running is None or running.output is None:
             return found
-        running.process.poll()  # psutil has waited for it: now Python knows, too
+        _reap(running.process)
         with running.output as output:
             output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
             text = output.read().decode(errors="replace").strip()
@@ -135,7 +135,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
         for one in running:
             if one.output is not None:
                 one.output.close()
-                one.process.poll()
+                _reap(one.process)
         self._running.clear()
         self._doomed.clear()
 
@@ -172,6 +172,12 @@ def _mark(process: psutil.Process) -> str:
         return str(process.environ().get(_VARIABLE, "")) if is_first else ""
     except (OSError, psutil.Error):  # gone, or somebody else's
         return ""
+
+
+def _reap(process: psutil.Process) -> None:
+    """Have Python know, too, that a process has ended for which psutil has waited."""
+    if isinstance(process, psutil.Popen):
+        process.poll()
 
 
 def _is_alive(process: psutil.Process) -> bool:
