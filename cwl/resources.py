@@ -22,6 +22,9 @@ MEBIBYTE = 2**20
 LIGHT: dict[str, Any] = {"cores": 0.1, "memory": 256 * MEBIBYTE, "disk": 64 * MEBIBYTE}
 """What tasks need that only look at values."""
 
+WORKER = 256 * MEBIBYTE
+"""What the process around the tool takes: batch systems and the local cluster count it with the tool."""
+
 _CUDA = "http://commonwl.org/cwltool#CUDARequirement"
 _FIELDS = ("coresMin", "coresMax", "ramMin", "ramMax", "tmpdirMin", "tmpdirMax", "outdirMin", "outdirMax")
 
@@ -83,7 +86,7 @@ def _options(wanted: Mapping[str, Any], amounts: Mapping[str, float]) -> dict[st
     if "coresMin" in wanted or "coresMax" in wanted:
         options["cores"] = float(amounts["cores"])
     if "ramMin" in wanted or "ramMax" in wanted:
-        options["memory"] = math.ceil(amounts["ram"]) * MEBIBYTE
+        options["memory"] = math.ceil(amounts["ram"]) * MEBIBYTE + WORKER
     disk = sum(
         amounts[ours]
         for ours, theirs in (("tmpdirSize", "tmpdir"), ("outdirSize", "outdir"))
