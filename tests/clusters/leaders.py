@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["counts", "failures", "result", "start", "wait_for_marks"]
+from toilfn.clusters import cluster_class
+
+__all__ = ["counts", "failures", "own_jobs", "result", "start", "wait_for_marks"]
 
 
 @pytest.fixture
@@ -53,6 +55,12 @@ def wait_for_marks(leader, marks, count, limit=60):
         assert leader.poll() is None, leader.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def own_jobs(name, marks):
+    """The live jobs of the leader's store: they are called as its scripts are."""
+    scripts = {path.stem for path in (marks.parent / "store/jobs").glob("*.sh")}
+    return [job for job, called in cluster_class(name)().names().items() if called in scripts]
 
 
 def failures(marks):

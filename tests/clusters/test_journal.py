@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.clusters.leaders import counts, failures, result, start, wait_for_marks
+from tests.clusters.leaders import counts, failures, own_jobs, result, start, wait_for_marks
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from tests.servers.machine import wait_for
@@ -48,7 +48,7 @@ def test_walltime_on_slurm(slurm, start):
     """Slurm counts in minutes and looks twice in one, so the test brings the end nearer."""
     leader, marks = start("slurm", "sleepy")
     wait_for_marks(leader, marks, 1)
-    (job,) = own_jobs(slurm, marks)
+    (job,) = own_jobs("slurm", marks)
     slurm.run("scontrol", "update", f"JobId={job}", "EndTime=now+1")
     leader.communicate(timeout=120)
     ((_, cause, message),) = failures(marks)
@@ -64,12 +64,6 @@ def test_walltime_on_grid_engine(gridengine, start):
 def test_walltime_on_fakes(name, start):
     for _ in system(name):
         assert fails(start, name, "sleepy")[1] == "walltime"
-
-
-def own_jobs(slurm, marks):
-    """The jobs of the leader's store: they are called by it."""
-    shown = slurm.run("squeue", "--noheader", "--states=running", "--Format=JobArrayID:32,StdOut:512").splitlines()
-    return [line.split()[0] for line in shown if str(marks.parent) in line]
 
 
 def survives(start, name, disturb, **settings):
@@ -97,7 +91,7 @@ def test_preemption_on_slurm(slurm, start):
 
 def test_a_cancelled_job_on_slurm(slurm, start):
     def cancel(marks):
-        slurm.run("scancel", "--state=RUNNING", *own_jobs(slurm, marks))
+        slurm.run("scancel", "--state=RUNNING", *own_jobs("slurm", marks))
 
     _, cause, message = survives(start, "slurm", cancel)
     assert cause == "lost"
@@ -107,7 +101,7 @@ def test_a_cancelled_job_on_slurm(slurm, start):
 def test_a_node_that_goes_down_and_comes_back_on_slurm(slurm, start):
     def down_and_up(marks):
         slurm.run("scontrol", "update", "NodeName=n3", "State=DOWN", "Reason=test")
-        wait_for(lambda: own_jobs(slurm, marks) == [], "the job to end")
+        wait_for(lambda: own_jobs("slurm", marks) == [], "the job to end")
         slurm.run("scontrol", "update", "NodeName=n3", "State=RESUME", check=False)  # it may be back by itself
 
     settings = {"partition": "fragile", "poll_interval": 0.5}
@@ -118,7 +112,7 @@ def test_a_node_that_goes_down_and_comes_back_on_slurm(slurm, start):
 
 def test_a_deleted_job_on_grid_engine(gridengine, start):
     def delete(marks):
-        gridengine.run("qdel", "-u", "root")
+        gridengine.run("qdel", *own_jobs("gridengine", marks))
 
     assert survives(start, "gridengine", delete)[1] == "lost"
 

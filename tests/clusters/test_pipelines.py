@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters.leaders import counts, result, start, wait_for_marks
+from tests.clusters.leaders import counts, own_jobs, result, start, wait_for_marks
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from toilfn.clusters import cluster_class
@@ -102,16 +102,10 @@ def suffers(start, name, leaders):
 
 def kill_jobs(name, marks, chance):
     """End some of the workflow's live jobs, with the system's own command."""
-    cluster = cluster_class(name)()
-    for job, called in cluster.names().items():
-        if called in scripts(marks) and chance.random() < 0.4:
+    for job in own_jobs(name, marks):
+        if chance.random() < 0.4:
             with contextlib.suppress(ClusterError):  # it has ended meanwhile
-                cluster.remove([job])
-
-
-def scripts(marks):
-    """The names of the workflow's submissions."""
-    return {path.stem for path in (marks.parent / "store/jobs").glob("*.sh")}
+                cluster_class(name)().remove([job])
 
 
 def test_chaos_on_slurm(slurm, start):
