@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+import psutil
 import pytest
 
 BY_HAND = "by-hand"
@@ -218,11 +219,12 @@ def end_process(pid_file: Path, limit: float = 20.0) -> None:
 
 
 def alive(pid_file: Path) -> bool:
-    """Tell whether the process that a file names runs."""
+    """Tell whether the process that a file names runs; one that is younger than the file has only got its number."""
     try:
-        pid = int(pid_file.read_text())
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, ValueError):
+        process = psutil.Process(int(pid_file.read_text()))
+        is_it = process.create_time() < pid_file.stat().st_mtime + 1
+        return is_it and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, psutil.NoSuchProcess):
         return False
 
 

@@ -114,7 +114,7 @@ def test_unknown_scheme():
 
 def test_missing_driver_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    monkeypatch.delitem(sys.modules, "toilfn.stores.s3", raising=False)
     with pytest.raises(StoreError, match=r"s3://bucket/x needs a driver for s3://.*pip install 'toilfn\[s3\]'"):
         open_store("s3://bucket/x")
 
