@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,10 @@ CODE_VARIABLE = "TOILFN_CODE"
 """The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
 
 _LOCK = ".lock"
+_NEW = ".new-"
+_MAKING = 60.0
+"""Seconds: a directory that has not got its own name by then belongs to the dead."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -120,8 +125,8 @@ class Scratch:
     def _made(self) -> Path:
         if self._root is None:
             base = self._base or base_dir()
-            unlocked = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
-            root = base / f"{os.getpid()}{unlocked.name.removeprefix('.new')}"
+            unlocked = Path(tempfile.mkdtemp(prefix=_NEW, dir=base))
+            root = base / f"{os.getpid()}{unlocked.name.removeprefix(_NEW.rstrip('-'))}"
             lock = _lock_of(root)
             self._lock = os.open(unlocked / _LOCK if lock.parent == root else lock, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -191,11 +196,21 @@ def _lock_of(root: Path) -> Path:
 def sweep(base: Path | None = None) -> None:
     """Make the deferred calls of processes that died, and remove their directories."""
     for root in (base or base_dir()).iterdir():
+        if _is_being_made(root):
+            continue
         with _locked(root) as is_dead:
             if is_dead:
                 _run_deferred(root)
                 _remove(root)
                 _lock_of(root).unlink(missing_ok=True)
+
+
+def _is_being_made(root: Path) -> bool:
+    """Say whether a directory is so new that its maker may not have locked it yet."""
+    try:
+        return root.name.startswith(_NEW) and time.time() - root.stat().st_mtime < _MAKING
+    except FileNotFoundError:
+        return True
 
 
 @contextmanager
