@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from toilfn.clusters.gridengine import GridEngineCluster
     from toilfn.clusters.htcondor import HTCondorCluster
     from toilfn.clusters.inline import InlineCluster
+    from toilfn.clusters.kubernetes import KubernetesCluster
+    from toilfn.clusters.kubernetes import KubernetesCluster
     from toilfn.clusters.local import LocalCluster
     from toilfn.clusters.lsf import LSFCluster
     from toilfn.clusters.mesos.cluster import MesosCluster
@@ -71,6 +73,8 @@ _MODULES = {
     "toilfn.clusters.gridengine": ("GridEngineCluster",),
     "toilfn.clusters.htcondor": ("HTCondorCluster",),
     "toilfn.clusters.inline": ("InlineCluster",),
+    "toilfn.clusters.kubernetes": ("KubernetesCluster",),
+    "toilfn.clusters.kubernetes": ("KubernetesCluster",),
     "toilfn.clusters.local": ("LocalCluster",),
     "toilfn.clusters.lsf": ("LSFCluster",),
     "toilfn.clusters.mesos.cluster": ("MesosCluster",),
@@ -134,6 +138,8 @@ __all__ = [
     "InlineCluster",
     "InputError",
     "KilledError",
+    "KubernetesCluster",
+    "KubernetesCluster",
     "LSFCluster",
     "LocalCluster",
     "MesosCluster",
