@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +27,9 @@ __all__ = ["Document", "Part", "bundle", "in_store", "refuse_unsupported", "upda
 _SECRETS = "http://commonwl.org/cwltool#Secrets"
 
 Path = tuple[str, ...]
+
+_RANDOM = re.compile("_:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The names that cwltool gives, differently each time, to what has none in the document."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ def _key(content: bytes) -> str:
 def _walk(process: Process, path: Path) -> Iterator[tuple[Path, Process]]:
     """Iterate over a process, the steps in it, and theirs, with the paths that tasks know them by."""
     yield path, process
-    for step in process.steps if isinstance(process, Workflow) else ():
+    steps = process.steps if isinstance(process, Workflow) else []
+    for step in sorted(steps, key=lambda step: str(step.id)):  # cwltool shuffles them
         yield (*path, shortname(step.id)), step
         yield from _walk(step.embedded_tool, (*path, shortname(step.id)))
 
@@ -200,5 +205,5 @@ def _digest(process: Process, engine: Engine, nonce: str) -> str:
     inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
     parts = [process.tool, *(one.tool for _, one in _walk(inner, ()))]
     content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), engine.identity, nonce]
-    text = json.dumps(content, sort_keys=True, default=str)
+    text = _RANDOM.sub("_:", json.dumps(content, sort_keys=True, default=str))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
