@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from toilfn.clusters.htcondor import HTCondorCluster
     from toilfn.clusters.inline import InlineCluster
     from toilfn.clusters.kubernetes import KubernetesCluster
-    from toilfn.clusters.kubernetes import KubernetesCluster
     from toilfn.clusters.local import LocalCluster
     from toilfn.clusters.lsf import LSFCluster
     from toilfn.clusters.mesos.cluster import MesosCluster
@@ -73,7 +72,6 @@ _MODULES = {
     "toilfn.clusters.gridengine": ("GridEngineCluster",),
     "toilfn.clusters.htcondor": ("HTCondorCluster",),
     "toilfn.clusters.inline": ("InlineCluster",),
-    "toilfn.clusters.kubernetes": ("KubernetesCluster",),
     "toilfn.clusters.kubernetes": ("KubernetesCluster",),
     "toilfn.clusters.local": ("LocalCluster",),
     "toilfn.clusters.lsf": ("LSFCluster",),
@@ -138,7 +136,6 @@ __all__ = [
     "InlineCluster",
     "InputError",
     "KilledError",
-    "KubernetesCluster",
     "KubernetesCluster",
     "LSFCluster",
     "LocalCluster",
