@@ -12,7 +12,7 @@ and the worker reads the batch from the store and puts its answers there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar, NewType
@@ -79,6 +79,10 @@ class Notes:
         self._notes[name] = data
 
 
+def _ignore(error: str) -> None:
+    """Nobody wants to hear of outages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What a cluster is told when a leader opens it.
@@ -98,6 +102,8 @@ class Session:
         that; empty leaves it to the cluster.
     keep_output : bool
         Whether what jobs print outside their tasks is kept until they end well.
+    outage : callable
+        To be told when the system stops answering, with its error, and with an empty text when it answers again.
     """
 
     store: str
@@ -106,6 +112,7 @@ class Session:
     notes: Notes = field(default_factory=Notes, compare=False)
     log_directory: str = ""
     keep_output: bool = True
+    outage: Callable[[str], None] = field(default=_ignore, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class PolledCluster(Cluster, Generic[L]):
         except AwayError as error:
             self._bear(error)
             return []
-        self._away_since = None
+        self._answers()
         updates = [self._news(job, live, known.get(job)) for job, live in list(self._live.items())]
         return [update for update in updates if update is not None]
 
@@ -171,10 +171,14 @@ class PolledCluster(Cluster, Generic[L]):
         """Ask until the system answers, or patience ends; `at_most` is in seconds, too."""
         for pause in pauses(min(self._patience, at_most)):
             try:
-                return ask()
+                answer = ask()
             except AwayError as error:
+                self._is_away(error)
                 _log.warning("%s; trying again", error)
                 time.sleep(pause)
+            else:
+                self._answers()
+                return answer
         return ask()
 
     def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
@@ -206,12 +210,26 @@ class PolledCluster(Cluster, Generic[L]):
     def _bear(self, error: AwayError) -> None:
         """Go on without an answer for a while."""
         now = time.monotonic()
-        self._away_since = self._away_since or now
-        away = now - self._away_since
+        away = now - self._is_away(error)
         if away > self._patience:
             raise ClusterError(f"{error}\nNo answer for {format_duration(away)}. The jobs go on: resume the run later.")
         _log.warning("%s; asking again", error)
         self._next_look = now + max(self.poll_interval, min(away, 30.0))
+
+    def _is_away(self, error: AwayError) -> float:
+        """Note that the system does not answer, and give the time since when."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            if self._session is not None:
+                self._session.outage(str(error))
+        return self._away_since
+
+    def _answers(self) -> None:
+        """Note that the system answers."""
+        if self._away_since is not None:
+            self._away_since = None
+            if self._session is not None:
+                self._session.outage("")
 
     def _kill(self) -> None:
         if self._to_kill:

@@ -7,7 +7,7 @@ from sys import intern
 from typing import Any
 
 from toilfn.events import TaskId
-from toilfn.records import End, Epoch, Failure, Forget, Function, Outcome, Record, Run, Started, Stats, Task
+from toilfn.records import End, Epoch, Failure, Forget, Function, Outage, Outcome, Record, Run, Started, Stats, Task
 
 __all__ = ["Journal"]
 
@@ -32,6 +32,8 @@ class Journal:
                 yield {"event": "run", "number": record.number, "workflow": record.workflow, "time": record.time}
             case End():
                 yield {"event": "end", "number": record.number, "status": record.status, "time": record.time}
+            case Outage():
+                yield {"event": "outage", "message": record.message, "time": record.time}
             case Function():
                 self._functions[record.digest] = intern(record.name)
             case Task():

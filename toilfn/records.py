@@ -14,8 +14,8 @@ from toilfn.events import TaskId
 from toilfn.stores.blobs import BlobRef
 
 __all__ = [
-    "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outcome", "Record", "Run", "Started",
-    "Stats", "Task", "decode", "encode", "start_of",
+    "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Record", "Run",
+    "Started", "Stats", "Task", "decode", "encode", "start_of",
 ]  # fmt: skip
 
 
@@ -167,6 +167,14 @@ class Deleted(NamedTuple):
     """Of their blobs."""
 
 
+class Outage(NamedTuple):
+    """The cluster's system stopped answering, or answers again."""
+
+    message: str
+    """The error; empty when it is over."""
+    time: float
+
+
 class End(NamedTuple):
     """A run ended."""
 
@@ -178,10 +186,11 @@ class End(NamedTuple):
     """What the leader has asked of the store's server."""
 
 
-Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | Deleted | End
+Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | Deleted | Outage | End
 
 _KINDS: dict[type, str] = {
-    cls: cls.__name__.lower() for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, Deleted, End)
+    cls: cls.__name__.lower()
+    for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, Deleted, Outage, End)
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from toilfn.clusters import cluster_class
 
-__all__ = ["counts", "failures", "own_jobs", "result", "start", "wait_for_marks"]
+__all__ = ["counts", "events", "failures", "own_jobs", "result", "start", "wait_for_marks"]
 
 
 @pytest.fixture
@@ -63,9 +63,13 @@ def own_jobs(name, marks):
     return [job for job, called in cluster_class(name)().names().items() if called in scripts]
 
 
-def failures(marks):
-    """What the event journal says of failed attempts: name, cause, message."""
+def events(marks):
+    """The event journal."""
     command = [sys.executable, "-m", "toilfn", "events", str(marks.parent / "store")]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    events = [json.loads(line) for line in printed.splitlines()]
-    return [(event["name"], event["cause"], event["message"]) for event in events if event["event"] == "failed"]
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def failures(marks):
+    """What the event journal says of failed attempts: name, cause, message."""
+    return [(event["name"], event["cause"], event["message"]) for event in events(marks) if event["event"] == "failed"]

@@ -39,10 +39,10 @@ def opened(tmp_path):
     """Make open clusters whose jobs are one-line shell scripts, named by the batch; closed at the end."""
     clusters = []
 
-    def make(kind, script="exit 0", **settings):
+    def make(kind, script="exit 0", outage=lambda _: None, **settings):
         (tmp_path / "job.sh").write_text(script)
         cluster = kind(worker_command=("sh", str(tmp_path / "job.sh")), **QUICK | settings)
-        cluster.open(Session(str(tmp_path), "wf", {}))
+        cluster.open(Session(str(tmp_path), "wf", {}, outage=outage))
         clusters.append(cluster)
         return cluster
 
@@ -96,7 +96,8 @@ def test_long_queries_are_split(lsf, opened, monkeypatch):
 
 
 def test_a_controller_that_is_away_for_a_while_costs_nothing(lsf, opened, caplog):
-    cluster = opened(LSFCluster, "sleep 1")
+    outages = []
+    cluster = opened(LSFCluster, "sleep 1", outage=outages.append)
     (lsf / "away").touch()
     back = threading.Timer(1.0, (lsf / "away").unlink)
     back.start()
@@ -109,6 +110,7 @@ def test_a_controller_that_is_away_for_a_while_costs_nothing(lsf, opened, caplog
     assert polled(cluster, ended(1))[-1].cause is None
     assert jobs == ["1"]
     assert "LSF is down" in caplog.text
+    assert ["LSF is down" in error for error in outages] == [True, False, True, False]
 
 
 def test_a_submission_whose_answer_was_lost_is_not_repeated(lsf, opened):

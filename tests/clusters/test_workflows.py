@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 from distributed import LocalCluster
 
-from tests.clusters.leaders import counts, failures, result, start, wait_for_marks
+from tests.clusters.leaders import counts, events, failures, result, start, wait_for_marks
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
 from toilfn.cli import main
@@ -105,6 +105,9 @@ def test_a_controller_that_is_away_for_half_a_minute_costs_nothing(alone, slurm,
     assert result(leader) == str(sum(range(30)))
     assert counts(marks) == {f"slow-{i}": 1 for i in range(30)}
     assert failures(marks) == []
+    away, back = [event["message"] for event in events(marks) if event["event"] == "outage"][:2]
+    assert "contact" in away
+    assert back == ""
 
 
 def test_a_chain_is_quick(slurm, start):

@@ -86,7 +86,7 @@ class Running:
         GraphError
             If tasks wait for each other.
         """
-        cluster = self._cluster(run.code, resumed)
+        cluster = self._cluster(run.code, resumed, committer)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
                 leader = self._leader(cluster, loader, committer, interrupts, progress)
@@ -96,7 +96,7 @@ class Running:
         self._judge(leader, interrupts)
         return leader.values
 
-    def _cluster(self, code: records.BlobRef | None, resumed: bool) -> Cluster:
+    def _cluster(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> Cluster:
         settings = self._settings
         if self._store.url.startswith("memory:"):
             if settings.cluster not in (None, "inline"):
@@ -111,7 +111,11 @@ class Running:
         environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)
-        cluster.open(terms(self._store, settings.as_dict(), environment))
+
+        def outage(error: str) -> None:
+            committer.add(records.encode(records.Outage(error, time.time())))
+
+        cluster.open(terms(self._store, settings.as_dict(), environment, outage))
         return cluster
 
     def _environment(self, *, direct: bool) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from toilfn.clusters.base import Session
@@ -17,7 +17,12 @@ def jobs_name(store: Store) -> str:
     return f"toilfn-{store.id[:12]}"
 
 
-def terms(store: Store, settings: Mapping[str, Any], environment: dict[str, str] | None = None) -> Session:
+def terms(
+    store: Store,
+    settings: Mapping[str, Any],
+    environment: dict[str, str] | None = None,
+    outage: Callable[[str], None] = lambda _: None,
+) -> Session:
     """Make what a cluster is opened with.
 
     Parameters
@@ -27,6 +32,8 @@ def terms(store: Store, settings: Mapping[str, Any], environment: dict[str, str]
         Of the run, as its record has them.
     environment : dict, optional
         Variables for workers.
+    outage : callable, optional
+        What is to be told of outages.
     """
     return Session(
         store.url,
@@ -35,4 +42,5 @@ def terms(store: Store, settings: Mapping[str, Any], environment: dict[str, str]
         StoreNotes(store),
         settings.get("batch_logs") or "",
         settings.get("keep_batch_logs", True),
+        outage,
     )
