@@ -3,6 +3,7 @@
 - ``Object`` is a type of its own (draft-2, 1.0; "deprecated" in 1.1 and 1.2), whose members have any type.
 - A placeholder in a string of WDL 1.0 may hold quotes of the kind around it, and options, which count in commands
   only (1.0, "Expression Placeholder Options"): Cromwell reads it so.
+- A placeholder is empty from 1.2 on where None in it causes an error ("Expression Placeholder Coercion").
 - ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
 - From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
 """
@@ -16,6 +17,7 @@ import lark
 from WDL import Env, Error, Expr, StdLib, Tree, Type, Value, _grammar, _parser
 
 from toilfn.wdl.language import is_at_least
+from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder
 
 __all__ = ["ObjectType", "check", "teach"]
 
@@ -48,19 +50,6 @@ class Member(Expr.Get):
         return members[self.member]
 
 
-class TextPlaceholder(Expr.Placeholder):
-    """A placeholder of a string in WDL 1.0, outside of commands."""
-
-    def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
-        return Type.String()
-
-    def _eval(self, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.String:
-        value = self.expr.eval(env, stdlib)
-        if isinstance(value, Value.Null):
-            return Value.String("")
-        return value if isinstance(value, Value.String) else Value.String(str(value))
-
-
 class Reader(_parser._DocTransformer):
     """Makes documents of what the parser has found."""
 
@@ -87,6 +76,15 @@ class Reader(_parser._DocTransformer):
                 for item in items
             ]
         return super().string(meta, items)
+
+    @lark.v_args(meta=True)
+    def placeholder(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Make a placeholder of a command."""
+        plain: Any = super()
+        found: Expr.Placeholder = plain.placeholder(meta, items)
+        if is_at_least(self._version or "draft-2", "1.2"):
+            return EmptyingPlaceholder(found.pos, found.options, found.expr)
+        return found
 
 
 class WriteObjects(StdLib.Function):

@@ -284,3 +284,22 @@ def test_commands_may_change_copies_of_their_inputs(folder):
     source = task_with(inputs="File f", command="echo more >> ~{f}", output="String s = read_string(f)")
     assert values(wdl(folder, "f=a.txt", "--copy-input-files", source=source)) == {"t.s": "contentmore"}
     assert (folder / "a.txt").read_text() == "content"
+
+
+def test_a_placeholder_is_empty_where_none_in_it_is_an_error(folder):
+    """1.2, "Expression Placeholder Coercion"."""
+    source = task_with(
+        inputs="String? x  Array[String?] xs = [None]",
+        command='echo "[~{select_first([x])}~{select_first(xs)}]"',
+        output='String s = read_string(stdout())  String t = "<~{select_first([x])}>"',
+        version="1.2",
+    )
+    assert values(wdl(folder, source=source)) == {"t.s": "[]", "t.t": "<>"}
+    assert "select_first()" in wdl(folder, source=source.replace("version 1.2", "version 1.1")).stderr
+
+
+@pytest.mark.parametrize("expression", ['read_int("lost")', "[1, 2][5]", "1 / 0"])
+def test_other_errors_in_placeholders_are_errors(folder, expression):
+    done = wdl(folder, source=task_with(command=f"echo ~{{{expression}}}", version="1.2"))
+    assert done.status == 1
+    assert "document.wdl:5:" in done.stderr

@@ -1,0 +1,59 @@
+"""Placeholders as the specifications have them, where miniwdl's are others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from WDL import Env, Error, Expr, StdLib, Type, Value
+
+__all__ = ["EmptyingPlaceholder", "TextPlaceholder"]
+
+
+class TextPlaceholder(Expr.Placeholder):
+    """A placeholder of a string in WDL 1.0, outside of commands."""
+
+    def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
+        return Type.String()
+
+    def _eval(self, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.String:
+        value = self.expr.eval(env, stdlib)
+        if isinstance(value, Value.Null):
+            return Value.String("")
+        return value if isinstance(value, Value.String) else Value.String(str(value))
+
+
+class EmptyingPlaceholder(Expr.Placeholder):
+    """A placeholder from WDL 1.2 on: it is empty also where a None in it is what causes an error.
+
+    Every other error is one ("If an expression within a placeholder evaluates to None, and either causes the entire
+    placeholder to evaluate to None or causes an error, then the placeholder is replaced by the empty string": 1.2,
+    "Expression Placeholder Coercion").
+    """
+
+    def _eval(self, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.String:
+        try:
+            return super()._eval(env, stdlib)
+        except Error.EvalError as problem:
+            if isinstance(problem, Error.NullValue) or _failed_on_none(problem, env, stdlib):
+                return Value.String("")
+            raise
+
+
+def _failed_on_none(problem: Error.EvalError, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> bool:
+    """Say whether something that the failed expression is made of is None, or an array of nothing else."""
+    if not isinstance(problem.node, Expr.Base):
+        return False
+    return any(_is_none(part.eval(env, stdlib)) for part in _parts(problem.node))
+
+
+def _parts(expr: Expr.Base) -> Iterator[Expr.Base]:
+    """Iterate over what was evaluated before an expression failed."""
+    for child in expr.children:
+        if isinstance(child, Expr.Base):
+            yield child
+
+
+def _is_none(value: Value.Base) -> bool:
+    if isinstance(value, Value.Array):
+        return bool(value.value) and all(map(_is_none, value.value))
+    return isinstance(value, Value.Null)
