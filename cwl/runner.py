@@ -6,11 +6,13 @@ cwltool reads the options, the document and the inputs, and reports; what it cal
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any
@@ -34,6 +36,7 @@ from toilfn.filing import transfer
 from toilfn.records import Failure
 from toilfn.run import compute
 from toilfn.settings import Settings, from_options
+from toilfn.stores import open_store
 
 __all__ = ["main"]
 
@@ -45,10 +48,13 @@ class Executor:
     ----------
     options : argparse.Namespace
         The command line.
+    provenance : str, optional
+        The directory for a research object of the run.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, provenance: str | None = None) -> None:
         self._options = options
+        self._provenance = provenance
 
     def __call__(
         self, process: Process, job: dict[str, Any], context: RuntimeContext, logger: object = None
@@ -58,13 +64,16 @@ class Executor:
         options, nonce = self._options, secrets.token_hex(8)
         bypass = options.bypass_file_store or updates_in_place(process)
         ready = inputs.resolved(process, job, context)
+        finished = self._recorded(process, ready)
         with _shared(context) if bypass else nullcontext("") as shared, self._settings(process) as settings:
             files = inputs.document_files(process)
             reuse = not (options.no_reuse or bypass)
             part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
             outputs = steps.begin(part, inputs.imported(ready, bypass=bypass))
             outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
-            return _computed(deliver(outputs, outdir, shared, nonce), settings), "success"
+            result = _computed(deliver(outputs, outdir, shared, nonce), settings)
+            finished(result, settings)
+            return result, "success"
 
     @contextmanager
     def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
@@ -72,6 +81,22 @@ class Executor:
         quiet = {"progress": False} if self._options.quiet else {}
         settings = {"workflow": process.tool["id"], **quiet, **from_options(self._options)}
         resolved = Settings.resolve(**settings)
+        with self._to_be_read(resolved) as more, self._on_cluster({**settings, **more}, resolved) as complete:
+            yield complete
+
+    @contextmanager
+    def _to_be_read(self, resolved: Settings) -> Iterator[dict[str, Any]]:
+        """Give settings for a store that outlives the run, where it is to be read again."""
+        if self._provenance and resolved.store is None:
+            with _kept_store() as store:
+                yield {"store": store, "clean": "never"}
+        elif self._provenance and resolved.clean in ("always", "onSuccess"):
+            raise WorkflowException(f"--provenance reads the store after the run: leave out --clean {resolved.clean}")
+        else:
+            yield {}
+
+    @contextmanager
+    def _on_cluster(self, settings: dict[str, Any], resolved: Settings) -> Iterator[dict[str, Any]]:
         if resolved.cluster not in (None, "local"):
             yield settings
             return
@@ -79,6 +104,33 @@ class Executor:
             strict = self._options.strict_memory_limit
             cluster = LocalCluster(resolved.workers, launcher=nursery, watch_memory=strict)
             yield {**settings, "cluster": cluster}
+
+    def _recorded(self, process: Process, ready: dict[str, Any]) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+        """Give what writes the research object, if one is wanted, from the result and the settings of the run."""
+        if not self._provenance:
+            return lambda result, settings: None
+        from toilfn.cwl import provenance
+
+        directory, options = self._provenance, self._options
+        name = options.cwl_full_name or (getpass.getuser() if options.user_provenance else "")
+        agent = provenance.Agent(name, options.orcid or "", options.host_provenance)
+        document = provenance.packed(process)
+
+        def write(result: dict[str, Any], settings: dict[str, Any]) -> None:
+            resolved = Settings.resolve(**settings)
+            store = open_store(str(resolved.store), create=False, **(resolved.store_options or {}))
+            record = provenance.Record(process, document, ready, result, agent)
+            provenance.write(directory, record, store)
+
+        return write
+
+
+@contextmanager
+def _kept_store() -> Iterator[str]:
+    """Make a temporary store that outlives the run, to be read again; it stays when the run fails."""
+    directory = tempfile.mkdtemp(prefix="toilfn-")
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager
@@ -105,21 +157,23 @@ def _is_unsupported(failure: object) -> bool:
     return isinstance(failure, Failure) and failure.message.startswith(f"{tools.__name__}.UnsupportedError")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runner") -> int:
     """Run a CWL document; gives the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         By default what this process was given.
+    prog : str
+        What the command is called in its help and its errors.
     """
-    options = make_parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    if options.provenance:
-        print("toilfn-cwl-runner: --provenance is not supported yet", file=sys.stderr)
-        return 33
+    parser = make_parser()
+    parser.prog = prog
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    provenance, options.provenance = options.provenance, None  # cwltool would write one of its own
     loading = LoadingContext(vars(options))
     loading.construct_tool_object = make_tool
-    executor: Any = Executor(options)
+    executor: Any = Executor(options, provenance)
     try:
         return int(cwltool.main.main(args=options, executor=executor, loadingContext=loading, versionfunc=_version))
     except ValidationException as error:  # there is no such document

@@ -93,7 +93,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     if not hasattr(module, "configure"):  # it has a command line of its own
-        return int(module.main(arguments))
+        return int(module.main(arguments, prog=f"toilfn {name}"))
     parser = argparse.ArgumentParser(
         prog=f"toilfn {name}",
         description=f"{summary.capitalize()}.",
