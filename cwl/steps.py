@@ -21,7 +21,7 @@ from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
 from toilfn.cwl.tools import run_here
 from toilfn.task import task
 
-__all__ = ["begin", "call"]
+__all__ = ["begin", "call", "runs_here"]
 
 
 def call(part: Part, job: Any, name: str = "") -> Any:
@@ -81,11 +81,11 @@ def run_workflow(part: Part, job: dict[str, Any]) -> dict[str, Any]:
 
 def _call_step(part: Part, step: WorkflowStep, values: Mapping[str, Any]) -> Any:
     sources = {source: values[source] for source in links.sources(step)}
-    options = options_of(part.inside()) if _runs_here(step) else LIGHT
+    options = options_of(part.inside()) if runs_here(step) else LIGHT
     return run_step.options(name=part.step, **options)(part, sources)
 
 
-def _runs_here(step: WorkflowStep) -> bool:
+def runs_here(step: WorkflowStep) -> bool:
     """Whether a step's own task can do all of its work."""
     tool = step.embedded_tool
     is_tool = tool.tool["class"] in ("CommandLineTool", "ExpressionTool")
@@ -120,7 +120,7 @@ def run_step(part: Part, sources: dict[str, Any]) -> Any:
     if ready is None:
         return dict.fromkeys(links.output_names(step))
     job = links.job_of(step, ready)
-    return run_here(inner, job) if _runs_here(step) else call(inner, job, part.step)
+    return run_here(inner, job) if runs_here(step) else call(inner, job, part.step)
 
 
 @task(name="loop", version="1", **LIGHT)

@@ -202,10 +202,6 @@ def test_secrets_are_refused_rather_than_stored(runner, written, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_provenance_is_refused(runner):
-    assert runner("--provenance", "ro", DOCUMENTS / "hello.cwl", "--message", "hi").status == 33
-
-
 @pytest.mark.parametrize("option", ["--validate", "--print-deps", "--pack", "--make-template"])
 def test_documents_can_be_looked_at_without_being_run(runner, option, tmp_path):
     done = runner(option, DOCUMENTS / "hello.cwl")

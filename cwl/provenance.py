@@ -1,0 +1,269 @@
+"""A run as a research object: a Workflow Run RO-Crate (``--provenance DIR``).
+
+What is written follows the profile Provenance Run Crate 0.5, https://w3id.org/ro/wfrun/provenance/0.5; for a tool that
+is no part of a workflow, Process Run Crate 0.5, https://w3id.org/ro/wfrun/process/0.5.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from cwltool.context import LoadingContext
+from cwltool.pack import pack
+from cwltool.process import Process, shortname
+from cwltool.update import ORIGINAL_CWLVERSION
+from cwltool.workflow import Workflow, WorkflowStep
+from rocrate.model import ContextEntity, Person, SoftwareApplication
+from rocrate.model.entity import Entity
+from rocrate.rocrate import ROCrate
+
+from toilfn.cwl import links
+from toilfn.cwl.cratedata import Data
+from toilfn.cwl.documents import Path as StepPath
+from toilfn.cwl.history import ToolRun, tool_runs
+from toilfn.stores import Store
+from toilfn.view import View
+
+__all__ = ["Agent", "Record", "packed", "write"]
+
+_PROFILES = "https://w3id.org/ro/wfrun"
+_DOCUMENT = "packed.cwl"
+_TERMS = {"sha1": "https://w3id.org/ro/terms/workflow-run#sha1"}
+_TYPES = {
+    "File": "File", "Directory": "Dataset", "string": "Text", "int": "Integer", "long": "Integer", "float": "Float",
+    "double": "Float", "boolean": "Boolean",
+}  # fmt: skip
+"""What the types of CWL are called in crates (Workflow Run Crate, "Representing parameters")."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Who ran it, as far as the command line says.
+
+    Attributes
+    ----------
+    name, orcid : str
+        Empty when not given.
+    hosts : bool
+        Whether to name the machines that tools ran on.
+    """
+
+    name: str = ""
+    orcid: str = ""
+    hosts: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a crate tells beside what the store knows.
+
+    Attributes
+    ----------
+    process : Process
+    document : str
+        It, packed.
+    inputs, outputs : mapping
+        The input object and the result object, by short name, with locations that are URLs.
+    agent : Agent
+    """
+
+    process: Process
+    document: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    agent: Agent
+
+
+def packed(process: Process) -> str:
+    """Give a loaded document as one file; must be called before what only loading needs is dropped."""
+    return json.dumps(pack(LoadingContext(), process.tool["id"], loader=process.doc_loader), indent=2, default=str)
+
+
+def write(directory: str, record: Record, store: Store) -> None:
+    """Write the crate of a store's newest run.
+
+    Parameters
+    ----------
+    directory : str
+        Is made; gets copies of all files that the run took, made and passed on, by their checksums.
+    record : Record
+    store : Store
+        Of the run, which has ended.
+    """
+    temporary = tempfile.mkdtemp(prefix="toilfn-crate-")
+    try:
+        _Crate(record, store, Path(temporary)).write(directory)
+    finally:
+        shutil.rmtree(temporary)
+
+
+class _Crate:
+    def __init__(self, record: Record, store: Store, temporary: Path) -> None:
+        self._record = record
+        self._view = View(store)
+        self._runs = list(tool_runs(store, record.process, self._view))
+        self._crate = ROCrate(version="1.1")
+        self._crate.metadata.extra_terms.update(_TERMS)
+        self._data = Data(self._crate, store, temporary)
+        self._agent = self._person(record.agent)
+
+    def write(self, directory: str) -> None:
+        name = shortname(self._record.process.tool["id"]) or _DOCUMENT
+        root = self._crate.root_dataset
+        root["name"] = f"Run of {name}"
+        root["description"] = f"The CWL document {name}, what it was run with and what it gave."
+        root["license"] = "None was given: the rights in the document and the data stay with their authors."
+        main = self._document(name)
+        whole = self._whole(main, name)
+        if isinstance(self._record.process, Workflow):
+            self._steps(main, whole)
+        self._conform()
+        self._crate.write(directory)
+
+    def _document(self, name: str) -> Entity:
+        is_workflow = isinstance(self._record.process, Workflow)
+        kinds = ["ComputationalWorkflow"] * is_workflow + ["HowTo"] * (is_workflow and bool(self._runs))
+        return self._crate.add_workflow(
+            StringIO(self._record.document), _DOCUMENT, main=is_workflow, lang="cwl",
+            lang_version=str(self._record.process.metadata[ORIGINAL_CWLVERSION]),
+            properties={"@type": ["File", "SoftwareSourceCode", *kinds], "name": name},
+        )  # fmt: skip
+
+    def _whole(self, main: Entity, name: str) -> Entity:
+        """Describe the run of what was asked for, with what it took and gave."""
+        run, record = self._view.runs[-1], self._record
+        end = self._view.ends[run.number].time
+        taken, given = (self._parameters(main, kind) for kind in ("input", "output"))
+        action = self._action("#run", f"Run of {name}", main, run.time, end)
+        action["object"] = self._data.of(record.inputs, taken, "run/input")
+        action["result"] = self._data.of(record.outputs, given, "run/output")
+        return action
+
+    def _parameters(self, main: Entity, kind: str) -> dict[str, Entity]:
+        made = {}
+        for entry in self._record.process.tool[f"{kind}s"]:
+            name = shortname(entry["id"])
+            word, optional = _type(entry["type"])
+            made[name] = self._crate.add_formal_parameter(
+                name, word, f"#{kind}/{name}", valueRequired=str(not optional and "default" not in entry)
+            )
+        if made and isinstance(self._record.process, Workflow):
+            main[kind] = list(made.values())
+        return made
+
+    def _steps(self, main: Entity, whole: Entity) -> None:
+        """Describe the steps that ran a tool, the tools, and each run of them."""
+        runs: dict[StepPath, list[ToolRun]] = {}
+        for run in self._runs:
+            runs.setdefault(run.path, []).append(run)
+        tools, steps, controls = [], [], []
+        for position, (path, step) in enumerate(_leaves(self._record.process), start=1):
+            if path in runs:
+                tools.append(self._tool(path, step))
+                steps.append(self._step(path, tools[-1], position))
+                controls += [self._control(steps[-1], tools[-1], run, n) for n, run in enumerate(runs[path], start=1)]
+        if tools:
+            main["hasPart"], main["step"] = tools, steps
+            self._organize(whole, controls)
+
+    def _tool(self, path: StepPath, step: WorkflowStep) -> Entity:
+        tool = step.embedded_tool.tool
+        properties = {"name": tool.get("label") or "/".join(path)}
+        if "doc" in tool:
+            properties["description"] = str(tool["doc"])
+        return self._crate.add(SoftwareApplication(self._crate, f"#tool/{'/'.join(path)}", properties=properties))
+
+    def _step(self, path: StepPath, tool: Entity, position: int) -> Entity:
+        name = "/".join(path)
+        made = self._add(f"#step/{name}", "HowToStep", name=name, position=str(position))
+        made["workExample"] = tool
+        return made
+
+    def _control(self, step: Entity, tool: Entity, run: ToolRun, number: int) -> Entity:
+        name = f"{'/'.join(run.path)}/{number}"
+        action = self._action(f"#run/{name}", f"Run of {name}", tool, run.start, run.end)
+        if self._record.agent.hosts:
+            action["description"] = f"on {run.host}"
+        action["object"] = self._data.of(_short(run.inputs), {}, f"{name}/input")
+        action["result"] = self._data.of(run.outputs, {}, f"{name}/output")
+        control = self._add(f"#control/{name}", "ControlAction", name=f"Start of {name}")
+        control["instrument"], control["object"] = step, action
+        return control
+
+    def _organize(self, whole: Entity, controls: Sequence[Entity]) -> None:
+        properties = {"name": "toilfn", "softwareVersion": f"{version('toilfn')}, cwltool {version('cwltool')}"}
+        engine = self._crate.add(SoftwareApplication(self._crate, "#toilfn", properties=properties))
+        organize = self._add("#organize", "OrganizeAction", name="Run of toilfn")
+        organize["instrument"], organize["result"], organize["object"] = engine, whole, list(controls)
+        organize["startTime"], organize["endTime"] = whole["startTime"], whole["endTime"]
+        self._by_agent(organize)
+
+    def _action(self, id_: str, name: str, instrument: Entity, start: float, end: float) -> Entity:
+        action = self._add(id_, "CreateAction", name=name, startTime=_time(start), endTime=_time(end))
+        action["instrument"] = instrument
+        action["actionStatus"] = "http://schema.org/CompletedActionStatus"
+        self._crate.root_dataset.append_to("mentions", action)
+        self._by_agent(action)
+        return action
+
+    def _by_agent(self, action: Entity) -> None:
+        if self._agent is not None:
+            action["agent"] = self._agent
+
+    def _person(self, agent: Agent) -> Entity | None:
+        if not (agent.name or agent.orcid):
+            return None
+        properties = {"name": agent.name or agent.orcid}
+        return self._crate.add(Person(self._crate, agent.orcid or "#agent", properties=properties))
+
+    def _conform(self) -> None:
+        """Say which profiles the crate follows: of a workflow none of whose tools ran, there are no steps to tell."""
+        is_workflow = isinstance(self._record.process, Workflow)
+        names = ["process"] + ["workflow"] * is_workflow + ["provenance"] * (is_workflow and bool(self._runs))
+        for name in names:
+            title = f"{name.capitalize()} Run Crate"
+            profile = self._add(f"{_PROFILES}/{name}/0.5", "CreativeWork", name=title, version="0.5")
+            self._crate.root_dataset.append_to("conformsTo", profile)
+
+    def _add(self, id_: str, kind: str, **properties: str) -> Entity:
+        return self._crate.add(ContextEntity(self._crate, id_, properties={"@type": kind, **properties}))
+
+
+def _leaves(workflow: Process, path: StepPath = ()) -> Iterator[tuple[StepPath, WorkflowStep]]:
+    """Iterate over the steps that run tools, those of subworkflows in the place of these."""
+    assert isinstance(workflow, Workflow)
+    for step in links.in_order(workflow.steps):
+        here = (*path, shortname(step.id))
+        if isinstance(step.embedded_tool, Workflow):
+            yield from _leaves(step.embedded_tool, here)
+        else:
+            yield here, step
+
+
+def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Name inputs for people: a step's are known by the ids of their sources."""
+    return {id_.partition("#")[2].replace("main/", "", 1) or id_: value for id_, value in inputs.items()}
+
+
+def _type(kind: Any) -> tuple[str, bool]:
+    """Give what crates call a type, and whether null is one, too."""
+    kinds = kind if isinstance(kind, list) else [kind]
+    others = [one for one in kinds if one != "null"]
+    first = others[0] if others else "Any"
+    while isinstance(first, Mapping) and first.get("type") == "array":
+        first = first["items"]
+    word = _TYPES.get(first, "PropertyValue") if isinstance(first, str) else "PropertyValue"
+    return word, len(others) < len(kinds)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
