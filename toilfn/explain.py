@@ -65,7 +65,9 @@ class History:
             self._read(record)
 
     def name(self, task: Task) -> str:
-        """Give the name of a task's function."""
+        """Give the name of a task: that of the call, or else of its function."""
+        if isinstance(own := task.options.get("name"), str):
+            return own
         function = self.functions.get(task.function)
         return function.name if function else "?"
 

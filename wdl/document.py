@@ -68,7 +68,7 @@ def doubts(document: Tree.Document) -> list[str]:
 
 
 def source(document: Tree.Document) -> Source:
-    """Give a document as the argument of `toilfn.wdl.program.program`."""
+    """Give a document as an argument of tasks."""
     digest = hashlib.sha256()
     for text in _texts(document):
         digest.update(f"{len(text)} {text}".encode())

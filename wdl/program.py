@@ -12,10 +12,9 @@ from typing import Any
 from WDL import Tree
 
 from toilfn.files import File, open_write
-from toilfn.task import task
 from toilfn.wdl.plan import Plan
 
-__all__ = ["Callee", "Program", "Source", "callee", "path_of", "program", "source_dir"]
+__all__ = ["Callee", "Program", "Source", "callee", "path_of", "program", "source_dir", "version"]
 
 Path = tuple[str, ...]
 """Where a task or workflow is: the namespaces of imports, then its name."""
@@ -30,18 +29,18 @@ class Source:
     pickled: bytes
 
     def __toilfn_identity__(self) -> str:
-        """What makes two documents the same argument."""
-        return self.digest
+        """Leave it to the version of the task that gets it, as for `Callee`."""
+        return "source"
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A document in the store. What it is made of is said by `Callee`, one task or workflow at a time."""
+    """A document in the store."""
 
     file: File
 
     def __toilfn_identity__(self) -> str:
-        """Leave it to `Callee`: a change elsewhere in the document is no reason to run a task again."""
+        """Leave it to `Callee.version`: a change elsewhere in the document is no reason to run a task again."""
         return "program"
 
     @property
@@ -59,9 +58,14 @@ class Callee:
     digest: str
     """Of its own text and what it calls (`WDL.Tree.Task.digest`)."""
 
-    def __toilfn_identity__(self) -> tuple[str, str]:
-        """What makes two of them the same argument."""
-        return self.path[-1], self.digest
+    def __toilfn_identity__(self) -> str:
+        """Leave the digest to `version`: what a workflow calls is the same call after an edit elsewhere in it."""
+        return self.path[-1]
+
+    @property
+    def version(self) -> str:
+        """The version of the toilfn task that runs it: to that, the text is what its code is to a function."""
+        return version(self.digest)
 
     @property
     def node(self) -> Any:
@@ -108,9 +112,9 @@ def callee(program: Program, node: Any) -> Callee:
     return Callee(program, program.loaded.paths[id(node)], node.digest)
 
 
-def path_of(document: Tree.Document, node: Any) -> tuple[Path, str]:
-    """Give what `Callee` needs to know of a task or workflow of a document that is not stored yet."""
-    return Loaded(document).paths[id(node)], node.digest
+def path_of(document: Tree.Document, node: Any) -> Path:
+    """Give where a task or workflow is in a document that is not stored yet."""
+    return Loaded(document).paths[id(node)]
 
 
 def source_dir(node: Any) -> str:
@@ -118,9 +122,13 @@ def source_dir(node: Any) -> str:
     return os.path.dirname(str(node.pos.abspath))
 
 
-@task(name="document", cores=0.1, memory="256M", local=True, version="1")
+def version(text: str) -> str:
+    """Give the version of a toilfn task whose code is a text as well as this package's own."""
+    return f"1 {text}"
+
+
 def program(source: Source) -> Program:
-    """Put a document into the store."""
+    """Put a document into the store; called in a task."""
     with open_write("document.pickle") as stream:
         stream.write(source.pickled)
     return Program(stream.file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from typing import Any
 
 import WDL
@@ -16,7 +17,7 @@ from toilfn.wdl.language import binding_type
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.problems import WDLError, where
-from toilfn.wdl.program import Callee, Program, path_of, program
+from toilfn.wdl.program import Loaded, Source, path_of, version
 from toilfn.wdl.tasks import start
 from toilfn.wdl.values import Entries, PathText, Stored, encode
 
@@ -76,10 +77,9 @@ class Document:
         missing = [each.name for each in self._node.required_inputs if inputs.get(each.name) is None]
         if missing:
             raise WDLError(f"{where(self._node)}: {self.name} needs the inputs {', '.join(missing)}")
-        stored = program(document.source(self._document))
-        path, digest = path_of(self._document, self._node)
-        given = _encoded.options(name="inputs")(stored, path, digest, inputs, os.getcwd())
-        return _plain(start(stored, path, digest, given, self._machine))
+        read = _encoded.options(version=version(_signature(self._node)))
+        given = read(document.source(self._document), path_of(self._document, self._node), inputs, os.getcwd())
+        return _plain(start(self._document, self._node, given, self._machine))
 
     def __repr__(self) -> str:
         return f"<WDL {self.name}>"
@@ -90,10 +90,15 @@ def load(place: str | os.PathLike[str], name: str | None = None, **options: Any)
     return Document(place, name, **options)
 
 
-@task(cores=0.1, memory="256M", local=True, version="1")
-def _encoded(stored: Program, path: tuple[str, ...], digest: str, inputs: dict[str, Any], base: str) -> dict[str, Any]:
+def _signature(node: Any) -> str:
+    """Give all of a task or workflow that its inputs are read by."""
+    return " ".join(f"{each.value.type} {each.name}" for each in node.available_inputs)
+
+
+@task(name="inputs", cores=0.1, memory="256M", local=True, version="1")
+def _encoded(source: Source, path: tuple[str, ...], inputs: dict[str, Any], base: str) -> dict[str, Any]:
     """Turn Python's values into those that travel."""
-    node = Callee(stored, path, digest).node
+    node = Loaded(pickle.loads(source.pickled)).nodes[path]
     paths = WorkflowPaths(base)
     found = {}
     for name, value in inputs.items():

@@ -115,7 +115,6 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, str]:
     """Make the promise of the delivered outputs; also gives where they go."""
     from toilfn.wdl.outputs import deliver
-    from toilfn.wdl.program import path_of, program
     from toilfn.wdl.tasks import start
 
     given, base = _given(node, [*options.inputs, *options.words])
@@ -128,7 +127,7 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, 
         cache=None if options.no_cache or not options.call_cache else os.path.abspath(options.call_cache),
         all_outputs=options.all_call_outputs,
     )
-    outputs = start(program(document.source(parsed)), *path_of(parsed, node), encoded, machine)
+    outputs = start(parsed, node, encoded, machine)
     directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
     return deliver(outputs, node.name, directory, secrets.token_hex(8)), directory
 

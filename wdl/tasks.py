@@ -10,12 +10,13 @@ from WDL import Env, Tree, Value
 
 from toilfn.task import task
 from toilfn.wdl.command import command
+from toilfn.wdl.document import source
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.library import Library
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.plan import OUTPUTS
-from toilfn.wdl.program import Callee, Program, callee, source_dir
+from toilfn.wdl.program import Callee, Source, callee, path_of, program, source_dir, version
 from toilfn.wdl.runtime import runtime_of
 from toilfn.wdl.values import decode
 from toilfn.wdl.walk import Tasks, Walk, names, pick
@@ -55,7 +56,7 @@ def call(called: Callee, inputs: Mapping[str, Any], machine: Machine, name: str 
     given = _without_nulls(node, inputs)
     name = name or node.name
     if isinstance(node, Tree.Workflow):
-        return workflow.options(name=name, after=after)(called, given, machine)
+        return workflow.options(name=name, after=after, version=called.version)(called, given, machine)
     return _call_task(called, given, machine, name, after)
 
 
@@ -81,13 +82,21 @@ def _call_task(called: Callee, inputs: dict[str, Any], machine: Machine, name: s
         for key, plain in given.items():
             env = env.bind(key, decode(plain, binding_type(node.available_inputs[key]), paths))
     runtime = runtime_of(node, env, Library(node.effective_wdl_version, paths, source_dir(node)), overrides)
-    return command.options(name=name, after=after, **runtime.options)(called, given, runtime, machine)
+    options = {**runtime.options, "name": name, "after": after, "version": called.version}
+    return command.options(**options)(called, given, runtime, machine)
 
 
-@task(**_DRIVER)
-def start(program: Program, path: tuple[str, ...], digest: str, inputs: Mapping[str, Any], machine: Machine) -> Any:
-    """Run a task or workflow of a stored document."""
-    return call(Callee(program, path, digest), inputs, machine)
+def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine) -> Any:
+    """Make the promise of the outputs of a document's task or workflow; the inputs may be a promise."""
+    parsed = source(document)
+    return _start.options(version=version(parsed.digest))(parsed, path_of(document, node), inputs, machine)
+
+
+@task(name="start", **_DRIVER)
+def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any], machine: Machine) -> Any:
+    """Put a document into the store, and run a task or workflow of it."""
+    stored = program(source)
+    return call(callee(stored, stored.loaded.nodes[path]), inputs, machine)
 
 
 @task(**_DRIVER)
@@ -130,6 +139,6 @@ def _walk(scope: Scope, section: str) -> Walk:
         return call(callee(program, node.callee), inputs, machine, node.name, after)
 
     def make_later(section: str, nodes: list[str], env: dict[str, Any], after: list[Any]) -> Any:
-        return go_on.options(after=after)(scope, section, nodes, env)
+        return go_on.options(after=after, version=scope.workflow.version)(scope, section, nodes, env)
 
     return Walk(scope.workflow.plan, section, Tasks(make_call, make_later), scope.inputs)

@@ -30,11 +30,16 @@ def run(words: list[str], folder: Path, *, inline: bool = True) -> Done:
         command = [sys.executable, "-m", "toilfn", "wdl", *words]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
         return Done(done.returncode, done.stdout, done.stderr)
+    return toilfn(["wdl", *words, "--cluster", "inline", "--no-progress"], folder)
+
+
+def toilfn(words: list[str], folder: Path) -> Done:
+    """Run ``toilfn`` in this process."""
     before = Path.cwd()
     os.chdir(folder)
     try:
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-            status = cli.main(["wdl", *words, "--cluster", "inline", "--no-progress"])
+            status = cli.main(words)
     except SystemExit as exit:
         status = int(exit.code or 0)
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wdl.running import run, served
+from tests.wdl.running import run, served, toilfn
 
 HELLO = """\
 version 1.0
@@ -256,21 +256,47 @@ def test_finished_calls_are_found_by_other_runs(folder):
     assert counter.read_text() == "x\n" * 3
 
 
-def test_a_named_store_reuses_finished_calls_also_where_another_task_was_edited(folder):
-    counter = folder / "count"
-    source = f"""\
+def edited_flow(folder):
+    return f"""\
 version 1.0
-task a {{ command {{ echo a >> {counter}; echo 1 }} output {{ Int i = read_int(stdout()) }} }}
-task b {{
+task first {{ command {{ echo first >> {folder}/ran; echo 1 }} output {{ Int i = read_int(stdout()) }} }}
+task second {{
   input {{ Int i }}
-  command {{ echo b >> {counter}; echo ~{{i + 1}} }}
+  command {{ echo second >> {folder}/ran; echo ~{{i + 1}} }}
   output {{ Int j = read_int(stdout()) }}
 }}
-workflow w {{ call a call b {{ input: i = a.i }} output {{ Int j = b.j }} }}
+workflow w {{ call first call second {{ input: i = first.i }} output {{ Int j = second.j }} }}
 """
+
+
+def test_a_named_store_reuses_finished_calls_also_where_another_task_was_edited(folder):
+    source = edited_flow(folder)
     assert values(wdl(folder, "--store", "run", source=source)) == {"w.j": 2}
     assert values(wdl(folder, "--store", "run", source=source)) == {"w.j": 2}
-    assert counter.read_text() == "a\nb\n"
+    assert (folder / "ran").read_text() == "first\nsecond\n"
+    assert values(wdl(folder, "--store", "run", source=source.replace("i + 1", "i + 2"))) == {"w.j": 3}
+    assert (folder / "ran").read_text() == "first\nsecond\nsecond\n"
+    assert values(wdl(folder, "--store", "run", source=source.replace("= second.j", "= second.j + 5"))) == {"w.j": 7}
+    assert (folder / "ran").read_text() == "first\nsecond\nsecond\n"
+
+
+def test_explain_says_which_task_was_edited(folder):
+    source = edited_flow(folder)
+    values(wdl(folder, "--store", "run", source=source))
+    values(wdl(folder, "--store", "run", source=source.replace("i + 1", "i + 2")))
+    assert "was reused" in toilfn(["explain", "run", "first"], folder).stdout
+    explained = toilfn(["explain", "run", "second"], folder).stdout
+    assert "was run at" in explained
+    assert "the pinned version of second: " in explained
+
+
+def test_what_failed_runs_after_an_edit_elsewhere(folder):
+    source = edited_flow(folder).replace("echo ~{i + 1}", f"cat {folder}/number")
+    assert wdl(folder, "--store", "run", source=source).status == 1
+    (folder / "number").write_text("4")
+    edited = source.replace("= second.j", "= second.j + 1")
+    assert values(wdl(folder, "--store", "run", source=edited)) == {"w.j": 5}
+    assert (folder / "ran").read_text() == "first\nsecond\nsecond\n"
 
 
 def test_inputs_are_links_only_on_demand(folder):
