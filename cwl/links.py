@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,13 @@ from cwltool.workflow_job import object_from_state
 
 from toilfn.cwl.documents import Part
 from toilfn.cwl.values import Places
+from toilfn.errors import PermanentError
 
 __all__ = [
     "Evaluator",
+    "StepError",
     "evaluated",
+    "explained",
     "in_order",
     "is_plain_output",
     "job_of",
@@ -33,6 +38,26 @@ __all__ = [
 ]
 
 _NOWHERE = "/nowhere"
+
+expression._logger.disabled = True  # it only writes the traceback of what is raised anyway
+
+
+class StepError(PermanentError):
+    """What a document says of a step or an output cannot be done with these values, and never will be."""
+
+
+@contextmanager
+def explained(part: Part, what: str = "") -> Iterator[None]:
+    """Say which part of the document it is about (by default its step) when the rules of CWL are broken in the block.
+
+    Raises
+    ------
+    StepError
+    """
+    try:
+        yield
+    except WorkflowException as error:
+        raise StepError(f"{what or f'step {part.step}'}: {error}") from None
 
 
 def in_order(steps: Sequence[WorkflowStep]) -> Iterator[WorkflowStep]:
@@ -175,6 +200,12 @@ class Evaluator:
         return {id_: self.places.named(value) for id_, value in inputs.items()}
 
     def _evaluate(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
+        try:
+            return self._answer(text, values, own)
+        except WorkflowException as error:
+            raise WorkflowException(f"the expression {text} failed: {_reason(str(error))}") from None
+
+    def _answer(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
         options = self._part.document.engine.options
         process = self._part.process
         return expression.do_eval(
@@ -190,3 +221,10 @@ class Evaluator:
             timeout=options["eval_timeout"],
             container_engine=process.container_engine,
         )
+
+
+def _reason(message: str) -> str:
+    """Find the one line that matters in cwl_utils' report of a script that failed: JavaScript's own words, if any."""
+    said = re.search(r"^\s*(\w*Error: .+)$", message, re.MULTILINE)
+    lines = message.removeprefix("Expression evaluation error:").strip().splitlines()
+    return said[1] if said else "".join(lines[:1])

@@ -70,7 +70,8 @@ def run_workflow(part: Part, job: dict[str, Any]) -> dict[str, Any]:
     part = in_store(part)
     workflow = part.process
     assert isinstance(workflow, Workflow)
-    values = links.workflow_inputs(part, job)
+    with links.explained(part, f"the workflow {part!r}"):
+        values = links.workflow_inputs(part, job)
     for step in links.in_order(workflow.steps):
         made = _call_step(part.at_step(step), step, values)
         spawn(made)  # the workflow is complete when all its steps are, whoever uses what they give
@@ -104,12 +105,18 @@ def _output(part: Part, output: Mapping[str, Any], values: Mapping[str, Any]) ->
 def gather_output(part: Part, name: str, values: dict[str, Any]) -> Any:
     """Bring together the sources of a workflow's output."""
     output = next(entry for entry in part.process.tool["outputs"] if shortname(entry["id"]) == name)
-    return links.workflow_output(part, output, values)
+    with links.explained(part, f"the output {name}"):
+        return links.workflow_output(part, output, values)
 
 
 @task(name="step", version="1")
 def run_step(part: Part, sources: dict[str, Any]) -> Any:
     """Run a step, or make the tasks that do; gives its outputs."""
+    with links.explained(part):
+        return _run_step(part, sources)
+
+
+def _run_step(part: Part, sources: dict[str, Any]) -> Any:
     step, inner = part.step_process(), part.inside()
     inputs = links.step_inputs(part, sources)
     if "scatter" in step.tool:
@@ -126,8 +133,9 @@ def run_step(part: Part, sources: dict[str, Any]) -> Any:
 @task(name="loop", version="1", **LIGHT)
 def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
     """Go on with a loop; gives its outputs."""
-    if not loops.goes_on(part, inputs):
-        return outputs
+    with links.explained(part):
+        if not loops.goes_on(part, inputs):
+            return outputs
     made = call(part.inside(), links.job_of(part.step_process(), inputs), part.step)
     return go_round(part, inputs, outputs, made)
 
@@ -135,4 +143,5 @@ def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
 @task(name="loop", version="1", **LIGHT)
 def go_round(part: Part, inputs: dict[str, Any], before: dict[str, Any], outputs: dict[str, Any]) -> Any:
     """Take an iteration's outputs into the next one's inputs."""
-    return iterate(part, loops.next_inputs(part, inputs, outputs), loops.collected(part, before, outputs))
+    with links.explained(part):
+        return iterate(part, loops.next_inputs(part, inputs, outputs), loops.collected(part, before, outputs))

@@ -219,6 +219,46 @@ def test_one_target_is_run(runner, job):
     assert list(result) == ["joined"]
 
 
+def test_one_step_is_run(runner, written, tmp_path):
+    (tmp_path / "text.txt").write_text("one\ntwo\n")
+    job = written("job.json", json.dumps({"lines": {"class": "File", "path": "text.txt"}}))
+    result = runner("--single-step", "number", DOCUMENTS / "count.cwl", job).result
+    assert text_of(result["count"]).strip() == "2"
+
+
+STEP = """\
+cwlVersion: v1.2
+class: Workflow
+requirements: {{InlineJavascriptRequirement: {{}}, StepInputExpressionRequirement: {{}}}}
+inputs: []
+outputs: []
+steps:
+  broken:
+    {line}
+    out: []
+    run: {{class: CommandLineTool, baseCommand: "true", inputs: {{word: Any?}}, outputs: []}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("in: {word: {valueFrom: $(self.a.b)}}", "the expression $(self.a.b) failed: TypeError: Cannot read"),
+        ("in: {word: {valueFrom: $(a b)}}", "the expression $(a b) failed: SyntaxError: "),
+        ("when: $(7)\n    in: []", "'when' of step broken must be true or false, not 7"),
+    ],
+    ids=["value", "syntax", "condition"],
+)
+def test_an_expression_that_fails_is_named_once(runner, written, tmp_path, line, message):
+    options = ("--no-container", "--retries", "2", "--store", str(tmp_path / "store"))
+    done = runner(written("step.cwl", STEP.format(line=line)), options=options)
+    assert done.status == 1
+    assert done.messages.count(message) == 1, done.messages
+    assert "step broken" in done.messages
+    assert "attempt 1" in done.messages
+    assert "Traceback" not in done.messages
+
+
 def test_help_is_grouped_and_has_all_options(runner):
     done = runner("--help", options=())
     assert done.status == 0
