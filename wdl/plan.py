@@ -100,13 +100,14 @@ class Plan:
             if id_ != section and section in self._sections[self.home[id_]]:
                 yield node
 
-    def exposed(self, section: str) -> list[str]:
-        """Give the keys in a section that something outside of it needs."""
+    def exposed(self, section: str, *, all_calls: bool = False) -> list[str]:
+        """Give the keys in a section that something outside of it needs; on demand those of all calls, too."""
         inside = {node.workflow_node_id for node in self.within(section)} | {section}
         return [
             node.workflow_node_id
             for node in self.within(section)
-            if not isinstance(node, Tree.WorkflowSection) and self._users.get(node.workflow_node_id, set()) - inside
+            if (all_calls and isinstance(node, Tree.Call))
+            or (not isinstance(node, Tree.WorkflowSection) and self._users.get(node.workflow_node_id, set()) - inside)
         ]
 
     def is_folded(self, key: str) -> bool:

@@ -141,4 +141,5 @@ def _walk(scope: Scope, section: str) -> Walk:
     def make_later(section: str, nodes: list[str], env: dict[str, Any], after: list[Any]) -> Any:
         return go_on.options(after=after, version=scope.workflow.version)(scope, section, nodes, env)
 
-    return Walk(scope.workflow.plan, section, Tasks(make_call, make_later), scope.inputs)
+    tasks = Tasks(make_call, make_later)
+    return Walk(scope.workflow.plan, section, tasks, scope.inputs, all_calls=scope.machine.all_outputs)

@@ -46,13 +46,18 @@ class Walk:
         How promises are made.
     inputs : mapping
         The workflow's own encoded inputs, also those that are for its calls, such as ``call.name``.
+    all_calls : bool
+        Whether the outputs of calls are wanted though nothing in the workflow uses them.
     """
 
-    def __init__(self, plan: Plan, section: str, tasks: Tasks, inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, plan: Plan, section: str, tasks: Tasks, inputs: Mapping[str, Any], *, all_calls: bool = False
+    ) -> None:
         self.plan, workflow = plan, plan.workflow
         self.section = section
         self.tasks = tasks
         self.inputs = inputs
+        self.all_calls = all_calls
         self.paths = WorkflowPaths(source_dir(workflow))
         self.library = Library(workflow.effective_wdl_version, self.paths, source_dir(workflow))
         self.env: Env.Bindings[Value.Base] = Env.Bindings()
@@ -168,7 +173,7 @@ class Walk:
 
     def _enter(self, id_: str, section: Tree.WorkflowNode) -> None:
         assert isinstance(section, (Tree.Scatter, Tree.Conditional))
-        exposed = self.plan.exposed(id_)
+        exposed = self._exposed(id_)
         if self._expression_waits(section):
             promise = self._later(id_)
             self.waiting.update((key, promise[key]) for key in exposed)
@@ -195,13 +200,16 @@ class Walk:
 
     def section_result(self, id_: str) -> dict[str, Any]:
         """Give what a section that was gone over exposes."""
-        return {key: self.result(key) for key in self.plan.exposed(id_)}
+        return {key: self.result(key) for key in self._exposed(id_)}
+
+    def _exposed(self, id_: str) -> list[str]:
+        return self.plan.exposed(id_, all_calls=self.all_calls)
 
     def _expression_waits(self, section: Tree.Scatter | Tree.Conditional) -> bool:
         return any(key in self.waiting or key in self.folded for key in self.plan.expression_needs(section))
 
     def _inner(self, id_: str, variables: dict[str, Any]) -> Walk:
-        inner = Walk(self.plan, id_, self.tasks, self.inputs)
+        inner = Walk(self.plan, id_, self.tasks, self.inputs, all_calls=self.all_calls)
         inner.paths, inner.library = self.paths, self.library
         inner.env, inner.plain = self.env, dict(self.plain)
         inner.waiting = dict(self.waiting)

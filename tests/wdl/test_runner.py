@@ -87,6 +87,27 @@ def test_outputs_of_all_calls_are_kept_on_demand(folder):
     assert found["hello.again.text"] == found["hello.texts"]
 
 
+def test_outputs_of_calls_in_sections_are_kept_though_nothing_uses_them(folder):
+    source = """\
+version 1.1
+task t { input { Int i } command { echo ~{i} } output { Int j = read_int(stdout()) } }
+workflow w {
+  call t as first { input: i = 1 }
+  scatter (n in [1, 2]) {
+    call t as in_scatter { input: i = n }
+    if (n > 1) { call t as in_both { input: i = in_scatter.j * 10 } }
+  }
+  if (first.j == 1) { call t as in_waiting { input: i = 5 } }
+  if (false) { call t as never { input: i = 5 } }
+  output { Int one = first.j }
+}
+"""
+    assert values(wdl(folder, "--all-call-outputs", source=source)) == {
+        "w.one": 1, "w.first.j": 1, "w.in_scatter.j": [1, 2], "w.in_both.j": [None, 20], "w.in_waiting.j": 5,
+    }  # fmt: skip
+    assert values(wdl(folder, source=source)) == {"w.one": 1}
+
+
 def test_a_template_of_inputs_names_types_and_defaults(folder):
     template = values(run(["inputs", "hello.wdl"], folder))
     assert template["hello.names"] == 'Array[String] (optional, default = ["Ada"])'
