@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ __all__ = [
 
 _NOWHERE = "/nowhere"
 
-expression._logger.disabled = True  # it only writes the traceback of what is raised anyway
+logging.getLogger("cwl_utils").disabled = True  # it only writes the traceback of what is raised anyway
 
 
 class StepError(PermanentError):
