@@ -350,8 +350,8 @@ class FakeMesos:
         return ""
 
     def _start(self, framework: Framework, agent: Agent, info: dict[str, Any]) -> Executor:
-        sandbox = Path(self._folder.name, info["executor_id"]["value"])
-        sandbox.mkdir()
+        # A new one for each process: an executor that has ended may be launched again under its id.
+        sandbox = Path(tempfile.mkdtemp(prefix=f"{info['executor_id']['value']}-", dir=self._folder.name))
         env = {
             "PATH": os.environ["PATH"], "HOME": str(sandbox), "MESOS_AGENT_ENDPOINT": self.address,
             "MESOS_FRAMEWORK_ID": framework.id, "MESOS_EXECUTOR_ID": info["executor_id"]["value"],
