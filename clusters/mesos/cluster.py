@@ -164,7 +164,8 @@ class MesosCluster(PolledCluster[_Task]):
     def _hear(self, event: Mapping[str, Any]) -> None:
         with self._lock:
             match event["type"]:
-                case "SUBSCRIBED":
+                case "SUBSCRIBED":  # what was said meanwhile is lost: executors may have ended
+                    self._executors.clear()
                     self._next_question = 0.0
                 case "OFFERS":
                     self._use(event["offers"]["offers"])
