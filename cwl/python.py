@@ -52,8 +52,10 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
 
     Examples
     --------
-    >>> hello = load("hello.cwl")  # doctest: +SKIP
-    >>> toilfn.compute(hello(message="hi")["out"])  # doctest: +SKIP
+    ::
+
+        hello = toilfn.cwl.load("hello.cwl")
+        toilfn.compute(hello(message="hi")["out"])
     """
     context = RuntimeContext(options)
     unknown = sorted(name for name in options if not hasattr(context, name))
