@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -94,27 +93,3 @@ def test_every_part_of_an_id_counts(one: bytes, two: bytes, ordinal: int) -> Non
     assert len(set(ids + lines)) == 6
     assert task_id(one, two, b"", ordinal) == ids[0]
     assert {len(id) for id in ids + lines} == {16}
-
-
-def best_of(runs: int, work: Callable[[], object]) -> float:
-    """Seconds of the quickest run: other programs can only make it slower."""
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def test_identities_of_many_calls_are_quick() -> None:
-    function = f.identity.digest
-
-    def identify() -> None:
-        for i in range(10_000):
-            task_id(function, arguments_identity((i,), {}, no_promise)[0], b"", 0)
-
-    promises = [f(i) for i in range(10_000)]
-    number = by_number(promises)
-    # About 25 and 15 ms where nothing else runs.
-    assert best_of(5, identify) < 0.15
-    assert best_of(5, lambda: arguments_identity((promises,), {}, number)) < 0.1
