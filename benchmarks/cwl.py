@@ -1,0 +1,133 @@
+"""CWL, whole processes side by side with others: hello, and scatters of echo.
+
+python benchmarks/cwl.py [--width 50 1000] [--linear 1000 5000] [--times 3] [--container podman --image IMAGE]
+
+Others are run where they are installed: cwltool (scatters with ``--parallel``), and toil-cwl-runner. A time is a whole
+process's, as a user waits for it; beside it is the processor time of all that it started, which the machine's other
+work changes less. Runs alternate, and the best of each counts. ``--linear`` has toilfn run scatters of these widths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+TOOL = """\
+class: CommandLineTool
+baseCommand: echo
+hints: {DockerRequirement: {dockerPull: IMAGE}, ResourceRequirement: {coresMin: 1, ramMin: 128}}
+inputs: {message: {type: string, inputBinding: {}}}
+outputs: {said: stdout}
+stdout: said.txt
+"""
+
+HELLO = f"cwlVersion: v1.2\n{TOOL}"
+
+SCATTER = f"""\
+cwlVersion: v1.2
+class: Workflow
+requirements: {{ScatterFeatureRequirement: {{}}}}
+inputs: {{messages: "string[]"}}
+outputs: {{said: {{type: "File[]", outputSource: say/said}}}}
+steps:
+  say:
+    scatter: message
+    in: {{message: messages}}
+    out: [said]
+    run:
+      {TOOL.strip().replace(chr(10), chr(10) + "      ")}
+"""
+
+
+class Cost(NamedTuple):
+    """What a process has taken, in seconds."""
+
+    wall: float
+    processor: float
+
+
+def cost(command: list[str], folder: Path) -> Cost:
+    """Run a command, which must succeed."""
+    before, began = os.times(), time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        done = subprocess.run(
+            [command[0], "--outdir", f"{place}/out", *command[1:]], cwd=folder, env={**os.environ, "TMPDIR": place},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        took = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return Cost(took, spent)
+
+
+def runners(container: str) -> dict[str, list[str]]:
+    """The command of each runner that is here."""
+    engine = {"none": ["--no-container"], "docker": []}.get(container, [f"--{container}"])
+    found = {"toilfn": [str(Path(sys.executable).with_name("toilfn-cwl-runner")), "--quiet", *engine]}
+    if cwltool := shutil.which("cwltool", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
+        found["cwltool"] = [cwltool, "--quiet", *engine]
+    if toil := shutil.which("toil-cwl-runner"):
+        found["toil-cwl-runner"] = [toil, "--quiet", *engine]
+    return found
+
+
+def best(commands: dict[str, list[str]], folder: Path, times: int) -> dict[str, Cost]:
+    """Run each of the commands so often, in turns; give the least that each has taken."""
+    costs = [{name: cost(command, folder) for name, command in commands.items()} for _ in range(times)]
+    return {name: Cost(*map(min, zip(*(each[name] for each in costs), strict=True))) for name in commands}
+
+
+def show(title: str, costs: dict[str, Cost]) -> None:
+    """Print what each took, and how often toilfn's."""
+    ours = costs["toilfn"]
+    for name, taken in costs.items():
+        ratios = f"{ours.wall / taken.wall:6.2f} {ours.processor / taken.processor:6.2f}" if name != "toilfn" else ""
+        print(f"{title:12} {name:16} {taken.wall:8.2f} s {taken.processor:8.2f} s of processors {ratios}", flush=True)
+
+
+def scatter(width: int, options: Iterable[str], command: list[str], folder: Path) -> list[str]:
+    """Write the inputs of a scatter; give its command."""
+    words = ", ".join(f'"word {i}"' for i in range(width))
+    (folder / f"{width}.json").write_text(f'{{"messages": [{words}]}}')
+    return [*command, *options, "scatter.cwl", f"{width}.json"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, nargs="*", default=[50, 1000])
+    parser.add_argument("--linear", type=int, nargs="*", default=[1000, 5000])
+    parser.add_argument("--times", type=int, default=3, help="of hello; the widest scatters run once")
+    parser.add_argument("--container", default="none", choices=("none", "podman", "docker", "singularity"))
+    parser.add_argument("--image", default="debian:stable-slim")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-cwl-") as name:
+        folder, commands = Path(name), runners(options.container)
+        (folder / "hello.cwl").write_text(HELLO.replace("IMAGE", options.image))
+        (folder / "scatter.cwl").write_text(SCATTER.replace("IMAGE", options.image))
+        print(f"{'':30} {'wall':>8} {'':30} toilfn's share")
+        hello = {one: [*command, "hello.cwl", "--message", "hi"] for one, command in commands.items()}
+        show("hello", best(hello, folder, options.times))
+        for width in options.width:
+            wide = {
+                one: scatter(width, ["--parallel"] if one == "cwltool" else [], command, folder)
+                for one, command in commands.items()
+            }
+            show(f"{width} echoes", best(wide, folder, options.times if width < 500 else 1))
+        for width in options.linear:
+            alone = {"toilfn": scatter(width, [], commands["toilfn"], folder)}
+            taken = best(alone, folder, 1)["toilfn"]
+            print(f"{width:5} alone  {taken.wall / width * 1e3:24.1f} ms each {taken.wall:8.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
