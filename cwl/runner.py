@@ -30,6 +30,7 @@ from toilfn.cwl.documents import bundle, refuse_unsupported, updates_in_place
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
+from toilfn.cwl.schemas import use_schemas
 from toilfn.cwl.tool import make_tool
 from toilfn.errors import FailedTasksError, ToilfnError
 from toilfn.filing import transfer
@@ -175,7 +176,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
     loading.construct_tool_object = make_tool
     executor: Any = Executor(options, provenance)
     try:
-        return int(cwltool.main.main(args=options, executor=executor, loadingContext=loading, versionfunc=_version))
+        return int(
+            cwltool.main.main(
+                args=options, executor=executor, loadingContext=loading, versionfunc=_version,
+                custom_schema_callback=lambda: use_schemas(extended=options.enable_ext),
+            )
+        )  # fmt: skip
     except ValidationException as error:  # there is no such document
         print(f"toilfn-cwl-runner: {error}", file=sys.stderr)
         return 1
