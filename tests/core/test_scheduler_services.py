@@ -77,6 +77,16 @@ def test_service_runs_from_before_its_first_user_until_after_its_last():
     assert scheduler.is_complete(name(1))
 
 
+def test_user_waits_for_the_room_of_a_batch_that_has_answered_and_not_ended():
+    scheduler = make(service(1), new(2, 1), new(3), cores=2, batches=2)
+    assert dispatched(scheduler) == {1: [1], 2: [3]}
+    start(scheduler, 1, 1)
+    scheduler.handle(Finished(name(3)))
+    assert of(Deadlock, scheduler.dispatch(0.0)) == []
+    scheduler.handle(Lost(2, None, 0.0))
+    assert dispatched(scheduler) == {3: [2]}
+
+
 def test_all_that_a_user_led_to_counts_as_its_use():
     scheduler = make(service(1), new(2, 1))
     dispatched(scheduler)

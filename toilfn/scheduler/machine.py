@@ -470,7 +470,8 @@ class Scheduler:
         blocked += [id for id in self._services.queue if id in self._tasks]
         stops = self._services.release(self._links.held_up_by(blocked))
         commands += stops
-        if blocked and not stops:
+        # A batch keeps its room until it has ended, which is after the outcome of its last task.
+        if blocked and not stops and len(self._running) == serving:
             self._give_up_beside(self._services.serving(), self._tasks[blocked[0]], commands)
 
     def _give_up_beside(self, services: Iterable[TaskId], task: Task, commands: list[Command]) -> None:

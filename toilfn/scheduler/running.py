@@ -68,6 +68,9 @@ class Running:
     def __iter__(self) -> Iterator[BatchId]:
         return iter(self._batches)
 
+    def __len__(self) -> int:
+        return len(self._batches)
+
     def left(self, id: BatchId) -> list[Task]:
         """Give the tasks that a batch still has to answer for, in the order in which they run."""
         batch = self._batches.get(id)
