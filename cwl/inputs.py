@@ -32,7 +32,11 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
     context = context.copy()
     context.toplevel = True
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
-    return dict(process._init_job(job, context).job)
+    plain: dict[str, Any] = map_objects(job, lambda found: found)
+    try:
+        return dict(process._init_job(plain, context).job)  # copying ruamel's lists takes the square of their length
+    except WorkflowException:
+        return dict(process._init_job(job, context).job)  # which tells the lines of the file, too
 
 
 def _add_requirements(process: Process, job: dict[str, Any]) -> None:
