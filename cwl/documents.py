@@ -20,11 +20,10 @@ from cwltool.process import Process, shortname
 from cwltool.workflow import Workflow, WorkflowStep
 
 from toilfn.cwl.engine import Engine
+from toilfn.cwl.sealed import secret_inputs
 from toilfn.files import File, open_write
 
 __all__ = ["Document", "Part", "bundle", "in_store", "refuse_unsupported", "updates_in_place"]
-
-_SECRETS = "http://commonwl.org/cwltool#Secrets"
 
 Path = tuple[str, ...]
 
@@ -186,12 +185,15 @@ def refuse_unsupported(process: Process) -> None:
     Raises
     ------
     UnsupportedRequirement
-        If a part of the process has secret inputs, which the store would have to keep.
+        If a part of the process has secret inputs, and the whole has none: the store would have to keep them.
     """
+    if secret_inputs(process):
+        return
     for path, one in _walk(process, ()):
-        if one.get_requirement(_SECRETS)[0]:
-            name = "/".join(path) or shortname(one.tool["id"])
-            raise UnsupportedRequirement(f"{name} has cwltool:Secrets, which toilfn does not support yet")
+        if secret_inputs(one):
+            raise UnsupportedRequirement(
+                f"the step {'/'.join(path)} has cwltool:Secrets: the workflow must name these inputs of its own, too"
+            )
 
 
 def _may_reuse(process: Process) -> bool:

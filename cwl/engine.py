@@ -12,6 +12,8 @@ from typing import Any
 from cwltool.context import RuntimeContext
 from cwltool.mutation import MutationManager
 
+from toilfn.cwl.sealed import Sealed
+
 __all__ = ["Engine"]
 
 _CARRIED = (
@@ -64,5 +66,6 @@ class Engine:
         context.tmpdir_prefix = f"{directory}{os.sep}tmp-"
         context.tmp_outdir_prefix = f"{self.shared or directory}{os.sep}out-"
         context.mutation_manager = MutationManager()
+        context.secret_store = Sealed()
         context.workflow_eval_lock = threading.Condition(threading.RLock())
         return context

@@ -15,10 +15,11 @@ from schema_salad.exceptions import ValidationException
 
 from toilfn.context import current
 from toilfn.cwl import steps
-from toilfn.cwl.documents import Part, bundle
+from toilfn.cwl.documents import Part, bundle, refuse_unsupported
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.inputs import document_files, imported
 from toilfn.cwl.resources import LIGHT
+from toilfn.cwl.sealed import Sealed, secret_inputs
 from toilfn.cwl.tool import make_tool
 from toilfn.cwl.values import map_objects
 from toilfn.directory import Directory
@@ -67,6 +68,7 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
         process = load_tool(os.fspath(document), loading)
     except (ValidationException, WorkflowException, OSError) as error:
         raise InputError(f"the CWL document {os.fspath(document)} cannot be loaded:\n{error}") from error
+    refuse_unsupported(process)
     return Loaded(process, Engine.of(context))
 
 
@@ -102,7 +104,11 @@ class Loaded:
         """
         self._check(inputs)
         name = shortname(self._process.tool["id"])
-        return _run.options(name=name)(self._part, imported(_brought(inputs)))
+        return _run.options(name=name)(self._part, imported(_brought(self._sealed(inputs))))
+
+    def _sealed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        hidden = {name: Sealed().add(inputs[name]) for name in secret_inputs(self._process) if name in inputs}
+        return {**inputs, **hidden}
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
         known = {shortname(entry["id"]): entry for entry in self._process.tool["inputs"]}

@@ -31,6 +31,7 @@ from toilfn.cwl.engine import Engine
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.outputs import deliver
 from toilfn.cwl.schemas import use_schemas
+from toilfn.cwl.sealed import Sealed
 from toilfn.cwl.tool import make_tool
 from toilfn.errors import FailedTasksError, ToilfnError
 from toilfn.filing import transfer
@@ -174,11 +175,13 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
     provenance, options.provenance = options.provenance, None  # cwltool would write one of its own
     loading = LoadingContext(vars(options))
     loading.construct_tool_object = make_tool
+    context = RuntimeContext(vars(options))
+    context.secret_store = Sealed()
     executor: Any = Executor(options, provenance)
     try:
         return int(
             cwltool.main.main(
-                args=options, executor=executor, loadingContext=loading, versionfunc=_version,
+                args=options, executor=executor, loadingContext=loading, runtimeContext=context, versionfunc=_version,
                 custom_schema_callback=lambda: use_schemas(extended=options.enable_ext),
             )
         )  # fmt: skip

@@ -184,24 +184,6 @@ def test_an_unsupported_requirement_ends_with_33(runner, written):
     assert "DockerRequirement" in done.messages
 
 
-SECRET = """\
-cwlVersion: v1.2
-$namespaces: {cwltool: "http://commonwl.org/cwltool#"}
-class: CommandLineTool
-hints: {"cwltool:Secrets": {secrets: [word]}}
-baseCommand: echo
-inputs: {word: string}
-outputs: []
-"""
-
-
-def test_secrets_are_refused_rather_than_stored(runner, written, tmp_path):
-    done = runner("--enable-ext", "--store", tmp_path / "store", written("tool.cwl", SECRET), "--word", "swordfish")
-    assert done.status == 33
-    assert "Secrets" in done.messages
-    assert not (tmp_path / "store").exists()
-
-
 @pytest.mark.parametrize("option", ["--validate", "--print-deps", "--pack", "--make-template"])
 def test_documents_can_be_looked_at_without_being_run(runner, option, tmp_path):
     done = runner(option, DOCUMENTS / "hello.cwl")
