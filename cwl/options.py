@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+from typing import Any
 
 from cwltool.argparser import arg_parser
+from cwltool.utils import DEFAULT_TMP_PREFIX
 
 from toilfn.settings import add_options
 
-__all__ = ["make_parser"]
+__all__ = ["implied_settings", "make_parser"]
 
 
 def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
@@ -22,6 +25,22 @@ def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
     _add_own(parser.add_argument_group("toilfn: CWL"))
     add_options(parser, leave_out=("workflow",))
     return parser
+
+
+def implied_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Give toilfn's settings that options of cwltool's stand for.
+
+    Directories that ``--tmpdir-prefix`` is about are made in the one that it names; the rest of a prefix is left out,
+    since toilfn's names say whose they are.
+    """
+    prefixes = (options.tmpdir_prefix, options.tmp_outdir_prefix)
+    prefix = next((one for one in prefixes if one not in ("", DEFAULT_TMP_PREFIX)), "")
+    settings = {
+        "work_dir": os.path.dirname(os.path.join(os.getcwd(), prefix)) if prefix else None,
+        "clean_work_dir": None if options.rm_tmpdir else "never",
+        "workers": options.parallel_max or None,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _add_own(group: argparse._ArgumentGroup) -> None:

@@ -1,0 +1,110 @@
+"""One run of a loaded document: what cwltool's command line calls instead of its own executors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from typing import Any
+
+from cwltool.context import RuntimeContext
+from cwltool.errors import UnsupportedRequirement, WorkflowException
+from cwltool.process import Process
+
+from toilfn.clusters.local import LocalCluster
+from toilfn.clusters.nursery import Nursery
+from toilfn.cwl import inputs, steps, tools
+from toilfn.cwl.documents import bundle, refuse_unsupported, updates_in_place
+from toilfn.cwl.engine import Engine
+from toilfn.cwl.options import implied_settings
+from toilfn.cwl.outputs import deliver
+from toilfn.cwl.recording import Recording
+from toilfn.errors import FailedTasksError, ToilfnError
+from toilfn.filing import transfer
+from toilfn.records import Failure
+from toilfn.run import compute
+from toilfn.settings import Settings, from_options
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Runs a loaded process with its inputs.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        The command line.
+    recording : Recording
+        What is to be told of the run afterwards.
+    """
+
+    def __init__(self, options: argparse.Namespace, recording: Recording) -> None:
+        self._options = options
+        self._recording = recording
+
+    def __call__(
+        self, process: Process, job: dict[str, Any], context: RuntimeContext, logger: object = None
+    ) -> tuple[dict[str, Any] | None, str]:
+        """Run it; gives the result object and the status."""
+        refuse_unsupported(process)
+        options, nonce = self._options, secrets.token_hex(8)
+        bypass = options.bypass_file_store or updates_in_place(process)
+        ready = inputs.resolved(process, job, context)
+        self._recording.begin(process)
+        with _shared(context) if bypass else nullcontext("") as shared, self._settings(process) as settings:
+            files = inputs.document_files(process)
+            reuse = not (options.no_reuse or bypass)
+            part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
+            outputs = steps.begin(part, inputs.imported(ready, bypass=bypass))
+            outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
+            result = _computed(deliver(outputs, outdir, shared, nonce), settings)
+            self._recording.end(process, ready, result, settings)
+            return result, "success"
+
+    @contextmanager
+    def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
+        """Give the settings of the run; on this machine, with workers that have what cwltool has loaded."""
+        quiet = {"progress": False} if self._options.quiet else {}
+        own = implied_settings(self._options) | from_options(self._options)
+        settings = {"workflow": process.tool["id"], **quiet, **own}
+        resolved = Settings.resolve(**settings)
+        with self._recording.readable(resolved) as more, self._on_cluster({**settings, **more}, resolved) as complete:
+            yield complete
+
+    @contextmanager
+    def _on_cluster(self, settings: dict[str, Any], resolved: Settings) -> Iterator[dict[str, Any]]:
+        if resolved.cluster not in (None, "local"):
+            yield settings
+            return
+        with closing(Nursery()) as nursery:
+            strict = self._options.strict_memory_limit
+            cluster = LocalCluster(resolved.workers, launcher=nursery, watch_memory=strict)
+            yield {**settings, "cluster": cluster}
+
+
+@contextmanager
+def _shared(context: RuntimeContext) -> Iterator[str]:
+    """Make a directory for what stays out of the store; it stays when the run fails, since a resume needs it."""
+    directory = context.create_outdir()
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _computed(promise: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run; what failed is raised as cwltool's errors, which it reports."""
+    try:
+        result: dict[str, Any] = compute(promise, **settings)
+    except FailedTasksError as error:
+        kind = UnsupportedRequirement if any(map(_is_unsupported, error.failures)) else WorkflowException
+        raise kind(str(error)) from error
+    except ToilfnError as error:
+        raise WorkflowException(str(error)) from error
+    return result
+
+
+def _is_unsupported(failure: object) -> bool:
+    return isinstance(failure, Failure) and failure.message.startswith(f"{tools.__name__}.UnsupportedError")
