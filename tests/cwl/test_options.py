@@ -1,0 +1,104 @@
+"""Options of cwltool's that mean something to toilfn, or that change how a tool is run."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.cwl.conftest import DOCUMENTS
+from tests.servers.containers import IMAGE
+from tests.servers.fixtures import containers, docker_engine, images  # noqa: F401 - used as fixtures
+
+SHOW = """\
+cwlVersion: v1.2
+class: CommandLineTool
+requirements: {NetworkAccess: {networkAccess: true}}
+hints: {DockerRequirement: {dockerPull: "IMAGE"}, EnvVarRequirement: {envDef: {WORD: usual}}}
+baseCommand: [sh, -c]
+arguments: ["echo $WORD; ls /sys/class/net; echo shown >&2"]
+inputs: []
+outputs: {shown: stdout}
+stdout: shown.txt
+stderr: errors.txt
+"""
+
+
+@pytest.fixture
+def show(written):
+    """A tool that shows its surroundings."""
+    return written("show.cwl", SHOW.replace("IMAGE", "debian:stable-slim"))
+
+
+def lines(tmp_path):
+    return (tmp_path / "shown.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("option", ["--tmpdir-prefix", "--tmp-outdir-prefix"])
+def test_temporary_directories_are_where_they_are_wanted_and_stay(runner, tmp_path, option):
+    (tmp_path / "scratch").mkdir()
+    runner(option, tmp_path / "scratch" / "x-", "--leave-tmpdir", DOCUMENTS / "hello.cwl", "--message", "hi")
+    [kept] = (tmp_path / "scratch").glob("*/kept/hello.cwl-*")
+    assert kept.is_dir()
+    assert list((tmp_path / "tmp").rglob("kept")) == []
+
+
+def test_so_many_tools_run_at_one_time(runner, written, tmp_path):
+    command = f"mkdir {tmp_path}/busy && sleep 0.05 && rmdir {tmp_path}/busy"
+    scatter = f"""\
+cwlVersion: v1.2
+class: Workflow
+requirements: [{{class: ScatterFeatureRequirement}}]
+inputs: {{n: "int[]"}}
+outputs: []
+steps:
+  alone:
+    scatter: n
+    in: {{n: n}}
+    out: []
+    run: {{class: CommandLineTool, baseCommand: [sh, -c, "{command}"], inputs: {{n: int}}, outputs: []}}
+"""
+    job = written("job.json", json.dumps({"n": list(range(6))}))
+    assert runner("--parallel-max", 1, written("scatter.cwl", scatter), job).status == 0
+
+
+def test_overrides_change_requirements(runner, written, show, tmp_path):
+    change = {"EnvVarRequirement": {"envDef": {"WORD": "changed"}}}
+    overrides = {"cwltool:overrides": {show.name: {"requirements": change}}}
+    assert runner("--overrides", written("overrides.json", json.dumps(overrides)), show).status == 0
+    assert lines(tmp_path)[0] == "changed"
+
+
+def test_logs_of_tools_are_kept_where_they_are_wanted(runner, show, tmp_path):
+    runner("--log-dir", tmp_path / "logs", show)
+    [errors] = (tmp_path / "logs").rglob("errors.txt")
+    assert errors.read_text() == "shown\n"
+
+
+def test_a_tool_has_the_network_that_is_named(runner, show, tmp_path, images):  # noqa: F811 - the fixture
+    done = runner("--podman", "--custom-net", "host", show, options=())
+    assert done.status == 0, done.messages
+    assert lines(tmp_path)[1:] == sorted(os.listdir("/sys/class/net"))
+
+
+def test_a_tool_runs_under_dockers_daemon(runner, written, tmp_path, docker_engine):  # noqa: F811 - the fixture
+    tool = written("tool.cwl", SHOW.replace("IMAGE", IMAGE))
+    done = runner("--docker", "--custom-net", "none", tool, options=())
+    assert done.status == 0, done.messages
+    assert lines(tmp_path) == ["usual", "lo"]
+
+
+def test_dependencies_of_a_document_are_listed(runner, tmp_path):
+    listed = json.loads(runner("--print-deps", DOCUMENTS / "count.cwl").printed)
+    assert listed["location"].endswith("count.cwl")
+    done = runner("--print-deps", "--relative-deps", "cwd", DOCUMENTS / "shout.cwl")
+    assert done.status == 0
+    assert json.loads(done.printed)["class"] == "File"
+
+
+def test_a_document_that_is_not_valid_is_told_of_without_being_run(runner, written):
+    done = runner("--validate", written("bad.cwl", "cwlVersion: v1.2\nclass: CommandLineTool\ninputs: 7\n"))
+    assert done.status == 1
+    assert 'bad.cwl:1:1: "outputs" section is not valid' in done.printed  # cwltool reports of --validate are its result
+    assert "Traceback" not in done.messages + done.printed
