@@ -12,6 +12,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import toilfn as toil
+from tests.servers.dask import sockets_collected
 from tests.servers.fixtures import slurm, slurm_server
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.daskcluster import DaskCluster
@@ -26,6 +27,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_socket_stays():
+    with sockets_collected():
+        yield
 
 
 @pytest.fixture(autouse=True)

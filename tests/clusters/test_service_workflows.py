@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import LocalCluster
 
 import toilfn as toil
+from tests.servers.dask import dask_running
 
 
 def note(folder: str, line: str) -> None:
@@ -46,7 +46,7 @@ def failing_client(folder: str, process: int) -> None:
 
 @pytest.fixture(scope="module")
 def dask_cluster() -> Iterator[Any]:
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster:
+    with dask_running(n_workers=2, threads_per_worker=2) as cluster:
         yield cluster
 
 

@@ -6,9 +6,9 @@ import time
 from contextlib import closing
 
 import pytest
-from distributed import LocalCluster
 
 from tests.clusters.leaders import counts, events, failures, result, start, wait_for_marks
+from tests.servers.dask import dask_running
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
 from toilfn.cli import main
@@ -45,7 +45,7 @@ def test_merge_sort_on_fakes(name, start):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_merge_sort_on_dask(start):
-    with LocalCluster(n_workers=2, processes=False, dashboard_address=":0", protocol="tcp://") as place:
+    with dask_running(n_workers=2, processes=False, protocol="tcp://") as place:
         assert sorts(start, "dask", cluster={"cluster": place.scheduler_address}) == {"sort": 7, "merge": 3}
 
 
