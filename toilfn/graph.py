@@ -231,9 +231,16 @@ class Recorder:
             options={**self._overrides(task), **late} if late else self._overrides(task),
             parent=self._parent,
             parts=parts,
-            lineage=lineage(self._lineage, task.name, digest, self._ordinals.get(id_, 0)),
+            lineage=lineage(self._lineage, task.name, self._reaching(promise, digest), self._ordinals.get(id_, 0)),
             blobs=tuple(own_blobs),
         )
+
+    def _reaching(self, promise: Promise, digest: bytes) -> bytes:
+        """Give the digest of the arguments that count in the ids of the children (`toilfn.identity.lineage`)."""
+        kept = tuple(arg for arg in promise._args if getattr(type(arg), "__toilfn_lineage__", True))
+        if len(kept) == len(promise._args):
+            return digest
+        return arguments_digest(kept, promise._kwargs, self._promise_identity)
 
     def _overrides(self, task: Task[..., Any]) -> dict[str, Any]:
         """Give what a call's options change of those that its function's record has."""

@@ -127,7 +127,7 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, 
         cache=None if options.no_cache or not options.call_cache else os.path.abspath(options.call_cache),
         all_outputs=options.all_call_outputs,
     )
-    outputs = start(parsed, node, encoded, machine)
+    outputs = start(parsed, node, encoded, machine, alone=True)
     directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
     return deliver(outputs, node.name, directory, secrets.token_hex(8)), directory
 

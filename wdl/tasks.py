@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from WDL import Env, Tree, Value
 
@@ -28,8 +28,19 @@ _DRIVER: dict[str, Any] = {"cores": 0.1, "memory": "256M", "disk": "64M", "local
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """The inputs of what a run is for: its calls are other ones only where these reach them."""
+
+    __toilfn_lineage__: ClassVar[bool] = False
+
+    plain: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
-    """A running workflow, as the tasks that it is made of know it."""
+    """A running workflow, as the tasks that it is made of know it: its own task counts in their ids."""
+
+    __toilfn_lineage__: ClassVar[bool] = False
 
     workflow: Callee
     inputs: Mapping[str, Any]
@@ -86,23 +97,39 @@ def _call_task(called: Callee, inputs: dict[str, Any], machine: Machine, name: s
     return command.options(**options)(called, given, runtime, machine)
 
 
-def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine) -> Any:
-    """Make the promise of the outputs of a document's task or workflow; the inputs may be a promise."""
+def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, alone: bool = False) -> Any:
+    """Make the promise of the outputs of a document's task or workflow.
+
+    Parameters
+    ----------
+    document : WDL.Tree.Document
+    node : WDL.Tree.Task or WDL.Tree.Workflow
+    inputs : mapping, or the promise of one
+        Encoded.
+    machine : Machine
+    alone : bool
+        Whether nothing else in this graph runs it. Then calls that other inputs do not reach are found again.
+    """
     parsed = source(document)
-    return _start.options(version=version(parsed.digest))(parsed, path_of(document, node), inputs, machine)
+    given = Given(inputs) if alone else inputs
+    return _start.options(version=version(parsed.digest))(parsed, path_of(document, node), given, machine)
 
 
 @task(name="start", **_DRIVER)
-def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any], machine: Machine) -> Any:
+def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Given, machine: Machine) -> Any:
     """Put a document into the store, and run a task or workflow of it."""
     stored = program(source)
-    return call(callee(stored, stored.loaded.nodes[path]), inputs, machine)
+    called = callee(stored, stored.loaded.nodes[path])
+    if isinstance(inputs, Given) and isinstance(called.node, Tree.Workflow):
+        given = Given(_without_nulls(called.node, inputs.plain))
+        return workflow.options(name=called.node.name, version=called.version)(called, given, machine)
+    return call(called, inputs.plain if isinstance(inputs, Given) else inputs, machine)
 
 
 @task(**_DRIVER)
-def workflow(called: Callee, inputs: Mapping[str, Any], machine: Machine) -> Any:
+def workflow(called: Callee, inputs: Mapping[str, Any] | Given, machine: Machine) -> Any:
     """Go over a workflow; gives its outputs, or the promises of them."""
-    walk = _walk(Scope(called, inputs, machine), "")
+    walk = _walk(Scope(called, inputs.plain if isinstance(inputs, Given) else inputs, machine), "")
     walk.go(walk.plan.order[""])
     return _with_calls(walk.outputs(), walk.call_outputs()) if machine.all_outputs else walk.outputs()
 

@@ -301,6 +301,43 @@ def test_a_named_store_reuses_finished_calls_also_where_another_task_was_edited(
     assert (folder / "ran").read_text() == "first\nsecond\nsecond\n"
 
 
+def test_other_inputs_run_only_the_calls_that_they_reach(folder):
+    source = f"""\
+version 1.0
+task say {{
+  input {{ String word  File? letter }}
+  command {{ echo ~{{word}} >> {folder}/ran; echo ~{{word}}; cat ~{{letter}} }}
+  output {{ String said = read_string(stdout()) }}
+}}
+workflow inner {{ input {{ String word }} call say {{ input: word = word }} output {{ String said = say.said }} }}
+"""
+    (folder / "inner.wdl").write_text(source)
+    outer = """\
+version 1.0
+import "inner.wdl" as lib
+workflow w {
+  input { File letter  String word }
+  call lib.inner { input: word = "fixed" }
+  call lib.say as first { input: word = "first" }
+  call lib.say as second { input: word = "~{first.said}-second" }
+  call lib.say as third { input: word = word }
+  call lib.say as fourth { input: word = "fourth", letter = letter }
+  scatter (item in ["x", word]) { call lib.say as each { input: word = "each-~{item}" } }
+  output { Array[String] said = flatten([[inner.said, second.said, third.said, fourth.said], each.said]) }
+}
+"""
+    (folder / "letter.txt").write_text("dear")
+    words = ("--store", "run", "letter=letter.txt")
+    values(wdl(folder, *words, "word=a", source=outer))
+    found = values(wdl(folder, *words, "word=b", source=outer))
+    assert found["w.said"] == ["fixed", "first-second", "b", "fourth\ndear", "each-x", "each-b"]
+    ran = sorted((folder / "ran").read_text().split())
+    assert ran == sorted(["fixed", "first", "first-second", "a", "fourth", "each-x", "each-a", "b", "each-b"])
+    (folder / "letter.txt").write_text("other")
+    values(wdl(folder, *words, "word=b", source=outer))
+    assert sorted((folder / "ran").read_text().split()) == sorted([*ran, "fourth"])
+
+
 def test_explain_says_which_task_was_edited(folder):
     source = edited_flow(folder)
     values(wdl(folder, "--store", "run", source=source))

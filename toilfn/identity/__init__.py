@@ -139,7 +139,9 @@ def task_id(function_digest: bytes, arguments_digest: bytes, lineage: bytes, ord
 def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, ordinal: int) -> bytes:
     """Give what stands for a call in its children's ids.
 
-    The function's body is left out, so that editing a function does not run unchanged children of it again.
+    The function's body is left out, so that editing a function does not run unchanged children of it again. So are
+    positional arguments of types that have ``__toilfn_lineage__ = False``: children that these do not reach stay the
+    same. Whoever uses such a type sees to it that no two calls of one parent differ by such an argument only.
     """
     return digest(b"call" + parent_lineage + arguments_digest + b"%d " % ordinal + function_name.encode())
 
