@@ -11,18 +11,21 @@ from pathlib import Path
 
 from toilfn.containers.call import docker
 from toilfn.containers.choose import choose
+from toilfn.containers.usage import REPORT, counted
 from toilfn.errors import ContainerError
+from toilfn.work.usage import add_outside
 
 __all__ = ["Execution", "run"]
 
 _TAIL = 4096
 """How many bytes of standard error an error has."""
 
-_WRAPPER = """\
+_WRAPPER = f"""\
 shell=$(command -v bash || command -v sh)
 "$shell" ../command >../stdout.txt 2>../stderr.txt
 echo $? >../status
-"""
+exec >../usage 2>/dev/null
+{REPORT}"""
 """Run by the container's own sh: so an exit status of the command is never taken for one of the engine."""
 
 
@@ -130,6 +133,10 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
         env=dict(execution.env),
         engine=engine,
     )
+    if choose(engine).keeps_containers:  # others run it as a child of this process, which is counted already
+        usage = counted((execution.place / "usage").read_text())
+        if usage:
+            add_outside(*usage)
     return int((execution.place / "status").read_text())
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.fixtures import containers, images
-from tests.wdl.running import run
+from tests.servers.containers import IMAGE
+from tests.servers.fixtures import containers, docker_engine, images
+from tests.wdl.running import run, toilfn
 
-__all__ = ["containers", "images"]
+__all__ = ["containers", "docker_engine", "images"]
 
 SOURCE = """\
 version 1.1
@@ -65,3 +66,24 @@ def test_an_image_that_cannot_be_had_is_named(images, tmp_path):
     done = in_podman(tmp_path, "t.wdl")
     assert done.status == 1
     assert "localhost/no/such:image" in done.stderr
+
+
+def test_memory_and_time_of_the_command_are_counted(images, tmp_path):
+    work = "python3 -c 'x = bytearray(300 * 2**20); x[::4096] = x[::4096]; sum(range(10**7))'"
+    source = f'version 1.0\ntask t {{ command {{ {work} }} runtime {{ docker: "debian:latest" memory: "700 MB" }} }}\n'
+    (tmp_path / "t.wdl").write_text(source)
+    done = in_podman(tmp_path, "t.wdl", "--store", "run")
+    assert done.status == 0, done.stderr
+    rows = json.loads(toilfn(["stats", "run", "--attempts", "--json"], tmp_path).stdout)
+    row = next(row for row in rows if row["name"] == "t")
+    assert 300 * 2**20 < row["memory"] <= 700 * 10**6
+    assert row["cpu"] > 0.3
+
+
+def test_under_dockers_daemon(docker_engine, tmp_path):
+    source = f'version 1.0\ntask t {{ input {{ File f }} command {{ cat ~{{f}} }} runtime {{ docker: "{IMAGE}" }}\n'
+    (tmp_path / "t.wdl").write_text(f"{source}  output {{ String s = read_string(stdout()) }}\n}}\n")
+    (tmp_path / "f.txt").write_text("content")
+    done = run(["t.wdl", "f=f.txt", "--container", "docker"], tmp_path)
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout) == {"t.s": "content"}

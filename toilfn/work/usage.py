@@ -12,7 +12,7 @@ from pathlib import Path
 
 from toilfn.records import Stats
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "add_outside"]
 
 _LONG = 0.02
 """Attempts that took less than this many seconds are not asked for their memory and input: that costs as much."""
@@ -23,7 +23,7 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Meter:
     """Measures from when it is made."""
 
-    __slots__ = ("_children", "_clock", "_cpu", "_io", "_start")
+    __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_start")
 
     def __init__(self) -> None:
         self._start = time.time()
@@ -31,6 +31,8 @@ class Meter:
         self._cpu = time.process_time()
         self._children = _children_cpu()
         self._io = _io_counters()
+        self._outside = _outside.cpu
+        _outside.peak = 0
 
     @property
     def start(self) -> float:
@@ -41,11 +43,36 @@ class Meter:
         """Say what was used until now, by this process and by those it started that have ended."""
         wall = time.perf_counter() - self._clock
         children = _children_cpu() - self._children
-        cpu = time.process_time() - self._cpu + children
+        cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
         if wall <= _LONG:
             return Stats(self._start, wall, cpu, 0, _host(), os.getpid())
-        memory, (read, written) = _peak(with_children=children > 0), _io_since(self._io)
+        memory = max(_peak(with_children=children > 0), _outside.peak)
+        read, written = _io_since(self._io)
         return Stats(self._start, wall, cpu, memory, _host(), os.getpid(), read, written)
+
+
+class _Outside:
+    """What was done for this process by others than its children, such as containers: counted like children."""
+
+    cpu = 0.0
+    peak = 0
+
+
+_outside = _Outside()
+
+
+def add_outside(cpu: float, memory: int) -> None:
+    """Count what something has taken that this process has not started itself.
+
+    Parameters
+    ----------
+    cpu : float
+        Seconds.
+    memory : int
+        Peak bytes.
+    """
+    _outside.cpu += cpu
+    _outside.peak = max(_outside.peak, memory)
 
 
 def _children_cpu() -> float:
