@@ -3,7 +3,7 @@
 ``python -m tests.cwl.conformance SUITE`` runs the suite in a folder or a list of tests, and prints what failed.
 ``--third`` takes every third test, ``--sample 40`` so many spread over the suite; ``--interrupted`` kills each run
 half-way and resumes it; ``--cluster slurm`` runs every task as a job of a real Slurm. Needs root on Debian, for podman
-and for a network of its own, where one test finds the only name that the suite asks for.
+and for a network of its own, where one test finds the only name that the suite asks for; Slurm is in the machine's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def spread(total: int, wanted: int) -> list[int]:
     return sorted({1 + i * total // wanted for i in range(min(wanted, total))})
 
 
-def run(tests: Path, numbers: Sequence[int], runner: Sequence[str], *, jobs: int = 2) -> Results:
+def run(
+    tests: Path, numbers: Sequence[int], runner: Sequence[str], *, jobs: int = 2, own_network: bool = True
+) -> Results:
     """Have cwltest run tests of a list by their numbers.
 
     Parameters
@@ -84,6 +86,8 @@ def run(tests: Path, numbers: Sequence[int], runner: Sequence[str], *, jobs: int
         The command; cwltest adds its own options.
     jobs : int
         How many at one time.
+    own_network : bool
+        Whether all of it is in a network with nothing but the server that one test needs.
     """
     with tempfile.TemporaryDirectory(prefix="cwl-conformance-") as name:
         folder = Path(name)
@@ -92,11 +96,12 @@ def run(tests: Path, numbers: Sequence[int], runner: Sequence[str], *, jobs: int
         script.chmod(0o755)
         command = ["cwltest", "--test", tests, "--tool", script, f"-j{jobs}", "--timeout", "280"]
         command += ["--junit-xml", folder / "report.xml", *([f"-n{','.join(map(str, numbers))}"] if numbers else [])]
-        setup = _network(folder) + shlex.join(map(str, [sys.executable, "-m", *command]))
+        whole = list(map(str, [sys.executable, "-m", *command]))
+        if own_network:
+            whole = ["unshare", "--net", "--mount", "sh", "-c", _network(folder) + shlex.join(whole)]
         done = subprocess.run(
-            ["unshare", "--net", "--mount", "sh", "-c", setup],
-            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": name}, capture_output=True, text=True,
-            check=False,
+            whole, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": name}, capture_output=True,
+            text=True, check=False,
         )  # fmt: skip
         if not (folder / "report.xml").exists():
             raise RuntimeError(f"cwltest did not run: {done.stderr[-2000:]}")
@@ -160,7 +165,8 @@ def main() -> int:
     slurm = [Slurm()] if options.cluster == "slurm" else []
     with servers(Containers(), *slurm):
         more = ["--cluster", "slurm"] if slurm else []
-        results = run(tests, numbers, command(*more, interrupted=options.interrupted), jobs=options.jobs)
+        runner = command(*more, interrupted=options.interrupted)
+        results = run(tests, numbers, runner, jobs=options.jobs, own_network=not slurm)
     for name, text in results.failed.items():
         print(f"failed: {name}\n{text}\n")
     ran = len(results.passed) + len(results.failed)
