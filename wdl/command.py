@@ -45,7 +45,8 @@ class Call:
         self.machine = machine
         self.place = current().temp_dir / "call"
         self.place.mkdir()
-        self.paths = TaskPaths(self.place, all_stored(dict(inputs)), copy=machine.copy_inputs)
+        stored = all_stored(dict(inputs))
+        self.paths = TaskPaths(self.place, stored, copy=machine.copy_inputs, mount_points=runtime.mount_points)
         self.env: Env.Bindings[Value.Base] = Env.Bindings()
         declared = node.available_inputs
         for name, plain in inputs.items():
@@ -96,6 +97,7 @@ class Call:
             default_image=self.machine.image,
             env=self._environment(),
             writable_inputs=self.machine.copy_inputs,
+            disks=self.paths.disks,
         )
 
     def _environment(self) -> dict[str, str]:

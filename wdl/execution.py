@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toilfn.containers.call import docker
+from toilfn.containers.call import AnyPath, docker
 from toilfn.containers.choose import choose
 from toilfn.containers.usage import REPORT, counted
 from toilfn.errors import ContainerError
@@ -49,6 +49,8 @@ class Execution:
         Variables of the command.
     writable_inputs : bool
         Whether it may change what is in `inputs`.
+    disks : mapping
+        Directories in `place`, by where the container has them; without a container they are not there.
     """
 
     script: str
@@ -59,6 +61,7 @@ class Execution:
     default_image: str
     env: Mapping[str, str] = field(default_factory=dict)
     writable_inputs: bool = False
+    disks: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def stdout(self) -> Path:
@@ -124,12 +127,15 @@ def _run_here(execution: Execution) -> int:
 
 
 def _run_in_container(execution: Execution, engine: str | None) -> int:
+    volumes: dict[AnyPath, AnyPath | tuple[AnyPath, str]] = {place: point for point, place in execution.disks.items()}
+    if not execution.writable_inputs:
+        volumes[execution.inputs] = (execution.inputs, "ro")
     docker(
         execution.image or execution.default_image,
         ["-c", _WRAPPER],
         entrypoint="sh",
         working_dir=execution.work,
-        volumes={} if execution.writable_inputs else {execution.inputs: (execution.inputs, "ro")},
+        volumes=volumes,
         env=dict(execution.env),
         engine=engine,
     )

@@ -124,18 +124,27 @@ class TaskPaths(Paths):
         Everything that the task gets; it is linked into place at once.
     copy : bool
         Whether to make copies that may be changed instead.
+    mount_points : iterable of str
+        Where the command, in its container, finds disks of its own.
 
     Attributes
     ----------
     inputs, work : Path
         Where inputs are, and where the command runs.
+    disks : dict
+        What here is at which mount point there.
     """
 
-    def __init__(self, place: Path, inputs: Iterable[Stored], *, copy: bool = False) -> None:
+    def __init__(
+        self, place: Path, inputs: Iterable[Stored], *, copy: bool = False, mount_points: Iterable[str] = ()
+    ) -> None:
         self.place = place
         self.inputs, self.work = place / "inputs", place / "work"
         self.inputs.mkdir()
         self.work.mkdir()
+        self.disks = {os.path.normpath(point): place / "disks" / str(i) for i, point in enumerate(mount_points)}
+        for folder in self.disks.values():
+            folder.mkdir(parents=True)
         self._copy = copy
         self._known: dict[str, Stored] = {}
         self._places: dict[Stored, str] = {}
@@ -182,7 +191,11 @@ class TaskPaths(Paths):
         return found
 
     def _absolute(self, path: str) -> str:
-        return os.path.normpath(self.work / path)
+        path = os.path.normpath(self.work / path)
+        for point, folder in self.disks.items():
+            if Path(path).is_relative_to(point):
+                return str(folder / Path(path).relative_to(point))
+        return path
 
     def _store(self, place: Path, *, directory: bool) -> Stored:
         if place.is_dir() is not directory:

@@ -7,7 +7,7 @@ Section" and "Hints"), and what Cromwell, miniwdl and Toil add to them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +34,14 @@ class Runtime:
         The container's.
     return_codes : tuple of int or None
         Exit statuses that mean success; None for all.
+    mount_points : tuple of str
+        Where in the container there are disks of its own.
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     image: str | None = None
     return_codes: tuple[int, ...] | None = (0,)
+    mount_points: tuple[str, ...] = ()
 
 
 def runtime_of(
@@ -67,7 +70,8 @@ def runtime_of(
             values[_name(name)] = expr.eval(env, library).json
     values.update((_name(name), value) for name, value in overrides.items())
     try:
-        return Runtime(_options(values), _image(values), _return_codes(values.get("returnCodes", 0)))
+        codes = _return_codes(values.get("returnCodes", 0))
+        return Runtime(_options(values), _image(values), codes, _mount_points(values.get("disks")))
     except (ResourceError, ValueError, TypeError) as error:
         raise WDLError(f"{where(task.runtime_section_pos or task)}: runtime of task {task.name}: {error}") from error
 
@@ -137,18 +141,26 @@ _GOOGLE = ("HDD", "SSD", "LOCAL")
 
 def _disk(value: Any) -> int | None:
     """Add up disks: ``10`` GiB, ``"10 GB"``, ``"/mnt/x 10 SSD"``, ``"local-disk 10 HDD"``, or a list of these."""
-    if value is None:
-        return None
-    parts = value if isinstance(value, list) else str(value).split(",")
-    return sum(_one_disk(str(part).strip()) for part in parts)
+    return None if value is None else sum(_size_of(disk) for disk in _disks(value))
 
 
-def _one_disk(text: str) -> int:
-    match = _DISK.fullmatch(text)
-    if match is None:
-        raise ResourceError(f"disks: {text!r} is not a size; write for example '10 GiB' or 'local-disk 10 SSD'")
-    unit = match["unit"]
-    return parse_size(f"{match['size']}{'GiB' if not unit or unit.upper() in _GOOGLE else unit}")
+def _mount_points(value: Any) -> tuple[str, ...]:
+    """Give the places of disks that have one (1.2, "disks"): others are where the command runs."""
+    return tuple(disk["place"] for disk in _disks(value) if (disk["place"] or "").startswith("/"))
+
+
+def _disks(value: Any) -> Iterator[re.Match[str]]:
+    parts = [] if value is None else value if isinstance(value, list) else str(value).split(",")
+    for part in parts:
+        match = _DISK.fullmatch(str(part).strip())
+        if match is None:
+            raise ResourceError(f"disks: {part!r} is not a size; write for example '10 GiB' or 'local-disk 10 SSD'")
+        yield match
+
+
+def _size_of(disk: re.Match[str]) -> int:
+    unit = disk["unit"]
+    return parse_size(f"{disk['size']}{'GiB' if not unit or unit.upper() in _GOOGLE else unit}")
 
 
 def _accelerators(values: Mapping[str, Any]) -> list[dict[str, Any]] | None:

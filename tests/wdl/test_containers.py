@@ -80,6 +80,23 @@ def test_memory_and_time_of_the_command_are_counted(images, tmp_path):
     assert row["cpu"] > 0.3
 
 
+def test_disks_are_where_they_are_asked_for(images, tmp_path):
+    source = """\
+version 1.2
+task t {
+  command <<< findmnt -bno size /mnt/more; echo found > /mnt/more/made.txt >>>
+  output { Boolean large = read_int(stdout()) >= 10 * 1024  File made = "/mnt/more/made.txt" }
+  requirements { container: "debian:latest" disks: ["1", "/mnt/more 10 KiB"] }
+}
+"""
+    (tmp_path / "t.wdl").write_text(source)
+    done = in_podman(tmp_path, "t.wdl")
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["t.large"] is True
+    assert Path(found["t.made"]).read_text() == "found\n"
+
+
 def test_under_dockers_daemon(docker_engine, tmp_path):
     source = f'version 1.0\ntask t {{ input {{ File f }} command {{ cat ~{{f}} }} runtime {{ docker: "{IMAGE}" }}\n'
     (tmp_path / "t.wdl").write_text(f"{source}  output {{ String s = read_string(stdout()) }}\n}}\n")
