@@ -34,6 +34,9 @@ _LOOK = 0.05
 _LOOK_SHARE = 20
 """A look takes at most one part in so many of the leader's time."""
 
+_LAST_WORDS = 0.5
+"""How long a worker between tasks may take to say that its batch is over when the run is, in seconds."""
+
 _GRACE = 2.0
 """Seconds between asking a worker to end and ending it."""
 
@@ -262,10 +265,20 @@ class LocalCluster(Cluster):
             with suppress(BlockingIOError):
                 os.write(self._wake_write, b"!")
 
+    def _hear_last(self) -> None:
+        """Let workers say that they are done: a run is over a bit earlier, when it has their answers."""
+        deadline = time.monotonic() + _LAST_WORDS
+        while any(job.worker.doing() is None for job in self._busy.values()):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            self._listen(remaining)
+
     def close(self) -> None:
         """End all workers and what they have started, and wait until their temporary files are gone."""
         if self._session is None:
             return
+        self._hear_last()
         self.kill(list(self._busy))
         for worker in self._idle:
             worker.hang_up()

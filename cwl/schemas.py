@@ -20,12 +20,16 @@ from typing import Any
 
 from cwltool import process
 from cwltool.main import setup_schema
+from schema_salad import schema as salad
 from schema_salad.ref_resolver import NormDict
 
 __all__ = ["use_schemas"]
 
 _READERS = ("cwltool", "schema-salad", "ruamel.yaml", "rdflib")
 """The packages that decide what a schema becomes."""
+
+_META = "salad"
+"""What the schema of schemas is called here; schema-salad holds it in a variable of its own."""
 
 _NotKept = (OSError, pickle.PickleError, EOFError, AttributeError, ImportError, TypeError, ValueError, IndexError)
 
@@ -39,7 +43,10 @@ def use_schemas(*, extended: bool) -> None:
         Whether documents may have cwltool's extensions.
     """
     setup_schema(argparse.Namespace(enable_ext=extended), None)
-    process.SCHEMA_CACHE = _Schemas(_folder(), "extended" if extended else "standard")
+    schemas = _Schemas(_folder(), "extended" if extended else "standard")
+    if salad.cached_metaschema is None and _META in schemas:
+        salad.cached_metaschema = schemas[_META]
+    process.SCHEMA_CACHE = schemas
 
 
 class _Schemas(dict[str, Any]):
@@ -57,6 +64,7 @@ class _Schemas(dict[str, Any]):
         super().__setitem__(name, schema)
         with suppress(*_NotKept):  # then the next process reads it again
             self._keep(name, schema)
+            self._keep(_META, salad.cached_metaschema)
 
     def _load(self, name: str) -> bool:
         try:

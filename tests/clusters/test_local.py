@@ -24,6 +24,7 @@ import toilfn as toil
 from tests.core.batches import Answered, gather, make
 from toilfn.clusters.base import JobState, Session
 from toilfn.clusters.local import LocalCluster
+from toilfn.clusters.process import Sweeper
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator
@@ -463,3 +464,14 @@ def test_tail_calls_stay_in_their_worker(cluster: LocalCluster, store: Store) ->
     answered, ids = run(cluster, store, same(count_down(300)), memory=2**30)
     assert answered.value(ids[0], store) == "lift-off"
     assert len(answered.kept) == 300
+
+
+def test_a_run_that_is_over_has_no_worker_to_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker says that its batch is done only after it has answered; cleaning up after it would take a process."""
+    swept: list[object] = []
+    monkeypatch.setattr(Sweeper, "request", lambda _, environment: swept.append(environment))
+    increment = toil.task(lambda x: x + 1)
+    for number in range(5):
+        store = str(tmp_path / f"store{number}")
+        assert toil.compute(increment(number), store=store, cluster=LocalCluster(workers=1)) == number + 1
+    assert swept == []
