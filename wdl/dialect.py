@@ -16,6 +16,7 @@ from typing import IO, Any
 import lark
 from WDL import Env, Error, Expr, StdLib, Tree, Type, Value, _grammar, _parser
 
+from toilfn.wdl.grammar import parse
 from toilfn.wdl.language import is_at_least
 from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder
 
@@ -138,6 +139,7 @@ def teach() -> None:
     """Have miniwdl read documents as this module says. It may be called again."""
     for name, many in (("write_object", False), ("write_objects", True)):
         setattr(StdLib.Base, name, WriteObjects(many=many))
+    _parser.parse = parse
     _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no other door to it
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
         _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")

@@ -41,12 +41,21 @@ def test_on_slurm(slurm, inputs, expected, tmp_path):
     assert called(done.stdout) == expected
 
 
-def test_killed_and_resumed(inputs, expected, tmp_path):
-    run = command(inputs, tmp_path)
+def resumed(run, folder):
+    """What is called by a run that is killed half-way and then resumed."""
     process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    assert kill_half_way(process, tmp_path / "store", 6)
+    assert kill_half_way(process, folder / "store", 6)
     assert process.wait() == -signal.SIGKILL
-    resume = [sys.executable, "-m", "toilfn", "resume", str(tmp_path / "store"), "--json"]
+    resume = [sys.executable, "-m", "toilfn", "resume", str(folder / "store"), "--json"]
     done = subprocess.run(resume, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert called(done.stdout) == expected
+    return called(done.stdout)
+
+
+def test_killed_and_resumed(inputs, expected, tmp_path):
+    assert resumed(command(inputs, tmp_path), tmp_path) == expected
+
+
+def test_killed_and_resumed_on_slurm(slurm, inputs, expected, tmp_path):
+    run = command(inputs, tmp_path, "--cluster", "slurm", "--poll-interval", "0.3")
+    assert resumed(run, tmp_path) == expected
