@@ -105,7 +105,9 @@ def _open(
     key, makes_bucket = wanted.pop("encryption_key", None), wanted.pop("create_bucket", False)
     place = connect(url, wanted)
     objects = _encrypted(place, key)
-    meta = _read_meta(place, objects, make_bucket=new and makes_bucket)
+    meta = None if new else Meta.told(objects.url)
+    if meta is None:
+        meta = _read_meta(place, objects, make_bucket=new and makes_bucket)
     if meta is None:
         if not new:
             raise _not_found(objects.url)

@@ -7,11 +7,13 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+import msgpack
 
 from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError
 from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash_file, shard
@@ -23,6 +25,9 @@ __all__ = ["FORMAT", "Meta", "Store", "make"]
 
 FORMAT = 1
 """The version of the format that this module reads and writes."""
+
+META_VARIABLE = "TOILFN_STORE_META"
+"""The environment variable by which a leader tells workers what its store's ``store.json`` says: JSON by URL."""
 
 _COLLECTED = ("blobs", "batches", "answers")
 _FOLDERS = (*_COLLECTED, "flags", "leases", "notes", "snapshots", "log")
@@ -44,6 +49,15 @@ class Meta(NamedTuple):
     """Whether writes are to outlive a loss of power."""
 
     @classmethod
+    def told(cls, url: str) -> Meta | None:
+        """Give what this worker's leader has told of the store at a URL, once: that saves a request for each job."""
+        known = json.loads(os.environ.get(META_VARIABLE) or "{}")
+        if url not in known:
+            return None
+        del os.environ[META_VARIABLE]  # not for what tasks open and start
+        return cls(**known[url])
+
+    @classmethod
     def read(cls, objects: Objects) -> Meta | None:
         """Read it; None where there is no store.
 
@@ -57,9 +71,7 @@ class Meta(NamedTuple):
         try:
             data = objects.get(META)
             if data.startswith(ENCRYPTED):
-                raise StoreError(
-                    f"The job store {objects.url} is encrypted: give its key by the store option encryption_key."
-                )
+                raise _no_key(objects.url)
             fields: dict[str, Any] = json.loads(data)
             version = fields.pop("format")
             if version == FORMAT:
@@ -108,10 +120,15 @@ class Store:
         self.id = meta.id
         self.created = meta.created
         self.workflow = meta.workflow
+        self._meta = meta
         self.log = Log(objects, meta.id)
 
     def __repr__(self) -> str:
         return f"<Store {self.url}>"
+
+    def introduction(self) -> dict[str, str]:
+        """Give the environment variable that saves each worker reading ``store.json``."""
+        return {META_VARIABLE: json.dumps({self.url: self._meta._asdict()})}
 
     # Blobs
 
@@ -244,34 +261,42 @@ class Store:
 
     # Batches and their answers
 
-    def put_batch(self, name: str, data: bytes) -> None:
-        """Write a batch's message for its worker."""
-        self.objects.put(shard("batches", name), data)
+    def put_batches(self, name: str, messages: Sequence[bytes], blobs: Mapping[BlobRef, bytes] | None = None) -> None:
+        """Write the messages of batches NAME-0, NAME-1, ... for their workers, with blobs that these need."""
+        packed = msgpack.packb((messages, list((blobs or {}).items())))
+        self.objects.put(shard("batches", name), packed)
 
-    def get_batch(self, name: str) -> bytes:
-        """Read a batch's message.
+    def get_batch(self, name: str) -> tuple[bytes, dict[BlobRef, bytes]]:
+        """Read a batch's message, and the blobs that came along.
 
         Raises
         ------
         MissingObjectError
             If there is none: the batch is over, and its leader has cleared it away.
         """
-        return self.objects.get(shard("batches", name))
+        group, _, place = name.rpartition("-")
+        data = self.objects.get(shard("batches", group))
+        if data.startswith(ENCRYPTED):
+            raise _no_key(self.url)
+        messages, blobs = msgpack.unpackb(data)
+        return messages[int(place)], {BlobRef(*ref): content for ref, content in blobs}
 
     def put_answers(self, name: str, n: int, data: bytes) -> bool:
         """Write the `n`-th answer (from 0) of a batch's worker; False if another worker's is there."""
         full = _answers_name(name, n)
         return self.objects.put_new(full, data) or self.objects.get(full) == data
 
-    def get_answers(self, name: str, start: int = 0) -> list[bytes]:
-        """Read a batch's answers from the `start`-th on, as many as there are."""
-        found = []
+    def answers(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """Read a batch's answers from the `start`-th on, one at a time, as many as there are."""
         for n in count(start):
             try:
-                found.append(self.objects.get(_answers_name(name, n)))
+                yield self.objects.get(_answers_name(name, n))
             except MissingObjectError:
-                return found
-        raise AssertionError("unreachable")
+                return
+
+    def get_answers(self, name: str, start: int = 0) -> list[bytes]:
+        """Read all of a batch's answers from the `start`-th on."""
+        return list(self.answers(name, start))
 
     def list_answers(self) -> dict[str, int]:
         """Say how many answers each batch has, by one listing for all batches."""
@@ -282,9 +307,10 @@ class Store:
                 numbers[name] = numbers.get(name, 0) + 1
         return numbers
 
-    def delete_batch(self, name: str, answers: int) -> None:
-        """Delete a batch's message and its first `answers` answers."""
-        self.objects.delete([shard("batches", name), *(_answers_name(name, n) for n in range(answers))])
+    def delete_batches(self, groups: Iterable[str], answers: Mapping[str, int]) -> None:
+        """Delete the messages of groups of batches, and as many of the first answers of each batch as is said."""
+        names = [_answers_name(name, n) for name, number in answers.items() for n in range(number)]
+        self.objects.delete([*(shard("batches", name) for name in groups), *names])
 
     # The end
 
@@ -340,6 +366,10 @@ def make(objects: Objects, workflow: str) -> Meta:
             f"{objects.url} is not empty and is no job store: nothing was touched. Choose a new or an empty place."
         )
     return there
+
+
+def _no_key(url: str) -> StoreError:
+    return StoreError(f"The job store {url} is encrypted: give its key by the store option encryption_key.")
 
 
 def _content_name(digest: bytes) -> str:

@@ -425,8 +425,9 @@ class StoreContract:
         assert not store.has_flag("kill")
 
     def test_batches_and_answers(self, store: Store) -> None:
-        store.put_batch("b-1", b"message")
-        assert self.reopen(store).get_batch("b-1") == b"message"
+        blobs = {store.put_blob(b"blob"): b"blob"}
+        store.put_batches("b", [b"zeroth", b"message"], blobs)
+        assert self.reopen(store).get_batch("b-1") == (b"message", blobs)
         assert store.put_answers("b-1", 0, b"zero")
         assert store.put_answers("b-1", 0, b"zero"), "the same worker may try twice"
         assert not store.put_answers("b-1", 0, b"another")
@@ -435,7 +436,7 @@ class StoreContract:
         assert store.get_answers("b-1", 1) == [b"one"]
         assert store.get_answers("b-2") == []
         assert store.list_answers() == {"b-1": 2}
-        store.delete_batch("b-1", 2)
+        store.delete_batches(["b"], {"b-1": 2})
         assert store.list_answers() == {}
         with pytest.raises(MissingObjectError):
             store.get_batch("b-1")
@@ -443,7 +444,7 @@ class StoreContract:
     @pytest.mark.parametrize("name", ["", "a/b", "../x", "."])
     def test_names_that_lead_elsewhere_are_refused(self, store: Store, name: str) -> None:
         with pytest.raises(ValueError, match="cannot name an object"):
-            store.put_batch(name, b"")
+            store.put_batches(name, [b""])
 
     # The lease
 
@@ -489,7 +490,7 @@ class StoreContract:
     def test_garbage_is_collected(self, store: Store) -> None:
         live = store.put_blob(b"live")
         garbage = [store.put_blob(b"%d" % n) for n in range(5)]
-        store.put_batch("b", b"")
+        store.put_batches("b", [b""])
         store.put_answers("b", 0, b"")
         store.log.append([b"record"])
         assert store.collect([live.name]) == len(garbage) + 2

@@ -34,13 +34,14 @@ from toilfn.clusters.slot import Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.records import encode
-from toilfn.stores import Store, open_store
+from toilfn.stores import Store, is_local, open_store
 from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
 from toilfn.work.capture import Capture, start_logging
 from toilfn.work.execute import Executor
 from toilfn.work.live import Live, Tail
 from toilfn.work.passed import adopt_environment, read_ref
+from toilfn.work.payloads import BlobCache
 from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.work.services import Host, StoreWish
 from toilfn.work.surroundings import Surroundings
@@ -200,7 +201,7 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
     faulthandler.enable()
     output = Capture(1, _log_limit())
     opened = open_store(store, create=False)
-    executor = _executor(opened, slot, output)
+    executor = _executor(opened, slot, output, BlobCache(opened.get_blob))
     try:
         WarmWorker(wire, slot, executor, _stream(slot, output), Live(opened, Tail(slot, output))).run()
     finally:
@@ -210,19 +211,23 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
 def serve_batch(url: str, name: str) -> None:
     """Run the batch of this name in the store at this URL, and put the answers there."""
     store, slot = open_store(url, create=False), Slot()
-    _, *message = unpack(store.get_batch(name))
-    if store.get_answers(name):
+    packed, along = store.get_batch(name)
+    _, *message = unpack(packed)
+    if is_local(url) and store.get_answers(name):  # elsewhere that costs, and the first answer is refused
         raise _AnsweredError(name)
+    blobs = BlobCache(store.get_blob)
+    for ref, data in along.items():
+        blobs.put(ref, data)
     faulthandler.enable(os.dup(2))
     output = Capture.take_over(_log_limit())
-    executor = _executor(store, slot, output)
+    executor = _executor(store, slot, output, blobs)
     answers = Answers(_Mailbox(store, name).send)
     live = Live(store, Tail(slot, output))
     reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
         work(Batch(executor, *message), executor, answers, StoreWish(store, name).wait)
-        answers.done()
+        answers.finish()
     finally:
         executor.close()
         output.give_back()
@@ -252,24 +257,24 @@ class _AnsweredError(ToilfnError):
         super().__init__(f"another worker has answered for batch {batch}: this one stops")
 
 
-def _executor(store: Store, slot: Slot, output: Capture) -> Executor:
+def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache) -> Executor:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # this process's own, a TextIOWrapper
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
     signal.signal(signal.SIGTERM, _terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
-    adopt_environment(store)
+    adopt_environment(blobs.get)
     sweep()
-    _install_code(store)
-    return Executor(store, output, slot, Surroundings(limit_threads=True), Terminated)
+    _install_code(blobs)
+    return Executor(store, output, slot, Surroundings(limit_threads=True), Terminated, blobs)
 
 
-def _install_code(store: Store) -> None:
+def _install_code(blobs: BlobCache) -> None:
     """Unpack the user's own modules, where the leader's are not ours."""
     reference = os.environ.pop(CODE_VARIABLE, None)
     if reference is not None:
         from toilfn.deploy import install
 
-        install(store.get_blob(read_ref(reference)), base_dir() / "code")
+        install(blobs.get(read_ref(reference)), base_dir() / "code")
 
 
 def _greeting(wire: Wire) -> tuple[str, list[str]]:

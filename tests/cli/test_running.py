@@ -169,7 +169,7 @@ def test_workers_elsewhere_take_over_what_is_not_their_own(tmp_path: Path, monke
     blob = store.put_blob(pack_environment(leader, {"SET": "set"}))
     monkeypatch.setattr(os, "environ", {"TESTED_BOTH": "worker", "SET": "worker"})
     os.environ[ENVIRONMENT_VARIABLE] = write_ref(blob)
-    adopt_environment(store)
+    adopt_environment(store.get_blob)
     assert os.environ == {"TESTED_BOTH": "worker", "SET": "set", "OURS": "leader"}
 
 

@@ -53,7 +53,7 @@ class Answered:
     def hear(self, message: bytes) -> None:
         kind, rest = messages.read(message)
         self.kinds.append(kind)
-        if kind == "records":
+        if rest and kind in ("records", "done"):
             for data in rest[0]:
                 record: Any = records.decode(data)
                 kept = self.outcomes if isinstance(record, records.Outcome) else self.failures

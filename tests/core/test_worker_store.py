@@ -55,40 +55,40 @@ def worker(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 def put(store: Store, *promises: Any) -> Made:
     made = make(store, *promises)
-    store.put_batch("b1", made.message)
+    store.put_batches("b1", [made.message])
     return made
 
 
 def answered(store: Store) -> Answered:
     found = Answered()
-    for message in store.get_answers("b1"):
+    for message in store.get_answers("b1-0"):
         found.hear(message)
     return found
 
 
 def test_a_batch_is_run_and_answered(store: Store) -> None:
     made = put(store, same(1), same(same([2])))
-    assert worker(store.url, "b1").returncode == 0
+    assert worker(store.url, "b1-0").returncode == 0
     found = answered(store)
     assert [found.value(id_, store) for id_ in made.ids] == [1, [2]]
     assert found.outcomes[made.ids[0]].log == b"same 1\n"
-    assert found.kinds == ["records", "done"]
+    assert found.kinds == ["done"]
 
 
 def test_a_second_worker_for_one_batch_stops(store: Store) -> None:
     put(store, same(1))
-    worker(store.url, "b1")
-    before = store.get_answers("b1")
-    again = worker(store.url, "b1")
+    worker(store.url, "b1-0")
+    before = store.get_answers("b1-0")
+    again = worker(store.url, "b1-0")
     assert again.returncode == 75
-    assert "another worker has answered for batch b1" in again.stderr
-    assert store.get_answers("b1") == before
+    assert "another worker has answered for batch b1-0" in again.stderr
+    assert store.get_answers("b1-0") == before
 
 
 def test_a_request_to_end_leaves_nothing_behind(store: Store, tmp_path: Path) -> None:
     note = tmp_path / "note"
     put(store, slow(str(note)))
-    command = [sys.executable, "-m", "toilfn.worker", store.url, "b1"]
+    command = [sys.executable, "-m", "toilfn.worker", store.url, "b1-0"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TOILFN_WORK_DIR": str(tmp_path / "work")}
     with subprocess.Popen(command, env=environment) as process:
         deadline = time.monotonic() + 30
@@ -103,14 +103,14 @@ def test_a_request_to_end_leaves_nothing_behind(store: Store, tmp_path: Path) ->
 
 def test_where_a_worker_crashed_is_in_the_jobs_own_log(store: Store) -> None:
     put(store, crash())
-    crashed = worker(store.url, "b1")
+    crashed = worker(store.url, "b1-0")
     assert crashed.returncode == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in crashed.stderr
     assert "in crash" in crashed.stderr
 
 
 def test_a_batch_that_is_not_there_is_an_error(store: Store) -> None:
-    missing = worker(store.url, "b2")
+    missing = worker(store.url, "b2-0")
     assert missing.returncode == 1
     assert missing.stderr.startswith("toilfn.worker: ")
 
@@ -138,7 +138,7 @@ def number_of(answers):
     return Answers(answers.number + 1)
 
 store = open_store(sys.argv[1])
-store.put_batch("b1", make(store, number_of(number_of(Answers(1)))).message)
+store.put_batches("b1", [make(store, number_of(number_of(Answers(1)))).message])
 """
 
 
@@ -147,7 +147,7 @@ def test_classes_of_a_script_are_not_mistaken_for_the_workers(store: Store, tmp_
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     subprocess.run([sys.executable, str(script), store.url], env=environment, check=True)
-    assert worker(store.url, "b1").returncode == 0
+    assert worker(store.url, "b1-0").returncode == 0
     found = answered(store)
     assert not found.failures
     assert len(found.outcomes) == 2

@@ -56,6 +56,9 @@ ms_mon_client_mode=crc
 rgw_frontends=beast endpoint=127.0.0.1:{port}
 rgw_enable_usage_log=false
 rgw_run_sync_thread=false
+rgw_gc_obj_min_wait=5
+rgw_gc_processor_period=5
+rgw_gc_processor_max_time=5
 rgw_crypt_require_ssl=false
 rgw_crypt_s3_kms_backend=testing
 rgw_crypt_s3_kms_encryption_keys={kms_key}=dGhpcnR5LXR3byBieXRlcywgZm9yIHRlc3RzIG9ubHk=

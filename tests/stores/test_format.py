@@ -14,7 +14,7 @@ import pytest
 import toilfn.stores
 from toilfn import records
 from toilfn.errors import StoreError
-from toilfn.stores import open_store
+from toilfn.stores import BlobRef, open_store
 
 
 def digest(data):
@@ -111,11 +111,12 @@ def test_blobs(tmp_path):
 
 def test_batches_and_answers(tmp_path):
     store = open_store(tmp_path)
-    store.put_batch("b-7", b"message")
-    store.put_answers("b-7", 0, b"answer")
-    folder = digest(b"b-7").hex()[:2]
-    assert (tmp_path / "batches" / folder / "b-7").read_bytes() == b"message"
-    assert (tmp_path / "answers" / folder / "b-7-0").read_bytes() == b"answer"
+    blob = BlobRef("blobs/00/x", 1, b"d" * 16)
+    store.put_batches("b-7", [b"message"], {blob: b"x"})
+    store.put_answers("b-7-0", 0, b"answer")
+    group, folder = digest(b"b-7").hex()[:2], digest(b"b-7-0").hex()[:2]
+    assert (tmp_path / "batches" / group / "b-7").read_bytes() == msgpack.packb([[b"message"], [[blob, b"x"]]])
+    assert (tmp_path / "answers" / folder / "b-7-0-0").read_bytes() == b"answer"
 
 
 def test_a_record_has_a_largest_size(tmp_path):

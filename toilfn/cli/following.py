@@ -47,8 +47,7 @@ class Following:
     ) -> None:
         with suppress(StoreError):
             self._store.clear_flag(follow_flag(self._task))
-            for name, count in self._names().items():
-                self._store.delete_batch(name, count)
+            self._store.delete_batches((), self._names())
 
     def look(self) -> None:
         """Show what is new."""

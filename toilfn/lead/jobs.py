@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from toilfn import records
@@ -15,6 +15,9 @@ from toilfn.lead.orders import Orders
 from toilfn.records import encode
 
 __all__ = ["Jobs", "Out"]
+
+_MOST, _MUCH = 16, 256 * 1024
+"""How many messages are kept together at most, and how many bytes are enough: each worker reads all of them."""
 
 
 @dataclass(slots=True)
@@ -86,25 +89,39 @@ class Jobs:
 
     def submit(self, submits: Sequence[Submit]) -> None:
         """Send batches to the cluster, in one go."""
-        batches = list(map(self._prepare, submits))
+        batches = list(self._prepare(submits))
         jobs = self._cluster.submit(batches)
         for submit, batch, job in zip(submits, batches, jobs, strict=True):
             service = submit.ids[0] if batch.is_service else None
             self.add(Out(submit.batch, batch.name, job, service=service), submit.ids)
 
-    def _prepare(self, submit: Submit) -> Batch:
-        name = self.newest = f"{self._name}-{submit.batch}"
+    def _prepare(self, submits: Iterable[Submit]) -> Iterator[Batch]:
+        """Make batches, and keep the messages of a few together: each object that is written may cost money."""
+        group: list[Submit] = []
+        messages: list[bytes] = []
+        for submit in submits:
+            group.append(submit)
+            messages.append(self._orders.message(submit, is_watched=self._cluster.capabilities.direct))
+            if len(group) == _MOST or sum(map(len, messages)) > _MUCH:
+                yield from self._group(group, messages)
+                group, messages = [], []
+        if group:
+            yield from self._group(group, messages)
+
+    def _group(self, group: Sequence[Submit], messages: Sequence[bytes]) -> Iterator[Batch]:
+        name = f"{self._name}-{group[0].batch}"
         direct = self._cluster.capabilities.direct
-        message = self._orders.message(submit, is_watched=direct)
         if not direct:
-            self._answers.put(name, message)
-        return Batch(
-            name,
-            self._orders.label(submit),
-            self._orders.resources(submit),
-            message if direct else b"",
-            self._orders.is_service(submit),
-        )
+            self._answers.put(name, messages, set().union(*map(self._orders.functions, group)))
+        for place, (submit, message) in enumerate(zip(group, messages, strict=True)):
+            self.newest = f"{name}-{place}"
+            yield Batch(
+                self.newest,
+                self._orders.label(submit),
+                self._orders.resources(submit),
+                message if direct else b"",
+                self._orders.is_service(submit),
+            )
 
     def add(self, out: Out, ids: Sequence[TaskId]) -> None:
         """Take in a batch that the cluster has, and write down which tasks it is at."""

@@ -315,7 +315,7 @@ class Leader:
 
     def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:
         kind, rest = messages.read(message)
-        if kind == "records":
+        if rest and kind in ("records", "done"):
             for data in rest[0]:
                 self._record(out, data, name)
             if out is not None:

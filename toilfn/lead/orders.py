@@ -10,7 +10,7 @@ from toilfn.events import Submit, TaskId
 from toilfn.lead import messages
 from toilfn.lead.tasks import Tasks
 from toilfn.lead.valuecache import Values
-from toilfn.records import encode
+from toilfn.records import BlobRef, encode
 from toilfn.resources import Resources
 
 __all__ = ["Orders"]
@@ -53,6 +53,10 @@ class Orders:
             functions[task.function] = self.tasks.function(task)
         walltime = None if is_watched else submit.walltime
         return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()), walltime)
+
+    def functions(self, submit: Submit) -> set[BlobRef]:
+        """List the blobs that a batch's functions are in."""
+        return {self.tasks.function(self.tasks.get(id_)).payload for id_ in submit.ids}
 
     def label(self, submit: Submit) -> str:
         """Name a batch for people."""

@@ -29,9 +29,9 @@ from toilfn.lead.watch import Watch
 from toilfn.progress import Progress
 from toilfn.scheduler import Scheduler
 from toilfn.settings import Settings
-from toilfn.stores import Store
+from toilfn.stores import Store, is_local
 from toilfn.stores.options import hand_over
-from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, write_ref
+from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, read_ref, write_ref
 from toilfn.work.scratch import CODE_VARIABLE
 
 __all__ = ["Running"]
@@ -64,6 +64,7 @@ class Running:
         self._settings = settings
         self._place = place
         self._is_stopped = is_stopped
+        self._passed: list[records.BlobRef] = []
 
     def lead(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool) -> Values:
         """Run until the run's tasks are complete, and give their values.
@@ -89,8 +90,10 @@ class Running:
         cluster = self._cluster(run.code, resumed, committer)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
-                leader = self._leader(cluster, loader, committer, interrupts, progress)
+                answers = self._answers(cluster)
+                leader = self._leader(cluster, loader, committer, answers, interrupts, progress)
                 leader.run(run.roots)
+                committer.then(answers.close)
         finally:
             cluster.close()
         self._judge(leader, interrupts)
@@ -115,6 +118,8 @@ class Running:
         def outage(error: str) -> None:
             committer.add(records.encode(records.Outage(error, time.time())))
 
+        variables = (ENVIRONMENT_VARIABLE, CODE_VARIABLE)
+        self._passed = [read_ref(environment[name]) for name in variables if name in environment]
         cluster.open(terms(self._store, settings.as_dict(), environment, outage))
         return cluster
 
@@ -141,10 +146,20 @@ class Running:
         if direct:
             return {**given, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
-        return {**given, ENVIRONMENT_VARIABLE: write_ref(passed)}
+        introduction = {} if is_local(self._store.url) else self._store.introduction()
+        return {**given, **introduction, ENVIRONMENT_VARIABLE: write_ref(passed)}
+
+    def _answers(self, cluster: Cluster) -> Answers:
+        return Answers() if cluster.capabilities.direct else StoreAnswers(self._store, self._passed)
 
     def _leader(
-        self, cluster: Cluster, loader: Loader, committer: Committer, interrupts: Interrupts, progress: Progress
+        self,
+        cluster: Cluster,
+        loader: Loader,
+        committer: Committer,
+        answers: Answers,
+        interrupts: Interrupts,
+        progress: Progress,
     ) -> Leader:
         capacity = capped(cluster.capacity(), self._settings)
         is_queue = capacity.total is None
@@ -161,7 +176,7 @@ class Running:
             cluster,
             jobs_name(self._store),
             committer,
-            Answers() if cluster.capabilities.direct else StoreAnswers(self._store),
+            answers,
             f"{self._index.epoch.number}",
             Watch(
                 should_drain=lambda: interrupts.count == 1,

@@ -82,5 +82,11 @@ class Answers:
             self.flush()
             self._say("done")
 
+    def finish(self) -> None:
+        """Say that the batch is over, and the records that wait, by one message: each may cost money."""
+        with self._lock:
+            self._say("done", self._records, self._kept)
+            self._records, self._kept, self._size = [], [], 0
+
     def _say(self, *message: object) -> None:
         self._send(msgpack.packb(message))

@@ -67,6 +67,8 @@ class Executor:
         Directory and environment of the attempts.
     fatal : type of exceptions, or several
         What ends the attempt without a record when it is raised; everything else is the task's own failure.
+    blobs : BlobCache, optional
+        Reads the store's blobs, and may have some already.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Executor:
         slot: Slot,
         surroundings: Surroundings,
         fatal: type[BaseException] | tuple[type[BaseException], ...],
+        blobs: BlobCache | None = None,
     ) -> None:
         self._store = store
         self._output = output
@@ -88,7 +91,7 @@ class Executor:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._told_requests = 0
         self._disk: DiskUse | None = None
-        self.blobs = BlobCache(store.get_blob)
+        self.blobs = blobs or BlobCache(store.get_blob)
 
     def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
         """Take note of functions that tasks will name by their digests, and whether the store has their records."""
@@ -182,7 +185,7 @@ class Executor:
     def _function(self, digest: bytes) -> Callable[..., Any]:
         function = self._functions.get(digest)
         if function is None:
-            function = loads_function(self._store.get_blob(self._records[digest].payload))
+            function = loads_function(self.blobs.get(self._records[digest].payload))
             self._functions[digest] = function
         return function
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import msgpack
 
 from toilfn.stores.blobs import BlobRef
-
-if TYPE_CHECKING:
-    from toilfn.stores import Store
 
 __all__ = ["ENVIRONMENT_VARIABLE", "adopt_environment", "pack_environment", "read_ref", "write_ref"]
 
@@ -65,10 +61,10 @@ def _is_secret(name: str, value: str) -> bool:
     return bool(_SECRET.search(name) or _PASSWORD_IN_URL.search(value))
 
 
-def adopt_environment(store: Store) -> None:
-    """Take over what the leader passed on, if it did."""
+def adopt_environment(read: Callable[[BlobRef], bytes]) -> None:
+    """Take over what the leader passed on, if it did; `read` gives a blob."""
     text = os.environ.pop(ENVIRONMENT_VARIABLE, None)
     if text is None:
         return
-    passed, wanted = msgpack.unpackb(store.get_blob(read_ref(text)))
+    passed, wanted = msgpack.unpackb(read(read_ref(text)))
     os.environ.update({name: value for name, value in passed.items() if name not in os.environ} | wanted)

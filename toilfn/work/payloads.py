@@ -30,6 +30,11 @@ class BlobCache:
         self._room = capacity
         self._blobs: OrderedDict[BlobRef, bytes] = OrderedDict()
 
+    def put(self, ref: BlobRef, data: bytes) -> None:
+        """Take in a blob that came with a message."""
+        if ref not in self._blobs:
+            self._keep(ref, data)
+
     def get(self, payload: bytes | BlobRef) -> bytes:
         """Give a payload's bytes, wherever they are."""
         if isinstance(payload, bytes):
