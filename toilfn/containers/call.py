@@ -15,7 +15,7 @@ from toilfn.containers.choose import choose
 from toilfn.containers.command import Arguments, Word, command
 from toilfn.containers.container import Container
 from toilfn.containers.engine import Engine, Mount, Request
-from toilfn.containers.images import provide
+from toilfn.containers.images import forget, provide
 from toilfn.containers.process import Running, Streams, running
 from toilfn.context import Context, current
 from toilfn.errors import ContainerError, InputError
@@ -152,9 +152,13 @@ def _foreground(context: Context, engine: Engine, request: Request, streams: Str
         with running(engine, request, streams) as run:
             yield run
             run.finish()
-    finally:
+    except BaseException:
+        forget(engine, request.image)
         if removal is not None:
             removal.run()
+        raise
+    if removal is not None:
+        removal.cancel()  # the engine has removed it
 
 
 def _output(run: AbstractContextManager[Running], path: Path | None, *, text: bool) -> bytes | str | Path:

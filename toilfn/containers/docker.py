@@ -38,7 +38,7 @@ class Docker(Engine):
         return [self.program, "pull", "--quiet", image]
 
     def run(self, request: Request) -> list[str]:
-        """Run a container that stays until it is removed."""
+        """Run a container; one that is detached stays until it is removed."""
         return [self.program, "run", *self._flags(request), request.image, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
@@ -58,8 +58,7 @@ class Docker(Engine):
         yield from self._limits(request)
         if request.interactive:
             yield "--interactive"
-        if request.detach:
-            yield "--detach"
+        yield "--detach" if request.detach else "--rm"
         yield from request.options
 
     def _user(self, request: Request) -> Iterator[str]:

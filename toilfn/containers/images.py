@@ -13,9 +13,11 @@ from toilfn.containers.engine import Engine
 from toilfn.errors import ContainerError
 from toilfn.work.scratch import base_dir
 
-__all__ = ["provide"]
+__all__ = ["forget", "provide"]
 
 _logger = logging.getLogger(__name__)
+_here: set[tuple[str, str]] = set()
+"""Programs of engines and images that this process has found: to ask an engine takes as long as a small task."""
 
 
 def provide(engine: Engine, image: str) -> None:
@@ -26,6 +28,17 @@ def provide(engine: Engine, image: str) -> None:
     ContainerError
         If that fails; has the engine's own words.
     """
+    if (engine.program, image) not in _here:
+        _fetch(engine, image)
+        _here.add((engine.program, image))
+
+
+def forget(engine: Engine, image: str) -> None:
+    """Look for an image anew the next time: a container of it has failed, perhaps since the image is gone."""
+    _here.discard((engine.program, image))
+
+
+def _fetch(engine: Engine, image: str) -> None:
     if _run(engine.has(image)).returncode == 0:
         return
     with _locked(f"{engine.name} {image}"):
