@@ -22,6 +22,7 @@ from toilfn.records import (
     Failure,
     Forget,
     Function,
+    Outage,
     Outcome,
     Run,
     Started,
@@ -153,7 +154,7 @@ class View:
         readers: dict[type, Any] = {
             Epoch: self._epoch, Run: self._run, Function: self._function, Task: self._task, Started: self._started,
             Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
-            Deleted: lambda _: None,
+            Deleted: lambda _: None, Outage: lambda _: None,
         }  # fmt: skip
         for _, data in store.log.read():
             record = decode(data)

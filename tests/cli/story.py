@@ -12,6 +12,7 @@ from toilfn.records import (
     Epoch,
     Failure,
     Function,
+    Outage,
     Outcome,
     Record,
     Run,
@@ -75,7 +76,10 @@ def tell(path: Path, *records: Record) -> Store:
 
 
 def half_done() -> list[Record]:
-    """One split and five sorts, of which three are done, one runs, one has failed; the rest waits for them."""
+    """One split and five sorts, of which three are done, one runs, one has failed; the rest waits.
+
+    Meanwhile the batch system was away once.
+    """
     sorts = [f"sort {n}" for n in range(5)]
     return [
         epoch(),
@@ -88,6 +92,8 @@ def half_done() -> list[Record]:
         started("split"),
         outcome("split", log=b"splitting\n"),
         started(*sorts),
+        Outage("the batch system does not answer", 1001.0),
+        Outage("", 1002.0),
         *(outcome(name, wall=n + 1.0) for n, name in enumerate(sorts[:3])),
         failure("sort 3"),
         failure("sort 3", 2, final=True),
