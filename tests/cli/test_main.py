@@ -29,6 +29,12 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.startswith(f"usage: toilfn {name}")
 
 
+def test_a_commands_help_begins_with_its_line_of_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["events", "--help"])
+    assert "\nPrint what happened, as JSON lines for programs.\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", cli._COMMANDS)
 def test_every_command_is_a_module_with_its_two_functions_or_a_command_line_of_its_own(name: str) -> None:
     names = set(import_module(cli._COMMANDS[name][0]).__all__)

@@ -96,7 +96,7 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
         return int(module.main(arguments, prog=f"toilfn {name}"))
     parser = argparse.ArgumentParser(
         prog=f"toilfn {name}",
-        description=f"{summary.capitalize()}.",
+        description=f"{summary[0].upper()}{summary[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
