@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from toilfn.cli.common import add_store, add_store_options, add_task, open_named
+from toilfn.cli.common import add_store, add_store_options, add_task, open_named, open_view
 from toilfn.cli.events import follow
 from toilfn.cli.following import Following
 from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
 from toilfn.stores import Store
 from toilfn.units import format_duration
-from toilfn.view import TaskInfo, View
+from toilfn.view import TaskInfo
 
 __all__ = ["command", "configure"]
 
@@ -39,7 +39,7 @@ def command(options: argparse.Namespace) -> int:
         If there is no such task or attempt.
     """
     store = open_named(options)
-    view = View(store)
+    view = open_view(store)
     task = view.find(options.task)
     if options.follow:
         _follow(store, task)
