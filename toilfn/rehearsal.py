@@ -5,6 +5,7 @@ Nothing is committed. What the task writes goes to a temporary directory, and th
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -102,15 +103,16 @@ class Rehearsal:
 
         return self._attempt(call)
 
-    def with_inputs(self, action: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+    def with_inputs(self, action: Callable[[dict[str, Any]], Any]) -> Any:
         """Do something with the task's arguments instead of running it, where the task would run.
 
         Parameters
         ----------
         action : callable
-            Gets the positional and the named arguments; inside it, files can be read as in the task.
+            Gets the arguments by the names of the function's parameters, or by their positions where it does not tell
+            them. Inside it, files can be read as in the task.
         """
-        return self._attempt(lambda _, args, kwargs: action(args, kwargs))
+        return self._attempt(lambda function, args, kwargs: action(_by_name(function, args, kwargs)))
 
     def _attempt(self, call: _Call) -> Any:
         executor = _Stage(self._store, call)
@@ -139,6 +141,14 @@ class Rehearsal:
 
 
 _Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions that are written in C
+        return {**{str(position): value for position, value in enumerate(args)}, **kwargs}
+    return dict(signature.bind(*args, **kwargs).arguments)
 
 
 class _Stage(Executor):

@@ -43,7 +43,7 @@ if __name__ == "__main__":
     import contextlib
     number = count(write("in put.txt", "one two three"), 2, also=[1])
     with contextlib.suppress(toil.FailedTasksError):
-        toil.compute(number, after(divide(number, 0)))
+        toil.compute(number, toil.task(min)(number, 7), after(divide(number, 0)))
 """
 
 
@@ -87,10 +87,15 @@ def test_the_debugger_opens_where_the_task_failed(folder: Path) -> None:
     assert "('number', 6, 0)" in done.stdout
 
 
-def test_inputs_are_printed(folder: Path) -> None:
+def test_inputs_are_printed_by_name(folder: Path) -> None:
     lines = toilfn(folder, "debug", "store", "count", "--print-inputs").stdout.splitlines()
+    assert lines[0].startswith("file: ")
     assert "in put.txt" in lines[0]
-    assert lines[1:] == ["1: 2", "also: [1]"]
+    assert lines[1:] == ["factor: 2", "also: [1]"]
+
+
+def test_inputs_of_a_function_that_hides_its_parameters_are_numbered(folder: Path) -> None:
+    assert toilfn(folder, "debug", "store", "min", "--print-inputs").stdout == "0: 6\n1: 7\n"
 
 
 def test_a_shell_opens_beside_the_input_files(folder: Path) -> None:

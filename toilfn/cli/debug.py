@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--pdb", action="store_true", help="open the debugger where the task raises an exception")
     what.add_argument("--shell", action="store_true", help="open a shell in a directory with the task's input files")
     what.add_argument("--files", metavar="DIR", type=Path, help="copy the task's input files into a new directory")
-    what.add_argument("--print-inputs", action="store_true", help="print the task's arguments")
+    what.add_argument("--print-inputs", action="store_true", help="print the task's arguments by their names")
 
 
 def command(options: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def command(options: argparse.Namespace) -> int:
         elif options.shell:
             rehearsal.with_inputs(_open_shell)
         elif options.files is not None:
-            rehearsal.with_inputs(lambda args, kwargs: fetch_files((args, kwargs), _new_folder(options.files)))
+            rehearsal.with_inputs(lambda inputs: fetch_files(inputs, _new_folder(options.files)))
         else:
             return _run(rehearsal, with_pdb=options.pdb)
     return 0
@@ -75,17 +75,17 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
     return 0
 
 
-def _print(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    for name, value in (*enumerate(args), *kwargs.items()):
+def _print(inputs: Mapping[str, Any]) -> None:
+    for name, value in inputs.items():
         print(f"{name}: {value!r}")
 
 
-def _open_shell(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _open_shell(inputs: Mapping[str, Any]) -> None:
     from toilfn import current
 
     folder = current().temp_dir
-    fetch_files((args, kwargs), folder)
-    _print(args, kwargs)
+    fetch_files(inputs, folder)
+    _print(inputs)
     print(f"The input files are in {folder}, which goes when this shell ends.", flush=True)
     subprocess.run([os.environ.get("SHELL", "/bin/sh")], cwd=folder, check=False)
 
