@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 __all__ = ["kill_jobs", "run_job"]
 
@@ -21,12 +23,13 @@ _processes: dict[str, subprocess.Popen[bytes]] = {}
 def run_job(job: str, command: list[str], arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
     """Run a job; give its exit status, or the negative number of a signal, and the end of its output."""
     program = command[0] or sys.executable
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, _leash() as leash:
         process = subprocess.Popen(
             [program, *command[1:], *arguments],
             env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True,
+            start_new_session=True, pass_fds=[leash],
         )  # fmt: skip
+        _kill_with_us(leash, process.pid)
         _processes[job] = process
         try:
             status = process.wait()
@@ -34,6 +37,25 @@ def run_job(job: str, command: list[str], arguments: list[str], environment: dic
             del _processes[job]
         output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
         return status, output.read().decode(errors="replace").strip()
+
+
+@contextmanager
+def _leash() -> Iterator[int]:
+    """Make a pipe that only this process holds the other end of."""
+    leash, ours = os.pipe()
+    try:
+        yield leash
+    finally:
+        os.close(leash)
+        os.close(ours)
+
+
+def _kill_with_us(leash: int, group: int) -> None:
+    """Have the system kill a job, and all that it started, when this dask worker dies, however it dies."""
+    if sys.platform == "linux":
+        fcntl.fcntl(leash, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def kill_jobs(jobs: list[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,6 +16,7 @@ from distributed import Client, LocalCluster
 import toilfn as toil
 from tests.servers.dask import sockets_collected
 from tests.servers.fixtures import slurm, slurm_server
+from tests.servers.machine import alive, wait_for
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.daskcluster import DaskCluster
 from toilfn.clusters.testing import ClusterContract
@@ -174,6 +177,17 @@ def test_a_lost_worker_costs_its_tasks_one_attempt(tmp_path):
         os.kill(next(iter(place.workers.values())).pid, signal.SIGKILL)
         (tmp_path / "go").touch()
         assert run.result() == [0, 1, 2, 3]
+
+
+def test_jobs_and_what_they_started_die_with_their_worker(tmp_path):
+    job = ["sh", "-c", "sleep 1000 & echo $$ > job; echo $! > child; wait"]
+    script = f"from toilfn.clusters.daskjobs import run_job; run_job('job', {job}, [], {{}})"
+    worker = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    wait_for(lambda: alive(tmp_path / "child"), "the job")
+    worker.kill()
+    worker.wait()
+    for name in ("job", "child"):
+        wait_for(lambda name=name: not alive(tmp_path / name), f"the end of the {name}")
 
 
 def test_a_lost_scheduler_that_comes_back_costs_its_jobs_one_attempt(tmp_path):
