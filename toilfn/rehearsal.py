@@ -13,18 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from toilfn import options, records
+from toilfn import records
 from toilfn.clusters.slot import Slot
 from toilfn.deploy import install
-from toilfn.errors import InputError
 from toilfn.events import TaskId
 from toilfn.files import files_in
+from toilfn.hosting import Hosting, shape
 from toilfn.lead.index import Index
 from toilfn.lead.messages import limits
-from toilfn.lead.valuecache import Values
-from toilfn.resources import Resources
 from toilfn.serialize import loads, resolve
-from toilfn.settings import Settings
 from toilfn.stores import Store
 from toilfn.stores.files import FileObjects
 from toilfn.stores.overlay import Overlay
@@ -41,6 +38,8 @@ __all__ = ["Rehearsal", "fetch_files"]
 class Rehearsal:
     """A task that can be run again and again; a context manager.
 
+    Services that it uses run in threads of this process meanwhile.
+
     Parameters
     ----------
     store : Store
@@ -52,6 +51,8 @@ class Rehearsal:
     ------
     InputError
         If an input of the task has no value yet.
+    ToilfnError
+        If a service that it uses fails at its start.
     """
 
     def __init__(self, store: Store, id: TaskId) -> None:
@@ -60,7 +61,6 @@ class Rehearsal:
         self._store = Store(Overlay(store.objects, FileObjects(self._written, sync=False)), meta)
         self._index = Index.load(store.log)
         self.task = self._index.task(id)
-        self.options = self._merged_options()
 
     def __enter__(self) -> Rehearsal:
         """Make the modules of the user's importable as they were in the run."""
@@ -118,26 +118,12 @@ class Rehearsal:
         executor = _Stage(self._store, call)
         executor.learn(self._index.functions.values(), recorded=True)
         try:
-            executor.run(Attempt(self.task, 1, limits(self._shape())), self._payloads(executor))
+            with Hosting(self._store, self._index) as hosting:
+                payloads = Payloads(hosting.inputs_of(self.task), executor.blobs)
+                executor.run(Attempt(self.task, 1, limits(shape(self._index, self.task))), payloads)
         finally:
             executor.close()
         return executor.value
-
-    def _shape(self) -> Resources:
-        return options.resources(self.options, options.defaults(Settings()))
-
-    def _merged_options(self) -> dict[str, Any]:
-        return dict(options.merge(self._index.functions[self.task.function].options, self.task.options))
-
-    def _payloads(self, executor: Executor) -> Payloads:
-        try:
-            return Payloads(Values(self._index.value).closure(self.task.needs), executor.blobs)
-        except KeyError as missing:
-            source = self._index.task(missing.args[0])
-            name = self._index.functions[source.function].name
-            raise InputError(
-                f"the input {name} ({source.id.hex()[:12]}) has no value yet: the task cannot run before it is done"
-            ) from None
 
 
 _Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

@@ -30,6 +30,30 @@ def count(file, factor, *, also):
 def later(n):
     return n
 
+@toil.service
+def address(other="nowhere"):
+    print("up beside", other)
+    yield {"port": 80, "beside": other}
+    print("down")
+
+@toil.service
+def broken():
+    raise OSError("no such port")
+    yield
+
+@toil.task(retries=0)
+def client(server, factor):
+    print("asking")
+    return server["port"] * factor
+
+@toil.task(retries=0)
+def failing_client(server):
+    raise ValueError(f"no answer from {server['port']}")
+
+@toil.task(retries=0)
+def lost_client(server):
+    return server
+
 @toil.task(retries=0)
 def divide(number, by):
     quotient = number // by
@@ -43,7 +67,8 @@ if __name__ == "__main__":
     import contextlib
     number = count(write("in put.txt", "one two three"), 2, also=[1])
     with contextlib.suppress(toil.FailedTasksError):
-        toil.compute(number, toil.task(min)(number, 7), after(divide(number, 0)))
+        clients = client(address(address()), 2), failing_client(address("here")), lost_client(broken())
+        toil.compute(number, toil.task(min)(number, 7), clients, after(divide(number, 0)), retries=0)
 """
 
 
@@ -112,3 +137,20 @@ def test_a_task_whose_input_failed_cannot_run(folder: Path) -> None:
     err = toilfn(folder, "debug", "store", "after", status=2).stderr
     assert "the input divide (" in err
     assert "has no value yet" in err
+
+
+def test_the_services_that_a_task_uses_run_meanwhile(folder: Path) -> None:
+    lines = toilfn(folder, "debug", "store", "client").stdout.splitlines()
+    assert lines[:2] == ["up beside nowhere", "up beside {'port': 80, 'beside': 'nowhere'}"]
+    assert lines[2:] == ["asking", "down", "down", "value: 160"]
+
+
+def test_services_of_a_task_that_fails_stop_too(folder: Path) -> None:
+    done = toilfn(folder, "debug", "store", "failing_client", status=1)
+    assert "ValueError: no answer from 80" in done.stderr
+    assert done.stdout.splitlines() == ["up beside here", "down"]
+
+
+def test_a_service_that_cannot_start_says_why(folder: Path) -> None:
+    err = toilfn(folder, "debug", "store", "lost_client", status=1).stderr
+    assert "the service broken failed: OSError: no such port" in err

@@ -7,7 +7,7 @@ from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 
 from toilfn.clusters.slot import Slot
-from toilfn.stores import open_store
+from toilfn.stores import Store, open_store
 from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
 from toilfn.work.capture import NoCapture
@@ -16,7 +16,7 @@ from toilfn.work.scratch import CODE_VARIABLE
 from toilfn.work.surroundings import Surroundings, put_back, replace_variables
 from toilfn.worker import unpack, work
 
-__all__ = ["InProcess"]
+__all__ = ["InProcess", "InThread", "executor_here"]
 
 
 class InProcess:
@@ -34,7 +34,7 @@ class InProcess:
         self._store = store
         # The user's modules are here already.
         self._replaced = replace_variables({k: v for k, v in environment.items() if k != CODE_VARIABLE})
-        self._executor = _executor(store)
+        self._executor = executor_here(open_store(store, create=False))
 
     def __call__(self, message: bytes) -> list[bytes]:
         """Run a batch; gives what a worker would have answered."""
@@ -47,7 +47,7 @@ class InProcess:
 
     def serve(self, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]) -> InThread:
         """Run a batch that is a service in a thread of its own."""
-        return InThread(_executor(self._store), message, say, ended)
+        return InThread(executor_here(open_store(self._store, create=False)), message, say, ended)
 
     def close(self) -> None:
         """Remove temporary directories, and put the environment back."""
@@ -96,6 +96,7 @@ class InThread:
         self._thread.join(patience)
 
 
-def _executor(store: str) -> Executor:
+def executor_here(store: Store) -> Executor:
+    """Make an executor for this process, whose output and threads are the user's own."""
     surroundings = Surroundings(limit_threads=False)
-    return Executor(open_store(store, create=False), NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))
+    return Executor(store, NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))
