@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from sys import intern
 from typing import Any
@@ -19,6 +20,7 @@ class Journal:
         self._functions: dict[bytes, str] = {}
         self._names: dict[TaskId, str] = {}
         self._done: set[TaskId] = set()
+        self._attempts: Counter[TaskId] = Counter()
         self._runs: set[int] = set()
 
     def events(self, record: Record) -> Iterator[dict[str, Any]]:
@@ -44,14 +46,19 @@ class Journal:
             case Outcome():
                 yield from self._outcome(record)
             case Failure():
-                yield {"event": "failed", **self._of(record.id), "attempt": record.attempt, "cause": record.cause,
-                       "message": record.message, "final": record.final, **_used(record.stats)}  # fmt: skip
+                yield {"event": "failed", **self._of(record.id), "attempt": self._count(record.id),
+                       "cause": record.cause, "message": record.message, "final": record.final, **_used(record.stats)}  # fmt: skip
             case Forget():
                 self._done.difference_update(record.ids)
                 yield from ({"event": "forgotten", **self._of(id)} for id in record.ids)
 
     def _of(self, id: TaskId) -> dict[str, Any]:
         return {"task": id.hex(), "name": self._names.get(id, "?")}
+
+    def _count(self, id: TaskId) -> int:
+        """Number an attempt through all runs, as `View.attempts` does."""
+        self._attempts[id] += 1
+        return self._attempts[id]
 
     def _task(self, task: Task) -> Iterator[dict[str, Any]]:
         if task.id in self._names:
@@ -62,11 +69,12 @@ class Journal:
                "parent": parent}  # fmt: skip
 
     def _outcome(self, outcome: Outcome) -> Iterator[dict[str, Any]]:
+        attempt = self._count(outcome.id)
         if outcome.id in self._done:
             return  # the first outcome of a task counts
         self._done.add(outcome.id)
         self._functions.update((function.digest, intern(function.name)) for function in outcome.functions)
-        yield {"event": "done", **self._of(outcome.id), "attempt": outcome.attempt, **_used(outcome.stats)}
+        yield {"event": "done", **self._of(outcome.id), "attempt": attempt, **_used(outcome.stats)}
         for task in outcome.tasks:
             yield from self._task(task)
 

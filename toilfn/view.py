@@ -213,12 +213,14 @@ class View:
         raise InputError(f"{len(found)} tasks are called {text!r}; give the start of an id:\n{_candidates(found)}")
 
     def attempts(self, id: TaskId) -> Iterator[Outcome | Failure]:
-        """Read again from the store, in order, the attempts of one task that ended."""
+        """Read again from the store, in order, the attempts of one task that ended; numbered through all runs."""
+        number = 0
         for _, data in self._store.log.read():
             if id in data:
                 record = decode(data)
                 if isinstance(record, (Outcome, Failure)) and record.id == id:
-                    yield record
+                    number += 1
+                    yield record._replace(attempt=number)
 
     def _known_names(self) -> str:
         names = sorted({task.name for task in self.tasks.values()})

@@ -15,7 +15,7 @@ import pytest
 from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, task, tell
 from toilfn.cli import main
 from toilfn.files import File
-from toilfn.records import Outcome
+from toilfn.records import Forget, Outcome
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease
 
@@ -65,7 +65,7 @@ def test_status_for_programs(store: Store, capsys: pytest.CaptureFixture[str]) -
         found = json.loads(printed(capsys, "status", store.url, "--json"))
     assert found["tasks"] == {"waiting": 2, "running": 1, "done": 4, "failed": 1}
     assert (found["state"], found["run"], found["workflow"]) == ("running", 1, "/home/me/flow.py")
-    assert [task["id"] for task in found["running"]] == [id_of("sort 4").hex()]
+    assert [(task["id"], task["attempts"]) for task in found["running"]] == [(id_of("sort 4").hex(), 1)]
     assert [(task["error"], task["attempts"]) for task in found["failed"]] == [("ValueError: bad", 2)]
     assert set(found["leader"]) == {"host", "pid", "heartbeat"}
 
@@ -160,6 +160,28 @@ def test_stats_of_each_attempt_and_of_the_run(store: Store, capsys: pytest.Captu
     assert (sums["attempts"], sums["failed_attempts"], sums["wall"]) == (6, 2, 12.0)
     assert sums["core_seconds_asked"] - sums["core_seconds_used"] == sums["core_seconds_unused"] == 3.0
     assert "75 % used; 3s unused" in printed(capsys, "stats", store.url)
+
+
+def test_attempts_are_numbered_through_all_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twice = [failure("a"), failure("a", 2, final=True), end("failed")]
+    again = [epoch(2), run("a", number=2), failure("a"), failure("a", 2, final=True), end("failed", 2)]
+    store = tell(tmp_path / "s", epoch(), run("a"), function("f"), task("a", "f"), *twice, *again)
+    rows = json.loads(printed(capsys, "stats", store.url, "--attempts", "--json"))
+    assert [(row["run"], row["number"]) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    told = map(json.loads, printed(capsys, "events", store.url).splitlines())
+    assert [event["attempt"] for event in told if event["event"] == "failed"] == [1, 2, 3, 4]
+    assert printed(capsys, "logs", store.url, "f", "--attempt", "4").startswith("trying")
+    printed(capsys, "report", store.url, "-o", str(tmp_path / "r.html"))
+    page = (tmp_path / "r.html").read_text()
+    assert all(f"run {run}, attempt {number}: ValueError" in page for run, number in [(1, 1), (1, 2), (2, 3), (2, 4)])
+
+
+def test_what_was_forgotten_and_ran_again_counts_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = [outcome("a"), outcome("a")]  # of two that raced, the first one counts
+    store = tell(tmp_path / "s", epoch(), run("a"), function("f"), task("a", "f"), *once)
+    tell(tmp_path / "s", Forget((id_of("a"),)), outcome("a"), end("done"))
+    rows = json.loads(printed(capsys, "stats", store.url, "--attempts", "--json"))
+    assert [row["number"] for row in rows] == [1, 3]
 
 
 def test_waiting_counts_from_the_end_of_what_a_task_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

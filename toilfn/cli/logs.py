@@ -44,12 +44,12 @@ def command(options: argparse.Namespace) -> int:
     if options.follow:
         _follow(store, task)
         return 0
-    attempts = list(enumerate(view.attempts(task.id), start=1))
-    wanted = [(n, attempt) for n, attempt in attempts if options.attempt in (None, n)]
+    attempts = list(view.attempts(task.id))
+    wanted = [attempt for attempt in attempts if options.attempt in (None, attempt.attempt)]
     if not wanted:
         raise InputError(_nothing(task, len(attempts), options.attempt))
-    for number, attempt in wanted:
-        _print(store, task, number, attempt)
+    for attempt in wanted:
+        _print(store, task, attempt)
     return 0
 
 
@@ -59,7 +59,7 @@ def _follow(store: Store, task: TaskInfo) -> None:
         for record in follow(store, running.look):
             if isinstance(record, (Outcome, Failure)) and record.id == task.id:
                 number += 1
-                _print(store, task, number, record, running.take_shown())
+                _print(store, task, record._replace(attempt=number), running.take_shown())
                 if isinstance(record, Outcome):
                     return
 
@@ -69,9 +69,9 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _print(store: Store, task: TaskInfo, number: int, attempt: Outcome | Failure, shown: str = "") -> None:
+def _print(store: Store, task: TaskInfo, attempt: Outcome | Failure, shown: str = "") -> None:
     """Print what an attempt printed; what was shown of it while it ran comes before the heading."""
-    sys.stderr.write(_heading(task, number, attempt) + "\n")
+    sys.stderr.write(_heading(task, attempt) + "\n")
     sys.stderr.flush()
     _say(_text(store, attempt).removeprefix(shown))
 
@@ -82,11 +82,11 @@ def _nothing(task: TaskInfo, count: int, attempt: int | None) -> str:
     return f"{task.label} has no attempt {attempt}: there {'are' if count > 1 else 'is'} {count}"
 
 
-def _heading(task: TaskInfo, number: int, attempt: Outcome | Failure) -> str:
+def _heading(task: TaskInfo, attempt: Outcome | Failure) -> str:
     stats = attempt.stats
     end = "done" if isinstance(attempt, Outcome) else f"failed ({attempt.cause}): {attempt.message}"
     where = f" on {stats.host}" if stats.host else ""
-    return f"--- {task.label}, attempt {number}{where}, {format_duration(stats.wall)}, {end}"
+    return f"--- {task.label}, attempt {attempt.attempt}{where}, {format_duration(stats.wall)}, {end}"
 
 
 def _text(store: Store, attempt: Outcome | Failure) -> str:

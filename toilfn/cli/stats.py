@@ -177,12 +177,12 @@ def _print_attempts(attempts: list[Attempt], *, as_json: bool, as_csv: bool) -> 
     else:
         measures = ("wall", "cpu", "wait", "memory", "memory asked", "read", "written")
         print_table(
-            ["id", "task", "attempt", "result", *measures],
+            ["id", "task", "run", "attempt", "result", *measures],
             [_row(attempt, measures) for attempt in attempts],
-            right={2, *range(4, 4 + len(measures))},
+            right={2, 3, *range(5, 5 + len(measures))},
         )
 
 
 def _row(attempt: Attempt, measures: Iterable[str]) -> list[str]:
     values = [(format_duration if m in _TIMES else _size)(_MEASURES[m](attempt)) for m in measures]
-    return [attempt.task[:12], attempt.name, str(attempt.number), attempt.result, *values]
+    return [attempt.task[:12], attempt.name, str(attempt.run), str(attempt.number), attempt.result, *values]

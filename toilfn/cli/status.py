@@ -31,6 +31,7 @@ _SHOWN = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
+    parser.epilog = "With --json, a task's attempts are those of all runs; one that runs now counts."
     add_store(parser)
     add_store_options(parser)
     parser.add_argument("--failed", action="store_true", help="list all failed tasks, and only them")
@@ -91,7 +92,8 @@ def _as_dict(
 
 
 def _identify(task: TaskInfo) -> dict[str, Any]:
-    return {"id": task.id.hex(), "name": task.name, "attempts": task.attempts}
+    begun = task.attempts + (task.state is State.RUNNING)
+    return {"id": task.id.hex(), "name": task.name, "attempts": begun}
 
 
 def _print_summary(url: str, view: View, leader: Holder | None, alive: bool, tasks: list[TaskInfo]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from sys import intern
 from typing import NamedTuple
 
 from toilfn import options
 from toilfn.events import TaskId
-from toilfn.records import Failure, Function, Outcome, Task, decode
+from toilfn.records import Failure, Forget, Function, Outcome, Record, Run, Task, decode
 from toilfn.resources import Resources
 from toilfn.settings import Settings
 from toilfn.stores import Store
@@ -25,6 +26,9 @@ class Attempt(NamedTuple):
     """The task's id in hexadecimal."""
     name: str
     number: int
+    """From 1 through all runs, as in `toilfn logs --attempt`."""
+    run: int
+    """The run in which it ended."""
     result: str
     """``"done"``, or the cause of its failure."""
     start: float
@@ -47,6 +51,11 @@ class Attempt(NamedTuple):
     memory_asked: int
     disk_asked: int
 
+    @property
+    def label(self) -> str:
+        """Which of the task's attempts it is."""
+        return f"run {self.run}, attempt {self.number}"
+
 
 def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
     """Read the attempts of all tasks from a store's log, in the order in which they ended.
@@ -59,24 +68,39 @@ def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
     """
     asked, ready = _Asked(view), _Ready(view)
     done: set[TaskId] = set()
-    for _, data in store.log.read():
-        record = decode(data)
+    for run, record in _numbered(store):
         if isinstance(record, Function):
             asked.learn_function(record)
         elif isinstance(record, Task):
             asked.learn_task(record)
+        elif isinstance(record, Forget):
+            done.difference_update(record.ids)
         elif isinstance(record, (Outcome, Failure)) and record.id in view.tasks and record.id not in done:
             if isinstance(record, Outcome):
                 done.add(record.id)
                 asked.learn_children(record)
-            yield _attempt(record, view.tasks[record.id], asked.of(record.id), ready.wait(record))
+            yield _attempt(run, record, view.tasks[record.id], asked.of(record.id), ready.wait(record))
 
 
-def _attempt(record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: float) -> Attempt:
+def _numbered(store: Store) -> Iterator[tuple[int, Record]]:
+    """Give all records, each with the number of its run; attempts are numbered through all runs."""
+    run = 0
+    counts: Counter[TaskId] = Counter()
+    for _, data in store.log.read():
+        record = decode(data)
+        if isinstance(record, Run):
+            run = record.number
+        elif isinstance(record, (Outcome, Failure)):
+            counts[record.id] += 1
+            record = record._replace(attempt=counts[record.id])
+        yield run, record
+
+
+def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: float) -> Attempt:
     stats = record.stats
     result = "done" if isinstance(record, Outcome) else record.cause
     return Attempt(
-        record.id.hex(), task.name, record.attempt, result, stats.start, stats.wall, stats.cpu, wait, stats.memory,
+        record.id.hex(), task.name, record.attempt, run, result, stats.start, stats.wall, stats.cpu, wait, stats.memory,
         stats.disk, stats.read, stats.written, stats.requests, intern(stats.host), stats.worker,
         asked.cores, asked.memory, asked.disk,
     )  # fmt: skip

@@ -53,7 +53,7 @@ def timeline(attempts: Sequence[Attempt], palette: dict[str, str]) -> Markup:
 
 def _bar(attempt: Attempt, row: int, scale: _Scale, palette: dict[str, str]) -> Markup:
     failed = attempt.result != "done"
-    text = f"{attempt.name} ({attempt.task[:12]}), attempt {attempt.number}: {format_duration(attempt.wall)}"
+    text = f"{attempt.name} ({attempt.task[:12]}), {attempt.label}: {format_duration(attempt.wall)}"
     x, end = scale.x(attempt.start), scale.x(attempt.start + attempt.wall)
     return element(
         "rect", element("title", f"{text}, {attempt.result}"), x=x, y=_ROW * row + 2, width=max(end - x, 1.5),

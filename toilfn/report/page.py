@@ -53,10 +53,11 @@ def page(store: Store, view: View, state: str) -> str:
         How the newest run is, in one word.
     """
     attempts = list(attempts_of(store, view))
-    tasks = view.current()
     title = f"{view.run.workflow if view.run else 'Nothing was run'}: {state}"
     head = element("head", Markup('<meta charset="utf-8">'), element("title", title), element("style", _STYLE))
-    body = element("main", *_header(store, view, state), _cards(tasks, attempts), *_sections(store, tasks, attempts))
+    body = element(
+        "main", *_header(store, view, state), _cards(view.current(), attempts), *_sections(store, view, attempts)
+    )
     return f'<!DOCTYPE html>\n<html lang="en">{head}<body>{body}</body></html>\n'
 
 
@@ -88,11 +89,11 @@ def _card(value: str, label: str, kind: str = "") -> Markup:
     return element("div", element("b", value), label, class_=f"card {kind}".strip())
 
 
-def _sections(store: Store, tasks: Sequence[TaskInfo], attempts: Sequence[Attempt]) -> Iterable[Markup]:
-    palette = colors(attempts)
+def _sections(store: Store, view: View, attempts: Sequence[Attempt]) -> Iterable[Markup]:
+    palette, tasks = colors(attempts), view.current()
     failed = [task for task in tasks if task.state is State.FAILED]
     if failed:
-        yield _section("Failures", *_failures(store, failed))
+        yield _section("Failures", *_failures(store, view, failed, attempts))
     yield _section("Graph", graph(draw(tasks)), note="Tasks of one name are one box. Dashed lines: order, or creation.")
     if attempts:
         yield _section("Attempts by worker", timeline(attempts, palette), note="Red: failed. Point at a bar for more.")
@@ -131,17 +132,21 @@ def _row(name: str, group: Sequence[Attempt], color: str) -> Markup:
     return element("tr", element("td", swatch, name), *(element("td", cell) for cell in cells))
 
 
-def _failures(store: Store, failed: Sequence[TaskInfo]) -> Iterable[Markup]:
-    view = View(store)
+def _failures(store: Store, view: View, failed: Sequence[TaskInfo], attempts: Iterable[Attempt]) -> Iterable[Markup]:
+    labels = {(attempt.task, attempt.number): attempt.label for attempt in attempts}
     for task in failed[:_MOST_FAILURES]:
-        texts = [_failure_text(store, attempt) for attempt in view.attempts(task.id) if isinstance(attempt, Failure)]
+        texts = [
+            _failure_text(store, attempt, label)
+            for attempt in view.attempts(task.id)
+            if isinstance(attempt, Failure) and (label := labels.get((task.id.hex(), attempt.attempt)))
+        ]
         summary = element("summary", element("b", task.label), f": {task.error}")
         yield element("details", summary, *(element("pre", text) for text in texts), open="open")
     if len(failed) > _MOST_FAILURES:
         yield element("div", f"... and {len(failed) - _MOST_FAILURES} more: toilfn status --failed", class_="note")
 
 
-def _failure_text(store: Store, failure: Failure) -> str:
+def _failure_text(store: Store, failure: Failure, label: str) -> str:
     log = store.get_blob(failure.log) if isinstance(failure.log, BlobRef) else failure.log
-    parts = [f"attempt {failure.attempt}: {failure.message}", log.decode(errors="replace"), failure.traceback]
+    parts = [f"{label}: {failure.message}", log.decode(errors="replace"), failure.traceback]
     return "\n".join(part.rstrip() for part in parts if part.strip())
