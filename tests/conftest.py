@@ -15,6 +15,8 @@ from tests.servers.kubernetes_build import is_built
 for _name in [name for name in os.environ if name.startswith(("DASK_", "TOILFN_"))]:
     if not _name.startswith("TOILFN_TEST_"):
         del os.environ[_name]
+# gcsfs, when it is imported, chooses whether to ask Google by gRPC, which the emulator does not know.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 os.environ["DASK_CONFIG"] = os.path.join(tempfile.gettempdir(), "toilfn-tests-have-no-dask-configuration")
 
 
