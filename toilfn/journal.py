@@ -47,7 +47,8 @@ class Journal:
                 yield from self._outcome(record)
             case Failure():
                 yield {"event": "failed", **self._of(record.id), "attempt": self._count(record.id),
-                       "cause": record.cause, "message": record.message, "final": record.final, **_used(record.stats)}  # fmt: skip
+                       "cause": record.cause, "message": record.message, "final": record.final,
+                       **_used(record.stats)}  # fmt: skip
             case Forget():
                 self._done.difference_update(record.ids)
                 yield from ({"event": "forgotten", **self._of(id)} for id in record.ids)
