@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def open_file(path: str) -> Any:
     return open(path)
 
 
+@toil.task(retries=0)
+def lock_for_a_child() -> Any:
+    return same(threading.Lock())
+
+
 def compute(tmp_path: Path, promise: Any, **settings: Any) -> Any:
     return toil.compute(promise, store=tmp_path / "store", progress=False, **settings)
 
@@ -47,6 +53,14 @@ def test_a_task_larger_than_the_cluster(tmp_path: Path) -> None:
 def test_a_value_that_cannot_be_stored(tmp_path: Path, task: Any) -> None:
     with pytest.raises(toil.FailedTasksError, match=r"(generator|open_file)\(.*(generator|TextIOWrapper)"):
         compute(tmp_path, task)
+
+
+@pytest.mark.parametrize("task", [generator(), lock_for_a_child()])
+def test_what_cannot_be_stored_is_told_without_frames_of_toilfn(tmp_path: Path, task: Any) -> None:
+    with pytest.raises(toil.FailedTasksError, match=r"(generator|lock)") as caught:
+        compute(tmp_path, task)
+    assert "Traceback" not in str(caught.value)
+    assert ".py" not in str(caught.value)
 
 
 @pytest.mark.parametrize("memory", ["-1G", "2 Gx", "lots", "", -5])

@@ -195,7 +195,8 @@ class Executor:
                 value = files.adopt(value)
             return record(value, context.spawned, task, self._store, self._recorded.__contains__)
         except SerializationError as error:
-            raise explained(error, value, context.name) from None
+            # The frames of recording and pickling tell the user nothing.
+            raise explained(error, value, context.name).with_traceback(None) from None
 
     def _end(
         self, attempt: Attempt, result: Recorded | BaseException, files: Session, meter: Meter
