@@ -171,7 +171,7 @@ class Recorder:
         try:
             return arguments_digest(promise._args, promise._kwargs, self._promise_identity)
         except SerializationError as error:
-            raise SerializationError(f"task {promise._task.name}: {error}") from error
+            raise SerializationError(f"task {promise._task.name}: {error}") from None
 
     def _promise_identity(self, promise: Any) -> bytes:
         id_ = self._given(promise)
@@ -257,7 +257,7 @@ class Recorder:
         try:
             return dumps(arguments, self._given)
         except SerializationError as error:
-            raise SerializationError(f"an argument of task {promise._task.name} cannot be stored: {error}") from error
+            raise SerializationError(f"an argument of task {promise._task.name} cannot be stored: {error}") from None
 
     def _function(self, task: Task[..., Any], blobs: list[records.BlobRef]) -> records.Function:
         payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,23 @@ def test_what_cannot_be_stored_is_told_without_frames_of_toilfn(tmp_path: Path, 
         compute(tmp_path, task)
     assert "Traceback" not in str(caught.value)
     assert ".py" not in str(caught.value)
+
+
+class Unpicklable:
+    """Has an identity, so that it is refused only when it is pickled."""
+
+    def __toilfn_identity__(self) -> str:
+        return "one"
+
+    def __reduce__(self) -> Any:
+        raise ValueError("it cannot leave its process")
+
+
+@pytest.mark.parametrize(("value", "reason"), [(threading.Lock(), "lock"), (Unpicklable(), "cannot leave its process")])
+def test_an_argument_that_cannot_be_stored_is_told_by_one_traceback(tmp_path: Path, value: Any, reason: str) -> None:
+    with pytest.raises(toil.SerializationError, match=f"task same.*{reason}") as caught:
+        compute(tmp_path, same([value]))
+    assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 1
 
 
 @pytest.mark.parametrize("memory", ["-1G", "2 Gx", "lots", "", -5])
