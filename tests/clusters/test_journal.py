@@ -67,14 +67,15 @@ def test_walltime_on_fakes(name, start):
 
 
 def survives(start, name, disturb, **settings):
-    """Disturb the first attempt; the second one must do. Gives the failure in the journal."""
+    """Disturb the first attempt; a later one must do. Gives the first failure in the journal."""
     leader, marks = start(name, "patient", lost_retries=3, **settings)
     wait_for_marks(leader, marks, 1)
     disturb(marks)
-    wait_for(lambda: counts(marks)["patient"] == 2, "a second attempt", 90)
+    wait_for(lambda: counts(marks)["patient"] >= 2, "a second attempt", 90)
     (marks / "go").touch()
     assert result(leader) == "done"
-    (failure,) = failures(marks)
+    failure, *more = failures(marks)  # a node that is back may be taken away again
+    assert {cause for _, cause, _ in more} <= {failure[1]}
     return failure
 
 

@@ -37,10 +37,10 @@ def hungry(path: str) -> tuple[int, int]:
     return count, toil.current().memory + 0 * len(held)
 
 
-@toil.task(walltime=1, retries={"walltime": 2}, double_walltime=True)
+@toil.task(walltime=3, retries={"walltime": 2}, double_walltime=True)
 def slow(path: str) -> int:
     count = attempts(path)
-    time.sleep(1.5)
+    time.sleep(4)
     return count
 
 
