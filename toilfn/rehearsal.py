@@ -30,6 +30,7 @@ from toilfn.work.capture import NoCapture
 from toilfn.work.execute import Attempt, Executor
 from toilfn.work.payloads import Payloads
 from toilfn.work.scratch import base_dir
+from toilfn.work.services import Host
 from toilfn.work.surroundings import Surroundings
 
 __all__ = ["Rehearsal", "fetch_files"]
@@ -112,10 +113,10 @@ class Rehearsal:
             Gets the arguments by the names of the function's parameters, or by their positions where it does not tell
             them. Inside it, files can be read as in the task.
         """
-        return self._attempt(lambda function, args, kwargs: action(_by_name(function, args, kwargs)))
+        return self._attempt(lambda function, args, kwargs: action(_by_name(function, args, kwargs)), runs=False)
 
-    def _attempt(self, call: _Call) -> Any:
-        executor = _Stage(self._store, call)
+    def _attempt(self, call: _Call, *, runs: bool = True) -> Any:
+        executor = _Stage(self._store, call, runs=runs)
         executor.learn(self._index.functions.values(), recorded=True)
         try:
             with Hosting(self._store, self._index) as hosting:
@@ -140,9 +141,10 @@ def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 class _Stage(Executor):
     """Runs an attempt with every exception let through, and keeps its value as it is."""
 
-    def __init__(self, store: Store, call: _Call) -> None:
+    def __init__(self, store: Store, call: _Call, *, runs: bool) -> None:
         super().__init__(store, NoCapture(), Slot(), Surroundings(limit_threads=True), BaseException)
         self._make_call = call
+        self._runs = runs
         self.value: Any = None
 
     def _call(self, task: records.Task, payloads: Payloads) -> Any:
@@ -150,6 +152,10 @@ class _Stage(Executor):
         args, kwargs = loads(self.blobs.get(task.args), values)
         self.value = self._make_call(self._function(task.function), args, kwargs)
         return self.value
+
+    def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
+        if self._runs:  # else the service was not made
+            super()._serve(made, id_, host, interval)
 
 
 def fetch_files(value: Any, folder: Path) -> None:

@@ -119,6 +119,10 @@ def test_inputs_are_printed_by_name(folder: Path) -> None:
     assert lines[1:] == ["factor: 2", "also: [1]"]
 
 
+def test_inputs_of_a_service_are_printed_without_starting_it(folder: Path) -> None:
+    assert toilfn(folder, "debug", "store", "broken", "--print-inputs").stdout == ""
+
+
 def test_inputs_of_a_function_that_hides_its_parameters_are_numbered(folder: Path) -> None:
     assert toilfn(folder, "debug", "store", "min", "--print-inputs").stdout == "0: 6\n1: 7\n"
 
