@@ -258,6 +258,20 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     url = with_files(tmp_path / "store").url
     assert "no file has the name or the id 'tmp.txt'" in printed(capsys, "files", url, "cat", "tmp.txt", status=2)
     assert "needs a file's name" in printed(capsys, "files", url, "cat", status=2)
+    assert "cat takes one FILE" in printed(capsys, "files", url, "cat", "out.txt", "other.txt", status=2)
+    wrong = str(tmp_path / "none" / "x")
+    assert f"no directory {tmp_path / 'none'} for x" in printed(capsys, "files", url, "get", "out.txt", wrong, status=2)
+
+
+@pytest.mark.parametrize("command", ["graph", "report", "resume"])
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, words in ((tmp_path / "none" / "x", "there is no directory"), (tmp_path, "is a directory; name a file")):
+        with pytest.raises(SystemExit) as raised:
+            main([command, str(tmp_path / "no store"), "--output", str(place)])
+        assert raised.value.code == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "graph", "stats", "files", "kill"])

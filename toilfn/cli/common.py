@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Collection, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TextIO
 
 from toilfn.settings import Settings, add_options, from_options
@@ -17,8 +17,8 @@ from toilfn.stores.lease import Holder, holder
 from toilfn.view import View
 
 __all__ = [
-    "add_json", "add_store", "add_store_options", "add_task", "living_leader", "open_named", "open_view", "print_json",
-    "print_table",
+    "add_json", "add_store", "add_store_options", "add_task", "living_leader", "open_named", "open_view", "output_file",
+    "print_json", "print_table",
 ]  # fmt: skip
 
 
@@ -47,6 +47,16 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 def add_task(parser: argparse.ArgumentParser) -> None:
     """Add the TASK argument; `View.find` understands it."""
     parser.add_argument("task", metavar="TASK", help="a task's name, if only one has it, or the start of its id")
+
+
+def output_file(text: str) -> Path:
+    """Read the name of a file that is to be written: its directory must be there, before any work is done."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a directory; name a file")
+    return path
 
 
 def open_view(store: Store) -> View:

@@ -77,6 +77,8 @@ def command(options: argparse.Namespace) -> int:
     """
     store = open_named(options)
     files = _files(store)
+    if options.target is not None and options.action != "get":
+        raise InputError(f"{options.action} takes one FILE, which can be a pattern: what is {options.target}?")
     if options.file is not None:
         files = _find(files, options.file)
     if options.action == "ls":
@@ -105,6 +107,8 @@ def _targets(files: list[_File], target: Path) -> list[Path]:
     if not target.is_dir():
         if len(files) > 1:
             raise InputError(f"{len(files)} files fit: give a directory that exists for them, not {target}")
+        if not target.parent.is_dir():
+            raise InputError(f"there is no directory {target.parent} for {target.name}")
         return [target]
     shared = Counter(file.name for file in files)
     return [target / (file.name if shared[file.name] == 1 else f"{file.id[:_SHORT]}-{file.name}") for file in files]

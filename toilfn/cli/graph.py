@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from toilfn.cli.common import add_store, add_store_options, open_named, open_view
+from toilfn.cli.common import add_store, add_store_options, open_named, open_view, output_file
 from toilfn.cli.drawing import draw
 
 __all__ = ["command", "configure"]
@@ -17,7 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_store_options(parser)
     parser.add_argument("--format", choices=("text", "dot", "svg"), default="text", help="what to make (default: text)")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="where to write it, instead of printing it")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=output_file, help="where to write it, instead of printing it"
+    )
     parser.add_argument("--all", action="store_true", help="draw every task; by default, tasks of one name are one box")
 
 

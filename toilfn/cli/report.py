@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toilfn.cli.common import add_store, add_store_options, living_leader, open_named, open_view
+from toilfn.cli.common import add_store, add_store_options, living_leader, open_named, open_view, output_file
 from toilfn.report.page import page
 
 __all__ = ["command", "configure"]
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_store_options(parser)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, default=Path("report.html"),
+        "-o", "--output", metavar="FILE", type=output_file, default=Path("report.html"),
         help="where to write the page (default: report.html)",
     )  # fmt: skip
 

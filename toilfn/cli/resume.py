@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from toilfn.cli.common import add_json, add_store, print_json
+from toilfn.cli.common import add_json, add_store, output_file, print_json
 from toilfn.settings import add_options, from_options
 
 __all__ = ["command", "configure"]
@@ -17,8 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_json(parser)
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="write the result to a file: a pickle, or JSON with --json"
-    )
+        "--output", metavar="FILE", type=output_file,
+        help="write the result to a file: a pickle, or JSON with --json",
+    )  # fmt: skip
     add_options(parser, leave_out=("store", "workflow"))
 
 
