@@ -36,7 +36,11 @@ def in_file(path: str) -> dict[str, Any]:
         content = next(iter(collect_yaml([path])), {})
     except ValueError as error:
         raise InputError(f"the file of settings {path} cannot be read: {error}") from None
-    return _settings_among(content.get("toilfn") or {})
+    if "toilfn" not in content:
+        raise InputError(
+            f"the file of settings {path} has no section 'toilfn:', under which they stand; see toilfn config"
+        )
+    return _settings_among(content["toilfn"] or {})
 
 
 def _settings_among(entries: Mapping[str, Any]) -> dict[str, Any]:
