@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,11 +81,13 @@ def cluster_class(name: str) -> type[Cluster]:
     Raises
     ------
     ClusterError
-        If there is none, or what it needs is not installed.
+        If there is none (names the nearest one that there is), or what it needs is not installed.
     """
     added = _added()
     if name not in REGISTRY and name not in added:
-        raise ClusterError(f"there is no cluster {name!r}: there are {', '.join(cluster_names())}")
+        near = get_close_matches(name, cluster_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cluster_names())}"
+        raise ClusterError(f"there is no cluster {name!r}: {hint}")
     try:
         found = _load(REGISTRY[name][0]) if name in REGISTRY else added[name].load()
     except ImportError as error:

@@ -54,9 +54,11 @@ def test_a_cluster_object_is_taken_as_it_is() -> None:
     assert make_cluster(Settings(cluster)) is cluster
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ClusterError, match=r"there is no cluster 'slrum': there are .*inline, .*local"):
+def test_an_unknown_name_is_answered_with_the_nearest_or_all() -> None:
+    with pytest.raises(ClusterError, match=r"there is no cluster 'slrum': did you mean 'slurm'\?"):
         make_cluster(Settings("slrum"))
+    with pytest.raises(ClusterError, match=r"there is no cluster 'moon': there are .*inline, .*local"):
+        make_cluster(Settings("moon"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 import toilfn as toil
+from toilfn.stores import open_store
+from toilfn.stores.lease import Lease
 
 
 @toil.task
@@ -104,8 +106,35 @@ def test_an_unknown_setting_names_the_nearest() -> None:
 
 
 def test_an_unknown_cluster(tmp_path: Path) -> None:
-    with pytest.raises(toil.ToilfnError, match="slurmm"):
+    with pytest.raises(toil.ToilfnError, match=r"'slurmm': did you mean 'slurm'\?"):
         compute(tmp_path, same(1), cluster="slurmm")
+    with pytest.raises(toil.StoreNotFoundError, match="nothing was run"):
+        toil.resume(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("value", "settings"), [(1, {"cluster": "slurmm"}), (threading.Lock(), {}), (Unpicklable(), {})]
+)
+def test_no_store_is_left_where_nothing_could_run(
+    value: Any, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with pytest.raises(toil.ToilfnError):
+        toil.compute(same(value), progress=False, **settings)
+    assert not list(tmp_path.rglob("store.json"))
+    assert "kept" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("clean", ["always", "onError"])
+def test_what_is_in_a_store_stays_where_nothing_could_run(tmp_path: Path, clean: str) -> None:
+    compute(tmp_path, same(1))
+    with pytest.raises(toil.ToilfnError):
+        compute(tmp_path, same(2), cluster="slurmm", clean=clean)
+    with Lease.acquire(open_store(str(tmp_path / "store")), timeout=60), pytest.raises(toil.StoreLockedError):
+        compute(tmp_path, same(2), clean=clean)
+    assert compute(tmp_path, same(1)) == 1
+    assert (tmp_path / "store" / "store.json").exists()
 
 
 def test_tasks_that_wait_for_each_other_are_told(tmp_path: Path) -> None:

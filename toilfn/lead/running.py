@@ -34,10 +34,37 @@ from toilfn.stores.options import hand_over
 from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, read_ref, write_ref
 from toilfn.work.scratch import CODE_VARIABLE
 
-__all__ = ["Running"]
+__all__ = ["Running", "choose_cluster"]
 
 _FLAG_INTERVAL = 2.0
 """Seconds between two looks at the kill flag."""
+
+
+def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
+    """Make the cluster of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+    url : str
+        The store's.
+    place : str
+        The store as the user named it.
+
+    Raises
+    ------
+    ClusterError
+        If there is no such cluster, what it needs is missing, or its workers could not reach the store.
+    """
+    if url.startswith("memory:"):
+        if settings.cluster not in (None, "inline"):
+            raise ClusterError(
+                f"the store {place} exists in this process only, and other processes cannot reach it: "
+                "use cluster='inline', or a store on disk"
+            )
+        settings = replace(settings, cluster="inline")
+    cluster = make_cluster(settings)
+    return cluster if cluster.capabilities.direct else BesideCluster(cluster, settings.max_local_jobs)
 
 
 class Running:
@@ -50,6 +77,8 @@ class Running:
     index : Index
         What is in it.
     settings : Settings
+    cluster : Cluster
+        Not open yet.
     place : str
         The store as the user named it.
     is_stopped : callable
@@ -57,11 +86,18 @@ class Running:
     """
 
     def __init__(
-        self, store: Store, index: Index, settings: Settings, place: str, is_stopped: Callable[[], bool]
+        self,
+        store: Store,
+        index: Index,
+        settings: Settings,
+        cluster: Cluster,
+        place: str,
+        is_stopped: Callable[[], bool],
     ) -> None:
         self._store = store
         self._index = index
         self._settings = settings
+        self._cluster = cluster
         self._place = place
         self._is_stopped = is_stopped
         self._passed: list[records.BlobRef] = []
@@ -87,7 +123,8 @@ class Running:
         GraphError
             If tasks wait for each other.
         """
-        cluster = self._cluster(run.code, resumed, committer)
+        cluster = self._cluster
+        self._open(run.code, resumed, committer)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
                 answers = self._answers(cluster)
@@ -99,18 +136,8 @@ class Running:
         self._judge(leader, interrupts)
         return leader.values
 
-    def _cluster(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> Cluster:
-        settings = self._settings
-        if self._store.url.startswith("memory:"):
-            if settings.cluster not in (None, "inline"):
-                raise ClusterError(
-                    f"the store {self._place} exists in this process only, and other processes cannot reach it: "
-                    "use cluster='inline', or a store on disk"
-                )
-            settings = replace(settings, cluster="inline")
-        cluster = make_cluster(settings)
-        if not cluster.capabilities.direct:
-            cluster = BesideCluster(cluster, settings.max_local_jobs)
+    def _open(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> None:
+        cluster = self._cluster
         environment = self._environment(direct=cluster.capabilities.direct)
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)
@@ -120,8 +147,7 @@ class Running:
 
         variables = (ENVIRONMENT_VARIABLE, CODE_VARIABLE)
         self._passed = [read_ref(environment[name]) for name in variables if name in environment]
-        cluster.open(terms(self._store, settings.as_dict(), environment, outage))
-        return cluster
+        cluster.open(terms(self._store, self._settings.as_dict(), environment, outage))
 
     def _environment(self, *, direct: bool) -> dict[str, str]:
         """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.

@@ -28,6 +28,7 @@ from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.work.scratch import base_dir
 
 if TYPE_CHECKING:
+    from toilfn.clusters.base import Cluster
     from toilfn.lead.running import Running
     from toilfn.stores.lease import Lease
 
@@ -68,15 +69,20 @@ class Session:
         self.store = _open(settings, workflow, create)
         self._place = settings.store or self.store.url
         self.index = Index.load(self.store.log)
+        self._cluster: Cluster | None = None
         self._lease: Lease | None = None
         self._committer: Committer | None = None
+        self._has_begun = False
         self._keep = False
         self._stopped = False
 
     def _take_the_lead(self) -> Committer:
         """Become the store's leader: from here on, whoever led before cannot write any more."""
+        # Imported here: what is only read needs none of it, and is read three times as quickly.
+        from toilfn.lead.running import choose_cluster
         from toilfn.stores.lease import Lease
 
+        self._cluster = choose_cluster(self._settings, self.store.url, self._place)  # a wrong one leaves no trace
         self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
         while not self._write_epoch():  # somebody has led since we read the log
             self.index = Index.load(self.store.log)
@@ -120,6 +126,8 @@ class Session:
             print(f"toilfn: the store is kept at {self._place}", file=sys.stderr)
 
     def _should_clean(self, succeeded: bool) -> bool:
+        if not (succeeded or self._has_begun):  # what others have in the store is none of our failure's concern
+            return self._temporary
         policy = self._settings.clean or ("onSuccess" if self._temporary else "never")
         if succeeded and self._keep:
             return False
@@ -208,6 +216,7 @@ class Session:
                     self.index.functions[record.digest] = record
 
     def _finish(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool = False) -> Any:
+        self._has_begun = True
         status = "interrupted"
         try:
             values = self._running().lead(run, loader, committer, resumed=resumed)
@@ -222,10 +231,10 @@ class Session:
         return self._result(run.results, run.roots, values)
 
     def _running(self) -> Running:
-        # Imported here: what is only read needs none of it, and is read three times as quickly.
         from toilfn.lead.running import Running
 
-        return Running(self.store, self.index, self._settings, self._place, lambda: self._stopped)
+        assert self._cluster is not None
+        return Running(self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped)
 
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))
