@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
+import logging
 import toilfn as toil
 
 @toil.task
@@ -44,6 +45,8 @@ def broken():
 @toil.task(retries=0)
 def client(server, factor):
     print("asking")
+    toil.current().log.info("asked at %s", server["port"])
+    logging.getLogger("mine").debug("of no interest")
     return server["port"] * factor
 
 @toil.task(retries=0)
@@ -158,3 +161,8 @@ def test_services_of_a_task_that_fails_stop_too(folder: Path) -> None:
 def test_a_service_that_cannot_start_says_why(folder: Path) -> None:
     err = toilfn(folder, "debug", "store", "lost_client", status=1).stderr
     assert "the service broken failed: OSError: no such port" in err
+
+
+def test_log_messages_are_shown_as_workers_write_them(folder: Path) -> None:
+    (line,) = toilfn(folder, "debug", "store", "client").stderr.splitlines()
+    assert line.endswith("INFO client: asked at 80")

@@ -14,6 +14,7 @@ from typing import Any
 from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.rehearsal import Rehearsal, fetch_files
 from toilfn.view import View
+from toilfn.work.capture import start_logging
 from toilfn.work.tracebacks import user_traceback
 
 __all__ = ["command", "configure"]
@@ -43,7 +44,9 @@ def command(options: argparse.Namespace) -> int:
         If there is no such task, or an input of it has no value yet.
     """
     store = open_named(options)
-    task = View(store).find(options.task)
+    view = View(store)
+    task = view.find(options.task)
+    start_logging(view.run.settings.get("log_level", "info") if view.run else "info")  # as the run's workers did
     with Rehearsal(store, task.id) as rehearsal:
         if options.print_inputs:
             rehearsal.with_inputs(_print)
