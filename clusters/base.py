@@ -158,6 +158,8 @@ class Update:
         For an ended job: the task that was running, where that is known.
     log : bytes
         And what that task had printed.
+    since : float
+        And when that task started, in seconds since the epoch; 0 where that is not known.
     """
 
     job: JobId
@@ -167,6 +169,7 @@ class Update:
     answers: tuple[bytes, ...] = ()
     running: TaskId | None = None
     log: bytes = b""
+    since: float = 0.0
 
 
 class Cluster(ABC):

@@ -206,7 +206,9 @@ class LocalCluster(Cluster):
         if doing is None and log and job.verdict is None:
             detail += ": " + log.decode(errors="replace").strip()[-_DETAIL:]
         self._bury(job.worker)
-        return Update(job.id, JobState.ENDED, cause, detail, running=doing.task if doing else None, log=log)
+        if doing is None:
+            return Update(job.id, JobState.ENDED, cause, detail, log=log)
+        return Update(job.id, JobState.ENDED, cause, detail, running=doing.task, log=log, since=doing.start)
 
     def _free(self, job: _Job) -> None:
         del self._busy[job.id]

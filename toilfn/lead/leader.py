@@ -310,7 +310,7 @@ class Leader:
         is_sure = known is not None or len(left) == 1 or self._cluster.capabilities.direct
         if update.cause is not None and running is not None:
             detail = f"its service {self.tasks.name(out.dead_service)} has died" if out.dead_service else update.detail
-            self._tally.describe_lost(running, update.cause, detail, update.log, time.time())
+            self._tally.describe_lost(running, update.cause, detail, update.log, update.since)
         self._handle(Lost(out.id, update.cause, now, running, is_sure))
 
     def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:

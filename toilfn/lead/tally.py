@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from toilfn import records
@@ -48,9 +49,10 @@ class Tally:
         """Keep what is known of an attempt that failed, until the scheduler has said what follows."""
         self._last[failure.id] = failure
 
-    def describe_lost(self, id_: TaskId, cause: Cause, text: str, log: bytes, time: float) -> None:
-        """The same where all that is known comes from the cluster."""
-        stats = records.Stats(start=time)
+    def describe_lost(self, id_: TaskId, cause: Cause, text: str, log: bytes, since: float) -> None:
+        """The same where all that is known comes from the cluster, perhaps also since when it ran."""
+        now = time.time()
+        stats = records.Stats(start=since, wall=max(0.0, now - since)) if since else records.Stats(start=now)
         self.describe(records.Failure(id_, self.attempts.get(id_, 0) + 1, cause.value, text, "", log, stats))
 
     def describe_impossible(self, id_: TaskId, text: str) -> None:
