@@ -192,7 +192,7 @@ def _describe(store: Store, last: Holder, now: float) -> str:
     return (
         f"The job store {store.url} is in use by process {last.pid} on {last.host} since {since}"
         f" (epoch {last.epoch}, last sign of life {max(0, now - last.heartbeat):.0f} s ago)."
-        f" Wait for it or end it. If it is dead, try again in {last.timeout:.0f} s."
+        f" Wait for it or end it: toilfn kill {store.url}. If it is dead, try again in {last.timeout:.0f} s."
     )
 
 
