@@ -32,6 +32,15 @@ def test_every_setting_is_there_with_its_default(tmp_path: Path, capsys: pytest.
         assert entry.name == "config" or f"\n  {entry.name.replace('_', '-')}: " in active
 
 
+def test_every_variable_is_in_the_manual() -> None:
+    root = Path(__file__).parents[2]
+    code = [file for room in ("toilfn", "clusters", "stores", "cwl", "wdl") for file in (root / room).rglob("*.py")]
+    read = {name for file in code for name in re.findall(r'"(TOILFN_[A-Z_]+)"', file.read_text())}
+    told = {name for page in (root / "docs").glob("*.md") for name in re.findall(r"TOILFN_[A-Z_]+", page.read_text())}
+    inner = {f"TOILFN_{word}" for word in ("BATCHES", "CONTRACT", "FAULT", "INDEX", "PROCESS", "STORE_META")}
+    assert read - told == inner
+
+
 def test_flags_and_keywords_win_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("toilfn:\n  retries: 5\n  max-jobs: 6\n  set-env: {A: 1}\n  slurm: {partition: long}\n")
