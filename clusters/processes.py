@@ -152,14 +152,14 @@ class ProcessCluster(PolledCluster[LiveJob]):
             self._running[job] = _Running(process, output)
 
     def _judge(self, job: JobId) -> Found:
-        process = self._running[job].process
+        process, output = self._running[job]
+        if output is None:
+            return Found(JobState.RUNNING if _is_alive(process) else JobState.ENDED)
         try:
-            status = process.wait(timeout=0)
+            status = _exit_status(process)
         except psutil.TimeoutExpired:
-            if _is_alive(process):
-                return Found(JobState.RUNNING)
-            status = None
-        if status is None:  # not our child: its answers say how it went
+            return Found(JobState.RUNNING)
+        if status is None:  # its answers say how it went
             return Found(JobState.ENDED)
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return Found(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
@@ -178,6 +178,11 @@ def _reap(process: psutil.Process) -> None:
     """Have Python know, too, that a process has ended for which psutil has waited."""
     if isinstance(process, psutil.Popen):
         process.poll()
+
+
+def _exit_status(process: psutil.Process) -> int | None:
+    """Give how our child has ended: negative, a signal; None when somebody else in this process has reaped it."""
+    return process.wait(timeout=0)
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -7,6 +7,7 @@ import signal
 from functools import partial
 from typing import Any
 
+import psutil
 import pytest
 
 import toilfn as toil
@@ -42,6 +43,23 @@ class TestProcesses(ClusterContract):
     def test_what_takes_too_long_is_ended(self, cluster):
         (job,) = cluster.submit(self.batches("sleep", resources=Resources(walltime=0.3)))
         assert self.wait_ended(cluster, [job])[job].cause is Cause.WALLTIME
+
+    def test_the_cause_of_an_end_in_the_middle_of_a_look_is_known(self, cluster, folder, monkeypatch):
+        (job,) = cluster.submit(self.batches("sleep-1"))
+        self.wait_started(cluster, folder, "sleep-1")
+        process = cluster._running[job].process
+        look = process.wait
+
+        def end_after_a_look(timeout):
+            try:
+                return look(timeout=timeout)
+            except psutil.TimeoutExpired:
+                process.kill()
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+                raise
+
+        monkeypatch.setattr(process, "wait", end_after_a_look)
+        assert "signal 9" in self.wait_ended(cluster, [job])[job].detail
 
 
 @toil.task(**SMALL, local=True)
