@@ -125,6 +125,13 @@ def test_logs_of_failures_are_written_to_a_directory(folder: Path) -> None:
     assert file.read_text().endswith("ValueError: not yet\n")
 
 
+def test_logs_of_a_second_run_are_written_beside_those_of_the_first(folder: Path) -> None:
+    for compress in ((), ("--write-logs-gzip",)):
+        ran(folder, "--write-logs", "logs", *compress, "--", "stumble")
+    ends = sorted(file.name.partition("-")[2].partition("-")[2] for file in (folder / "logs").iterdir())
+    assert ends == ["1-failed.log", "2-failed.log.gz"]
+
+
 def test_logs_of_successes_too_and_compressed(folder: Path) -> None:
     ran(folder, "--write-logs", "logs", "--write-logs-success", "--write-logs-gzip", "--", "stumble")
     texts = {file.name.rpartition("-")[2]: gzip.decompress(file.read_bytes()) for file in (folder / "logs").iterdir()}

@@ -21,6 +21,9 @@ __all__ = ["AttemptLogs", "log_file"]
 _BACKUPS = 5
 """How many old log files stay."""
 
+_FAILED, _DONE = "failed.log", "done.log"
+_TAKEN = (_FAILED, _DONE, f"{_FAILED}.gz", f"{_DONE}.gz")
+
 _logger = logging.getLogger("toilfn.leader")
 
 
@@ -72,14 +75,20 @@ class AttemptLogs:
             self._write(self._folder, name, attempt)
 
     def _write(self, folder: Path, name: str, attempt: Outcome | Failure) -> None:
-        failed = isinstance(attempt, Failure)
         text = self._read(attempt) + (attempt.traceback.encode() if isinstance(attempt, Failure) else b"")
-        parts = [re.sub(r"[^\w.-]+", "_", name), attempt.id.hex()[:12], str(attempt.attempt)]
-        file = folder / f"{'-'.join(parts)}-{'failed' if failed else 'done'}.log"
         folder.mkdir(parents=True, exist_ok=True)
+        label = "-".join([re.sub(r"[^\w.-]+", "_", name), attempt.id.hex()[:12]])
+        file = _numbered(folder / label, attempt.attempt, _FAILED if isinstance(attempt, Failure) else _DONE)
         if self._settings.write_logs_gzip:
             file, text = file.with_name(f"{file.name}.gz"), gzip.compress(text)
         file.write_bytes(text)
+
+
+def _numbered(label: Path, number: int, end: str) -> Path:
+    """Name an attempt's file: after those of earlier runs, in which the numbers began at 1, too."""
+    while any(label.with_name(f"{label.name}-{number}-{taken}").exists() for taken in _TAKEN):
+        number += 1
+    return label.with_name(f"{label.name}-{number}-{end}")
 
 
 @contextmanager
