@@ -150,7 +150,7 @@ def _summary(history: History, task: Task) -> tuple[str, bool]:
     if done is not None:
         return f"{label} was run at {_moment(done)}", False
     failure = history.failures.get(task.id)
-    return f"{label} {'failed: ' + failure.message if failure else 'has not been run yet'}", False
+    return f"{label} {'failed: ' + failure.message if failure else 'waits or runs: no attempt of it has ended'}", False
 
 
 def _moment(seconds: float) -> str:

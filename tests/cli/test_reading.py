@@ -176,6 +176,14 @@ def test_attempts_are_numbered_through_all_runs(tmp_path: Path, capsys: pytest.C
     assert all(f"run {run}, attempt {number}: ValueError" in page for run, number in [(1, 1), (1, 2), (2, 3), (2, 4)])
 
 
+def test_stats_of_what_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tell(tmp_path / "s", epoch(), run("a"), function("f"), task("a", "f"))
+    assert "cores     no task ran\n" in printed(capsys, "stats", store.url)
+    done = outcome("a")
+    tell(tmp_path / "s", done._replace(stats=done.stats._replace(memory=0)))
+    assert "memory    not known: no task took long enough" in printed(capsys, "stats", store.url)
+
+
 def test_what_was_forgotten_and_ran_again_counts_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     once = [outcome("a"), outcome("a")]  # of two that raced, the first one counts
     store = tell(tmp_path / "s", epoch(), run("a"), function("f"), task("a", "f"), *once)

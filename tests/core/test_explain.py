@@ -98,7 +98,7 @@ def test_a_first_task_has_nothing_to_be_compared_with(story: Story) -> None:
 
 def test_a_task_that_failed_or_waits_says_so(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1, done=False)
-    assert "has not been run yet" in story.explain(id).summary
+    assert "waits or runs: no attempt of it has ended" in story.explain(id).summary
     story.log.append(records.Failure(id, 1, "error", "ValueError: no", "", b"", records.Stats()))
     assert "failed: ValueError: no" in story.explain(id).summary
 
@@ -194,7 +194,7 @@ def test_children_that_outcomes_carry_are_known(story: Story) -> None:
 def test_forgotten_outcomes_do_not_count(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1)
     story.log.append(records.Forget((id,)))
-    assert "has not been run yet" in story.explain(id).summary
+    assert "waits or runs: no attempt of it has ended" in story.explain(id).summary
 
 
 def test_an_unknown_task_is_an_error() -> None:

@@ -142,8 +142,8 @@ def _size(value: float) -> str:
 
 def _print_sums(sums: Mapping[str, float]) -> None:
     print(f"\nall {sums['attempts']:.0f} attempts, of which {sums['failed_attempts']:.0f} failed")
-    print(f"cores     {_share(sums, 'core_seconds')}; {format_duration(sums['core_seconds_unused'])} unused")
-    print(f"memory    {_share(sums, 'memory_seconds')} of what was asked for while tasks ran")
+    print(f"cores     {_cores(sums)}")
+    print(f"memory    {_memory(sums)}")
     print(f"data      {_size(sums['read'])} read, {_size(sums['written'])} written")
     if sums["requests"]:
         print(f"requests  {_requests(sums)}")
@@ -154,10 +154,18 @@ def _requests(sums: Mapping[str, float]) -> str:
     return f"{sums['requests']:.0f} to the store's server, {sums['requests'] / attempts:.2f} an attempt"
 
 
-def _share(sums: Mapping[str, float], what: str) -> str:
-    asked, used = sums[f"{what}_asked"], sums[f"{what}_used"]
-    share = f"{100 * used / asked:.0f} % used" if asked else "unknown"
-    return share if what != "core_seconds" else f"{format_duration(asked)} asked for, {share}"
+def _cores(sums: Mapping[str, float]) -> str:
+    asked, used, unused = (sums[f"core_seconds_{what}"] for what in ("asked", "used", "unused"))
+    if not asked:
+        return "no task ran"
+    return f"{format_duration(asked)} asked for, {100 * used / asked:.0f} % used; {format_duration(unused)} unused"
+
+
+def _memory(sums: Mapping[str, float]) -> str:
+    asked, used = (sums[f"memory_seconds_{what}"] for what in ("asked", "used"))
+    if not asked:
+        return "not known: no task took long enough to be measured"
+    return f"{100 * used / asked:.0f} % used of what was asked for while tasks ran"
 
 
 def _print_csv(groups: Mapping[str, list[Attempt]]) -> None:
