@@ -27,6 +27,11 @@ def count(file, factor, *, also):
         stream.write("copy")
     return toil.spawn(later(1)) or len(words) * factor
 
+@toil.task(retries=0)
+def look(n):
+    breakpoint()
+    return n
+
 @toil.task
 def later(n):
     return n
@@ -71,7 +76,7 @@ if __name__ == "__main__":
     number = count(write("in put.txt", "one two three"), 2, also=[1])
     with contextlib.suppress(toil.FailedTasksError):
         clients = client(address(address()), 2), failing_client(address("here")), lost_client(broken())
-        toil.compute(number, toil.task(min)(number, 7), clients, after(divide(number, 0)), retries=0)
+        toil.compute(number, toil.task(min)(number, 7), look(3), clients, after(divide(number, 0)), retries=0)
 """
 
 
@@ -166,3 +171,17 @@ def test_a_service_that_cannot_start_says_why(folder: Path) -> None:
 def test_log_messages_are_shown_as_workers_write_them(folder: Path) -> None:
     (line,) = toilfn(folder, "debug", "store", "client").stderr.splitlines()
     assert line.endswith("INFO client: asked at 80")
+
+
+def test_whoever_leaves_a_debugger_sees_no_internals(folder: Path) -> None:
+    done = toilfn(folder, "debug", "store", "look", said="p 'n is', n\nq\n", status=130)
+    assert "('n is', 3)" in done.stdout
+    assert done.stderr == "toilfn: interrupted\n"
+
+
+def test_whoever_leaves_a_debugger_in_a_run_sees_no_internals_either(tmp_path: Path) -> None:
+    script = "import toilfn as toil\nlook = toil.task(lambda: breakpoint())\ntoil.compute(look(), cluster='inline')\n"
+    (tmp_path / "flow.py").write_text(script)
+    done = toilfn(tmp_path, "run", "flow.py", "--store", "store", said="q\n", status=130)
+    assert done.stderr.endswith("toilfn: interrupted\n")
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pdb
 import subprocess
 import sys
 import textwrap
@@ -81,6 +82,16 @@ def test_an_argument_that_cannot_be_stored_is_told_by_one_traceback(tmp_path: Pa
     with pytest.raises(toil.SerializationError, match=f"task same.*{reason}") as caught:
         compute(tmp_path, same([value]))
     assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 1
+
+
+@toil.task(retries=5)
+def stops_to_look() -> None:
+    pdb.Pdb(nosigint=True).set_trace()
+
+
+def test_a_debugger_in_a_worker_is_told_where_to_run_instead(tmp_path: Path) -> None:
+    with pytest.raises(toil.FailedTasksError, match=r"attempt 1: .*no terminal.*cluster='inline'.*toilfn debug"):
+        compute(tmp_path, stops_to_look())
 
 
 @pytest.mark.parametrize("memory", ["-1G", "2 Gx", "lots", "", -5])

@@ -7,6 +7,7 @@ import os
 import pdb
 import subprocess
 import sys
+from bdb import BdbQuit
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
     raised = []
 
     def examine(error: BaseException) -> None:
+        if isinstance(error, BdbQuit):
+            return
         raised.append(error)
         sys.stderr.write(user_traceback(error))
         if with_pdb:
@@ -70,6 +73,8 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
 
     try:
         value = rehearsal.run(examine)
+    except BdbQuit:  # the user has left a debugger in the task
+        raise KeyboardInterrupt from None
     except BaseException:
         if not raised:
             raise

@@ -8,6 +8,7 @@ import os
 import runpy
 import sys
 import traceback
+from bdb import BdbQuit
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +48,8 @@ def command(options: argparse.Namespace) -> int:
             runpy.run_path(script, run_name="__main__")
     except (FailedTasksError, KilledError):
         raise
+    except BdbQuit:  # the user has left a debugger in a task
+        raise KeyboardInterrupt from None
     except ToilfnError as error:
         raise _located(error) from None
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -230,6 +231,11 @@ class Executor:
 def _failure(
     attempt: Attempt, error: BaseException, log: bytes | records.BlobRef, stats: records.Stats
 ) -> records.Failure:
+    if isinstance(error, BdbQuit):
+        error = PermanentError(
+            "the task starts a debugger, and a worker has no terminal for it: use cluster='inline', "
+            "or `toilfn debug` for this task alone"
+        )
     cause = Cause.ERROR
     if isinstance(error, MemoryError):
         cause = Cause.MEMORY
