@@ -201,8 +201,9 @@ class View:
         InputError
             If there is none, or more than one; lists them.
         """
-        found = [task for task in self.tasks.values() if task.name == text]
-        found = found or [task for task in self.tasks.values() if task.id.hex().startswith(text.lower())]
+        found, match = [task for task in self.tasks.values() if task.name == text], "are called"
+        if text and not found:
+            found, match = self._with_id(text.lower()), "have an id that starts with"
         if not found:
             raise InputError(f"no task has the name or the id {text!r}; {self._known_names()}")
         if len(found) > 1:
@@ -210,7 +211,7 @@ class View:
             found = [task for task in found if task.id in current] or found
         if len(found) == 1:
             return found[0]
-        raise InputError(f"{len(found)} tasks are called {text!r}; give the start of an id:\n{_candidates(found)}")
+        raise InputError(f"{len(found)} tasks {match} {text!r}; give the start of an id:\n{_candidates(found)}")
 
     def attempts(self, id: TaskId) -> Iterator[Outcome | Failure]:
         """Read again from the store, in order, the attempts of one task that ended; numbered through all runs."""
@@ -221,6 +222,9 @@ class View:
                 if isinstance(record, (Outcome, Failure)) and record.id == id:
                     number += 1
                     yield record._replace(attempt=number)
+
+    def _with_id(self, start: str) -> list[TaskInfo]:
+        return [task for task in self.tasks.values() if task.id.hex().startswith(start)]
 
     def _known_names(self) -> str:
         names = sorted({task.name for task in self.tasks.values()})

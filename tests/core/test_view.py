@@ -107,6 +107,17 @@ def test_an_ambiguous_name_lists_candidates_failed_ones_first(tmp_path: Path) ->
     assert len(lines) == 6
 
 
+def test_an_id_that_is_too_short_lists_those_that_it_may_mean(tmp_path: Path) -> None:
+    view = view_of(tmp_path, *half_done())
+    firsts = Counter(id.hex()[0] for id in view.tasks)
+    start, count = firsts.most_common(1)[0]
+    assert count > 1
+    with pytest.raises(InputError, match=f"^{count} tasks have an id that starts with '{start}'"):
+        view.find(start)
+    with pytest.raises(InputError, match="no task has the name or the id ''"):
+        view.find("")
+
+
 def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the tasks are merge, report, sort_chunk, split"):
         view_of(tmp_path, *half_done()).find("srot")

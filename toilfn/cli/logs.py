@@ -23,7 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store_options(parser)
     add_task(parser)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--attempt", type=int, metavar="N", help="show this attempt only, from 1; by default all")
+    which.add_argument(
+        "--attempt", type=int, metavar="N", help="show this attempt only, counted through all runs; by default all"
+    )
     which.add_argument(
         "--follow", action="store_true",
         help="go on with what it prints from now on, until the task is done or nobody runs it",

@@ -14,6 +14,7 @@ __all__ = ["command", "configure"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
+    parser.usage = "toilfn resume STORE [flags]"
     add_store(parser)
     add_json(parser)
     parser.add_argument(
