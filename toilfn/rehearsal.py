@@ -30,7 +30,7 @@ from toilfn.work.capture import NoCapture
 from toilfn.work.execute import Attempt, Executor
 from toilfn.work.payloads import Payloads
 from toilfn.work.scratch import base_dir
-from toilfn.work.services import Host
+from toilfn.work.services import Host, serve
 from toilfn.work.surroundings import Surroundings
 
 __all__ = ["Rehearsal", "fetch_files"]
@@ -155,7 +155,11 @@ class _Stage(Executor):
 
     def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
         if self._runs:  # else the service was not made
-            super()._serve(made, id_, host, interval)
+            self._make_call(serve, (made, self._keep, host.wait, interval), {})
+
+    def _keep(self, told: Any) -> None:
+        """Take what a service tells its clients for its value."""
+        self.value = told
 
 
 def fetch_files(value: Any, folder: Path) -> None:

@@ -43,6 +43,12 @@ def address(other="nowhere"):
     print("down")
 
 @toil.service
+def clock():
+    print("starts")
+    yield "noon"
+    print("stops")
+
+@toil.service
 def broken():
     raise OSError("no such port")
     yield
@@ -75,7 +81,7 @@ if __name__ == "__main__":
     import contextlib
     number = count(write("in put.txt", "one two three"), 2, also=[1])
     with contextlib.suppress(toil.FailedTasksError):
-        clients = client(address(address()), 2), failing_client(address("here")), lost_client(broken())
+        clients = client(address(address()), 2), failing_client(address("here")), lost_client(broken()), later(clock())
         toil.compute(number, toil.task(min)(number, 7), look(3), clients, after(divide(number, 0)), retries=0)
 """
 
@@ -185,3 +191,14 @@ def test_whoever_leaves_a_debugger_in_a_run_sees_no_internals_either(tmp_path: P
     done = toilfn(tmp_path, "run", "flow.py", "--store", "store", said="q\n", status=130)
     assert done.stderr.endswith("toilfn: interrupted\n")
     assert "Traceback" not in done.stderr
+
+
+def test_a_service_by_itself_starts_and_stops(folder: Path) -> None:
+    lines = toilfn(folder, "debug", "store", "clock").stdout.splitlines()
+    assert lines == ["starts", "stops", "value: 'noon'"]
+
+
+def test_a_service_by_itself_that_fails_is_shown_from_its_own_line_on(folder: Path) -> None:
+    err = toilfn(folder, "debug", "store", "broken", status=1).stderr
+    assert "OSError: no such port" in err
+    assert "toilfn/" not in err
