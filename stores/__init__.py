@@ -158,7 +158,9 @@ def _connect(url: str, wanted: dict[str, Any]) -> FsspecObjects:
         raise StoreError(f"The job store {url} needs a driver for {scheme}://. To get it: {extra}") from error
     except Exception as error:
         known = "a path, file://, s3://, gs:// or another scheme of fsspec's"
-        raise StoreError(f"Cannot open the job store {url} ({scheme}://): {error}. Use {known}.") from error
+        why = options.masked(str(error), wanted)
+        cause = error if why == str(error) else None  # its traceback would show the secret
+        raise StoreError(f"Cannot open the job store {url} ({scheme}://): {why}. Use {known}.") from cause
 
 
 def _driver(scheme: str) -> type[FsspecObjects]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from toilfn.errors import StoreError
 
-__all__ = ["VARIABLE", "hand_over", "key_bytes", "known", "remember", "resolved"]
+__all__ = ["VARIABLE", "hand_over", "key_bytes", "known", "masked", "remember", "resolved"]
 
 VARIABLE = "TOILFN_STORE_OPTIONS"
 """The environment variable by which a leader tells workers how to open its store: JSON, options by URL."""
@@ -88,6 +88,16 @@ def hand_over(url: str, *, private: bool) -> dict[str, str]:
                 " driver's own configuration there."
             )
     return {VARIABLE: json.dumps({url: options})}
+
+
+def masked(text: str, options: Mapping[str, Any]) -> str:
+    """Replace the values of secret options in a driver's error, which may quote a request with all that was sent."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            text = masked(text, value)
+        elif value and _is_secret(name, value):
+            text = text.replace(str(value), f"<{name}>")
+    return text
 
 
 def _is_secret(name: str, value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 
 import pytest
 
@@ -63,6 +64,19 @@ def test_job_scripts_get_no_secrets(name, value):
     options.remember("s3://b/x", {"region": "r", name: value})
     with pytest.raises(StoreError, match=f"option {name} is a secret.*{name}=file:PATH"):
         options.hand_over("s3://b/x", private=False)
+
+
+def test_a_drivers_error_shows_no_secret(monkeypatch):
+    """Google's library asks whether a token counts, and names the request when nobody answers."""
+
+    def connect(token):
+        raise ConnectionError(f"no answer from /tokeninfo?access_token={token}")
+
+    monkeypatch.setattr("gcsfs.credentials._get_creds_from_raw_token", connect)
+    with pytest.raises(StoreError, match=r"no answer from .*access_token=<token>") as caught:
+        open_store("gs://b/x", token=KEY)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert options.masked("a b c", {"client_kwargs": {"password": "b"}, "region": "a"}) == "a <password> c"
 
 
 def test_job_scripts_get_the_rest():
