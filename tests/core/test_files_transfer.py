@@ -18,9 +18,12 @@ import fsspec
 import pytest
 
 import toilfn as toil
+from tests.servers.fixtures import gcs_server
 from toilfn.filing import transfer
 from toilfn.filing.session import Session
 from toilfn.stores import open_store
+
+__all__ = ["gcs_server"]
 
 
 @pytest.fixture
@@ -310,3 +313,22 @@ def test_fingerprints_follow_the_content(tmp_path, bucket):
         assert first == transfer.fingerprint(url) is not None
         put(url, b"22")
         assert transfer.fingerprint(url) != first
+
+
+@pytest.mark.usefixtures("session")
+def test_google_storage(gcs_server, monkeypatch):
+    """Folders, too, and what is not there is named."""
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "project": "tests"})
+    place = f"gs://transfer-{uuid.uuid4().hex}"
+    system, bucket = fsspec.core.url_to_fs(place)
+    system.mkdir(bucket)
+    data = bytes(range(256)) * 2000
+    assert toil.export(made(data), f"{place}/a folder/") == f"{place}/a folder/made.txt"
+    assert get(f"{place}/a folder/made.txt") == data
+    file = toil.import_file(f"{place}/a folder/made.txt")
+    assert (file.name, file.read_bytes()) == ("made.txt", data)
+    put(f"{place}/a folder/deep/b#c.txt", b"deep")
+    folder = toil.import_directory(f"{place}/a folder")
+    assert folder["deep/b#c.txt"].read_bytes() == b"deep"
+    with pytest.raises(toil.InputError, match=r"gone\.txt"):
+        toil.import_file(f"{place}/gone.txt")
