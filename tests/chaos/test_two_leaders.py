@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.servers.fixtures import radosgw_server
+from tests.servers.radosgw import RadosGateway
+
+__all__ = ["radosgw_server"]
 
 SCRIPT = """
 import sys, time, toilfn as toil
@@ -37,12 +44,13 @@ print(toil.compute(
 class Store:
     def __init__(self, folder: Path) -> None:
         self.path, self.marks, self.script = folder / "store", folder / "marks", folder / "script.py"
+        self.url = str(self.path)
         self.marks.mkdir()
         self.script.write_text(SCRIPT)
         self.leaders: list[subprocess.Popen[str]] = []
 
     def lead(self, tasks: int = 100, lease: float = 30.0) -> subprocess.Popen[str]:
-        command = [sys.executable, str(self.script), str(self.path), str(self.marks), str(tasks), str(lease)]
+        command = [sys.executable, str(self.script), self.url, str(self.marks), str(tasks), str(lease)]
         leader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.leaders.append(leader)
         return leader
@@ -105,6 +113,22 @@ def test_a_suspended_leader_that_wakes_up_stops_and_changes_nothing(store: Store
     assert first.returncode == 1
     assert "FencedError" in errors
     assert snapshot(store.path) == before
+
+
+def test_in_s3_a_second_leader_is_told_and_a_dead_one_is_replaced(
+    store: Store, radosgw_server: RadosGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"endpoint_url": radosgw_server.url, "create_bucket": True}
+    monkeypatch.setenv("DASK_TOILFN__STORE_OPTIONS", json.dumps(options))
+    store.url = f"s3://leaders/{uuid.uuid4().hex}"
+    first = store.lead()
+    wait_for(lambda: store.count() > 3)
+    second = store.lead()
+    _, errors = second.communicate(timeout=60)
+    assert (second.returncode, "StoreLockedError" in errors) == (1, True), errors
+    first.kill()
+    first.communicate()
+    assert store.lead().communicate(timeout=60)[0] == "4950\n"
 
 
 def snapshot(store: Path) -> dict[str, bytes]:
