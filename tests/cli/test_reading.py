@@ -206,7 +206,9 @@ def test_waiting_counts_from_the_end_of_what_a_task_needs(tmp_path: Path, capsys
 
 
 def test_stats_in_three_forms(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, "stats", store.url).splitlines()
+    text = printed(capsys, "stats", store.url)
+    assert printed(capsys, "stats", store.url, "--human") == text
+    lines = text.splitlines()
     assert lines[0].split() == ["task", "done", "failed", "min", "median", "mean", "max", "total"]
     assert lines[1].split() == ["sort_chunk", "3", "2", "wall", "1s", "2s", "2s", "3s", "6s"]
     found = json.loads(printed(capsys, "stats", store.url, "--json"))["tasks"]

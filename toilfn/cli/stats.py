@@ -48,6 +48,7 @@ read          bytes read, from disk or cache, by tasks that take longer than 20 
     parser.add_argument("--attempts", action="store_true", help="one row for each attempt, failed ones too")
     form = parser.add_mutually_exclusive_group()
     add_json(form)
+    form.add_argument("--human", action="store_true", help="sizes and times as people write them; the default")
     form.add_argument("--csv", action="store_true", help="print plain numbers, separated by commas")
 
 
