@@ -1,11 +1,14 @@
-"""How many requests 10,000 tasks that do nothing send to an S3 server: on this machine, and as jobs of a batch system.
+"""How many requests tasks that do nothing send to an S3 server: on this machine, in jobs, and each alone in a job.
 
-Needs Debian and root for the server. The batch system is the tests' stand-in for LSF, whose jobs are processes of
-this machine.
+python benchmarks/requests.py [--tasks 10000] [--alone 10000]
+
+All that leader and workers ask is counted on its way. Needs Debian and root for the server. The batch system is the
+tests' stand-in for LSF, whose jobs are processes of this machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -17,13 +20,10 @@ import toilfn as toil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.servers.counting import Counting
 from tests.servers.fake.systems import system
 from tests.servers.machine import BY_HAND
-from tests.servers.radosgw import RadosGateway
-from toilfn.stores import open_store
-from toilfn.view import View
-
-TASKS = 10_000
+from tests.servers.radosgw import PORT, RadosGateway
 
 
 @toil.task
@@ -31,34 +31,35 @@ def nothing(i: int) -> None:
     """Do nothing."""
 
 
-def measure(label: str, url: str, **how: Any) -> None:
-    """Run the tasks, and print what it took."""
-    start = time.perf_counter()
-    toil.compute([nothing(i) for i in range(TASKS)], store=url, progress=False, **how)
-    wall = time.perf_counter() - start
-    view = View(open_store(url))
-    asked = view.requests + sum(event.requests for event in attempts(url, view))
-    print(f"{label:28} {asked / TASKS:8.4f} requests a task  {wall:8.1f} s")
-
-
-def attempts(url: str, view: View) -> Any:
-    """Give the attempts of a store's tasks."""
-    from toilfn.report.attempts import attempts_of
-
-    return attempts_of(open_store(url), view)
+def measure(label: str, tasks: int, **how: Any) -> None:
+    """Run so many tasks, and print what it took."""
+    relay = Counting(PORT)
+    with relay.running():
+        options = {"endpoint_url": relay.url, "create_bucket": True}
+        start = time.perf_counter()
+        url = f"s3://requests/{uuid.uuid4().hex}"
+        toil.compute([nothing(i) for i in range(tasks)], store=url, store_options=options, progress=False, **how)
+        wall = time.perf_counter() - start
+        asked = sum(relay.seen.values())
+        print(f"{tasks:6,} {label:28} {asked / tasks:8.4f} requests a task  {wall:8.1f} s", flush=True)
+        print(f"       {dict(relay.seen.most_common(8))}")
 
 
 def main() -> None:
-    """Measure both."""
+    """Measure all three."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--alone", type=int, default=10_000, help="how many jobs of one task: each is a process")
+    options = parser.parse_args()
     server = RadosGateway()
     server.acquire(BY_HAND)
     os.environ.update(server.environment)
-    options = {"endpoint_url": server.url, "create_bucket": True}
     try:
-        measure("this machine", f"s3://requests/{uuid.uuid4().hex}", store_options=options)
+        measure("on this machine", options.tasks)
         for _ in system("lsf"):
-            url = f"s3://requests/{uuid.uuid4().hex}"
-            measure("jobs of a batch system", url, store_options=options, cluster="lsf", max_jobs=4)
+            measure("in jobs of a batch system", options.tasks, cluster="lsf", max_jobs=4)
+        for _ in system("lsf"):
+            measure("each alone in its job", options.alone, cluster="lsf", bundle=1)
     finally:
         server.release(BY_HAND)
 
