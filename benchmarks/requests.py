@@ -59,7 +59,7 @@ def main() -> None:
         for _ in system("lsf"):
             measure("in jobs of a batch system", options.tasks, cluster="lsf", max_jobs=4)
         for _ in system("lsf"):
-            measure("each alone in its job", options.alone, cluster="lsf", bundle=1)
+            measure("each alone in its job", options.alone, cluster="lsf", bundle=0)
     finally:
         server.release(BY_HAND)
 

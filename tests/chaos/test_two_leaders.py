@@ -123,6 +123,7 @@ def test_in_s3_a_second_leader_is_told_and_a_dead_one_is_replaced(
     store.url = f"s3://leaders/{uuid.uuid4().hex}"
     first = store.lead()
     wait_for(lambda: store.count() > 3)
+    os.kill(first.pid, signal.SIGSTOP)  # lest it is done before the other one has come so far
     second = store.lead()
     _, errors = second.communicate(timeout=60)
     assert (second.returncode, "StoreLockedError" in errors) == (1, True), errors

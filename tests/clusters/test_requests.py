@@ -38,7 +38,7 @@ def requests(count: int) -> Counter[str]:
     with Counting(radosgw.PORT).running() as relay:
         options = {"endpoint_url": relay.url, "create_bucket": True}
         url = f"s3://requests/{uuid.uuid4().hex}"
-        how = {"store_options": options, "cluster": "lsf", "bundle": 1, "progress": False}
+        how = {"store_options": options, "cluster": "lsf", "bundle": 0, "progress": False}
         toil.compute([nothing(i) for i in range(count)], store=url, **how)
         return relay.seen
 
