@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,8 @@ def test_memory_and_time_of_the_command_are_counted(images, tmp_path):
     work = "python3 -c 'x = bytearray(300 * 2**20); x[::4096] = x[::4096]; sum(range(10**7))'"
     source = f'version 1.0\ntask t {{ command {{ {work} }} runtime {{ docker: "debian:latest" memory: "700 MB" }} }}\n'
     (tmp_path / "t.wdl").write_text(source)
-    done = in_podman(tmp_path, "t.wdl", "--store", "run")
-    assert done.status == 0, done.stderr
+    command = [sys.executable, "-m", "toilfn", "wdl", "t.wdl", "--container", "podman", "--store", "run"]
+    subprocess.run(command, cwd=tmp_path, check=True)  # this process may be larger than the command
     rows = json.loads(toilfn(["stats", "run", "--attempts", "--json"], tmp_path).stdout)
     row = next(row for row in rows if row["name"] == "t")
     assert 300 * 2**20 < row["memory"] <= 700 * 10**6
