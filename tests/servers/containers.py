@@ -82,9 +82,7 @@ class Containers(Server):
         with tempfile.TemporaryDirectory() as folder:
             archive = root_file_system(Path(folder))
             self.run("podman", "import", "--change", 'CMD ["/bin/sh"]', str(archive), IMAGE)
-        self.run("podman", "tag", IMAGE, REMOTE_IMAGE)
-        self.run("podman", "push", "--quiet", REMOTE_IMAGE)
-        self.run("podman", "untag", IMAGE, REMOTE_IMAGE)
+        self.publish(REMOTE_IMAGE.rpartition(":")[2])
 
     def stop(self) -> None:
         """Remove all containers and images, and stop the registry."""
@@ -94,10 +92,16 @@ class Containers(Server):
         subprocess.run(["umount", "--quiet", f"{self.folder}/images/overlay"], check=False)
         end_process(self.folder / "registry.pid")
 
-    def pulls(self) -> int:
-        """How often the image in the registry was asked for, by name, and given."""
+    def publish(self, tag: str) -> str:
+        """Put the image into the registry under another tag, and give its name there."""
+        image = f"127.0.0.1:{PORT}/toilfn-tests/busybox:{tag}"
+        self.run("podman", "push", "--quiet", IMAGE, f"docker://{image}")
+        return image
+
+    def pulls(self, tag: str) -> int:
+        """How often an image in the registry was asked for, by name, and given."""
         log = (self.folder / "registry.log").read_text()
-        return sum('"GET /v2/toilfn-tests/busybox/manifests/remote ' in line for line in log.splitlines())
+        return sum(f'"GET /v2/toilfn-tests/busybox/manifests/{tag} ' in line for line in log.splitlines())
 
     def _registry(self) -> None:
         script = "echo $$ > registry.pid; exec docker-registry serve registry.yml > registry.log 2>&1"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.apptainer import Apptainer
 from tests.servers.awsbatch import AWSBatch
 from tests.servers.containers import Containers
 from tests.servers.docker import DockerEngine
@@ -19,8 +21,9 @@ from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
 
 __all__ = [
-    "alone", "awsbatch_server", "containers", "docker_engine", "gcs_server", "gridengine", "gridengine_server",
-    "images", "kubernetes", "kubernetes_server", "moto_server", "radosgw_server", "slurm", "slurm_server",
+    "alone", "apptainer", "apptainer_server", "awsbatch_server", "containers", "docker_engine", "gcs_server",
+    "gridengine", "gridengine_server", "images", "kubernetes", "kubernetes_server", "moto_server",
+    "radosgw_server", "slurm", "slurm_server",
 ]  # fmt: skip
 
 
@@ -40,6 +43,12 @@ def gridengine_server() -> Iterator[GridEngine]:
 def containers() -> Iterator[Containers]:
     """Podman, which works in this process and in what it starts, with images."""
     yield from serve(Containers())
+
+
+@pytest.fixture(scope="session")
+def apptainer_server() -> Iterator[Apptainer]:
+    """Apptainer's programs, which no test sees that does not ask for them."""
+    yield from serve(Apptainer())
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +94,13 @@ def awsbatch_server(containers: Containers) -> Iterator[AWSBatch]:
 @pytest.fixture
 def alone() -> None:
     """For tests that disturb a server: no other test uses it meanwhile."""
+
+
+@pytest.fixture
+def apptainer(apptainer_server: Apptainer, containers: Containers, monkeypatch: pytest.MonkeyPatch) -> Containers:
+    """Apptainer for one test, also as singularity; gives the server that has the registry."""
+    monkeypatch.setenv("PATH", f"{apptainer_server.programs}:{os.environ['PATH']}")
+    return containers
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.servers.containers import Containers
-from tests.servers.machine import ServerMissingError, cache_folder
+from tests.servers.machine import ServerMissingError, cache_folder, debian_mirror
 
 DEBIAN = "docker.io/library/debian:stable-slim"
 """The image itself; all other names are tags of it or layers on it."""
@@ -89,7 +89,7 @@ def debian_archive() -> Path:
 def _bootstrap(root: Path, archive: Path) -> None:
     if os.getuid() or not shutil.which("debootstrap"):
         raise ServerMissingError("images are made by debootstrap, as root, on Debian")
-    command = ["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(root), *_mirror()]
+    command = ["debootstrap", "--variant=minbase", "--include=python3", "bookworm", str(root), *debian_mirror()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServerMissingError(f"{' '.join(command)}: {done.stdout.strip()[-300:]}")
@@ -99,12 +99,6 @@ def _bootstrap(root: Path, archive: Path) -> None:
     part = archive.with_suffix(".part")
     subprocess.run(["tar", "-C", root, "-cf", part, "."], check=True)
     part.rename(archive)
-
-
-def _mirror() -> list[str]:
-    """Where this machine has its Debian packages from; debootstrap knows one where there is none."""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Codename: bookworm"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()[:1]
 
 
 def _add_bash(server: Containers) -> None:

@@ -182,6 +182,12 @@ def cache_folder() -> Path:
     return folder
 
 
+def debian_mirror() -> list[str]:
+    """Where this machine has the packages of its Debian from; nothing if apt does not know."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Codename: bookworm"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()[:1]
+
+
 def wait_for(condition: Callable[[], object], what: str, limit: float = 30.0) -> None:
     """Wait until a condition holds; what it raises counts as not yet."""
     end = time.monotonic() + limit

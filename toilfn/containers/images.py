@@ -16,8 +16,8 @@ from toilfn.work.scratch import base_dir
 __all__ = ["forget", "provide"]
 
 _logger = logging.getLogger(__name__)
-_here: set[tuple[str, str]] = set()
-"""Programs of engines and images that this process has found: to ask an engine takes as long as a small task."""
+_here: set[tuple[str, ...]] = set()
+"""Commands that have found their images in this process: to ask an engine takes as long as a small task."""
 
 
 def provide(engine: Engine, image: str) -> None:
@@ -28,14 +28,15 @@ def provide(engine: Engine, image: str) -> None:
     ContainerError
         If that fails; has the engine's own words.
     """
-    if (engine.program, image) not in _here:
+    question = tuple(engine.has(image))
+    if question not in _here:
         _fetch(engine, image)
-        _here.add((engine.program, image))
+        _here.add(question)
 
 
 def forget(engine: Engine, image: str) -> None:
     """Look for an image anew the next time: a container of it has failed, perhaps since the image is gone."""
-    _here.discard((engine.program, image))
+    _here.discard(tuple(engine.has(image)))
 
 
 def _fetch(engine: Engine, image: str) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 
 from toilfn.containers.engine import Engine, Mount, Request
 from toilfn.errors import InputError
@@ -47,11 +48,13 @@ class Singularity(Engine):
             raise InputError(f"{self.name} runs containers as the same user: leave out user={request.user!r}")
         how = "run" if request.entrypoint is None else "exec"
         program = [] if request.entrypoint is None else [request.entrypoint]
-        return [self.program, how, *_flags(request), self._file(request.image), *program, *request.command]
+        return [self.program, "--silent", how, *_flags(request), self._file(request.image), *program, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Give all variables, marked as the container's."""
-        return {f"{self.name.upper()}ENV_{name}": value for name, value in request.env.items()}
+        """Give all variables, marked as the container's; the shell that sets them there is to take them literally."""
+        prefix = self.name.upper()
+        given = {f"{prefix}ENV_{name}": value for name, value in request.env.items() if name != "HOME"}
+        return {**given, f"{prefix}_NO_EVAL": "1"}
 
     def _file(self, image: str) -> str:
         if os.path.exists(image):
@@ -68,12 +71,31 @@ class Apptainer(Singularity):
 
 
 def _flags(request: Request) -> Iterator[str]:
-    yield from ("--cleanenv", "--pwd", request.working_dir)
+    # Without these two the container has the user's home, with all their own programs, and this machine's /tmp.
+    yield from ("--containall", "--workdir", _scratch(request))
+    yield from ("--pwd", request.working_dir)
+    if "HOME" in request.env:
+        yield from ("--home", f"{_source(request, request.env['HOME'])}:{request.env['HOME']}")
     for mount in request.mounts:
         yield from ("--bind", _bind(mount))
     if request.accelerators:
         yield "--nv"
     yield from request.options
+
+
+def _scratch(request: Request, name: str = "") -> str:
+    """Make a directory for what Docker would keep in a container's own layer: /tmp and a home."""
+    folder = Path(request.place or base_dir()) / ".container" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(folder)
+
+
+def _source(request: Request, path: str) -> str:
+    """Say where a path of the container is on this machine: Singularity mounts a home wherever it is."""
+    for mount in request.mounts:
+        if Path(path).is_relative_to(mount.target):
+            return str(Path(mount.source) / Path(path).relative_to(mount.target))
+    return _scratch(request, "home")
 
 
 def _bind(mount: Mount) -> str:
