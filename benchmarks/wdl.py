@@ -1,8 +1,9 @@
 """WDL, whole processes side by side with others: hello, and a scatter of echo.
 
-python benchmarks/wdl.py [--width 200] [--container podman] [--image IMAGE] [--times 3]
+python benchmarks/wdl.py [--width 200] [--container podman|singularity] [--image IMAGE] [--times 3]
 
-Others are run where they are installed: miniwdl (with the same engine), and toil-wdl-runner, which --toil may name.
+Others are run where they are installed: miniwdl (with the same engine), and toil-wdl-runner, which --toil may name and
+which knows Singularity only (and Docker's swarm). `python -m tests.servers.apptainer start` has Singularity's command.
 Processor time is that of the process and its children; containers of an engine with a daemon are none of these.
 """
 
@@ -62,15 +63,17 @@ def runners(container: str, toil: str | None) -> dict[str, tuple[list[str], dict
     found["toilfn"] = ([sys.executable, "-m", "toilfn", "wdl", "w.wdl", "in.json", "--container", container], {})
     binary = Path(sys.executable).parent
     if container != "none" and (binary / "miniwdl").exists():
-        backend = {"MINIWDL__SCHEDULER__CONTAINER_BACKEND": container, "MINIWDL__PODMAN__EXE": '["podman"]'}
+        programs = {f"MINIWDL__{engine.upper()}__EXE": f'["{engine}"]' for engine in ("podman", "singularity")}
+        programs["MINIWDL__SINGULARITY__RUN_OPTIONS"] = '["--containall"]'  # without --fakeroot: it may be root
+        backend = {"MINIWDL__SCHEDULER__CONTAINER_BACKEND": container} | programs
         found["miniwdl run"] = ([str(binary / "miniwdl"), "run", "w.wdl", "-i", "in.json", "-d", "out/"], backend)
     else:
         print("miniwdl is not installed, or has no such engine")
-    if toil:
-        engine = "docker" if container == "podman" else container
-        found["toil-wdl-runner"] = ([toil, "w.wdl", "in.json", "--container", engine], {})
+    if toil and container == "singularity":
+        path = f"{Path(toil).parent}:{os.environ['PATH']}"  # it looks its own workers up there
+        found["toil-wdl-runner"] = ([toil, "w.wdl", "in.json", "--container", container], {"PATH": path})
     else:
-        print("toil-wdl-runner is not installed")
+        print("toil-wdl-runner is not installed, or has no such engine")
     return found
 
 

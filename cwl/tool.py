@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
+from cwl_utils.types import CWLObjectType
 from cwltool.command_line_tool import CommandLineTool
 from cwltool.context import LoadingContext, RuntimeContext
 from cwltool.docker import DockerCommandLineJob, PodmanCommandLineJob
 from cwltool.job import JobBase
 from cwltool.process import Process
+from cwltool.singularity import SingularityCommandLineJob
 from cwltool.workflow import default_make_tool
 from ruamel.yaml.comments import CommentedMap
 
+from toilfn.containers.images import image_lock, images_folder
+
 __all__ = ["make_tool"]
+
+_FOLDER = "CWL_SINGULARITY_CACHE"
+"""cwltool's variable for where image files are kept."""
 
 
 def make_tool(toolpath_object: CommentedMap, loadingContext: LoadingContext) -> Process:
@@ -29,8 +38,32 @@ class Tool(CommandLineTool):
     def make_job_runner(self, runtimeContext: RuntimeContext) -> type[JobBase]:
         """Choose the class of the tool's jobs."""
         kind = super().make_job_runner(runtimeContext)
-        ours: dict[type[JobBase], type[JobBase]] = {DockerCommandLineJob: DockerJob, PodmanCommandLineJob: PodmanJob}
-        return ours.get(kind, kind)
+        return _OURS.get(kind, kind)
+
+
+def _one_at_a_time(bring: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Bring an image here, unless another process of this machine has just done so."""
+
+    def locked(job: JobBase, image: CWLObjectType, *options: Any, **named: Any) -> str | None:
+        with image_lock(json.dumps(image, sort_keys=True, default=str)):
+            return bring(job, image, *options, **named)
+
+    return locked
+
+
+def _kept_here(bring: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Keep images that are files on this machine, not in the current directory, which many machines may share."""
+
+    def kept(*arguments: Any, **named: Any) -> str | None:
+        if _FOLDER in os.environ:
+            return bring(*arguments, **named)
+        os.environ[_FOLDER] = str(images_folder())
+        try:
+            return bring(*arguments, **named)
+        finally:
+            del os.environ[_FOLDER]
+
+    return kept
 
 
 class _Unwatched:
@@ -43,11 +76,28 @@ class _Unwatched:
 class DockerJob(_Unwatched, DockerCommandLineJob):
     """A job in a container of docker's."""
 
+    get_from_requirements = _one_at_a_time(DockerCommandLineJob.get_from_requirements)
+
+
+class SingularityJob(_Unwatched, SingularityCommandLineJob):
+    """A job in a container of Singularity's or Apptainer's."""
+
+    get_from_requirements = _one_at_a_time(_kept_here(SingularityCommandLineJob.get_from_requirements))
+
 
 class PodmanJob(_Unwatched, PodmanCommandLineJob):
     """A job in a container of podman's."""
+
+    get_from_requirements = _one_at_a_time(PodmanCommandLineJob.get_from_requirements)
 
     def create_runtime(self, env: Any, runtimeContext: RuntimeContext) -> tuple[list[str], str | None]:
         """Make the command line; root needs no user namespace to be itself, and podman gives it none."""
         command, cid_file = super().create_runtime(env, runtimeContext)
         return [word for word in command if word != "--userns=keep-id" or os.getuid()], cid_file
+
+
+_OURS: dict[type[JobBase], type[JobBase]] = {
+    DockerCommandLineJob: DockerJob,
+    PodmanCommandLineJob: PodmanJob,
+    SingularityCommandLineJob: SingularityJob,
+}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.cwl.conftest import DOCUMENTS
 from tests.servers.containers import IMAGE
-from tests.servers.fixtures import containers, docker_engine, images  # noqa: F401 - used as fixtures
+from tests.servers.fixtures import apptainer, apptainer_server, containers, docker_engine, images  # noqa: F401 - used as fixtures
 
 SHOW = """\
 cwlVersion: v1.2
@@ -87,6 +88,38 @@ def test_a_tool_runs_under_dockers_daemon(runner, written, tmp_path, docker_engi
     done = runner("--docker", "--custom-net", "none", tool, options=())
     assert done.status == 0, done.messages
     assert lines(tmp_path) == ["usual", "lo"]
+
+
+def test_tools_run_in_singularity_and_its_image_is_pulled_once(runner, written, tmp_path, apptainer, monkeypatch):  # noqa: F811 - the fixture
+    monkeypatch.setenv("APPTAINER_CACHEDIR", str(tmp_path / "cache"))
+    tag = f"cwl-{os.getpid()}"
+    written("tool.cwl", SHOW.replace("IMAGE", apptainer.publish(tag)))
+    scatter = """\
+cwlVersion: v1.2
+class: Workflow
+requirements: [{class: ScatterFeatureRequirement}, {class: StepInputExpressionRequirement}]
+inputs: {n: "int[]"}
+outputs: {shown: {type: "File[]", outputSource: show/shown}}
+steps:
+  show: {run: tool.cwl, scatter: n, in: {n: n}, out: [shown]}
+"""
+    job = written("job.json", json.dumps({"n": list(range(4))}))
+    done = runner("--singularity", "--workers", 4, written("scatter.cwl", scatter), job, options=())
+    assert [Path(file["path"]).read_text().split()[0] for file in done.result["shown"]] == ["usual"] * 4
+    assert apptainer.pulls(tag) == 1
+    assert not list(tmp_path.glob("*.sif"))
+
+
+def test_an_input_may_have_a_name_that_options_begin_with(runner, written):
+    source = """\
+cwlVersion: v1.2
+class: ExpressionTool
+requirements: {InlineJavascriptRequirement: {}}
+inputs: {re: string, cach: string}
+outputs: {o: string}
+expression: "${ return {o: inputs.re + inputs.cach}; }"
+"""
+    assert runner(written("tool.cwl", source), "--re", "one", "--cach", "two").result == {"o": "onetwo"}
 
 
 def test_dependencies_of_a_document_are_listed(runner, tmp_path):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.containers import IMAGE
-from tests.servers.fixtures import containers, docker_engine, images
+from tests.servers.containers import IMAGE, REMOTE_IMAGE
+from tests.servers.fixtures import apptainer, apptainer_server, containers, docker_engine, images
 from tests.wdl.running import run, toilfn
 
-__all__ = ["containers", "docker_engine", "images"]
+__all__ = ["apptainer", "apptainer_server", "containers", "docker_engine", "images"]
 
 SOURCE = """\
 version 1.1
@@ -106,3 +106,22 @@ def test_under_dockers_daemon(docker_engine, tmp_path):
     done = run(["t.wdl", "f=f.txt", "--container", "docker"], tmp_path)
     assert done.status == 0, done.stderr
     assert json.loads(done.stdout) == {"t.s": "content"}
+
+
+@pytest.mark.parametrize("engine", ["singularity", "apptainer"])
+def test_in_singularity(apptainer, tmp_path, engine):
+    source = """\
+version 1.1
+task t {
+  input { File f }
+  command <<< cat ~{f} && echo made > "made here.txt" && touch /tmp/$$ && echo only this >&2 >>>
+  output { String s = read_string(stdout())  String e = read_string(stderr())  File made = glob("made*")[0] }
+  runtime { container: "IMAGE" memory: "200 MB" }
+}
+"""
+    (tmp_path / "t.wdl").write_text(source.replace("IMAGE", REMOTE_IMAGE))
+    (tmp_path / "f.txt").write_text("content")
+    done = run(["t.wdl", "f=f.txt", "--container", engine], tmp_path)
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["t.s"], found["t.e"], Path(found["t.made"]).read_text()) == ("content", "only this", "made\n")

@@ -8,12 +8,13 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 
 from toilfn.containers.engine import Engine
 from toilfn.errors import ContainerError
 from toilfn.work.scratch import base_dir
 
-__all__ = ["forget", "provide"]
+__all__ = ["forget", "image_lock", "images_folder", "provide"]
 
 _logger = logging.getLogger(__name__)
 _here: set[tuple[str, ...]] = set()
@@ -42,7 +43,7 @@ def forget(engine: Engine, image: str) -> None:
 def _fetch(engine: Engine, image: str) -> None:
     if _run(engine.has(image)).returncode == 0:
         return
-    with _locked(f"{engine.name} {image}"):
+    with image_lock(f"{engine.name} {image}"):
         if _run(engine.has(image)).returncode == 0:
             return
         _logger.info("%s pulls the image %s", engine.name, image)
@@ -60,8 +61,16 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+def images_folder() -> Path:
+    """Where this machine keeps images that are files."""
+    folder = base_dir() / "images"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
-def _locked(what: str) -> Iterator[None]:
+def image_lock(what: str) -> Iterator[None]:
+    """Keep other processes of this machine from bringing the same image meanwhile."""
     folder = base_dir() / "pulls"
     folder.mkdir(mode=0o700, exist_ok=True)
     with (folder / sha256(what.encode()).hexdigest()[:32]).open("w") as lock:

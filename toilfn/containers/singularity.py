@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from toilfn.containers.engine import Engine, Mount, Request
+from toilfn.containers.images import images_folder
 from toilfn.errors import InputError
 from toilfn.work.scratch import base_dir
 
@@ -59,9 +60,7 @@ class Singularity(Engine):
     def _file(self, image: str) -> str:
         if os.path.exists(image):
             return os.path.abspath(image)
-        folder = base_dir() / "images"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return str(folder / f"{sha256(image.encode()).hexdigest()[:32]}.sif")
+        return str(images_folder() / f"{sha256(image.encode()).hexdigest()[:32]}.sif")
 
 
 class Apptainer(Singularity):
