@@ -45,8 +45,13 @@ class Call:
         self.machine = machine
         self.place = current().temp_dir / "call"
         self.place.mkdir()
-        stored = all_stored(dict(inputs))
-        self.paths = TaskPaths(self.place, stored, copy=machine.copy_inputs, mount_points=runtime.mount_points)
+        self.paths = TaskPaths(
+            self.place,
+            all_stored(dict(inputs)),
+            copy=machine.copy_inputs,
+            mount_points=runtime.mount_points,
+            source_dir=source_dir(node),
+        )
         self.env: Env.Bindings[Value.Base] = Env.Bindings()
         declared = node.available_inputs
         for name, plain in inputs.items():
@@ -63,6 +68,7 @@ class Call:
         execution = self._execution(script)
         status = run(execution, self.machine.container)
         self._check(status, execution)
+        self.paths.beside = ""
         outputs = OutputLibrary(
             self.task.effective_wdl_version, self.paths, source_dir(self.task), execution.stdout, execution.stderr
         )
@@ -84,7 +90,8 @@ class Call:
                 raise Error.InputError(f"no value was given for {decl.type} {decl.name} of task {self.task.name}")
             return None, Value.Null()
         value = decl.expr.eval(self.env, library).coerce(decl.type)
-        plain = encode(value, decl.type, self.paths)
+        # What the command does not make, it may still name: only inputs and outputs must be there.
+        plain = encode(value, decl.type, self.paths, strict=decl not in self.task.postinputs)
         return plain, decode(plain, decl.type, self.paths)
 
     def _execution(self, script: str) -> Execution:

@@ -37,7 +37,7 @@ class Member(Expr.Get):
         try:
             return super()._infer_type(type_env)
         except Error.NoSuchMember:
-            if isinstance(self.expr.type, ObjectType):
+            if isinstance(self.expr._type, ObjectType):  # there is none where the name before it is wrong, too
                 return ObjectType()
             raise
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import WDL
 from WDL import Error, Tree, Type
 
-from toilfn.errors import InputError
+from toilfn.errors import InputError, ResourceError
 from toilfn.exchange import Link, import_directory, import_file
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.paths import is_url
 from toilfn.wdl.problems import WDLError, where
+from toilfn.wdl.runtime import check_override
 from toilfn.wdl.values import Paths, Stored, encode
 
 __all__ = ["arguments", "encode_inputs", "read_inputs", "template"]
@@ -92,19 +93,38 @@ def _type_of(node: Any, name: str) -> Type.Base:
     available = node.available_inputs
     if name in available:
         return binding_type(available[name])
-    if _is_override(name):
+    if _is_override(node, name):
         return Type.Any()
     expanded = _expanded(available, name)
     if expanded is not None:
         return binding_type(available[expanded])
-    near = get_close_matches(name, [binding.name for binding in available], n=1)
+    own = [binding.name for binding in available if not binding.name.rpartition(".")[2].startswith("_")]
+    near = get_close_matches(name, own, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise WDLError(f"{where(node)}: {node.name} has no input {name!r}{hint}")
 
 
-def _is_override(name: str) -> bool:
+def _is_override(node: Any, name: str) -> bool:
+    """Say whether it is ``[call.]runtime.attribute``, of a call that there is."""
     parts = name.split(".")
-    return len(parts) > 1 and parts[-2] in ("runtime", "requirements", "hints")
+    is_section = len(parts) > 1 and parts[-2] in ("runtime", "requirements", "hints")
+    return is_section and isinstance(_called(node, parts[:-2]), Tree.Task)
+
+
+def _called(node: Any, calls: Iterable[str]) -> Any:
+    """Follow the names of calls from workflow to workflow; gives what is called, or None."""
+    for name in calls:
+        found = {call.name: call.callee for call in _calls(node)} if isinstance(node, Tree.Workflow) else {}
+        node = found.get(name)
+    return node
+
+
+def _calls(section: Any) -> Iterator[Tree.Call]:
+    for node in section.body:
+        if isinstance(node, Tree.Call):
+            yield node
+        elif isinstance(node, Tree.WorkflowSection):
+            yield from _calls(node)
 
 
 def _expanded(available: Any, name: str) -> str | None:
@@ -145,7 +165,7 @@ def encode_inputs(
         declared = _type_of(node, name)
         name = (
             name
-            if name in node.available_inputs or _is_override(name)
+            if name in node.available_inputs or _is_override(node, name)
             else _expanded(node.available_inputs, name) or name
         )
         found[name] = _encoded(node, name, declared, value, paths)
@@ -165,11 +185,36 @@ def _encoded(node: Any, name: str, declared: Type.Base, value: Any, paths: Paths
         return None
     decl = node.available_inputs.get(name) or node
     try:
-        return encode(WDL.Value.from_json(declared, value).coerce(declared), _given_type(declared), paths)
-    except (Error.RuntimeError, ValueError) as error:
+        if name not in node.available_inputs:
+            section, attribute = name.split(".")[-2:]
+            check_override(section, attribute, value)
+        read = WDL.Value.from_json(declared, _texts(declared, value)).coerce(declared)
+        return encode(read, _given_type(declared), paths)
+    except (Error.RuntimeError, ResourceError, ValueError) as error:
         raise WDLError(f"{where(decl)}: input {node.name}.{name} cannot be {json.dumps(value)}: {error}") from None
     except FileNotFoundError as error:
         raise WDLError(f"{where(decl)}: input {node.name}.{name}: {error}") from None
+
+
+def _texts(declared: Type.Base, value: Any) -> Any:
+    """Turn numbers and booleans into texts where these are wanted (1.1, "Type Coercion": they coerce to String)."""
+    if isinstance(declared, Type.String) and isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(declared, Type.Array) and isinstance(value, list):
+        return [_texts(declared.item_type, item) for item in value]
+    if isinstance(value, dict):
+        return {name: _texts(_member_type(declared, name), item) for name, item in value.items()}
+    return value
+
+
+def _member_type(declared: Type.Base, name: str) -> Type.Base:
+    if isinstance(declared, Type.Map):
+        return declared.item_type[1]
+    if isinstance(declared, Type.Pair):
+        return {"left": declared.left_type, "right": declared.right_type}.get(name.lower(), Type.Any())
+    members = getattr(declared, "members", None) or {}
+    found: Type.Base = members.get(name, Type.Any())
+    return found
 
 
 def _given_type(declared: Type.Base) -> Type.Base:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,7 @@ class WorkflowPaths(Paths):
             path = os.path.join(self._source_dir or os.getcwd(), path)
         if path.startswith(f"{_MADE}/"):
             raise FileNotFoundError(path)
-        folder, _, name = path.rstrip("/").rpartition("/")
-        try:
-            content = import_directory(path, name) if directory else import_file(path, name)
-        except (InputError, OSError) as error:
-            raise FileNotFoundError(f"{path}: {error}") from error
-        return Stored(content, folder)
+        return _imported(path, directory=directory)
 
     def local(self, path: str) -> Path:
         """Give a local copy of what a name stands for."""
@@ -126,19 +122,30 @@ class TaskPaths(Paths):
         Whether to make copies that may be changed instead.
     mount_points : iterable of str
         Where the command, in its container, finds disks of its own.
+    source_dir : str
+        The directory or URL of the document.
 
     Attributes
     ----------
     inputs, work : Path
         Where inputs are, and where the command runs.
+    beside : str
+        Where relative paths begin that are not where the command runs: `source_dir`, until the command has run.
     disks : dict
         What here is at which mount point there.
     """
 
     def __init__(
-        self, place: Path, inputs: Iterable[Stored], *, copy: bool = False, mount_points: Iterable[str] = ()
+        self,
+        place: Path,
+        inputs: Iterable[Stored],
+        *,
+        copy: bool = False,
+        mount_points: Iterable[str] = (),
+        source_dir: str = "",
     ) -> None:
         self.place = place
+        self.beside = source_dir
         self.inputs, self.work = place / "inputs", place / "work"
         self.inputs.mkdir()
         self.work.mkdir()
@@ -182,13 +189,21 @@ class TaskPaths(Paths):
         """Look up an input, or store what the command has made; relative paths begin where it ran."""
         found = self.known(self._absolute(path))
         if found is None:
-            place = self.local(path)
-            found = self.known(str(place.resolve())) if place.is_symlink() else None
-            if found is None:
-                found = self._store(place, directory=directory)
-                self._places[found] = str(place)
+            place = self.local(path, directory=directory)
+            found = self.known(str(place))
+        if found is None:
+            found = self._linked(place) or self._store(place, directory=directory)
+            self._places[found] = str(place)
             self._known[str(place)] = found
         return found
+
+    def _linked(self, place: Path) -> Stored | None:
+        """Give the input that a link leads to, under the link's name: its content is in the store already."""
+        source = self.known(str(place.resolve())) if place.is_symlink() else None
+        return source and Stored(replace(source.content, name=place.name), self._made_in(place))
+
+    def _made_in(self, place: Path) -> str:
+        return made_in(os.path.relpath(place.parent, self.place))
 
     def _absolute(self, path: str) -> str:
         path = os.path.normpath(self.work / path)
@@ -201,12 +216,10 @@ class TaskPaths(Paths):
         if place.is_dir() is not directory:
             wanted = "a directory" if directory else "a file"
             raise NotADirectoryError(f"{place.relative_to(self.work)} is not {wanted}")
-        folder = made_in(os.path.relpath(place.parent, self.place))
-        if directory:
-            return Stored(gather(place, place.name, write_file), folder)
-        return Stored(write_file(place), folder)
+        content = gather(place, place.name, write_file) if directory else write_file(place)
+        return Stored(content, self._made_in(place))
 
-    def local(self, path: str) -> Path:
+    def local(self, path: str, *, directory: bool = False) -> Path:
         """Give the place of something that exists.
 
         Raises
@@ -215,9 +228,12 @@ class TaskPaths(Paths):
             If it does not exist, or is outside of the attempt's directory.
         """
         place = Path(self._absolute(path))
-        if not place.is_relative_to(self.place) or not place.exists():
+        if place.is_relative_to(self.place) and place.exists():
+            return place
+        if not self.beside or not place.is_relative_to(self.work):
             raise FileNotFoundError(path)
-        return place
+        source = os.path.join(self.beside, place.relative_to(self.work))
+        return Path(self.path(_imported(source, directory=directory)))
 
     def size(self, path: str) -> int:
         """Give the bytes of a file, or of all files in a directory."""
@@ -236,6 +252,15 @@ class TaskPaths(Paths):
     def written(self, draft: Path) -> str:
         """Give the path of a new file."""
         return str(draft)
+
+
+def _imported(path: str, *, directory: bool) -> Stored:
+    folder, _, name = path.rstrip("/").rpartition("/")
+    try:
+        content = import_directory(path, name) if directory else import_file(path, name)
+    except (InputError, OSError) as error:
+        raise FileNotFoundError(f"{path}: {error}") from error
+    return Stored(content, folder)
 
 
 def _inside(known: dict[str, Stored], path: str) -> Stored | None:

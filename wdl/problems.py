@@ -23,7 +23,7 @@ class WDLError(InputError, PermanentError):
 def where(node: Any) -> str:
     """Give the place of a part of a document, as compilers write it."""
     pos = getattr(node, "pos", node)
-    return f"{pos.abspath or pos.uri}:{pos.line}:{pos.column}"
+    return f"{pos.abspath or pos.uri}" + (f":{pos.line}:{pos.column}" if pos.line else "")
 
 
 @contextmanager

@@ -6,10 +6,12 @@ Section" and "Hints"), and what Cromwell, miniwdl and Toil add to them.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
 from WDL import Env, Tree, Value
 
@@ -19,7 +21,9 @@ from toilfn.wdl.language import identifiers, ordered
 from toilfn.wdl.library import Library
 from toilfn.wdl.problems import WDLError, located, where
 
-__all__ = ["Runtime", "runtime_of"]
+__all__ = ["Runtime", "check_override", "runtime_of"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,61 @@ def runtime_of(
             values[_name(name)] = expr.eval(env, library).json
     values.update((_name(name), value) for name, value in overrides.items())
     try:
-        codes = _return_codes(values.get("returnCodes", 0))
-        return Runtime(_options(values), _image(values), codes, _mount_points(values.get("disks")))
+        return _read(values)
     except (ResourceError, ValueError, TypeError) as error:
         raise WDLError(f"{where(task.runtime_section_pos or task)}: runtime of task {task.name}: {error}") from error
 
 
+def check_override(section: str, name: str, value: Any) -> None:
+    """Refuse a value that is given with the inputs for an attribute that cannot have it.
+
+    Parameters
+    ----------
+    section : {"runtime", "requirements", "hints"}
+        Requirements have a fixed set of names (1.2, "Requirements Section"); the others may have any.
+    name : str
+    value : object
+        As parsed from JSON.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot.
+    """
+    if section == "requirements" and name not in _REQUIREMENTS:
+        near = get_close_matches(name, _REQUIREMENTS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(_REQUIREMENTS)}"
+        raise ResourceError(f"there is no requirement {name!r}{hint}")
+    _read({_name(name): value})
+
+
+def _read(values: Mapping[str, Any]) -> Runtime:
+    given = {name: value for name, value in values.items() if value is not None}
+    codes = _taken(given, "returnCodes", _return_codes) if "returnCodes" in given else (0,)
+    points = _taken(given, "disks", _mount_points) or ()
+    return Runtime(_options(given), _taken(given, "docker", _image), codes, points)
+
+
+def _taken(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
+    """Read the attribute of a name, if it is there."""
+    if name not in values:
+        return None
+    try:
+        return read(values[name])
+    except ResourceError:
+        raise
+    except (ValueError, TypeError):
+        raise ResourceError(f"{name} cannot be {json.dumps(values[name])}") from None
+
+
 _LEAST_MEMORY = 256 * 2**20
 """Bytes: batch systems count the worker, too, that puts files into place and evaluates outputs."""
+
+_REQUIREMENTS = (
+    "container", "cpu", "disks", "fpga", "gpu", "max_retries", "memory", "return_codes",
+    "docker", "maxRetries", "returnCodes",
+)  # fmt: skip
+"""The last three are old names, which 1.2 keeps."""
 
 _OTHER_NAMES = {
     "container": "docker",
@@ -116,32 +167,32 @@ def _with_declarations(task: Tree.Task, env: Env.Bindings[Value.Base], library: 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {
-        "cores": _cores(values.get("cpu")),
-        "memory": _memory(values.get("memory")),
-        "disk": _disk(values.get("disks")),
+        "cores": _taken(values, "cpu", _cores),
+        "memory": _taken(values, "memory", _memory),
+        "disk": _taken(values, "disks", _disk),
         "accelerators": _accelerators(values),
         "walltime": _walltime(values),
-        "preemptible": _preemptible(values.get("preemptible")),
+        "preemptible": _taken(values, "preemptible", _preemptible),
         "retries": _retries(values),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _cores(value: Any) -> float | None:
-    return None if value is None else max(0.1, float(value))
+def _cores(value: Any) -> float:
+    return max(0.1, float(value))
 
 
-def _memory(value: Any) -> int | None:
-    return None if value is None else max(parse_size(value), _LEAST_MEMORY)
+def _memory(value: Any) -> int:
+    return max(parse_size(value), _LEAST_MEMORY)
 
 
 _DISK = re.compile(r"(?:(?P<place>\S*[^\s\d.]\S*)\s+)?(?P<size>[\d.]+)\s*(?P<unit>[A-Za-z]*)")
 _GOOGLE = ("HDD", "SSD", "LOCAL")
 
 
-def _disk(value: Any) -> int | None:
+def _disk(value: Any) -> int:
     """Add up disks: ``10`` GiB, ``"10 GB"``, ``"/mnt/x 10 SSD"``, ``"local-disk 10 HDD"``, or a list of these."""
-    return None if value is None else sum(_size_of(disk) for disk in _disks(value))
+    return sum(_size_of(disk) for disk in _disks(value))
 
 
 def _mount_points(value: Any) -> tuple[str, ...]:
@@ -150,8 +201,7 @@ def _mount_points(value: Any) -> tuple[str, ...]:
 
 
 def _disks(value: Any) -> Iterator[re.Match[str]]:
-    parts = [] if value is None else value if isinstance(value, list) else str(value).split(",")
-    for part in parts:
+    for part in value if isinstance(value, list) else str(value).split(","):
         match = _DISK.fullmatch(str(part).strip())
         if match is None:
             raise ResourceError(f"disks: {part!r} is not a size; write for example '10 GiB' or 'local-disk 10 SSD'")
@@ -165,43 +215,42 @@ def _size_of(disk: re.Match[str]) -> int:
 
 def _accelerators(values: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Read ``gpu`` (true or a number), with ``gpuType`` or ``acceleratorType`` for the model."""
-    wanted = values.get("gpu")
-    count = int(wanted) if isinstance(wanted, (bool, int, float)) else 0
-    if isinstance(wanted, str):
-        count = int(wanted) if wanted.isdigit() else int(wanted.lower() == "true")
+    count = _taken(values, "gpu", _count)
     if not count:
         return None
     model = values.get("gpuType") or values.get("acceleratorType")
     return [{"count": count, "kind": "gpu", **({"model": model} if model else {})}]
 
 
+def _count(value: Any) -> int:
+    return int(value.lower() == "true") if isinstance(value, str) and not value.isdigit() else int(value)
+
+
 def _walltime(values: Mapping[str, Any]) -> float | None:
     """Read ``timeout`` (a duration), or the minutes of ``runtime_minutes`` and ``time_minutes``."""
-    if values.get("runtime_minutes") is not None:
-        return 60.0 * float(values["runtime_minutes"])
-    return None if values.get("timeout") is None else parse_duration(values["timeout"])
+    minutes = _taken(values, "runtime_minutes", float)
+    return _taken(values, "timeout", parse_duration) if minutes is None else 60.0 * minutes
 
 
-def _preemptible(value: Any) -> bool | None:
+def _preemptible(value: Any) -> bool:
     """Read ``preemptible``: how many times a machine that can be taken away may be tried."""
-    return None if value is None else bool(int(value))
+    return bool(int(value))
 
 
-def _retries(values: Mapping[str, Any]) -> dict[str, int] | int | None:
-    retries, preemptions = values.get("maxRetries"), values.get("preemptible")
+def _retries(values: Mapping[str, Any]) -> dict[str, int] | None:
+    retries, preemptions = _taken(values, "maxRetries", int), _taken(values, "preemptible", int)
     if retries is None and not preemptions:
         return None
-    count = max(0, int(retries or 0))
-    return {"error": count, "memory": count, **({"preempted": max(1, int(preemptions))} if preemptions else {})}
+    count = max(0, retries or 0)
+    return {"error": count, "memory": count, **({"preempted": max(1, preemptions)} if preemptions else {})}
 
 
-def _image(values: Mapping[str, Any]) -> str | None:
-    image = values.get("docker")
-    if isinstance(image, list):
-        image = image[0] if image else None
-    if image is None or image in ("*", ""):
-        return None
-    return str(image)
+def _image(value: Any) -> str | None:
+    """Read an image, or the first of a list; ``"*"`` is any."""
+    image = next(iter(value), None) if isinstance(value, list) else value
+    if not isinstance(image, str | None):
+        raise TypeError(image)
+    return None if image in ("*", "") else image
 
 
 def _return_codes(value: Any) -> tuple[int, ...] | None:

@@ -77,6 +77,25 @@ def test_inputs_of_calls_may_be_given_from_outside(folder):
     assert found["outputs"]["hello.texts"] == ["Hello, Hello, Ada\nHello, Ada!"]
 
 
+def test_runtime_attributes_of_a_call_may_be_given_from_outside(folder):
+    source = """\
+version 1.1
+task t { command { exit 3 } output { Boolean ok = true } runtime { returnCodes: 0 } }
+workflow w { if (true) { call t } }
+"""
+    assert wdl(folder, source=source).status == 1
+    assert values(wdl(folder, '{"w.t.runtime.returnCodes": [0, 3]}', source=source)) == {"w.t.ok": True}
+
+
+def test_numbers_and_booleans_may_be_given_for_texts(folder):
+    source = task_with(
+        inputs="String s  Array[String] many  Map[String, String] map  Pair[String, Int] pair",
+        output='Array[String] out = flatten([[s], many, [map["k"], pair.left]])',
+    )
+    given = {"t.s": 1, "t.many": [2.5, True, "x"], "t.map": {"k": 3}, "t.pair": {"left": 4, "right": 5}}
+    assert values(wdl(folder, json.dumps(given), source=source)) == {"t.out": ["1", "2.5", "true", "x", "3", "4"]}
+
+
 def test_a_task_may_be_run_alone(folder):
     found = values(wdl(folder, "hello.wdl", "--task", "greet", "name=x"))
     assert found["greet.text"] == "Hello, x"
@@ -130,6 +149,16 @@ def test_check_says_what_is_doubtful(folder):
         (("hello.wdl", "letter=lost.txt"), "hello.wdl:8:42: input hello.letter: there is no file"),
         (("hello.wdl", "--task", "greet"), "hello.wdl:3:11: greet needs the input greet.name, a String"),
         (("hello.wdl", "--task", "great"), "hello.wdl has no task or workflow 'great', but hello, greet"),
+        (
+            ("hello.wdl", "greet.runtime.memory=lots"),
+            "hello.greet.runtime.memory cannot be \"lots\": 'lots' is not",
+        ),
+        (("hello.wdl", "greet.runtime.cpu=many"), 'input hello.greet.runtime.cpu cannot be "many"'),
+        (
+            ("hello.wdl", "greet.requirements.containr=x"),
+            "no requirement 'containr'; did you mean 'container'?",
+        ),
+        (("hello.wdl", "meet.runtime.cpu=2"), "hello has no input 'meet.runtime.cpu'"),
         (("none.wdl",), "there is no WDL document none.wdl"),
         (("hello.wdl", "none.json"), "there is no file of inputs none.json"),
     ],
@@ -149,6 +178,8 @@ def test_wrong_inputs_are_told_in_one_line_before_anything_runs(folder, words, s
         ("version 1.0\nworkflow w {\n  call missing\n}\n", "document.wdl:3:3: No such task/workflow: missing"),
         ('version 1.0\nimport "lost.wdl" as l\nworkflow w { }\n', "document.wdl:2:1:"),
         ("version 1.1\nworkflow w { output { Array[String] a = [[1], \"b\"] } }\n", "document.wdl:2:"),
+        (task_with(output="Int x = task.nothing.more", version="1.2"), "document.wdl:7:20: No such member 'nothing'"),
+        ("version 7.0\n", "document.wdl: unknown WDL version 7.0; choices: "),
     ],
 )  # fmt: skip
 def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
@@ -205,6 +236,34 @@ workflow w {
 }
 """
     assert values(wdl(folder, source=source)) == {"w.b": 2, "w.name": "b"}
+
+
+def test_a_task_finds_files_beside_its_document_and_may_name_others(folder):
+    (folder / "beside.txt").write_text("beside")
+    (folder / "elsewhere").mkdir()
+    source = """\
+version 1.2
+task t {
+  input { File given = "beside.txt" }
+  File own = join_paths("sub", ["..", "beside.txt"])
+  File nowhere = "sub/nowhere.txt"
+  String read = read_string("beside.txt")
+  command <<< cat ~{given} ~{own}; echo " ~{read} ~{nowhere}" >>>
+  output { String s = read_string(stdout())  File? made = "beside.txt" }
+}
+"""
+    (folder / "document.wdl").write_text(source)
+    found = values(wdl(folder / "elsewhere", "../document.wdl"))
+    assert found == {"t.s": "besidebeside beside sub/nowhere.txt", "t.made": None}
+
+
+def test_a_link_to_an_input_is_an_output_of_its_own_name(folder):
+    (folder / "input.txt").write_text("content")
+    command = "ln -s ~{file} link.txt; mkdir tree; ln -s ~{file} tree/deep.txt"
+    source = task_with("File file", command, 'File out = "link.txt"  Array[File] found = glob("tree/*")')
+    found = values(wdl(folder, "file=input.txt", source=source))
+    assert [Path(place).name for place in (found["t.out"], *found["t.found"])] == ["link.txt", "deep.txt"]
+    assert Path(found["t.out"]).read_text() == "content"
 
 
 def test_objects_are_written_as_tables_and_have_members(folder):
