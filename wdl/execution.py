@@ -128,7 +128,7 @@ def _run_here(execution: Execution) -> int:
 
 def _run_in_container(execution: Execution, engine: str | None) -> int:
     volumes: dict[AnyPath, AnyPath | tuple[AnyPath, str]] = {place: point for point, place in execution.disks.items()}
-    if not execution.writable_inputs:
+    if not execution.writable_inputs and choose(engine).protects_mounts:
         volumes[execution.inputs] = (execution.inputs, "ro")
     docker(
         execution.image or execution.default_image,

@@ -70,7 +70,7 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--container", default="auto",
-                       help="docker, podman, singularity, apptainer, none, or auto for what is there")  # fmt: skip
+                       help="docker, podman, singularity, apptainer, udocker, none; or auto: what works")  # fmt: skip
     group.add_argument("--default-container", default=Machine.image, metavar="IMAGE",
                        help=f"for tasks that name none (default: {Machine.image})")  # fmt: skip
     group.add_argument("--copy-input-files", action="store_true", help="give commands copies that they may change")

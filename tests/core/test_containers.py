@@ -281,7 +281,10 @@ def test_without_an_engine_the_error_says_what_was_tried(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"engine": "lxc"}, "'lxc' is no container engine: choose from docker, podman, apptainer, singularity"),
+        (
+            {"engine": "lxc"},
+            "'lxc' is no container engine: choose from docker, podman, apptainer, singularity, udocker",
+        ),
         ({"on_end": "forget"}, "on_end='forget': choose from kill, stop, leave"),
         ({"args": "echo", "entrypoint": "sh"}, "leave out entrypoint='sh'"),
         ({"args": [None]}, "None cannot be an argument of a program in a container"),

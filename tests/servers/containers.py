@@ -120,6 +120,7 @@ def root_file_system(folder: Path) -> Path:
     (folder / "bash-static/bin/bash-static").rename(root / "bin/bash")
     subprocess.run(["chroot", root, "/bin/busybox", "--install", "-s", "/bin"], check=True)
     (root / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
     (root / "tmp").chmod(0o1777)
     archive = folder / "root.tar"
     subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)

@@ -19,11 +19,12 @@ from tests.servers.machine import ServerMissingError, missing, serve
 from tests.servers.moto import Moto
 from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
+from tests.servers.udocker import Udocker
 
 __all__ = [
     "alone", "apptainer", "apptainer_server", "awsbatch_server", "containers", "docker_engine", "gcs_server",
     "gridengine", "gridengine_server", "images", "kubernetes", "kubernetes_server", "moto_server",
-    "radosgw_server", "slurm", "slurm_server",
+    "radosgw_server", "slurm", "slurm_server", "udocker", "udocker_server",
 ]  # fmt: skip
 
 
@@ -49,6 +50,12 @@ def containers() -> Iterator[Containers]:
 def apptainer_server() -> Iterator[Apptainer]:
     """Apptainer's programs, which no test sees that does not ask for them."""
     yield from serve(Apptainer())
+
+
+@pytest.fixture(scope="session")
+def udocker_server() -> Iterator[Udocker]:
+    """Udocker's program, which no test sees that does not ask for it."""
+    yield from serve(Udocker())
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +107,13 @@ def alone() -> None:
 def apptainer(apptainer_server: Apptainer, containers: Containers, monkeypatch: pytest.MonkeyPatch) -> Containers:
     """Apptainer for one test, also as singularity; gives the server that has the registry."""
     monkeypatch.setenv("PATH", f"{apptainer_server.programs}:{os.environ['PATH']}")
+    return containers
+
+
+@pytest.fixture
+def udocker(udocker_server: Udocker, containers: Containers, monkeypatch: pytest.MonkeyPatch) -> Containers:
+    """Udocker for one test, with a user's own folder that is empty; gives the server that has the registry."""
+    monkeypatch.setenv("PATH", f"{udocker_server.programs}:{os.environ['PATH']}")
     return containers
 
 

@@ -10,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.servers.containers import IMAGE, REMOTE_IMAGE
-from tests.servers.fixtures import apptainer, apptainer_server, containers, docker_engine, images
+from tests.servers.fixtures import (
+    apptainer,
+    apptainer_server,
+    containers,
+    docker_engine,
+    images,
+    udocker,
+    udocker_server,
+)
 from tests.wdl.running import run, toilfn
 
-__all__ = ["apptainer", "apptainer_server", "containers", "docker_engine", "images"]
+__all__ = ["apptainer", "apptainer_server", "containers", "docker_engine", "images", "udocker", "udocker_server"]
 
 SOURCE = """\
 version 1.1
@@ -125,3 +133,25 @@ task t {
     assert done.status == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["t.s"], found["t.e"], Path(found["t.made"]).read_text()) == ("content", "only this", "made\n")
+
+
+def test_in_udocker(udocker, tmp_path):
+    source = """\
+version 1.1
+task t {
+  input { File f }
+  command <<< cat ~{f}; echo made > "made here.txt"; (ls; echo only this) >&2; exit 3 >>>
+  output { String s = read_string(stdout())  String e = read_string(stderr())  File made = "made here.txt" }
+  runtime { container: "IMAGE" returnCodes: [3] }
+}
+"""
+    (tmp_path / "t.wdl").write_text(source.replace("IMAGE", REMOTE_IMAGE.partition("/")[2]))
+    (tmp_path / "f.txt").write_text("content")
+    done = run(["t.wdl", "f=f.txt", "--container", "udocker"], tmp_path)
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["t.s"], found["t.e"], Path(found["t.made"]).read_text()) == (
+        "content",
+        "made here.txt\nonly this",
+        "made\n",
+    )

@@ -63,7 +63,8 @@ def docker(
     working_dir : path, optional
         Where in the container the program starts; by default `temp_dir`.
     volumes : mapping, optional
-        What else the container sees: path here -> path there, or -> (path there, "ro") to protect it.
+        What else the container sees: path here -> path there, or -> (path there, "ro") to protect it, which
+        udocker cannot.
     env : mapping, optional
         Environment variables of the container; it has none of the task's own.
     user : str, optional
@@ -85,7 +86,7 @@ def docker(
         What becomes of a detached container at the end of the attempt.
     name : str, optional
         The container's name.
-    engine : {"docker", "podman", "apptainer", "singularity"}, optional
+    engine : {"docker", "podman", "apptainer", "singularity", "udocker"}, optional
         By default that in the environment variable ``TOILFN_CONTAINER_ENGINE``, else the first of these that works.
     options : list of str
         Flags that the engine gets as they are, such as ``["--network", "none"]``.

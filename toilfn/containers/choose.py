@@ -11,6 +11,7 @@ from toilfn.containers.docker import Docker
 from toilfn.containers.engine import Engine
 from toilfn.containers.podman import Podman
 from toilfn.containers.singularity import Apptainer, Singularity
+from toilfn.containers.udocker import Udocker
 from toilfn.errors import ContainerError, InputError
 
 __all__ = ["VARIABLE", "choose"]
@@ -18,7 +19,9 @@ __all__ = ["VARIABLE", "choose"]
 VARIABLE = "TOILFN_CONTAINER_ENGINE"
 """The environment variable that names the engine where a call does not."""
 
-_ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Docker, Podman, Apptainer, Singularity)}
+_ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (Docker, Podman, Apptainer, Singularity, Udocker)
+}
 """In the order in which they are tried."""
 
 

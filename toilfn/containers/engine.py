@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
+
+from toilfn.work.scratch import base_dir
 
 __all__ = ["Engine", "Mount", "Request"]
 
@@ -43,6 +46,12 @@ class Request:
     interactive: bool = False
     detach: bool = False
 
+    def scratch(self, name: str = "") -> str:
+        """Make a directory for what docker would keep in a container's own layer; it goes with `place`."""
+        folder = Path(self.place or base_dir()) / ".container" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(folder)
+
 
 class Engine(ABC):
     """Formulates the commands of one engine; it runs no containers.
@@ -56,6 +65,8 @@ class Engine(ABC):
     name: ClassVar[str]
     keeps_containers: ClassVar[bool] = True
     """Whether containers have names, live on without the process that started them, and must be removed."""
+    protects_mounts: ClassVar[bool] = True
+    """Whether it can keep a container from writing to what is mounted into it."""
 
     def __init__(self, program: str) -> None:
         self.program = program

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import psutil
+
 from toilfn.containers.engine import Engine, Request
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.units import format_size
@@ -74,8 +76,8 @@ class Running:
 
     def end(self) -> None:
         """Make sure that nothing is left of it."""
-        with suppress(OSError):
-            self._process.kill()
+        if self._process.poll() is None:
+            _kill_family(self._process.pid)
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
@@ -97,6 +99,19 @@ class Running:
             said = f"{what} was killed with exit status {status}, as happens at its memory limit of {limit}"
             return ContainerMemoryError(said, status, words)
         return ContainerError(f"{what} ended with exit status {status}{words and f': {words}'}", status, words)
+
+
+def _kill_family(pid: int) -> None:
+    """Kill a process and all that come from it: not every engine takes its container along when it is killed."""
+    with suppress(psutil.NoSuchProcess):
+        family = [psutil.Process(pid)]
+        for member in family:  # which grows; who is stopped has no more children
+            with suppress(psutil.NoSuchProcess):
+                member.suspend()
+                family += member.children()
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from pathlib import Path
 from toilfn.containers.engine import Engine, Mount, Request
 from toilfn.containers.images import images_folder
 from toilfn.errors import InputError
-from toilfn.work.scratch import base_dir
 
 __all__ = ["Apptainer", "Singularity"]
 
@@ -71,7 +70,7 @@ class Apptainer(Singularity):
 
 def _flags(request: Request) -> Iterator[str]:
     # Without these two the container has the user's home, with all their own programs, and this machine's /tmp.
-    yield from ("--containall", "--workdir", _scratch(request))
+    yield from ("--containall", "--workdir", request.scratch())
     yield from ("--pwd", request.working_dir)
     if "HOME" in request.env:
         yield from ("--home", f"{_source(request, request.env['HOME'])}:{request.env['HOME']}")
@@ -82,19 +81,12 @@ def _flags(request: Request) -> Iterator[str]:
     yield from request.options
 
 
-def _scratch(request: Request, name: str = "") -> str:
-    """Make a directory for what Docker would keep in a container's own layer: /tmp and a home."""
-    folder = Path(request.place or base_dir()) / ".container" / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return str(folder)
-
-
 def _source(request: Request, path: str) -> str:
     """Say where a path of the container is on this machine: Singularity mounts a home wherever it is."""
     for mount in request.mounts:
         if Path(path).is_relative_to(mount.target):
             return str(Path(mount.source) / Path(path).relative_to(mount.target))
-    return _scratch(request, "home")
+    return request.scratch("home")
 
 
 def _bind(mount: Mount) -> str:
