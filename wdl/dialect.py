@@ -5,6 +5,7 @@
   only (1.0, "Expression Placeholder Options"): Cromwell reads it so.
 - A placeholder is empty from 1.2 on where None in it causes an error ("Expression Placeholder Coercion").
 - ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
+- A call may have its workflow's name.
 - From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
 """
 
@@ -18,7 +19,8 @@ from WDL import Env, Error, Expr, StdLib, Tree, Type, Value, _grammar, _parser
 
 from toilfn.wdl.grammar import parse
 from toilfn.wdl.language import is_at_least
-from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder
+from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder, UnionPlaceholder
+from toilfn.wdl.syntax import extend_grammars
 
 __all__ = ["ObjectType", "check", "teach"]
 
@@ -83,9 +85,58 @@ class Reader(_parser._DocTransformer):
         """Make a placeholder of a command."""
         plain: Any = super()
         found: Expr.Placeholder = plain.placeholder(meta, items)
-        if is_at_least(self._version or "draft-2", "1.2"):
-            return EmptyingPlaceholder(found.pos, found.options, found.expr)
-        return found
+        kind = EmptyingPlaceholder if is_at_least(self._version or "draft-2", "1.2") else UnionPlaceholder
+        return kind(found.pos, found.options, found.expr)
+
+    @lark.v_args(meta=True)
+    def int(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Make an Int, which may be hexadecimal."""
+        return Expr.Int(self._place(meta), int(items[0], 16 if "x" in items[0].lower() else 10))
+
+    @lark.v_args(meta=True)
+    def minus(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Make a negated number."""
+        place = self._place(meta)
+        return Expr.Apply(place, "_sub", [Expr.Int(place, 0), *items])
+
+    @lark.v_args(meta=True)
+    def plus(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Make a number with a plus before it."""
+        place = self._place(meta)
+        return Expr.Apply(place, "_sub", [*items, Expr.Int(place, 0)])
+
+    @lark.v_args(meta=True)
+    def call(self, meta: Any, items: list[Any]) -> Tree.Call:
+        """Make a call."""
+        plain: Any = super()
+        return _own(plain.call(meta, items))
+
+    @lark.v_args(meta=True)
+    def call_as(self, meta: Any, items: list[Any]) -> Tree.Call:
+        """Make a call with another name."""
+        plain: Any = super()
+        return _own(plain.call_as(meta, items))
+
+    def _place(self, meta: Any) -> Error.SourcePosition:
+        plain: Any = self
+        place: Error.SourcePosition = plain._sp(meta)
+        return place
+
+
+class Call(Tree.Call):
+    """A call, which may also be named as its workflow is: no specification forbids that."""
+
+    def resolve(self, doc: Tree.Document) -> None:
+        """Find what is called."""
+        try:
+            super().resolve(doc)
+        except Error.MultipleDefinitions:
+            if self.callee is None:
+                raise
+
+
+def _own(call: Tree.Call) -> Call:
+    return Call(call.pos, call.callee_id, call.name, call.inputs, call.after)
 
 
 class WriteObjects(StdLib.Function):
@@ -139,6 +190,7 @@ def teach() -> None:
     """Have miniwdl read documents as this module says. It may be called again."""
     for name, many in (("write_object", False), ("write_objects", True)):
         setattr(StdLib.Base, name, WriteObjects(many=many))
+    extend_grammars()
     _parser.parse = parse
     _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no other door to it
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:

@@ -16,6 +16,7 @@ from WDL.Tree import ReadSourceResult
 
 from toilfn.errors import InputError
 from toilfn.wdl.paths import is_url
+from toilfn.wdl.syntax import with_plain_version
 
 __all__ = ["located", "reader"]
 
@@ -37,9 +38,10 @@ def reader() -> Reader:
 
     async def read(uri: str, path: list[str], importer: Tree.Document | None) -> ReadSourceResult:
         place = _relative_to(uri, importer)
-        if not is_url(place):
-            return await read_source_default(place, path, importer)
-        return ReadSourceResult(source_text=_fetch(place), abspath=place)
+        if is_url(place):
+            return ReadSourceResult(source_text=with_plain_version(_fetch(place), place), abspath=place)
+        found = await read_source_default(place, path, importer)
+        return ReadSourceResult(with_plain_version(found.source_text, found.abspath), found.abspath)
 
     return read
 

@@ -11,6 +11,7 @@ import lark
 from WDL import _parser
 
 from toilfn.kept import Kept
+from toilfn.wdl.syntax import Unexpected
 
 __all__ = ["parse"]
 
@@ -21,11 +22,20 @@ _NOT_TABLES = (pickle.PickleError, EOFError, AttributeError, ImportError, TypeEr
 
 
 def parse(grammar: str, txt: str, start: str) -> tuple[lark.Tree[Any], list[lark.Token]]:
-    """Parse a text, as ``WDL._parser.parse``, which this stands for."""
+    """Parse a text, as ``WDL._parser.parse``, which this stands for.
+
+    Raises
+    ------
+    Unexpected
+        If it is no document.
+    """
     key = (grammar, start)
     if key not in _parser._lark_cache:
         _parser._lark_cache[key] = _parser_of(grammar, start)
-    return _parse(grammar, txt, start)
+    try:
+        return _parse(grammar, txt, start)
+    except lark.exceptions.UnexpectedInput as problem:
+        raise Unexpected(problem, txt, _parser._lark_cache[key]) from None
 
 
 def _parser_of(grammar: str, start: str) -> lark.Lark:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from WDL import Env, Error, Expr, StdLib, Type, Value
 
-__all__ = ["EmptyingPlaceholder", "TextPlaceholder"]
+__all__ = ["EmptyingPlaceholder", "TextPlaceholder", "UnionPlaceholder"]
 
 
 class TextPlaceholder(Expr.Placeholder):
@@ -22,7 +22,29 @@ class TextPlaceholder(Expr.Placeholder):
         return value if isinstance(value, Value.String) else Value.String(str(value))
 
 
-class EmptyingPlaceholder(Expr.Placeholder):
+class UnionPlaceholder(Expr.Placeholder):
+    """A placeholder of what only its value can say if its options fit, such as ``read_json``'s."""
+
+    def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
+        return Type.String() if isinstance(self.expr.type, Type.Any) else super()._infer_type(type_env)
+
+    def _eval_impl(self, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> Value.String:
+        if isinstance(self.expr.type, Type.Any):
+            self._check(self.expr.eval(env, stdlib))
+        return super()._eval_impl(env, stdlib)
+
+    def _check(self, value: Value.Base) -> None:
+        if isinstance(value, Value.Null):
+            return
+        if "sep" in self.options and not isinstance(value, Value.Array):
+            raise Error.EvalError(self, f"the option sep is for an Array, and this is {value.type}")
+        if "true" in self.options and not isinstance(value, Value.Boolean):
+            raise Error.EvalError(self, f"the options true and false are for a Boolean, and this is {value.type}")
+        if "sep" not in self.options and isinstance(value, Value.Array):
+            raise Error.EvalError(self, f"{value.type} needs the option sep, such as ~{{sep=' ' ...}}")
+
+
+class EmptyingPlaceholder(UnionPlaceholder):
     """A placeholder from WDL 1.2 on: it is empty also where a None in it is what causes an error.
 
     Every other error is one ("If an expression within a placeholder evaluates to None, and either causes the entire

@@ -1,12 +1,15 @@
-"""The grammars that are kept between processes."""
+"""The grammars: what they read, what they say, and that they are kept between processes."""
 
 from __future__ import annotations
+
+import json
 
 import lark
 import pytest
 import WDL
 from WDL import _parser
 
+from tests.wdl.running import run
 from toilfn.wdl.dialect import teach
 
 SOURCE = "version 1.1\n# said\nworkflow w { Int x = 1 }\n"
@@ -59,3 +62,52 @@ def test_without_a_place_to_keep_it_all_works(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert parsed_anew(monkeypatch).workflow.name == "w"
+
+
+SIGNS = """\
+# A document
+version {version}  # of some age
+workflow w {{
+  input {{ Int a = 3  Float f = 1.5 }}
+  Array[Int] all = [-a, - a, a-1, a -1, -(a + 2) * -2, 0x1F - -0Xf, -[7, 8][1]{plus}]
+  output {{ Array[Int] found = all  Float half = -f  Boolean less = -a < 0 }}
+}}
+"""
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+def test_signs_hexadecimal_numbers_and_a_comment_beside_the_version(tmp_path, version):
+    (tmp_path / "d.wdl").write_text(SIGNS.format(version=version, plus=", +a" if version == "1.0" else ""))
+    done = run(["d.wdl"], tmp_path)
+    assert done.status == 0, done.stderr
+    outputs = json.loads(done.stdout)
+    assert outputs["w.found"] == [-3, -3, 2, 2, 10, 46, -8] + [3] * (version == "1.0")
+    assert outputs["w.half"] == -1.5
+    assert outputs["w.less"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("# new\nversion 1.3\nworkflow w {}\n", "2:1: WDL 1.3 is not supported; versions are 1.0"),
+        (
+            "version 1.2\nenum X { A }\nworkflow w {}\n",
+            "2:1: 'enum' is unexpected here; expected the end, 'import', 'struct', 'task', 'workflow'",
+        ),
+        ("version 1.1\nworkflow w { Int x = 1\n", "2:22: the document ends too early"),
+        ("version 1.1\nworkflow w { Int x = -true }\n", "2:22: Non-numeric operand to - operator"),
+        ("version 1.1\nworkflow w { Int x = +x }\n", "2:22: '+' is unexpected here"),
+        (
+            "version 1.2\ntask t { command <<< ~{task.previous.memory} >>> }\n",
+            "2:24: No such member 'previous'",
+        ),
+    ],
+)
+def test_errors_of_syntax_are_one_line(tmp_path, source, said):
+    (tmp_path / "d.wdl").write_text(source)
+    done = run(["d.wdl"], tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert done.status == 2
+    assert f"{tmp_path / 'd.wdl'}:{said}" in line
+    (tmp_path / "main.wdl").write_text('version 1.1\nimport "d.wdl"\nworkflow v {}\n')
+    assert run(["main.wdl"], tmp_path).stderr == done.stderr

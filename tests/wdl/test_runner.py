@@ -446,3 +446,33 @@ def test_other_errors_in_placeholders_are_errors(folder, expression):
     done = wdl(folder, source=task_with(command=f"echo ~{{{expression}}}", version="1.2"))
     assert done.status == 1
     assert "document.wdl:5:" in done.stderr
+
+
+UNION = """\
+version {version}
+task t {{
+  command <<< echo '~{{sep=", " read_json(write_json([1, 2]))}} ~{{true="y" false="n" read_json(write_json(true))}}' >>>
+  output {{ String said = read_string(stdout()) }}
+}}
+"""
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.2"])
+def test_options_of_placeholders_fit_what_was_read(folder, version):
+    assert values(wdl(folder, source=UNION.format(version=version)))["t.said"] == "1, 2 y"
+    for options, given, said in [
+        ("sep=','", "1", "the option sep is for an Array, and this is Int"),
+        ("true='y' false='n'", "[1]", "the options true and false are for a Boolean"),
+        ("", "[1]", "needs the option sep"),
+    ]:
+        source = f'version {version}\nworkflow w {{ String s = "~{{{options} read_json(write_json({given}))}}" }}\n'
+        done = wdl(folder, source=source)
+        assert done.status == 1
+        assert "document.wdl:2:" in done.stderr
+        assert said in done.stderr
+
+
+def test_a_call_may_have_the_name_of_its_workflow(folder):
+    (folder / "inner.wdl").write_text("version 1.1\nworkflow w { input { Int x } output { Int y = x + 1 } }\n")
+    source = 'version 1.1\nimport "inner.wdl"\nworkflow w { call inner.w { input: x = 1 } output { Int z = w.y } }\n'
+    assert values(wdl(folder, source=source)) == {"w.z": 2}

@@ -1,0 +1,102 @@
+"""What is written in other ways than miniwdl expects, and errors of syntax in a reader's words.
+
+- An expression may begin with a minus (draft-2 to 1.2, "Operator Precedence Table"; draft-2 and 1.0: also a plus).
+- An Int may be hexadecimal (draft-2 and 1.0, "Whitespace, Strings, Identifiers, Constants").
+- A comment may follow the version.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import lark
+from WDL import Error, _grammar
+
+__all__ = ["Unexpected", "extend_grammars", "with_plain_version"]
+
+_NEGATE = '| "!" expr_core -> negate'
+_MINUS = '| "-" expr_core -> minus'
+_PLUS = '| "+" expr_core -> plus'
+_INT = "| SIGNED_INT -> int"
+_HEX = "| HEX_INT -> int"
+_HEX_TERMINAL = "HEX_INT.2: /[+-]?0[xX][0-9a-fA-F]+/\n"
+
+
+def extend_grammars() -> None:
+    """Add to miniwdl's grammars what they lack. It may be called again."""
+    for version, grammar in _grammar.versions.items():
+        if _MINUS not in grammar:
+            signs = f"{_MINUS} {_PLUS}" if version in ("draft-2", "1.0") else _MINUS
+            grammar = grammar.replace(_NEGATE, f"{_NEGATE} {signs}").replace(_INT, f"{_INT} {_HEX}")
+            _grammar.versions[version] = f"{grammar}\n{_HEX_TERMINAL}"
+
+
+_VERSION = re.compile(
+    r"\A(?P<before>(?:[ \t]*(?:#[^\n]*)?\r?\n)*)[ \t]*version[ \t]+(?P<version>[^\s#]+)[ \t]*(?:#[^\r\n]*)?(?=\r?$)",
+    re.MULTILINE,
+)
+
+
+def with_plain_version(text: str, place: str) -> str:
+    """Give a document's text with nothing else beside its version.
+
+    Parameters
+    ----------
+    text : str
+    place : str
+        Its path or URL.
+
+    Raises
+    ------
+    WDL.Error.SyntaxError
+        If there is a version that we do not know.
+    """
+    found = _VERSION.match(text)
+    if found is None:
+        return text
+    version, before = found["version"], found["before"]
+    if version not in _grammar.versions:
+        line = before.count("\n") + 1
+        pos = Error.SourcePosition(place, place, line, 1, line, 1)
+        known = "1.0, 1.1, 1.2, development, or draft-2 by saying nothing"
+        raise Error.SyntaxError(pos, f"WDL {version} is not supported; versions are {known}", version, version)
+    return f"{before}version {version}{text[found.end() :]}"
+
+
+class Unexpected(lark.exceptions.UnexpectedInput):
+    """Something stands in a document where it cannot.
+
+    Parameters
+    ----------
+    problem : lark.exceptions.UnexpectedInput
+    text : str
+        The document.
+    parser : lark.Lark
+    """
+
+    def __init__(self, problem: Any, text: str, parser: lark.Lark) -> None:
+        self.line, self.column = problem.line, problem.column
+        ends = isinstance(problem, lark.exceptions.UnexpectedToken) and problem.token.type == "$END"
+        word = re.compile(r"\w+|\S").match(text, max(problem.pos_in_stream or 0, 0))
+        self.said = "the document ends too early" if ends or not word else f"{word[0]!r} is unexpected here"
+        words = _words(getattr(problem, "accepts", None) or (), parser)
+        self.hint = f"; expected {', '.join(words)}" if 0 < len(words) <= _MANY else ""
+
+    def __str__(self) -> str:
+        return f"{self.said}{self.hint}"
+
+
+_MANY = 12
+"""More than that is no help."""
+
+_IN_WORDS = {"CNAME": "a name", "$END": "the end"}
+
+
+def _words(terminals: Any, parser: lark.Lark) -> list[str]:
+    """Give what is written for terminals of a grammar."""
+    patterns = {terminal.name: terminal.pattern for terminal in parser.terminals}
+    named = {_IN_WORDS[name] for name in terminals if name in _IN_WORDS}
+    fixed = {name: patterns[name] for name in terminals if name in patterns}
+    literal = {repr(pattern.value) for pattern in fixed.values() if isinstance(pattern, lark.lexer.PatternStr)}
+    return sorted(named) + sorted(literal)
