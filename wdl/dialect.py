@@ -6,6 +6,7 @@
 - A placeholder is empty from 1.2 on where None in it causes an error ("Expression Placeholder Coercion").
 - ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
 - A call may have its workflow's name.
+- Hints that have an effect are kept (1.2, "Hints Section").
 - From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
 """
 
@@ -22,7 +23,10 @@ from toilfn.wdl.language import is_at_least
 from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder, UnionPlaceholder
 from toilfn.wdl.syntax import extend_grammars
 
-__all__ = ["ObjectType", "check", "teach"]
+__all__ = ["HINTS", "ObjectType", "check", "teach"]
+
+HINTS = ("shortTask", "short_task")
+"""Those of a section of hints (1.2) that have an effect."""
 
 
 class ObjectType(Type.Any):
@@ -116,6 +120,16 @@ class Reader(_parser._DocTransformer):
         """Make a call with another name."""
         plain: Any = super()
         return _own(plain.call_as(meta, items))
+
+    @lark.v_args(meta=True)
+    def task(self, meta: Any, items: list[Any]) -> Tree.Task:
+        """Make a task. Hints that have an effect are read as the runtime's attributes, as they were in WDL 1.1."""
+        plain: Any = super()
+        found: Tree.Task = plain.task(meta, items)
+        for item in items:
+            if isinstance(item, dict) and "hints" in item:
+                found.runtime.update(pair.children for pair in item["hints"].children if pair.children[0] in HINTS)
+        return found
 
     def _place(self, meta: Any) -> Error.SourcePosition:
         plain: Any = self

@@ -85,7 +85,8 @@ def check_override(section: str, name: str, value: Any) -> None:
     Parameters
     ----------
     section : {"runtime", "requirements", "hints"}
-        Requirements have a fixed set of names (1.2, "Requirements Section"); the others may have any.
+        Requirements have a fixed set of names (1.2, "Requirements Section"); the others may have any, and hints
+        any value ("Hints Section": no task fails since a hint is not understood).
     name : str
     value : object
         As parsed from JSON.
@@ -95,6 +96,8 @@ def check_override(section: str, name: str, value: Any) -> None:
     ResourceError
         If it cannot.
     """
+    if section == "hints":
+        return
     if section == "requirements" and name not in _REQUIREMENTS:
         near = get_close_matches(name, _REQUIREMENTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(_REQUIREMENTS)}"
@@ -140,6 +143,7 @@ _OTHER_NAMES = {
     "gpuCount": "gpu",
     "acceleratorCount": "gpu",
     "time_minutes": "runtime_minutes",
+    "short_task": "shortTask",
 }
 
 
@@ -172,7 +176,7 @@ def _options(values: Mapping[str, Any]) -> dict[str, Any]:
         "disk": _taken(values, "disks", _disk),
         "accelerators": _accelerators(values),
         "walltime": _walltime(values),
-        "preemptible": _taken(values, "preemptible", _preemptible),
+        "preemptible": _preemptible(values),
         "retries": _retries(values),
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -232,9 +236,12 @@ def _walltime(values: Mapping[str, Any]) -> float | None:
     return _taken(values, "timeout", parse_duration) if minutes is None else 60.0 * minutes
 
 
-def _preemptible(value: Any) -> bool:
-    """Read ``preemptible``: how many times a machine that can be taken away may be tried."""
-    return bool(int(value))
+def _preemptible(values: Mapping[str, Any]) -> bool | None:
+    """Read ``preemptible``: how often a machine that can be taken away may be tried; or the hint ``short_task``."""
+    preemptions = _taken(values, "preemptible", int)
+    if preemptions is None:
+        return True if values.get("shortTask") is True else None
+    return bool(preemptions)
 
 
 def _retries(values: Mapping[str, Any]) -> dict[str, int] | None:

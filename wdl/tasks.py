@@ -10,6 +10,7 @@ from WDL import Env, Tree, Value
 
 from toilfn.task import task
 from toilfn.wdl.command import command
+from toilfn.wdl.dialect import HINTS
 from toilfn.wdl.document import source
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.library import Library
@@ -83,9 +84,8 @@ def _without_nulls(node: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _call_task(called: Callee, inputs: dict[str, Any], machine: Machine, name: str, after: Any) -> Any:
     node: Tree.Task = called.node
-    overrides = {
-        key.split(".", 1)[1]: plain for key, plain in inputs.items() if key.startswith(("runtime.", "requirements."))
-    }
+    sections = {key: key.split(".", 1) for key in inputs if "." in key}
+    overrides = {name: inputs[key] for key, (section, name) in sections.items() if section != "hints" or name in HINTS}
     given = {key: plain for key, plain in inputs.items() if "." not in key}
     env: Env.Bindings[Value.Base] = Env.Bindings()
     paths = WorkflowPaths(source_dir(node))
