@@ -173,7 +173,7 @@ def encode_inputs(
     if missing:
         raise WDLError(
             "\n".join(
-                f"{where(each.value)}: {node.name} needs the input {node.name}.{each.name}, a {each.value.type}"
+                f"{where(each.value)}: {node.name} needs the input {node.name}.{each.name} of type {each.value.type}"
                 for each in missing
             )
         )

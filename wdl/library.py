@@ -49,6 +49,8 @@ class Library(StdLib.Base):
     def _resolve_source_relative_path(self, filename: str) -> str:
         if os.path.isabs(filename) or is_url(filename) or not self.source_dir:
             return filename
+        if isinstance(self.paths, TaskPaths):
+            return self.paths.resolved(filename)
         return os.path.join(self.source_dir, filename)
 
     def _join_paths_default_directory(self) -> str:

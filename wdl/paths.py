@@ -235,6 +235,13 @@ class TaskPaths(Paths):
         source = os.path.join(self.beside, place.relative_to(self.work))
         return Path(self.path(_imported(source, directory=directory)))
 
+    def resolved(self, path: str) -> str:
+        """Give the place of what a relative path names, as a value of it has it; or the path, if there is nothing."""
+        try:
+            return str(self.local(path, directory=path.endswith("/")))
+        except FileNotFoundError:
+            return path
+
     def size(self, path: str) -> int:
         """Give the bytes of a file, or of all files in a directory."""
         place = self.local(path)

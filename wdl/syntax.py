@@ -2,6 +2,7 @@
 
 - An expression may begin with a minus (draft-2 to 1.2, "Operator Precedence Table"; draft-2 and 1.0: also a plus).
 - An Int may be hexadecimal (draft-2 and 1.0, "Whitespace, Strings, Identifiers, Constants").
+- Metadata may have ``null`` (1.0 "Parameter Metadata Section", 1.1 and 1.2 "Metadata Sections").
 - A comment may follow the version.
 """
 
@@ -20,6 +21,8 @@ _MINUS = '| "-" expr_core -> minus'
 _PLUS = '| "+" expr_core -> plus'
 _INT = "| SIGNED_INT -> int"
 _HEX = "| HEX_INT -> int"
+_META = "meta_value: literal "
+_NULL = '| "null" -> null '
 _HEX_TERMINAL = "HEX_INT.2: /[+-]?0[xX][0-9a-fA-F]+/\n"
 
 
@@ -28,7 +31,9 @@ def extend_grammars() -> None:
     for version, grammar in _grammar.versions.items():
         if _MINUS not in grammar:
             signs = f"{_MINUS} {_PLUS}" if version in ("draft-2", "1.0") else _MINUS
-            grammar = grammar.replace(_NEGATE, f"{_NEGATE} {signs}").replace(_INT, f"{_INT} {_HEX}")
+            additions = {_NEGATE: f" {signs}", _INT: f" {_HEX}", _META: _NULL}
+            for known, added in additions.items():
+                grammar = grammar.replace(known, known + added)
             _grammar.versions[version] = f"{grammar}\n{_HEX_TERMINAL}"
 
 

@@ -68,6 +68,7 @@ SIGNS = """\
 # A document
 version {version}  # of some age
 workflow w {{
+  meta {{ nothing: null  more: [null, -0x1f, {{ none: null }}] }}
   input {{ Int a = 3  Float f = 1.5 }}
   Array[Int] all = [-a, - a, a-1, a -1, -(a + 2) * -2, 0x1F - -0Xf, -[7, 8][1]{plus}]
   output {{ Array[Int] found = all  Float half = -f  Boolean less = -a < 0 }}
@@ -76,7 +77,7 @@ workflow w {{
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
-def test_signs_hexadecimal_numbers_and_a_comment_beside_the_version(tmp_path, version):
+def test_signs_hexadecimal_numbers_null_in_metadata_and_a_comment_beside_the_version(tmp_path, version):
     (tmp_path / "d.wdl").write_text(SIGNS.format(version=version, plus=", +a" if version == "1.0" else ""))
     done = run(["d.wdl"], tmp_path)
     assert done.status == 0, done.stderr

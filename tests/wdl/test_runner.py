@@ -147,7 +147,7 @@ def test_check_says_what_is_doubtful(folder):
         (("hello.wdl", "limit=many"), "input limit: 'many' is no Int"),
         (("hello.wdl", '{"hello.limit": "many"}'), 'hello.wdl:8:56: input hello.limit cannot be "many"'),
         (("hello.wdl", "letter=lost.txt"), "hello.wdl:8:42: input hello.letter: there is no file"),
-        (("hello.wdl", "--task", "greet"), "hello.wdl:3:11: greet needs the input greet.name, a String"),
+        (("hello.wdl", "--task", "greet"), "hello.wdl:3:11: greet needs the input greet.name of type String"),
         (("hello.wdl", "--task", "great"), "hello.wdl has no task or workflow 'great', but hello, greet"),
         (
             ("hello.wdl", "greet.runtime.memory=lots"),
@@ -476,3 +476,19 @@ def test_a_call_may_have_the_name_of_its_workflow(folder):
     (folder / "inner.wdl").write_text("version 1.1\nworkflow w { input { Int x } output { Int y = x + 1 } }\n")
     source = 'version 1.1\nimport "inner.wdl"\nworkflow w { call inner.w { input: x = 1 } output { Int z = w.y } }\n'
     assert values(wdl(folder, source=source)) == {"w.z": 2}
+
+
+def test_a_file_beside_a_document_is_the_same_under_its_relative_name(folder):
+    (folder / "beside.txt").touch()
+    source = """\
+version 1.2
+task t {
+  File own = "beside.txt"
+  Map[File, Int] map = {"beside.txt": 1}
+  Int found = map["beside.txt"]
+  Array[Boolean] same = [own == "beside.txt", contains([own], "beside.txt"), contains_key(map, "beside.txt")]
+  command <<< >>>
+  output { Int one = found  Array[Boolean] all = same }
+}
+"""
+    assert values(wdl(folder, source=source)) == {"t.one": 1, "t.all": [True] * 3}
