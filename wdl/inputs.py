@@ -111,6 +111,13 @@ def _is_override(node: Any, name: str) -> bool:
     return is_section and isinstance(_called(node, parts[:-2]), Tree.Task)
 
 
+def _check_nested(node: Any, name: str) -> None:
+    """Refuse an input of a call where the document says so (1.1, "Computing Call Inputs")."""
+    allowed = (getattr(node, "meta", None) or {}).get("allowNestedInputs")
+    if "." in name and not _is_override(node, name) and isinstance(allowed, WDL.Expr.Boolean) and not allowed.value:
+        raise WDLError(f"{where(allowed)}: {node.name} allows no inputs of its calls, and {name} is one")
+
+
 def _called(node: Any, calls: Iterable[str]) -> Any:
     """Follow the names of calls from workflow to workflow; gives what is called, or None."""
     for name in calls:
@@ -163,6 +170,7 @@ def encode_inputs(
         if name.startswith("#") or full.startswith("#"):
             continue
         declared = _type_of(node, name)
+        _check_nested(node, name)
         name = (
             name
             if name in node.available_inputs or _is_override(node, name)

@@ -21,8 +21,8 @@ from tests.wdl.specification import difference
 KINDS = ("tasks", "workflows", "inputs")
 
 _VERSION = re.compile(r"^version (\S+)", re.MULTILINE)
-_PLACED = re.compile(r"file://|[^\s:]+\.wdl(:\d+:\d+)?: |asks for ")
-"""What an error begins with that says where it is, or which resources are not to be had."""
+_PLACED = re.compile(r"\.wdl(:\d+:\d+:)? |inputs\.json|\basks for ")
+"""What an error has that says where it is, or what is not to be had."""
 
 
 def failure(case: Path, *flags: str) -> str | None:
@@ -34,9 +34,8 @@ def failure(case: Path, *flags: str) -> str | None:
         for document in tests.rglob("*.wdl"):
             document.write_text(re.sub(r"^version 1\.3\b", "version 1.2", document.read_text(), flags=re.MULTILINE))
         work = tests / case.parent.name / case.name
-        inputs = work / "inputs.json"
-        words = ["source.wdl", "-m", "results.json", "-o", "out", *_target(work), *flags]
-        done = run([*words, "-i", "inputs.json"] if inputs.exists() else words, work)
+        words = ["source.wdl", "-i", "inputs.json", "-m", "results.json", "-o", "out", *_target(work), *flags]
+        done = run(words, work)
         error = work / "error.txt"
         if error.exists() and error.read_text().strip():
             return _refusal(done.status, done.stderr)

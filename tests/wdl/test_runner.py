@@ -492,3 +492,15 @@ task t {
 }
 """
     assert values(wdl(folder, source=source)) == {"t.one": 1, "t.all": [True] * 3}
+
+
+def test_a_workflow_may_refuse_inputs_of_its_calls(folder):
+    source = """\
+version 1.1
+task t { input { Int x = 1 } command <<< >>> output { Int y = x } }
+workflow w { call t  meta { allowNestedInputs: ALLOWED } }
+"""
+    assert values(wdl(folder, "w.t.x=2", source=source.replace("ALLOWED", "true"))) == {"w.t.y": 2}
+    done = wdl(folder, "w.t.x=2", "w.t.runtime.cpu=1", source=source.replace("ALLOWED", "false"))
+    assert done.status == 2
+    assert "document.wdl:3:48: w allows no inputs of its calls, and t.x is one" in done.stderr
