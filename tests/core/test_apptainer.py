@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import toilfn as toil
+from tests.core.children import check_end_of_attempt, check_end_of_stream, inline
 from tests.servers.containers import PORT, REMOTE_IMAGE, Containers
 from tests.servers.fixtures import apptainer, apptainer_server, containers
-from tests.servers.machine import wait_for
 from toilfn.containers.choose import VARIABLE
 
 __all__ = ["apptainer", "apptainer_server", "containers"]
@@ -30,10 +27,6 @@ def engine(
     monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.setenv("APPTAINER_CACHEDIR", str(tmp_path / "cache"))
     return str(request.param)
-
-
-def inline(function: Any, *args: Any, **options: Any) -> Any:
-    return toil.compute(toil.task(function, retries=0, **options)(*args), cluster="inline")
 
 
 def in_container(args: Any, **how: Any) -> Any:
@@ -104,39 +97,10 @@ def test_an_image_is_pulled_once_on_a_machine(engine: str, apptainer: Containers
     assert apptainer.pulls(tag) == 1
 
 
-def beat(folder: str, *, kill: bool) -> str:
-    """Let a container write for ever; kills the worker if asked to."""
-    if toil.current().attempt > 1:
-        return "second attempt"
-    if kill and os.fork() == 0:
-        while not Path(folder, "beat").exists():
-            time.sleep(0.05)
-        os.kill(os.getppid(), signal.SIGKILL)
-        os._exit(0)
-    script = f"trap '' TERM; while true; do date > {folder}/beat; sleep 0.1; done"
-    return str(toil.docker(REMOTE_IMAGE, script, volumes={folder: folder}))
-
-
 @pytest.mark.parametrize("kill", [False, True])
 def test_a_container_ends_with_its_attempt(tmp_path: Path, kill: bool) -> None:
-    task = toil.task(beat, retries=1, **({} if kill else {"walltime": 4}))(str(tmp_path), kill=kill)
-    assert toil.compute(task, store=tmp_path / "store", cluster=toil.LocalCluster(workers=1)) == "second attempt"
-    wait_for(lambda: not _processes(str(tmp_path)), "the container's processes to end")
+    check_end_of_attempt(REMOTE_IMAGE, tmp_path, kill=kill)
 
 
 def test_a_container_ends_with_its_stream(tmp_path: Path) -> None:
-    def first_of_many() -> list[str]:
-        lines = toil.docker(REMOTE_IMAGE, f"while true; do echo {tmp_path}; done", stream=True, text=True)
-        found = [next(lines), next(lines)]
-        lines.close()
-        return found
-
-    assert inline(first_of_many) == [f"{tmp_path}\n"] * 2
-    wait_for(lambda: not _processes(str(tmp_path)), "the container's processes to end")
-
-
-def _processes(words: str) -> list[psutil.Process]:
-    """Processes of containers that have this on their command line."""
-    found = psutil.process_iter(["cmdline", "name"])
-    programs = [process for process in found if process.info["name"] in ("sh", "busybox", "sleep")]
-    return [process for process in programs if words in " ".join(process.info["cmdline"] or ())]
+    check_end_of_stream(REMOTE_IMAGE, tmp_path)
