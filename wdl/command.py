@@ -117,15 +117,16 @@ class Call:
         return found
 
     def _check(self, status: int, execution: Execution) -> None:
-        codes = self.runtime.return_codes
-        if codes is None or status in codes:
-            return
-        words = execution.last_words()
-        said = f"{where(self.task.command)}: the command of task {self.task.name} ended with exit status {status}"
-        text = (
-            f"{said}{f'; its standard error ends with: {words}' if words else ', and wrote nothing to standard error'}"
-        )
-        raise (ContainerMemoryError if status == 137 else ContainerError)(text, status, words)
+        """Raise an error if the command has failed, by its exit status or by what it has said."""
+        codes, words = self.runtime.return_codes, execution.last_words()
+        name, place = self.task.name, where(self.task.command)
+        if codes is not None and status not in codes:
+            said = f"; its standard error ends with: {words}" if words else ", and wrote nothing to standard error"
+            text = f"{place}: the command of task {name} ended with exit status {status}{said}"
+            raise (ContainerMemoryError if status == 137 else ContainerError)(text, status, words)
+        if self.runtime.fail_on_stderr and words:
+            text = f"{place}: the command of task {name} wrote to standard error, which failOnStderr forbids: {words}"
+            raise ContainerError(text, status, words)
 
     def _with_task(self, env: Env.Bindings[Value.Base], status: int | None) -> Env.Bindings[Value.Base]:
         """Bind WDL 1.2's variable ``task``."""

@@ -5,7 +5,7 @@
   only (1.0, "Expression Placeholder Options"): Cromwell reads it so.
 - A placeholder is empty from 1.2 on where None in it causes an error ("Expression Placeholder Coercion").
 - ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
-- A call may have its workflow's name.
+- A call may have its workflow's name, and be of a workflow without a section of outputs: it gives those of its calls.
 - Hints that have an effect are kept (1.2, "Hints Section").
 - From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
 """
@@ -138,7 +138,10 @@ class Reader(_parser._DocTransformer):
 
 
 class Call(Tree.Call):
-    """A call, which may also be named as its workflow is: no specification forbids that."""
+    """A call, which may also be named as its workflow is, or be of a workflow without a section of outputs.
+
+    No specification forbids that.
+    """
 
     def resolve(self, doc: Tree.Document) -> None:
         """Find what is called."""
@@ -147,6 +150,11 @@ class Call(Tree.Call):
         except Error.MultipleDefinitions:
             if self.callee is None:
                 raise
+        except Error.UncallableWorkflow:
+            called = next(each.doc for each in doc.imports if each.namespace == self.callee_id[0])
+            if called is None or called.workflow is None or not called.workflow.complete_calls:
+                raise
+            self.callee = called.workflow
 
 
 def _own(call: Tree.Call) -> Call:

@@ -21,12 +21,16 @@ _TAIL = 4096
 """How many bytes of standard error an error has."""
 
 _WRAPPER = f"""\
+export TMPDIR="${{TMPDIR:-/tmp}}"
 shell=$(command -v bash || command -v sh)
 "$shell" ../command >../stdout.txt 2>../stderr.txt
 echo $? >../status
 exec >../usage 2>/dev/null
 {REPORT}"""
-"""Run by the container's own sh: so an exit status of the command is never taken for one of the engine."""
+"""Run by the container's own sh: so an exit status of the command is never taken for one of the engine.
+
+Commands that were written for Cromwell take it that there is a ``TMPDIR``.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,13 @@ def _has_engine() -> bool:
 
 
 def _run_here(execution: Execution) -> int:
-    shell = shutil.which("bash") or "sh"
+    shell, tmp = shutil.which("bash") or "sh", execution.place / "tmp"
+    tmp.mkdir()
     with execution.stdout.open("wb") as stdout, execution.stderr.open("wb") as stderr:
         return subprocess.run(
             [shell, str(execution.place / "command")],
             cwd=execution.work,
-            env=os.environ | dict(execution.env),
+            env=os.environ | {"TMPDIR": str(tmp)} | dict(execution.env),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

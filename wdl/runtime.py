@@ -40,12 +40,15 @@ class Runtime:
         Exit statuses that mean success; None for all.
     mount_points : tuple of str
         Where in the container there are disks of its own.
+    fail_on_stderr : bool
+        Whether anything on standard error means failure (Cromwell's ``failOnStderr``).
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     image: str | None = None
     return_codes: tuple[int, ...] | None = (0,)
     mount_points: tuple[str, ...] = ()
+    fail_on_stderr: bool = False
 
 
 def runtime_of(
@@ -109,7 +112,8 @@ def _read(values: Mapping[str, Any]) -> Runtime:
     given = {name: value for name, value in values.items() if value is not None}
     codes = _taken(given, "returnCodes", _return_codes) if "returnCodes" in given else (0,)
     points = _taken(given, "disks", _mount_points) or ()
-    return Runtime(_options(given), _taken(given, "docker", _image), codes, points)
+    fail_on_stderr = _taken(given, "failOnStderr", _flag) or False
+    return Runtime(_options(given), _taken(given, "docker", _image), codes, points, fail_on_stderr)
 
 
 def _taken(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
@@ -136,6 +140,7 @@ _REQUIREMENTS = (
 _OTHER_NAMES = {
     "container": "docker",
     "return_codes": "returnCodes",
+    "continueOnReturnCode": "returnCodes",
     "max_retries": "maxRetries",
     "max_cpu": "maxCpu",
     "max_memory": "maxMemory",
@@ -261,6 +266,21 @@ def _image(value: Any) -> str | None:
 
 
 def _return_codes(value: Any) -> tuple[int, ...] | None:
-    if value == "*":
+    """Read one, several, or all (``"*"``); also whether others than 0 mean success (``continueOnReturnCode``)."""
+    if value == "*" or _truth(value) is True:
         return None
+    if _truth(value) is False:
+        return (0,)
     return tuple(int(code) for code in (value if isinstance(value, list) else [value]))
+
+
+def _truth(value: Any) -> bool | None:
+    """Read ``true`` or ``"true"``; gives None for what is neither true nor false."""
+    return {"true": True, "false": False}.get(str(value).lower())
+
+
+def _flag(value: Any) -> bool:
+    found = _truth(value)
+    if found is None:
+        raise ValueError(value)
+    return found

@@ -1,5 +1,6 @@
 """What is written in other ways than miniwdl expects, and errors of syntax in a reader's words.
 
+- ``Object`` is a type in draft-2, too, and ``object { ... }`` is one (draft-2, "Object Literals").
 - An expression may begin with a minus (draft-2 to 1.2, "Operator Precedence Table"; draft-2 and 1.0: also a plus).
 - An Int may be hexadecimal (draft-2 and 1.0, "Whitespace, Strings, Identifiers, Constants").
 - Metadata may have ``null`` (1.0 "Parameter Metadata Section", 1.1 and 1.2 "Metadata Sections").
@@ -16,6 +17,10 @@ from WDL import Error, _grammar
 
 __all__ = ["Unexpected", "extend_grammars", "with_plain_version"]
 
+_TYPES = '"Array" | "Map" | "Pair"'
+_OBJECT = ' | "Object"'
+_LITERAL = '| "object" "{" [object_kv ("," object_kv)* ","?] "}" -> obj'
+_OBJECT_RULE = 'object_kv: (CNAME | string_literal) ":" expr\n'
 _NEGATE = '| "!" expr_core -> negate'
 _MINUS = '| "-" expr_core -> minus'
 _PLUS = '| "+" expr_core -> plus'
@@ -31,7 +36,10 @@ def extend_grammars() -> None:
     for version, grammar in _grammar.versions.items():
         if _MINUS not in grammar:
             signs = f"{_MINUS} {_PLUS}" if version in ("draft-2", "1.0") else _MINUS
-            additions = {_NEGATE: f" {signs}", _INT: f" {_HEX}", _META: _NULL}
+            additions = {_NEGATE: f" {signs}", _INT: f" {_HEX}", _META: _NULL, _TYPES: _OBJECT}
+            if "object_kv" not in grammar:
+                additions[_NEGATE] += f" {_LITERAL}"
+                grammar += f"\n{_OBJECT_RULE}"
             for known, added in additions.items():
                 grammar = grammar.replace(known, known + added)
             _grammar.versions[version] = f"{grammar}\n{_HEX_TERMINAL}"

@@ -7,7 +7,7 @@ goes on from there with the values. So a scatter is one expansion, and a sequenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from WDL import Env, Error, Tree, Type, Value
@@ -149,13 +149,17 @@ class Walk:
     # Calls
 
     def _call(self, id_: str, call: Tree.Call) -> None:
-        before = [self.waiting[key] for key in self.plan.after(call) if key in self.waiting]
+        before = self._before(call)
         needed = self._needs(id_) - set(self.plan.after(call))
         if any(key in self.waiting for key in needed):
             self.waiting[id_] = self._later(id_)
         else:
             self.waiting[id_] = self.tasks.call(call, self._inputs(call), before)
         self._keep(id_)
+
+    def _before(self, call: Tree.Call) -> list[Any]:
+        """Give what a call comes after, by its own word: calls, also all those that a scatter has made of one."""
+        return [promise for key in self.plan.after(call) for promise in _promises(self.waiting.get(key))]
 
     def _inputs(self, call: Tree.Call) -> dict[str, Any]:
         """Evaluate what a call says, and add what the workflow was given for it."""
@@ -231,11 +235,10 @@ class Walk:
     def _later(self, id_: str) -> Any:
         """Make the task that goes on from a node, with the folded declarations that it needs."""
         node = self.plan.nodes.get(id_)
-        after = self.plan.after(node) if isinstance(node, Tree.Call) else []
+        after, before = (self.plan.after(node), self._before(node)) if isinstance(node, Tree.Call) else ([], [])
         nodes = [*self._folded_for(id_), id_]
         needed = self._needs(id_) - set(after)
         env = {key: self.result(key) for key in sorted(needed) if key in self.waiting or key in self.plain}
-        before = [self.waiting[key] for key in after if key in self.waiting]
         return self.tasks.go_on(self.section, nodes, env, before)
 
     def _folded_for(self, id_: str) -> list[str]:
@@ -270,6 +273,12 @@ def names(plain: Any) -> list[str]:
 
 
 def _holds_promise(plain: Any) -> bool:
+    return any(True for _ in _promises(plain))
+
+
+def _promises(plain: Any) -> Iterator[Any]:
     if isinstance(plain, list):
-        return any(_holds_promise(item) for item in plain)
-    return hasattr(type(plain), "__dask_graph__")
+        for item in plain:
+            yield from _promises(item)
+    elif hasattr(type(plain), "__dask_graph__"):
+        yield plain

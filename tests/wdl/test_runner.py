@@ -212,6 +212,65 @@ def test_exit_statuses_other_than_zero_may_be_success(folder):
     assert values(wdl(folder, source=anything)) == {"t.ok": True}
 
 
+def test_attributes_of_cromwells_say_what_is_success(folder):
+    any_status = task_with(command="exit 7", output="Boolean ok = true", more="runtime { continueOnReturnCode: true }")
+    assert values(wdl(folder, source=any_status)) == {"t.ok": True}
+    some = task_with(command="exit 7", output="Boolean ok = true", more="runtime { continueOnReturnCode: [0, 7] }")
+    assert values(wdl(folder, source=some)) == {"t.ok": True}
+    loud = task_with(command="echo oops >&2", more="runtime { failOnStderr: true }")
+    done = wdl(folder, source=loud)
+    assert done.status == 1
+    assert "wrote to standard error, which failOnStderr forbids: oops" in done.stderr
+
+
+def test_a_command_has_a_directory_for_temporary_files(folder):
+    source = task_with(command="echo x > $TMPDIR/a && cat $TMPDIR/a", output="String s = read_string(stdout())")
+    assert values(wdl(folder, source=source)) == {"t.s": "x"}
+
+
+def test_a_call_waits_for_all_that_a_scatter_made_of_another_one(folder):
+    source = """\
+version 1.1
+task add { input { Int i } command { sleep 0.2; echo ~{i} >> PLACE } output { Boolean ok = true } }
+task show { command { sort PLACE } output { Array[Int] found = read_lines(stdout()) } }
+workflow w {
+  scatter (i in range(2)) {
+    if (i < 5) { call add { input: i = i } }
+    scatter (j in [10]) { call add as more { input: i = i + j } }
+  }
+  call show after add after more
+  output { Array[Int] found = show.found }
+}
+"""
+    (folder / "document.wdl").write_text(source.replace("PLACE", str(folder / "shared.txt")))
+    done = run(["document.wdl", "--container", "none", "--workers", "4"], folder, inline=False)
+    assert values(done) == {"w.found": [0, 1, 10, 11]}
+
+
+def test_objects_of_draft_2(folder):
+    source = """\
+workflow w {
+  Object made = object { a: 1, b: "x" }
+  call t { input: given = made, n = made.a }
+  output { Object read = t.read  String c = t.read.c }
+}
+task t {
+  Object given
+  Int n
+  command { printf "b\\tc\\n${given.b}\\t${n}\\n" }
+  output { Object read = read_object(stdout()) }
+}
+"""
+    assert values(wdl(folder, source=source)) == {"w.read": {"b": "x", "c": "1"}, "w.c": "1"}
+
+
+def test_a_workflow_without_outputs_may_be_called_and_gives_those_of_its_calls(folder):
+    task = "task t { command { echo hi } output { String s = read_string(stdout()) } }"
+    (folder / "inner.wdl").write_text(f"version 1.0\n{task}\nworkflow i {{ call t }}\n")
+    source = 'version 1.0\nimport "inner.wdl"\nworkflow w { call inner.i  output { String s = i.t.s } }\n'
+    assert values(wdl(folder, source=source)) == {"w.s": "hi"}
+
+
 def test_a_missing_output_may_be_none(folder):
     found = values(
         wdl(folder, source=task_with(output='File? f = "none.txt"  Array[File?] g = ["a", "b"]', command="touch b"))
