@@ -132,12 +132,17 @@ class FailedTasksError(ToilfnError):
         One entry for each failed task.
     store : str
         The store's URL, for `toilfn resume` and `toilfn debug`.
+    names : tuple of str
+        The tasks' names, in the order of `failures`.
     """
 
-    def __init__(self, message: str, failures: tuple[object, ...] = (), store: str = "") -> None:
+    def __init__(
+        self, message: str, failures: tuple[object, ...] = (), store: str = "", names: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.failures = failures
         self.store = store
+        self.names = names
 
 
 class PermanentError(ToilfnError):

@@ -44,12 +44,12 @@ def located(node: Any) -> Iterator[None]:
         raise WDLError(f"{where(place)}: {_said(error)}") from error
 
 
-def reason(failure: Any) -> str:
-    """Give the message of a task that failed (`toilfn.records.Failure`), without the error's type if that is ours."""
+def reason(failure: Any, name: str) -> str:
+    """Give the message of a failed task (`toilfn.records.Failure`), with its name unless that says where it is."""
     lines = str(failure.traceback).strip().splitlines() or [str(failure.message)]
     heads = [number for number, line in enumerate(lines) if _OURS.match(line)]
     if not heads:
-        return str(failure.message)
+        return f"task {name}: {failure.message}"
     return _OURS.sub("", "\n".join(lines[heads[-1] :]), count=1)
 
 

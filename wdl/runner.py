@@ -92,8 +92,8 @@ def command(options: argparse.Namespace) -> int:
         with _settings(options, node.name) as settings:
             outputs = compute(promise, **settings)
     except FailedTasksError as error:
-        for failure in error.failures:
-            print(f"toilfn: {reason(failure)}", file=sys.stderr)
+        for failure, name in zip(error.failures, error.names, strict=True):
+            print(f"toilfn: {reason(failure, name)}", file=sys.stderr)
         print(f"toilfn: all other work is kept; to go on: toilfn resume {error.store}", file=sys.stderr)
         return 1
     _tell(options, directory, outputs)

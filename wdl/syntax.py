@@ -4,7 +4,7 @@
 - An expression may begin with a minus (draft-2 to 1.2, "Operator Precedence Table"; draft-2 and 1.0: also a plus).
 - An Int may be hexadecimal (draft-2 and 1.0, "Whitespace, Strings, Identifiers, Constants").
 - Metadata may have ``null`` (1.0 "Parameter Metadata Section", 1.1 and 1.2 "Metadata Sections").
-- A comment may follow the version.
+- The version may be on another line than the word, and a comment beside it.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ def extend_grammars() -> None:
 
 
 _VERSION = re.compile(
-    r"\A(?P<before>(?:[ \t]*(?:#[^\n]*)?\r?\n)*)[ \t]*version[ \t]+(?P<version>[^\s#]+)[ \t]*(?:#[^\r\n]*)?(?=\r?$)",
+    r"\A(?P<before>(?:[ \t]*(?:#[^\n]*)?\r?\n)*)[ \t]*version(?P<gap>(?:[ \t\r\n]|(?<=\s)#[^\n]*\n)+)"
+    r"(?P<version>[^\s#]+)[ \t]*(?:#[^\r\n]*)?(?=\r?$)",
     re.MULTILINE,
 )
 
 
 def with_plain_version(text: str, place: str) -> str:
-    """Give a document's text with nothing else beside its version.
+    """Give a document's text with its version on the word's line, and nothing else there; all else stays in its line.
 
     Parameters
     ----------
@@ -70,11 +71,12 @@ def with_plain_version(text: str, place: str) -> str:
         return text
     version, before = found["version"], found["before"]
     if version not in _grammar.versions:
-        line = before.count("\n") + 1
+        line = (before + found["gap"]).count("\n") + 1
         pos = Error.SourcePosition(place, place, line, 1, line, 1)
         known = "1.0, 1.1, 1.2, development, or draft-2 by saying nothing"
         raise Error.SyntaxError(pos, f"WDL {version} is not supported; versions are {known}", version, version)
-    return f"{before}version {version}{text[found.end() :]}"
+    lines = "\n" * found["gap"].count("\n")
+    return f"{before}version {version}{lines}{text[found.end() :]}"
 
 
 class Unexpected(lark.exceptions.UnexpectedInput):

@@ -76,7 +76,7 @@ workflow w {{
 """
 
 
-@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+@pytest.mark.parametrize("version", ["1.0", "1.1", "# new\n  1.2"])
 def test_signs_hexadecimal_numbers_null_in_metadata_and_a_comment_beside_the_version(tmp_path, version):
     (tmp_path / "d.wdl").write_text(SIGNS.format(version=version, plus=", +a" if version == "1.0" else ""))
     done = run(["d.wdl"], tmp_path)
@@ -90,13 +90,13 @@ def test_signs_hexadecimal_numbers_null_in_metadata_and_a_comment_beside_the_ver
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("# new\nversion 1.3\nworkflow w {}\n", "2:1: WDL 1.3 is not supported; versions are 1.0"),
+        ("# new\nversion #\n1.3\nworkflow w {}\n", "3:1: WDL 1.3 is not supported; versions are 1.0"),
         (
             "version 1.2\nenum X { A }\nworkflow w {}\n",
             "2:1: 'enum' is unexpected here; expected the end, 'import', 'struct', 'task', 'workflow'",
         ),
         ("version 1.1\nworkflow w { Int x = 1\n", "2:22: the document ends too early"),
-        ("version 1.1\nworkflow w { Int x = -true }\n", "2:22: Non-numeric operand to - operator"),
+        ("version\n1.1\nworkflow w { Int x = -true }\n", "3:22: Non-numeric operand to - operator"),
         ("version 1.1\nworkflow w { Int x = +x }\n", "2:22: '+' is unexpected here"),
         (
             "version 1.2\ntask t { command <<< ~{task.previous.memory} >>> }\n",

@@ -42,7 +42,7 @@ def failed_tasks(
     if len(failures) > _SHOWN:
         parts.append(f"... and {len(failures) - _SHOWN} more: toilfn status {store} --failed")
     parts.append(f"All other work is kept. When the cause is mended: toilfn resume {store}")
-    return FailedTasksError("\n\n".join(parts), tuple(failures), store)
+    return FailedTasksError("\n\n".join(parts), tuple(failures), store, tuple(name(f.id) for f in failures))
 
 
 class _Later:
