@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.servers.machine import Server, ServerMissingError, alive, end_process, main, wait_for
@@ -85,6 +85,10 @@ class GridEngine(Server):
     def environment(self) -> dict[str, str]:
         """Which cell the commands talk to."""
         return {"SGE_ROOT": str(ROOT), "SGE_CELL": "default"}
+
+    def pid_files(self) -> Iterable[Path]:
+        """Give qmaster's; it lies where the package has it."""
+        return [SPOOL / "qmaster/qmaster.pid"]
 
     def configure(self) -> None:
         """Make the cell anew, as the package's installation does."""

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -70,6 +70,10 @@ class Server(ABC):
     def stop(self) -> None:
         """Stop the daemons and return when they are gone."""
 
+    def pid_files(self) -> Iterable[Path]:
+        """Give the files that name its daemons' processes."""
+        return self.folder.glob("*.pid")
+
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of its commands and return what it prints."""
         done = subprocess.run(
@@ -88,7 +92,7 @@ class Server(ABC):
                 self._clear()
                 self._begin()
             (self.folder / "users").mkdir(exist_ok=True)
-            (self.folder / "users" / user).touch()
+            (self.folder / "users" / user).write_text(user)
 
     def release(self, user: str) -> None:
         """Stop it if nobody else uses it."""
@@ -113,9 +117,12 @@ class Server(ABC):
             raise
 
     def _users(self) -> list[str]:
-        """Who uses it: live processes, and a person."""
-        found = [path.name for path in (self.folder / "users").glob("*")]
-        return [user for user in found if user == BY_HAND or Path(f"/proc/{user}").exists()]
+        """Who uses it: live processes, and a person for as long as a daemon runs, which ends with the machine."""
+        found = (self.folder / "users").glob("*")
+        return [path.name for path in found if (self._runs() if path.name == BY_HAND else alive(path))]
+
+    def _runs(self) -> bool:
+        return any(alive(path) for path in self.pid_files())
 
     def _clear(self) -> None:
         """Stop what a killed test run left behind, and begin with an empty folder."""

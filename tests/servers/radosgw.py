@@ -10,6 +10,8 @@ import os
 import shutil
 import urllib.request
 import uuid
+from collections.abc import Iterable
+from pathlib import Path
 
 from tests.servers.machine import Server, end_process, main, wait_for
 
@@ -88,6 +90,10 @@ class RadosGateway(Server):
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def pid_files(self) -> Iterable[Path]:
+        """Give those of Ceph's daemons."""
+        return (self.folder / "run").glob("*.pid")
 
     def configure(self) -> None:
         """Write ceph.conf and the map of monitors."""

@@ -1,0 +1,76 @@
+"""Servers are shared by test processes and persons, and outlive neither their daemons nor the machine's sessions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.servers.machine import BY_HAND, Server, alive, end_process, start_daemon
+
+
+class Sleeper(Server):
+    """A daemon that does nothing."""
+
+    name = "sleeper"
+    packages = ()
+    commands = ("sleep",)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder / "servers" / self.name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def configure(self) -> None:
+        (self.folder / "configured").touch()
+
+    def start(self) -> None:
+        start_daemon(self.folder, "sleep", "sleep", "300")
+
+    def stop(self) -> None:
+        end_process(self.folder / "sleep.pid")
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Sleeper:
+    return Sleeper(tmp_path)
+
+
+def pid(server: Server) -> str:
+    return (server.folder / "sleep.pid").read_text()
+
+
+def test_the_last_who_leaves_stops_it(sleeper: Sleeper) -> None:
+    sleeper.acquire(BY_HAND)
+    first = pid(sleeper)
+    sleeper.acquire(str(os.getpid()))
+    assert pid(sleeper) == first
+    sleeper.release(BY_HAND)
+    assert alive(sleeper.folder / "sleep.pid")
+    sleeper.release(str(os.getpid()))
+    assert not alive(sleeper.folder / "sleep.pid")
+
+
+def test_a_person_uses_it_no_longer_than_its_daemon_runs(sleeper: Sleeper) -> None:
+    sleeper.acquire(BY_HAND)
+    end_process(sleeper.folder / "sleep.pid")
+    sleeper.acquire(str(os.getpid()))
+    assert alive(sleeper.folder / "sleep.pid")
+    sleeper.release(str(os.getpid()))
+    assert not alive(sleeper.folder / "sleep.pid")
+
+
+def test_a_process_that_got_the_number_of_a_killed_one_is_not_a_user(sleeper: Sleeper) -> None:
+    users = sleeper.folder / "users"
+    users.mkdir(parents=True)
+    (users / str(os.getpid())).write_text(str(os.getpid()))
+    os.utime(users / str(os.getpid()), (0, 0))  # before this process began
+    (users / "1234").touch()  # what such a process leaves if it is killed at once
+    sleeper.acquire(BY_HAND)
+    assert alive(sleeper.folder / "sleep.pid")
+    sleeper.release(BY_HAND)
+    assert not alive(sleeper.folder / "sleep.pid")
