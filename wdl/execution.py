@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,9 @@ __all__ = ["Execution", "run"]
 
 _TAIL = 4096
 """How many bytes of standard error an error has."""
+
+_PERIOD = 0.5
+"""Seconds between two looks at what a command has written to standard error."""
 
 _WRAPPER = f"""\
 export TMPDIR="${{TMPDIR:-/tmp}}"
@@ -100,12 +105,10 @@ def run(execution: Execution, engine: str) -> int:
         If the engine does not work, or the image cannot be had.
     """
     (execution.place / "command").write_text(execution.script)
-    if engine == "none" or (engine == "auto" and execution.image is None and not _has_engine()):
-        status = _run_here(execution)
-    else:
-        status = _run_in_container(execution, None if engine == "auto" else engine)
-    _show(execution.stderr)
-    return status
+    with _shown(execution.stderr):
+        if engine == "none" or (engine == "auto" and execution.image is None and not _has_engine()):
+            return _run_here(execution)
+        return _run_in_container(execution, None if engine == "auto" else engine)
 
 
 def _has_engine() -> bool:
@@ -151,10 +154,28 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
     return int((execution.place / "status").read_text())
 
 
-def _show(stderr: Path) -> None:
-    """Make standard error part of the attempt's log."""
-    with stderr.open("rb") as stream:
-        shutil.copyfileobj(stream, _Log())
+@contextmanager
+def _shown(stderr: Path) -> Iterator[None]:
+    """Make standard error part of the attempt's log while it is written: the attempt may be killed at any moment."""
+    ended = threading.Event()
+    follower = threading.Thread(target=_follow, args=(stderr, ended), daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+
+
+def _follow(path: Path, ended: threading.Event) -> None:
+    copied, is_last = 0, False
+    while not is_last:
+        is_last = ended.wait(_PERIOD)
+        if path.exists():
+            with path.open("rb") as stream:
+                stream.seek(copied)
+                shutil.copyfileobj(stream, _Log())
+                copied = stream.tell()
 
 
 class _Log:
