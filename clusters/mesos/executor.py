@@ -70,16 +70,25 @@ class Executor:
         Credentials that the agent gave us.
     recovery : float
         Seconds for which the agent may be away; 0 if tasks are not to outlive it.
+    shutdown : float
+        Seconds that the agent gives us to end. Tasks get half of them, so that there is time to clean up.
     """
 
     def __init__(
-        self, agent: str, framework_id: str, executor_id: str, headers: Mapping[str, str], recovery: float
+        self,
+        agent: str,
+        framework_id: str,
+        executor_id: str,
+        headers: Mapping[str, str],
+        recovery: float,
+        shutdown: float,
     ) -> None:
         self.agent = agent
         self.framework_id = framework_id
         self.executor_id = executor_id
         self.headers = headers
         self.recovery = recovery
+        self.shutdown = shutdown
         self._running: dict[str, _Running] = {}
         self._unacknowledged: dict[str, dict[str, Any]] = {}
         self._tasks: dict[str, dict[str, Any]] = {}
@@ -142,7 +151,7 @@ class Executor:
                 self._tasks.pop(event["acknowledged"]["task_id"]["value"], None)
             case "SHUTDOWN":
                 for task in self._running:
-                    self._end(task)
+                    self._end(task, grace=self.shutdown / 2)
                 return True
         return False
 
@@ -163,12 +172,12 @@ class Executor:
         self._running[name] = _Running(process, log, wanted["memory"])
         self._update(name, "TASK_RUNNING")
 
-    def _end(self, name: str, reason: str = "", message: str = "") -> None:
+    def _end(self, name: str, reason: str = "", message: str = "", grace: float = _GRACE) -> None:
         """Ask a task to end; it is made to a short time later."""
         running = self._running.get(name)
         if running is not None and running.kill_at is None:
             running.reason, running.message = reason, message
-            running.kill_at = time.monotonic() + _GRACE
+            running.kill_at = time.monotonic() + grace
             _signal(running.process, signal.SIGTERM)
 
     def _watch(self) -> None:
@@ -238,13 +247,20 @@ def main() -> None:
     env = os.environ
     token = env.pop("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", "")
     recovery = env.get("MESOS_RECOVERY_TIMEOUT", "15mins") if env.get("MESOS_CHECKPOINT") == "1" else "0"
+    shutdown = env.get("MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD", "5secs")
     Executor(
         f"http://{env['MESOS_AGENT_ENDPOINT']}",
         env["MESOS_FRAMEWORK_ID"],
         env["MESOS_EXECUTOR_ID"],
         {"Authorization": f"Bearer {token}"} if token else {},
-        parse_duration(recovery.replace("mins", "m").replace("secs", "s").replace("hrs", "h")),
+        _seconds(recovery),
+        _seconds(shutdown),
     ).run()
+
+
+def _seconds(duration: str) -> float:
+    """Read a duration as Mesos writes it."""
+    return parse_duration(duration.replace("mins", "m").replace("secs", "s").replace("hrs", "h"))
 
 
 if __name__ == "__main__":

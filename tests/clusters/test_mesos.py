@@ -202,7 +202,7 @@ def test_one_executor_a_node_runs_all_its_tasks_and_cleans_up(mesos, opened, tmp
     (framework,) = mesos.frameworks.values()
     (executor,) = framework.executors.values()
     cluster.close()
-    assert executor.process.wait(10) == 0
+    assert executor.process.wait(20) == 0
 
 
 def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp_path):
@@ -217,7 +217,7 @@ def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp
     assert ends(cluster, job).cause is None
     assert left(work)
     cluster.close()
-    assert not left(work)
+    wait_for(lambda: not left(work), "the executor to clean up")
 
 
 def left(work):

@@ -320,8 +320,28 @@ def test_dockers_command() -> None:
     assert Docker("/bin/docker").environment(REQUEST) == {"KEY": "value"}
 
 
+@pytest.mark.parametrize(
+    ("user", "controllers", "limits"),
+    [
+        (0, "", ["--cpus", "2", "--memory", "1000000000"]),
+        (1000, "memory pids ", ["--memory", "1000000000"]),
+        (1000, "", []),
+    ],
+)
+def test_podman_limits_what_the_user_may_limit(
+    user: int, controllers: str, limits: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "podman"
+    program.write_text(f"#!/bin/sh\n[ $1 = info ] && echo '{controllers}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    flags = Podman(str(program)).run(REQUEST)
+    start = flags.index("/bin/x") + 1
+    assert flags[start : flags.index("--device")] == limits
+
+
 def test_podmans_devices() -> None:
-    flags = Podman("/bin/podman").run(REQUEST)
+    flags = Podman("true").run(REQUEST)
     assert flags[flags.index("--device") :][:4] == ["--device", "nvidia.com/gpu=0", "--device", "nvidia.com/gpu=1"]
 
 

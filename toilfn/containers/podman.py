@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
+from functools import cache
 
 from toilfn.containers.docker import Docker
 from toilfn.containers.engine import Request
@@ -36,9 +38,22 @@ class Podman(Docker):
         yield from super()._user(request)
 
     def _limits(self, request: Request) -> Iterator[str]:
-        if request.cores:
+        limitable = _limitable(self.program)
+        if request.cores and "cpu" in limitable:
             yield from ("--cpus", f"{request.cores:g}")
-        if request.memory:
+        if request.memory and "memory" in limitable:
             yield from ("--memory", str(request.memory))
         for device in request.accelerators:
             yield from ("--device", f"nvidia.com/gpu={device}")
+
+
+@cache
+def _limitable(program: str) -> frozenset[str]:
+    """Give what this user's containers can be limited in: by cgroups that the machine leaves to users, if any.
+
+    Asked for another limit, podman refuses to run the container, or says so in the middle of what that prints.
+    """
+    if not os.geteuid():
+        return frozenset(("cpu", "memory"))
+    command = [program, "info", "--format", "{{range .Host.CgroupControllers}}{{.}} {{end}}"]
+    return frozenset(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split())

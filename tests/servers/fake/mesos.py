@@ -29,6 +29,8 @@ from tests.servers.fake.mesosmessages import BODIES, CallError, check
 
 TERMINAL = ("TASK_FINISHED", "TASK_FAILED", "TASK_KILLED", "TASK_ERROR", "TASK_LOST")
 TICK = 0.05
+SHUTDOWN = 10.0
+"""Seconds that executors get to end; twice of what agents give by default, since machines that run tests are busy."""
 REPEAT = 2.0
 """Seconds after which an update that nobody acknowledged is sent again."""
 
@@ -111,6 +113,7 @@ class FakeMesos:
         self._count = 0
         self._lock = threading.RLock()
         self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._folder = tempfile.TemporaryDirectory(prefix="fake-mesos-")
         self._http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
         self.address = f"127.0.0.1:{self._http.server_address[1]}"
@@ -118,8 +121,8 @@ class FakeMesos:
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeMesos]:
         """Serve until the end of the block, and leave nothing behind."""
-        threads = [threading.Thread(target=self._http.serve_forever, args=(0.05,)), threading.Thread(target=self._tick)]
-        for thread in threads:
+        self._threads = [threading.Thread(target=work) for work in (self._serve, self._tick)]
+        for thread in self._threads:
             thread.start()
         try:
             yield self
@@ -130,7 +133,7 @@ class FakeMesos:
                     self._remove(framework, grace=0)
             self._http.shutdown()
             self._http.server_close()
-            for thread in threads:
+            for thread in self._threads:
                 thread.join()
             self._folder.cleanup()
 
@@ -154,6 +157,9 @@ class FakeMesos:
                     if executor.agent is agent:
                         self._end_executor(framework, key, "REASON_SLAVE_REMOVED")
                 self._say(framework, {"type": "FAILURE", "failure": {"agent_id": {"value": agent.id}}})
+
+    def _serve(self) -> None:
+        self._http.serve_forever(0.05)
 
     def live(self) -> list[str]:
         """The ids of tasks that run."""
@@ -255,7 +261,7 @@ class FakeMesos:
             self._reconciled(framework, task["task_id"]["value"], task.get("agent_id"))
 
     def _teardown(self, framework: Framework, body: None) -> None:
-        self._remove(framework, grace=3.0)
+        self._remove(framework, grace=SHUTDOWN)
 
     # Offers.
 
@@ -357,6 +363,7 @@ class FakeMesos:
             "MESOS_FRAMEWORK_ID": framework.id, "MESOS_EXECUTOR_ID": info["executor_id"]["value"],
             "MESOS_SANDBOX": str(sandbox), "MESOS_CHECKPOINT": "1", "MESOS_RECOVERY_TIMEOUT": "2secs",
             "MESOS_EXECUTOR_AUTHENTICATION_TOKEN": "a-token",
+            "MESOS_EXECUTOR_SHUTDOWN_GRACE_PERIOD": f"{SHUTDOWN:g}secs",
         }  # fmt: skip
         env |= {item["name"]: item["value"] for item in info["command"].get("environment", {}).get("variables", ())}
         with (sandbox / "stderr").open("wb") as log:
@@ -441,14 +448,12 @@ class FakeMesos:
         self._say(framework, {"type": "FAILURE", "failure": body})
 
     def _remove(self, framework: Framework, grace: float) -> None:
-        """End a framework: its executors are asked to end, and made to after a while."""
-        for executor in framework.executors.values():
+        """End a framework: its executors are asked to end, and made to after a while, for which nobody waits."""
+        executors = list(framework.executors.values())
+        for executor in executors:
             _send(executor, {"type": "SHUTDOWN"})
-        end = time.monotonic() + grace
-        for executor in framework.executors.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                executor.process.wait(max(0.0, end - time.monotonic()))
-            _kill(executor)
+        self._threads.append(threading.Thread(target=_let_end, args=(executors, grace)))
+        self._threads[-1].start()
         if framework.events is not None:
             framework.events.put(None)
         self._withdraw()
@@ -478,6 +483,14 @@ def _send(executor: Executor, event: dict[str, Any]) -> None:
         executor.waiting.append(event)
     else:
         executor.events.put(event)
+
+
+def _let_end(executors: list[Executor], grace: float) -> None:
+    end = time.monotonic() + grace
+    for executor in executors:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            executor.process.wait(max(0.0, end - time.monotonic()))
+        _kill(executor)
 
 
 def _kill(executor: Executor) -> None:
