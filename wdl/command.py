@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from toilfn.wdl.runtime import Runtime
 from toilfn.wdl.values import decode, encode
 
 __all__ = ["command"]
+
+_COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
 
 
 @task(version="1")
@@ -99,22 +102,18 @@ class Call:
             script=script,
             place=self.place,
             work=self.paths.work,
-            inputs=self.paths.inputs,
             image=self.runtime.image,
             default_image=self.machine.image,
             env=self._environment(),
-            writable_inputs=self.machine.copy_inputs,
+            protected=() if self.machine.copy_inputs else self.paths.protected(),
             disks=self.paths.disks,
         )
 
     def _environment(self) -> dict[str, str]:
-        """Give the values of declarations marked ``env`` (WDL 1.2, "Environment Variables")."""
-        found = {}
-        for decl in (*(self.task.inputs or []), *self.task.postinputs):
-            if decl.decor.get("env") is True:
-                value = self.env[decl.name]
-                found[decl.name] = value.value if isinstance(value, Value.String) else str(value)
-        return found
+        """Give the values of declarations marked ``env`` (WDL 1.2, "Environment Variables"); None is not there."""
+        decls = (*(self.task.inputs or []), *self.task.postinputs)
+        values = {decl.name: self.env[decl.name] for decl in decls if decl.decor.get("env") is True}
+        return {name: _text(value) for name, value in values.items() if not isinstance(value, Value.Null)}
 
     def _check(self, status: int, execution: Execution) -> None:
         """Raise an error if the command has failed, by its exit status or by what it has said."""
@@ -135,3 +134,10 @@ class Call:
         from toilfn.wdl.taskinfo import task_value
 
         return env.bind("task", task_value(self.task, self.runtime, status))
+
+
+def _text(value: Value.Base) -> str:
+    """Give a value as a placeholder has it, but a compound one as JSON."""
+    if isinstance(value, _COMPOUND):
+        return json.dumps(value.json)
+    return value.value if isinstance(value, Value.String) else str(value)

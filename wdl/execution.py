@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,16 +48,16 @@ class Execution:
         For bash.
     place : Path
         The directory of all that belongs to it; the container sees it at the same place.
-    work, inputs : Path
-        In `place`: where it runs, and what it reads.
+    work : Path
+        In `place`: where it runs.
     image : str or None
         That the task names.
     default_image : str
         For when it names none.
     env : mapping
         Variables of the command.
-    writable_inputs : bool
-        Whether it may change what is in `inputs`.
+    protected : sequence of Path
+        What in `place` it may not change, if it runs in a container.
     disks : mapping
         Directories in `place`, by where the container has them; without a container they are not there.
     """
@@ -65,11 +65,10 @@ class Execution:
     script: str
     place: Path
     work: Path
-    inputs: Path
     image: str | None
     default_image: str
     env: Mapping[str, str] = field(default_factory=dict)
-    writable_inputs: bool = False
+    protected: Sequence[Path] = ()
     disks: Mapping[str, Path] = field(default_factory=dict)
 
     @property
@@ -136,8 +135,8 @@ def _run_here(execution: Execution) -> int:
 
 def _run_in_container(execution: Execution, engine: str | None) -> int:
     volumes: dict[AnyPath, AnyPath | tuple[AnyPath, str]] = {place: point for point, place in execution.disks.items()}
-    if not execution.writable_inputs and choose(engine).protects_mounts:
-        volumes[execution.inputs] = (execution.inputs, "ro")
+    if choose(engine).protects_mounts:
+        volumes.update((place, (place, "ro")) for place in execution.protected)
     docker(
         execution.image or execution.default_image,
         ["-c", _WRAPPER],

@@ -269,7 +269,9 @@ class _Imports(Paths):
             if directory:
                 return import_directory(place, name, **self._how)
             return import_file(place, name, **self._how)
-        except (InputError, OSError) as error:
+        except InputError as error:
+            raise FileNotFoundError(str(error)) from None
+        except OSError as error:
             raise FileNotFoundError(f"cannot import {place}: {error}") from None
 
 

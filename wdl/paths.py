@@ -24,6 +24,10 @@ _MADE = "/toilfn"
 """What the folders of files that tasks make begin with, in a workflow's expressions."""
 
 
+_MOST_MOUNTS = 500
+"""How many inputs are protected each by itself: a mount takes an engine about two milliseconds."""
+
+
 def is_url(path: str) -> bool:
     """Say whether a path is a URL."""
     return "://" in path
@@ -64,9 +68,12 @@ class WorkflowPaths(Paths):
         self._written = 0
 
     def path(self, stored: Stored) -> str:
-        """Give the name for a stored file or directory."""
-        path = f"{stored.folder.rstrip('/')}/{stored.content.name}"
-        self._known[path] = stored
+        """Give the name for a stored file or directory; another one of that name in the same folder has its own."""
+        folder = stored.folder.rstrip("/")
+        path, number = f"{folder}/{stored.content.name}", 1
+        while self._known.setdefault(path, stored) != stored:
+            number += 1
+            path = f"{folder}/{number}/{stored.content.name}"
         return path
 
     def known(self, path: str) -> Stored | None:
@@ -180,6 +187,16 @@ class TaskPaths(Paths):
         stored.content.path(target, mutable=self._copy)
         return str(target)
 
+    def protected(self) -> list[Path]:
+        """Give what a command in a container may not change: its inputs, so that it can write beside them.
+
+        It is their whole directory if they are too many for a command line, or have names that engines cannot read.
+        """
+        places = sorted(Path(place) for place in self._places.values() if Path(place).is_relative_to(self.inputs))
+        if len(places) > _MOST_MOUNTS or any(character in str(place) for place in places for character in ',":'):
+            return [self.inputs]
+        return places
+
     def known(self, path: str) -> Stored | None:
         """Look up an input."""
         path = os.path.normpath(path)
@@ -203,7 +220,10 @@ class TaskPaths(Paths):
         return source and Stored(replace(source.content, name=place.name), self._made_in(place))
 
     def _made_in(self, place: Path) -> str:
-        return made_in(os.path.relpath(place.parent, self.place))
+        """Give the folder of what was made: what was made beside an input, such as its index, stays beside it."""
+        beside = os.path.relpath(place.parent, self.inputs)
+        folders = (folder for folder, short in self._folders.items() if short == beside)
+        return next(folders, None) or made_in(os.path.relpath(place.parent, self.place))
 
     def _absolute(self, path: str) -> str:
         path = os.path.normpath(self.work / path)
@@ -216,8 +236,20 @@ class TaskPaths(Paths):
         if place.is_dir() is not directory:
             wanted = "a directory" if directory else "a file"
             raise NotADirectoryError(f"{place.relative_to(self.work)} is not {wanted}")
-        content = gather(place, place.name, write_file) if directory else write_file(place)
+        self._check_link(place)
+        content = gather(place, place.name, self._write) if directory else write_file(place)
         return Stored(content, self._made_in(place))
+
+    def _write(self, place: Path) -> File:
+        self._check_link(place)
+        return write_file(place)
+
+    def _check_link(self, place: Path) -> None:
+        """Refuse a link to what is not the command's, or to nothing: in its container, that is something else."""
+        target = place.resolve()
+        if not target.exists() or not target.is_relative_to(self.place.resolve()):
+            name = os.path.relpath(place, self.work)
+            raise InputError(f"{name} is a link to {target}, which the command has not made")
 
     def local(self, path: str, *, directory: bool = False) -> Path:
         """Give the place of something that exists.
@@ -230,6 +262,8 @@ class TaskPaths(Paths):
         place = Path(self._absolute(path))
         if place.is_relative_to(self.place) and place.exists():
             return place
+        if not place.is_relative_to(self.place):
+            raise FileNotFoundError(f"{path} where the command runs")
         if not self.beside or not place.is_relative_to(self.work):
             raise FileNotFoundError(path)
         source = os.path.join(self.beside, place.relative_to(self.work))
@@ -266,7 +300,8 @@ def _imported(path: str, *, directory: bool) -> Stored:
     try:
         content = import_directory(path, name) if directory else import_file(path, name)
     except (InputError, OSError) as error:
-        raise FileNotFoundError(f"{path}: {error}") from error
+        is_there = is_url(path) or os.path.exists(path)
+        raise FileNotFoundError(f"{path}: {error}" if is_there else path) from error
     return Stored(content, folder)
 
 

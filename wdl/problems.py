@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from WDL import Error
+from WDL import Error, Expr
 
 from toilfn.errors import ContainerError, InputError, PermanentError
 
@@ -53,7 +53,10 @@ def reason(failure: Any, name: str) -> str:
     return _OURS.sub("", "\n".join(lines[heads[-1] :]), count=1)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no file or directory {error}"
+    if isinstance(error, Error.EvalError) and isinstance(error.node, Expr.Apply) and error.__cause__ is not None:
+        name, said = f"{error.node.function_name}(): ", _said(error.__cause__)
+        return said if name.startswith("_") or said.startswith(name) else name + said
     return str(error) or type(error).__name__

@@ -155,3 +155,33 @@ task t {
         "made here.txt\nonly this",
         "made\n",
     )
+
+
+def test_a_command_may_write_beside_its_inputs_but_not_change_them(images, tmp_path):
+    source = """\
+version 1.2
+task t {
+  input { File f  Directory d }
+  command <<<
+    echo made > ~{f}.idx
+    (echo more >> ~{f}; mv ~{f} away; rm ~{d}/x.txt; touch ~{d}/y.txt) 2>/dev/null
+    cat ~{f} ~{d}/*; ls ~{d}
+  >>>
+  output { String s = read_string(stdout())  File index = "~{f}.idx" }
+  runtime { container: "debian:latest" }
+}
+"""
+    (tmp_path / "t.wdl").write_text(source)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/x.txt").write_text("entry\n")
+    for name in ("f.txt", "with,a comma: or two"):
+        (tmp_path / name).write_text("content\n")
+    done = in_podman(tmp_path, "t.wdl", "f=f.txt", "d=d")
+    assert done.status == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["t.s"] == "content\nentry\nx.txt"
+    assert Path(found["t.index"]).name == "f.txt.idx"
+    whole = source.replace("echo made > ~{f}.idx", "").replace('File index = "~{f}.idx"', "")
+    (tmp_path / "t.wdl").write_text(whole)
+    done = in_podman(tmp_path, "t.wdl", "f=with,a comma: or two", "d=d")
+    assert done.status == 0, done.stderr

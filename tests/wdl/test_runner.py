@@ -349,7 +349,7 @@ def test_json_has_texts_for_keys(folder):
     source = 'version 1.1\nworkflow w { File f = write_json({2: "two"}) }\n'
     done = wdl(folder, source=source)
     assert done.status == 1
-    assert "document.wdl:2:23: function evaluation failed" in done.stderr
+    assert "document.wdl:2:23: write_json(): a Map[Int,String] has keys that JSON cannot have" in done.stderr
 
 
 def test_a_task_is_retried_as_often_as_it_asks(folder):

@@ -1,0 +1,81 @@
+"""Where ``toilfn wdl`` puts files: what is made beside an input, links, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.wdl.running import run
+
+
+def wdl(folder, source, *words):
+    (folder / "document.wdl").write_text(source)
+    return run(["document.wdl", "--container", "none", *words], folder)
+
+
+def values(done) -> dict:
+    assert done.status == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_index_that_was_made_beside_its_file_stays_there(tmp_path):
+    source = """\
+version 1.1
+task index {
+  input { File f  String word }
+  command <<< echo ~{word} > ~{f}.idx >>>
+  output { File idx = "~{f}.idx" }
+}
+task check {
+  input { File f  File idx  File other }
+  command <<< [ ~{idx} = ~{f}.idx ] && cat ~{idx} ~{other} >>>
+  output { Array[String] words = read_lines(stdout()) }
+}
+workflow w {
+  input { File f }
+  call index { input: f = f, word = "one" }
+  call index as more { input: f = f, word = "two" }
+  Array[File] both = [index.idx, more.idx]
+  call check { input: f = f, idx = index.idx, other = both[1] }
+  output { Array[String] words = flatten([check.words, [read_string(both[0]), read_string(both[1])]]) }
+}
+"""
+    (tmp_path / "f.txt").write_text("content")
+    source_alone = source.replace(", File other", "").replace("~{idx} = ~{f}.idx", "-e ~{f}")
+    assert values(wdl(tmp_path, source_alone, "f=f.txt"))["w.words"] == ["one", "two", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ('File x = "link"', "link is a link to /etc/passwd, which the command has not made"),
+        ('Directory x = "d"', "d/link is a link to /etc/passwd, which the command has not made"),
+        ('Directory x = "lost"', "lost/link is a link to "),
+        ('Directory? x = "file"', "file is not a directory"),
+        ('File x = "/etc/passwd"', "there is no file or directory /etc/passwd where the command runs"),
+        ('Array[File] x = glob("../*")', "glob(): '../*' leads out of where the command runs"),
+        ('String x = read_string("none")', "read_string(): there is no file or directory none"),
+    ],
+)
+def test_what_is_no_output_of_the_command(tmp_path, output, said):
+    command = "ln -s /etc/passwd link; mkdir d lost; ln -s /etc/passwd d/link; ln -s none lost/link; touch file"
+    done = wdl(tmp_path, f"version 1.2\ntask t {{\n  command <<< {command} >>>\n  output {{ {output} }}\n}}\n")
+    assert done.status == 1
+    assert "document.wdl:4:" in done.stderr
+    assert said in done.stderr
+
+
+def test_variables_of_the_environment_are_texts_or_json(tmp_path):
+    source = """\
+version 1.2
+struct Person { String name  Int age }
+task t {
+  input { env Person who  env Float weight  env String word  env Int? none }
+  command <<< echo "$who $weight $word ${none-unset}" >>>
+  output { String said = read_string(stdout()) }
+}
+"""
+    given = {"t.who": {"name": "Ada", "age": 36}, "t.weight": 1.5, "t.word": "$HOME 'x'"}
+    said = values(wdl(tmp_path, source, json.dumps(given)))["t.said"]
+    assert said == """{"name": "Ada", "age": 36} 1.500000 $HOME 'x' unset"""
