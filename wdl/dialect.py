@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -210,6 +211,7 @@ def _members(value: Value.Base) -> dict[str, Value.Base]:
 
 def teach() -> None:
     """Have miniwdl read documents as this module says. It may be called again."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEPTH))
     for name, many in (("write_object", False), ("write_objects", True)):
         setattr(StdLib.Base, name, WriteObjects(many=many))
     extend_grammars()
@@ -235,6 +237,9 @@ def check(document: Tree.Document) -> None:
             if isinstance(array.type.item_type, Type.String) and isinstance(item.type, _COMPOUND):
                 raise Error.StaticTypeMismatch(item, Type.String(), item.type, "in an array literal")
 
+
+_DEPTH = 10_000
+"""How many calls may be nested: about one for each part of a sum, and for each of declarations that need one another."""
 
 _COMPOUND = (Type.Array, Type.Map, Type.Pair, Type.StructInstance, Type.Object)
 

@@ -18,6 +18,10 @@ from toilfn.wdl.program import Source
 
 __all__ = ["doubts", "entrypoint", "load_document", "source"]
 
+_TOO_DEEP = (
+    "an expression is nested too deeply, or thousands of declarations need one another; make it of several parts"
+)
+
 
 def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) -> Tree.Document:
     """Parse a document with all that it imports, and check its types.
@@ -45,6 +49,8 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
         raise WDLError("\n".join(_lines(error))) from error
     except FileNotFoundError:
         raise InputError(f"there is no WDL document {place}") from None
+    except RecursionError:
+        raise WDLError(f"{place}: {_TOO_DEEP}") from None
 
 
 def _lines(error: Any) -> list[str]:
@@ -72,7 +78,10 @@ def source(document: Tree.Document) -> Source:
     digest = hashlib.sha256()
     for text in _texts(document):
         digest.update(f"{len(text)} {text}".encode())
-    return Source(digest.hexdigest(), pickle.dumps(document))
+    try:
+        return Source(digest.hexdigest(), pickle.dumps(document))
+    except RecursionError:
+        raise WDLError(f"{where(document)}: {_TOO_DEEP}") from None
 
 
 def _texts(document: Tree.Document) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from textwrap import shorten
 from typing import Any
 
 import WDL
@@ -199,9 +200,13 @@ def _encoded(node: Any, name: str, declared: Type.Base, value: Any, paths: Paths
         read = WDL.Value.from_json(declared, _texts(declared, value)).coerce(declared)
         return encode(read, _given_type(declared), paths)
     except (Error.RuntimeError, ResourceError, ValueError) as error:
-        raise WDLError(f"{where(decl)}: input {node.name}.{name} cannot be {json.dumps(value)}: {error}") from None
+        raise WDLError(f"{where(decl)}: input {node.name}.{name} cannot be {_shown(value)}: {error}") from None
     except FileNotFoundError as error:
         raise WDLError(f"{where(decl)}: input {node.name}.{name}: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    return shorten(json.dumps(value, ensure_ascii=False), 200, placeholder=" ...")
 
 
 def _texts(declared: Type.Base, value: Any) -> Any:
@@ -262,8 +267,10 @@ class _Imports(Paths):
         return f"{self._base.rstrip('/')}/{path}"
 
     def _import(self, place: str, *, directory: bool) -> Any:
-        if not is_url(place) and not os.path.exists(place):
+        if not is_url(place) and not (os.path.isdir(place) if directory else os.path.exists(place)):
             raise FileNotFoundError(f"there is no {'directory' if directory else 'file'} {place}")
+        if not directory and os.path.isdir(place):
+            raise FileNotFoundError(f"{place} is a directory, and a File is wanted")
         name = place.rpartition("/")[2]
         try:
             if directory:

@@ -29,6 +29,8 @@ toilfn wdl DOCUMENT [INPUTS.json | NAME=VALUE ...] [options]   run a workflow
        toilfn wdl check DOCUMENT                                      say what is wrong with it, or doubtful
        toilfn wdl inputs DOCUMENT                                     print a file of inputs to be filled in"""
 
+_CONTAINERS = ("auto", "docker", "podman", "singularity", "apptainer", "udocker", "none")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -69,8 +71,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--container", default="auto",
-                       help="docker, podman, singularity, apptainer, udocker, none; or auto: what works")  # fmt: skip
+    group.add_argument("--container", choices=_CONTAINERS, default="auto",
+                       help="how commands run (default: auto, the first engine that works)")  # fmt: skip
     group.add_argument("--default-container", default=Machine.image, metavar="IMAGE",
                        help=f"for tasks that name none (default: {Machine.image})")  # fmt: skip
     group.add_argument("--copy-input-files", action="store_true", help="give commands copies that they may change")

@@ -24,8 +24,11 @@ from toilfn.wdl.walk import Tasks, Walk, names, pick
 
 __all__ = ["start"]
 
-_DRIVER: dict[str, Any] = {"cores": 0.1, "memory": "256M", "disk": "64M", "local": True, "version": "1"}
-"""Options of what only evaluates expressions: it runs beside the leader."""
+_DRIVER: dict[str, Any] = {
+    "cores": 0.1, "memory": "256M", "disk": "64M", "local": True, "version": "1",
+    "double_memory": True, "retries": {"memory": 10},
+}  # fmt: skip
+"""Options of what only evaluates expressions: it runs beside the leader, and may be about large values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ goes on from there with the values. So a scatter is one expansion, and a sequenc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 from WDL import Env, Error, Tree, Type, Value
@@ -213,10 +214,9 @@ class Walk:
         return any(key in self.waiting or key in self.folded for key in self.plan.expression_needs(section))
 
     def _inner(self, id_: str, variables: dict[str, Any]) -> Walk:
-        inner = Walk(self.plan, id_, self.tasks, self.inputs, all_calls=self.all_calls)
-        inner.paths, inner.library = self.paths, self.library
-        inner.env, inner.plain = self.env, dict(self.plain)
-        inner.waiting = dict(self.waiting)
+        inner = copy(self)
+        inner.section, inner._types = id_, types_in(self.plan.nodes[id_])  # type: ignore[arg-type]
+        inner.plain, inner.waiting, inner.folded = dict(self.plain), dict(self.waiting), {}
         for key, plain in variables.items():
             inner.bind(key, plain)
         inner.go(self.plan.order[id_])

@@ -159,6 +159,7 @@ def test_check_says_what_is_doubtful(folder):
             "no requirement 'containr'; did you mean 'container'?",
         ),
         (("hello.wdl", "meet.runtime.cpu=2"), "hello has no input 'meet.runtime.cpu'"),
+        (("hello.wdl", "letter=."), " is a directory, and a File is wanted"),
         (("none.wdl",), "there is no WDL document none.wdl"),
         (("hello.wdl", "none.json"), "there is no file of inputs none.json"),
     ],
