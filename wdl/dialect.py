@@ -239,7 +239,7 @@ def check(document: Tree.Document) -> None:
 
 
 _DEPTH = 10_000
-"""How many calls may be nested: about one for each part of a sum, and for each of declarations that need one another."""
+"""How many calls may be nested: a few for each part of a sum, and for each of declarations that need one another."""
 
 _COMPOUND = (Type.Array, Type.Map, Type.Pair, Type.StructInstance, Type.Object)
 
