@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from cwl_utils.types import CWLObjectType
@@ -17,7 +18,8 @@ from cwltool.singularity import SingularityCommandLineJob
 from cwltool.workflow import default_make_tool
 from ruamel.yaml.comments import CommentedMap
 
-from toilfn.containers.images import image_lock, images_folder
+from toilfn.containers.images import image_lock
+from toilfn.containers.shelves import images_folder, pulls_folder
 
 __all__ = ["make_tool"]
 
@@ -41,11 +43,11 @@ class Tool(CommandLineTool):
         return _OURS.get(kind, kind)
 
 
-def _one_at_a_time(bring: Callable[..., str | None]) -> Callable[..., str | None]:
-    """Bring an image here, unless another process of this machine has just done so."""
+def _one_at_a_time(bring: Callable[..., str | None], shelf: Callable[[], Path]) -> Callable[..., str | None]:
+    """Bring an image to a shelf, unless another process has just done so."""
 
     def locked(job: JobBase, image: CWLObjectType, *options: Any, **named: Any) -> str | None:
-        with image_lock(json.dumps(image, sort_keys=True, default=str)):
+        with image_lock(json.dumps(image, sort_keys=True, default=str), shelf()):
             return bring(job, image, *options, **named)
 
     return locked
@@ -76,19 +78,19 @@ class _Unwatched:
 class DockerJob(_Unwatched, DockerCommandLineJob):
     """A job in a container of docker's."""
 
-    get_from_requirements = _one_at_a_time(DockerCommandLineJob.get_from_requirements)
+    get_from_requirements = _one_at_a_time(DockerCommandLineJob.get_from_requirements, pulls_folder)
 
 
 class SingularityJob(_Unwatched, SingularityCommandLineJob):
     """A job in a container of Singularity's or Apptainer's."""
 
-    get_from_requirements = _one_at_a_time(_kept_here(SingularityCommandLineJob.get_from_requirements))
+    get_from_requirements = _one_at_a_time(_kept_here(SingularityCommandLineJob.get_from_requirements), images_folder)
 
 
 class PodmanJob(_Unwatched, PodmanCommandLineJob):
     """A job in a container of podman's."""
 
-    get_from_requirements = _one_at_a_time(PodmanCommandLineJob.get_from_requirements)
+    get_from_requirements = _one_at_a_time(PodmanCommandLineJob.get_from_requirements, pulls_folder)
 
     def create_runtime(self, env: Any, runtimeContext: RuntimeContext) -> tuple[list[str], str | None]:
         """Make the command line; root needs no user namespace to be itself, and podman gives it none."""

@@ -12,6 +12,7 @@ import toilfn as toil
 from tests.core.children import check_end_of_attempt, check_end_of_stream, inline
 from tests.servers.containers import PORT, REMOTE_IMAGE, Containers
 from tests.servers.fixtures import apptainer, apptainer_server, containers
+from toilfn.cli import main
 from toilfn.containers.choose import VARIABLE
 
 __all__ = ["apptainer", "apptainer_server", "containers"]
@@ -95,6 +96,25 @@ def test_an_image_is_pulled_once_on_a_machine(engine: str, apptainer: Containers
     cluster = toil.LocalCluster(workers=4)
     assert toil.compute(hello.map(range(4)), store=tmp_path / "store", cluster=cluster) == [f"{n}\n" for n in range(4)]
     assert apptainer.pulls(tag) == 1
+
+
+def test_machines_may_share_images(
+    engine: str,
+    apptainer: Containers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TOILFN_IMAGES", str(tmp_path / "images"))
+    image = apptainer.publish(f"shared-{engine}-{os.getpid()}")
+    assert main(["pull", image, "--engine", engine]) == 0
+    assert capsys.readouterr().out == f"{engine} has {image}\n"
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "another machine's"))
+    (tmp_path / "another machine's").mkdir()
+    assert inline(lambda: toil.docker(image, ["echo", "hi"], text=True)) == "hi\n"
+    assert apptainer.pulls(f"shared-{engine}-{os.getpid()}") == 1
+    assert main(["pull", image.replace("shared", "missing"), "--engine", engine]) == 1
+    assert "cannot pull the image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kill", [False, True])

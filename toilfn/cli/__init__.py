@@ -29,6 +29,7 @@ _COMMANDS = {
     "stats": ("toilfn.cli.stats", "add up time and memory for each kind of task"),
     "report": ("toilfn.cli.report", "write a page with graph, timeline, use of resources and failures"),
     "files": ("toilfn.cli.files", "list and fetch files of a workflow"),
+    "pull": ("toilfn.cli.pull", "bring container images to where tasks find them"),
     "config": ("toilfn.cli.config", "print a file with all settings, to be changed"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
     "clean": ("toilfn.cli.clean", "remove a store, or what is not needed in it"),

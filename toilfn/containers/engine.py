@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from toilfn.containers.shelves import pulls_folder
 from toilfn.work.scratch import base_dir
 
 __all__ = ["Engine", "Mount", "Request"]
@@ -82,6 +83,10 @@ class Engine(ABC):
     @abstractmethod
     def pull(self, image: str) -> list[str]:
         """Give the command that brings the image onto this machine."""
+
+    def shelf(self) -> Path:
+        """Give the directory where those who bring an image wait for each other."""
+        return pulls_folder()
 
     def pulled(self, image: str) -> None:
         """Finish after `pull` has succeeded."""

@@ -1,4 +1,4 @@
-"""Images are brought onto a machine once, whoever asks for them first."""
+"""Images are brought once, onto a machine or to where several machines see them, by who asks for them first."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 
 from toilfn.containers.engine import Engine
 from toilfn.errors import ContainerError
-from toilfn.work.scratch import base_dir
 
-__all__ = ["forget", "image_lock", "images_folder", "provide"]
+__all__ = ["forget", "image_lock", "provide"]
 
 _logger = logging.getLogger(__name__)
 _here: set[tuple[str, ...]] = set()
@@ -43,7 +42,7 @@ def forget(engine: Engine, image: str) -> None:
 def _fetch(engine: Engine, image: str) -> None:
     if _run(engine.has(image)).returncode == 0:
         return
-    with image_lock(f"{engine.name} {image}"):
+    with image_lock(f"{engine.name} {image}", engine.shelf()):
         if _run(engine.has(image)).returncode == 0:
             return
         _logger.info("%s pulls the image %s", engine.name, image)
@@ -61,18 +60,9 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def images_folder() -> Path:
-    """Where this machine keeps images that are files."""
-    folder = base_dir() / "images"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
-
-
 @contextmanager
-def image_lock(what: str) -> Iterator[None]:
-    """Keep other processes of this machine from bringing the same image meanwhile."""
-    folder = base_dir() / "pulls"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / sha256(what.encode()).hexdigest()[:32]).open("w") as lock:
+def image_lock(what: str, folder: Path) -> Iterator[None]:
+    """Keep other processes that use the same folder from bringing the same image meanwhile."""
+    with (folder / f".{sha256(what.encode()).hexdigest()[:32]}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

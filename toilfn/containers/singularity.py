@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 from toilfn.containers.engine import Engine, Mount, Request
-from toilfn.containers.images import images_folder
+from toilfn.containers.shelves import images_folder
 from toilfn.errors import InputError
 
 __all__ = ["Apptainer", "Singularity"]
@@ -32,11 +33,15 @@ class Singularity(Engine):
     def pull(self, image: str) -> list[str]:
         """Make a file of the image, which is Docker's unless it says otherwise."""
         url = image if re.match(r"\w+://", image) else f"docker://{image}"
-        return [self.program, "pull", "--force", f"{self._file(image)}.part", url]
+        return [self.program, "pull", "--force", self._part(image), url]
+
+    def shelf(self) -> Path:
+        """Wait where the files are."""
+        return images_folder()
 
     def pulled(self, image: str) -> None:
         """Make the whole file appear at once: a pull may be killed."""
-        os.replace(f"{self._file(image)}.part", self._file(image))
+        os.replace(self._part(image), self._file(image))
 
     def run(self, request: Request) -> list[str]:
         """Run a container."""
@@ -60,6 +65,10 @@ class Singularity(Engine):
         if os.path.exists(image):
             return os.path.abspath(image)
         return str(images_folder() / f"{sha256(image.encode()).hexdigest()[:32]}.sif")
+
+    def _part(self, image: str) -> str:
+        """Give a name of this machine's: not every file system that machines share knows locks."""
+        return f"{self._file(image)}.{socket.gethostname()}.part"
 
 
 class Apptainer(Singularity):

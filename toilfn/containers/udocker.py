@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from toilfn.containers.engine import Engine, Mount, Request
 from toilfn.errors import InputError
@@ -33,6 +34,10 @@ class Udocker(Engine):
     def pull(self, image: str) -> list[str]:
         """Pull it from its registry."""
         return self._do("pull", image)
+
+    def shelf(self) -> Path:
+        """Wait where its images are: several machines may have the same home."""
+        return Path(os.environ.get("UDOCKER_DIR") or Path.home() / ".udocker")
 
     def run(self, request: Request) -> list[str]:
         """Run a container."""

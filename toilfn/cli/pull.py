@@ -1,0 +1,32 @@
+"""``toilfn pull IMAGE ...``."""
+
+from __future__ import annotations
+
+import argparse
+
+from toilfn.containers.choose import choose
+from toilfn.containers.images import provide
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = "TOILFN_IMAGES=DIRECTORY has those that are files where machines without a network see them, too."
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="as tasks name it, such as ubuntu:24.04")
+    parser.add_argument("--engine", help="docker, podman, apptainer, singularity or udocker; by default what works")
+
+
+def command(options: argparse.Namespace) -> int:
+    """Bring images to where tasks find them.
+
+    Raises
+    ------
+    ContainerError
+        If there is no engine, or the image cannot be had.
+    """
+    engine = choose(options.engine)
+    for image in options.images:
+        provide(engine, image)
+        print(f"{engine.name} has {image}")
+    return 0

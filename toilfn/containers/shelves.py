@@ -1,0 +1,24 @@
+"""Where images are kept, and where those who bring them wait for each other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from toilfn.work.scratch import base_dir
+
+__all__ = ["images_folder", "pulls_folder"]
+
+
+def images_folder() -> Path:
+    """Give where images that are files are kept: in ``TOILFN_IMAGES``, which machines may share, or on this machine."""
+    folder = Path(os.environ.get("TOILFN_IMAGES") or base_dir() / "images").absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def pulls_folder() -> Path:
+    """Give where the locks of this machine's engines are."""
+    folder = base_dir() / "pulls"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
