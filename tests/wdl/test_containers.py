@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,24 @@ from tests.servers.fixtures import (
     containers,
     docker_engine,
     images,
+    slurm,
+    slurm_server,
     udocker,
     udocker_server,
 )
 from tests.wdl.running import run, toilfn
 
-__all__ = ["apptainer", "apptainer_server", "containers", "docker_engine", "images", "udocker", "udocker_server"]
+__all__ = [
+    "apptainer",
+    "apptainer_server",
+    "containers",
+    "docker_engine",
+    "images",
+    "slurm",
+    "slurm_server",
+    "udocker",
+    "udocker_server",
+]
 
 SOURCE = """\
 version 1.1
@@ -133,6 +146,20 @@ task t {
     assert done.status == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["t.s"], found["t.e"], Path(found["t.made"]).read_text()) == ("content", "only this", "made\n")
+
+
+def test_nodes_of_slurm_find_an_image_that_was_pulled_before(slurm, apptainer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOILFN_IMAGES", str(tmp_path / "images"))
+    tag = f"nodes-{os.getpid()}"
+    image = apptainer.publish(tag)
+    assert toilfn(["pull", image, "--engine", "apptainer"], tmp_path).status == 0
+    source = f'command <<< hostname >>> output {{ String s = "ran" }} runtime {{ container: "{image}" }}'
+    (tmp_path / "t.wdl").write_text(f"version 1.1\ntask t {{ {source} }}\n")
+    words = ["t.wdl", "--container", "apptainer", "--cluster", "slurm", "--poll-interval", "0.3"]
+    done = run(words, tmp_path, inline=False)
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout) == {"t.s": "ran"}
+    assert apptainer.pulls(tag) == 1
 
 
 def test_in_udocker(udocker, tmp_path):
