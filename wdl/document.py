@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import WDL
@@ -66,10 +66,10 @@ def _lines(error: Any) -> list[str]:
     return [f"{where(error)}: {str(error).splitlines()[0]}"]
 
 
-def doubts(document: Tree.Document) -> list[str]:
-    """Give what miniwdl's linter has to say; one line for each thing, with file, line and column."""
+def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
+    """Give what miniwdl's linter has to say, with file, line and column, but for some kinds; one line each."""
     Lint.lint(document)
-    found = sorted(entry[:3] for entry in Lint.collect(document) if not entry[3])
+    found = sorted({entry[:3] for entry in Lint.collect(document) if not entry[3] and entry[1] not in suppress})
     return [f"{where(pos)}: {text} ({kind})" for pos, kind, text in found]
 
 

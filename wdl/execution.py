@@ -15,6 +15,7 @@ from toilfn.containers.call import AnyPath, docker
 from toilfn.containers.choose import choose
 from toilfn.containers.usage import REPORT, counted
 from toilfn.errors import ContainerError
+from toilfn.work.passed import set_by_user
 from toilfn.work.usage import add_outside
 
 __all__ = ["Execution", "run"]
@@ -143,7 +144,7 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
         entrypoint="sh",
         working_dir=execution.work,
         volumes=volumes,
-        env=dict(execution.env),
+        env={**set_by_user(), **execution.env},
         engine=engine,
     )
     if choose(engine).keeps_containers:  # others run it as a child of this process, which is counted already

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from textwrap import shorten
@@ -20,11 +21,11 @@ from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.runtime import check_override
 from toilfn.wdl.values import Paths, Stored, encode
 
-__all__ = ["arguments", "encode_inputs", "read_inputs", "template"]
+__all__ = ["arguments", "empty", "encode_inputs", "read_inputs", "template"]
 
 
 def read_inputs(place: str) -> dict[str, Any]:
-    """Read a JSON object from a path or URL, or from the argument itself if it begins with a brace.
+    """Read a JSON object from a path or URL, from standard input (``-``), or from a text that begins with a brace.
 
     Raises
     ------
@@ -33,6 +34,8 @@ def read_inputs(place: str) -> dict[str, Any]:
     """
     if place.lstrip().startswith("{"):
         return _parsed(place, "the inputs")
+    if place == "-":
+        return _parsed(sys.stdin.read(), "standard input")
     import fsspec
 
     try:
@@ -72,6 +75,21 @@ def arguments(node: Any, words: Sequence[str]) -> dict[str, Any]:
         else:
             found[name] = _value(declared, text, name)
     return found
+
+
+def empty(node: Any, name: str) -> Any:
+    """Give the empty value of an input's type.
+
+    Raises
+    ------
+    WDLError
+        If its type has none.
+    """
+    declared = _type_of(node, _short(node, name))
+    for kind, value in ((Type.String, ""), (Type.Array, []), (Type.Map, {})):
+        if isinstance(declared, kind):
+            return value
+    raise WDLError(f"input {name}: {declared} has no empty value, only String, Array and Map have")
 
 
 def _value(declared: Type.Base, text: str, name: str) -> Any:

@@ -14,13 +14,16 @@ from typing import Any
 
 from toilfn.clusters.local import LocalCluster
 from toilfn.clusters.nursery import Nursery
-from toilfn.errors import FailedTasksError, InputError
+from toilfn.errors import FailedTasksError, InputError, ResourceError
+from toilfn.events import Cause
 from toilfn.exchange import Link
 from toilfn.settings import Settings, add_options, from_options
+from toilfn.units import parse_size
 from toilfn.wdl import document, inputs
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import is_url
 from toilfn.wdl.problems import reason
+from toilfn.wdl.runtime import check_override
 
 __all__ = ["command", "configure", "main"]
 
@@ -42,12 +45,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser.add_argument_group("inputs"))
     _add_outputs(parser.add_argument_group("outputs"))
     _add_execution(parser.add_argument_group("execution"))
+    _add_check(parser.add_argument_group("check"))
     add_options(parser)
 
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-i", "--input", "--inputs", action="append", default=[], dest="inputs",
-                       help="a JSON file or URL, a JSON text, or NAME=VALUE; may be given several times")  # fmt: skip
+                       help="a JSON file or URL, - for standard input, a JSON text, or NAME=VALUE; may be given "
+                            "several times")  # fmt: skip
+    group.add_argument(
+        "--none", action="append", default=[], metavar="NAME", help="an optional input that has no value"
+    )
+    group.add_argument("--empty", action="append", default=[], metavar="NAME",
+                       help="an input that is an empty String, Array or Map")  # fmt: skip
     group.add_argument("-p", "--path", action="append", default=[], help="a directory to look for imports in")
     group.add_argument("--entrypoint", "--task", dest="entrypoint", metavar="NAME",
                        help="the task or workflow to run; by default the document's workflow")  # fmt: skip
@@ -70,11 +80,31 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
                        help="keep the outputs of all of the workflow's calls, too")  # fmt: skip
 
 
+def _add_check(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--strict", action="store_true", help="end with exit status 2 if anything is doubtful")
+    group.add_argument("--suppress", default="", metavar="KINDS",
+                       help="leave these out, such as UnusedDeclaration,CommandShellCheck")  # fmt: skip
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ResourceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _add_execution(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--container", choices=_CONTAINERS, default="auto",
                        help="how commands run (default: auto, the first engine that works)")  # fmt: skip
     group.add_argument("--default-container", default=Machine.image, metavar="IMAGE",
                        help=f"for tasks that name none (default: {Machine.image})")  # fmt: skip
+    group.add_argument("--runtime-defaults", metavar="JSON", default="{}",
+                       help="attributes of the runtime section for tasks that do not have them: a file, or a text such "
+                            "as '{\"maxRetries\": 2}'")  # fmt: skip
+    group.add_argument("--runtime-cpu-max", metavar="N", type=float,
+                       help="the most cores that a task gets, whatever it asks for")  # fmt: skip
+    group.add_argument("--runtime-memory-max", metavar="SIZE", type=_size,
+                       help="the most memory that a task gets, whatever it asks for")  # fmt: skip
     group.add_argument("--copy-input-files", action="store_true", help="give commands copies that they may change")
     group.add_argument("--call-cache", metavar="DIR", default=os.environ.get("TOILFN_WDL_CALL_CACHE"),
                        help="a directory where finished calls are kept for other runs")  # fmt: skip
@@ -96,6 +126,10 @@ def command(options: argparse.Namespace) -> int:
     except FailedTasksError as error:
         for failure, name in zip(error.failures, error.names, strict=True):
             print(f"toilfn: {reason(failure, name)}", file=sys.stderr)
+        if any(failure.cause == Cause.INPUT and not failure.traceback for failure in error.failures):  # never began
+            print(
+                "toilfn: --runtime-cpu-max and --runtime-memory-max give tasks less than they ask for", file=sys.stderr
+            )
         print(f"toilfn: all other work is kept; to go on: toilfn resume {error.store}", file=sys.stderr)
         return 1
     _tell(options, directory, outputs)
@@ -120,18 +154,28 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, 
     from toilfn.wdl.tasks import start
 
     given, base = _given(node, [*options.inputs, *options.words])
+    given |= dict.fromkeys(options.none) | {name: inputs.empty(node, name) for name in options.empty}
     link: Link = "symlink" if options.reference_inputs else "copy"
     encoded = inputs.encode_inputs(node, given, base, link=link, on_workers=options.run_imports_on_workers)
-    machine = Machine(
+    outputs = start(parsed, node, encoded, _machine(options), alone=True)
+    directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
+    return deliver(outputs, node.name, directory, secrets.token_hex(8)), directory
+
+
+def _machine(options: argparse.Namespace) -> Machine:
+    defaults = inputs.read_inputs(options.runtime_defaults)
+    for name, value in defaults.items():
+        check_override("runtime", name, value)
+    most = {"cores": options.runtime_cpu_max, "memory": options.runtime_memory_max}
+    return Machine(
         container=options.container,
         image=options.default_container,
         copy_inputs=options.copy_input_files,
         cache=None if options.no_cache or not options.call_cache else os.path.abspath(options.call_cache),
         all_outputs=options.all_call_outputs,
+        defaults=defaults,
+        most={name: value for name, value in most.items() if value is not None},
     )
-    outputs = start(parsed, node, encoded, machine, alone=True)
-    directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
-    return deliver(outputs, node.name, directory, secrets.token_hex(8)), directory
 
 
 def _look(options: argparse.Namespace) -> int:
@@ -142,9 +186,10 @@ def _look(options: argparse.Namespace) -> int:
     if options.document == "inputs":
         print(json.dumps(inputs.template(document.entrypoint(parsed, options.entrypoint)), indent=2))
         return 0
-    for line in document.doubts(parsed):
+    doubts = document.doubts(parsed, options.suppress.split(","))
+    for line in doubts:
         print(line)
-    return 0
+    return 2 if doubts and options.strict else 0
 
 
 def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
@@ -156,7 +201,7 @@ def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
             pairs.append(word)
             continue
         given.update(inputs.read_inputs(word))
-        if not word.lstrip().startswith("{"):
+        if word != "-" and not word.lstrip().startswith("{"):
             base = os.path.dirname(word if is_url(word) else os.path.abspath(word))
     return {**given, **inputs.arguments(node, pairs)}, base
 

@@ -50,9 +50,17 @@ class Runtime:
     mount_points: tuple[str, ...] = ()
     fail_on_stderr: bool = False
 
+    def __toilfn_identity__(self) -> tuple[Any, ...]:
+        """What of it makes another result: a finished call stays finished when others ask for more memory."""
+        return self.image, self.return_codes, self.mount_points, self.fail_on_stderr
+
 
 def runtime_of(
-    task: Tree.Task, env: Env.Bindings[Value.Base], library: Library, overrides: Mapping[str, Any]
+    task: Tree.Task,
+    env: Env.Bindings[Value.Base],
+    library: Library,
+    overrides: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
 ) -> Runtime:
     """Evaluate a task's runtime section.
 
@@ -64,6 +72,8 @@ def runtime_of(
     library : Library
     overrides : mapping
         Plain values that were given with the inputs and win.
+    defaults : mapping, optional
+        Plain values of attributes that the section does not have.
 
     Raises
     ------
@@ -71,7 +81,7 @@ def runtime_of(
         If an attribute has a value that it cannot have.
     """
     env = _with_declarations(task, env, library)
-    values: dict[str, Any] = {}
+    values = {_name(name): value for name, value in (defaults or {}).items()}
     for name, expr in task.runtime.items():
         with located(expr):
             values[_name(name)] = expr.eval(env, library).json

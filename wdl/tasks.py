@@ -95,9 +95,10 @@ def _call_task(called: Callee, inputs: dict[str, Any], machine: Machine, name: s
     if node.runtime:
         for key, plain in given.items():
             env = env.bind(key, decode(plain, binding_type(node.available_inputs[key]), paths))
-    runtime = runtime_of(node, env, Library(node.effective_wdl_version, paths, source_dir(node)), overrides)
-    options = {**runtime.options, "name": name, "after": after, "version": called.version}
-    return command.options(**options)(called, given, runtime, machine)
+    library = Library(node.effective_wdl_version, paths, source_dir(node))
+    runtime = runtime_of(node, env, library, overrides, machine.defaults)
+    options = {**machine.limited(runtime.options), "name": name, "after": after, "version": called.version}
+    return command.options(**options)(called, given, runtime, machine.of_command)
 
 
 def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, alone: bool = False) -> Any:

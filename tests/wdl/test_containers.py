@@ -184,6 +184,23 @@ task t {
     )
 
 
+def test_variables_that_were_set_for_the_run_are_in_the_container(images, tmp_path):
+    source = """\
+version 1.2
+task t {
+  input { env String second = "own" }
+  command <<< echo "$FIRST $second" >>>
+  output { String s = read_string(stdout()) }
+  runtime { container: "debian:latest" }
+}
+"""
+    (tmp_path / "t.wdl").write_text(source)
+    words = ["t.wdl", "--container", "podman", "--set-env", "FIRST=a 'b'", "--set-env", "second=other"]
+    done = run(words, tmp_path, inline=False)
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout) == {"t.s": "a 'b' own"}
+
+
 def test_a_command_may_write_beside_its_inputs_but_not_change_them(images, tmp_path):
     source = """\
 version 1.2

@@ -138,6 +138,9 @@ def test_check_says_what_is_doubtful(folder):
     assert done.status == 0
     assert f"{folder}/hello.wdl:8:" in done.stdout
     assert "UnusedDeclaration" in done.stdout
+    assert run(["check", "hello.wdl", "--strict"], folder).status == 2
+    kinds = {line.rpartition("(")[2].rstrip(")") for line in done.stdout.splitlines()}
+    assert run(["check", "hello.wdl", "--strict", "--suppress", ",".join(kinds)], folder) == (0, "", "")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from toilfn.scheduler import Scheduler
 from toilfn.settings import Settings
 from toilfn.stores import Store, is_local
 from toilfn.stores.options import hand_over
-from toilfn.work.passed import ENVIRONMENT_VARIABLE, pack_environment, read_ref, write_ref
+from toilfn.work.passed import ENVIRONMENT_VARIABLE, SET_VARIABLE, pack_environment, read_ref, write_ref
 from toilfn.work.scratch import CODE_VARIABLE
 
 __all__ = ["Running", "choose_cluster"]
@@ -169,6 +169,8 @@ class Running:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
         if settings.stream_logs:
             given["TOILFN_STREAM_LOGS"] = "1"
+        if settings.set_env:
+            given[SET_VARIABLE] = " ".join(settings.set_env)
         if direct:
             return {**given, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))

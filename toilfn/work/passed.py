@@ -10,10 +10,21 @@ import msgpack
 
 from toilfn.stores.blobs import BlobRef
 
-__all__ = ["ENVIRONMENT_VARIABLE", "adopt_environment", "pack_environment", "read_ref", "write_ref"]
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "SET_VARIABLE",
+    "adopt_environment",
+    "pack_environment",
+    "read_ref",
+    "set_by_user",
+    "write_ref",
+]
 
 ENVIRONMENT_VARIABLE = "TOILFN_ENVIRONMENT"
 """The environment variable that names the blob with the leader's environment."""
+
+SET_VARIABLE = "TOILFN_SET_ENV"
+"""The environment variable that has the names of those in the setting ``set_env``, with blanks between them."""
 
 _STAYS = re.compile(
     r"HOME|USER|LOGNAME|SHELL|HOST(NAME|TYPE)?|PWD|OLDPWD|SHLVL|_|TERM|COLUMNS|LINES|DISPLAY|XAUTHORITY|LS_COLORS|MAIL"
@@ -68,3 +79,9 @@ def adopt_environment(read: Callable[[BlobRef], bytes]) -> None:
         return
     passed, wanted = msgpack.unpackb(read(read_ref(text)))
     os.environ.update({name: value for name, value in passed.items() if name not in os.environ} | wanted)
+
+
+def set_by_user() -> dict[str, str]:
+    """Give the variables that this worker has from the setting ``set_env``."""
+    names = os.environ.get(SET_VARIABLE, "").split()
+    return {name: os.environ[name] for name in names if name in os.environ}

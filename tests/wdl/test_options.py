@@ -1,0 +1,58 @@
+"""Options of ``toilfn wdl`` that other runners have, too."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from tests.wdl.running import run
+
+
+def wdl(folder, *words, source):
+    (folder / "document.wdl").write_text(source)
+    return run(["document.wdl", *words, "--container", "none"], folder)
+
+
+def values(done) -> dict:
+    assert done.status == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_inputs_may_be_empty_or_nothing_and_come_from_standard_input(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"t.s": "x", "t.xs": ["x"]}'))
+    source = """\
+version 1.1
+task t {
+  input { String s  Array[String] xs  Int? i = 3  Int j = 4 }
+  command { }
+  output { String all = "<~{s}> ~{length(xs)} ~{defined(i)} ~{j}" }
+}
+"""
+    words = ("-i", "-", "--none", "i", "--none", "t.j", "--empty", "t.s", "--empty", "xs")
+    assert values(wdl(tmp_path, *words, source=source)) == {"t.all": "<> 0 false 4"}
+    assert "input j: Int? has no empty value" in wdl(tmp_path, "s=x", "xs=y", "--empty", "j", source=source).stderr
+
+
+def test_tasks_get_no_more_than_there_is_and_defaults_for_what_they_do_not_say(tmp_path):
+    source = f"""\
+version 1.2
+task t {{
+  input {{ String word }}
+  command <<< echo ~{{word}} >> {tmp_path}/ran; echo ~{{task.cpu}} ~{{task.memory}} >>>
+  output {{ String s = read_string(stdout()) }}
+  requirements {{ cpu: if word == "large" then 4000 else 1 }}
+}}
+workflow w {{
+  call t as small {{ input: word = "small" }}
+  call t as large {{ input: word = "large" }}
+  output {{ String s = large.s }}
+}}
+"""
+    assert "--runtime-cpu-max" in wdl(tmp_path, "--store", "run", source=source).stderr
+    words = ("--store", "run", "--runtime-cpu-max", "1.5", "--runtime-memory-max", "300M")
+    found = values(wdl(tmp_path, *words, "--runtime-defaults", '{"memory": "1 TB"}', source=source))
+    assert found == {"w.s": "1.500000 300000000"}
+    values(wdl(tmp_path, *words, source=source))
+    assert (tmp_path / "ran").read_text() == "small\nlarge\n"
+    done = wdl(tmp_path, "--runtime-defaults", '{"memory": "lots"}', source=source)
+    assert (done.status, "'lots' is not a size" in done.stderr) == (2, True)
