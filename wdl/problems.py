@@ -10,8 +10,9 @@ from typing import Any
 from WDL import Error, Expr
 
 from toilfn.errors import ContainerError, InputError, PermanentError
+from toilfn.events import Cause
 
-__all__ = ["WDLError", "located", "reason", "where"]
+__all__ = ["WDLError", "located", "reason", "was_too_large", "where"]
 
 _OURS = re.compile(r"toilfn\.(wdl\.problems|errors)\.\w+: ")
 
@@ -51,6 +52,11 @@ def reason(failure: Any, name: str) -> str:
     if not heads:
         return f"task {name}: {failure.message}"
     return _OURS.sub("", "\n".join(lines[heads[-1] :]), count=1)
+
+
+def was_too_large(failure: Any) -> bool:
+    """Say whether a failed task never began, since it asks for more than there is."""
+    return bool(failure.cause == Cause.INPUT and not failure.traceback)
 
 
 def _said(error: BaseException) -> str:

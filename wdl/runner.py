@@ -15,14 +15,13 @@ from typing import Any
 from toilfn.clusters.local import LocalCluster
 from toilfn.clusters.nursery import Nursery
 from toilfn.errors import FailedTasksError, InputError, ResourceError
-from toilfn.events import Cause
 from toilfn.exchange import Link
 from toilfn.settings import Settings, add_options, from_options
 from toilfn.units import parse_size
 from toilfn.wdl import document, inputs
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import is_url
-from toilfn.wdl.problems import reason
+from toilfn.wdl.problems import reason, was_too_large
 from toilfn.wdl.runtime import check_override
 
 __all__ = ["command", "configure", "main"]
@@ -126,7 +125,7 @@ def command(options: argparse.Namespace) -> int:
     except FailedTasksError as error:
         for failure, name in zip(error.failures, error.names, strict=True):
             print(f"toilfn: {reason(failure, name)}", file=sys.stderr)
-        if any(failure.cause == Cause.INPUT and not failure.traceback for failure in error.failures):  # never began
+        if any(map(was_too_large, error.failures)):
             print(
                 "toilfn: --runtime-cpu-max and --runtime-memory-max give tasks less than they ask for", file=sys.stderr
             )
