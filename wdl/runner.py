@@ -20,6 +20,7 @@ from toilfn.settings import Settings, add_options, from_options
 from toilfn.units import parse_size
 from toilfn.wdl import document, inputs
 from toilfn.wdl.machine import Machine
+from toilfn.wdl.others import add_others
 from toilfn.wdl.paths import is_url
 from toilfn.wdl.problems import reason, was_too_large
 from toilfn.wdl.runtime import check_override
@@ -27,9 +28,9 @@ from toilfn.wdl.runtime import check_override
 __all__ = ["command", "configure", "main"]
 
 _USAGE = """\
-toilfn wdl DOCUMENT [INPUTS.json | NAME=VALUE ...] [options]   run a workflow
-       toilfn wdl check DOCUMENT                                      say what is wrong with it, or doubtful
-       toilfn wdl inputs DOCUMENT                                     print a file of inputs to be filled in"""
+toilfn wdl [run] DOCUMENT [INPUTS.json | NAME=VALUE ...] [options]   run a workflow
+       toilfn wdl check DOCUMENT                                            say what is wrong with it, or doubtful
+       toilfn wdl inputs DOCUMENT                                           print a file of inputs to be filled in"""
 
 _CONTAINERS = ("auto", "docker", "podman", "singularity", "apptainer", "udocker", "none")
 
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_execution(parser.add_argument_group("execution"))
     _add_check(parser.add_argument_group("check"))
     add_options(parser)
+    add_others(parser)
 
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
@@ -112,6 +114,8 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Run a document, or look at it."""
+    if options.document == "run" and options.words:  # as others have it
+        options.document = options.words.pop(0)
     if options.document in ("check", "inputs") and options.words:
         return _look(options)
     parsed = document.load_document(options.document, path=options.path, strict=options.quant_check)

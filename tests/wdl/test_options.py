@@ -56,3 +56,12 @@ workflow w {{
     assert (tmp_path / "ran").read_text() == "small\nlarge\n"
     done = wdl(tmp_path, "--runtime-defaults", '{"memory": "lots"}', source=source)
     assert (done.status, "'lots' is not a size" in done.stderr) == (2, True)
+
+
+def test_options_of_other_runners_say_what_to_use_instead(tmp_path):
+    source = "version 1.1\nworkflow w { output { Int x = 1 } }\n"
+    for word, instead in [("--env=A=1", "--set-env NAME=VALUE"), ("--dir", "-o DIR"), ("-v", "--stream-logs")]:
+        done = wdl(tmp_path, word, source=source)
+        assert done.status == 2
+        assert f"another runner's option. Use {instead}" in done.stderr
+    assert run(["run", "document.wdl"], tmp_path).status == 0
