@@ -11,10 +11,10 @@ import WDL
 from WDL import Error, Lint, Tree
 
 from toilfn.errors import InputError
-from toilfn.wdl import dialect
+from toilfn.wdl import beside, dialect
 from toilfn.wdl.fetch import located, reader
 from toilfn.wdl.problems import WDLError, where
-from toilfn.wdl.program import Source
+from toilfn.wdl.program import Source, nodes
 
 __all__ = ["doubts", "entrypoint", "load_document", "source"]
 
@@ -76,10 +76,11 @@ def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]
 def source(document: Tree.Document) -> Source:
     """Give a document as an argument of tasks."""
     digest = hashlib.sha256()
-    for text in _texts(document):
+    states = beside.states(dict(nodes(document)))
+    for text in (*_texts(document), *states.values()):
         digest.update(f"{len(text)} {text}".encode())
     try:
-        return Source(digest.hexdigest(), pickle.dumps(document))
+        return Source(digest.hexdigest(), pickle.dumps((document, states)))
     except RecursionError:
         raise WDLError(f"{where(document)}: {_TOO_DEEP}") from None
 
@@ -104,14 +105,14 @@ def entrypoint(document: Tree.Document, name: str | None = None) -> Any:
         If there is none, or no telling which.
     """
     own: list[Any] = [*([document.workflow] if document.workflow else []), *document.tasks]
-    nodes = {node.name: node for node in own}
+    named = {node.name: node for node in own}
     if name is not None:
-        if name not in nodes:
-            raise WDLError(f"{document.pos.uri} has no task or workflow {name!r}, but {', '.join(nodes) or 'nothing'}")
-        return nodes[name]
+        if name not in named:
+            raise WDLError(f"{document.pos.uri} has no task or workflow {name!r}, but {', '.join(named) or 'nothing'}")
+        return named[name]
     if document.workflow:
         return document.workflow
-    if len(nodes) != 1:
-        found = f"the tasks {', '.join(nodes)}" if nodes else "no task"
+    if len(named) != 1:
+        found = f"the tasks {', '.join(named)}" if named else "no task"
         raise WDLError(f"{document.pos.uri} has no workflow, and {found}: say which to run with --task NAME")
     return document.tasks[0]

@@ -271,6 +271,8 @@ class _Imports(Paths):
 
     def stored(self, path: str, *, directory: bool) -> Stored:
         """Make the promise of an import."""
+        if not path:
+            raise FileNotFoundError("an empty text is no path")
         place = self._absolute(path.rstrip("/"))
         if (place, directory) not in self._stored:
             content = self._import(place, directory=directory)

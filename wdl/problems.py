@@ -56,7 +56,7 @@ def reason(failure: Any, name: str) -> str:
 
 def was_too_large(failure: Any) -> bool:
     """Say whether a failed task never began, since it asks for more than there is."""
-    return bool(failure.cause == Cause.INPUT and not failure.traceback)
+    return bool(failure.cause == Cause.INPUT and not failure.stats.start)
 
 
 def _said(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,18 @@ from WDL import Tree
 from toilfn.files import File, open_write
 from toilfn.wdl.plan import Plan
 
-__all__ = ["Callee", "Program", "Source", "callee", "path_of", "program", "source_dir", "version"]
+__all__ = [
+    "Callee",
+    "Program",
+    "Source",
+    "callee",
+    "loaded",
+    "nodes",
+    "path_of",
+    "program",
+    "source_dir",
+    "version",
+]
 
 Path = tuple[str, ...]
 """Where a task or workflow is: the namespaces of imports, then its name."""
@@ -25,8 +36,9 @@ class Source:
     """A document that was parsed and checked."""
 
     digest: str
-    """Of all its text, and that of what it imports."""
+    """Of all its text, that of what it imports, and the files that these name."""
     pickled: bytes
+    """It, and the states of these files (`toilfn.wdl.beside`)."""
 
     def __toilfn_identity__(self) -> str:
         """Leave it to the version of the task that gets it, as for `Callee`."""
@@ -56,7 +68,7 @@ class Callee:
     program: Program
     path: Path
     digest: str
-    """Of its own text and what it calls (`WDL.Tree.Task.digest`)."""
+    """Of its own text and what it calls (`WDL.Tree.Task.digest`), and of the files that these name."""
 
     def __toilfn_identity__(self) -> str:
         """Leave the digest to `version`: what a workflow calls is the same call after an edit elsewhere in it."""
@@ -81,9 +93,10 @@ class Callee:
 class Loaded:
     """A document's tasks and workflows, in this process."""
 
-    def __init__(self, document: Tree.Document) -> None:
+    def __init__(self, document: Tree.Document, states: Mapping[Path, str]) -> None:
         self._plans: dict[Path, Plan] = {}
-        self.nodes = dict(_nodes(document, ()))
+        self.nodes = dict(nodes(document))
+        self.states = states
         self.paths = {id(node): path for path, node in self.nodes.items()}
 
     def plan(self, path: Path) -> Plan:
@@ -93,28 +106,35 @@ class Loaded:
         return self._plans[path]
 
 
-def _nodes(document: Tree.Document, above: Path) -> Iterator[tuple[Path, Any]]:
+def nodes(document: Tree.Document, above: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Iterate over the tasks and workflows of a document and of what it imports, with their places."""
     own: list[Any] = [*document.tasks, *([document.workflow] if document.workflow else [])]
     for node in own:
         yield (*above, node.name), node
     for imported in document.imports:
         if imported.doc is not None:
-            yield from _nodes(imported.doc, (*above, imported.namespace))
+            yield from nodes(imported.doc, (*above, imported.namespace))
 
 
 @functools.lru_cache(maxsize=16)
 def _load(file: File) -> Loaded:
-    return Loaded(pickle.loads(file.read_bytes()))
+    return loaded(file.read_bytes())
+
+
+def loaded(pickled: bytes) -> Loaded:
+    """Give what `Source.pickled` has."""
+    return Loaded(*pickle.loads(pickled))
 
 
 def callee(program: Program, node: Any) -> Callee:
     """Give the reference to a task or workflow of a loaded document."""
-    return Callee(program, program.loaded.paths[id(node)], node.digest)
+    path = program.loaded.paths[id(node)]
+    return Callee(program, path, node.digest + program.loaded.states.get(path, ""))
 
 
 def path_of(document: Tree.Document, node: Any) -> Path:
     """Give where a task or workflow is in a document that is not stored yet."""
-    return Loaded(document).paths[id(node)]
+    return next(path for path, each in nodes(document) if each is node)
 
 
 def source_dir(node: Any) -> str:

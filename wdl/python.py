@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from typing import Any
 
 import WDL
@@ -17,7 +16,7 @@ from toilfn.wdl.language import binding_type
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.problems import WDLError, where
-from toilfn.wdl.program import Loaded, Source, path_of, version
+from toilfn.wdl.program import Source, loaded, path_of, version
 from toilfn.wdl.tasks import start
 from toilfn.wdl.values import Entries, PathText, Stored, encode
 
@@ -98,7 +97,7 @@ def _signature(node: Any) -> str:
 @task(name="inputs", cores=0.1, memory="256M", local=True, version="1")
 def _encoded(source: Source, path: tuple[str, ...], inputs: dict[str, Any], base: str) -> dict[str, Any]:
     """Turn Python's values into those that travel."""
-    node = Loaded(pickle.loads(source.pickled)).nodes[path]
+    node = loaded(source.pickled).nodes[path]
     paths = WorkflowPaths(base)
     found = {}
     for name, value in inputs.items():
