@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from toilfn.errors import GraphError
 
@@ -25,7 +26,8 @@ def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
     ----------
     value : object
         Lists, tuples, sets, frozensets, dicts (values and keys), dataclass instances and namedtuples
-        are entered, anything else is a leaf.
+        are entered, anything else is a leaf. So are dataclasses with ``__toilfn_leaf__ = True``, which
+        neither change nor hold promises.
     replace : callable
         Gets each leaf and returns what stands in its place.
 
@@ -66,7 +68,7 @@ def _copier(value: Any, kind: type) -> Callable[[Any, Callable[[Any], Any]], Any
         return known
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return _copy_namedtuple
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(kind) and not getattr(kind, "__toilfn_leaf__", False):
         return _copy_dataclass
     return None
 
@@ -78,14 +80,29 @@ def _copy_namedtuple(value: Any, inner: Callable[[Any], Any]) -> Any:
 
 
 def _copy_dataclass(value: Any, inner: Callable[[Any], Any]) -> Any:
-    old = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if hasattr(value, f.name)}
-    new = {name: inner(item) for name, item in old.items()}
-    if all(new[name] is old[name] for name in old):
+    changed = {}
+    for name in _field_names(type(value)):
+        if hasattr(value, name):
+            old = getattr(value, name)
+            new = inner(old)
+            if new is not old:
+                changed[name] = new
+    if not changed:
         return value
     result = copy.copy(value)
-    for name, item in new.items():
+    for name, item in changed.items():
         object.__setattr__(result, name, item)
     return result
+
+
+def _field_names(kind: type) -> tuple[str, ...]:
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple(field.name for field in dataclasses.fields(kind))
+    return _FIELDS[kind]
+
+
+_FIELDS: WeakKeyDictionary[type, tuple[str, ...]] = WeakKeyDictionary()
+"""The names of the fields of dataclasses that were met: `dataclasses.fields` takes as long as all the rest."""
 
 
 def _copy_dict(value: dict[Any, Any], inner: Callable[[Any], Any]) -> dict[Any, Any]:

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from toilfn.wdl.once import Once
+
 __all__ = ["Machine"]
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Once):
     """How commands are run.
 
     Attributes
@@ -41,7 +43,7 @@ class Machine:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     most: Mapping[str, float] = field(default_factory=dict)
 
-    def __toilfn_identity__(self) -> tuple[Any, ...]:
+    def counts(self) -> tuple[Any, ...]:
         """What of it makes another result, or other requirements of the tasks that a workflow makes."""
         return self.image, self.all_outputs, dict(self.defaults), dict(self.most)
 

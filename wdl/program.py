@@ -12,6 +12,7 @@ from typing import Any
 from WDL import Tree
 
 from toilfn.files import File, open_write
+from toilfn.wdl.once import Once
 from toilfn.wdl.plan import Plan
 
 __all__ = [
@@ -61,8 +62,8 @@ class Program:
         return _load(self.file)
 
 
-@dataclass(frozen=True, slots=True)
-class Callee:
+@dataclass(frozen=True)
+class Callee(Once):
     """A task or workflow of a document."""
 
     program: Program
@@ -70,7 +71,7 @@ class Callee:
     digest: str
     """Of its own text and what it calls (`WDL.Tree.Task.digest`), and of the files that these name."""
 
-    def __toilfn_identity__(self) -> str:
+    def counts(self) -> str:
         """Leave the digest to `version`: what a workflow calls is the same call after an edit elsewhere in it."""
         return self.path[-1]
 

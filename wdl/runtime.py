@@ -19,15 +19,16 @@ from toilfn.errors import ResourceError
 from toilfn.units import parse_duration, parse_size
 from toilfn.wdl.language import identifiers, ordered
 from toilfn.wdl.library import Library
+from toilfn.wdl.once import Once
 from toilfn.wdl.problems import WDLError, located, where
 
-__all__ = ["Runtime", "check_override", "runtime_of"]
+__all__ = ["Runtime", "check_override", "needed", "runtime_of"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Runtime:
+class Runtime(Once):
     """What a call of a task asks for.
 
     Attributes
@@ -50,7 +51,7 @@ class Runtime:
     mount_points: tuple[str, ...] = ()
     fail_on_stderr: bool = False
 
-    def __toilfn_identity__(self) -> tuple[Any, ...]:
+    def counts(self) -> tuple[Any, ...]:
         """What of it makes another result: a finished call stays finished when others ask for more memory."""
         return self.image, self.return_codes, self.mount_points, self.fail_on_stderr
 
@@ -166,8 +167,8 @@ def _name(name: str) -> str:
     return _OTHER_NAMES.get(name, name)
 
 
-def _with_declarations(task: Tree.Task, env: Env.Bindings[Value.Base], library: Library) -> Env.Bindings[Value.Base]:
-    """Evaluate those of a task's declarations that its runtime section needs."""
+def needed(task: Tree.Task) -> list[str]:
+    """Give the names of the declarations that a task's runtime section needs, in the order of their evaluation."""
     decls = {decl.name: decl for decl in (*(task.inputs or []), *task.postinputs)}
     wanted: set[str] = set()
     stack = [referee for expr in task.runtime.values() for referee in identifiers(expr)]
@@ -176,7 +177,13 @@ def _with_declarations(task: Tree.Task, env: Env.Bindings[Value.Base], library: 
         if name in decls and name not in wanted:
             wanted.add(name)
             stack.extend(identifiers(decls[name].expr))
-    for decl in ordered(decls[name] for name in decls if name in wanted):
+    return [decl.name for decl in ordered(decls[name] for name in decls if name in wanted)]
+
+
+def _with_declarations(task: Tree.Task, env: Env.Bindings[Value.Base], library: Library) -> Env.Bindings[Value.Base]:
+    """Evaluate those of a task's declarations that its runtime section needs."""
+    decls = {decl.name: decl for decl in (*(task.inputs or []), *task.postinputs)}
+    for decl in (decls[name] for name in needed(task)):
         if not env.has_binding(decl.name):
             with located(decl):
                 value = decl.expr.eval(env, library).coerce(decl.type) if decl.expr else Value.Null()

@@ -6,20 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from WDL import Env, Tree, Value
+from WDL import Tree
 
 from toilfn.task import task
-from toilfn.wdl.command import command
-from toilfn.wdl.dialect import HINTS
+from toilfn.wdl.calls import Calls, without_nulls
 from toilfn.wdl.document import source
-from toilfn.wdl.language import binding_type
-from toilfn.wdl.library import Library
 from toilfn.wdl.machine import Machine
-from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.plan import OUTPUTS
-from toilfn.wdl.program import Callee, Source, callee, path_of, program, source_dir, version
-from toilfn.wdl.runtime import runtime_of
-from toilfn.wdl.values import decode
+from toilfn.wdl.program import Callee, Source, callee, path_of, program, version
 from toilfn.wdl.walk import Tasks, Walk, names, pick
 
 __all__ = ["start"]
@@ -51,56 +45,6 @@ class Scope:
     machine: Machine
 
 
-def call(called: Callee, inputs: Mapping[str, Any], machine: Machine, name: str = "", after: Any = ()) -> Any:
-    """Make the promise of a call's outputs.
-
-    Parameters
-    ----------
-    called : Callee
-        A task or a workflow.
-    inputs : mapping
-        Encoded inputs by name.
-    machine : Machine
-        How commands are run.
-    name : str
-        What the call is called.
-    after : iterable of promises
-        What must be complete before.
-    """
-    node = called.node
-    given = _without_nulls(node, inputs)
-    name = name or node.name
-    if isinstance(node, Tree.Workflow):
-        return workflow.options(name=name, after=after, version=called.version)(called, given, machine)
-    return _call_task(called, given, machine, name, after)
-
-
-def _without_nulls(node: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out None where a default stands and the type allows no None: so the default counts."""
-    declared = node.available_inputs
-    return {
-        name: plain
-        for name, plain in inputs.items()
-        if not (plain is None and name in declared and declared[name].expr and not declared[name].type.optional)
-    }
-
-
-def _call_task(called: Callee, inputs: dict[str, Any], machine: Machine, name: str, after: Any) -> Any:
-    node: Tree.Task = called.node
-    sections = {key: key.split(".", 1) for key in inputs if "." in key}
-    overrides = {name: inputs[key] for key, (section, name) in sections.items() if section != "hints" or name in HINTS}
-    given = {key: plain for key, plain in inputs.items() if "." not in key}
-    env: Env.Bindings[Value.Base] = Env.Bindings()
-    paths = WorkflowPaths(source_dir(node))
-    if node.runtime:
-        for key, plain in given.items():
-            env = env.bind(key, decode(plain, binding_type(node.available_inputs[key]), paths))
-    library = Library(node.effective_wdl_version, paths, source_dir(node))
-    runtime = runtime_of(node, env, library, overrides, machine.defaults)
-    options = {**machine.limited(runtime.options), "name": name, "after": after, "version": called.version}
-    return command.options(**options)(called, given, runtime, machine.of_command)
-
-
 def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, alone: bool = False) -> Any:
     """Make the promise of the outputs of a document's task or workflow.
 
@@ -125,9 +69,10 @@ def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Gi
     stored = program(source)
     called = callee(stored, stored.loaded.nodes[path])
     if isinstance(inputs, Given) and isinstance(called.node, Tree.Workflow):
-        given = Given(_without_nulls(called.node, inputs.plain))
+        given = Given(without_nulls(called.node, inputs.plain))
         return workflow.options(name=called.node.name, version=called.version)(called, given, machine)
-    return call(called, inputs.plain if isinstance(inputs, Given) else inputs, machine)
+    plain = inputs.plain if isinstance(inputs, Given) else inputs
+    return Calls(stored, machine, workflow).call(called.node, plain)
 
 
 @task(**_DRIVER)
@@ -163,14 +108,14 @@ def go_on(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) 
 
 
 def _walk(scope: Scope, section: str) -> Walk:
-    program = scope.workflow.program
+    calls = Calls(scope.workflow.program, replace(scope.machine, all_outputs=False), workflow)
+    later = go_on.options(version=scope.workflow.version)
 
     def make_call(node: Tree.Call, inputs: dict[str, Any], after: list[Any]) -> Any:
-        machine = replace(scope.machine, all_outputs=False)
-        return call(callee(program, node.callee), inputs, machine, node.name, after)
+        return calls.call(node.callee, inputs, node.name, after)
 
     def make_later(section: str, nodes: list[str], env: dict[str, Any], after: list[Any]) -> Any:
-        return go_on.options(after=after, version=scope.workflow.version)(scope, section, nodes, env)
+        return (later.options(after=after) if after else later)(scope, section, nodes, env)
 
     tasks = Tasks(make_call, make_later)
     return Walk(scope.workflow.plan, section, tasks, scope.inputs, all_calls=scope.machine.all_outputs)
