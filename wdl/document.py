@@ -49,6 +49,8 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
         raise WDLError("\n".join(_lines(error))) from error
     except FileNotFoundError:
         raise InputError(f"there is no WDL document {place}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place} is no WDL document: it is no text in UTF-8 ({error.reason})") from None
     except RecursionError:
         raise WDLError(f"{place}: {_TOO_DEEP}") from None
 

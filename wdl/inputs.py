@@ -39,10 +39,13 @@ def read_inputs(place: str) -> dict[str, Any]:
     import fsspec
 
     try:
-        with fsspec.open(place, "r", encoding="utf-8") as stream:
-            return _parsed(stream.read(), place)
+        with fsspec.open(place, "r", encoding="utf-8-sig") as stream:
+            text = stream.read()
     except FileNotFoundError:
         raise InputError(f"there is no file of inputs {place}") from None
+    except Exception as error:  # each of fsspec's drivers has errors of its own
+        raise InputError(f"the file of inputs {place!r} cannot be read: {error}") from error
+    return _parsed(text, place)
 
 
 def _parsed(text: str, place: str) -> dict[str, Any]:

@@ -116,11 +116,12 @@ def command(options: argparse.Namespace) -> int:
     """Run a document, or look at it."""
     if options.document == "run" and options.words:  # as others have it
         options.document = options.words.pop(0)
-    if options.document in ("check", "inputs") and options.words:
+    if options.document in ("check", "inputs") and (options.words or not os.path.exists(options.document)):
         return _look(options)
     parsed = document.load_document(options.document, path=options.path, strict=options.quant_check)
     node = document.entrypoint(parsed, options.entrypoint)
     promise, directory = _promise(options, parsed, node)
+    _make_directories(directory, os.path.dirname(os.path.abspath(options.file or "outputs")))
     from toilfn import compute
 
     try:
@@ -137,6 +138,16 @@ def command(options: argparse.Namespace) -> int:
         return 1
     _tell(options, directory, outputs)
     return 0
+
+
+def _make_directories(*places: str) -> None:
+    """Make where outputs go before anything runs: it would be sad to find out in the end."""
+    for place in places:
+        try:
+            if not is_url(place):
+                os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the outputs cannot go to {place}: {error.strerror}") from None
 
 
 @contextmanager

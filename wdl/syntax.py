@@ -66,6 +66,7 @@ def with_plain_version(text: str, place: str) -> str:
     WDL.Error.SyntaxError
         If there is a version that we do not know.
     """
+    text = text.removeprefix("\ufeff")  # some editors' mark of UTF-8
     found = _VERSION.match(text)
     if found is None:
         return text

@@ -1,0 +1,45 @@
+"""What ``toilfn wdl`` says to people who are out of luck: one message, and the right exit status."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.wdl.running import run
+
+SOURCE = 'version 1.1\nworkflow w { input { String s = "x" } output { String o = s } }\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "w.wdl").write_text(SOURCE)
+    (tmp_path / "random.bin").write_bytes(b"\xff\xfe\x00{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["w.wdl", "-o", "w.wdl/out"], "the outputs cannot go to "),
+        (["w.wdl", "-m", "w.wdl/out.json"], "/w.wdl: File exists"),
+        (["random.bin"], "random.bin is no WDL document: it is no text in UTF-8"),
+        (["w.wdl", "random.bin"], "the file of inputs 'random.bin' cannot be read: 'utf-8' codec"),
+        (["w.wdl", "."], "the file of inputs '.' cannot be read: "),
+        (["w.wdl", "-i", ""], "the file of inputs '' cannot be read: "),
+        (["inputs"], "toilfn wdl inputs looks at one document"),
+    ],
+)
+def test_one_line_before_anything_runs(folder, words, said):
+    done = run([*words, "--container", "none"], folder)
+    assert done.status == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_marks_of_utf_8_are_no_matter_and_folders_of_outputs_are_made(folder):
+    (folder / "w.wdl").write_text(f"\ufeff{SOURCE}".replace("\n", "\r\n"))
+    (folder / "in.json").write_text('\ufeff{"w.s": "ü"}')
+    done = run(["w.wdl", "in.json", "-m", "not/there/out.json", "--container", "none"], folder)
+    assert done.status == 0, done.stderr
+    assert json.loads((folder / "not/there/out.json").read_text()) == {"w.o": "ü"}
