@@ -123,7 +123,7 @@ def _run_here(execution: Execution) -> int:
     shell, tmp = shutil.which("bash") or "sh", execution.place / "tmp"
     tmp.mkdir()
     with execution.stdout.open("wb") as stdout, execution.stderr.open("wb") as stderr:
-        return subprocess.run(
+        status = subprocess.run(
             [shell, str(execution.place / "command")],
             cwd=execution.work,
             env=os.environ | {"TMPDIR": str(tmp)} | dict(execution.env),
@@ -132,6 +132,7 @@ def _run_here(execution: Execution) -> int:
             stderr=stderr,
             check=False,
         ).returncode
+    return status if status >= 0 else 128 - status  # as a shell tells a signal
 
 
 def _run_in_container(execution: Execution, engine: str | None) -> int:
