@@ -14,7 +14,12 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "kept_dir"]
+
+
+def kept_dir() -> Path:
+    """Give the directory of all that is kept for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toilfn"
 
 
 class Kept:
@@ -31,8 +36,7 @@ class Kept:
     def __init__(self, name: str, *packages: str) -> None:
         makers = "\n".join([sys.version, *(f"{package} {version(package)}" for package in packages)])
         digest = hashlib.blake2b(makers.encode(), digest_size=8).hexdigest()
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._path = Path(cache) / "toilfn" / f"{name}-{digest}"
+        self._path = kept_dir() / f"{name}-{digest}"
 
     def read(self) -> bytes | None:
         """Give the content, if there is one that only this user could have written."""

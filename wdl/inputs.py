@@ -305,9 +305,10 @@ class _Imports(Paths):
             raise FileNotFoundError(f"cannot import {place}: {error}") from None
 
 
-def template(node: Any) -> dict[str, str]:
+def template(node: Any, *, only_required: bool = False) -> dict[str, str]:
     """Give a workflow's inputs with their types and defaults in place of values, for a person to fill in."""
-    return {f"{node.name}.{each.name}": _described(each.value) for each in node.available_inputs if each.name[0] != "_"}
+    wanted = node.required_inputs if only_required else node.available_inputs
+    return {f"{node.name}.{each.name}": _described(each.value) for each in wanted if each.name[0] != "_"}
 
 
 def _described(decl: Tree.Decl) -> str:

@@ -19,6 +19,7 @@ from toilfn.exchange import Link
 from toilfn.settings import Settings, add_options, from_options
 from toilfn.units import parse_size
 from toilfn.wdl import document, inputs
+from toilfn.wdl.archive import opened
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.others import add_others
 from toilfn.wdl.paths import is_url
@@ -39,13 +40,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.usage = _USAGE
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]  # inputs may follow options
-    parser.add_argument("document", metavar="DOCUMENT", help="a path, a URL, or a tool's id such as "
-                        "github.com/owner/name:version in a registry (TRS)")  # fmt: skip
+    parser.add_argument("document", metavar="DOCUMENT", help="a path, also of an archive; a URL; or a tool's id "
+                        "such as github.com/owner/name:version in a registry (TRS)")  # fmt: skip
     parser.add_argument("words", metavar="INPUTS", nargs="*", help="a JSON file of inputs, or inputs as NAME=VALUE")
     _add_inputs(parser.add_argument_group("inputs"))
     _add_outputs(parser.add_argument_group("outputs"))
     _add_execution(parser.add_argument_group("execution"))
-    _add_check(parser.add_argument_group("check"))
+    _add_check(parser.add_argument_group("check DOCUMENT"))
+    parser.add_argument_group("inputs DOCUMENT").add_argument(
+        "--required", action="store_true", help="only those that must be given"
+    )
     add_options(parser)
     add_others(parser)
 
@@ -118,7 +122,9 @@ def command(options: argparse.Namespace) -> int:
         options.document = options.words.pop(0)
     if options.document in ("check", "inputs") and (options.words or not os.path.exists(options.document)):
         return _look(options)
-    parsed = document.load_document(options.document, path=options.path, strict=options.quant_check)
+    place, first = opened(options.document)
+    options.inputs = [*first, *options.inputs]
+    parsed = document.load_document(place, path=options.path, strict=options.quant_check)
     node = document.entrypoint(parsed, options.entrypoint)
     promise, directory = _promise(options, parsed, node)
     _make_directories(directory, os.path.dirname(os.path.abspath(options.file or "outputs")))
@@ -196,9 +202,10 @@ def _look(options: argparse.Namespace) -> int:
     """Do ``toilfn wdl check`` and ``toilfn wdl inputs``."""
     if len(options.words) != 1:
         raise InputError(f"toilfn wdl {options.document} looks at one document")
-    parsed = document.load_document(options.words[0], path=options.path, strict=options.quant_check)
+    parsed = document.load_document(opened(options.words[0]).document, path=options.path, strict=options.quant_check)
     if options.document == "inputs":
-        print(json.dumps(inputs.template(document.entrypoint(parsed, options.entrypoint)), indent=2))
+        node = document.entrypoint(parsed, options.entrypoint)
+        print(json.dumps(inputs.template(node, only_required=options.required), indent=2))
         return 0
     doubts = document.doubts(parsed, options.suppress.split(","))
     for line in doubts:

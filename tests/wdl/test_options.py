@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 
 from tests.wdl.running import run
 
@@ -65,3 +66,44 @@ def test_options_of_other_runners_say_what_to_use_instead(tmp_path):
         assert done.status == 2
         assert f"another runner's option. Use {instead}" in done.stderr
     assert run(["run", "document.wdl"], tmp_path).status == 0
+
+
+ARCHIVE = {
+    "MANIFEST.json": '{"mainWorkflowURL": "flow.wdl", "inputFileURLs": ["in.json"]}',
+    "in.json": '{"w.who": "Ada"}',
+    "flow.wdl": """\
+version 1.2
+import "parts/inner.wdl"
+workflow w {
+  input { String who  String greeting = "Hello" }
+  call inner.greet { input: who, greeting }
+  output { String s = greet.s }
+}
+""",
+    "parts/inner.wdl": """\
+version 1.2
+task greet {
+  input { String who  String greeting  File mark = "mark.txt" }
+  command <<< echo ~{greeting} ~{who}$(cat ~{mark}) >>>
+  output { String s = read_string(stdout()) }
+}
+""",
+    "parts/mark.txt": "!",
+}
+
+
+def test_archives_are_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "flow.zip", "w") as archive:
+        for name, text in ARCHIVE.items():
+            archive.writestr(name, text)
+    options = ("--container", "none")
+    assert values(run(["flow.zip", *options], tmp_path)) == {"w.s": "Hello Ada!"}
+    with zipfile.ZipFile(tmp_path / "flow.zip") as archive:
+        archive.extractall(tmp_path / "folder")
+    assert values(run(["folder", "who=Bob", *options], tmp_path)) == {"w.s": "Hello Bob!"}
+    assert values(run(["inputs", "flow.zip", "--required"], tmp_path)) == {"w.who": "String"}
+    (tmp_path / "flow.zip").write_text("no archive")
+    assert "flow.zip is no archive: " in run(["flow.zip", *options], tmp_path).stderr
+    (tmp_path / "folder/MANIFEST.json").write_text("{}")
+    assert "does not name the main document as mainWorkflowURL" in run(["folder", *options], tmp_path).stderr

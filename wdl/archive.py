@@ -1,0 +1,80 @@
+"""Archives of documents, as ``miniwdl zip`` makes them: the main document is in ``MANIFEST.json``, with default inputs.
+
+The manifest is that of Amazon's Genomics CLI ("workflow.zip": ``mainWorkflowURL``, ``inputFileURLs``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from toilfn.errors import InputError
+from toilfn.kept import kept_dir
+
+__all__ = ["Opened", "opened"]
+
+_MANIFEST = "MANIFEST.json"
+
+
+class Opened(NamedTuple):
+    """What is in an archive."""
+
+    document: str
+    inputs: list[str]
+    """Files of inputs that come first."""
+
+
+def opened(place: str) -> Opened:
+    """Find the main document of an archive, or of a directory that was one; anything else is a document itself.
+
+    Archives are unpacked in the user's cache directory, where a run that goes on later finds their files again.
+
+    Raises
+    ------
+    InputError
+        If there is no telling which is the main document.
+    """
+    path = Path(place)
+    if path.is_dir():
+        return _main(path)
+    if path.suffix == ".zip" and path.is_file():
+        return _main(_unpacked(path))
+    return Opened(place, [])
+
+
+def _main(folder: Path) -> Opened:
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        return Opened(
+            str(folder / manifest["mainWorkflowURL"]),
+            [str(folder / name) for name in manifest.get("inputFileURLs", [])],
+        )
+    except FileNotFoundError:
+        raise InputError(f"{folder} is no WDL document: it is a directory without a {_MANIFEST}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / _MANIFEST} does not name the main document as mainWorkflowURL: {error}") from None
+
+
+def _unpacked(archive: Path) -> Path:
+    folder = kept_dir() / "wdl-archives" / hashlib.blake2b(archive.read_bytes(), digest_size=16).hexdigest()
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(draft)
+        draft.rename(folder)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{archive} is no archive: {error}") from None
+    except OSError:
+        if not folder.exists():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
