@@ -126,9 +126,9 @@ def command(options: argparse.Namespace) -> int:
     options.inputs = [*first, *options.inputs]
     parsed = document.load_document(place, path=options.path, strict=options.quant_check)
     node = document.entrypoint(parsed, options.entrypoint)
-    promise, directory = _promise(options, parsed, node)
-    _make_directories(directory, os.path.dirname(os.path.abspath(options.file or "outputs")))
+    promise = _promise(options, parsed, node)
     from toilfn import compute
+    from toilfn.wdl.outputs import as_text
 
     try:
         with _settings(options, node.name) as settings:
@@ -142,7 +142,8 @@ def command(options: argparse.Namespace) -> int:
             )
         print(f"toilfn: all other work is kept; to go on: toilfn resume {error.store}", file=sys.stderr)
         return 1
-    _tell(options, directory, outputs)
+    if not options.file:
+        print(as_text(outputs), end="")
     return 0
 
 
@@ -168,9 +169,9 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
         yield {**settings, "cluster": LocalCluster(resolved.workers, launcher=nursery)}
 
 
-def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, str]:
-    """Make the promise of the delivered outputs; also gives where they go."""
-    from toilfn.wdl.outputs import deliver
+def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
+    """Make the promise of the delivered outputs."""
+    from toilfn.wdl.outputs import Delivery, deliver
     from toilfn.wdl.tasks import start
 
     given, base = _given(node, [*options.inputs, *options.words])
@@ -179,7 +180,9 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> tuple[Any, 
     encoded = inputs.encode_inputs(node, given, base, link=link, on_workers=options.run_imports_on_workers)
     outputs = start(parsed, node, encoded, _machine(options), alone=True)
     directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
-    return deliver(outputs, node.name, directory, secrets.token_hex(8)), directory
+    file = os.path.abspath(options.file) if options.file else None
+    _make_directories(directory, os.path.dirname(file or directory))
+    return deliver(outputs, node.name, Delivery(directory, file, options.dialect, secrets.token_hex(8)))
 
 
 def _machine(options: argparse.Namespace) -> Machine:
@@ -225,16 +228,6 @@ def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
         if word != "-" and not word.lstrip().startswith("{"):
             base = os.path.dirname(word if is_url(word) else os.path.abspath(word))
     return {**given, **inputs.arguments(node, pairs)}, base
-
-
-def _tell(options: argparse.Namespace, directory: str, outputs: dict[str, Any]) -> None:
-    told: Any = {"outputs": outputs, "dir": directory} if options.dialect == "miniwdl" else outputs
-    text = json.dumps(told, indent=2)
-    if options.file:
-        with open(options.file, "w", encoding="utf-8") as stream:
-            stream.write(f"{text}\n")
-    else:
-        print(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 
-from tests.wdl.running import run
+from tests.wdl.running import run, toilfn
 
 
 def wdl(folder, *words, source):
@@ -66,6 +66,20 @@ def test_options_of_other_runners_say_what_to_use_instead(tmp_path):
         assert done.status == 2
         assert f"another runner's option. Use {instead}" in done.stderr
     assert run(["run", "document.wdl"], tmp_path).status == 0
+
+
+def test_outputs_go_where_they_were_wanted_also_when_the_run_is_resumed(tmp_path):
+    source = f"""\
+version 1.1
+task t {{ command <<< cat {tmp_path}/late > made.txt >>> output {{ File made = "made.txt" }} }}
+"""
+    words = ("--store", "run", "-m", "out.json", "-o", "out", "--output-dialect", "miniwdl")
+    assert wdl(tmp_path, *words, source=source).status == 1
+    (tmp_path / "late").write_text("late")
+    assert toilfn(["resume", "run", "--cluster", "inline"], tmp_path).status == 0
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told == {"outputs": {"t.made": f"{tmp_path}/out/t.made/made.txt"}, "dir": f"{tmp_path}/out"}
+    assert (tmp_path / "out/t.made/made.txt").read_text() == "late"
 
 
 ARCHIVE = {
