@@ -106,6 +106,7 @@ class Call:
             default_image=self.machine.image,
             env=self._environment(),
             protected=() if self.machine.copy_inputs else self.paths.protected(),
+            as_root=self.machine.as_root,
             disks=self.paths.disks,
         )
 

@@ -28,14 +28,17 @@ _PERIOD = 0.5
 
 _WRAPPER = f"""\
 export TMPDIR="${{TMPDIR:-/tmp}}"
+[ -w "${{HOME:-/}}" ] || {{ mkdir -p ../home && HOME=$(cd ../home && pwd) && export HOME; }}
 shell=$(command -v bash || command -v sh)
 "$shell" ../command >../stdout.txt 2>../stderr.txt
 echo $? >../status
+[ -z "$TOILFN_AS_ROOT" ] || chown -R "$(stat -c %u:%g ../command)" .. 2>/dev/null
 exec >../usage 2>/dev/null
 {REPORT}"""
 """Run by the container's own sh: so an exit status of the command is never taken for one of the engine.
 
-Commands that were written for Cromwell take it that there is a ``TMPDIR``.
+Commands that were written for Cromwell take it that there is a ``TMPDIR``. Who is no user of the image has a home that
+cannot be written. What root has made is given to the owner of the command, whoever that is in there.
 """
 
 
@@ -59,6 +62,8 @@ class Execution:
         Variables of the command.
     protected : sequence of Path
         What in `place` it may not change, if it runs in a container.
+    as_root : bool
+        Whether it is root in its container.
     disks : mapping
         Directories in `place`, by where the container has them; without a container they are not there.
     """
@@ -70,6 +75,7 @@ class Execution:
     default_image: str
     env: Mapping[str, str] = field(default_factory=dict)
     protected: Sequence[Path] = ()
+    as_root: bool = False
     disks: Mapping[str, Path] = field(default_factory=dict)
 
     @property
@@ -145,7 +151,8 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
         entrypoint="sh",
         working_dir=execution.work,
         volumes=volumes,
-        env={**set_by_user(), **execution.env},
+        env={**set_by_user(), **execution.env, **({"TOILFN_AS_ROOT": "1"} if execution.as_root else {})},
+        user="0:0" if execution.as_root else None,
         engine=engine,
     )
     if choose(engine).keeps_containers:  # others run it as a child of this process, which is counted already

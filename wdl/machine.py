@@ -27,6 +27,8 @@ class Machine(Once):
         The directory where finished calls are kept for other runs.
     all_outputs : bool
         Whether the outputs of all calls of the workflow are outputs of it.
+    as_root : bool
+        Whether commands are root in their containers, and not who runs the workflow.
     defaults : mapping
         Attributes of the runtime section, for tasks that do not have them.
     most : mapping
@@ -40,6 +42,7 @@ class Machine(Once):
     copy_inputs: bool = False
     cache: str | None = None
     all_outputs: bool = False
+    as_root: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     most: Mapping[str, float] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ __all__ = ["add_others"]
 _INSTEAD = {
     ("--env",): "--set-env NAME=VALUE, or --set-env NAME",
     ("-d", "--dir"): "-o DIR for the outputs, and --store DIR to keep the run",
-    ("--as-me",): "nothing: commands run as who starts the run",
+    ("--as-me",): "nothing: commands run as you, unless there is --as-root",
     ("--cfg",): "options, or --config with a file that 'toilfn config' makes",
     ("--copy-input-files-for",): "--copy-input-files, which is for all tasks",
     ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR': JSON lines of all that happened",

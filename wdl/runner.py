@@ -103,6 +103,8 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
                        help="how commands run (default: auto, the first engine that works)")  # fmt: skip
     group.add_argument("--default-container", default=Machine.image, metavar="IMAGE",
                        help=f"for tasks that name none (default: {Machine.image})")  # fmt: skip
+    group.add_argument("--as-root", action="store_true",
+                       help="let commands be root in their containers, for those that install something")  # fmt: skip
     group.add_argument("--runtime-defaults", metavar="JSON", default="{}",
                        help="attributes of the runtime section for tasks that do not have them: a file, or a text such "
                             "as '{\"maxRetries\": 2}'")  # fmt: skip
@@ -194,6 +196,7 @@ def _machine(options: argparse.Namespace) -> Machine:
         container=options.container,
         image=options.default_container,
         copy_inputs=options.copy_input_files,
+        as_root=options.as_root,
         cache=None if options.no_cache or not options.call_cache else os.path.abspath(options.call_cache),
         all_outputs=options.all_call_outputs,
         defaults=defaults,

@@ -201,6 +201,22 @@ task t {
     assert json.loads(done.stdout) == {"t.s": "a 'b' own"}
 
 
+def test_a_command_has_a_home_and_what_root_has_made_belongs_to_the_user(images, tmp_path):
+    source = """\
+version 1.1
+task t {
+  command <<< mkdir made && touch made/file ~/in-home && id -u && stat -c %u made ../command >>>
+  output { Array[Int] ids = read_lines(stdout())  File made = "made/file" }
+  runtime { container: "debian:latest" }
+}
+"""
+    (tmp_path / "t.wdl").write_text(source)
+    words = ["t.wdl", "--container", "podman", "--as-root", "--set-env", "HOME=/nowhere"]
+    done = run(words, tmp_path, inline=False)
+    assert done.status == 0, done.stderr
+    assert json.loads(done.stdout)["t.ids"] == [0, 0, os.getuid()]
+
+
 def test_a_command_may_write_beside_its_inputs_but_not_change_them(images, tmp_path):
     source = """\
 version 1.2
