@@ -46,12 +46,14 @@ def located(node: Any) -> Iterator[None]:
 
 
 def reason(failure: Any, name: str) -> str:
-    """Give the message of a failed task (`toilfn.records.Failure`), with its name unless that says where it is."""
+    """Give the message of a failed task (`toilfn.records.Failure`) and its id, with its name if that says no place."""
+    which = f"(task {failure.id.hex()[:12]})"
     lines = str(failure.traceback).strip().splitlines() or [str(failure.message)]
     heads = [number for number, line in enumerate(lines) if _OURS.match(line)]
     if not heads:
-        return f"task {name}: {failure.message}"
-    return _OURS.sub("", "\n".join(lines[heads[-1] :]), count=1)
+        return f"task {name}: {failure.message} {which}"
+    said = "\n".join(lines[heads[-1] :])
+    return f"{_OURS.sub('', said, count=1)} {which}"
 
 
 def was_too_large(failure: Any) -> bool:

@@ -136,17 +136,27 @@ def command(options: argparse.Namespace) -> int:
         with _settings(options, node.name) as settings:
             outputs = compute(promise, **settings)
     except FailedTasksError as error:
-        for failure, name in zip(error.failures, error.names, strict=True):
-            print(f"toilfn: {reason(failure, name)}", file=sys.stderr)
-        if any(map(was_too_large, error.failures)):
-            print(
-                "toilfn: --runtime-cpu-max and --runtime-memory-max give tasks less than they ask for", file=sys.stderr
-            )
-        print(f"toilfn: all other work is kept; to go on: toilfn resume {error.store}", file=sys.stderr)
+        _tell_failures(error)
         return 1
     if not options.file:
         print(as_text(outputs), end="")
     return 0
+
+
+_MOST_FAILURES = 10
+"""How many are told; there may be one for each item of a scatter."""
+
+
+def _tell_failures(error: FailedTasksError) -> None:
+    lines = [reason(failure, name) for failure, name in zip(error.failures[:_MOST_FAILURES], error.names, strict=False)]
+    if len(error.failures) > _MOST_FAILURES:
+        lines.append(f"and {len(error.failures) - _MOST_FAILURES} more: toilfn status {error.store} --failed")
+    if any(map(was_too_large, error.failures)):
+        lines.append("--runtime-cpu-max and --runtime-memory-max give tasks less than they ask for")
+    lines.append(f"what a task has said: toilfn logs {error.store} TASK")
+    lines.append(f"all other work is kept; to go on: toilfn resume {error.store}")
+    for line in lines:
+        print(f"toilfn: {line}", file=sys.stderr)
 
 
 def _make_directories(*places: str) -> None:

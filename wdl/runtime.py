@@ -121,6 +121,8 @@ def check_override(section: str, name: str, value: Any) -> None:
 
 def _read(values: Mapping[str, Any]) -> Runtime:
     given = {name: value for name, value in values.items() if value is not None}
+    if "inlineDockerfile" in given and "docker" not in given:
+        raise ResourceError("inlineDockerfile is not built here: build it, and name the image as docker")
     codes = _taken(given, "returnCodes", _return_codes) if "returnCodes" in given else (0,)
     points = _taken(given, "disks", _mount_points) or ()
     fail_on_stderr = _taken(given, "failOnStderr", _flag) or False

@@ -200,6 +200,7 @@ def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
         (task_with(command="kill -15 $$"), "ended with exit status 143"),
         (task_with(output='File f = "none.txt"'), "document.wdl:7:12: there is no file or directory none.txt"),
         (task_with(output="Int i = read_int(stdout())"), "document.wdl:7:20:"),
+        (task_with(more='runtime { inlineDockerfile: "FROM x" }'), "inlineDockerfile is not built here"),
         (task_with(more='runtime { memory: "lots" }'), "runtime of task t: 'lots' is not a size"),
         (task_with(more="runtime { cpu: 4200 }"), "task t: asks for 4200 cores, "),
     ],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
-from tests.wdl.running import run
+from tests.wdl.running import run, toilfn
 
 SOURCE = 'version 1.1\nworkflow w { input { String s = "x" } output { String o = s } }\n'
 
@@ -35,6 +36,22 @@ def test_one_line_before_anything_runs(folder, words, said):
     assert done.status == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_of_many_failures_a_few_are_told_with_the_ids_of_their_tasks(folder):
+    source = """\
+version 1.1
+task t { input { Int i } command <<< echo "item ~{i}" >&2; exit 1 >>> }
+workflow w { scatter (i in range(30)) { call t { input: i = i } } }
+"""
+    (folder / "w.wdl").write_text(source)
+    done = run(["w.wdl", "--container", "none", "--store", "run"], folder)
+    assert done.status == 1
+    told = re.findall(r"ends with: (item \d+) \(task (\w+)\)", done.stderr)
+    assert len(told) == 10
+    assert "and 20 more: toilfn status run --failed" in done.stderr
+    said, task = told[0]
+    assert said in toilfn(["logs", "run", task], folder).stdout
 
 
 def test_marks_of_utf_8_are_no_matter_and_folders_of_outputs_are_made(folder):
