@@ -9,6 +9,7 @@ from typing import Any
 from WDL import Env, Tree, Type, Value
 
 from toilfn.task import Task
+from toilfn.wdl.apart import together
 from toilfn.wdl.command import command
 from toilfn.wdl.dialect import HINTS
 from toilfn.wdl.language import binding_type
@@ -107,7 +108,7 @@ class Calls:
         paths = WorkflowPaths(place)
         env: Env.Bindings[Value.Base] = Env.Bindings()
         for key, plain in reaching.items():
-            env = env.bind(key, decode(plain, found.types[key], paths))
+            env = env.bind(key, decode(together(plain), found.types[key], paths))
         library = Library(found.node.effective_wdl_version, paths, place)
         return runtime_of(found.node, env, library, overrides, self._machine.defaults)
 

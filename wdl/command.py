@@ -11,6 +11,7 @@ from WDL import Env, Error, Tree, Value
 from toilfn.context import current
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.task import task
+from toilfn.wdl.apart import together
 from toilfn.wdl.cache import Cache
 from toilfn.wdl.execution import Execution, run
 from toilfn.wdl.language import binding_type, is_at_least, ordered
@@ -30,6 +31,7 @@ _COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
 @task(version="1")
 def command(called: Callee, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> dict[str, Any]:
     """Run a task's command; gives its encoded outputs."""
+    inputs = {name: together(plain) for name, plain in inputs.items()}
     cache = Cache(machine.cache, called.digest, inputs, runtime.image or machine.image) if machine.cache else None
     found: dict[str, Any] | None = cache.get() if cache else None
     if found is None:

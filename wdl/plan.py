@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from WDL import Tree
+from WDL import Expr, Tree
 
 from toilfn.wdl.language import identifiers
 
@@ -31,6 +31,7 @@ class Plan:
         self.workflow = workflow
         self.nodes: dict[str, Tree.WorkflowNode] = {}
         self.home: dict[str, str] = {}
+        self._keys: dict[int, frozenset[str]] = {}
         self._sections: dict[str, tuple[str, ...]] = {}
         self.order: dict[str, list[str]] = {}
         body = [*(workflow.inputs or []), *workflow.body]
@@ -75,6 +76,12 @@ class Plan:
         own = {child.workflow_node_id for child in self.within(id_)}
         variable = {_variable(node)} if isinstance(node, Tree.Scatter) else set()
         return self.expression_needs(node) | (inner - own - variable)
+
+    def keys(self, expr: Expr.Base) -> frozenset[str]:
+        """Give the keys that an expression needs."""
+        if id(expr) not in self._keys:
+            self._keys[id(expr)] = frozenset(_keys(identifiers(expr)))
+        return self._keys[id(expr)]
 
     def expression_needs(self, section: Tree.Scatter | Tree.Conditional) -> set[str]:
         """Give the keys that a section's own expression needs."""

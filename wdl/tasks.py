@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,9 +10,11 @@ from typing import Any, ClassVar
 from WDL import Tree
 
 from toilfn.task import task
+from toilfn.wdl.apart import apart, together
 from toilfn.wdl.calls import Calls, without_nulls
 from toilfn.wdl.document import source
 from toilfn.wdl.machine import Machine
+from toilfn.wdl.once import Once
 from toilfn.wdl.plan import OUTPUTS
 from toilfn.wdl.program import Callee, Source, callee, path_of, program, version
 from toilfn.wdl.walk import Tasks, Walk, names, pick
@@ -34,15 +37,22 @@ class Given:
     plain: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """A running workflow, as the tasks that it is made of know it: its own task counts in their ids."""
+@dataclass(frozen=True)
+class Scope(Once):
+    """A running workflow, as the tasks that it is made of know it: its own task counts in their ids.
+
+    Its inputs are as `toilfn.wdl.apart` gives them.
+    """
 
     __toilfn_lineage__: ClassVar[bool] = False
 
     workflow: Callee
-    inputs: Mapping[str, Any]
+    inputs: Any
     machine: Machine
+
+    def counts(self) -> tuple[Any, ...]:
+        """Give all of it."""
+        return self.workflow, self.inputs, self.machine
 
 
 def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, alone: bool = False) -> Any:
@@ -96,7 +106,7 @@ def go_on(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) 
     """Go over nodes of a workflow when what they need is known; gives the value of the last one."""
     walk = _walk(scope, section)
     for key, plain in env.items():
-        walk.bind(key, plain)
+        walk.take(key, plain)
     last = nodes[-1]
     if last == OUTPUTS:
         walk.go(nodes[:-1])
@@ -110,12 +120,14 @@ def go_on(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) 
 def _walk(scope: Scope, section: str) -> Walk:
     calls = Calls(scope.workflow.program, replace(scope.machine, all_outputs=False), workflow)
     later = go_on.options(version=scope.workflow.version)
+    shared = functools.cache(lambda: replace(scope, inputs=apart(scope.inputs)))
 
     def make_call(node: Tree.Call, inputs: dict[str, Any], after: list[Any]) -> Any:
         return calls.call(node.callee, inputs, node.name, after)
 
     def make_later(section: str, nodes: list[str], env: dict[str, Any], after: list[Any]) -> Any:
-        return (later.options(after=after) if after else later)(scope, section, nodes, env)
+        return (later.options(after=after) if after else later)(shared(), section, nodes, env)
 
     tasks = Tasks(make_call, make_later)
-    return Walk(scope.workflow.plan, section, tasks, scope.inputs, all_calls=scope.machine.all_outputs)
+    inputs = together(scope.inputs)
+    return Walk(scope.workflow.plan, section, tasks, inputs, all_calls=scope.machine.all_outputs)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any, NamedTuple
 
-from WDL import Env, Error, Tree, Type, Value
+from WDL import Env, Error, Expr, Tree, Type, Value
 
 from toilfn import spawn
+from toilfn.wdl.apart import Apart, apart, together
 from toilfn.wdl.language import binding_type, ordered, types_in
 from toilfn.wdl.library import Library
 from toilfn.wdl.paths import WorkflowPaths
@@ -23,6 +24,9 @@ from toilfn.wdl.program import source_dir
 from toilfn.wdl.values import decode, encode
 
 __all__ = ["Tasks", "Walk", "names", "pick"]
+
+_MOST_NEEDS = 10_000
+"""How many promises all iterations of a scatter may need; with more, the scatter itself waits for them, once."""
 
 
 class Tasks(NamedTuple):
@@ -65,7 +69,16 @@ class Walk:
         self.plain: dict[str, Any] = {}
         self.waiting: dict[str, Any] = {}
         self.folded: dict[str, set[str]] = {}
+        self._outer: Walk | None = None
+        self._apart: dict[str, Any] = {}
         self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
+
+    def take(self, key: str, given: Any) -> None:
+        """Make a value known that this walk's task was given."""
+        plain = together(given)
+        if plain is not given:
+            self._apart[key] = given
+        self.bind(key, plain)
 
     def bind(self, key: str, plain: Any) -> None:
         """Make a value known under its key, and under its names."""
@@ -124,7 +137,7 @@ class Walk:
 
     def _declaration(self, id_: str, decl: Tree.Decl) -> None:
         if self.section == "" and decl.name in self.inputs:
-            self.bind(id_, self.inputs[decl.name])
+            self.take(id_, self.inputs[decl.name])
         elif not self._is_waiting(id_):
             value = self._evaluate(decl, decl.type, self.env)
             self.plain[id_] = self._encode(decl, value)
@@ -168,11 +181,32 @@ class Walk:
         declared = call.callee.available_inputs
         given = {}
         for name, expr in call.inputs.items():
-            with located(expr):
-                value = expr.eval(self.env, self.library).coerce(binding_type(declared[name]))
-                given[name] = encode(value, binding_type(declared[name]), self.paths)
+            given[name] = self._input(expr, binding_type(declared[name]))
         prefix = f"{call.name}."
         return given | {name[len(prefix) :]: plain for name, plain in self.inputs.items() if name.startswith(prefix)}
+
+    def _input(self, expr: Expr.Base, wanted: Type.Base) -> Any:
+        """Evaluate an input; what is the same in all iterations of a section is so once, and kept apart."""
+        keys, home = self.plan.keys(expr), self
+        while home._outer is not None and all(key in home._outer.plain for key in keys):
+            home = home._outer
+        if home is self:
+            return self._as_given(expr, wanted) or self._evaluated(expr, wanted)
+        place = f"input-{id(expr)}"
+        if place not in home._apart:
+            home._apart[place] = apart(self._evaluated(expr, wanted))
+        return home._apart[place]
+
+    def _as_given(self, expr: Expr.Base, wanted: Type.Base) -> Apart | None:
+        """Give what is handed on as it has come, if it was apart."""
+        name = expr.expr if isinstance(expr, Expr.Get) and not expr.member else None
+        is_declared = isinstance(name, Expr.Ident) and isinstance(name.referee, Tree.Decl)
+        is_same = is_declared and expr.type.copy(optional=wanted.optional) == wanted
+        return self._apart.get(next(iter(self.plan.keys(expr)))) if is_same else None
+
+    def _evaluated(self, expr: Expr.Base, wanted: Type.Base) -> Any:
+        with located(expr):
+            return encode(expr.eval(self.env, self.library).coerce(wanted), wanted, self.paths)
 
     # Sections
 
@@ -180,13 +214,13 @@ class Walk:
         assert isinstance(section, (Tree.Scatter, Tree.Conditional))
         exposed = self._exposed(id_)
         if self._expression_waits(section):
-            promise = self._later(id_)
-            self.waiting.update((key, promise[key]) for key in exposed)
-            if not exposed:
-                spawn(promise)
+            self._wait(id_, exposed)
             return
         with located(section.expr):
             value = section.expr.eval(self.env, self.library)
+        if isinstance(section, Tree.Scatter) and len(value.value) * self._gathered(id_) > _MOST_NEEDS:
+            self._wait(id_, exposed)
+            return
         found: dict[str, Any]
         if isinstance(section, Tree.Scatter):
             walks = [
@@ -203,6 +237,18 @@ class Walk:
             else:
                 self.bind(key, plain)
 
+    def _wait(self, id_: str, exposed: list[str]) -> None:
+        """Enter a section when all is known that is needed in it."""
+        promise = self._later(id_)
+        self.waiting.update((key, promise[key]) for key in exposed)
+        if not exposed:
+            spawn(promise)
+
+    def _gathered(self, id_: str) -> int:
+        """Count the promises that each iteration of a section would need, of what earlier scatters have made."""
+        gathered = (self.waiting.get(key) for key in self._needs(id_))
+        return sum(sum(1 for _ in _promises(found)) for found in gathered if isinstance(found, list))
+
     def section_result(self, id_: str) -> dict[str, Any]:
         """Give what a section that was gone over exposes."""
         return {key: self.result(key) for key in self._exposed(id_)}
@@ -217,6 +263,7 @@ class Walk:
         inner = copy(self)
         inner.section, inner._types = id_, types_in(self.plan.nodes[id_])  # type: ignore[arg-type]
         inner.plain, inner.waiting, inner.folded = dict(self.plain), dict(self.waiting), {}
+        inner._outer, inner._apart = self, {}
         for key, plain in variables.items():
             inner.bind(key, plain)
         inner.go(self.plan.order[id_])
@@ -238,8 +285,19 @@ class Walk:
         after, before = (self.plan.after(node), self._before(node)) if isinstance(node, Tree.Call) else ([], [])
         nodes = [*self._folded_for(id_), id_]
         needed = self._needs(id_) - set(after)
-        env = {key: self.result(key) for key in sorted(needed) if key in self.waiting or key in self.plain}
+        env = {key: self._argument(key) for key in sorted(needed) if key in self.waiting or key in self.plain}
         return self.tasks.go_on(self.section, nodes, env, before)
+
+    def _argument(self, key: str) -> Any:
+        """Give what stands for a value in the arguments of a task; what all iterations share is kept apart."""
+        if key in self.waiting:
+            return self.waiting[key]
+        owner = self
+        while owner._outer is not None and key in owner._outer.plain:
+            owner = owner._outer
+        if owner is not self and key not in owner._apart:
+            owner._apart[key] = apart(owner.plain[key])
+        return owner._apart[key] if key in owner._apart else owner.plain[key]
 
     def _folded_for(self, id_: str) -> list[str]:
         wanted: set[str] = set()

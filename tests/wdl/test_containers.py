@@ -150,6 +150,7 @@ task t {
 
 def test_nodes_of_slurm_find_an_image_that_was_pulled_before(slurm, apptainer, tmp_path, monkeypatch):
     monkeypatch.setenv("TOILFN_IMAGES", str(tmp_path / "images"))
+    monkeypatch.setenv("APPTAINER_CACHEDIR", str(tmp_path / "cache"))
     tag = f"nodes-{os.getpid()}"
     image = apptainer.publish(tag)
     assert toilfn(["pull", image, "--engine", "apptainer"], tmp_path).status == 0
