@@ -18,7 +18,7 @@ _INSTEAD = {
     ("-v", "--verbose", "--debug"): "--stream-logs for what commands say, and --log-level debug",
     ("--no-color",): "--no-progress, or nothing",
     ("--metadata-output",): "--store DIR, and then 'toilfn stats DIR' or 'toilfn report DIR'",
-    ("--options",): "options: -o DIR for final_workflow_outputs_dir, --runtime-defaults, --call-cache",
+    ("--options",): "options: -o DIR for final_workflow_outputs_dir, --use-relative-output-paths, --runtime-defaults",
     ("--imports",): "-p DIR, with the archive unpacked there",
 }
 """miniwdl's and Cromwell's."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from toilfn.exchange import export
 from toilfn.task import task
+from toilfn.wdl.paths import work_folder
+from toilfn.wdl.problems import WDLError
 from toilfn.wdl.values import Entries, PathText, Stored
 
 __all__ = ["Delivery", "as_text", "deliver"]
@@ -26,6 +29,9 @@ class Delivery:
         For the JSON.
     dialect : {"cromwell", "miniwdl"}
         Whether the JSON is just the outputs, or an object with them.
+    is_relative : bool
+        Whether files go where they were below the directory that their command ran in; otherwise each goes to a
+        folder that is named after its output.
     run : str
         Other for each run, since what an earlier one delivered may be gone.
     """
@@ -33,12 +39,13 @@ class Delivery:
     directory: str
     file: str | None
     dialect: str
+    is_relative: bool
     run: str
 
 
 @task(cores=0.1, memory="256M", local=True, version="2")
 def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[str, Any]:
-    """Export all files in outputs, each to a folder named after its output, and give the outputs as JSON has them.
+    """Export all files in outputs, and give the outputs as JSON has them.
 
     Parameters
     ----------
@@ -50,7 +57,9 @@ def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[s
         Where to.
     """
     full = {f"{name}.{output}": plain for output, plain in outputs.items()}
-    found = {output: _json(plain, f"{delivery.directory.rstrip('/')}/{output}") for output, plain in full.items()}
+    directory = delivery.directory.rstrip("/")
+    put = _where_made(directory) if delivery.is_relative else _in_own_folder
+    found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
     told = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
     if delivery.file is not None:
         with open(delivery.file, "w", encoding="utf-8") as stream:
@@ -63,20 +72,43 @@ def as_text(told: Mapping[str, Any]) -> str:
     return json.dumps(told, indent=2) + "\n"
 
 
-def _json(plain: Any, place: str) -> Any:
+Put = Callable[[Stored, str], str]
+"""Exports a file or directory that is at a place among the outputs; gives its path or URL."""
+
+
+def _in_own_folder(stored: Stored, place: str) -> str:
+    return export(stored.content, f"{place}/")
+
+
+def _where_made(directory: str) -> Put:
+    """Put what commands have made where it was below the directory that they ran in, and all else beside that."""
+    taken: dict[str, tuple[Stored, str]] = {}
+
+    def put(stored: Stored, place: str) -> str:
+        folder = os.path.join(directory, work_folder(stored.folder))
+        other, output = taken.setdefault(f"{folder}/{stored.content.name}", (stored, place))
+        if other.content != stored.content:
+            names = " and ".join(each.removeprefix(f"{directory}/") for each in (output, place))
+            raise WDLError(f"{names} are both {stored.content.name}: leave out --use-relative-output-paths")
+        return export(stored.content, f"{folder}/")
+
+    return put
+
+
+def _json(plain: Any, place: str, put: Put) -> Any:
     if isinstance(plain, PathText):
-        return _json(plain.file, place)
+        return put(plain.file, place)
     if isinstance(plain, Stored):
-        return export(plain.content, f"{place}/")
+        return put(plain, place)
     if isinstance(plain, list):
-        return [_json(item, f"{place}/{number}") for number, item in enumerate(plain)]
+        return [_json(item, f"{place}/{number}", put) for number, item in enumerate(plain)]
     if isinstance(plain, tuple):
-        return {"left": _json(plain[0], f"{place}/left"), "right": _json(plain[1], f"{place}/right")}
+        return {"left": _json(plain[0], f"{place}/left", put), "right": _json(plain[1], f"{place}/right", put)}
     if isinstance(plain, Entries):
         pairs = ((_key(key), item) for key, item in plain.items)
-        return {key: _json(item, f"{place}/{number}") for number, (key, item) in enumerate(pairs)}
+        return {key: _json(item, f"{place}/{number}", put) for number, (key, item) in enumerate(pairs)}
     if isinstance(plain, dict):
-        return {name: _json(item, f"{place}/{name}") for name, item in plain.items()}
+        return {name: _json(item, f"{place}/{name}", put) for name, item in plain.items()}
     return plain
 
 

@@ -18,7 +18,7 @@ from toilfn.errors import InputError
 from toilfn.files import File, write_file
 from toilfn.wdl.values import Entries, Paths, PathText, Stored
 
-__all__ = ["TaskPaths", "WorkflowPaths", "all_stored", "is_url", "made_in", "numbered"]
+__all__ = ["TaskPaths", "WorkflowPaths", "all_stored", "is_url", "made_in", "numbered", "work_folder"]
 
 _MADE = "/toilfn"
 """What the folders of files that tasks make begin with, in a workflow's expressions."""
@@ -36,6 +36,12 @@ def is_url(path: str) -> bool:
 def made_in(place: str) -> str:
     """Give the folder of what the running task makes at a relative place."""
     return os.path.normpath(os.path.join(_MADE, current().id, place))
+
+
+def work_folder(folder: str) -> str:
+    """Give where `made_in` says that something was below the directory its command ran in; empty for all else."""
+    parts = folder.removeprefix(f"{_MADE}/").split("/")
+    return "/".join(parts[2:]) if folder.startswith(f"{_MADE}/") and parts[1:2] == ["work"] else ""
 
 
 def all_stored(plain: Any) -> Iterable[Stored]:

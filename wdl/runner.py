@@ -81,6 +81,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
                        help="a file for the outputs' JSON; by default it is printed")  # fmt: skip
     group.add_argument("--output-dialect", "--outputDialect", choices=("cromwell", "miniwdl"), default="cromwell",
                        dest="dialect", help="cromwell: just the outputs; miniwdl: inside of an object")  # fmt: skip
+    group.add_argument("--use-relative-output-paths", action="store_true", dest="relative",
+                       help="put files where they were below the directory that their command ran in")  # fmt: skip
     group.add_argument("--all-call-outputs", "--allCallOutputs", action="store_true",
                        help="keep the outputs of all of the workflow's calls, too")  # fmt: skip
 
@@ -194,7 +196,9 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
     directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
     file = os.path.abspath(options.file) if options.file else None
     _make_directories(directory, os.path.dirname(file or directory))
-    return deliver(outputs, node.name, Delivery(directory, file, options.dialect, secrets.token_hex(8)))
+    return deliver(
+        outputs, node.name, Delivery(directory, file, options.dialect, options.relative, secrets.token_hex(8))
+    )
 
 
 def _machine(options: argparse.Namespace) -> Machine:

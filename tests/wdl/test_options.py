@@ -82,6 +82,42 @@ task t {{ command <<< cat {tmp_path}/late > made.txt >>> output {{ File made = "
     assert (tmp_path / "out/t.made/made.txt").read_text() == "late"
 
 
+def test_outputs_may_lie_as_commands_have_made_them(tmp_path):
+    source = """\
+version 1.2
+task t {
+  input { String name  File given }
+  command <<< mkdir -p deep/~{name}; touch ~{name}.bam deep/~{name}/x.bai deep/~{name}/y >>>
+  output {
+    File bam = "~{name}.bam"
+    Directory made = "deep/~{name}"
+    File bai = "deep/~{name}/x.bai"
+    File same = given
+  }
+}
+workflow w {
+  input { Array[String] names  File given }
+  scatter (name in names) { call t { input: name, given } }
+  output {
+    Array[File] bams = t.bam
+    Array[Directory] made = t.made
+    Array[File] bais = t.bai
+    Array[File] same = t.same
+  }
+}
+"""
+    (tmp_path / "given.txt").touch()
+    words = ("--use-relative-output-paths", "-o", "out", "given=given.txt")
+    found = values(wdl(tmp_path, *words, "names=a", "names=b", source=source))
+    assert found["w.bams"] == [f"{tmp_path}/out/{name}.bam" for name in "ab"]
+    assert found["w.same"] == [f"{tmp_path}/out/given.txt"] * 2
+    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert made == ["a.bam", "b.bam", "deep/a/x.bai", "deep/a/y", "deep/b/x.bai", "deep/b/y", "given.txt"]
+    done = wdl(tmp_path, *words, "names=a", "names=a", source=source)
+    assert done.status == 1
+    assert "w.bams/0 and w.bams/1 are both a.bam" in done.stderr
+
+
 ARCHIVE = {
     "MANIFEST.json": '{"mainWorkflowURL": "flow.wdl", "inputFileURLs": ["in.json"]}',
     "in.json": '{"w.who": "Ada"}',
