@@ -11,6 +11,7 @@ from WDL import Env, Error, Tree, Value
 from toilfn.context import current
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.task import task
+from toilfn.units import format_size
 from toilfn.wdl.apart import together
 from toilfn.wdl.cache import Cache
 from toilfn.wdl.execution import Execution, run
@@ -124,7 +125,7 @@ class Call:
         name, place = self.task.name, where(self.task.command)
         if codes is not None and status not in codes:
             said = f"; its standard error ends with: {words}" if words else ", and wrote nothing to standard error"
-            text = f"{place}: the command of task {name} ended with exit status {status}{said}"
+            text = f"{place}: the command of task {name} ended with exit status {status}{_killed(status)}{said}"
             raise (ContainerMemoryError if status == 137 else ContainerError)(text, status, words)
         if self.runtime.fail_on_stderr and words:
             text = f"{place}: the command of task {name} wrote to standard error, which failOnStderr forbids: {words}"
@@ -137,6 +138,14 @@ class Call:
         from toilfn.wdl.taskinfo import task_value
 
         return env.bind("task", task_value(self.task, self.runtime, status))
+
+
+def _killed(status: int) -> str:
+    """Say what one exit status nearly always means."""
+    if status != 137:
+        return ""
+    memory = format_size(current().memory)
+    return f", most likely killed for more than its {memory} of memory (--memory-retries 1 --double-memory)"
 
 
 def _text(value: Value.Base) -> str:
