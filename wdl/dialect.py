@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
@@ -215,10 +216,16 @@ def teach() -> None:
     for name, many in (("write_object", False), ("write_objects", True)):
         setattr(StdLib.Base, name, WriteObjects(many=many))
     extend_grammars()
+    Value.Base.expr = property(operator.attrgetter("_expr"), _note_expression)  # type: ignore[method-assign, assignment]
     _parser.parse = parse
     _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no other door to it
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
         _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")
+
+
+def _note_expression(value: Value.Base, expr: Expr.Base) -> None:
+    """Note where a value is from; miniwdl would note it in all that the value holds, each time that it is read."""
+    value._expr = expr
 
 
 def check(document: Tree.Document) -> None:
