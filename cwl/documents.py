@@ -13,7 +13,7 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from cwltool.errors import UnsupportedRequirement
 from cwltool.process import Process, shortname
@@ -43,11 +43,17 @@ class Document:
         How tools are run.
     digests : mapping
         What makes each process and step what it is, by path.
+    nonces : mapping
+        What makes those other ones in each run that must not be reused, or empty texts, by path.
+    reuse : bool
+        Whether the run may reuse anything.
     """
 
     process: Process
     engine: Engine
     digests: Mapping[Path, str]
+    nonces: Mapping[Path, str]
+    reuse: bool
 
     def at(self, path: Path) -> Process:
         """Give the process that the steps of a path lead to."""
@@ -63,6 +69,8 @@ class Part:
 
     `files` is what the store has of files that the documents themselves refer to, by location.
     """
+
+    __toilfn_lineage__: ClassVar[bool] = False  # a task's steps have names of their own, and parts
 
     bundle: File | bytes
     path: Path
@@ -86,6 +94,11 @@ class Part:
     def process(self) -> Process:
         """The process."""
         return self.document.at(self.path)
+
+    @property
+    def nonce(self) -> str:
+        """What makes it another task in each run, if it must not be reused."""
+        return self.document.nonces[(*self.path, self.step) if self.step else self.path]
 
     def step_process(self) -> WorkflowStep:
         """Give the step that it names."""
@@ -129,11 +142,13 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
         The whole.
     """
     digests: dict[Path, str] = {}
+    nonces: dict[Path, str] = {}
     for path, one in _walk(process, ()):
         one.doc_loader = None  # holds open connections and the whole schema
         one.doc_schema = None
-        digests.setdefault(path, _digest(one, engine, "" if reuse and _may_reuse(one) else nonce))
-    document = Document(process, engine, digests)
+        digests.setdefault(path, _digest(one, engine))
+        nonces.setdefault(path, "" if reuse and _may_reuse(one) else nonce)
+    document = Document(process, engine, digests, nonces, reuse)
     content = pickle.dumps(document, 5)
     _documents[_key(content)] = document
     return Part(content, (), digests[()], files=files)
@@ -197,15 +212,15 @@ def refuse_unsupported(process: Process) -> None:
 
 
 def _may_reuse(process: Process) -> bool:
-    """Whether nothing in a process forbids it; an expression might (CWL v1.2, WorkReuse)."""
+    """Whether nothing in a process forbids it; an expression might (`toilfn.cwl.reuse`)."""
     inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
     wishes = [one.get_requirement("WorkReuse")[0] for _, one in _walk(inner, ())]
     return all(wish is None or wish.get("enableReuse", True) is True for wish in wishes)
 
 
-def _digest(process: Process, engine: Engine, nonce: str) -> str:
+def _digest(process: Process, engine: Engine) -> str:
     inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
     parts = [process.tool, *(one.tool for _, one in _walk(inner, ()))]
-    content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), engine.identity, nonce]
+    content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), engine.identity]
     text = _RANDOM.sub("_:", json.dumps(content, sort_keys=True, default=str))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -10,6 +10,7 @@ from cwltool.process import Process
 from cwltool.workflow import Workflow, WorkflowStep
 
 from toilfn.cwl.documents import Part, Path, step_of
+from toilfn.cwl.reuse import Fresh
 from toilfn.cwl.steps import runs_here
 from toilfn.events import TaskId
 from toilfn.lead.index import Index
@@ -53,7 +54,7 @@ def tool_runs(store: Store, process: Process, view: View) -> Iterator[ToolRun]:
         if info.state is not State.DONE or info.children:
             continue
         match reader.arguments(info.id):
-            case (Part() as part, dict() as inputs) if _is_tool(process, part):
+            case (Part() as part, dict() as inputs, Fresh()) if _is_tool(process, part):
                 outputs = reader.value(info.id)
                 if not (part.step and _was_skipped(_step(process, part), outputs)):
                     path = (*part.path, part.step) if part.step else part.path

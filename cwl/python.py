@@ -104,7 +104,7 @@ class Loaded:
         """
         self._check(inputs)
         name = shortname(self._process.tool["id"])
-        return _run.options(name=name)(self._part, imported(_brought(self._sealed(inputs))))
+        return _run.options(name=name)(self._part, imported(_brought(self._sealed(inputs))), self._part.digest)
 
     def _sealed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         hidden = {name: Sealed().add(inputs[name]) for name in secret_inputs(self._process) if name in inputs}
@@ -135,8 +135,8 @@ def _brought(value: Any) -> Any:
 
 
 @task(name="cwl", version="1", **LIGHT)
-def _run(part: Part, inputs: dict[str, Any]) -> Any:
-    """Run a process with values of Python."""
+def _run(part: Part, inputs: dict[str, Any], document: str) -> Any:
+    """Run a process with values of Python; a script may run several documents, whose steps have the same names."""
     return _pythonic(steps.call(part, _as_cwl(inputs)))
 
 

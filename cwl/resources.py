@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cwltool.builder import Builder
 from cwltool.process import Process
 
 from toilfn.cwl.documents import Part
 from toilfn.cwl.values import Places
 
-__all__ = ["LIGHT", "needs_inputs", "options_of"]
+__all__ = ["LIGHT", "builder_of", "needs_inputs", "options_of"]
 
 MEBIBYTE = 2**20
 LIGHT: dict[str, Any] = {"cores": 0.1, "memory": 256 * MEBIBYTE, "disk": 64 * MEBIBYTE}
@@ -49,7 +50,7 @@ def options_of(part: Part, job: Mapping[str, Any] | None = None) -> dict[str, An
     wanted = _wanted(process)
     if not wanted or process.tool["class"] == "ExpressionTool":
         return dict(LIGHT) if process.tool["class"] == "ExpressionTool" else {}
-    amounts = _evaluated(part, job) if job is not None and needs_inputs(process) else _plain(wanted)
+    amounts = _plain(wanted) if job is None or not needs_inputs(process) else builder_of(part, job).resources
     return _options(wanted, amounts)
 
 
@@ -71,13 +72,13 @@ def _plain(wanted: Mapping[str, Any]) -> dict[str, float]:
     return amounts
 
 
-def _evaluated(part: Part, job: Mapping[str, Any]) -> dict[str, float]:
+def builder_of(part: Part, job: Mapping[str, Any]) -> Builder:
+    """Give what evaluates a tool's expressions before it runs: files have names, and no places."""
     places = Places(part.files)
     context = part.document.engine.context(Path("/nowhere"))
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
-    builder = part.process._init_job(places.named(job), context)
-    return dict(builder.resources)
+    return part.process._init_job(places.named(job), context)
 
 
 def _options(wanted: Mapping[str, Any], amounts: Mapping[str, float]) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cwltool.process import shortname
+from cwltool.process import Process, shortname
 from cwltool.utils import aslist
 from cwltool.workflow import Workflow, WorkflowStep
 
 from toilfn.context import spawn
-from toilfn.cwl import links, loops, scatter
+from toilfn.cwl import links, loops, reuse, scatter
 from toilfn.cwl.documents import Part, in_store
 from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
+from toilfn.cwl.reuse import Fresh, Given, fresh
 from toilfn.cwl.tools import run_here
 from toilfn.task import task
 
@@ -43,35 +44,42 @@ def call(part: Part, job: Any, name: str = "") -> Any:
     """
     name = name or shortname(part.process.tool["id"]).rpartition("/")[2] or "tool"
     if part.process.tool["class"] == "Workflow":
-        return run_workflow.options(name=name)(part, job)
-    return run_tool.options(name=name, **options_of(part, job))(part, job)
+        return run_workflow.options(name=name)(part, job, fresh(part))
+    return run_tool.options(name=name, **options_of(part, job))(part, job, fresh(part, job))
 
 
 def begin(part: Part, job: Any) -> Any:
-    """Make the task that runs a process, with inputs that may be promises; as `call` for all else."""
-    return start(part, job) if needs_inputs(part.process) else call(part, job)
+    """Make the task that runs a run's whole process, with inputs that may be promises; as `call` for all else."""
+    if part.process.tool["class"] == "Workflow":
+        return call(part, Given(job))
+    return start(part, job, fresh(part)) if _waits(part.process) else call(part, job)
+
+
+def _waits(process: Process) -> bool:
+    """Whether a tool's task can be made only when its inputs are known."""
+    return needs_inputs(process) or reuse.needs_inputs(process)
 
 
 @task(name="start", version="1", **LIGHT)
-def start(part: Part, job: dict[str, Any]) -> Any:
+def start(part: Part, job: dict[str, Any], again: Fresh) -> Any:
     """Run a tool, now that its inputs are known."""
     return call(in_store(part), job)
 
 
 @task(name="tool", version="1")
-def run_tool(part: Part, job: dict[str, Any]) -> dict[str, Any]:
+def run_tool(part: Part, job: dict[str, Any], again: Fresh) -> dict[str, Any]:
     """Run a tool."""
     return run_here(part, job)
 
 
 @task(name="workflow", version="1", **LIGHT)
-def run_workflow(part: Part, job: dict[str, Any]) -> dict[str, Any]:
+def run_workflow(part: Part, job: dict[str, Any] | Given, again: Fresh) -> dict[str, Any]:
     """Make the tasks of a workflow's steps; gives its outputs."""
     part = in_store(part)
     workflow = part.process
     assert isinstance(workflow, Workflow)
     with links.explained(part, f"the workflow {part!r}"):
-        values = links.workflow_inputs(part, job)
+        values = links.workflow_inputs(part, job.job if isinstance(job, Given) else job)
     for step in links.in_order(workflow.steps):
         made = _call_step(part.at_step(step), step, values)
         spawn(made)  # the workflow is complete when all its steps are, whoever uses what they give
@@ -83,14 +91,14 @@ def run_workflow(part: Part, job: dict[str, Any]) -> dict[str, Any]:
 def _call_step(part: Part, step: WorkflowStep, values: Mapping[str, Any]) -> Any:
     sources = {source: values[source] for source in links.sources(step)}
     options = options_of(part.inside()) if runs_here(step) else LIGHT
-    return run_step.options(name=part.step, **options)(part, sources)
+    return run_step.options(name=part.step, **options)(part, sources, fresh(part))
 
 
 def runs_here(step: WorkflowStep) -> bool:
     """Whether a step's own task can do all of its work."""
     tool = step.embedded_tool
     is_tool = tool.tool["class"] in ("CommandLineTool", "ExpressionTool")
-    return is_tool and "scatter" not in step.tool and not step.tool.get("loop") and not needs_inputs(tool)
+    return is_tool and "scatter" not in step.tool and not step.tool.get("loop") and not _waits(tool)
 
 
 def _output(part: Part, output: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
@@ -110,7 +118,7 @@ def gather_output(part: Part, name: str, values: dict[str, Any]) -> Any:
 
 
 @task(name="step", version="1")
-def run_step(part: Part, sources: dict[str, Any]) -> Any:
+def run_step(part: Part, sources: dict[str, Any], again: Fresh) -> Any:
     """Run a step, or make the tasks that do; gives its outputs."""
     with links.explained(part):
         return _run_step(part, sources)
@@ -123,7 +131,7 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
         return scatter.spread(part, inputs, lambda job: call(inner, job, part.step))
     ready = links.evaluated(part, inputs)
     if step.tool.get("loop"):
-        return loops.nothing(part) if ready is None else iterate(part, ready, loops.nothing(part))
+        return loops.nothing(part) if ready is None else iterate(part, ready, loops.nothing(part), fresh(part))
     if ready is None:
         return dict.fromkeys(links.output_names(step))
     job = links.job_of(step, ready)
@@ -131,7 +139,7 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
 
 
 @task(name="loop", version="1", **LIGHT)
-def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any], again: Fresh) -> Any:
     """Go on with a loop; gives its outputs."""
     with links.explained(part):
         if not loops.goes_on(part, inputs):
@@ -144,4 +152,5 @@ def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
 def go_round(part: Part, inputs: dict[str, Any], before: dict[str, Any], outputs: dict[str, Any]) -> Any:
     """Take an iteration's outputs into the next one's inputs."""
     with links.explained(part):
-        return iterate(part, loops.next_inputs(part, inputs, outputs), loops.collected(part, before, outputs))
+        found = loops.collected(part, before, outputs)
+        return iterate(part, loops.next_inputs(part, inputs, outputs), found, fresh(part))

@@ -13,6 +13,7 @@ from cwltool.process import Process, shortname
 
 from toilfn.context import current
 from toilfn.cwl.documents import Part
+from toilfn.cwl.reuse import allows_cache
 from toilfn.cwl.values import Places, local_path, map_objects, objects
 from toilfn.directory import Directory
 from toilfn.errors import PermanentError
@@ -60,7 +61,10 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     tool = _with_files(part.process, places)
     inputs = places.local(_with_defaults(tool, job))
     engine = part.document.engine
-    outputs = _run(tool, inputs, engine.context(current().temp_dir))
+    context = engine.context(current().temp_dir)
+    if context.cachedir and not allows_cache(part, job):
+        context.cachedir = None
+    outputs = _run(tool, inputs, context)
     return outputs_of(outputs, places, keep=bool(engine.shared))
 
 
