@@ -70,7 +70,10 @@ def _lines(error: Any) -> list[str]:
 
 def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
     """Give what miniwdl's linter has to say, with file, line and column, but for some kinds; one line each."""
-    Lint.lint(document)
+    try:
+        Lint.lint(document)
+    except Exception as error:  # of the linter itself: the document was type-checked
+        return [f"{where(document)}: miniwdl's linter fails: {type(error).__name__}: {error} (LinterFailure)"]
     found = sorted({entry[:3] for entry in Lint.collect(document) if not entry[3] and entry[1] not in suppress})
     return [f"{where(pos)}: {text} ({kind})" for pos, kind, text in found]
 

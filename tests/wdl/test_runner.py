@@ -143,6 +143,14 @@ def test_check_says_what_is_doubtful(folder):
     assert run(["check", "hello.wdl", "--strict", "--suppress", ",".join(kinds)], folder) == (0, "", "")
 
 
+def test_check_outlives_the_linter(folder):
+    source = "version 1.0\nstruct S { Int n }\nworkflow w { S s = object { n: 1, other: 2 } output { Int n = s.n } }\n"
+    (folder / "document.wdl").write_text(source)
+    done = run(["check", "document.wdl"], folder)
+    assert (done.status, done.stderr) == (0, "")
+    assert "miniwdl's linter fails: KeyError: 'other'" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
