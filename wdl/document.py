@@ -42,17 +42,30 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
     """
     dialect.teach()
     try:
-        document = WDL.load(located(place), path=list(path), check_quant=strict, read_source=reader())
-        dialect.check(document)
-        return document
+        return _loaded(place, path, strict=strict)
     except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
-        raise WDLError("\n".join(_lines(error))) from error
+        raise WDLError("\n".join([*_lines(error), *(_way_out(place, path) if strict else [])])) from error
     except FileNotFoundError:
         raise InputError(f"there is no WDL document {place}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{place} is no WDL document: it is no text in UTF-8 ({error.reason})") from None
     except RecursionError:
         raise WDLError(f"{place}: {_TOO_DEEP}") from None
+
+
+def _loaded(place: str, path: Sequence[str], *, strict: bool) -> Tree.Document:
+    document = WDL.load(located(place), path=list(path), check_quant=strict, read_source=reader())
+    dialect.check(document)
+    return document
+
+
+def _way_out(place: str, path: Sequence[str]) -> list[str]:
+    """Tell of the option that takes a document which is careless about ``?`` and ``+``, as many for Cromwell are."""
+    try:
+        _loaded(place, path, strict=False)
+    except Exception:  # which is told already
+        return []
+    return ["if it runs elsewhere as it is: --no-quant-check (in Python quant_check=False) leaves ? and + to the run"]
 
 
 def _lines(error: Any) -> list[str]:

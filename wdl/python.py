@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import WDL
@@ -32,7 +33,9 @@ class Document:
         A path, a URL, or the id of a tool in a registry.
     name : str, optional
         Of the task or workflow; by default the workflow.
-    container, default_container, copy_inputs
+    path : sequence of str
+        More directories to look for imports in.
+    container, default_container, copy_inputs, quant_check
         As on the command line of ``toilfn wdl``.
 
     Raises
@@ -46,11 +49,13 @@ class Document:
         place: str | os.PathLike[str],
         name: str | None = None,
         *,
+        path: Sequence[str] = (),
         container: str = "auto",
         default_container: str = Machine.image,
         copy_inputs: bool = False,
+        quant_check: bool = True,
     ) -> None:
-        self._document = document.load_document(os.fspath(place))
+        self._document = document.load_document(os.fspath(place), path=path, strict=quant_check)
         self._node = document.entrypoint(self._document, name)
         self._machine = Machine(container, default_container, copy_inputs)
         self.name: str = self._node.name

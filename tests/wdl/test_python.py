@@ -53,3 +53,15 @@ def test_wrong_inputs_are_told_at_the_call(count):
         count(txet="x")
     with pytest.raises(WDLError, match="count needs the inputs text"):
         count()
+
+
+def test_a_document_that_is_careless_about_types_is_taken_on_demand(tmp_path):
+    careless = "version 1.0\nworkflow w {\n  input { Int? n = 2 }\n  Int m = n\n  output { Int o = m }\n}\n"
+    (tmp_path / "careless.wdl").write_text(careless)
+    (tmp_path / "wrong.wdl").write_text(careless.replace("Int m = n", "Int m = true"))
+    with pytest.raises(WDLError, match=r"careless.wdl:4:11: Expected Int instead of Int\?.*\n.*--no-quant-check"):
+        toilfn.wdl.load(tmp_path / "careless.wdl")
+    with pytest.raises(WDLError, match=r"wrong.wdl:4:11: (?!.*--no-quant-check)"):
+        toilfn.wdl.load(tmp_path / "wrong.wdl")
+    careless = toilfn.wdl.load(tmp_path / "careless.wdl", quant_check=False)
+    assert toilfn.compute(careless(), store=str(tmp_path / "store"), cluster="inline") == {"o": 2}
