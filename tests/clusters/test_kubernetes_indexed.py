@@ -64,7 +64,7 @@ def test_a_job_has_at_most_as_many_pods_as_it_may(fake, tmp_path):
 
 
 def test_a_stream_that_ends_goes_on_where_it_ended(fake, cluster, tmp_path):
-    jobs = submit(cluster, "wait-0", "ok-1")
+    jobs = submit(cluster, "wait-0", "wait-1")
     wait_running(cluster, jobs)
     fake.cut()
     Path(tmp_path, "go").touch()

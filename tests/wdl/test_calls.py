@@ -68,7 +68,7 @@ def test_each_iteration_may_use_what_all_of_another_scatter_gave(tmp_path, count
     assert done.status == 0, done.stderr
     assert json.loads(done.stdout) == {"w.all": [f"a-{name}{name}a-{name}{name}" for name in names]}
     size = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
-    assert size < 100_000 + 8_000 * count  # what all iterations read is there once, not with each
+    assert size < 3_000_000  # what all iterations read is there once, not with each: that would be twice as much
 
 
 JOINT = """\
@@ -112,4 +112,4 @@ def test_what_all_calls_of_a_scatter_get_is_stored_once(tmp_path):
     assert found["w.joined"] == [["2", f"{shard} {names[shard]}"] for shard in range(20)]
     assert found["w.inners"] == [["4", f"{shard} {names[shard]}"] for shard in range(1, 21)]
     size = sum(path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file())
-    assert size < 10 * 1000 * 200
+    assert size < 15 * 1000 * 200  # 40 calls get 1,000 texts of 200 letters
