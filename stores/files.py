@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from toilfn.errors import StoreError, StoreNotFoundError
 from toilfn.stores.faults import fault
-from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects
+from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 
 __all__ = ["FileObjects"]
 
@@ -159,7 +159,7 @@ class FileObjects(Objects):
             return all(name.startswith(TEMPORARY) for name in os.listdir(self._root))
 
     def _path(self, name: str) -> str:
-        return os.path.join(self._root, name)
+        return os.path.join(self._root, checked_name(name, self.url))
 
     @contextmanager
     def _translated(self, verb: str, name: str) -> Iterator[None]:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from toilfn.errors import StoreError
+from toilfn import confined
+from toilfn.errors import CorruptObjectError, InputError, StoreError
 
-__all__ = ["MissingBucketError", "MissingObjectError", "Objects"]
+__all__ = ["MissingBucketError", "MissingObjectError", "Objects", "checked_name"]
 
 META = "store.json"
 """The name of the object that says what a store is."""
@@ -29,6 +30,23 @@ class MissingObjectError(StoreError):
 
 class MissingBucketError(StoreError):
     """There is no bucket of this name."""
+
+
+def checked_name(name: str, where: str) -> str:
+    """Return an object's name, or a folder's with a slash at its end, if it stays below the store's prefix.
+
+    Raises
+    ------
+    CorruptObjectError
+        If it leads elsewhere: a record that holds such a name was altered.
+    """
+    try:
+        fits = not name or confined.relative(name) == name.removesuffix("/")
+    except InputError:
+        fits = False
+    if not fits:
+        raise CorruptObjectError(f"{name!r} cannot name an object of {where}; the record that refers to it was altered")
+    return name
 
 
 class Objects(ABC):

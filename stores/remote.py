@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 
 from toilfn.errors import StoreError, ToilfnError
-from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects
+from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 
 __all__ = ["FsspecObjects", "reason"]
 
@@ -253,7 +253,7 @@ class FsspecObjects(Objects):
             return False
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        return f"{self._root}/{checked_name(name, self.url)}" if name else self._root
 
     def _find_below(self, path: str) -> Sequence[str]:
         self._fs.invalidate_cache()

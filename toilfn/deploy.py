@@ -19,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from toilfn import confined
 from toilfn.identity.functions import Reach
 from toilfn.identity.modules import find_own, loaded_own
 
@@ -83,6 +84,8 @@ def _unpack(archive: bytes, folder: Path) -> None:
     temporary = tempfile.mkdtemp(dir=folder.parent, prefix=".code-")
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+            for member in packed.namelist():  # which `extractall` would quietly change
+                confined.inside(temporary, member)
             packed.extractall(temporary)
         os.rename(temporary, folder)
     except OSError:

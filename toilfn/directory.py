@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.files import File, new_place
 
@@ -59,8 +60,15 @@ class Directory:
         return found
 
     def walk(self) -> Iterator[tuple[str, File | Directory]]:
-        """Iterate over all that is in it, at any depth, as pairs of relative path and entry; directories come first."""
+        """Iterate over all that is in it, at any depth, as pairs of relative path and entry; directories come first.
+
+        Raises
+        ------
+        InputError
+            If the name of an entry is not one for a file, such as ``..``.
+        """
         for entry in self.entries:
+            confined.single(entry.name)
             yield entry.name, entry
             if isinstance(entry, Directory):
                 for path, inner in entry.walk():
@@ -91,10 +99,11 @@ class Directory:
         target = new_place(self.name, name)
         target.mkdir(parents=True)
         for path, entry in self.walk():
+            place = confined.inside(target, path)
             if isinstance(entry, Directory):
-                (target / path).mkdir()
+                place.mkdir()
             else:
-                entry.path(target / path, mutable=mutable)
+                entry.path(place, mutable=mutable)
         return target
 
     def delete(self) -> None:

@@ -180,13 +180,13 @@ def _export_file(file: File, target: str, move: bool) -> str:
 
 
 def _export_directory(directory: Directory, target: str, move: bool) -> str:
-    target = target + directory.name if target.endswith("/") else target
+    target = transfer.below(target, directory.name) if target.endswith("/") else target
     transfer.make_directory(target)
     for path, entry in directory.walk():
         if isinstance(entry, Directory):
             transfer.make_directory(transfer.below(target, path))
         else:
-            _export_file(entry, transfer.below(target, path), move)
+            _export_file(entry, transfer.below(target, path, replaced=True), move)
     return target
 
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
 
 import cloudpickle
 
-from toilfn import stores
+from toilfn import confined, stores
 from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
 from toilfn.filing import cache as filecache
 from toilfn.records import BlobRef
@@ -318,6 +318,7 @@ def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
     session = current_session()
     if session is not None:
         return session.new_place(own_name, name)
+    own_name = confined.single(own_name)
     return filecache.process_dir() / own_name if name is None else Path(name)
 
 
@@ -331,7 +332,7 @@ def local_content(file: File) -> Iterator[Path]:
 @functools.cache
 def _kept(file: File) -> Path:
     """Give a local copy that stays until this process ends."""
-    target = filecache.process_dir() / file.name
+    target = filecache.process_dir() / confined.single(file.name)
     filecache.place(store_of(file), file.ref, target, executable=file.executable)
     return target
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from toilfn import records
+from toilfn import confined, records
 from toilfn.clusters.slot import Slot
 from toilfn.deploy import install
 from toilfn.events import TaskId
@@ -173,5 +173,6 @@ def fetch_files(value: Any, folder: Path) -> None:
         Must exist.
     """
     for number, file in enumerate(files_in(value), start=1):
-        name = file.name if not (folder / file.name).exists() else f"{number}-{file.name}"
+        name = confined.single(file.name)
+        name = f"{number}-{name}" if (folder / name).exists() else name
         file.path((folder / name).absolute(), mutable=True)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.house.rooms import Module, modules
 
-VOCABULARY = ("toilfn.errors", "toilfn.events", "toilfn.resources", "toilfn.units")
+VOCABULARY = ("toilfn.confined", "toilfn.errors", "toilfn.events", "toilfn.resources", "toilfn.units")
 ROOM_NAMES = ("toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from toilfn import confined
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
 from toilfn.cli.handles import Handle, find_handles
 from toilfn.errors import InputError
@@ -111,7 +112,8 @@ def _targets(files: list[_File], target: Path) -> list[Path]:
             raise InputError(f"there is no directory {target.parent} for {target.name}")
         return [target]
     shared = Counter(file.name for file in files)
-    return [target / (file.name if shared[file.name] == 1 else f"{file.id[:_SHORT]}-{file.name}") for file in files]
+    names = [file.name if shared[file.name] == 1 else f"{file.id[:_SHORT]}-{file.name}" for file in files]
+    return [confined.inside(target, confined.single(name), replaced=True) for name in names]
 
 
 def _files(store: Store) -> list[_File]:

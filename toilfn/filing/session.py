@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from toilfn import confined
 from toilfn.directory import Directory, gather
 from toilfn.errors import InputError, SerializationError
 from toilfn.files import File, entered, session_variable
@@ -71,7 +72,7 @@ class Session:
         InputError
             If there is no such file, or the name is not one for a file.
         """
-        name = _checked_name(path.name if name is None else name)
+        name = confined.single(path.name if name is None else name)
         if not path.is_file():
             state = "is a directory: store its files, or an archive of them" if path.is_dir() else "is no file"
             raise InputError(f"{path} {state}")
@@ -109,7 +110,7 @@ class Session:
         InputError
             If there is no directory at the URL.
         """
-        name = _checked_name(transfer.name_of(url) if name is None else name)
+        name = confined.single(transfer.name_of(url) if name is None else name)
         path = transfer.local_path(url)
         if path is None:
             path = self._scratch("import")
@@ -121,6 +122,7 @@ class Session:
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
         """Give the path for a local copy: where the user wants it, or a new place in the temporary directory."""
+        own_name = confined.single(own_name)
         return self._scratch("file") / own_name if name is None else self.temp_dir() / name
 
     @contextlib.contextmanager
@@ -128,7 +130,7 @@ class Session:
         self, name: str, mode: str, encoding: str, errors: str, *, cleanup: bool
     ) -> Iterator[BinaryWriter | TextWriter]:
         """Do what `toilfn.open_write` says."""
-        _checked_name(name)
+        confined.single(name)
         if mode not in ("wb", "w"):
             raise InputError(f"open_write(mode={mode!r}): write bytes with 'wb' or text with 'w'")
         draft = self._scratch("write") / "content"
@@ -161,7 +163,7 @@ class Session:
 
     def _place_link(self, file: File, store: Store, target: Path) -> None:
         """Make a symbolic link to a copy that stays until the attempt ends."""
-        kept = self._scratch("link") / file.name
+        kept = self._scratch("link") / confined.single(file.name)
         filecache.place(store, file.ref, kept, executable=file.executable)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(kept)
@@ -254,7 +256,7 @@ class Session:
 
     def _put_link(self, path: Path, name: str, link: str) -> File:
         """Make a link to a file in the store, where both are on this machine; else a copy."""
-        ref = transfer.link_blob(self.store, path, new_blob_name(_checked_name(name)), symbolic=link == "symlink")
+        ref = transfer.link_blob(self.store, path, new_blob_name(confined.single(name)), symbolic=link == "symlink")
         if ref is None:
             return self.put(path, name)
         self.made.append(ref)
@@ -301,9 +303,3 @@ class TextWriter(io.TextIOWrapper, Writer):
 def _located(path: Path) -> Path:
     """Give an absolute path whose directories are no links."""
     return path.parent.resolve() / path.name
-
-
-def _checked_name(name: str) -> str:
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise InputError(f"{name!r} cannot be the name of a file: it must not be empty, or contain '/'")
-    return name

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.records import BlobRef
 from toilfn.stores import Store
@@ -90,11 +91,17 @@ def name_of(url: str | os.PathLike[str]) -> str:
 
 
 def within(url: str, name: str) -> str:
-    """Give the URL, or the place of `name` in it if it is a directory: one that exists, or ends with a slash."""
+    """Return the URL, or the place of a file `name` in it if it is a directory: one that exists, or ends with a slash.
+
+    Raises
+    ------
+    InputError
+        If the name is not one for a file.
+    """
     path = local_path(url)
-    if url.endswith("/"):
-        return url + name
-    return str(path / name) if path is not None and path.is_dir() else url
+    if url.endswith("/") or (path is not None and path.is_dir()):
+        return below(url, confined.single(name), replaced=True)
+    return url
 
 
 def fingerprint(url: str) -> str | None:
@@ -148,7 +155,7 @@ def fetch_tree(url: str, target: Path) -> None:
     system, place = _open_filesystem(url)
     found = _find(url)
     files = [path for path, info in found.items() if info["type"] != "directory"]
-    local = {path: target / _relative(url, path, place) for path in found}
+    local = {path: confined.inside(target, _relative(url, path, place)) for path in found}
     for path in found:
         directory = local[path].parent if path in files else local[path]
         directory.mkdir(parents=True, exist_ok=True)
@@ -193,9 +200,18 @@ def matching(pattern: str) -> list[str]:
     return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] != "directory")
 
 
-def below(url: str, path: str) -> str:
-    """Give the URL of a relative path in a directory."""
-    return f"{url.rstrip('/')}/{path}"
+def below(url: str, path: str, *, replaced: bool = False) -> str:
+    """Return the URL of a relative path in a directory.
+
+    Raises
+    ------
+    InputError
+        If the path leads out of the directory; see `toilfn.confined.inside`.
+    """
+    folder = local_path(url)
+    if folder is not None:
+        confined.inside(folder, path, replaced=replaced)
+    return f"{url.rstrip('/')}/{confined.relative(path)}"
 
 
 def make_directory(url: str) -> None:
@@ -348,11 +364,13 @@ def _find(url: str) -> dict[str, dict[str, Any]]:
 
 
 def _relative(url: str, path: str, place: str) -> str:
-    """Give a listed path relative to its directory; archives can hold names that lead out of it."""
-    relative = path.rstrip("/")[len(place.rstrip("/")) :].lstrip("/")
-    if not path.startswith(place) or any(part in ("", ".", "..") for part in relative.split("/")):
-        raise InputError(f"cannot import {shown(url)}: {path!r} is not the name of a file in it")
-    return relative
+    """Return a listed path relative to its directory; archives can hold names that lead out of it."""
+    try:
+        if path.startswith(place):
+            return confined.relative(path[len(place.rstrip("/")) :].strip("/"))
+    except InputError:
+        pass
+    raise InputError(f"cannot import {shown(url)}: {path!r} is not the name of a file in it")
 
 
 def _states(path: Path, above: frozenset[Path]) -> Iterator[tuple[str, str | None]]:
