@@ -18,7 +18,6 @@ def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
     """Make the parser."""
     parser = arg_parser()
     parser.prog = program
-    parser.allow_abbrev = False  # else an input of the document whose name begins like several options is refused
     parser.description = (
         "Run a document of the Common Workflow Language, with cwltool's options and toilfn's. "
         "What was interrupted goes on with: toilfn resume STORE"

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TextIO
 
+from toilfn.text import visible
 from toilfn.units import format_duration
 
 __all__ = ["Progress"]
@@ -75,7 +76,8 @@ class Progress:
             self._shown().show(self._line(), self._done, self._total)
 
     def message(self, text: str) -> None:
-        """Write a line that stays, above the bar if there is one."""
+        """Write a line that stays, above the bar if there is one; control characters are escaped."""
+        text = visible(text)
         if self._display is not None:
             self._display.message(text)
         else:
@@ -115,7 +117,7 @@ class Progress:
 
 def _names(running: Sequence[str]) -> str:
     """Name the most frequent three of what is running."""
-    often = Counter(running).most_common(4)
+    often = Counter(visible(name, one_line=True) for name in running).most_common(4)
     shown = [name if count == 1 else f"{name} x {count}" for name, count in often[:3]]
     return f" ({', '.join(shown + ['...'] * (len(often) > 3))})" if shown else ""
 

@@ -296,6 +296,9 @@ _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
     """Give a script's own parser the flags of `toilfn run`.
 
+    The parser then accepts options by their full names only: an abbreviation such as ``--retry`` could mean
+    another option than its user has in mind.
+
     Parameters
     ----------
     parser : argparse.ArgumentParser
@@ -310,6 +313,7 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
     >>> from_options(parser.parse_args(["--store", "run1", "--retries", "3"]))
     {'store': 'run1', 'retries': 3}
     """
+    parser.allow_abbrev = False
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, entry in _TABLE.items():
         if name in leave_out:

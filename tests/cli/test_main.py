@@ -57,6 +57,20 @@ def test_wrong_flags_are_wrong_usage() -> None:
     assert raised.value.code == 2
 
 
+@pytest.mark.parametrize("name", ["run", "status", "wdl"])
+def test_an_option_is_never_taken_for_a_longer_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main([name, "--stor", "x", "x"])
+    assert raised.value.code == 2
+    assert "did you mean --store" in capsys.readouterr().err
+
+
+def test_a_misspelled_option_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--retry", "3", "script.py"])
+    assert "--retries" in capsys.readouterr().err
+
+
 def test_version() -> None:
     done = subprocess.run([sys.executable, "-m", "toilfn", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("toilfn ")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.house.rooms import Module, modules
 
-VOCABULARY = ("toilfn.confined", "toilfn.errors", "toilfn.events", "toilfn.resources", "toilfn.units")
+VOCABULARY = tuple(f"toilfn.{name}" for name in ("confined", "errors", "events", "resources", "text", "units"))
 ROOM_NAMES = ("toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters")
 
 

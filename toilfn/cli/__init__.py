@@ -6,6 +6,7 @@ Exit status: 0 success, 1 the workflow failed or the store cannot be used, 2 wro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from toilfn.cli.parser import Parser
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
+from toilfn.text import VisibleStream, visible
 
 __all__ = ["main"]
 
@@ -36,6 +39,9 @@ _COMMANDS = {
     "cwl": ("toilfn.cwl.runner", "run a CWL document; takes cwltool's options"),
     "wdl": ("toilfn.wdl.runner", "run a WDL document, check it, or list its inputs"),
 }
+
+_RUN_USERS_CODE = {"run", "resume", "debug", "wdl"}
+"""Commands whose process may print whatever the user's code or a progress bar prints; the others escape it."""
 
 _EXAMPLES = """\
 examples:
@@ -67,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ToilfnError as error:
-        print(f"toilfn: {error}", file=sys.stderr)
+        print(visible(f"toilfn: {error}"), file=sys.stderr)
         return 2 if isinstance(error, (InputError, StoreNotFoundError)) else 1
     except KeyboardInterrupt:
         print("toilfn: interrupted", file=sys.stderr)
@@ -95,7 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     if not hasattr(module, "configure"):  # it has a command line of its own
         return int(module.main(arguments, prog=f"toilfn {name}"))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"toilfn {name}",
         description=f"{summary[0].upper()}{summary[1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -108,14 +114,18 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if rest:
         options.rest = rest
-    status: int = module.command(options)
+    with contextlib.ExitStack() as streams:
+        if name not in _RUN_USERS_CODE and not getattr(options, "raw", False):
+            streams.enter_context(contextlib.redirect_stdout(VisibleStream.over(sys.stdout)))
+            streams.enter_context(contextlib.redirect_stderr(VisibleStream.over(sys.stderr)))
+        status: int = module.command(options)
     return status
 
 
 def _overview() -> argparse.ArgumentParser:
     width = max(map(len, _COMMANDS))
     lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items()]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="toilfn",
         usage="toilfn COMMAND ...",
         description="\n".join(["Functions become durable workflows.", "", "commands:", *lines]),

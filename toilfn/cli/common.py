@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from toilfn.settings import Settings, add_options, from_options
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Holder, holder
+from toilfn.text import visible
 from toilfn.view import View
 
 __all__ = [
@@ -83,7 +84,7 @@ def print_json(value: Any, stream: TextIO | None = None) -> None:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
     """Print aligned columns, those in `right` (by index) to the right."""
-    lines = [list(headings), *map(list, rows)]
+    lines = [list(headings), *([visible(cell, one_line=True) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [

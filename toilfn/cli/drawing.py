@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from toilfn.errors import InputError
 from toilfn.events import TaskId
+from toilfn.text import visible
 from toilfn.view import State, TaskInfo
 
 __all__ = ["Drawing", "Node", "draw"]
@@ -134,7 +135,7 @@ def draw(tasks: Iterable[TaskInfo], *, every_task: Callable[[TaskInfo], bool] = 
         Says which tasks get a node of their own. Of the others, there is one for each name.
     """
     tasks = list(tasks)
-    labels = {task.id: task.label if every_task(task) else task.name for task in tasks}
+    labels = {task.id: visible(task.label if every_task(task) else task.name, one_line=True) for task in tasks}
     nodes = {label: Node(label) for label in labels.values()}
     for task in tasks:
         node = nodes[labels[task.id]]

@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_store_options(parser)
     add_task(parser)
+    parser.add_argument("--raw", action="store_true", help="do not escape control characters, such as those of colours")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--attempt", type=int, metavar="N", help="show this attempt only, counted through all runs; by default all"

@@ -1,21 +1,31 @@
-"""What a person reads when tasks failed."""
+"""The messages that a run with failed tasks ends with."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Sequence
+from textwrap import indent
 from typing import Any
 
 from toilfn.errors import FailedTasksError, GraphError
-from toilfn.events import TaskId
+from toilfn.events import Cause, TaskId
 from toilfn.records import BlobRef, Failure, Task
 from toilfn.resources import Resources
 from toilfn.serialize import loads
+from toilfn.text import abridged, last_lines, visible
 from toilfn.units import format_size
 
 __all__ = ["describe_arguments", "failed_tasks", "stuck_tasks", "too_large"]
 
-_SHOWN = 10
-"""How many failed tasks are told in full; `toilfn status --failed` has all."""
+_IN_FULL = 5
+"""How many kinds of failure are shown with traceback and log."""
+_IN_SHORT = 15
+"""How many more are shown in one line each; `toilfn status --failed` has all."""
+_NAMED = 10
+"""How many tasks of one kind are named."""
+_MOST_TELLING = (Cause.INPUT, Cause.ERROR, Cause.MEMORY, Cause.WALLTIME)
+"""Causes that lie in a task itself come before those of the machines, which may be consequences."""
 
 
 def failed_tasks(
@@ -25,7 +35,10 @@ def failed_tasks(
     log: Callable[[Failure], str],
     store: str,
 ) -> FailedTasksError:
-    """Make the error that ends a run with failed tasks.
+    """Build the error that ends a run with failed tasks.
+
+    Failures of one function with one error, numbers in its text aside, are shown together, so that the message stays
+    short however many tasks failed.
 
     Parameters
     ----------
@@ -37,12 +50,45 @@ def failed_tasks(
         The store's URL.
     """
     count = f"{len(failures)} tasks failed" if len(failures) != 1 else "1 task failed"
+    kinds = _kinds(failures, name)
+    place = shlex.quote(store)
     parts = [count]
-    parts += [_describe(f, name(f.id), inputs(f.id), log(f)) for f in failures[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        parts.append(f"... and {len(failures) - _SHOWN} more: toilfn status {store} --failed")
-    parts.append(f"All other work is kept. When the cause is mended: toilfn resume {store}")
-    return FailedTasksError("\n\n".join(parts), tuple(failures), store, tuple(name(f.id) for f in failures))
+    for kind in kinds[:_IN_FULL]:
+        first = kind[0]
+        parts.append(_describe(first, name(first.id), inputs(first.id), log(first), place) + _others(kind[1:], place))
+    short = kinds[_IN_FULL : _IN_FULL + _IN_SHORT]
+    if short:
+        parts.append("\n".join(_in_one_line(kind, name) for kind in short))
+    if len(kinds) > _IN_FULL + _IN_SHORT:
+        left = sum(map(len, kinds[_IN_FULL + _IN_SHORT :]))
+        parts.append(f"... and {left} more: toilfn status {place} --failed")
+    parts.append(f"Completed work is kept. After fixing the problem, run: toilfn resume {place}")
+    names = tuple(name(failure.id) for failure in failures)
+    return FailedTasksError(visible("\n\n".join(parts)), tuple(failures), store, names)
+
+
+def _kinds(failures: Sequence[Failure], name: Callable[[TaskId], str]) -> list[list[Failure]]:
+    """Group failures that are alike, the most telling kinds first."""
+    kinds: dict[tuple[str, str, str], list[Failure]] = {}
+    for failure in failures:
+        alike = (name(failure.id), failure.cause, re.sub(r"[0-9]+", "0", failure.message))
+        kinds.setdefault(alike, []).append(failure)
+    return sorted(kinds.values(), key=lambda kind: kind[0].cause not in _MOST_TELLING)
+
+
+def _others(failures: Sequence[Failure], place: str) -> str:
+    """Name the tasks that failed in the same way."""
+    if not failures:
+        return ""
+    ids = ", ".join(failure.id.hex()[:12] for failure in failures[:_NAMED])
+    more = f", ... (toilfn status {place} --failed lists them)" if len(failures) > _NAMED else ""
+    return f"\n  {len(failures)} more failed in the same way: {ids}{more}"
+
+
+def _in_one_line(kind: Sequence[Failure], name: Callable[[TaskId], str]) -> str:
+    first = kind[0]
+    more = f" (and {len(kind) - 1} more like it)" if len(kind) > 1 else ""
+    return f"{name(first.id)}, task {first.id.hex()[:12]}: {first.message}{more}"
 
 
 class _Later:
@@ -82,17 +128,14 @@ def describe_arguments(
     return shown if len(shown) <= limit else f"{shown[:limit]}..."
 
 
-def _describe(failure: Failure, name: str, inputs: str, log: str) -> str:
-    lines = [f"{name}({inputs}), task {failure.id.hex()[:12]}, attempt {failure.attempt}: {failure.message}"]
+def _describe(failure: Failure, name: str, inputs: str, log: str, place: str) -> str:
+    id_ = failure.id.hex()[:12]
+    lines = [f"{name}({inputs}), task {id_}, attempt {failure.attempt}: {failure.message}"]
     if failure.traceback:
-        lines.append(_indent(failure.traceback))
+        lines.append(indent(abridged(failure.traceback, 10, 25), "    "))
     if log.strip():
-        lines += ["  its log:", _indent(log)]
+        lines += [f"  the end of its log (toilfn logs {place} {id_} shows all):", indent(last_lines(log, 10), "    ")]
     return "\n".join(lines)
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
 
 
 def too_large(asked: Resources, offered: Resources | None) -> str:
@@ -113,5 +156,5 @@ def _resources(amount: Resources) -> str:
 
 def stuck_tasks(ids: Sequence[TaskId], name: Callable[[TaskId], str]) -> GraphError:
     """Make the error for tasks that wait for each other."""
-    names = ", ".join(f"{name(id_)} ({id_.hex()[:12]})" for id_ in ids[:_SHOWN])
+    names = ", ".join(f"{name(id_)} ({id_.hex()[:12]})" for id_ in ids[:_NAMED])
     return GraphError(f"a cycle: these tasks wait for each other and can never start: {names}")

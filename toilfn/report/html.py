@@ -1,8 +1,10 @@
-"""HTML as nested calls: everything that is not markup already is escaped."""
+"""HTML as nested calls: everything that is not markup already is escaped, and so are characters that XML forbids."""
 
 from __future__ import annotations
 
 from html import escape
+
+from toilfn.text import visible
 
 __all__ = ["Markup", "element"]
 
@@ -29,8 +31,8 @@ def element(tag: str, *content: object, **attributes: object) -> Markup:
     >>> element("p", "1 < 2", element("b", "!"), class_="note")
     '<p class="note">1 &lt; 2<b>!</b></p>'
     """
-    words = [f' {_name(name)}="{escape(_text(value))}"' for name, value in attributes.items()]
-    inner = "".join(part if isinstance(part, Markup) else escape(str(part)) for part in content)
+    words = [f' {_name(name)}="{escape(visible(_text(value)))}"' for name, value in attributes.items()]
+    inner = "".join(part if isinstance(part, Markup) else escape(visible(str(part))) for part in content)
     return Markup(f"<{tag}{''.join(words)}>{inner}</{tag}>")
 
 

@@ -1,0 +1,96 @@
+"""The message that a run with failed tasks ends with."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+import toilfn as toil
+from toilfn.errors import FailedTasksError
+from toilfn.lead.failures import failed_tasks
+from toilfn.records import Failure, Stats
+
+STATS = Stats(start=0.0, wall=1.0, cpu=1.0, memory=0, host="node1", worker=7)
+
+
+def failure(number: int, message: str = "ValueError: bad", cause: str = "error", log: bytes = b"") -> Failure:
+    id_ = hashlib.blake2b(f"{number}".encode(), digest_size=16).digest()
+    return Failure(id_, 1, cause, message, f"Traceback: {message}\n", log, STATS, final=True)
+
+
+def told(*failures: Failure, name: str = "sort", store: str = "run1") -> str:
+    error = failed_tasks(failures, lambda _: name, lambda _: "1", lambda f: str(f.log, "utf-8"), store)
+    assert error.failures == failures
+    return str(error)
+
+
+def test_failures_that_are_alike_are_shown_once_with_their_number() -> None:
+    text = told(*(failure(n, f"ValueError: bad {n}") for n in range(300)))
+    assert text.count("Traceback: ") == 1
+    assert "300 tasks failed" in text
+    assert "299 more failed in the same way" in text
+    assert "toilfn status run1 --failed" in text
+    assert len(text.splitlines()) < 20
+
+
+def test_different_failures_are_all_shown() -> None:
+    text = told(failure(1, "ValueError: bad"), failure(2, "KeyError: 'x'"))
+    assert "Traceback: ValueError: bad" in text
+    assert "Traceback: KeyError: 'x'" in text
+
+
+def test_a_tasks_own_error_comes_before_lost_machines() -> None:
+    text = told(failure(1, "the node died", "lost"), failure(2, "KeyError: 'x'"))
+    assert text.index("KeyError") < text.index("the node died")
+
+
+def test_the_end_of_a_long_log_is_shown_with_the_command_for_the_rest() -> None:
+    one = failure(1, log="".join(f"line {n}\n" for n in range(500)).encode())
+    text = told(one)
+    assert "line 499" in text
+    assert "line 400" not in text
+    assert f"toilfn logs run1 {one.id.hex()[:12]}" in text
+
+
+def test_the_message_stays_short_whatever_failed() -> None:
+    log = b"noise\n" * 10_000
+    failures = [failure(n, f"{chr(65 + n % 26) * (n + 1)}Error: {'x' * 10**6}", log=log) for n in range(60)]
+    text = told(*failures)
+    assert len(text.splitlines()) < 200
+    assert "more: toilfn status run1 --failed" in text
+
+
+def test_names_messages_and_logs_cannot_control_the_terminal() -> None:
+    text = told(failure(1, "ValueError: \x1b[2J", log=b"\x1b]0;title\x07"), name="\x1b[31msort")
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "\\x1b[31msort" in text
+
+
+def test_a_stores_name_is_quoted_in_commands() -> None:
+    assert "toilfn resume 'my run'" in told(failure(1), store="my run")
+
+
+@toil.task(retries=0)
+def call(text: bool) -> None:
+    code = "import sys; print('half done'); print('reference index is missing', file=sys.stderr); sys.exit(4)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=text)
+
+
+@toil.task(retries=0)
+def call_behind_another_error() -> None:
+    try:
+        call.__wrapped__(True)
+    except subprocess.CalledProcessError as error:
+        raise RuntimeError("alignment failed") from error
+
+
+@pytest.mark.parametrize("promise", [call(True), call(False), call_behind_another_error()], ids=repr)
+def test_a_failed_commands_last_words_are_in_the_error(promise: toil.Promise[None]) -> None:
+    with pytest.raises(FailedTasksError) as raised:
+        toil.compute(promise, cluster="inline", progress=False)
+    assert "reference index is missing" in str(raised.value)
+    assert "half done" in str(raised.value)

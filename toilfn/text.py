@@ -1,0 +1,101 @@
+"""Text from tasks and documents, made fit for a person's terminal: escaped and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TextIO, cast
+
+__all__ = ["VisibleStream", "abridged", "last_lines", "visible"]
+
+_LONGEST_LINE = 500
+"""Characters of a line that are shown by `abridged` and `last_lines`."""
+
+_INVISIBLE = [
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    *(0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)),  # order of writing, line separators
+    0xFEFF,
+    *range(0xD800, 0xE000),  # lone surrogates, which no stream can encode
+]
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _INVISIBLE if chr(code) not in "\n\t"
+}
+_ESCAPES_IN_LINE = {**_ESCAPES, 0x0A: "\\n", 0x09: "\\t"}
+
+
+def visible(text: str, *, one_line: bool = False) -> str:
+    r"""Return a text with its control characters escaped, so that it cannot change the state of a terminal.
+
+    Parameters
+    ----------
+    text : str
+        A name, a message or a log. Line breaks and tabs stay; a carriage return before a line break is dropped.
+    one_line : bool
+        Escape line breaks and tabs too.
+
+    Examples
+    --------
+    >>> print(visible("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    if one_line:
+        return text.translate(_ESCAPES_IN_LINE)
+    return text.replace("\r\n", "\n").translate(_ESCAPES)
+
+
+def abridged(text: str, first: int, last: int) -> str:
+    r"""Return the first and the last lines of a text, with a line between them that counts what is left out.
+
+    Parameters
+    ----------
+    text : str
+    first, last : int
+        Numbers of lines. Lines of more than 500 characters are cut.
+
+    Examples
+    --------
+    >>> abridged("1\n2\n3\n4\n5", 1, 2).splitlines()
+    ['1', '... 2 lines left out ...', '4', '5']
+    """
+    lines = text.splitlines()
+    left_out = len(lines) - first - last
+    if left_out > 1:
+        lines[first : len(lines) - last] = [f"... {left_out} lines left out ..."]
+    return "\n".join(map(_cut, lines))
+
+
+def last_lines(text: str, count: int) -> str:
+    """Return the last lines of a text, each cut to 500 characters."""
+    return "\n".join(map(_cut, text.rstrip().splitlines()[-count:]))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}... ({len(line)} characters)"
+
+
+class VisibleStream:
+    """A text stream that escapes control characters before it passes text on.
+
+    Everything else, such as `buffer`, is the other stream's own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @classmethod
+    def over(cls, stream: TextIO) -> TextIO:
+        """Return a stream that writes to another one."""
+        return cast(TextIO, cls(stream))
+
+    def write(self, text: str) -> int:
+        """Write a text, escaped."""
+        self._stream.write(visible(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts, escaped."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
