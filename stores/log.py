@@ -18,11 +18,13 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import msgpack
 
 from toilfn.errors import FencedError, StoreError
+from toilfn.stores import checked
 from toilfn.stores.faults import fault
 from toilfn.stores.objects import MissingObjectError, Objects
 from toilfn.stores.segments import Header, Position, Segment, corrupt, pack, unpack
@@ -55,6 +57,13 @@ class _Cache:
                 self._size += len(segment.data)
             while self._size > _CACHE_SIZE and len(self._segments) > 1:
                 self._size -= len(self._segments.popitem(last=False)[1].data)
+
+
+class _Parts(NamedTuple):
+    """The record of a snapshot's own object."""
+
+    parts: int
+    fences: tuple[int, ...]
 
 
 class _Snapshot(NamedTuple):
@@ -272,8 +281,10 @@ class Log:
         if not number:
             return _Snapshot()
         segment = self._load("snapshot", _name("snapshot", number), number)
-        parts, fences = msgpack.unpackb(segment.data[segment.start :], use_list=False)
-        return _Snapshot(number, parts, fences, segment.header.writer)
+        what = f"{segment.name} in {self._objects.url}"
+        unpacked = partial(msgpack.unpackb, use_list=False)
+        found = checked.read(_Parts, segment.data[segment.start :], unpacked, what)
+        return _Snapshot(number, found.parts, found.fences, segment.header.writer)
 
     def _segments_after(self, number: int) -> Iterator[Segment]:
         last = max(self._numbers("log/"), default=number)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgpack
 
 from toilfn.errors import CorruptObjectError, StoreError
+from toilfn.stores import checked
 from toilfn.stores.blobs import digest_of
 
 __all__ = ["Header", "Position", "Segment", "pack", "unpack"]
@@ -18,6 +19,7 @@ MAGIC = b"toilfn\x00\x01"
 _START = struct.Struct("<8s16sI")
 _DIGESTED = 8 + 16
 _LARGEST = 2**32 - 1
+_KINDS = ("segment", "part", "snapshot", "fence")
 
 
 class Position(NamedTuple):
@@ -103,9 +105,13 @@ def unpack(name: str, data: bytes, where: str) -> Segment:
     if digest_of(memoryview(data)[_DIGESTED:]) != digest:
         raise corrupt(name, where, "is cut short or was altered")
     table = _START.size + head_size
-    header = Header(*msgpack.unpackb(data[_START.size : table]))
-    sizes = struct.unpack_from(f"<{header.records}I", data, table)
-    return Segment(name, header, data, table + 4 * header.records, sizes)
+    what = f"{name} in {where}"
+    header = checked.read(Header, data[_START.size : table], msgpack.unpackb, what)
+    start = table + 4 * header.records
+    sizes = struct.unpack_from(f"<{header.records}I", data, table) if start <= len(data) else ()
+    if header.kind not in _KINDS or header.writer.count("/") != 2 or start + sum(sizes) != len(data):
+        raise checked.damaged(what, "its header does not fit what follows")
+    return Segment(name, header, data, start, sizes)
 
 
 def corrupt(name: str, where: str, what: str) -> CorruptObjectError:

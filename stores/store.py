@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import msgpack
 
 from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError
+from toilfn.stores import checked
 from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash_file, shard
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
@@ -72,17 +73,10 @@ class Meta(NamedTuple):
             data = objects.get(META)
             if data.startswith(ENCRYPTED):
                 raise _no_key(objects.url)
-            fields: dict[str, Any] = json.loads(data)
-            version = fields.pop("format")
-            if version == FORMAT:
-                return cls(**fields)
         except MissingObjectError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise CorruptObjectError(f"{META} in {objects.url} is damaged: put it back from a copy.") from None
-        raise StoreFormatError(
-            f"The job store {objects.url} has format {version}, and this toilfn reads format {FORMAT}."
-            " Use the toilfn that made it, or start the workflow in a new store."
+        return checked.read(
+            cls, data, lambda data: _fields(data, objects.url), f"{META} in {objects.url}", "put it back from a copy"
         )
 
     def write(self, objects: Objects) -> bool:
@@ -275,11 +269,12 @@ class Store:
             If there is none: the batch is over, and its leader has cleared it away.
         """
         group, _, place = name.rpartition("-")
-        data = self.objects.get(shard("batches", group))
+        full = shard("batches", group)
+        data = self.objects.get(full)
         if data.startswith(ENCRYPTED):
             raise _no_key(self.url)
-        messages, blobs = msgpack.unpackb(data)
-        return messages[int(place)], {BlobRef(*ref): content for ref, content in blobs}
+        batch = checked.read(_Batch, data, lambda data: _batch(data, int(place)), f"{full} in {self.url}")
+        return batch.message, batch.blobs
 
     def put_answers(self, name: str, n: int, data: bytes) -> bool:
         """Write the `n`-th answer (from 0) of a batch's worker; False if another worker's is there."""
@@ -366,6 +361,30 @@ def make(objects: Objects, workflow: str) -> Meta:
             f"{objects.url} is not empty and is no job store: nothing was touched. Choose a new or an empty place."
         )
     return there
+
+
+class _Batch(NamedTuple):
+    """One batch of the group that an object holds."""
+
+    message: bytes
+    blobs: dict[BlobRef, bytes]
+
+
+def _batch(data: bytes, place: int) -> tuple[bytes, dict[BlobRef, bytes]]:
+    messages, blobs = msgpack.unpackb(data, use_list=False)
+    return messages[place], {BlobRef(*ref): bytes(content) for ref, content in blobs}
+
+
+def _fields(data: bytes, url: str) -> dict[str, Any]:
+    """Parse a store's description, and refuse one of another format."""
+    fields: dict[str, Any] = json.loads(data)
+    version = fields.pop("format")
+    if version != FORMAT:
+        raise StoreFormatError(
+            f"The job store {url} has format {version}, and this toilfn reads format {FORMAT}."
+            " Use the toilfn that made it, or start the workflow in a new store."
+        )
+    return fields
 
 
 def _no_key(url: str) -> StoreError:

@@ -6,12 +6,17 @@ for readers in other languages. The store itself knows nothing of them: it keeps
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from types import UnionType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgpack
 
 from toilfn.events import TaskId
+from toilfn.stores import checked
 from toilfn.stores.blobs import BlobRef
+
+if TYPE_CHECKING:
+    from toilfn.stores.segments import Position
 
 __all__ = [
     "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Record", "Run",
@@ -200,21 +205,57 @@ def encode(record: Record) -> bytes:
     return packed
 
 
-def decode(data: bytes) -> Record:
+def decode(data: bytes, position: Position | None = None) -> Record:
     """Read a record back.
+
+    Parameters
+    ----------
+    data : bytes
+    position : Position, optional
+        Where in the log it is, for the message.
 
     Raises
     ------
-    ValueError
+    CorruptObjectError
         If the bytes are not a record.
     """
-    kind, *fields = msgpack.unpackb(data, use_list=False, strict_map_key=False)
     try:
-        build = _READERS[kind]
-    except KeyError:
-        raise ValueError(f"unknown record kind {kind!r}") from None
-    record: Record = build(fields)
-    return record
+        kind, *fields = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        shape = (kind, *map(type, fields))
+        if shape not in _known_shapes:
+            _check_shape(kind, fields)
+            _known_shapes.add(shape)
+        record: Record = _READERS[kind](fields)
+        return record
+    except Exception as error:  # msgpack has many
+        where = f"the record at byte {position.offset} of {position.segment}" if position else "a record"
+        why = f"unknown kind {error}" if isinstance(error, KeyError) else str(error)
+        raise checked.damaged(where, why) from None
+
+
+_known_shapes: set[tuple[object, ...]] = set()
+"""Kinds of records with the types of their fields, which were found to be right: there are few, and many records."""
+
+
+def _check_shape(kind: str, fields: list[Any]) -> None:
+    """Raise if a field of a record is of a type that it never has.
+
+    Raises
+    ------
+    TypeError
+    """
+    for (name, hint), value in zip(get_type_hints(_CLASSES[kind]).items(), fields, strict=False):
+        allowed = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+        if not any(_is_stored_as(value, each) for each in allowed):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
+
+
+def _is_stored_as(value: Any, hint: Any) -> bool:
+    """Whether msgpack gives such a value for an annotated type; tuples and our own classes are arrays."""
+    plain = get_origin(hint) or hint
+    if plain is float:
+        return type(value) in (int, float)
+    return type(value) is (tuple if issubclass(plain, tuple) else plain)
 
 
 def start_of(kind: type[Task | Outcome]) -> bytes:
@@ -255,6 +296,8 @@ def _failure(fields: list[Any]) -> Failure:
     failure = Failure(*fields)
     return failure._replace(log=_ref(failure.log), stats=Stats(*failure.stats))
 
+
+_CLASSES: dict[str, type] = {kind: cls for cls, kind in _KINDS.items()}
 
 _READERS: dict[str, Any] = {
     **{kind: (lambda fields, cls=cls: cls(*fields)) for cls, kind in _KINDS.items()},

@@ -156,8 +156,8 @@ class View:
             Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
             Deleted: lambda _: None, Outage: lambda _: None,
         }  # fmt: skip
-        for _, data in store.log.read():
-            record = decode(data)
+        for position, data in store.log.read():
+            record = decode(data, position)
             readers[type(record)](record)
 
     @property
@@ -216,9 +216,9 @@ class View:
     def attempts(self, id: TaskId) -> Iterator[Outcome | Failure]:
         """Read again from the store, in order, the attempts of one task that ended; numbered through all runs."""
         number = 0
-        for _, data in self._store.log.read():
+        for position, data in self._store.log.read():
             if id in data:
-                record = decode(data)
+                record = decode(data, position)
                 if isinstance(record, (Outcome, Failure)) and record.id == id:
                     number += 1
                     yield record._replace(attempt=number)

@@ -7,16 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from toilfn.errors import CorruptObjectError, StoreLockedError
 from toilfn.stores import open_store
-from toilfn.stores.lease import Lease, holder
+from toilfn.stores.lease import Lease, Watch, holder, living
 
 LEADER = """
 import sys
+import threading
 from toilfn.errors import FencedError
 from toilfn.stores import open_store
 from toilfn.stores.lease import Lease
@@ -153,5 +155,104 @@ def test_a_failing_heartbeat_is_told(store, caplog, monkeypatch):
 
 def test_a_damaged_lease_is_told(store):
     store.objects.put("leases/0000000000000001", b"{")
+    with pytest.raises(CorruptObjectError, match="leases/0000000000000001 is damaged"):
+        Lease.acquire(store)
+
+
+def forge(store, number=1, name=None, **fields):
+    """Write a lease of a leader on another host, which nobody renews."""
+    now = time.time()
+    held = {
+        "epoch": number, "host": "far-away", "pid": 1, "machine": "far-away x y", "started": now, "acquired": now,
+        "heartbeat": now, "timeout": 1.0, "released": False,
+    }  # fmt: skip
+    store.objects.put(name or f"leases/{number:016d}", json.dumps(held | fields).encode())
+    return held | fields
+
+
+@pytest.mark.parametrize("skew", [-86400, -60, 60, 86400])
+def test_a_dead_leader_is_replaced_whatever_its_clock_said(store, skew):
+    forge(store, heartbeat=time.time() + skew)
+    began = time.monotonic()
+    with Lease.acquire(store, timeout=1.0) as lease:
+        assert lease.epoch == 2
+    assert time.monotonic() - began >= 1.0
+
+
+@pytest.mark.parametrize("skew", [-86400, -60, 60, 86400])
+def test_a_living_leader_is_not_robbed_whatever_its_clock_says(store, skew):
+    done = threading.Event()
+
+    def beat():
+        while not done.wait(0.1):
+            forge(store, heartbeat=time.time() + skew, timeout=20.0)
+
+    forge(store, heartbeat=time.time() + skew, timeout=20.0)
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with pytest.raises(StoreLockedError, match=r"process 1 on far-away .*last sign of life a moment ago"):
+            Lease.acquire(store, timeout=20.0)
+        assert living(store).host == "far-away"
+    finally:
+        done.set()
+        beating.join()
+
+
+def test_a_process_that_tries_again_and_again_counts_from_its_first_look(store):
+    forge(store, heartbeat=time.time() + 1.9, timeout=2.0)  # fresh for nearly four seconds, by the clocks
+    first = time.monotonic()
+    lease = wait_for(lambda: try_acquire(store, 2.0))
+    assert lease.epoch == 2
+    assert time.monotonic() - first >= 2.0
+    lease.release()
+
+
+def test_what_was_seen_of_a_lease_does_not_hold_for_the_next_one(store):
+    forge(store, heartbeat=time.time() + 3600, timeout=1.0)
+    watch = Watch(store, 1.0)
+    assert watch.look() is not None
+    forge(store, heartbeat=time.time() + 7200, timeout=1.0)
+    assert watch.look() is not None
+    assert watch.has_changed
+    wait_for(lambda: watch.look() is None)
+
+
+def test_a_copy_of_a_lease_under_another_number_is_told(store):
+    forge(store, 1, name="leases/0000000000000002")
+    with pytest.raises(
+        CorruptObjectError, match=r"leases/0000000000000002 is damaged: it is a copy of .* number 1; if no"
+    ):
+        Lease.acquire(store)
+
+
+@pytest.mark.parametrize("name", ["leases/0000000000000001~", "leases/0000000000000002.bak", "leases/x", "leases/2"])
+def test_what_lies_beside_leases_is_not_read(store, name):
+    store.objects.put(name, b"{")
+    for epoch in (1, 2):
+        with Lease.acquire(store) as lease:
+            assert lease.epoch == epoch
+    assert store.objects.exists(name)
+
+
+@pytest.mark.parametrize("value", [None, "1", [], {}, True, -1, float("nan"), float("inf"), 1.5])
+@pytest.mark.parametrize(
+    "field", ["epoch", "host", "pid", "machine", "started", "acquired", "heartbeat", "timeout", "released"]
+)
+def test_fields_of_wrong_types_are_told(store, field, value):
+    if value == 1.5 and field in ("started", "acquired", "heartbeat", "timeout"):
+        pytest.skip("is a time")
+    if (isinstance(value, str) and field in ("host", "machine")) or (value is True and field == "released"):
+        pytest.skip("is right")
+    forge(store, **{field: value})
+    with pytest.raises(CorruptObjectError, match=f"leases/0000000000000001 is damaged: {field} is"):
+        Lease.acquire(store)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b"3", b'"x"', b"{}", b"\xff\xfe", b'{"epoch": 1}', b"[" * 100_000]
+)
+def test_a_lease_that_is_something_else_is_told(store, content):
+    store.objects.put("leases/0000000000000001", content)
     with pytest.raises(CorruptObjectError, match="leases/0000000000000001 is damaged"):
         Lease.acquire(store)

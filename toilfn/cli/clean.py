@@ -99,7 +99,7 @@ def _live(store: Store) -> tuple[set[str], set[str]]:
     referred: set[str] = set()
     deleted: set[str] = set()
     for position, data in store.log.read():
-        record = decode(data)
+        record = decode(data, position)
         if isinstance(record, Outcome):
             if index.outcomes.get(record.id) != position:  # of what it made, later attempts use the functions only
                 referred.update(ref.name for ref in _refs(record.functions))

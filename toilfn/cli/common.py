@@ -6,19 +6,18 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
 from toilfn.settings import Settings, add_options, from_options
 from toilfn.stores import Store, open_store
-from toilfn.stores.lease import Holder, holder
+from toilfn.stores.lease import living
 from toilfn.text import visible
 from toilfn.view import View
 
 __all__ = [
-    "add_json", "add_store", "add_store_options", "add_task", "living_leader", "open_named", "open_view", "output_file",
+    "add_json", "add_store", "add_store_options", "add_task", "open_named", "open_view", "output_file",
     "print_json", "print_table",
 ]  # fmt: skip
 
@@ -62,17 +61,11 @@ def output_file(text: str) -> Path:
 
 def open_view(store: Store) -> View:
     """Read a store; nothing runs in it if it has no living leader."""
-    leader = living_leader(store)  # before the log: a leader that ends in between says so there
+    leader = living(store)  # before the log: a leader that ends in between says so there
     view = View(store)
     if leader is None:
         view.stop_running()
     return view
-
-
-def living_leader(store: Store) -> Holder | None:
-    """Say who leads a store; None if nobody does, as far as can be known."""
-    leader = holder(store)
-    return leader if leader is not None and leader.holds(time.time()) else None
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:

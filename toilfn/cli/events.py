@@ -7,10 +7,11 @@ import json
 import time
 from collections.abc import Callable, Iterator
 
-from toilfn.cli.common import add_store, add_store_options, living_leader, open_named
+from toilfn.cli.common import add_store, add_store_options, open_named
 from toilfn.journal import Journal
 from toilfn.records import Record, decode
 from toilfn.stores import Store
+from toilfn.stores.lease import living
 
 __all__ = ["command", "configure", "follow"]
 
@@ -48,7 +49,7 @@ def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Re
     while is_led:
         began = time.monotonic()
         look()
-        is_led = living_leader(store) is not None  # before the log: what a leader says last must be read
+        is_led = living(store) is not None  # before the log: what a leader says last must be read
         for record in _records(store, seen):
             seen += 1
             yield record
@@ -57,6 +58,6 @@ def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Re
 
 
 def _records(store: Store, start: int = 0) -> Iterator[Record]:
-    for number, (_, data) in enumerate(store.log.read()):
+    for number, (position, data) in enumerate(store.log.read()):
         if number >= start:
-            yield decode(data)
+            yield decode(data, position)

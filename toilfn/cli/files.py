@@ -120,8 +120,8 @@ def _files(store: Store) -> list[_File]:
     """List the files in the values of tasks, those that were deleted later left out."""
     found: dict[Handle, _File] = {}
     deleted: set[str] = set()
-    for _, data in store.log.read():
-        record = decode(data)
+    for position, data in store.log.read():
+        record = decode(data, position)
         if not isinstance(record, Outcome):
             continue
         deleted.update(record.deleted)

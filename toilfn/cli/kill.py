@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from toilfn.cli.common import add_store, add_store_options, living_leader, open_named
+from toilfn.cli.common import add_store, add_store_options, open_named
 from toilfn.errors import StoreLockedError
 from toilfn.lead.ghosts import end_jobs
-from toilfn.stores.lease import Lease
+from toilfn.stores import Store
+from toilfn.stores.lease import Lease, Watch
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["command", "configure"]
@@ -41,21 +42,29 @@ def command(options: argparse.Namespace) -> int:
         If the batch system of a leader that died cannot be asked to end its jobs.
     """
     store = open_named(options)
-    leader = living_leader(store)
-    if leader is None:
-        with Lease.acquire(store):
-            count = end_jobs(store, options.timeout)
-        print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing runs in {store.url}")
-        return 0
+    try:
+        lease = Lease.acquire(store)
+    except StoreLockedError:
+        return _stop_leader(store, options.timeout)
+    with lease:
+        count = end_jobs(store, options.timeout)
+    print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing runs in {store.url}")
+    return 0
+
+
+def _stop_leader(store: Store, timeout: float) -> int:
+    watch = Watch(store)
+    leader = watch.look()
     store.set_flag("kill")
-    deadline = time.monotonic() + options.timeout
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        now = living_leader(store)
-        if now is None or now.epoch != leader.epoch:
+        now = watch.look()
+        if leader is None or now is None or now.epoch != leader.epoch:
             print(f"stopped; to go on: toilfn resume {store.url}")
             return 0
         time.sleep(_LOOK)
+    assert leader is not None
     raise StoreLockedError(
         f"process {leader.pid} on {leader.host} was asked to stop and still runs after"
-        f" {format_duration(options.timeout)}. It stops when it sees the request; if it hangs, end the process."
+        f" {format_duration(timeout)}. It stops when it sees the request; if it hangs, end the process."
     )

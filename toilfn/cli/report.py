@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from toilfn.cli.common import add_store, add_store_options, living_leader, open_named, open_view, output_file
+from toilfn.cli.common import add_store, add_store_options, open_named, open_view, output_file
 from toilfn.report.page import page
+from toilfn.stores.lease import living
 
 __all__ = ["command", "configure"]
 
@@ -25,7 +26,7 @@ def command(options: argparse.Namespace) -> int:
     """Write a page with the graph, a timeline, what was used, and what failed."""
     store = open_named(options)
     view = open_view(store)
-    is_led = living_leader(store) is not None
+    is_led = living(store) is not None
     state = ("running" if is_led else "stopped") if view.status == "open" else view.status
     options.output.write_text(page(store, view, state), encoding="utf-8")
     print(f"wrote {options.output}")

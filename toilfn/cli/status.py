@@ -12,14 +12,13 @@ from toilfn.cli.common import (
     add_json,
     add_store,
     add_store_options,
-    living_leader,
     open_named,
     open_view,
     print_json,
     print_table,
 )
 from toilfn.cli.drawing import draw
-from toilfn.stores.lease import Holder, holder
+from toilfn.stores.lease import Holder, holder, living
 from toilfn.units import format_duration
 from toilfn.view import State, TaskInfo, View
 
@@ -43,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Say how the newest run of a store is."""
     store = open_named(options)
-    leader, alive = holder(store), living_leader(store) is not None
+    leader, alive = holder(store), living(store) is not None
     view = open_view(store)
     tasks = view.current()
     lists = {state: [task for task in tasks if task.state is state] for state in (State.RUNNING, State.FAILED)}

@@ -88,7 +88,7 @@ class Index:
             elif data.startswith(task):
                 index._tasks[data[after_task]] = position
             else:
-                index._add(decode(data))
+                index._add(decode(data, position))
         return index
 
     def _add(self, record: Record) -> None:
@@ -115,7 +115,7 @@ class Index:
         """Read a task's record."""
         if id_ not in self._tasks and not self._knows_children:
             self._find_children()
-        record = decode(self._log.fetch(self._tasks[id_]))
+        record = decode(self._log.fetch(self._tasks[id_]), self._tasks[id_])
         if isinstance(record, Outcome):
             return next(task for task in record.tasks if task.id == id_)
         assert isinstance(record, Task)
@@ -139,7 +139,7 @@ class Index:
 
     def outcome(self, id_: TaskId) -> Outcome:
         """Read a task's outcome."""
-        record = decode(self._log.fetch(self.outcomes[id_]))
+        record = decode(self._log.fetch(self.outcomes[id_]), self.outcomes[id_])
         assert isinstance(record, Outcome)
         return record
 

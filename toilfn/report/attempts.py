@@ -86,8 +86,8 @@ def _numbered(store: Store) -> Iterator[tuple[int, Record]]:
     """Give all records, each with the number of its run; attempts are numbered through all runs."""
     run = 0
     counts: Counter[TaskId] = Counter()
-    for _, data in store.log.read():
-        record = decode(data)
+    for position, data in store.log.read():
+        record = decode(data, position)
         if isinstance(record, Run):
             run = record.number
         elif isinstance(record, (Outcome, Failure)):

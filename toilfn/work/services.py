@@ -12,7 +12,7 @@ from toilfn.events import TaskId
 from toilfn.records import BlobRef
 from toilfn.services import Service
 from toilfn.stores import Store
-from toilfn.stores.lease import holder
+from toilfn.stores.lease import Watch
 
 __all__ = ["NOBODY", "Host", "StoreWish", "serve", "stop_flag"]
 
@@ -93,6 +93,7 @@ class StoreWish:
     def __init__(self, store: Store, batch: str) -> None:
         self._store = store
         self._flag = stop_flag(batch)
+        self._watch = Watch(store)
         self._epoch: int | None = None
 
     def wait(self, seconds: float) -> bool:
@@ -108,8 +109,8 @@ class StoreWish:
         return False
 
     def _is_orphan(self) -> bool:
-        leader = holder(self._store)
+        leader = self._watch.look()
         if leader is None:
             return True
         self._epoch = self._epoch or leader.epoch
-        return leader.epoch != self._epoch or not leader.holds(time.time())
+        return leader.epoch != self._epoch

@@ -1,0 +1,94 @@
+"""The one function that reads what an object of a store says, and names the object when that is not what it must be."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from toilfn.errors import CorruptObjectError, ToilfnError
+
+__all__ = ["RESTORE", "damaged", "read"]
+
+T = TypeVar("T")
+
+RESTORE = "put the object back from a copy, or start the workflow in a new store"
+"""What helps when an object that no other one can replace is damaged."""
+
+
+def read(kind: type[T], data: bytes, parse: Callable[[bytes], Any], what: str, advice: str = RESTORE) -> T:
+    """Parse an object and build what it stands for, with fields of the right types.
+
+    Parameters
+    ----------
+    kind : type
+        A `NamedTuple`, whose annotations are the fields' types, or any other type that `parse` must return.
+    data : bytes
+        The object.
+    parse : callable
+        Such as `json.loads`; returns the fields by name or in order. It may raise any error; toilfn's own pass.
+    what : str
+        The object's name and the store's URL, for the message.
+    advice : str
+        What to do when the object is damaged.
+
+    Raises
+    ------
+    CorruptObjectError
+        If the object is not what `kind` says.
+    """
+    try:
+        found = parse(data)
+    except ToilfnError:
+        raise
+    except Exception as error:  # parsers raise what they like on damaged data
+        raise damaged(what, f"it cannot be read ({type(error).__name__}: {error})", advice) from None
+    if not hasattr(kind, "_fields"):
+        if not _fits(found, kind):
+            raise damaged(what, f"it holds {_type_name(found)} instead of {kind.__name__}", advice)
+        return found  # type: ignore[no-any-return]
+    built: T = _built(kind, found, what, advice)
+    return built
+
+
+def damaged(what: str, why: str, advice: str = RESTORE) -> CorruptObjectError:
+    """Build the error for an object that is not what it must be."""
+    return CorruptObjectError(f"{what} is damaged: {why}; {advice}")
+
+
+def _built(kind: Any, found: Any, what: str, advice: str) -> Any:
+    try:
+        built = kind(**found) if isinstance(found, Mapping) else kind(*found)
+    except TypeError:
+        raise damaged(what, f"it does not have the fields {', '.join(_hints(kind))}", advice) from None
+    for field, hint in _hints(kind).items():
+        value = getattr(built, field)
+        if not _fits(value, hint):
+            raise damaged(what, f"{field} is {value!r:.80}", advice)
+    return built
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; numbers are finite and not negative in all that a store says."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is dict:
+        return type(value) is dict
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value) and value >= 0
+    if hint is int:
+        return type(value) is int and value >= 0
+    return type(value) is hint
+
+
+def _type_name(value: object) -> str:
+    return "nothing" if value is None else type(value).__name__
