@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 from toilfn.clusters.commands import AwayError, Commands
-from toilfn.clusters.words.htcondor import ATTRIBUTES
+from toilfn.clusters.words.htcondor import ATTRIBUTES, json_ads
 from toilfn.errors import ClusterError
 
 __all__ = ["AWAY", "Bindings", "CommandQueue", "Queue", "chosen_queue"]
@@ -47,7 +46,7 @@ class CommandQueue:
     def submit(self, description: str, arguments: Sequence[str]) -> str:
         """Run condor_submit; see `Queue.submit`."""
         output = self._commands.run(["condor_submit", "-terse", *arguments], description)
-        match = re.match(r"(\d+)\.\d+", output.strip())
+        match = re.search(r"^\s*(\d+)\.\d+ - \1\.\d+\s*$", output, re.MULTILINE)
         if match is None:
             raise ClusterError(f"condor_submit -terse answered {output!r}, which has no job id")
         return match[1]
@@ -66,10 +65,9 @@ class CommandQueue:
 
     def _ads(self, command: str, clusters: Sequence[str]) -> list[Ad]:
         output = self._commands.run([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
-        try:
-            ads: list[Ad] = json.loads(output or "[]")
-        except ValueError as error:
-            raise ClusterError(f"{command} -json answered what is not JSON ({error}): {output[:300]}") from None
+        ads = json_ads(output)
+        if ads is None:
+            raise AwayError(f"{command} -json answered what cannot be read: {output[:300]!r}")
         return ads
 
 

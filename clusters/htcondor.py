@@ -18,7 +18,7 @@ from toilfn.clusters.condorqueue import AWAY, CommandQueue, Queue, chosen_queue
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.htcondor import event_log, job_ad
+from toilfn.clusters.words.htcondor import ad_key, batch_names, event_log, job_ad
 from toilfn.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class HTCondorCluster(CommandCluster):
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask the queue."""
-        return {self._id(ad): job_ad(ad) for ad in self._queue.queued(bases)}
+        return self._judged(self._queue.queued(bases))
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Read the event logs, and ask for the history of submissions that have none: that takes HTCondor long."""
@@ -123,15 +123,15 @@ class HTCondorCluster(CommandCluster):
         for base in bases:
             known |= self._logged(names.get(base, ""))
         silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
-        return known | {self._id(ad): job_ad(ad) for ad in (self._queue.history(silent) if silent else [])}
+        return known | (self._judged(self._queue.history(silent)) if silent else {})
 
     def names(self) -> dict[JobId, str]:
         """Ask for all live jobs of this user."""
-        ads = self._queue.queued(())
-        return {self._id(ad): str(ad.get("JobBatchName", "")) for ad in ads if ad["JobStatus"] not in (3, 4)}
+        return {self.element(*key): name for key, name in batch_names(self._queue.queued(())).items()}
 
-    def _id(self, ad: Mapping[str, Any]) -> JobId:
-        return self.element(str(ad["ClusterId"]), ad["ProcId"])
+    def _judged(self, ads: Sequence[Mapping[str, Any]]) -> dict[JobId, Found]:
+        judged = ((ad_key(ad), job_ad(ad)) for ad in ads)
+        return {self.element(*key): found for key, found in judged if key is not None and found is not None}
 
     def _logged(self, name: str) -> dict[JobId, Found]:
         try:

@@ -6,21 +6,19 @@ Follows the reference pages of bsub, bjobs, bhist, bkill, bqueues and bparams. W
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId
 from toilfn.clusters.commandline import CommandCluster
+from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.lsfsite import memory_unit, read_parameters
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.lsf import history, queue_record
-from toilfn.errors import ClusterError
+from toilfn.clusters.words.lsf import history, job_key, json_records, queue_record
 from toilfn.resources import Accelerator
 
 if TYPE_CHECKING:
@@ -94,19 +92,19 @@ class LSFCluster(CommandCluster):
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask bjobs, also for jobs that ended a short time ago."""
         records = self._jobs("jobid jobindex stat exit_code exit_reason exec_host", "-a", *bases)
-        return {self._id(record): queue_record(record) for record in records}
+        found = {job: queue_record(record) for job, record in records.items()}
+        return {job: verdict for job, verdict in found.items() if verdict is not None}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask bhist, in all event logs there are. It fails when it knows none of the jobs."""
         output = self.commands.run(["bhist", "-l", "-UF", "-n", "0", *bases], accept=(0, 255))
         ended = history(output).items()
-        return {self.element(base, index) if index else JobId(base): found for (base, index), found in ended}
+        return {self._id(*key): found for key, found in ended if key[0] in bases}
 
     def names(self) -> dict[JobId, str]:
         """Ask bjobs for all live jobs of this user."""
-        return {
-            self._id(record): record["JOB_NAME"].partition("[")[0] for record in self._jobs("jobid jobindex job_name")
-        }
+        records = self._jobs("jobid jobindex job_name").items()
+        return {job: str(record.get("JOB_NAME") or "").partition("[")[0] for job, record in records}
 
     def site_array_limit(self) -> int:
         """Ask for the site's parameters, and check that the queue exists."""
@@ -115,17 +113,16 @@ class LSFCluster(CommandCluster):
         self._site = read_parameters(self.commands.run(["bparams", "-a"]))
         return self._site.array_limit
 
-    def _jobs(self, fields: str, *arguments: str) -> list[dict[str, Any]]:
+    def _jobs(self, fields: str, *arguments: str) -> dict[JobId, Mapping[str, Any]]:
         # bjobs fails when it knows none of the jobs; what it knows is in its answer all the same.
         output = self.commands.run(["bjobs", "-json", "-o", fields, *arguments], accept=(0, 255))
-        try:
-            records = json.loads(output or "{}").get("RECORDS", [])
-        except ValueError as error:
-            raise ClusterError(f"bjobs -json answered what is not JSON ({error}): {output[:300]}") from None
-        return [record for record in records if "ERROR" not in record]
+        records = json_records(output)
+        if records is None:
+            raise AwayError(f"bjobs -json answered what cannot be read: {output[:300]!r}")
+        keys = ((job_key(record), record) for record in records)
+        return {self._id(*key): record for key, record in keys if key is not None}
 
-    def _id(self, record: dict[str, Any]) -> JobId:
-        base, index = re.split(r"\[", record["JOBID"])[0], int(record.get("JOBINDEX") or 0)
+    def _id(self, base: str, index: int) -> JobId:
         return self.element(base, index) if index else JobId(base)
 
 

@@ -37,7 +37,7 @@ class Site:
 def read_parameters(text: str) -> Site:
     """Read the output of ``bparams -a``."""
     per_core = re.search(r"^\s*RESOURCE_RESERVE_PER_(TASK|SLOT)\s*=\s*Y", text, re.MULTILINE | re.IGNORECASE)
-    longest = re.search(r"^\s*MAX_JOB_ARRAY_SIZE\s*=\s*(\d+)", text, re.MULTILINE)
+    longest = re.search(r"^\s*MAX_JOB_ARRAY_SIZE\s*=\s*(\d{1,9})\b", text, re.MULTILINE)
     return Site(per_core is not None, int(longest[1]) if longest else 1000)
 
 

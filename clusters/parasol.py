@@ -10,26 +10,22 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId, JobState, Session
+from toilfn.clusters.base import Capabilities, JobId, Session
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
+from toilfn.clusters.words.parasol import listed, results
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["ParasolCluster", "ParasolSettings"]
-
-_WAITING = "none"
-"""What the list of jobs says instead of a machine for a job that waits."""
 
 
 class ParasolSettings(JobSettings, total=False):
@@ -102,35 +98,21 @@ class ParasolCluster(CommandCluster):
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask for all jobs."""
-        return {job: Found(_state(machine), None, f"on {machine}") for job, machine, _ in self._jobs()}
+        return {JobId(job): row.found for job, row in listed(self._list()).items()}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Read the results files."""
-        known: dict[JobId, Found] = {}
-        for file in self.log_directory.glob("shape-*.results"):
-            rows = (line.split() for line in file.read_text().splitlines())
-            known |= {JobId(row[2]): _ended(int(row[0]), row[1]) for row in rows if len(row) > 2}
-        return known
+        return {JobId(job): found for job, (found, _) in self._results().items()}
 
     def names(self) -> dict[JobId, str]:
         """Ask for all jobs; ours are named by their scripts."""
-        return {job: name for job, _, name in self._jobs()}
+        return {JobId(job): row.name for job, row in listed(self._list()).items()}
 
-    def _jobs(self) -> Iterator[tuple[JobId, str, str]]:
-        """Give id, machine and name of each job: ``4711 machine user 2009/07/23 10:54:09 command``."""
-        for line in self.commands.run([self._command, "list", "jobs"]).splitlines():
-            words = line.split()
-            if len(words) >= 6 and words[0].isdigit():
-                yield JobId(words[0]), words[1], Path(words[5]).name.removesuffix(".sh")
+    def _list(self) -> str:
+        return self.commands.run([self._command, "list", "jobs"])
 
-
-def _state(machine: str) -> JobState:
-    return JobState.QUEUED if machine == _WAITING else JobState.RUNNING
-
-
-def _ended(status: int, host: str) -> Found:
-    """Judge what wait() said."""
-    code, signal = status >> 8, status & 127
-    words = f"signal {signal}" if signal else f"exit status {code}"
-    cause: Cause | None = exit_cause(code, signal)
-    return Found(JobState.ENDED, cause, f"{words}, on {host}")
+    def _results(self) -> dict[str, tuple[Found, str]]:
+        known: dict[str, tuple[Found, str]] = {}
+        for file in self.log_directory.glob("shape-*.results"):
+            known |= results(file.read_text(errors="replace"))
+        return known

@@ -6,12 +6,13 @@ Follows the manual pages of qsub, qstat, qdel and tracejob. Ended jobs are seen 
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import pwd
 import re
+import shutil
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,9 +22,9 @@ from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.pbs import PBS_EXITS, job_found, traced
+from toilfn.clusters.words.pbs import PBS_EXITS, job_found, json_jobs, traced, variable
+from toilfn.clusters.words.verdicts import Verdict
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class PBSBase(CommandCluster):
     away = (
         "cannot connect to server|Connection refused|Communication failure|End of File|Expired credential|timed? ?out"
     )
-    exits: ClassVar[Mapping[int, Cause]]
+    exits: ClassVar[Mapping[int, Verdict]]
     array_option: ClassVar[str]
     trace_limit: ClassVar[int] = 50
     """The most jobs that tracejob is asked for in one interval."""
@@ -71,8 +72,14 @@ class PBSBase(CommandCluster):
         """Give the values of ``-l``."""
 
     @abstractmethod
-    def status(self, *arguments: str) -> Iterator[tuple[JobId, Mapping[str, str]]]:
-        """Run qstat and give each job's attributes."""
+    def status(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """Run qstat and return each job's attributes.
+
+        Raises
+        ------
+        AwayError
+            If its answer cannot be read.
+        """
 
     def directives(self, submission: Submission) -> list[str]:
         """Give qsub's options for a shape."""
@@ -108,7 +115,8 @@ class PBSBase(CommandCluster):
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask qstat for all jobs and elements."""
-        return {job: job_found(attributes, self.exits) for job, attributes in self.status(*bases)}
+        found = {JobId(job): job_found(attributes, self.exits) for job, attributes in self.status(*bases).items()}
+        return {job: verdict for job, verdict in found.items() if verdict is not None}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask tracejob, one job at a time: it takes no list, and is not on every machine that users log in to."""
@@ -128,14 +136,21 @@ class PBSBase(CommandCluster):
             return ""
 
     def names(self) -> dict[JobId, str]:
-        """Ask qstat for all live jobs; the job's own name may be cut, so a variable carries it."""
-        jobs = {
-            job: attributes
-            for job, attributes in self.status()
-            if job_found(attributes, self.exits).state is not JobState.ENDED
-        }
-        carried = {job: re.search(r"\bTOILFN_JOB=([\w.-]+)", a.get("Variable_List", "")) for job, a in jobs.items()}
-        return {job: match[1] for job, match in carried.items() if match and "[]" not in job}
+        """Ask qstat for all live jobs of this user; the job's own name may be cut, so a variable carries it."""
+        wanted = self._mine()
+        jobs = {} if wanted == [] else self.status(*(wanted or ()))
+        found = {JobId(job): job_found(attributes, self.exits) for job, attributes in jobs.items()}
+        live = [job for job, verdict in found.items() if verdict is not None and verdict.state is not JobState.ENDED]
+        named = {job: variable(jobs[job], "TOILFN_JOB") for job in live if "[]" not in job}
+        return {job: name for job, name in named.items() if name}
+
+    def _mine(self) -> list[str] | None:
+        """List this user's live jobs; None where there is no qselect, and all jobs have to be looked at."""
+        if shutil.which("qselect") is None:
+            return None
+        user = pwd.getpwuid(os.getuid()).pw_name
+        rows = map(str.strip, self.commands.run(["qselect", "-u", user]).splitlines())
+        return [row for row in rows if re.fullmatch(r"\d+(\[\d*\])?(\.\S+)?", row)]
 
 
 class PBSCluster(PBSBase):
@@ -153,17 +168,13 @@ class PBSCluster(PBSBase):
         chunk = f"select=1:ncpus={math.ceil(resources.cores)}:mem={kilobytes(resources)}kb"
         return [chunk + (f":ngpus={gpus}" if gpus else ""), *time_request(walltime)]
 
-    def status(self, *arguments: str) -> Iterator[tuple[JobId, Mapping[str, str]]]:
-        """Run qstat and give each job's attributes."""
+    def status(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """Run qstat and return each job's attributes; see `PBSBase.status`."""
         output = self._qstat(arguments)
-        try:
-            jobs = json.loads(output or "{}").get("Jobs", {})
-        except ValueError as error:
-            raise ClusterError(f"qstat -F json answered what is not JSON ({error}): {output[:300]}") from None
-        for job, attributes in jobs.items():
-            variables = attributes.pop("Variable_List", {})
-            listed = ",".join(f"{name}={value}" for name, value in variables.items())
-            yield JobId(job), {name: str(value) for name, value in attributes.items()} | {"Variable_List": listed}
+        jobs = json_jobs(output)
+        if jobs is None:
+            raise AwayError(f"qstat -F json answered what cannot be read: {output[:300]!r}")
+        return jobs
 
     def _qstat(self, arguments: Sequence[str]) -> str:
         """Run qstat, with the server's history of ended jobs where it keeps one (``job_history_enable``)."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from xml.etree import ElementTree as ET
 
-from toilfn.clusters.base import JobId
+from toilfn.clusters.commands import AwayError
 from toilfn.clusters.pbs import PBSBase, kilobytes, time_request
-from toilfn.clusters.words.pbs import TORQUE_EXITS
-from toilfn.errors import ClusterError
+from toilfn.clusters.words.pbs import TORQUE_EXITS, xml_jobs
 from toilfn.resources import Resources
 
 __all__ = ["TorqueCluster"]
@@ -29,13 +26,10 @@ class TorqueCluster(PBSBase):
         nodes = f"nodes=1:ppn={math.ceil(resources.cores)}" + (f":gpus={gpus}" if gpus else "")
         return [nodes, f"mem={kilobytes(resources)}kb", *time_request(walltime)]
 
-    def status(self, *arguments: str) -> Iterator[tuple[JobId, Mapping[str, str]]]:
-        """Run qstat and give each job's attributes."""
+    def status(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """Run qstat and return each job's attributes; see `PBSBase.status`."""
         output = self.commands.run(["qstat", "-t", "-f", "-x", *arguments], accept=(0, 153))
-        try:
-            root = ET.fromstring(output or "<Data/>")  # noqa: S314  # it comes from the scheduler that runs our code
-        except ET.ParseError as error:
-            raise ClusterError(f"qstat -x answered what is not XML ({error}): {output[:300]}") from None
-        for job in root.iter("Job"):
-            attributes = {child.tag: child.text or "" for child in job}
-            yield JobId(attributes["Job_Id"]), attributes
+        jobs = xml_jobs(output)
+        if jobs is None:
+            raise AwayError(f"qstat -x answered what cannot be read: {output[:300]!r}")
+        return jobs

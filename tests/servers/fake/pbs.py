@@ -72,4 +72,4 @@ def qstat(words: list[str]) -> None:
         raise RefusedError("\n".join(f"qstat: Unknown Job Id {name}" for name in missing), 153)
 
 
-COMMANDS = {"qsub": torque.qsub, "qstat": qstat, "qdel": qdel, "tracejob": torque.tracejob}
+COMMANDS = {"qsub": torque.qsub, "qstat": qstat, "qselect": torque.qselect, "qdel": qdel, "tracejob": torque.tracejob}

@@ -151,4 +151,17 @@ def forgets(element: engine.Element) -> bool:
     return (engine.spool() / "forgetful").exists() and element["state"] not in ("queued", "running")
 
 
-COMMANDS = {"qsub": qsub, "qstat": qstat, "qdel": qdel, "tracejob": tracejob}
+def qselect(words: list[str]) -> None:
+    """List the live jobs of a user. A file ``others`` in the spool folder names jobs that are somebody else's."""
+    options, rest = arguments.parse(words, ("-u",), ())
+    if rest or set(options) != {"-u"}:
+        raise RefusedError("usage: qselect [-u user_list]", 2)
+    others = engine.spool() / "others"
+    foreign = others.read_text().split() if others.exists() else []
+    for job, elements in engine.jobs():
+        is_live = any(element["state"] in ("queued", "running") for element in elements.values())
+        if is_live and str(job["id"]) not in foreign:
+            print(identity(job, ""))
+
+
+COMMANDS = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel, "tracejob": tracejob}

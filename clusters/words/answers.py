@@ -1,0 +1,26 @@
+"""Finding the JSON in what a command printed: a site may have its own lines before and after it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["json_values"]
+
+_DECODER = json.JSONDecoder(strict=False)
+_BEGINNING = re.compile(r"^[ \t]*([\[{])", re.MULTILINE)
+_PLACES = 20
+"""In how many places of an answer its beginning is looked for."""
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """Read each whole JSON object or array that begins at the beginning of a line."""
+    for begin in itertools.islice(_BEGINNING.finditer(text), _PLACES):
+        try:
+            value, _ = _DECODER.raw_decode(text, begin.start(1))
+        except (ValueError, RecursionError):
+            continue
+        yield value
