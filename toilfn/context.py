@@ -106,7 +106,9 @@ class Context:
             If it is not a promise.
         """
         from toilfn.promise import Promise
+        from toilfn.task import as_promise
 
+        promise = as_promise(promise)
         if not isinstance(promise, Promise):
             raise TypeError(f"spawn needs the promise that calling a task gives, not {promise!r}")
         self.spawned.append(promise)

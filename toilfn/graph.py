@@ -18,10 +18,10 @@ from toilfn.identity import arguments_digest, arguments_identity, lineage, task_
 from toilfn.requirements import LATE, pack
 from toilfn.serialize import PROTOCOL, dumps, dumps_function
 from toilfn.structure import ATOMS
+from toilfn.task import BoundTask, Task
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise
-    from toilfn.task import Task
 
 __all__ = ["INLINE_LIMIT", "BlobStore", "Recorded", "Recorder", "record", "store_payload"]
 
@@ -100,6 +100,8 @@ def record(
     SerializationError
         If the value, a function or an argument cannot be stored.
     """
+    if isinstance(value, (Task, BoundTask)):
+        raise SerializationError(f"it returned {value!r} itself, which was not called: write return {value.name}(...)")
     recorder = Recorder(store, parent)
     payload, refs = dumps(value, recorder.identify)
     for promise in spawned:
@@ -145,8 +147,8 @@ class Recorder:
 
     def _given(self, promise: Promise) -> TaskId:
         try:
-            return self._ids[promise._origin]
-        except KeyError:
+            return self._ids[promise._origin if hasattr(type(promise), "_origin") else promise]
+        except (KeyError, TypeError):
             raise SerializationError(
                 f"{promise!r} is hidden inside an object: pass it in a list, tuple, set, dict, dataclass or namedtuple"
             ) from None

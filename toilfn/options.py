@@ -42,6 +42,7 @@ __all__ = [
     "defaults",
     "dynamic",
     "is_checkpoint",
+    "is_late",
     "merge",
     "normalise",
     "parse_accelerator",
@@ -133,7 +134,12 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
 
 def dynamic(options: Mapping[str, Any]) -> dict[str, Any]:
     """Give the requirements that are known only when the call's arguments are: promises and functions of them."""
-    return {name: value for name, value in options.items() if name in _REQUIREMENTS and callable(value)}
+    return {name: value for name, value in options.items() if name in _REQUIREMENTS and is_late(value)}
+
+
+def is_late(value: Any) -> bool:
+    """Whether a requirement is known only with the arguments: a function, a promise or other dask collection."""
+    return callable(value) or hasattr(type(value), "__dask_graph__")
 
 
 def static(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +217,7 @@ def _all_text(values: Any) -> bool:
 
 def _read(name: str, value: Any) -> Any:
     """Bring one option to its normal form; an error names the option."""
-    if value is None or (name in _REQUIREMENTS and callable(value)):
+    if value is None or (name in _REQUIREMENTS and is_late(value)):
         return value
     try:
         return _READERS[name](value)

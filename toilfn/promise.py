@@ -20,7 +20,7 @@ from dask.task_spec import TaskRef
 
 from toilfn import options
 from toilfn.errors import GraphError
-from toilfn.structure import rebuild
+from toilfn.structure import is_collection, rebuild
 
 if TYPE_CHECKING:
     from toilfn.task import Task
@@ -127,6 +127,12 @@ class Promise(Delayed):
         """Refuse: a promise stands for a value."""
         raise TypeError(f"{self!r} cannot be called: it stands for a value, not for the task")
 
+    def __await__(self) -> Any:
+        """Refuse: awaiting runs nothing."""
+        raise TypeError(
+            f"{self!r} cannot be awaited: in a coroutine, write await asyncio.to_thread(toilfn.compute, promise)"
+        )
+
     def __repr__(self) -> str:
         path = "".join(f"[{step!r}]" for step in self._path)
         return f"<Promise of {self._task.name}{path}>"
@@ -196,10 +202,10 @@ class Call:
         self.promise: Promise | None = promise
 
     def __call__(self, *values: Any) -> Any:
-        """Run the call; promises it returns are computed on the spot."""
+        """Run the call; dask collections it returns are computed on the spot."""
         args, kwargs = rebuild(self._arguments, lambda leaf: values[leaf.index] if type(leaf) is Place else leaf)
         result = self._task.__wrapped__(*args, **kwargs)
-        return rebuild(result, lambda leaf: compute(leaf, scheduler="sync")[0] if isinstance(leaf, Promise) else leaf)
+        return rebuild(result, lambda leaf: compute(leaf, scheduler="sync")[0] if is_collection(leaf) else leaf)
 
     def __getstate__(self) -> tuple[Task[..., Any], Any]:
         return self._task, self._arguments

@@ -78,7 +78,7 @@ def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, 
 
 
 def _check(name: str, value: Any) -> Any:
-    if value is None or callable(value):
+    if value is None or options.is_late(value):
         raise ResourceError(f"option {name}: its value came out as {value!r}, which is no requirement")
     try:
         return options.normalise({name: value})[name]

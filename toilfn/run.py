@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from toilfn.errors import GraphError, StoreNotFoundError
 from toilfn.settings import Settings
-from toilfn.structure import rebuild
+from toilfn.structure import is_collection, rebuild
 from toilfn.task import as_promise
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compute(*promises: Any, **settings: Any) -> Any:
     Parameters
     ----------
     *promises
-        Promises, or structures that hold some.
+        Promises, or structures that hold some; an empty list or dict is its own value.
     **settings
         ``store`` (path or URL; a temporary one without), ``cluster`` (a cluster object or a name such
         as "local" or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``,
@@ -122,17 +122,24 @@ def _wanted(promises: tuple[Any, ...]) -> Any:
     """Check what `compute` was given, and turn other dask collections in it into promises."""
     if not promises:
         raise GraphError("compute() needs at least one promise: call a task to get one")
-    for item in promises:
-        if not _found(item):
-            raise GraphError(f"compute() was given {item!r:.200}, which holds no promise: call a task to get one")
-    wanted = tuple(rebuild(item, as_promise) for item in promises)
+    wanted = tuple(map(_checked, promises))
     return wanted[0] if len(wanted) == 1 else wanted
 
 
-def _found(value: Any) -> bool:
-    found = []
-    rebuild(value, lambda leaf: found.append(leaf) if hasattr(type(leaf), "__dask_graph__") else None)
-    return bool(found)
+def _checked(item: Any) -> Any:
+    """Turn the dask collections in a structure into promises; what is empty needs none."""
+    leaves = found = 0
+
+    def convert(leaf: Any) -> Any:
+        nonlocal leaves, found
+        leaves += 1
+        found += is_collection(leaf)
+        return as_promise(leaf)
+
+    wanted = rebuild(item, convert)
+    if leaves and not found:
+        raise GraphError(f"compute() was given {item!r:.200}, which holds no promise: call a task to get one")
+    return wanted
 
 
 def _workflow(settings: Settings) -> str:

@@ -6,19 +6,21 @@ exactly which tasks' values it needs, and loading it puts those values in place.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import io
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
-from toilfn.structure import ATOMS
+from toilfn.structure import ATOMS, LAZY, is_collection, items_of
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise
@@ -51,11 +53,12 @@ def dumps(value: Any, ids: Callable[[Promise], TaskId] | None = None) -> tuple[b
     SerializationError
         If something in the value cannot be pickled; names its type.
     """
-    if type(value) in ATOMS:
+    kind = type(value)
+    if kind in ATOMS or (kind in (list, tuple) and ATOMS.issuperset(map(type, value))):
         return pickle.dumps(value, PROTOCOL), ()
     buffer = io.BytesIO()
     refs: dict[TaskId, None] = {}
-    pickler = _Pickler(buffer, ids, refs) if "toilfn.promise" in sys.modules else _ByValue(buffer, PROTOCOL)
+    pickler = _Pickler(buffer, ids, refs)
     try:
         pickler.dump(value)
     except SerializationError:
@@ -76,6 +79,8 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
             return _main_class, (obj.__qualname__, cloudpickle.dumps(obj, PROTOCOL))
         if isinstance(obj, io.TextIOWrapper):
             raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
+        if type(obj) in LAZY:  # where it is read, what it calls would not be part of this graph any more
+            return list, (items_of(obj),)
         return super().reducer_override(obj)
 
 
@@ -84,16 +89,27 @@ class _Pickler(_ByValue):
         super().__init__(file, PROTOCOL)
         self._ids = ids
         self._refs = refs
-        self._promise = sys.modules["toilfn.promise"].Promise
+        self._made: dict[int, tuple[Any, Promise]] = {}
 
     def persistent_id(self, obj: Any) -> Any:
-        if not isinstance(obj, self._promise):
+        kind = type(obj)
+        if kind in ATOMS or not hasattr(kind, "__dask_graph__") or not is_collection(obj):
             return None
         if self._ids is None:
             raise SerializationError(f"{obj!r} cannot be stored here: pass it to the task as an argument")
-        task = self._ids(obj)
+        promise = self._promise_of(obj)
+        task = self._ids(promise)
         self._refs[task] = None
-        return (task, obj._path) if obj._path else task
+        return (task, promise._path) if promise._path else task
+
+    def _promise_of(self, collection: Any) -> Promise:
+        """Turn a dask collection into a promise, the same one wherever the collection is met."""
+        from toilfn.task import as_promise
+
+        if id(collection) not in self._made:
+            # Holds the collection too: an id is unique only as long as its object lives.
+            self._made[id(collection)] = collection, as_promise(collection)
+        return self._made[id(collection)][1]
 
 
 def _main_class(name: str, data: bytes) -> Any:
@@ -201,18 +217,68 @@ def dumps_function(function: Any) -> bytes:
         If it reaches something that cannot be pickled.
     """
     _by_value_if_not_importable(getattr(function, "__module__", None))
+    buffer = io.BytesIO()
     try:
-        return bytes(cloudpickle.dumps(function, PROTOCOL))
+        _FunctionPickler(buffer, PROTOCOL).dump(function)
+        return buffer.getvalue()
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise SerializationError(f"task {name} cannot be stored: {error}. Pass such objects as arguments") from error
 
 
+class _FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Cloudpickle, and wrappers of Python's own that it cannot take apart: they are made anew where they are loaded."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, contextlib._GeneratorContextManager):  # of a decorator that @contextmanager made
+            return type(obj), (obj.func, obj.args, obj.kwds)  # as its _recreate_cm does
+        if isinstance(obj, _CACHED) and not _is_found_by_name(obj):
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if is_singledispatch(obj) and not _is_found_by_name(obj):
+            return _dispatching, (dict(obj.registry),)
+        return super().reducer_override(obj)
+
+
+_CACHED = type(functools.lru_cache(len))
+
+
+def is_singledispatch(value: Any) -> bool:
+    """Whether this is what `functools.singledispatch` made."""
+    return isinstance(value, FunctionType) and value.__code__ is _SINGLEDISPATCH
+
+
+_SINGLEDISPATCH: CodeType = vars(functools)["singledispatch"](len).__code__
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _dispatching(registry: dict[type, Callable[..., Any]]) -> Any:
+    made = functools.singledispatch(registry[object])
+    for kind, function in registry.items():
+        made.register(kind, function)
+    return made
+
+
+def _is_found_by_name(value: Any) -> bool:
+    """Whether another process would find this very object by its module and name."""
+    module = sys.modules.get(value.__module__)
+    if module is None or module.__name__ in ("__main__", *cloudpickle.list_registry_pickle_by_value()):
+        return False
+    found: Any = module
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
 def loads_function(payload: bytes) -> Callable[..., Any]:
     """Load what `dumps_function` made; gives the plain function."""
-    function = pickle.loads(payload)
-    plain: Callable[..., Any] = getattr(function, "__wrapped__", function)
-    return plain
+    from toilfn.task import Task
+
+    function: Callable[..., Any] = pickle.loads(payload)
+    # Only a task's: a decorator's ``__wrapped__`` is the function without what the decorator does.
+    return function.__wrapped__ if isinstance(function, Task) else function
 
 
 def _by_value_if_not_importable(name: str | None) -> None:

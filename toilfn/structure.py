@@ -4,16 +4,54 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from toilfn.errors import GraphError
 
-__all__ = ["ATOMS", "rebuild", "walk"]
+__all__ = ["ATOMS", "LAZY", "is_collection", "items_of", "rebuild", "walk"]
 
 ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """Exact types that hold nothing else and never change."""
+
+LAZY = frozenset({map, filter, zip, enumerate})
+"""Iterators that call functions, and so may make promises, only when they are read."""
+
+_MOST_ITEMS = 10**7
+"""An iterator with more items is taken to have no end."""
+
+
+def is_collection(value: Any) -> bool:
+    """Whether a value is a promise or another dask collection; xarray's objects are, where dask holds their data."""
+    if not hasattr(type(value), "__dask_graph__"):
+        return False
+    promises = sys.modules.get("toilfn.promise")
+    if promises is not None and isinstance(value, promises.Promise):
+        return True
+    from dask.base import is_dask_collection
+
+    return bool(is_dask_collection(value))
+
+
+def items_of(iterator: Iterable[Any]) -> list[Any]:
+    """Read an iterator to its end.
+
+    Raises
+    ------
+    GraphError
+        If it seems to have no end.
+    """
+    items = list(islice(iterator, _MOST_ITEMS))
+    if len(items) == _MOST_ITEMS:
+        raise GraphError(
+            f"a {type(iterator).__name__} has more than {_MOST_ITEMS - 1} items, or no end: "
+            "pass a list of what the task needs"
+        )
+    return items
 
 
 def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
@@ -27,7 +65,7 @@ def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
     value : object
         Lists, tuples, sets, frozensets, dicts (values and keys), dataclass instances and namedtuples
         are entered, anything else is a leaf. So are dataclasses with ``__toilfn_leaf__ = True``, which
-        neither change nor hold promises.
+        neither change nor hold promises. A generator, `map`, `filter`, `zip` or `enumerate` becomes a list.
     replace : callable
         Gets each leaf and returns what stands in its place.
 
@@ -115,6 +153,7 @@ _COPIERS: dict[type, Callable[[Any, Callable[[Any], Any]], Any]] = {
     set: lambda value, inner: {inner(item) for item in value},
     frozenset: lambda value, inner: frozenset(inner(item) for item in value),
     dict: _copy_dict,
+    **dict.fromkeys((*LAZY, types.GeneratorType), lambda value, inner: [inner(item) for item in items_of(value)]),
 }
 
 

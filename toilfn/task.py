@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from toilfn import options as _options
 from toilfn.errors import GraphError, InputError
 from toilfn.requirements import known_later
-from toilfn.structure import ATOMS, rebuild
+from toilfn.structure import ATOMS, is_collection, rebuild
 
 if TYPE_CHECKING:
     from toilfn.identity import Identity
     from toilfn.promise import Promise
 
-__all__ = ["Task", "as_promise", "task"]
+__all__ = ["BoundTask", "Task", "as_promise", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,15 +43,34 @@ class Task(Generic[P, R]):
     def __init__(
         self, function: Callable[P, R], options: dict[str, Any] | None = None, after: Iterable[Any] = ()
     ) -> None:
+        if isinstance(function, classmethod):
+            raise InputError(f"@task needs a function, not {function!r}: write @classmethod above @task")
         if not callable(function):
             raise InputError(f"@task needs a function, not {function!r}")
         self._refuse(function, options or {})
-        functools.update_wrapper(self, function, updated=() if isinstance(function, type) else ("__dict__",))
+        self._look_like(function)
         self.settings = _options.normalise(options or {})
-        self.name: str = str(self.settings.get("name") or getattr(function, "__name__", type(function).__name__))
+        self.name: str = str(self.settings.get("name") or self.__name__)
         self.nout: int | None = self.settings.get("nout")
         self.after: tuple[Promise, ...] = _promises_only(after)
         self._late = known_later(self.name, self.settings)
+        if not isinstance(function, type):
+            self._take_attributes(getattr(function, "__dict__", {}))
+
+    def _look_like(self, function: Callable[P, R]) -> None:
+        """Take over the name and the documentation; partials and other objects may have no name of their own."""
+        functools.update_wrapper(self, function, updated=())
+        if not isinstance(getattr(function, "__name__", None), str):
+            self.__name__ = _name_of(function)
+        if not isinstance(getattr(function, "__qualname__", None), str):
+            self.__qualname__ = self.__name__
+
+    def _take_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Take over what was set on the function, but nothing that would hide an attribute of the task's own."""
+        own = vars(self)
+        own.update(
+            {name: value for name, value in attributes.items() if name not in own and not hasattr(type(self), name)}
+        )
 
     def _refuse(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
         """Refuse what can be called but is no task."""
@@ -77,14 +97,15 @@ class Task(Generic[P, R]):
     def _arity(self) -> tuple[int, int] | None:
         """The least and the most positional arguments; None where only a full check will do."""
         try:
-            parameters = inspect.signature(self.__wrapped__).parameters.values()
+            # What a decorator returned is what is called: it may add arguments that the function below it takes.
+            parameters = inspect.signature(self.__wrapped__, follow_wrapped=False).parameters.values()
         except (TypeError, ValueError):
             return (0, sys.maxsize)
         if any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
             return None
         return sum(p.default is p.empty for p in parameters), len(parameters)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a promise of the function's value."""
         from toilfn.promise import Promise
 
@@ -109,11 +130,11 @@ class Task(Generic[P, R]):
         if arity is not None and not kwargs and arity[0] <= len(args) <= arity[1]:
             return
         try:
-            inspect.signature(self.__wrapped__).bind(*args, **kwargs)
+            inspect.signature(self.__wrapped__, follow_wrapped=False).bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"task {self.name}: {error}") from None
 
-    def options(self, *, after: Any = (), **overrides: Any) -> Task[P, R]:
+    def options(self, /, *, after: Any = (), **overrides: Any) -> Task[P, R]:
         """Make a variant of this task with other options, for one call or several.
 
         Parameters
@@ -136,7 +157,7 @@ class Task(Generic[P, R]):
         merged = _options.merge(self.settings, _options.normalise(overrides))
         return type(self)(self.__wrapped__, merged, (*self.after, *_promises_only(after)))
 
-    def map(self, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
+    def map(self, /, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
         """Call the task once for each item, as the built-in `map` would.
 
         Parameters
@@ -149,11 +170,31 @@ class Task(Generic[P, R]):
         Returns
         -------
         list of promises
+
+        Raises
+        ------
+        TypeError
+            If there is no iterable.
         """
+        if not iterables:
+            raise TypeError(
+                f"task {self.name}: map needs at least one iterable as a positional argument; for one promise, "
+                "call the task"
+            )
         return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+        if instance is None or isinstance(self.__wrapped__, staticmethod):
+            return self
+        return BoundTask(self, instance)
+
+    def is_complete_without_arguments(self, *bound: Any) -> bool:
+        """Say whether the function can be called with nothing but what it is bound to."""
+        try:
+            inspect.signature(self.__wrapped__).bind(*bound)
+        except (TypeError, ValueError):
+            return False
+        return True
 
     def __reduce__(self) -> Any:
         if self._is_importable():
@@ -168,6 +209,37 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
+
+
+class BoundTask(Generic[R]):
+    """A task that is a method, and the object it belongs to: what ``object.method`` gives."""
+
+    def __init__(self, task: Task[..., R], instance: Any) -> None:
+        functools.update_wrapper(self, task, updated=())
+        self.__func__ = task
+        self.name = task.name
+        self.__self__ = instance
+        self.__wrapped__: Callable[..., R] = types.MethodType(task.__wrapped__, instance)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> R:
+        """Make a promise of the method's value."""
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def options(self, /, **overrides: Any) -> BoundTask[R]:
+        """Make a variant with other options, as `Task.options` does."""
+        return BoundTask(self.__func__.options(**overrides), self.__self__)
+
+    def map(self, /, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
+        """Call the method once for each item, as `Task.map` does."""
+        if not iterables:
+            return self.__func__.map(**kwargs)  # which says what is missing
+        return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
+
+    def __reduce__(self) -> Any:
+        return BoundTask, (self.__func__, self.__self__)
+
+    def __repr__(self) -> str:
+        return f"<task {self.__func__.name} of {self.__self__!r:.100}>"
 
 
 @overload
@@ -214,10 +286,12 @@ def task(function: Any = None, /, **options: Any) -> Any:
 
 
 def as_promise(leaf: Any) -> Any:
-    """Give a promise as it is, any other dask collection as a promise of its value, and all else as it is."""
+    """Turn a dask collection into a promise of its value; return promises, and all else, as they are."""
+    if not is_collection(leaf):
+        return leaf
     from toilfn.promise import Promise
 
-    if isinstance(leaf, Promise) or not hasattr(type(leaf), "__dask_graph__"):
+    if isinstance(leaf, Promise):
         return leaf
     from toilfn.interop import from_dask
 
@@ -235,6 +309,8 @@ def _freeze(deps: list[Promise], leaf: Any) -> Any:
     from toilfn.promise import Promise
     from toilfn.sharing import is_large, shared
 
+    if isinstance(leaf, (Task, BoundTask)):
+        _refuse_uncalled(leaf)
     leaf = as_promise(leaf)
     if not isinstance(leaf, Promise) and is_large(leaf):
         leaf = shared(leaf)
@@ -243,12 +319,29 @@ def _freeze(deps: list[Promise], leaf: Any) -> Any:
     return leaf
 
 
+def _refuse_uncalled(leaf: Task[..., Any] | BoundTask[Any]) -> None:
+    """Refuse a task that was most likely meant to be called, since it needs no arguments."""
+    task, bound = (leaf.__func__, (leaf.__self__,)) if isinstance(leaf, BoundTask) else (leaf, ())
+    if task.is_complete_without_arguments(*bound):
+        raise GraphError(
+            f"{leaf!r} is an argument, but it was not called: write {task.name}() for its value, "
+            f"or lambda: {task.name}() to pass it as a function"
+        )
+
+
+def _name_of(function: Any) -> str:
+    """Name something that can be called: a partial as its function, an object as its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def _promises_only(after: Any) -> tuple[Promise, ...]:
     if type(after) is tuple and not after:  # as almost always: without dask, workers start in half the time
         return ()
     from toilfn.promise import Promise
 
-    items = (after,) if isinstance(after, Promise) else tuple(after)
+    items = tuple(map(as_promise, (after,) if is_collection(after) else after))
     for item in items:
         if not isinstance(item, Promise):
             raise GraphError(f"after={item!r}: only promises can be waited for")

@@ -7,6 +7,7 @@ import dataclasses
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,8 +275,8 @@ def test_a_structure_that_contains_itself_is_refused() -> None:
 
 
 def test_an_argument_that_cannot_be_pickled_names_task_and_type(compute: Any) -> None:
-    with pytest.raises(toil.SerializationError, match=r"same.*(lock|generator)|(lock|generator).*same"):
-        compute(same(x for x in range(3)))
+    with pytest.raises(toil.SerializationError, match=r"same.*lock|lock.*same"):
+        compute(same(threading.Lock()))
 
 
 def test_promises_have_no_truth_length_or_items_yet() -> None:

@@ -20,7 +20,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from toilfn.errors import SerializationError
-from toilfn.structure import ATOMS
+from toilfn.structure import ATOMS, is_collection
 
 __all__ = ["DIGEST_SIZE", "Encoder", "Node", "atom", "digest"]
 
@@ -158,6 +158,8 @@ class Encoder:
             return describe(value)
         if kind in _CODE or isinstance(value, (type, *_toilfn_class("task", "Task"))):
             return b"\1" + self._code(value)
+        if is_collection(value):  # in an object, where it is no argument of its own
+            return b"\2" + self._promise(value)
         return _describe_other(value, kind)
 
 
