@@ -44,7 +44,7 @@ class AWSBatchSettings(ContainerSettings, total=False):
     spot_queue : str
         A queue with spot instances.
     region : str
-        By default that of ``TOILFN_AWS_BATCH_REGION``, else what boto3 finds.
+        By default that of ``TOILFN_AWS_BATCH_REGION``, else what botocore finds.
     profile, endpoint_url : str
         Whose credentials, and another address than Amazon's.
     job_role_arn : str
@@ -130,7 +130,8 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
             except AwayError:
                 raise
             except ClusterError as error:
-                _log.info("%s", error)  # polls tell the truth
+                names = " ".join(job for job in jobs if job == target or _parent(job) == target)
+                _log.warning("these jobs could not be ended: %s: %s", names, error)
 
     def close(self) -> None:
         """End all jobs of this leader, and close all connections."""

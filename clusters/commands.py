@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from toilfn.errors import ClusterError
 
-__all__ = ["AwayError", "Commands", "pauses", "portions"]
+__all__ = ["AwayError", "Commands", "CredentialsError", "pauses", "portions"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -19,6 +19,11 @@ _log = logging.getLogger(__name__)
 
 class AwayError(ClusterError):
     """The system's controller did not answer; it may in a while."""
+
+
+class CredentialsError(AwayError):
+    """The system does not accept our credentials. At the start they are wrong; later they have expired, and somebody
+    may renew them in a while."""
 
 
 class Commands:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.message import Message
 from http.client import HTTPException
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from toilfn.clusters.commands import AwayError
+from toilfn.clusters.commands import AwayError, CredentialsError
 from toilfn.errors import ClusterError, InputError
 
 __all__ = ["JsonService", "RefusedError", "refusal"]
@@ -64,8 +64,10 @@ class JsonService:
         What to call it in errors, such as ``"the TES server"``.
     url : str
         What all paths are added to; http or https, without user and password.
-    headers : mapping, optional
-        Sent with each request, such as credentials. They are in no message.
+    headers : callable, optional
+        Returns what is sent with each request, such as credentials. They are in no message.
+    hint : str, optional
+        What to do when the service does not accept the credentials; without it, they are not expected to expire.
     timeout : float, optional
         Seconds after which a request counts as not answered.
 
@@ -75,14 +77,22 @@ class JsonService:
         If the URL is of another kind.
     """
 
-    def __init__(self, name: str, url: str, headers: Mapping[str, str] | None = None, timeout: float = 20.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        headers: Callable[[], Mapping[str, str]] = dict,
+        hint: str = "",
+        timeout: float = 20.0,
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             where = url if "@" not in url else "the URL with a user name in it"
             raise InputError(f"{where} cannot be where {name} is: write http://HOST:PORT or https://HOST, nothing else")
         self.name = name
         self.url = url.rstrip("/")
-        self._headers = {"Accept": "application/json", **(headers or {})}
+        self._headers = headers
+        self._hint = hint
         self._timeout = timeout
         self._opener = urllib.request.build_opener(_NoRedirection)
 
@@ -96,7 +106,7 @@ class JsonService:
         Raises
         ------
         AwayError
-            If there is no answer, or one that says to try again later.
+            If there is no answer, or one that says to try again later, perhaps with other credentials.
         RefusedError
             If the service will not do it; carries its own words.
         """
@@ -104,14 +114,15 @@ class JsonService:
 
     def _ask(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        all_headers = {**self._headers, **({"Content-Type": "application/json"} if data else {}), **(headers or {})}
+        given = {"Accept": "application/json", **self._headers()}
+        all_headers = {**given, **({"Content-Type": "application/json"} if data else {}), **(headers or {})}
         request = urllib.request.Request(self.url + path, data, all_headers, method=method)  # noqa: S310 - checked above
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 return self._read(path, response.read())
         except urllib.error.HTTPError as error:
             with error:
-                raise refusal(self.name, self.url + path, error.code, error.reason, error) from None
+                raise refusal(self.name, self.url + path, error.code, error.reason, error, self._hint) from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise AwayError(f"{self.name} at {self.url} does not answer: {reason}") from None
@@ -123,8 +134,15 @@ class JsonService:
             raise ClusterError(f"{self.name} answered to {path} what is not JSON: {text[:200]!r}") from None
 
 
-def refusal(name: str, where: str, status: int, reason: str, answer: Answer) -> ClusterError:
-    """Judge an answer that is no success: `AwayError` if it may be one later, else `RefusedError`."""
+def refusal(name: str, where: str, status: int, reason: str, answer: Answer, hint: str = "") -> ClusterError:
+    """Judge an answer that is not a success.
+
+    Returns
+    -------
+    ClusterError
+        A `CredentialsError` if the service does not accept the credentials, an `AwayError` if it may do later what it
+        does not do now, else a `RefusedError`.
+    """
     try:
         said = answer.read(2000).decode(errors="replace").strip()
     except (OSError, HTTPException):
@@ -132,4 +150,8 @@ def refusal(name: str, where: str, status: int, reason: str, answer: Answer) -> 
     message = f"{name} at {where} answered {status} {reason}. {said}".rstrip(" .")
     if status in _AWAY:
         return AwayError(message)
+    if status in (401, 403) and hint:
+        message = f"{message}\n{hint}"
+        if status == 401:
+            return CredentialsError(message)
     return RefusedError(message, status, answer.headers.get("Location", ""))

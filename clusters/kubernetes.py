@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
-from toilfn.clusters.commands import AwayError, pauses, portions
+from toilfn.clusters.commands import AwayError, CredentialsError, pauses, portions
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import resolved
 from toilfn.clusters.kube import verdict
-from toilfn.clusters.kube.connection import Connection, user
-from toilfn.clusters.kube.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name
+from toilfn.clusters.kube.connection import Connection, QuotaError, RefusedError, user
+from toilfn.clusters.kube.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name, user_label
 from toilfn.clusters.kube.settings import KubernetesSettings
 from toilfn.clusters.kube.watcher import Changed, Gone, Listed, News, Watcher
 from toilfn.clusters.polled import Found
@@ -46,6 +46,10 @@ _INDEXED = 1, 29
 _ARRAY_LIMIT = 1000
 _OPENING = 30.0
 """Seconds within which the API has to answer at the start: then a wrong address is likelier than a short absence."""
+_BRIEF = 2.0
+"""Seconds for which the API may be without an answer before that is worth a word."""
+_LOOKS = 20
+"""How many pods that do not start are looked into in one round."""
 _LEAVING = 60.0
 """Seconds beyond its grace period after which a deleted pod that stays is on a node that is lost."""
 
@@ -56,7 +60,7 @@ class _Live:
 
     job: str
     since: float
-    """The monotonic time from which on it was known to be there."""
+    """The monotonic time from which on it was known to be there; infinite while the API has not taken its job."""
     next_look: float
     """When to see whether something keeps its pod from starting."""
     pod: dict[str, Any] | None = None
@@ -90,6 +94,13 @@ class KubernetesCluster(Cluster):
         self._array_limit = 1
         self._has_run = False
         self._said: set[str] = set()
+        self._unsent: dict[str, dict[str, Any]] = {}
+        """Jobs that the API has not taken yet."""
+        self._ready: list[Update] = []
+        """News for the next poll."""
+        self._no_sending: tuple[float, ClusterError] | None = None
+        """The first error since which no job could be sent, and its monotonic time."""
+        self._is_away = False
 
     def open(self, session: Session) -> None:
         """Connect, and start to watch. See `Cluster.open`."""
@@ -103,9 +114,10 @@ class KubernetesCluster(Cluster):
         self._session, selector = session, f"{WORKFLOW}={session.workflow}"
         connection = self._connection = Connection(self.settings)
         try:
-            self._patiently(lambda: connection.check(selector), min(_OPENING, self._patience))
-            version = self._patiently(connection.version, min(_OPENING, self._patience))
-        except ClusterError:
+            connection.check_job(self.manifest())
+            self._at_start(lambda: connection.check(selector))
+            version = self._at_start(connection.version)
+        except (ClusterError, InputError):
             self.close()
             raise
         most = int(self.settings.get("max_array_size", _ARRAY_LIMIT))
@@ -123,19 +135,15 @@ class KubernetesCluster(Cluster):
         shapes: dict[Resources, list[Batch]] = {}
         for batch in batches:
             shapes.setdefault(batch.resources, []).append(batch)
-        try:
-            for shape, group in shapes.items():
-                for portion in portions(group, self._array_limit):
-                    jobs |= self._submit(shape, portion)
-        except ClusterError:
-            self.kill(jobs.values())
-            raise
+        for shape, group in shapes.items():
+            for portion in portions(group, self._array_limit):
+                jobs |= self._submit(shape, portion)
         return [jobs[batch.name] for batch in batches]
 
     def poll(self, timeout: float) -> list[Update]:
         """Wait for news. See `Cluster.poll`."""
         end = time.monotonic() + timeout
-        updates: list[Update] = []
+        updates, self._ready = self._ready, []
         is_awake = False
         while not updates and not is_awake and (left := end - time.monotonic()) > 0:
             until_look = max(0.0, self._next_look - time.monotonic()) if self._live else left
@@ -152,7 +160,10 @@ class KubernetesCluster(Cluster):
             live.is_killed = True
         kept = {live.job for live in self._live.values() if not live.is_killed}
         for live in doomed:
-            if live.job not in kept:
+            if live.job in self._unsent:
+                if live.job not in kept:
+                    self._give_up(live.job, Found(JobState.ENDED, Cause.LOST, "killed"))
+            elif live.job not in kept:
                 self._remove(live.job, self._api.delete_job)
             elif live.pod is not None:
                 self._remove(live.pod["metadata"]["name"], self._api.delete_pod)
@@ -164,7 +175,14 @@ class KubernetesCluster(Cluster):
         self.kill(tuple(self._live))
         self._remove_leftover()
         if self._leftover:
-            _log.warning("these could not be deleted: %s", " ".join(sorted(self._leftover)))
+            _log.warning(
+                "these jobs and pods could not be deleted, and may go on: %s. Delete them with "
+                "`kubectl delete jobs -n %s -l %s=%s`",
+                " ".join(sorted(self._leftover)),
+                self._connection.namespace,
+                WORKFLOW,
+                self._session.workflow if self._session else "",
+            )
         for watcher in self._watchers:
             watcher.stop()
         self._connection.close()
@@ -172,6 +190,8 @@ class KubernetesCluster(Cluster):
         self._live.clear()
         self._alive.clear()
         self._leftover.clear()
+        self._unsent.clear()
+        self._ready.clear()
 
     def wake(self) -> None:
         """Make a waiting `poll` return."""
@@ -182,7 +202,7 @@ class KubernetesCluster(Cluster):
         if submission is None:
             batch = Batch("BATCH", "example", Resources())
             submission = Submission("toilfn-example", (batch,), batch.resources, "")
-        given = {"image": "IMAGE", "owner": user(), **self.settings}
+        given = {"image": "IMAGE", "owner": user_label(user()), **self.settings}
         return job(submission, self._session or Session("STORE", "WORKFLOW"), given)
 
     # How it is done.
@@ -193,32 +213,99 @@ class KubernetesCluster(Cluster):
             raise ClusterError("the cluster is not open")
         return self._connection
 
-    def _patiently(self, ask: Callable[[], T], patience: float) -> T:
+    def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask until the API answers."""
-        for pause in pauses(patience):
+        for pause in pauses(self._patience):
+            try:
+                answer = ask()
+            except AwayError as error:
+                self._note_outage(error)
+                time.sleep(pause)
+            else:
+                self._note_outage(None)
+                return answer
+        return ask()
+
+    def _at_start(self, ask: Callable[[], T]) -> T:
+        """Ask before anything runs: an address or credentials that do not work then are wrong."""
+        for pause in pauses(min(_OPENING, self._patience)):
             try:
                 return ask()
+            except CredentialsError:
+                raise
             except AwayError as error:
                 _log.warning("%s; trying again", error)
                 time.sleep(pause)
         return ask()
+
+    def _note_outage(self, error: ClusterError | None) -> None:
+        """Report that the API does not answer, and that it does again, once each."""
+        if self._session is None or self._is_away == (error is not None):
+            return
+        self._is_away = error is not None
+        self._session.outage(str(error) if error else "")
+        if error:
+            patience = format_duration(self._patience)
+            _log.warning("%s; the run waits for it, for at most %s (patience)", error, patience)
+        else:
+            _log.warning("Kubernetes answers again")
 
     def _submit(self, shape: Resources, portion: Sequence[Batch]) -> dict[str, JobId]:
         session = self._session
         if session is None:
             raise ClusterError("the cluster is not open")
         name = job_name(self.settings.get("job_name", ""), session.workflow, secrets.token_hex(4))
-        manifest = self.manifest(Submission(name, tuple(portion), shape, ""))
-        self._patiently(lambda: self._api.create_job(manifest), self._patience)
+        manifest = self._unsent[name] = self.manifest(Submission(name, tuple(portion), shape, ""))
         jobs = {batch: id_ for id_, batch in batches(manifest).items()}
         for id_ in jobs.values():
-            self._watch(id_, name)
+            self._watch(id_, name, since=float("inf"))
+        self._send(name)
         return jobs
 
-    def _watch(self, id_: JobId, name: str) -> None:
+    def _send(self, name: str) -> bool:
+        """Send a job; return whether that is settled. One for which there is no room now is sent again later."""
+        try:
+            self._api.create_job(self._unsent[name])
+        except AwayError as error:
+            self._no_sending = self._no_sending or (time.monotonic(), error)
+            return False
+        except QuotaError as error:
+            if verdict.is_hopeless(str(error)):
+                self._give_up(name, Found(JobState.ENDED, Cause.INPUT, f"{error}; {verdict.HOPELESS}"))
+                return True
+            self._say(f"jobs wait for the namespace's quota: {error}")
+            return False
+        except RefusedError as error:
+            self._give_up(name, Found(JobState.ENDED, Cause.INPUT, str(error)))
+            return True
+        del self._unsent[name]
+        self._no_sending = None
+        now = time.monotonic()
+        for live in self._live.values():
+            if live.job == name:
+                live.since, live.next_look = now, now + self._pod_timeout
+        return True
+
+    def _give_up(self, name: str, found: Found) -> None:
+        """End the batches of a job that was never sent."""
+        del self._unsent[name]
+        lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
+        self._alive[name] += 1  # there is no job to delete
+        self._ready += [self._ended(id_, live, found) for id_, live in lost]
+        del self._alive[name]
+        self.wake()
+
+    def _send_rest(self) -> None:
+        if not self._unsent:
+            self._no_sending = None
+        for name in tuple(self._unsent):
+            if not self._send(name):
+                return
+
+    def _watch(self, id_: JobId, name: str, since: float | None = None) -> None:
         if id_ not in self._live:
             now = time.monotonic()
-            self._live[id_] = _Live(name, now, now + self._pod_timeout)
+            self._live[id_] = _Live(name, now if since is None else since, now + self._pod_timeout)
             self._alive[name] += 1
 
     def _take(self, timeout: float, updates: list[Update]) -> bool:
@@ -328,21 +415,42 @@ class KubernetesCluster(Cluster):
 
     def _look(self) -> list[Update]:
         """See what does not go on by itself."""
-        for watcher in self._watchers:
-            watcher.check(self._patience)
+        self._check_outage()
         self._remove_leftover()
+        self._send_rest()
         now = time.monotonic()
-        updates: list[Update] = []
+        updates, self._ready = self._ready, []
+        looks = 0
         for id_, live in tuple(self._live.items()):
             if now > live.left_at:
                 updates += self._lost(id_, live.pod)
-            elif live.state is JobState.QUEUED and now > live.next_look:
+            elif live.state is JobState.QUEUED and now > live.next_look and live.job not in self._unsent:
+                if (looks := looks + 1) > _LOOKS:
+                    break
                 live.next_look = now + self._pod_timeout
                 updates += self._stuck(id_, live)
         return updates
 
+    def _check_outage(self) -> None:
+        """Report an outage, and end the run after a long one."""
+        found = [self._no_sending, *(watcher.trouble() for watcher in self._watchers)]
+        troubles = [trouble for trouble in found if trouble is not None]
+        if not troubles:
+            self._note_outage(None)
+            return
+        since, error = min(troubles, key=lambda trouble: trouble[0])
+        away = time.monotonic() - since
+        if away > self._patience:
+            self._live.clear()  # so that `close` leaves the jobs alone
+            self._unsent.clear()
+            raise ClusterError(
+                f"{error}\nNo news of jobs for {format_duration(away)} (patience). The jobs go on: resume the run later"
+            )
+        if away > _BRIEF:
+            self._note_outage(error)
+
     def _stuck(self, id_: JobId, live: _Live) -> list[Update]:
-        """Tell what keeps a batch from starting that has waited for long; waiting for a node is no fault."""
+        """Find out what keeps a batch from starting that has waited for long; waiting for a node is not a fault."""
         if live.pod is not None and not verdict.is_starting(live.pod):
             self._say(f"pods wait for a node: {verdict.judge(live.pod).detail}")
             return []
@@ -350,6 +458,8 @@ class KubernetesCluster(Cluster):
         reason = verdict.blocked(live.pod) if live.pod else ""
         reason = reason or self._warning(name)
         if "exceeded quota" in reason:
+            if verdict.is_hopeless(reason):
+                return [self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.HOPELESS}"))]
             self._say(f"pods wait for the namespace's quota: {reason}")
             return []
         if not reason:
@@ -371,15 +481,17 @@ class KubernetesCluster(Cluster):
             return ""
 
     def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        """Warn once of what differs in nothing but names and numbers."""
+        key = re.sub(r'"[^"]*"|[a-z]*[\d.]+\w*', "", text)
+        if key not in self._said:
+            self._said.add(key)
             _log.warning("%s", text)
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find a workflow's jobs, and take them over: polls tell of them from now on, also of what has ended."""
         selector = f"{WORKFLOW}={workflow}"
-        jobs, _ = self._patiently(lambda: self._api.list("job", selector), self._patience)
-        pods, _ = self._patiently(lambda: self._api.list("pod", selector), self._patience)
+        jobs, _ = self._patiently(lambda: self._api.list("job", selector))
+        pods, _ = self._patiently(lambda: self._api.list("pod", selector))
         known = {element(pod).id for pod in pods}
         found: dict[JobId, str] = {}
         for manifest in jobs:

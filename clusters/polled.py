@@ -6,7 +6,6 @@ outages, jobs that nobody knows any more and updates are here.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from toilfn.clusters.base import Cluster, JobId, JobState, Session, Update
-from toilfn.clusters.commands import AwayError, pauses
+from toilfn.clusters.commands import AwayError, CredentialsError, pauses
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Capacity, Cause
 from toilfn.units import format_duration, parse_duration
@@ -83,6 +82,8 @@ class PolledCluster(Cluster, Generic[L]):
         self._session: Session | None = None
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
+        self._not_ended = ""
+        """Why jobs could not be ended the last time."""
         self._woken = threading.Event()
         self._next_look = 0.0
         self._away_since: float | None = None
@@ -146,14 +147,18 @@ class PolledCluster(Cluster, Generic[L]):
             if job in self._live:
                 self._live[job].is_killed = True
                 self._to_kill.add(job)
-        with contextlib.suppress(AwayError):  # the next poll tries again
+        try:
             self._kill()
+        except AwayError as error:  # the next poll tries again
+            _log.info("%s; jobs are ended later", error)
+            self._not_ended = str(error)
 
     def close(self) -> None:
         """End all jobs of this leader."""
         self.kill(list(self._live))
         if self._to_kill:
-            _log.warning("these jobs could not be ended: %s", " ".join(sorted(self._to_kill)))
+            names = " ".join(sorted(self._to_kill))
+            _log.warning("these jobs could not be ended, and may go on: %s\n%s", names, self._not_ended)
         self._live.clear()
         self._to_kill.clear()
 
@@ -168,11 +173,16 @@ class PolledCluster(Cluster, Generic[L]):
     # How it is done.
 
     def patiently(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
-        """Ask until the system answers, or patience ends; `at_most` is in seconds, too."""
+        """Ask until the system answers, or patience ends; `at_most` is in seconds, too.
+
+        With it, which is at the start, credentials that are not accepted are wrong, and not worth waiting for.
+        """
         for pause in pauses(min(self._patience, at_most)):
             try:
                 answer = ask()
             except AwayError as error:
+                if at_most < math.inf and isinstance(error, CredentialsError):
+                    raise
                 self._is_away(error)
                 _log.warning("%s; trying again", error)
                 time.sleep(pause)

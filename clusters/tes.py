@@ -12,10 +12,12 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
+from toilfn.clusters.commands import AwayError, CredentialsError
 from toilfn.clusters.containersettings import (
     ContainerSettings,
     image_of,
@@ -65,6 +67,12 @@ _TAIL = 1000
 
 _SCRIPT = "/tmp/toilfn-prologue.sh"  # noqa: S108 - in the job's own container
 
+_ENDPOINT_HINT = "Is endpoint= (or TOILFN_TES_ENDPOINT) right?"
+_CREDENTIALS_HINT = (
+    "Give user=... and password=..., or bearer_token=..., or set TOILFN_TES_USER and TOILFN_TES_PASSWORD, or "
+    "TOILFN_TES_BEARER_TOKEN. A token that expires during a run can be renewed in a file: bearer_token='file:PATH'."
+)
+
 _MEMORY = re.compile(r"OOM|out of memory", re.IGNORECASE)
 
 
@@ -79,7 +87,8 @@ class TESSettings(ContainerSettings, total=False):
     user, password : str
         For basic authentication; by default those of ``TOILFN_TES_USER`` and ``TOILFN_TES_PASSWORD``.
     bearer_token : str
-        For bearer authentication; by default that of ``TOILFN_TES_BEARER_TOKEN``.
+        For bearer authentication; by default that of ``TOILFN_TES_BEARER_TOKEN``. ``"file:PATH"`` names a file that is
+        read for each request, so that a token can be renewed during a run.
     tags : mapping of str to str
         Further tags of all jobs.
     zones : sequence of str
@@ -106,13 +115,20 @@ class TESCluster(PolledCluster[LiveJob]):
 
     def __init__(self, **settings: Unpack[TESSettings]) -> None:
         super().__init__(resolved("TESCluster", "tes", TESSettings, settings))
-        self._service = JsonService("the TES server", _endpoint(self.settings), _credentials(self.settings))
+        self._service = JsonService(
+            "the TES server", _endpoint(self.settings), _credentials(self.settings), _CREDENTIALS_HINT
+        )
 
     def open(self, session: Session) -> None:
         """See whether the server answers, and takes the credentials. See `Cluster.open`."""
         super().open(session)
         image_of(self.settings, "TESCluster")
-        self.patiently(self._greet, START_PATIENCE)
+        try:
+            self.patiently(self._greet, START_PATIENCE)
+        except CredentialsError:
+            raise
+        except AwayError as error:
+            raise ClusterError(f"{error}\n{_ENDPOINT_HINT}") from None
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start one TES task for each batch. See `Cluster.submit`."""
@@ -127,16 +143,32 @@ class TESCluster(PolledCluster[LiveJob]):
         """Read one list of all jobs; ask for the reasons of those that ended badly."""
         wanted = set(jobs)
         tasks = map(self._get, jobs) if len(jobs) <= _FEW else self._listed("MINIMAL")
-        states = {JobId(task["id"]): task.get("state", "UNKNOWN") for task in tasks if task and task["id"] in wanted}
+        try:
+            states = {
+                JobId(task["id"]): task.get("state", "UNKNOWN") for task in tasks if task and task["id"] in wanted
+            }
+        except RefusedError as error:
+            if error.status == 403:  # we were allowed to look before
+                raise CredentialsError(str(error)) from None
+            raise
         return {job: self._found(job, state) for job, state in states.items()}
 
     def end(self, jobs: Sequence[JobId]) -> None:
-        """Cancel tasks; that one is gone, or has ended, is no error."""
+        """Cancel tasks; that one is gone, or has ended, is not an error."""
         for job in jobs:
             try:
                 self._service.post(f"/tasks/{job}:cancel", {})
             except RefusedError as error:
-                _log.info("%s", error)  # polls tell the truth
+                if self._is_alive(job):
+                    _log.warning("the job %s could not be ended: %s", job, error)
+
+    def _is_alive(self, job: JobId) -> bool:
+        """Ask whether a job may still run; without an answer, it may."""
+        try:
+            state, _ = STATES.get((self._get(job) or {"state": "CANCELED"}).get("state", ""), (JobState.UNKNOWN, None))
+        except RefusedError:
+            return True
+        return state is not JobState.ENDED
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live tasks by their tag, and take them over."""
@@ -175,11 +207,11 @@ class TESCluster(PolledCluster[LiveJob]):
         try:
             self._service.get("/service-info")
         except RefusedError as error:
-            if error.status in (401, 403):
-                raise _refused(error) from None
+            if error.status == 403:
+                raise
             if error.location:
                 raise ClusterError(f"{error}\nIt redirects to {error.location}: give that as endpoint=...") from None
-            raise ClusterError(f"{error}\nIs endpoint= (or TOILFN_TES_ENDPOINT) right?") from None
+            raise ClusterError(f"{error}\n{_ENDPOINT_HINT}") from None
 
     def _create(self, batch: Batch) -> JobId:
         name = f"{self.session.workflow}-{secrets.token_hex(8)}"
@@ -188,12 +220,7 @@ class TESCluster(PolledCluster[LiveJob]):
         def arrived() -> str:
             return next((found["id"] for found in self._listed("BASIC") if found.get("name") == name), "")
 
-        try:
-            job = JobId(self.surely(lambda: self._service.post("/tasks", task)["id"], arrived))
-        except RefusedError as error:
-            if error.status in (401, 403):
-                raise _refused(error) from None
-            raise
+        job = JobId(self.surely(lambda: self._service.post("/tasks", task)["id"], arrived))
         self._watch(job, task["tags"].get("toilfn.walltime"))
         return job
 
@@ -257,28 +284,32 @@ def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
     return Found(JobState.ENDED, cause, f"{word}{status}{''.join(shown)}")
 
 
-def _refused(error: RefusedError) -> ClusterError:
-    return ClusterError(
-        f"{error}\nGive user=... and password=..., or bearer_token=..., or set TOILFN_TES_USER and "
-        "TOILFN_TES_PASSWORD, or TOILFN_TES_BEARER_TOKEN."
-    )
-
-
 def _endpoint(settings: Mapping[str, Any]) -> str:
     url = (setting(settings, "endpoint", "TOILFN_TES_ENDPOINT") or "http://localhost:8000").rstrip("/")
     return url if url.endswith("/v1") else f"{url}/ga4gh/tes/v1"
 
 
-def _credentials(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Give the header that says who we are."""
+def _credentials(settings: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
+    """Return what makes the header that says who we are."""
     user = setting(settings, "user", "TOILFN_TES_USER")
     password = setting(settings, "password", "TOILFN_TES_PASSWORD")
     token = setting(settings, "bearer_token", "TOILFN_TES_BEARER_TOKEN")
     if token and (user or password):
         raise InputError("TESCluster has a bearer token as well as a user or password: give one of them")
     if token:
-        return {"Authorization": f"Bearer {token}"}
+        return lambda: {"Authorization": f"Bearer {_token(token)}"}
     if user:
-        pair = f"{user}:{password or ''}".encode()
-        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
-    return {}
+        pair = base64.b64encode(f"{user}:{password or ''}".encode()).decode()
+        return lambda: {"Authorization": f"Basic {pair}"}
+    return dict
+
+
+def _token(given: str) -> str:
+    """Read a token from its file, where one is named; a file that is briefly away is an outage."""
+    if not given.startswith("file:"):
+        return given
+    path = Path(given.removeprefix("file:")).expanduser()
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise CredentialsError(f"bearer_token: {path} cannot be read: {error}") from None

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toilfn.clusters.commands import AwayError
-from toilfn.errors import ClusterError
+from toilfn.clusters.commands import AwayError, CredentialsError
+from toilfn.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
     from urllib3 import HTTPResponse
 
-__all__ = ["Connection", "ExpiredError", "Stream", "user"]
+__all__ = ["Connection", "ExpiredError", "QuotaError", "RefusedError", "Stream", "user"]
 
+_log = logging.getLogger(__name__)
 _TIMEOUT = (5.0, 30.0)
 """Seconds to connect, and to wait for an answer."""
 _AWAY = {0, 408, 429, 500, 502, 503, 504}
@@ -28,8 +30,32 @@ _PAGE = 500
 """How many objects are listed in one request."""
 
 
-class ExpiredError(Exception):
-    """What changed since a version is not known any more: list all again."""
+class Right(NamedTuple):
+    """Something that a leader does with one kind of object."""
+
+    group: str
+    resource: str
+    verb: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+_NEEDED = [
+    *(Right("batch", "jobs", verb) for verb in ("create", "delete", "list", "watch")),
+    *(Right("", "pods", verb) for verb in ("list", "watch")),
+]
+"""What no run works without."""
+_HELPFUL = {
+    Right("", "pods", "delete"): "a task that is stopped may go on until the other tasks of its job have ended",
+    Right("", "pods/log", "get"): "what a failed worker printed will not be shown",
+    Right("", "events", "list"): "why a pod does not start will not be shown",
+}
+"""What a run works without, and what is missing then."""
+
+
+class ExpiredError(AwayError):
+    """The server has forgotten what a request goes on from, or ended a stream with an error: list everything again."""
 
 
 class Connection:
@@ -59,7 +85,9 @@ class Connection:
         self.host: str = configuration.host
         self._client = client.ApiClient(configuration)
         self._jobs, self._pods = client.BatchV1Api(self._client), client.CoreV1Api(self._client)
-        self._version = client.VersionApi(self._client)
+        self._version, self._rights = client.VersionApi(self._client), client.AuthorizationV1Api(self._client)
+        self._job = client.V1Job
+        self._settings = settings
         self._raised = client.ApiException
 
     def version(self) -> tuple[int, int]:
@@ -68,15 +96,15 @@ class Connection:
         major, minor = (int("".join(filter(str.isdigit, str(found[key]))) or 0) for key in ("major", "minor"))
         return major, minor
 
-    def check(self, what: str) -> None:
-        """Find out whether namespace, credentials and rights are right.
+    def check(self, selector: str) -> None:
+        """Find out whether the namespace, the credentials and the rights are right.
 
         Raises
         ------
         AwayError
             If the server does not answer.
         ClusterError
-            If it refuses.
+            If it refuses, or a right is missing.
         """
         try:
             self._ask(self._pods.read_namespace, self.namespace)
@@ -85,13 +113,54 @@ class Connection:
                 raise ClusterError(f"there is no namespace {self.namespace!r} in {self.host}") from error
             if error.status != 403:  # who may not look at namespaces may still use one
                 raise
-        self._ask(self._jobs.list_namespaced_job, self.namespace, label_selector=what, limit=1)
-        self._ask(self._pods.list_namespaced_pod, self.namespace, label_selector=what, limit=1)
+        with suppress(RefusedError):  # a server need not answer questions about rights
+            self._check_rights()
+        self._ask(self._jobs.list_namespaced_job, self.namespace, label_selector=selector, limit=1)
+        self._ask(self._pods.list_namespaced_pod, self.namespace, label_selector=selector, limit=1)
+
+    def _check_rights(self) -> None:
+        missing = [str(right) for right in _NEEDED if not self._may(right)]
+        role = "examples/kubernetes/role.yaml has all rights that a leader needs"
+        if missing:
+            raise ClusterError(
+                f"Kubernetes at {self.host} does not allow this user to {', '.join(missing)} in the namespace "
+                f"{self.namespace!r}; {role}. See `kubectl auth can-i {missing[0]} -n {self.namespace}`"
+            )
+        for right, loss in _HELPFUL.items():
+            if not self._may(right):
+                _log.warning("Kubernetes does not allow this user to %s: %s; %s", right, loss, role)
+
+    def _may(self, right: Right) -> bool:
+        """Ask whether this user has a right."""
+        resource, _, part = right.resource.partition("/")
+        wanted = {"namespace": self.namespace, "group": right.group, "resource": resource, "verb": right.verb}
+        wanted |= {"subresource": part} if part else {}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": wanted},
+        }
+        answer = self._ask(self._rights.create_self_subject_access_review, review)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def check_job(self, manifest: dict[str, Any]) -> None:
+        """Compare a job with what the client knows of jobs.
+
+        Raises
+        ------
+        InputError
+            If it has a field that the client does not know, or a value of a wrong type.
+        """
+        if validate := getattr(self._job, "model_validate", None):  # older clients take everything
+            try:
+                validate(manifest)
+            except ValueError as error:
+                raise _unfit(error) from None
 
     def create_job(self, manifest: dict[str, Any]) -> None:
         """Make a job; one of that name is this one, made by a request whose answer was lost."""
         try:
-            self._ask(self._jobs.create_namespaced_job, self.namespace, manifest)
+            self._ask(self._jobs.create_namespaced_job, self.namespace, manifest, field_validation="Strict")
         except RefusedError as error:
             if error.status != 409:
                 raise
@@ -111,7 +180,13 @@ class Connection:
         items: list[dict[str, Any]] = []
         options = {"label_selector": selector, "limit": _PAGE}
         while True:
-            page = self._ask(self._lister(kind), self.namespace, **options)
+            try:
+                page = self._ask(self._lister(kind), self.namespace, **options)
+            except ExpiredError:
+                if "_continue" not in options:
+                    raise
+                items, options = [], {"label_selector": selector}  # pages are too slow: everything at once
+                continue
             items += page["items"]
             if not (more := page["metadata"].get("continue")):
                 break
@@ -130,7 +205,7 @@ class Connection:
             timeout_seconds=seconds,
             _request_timeout=(_TIMEOUT[0], seconds + 30.0),
         )
-        return Stream(response)
+        return Stream(response, self._meaning)
 
     def log(self, pod: str, container: str, size: int) -> str:
         """Give the end of what a container printed, at most some bytes."""
@@ -166,28 +241,45 @@ class Connection:
     def _request(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> HTTPResponse:
         from urllib3.exceptions import HTTPError
 
+        options = {"_request_timeout": _TIMEOUT, **options, "_preload_content": False}
         try:
-            response: HTTPResponse = call(
-                *arguments, **{"_request_timeout": _TIMEOUT, **options}, _preload_content=False
-            )
+            try:
+                response: HTTPResponse = call(*arguments, **options)
+            except self._raised as error:
+                if error.status != 401 or not self._renew():
+                    raise
+                response = call(*arguments, **options)
         except self._raised as error:
             raise self._meaning(error.status or 0, error.body, str(error.reason)) from None
         except (HTTPError, OSError) as error:
             raise AwayError(f"Kubernetes at {self.host} does not answer: {error}") from error
+        except ValueError as error:  # of the client's models
+            raise _unfit(error) from None
         return response
 
-    def _meaning(self, status: int, body: Any, reason: str) -> Exception:
+    def _renew(self) -> bool:
+        """Read the credentials again; return whether they have changed."""
+        configuration = self._client.configuration
+        before = dict(configuration.api_key)
+        with suppress(ClusterError):
+            _configure(configuration, self._settings)
+        return bool(before != configuration.api_key)
+
+    def _meaning(self, status: int, body: Any, reason: str) -> ClusterError:
+        """Judge an answer that is not a success."""
         said = reason
         with suppress(ValueError, TypeError, AttributeError):
             said = json.loads(body).get("message") or reason
         if status == 410:
-            return ExpiredError(said)
+            return ExpiredError(f"Kubernetes at {self.host} does not know that any more: {said}")
         if status in _AWAY:
             return AwayError(f"Kubernetes at {self.host} cannot answer now: {status} {said}")
         if status == 401:
             hint = "the credentials are wrong or too old: see `kubectl config view`, `kubeconfig` and `context`"
-            return RefusedError(f"Kubernetes at {self.host} does not know this user: {hint} ({said})", status)
-        if status == 403:
+            return CredentialsError(f"Kubernetes at {self.host} does not know this user: {hint} ({said})")
+        if status == 403 and "exceeded quota" in said:
+            return QuotaError(f"Kubernetes at {self.host} refuses for now: {said}", status)
+        if status == 403 and " cannot " in said:  # the words for a right that is missing
             hint = "examples/kubernetes/role.yaml has the rights that a leader needs"
             return RefusedError(f"Kubernetes at {self.host} forbids it: {said}; {hint}", status)
         kind = GoneError if status == 404 else RefusedError
@@ -202,6 +294,10 @@ class RefusedError(ClusterError):
         self.status = status
 
 
+class QuotaError(RefusedError):
+    """The namespace's quota is used up."""
+
+
 class GoneError(RefusedError):
     """There is no such thing."""
 
@@ -209,8 +305,8 @@ class GoneError(RefusedError):
 class Stream:
     """A stream of changes that another thread may end."""
 
-    def __init__(self, response: HTTPResponse) -> None:
-        self._response = response
+    def __init__(self, response: HTTPResponse, judge: Callable[[int, Any, str], ClusterError]) -> None:
+        self._response, self._judge = response, judge
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over the changes.
@@ -218,9 +314,11 @@ class Stream:
         Raises
         ------
         ExpiredError
-            If the server has forgotten some.
+            If the server has forgotten some, or cannot go on.
         AwayError
             If the connection broke.
+        ClusterError
+            If the server refuses to go on.
         """
         from urllib3.exceptions import HTTPError
 
@@ -228,12 +326,17 @@ class Stream:
             for line in _lines(self._response):
                 event: dict[str, Any] = json.loads(line)
                 if event["type"] == "ERROR":
-                    raise ExpiredError(event["object"].get("message", ""))
+                    raise self._error(event["object"])
                 yield event
-        except (HTTPError, OSError, ValueError, AttributeError) as error:
+        except (HTTPError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise AwayError(f"the stream of changes broke: {error}") from error
         finally:
             self._response.close()
+
+    def _error(self, status: Mapping[str, Any]) -> ClusterError:
+        """Judge an event that says why the stream ends; only an outage may be over at the next try."""
+        found = self._judge(int(status.get("code") or 500), None, str(status.get("message", "")))
+        return ExpiredError(str(found)) if type(found) is AwayError else found
 
     def end(self) -> None:
         """End it now, from any thread."""
@@ -247,6 +350,19 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user-{os.getuid()}"
+
+
+def _unfit(error: ValueError) -> InputError:
+    """Name the fields that the client's models refuse."""
+    wrong = [
+        f"{'.'.join(str(part) for part in found['loc'] if part != 'body')}: {found['msg']}"
+        for found in getattr(error, "errors", list)()
+    ]
+    return InputError(
+        f"the job's description does not fit the Kubernetes client's: {'; '.join(wrong) or error}. Correct "
+        "pod_template, labels, annotations or security_context; for a field of a newer Kubernetes, install a newer "
+        "'kubernetes' package"
+    )
 
 
 def _lines(response: HTTPResponse) -> Iterator[bytes]:

@@ -18,7 +18,19 @@ from toilfn.clusters.kube.placement import ACCELERATOR_LABELS, PREEMPTIBLE_LABEL
 from toilfn.errors import InputError
 from toilfn.units import parse_duration
 
-__all__ = ["CONTAINER", "JOB", "OWNER", "WORKFLOW", "Element", "batches", "element", "job", "job_name", "merged"]
+__all__ = [
+    "CONTAINER",
+    "JOB",
+    "OWNER",
+    "WORKFLOW",
+    "Element",
+    "batches",
+    "element",
+    "job",
+    "job_name",
+    "merged",
+    "user_label",
+]
 
 WORKFLOW, OWNER, JOB = "toilfn/workflow", "toilfn/owner", "toilfn/job"
 """Labels of jobs and their pods."""
@@ -32,6 +44,7 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 """The annotation of an Indexed Job's pods."""
 WORK_DIR = "/var/lib/toilfn"
 _DAY = 86400.0
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
 class Element(NamedTuple):
@@ -53,6 +66,11 @@ def job_name(prefix: str, workflow: str, token: str) -> str:
     return f"{words[: 51 - len(token)].rstrip('-')}-{token}"
 
 
+def user_label(name: str) -> str:
+    """Make a label's value from the name of a user, such as ``ada-lab.org`` from ``ada@lab.org``."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:63].strip("-_.") or "unknown"
+
+
 def job(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Make the Job of a submission: an Indexed one if it has more than one batch.
 
@@ -72,7 +90,7 @@ def job(submission: Submission, session: Session, settings: Mapping[str, Any]) -
         **settings.get("labels", {}),
         "app.kubernetes.io/managed-by": "toilfn",
         WORKFLOW: session.workflow,
-        OWNER: settings["owner"],
+        OWNER: _owner(settings["owner"]),
         JOB: submission.name,
         PREEMPTIBLE: str(submission.resources.preemptible).lower(),
     }
@@ -118,6 +136,22 @@ def merged(ours: Any, theirs: Any) -> Any:
         ]
         return joined + [item for item in theirs if not (_has_name(item) and item["name"] in known)]
     return theirs
+
+
+def _owner(owner: str) -> str:
+    """Check what was given as the owner.
+
+    Raises
+    ------
+    InputError
+        If it cannot be a label's value.
+    """
+    if not _LABEL.fullmatch(owner):
+        raise InputError(
+            f"owner={owner!r} cannot be the value of a label in Kubernetes; use up to 63 letters, digits, '-', '_' and "
+            "'.', with a letter or digit at both ends"
+        )
+    return owner
 
 
 def _completion(submission: Submission) -> dict[str, Any]:
@@ -193,8 +227,9 @@ def _volumes(session: Session, settings: Mapping[str, Any]) -> list[tuple[dict[s
     host = settings.get("host_path")
     work = {"hostPath": {"path": host, "type": "DirectoryOrCreate"}} if host else {"emptyDir": {}}
     wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(session), work, False)]
+    # A container may run as anybody; nobody outside the pod sees its volumes.
     for place, name in settings.get("secrets", {}).items():
-        wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o400}}, True))
+        wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o444}}, True))
     for place, name in settings.get("config_maps", {}).items():
         wanted.append((place, {"configMap": {"name": name}}, True))
     return [

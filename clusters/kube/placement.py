@@ -28,6 +28,15 @@ ACCELERATOR_LABELS = (
 )
 """Where GKE, EKS' autoscaler, AKS and NVIDIA's feature discovery tell a node's model of accelerator."""
 
+_MAKERS = {"tpu": "google", "neuron": "aws", "gaudi": "habana"}
+"""Who makes the kinds of accelerator that are not NVIDIA's."""
+_RESOURCES = {
+    ("aws", "neuron"): "aws.amazon.com/neuron",
+    ("habana", "gaudi"): "habana.ai/gaudi",
+    ("intel", "gpu"): "gpu.intel.com/i915",
+}
+"""What device plugins call their devices where that is not ``<brand>.com/<kind>``."""
+
 
 def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
     """Give the container's resources, as quantities of Kubernetes.
@@ -36,7 +45,7 @@ def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
     ----------
     resources : Resources
     names : mapping
-        Resource names for brands or kinds of accelerators that are not called ``<brand>.com/<kind>``.
+        Resource names for brands or kinds of accelerators, in place of the usual ones.
 
     Returns
     -------
@@ -98,5 +107,8 @@ def _rule(key: str, operator: str, values: list[str]) -> dict[str, Any]:
 
 
 def _resource(accelerator: Accelerator, names: Mapping[str, str]) -> str:
-    default = f"{accelerator.brand or 'nvidia'}.com/{accelerator.kind}"
-    return names.get(accelerator.brand or "", names.get(accelerator.kind, default))
+    """Name the resource that a device plugin gives its devices; Kubernetes compares the case of letters."""
+    kind, brand = accelerator.kind.lower(), (accelerator.brand or "").lower()
+    given = {key.lower(): name for key, name in names.items()}
+    maker = brand or _MAKERS.get(kind, "nvidia")
+    return given.get(brand) or given.get(kind) or _RESOURCES.get((maker, kind), f"{maker}.com/{kind}")

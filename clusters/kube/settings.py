@@ -23,7 +23,8 @@ class KubernetesSettings(TypedDict, total=False):
     context : str
         One of the file's contexts; by default the current one.
     owner : str
-        Who runs this; a label of all jobs and pods. By default the name of the user.
+        Who runs this; a label of all jobs and pods. By default the name of the user, with ``-`` for what a label may
+        not contain.
     service_account : str
         Whose rights the workers' pods have.
     env : mapping of str to str
@@ -54,8 +55,9 @@ class KubernetesSettings(TypedDict, total=False):
         Labels of nodes any of which may tell the model of their accelerators. By default those of GKE, EKS, AKS and
         of NVIDIA's feature discovery.
     accelerator_resources : mapping of str to str
-        The resource for each brand or kind of accelerator, such as ``{"habana": "habana.ai/gaudi"}``. By default a
-        brand's is ``<brand>.com/<kind>``, and the brand is ``nvidia``.
+        The resource for each brand or kind of accelerator, such as ``{"gpu": "nvidia.com/mig-1g.5gb"}``. By default
+        ``<brand>.com/<kind>`` in small letters, such as ``nvidia.com/gpu`` and ``google.com/tpu``, and what the device
+        plugins of AWS, Habana and Intel have instead.
     pod_timeout : str or float
         How long a pod that has a node may be kept from starting, for example by an image that cannot be pulled,
         before its tasks fail; 2 minutes by default. Waiting for a node has no limit.

@@ -5,6 +5,7 @@ Follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction",
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,9 @@ from toilfn.clusters.kube.manifest import CONTAINER, PREEMPTIBLE
 from toilfn.clusters.polled import Found
 from toilfn.events import Cause
 
-__all__ = ["blocked", "gone", "is_starting", "judge"]
+__all__ = ["HOPELESS", "blocked", "gone", "is_hopeless", "is_starting", "judge"]
+
+HOPELESS = "the whole quota is less than that: ask for less, or have the quota raised (`kubectl describe quota`)"
 
 _NODE_REASONS = {
     "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity", "OutOfcpu", "OutOfmemory",
@@ -34,6 +37,11 @@ _BLOCKED = {
 
 _NOT_STARTED = {"ContainerCannotRun", "StartError"}
 """How Docker and containerd call a container whose command is not there."""
+
+_AMOUNTS = re.compile(r"(requested|limited): (\S+)")
+_QUANTITY = re.compile(r"([\d.]+(?:[eE]\d+)?)(\w{0,2})")
+_SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_SUFFIXES |= {f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)}
 
 
 def judge(pod: Mapping[str, Any]) -> Found:
@@ -75,6 +83,26 @@ def blocked(pod: Mapping[str, Any]) -> str:
         if waiting.get("reason") in _BLOCKED:
             return f"{waiting['reason']}: {waiting.get('message') or 'image ' + status.get('image', '')}"
     return ""
+
+
+def is_hopeless(said: str) -> bool:
+    """Return whether one request is more than the whole quota of the namespace.
+
+    Parameters
+    ----------
+    said : str
+        The words of the API, such as ``"exceeded quota: lab, requested: pods=1, used: pods=2, limited: pods=2"``.
+    """
+    found = {kind: _quantities(text.rstrip(",.;)")) for kind, text in _AMOUNTS.findall(said)}
+    limits = found.get("limited", {})
+    return any(amount > limits.get(name, amount) for name, amount in found.get("requested", {}).items())
+
+
+def _quantities(text: str) -> dict[str, float]:
+    """Read amounts such as ``pods=1,requests.memory=2Gi``; one that is not understood is left out."""
+    pairs = (pair.partition("=")[::2] for pair in text.split(","))
+    matches = {name: _QUANTITY.fullmatch(amount) for name, amount in pairs}
+    return {name: float(m[1]) * _SUFFIXES[m[2]] for name, m in matches.items() if m and m[2] in _SUFFIXES}
 
 
 def _failed(pod: Mapping[str, Any]) -> Found:

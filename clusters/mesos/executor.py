@@ -226,7 +226,7 @@ class Executor:
             **({"data": base64.b64encode(json.dumps(data).encode()).decode()} if data else {}),
         }
         self._unacknowledged[str(status["uuid"])] = status
-        service = JsonService("the Mesos agent", self.agent, self.headers)
+        service = JsonService("the Mesos agent", self.agent, lambda: self.headers)
         try:
             service.post(_PATH, self._call("UPDATE", update={"status": status}))
         except ClusterError as error:

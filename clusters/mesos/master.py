@@ -161,7 +161,7 @@ class Master:
     def _subscribed(self, endpoint: str, framework_id: str) -> None:
         with self._changed:
             self.framework_id = framework_id
-            self._service = JsonService(NAME, endpoint, self._headers)
+            self._service = JsonService(NAME, endpoint, lambda: self._headers)
             self._changed.notify_all()
 
     def _subscribe(self, endpoint: str) -> tuple[str, Stream]:

@@ -224,5 +224,5 @@ def test_missing_credentials_are_told_with_what_to_do(opened, monkeypatch, tmp_p
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(ClusterError, match="credentials that boto3 finds"):
+    with pytest.raises(ClusterError, match="credentials that botocore finds"):
         opened()

@@ -205,7 +205,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(tes, opened):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"endpoint": "http://127.0.0.1:9"}, "does not answer"),
+        ({"endpoint": "http://127.0.0.1:9"}, "does not answer(.|\n)*Is endpoint= "),
         ({"endpoint": "127.0.0.1:9"}, "cannot be where"),
         ({"endpoint": "http://me:secret@host"}, "cannot be where"),
         ({"image": None}, "TOILFN_IMAGE"),

@@ -12,7 +12,7 @@ from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
 from toilfn.stores import Store
 from toilfn.units import format_duration
-from toilfn.view import TaskInfo
+from toilfn.view import State, TaskInfo
 
 __all__ = ["command", "configure"]
 
@@ -81,7 +81,8 @@ def _print(store: Store, task: TaskInfo, attempt: Outcome | Failure, shown: str 
 
 def _nothing(task: TaskInfo, count: int, attempt: int | None) -> str:
     if attempt is None or not count:
-        return f"{task.label} has no log yet: no attempt of it has ended; it is {task.state.value}"
+        hint = ": --follow shows what it prints" if task.state is State.RUNNING else ""
+        return f"{task.label} has no log yet: no attempt of it has ended; it is {task.state.value}{hint}"
     return f"{task.label} has no attempt {attempt}: there {'are' if count > 1 else 'is'} {count}"
 
 

@@ -16,11 +16,11 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kubernetes.client import V1Job
+from kubernetes.client import V1Job, V1SelfSubjectAccessReview
 from pydantic import ValidationError
 
 from tests.servers.kubernetes import TOKEN
@@ -31,10 +31,10 @@ Object = dict[str, Any]
 QUERY = {
     "GET": {"labelSelector", "fieldSelector", "limit", "continue", "resourceVersion", "watch", "timeoutSeconds",
             "allowWatchBookmarks", "container", "tailLines"},
-    "POST": set(), "PATCH": set(), "DELETE": {"propagationPolicy"},
+    "POST": {"fieldValidation"}, "PATCH": set(), "DELETE": {"propagationPolicy"},
 }  # fmt: skip
 PATH = re.compile(
-    r"/(?:api/v1|apis/batch/v1)(?:/namespaces/(?P<space>[^/]+))?"
+    r"/(?:api/v1|apis/batch/v1|apis/authorization.k8s.io/v1)(?:/namespaces/(?P<space>[^/]+))?"
     r"/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<part>[a-z]+))?)?"
 )
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -64,6 +64,14 @@ class FakeKubernetes:
         self.is_closing = False
         self.quota = ""
         """Why jobs get no pods."""
+        self.token = "token-of-the-leader"
+        """What the user is known by; nodes have `TOKEN`."""
+        self.denied: set[str] = set()
+        """What the user has no right to, such as ``watch pods``."""
+        self.refuse: Callable[[str, str, dict[str, str]], None] = lambda method, path, query: None
+        """Called with each request; raises `RefusedError` for one that is not to be answered as usual."""
+        self.stream_error: Object | None = None
+        """What each stream ends with as soon as it begins."""
         self.generation = 0
         """Streams of an earlier generation end."""
         self.server = _Server(self)
@@ -72,7 +80,7 @@ class FakeKubernetes:
 
     def kubeconfig(self) -> Path:
         """Write the configuration that leads here."""
-        cluster, user = {"server": self.url}, {"token": TOKEN}
+        cluster, user = {"server": self.url}, {"token": self.token}
         context = {"cluster": "fake", "user": "fake", "namespace": "default"}
         parts = {"clusters": [{"name": "fake", "cluster": cluster}], "users": [{"name": "fake", "user": user}]}
         parts |= {"contexts": [{"name": "fake", "context": context}]}
@@ -187,9 +195,14 @@ class FakeKubernetes:
             return {"items": items[begin:end], "metadata": {"resourceVersion": str(self.now), **more}}
 
     def changes(self, kind: str, query: dict[str, str]) -> Iterator[Object]:
-        """Give the changes since a version, as they come."""
+        """Give the changes since a version, as they come, until `cut`."""
+        return self._changes(kind, query, self.generation)
+
+    def _changes(self, kind: str, query: dict[str, str], generation: int) -> Iterator[Object]:
         since, end = int(query.get("resourceVersion", 0)), time.monotonic() + int(query.get("timeoutSeconds", 60))
-        generation = self.generation
+        if self.stream_error is not None:
+            yield {"type": "ERROR", "object": {"kind": "Status", **self.stream_error}}
+            return
         while time.monotonic() < end and generation == self.generation and not self.is_closing:
             with self.changed:
                 if since < self.forgotten:
@@ -299,24 +312,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self.send(200, found) if isinstance(found, dict) else self.stream(found)
 
     def found(self, method: str, path: str, query: dict[str, str], body: Object) -> Any:
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self.headers.get("Authorization") not in (f"Bearer {TOKEN}", f"Bearer {self.server.fake.token}"):
             raise RefusedError(401, "Unauthorized")
         if unknown := query.keys() - QUERY[method]:
             raise ValueError(f"query {unknown}")
+        self.server.fake.refuse(method, path, query)
         if path.rstrip("/") == "/version":
             return {"major": "1", "minor": "33", "gitVersion": "v1.33.0"}
         match = PATH.fullmatch(path)
         if match is None:
             raise ValueError("no such path")
+        kind, name, part = match["kind"], match["name"], match["part"]
+        if kind == "selfsubjectaccessreviews":
+            return self.review(body)
+        if kind == "namespaces":
+            if name != "default":
+                raise RefusedError(404, f'namespaces "{name}" not found')
+            return {"metadata": {"name": name}}
+        self.check_right(method, f"{kind}/{part}" if part else kind, bool(name), query)
         return self.of_kind(method, match, query, body)
 
     def of_kind(self, method: str, match: re.Match[str], query: dict[str, str], body: Object) -> Any:
         kind, name, part = match["kind"], match["name"], match["part"]
         match (method, kind, bool(name), part):
-            case ("GET", "namespaces", True, None):
-                if name != "default":
-                    raise RefusedError(404, f'namespaces "{name}" not found')
-                return {"metadata": {"name": name}}
             case ("GET", "events", False, None):
                 return self.server.fake.events()
             case ("GET", "jobs" | "pods", False, None):
@@ -337,6 +355,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     raise ValueError("the pods would stay")
                 return self.server.fake.delete_job(name)
         raise ValueError("not known")
+
+    def review(self, body: Object) -> Object:
+        asked = V1SelfSubjectAccessReview.model_validate(body).spec.resource_attributes
+        if (asked.group, asked.resource) not in (("batch", "jobs"), ("", "pods"), ("", "events")):
+            raise ValueError(f"no right is about {asked.group}/{asked.resource}")
+        resource = "/".join(filter(None, (asked.resource, asked.subresource)))
+        return {**body, "status": {"allowed": f"{asked.verb} {resource}" not in self.server.fake.denied}}
+
+    def check_right(self, method: str, resource: str, has_name: bool, query: dict[str, str]) -> None:
+        reading = "watch" if query.get("watch", "").lower() in ("1", "true") else "get" if has_name else "list"
+        verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, reading)
+        if f"{verb} {resource}" in self.server.fake.denied:
+            raise RefusedError(403, f'{resource} is forbidden: User "u" cannot {verb} resource "{resource}"')
 
     def send(self, status: int, answer: Object) -> None:
         self.send_bytes(status, json.dumps(answer).encode())
