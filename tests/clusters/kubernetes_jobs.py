@@ -44,7 +44,7 @@ def submit(cluster: KubernetesCluster, *names: str, resources: Resources = RESOU
     return dict(zip(names, cluster.submit([Batch(name, name, resources) for name in names]), strict=True))
 
 
-def ends(cluster: KubernetesCluster, jobs: dict[str, str], limit: float = 60) -> dict[str, Update]:
+def ends(cluster: KubernetesCluster, jobs: dict[str, str], limit: float = 200) -> dict[str, Update]:
     """Poll until all jobs have ended; give how each did."""
     ended: dict[str, Update] = {}
     end = time.monotonic() + limit
@@ -54,12 +54,12 @@ def ends(cluster: KubernetesCluster, jobs: dict[str, str], limit: float = 60) ->
     return {name: ended[job] for name, job in jobs.items()}
 
 
-def run(cluster: KubernetesCluster, name: str, resources: Resources = RESOURCES, limit: float = 60) -> Update:
+def run(cluster: KubernetesCluster, name: str, resources: Resources = RESOURCES, limit: float = 200) -> Update:
     """Run one batch to its end."""
     return ends(cluster, submit(cluster, name, resources=resources), limit)[name]
 
 
-def wait_running(cluster: KubernetesCluster, jobs: dict[str, str], limit: float = 60) -> None:
+def wait_running(cluster: KubernetesCluster, jobs: dict[str, str], limit: float = 200) -> None:
     """Poll until all jobs run."""
     left = set(jobs.values())
     end = time.monotonic() + limit

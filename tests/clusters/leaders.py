@@ -48,7 +48,7 @@ def counts(marks):
     return {path.name: len(path.read_text()) for path in marks.iterdir()}
 
 
-def wait_for_marks(leader, marks, count, limit=60):
+def wait_for_marks(leader, marks, count, limit=200):
     """Wait until so many kinds of attempts have started."""
     end = time.monotonic() + limit
     while len(list(marks.iterdir())) < count:
