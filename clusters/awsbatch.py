@@ -133,9 +133,9 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
                 names = " ".join(job for job in jobs if job == target or _parent(job) == target)
                 _log.warning("these jobs could not be ended: %s: %s", names, error)
 
-    def close(self) -> None:
-        """End all jobs of this leader, and close all connections."""
-        super().close()
+    def leave(self) -> None:
+        """Forget all jobs of this leader, and close all connections."""
+        super().leave()
         self._amazon.close()
 
     @property

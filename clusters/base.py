@@ -222,6 +222,10 @@ class Cluster(ABC):
     def close(self) -> None:
         """End all jobs of this leader and free everything. May be called twice."""
 
+    def leave(self) -> None:
+        """Free everything, and let jobs run on for the next leader wherever they can outlive this process."""
+        self.close()
+
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live jobs of a workflow, with the names of their batches, for a leader that comes back."""
         return {}

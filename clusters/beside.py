@@ -72,6 +72,13 @@ class BesideCluster(Cluster):
         finally:
             self._main.close()
 
+    def leave(self) -> None:
+        """Let the jobs of both run on."""
+        try:
+            self._here.leave()
+        finally:
+            self._main.leave()
+
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live jobs in both places."""
         here = self._here.list(workflow)

@@ -130,9 +130,13 @@ class DaskCluster(Cluster):
         try:
             self.kill(list(self._futures))
         finally:
-            self._futures.clear()
-            self._unproven.clear()
-            self._link.close()
+            self.leave()
+
+    def leave(self) -> None:
+        """Disconnect; the scheduler keeps the published jobs."""
+        self._futures.clear()
+        self._unproven.clear()
+        self._link.close()
 
     def wake(self) -> None:
         """Make a waiting `poll` return."""

@@ -183,6 +183,12 @@ class KubernetesCluster(Cluster):
                 WORKFLOW,
                 self._session.workflow if self._session else "",
             )
+        self.leave()
+
+    def leave(self) -> None:
+        """Hang up, and let the jobs run on."""
+        if self._connection is None:
+            return
         for watcher in self._watchers:
             watcher.stop()
         self._connection.close()
@@ -361,7 +367,7 @@ class KubernetesCluster(Cluster):
         if found.state is JobState.ENDED:
             return [self._ended(id_, live, found)]
         self._has_run |= found.state is JobState.RUNNING
-        is_news, live.state = found.state is not live.state, found.state
+        is_news, live.state = is_new or found.state is not live.state, found.state
         return [Update(id_, found.state, None, found.detail)] if is_news else []
 
     def _lost(self, id_: JobId, pod: Mapping[str, Any] | None) -> list[Update]:

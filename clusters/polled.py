@@ -46,7 +46,8 @@ class Found(NamedTuple):
 class LiveJob:
     """A job that has not ended."""
 
-    state: JobState = JobState.QUEUED
+    state: JobState | None = None
+    """None until the system has said something about it."""
     missing_since: float | None = None
     is_killed: bool = False
     walltime: float | None = None
@@ -159,6 +160,10 @@ class PolledCluster(Cluster, Generic[L]):
         if self._to_kill:
             names = " ".join(sorted(self._to_kill))
             _log.warning("these jobs could not be ended, and may go on: %s\n%s", names, self._not_ended)
+        self.leave()
+
+    def leave(self) -> None:
+        """Forget all jobs of this leader without ending them."""
         self._live.clear()
         self._to_kill.clear()
 

@@ -134,8 +134,15 @@ class ProcessCluster(PolledCluster[LiveJob]):
         psutil.wait_procs(alive, _EXIT_TIME)
         for one in running:
             if one.output is not None:
-                one.output.close()
                 _reap(one.process)
+
+    def leave(self) -> None:
+        """Let the processes run on; what waited for one of them to end is not started."""
+        super().leave()
+        self._waiting.clear()
+        for one in self._running.values():
+            if one.output is not None:
+                one.output.close()
         self._running.clear()
         self._doomed.clear()
 

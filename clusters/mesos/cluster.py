@@ -137,10 +137,19 @@ class MesosCluster(PolledCluster[_Task]):
         except ClusterError as error:  # another leader has taken over
             _log.info("%s", error)
         finally:
-            master.stop()
-            with self._lock:
-                self._live.clear()
-                self._to_kill.clear()
+            self._hang_up(master)
+
+    def leave(self) -> None:
+        """Hang up without ending the framework: Mesos keeps its tasks for `failover_timeout`."""
+        master, self._master = self._master, None
+        if master is not None:
+            self._hang_up(master)
+
+    def _hang_up(self, master: Master) -> None:
+        master.stop()
+        with self._lock:
+            self._live.clear()
+            self._to_kill.clear()
 
     def _subscribed(self, framework_id: str) -> Master:
         given = self.settings

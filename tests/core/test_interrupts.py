@@ -55,6 +55,8 @@ def test_the_first_interrupt_waits_for_what_runs(tmp_path: Path) -> None:
     _, errors = leader.communicate(timeout=60)
     assert leader.returncode in (-signal.SIGINT, 130)
     assert "press Ctrl-C again" in errors
+    assert errors.endswith(f"toilfn: stopped by Ctrl-C; to go on: toilfn resume {tmp_path / 'store'}\n")
+    assert "Traceback" not in errors
     started = sorted(path.name.removeprefix("start") for path in (tmp_path / "marks").glob("start*"))
     ended = sorted(path.name.removeprefix("end") for path in (tmp_path / "marks").glob("end*"))
     assert started == ended
@@ -64,15 +66,27 @@ def test_the_first_interrupt_waits_for_what_runs(tmp_path: Path) -> None:
     assert before == {name: (tmp_path / "marks" / f"end{name}").stat().st_mtime for name in ended}
 
 
-@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)], ids=["twice", "terminated"])
-def test_the_second_interrupt_stops_at_once(tmp_path: Path, signals: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("signals", "statuses", "message"),
+    [
+        ((signal.SIGINT, signal.SIGINT), (-signal.SIGINT, 130), "stopped by Ctrl-C"),
+        ((signal.SIGTERM,), (143,), "ended by SIGTERM"),
+    ],
+    ids=["twice", "terminated"],
+)
+def test_the_second_interrupt_stops_at_once(
+    tmp_path: Path, signals: tuple[int, ...], statuses: tuple[int, ...], message: str
+) -> None:
     leader = start(tmp_path, 30.0)
     workers = psutil.Process(leader.pid).children(recursive=True)
     began = time.monotonic()
     for number in signals:
         leader.send_signal(number)
         time.sleep(0.2)  # two signals at one time would be one
-    leader.communicate(timeout=60)
+    _, errors = leader.communicate(timeout=60)
     assert time.monotonic() - began < 20
+    assert leader.returncode in statuses
+    assert f"{message}; to go on: toilfn resume {tmp_path / 'store'}\n" in errors
+    assert "Traceback" not in errors
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert list((tmp_path / "marks").glob("end*")) == []

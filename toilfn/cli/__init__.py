@@ -1,6 +1,7 @@
 """The `toilfn` command: each command is a module with ``configure(parser)`` and ``command(options)``.
 
-Exit status: 0 success, 1 the workflow failed or the store cannot be used, 2 wrong usage, 130 interrupted.
+Exit status: 0 success, 1 the workflow failed or the store cannot be used, 2 wrong usage, 130 interrupted,
+143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ToilfnError as error:
         print(visible(f"toilfn: {error}"), file=sys.stderr)
         return 2 if isinstance(error, (InputError, StoreNotFoundError)) else 1
-    except KeyboardInterrupt:
-        print("toilfn: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"toilfn: {str(error) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; what Python would flush at exit goes nowhere.

@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: once to start nothing more and wait, twice to stop at once."""
+"""Ctrl-C during a run: once to start nothing more and wait, twice to stop at once. SIGTERM ends the leader alone."""
 
 from __future__ import annotations
 
@@ -8,23 +8,52 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interrupts"]
+__all__ = ["TERMINATED", "Interrupts", "interrupted_run"]
+
+TERMINATED = 128 + signal.SIGTERM
+"""The exit status of a process that ends because of SIGTERM, as shells report it."""
+
+
+_MARK = "is_run_by_toilfn"
+
+
+def interrupted_run(message: str) -> KeyboardInterrupt:
+    """Make the exception of a run that Ctrl-C has stopped; the message says how to continue.
+
+    Where nobody catches it, only the message is printed: where in toilfn the leader was does not matter. It is no
+    subclass, since Python ends a process by SIGINT for `KeyboardInterrupt` itself only.
+    """
+    error = KeyboardInterrupt(message)
+    setattr(error, _MARK, True)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_message
+    return error
+
+
+def _print_message(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what nobody has caught: an interrupted run in one line, everything else as Python does."""
+    if not hasattr(error, _MARK):
+        sys.__excepthook__(kind, error, trace)
+    elif sys.stderr is not None:
+        print(f"toilfn: {error}", file=sys.stderr)
 
 
 class Interrupts:
     """Counts interrupts while a leader runs, instead of letting them break it.
 
-    SIGTERM counts as two. Outside the main thread nothing is changed: Python allows signal
-    handlers there only.
+    Outside the main thread nothing is changed: Python allows signal handlers there only.
 
     Attributes
     ----------
     count : int
         How often the user asked to stop.
+    is_terminated : bool
+        Whether SIGTERM came: the leader is to end at once, which says nothing about its jobs.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.is_terminated = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -39,8 +68,21 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def should_drain(self) -> bool:
+        """Whether to start nothing more and wait for what runs."""
+        return self.count == 1 and not self.is_terminated
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether to end at once."""
+        return self.count > 1 or self.is_terminated
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.count += 2 if number == signal.SIGTERM else 1
+        if number == signal.SIGTERM:
+            self.is_terminated = True
+            return
+        self.count += 1
         if self.count == 1:
             text = "toilfn: waiting for the tasks that run; press Ctrl-C again to stop them"
             print(text, file=sys.stderr, flush=True)

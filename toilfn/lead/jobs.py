@@ -35,6 +35,10 @@ class Out:
     """The service whose death is the reason why it was killed."""
     kept: TaskId | None = None
     """The newest task that its worker went on with by itself."""
+    is_queued: bool = False
+    """Whether the cluster says that it waits in its queue."""
+    is_withdrawn: bool = False
+    """Whether it was cancelled while it waited there, since nothing more is to be started."""
     owed: set[TaskId] | None = None
     """The tasks that it may still speak of, after a roll-back; None: any."""
 

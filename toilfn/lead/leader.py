@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -151,6 +152,7 @@ class Leader:
             if not self._watch.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))
             else:
+                self._withdraw()
                 self._services.stop_the_last(self._jobs)
             for update in self._updates():
                 self._take(update)
@@ -164,6 +166,18 @@ class Leader:
     def _updates(self) -> list[Update]:
         news = self._cluster.poll(self._patience())
         return news if self._answers.late is None else [*news, *self._answers.late.due()]
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether the cluster has jobs of this leader."""
+        return bool(self._jobs)
+
+    def _withdraw(self) -> None:
+        """Cancel the jobs that wait in the cluster's queue: nothing more is to be started."""
+        if waiting := [out for out in self._jobs if out.is_queued and not out.is_withdrawn]:
+            for out in waiting:
+                out.is_withdrawn = True
+            self._cluster.kill([out.job for out in waiting])
 
     def _adopt(self) -> None:
         """Go on with what earlier leaders have left in the cluster and in the store."""
@@ -286,8 +300,10 @@ class Leader:
             return
         for message in update.answers:
             self._hear(out, message)
-        if update.state is JobState.RUNNING and not self._cluster.capabilities.direct:
-            self._handle(Began(out.id, time.monotonic()))
+        if not self._cluster.capabilities.direct:
+            out.is_queued = update.state is JobState.QUEUED
+            if update.state is JobState.RUNNING:
+                self._handle(Began(out.id, time.monotonic()))
         if update.state is JobState.ENDED:
             answers = self._answers.so_far(out.name)
             if self._answers.late is not None:
@@ -303,6 +319,8 @@ class Leader:
 
     def _end(self, out: Out, update: Update) -> None:
         now = time.monotonic()
+        if out.is_withdrawn:
+            update = replace(update, cause=None)  # it never began: that is no attempt
         left = self._scheduler.left(out.id)
         known = update.running or out.running
         known = known if known in left else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
 from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.lead.index import Index
-from toilfn.lead.interrupts import Interrupts
+from toilfn.lead.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.lead.leader import Leader
 from toilfn.lead.loading import Loader
 from toilfn.lead.mailbox import Answers, StoreAnswers
@@ -35,6 +36,8 @@ from toilfn.work.passed import ENVIRONMENT_VARIABLE, SET_VARIABLE, pack_environm
 from toilfn.work.scratch import CODE_VARIABLE
 
 __all__ = ["Running", "choose_cluster"]
+
+_log = logging.getLogger(__name__)
 
 _FLAG_INTERVAL = 2.0
 """Seconds between two looks at the kill flag."""
@@ -101,6 +104,8 @@ class Running:
         self._place = place
         self._is_stopped = is_stopped
         self._passed: list[records.BlobRef] = []
+        self.may_have_jobs = not cluster.capabilities.direct
+        """Whether jobs may live on: those of this leader, or those of earlier ones where it could not look."""
 
     def lead(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool) -> Values:
         """Run until the run's tasks are complete, and give their values.
@@ -120,6 +125,8 @@ class Running:
             If tasks failed for good.
         KilledError, KeyboardInterrupt
             If the user stopped the run.
+        SystemExit
+            If SIGTERM came.
         GraphError
             If tasks wait for each other.
         """
@@ -130,11 +137,24 @@ class Running:
                 answers = self._answers(cluster)
                 leader = self._leader(cluster, loader, committer, answers, interrupts, progress)
                 leader.run(run.roots)
-                committer.then(answers.close)
-        finally:
+        except BaseException:
+            self._leave()
+            raise
+        if interrupts.is_terminated and leader.has_jobs:
+            self._leave()
+        else:
+            committer.then(answers.close)
             cluster.close()
+            self.may_have_jobs = False
         self._judge(leader, interrupts)
         return leader.values
+
+    def _leave(self) -> None:
+        """Leave the jobs to the next leader: only the user ends them."""
+        self._cluster.leave()
+        if self.may_have_jobs:
+            text = f"its jobs on the cluster are left alone; to go on with them: toilfn resume {self._place}"
+            _log.warning("the leader ends; %s; to end them: toilfn kill %s", text, self._place)
 
     def _open(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> None:
         cluster = self._cluster
@@ -207,8 +227,8 @@ class Running:
             answers,
             f"{self._index.epoch.number}",
             Watch(
-                should_drain=lambda: interrupts.count == 1,
-                should_stop=lambda: interrupts.count > 1 or self._is_stopped() or flag.is_set(),
+                should_drain=lambda: interrupts.should_drain,
+                should_stop=lambda: interrupts.should_stop or self._is_stopped() or flag.is_set(),
                 tick=progress.update,
                 victims=bad.choose,
                 ended=logs.ended if logs.is_needed else None,
@@ -221,8 +241,11 @@ class Running:
         """Raise what a run that did not end well is to raise."""
         if leader.is_done:
             return
+        if interrupts.is_terminated:
+            _log.warning("ended by SIGTERM; to go on: toilfn resume %s", self._place)
+            raise SystemExit(TERMINATED)
         if interrupts.count:
-            raise KeyboardInterrupt
+            raise interrupted_run(f"stopped by Ctrl-C; to go on: toilfn resume {self._place}")
         if self._is_stopped() or self._store.has_flag("kill"):
             raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
         if leader.failures:

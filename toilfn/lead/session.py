@@ -217,16 +217,18 @@ class Session:
 
     def _finish(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool = False) -> Any:
         self._has_begun = True
+        running = self._running()
         status = "interrupted"
         try:
-            values = self._running().lead(run, loader, committer, resumed=resumed)
+            values = running.lead(run, loader, committer, resumed=resumed)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
             raise
         finally:
             if committer.error is None:  # else the store is not ours any more, or cannot be written to
-                committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
+                if not running.may_have_jobs:  # else `kill` and later leaders look for them
+                    committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
                 committer.sync()
         return self._result(run.results, run.roots, values)
 
