@@ -1,22 +1,102 @@
-"""Finding a cluster again from what the record of a run says of it: another process ends the run's jobs then."""
+"""Making a cluster again from what the record of a run says of it: to go on there, or to find the run's jobs."""
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 from toilfn.clusters import REGISTRY, cluster_class
 from toilfn.clusters.base import Cluster
 from toilfn.errors import ClusterError
 
-__all__ = ["make_again", "name_of"]
+__all__ = ["Recipe", "make_again", "make_from", "name_of", "recipe_of"]
+
+Recipe: TypeAlias = dict[str, Any]
+"""The constructor's arguments as plain values, under ``args`` and ``settings``; or ``unknown``: what is not plain."""
+
+_SECRET = re.compile(r"password|token|credential|secret$|(^|_)key$", re.IGNORECASE)
+"""Names of settings that are never recorded: they come from the configuration again."""
+
+_IMPORT = "toilfn:import"
+"""The key under which the import name of a function or class stands."""
 
 
 def name_of(cluster: object) -> str:
     """Name a cluster's class for `make_again`: as users do, or ``module:class`` where it is not registered."""
     path = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
     return next((name for name, (place, _) in REGISTRY.items() if place == path), path)
+
+
+def recipe_of(cluster: object) -> Recipe:
+    """Write down how a cluster is made, without secrets, in plain values that a record can hold.
+
+    Functions and classes are written by their import names. Where that cannot be, the recipe says what it is that
+    cannot be written down.
+    """
+    args, settings = getattr(cluster, "made_with", ((), {}))
+    try:
+        bound = inspect.signature(type(cluster)).bind(*args, **settings)
+        named: dict[str, Any] = {}
+        rest: tuple[Any, ...] = ()
+        for name, value in bound.arguments.items():
+            match bound.signature.parameters[name].kind:
+                case inspect.Parameter.VAR_KEYWORD:
+                    named |= value
+                case inspect.Parameter.VAR_POSITIONAL:
+                    rest = value
+                case _:
+                    named[name] = value
+        known = {name: _plain(value) for name, value in named.items() if not _SECRET.search(name)}
+        return {"args": [_plain(value) for value in rest], "settings": known}
+    except (TypeError, ValueError) as error:
+        return {"unknown": str(error)}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float() | str() | bytes():
+            return value
+        case os.PathLike():
+            return os.fspath(value)
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if callable(value) and module not in (None, "__main__") and name.isidentifier():
+        return {_IMPORT: f"{module}:{name}"}
+    raise ValueError(f"{value!r:.100} cannot be recorded")
+
+
+def make_from(name: str, recipe: Recipe) -> Cluster:
+    """Make a cluster like the one that a recipe was written of.
+
+    Parameters
+    ----------
+    name : str
+        From `name_of`.
+    recipe : Recipe
+
+    Raises
+    ------
+    ClusterError
+        If the recipe is not complete, or there is no such class any more.
+    """
+    if "settings" not in recipe:
+        raise ClusterError(f"the settings of the cluster {name} are not in the record: {recipe.get('unknown', 'none')}")
+    found = _class(name)
+    cluster: Cluster = found(*map(_value, recipe["args"]), **{key: _value(v) for key, v in recipe["settings"].items()})
+    return cluster
+
+
+def _value(plain: Any) -> Any:
+    if isinstance(plain, Mapping):
+        return _load(plain[_IMPORT]) if _IMPORT in plain else {key: _value(value) for key, value in plain.items()}
+    return [_value(item) for item in plain] if isinstance(plain, (list, tuple)) else plain
 
 
 def make_again(name: str, address: Mapping[str, Any]) -> Cluster:
@@ -34,9 +114,12 @@ def make_again(name: str, address: Mapping[str, Any]) -> Cluster:
     ClusterError
         If there is no such class any more.
     """
-    found: Any = _load(name) if ":" in name else cluster_class(name)
-    cluster: Cluster = found(**address)
+    cluster: Cluster = _class(name)(**address)
     return cluster
+
+
+def _class(name: str) -> Any:
+    return _load(name) if ":" in name else cluster_class(name)
 
 
 def _load(path: str) -> Any:
@@ -44,4 +127,4 @@ def _load(path: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ClusterError(f"the cluster {path}, on which the run was led, is not to be found: {error}") from None
+        raise ClusterError(f"{path}, which the run used, cannot be imported: {error}") from None

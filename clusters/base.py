@@ -15,10 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, NewType
+from typing import TYPE_CHECKING, Any, ClassVar, NewType
 
 from toilfn.events import Capacity, Cause, TaskId
 from toilfn.resources import Resources
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Batch", "Capabilities", "Cluster", "JobId", "JobState", "Notes", "Session", "Update"]
 
@@ -180,11 +183,19 @@ class Cluster(ABC):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    made_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    """The arguments that the constructor was given, for the record of a run; see `toilfn.clusters.again`."""
     poll_interval: float = 2.0
     """Seconds between two queries of a system that has to be asked for news."""
     gather: float = 0.5
     """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
     what a submission takes."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Make a cluster, and keep what it is made with."""
+        made = super().__new__(cls)
+        made.made_with = (args, settings)
+        return made
 
     @abstractmethod
     def open(self, session: Session) -> None:

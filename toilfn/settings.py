@@ -269,9 +269,10 @@ class Settings:
         """Give the settings as plain values, without passwords in URLs, for the store's `Run` record."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         if self.cluster is not None and not isinstance(self.cluster, str):
-            from toilfn.clusters.again import name_of
+            from toilfn.clusters.again import name_of, recipe_of
 
             values["cluster"], values["cluster_address"] = name_of(self.cluster), self.cluster.address()
+            values["cluster_recipe"] = recipe_of(self.cluster)
         if self.set_env is not None:
             values["set_env"] = sorted(self.set_env)  # values may be secrets
         if self.store_options is not None:

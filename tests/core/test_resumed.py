@@ -10,6 +10,7 @@ import pytest
 
 import toilfn as toil
 from tests.cli.story import end, epoch, run, tell
+from toilfn.clusters.again import make_from, recipe_of
 from toilfn.clusters.inline import InlineCluster
 from toilfn.journal import Journal
 from toilfn.lead.index import Index
@@ -30,13 +31,13 @@ def process_id(flag: str) -> int:
     [
         ("inline", {}, True),
         ("inline", {"cluster": "local"}, False),
-        (InlineCluster(), {}, False),
+        (InlineCluster(), {}, True),
     ],
 )
 def test_it_goes_on_with_the_cluster_that_was_named(
     cluster: Any, given: dict[str, str], is_here: bool, tmp_path: Path
 ) -> None:
-    """Not with one that was given as an object: only its maker knows how to make it again."""
+    """Also with one that was given as an object: the record says how it is made."""
     store, flag = tmp_path / "store", tmp_path / "flag"
     with pytest.raises(toil.FailedTasksError):
         toil.compute(process_id(str(flag)), store=store, cluster=cluster, retries=0)
@@ -54,3 +55,20 @@ def test_it_has_not_ended_and_is_still_one_run(tmp_path: Path) -> None:
     journal = Journal()
     told = [event["event"] for _, data in store.log.read() for event in journal.events(decode(data))]
     assert told == ["leader", "run", "end", "leader"]
+
+
+def test_what_cannot_be_made_again_is_refused(tmp_path: Path) -> None:
+    """In one line that says what to do; nothing runs here instead."""
+    settings = {"cluster": "slurm", "cluster_address": {}, "cluster_recipe": {"unknown": "<lock> cannot be recorded"}}
+    store = tell(tmp_path / "store", epoch(), run("a")._replace(settings=settings))
+    with pytest.raises(toil.ClusterError, match=r"<lock> cannot be recorded; name the cluster, as in: toilfn resume"):
+        toil.resume(store.url)
+
+
+def test_recipes_hold_plain_values_and_no_secrets() -> None:
+    cluster = toil.TESCluster(endpoint="http://host", bearer_token="hidden")
+    recipe = recipe_of(cluster)
+    assert "hidden" not in str(recipe)
+    assert make_from("tes", recipe).made_with == ((), {"endpoint": "http://host"})
+    with_path = recipe_of(toil.SlurmCluster(log_directory=Path("logs"), submit_args=("-q", "x")))  # type: ignore[typeddict-item]
+    assert with_path["settings"] == {"log_directory": "logs", "submit_args": ["-q", "x"]}

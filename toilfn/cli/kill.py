@@ -7,7 +7,7 @@ import time
 
 from toilfn.cli.common import add_store, add_store_options, open_named
 from toilfn.errors import StoreLockedError
-from toilfn.lead.ghosts import end_jobs
+from toilfn.lead.ghosts import end_jobs, forget_jobs
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease, Watch
 from toilfn.units import format_duration, parse_duration
@@ -29,6 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long to wait for the end (default: 60s)",
     )
+    parser.add_argument(
+        "--leave-jobs",
+        action="store_true",
+        help="where no leader lives: do not look for jobs in batch systems, and note that there are none",
+    )
 
 
 def command(options: argparse.Namespace) -> int:
@@ -47,7 +52,8 @@ def command(options: argparse.Namespace) -> int:
     except StoreLockedError:
         return _stop_leader(store, options.timeout)
     with lease:
-        count = end_jobs(store, options.timeout)
+        count = 0 if options.leave_jobs else end_jobs(store, options.timeout)
+        forget_jobs(store)
     print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing runs in {store.url}")
     return 0
 

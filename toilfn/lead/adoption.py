@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from toilfn.clusters.base import JobId
 from toilfn.events import Adopted, Submit, TaskId
@@ -11,7 +13,16 @@ from toilfn.lead.jobs import Jobs, Out
 from toilfn.lead.mailbox import Answers
 from toilfn.scheduler import Scheduler
 
-__all__ = ["adopt"]
+__all__ = ["Earlier", "adopt"]
+
+
+class Earlier(NamedTuple):
+    """What leaders before this one have left, besides what the cluster knows by itself."""
+
+    jobs: Mapping[JobId, str] = MappingProxyType({})
+    """Living jobs, with their batches, that were given to the cluster with other settings."""
+    answers: Answers | None = None
+    """Where their workers' answers are, if this leader's own workers do not put theirs there."""
 
 
 def adopt(

@@ -14,7 +14,7 @@ from typing import Any
 
 from toilfn import records
 from toilfn.clusters.base import Cluster, JobState, Update
-from toilfn.errors import ResourceError
+from toilfn.errors import ClusterError, ResourceError
 from toilfn.events import (
     BatchId,
     Began,
@@ -42,7 +42,7 @@ from toilfn.events import (
     TaskId,
 )
 from toilfn.lead import messages
-from toilfn.lead.adoption import adopt
+from toilfn.lead.adoption import Earlier, adopt
 from toilfn.lead.committer import Committer
 from toilfn.lead.failures import too_large
 from toilfn.lead.index import Index
@@ -131,23 +131,27 @@ class Leader:
         """The last failure of each task that was given up."""
         return tuple(self._tally.final.values())
 
-    def run(self, roots: Iterable[TaskId]) -> None:
+    def run(self, roots: Iterable[TaskId], earlier: Earlier = Earlier()) -> None:  # noqa: B008 - it is immutable
         """Run until the roots are complete, or nothing more can run.
 
         Parameters
         ----------
         roots : iterable of TaskId
             The tasks whose values are wanted.
+        earlier : Earlier
+            What leaders before this one have left.
 
         Raises
         ------
+        ClusterError
+            If the cluster refuses, or does not know jobs of earlier leaders that live.
         StoreError
             If the log cannot be written, for one because another leader took over.
         """
         self._roots = set(roots)
         self._done_before = {root for root in self._roots if self._index.is_complete(root)}
         self._bring(self._loader.load(self._roots))
-        self._adopt()
+        self._adopt(earlier)
         while not self._is_over():
             if not self._watch.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))
@@ -179,19 +183,26 @@ class Leader:
                 out.is_withdrawn = True
             self._cluster.kill([out.job for out in waiting])
 
-    def _adopt(self) -> None:
+    def _adopt(self, earlier: Earlier) -> None:
         """Go on with what earlier leaders have left in the cluster and in the store."""
         live = self._cluster.list(self._workflow)
-        for name in self._answers.left().keys() - live.values():
-            answers = self._answers.so_far(name)
+        if strange := sorted(earlier.jobs.keys() - live.keys()):
+            raise ClusterError(
+                f"jobs of this store run on another cluster of the same kind: {', '.join(strange[:5])}; "
+                "go on with the settings that the run had, or end them first with toilfn kill"
+            )
+        live |= {job: name for job, name in earlier.jobs.items() if not live[job]}
+        mailbox = earlier.answers or self._answers
+        for name in mailbox.left().keys() - live.values():
+            answers = mailbox.so_far(name)
             for message in answers:
                 self._hear(None, message, name)
-            self._forget(name, len(answers))
+            self._forget(name, len(answers), mailbox)
         if useless := adopt(live, self._answers, self._index.is_void, self._scheduler, self._jobs):
             self._cluster.kill(useless)
 
-    def _forget(self, name: str, count: int) -> None:
-        self._committer.then(lambda: self._answers.forget(name, count))
+    def _forget(self, name: str, count: int, mailbox: Answers | None = None) -> None:
+        self._committer.then(lambda: (mailbox or self._answers).forget(name, count))
 
     def _is_over(self) -> bool:
         if self._watch.should_stop():

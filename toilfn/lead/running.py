@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from toilfn import records
 from toilfn.clusters import make_cluster
-from toilfn.clusters.base import Cluster
+from toilfn.clusters.base import Cluster, JobId
 from toilfn.clusters.beside import BesideCluster
 from toilfn.errors import ClusterError, KilledError
 from toilfn.events import TaskId
+from toilfn.lead.adoption import Earlier
 from toilfn.lead.attemptlogs import AttemptLogs, log_file
 from toilfn.lead.badworkers import BadWorkers
 from toilfn.lead.committer import Committer
 from toilfn.lead.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.lead.ghosts import outlives_leaders
 from toilfn.lead.index import Index
 from toilfn.lead.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.lead.leader import Leader
@@ -86,6 +88,8 @@ class Running:
         The store as the user named it.
     is_stopped : callable
         Whether the run is to end at once.
+    elsewhere : mapping
+        Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Running:
         cluster: Cluster,
         place: str,
         is_stopped: Callable[[], bool],
+        elsewhere: Mapping[JobId, str],
     ) -> None:
         self._store = store
         self._index = index
@@ -103,6 +108,7 @@ class Running:
         self._cluster = cluster
         self._place = place
         self._is_stopped = is_stopped
+        self._elsewhere = elsewhere
         self._passed: list[records.BlobRef] = []
         self.may_have_jobs = not cluster.capabilities.direct
         """Whether jobs may live on: those of this leader, or those of earlier ones where it could not look."""
@@ -136,18 +142,24 @@ class Running:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
                 answers = self._answers(cluster)
                 leader = self._leader(cluster, loader, committer, answers, interrupts, progress)
-                leader.run(run.roots)
+                earlier = self._earlier(direct=cluster.capabilities.direct)
+                leader.run(run.roots, earlier)
         except BaseException:
             self._leave()
             raise
         if interrupts.is_terminated and leader.has_jobs:
             self._leave()
         else:
-            committer.then(answers.close)
+            committer.then((earlier.answers or answers).close)
             cluster.close()
             self.may_have_jobs = False
         self._judge(leader, interrupts)
         return leader.values
+
+    def _earlier(self, *, direct: bool) -> Earlier:
+        """Say what earlier leaders may have left: also where workers now answer by themselves, others may have not."""
+        was_far = direct and any(map(outlives_leaders, self._index.runs))
+        return Earlier(self._elsewhere, StoreAnswers(self._store) if was_far else None)
 
     def _leave(self) -> None:
         """Leave the jobs to the next leader: only the user ends them."""

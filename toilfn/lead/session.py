@@ -28,7 +28,7 @@ from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.work.scratch import base_dir
 
 if TYPE_CHECKING:
-    from toilfn.clusters.base import Cluster
+    from toilfn.clusters.base import Cluster, JobId
     from toilfn.lead.running import Running
     from toilfn.stores.lease import Lease
 
@@ -75,6 +75,7 @@ class Session:
         self._has_begun = False
         self._keep = False
         self._stopped = False
+        self._elsewhere: dict[JobId, str] = {}
 
     def _take_the_lead(self) -> Committer:
         """Become the store's leader: from here on, whoever led before cannot write any more."""
@@ -86,10 +87,18 @@ class Session:
         self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
         while not self._write_epoch():  # somebody has led since we read the log
             self.index = Index.load(self.store.log)
+        self._look_elsewhere()
         self.store.clear_flag("kill")
         self._compact()
         self._committer = Committer(self.store.log.append)
         return self._committer
+
+    def _look_elsewhere(self) -> None:
+        """See that no job of an earlier run lives where this leader does not look."""
+        if any(run.number not in self.index.ended for run in self.index.runs):
+            from toilfn.lead.ghosts import living_elsewhere
+
+            self._elsewhere = living_elsewhere(self.index, self.store, self._settings, self._place)
 
     def _write_epoch(self) -> bool:
         number = self.index.epoch.number + 1 if self.index.epoch else 1
@@ -160,7 +169,10 @@ class Session:
             install(self.store.get_blob(run.code), base_dir() / "code")
         if all(map(self.index.is_complete, run.roots)):
             return self._result(run.results, run.roots, Values(self.index.value))
-        self._settings = _with_cluster(self._settings, run)
+        if self._settings.cluster is None:
+            from toilfn.lead.ghosts import cluster_of
+
+            self._settings = replace(self._settings, cluster=cluster_of(run, self._place))
         committer = self._take_the_lead()
         committer.add(encode(run._replace(settings=self._settings.as_dict())))  # it has not ended, nor where it began
         return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
@@ -236,7 +248,9 @@ class Session:
         from toilfn.lead.running import Running
 
         assert self._cluster is not None
-        return Running(self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped)
+        return Running(
+            self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped, self._elsewhere
+        )
 
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))
@@ -252,13 +266,6 @@ class Session:
             for id_, (value, refs) in values.closure(ids).items()
         }
         return resolve(ids, payloads)
-
-
-def _with_cluster(settings: Settings, run: records.Run) -> Settings:
-    """Go on with the cluster that the run was begun on, where that was named and nothing else is asked for."""
-    name = run.settings.get("cluster")
-    was_named = isinstance(name, str) and "cluster_address" not in run.settings
-    return replace(settings, cluster=name) if settings.cluster is None and was_named else settings
 
 
 def _open(settings: Settings, workflow: str, create: bool) -> Store:
