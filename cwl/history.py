@@ -13,6 +13,7 @@ from toilfn.cwl.documents import Part, Path, step_of
 from toilfn.cwl.reuse import Fresh
 from toilfn.cwl.steps import runs_here
 from toilfn.events import TaskId
+from toilfn.files import held_by
 from toilfn.lead.index import Index
 from toilfn.lead.valuecache import Values
 from toilfn.records import BlobRef
@@ -93,11 +94,13 @@ class _Reader:
 
     def arguments(self, id_: TaskId) -> tuple[Any, ...]:
         task = self._index.task(id_)
-        args, _ = loads(self._bytes(task.args), self._load(task.needs))
+        with held_by(self._store):
+            args, _ = loads(self._bytes(task.args), self._load(task.needs))
         return tuple(args)
 
     def value(self, id_: TaskId) -> Any:
-        return self._load([id_])[id_]
+        with held_by(self._store):
+            return self._load([id_])[id_]
 
     def _load(self, ids: Sequence[TaskId]) -> dict[TaskId, Any]:
         entries = self._values.closure(ids)

@@ -258,7 +258,9 @@ class FileObjects(Objects):
             with open(descriptor, "wb") as target, open(path, "rb") as source:
                 _copy(source, target)
                 target.flush()
-                self._seal(target.fileno(), os.fstat(source.fileno()).st_mode)
+                found = os.fstat(source.fileno())
+                os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+                self._seal(target.fileno(), found.st_mode)
         except BaseException:
             os.unlink(temporary)
             raise

@@ -173,7 +173,7 @@ def _export_file(file: File, target: str, move: bool) -> str:
     if not transfer.holds(target, file.size, file.checksum):
         with local_content(file) as content:
             link = origin is not None and origin.samefile(content)
-            transfer.send(content, target, executable=file.executable, link=link)
+            transfer.send(content, target, executable=file.executable, link=link, modified=file.modified)
     if origin is not None:
         transfer.leave_link(origin, target)
     return target

@@ -8,9 +8,9 @@ import io
 import os
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import cloudpickle
 
@@ -31,6 +31,7 @@ __all__ = [
     "current_session",
     "entered",
     "files_in",
+    "held_by",
     "holds_files",
     "local_content",
     "needed_session",
@@ -48,7 +49,54 @@ session_variable: ContextVar[Session] = ContextVar("toilfn_files")
 entered: list[Session] = []
 """All sessions of this process."""
 
+_holder: ContextVar[str] = ContextVar("toilfn_holder", default="")
+"""The URL of the store whose payloads are written and read here."""
 
+_SAME = "="
+"""Comes before the address of a pickled file that is in the store that holds the pickle, wherever that is moved."""
+
+
+@contextlib.contextmanager
+def held_by(store: stores.Store) -> Iterator[None]:
+    """Let the files in payloads that are written and read in the block be in the store that holds the payloads.
+
+    The address of such a file is that of the store where it is read: a copy of a store is a store of its own.
+    """
+    token = _holder.set(store.url)
+    try:
+        yield
+    finally:
+        _holder.reset(token)
+
+
+T = TypeVar("T")
+
+
+def _moves_with_its_store(cls: type[T]) -> type[T]:
+    """Define the state with which `File` is pickled; `dataclass` itself would replace methods of these names."""
+    names = [entry.name for entry in fields(cast("Any", cls))]
+    defaults = [None if entry.default is MISSING else entry.default for entry in fields(cast("Any", cls))]
+    place = names.index("store")
+
+    def __getstate__(self: Any) -> list[Any]:  # noqa: N807
+        state = [getattr(self, name) for name in names]
+        if self.store and self.store == _holder.get():
+            state[place] = _SAME + self.store
+        return state
+
+    def __setstate__(self: Any, state: list[Any]) -> None:  # noqa: N807
+        state = [*state, *defaults[len(state) :]]  # an older version knew fewer fields
+        if state[place].startswith(_SAME):  # outside of a store's payloads it keeps the address it had
+            state[place] = _holder.get() or state[place].removeprefix(_SAME)
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+
+    defined: Any = cls
+    defined.__getstate__, defined.__setstate__ = __getstate__, __setstate__
+    return cls
+
+
+@_moves_with_its_store
 @dataclass(frozen=True, slots=True)
 class File:
     """An immutable file in a job store.
@@ -69,6 +117,9 @@ class File:
         BLAKE2b of the content, 16 bytes, in hexadecimal.
     executable : bool
         Whether its owner may execute it.
+    modified : int or None
+        When the file that it was made of was last written to, in nanoseconds since 1970: its local copies and exports
+        have that time, so that an index does not look older than what it is about. None where it is not known.
     """
 
     id: str
@@ -77,6 +128,7 @@ class File:
     checksum: str
     executable: bool = False
     store: str = field(default="", repr=False, compare=False)
+    modified: int | None = field(default=None, repr=False, compare=False)
 
     def __toilfn_identity__(self) -> tuple[object, ...]:
         """What makes two files the same argument: the content, whichever store it is in."""
@@ -128,7 +180,9 @@ class File:
                 Path(name).parent.mkdir(parents=True, exist_ok=True)
                 Path(name).symlink_to(_kept(self))
             else:
-                filecache.place(store, self.ref, Path(name), executable=self.executable, mutable=mutable)
+                filecache.place(
+                    store, self.ref, Path(name), executable=self.executable, mutable=mutable, modified=self.modified
+                )
         return Path(name)
 
     @overload
@@ -325,7 +379,7 @@ def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
 @contextlib.contextmanager
 def local_content(file: File) -> Iterator[Path]:
     """Give a local file with the content, for as long as the block runs; it must not be changed."""
-    with _naming(file), filecache.borrowed(store_of(file), file.ref) as content:
+    with _naming(file), filecache.borrowed(store_of(file), file.ref, modified=file.modified) as content:
         yield content
 
 
@@ -333,7 +387,7 @@ def local_content(file: File) -> Iterator[Path]:
 def _kept(file: File) -> Path:
     """Give a local copy that stays until this process ends."""
     target = filecache.process_dir() / confined.single(file.name)
-    filecache.place(store_of(file), file.ref, target, executable=file.executable)
+    filecache.place(store_of(file), file.ref, target, executable=file.executable, modified=file.modified)
     return target
 
 

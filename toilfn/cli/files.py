@@ -15,6 +15,7 @@ from toilfn.cli.common import add_json, add_store, add_store_options, open_named
 from toilfn.cli.handles import Handle, find_handles
 from toilfn.errors import InputError
 from toilfn.events import TaskId
+from toilfn.filing.cache import set_modified
 from toilfn.records import BlobRef, Outcome, decode
 from toilfn.stores import Store
 from toilfn.units import format_size, parse_duration
@@ -100,6 +101,7 @@ def command(options: argparse.Namespace) -> int:
         return 0
     for file, path in zip(files, _targets(files, options.target or Path()), strict=True):
         store.fetch_blob(file.ref, path)
+        set_modified(path, file.handle.modified)
     return 0
 
 

@@ -22,6 +22,7 @@ class Handle(NamedTuple):
     size: int
     checksum: str
     executable: bool
+    modified: int | None = None
 
 
 def find_handles(payload: bytes) -> list[Handle]:
@@ -64,7 +65,8 @@ class _Reader(pickle.Unpickler):
 
         class Noted:
             def __setstate__(self, state: list[Any]) -> None:
-                found.append(Handle(*state[: len(Handle._fields)]))
+                # The address of its store, which is this one, comes before the time.
+                found.append(Handle(*state[:5], *state[6:7]))
 
         return Noted
 

@@ -28,12 +28,20 @@ from toilfn.stores import Store
 from toilfn.stores.blobs import check, hash_file
 from toilfn.work.scratch import Scratch
 
-__all__ = ["borrowed", "forget", "place", "process_dir"]
+__all__ = ["borrowed", "forget", "place", "process_dir", "set_modified"]
 
 _SECOND = 10**9
 
 
-def place(store: Store, ref: BlobRef, target: Path, *, executable: bool = False, mutable: bool = False) -> None:
+def place(
+    store: Store,
+    ref: BlobRef,
+    target: Path,
+    *,
+    executable: bool = False,
+    mutable: bool = False,
+    modified: int | None = None,
+) -> None:
     """Put a blob's content at a path; directories on the way are made.
 
     Parameters
@@ -48,6 +56,8 @@ def place(store: Store, ref: BlobRef, target: Path, *, executable: bool = False,
         Whether the file must be one that can be executed.
     mutable : bool
         Make a private copy, which may be changed.
+    modified : int, optional
+        When the file is to have been written to last, in nanoseconds since 1970.
 
     Raises
     ------
@@ -60,16 +70,18 @@ def place(store: Store, ref: BlobRef, target: Path, *, executable: bool = False,
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     while True:
-        content = _content(store, ref, executable)
+        content = _content(store, ref, executable, modified)
         if content is None:
             store.fetch_blob(ref, target)
             target.chmod(_mode(executable, mutable))
+            set_modified(target, modified)
             return
         try:
             if mutable:
                 _copy(content, target, _mode(executable, mutable))
+                set_modified(target, modified)
             else:
-                _link(content, target)
+                _link(content, target, modified)
             return
         except FileNotFoundError:
             if content.exists():
@@ -78,11 +90,11 @@ def place(store: Store, ref: BlobRef, target: Path, *, executable: bool = False,
 
 
 @contextmanager
-def borrowed(store: Store, ref: BlobRef, *, executable: bool = False) -> Iterator[Path]:
+def borrowed(store: Store, ref: BlobRef, *, executable: bool = False, modified: int | None = None) -> Iterator[Path]:
     """Give a local file with a blob's content for as long as the block runs; it must not be changed."""
     directory = process_dir()
     try:
-        place(store, ref, directory / "content", executable=executable)
+        place(store, ref, directory / "content", executable=executable, modified=modified)
         yield directory / "content"
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -111,26 +123,39 @@ def _directory(url: str) -> Path:
     return directory
 
 
-def _content(store: Store, ref: BlobRef, executable: bool) -> Path | None:
+def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None) -> Path | None:
     """Give the verified file of an entry, which is made if need be; None if there is no room for it."""
     entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
-    if not _is_verified(entry, ref):
+    if not _is_verified(entry, ref, modified):
         origin = store.objects.local_path(ref.name)
-        if origin is not None and _is_linkable(origin, entry.parent, executable):
+        if origin is not None and _is_linkable(origin, entry.parent, executable, modified):
             _link_entry(entry, origin, ref, store.url)
-        elif not _copy_entry(entry, store, ref, executable):
+        elif not _copy_entry(entry, store, ref, executable, modified):
             return None
     return entry.resolve()
 
 
-def _is_verified(entry: Path, ref: BlobRef) -> bool:
+def set_modified(path: Path, modified: int | None) -> None:
+    """Set when a file was last written to, where that is known."""
+    if modified is not None:
+        os.utime(path, ns=(time.time_ns(), modified))
+
+
+def _has_time(found: int, modified: int | None) -> bool:
+    """Whether a file's time is the one that was set, as far as file systems keep it: some have whole seconds only."""
+    if modified is None:
+        return not found % _SECOND
+    return any(found == modified - modified % unit for unit in (1, 100, 1000, 10**6, _SECOND, 2 * _SECOND))
+
+
+def _is_verified(entry: Path, ref: BlobRef, modified: int | None) -> bool:
     try:
         made, content = entry.lstat(), entry.stat()
         if content.st_size != ref.size:
             return False
         if stat.S_ISLNK(made.st_mode):
             return made.st_mtime_ns >= content.st_mtime_ns
-        if content.st_mtime_ns % _SECOND:  # somebody wrote to it: `_copy_entry` gives it whole seconds
+        if not _has_time(content.st_mtime_ns, modified):  # somebody wrote to it
             return False
         os.utime(entry, ns=(time.time_ns(), content.st_mtime_ns))  # the last use
     except FileNotFoundError:
@@ -138,11 +163,12 @@ def _is_verified(entry: Path, ref: BlobRef) -> bool:
     return True
 
 
-def _is_linkable(origin: Path, directory: Path, executable: bool) -> bool:
-    """Say whether links to the store's own object are as good as a copy: same file system, same rights."""
+def _is_linkable(origin: Path, directory: Path, executable: bool, modified: int | None) -> bool:
+    """Whether links to the store's own object are as good as a copy: same file system, same rights and time."""
     status = origin.stat()
     same_rights = not status.st_mode & 0o222 and bool(status.st_mode & 0o111) == executable
-    return same_rights and status.st_dev == directory.stat().st_dev
+    same_time = modified is None or _has_time(status.st_mtime_ns, modified)
+    return same_rights and same_time and status.st_dev == directory.stat().st_dev
 
 
 def _link_entry(entry: Path, origin: Path, ref: BlobRef, where: str) -> None:
@@ -155,10 +181,10 @@ def _link_entry(entry: Path, origin: Path, ref: BlobRef, where: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _copy_entry(entry: Path, store: Store, ref: BlobRef, executable: bool) -> bool:
+def _copy_entry(entry: Path, store: Store, ref: BlobRef, executable: bool, modified: int | None) -> bool:
     """Copy a blob from the store, unless another process does so now; False if there is no room."""
     with filling(entry):
-        if _is_verified(entry, ref):
+        if _is_verified(entry, ref, modified):
             return True
         if not reserve(ref.size):
             return False
@@ -167,7 +193,7 @@ def _copy_entry(entry: Path, store: Store, ref: BlobRef, executable: bool) -> bo
         try:
             store.fetch_blob(ref, draft / "content")
             (draft / "content").chmod(_mode(executable, False))
-            os.utime(draft / "content", ns=(time.time_ns(), time.time_ns() // _SECOND * _SECOND))
+            set_modified(draft / "content", time.time_ns() // _SECOND * _SECOND if modified is None else modified)
             (draft / "content").replace(entry)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -178,13 +204,14 @@ def _mode(executable: bool, mutable: bool) -> int:
     return (0o555 if executable else 0o444) | (stat.S_IWUSR if mutable else 0)
 
 
-def _link(content: Path, target: Path) -> None:
+def _link(content: Path, target: Path, modified: int | None) -> None:
     try:
         os.link(content, target)
     except (FileExistsError, FileNotFoundError):
         raise
     except OSError:
         _copy(content, target, stat.S_IMODE(content.stat().st_mode))
+        set_modified(target, modified)
 
 
 def _copy(content: Path, target: Path, mode: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from toilfn import confined
 from toilfn.directory import Directory, gather
 from toilfn.errors import InputError, SerializationError
-from toilfn.files import File, entered, session_variable
+from toilfn.files import File, entered, held_by, session_variable
 from toilfn.filing import cache as filecache
 from toilfn.filing import transfer
 from toilfn.records import BlobRef
@@ -57,11 +57,14 @@ class Session:
 
     def __enter__(self) -> Session:
         self._token: Token[Session] = session_variable.set(self)
+        self._held = held_by(self.store)
+        self._held.__enter__()
         entered.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         entered.remove(self)
+        self._held.__exit__(None, None, None)
         session_variable.reset(self._token)
 
     def put(self, path: Path, name: str | None = None, *, move: bool = False, cleanup: bool = False) -> File:
@@ -76,13 +79,13 @@ class Session:
         if not path.is_file():
             state = "is a directory: store its files, or an archive of them" if path.is_dir() else "is no file"
             raise InputError(f"{path} {state}")
-        executable = bool(path.stat().st_mode & 0o111)
+        status = path.stat()
         # A name of its own, though an equal blob may exist: files are deleted one by one.
         ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move)
         self.made.append(ref)
         if cleanup:
             self.temporary.append(ref.name)
-        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url)
+        return self._file(ref, name, status)
 
     def import_url(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> File:
         """Put what is at a URL into the store.
@@ -154,7 +157,9 @@ class Session:
         if symlink and not mutable:
             self._place_link(file, store, target)
         else:
-            filecache.place(store, file.ref, target, executable=file.executable, mutable=mutable)
+            filecache.place(
+                store, file.ref, target, executable=file.executable, mutable=mutable, modified=file.modified
+            )
         if not mutable:
             self._known[_located(target)] = replace(file, name=target.name)
             if name is None:
@@ -164,7 +169,7 @@ class Session:
     def _place_link(self, file: File, store: Store, target: Path) -> None:
         """Make a symbolic link to a copy that stays until the attempt ends."""
         kept = self._scratch("link") / confined.single(file.name)
-        filecache.place(store, file.ref, kept, executable=file.executable)
+        filecache.place(store, file.ref, kept, executable=file.executable, modified=file.modified)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(kept)
 
@@ -260,8 +265,11 @@ class Session:
         if ref is None:
             return self.put(path, name)
         self.made.append(ref)
-        executable = bool(path.stat().st_mode & 0o111)
-        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url)
+        return self._file(ref, name, path.stat())
+
+    def _file(self, ref: BlobRef, name: str, status: os.stat_result) -> File:
+        executable = bool(status.st_mode & 0o111)
+        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url, status.st_mtime_ns)
 
     def _scratch(self, purpose: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.temp_dir()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import email.utils
 import glob
 import hashlib
 import os
@@ -10,7 +12,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -45,6 +47,9 @@ __all__ = [
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)|data:")
 _EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gcs", "gcs": "gcs"}
 _CHUNK = 2**20
+
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "date_time", "created")
+"""What file systems call the time of the last change; those that never change a file know when it was made."""
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
@@ -142,6 +147,8 @@ def fetch(url: str, target: Path) -> None:
     except FileNotFoundError as error:
         raise InputError(f"cannot import {shown(url)}: there is no such file") from error
     refuse_directory(url, target.is_dir())
+    with contextlib.suppress(OSError):  # some servers give a file and say nothing of it
+        _keep_time(system.info(place), target)
 
 
 def fetch_tree(url: str, target: Path) -> None:
@@ -161,6 +168,29 @@ def fetch_tree(url: str, target: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     if files:
         system.get(files, [str(local[path]) for path in files])
+    for path in files:
+        _keep_time(found[path], local[path])
+
+
+def _keep_time(info: Mapping[str, Any], target: Path) -> None:
+    """Let a downloaded file have the time of its origin, where the file system knows it."""
+    told = next((info[name] for name in _TIMES if info.get(name)), None)
+    with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):  # what no calendar has
+        modified = _seconds(told)
+        if modified is not None:
+            os.utime(target, (modified, modified))
+
+
+def _seconds(told: object) -> float | None:
+    """Return the seconds since 1970 of a time, in any of the forms in which file systems give it."""
+    if isinstance(told, dt.datetime):
+        return told.timestamp()
+    if isinstance(told, str):  # of a header of HTTP, or by ISO 8601
+        known = email.utils.parsedate_to_datetime if "," in told else dt.datetime.fromisoformat
+        return known(told.replace("Z", "+00:00")).timestamp()
+    if isinstance(told, tuple):  # of a member of a zip archive
+        return dt.datetime(*told).astimezone().timestamp()
+    return float(told) if isinstance(told, (int, float)) else None
 
 
 def fingerprint_tree(url: str) -> str:
@@ -221,12 +251,12 @@ def make_directory(url: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def send(source: Path, url: str, *, executable: bool = False, link: bool = False) -> None:
+def send(source: Path, url: str, *, executable: bool = False, link: bool = False, modified: int | None = None) -> None:
     """Copy a local file to a URL or path, whole or not at all.
 
     Directories on the way to a local target are made. A local target gets the user's ordinary
     permissions, and `executable` adds the right to execute. With `link`, a local target is a hard
-    link where that is possible.
+    link where that is possible. `modified` is when a local copy is to have been written to last, in nanoseconds.
 
     Raises
     ------
@@ -245,6 +275,8 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
         with _replacing(path, 0o777 if executable else 0o666) as draft:
             if not (link and _linked(source, draft)):
                 shutil.copyfile(source, draft)
+                if modified is not None:
+                    os.utime(draft, ns=(modified, modified))
 
 
 def holds(url: str, size: int, checksum: str) -> bool:

@@ -147,7 +147,13 @@ class Session:
         self._stopped = True
 
     def compute(self, wanted: Any) -> Any:
-        """Run what promises need, and give their values."""
+        """Run what promises need, and return their values."""
+        from toilfn.files import held_by
+
+        with held_by(self.store):
+            return self._compute(wanted)
+
+    def _compute(self, wanted: Any) -> Any:
         recorder = Recorder(self.store)
         with uncollected():
             payload, refs = dumps(wanted, recorder.identify)
@@ -162,6 +168,12 @@ class Session:
 
     def resume(self) -> Any:
         """Finish the newest run of the store."""
+        from toilfn.files import held_by
+
+        with held_by(self.store):
+            return self._resume()
+
+    def _resume(self) -> Any:
         run = self.index.runs[-1]
         if run.code is not None:
             from toilfn.deploy import install
