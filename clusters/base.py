@@ -155,6 +155,11 @@ class Update:
         For an ended job: None when the worker said it was done, else why it ended.
     detail : str
         The cluster's own words: exit status, signal, reason, where the log is.
+    is_held : bool
+        For a queued job: whether it will not start before somebody changes something; `detail` has the reason.
+    is_ending : bool
+        For a job that is not over: whether its processes have ended or are being ended, and only the system's own work
+        is left. What it has answered counts already; what it has not answered may not be started again yet.
     answers : tuple of bytes
         For a direct cluster: messages of the worker, in order.
     running : TaskId or None
@@ -173,6 +178,8 @@ class Update:
     running: TaskId | None = None
     log: bytes = b""
     since: float = 0.0
+    is_held: bool = False
+    is_ending: bool = False
 
 
 class Cluster(ABC):

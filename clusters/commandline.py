@@ -7,12 +7,14 @@ files and decisions are here. A new system defines what `CommandCluster` marks a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import shlex
 import sys
+import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, Session
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
 from toilfn.clusters.commands import AwayError, Commands, portions
 from toilfn.clusters.jobscript import Submission, batch_names, filtered, render
-from toilfn.clusters.jobsettings import JobSettings, resolved
+from toilfn.clusters.jobsettings import JobSettings, job_name, resolved, word
 from toilfn.clusters.polled import Found, LiveJob, PolledCluster
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
@@ -39,6 +41,9 @@ _log = logging.getLogger(__name__)
 
 _TAIL = 1000
 """How many bytes of a failed job's log are shown."""
+
+_LOOK = 30.0
+"""Seconds for which a submission is looked for by its name when the answer does not tell its id."""
 
 
 _Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, Found]]
@@ -62,6 +67,17 @@ class CommandCluster(PolledCluster[_Live]):
     """What a directive's line begins with."""
     away: ClassVar[str]
     """A regular expression for what commands print when the controller is briefly away."""
+    absent: ClassVar[str] = ""
+    """A regular expression for the system's own words for "there is no such job"."""
+    no_accounting: ClassVar[str] = ""
+    """A regular expression for the words by which a site says that it keeps no accounting."""
+    needed: ClassVar[tuple[str, ...]] = ()
+    """The commands without which nothing can be done."""
+    cleared: ClassVar[str] = ""
+    """A regular expression for the environment variables that commands do not get, because they would change what a
+    command does or what it prints, or belong to a job that the leader itself runs in."""
+    options: ClassVar[str] = ""
+    """A regular expression for those of them with which users mean to set options of their jobs."""
     answer: ClassVar[str]
     """A regular expression for what the submitting command prints; its group is the submission's id."""
     marks: ClassVar[tuple[str, str]] = (".", "")
@@ -90,10 +106,12 @@ class CommandCluster(PolledCluster[_Live]):
 
     def __init__(self, **settings: Unpack[JobSettings]) -> None:
         super().__init__(resolved(type(self).__name__, self.name, self.settings_type, settings))
-        self.commands = Commands(self.away)
+        self.commands = Commands(self.away, self.absent, cleared=self.cleared)
         self.log_directory = Path()
         self._alive: Counter[str] = Counter()
         self._array_limit = self.array_limit
+        self._no_records_since: float | None = None
+        job_name(self.settings.get("job_name", ""))
         self.job_script()
 
     # What a system defines.
@@ -111,16 +129,40 @@ class CommandCluster(PolledCluster[_Live]):
         return text
 
     def send(self, submission: Submission, script: Path, text: str) -> str:
-        """Submit a script; give the submission's id."""
+        """Submit a script; return the submission's id.
+
+        An answer that does not say it, or that may say several, is no reason to submit again: the job is looked for
+        by its name.
+        """
         command = self.submit_command(submission, script)
-        return self.submitted(self.commands.run(command, self.submit_input(script, text)))
+        output = self.commands.run(command, self.submit_input(script, text))
+        return self.submitted(output) or self.identified(submission.name, output)
 
     def submitted(self, output: str) -> str:
-        """Read the submission's id from what the submitting command printed."""
-        match = re.search(self.answer, output, re.MULTILINE)
-        if match is None:
-            raise ClusterError(f"the answer to the submission has no job id: {output!r}")
-        return match[1]
+        """Read the submission's id from what the submitting command printed; empty if that is not certain."""
+        matches = re.finditer(self.answer, output, re.MULTILINE)
+        ids = {next(filter(None, match.groups()), "") for match in matches}
+        return ids.pop() if len(ids) == 1 else ""
+
+    def identified(self, name: str, output: str) -> str:
+        """Find the id of a submission by its name, because what the submitting command printed does not tell it."""
+
+        def look() -> str:
+            if base := self.arrived(name):
+                return base
+            raise AwayError(f"the answer to the submission does not tell the job's id, and no job is named {name}")
+
+        try:
+            return self.patiently(look, _LOOK)
+        except AwayError as error:
+            raise ClusterError(f"{error}; the answer was: {output[-_TAIL:]!r}") from None
+
+    def arrived(self, name: str) -> str:
+        """Ask for the id of a submission by its name, also when its jobs have ended; empty if there is none."""
+        return self._listed(name)
+
+    def _listed(self, name: str) -> str:
+        return next((self._base(job) for job, other in self.names().items() if other == name), "")
 
     def element(self, base: str, number: int) -> JobId:
         """Give the id of an array's element."""
@@ -165,8 +207,13 @@ class CommandCluster(PolledCluster[_Live]):
     def open(self, session: Session) -> None:
         """Get ready; see `Cluster.open`."""
         super().open(session)
+        self.commands.expect(self.needed)
+        if unused := [name for name in self.commands.ignored() if re.fullmatch(self.options, name)]:
+            variable = f"TOILFN_{self.name.upper()}_ARGS"
+            _log.warning("not used: %s of the environment; write what jobs need into %s", ", ".join(unused), variable)
         self.log_directory = self._place(session)
         self.log_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._no_records_since = None
         limit = self.patiently(self.site_array_limit)
         self._array_limit = max(1, min(limit, int(self.settings.get("max_array_size", limit))))
 
@@ -188,9 +235,36 @@ class CommandCluster(PolledCluster[_Live]):
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
         """Ask queue and accounting; see `PolledCluster.look`."""
-        known = self._ask(self.query, jobs)
+        try:
+            known = self._ask(self.query, jobs)
+        except AwayError:
+            raise
+        except ClusterError as error:  # a question is never a reason to end what runs
+            raise AwayError(str(error)) from None
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
+
+    def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
+        """Look for jobs by the names of their submissions; see `PolledCluster.still_there`."""
+        listed = self.names()
+        left, doomed = set(), dict.fromkeys(jobs)
+        for job in jobs:
+            name, place = self._live[job].name, self.split(job)[1]
+            twins = {
+                other
+                for other, called in listed.items()
+                if called == name and (other == job or (other not in self._live and self.split(other)[1] == place))
+            }
+            if twins:
+                _log.warning("job %s is in no answer but is still listed, as %s", job, " ".join(sorted(twins)))
+                left.add(job)
+                doomed.update(dict.fromkeys(twins))
+            if job in listed and not self._live[job].is_killed:
+                self._live[job].missing_since = None
+                doomed.pop(job)
+        if doomed:
+            self.end(list(doomed))
+        return left
 
     def end(self, jobs: Sequence[JobId]) -> None:
         """End jobs; arrays of which nothing else lives by their own id. See `PolledCluster.end`."""
@@ -221,14 +295,15 @@ class CommandCluster(PolledCluster[_Live]):
     def script(self, submission: Submission) -> str:
         """Write the script of a submission, as `submit` does."""
         given = self.settings
-        own = [*self.directives(submission), *given.get("job_extra_directives", ())]
+        own = filtered(self.directives(submission), given.get("job_directives_skip", ()))
+        own += given.get("job_extra_directives", ())
         session = self._session or Session("STORE", "WORKFLOW")
         python = given.get("python", sys.executable)
         worker = given.get("worker_command", (python, "-m", "toilfn.worker"))
         return render(
             submission,
             shell=given.get("shell", "/bin/sh"),
-            directives=[f"{self.prefix} {line}" for line in filtered(own, given.get("job_directives_skip", ()))],
+            directives=[f"{self.prefix} {line}" for line in own],
             index=self.index,
             first=self.first,
             command=(*worker, session.store),
@@ -250,7 +325,8 @@ class CommandCluster(PolledCluster[_Live]):
 
     def given(self, **templates: str) -> list[str]:
         """Write a directive for each setting that was given: ``account="-P {}"``."""
-        return [template.format(self.settings[key]) for key, template in templates.items() if key in self.settings]
+        given = {key: word(key, self.settings[key]) for key in templates if key in self.settings}
+        return [templates[key].format(value) for key, value in given.items()]
 
     def walltime(self, resources: Resources) -> float | None:
         """Give a job's time limit in seconds: more than what its tasks may take, so that these have all of it."""
@@ -292,7 +368,7 @@ class CommandCluster(PolledCluster[_Live]):
             return []
 
     def _submit(self, shape: Resources, batches: Sequence[Batch]) -> dict[str, JobId]:
-        given = self.settings.get("job_name")
+        given = job_name(self.settings.get("job_name", ""))
         name = f"{f'{given}-' if given else ''}{self.session.workflow}-{secrets.token_hex(4)}"
         submission = Submission(name, tuple(batches), shape, str(self.log_directory / name))
         script = self.log_directory / f"{name}.sh"
@@ -309,14 +385,16 @@ class CommandCluster(PolledCluster[_Live]):
     def _send(self, submission: Submission, script: Path, text: str) -> str:
         """Submit, also while the controller is briefly away, and never twice."""
         try:
-            return self.surely(lambda: self.send(submission, script, text), lambda: self._arrived(submission.name))
+            return self.surely(lambda: self.send(submission, script, text), lambda: self.arrived(submission.name))
         except ClusterError as said:
-            script.unlink()
+            with contextlib.suppress(
+                ClusterError
+            ):  # refused, and yet there: the command may have failed after its work
+                if base := self._listed(submission.name):
+                    return base
+            script.unlink(missing_ok=True)
             command = self.submit_command(submission, script)
             raise ClusterError(f"{said}\nThe command was: {shlex.join(command)}\nThe script was:\n{text}") from None
-
-    def _arrived(self, name: str) -> str:
-        return next((self._base(job) for job, other in self.names().items() if other == name), "")
 
     def submission_names(self) -> dict[str, str]:
         """Give the name of each submission of which something lives, by its id."""
@@ -326,13 +404,21 @@ class CommandCluster(PolledCluster[_Live]):
         return self.split(job)[0]
 
     def _recorded(self, gone: Iterable[JobId]) -> dict[JobId, Found]:
+        """Ask the accounting. While that does not answer, what it would say is not known; a site may have none."""
+        jobs = list(gone)
         try:
-            return self._ask(self.account, gone)
-        except AwayError:
-            raise
-        except ClusterError as error:  # a site without accounting: such jobs are judged as unknown ones
-            _log.warning("%s", error)
-            return {}
+            known = self._ask(self.account, jobs)
+        except ClusterError as error:
+            none = self.no_accounting and re.search(self.no_accounting, str(error), re.IGNORECASE)
+            is_away = isinstance(error, AwayError) and not none
+            if self._no_records_since is None:
+                self._no_records_since = time.monotonic()
+                _log.warning("%s; the ends of some jobs are not known", error)
+            if is_away and time.monotonic() - self._no_records_since < self.patience:
+                return {job: Found(JobState.UNKNOWN, None, "the accounting does not answer") for job in jobs}
+            return {}  # such jobs are judged as unknown ones
+        self._no_records_since = None
+        return known
 
     def _ask(self, question: _Question, jobs: Iterable[JobId]) -> dict[JobId, Found]:
         bases = list(dict.fromkeys(map(self._base, jobs)))

@@ -5,21 +5,22 @@ Follows the manual pages of submit(1) (qsub, qdel), qstat(1), qacct(1) and accou
 
 from __future__ import annotations
 
-import getpass
+import logging
 import math
 import os
+import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
-from xml.etree import ElementTree as ET
 
 from toilfn.clusters.base import Capabilities, JobId
 from toilfn.clusters.commandline import CommandCluster
+from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.gridengine import accounted, queue_state
+from toilfn.clusters.words.gridengine import queue_rows, queue_state, records
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["GridEngineCluster", "GridEngineSettings"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class GridEngineSettings(JobSettings, total=False):
@@ -62,12 +66,22 @@ class GridEngineCluster(CommandCluster):
     name = "gridengine"
     prefix = "#$"
     index = "SGE_TASK_ID"
-    answer = r"^(\d+)(\.\S*)?$"
+    answer = r"^\s*(\d+)(?:\.\d+-\d+:\d+)?\s*$|^Your job(?:-array)? (\d+)[. ]"
+    absent = "does not exist|job (id|name) .*not found|no jobs running since startup"
+    no_accounting = "(open|read) .*accounting|accounting.*(No such file|Permission denied)"
+    needed = ("qsub", "qstat", "qdel")
+    cleared = (
+        "SGE_(?!(ROOT|CELL|QMASTER_PORT|EXECD_PORT|CLUSTER_NAME)$).*"
+        "|JOB_(ID|NAME|SCRIPT)|PE_HOSTFILE|NSLOTS|NHOSTS|NQUEUES|RESTARTED"
+    )
     killer = ("qdel",)
     first = 1
     array_limit = 75000
     log_causes: ClassVar[Mapping[str, Cause]] = {r"^MemoryError\b": Cause.MEMORY}
-    away = "commlib error|unable to contact qmaster|unable to send message to qmaster|got no response|got send error"
+    away = (
+        "commlib error|unable to contact qmaster|unable to send message to qmaster|got no response|got send error"
+        "|no active qmaster|act_qmaster|can't (resolve|connect|get) .*|connection refused|timed? ?out|try again later"
+    )
 
     def __init__(self, **settings: Unpack[GridEngineSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
@@ -99,38 +113,48 @@ class GridEngineCluster(CommandCluster):
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask qstat for all jobs of this user: it has no way to ask for some."""
-        return {job: queue_state(job_list.findtext("state", "")) for job, job_list in self._jobs()}
+        return {job: queue_state(state) for job, state, _ in self._jobs() if "z" not in state}  # qacct knows these
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask qacct, one submission at a time: it takes no list."""
         known: dict[JobId, Found] = {}
         for base in bases:
-            output = self.commands.run(["qacct", "-j", base], accept=(0, 1))
-            for record in filter(None, re.split(r"^=+$", output, flags=re.MULTILINE)):
-                fields = dict(line.split(maxsplit=1) for line in record.splitlines() if len(line.split()) > 1)
-                number = fields.get("taskid", "undefined").strip()
-                job = self.element(base, int(number)) if number.isdigit() else JobId(base)
-                known[job] = accounted(fields)
+            for number, task, found in records(self.commands.ask(["qacct", "-j", base])):
+                if number == base:
+                    known[self._id(number, task)] = found
         return known
+
+    def arrived(self, name: str) -> str:
+        """Ask qstat, and qacct for a job that is over already."""
+        if base := super().arrived(name):
+            return base
+        try:
+            output = self.commands.ask(["qacct", "-j", name])
+        except ClusterError as error:
+            _log.info("%s", error)
+            return ""
+        numbers = re.findall(rf"^jobname\s+{re.escape(name)}\s*\njobnumber\s+(\d+)\s*$", output, re.MULTILINE)
+        return str(numbers[0]) if numbers else ""
 
     def names(self) -> dict[JobId, str]:
         """Ask qstat for all live jobs of this user."""
-        return {job: job_list.findtext("JB_name", "") for job, job_list in self._jobs()}
+        return {job: name for job, _, name in self._jobs()}
 
     def site_array_limit(self) -> int:
         """Ask for max_aj_tasks."""
-        match = re.search(r"^max_aj_tasks\s+(\d+)", self.commands.run(["qconf", "-sconf"]), re.MULTILINE)
+        match = re.search(r"^max_aj_tasks\s+(\d+)", self.commands.consult(["qconf", "-sconf"]), re.MULTILINE)
         return int(match[1]) or self.array_limit if match else self.array_limit
 
-    def _jobs(self) -> Iterator[tuple[JobId, ET.Element]]:
-        output = self.commands.run(["qstat", "-xml", "-g", "d", "-u", getpass.getuser()])
-        try:
-            root = ET.fromstring(output)  # noqa: S314  # it comes from the scheduler that runs our code
-        except ET.ParseError as error:
-            raise ClusterError(f"qstat -xml answered what is not XML ({error}): {output[:300]}") from None
-        for job_list in root.iter("job_list"):
-            base, number = job_list.findtext("JB_job_number", ""), job_list.findtext("tasks")
-            yield (self.element(base, int(number)) if number else JobId(base)), job_list
+    def _jobs(self) -> Iterator[tuple[JobId, str, str]]:
+        """Return id, state and name of each job of this user, by the system's own idea of who that is."""
+        output = self.commands.ask(["qstat", "-xml", "-g", "d", "-s", "prs", "-u", _user()])
+        rows = queue_rows(output)
+        if rows is None:
+            raise AwayError(f"qstat -xml gave an answer that cannot be read: {output[:300]!r}")
+        return ((self._id(number, task), state, name) for number, task, state, name in rows)
+
+    def _id(self, number: str, task: int | None) -> JobId:
+        return JobId(number) if task is None else self.element(number, task)
 
     def _memory(self, resources: Resources, slots: int) -> list[str]:
         shares = slots if self.settings.get("memory_is_per_slot", True) else 1
@@ -142,3 +166,11 @@ class GridEngineCluster(CommandCluster):
         if count % slots:
             raise InputError(f"Grid Engine gives accelerators for each slot: {count} cannot be shared by {slots} cores")
         return [f"-l {self.settings.get('accelerator_resource', 'gpu')}={count // slots}"] if count else []
+
+
+def _user() -> str:
+    """Return this process's user as the password file has it; what LOGNAME says may be somebody else."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "*"

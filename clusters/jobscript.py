@@ -89,7 +89,7 @@ def render(
     lines = [f"#!{shell}", *directives, ""]
     lines += [f"exec >{output} 2>&1"] if output else []
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    lines += prologue
+    lines += _guarded(prologue)
     lines += _table(submission.batches, index, first)
     lines += _run(f'{shlex.join(command)} "$toilfn_batch"', epilogue)
     return "\n".join(lines) + "\n"
@@ -103,6 +103,15 @@ def filtered(directives: Sequence[str], skip: Sequence[str]) -> list[str]:
 def batch_names(script: str) -> list[str]:
     """Read the table of a script back: the batches' names, in the elements' order."""
     return [shlex.split(row)[0] for row in _ROW.findall(script)]
+
+
+def _guarded(prologue: Sequence[str]) -> list[str]:
+    """Write the user's lines so that the first one that fails ends the job, and says so."""
+    if not prologue:
+        return []
+    failed = "toilfn: the job_script_prologue ended with exit status $toilfn_status before the worker was started"
+    told = f'[ -n "$toilfn_begun" ] || echo "{failed}" >&2'
+    return ["toilfn_begun=", f"trap 'toilfn_status=$?; {told}' EXIT", "set -e", *prologue, "set +e", "toilfn_begun=1"]
 
 
 def _table(batches: Sequence[Batch], index: str, first: int) -> list[str]:

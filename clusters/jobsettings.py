@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, get_type_hints
+import os
+import re
+import shlex
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
 import dask.config
 
-__all__ = ["JobSettings", "resolved"]
+from toilfn.errors import InputError
+
+__all__ = ["JobSettings", "job_name", "resolved", "word"]
+
+_WORDS = ("submit_args", "worker_command")
+"""The settings that are parts of a command: a string is split as a shell would."""
+
+_LONGEST_NAME = 100
+"""The most characters of `job_name`: it becomes part of the names of files."""
 
 
 class JobSettings(TypedDict, total=False):
@@ -87,15 +99,131 @@ def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> 
         The TypedDict that lists what there is.
     given : mapping
 
+    Returns
+    -------
+    dict
+        Values of the types that `kind` names. A string where a list is expected is a list of that one item, and the
+        settings that are parts of a command (`submit_args`, `worker_command`) are split as a shell would.
+
     Raises
     ------
     TypeError
         If there is no such setting; lists all.
+    InputError
+        If a value is of another type; names the setting.
     """
     known = get_type_hints(kind)
     configured = dask.config.get(f"toilfn.{section}", None) or {}
-    settings = {key.replace("-", "_"): value for key, value in configured.items()} | dict(given)
+    if not isinstance(configured, Mapping):
+        raise InputError(f"toilfn.{section}: {configured!r} is not a mapping of settings; it has: {_listed(known)}")
+    settings = {str(key).replace("-", "_"): value for key, value in configured.items()} | dict(given)
     for key in settings:
         if key not in known:
-            raise TypeError(f"{owner} has no setting {key!r}; it has: {', '.join(sorted(known))}")
-    return {key: value for key, value in settings.items() if value is not None}
+            raise TypeError(f"{owner} has no setting {key!r}; it has: {_listed(known)}")
+    return {key: _checked(section, key, value, known[key]) for key, value in settings.items() if value is not None}
+
+
+def word(name: str, value: object) -> str:
+    """Check that a setting's value can be part of a directive, which the system splits at blanks.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
+    text = str(value)
+    if not text or re.search(r"[\s\"'\\\x00-\x1f\x7f]", text):
+        raise InputError(f"{name}={text!r} cannot be part of a directive: write it without blanks, quotes, backslashes")
+    return text
+
+
+def job_name(name: str) -> str:
+    """Check that jobs' names may begin with a name.
+
+    Raises
+    ------
+    InputError
+        If they may not.
+    """
+    if name and (len(name) > _LONGEST_NAME or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+=&-]*", name)):
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}..."
+        raise InputError(
+            f"job_name={shown!r} cannot begin jobs' names: use at most {_LONGEST_NAME} letters, digits and '_.+=&-', "
+            "and begin with a letter"
+        )
+    return name
+
+
+def _listed(known: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(known))
+
+
+def _checked(section: str, key: str, value: Any, kind: Any) -> Any:
+    """Convert a value to its setting's type."""
+    union = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    kinds = [one if get_origin(one) is None else get_origin(one) for one in union]
+    for one, convert in _CONVERTERS.items():  # in this order: where both are allowed, a number stays a number
+        if one in kinds and (converted := convert(key, value)) is not None:
+            return converted
+    if not any(one in _CONVERTERS for one in kinds):
+        return value
+    expected = " or ".join(_NAMES[one] for one in kinds if one in _NAMES)
+    raise InputError(f"toilfn.{section}.{key}: expected {expected}, got {type(value).__name__} {value!r}")
+
+
+def _text(_: str, value: Any) -> str | None:
+    """Take text and paths; a number is what the environment makes of an account like 4711."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+
+
+def _number(_: str, value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _whole(_: str, value: Any) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _truth(_: str, value: Any) -> bool | None:
+    if isinstance(value, str):
+        value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(value.lower())
+    return bool(value) if isinstance(value, bool) or value in (0, 1) else None
+
+
+def _list(key: str, value: Any) -> list[str] | None:
+    if isinstance(value, str):
+        try:
+            return shlex.split(value) if key in _WORDS else [value] if value else []
+        except ValueError as error:
+            raise InputError(f"{key}={value!r} cannot be split as a shell would: {error}") from None
+    if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+        return None
+    items = [_text(key, item) for item in value]
+    return None if None in items else [item for item in items if item is not None]
+
+
+def _mapping(_: str, value: Any) -> dict[str, Any] | None:
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else None
+
+
+_CONVERTERS: dict[Any, Callable[[str, Any], Any]] = {
+    float: _number,
+    int: _whole,
+    bool: _truth,
+    str: _text,
+    Sequence: _list,
+    Mapping: _mapping,
+}
+
+_NAMES: dict[Any, str] = {
+    str: "text",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    Sequence: "a list of texts",
+    Mapping: "a mapping",
+}

@@ -55,6 +55,7 @@ class LSFCluster(CommandCluster):
     answer = r"Job <(\d+)> is submitted"
     marks = ("[", "]")
     killer = ("bkill",)
+    needed = ("bsub", "bjobs", "bkill")
     room = 0.0  # it counts in minutes
     first = 1
     array_limit = 1000
@@ -110,7 +111,7 @@ class LSFCluster(CommandCluster):
         """Ask for the site's parameters, and check that the queue exists."""
         if "queue" in self.settings:
             self.commands.run(["bqueues", self.settings["queue"]])
-        self._site = read_parameters(self.commands.run(["bparams", "-a"]))
+        self._site = read_parameters(self.commands.consult(["bparams", "-a"]))
         return self._site.array_limit
 
     def _jobs(self, fields: str, *arguments: str) -> dict[JobId, Mapping[str, Any]]:

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -24,6 +24,9 @@ from toilfn.events import Capacity, Cause
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
+
+_KILL_AGAIN = 30.0
+"""Seconds after which a job that was killed and is still there is killed again: the system may have refused."""
 
 START_PATIENCE = 30.0
 """How many seconds a service on a network may be without an answer at the start before its address counts as wrong."""
@@ -40,6 +43,10 @@ class Found(NamedTuple):
     detail: str = ""
     is_stuck: bool = False
     """Whether it stays in the queue although it will not run, until it is killed."""
+    is_held: bool = False
+    """Whether it is queued and will not start before somebody changes something."""
+    is_ending: bool = False
+    """Whether its processes are ending or have ended, and it is not over yet."""
 
 
 @dataclass(slots=True)
@@ -54,6 +61,11 @@ class LiveJob:
     """How many seconds it may run, for a system that does not see to that itself."""
     deadline: float | None = None
     is_late: bool = False
+    killed_at: float | None = None
+    """When the system was asked to end it, if it was."""
+    said: str = ""
+    """What was last said of it while it was queued."""
+    is_ending: bool = False
 
 
 L = TypeVar("L", bound=LiveJob)
@@ -79,7 +91,7 @@ class PolledCluster(Cluster, Generic[L]):
         self.settings = settings
         self.max_jobs: int | None = settings.get("max_jobs")
         self.poll_interval = parse_duration(settings.get("poll_interval", 2.0))
-        self._patience = parse_duration(settings.get("patience", 600.0))
+        self.patience = parse_duration(settings.get("patience", 600.0))
         self._session: Session | None = None
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
@@ -104,6 +116,19 @@ class PolledCluster(Cluster, Generic[L]):
     @abstractmethod
     def end(self, jobs: Sequence[JobId]) -> None:
         """End jobs; one that is gone is no error. Raises as `look` does."""
+
+    def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
+        """Look once more for jobs of which the system says nothing, and end what may be left of them.
+
+        Called before such jobs count as lost, so that what they ran can be started again. Raises as `look` does.
+
+        Returns
+        -------
+        set of JobId
+            Those that are still alive, or may be.
+        """
+        self.end(jobs)
+        return set()
 
     def ended(self, job: JobId, live: L, found: Found) -> Found:
         """Say more about a job that has just ended, and forget what was kept for it."""
@@ -133,13 +158,15 @@ class PolledCluster(Cluster, Generic[L]):
         self._next_look = time.monotonic() + self.poll_interval
         try:
             self._end_late()
+            self._kill_again()
             self._kill()
             known = self.look(list(self._live))
+            known |= self._missing([job for job in self._live if job not in known])
         except AwayError as error:
             self._bear(error)
             return []
         self._answers()
-        updates = [self._news(job, live, known.get(job)) for job, live in list(self._live.items())]
+        updates = [self._news(job, live, known[job]) for job, live in list(self._live.items()) if job in known]
         return [update for update in updates if update is not None]
 
     def kill(self, jobs: Iterable[JobId]) -> None:
@@ -182,7 +209,7 @@ class PolledCluster(Cluster, Generic[L]):
 
         With it, which is at the start, credentials that are not accepted are wrong, and not worth waiting for.
         """
-        for pause in pauses(min(self._patience, at_most)):
+        for pause in pauses(min(self.patience, at_most)):
             try:
                 answer = ask()
             except AwayError as error:
@@ -226,7 +253,7 @@ class PolledCluster(Cluster, Generic[L]):
         """Go on without an answer for a while."""
         now = time.monotonic()
         away = now - self._is_away(error)
-        if away > self._patience:
+        if away > self.patience:
             raise ClusterError(f"{error}\nNo answer for {format_duration(away)}. The jobs go on: resume the run later.")
         _log.warning("%s; asking again", error)
         self._next_look = now + max(self.poll_interval, min(away, 30.0))
@@ -249,7 +276,16 @@ class PolledCluster(Cluster, Generic[L]):
     def _kill(self) -> None:
         if self._to_kill:
             self.end(sorted(self._to_kill))
+            for job in self._to_kill & self._live.keys():
+                self._live[job].killed_at = time.monotonic()
             self._to_kill.clear()
+
+    def _kill_again(self) -> None:
+        """Kill what should have ended long ago."""
+        now = time.monotonic()
+        for job, live in self._live.items():
+            if live.killed_at is not None and now - live.killed_at > _KILL_AGAIN:
+                self._to_kill.add(job)
 
     def _end_late(self) -> None:
         """End what takes longer than it asked for."""
@@ -259,11 +295,7 @@ class PolledCluster(Cluster, Generic[L]):
                 live.is_late = live.is_killed = True
                 self._to_kill.add(job)
 
-    def _news(self, job: JobId, live: L, found: Found | None) -> Update | None:
-        if found is None:
-            found = self._missing(live)
-        else:
-            live.missing_since = None
+    def _news(self, job: JobId, live: L, found: Found) -> Update | None:
         if found.state is JobState.ENDED:
             del self._live[job]
             (self._to_kill.add if found.is_stuck else self._to_kill.discard)(job)
@@ -273,14 +305,31 @@ class PolledCluster(Cluster, Generic[L]):
             return Update(job, JobState.ENDED, found.cause, found.detail)
         if found.state is JobState.RUNNING and live.walltime is not None and live.deadline is None:
             live.deadline = time.monotonic() + live.walltime
-        is_new, live.state = found.state is not live.state, found.state
-        return Update(job, found.state, None, found.detail) if is_new else None
+        said = found.detail if found.state is JobState.QUEUED else ""
+        is_news = (found.state, said, found.is_ending) != (live.state, live.said, live.is_ending)
+        live.state, live.said, live.is_ending = found.state, said, found.is_ending
+        if not is_news:
+            return None
+        return Update(job, found.state, None, found.detail, is_held=found.is_held, is_ending=found.is_ending)
 
-    def _missing(self, live: L) -> Found:
-        """Judge a job that nothing knows. That is never success."""
-        if live.is_killed:
-            return Found(JobState.ENDED, Cause.LOST, "killed")
-        live.missing_since = live.missing_since or time.monotonic()
-        if time.monotonic() - live.missing_since < self.grace:
-            return Found(JobState.UNKNOWN, None, f"{self.unknown} now")
-        return Found(JobState.ENDED, Cause.LOST, f"{self.unknown}, for {self.grace:g} s already")
+    def _missing(self, jobs: Collection[JobId]) -> dict[JobId, Found]:
+        """Judge jobs that are in no answer. That is never success, and for a while it says nothing at all.
+
+        After that, they are looked for by other means and ended, so that none runs beside its successor.
+        """
+        now = time.monotonic()
+        found: dict[JobId, Found] = {}
+        due: list[JobId] = []
+        for job in self._live.keys() - set(jobs):
+            self._live[job].missing_since = None
+        for job in jobs:
+            live = self._live[job]
+            live.missing_since = live.missing_since or now
+            if live.killed_at is not None or now - live.missing_since >= self.grace:
+                due.append(job)
+            found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
+        for job in set(due) - (self.still_there(due) if due else set()):
+            killed = self._live[job].is_killed
+            words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s already"
+            found[job] = Found(JobState.ENDED, Cause.LOST, words)
+        return found

@@ -11,15 +11,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId, JobState
+from toilfn.clusters.base import Capabilities, JobId
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jobscript import Submission
-from toilfn.clusters.jobsettings import JobSettings
+from toilfn.clusters.jobsettings import JobSettings, word
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.slurm import HOPELESS, accounting_row, queue_row
+from toilfn.clusters.words.slurm import accounting_answer, names_answer, queue_answer
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -59,6 +58,9 @@ class SlurmSettings(JobSettings, total=False):
         Give each job a node of its own, with all its memory.
     signal : str
         A signal before the time limit, such as ``"B:TERM@60"``.
+    clusters : str
+        The clusters that jobs may go to, with commas between them; by default those of ``-M`` in `submit_args`, or of
+        the environment variable ``SLURM_CLUSTERS``.
     """
 
     partition: str | Mapping[str, str | float]
@@ -72,6 +74,7 @@ class SlurmSettings(JobSettings, total=False):
     exclusive: bool
     whole_node: bool
     signal: str
+    clusters: str
 
 
 class SlurmCluster(CommandCluster):
@@ -84,13 +87,28 @@ class SlurmCluster(CommandCluster):
     name = "slurm"
     prefix = "#SBATCH"
     index = "SLURM_ARRAY_TASK_ID"
-    answer = r"^(\d+)(;\S+)?$"
-    marks = ("_", "")
+    answer = r"^\s*(\d+(?:;\S+)?)\s*$|^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$"
     killer = ("scancel", "--quiet")
+    needed = ("sbatch", "squeue", "scancel")
     room = 0.0  # it counts in minutes, and looks twice a minute
+    absent = "Invalid job id specified|Job/step already completing or completed"
+    no_accounting = "accounting storage is disabled"
+    cleared = (
+        r"(SBATCH|SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO|SRUN|SALLOC|SLURMD)_.*"
+        r"|SLURM_(?!(CONF|CONF_SERVER|CLUSTERS|JWT|SACK_SOCKET|SACK_KEY)$).*"
+    )
+    options = "(SBATCH|SALLOC)_.*(?<!_BIND)(?<!_BIND_LIST)(?<!_BIND_TYPE)(?<!_BIND_VERBOSE)(?<!_BIND_PREFER)"
     away = (
-        "Unable to contact slurm controller|Socket timed out|Zero Bytes were transmitted|Connection refused"
-        "|temporarily unable|temporarily unavailable|controller .*not responding|Transport endpoint"
+        "Unable to contact slurm|Socket timed out|Zero Bytes were transmitted|Connection (refused|reset|timed out)"
+        "|temporarily un(able|available)|controller .*not responding|Transport endpoint|standby"
+        "|Communication (connection|shutdown) failure|Message (receive|send) failure|Failed to send entire message"
+        "|authentication error|authentication credential|Authentication (credential|does not apply)|munge"
+        "|(Expired|Rewound|Replayed|Invalid) credential|Insane message length|Could not establish a configuration"
+        "|fetch_config|failed to fetch config|SRV lookup|Incompatible versions? of client|header lengths"
+        "|Unexpected (message|missing socket)|persist(ent)?[ _]conn|Database connection|Slurm(ctld)? is busy|backoff"
+        "|No route to host|Network is unreachable|Broken pipe|Name or service not known|unable to resolve"
+        "|Unable to (establish|process configuration)|Stale file handle|Input/output error|No clusters can be reached"
+        "|shutting down|Shutdown in progress|Error connecting|Resource temporarily"
     )
     log_causes: ClassVar[Mapping[str, Cause]] = {
         r"^slurmstepd\S*: error: .*(exceeded .*memory limit|oom[-_]kill)": Cause.MEMORY,
@@ -120,6 +138,7 @@ class SlurmCluster(CommandCluster):
             *([f"--gres={','.join(map(_gres, resources.accelerators))}"] if resources.accelerators else []),
             *self._places(resources, walltime),
             *self.given(account="--account={}", constraint="--constraint={}", signal="--signal={}"),
+            *([f"--clusters={word('clusters', given['clusters'])}"] if given.get("clusters") else []),
             *(["--exclusive"] if given.get("exclusive") or given.get("whole_node") else []),
         ]
 
@@ -135,22 +154,49 @@ class SlurmCluster(CommandCluster):
             raise InputError(f"Slurm cannot write to a folder with a backslash in its name: {submission.log}")
         return None
 
+    def submitted(self, output: str) -> str:
+        """Read the submission's id from sbatch's answer: ``12``, or ``12;cluster``."""
+        found = {m[1] or (f"{m[2]};{m[3]}" if m[3] else m[2]) for m in re.finditer(self.answer, output, re.MULTILINE)}
+        return found.pop() if len(found) == 1 else ""
+
+    def element(self, base: str, number: int) -> JobId:
+        """Return ``12_3``, or ``12_3;cluster``."""
+        id_, bar, cluster = base.partition(";")
+        return JobId(f"{id_}_{number}{bar}{cluster}")
+
+    def split(self, job: JobId) -> tuple[str, int | None]:
+        """Read ``12_3;cluster``."""
+        id_, bar, cluster = job.partition(";")
+        base, _, number = id_.partition("_")
+        return f"{base}{bar}{cluster}", int(number) if number.isdecimal() else None
+
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask squeue, which knows ended jobs for some minutes (MinJobAge)."""
         fields = "JobArrayID:64,State:32,exit_code:16,NodeList:64,Reason:256"
-        # squeue fails for a single id that it does not know; the second one makes it a list.
-        wanted = ",".join((*bases, bases[0]))
-        command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
-        output = self.commands.run(command, accept=(0, 1))
-        found = dict(queue_row(line) for line in output.splitlines() if line.strip())
+        found: dict[JobId, Found] = {}
+        for cluster, ids in _by_cluster(bases).items():
+            # squeue fails for a single id that it does not know; the second one makes it a list.
+            wanted = ",".join((*ids, ids[0]))
+            command = [*_squeue(cluster), "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
+            found |= self._whole(queue_answer(self.commands.ask(command)), cluster)
         self._warn(found)
         return found
+
+    def _whole(self, found: Mapping[JobId, Found], cluster: str) -> dict[JobId, Found]:
+        """Add the cluster to ids; what is said of an array alone is said of all its elements that have no row."""
+        whole = {JobId(f"{job};{cluster}" if cluster else job): said for job, said in found.items()}
+        rest = {self.split(job)[0]: said for job, said in whole.items() if self.split(job)[1] is None}
+        if rest:
+            for job in self._live:
+                if job not in whole and self.split(job)[0] in rest:
+                    whole[job] = rest[self.split(job)[0]]
+        return whole
 
     def _warn(self, found: Mapping[JobId, Found]) -> None:
         """Tell of submissions that may wait for ever, once."""
         for job, said in found.items():
             base = self.split(job)[0]
-            if said.state is JobState.QUEUED and said.detail.endswith(HOPELESS) and base not in self._warned:
+            if said.is_held and base not in self._warned:
                 self._warned.add(base)
                 _log.warning(
                     "Slurm job %s may never start: it is %s, see JOB REASON CODES in squeue's manual", job, said.detail
@@ -158,27 +204,68 @@ class SlurmCluster(CommandCluster):
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask sacct. Where there is no accounting, nothing is known of jobs that slurmctld forgot (MinJobAge)."""
-        fields = "JobID,State,ExitCode,NodeList"
-        command = ["sacct", "--noheader", "--allocations", "--parsable2", f"--format={fields}"]
-        try:
-            output = self.commands.run([*command, f"--jobs={','.join(bases)}"])
-        except AwayError:
-            raise
-        except ClusterError as error:
-            if "accounting storage is disabled" not in str(error):
+        found: dict[JobId, Found] = {}
+        for cluster, ids in _by_cluster(bases).items():
+            command = [*_sacct(cluster), "--format=JobID,State,ExitCode,NodeList", f"--jobs={','.join(ids)}"]
+            try:
+                output = self.commands.ask(command)
+            except ClusterError as error:
+                if re.search(self.no_accounting, str(error)):
+                    return {}
                 raise
-            return {}
-        return dict(accounting_row(line) for line in output.splitlines() if line.count("|") == 3)
+            found |= self._whole(accounting_answer(output), cluster)
+        return found
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """End jobs and whole submissions, in each cluster."""
+        for cluster, ids in _by_cluster(jobs).items():
+            self.commands.run([*self.killer, *([f"--clusters={cluster}"] if cluster else []), *ids])
 
     def names(self) -> dict[JobId, str]:
         """Ask squeue for all live jobs of this user."""
-        command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--Format=JobArrayID:64,Name:256"]
-        rows = (line.split(maxsplit=1) for line in self.commands.run(command).splitlines() if line.strip())
-        return {JobId(job): name.strip() for job, name in rows}
+        return self._named([f"--user={os.getuid()}"])
+
+    def arrived(self, name: str) -> str:
+        """Ask squeue and sacct for a submission by its name, also when its jobs are over already."""
+        queued = self._named([f"--name={name}", "--states=all"])
+        if (job := next((job for job, called in queued.items() if called == name), None)) is not None:
+            return self.split(job)[0]
+        command = [*_sacct(self.clusters), f"--name={name}", "--starttime=now-1days", "--format=JobID,Cluster,JobName"]
+        try:
+            rows = names_answer(self.commands.ask(command))
+        except ClusterError as error:
+            _log.info("%s", error)
+            return ""
+        found = [self._in_cluster(job, cluster) for job, cluster, called in rows if called == name]
+        return self.split(found[0])[0] if found else ""
+
+    def _named(self, options: Sequence[str]) -> dict[JobId, str]:
+        command = [*_squeue(self.clusters), "--array", *options, "--Format=JobArrayID:64|,Cluster:64|,Name:256"]
+        rows = names_answer(self.commands.ask(command))
+        return {self._in_cluster(job, cluster): name for job, cluster, name in rows}
+
+    def _in_cluster(self, job: JobId, cluster: str) -> JobId:
+        return JobId(f"{job};{cluster}") if self.clusters and cluster else job
+
+    @property
+    def clusters(self) -> str:
+        """The names of the clusters that jobs may go to, with commas between them; empty for the one that is here."""
+        words = self.submit_args()
+        for place, one in enumerate(words):
+            if match := re.fullmatch(r"--clusters?=(.+)|-M(.+)", one):
+                return str(match[1] or match[2])
+            if one in ("-M", "--clusters", "--cluster") and place + 1 < len(words):
+                return words[place + 1]
+        return str(self.settings.get("clusters") or os.environ.get("SLURM_CLUSTERS", ""))
+
+    def address(self) -> dict[str, Any]:
+        """Return where scripts are, what jobs are called, and in which clusters they are."""
+        return super().address() | ({"clusters": self.clusters} if self.clusters else {})
 
     def site_array_limit(self) -> int:
         """Ask for MaxArraySize: the first number that an element cannot have."""
-        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", self.commands.run(["scontrol", "show", "config"]), re.MULTILINE)
+        text = self.commands.consult(["scontrol", "show", "config"])
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
         return int(match[1]) if match else self.array_limit
 
     def _memory(self, resources: Resources) -> list[str]:
@@ -207,7 +294,7 @@ class SlurmCluster(CommandCluster):
             partition = given.get("preemptible_partition", partition)
         if resources.accelerators:
             partition, qos = given.get("gpu_partition", partition), given.get("gpu_qos", qos)
-        return [f"--{key}={value}" for key, value in (("partition", partition), ("qos", qos)) if value]
+        return [f"--{key}={word(key, value)}" for key, value in (("partition", partition), ("qos", qos)) if value]
 
 
 def _fitting(partition: str | Mapping[str, str | float] | None, walltime: float | None) -> str | None:
@@ -221,3 +308,21 @@ def _fitting(partition: str | Mapping[str, str | float] | None, walltime: float 
 def _gres(accelerator: Accelerator) -> str:
     model = f":{accelerator.model}" if accelerator.model else ""
     return f"{accelerator.kind}{model}:{accelerator.count}"
+
+
+def _squeue(clusters: str) -> list[str]:
+    return ["squeue", "--noheader", *([f"--clusters={clusters}"] if clusters else [])]
+
+
+def _sacct(clusters: str) -> list[str]:
+    options = [f"--clusters={clusters}"] if clusters else []
+    return ["sacct", "--noheader", "--allocations", "--parsable2", *options]
+
+
+def _by_cluster(ids: Sequence[str]) -> dict[str, list[str]]:
+    """Sort ids such as ``12;cluster`` and ``12_3;cluster`` by their clusters."""
+    found: dict[str, list[str]] = {}
+    for id_ in ids:
+        own, _, cluster = id_.partition(";")
+        found.setdefault(cluster, []).append(own)
+    return found

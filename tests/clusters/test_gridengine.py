@@ -63,7 +63,7 @@ def test_slots_and_accelerators_are_given(run, tmp_path):
 
 def test_a_job_in_the_error_state_ends_and_is_removed(gridengine, run):
     update = run("exit 0", submit_args=["-wd", "/nonexistent"])
-    assert update.cause is Cause.ERROR
+    assert update.cause is Cause.LOST  # it never began
     assert "E" in update.detail
 
 
@@ -89,7 +89,7 @@ def record(**changes):
         (record(failed="100 : assumedly after job", exit_status="137", ru_wallclock="60s"), Cause.WALLTIME),
         (record(failed="37  : qmaster enforced h_rt, h_cpu, or h_vmem limit", exit_status="137"), Cause.WALLTIME),
         (record(failed="25  : rescheduling"), Cause.PREEMPTED),
-        (record(failed="26  : opening input/output file", exit_status="1"), Cause.ERROR),
+        (record(failed="26  : opening input/output file", exit_status="1"), Cause.LOST),
     ],
 )
 def test_qaccts_records_are_understood(fields, cause):

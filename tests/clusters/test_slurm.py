@@ -10,7 +10,7 @@ import pytest
 from tests.servers.fixtures import alone, slurm, slurm_server
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.slurm import SlurmCluster
-from toilfn.clusters.words.slurm import STATES, accounting_row, queue_row
+from toilfn.clusters.words.slurm import STATES, accounting_answer, queue_answer
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -195,7 +195,7 @@ def squeue(job, state, code="0", nodes="n1", reason="None"):
     ],
 )
 def test_squeues_lines_are_understood(line, state, cause, detail):
-    found = queue_row(line)[1]
+    (found,) = queue_answer(line).values()
     assert (found.state, found.cause) == (state, cause)
     assert detail in found.detail
 
@@ -212,11 +212,10 @@ def test_squeues_lines_are_understood(line, state, cause, detail):
     ],
 )
 def test_saccts_lines_are_understood(line, job, cause):
-    assert accounting_row(line)[0] == job
-    assert accounting_row(line)[1].cause is cause
+    ((id_, found),) = accounting_answer(line).items()
+    assert (id_, found.cause) == (job, cause)
 
 
 def test_success_has_one_word():
-    assert [word for word, (state, cause) in STATES.items() if state is JobState.ENDED and cause is None] == [
-        "COMPLETED"
-    ]
+    well = [word for word, row in STATES.items() if row.state is JobState.ENDED and row.cause is None]
+    assert well == ["COMPLETED"]
