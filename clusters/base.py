@@ -23,7 +23,10 @@ from toilfn.resources import Resources
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Batch", "Capabilities", "Cluster", "JobId", "JobState", "Notes", "Session", "Update"]
+__all__ = ["FRESH_VARIABLE", "Batch", "Capabilities", "Cluster", "JobId", "JobState", "Notes", "Session", "Update"]
+
+FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
+"""The environment variable that workers find where each attempt is to have a process of its own."""
 
 JobId = NewType("JobId", str)
 """The cluster's own name for a job, such as ``"4711_3"``."""

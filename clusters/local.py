@@ -15,7 +15,7 @@ from typing import ClassVar
 import msgpack
 
 from toilfn.clusters import machine
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import FRESH_VARIABLE, Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.clusters.process import Launcher, Sweeper, WorkerProcess, launch
 from toilfn.clusters.watch import Verdict, broken_limit, how_it_ended
 from toilfn.errors import ClusterError
@@ -189,10 +189,10 @@ class LocalCluster(Cluster):
             return [Update(job.id, JobState.RUNNING, answers=tuple(messages))] if messages else []
         messages.remove(_DONE)
         self._free(job)
-        if job.verdict is None and not job.devices:
+        if job.verdict is None and not job.devices and FRESH_VARIABLE not in self._environment:
             self._selector.modify(job.worker, selectors.EVENT_READ, None)
             self._idle.append(job.worker)
-        else:  # it was told to end; or it would keep the devices that it has seen first
+        else:  # it was told to end, or has run the one task it is for, or would keep the devices that it saw first
             self._selector.unregister(job.worker)
             job.worker.hang_up()
             self._leaving.append(job.worker)

@@ -20,6 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NoReturn
 
 __all__ = ["Nursery"]
@@ -39,7 +40,8 @@ class Nursery:
         self._ended: dict[int, int] = {}
         self._born: list[int] = []
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with suppress(Exception):  # it may be closed, full or None
+                stream.flush()
         self._pid = os.fork()
         if self._pid == 0:
             self._socket.close()
@@ -127,8 +129,9 @@ def _leave(function: object, *args: object) -> NoReturn:
     status = 1
     try:
         status = int(function(*args) or 0)  # type: ignore[operator]  # one of ours
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
     except BaseException:
         traceback.print_exc()
     finally:

@@ -82,7 +82,9 @@ class WorkerProcess:
                 os.close(life)
         self._wire = Wire(ours)
         self._waiting: list[bytes] | None = None
-        self.send(msgpack.packb(("open", store, sys.path)))
+        path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
+        # Tasks start elsewhere, so what is relative here must not stay so; and names need not be Unicode.
+        self.send(msgpack.packb(("open", store, path), unicode_errors="surrogateescape"))
         self._waiting = []
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import ToilfnError
 from toilfn.events import TaskId
-from toilfn.work.scratch import Deferred, Scratch
+from toilfn.work.scratch import Deferred, OwnDirectory, Scratch
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise
@@ -38,12 +38,21 @@ class Context:
         Bytes this task may use.
     """
 
-    def __init__(self, id: TaskId, name: str, attempt: int, limits: Mapping[str, Any], scratch: Scratch) -> None:
+    def __init__(
+        self,
+        id: TaskId,
+        name: str,
+        attempt: int,
+        limits: Mapping[str, Any],
+        scratch: Scratch,
+        own: OwnDirectory | None = None,
+    ) -> None:
         self._id = id
         self.name = name
         self.attempt = attempt
         self._limits = limits
         self._scratch = scratch
+        self._own = own
         self._temp_dir: Path | None = None
         self._deferred: list[Deferred] = []
         self._ending = "onError"
@@ -71,15 +80,15 @@ class Context:
 
     @property
     def temp_dir(self) -> Path:
-        """A directory of this attempt's own. It is made at first use and removed when the attempt ends."""
+        """A directory of this attempt's own, where it starts; it is removed when the attempt ends."""
         if self._temp_dir is None:
-            self._temp_dir = self._scratch.new_dir()
+            self._temp_dir = self._scratch.new_dir() if self._own is None else self._own.path
         return self._temp_dir
 
     @property
     def has_temp_dir(self) -> bool:
         """Whether anyone has used `temp_dir` yet."""
-        return self._temp_dir is not None
+        return self._temp_dir is not None or not (self._own is None or self._own.is_untouched())
 
     def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> Deferred:
         """Have a function called on this machine when the attempt has ended, however it ends.
@@ -117,12 +126,22 @@ class Context:
         """Make the deferred calls and remove the temporary directory, unless it is to be kept."""
         while self._deferred:
             self._deferred.pop().run()
-        if self._temp_dir is None:
+        if not self.has_temp_dir:
+            if self._own is not None:
+                self._scratch.take_back(self._own)
             return
+        if self._own is not None:
+            self._own.close()
+        try:
+            self._end_temp_dir()
+        except OSError as error:
+            self.log.warning("the temporary directory %s stays: %s", self.temp_dir, error)
+
+    def _end_temp_dir(self) -> None:
         if os.environ.get("TOILFN_CLEAN_WORK_DIR", "always") in ("always", self._ending):
-            self._scratch.remove_dir(self._temp_dir)
+            self._scratch.remove_dir(self.temp_dir)
         else:
-            kept = self._scratch.keep_dir(self._temp_dir, f"{self.name}-{self.id[:8]}-{self.attempt}")
+            kept = self._scratch.keep_dir(self.temp_dir, f"{self.name}-{self.id[:8]}-{self.attempt}")
             self.log.warning("the temporary directory is kept: %s", kept)
 
     def __enter__(self) -> Context:

@@ -257,7 +257,8 @@ class Recorder:
         if not promise._kwargs and ATOMS.issuperset(map(type, promise._args)):
             return pickle.dumps(arguments, PROTOCOL), ()  # most calls of large graphs are like this
         try:
-            return dumps(arguments, self._given)
+            # A relative path means a file of the script's. One that a task made is a File by now.
+            return dumps(arguments, self._given, absolute_paths=self._parent is None)
         except SerializationError as error:
             raise SerializationError(f"an argument of task {promise._task.name} cannot be stored: {error}") from None
 

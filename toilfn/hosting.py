@@ -92,7 +92,9 @@ class _Hosted:
     def __init__(self, store: Store, function: records.Function, message: bytes) -> None:
         self._name = function.name
         self._said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._thread = InThread(executor_here(store), message, self._said.put, lambda: self._said.put(None))
+        self._thread = InThread(
+            executor_here(store, is_shared=True), message, self._said.put, lambda: self._said.put(None)
+        )
 
     def wait_for_value(self) -> bytes | records.BlobRef:
         """Give what it tells its clients."""

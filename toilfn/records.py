@@ -200,8 +200,15 @@ _KINDS: dict[type, str] = {
 
 
 def encode(record: Record) -> bytes:
-    """Give a record's bytes."""
-    packed: bytes = msgpack.packb((_KINDS[type(record)], *record))
+    """Return a record's bytes.
+
+    Text that is not Unicode, such as Python's own form of a file name in another encoding, is written with escapes.
+    """
+    fields = (_KINDS[type(record)], *record)
+    try:
+        packed: bytes = msgpack.packb(fields)
+    except UnicodeEncodeError:
+        packed = msgpack.packb(fields, unicode_errors="backslashreplace")
     return packed
 
 

@@ -150,7 +150,9 @@ class _Stage(Executor):
     def _call(self, task: records.Task, payloads: Payloads) -> Any:
         values = resolve(task.needs, payloads) if task.needs else {}
         args, kwargs = loads(self.blobs.get(task.args), values)
-        self.value = self._make_call(self._function(task.function), args, kwargs)
+        function = self._function(task.function)
+        self._surroundings.settle()
+        self.value = self._make_call(function, args, kwargs)
         return self.value
 
     def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:

@@ -13,6 +13,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ PROTOCOL = 5
 """Fixed, so that every supported Python reads every other's payloads."""
 
 
-def dumps(value: Any, ids: Callable[[Promise], TaskId] | None = None) -> tuple[bytes, tuple[TaskId, ...]]:
+def dumps(
+    value: Any, ids: Callable[[Promise], TaskId] | None = None, *, absolute_paths: bool = False
+) -> tuple[bytes, tuple[TaskId, ...]]:
     """Pickle a value.
 
     Parameters
@@ -40,6 +43,8 @@ def dumps(value: Any, ids: Callable[[Promise], TaskId] | None = None) -> tuple[b
         What to pickle; it may hold promises anywhere.
     ids : callable, optional
         Gives the id of the task behind a promise. Without it the value may hold no promises.
+    absolute_paths : bool
+        Whether a relative `pathlib.Path` becomes the absolute one that it stands for here.
 
     Returns
     -------
@@ -58,7 +63,7 @@ def dumps(value: Any, ids: Callable[[Promise], TaskId] | None = None) -> tuple[b
         return pickle.dumps(value, PROTOCOL), ()
     buffer = io.BytesIO()
     refs: dict[TaskId, None] = {}
-    pickler = _Pickler(buffer, ids, refs)
+    pickler = _Pickler(buffer, ids, refs, absolute_paths=absolute_paths)
     try:
         pickler.dump(value)
     except SerializationError:
@@ -85,11 +90,24 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
 
 
 class _Pickler(_ByValue):
-    def __init__(self, file: io.BytesIO, ids: Callable[[Promise], TaskId] | None, refs: dict[TaskId, None]) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        ids: Callable[[Promise], TaskId] | None,
+        refs: dict[TaskId, None],
+        *,
+        absolute_paths: bool = False,
+    ) -> None:
         super().__init__(file, PROTOCOL)
+        self._absolute_paths = absolute_paths
         self._ids = ids
         self._refs = refs
         self._made: dict[int, tuple[Any, Promise]] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if self._absolute_paths and isinstance(obj, Path) and not obj.is_absolute():
+            return obj.absolute().__reduce__()
+        return super().reducer_override(obj)
 
     def persistent_id(self, obj: Any) -> Any:
         kind = type(obj)

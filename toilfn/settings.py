@@ -166,6 +166,15 @@ class Settings:
         None, environment, _PLACES,
         "NAME=VALUE for the tasks' environment, or NAME for the value it has here; may be given several times",
     )  # fmt: skip
+    own_directory: bool = _setting(
+        True, boolean, _PLACES,
+        "start each attempt in an empty directory of its own, its temp_dir; without this, tasks share the directory in "
+        "which the cluster starts workers, and those that write files of one name overwrite each other's",
+    )  # fmt: skip
+    fresh_process: bool = _setting(
+        False, boolean, _PLACES,
+        "run each attempt in a new process, so that nothing at all of one task reaches another; slower for short tasks",
+    )  # fmt: skip
     work_dir: str | None = _setting(
         None, os.fspath, _PLACES,
         "where each machine keeps temporary directories, copies of files and the locks on them: a local disk; "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import importlib
+import logging
 import os
 import queue
 import select
@@ -20,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import types
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,10 +36,11 @@ from toilfn.clusters.slot import Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.records import encode
+from toilfn.stdio import flush, open_closed_descriptors
 from toilfn.stores import Store, is_local, open_store
 from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
-from toilfn.work.capture import Capture, start_logging
+from toilfn.work.capture import Capture, start_logging, start_streams
 from toilfn.work.execute import Executor
 from toilfn.work.live import Live, Tail
 from toilfn.work.passed import adopt_environment, read_ref
@@ -46,7 +49,9 @@ from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.work.services import Host, StoreWish
 from toilfn.work.surroundings import Surroundings
 
-__all__ = ["main", "work"]
+__all__ = ["main", "start", "work"]
+
+_logger = logging.getLogger(__name__)
 
 _PERIOD = 0.02
 """How long records wait, and how long a task runs before it is told, in seconds."""
@@ -124,8 +129,12 @@ class Reporter:
         """Report now and then. What the store does not take now it may take the next time, or at the end."""
         while True:
             time.sleep(self._period)
-            with suppress(StoreError):
+            try:
                 self.report()
+            except StoreError:
+                pass
+            except Exception:
+                _logger.exception("the leader cannot be told what the task does")
 
 
 class WarmWorker:
@@ -154,7 +163,7 @@ class WarmWorker:
 
     def run(self) -> None:
         """Work until the leader closes the wire."""
-        threading.Thread(target=self._listen, name="toilfn-listener", daemon=True).start()
+        threading.Thread(target=self._listen_or_die, name="toilfn-listener", daemon=True).start()
         self._wire.send(msgpack.packb(("ready",)))
         while (batch := self._batches.get()) is not None:
             work(batch, self._executor, self._answers)
@@ -168,6 +177,13 @@ class WarmWorker:
         if self._batch is not None:
             _kill_group()
         self._batches.put(None)
+
+    def _listen_or_die(self) -> None:
+        """Listen, and end the process if that fails: nobody could reach it any more, and it would wait for ever."""
+        try:
+            self._listen()
+        except BaseException:
+            _crash()
 
     def _hear(self) -> bool:
         """Take what the leader says; False when it is gone."""
@@ -258,14 +274,15 @@ class _AnsweredError(ToilfnError):
 
 
 def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache) -> Executor:
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # this process's own, a TextIOWrapper
+    start_streams()
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
     signal.signal(signal.SIGTERM, _terminate)
+    os.register_at_fork(after_in_child=_forget_terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
     adopt_environment(blobs.get)
     sweep()
     _install_code(blobs)
-    return Executor(store, output, slot, Surroundings(limit_threads=True), Terminated, blobs)
+    return Executor(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
 
 
 def _install_code(blobs: BlobCache) -> None:
@@ -283,7 +300,7 @@ def _greeting(wire: Wire) -> tuple[str, list[str]]:
     while messages == []:
         messages = wire.receive()
     if messages is None:
-        sys.exit(0)
+        os._exit(0)
     _, store, path = unpack(messages[0])
     return store, list(path)
 
@@ -308,13 +325,28 @@ def _terminate(*_: object) -> NoReturn:
     raise Terminated
 
 
+def _forget_terminate() -> None:
+    """Let a process that a task forks die of a signal as any other does."""
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _crash() -> NoReturn:
+    """End at once by a fault of the worker's own, without waiting for functions and threads that tasks have left."""
+    try:
+        traceback.print_exc()
+        flush()
+    finally:
+        os._exit(1)
+
+
 def _log_limit() -> int:
     return int(os.environ.get("TOILFN_LOG_LIMIT", LOG_LIMIT))
 
 
 def unpack(message: bytes) -> Any:
     """Read a message of the leader."""
-    return msgpack.unpackb(message, use_list=False, strict_map_key=False)
+    return msgpack.unpackb(message, use_list=False, strict_map_key=False, unicode_errors="surrogateescape")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -341,9 +373,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def start() -> NoReturn:
+    """Be the process of a worker, whatever threads and `atexit` functions its tasks leave behind."""
+    try:
+        open_closed_descriptors()
+        status = main(sys.argv[1:])
+        flush()
+    except BaseException:
+        _crash()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    # Under its real name, so that this module's classes exist once only.
-    status: int = importlib.import_module("toilfn.worker").main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # whatever threads a task has left behind
+    importlib.import_module("toilfn.worker").start()  # under its real name, so that its classes exist once only

@@ -213,7 +213,7 @@ class Session:
         The path remains, with the content that it has now in the file.
         """
         place = _located(path)
-        if place in self._known or not self._is_temporary(place):
+        if place in self._known or not self._is_temporary(place) or _is_mere_name(path):
             return self._known.get(place, path)
         if place.is_dir():
             self._refuse_all(place)
@@ -232,7 +232,7 @@ class Session:
 
     def _adopt_path(self, path: Path) -> Path | File | Directory:
         place = _located(path)
-        if not self._is_temporary(place):
+        if not self._is_temporary(place) or _is_mere_name(path):
             return path
         try:
             if place.is_dir():
@@ -311,3 +311,8 @@ class TextWriter(io.TextIOWrapper, Writer):
 def _located(path: Path) -> Path:
     """Give an absolute path whose directories are no links."""
     return path.parent.resolve() / path.name
+
+
+def _is_mere_name(path: Path) -> bool:
+    """Whether a relative path is only a value: nothing is there."""
+    return not path.is_absolute() and not os.path.lexists(path)

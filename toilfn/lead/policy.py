@@ -27,6 +27,8 @@ def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
         how much goes into one.
     """
     chosen = Policy(gather=gather if settings.gather is None else settings.gather)
+    if settings.fresh_process:
+        return replace(chosen, target_seconds=0.0, max_batch=1)
     if settings.bundle is None:
         return chosen
     chosen = replace(chosen, target_seconds=settings.bundle)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from toilfn import records
 from toilfn.clusters import make_cluster
-from toilfn.clusters.base import Cluster, JobId
+from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.beside import BesideCluster
 from toilfn.errors import ClusterError, KilledError
 from toilfn.events import TaskId
@@ -36,6 +36,7 @@ from toilfn.stores import Store, is_local
 from toilfn.stores.options import hand_over
 from toilfn.work.passed import ENVIRONMENT_VARIABLE, SET_VARIABLE, pack_environment, read_ref, write_ref
 from toilfn.work.scratch import CODE_VARIABLE
+from toilfn.work.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
 
 __all__ = ["Running", "choose_cluster"]
 
@@ -191,6 +192,8 @@ class Running:
             "TOILFN_LOG_LIMIT": str(settings.log_limit),
             "TOILFN_LOG_LEVEL": settings.log_level,
             "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
+            OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
+            START_VARIABLE: _directory(),
         }
         given |= hand_over(self._store.url, private=direct)
         if settings.work_dir is not None:
@@ -199,6 +202,8 @@ class Running:
             given["TOILFN_COORDINATION_DIR"] = os.path.abspath(settings.coordination_dir)
         if settings.cache_size is not None:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
+        if settings.fresh_process:
+            given[FRESH_VARIABLE] = "1"
         if settings.stream_logs:
             given["TOILFN_STREAM_LOGS"] = "1"
         if settings.set_env:
@@ -273,6 +278,13 @@ class Running:
 
     def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
         return self._store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 class _Flag:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toilfn import records
+from toilfn.clusters.base import FRESH_VARIABLE
 from toilfn.events import TaskId
 from toilfn.options import SERVICE
 from toilfn.serialize import only_reference
@@ -135,7 +137,7 @@ class Batch:
             self.payloads.put(name, outcome.value, outcome.refs)
 
     def _tail_call(self, attempt: Attempt, result: records.Outcome | records.Failure) -> records.Task | None:
-        if isinstance(result, records.Failure):
+        if isinstance(result, records.Failure) or FRESH_VARIABLE in os.environ:
             return None
         ready = [task for task in result.tasks if not task.needs and not task.after]
         if len(ready) != 1:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import TextIO
 
 from toilfn.clusters.output import LOG_LIMIT, open_output, read_output
+from toilfn.stdio import flush, text_output
 
-__all__ = ["Capture", "NoCapture", "start_logging"]
+__all__ = ["Capture", "NoCapture", "start_logging", "start_streams"]
 
 _REUSE = 1 << 20
 
@@ -25,9 +27,11 @@ class Capture:
     """
 
     def __init__(self, fd: int, limit: int = LOG_LIMIT) -> None:
-        self._fd = fd
+        self._fd = os.dup(fd)  # a task may close or redirect that one
         self._limit = limit
         self._saved: dict[int, int] = {}
+        found = os.fstat(fd)
+        self._identity = (found.st_dev, found.st_ino)
         self.position = os.lseek(fd, 0, os.SEEK_END)
         """Where the next attempt's part starts."""
 
@@ -53,9 +57,9 @@ class Capture:
         return data[: data.rfind(b"\n") + 1]
 
     def take(self) -> bytes:
-        """Give what was written since the last time."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        """Return what was written since the last time, and put the output back where tasks may have turned it off."""
+        flush()
+        self._check_descriptors()
         end = os.lseek(self._fd, 0, os.SEEK_END)
         if end == self.position:
             return b""
@@ -65,6 +69,17 @@ class Capture:
             os.ftruncate(self._fd, 0)
             self.position = 0
         return data
+
+    def _check_descriptors(self) -> None:
+        """See to it that output comes here, also if a task has closed or redirected its standard descriptors."""
+        for target in (1, 2):
+            try:
+                found = os.fstat(target)
+                is_ours = (found.st_dev, found.st_ino) == self._identity
+            except OSError:
+                is_ours = False
+            if not is_ours:
+                os.dup2(self._fd, target)
 
 
 class NoCapture:
@@ -77,8 +92,33 @@ class NoCapture:
         return b""
 
 
+class _CurrentStandardError(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at that time: a task may close or replace it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def start_logging(level: str) -> None:
     """Send log messages of at least this level to standard error, with time and level."""
     logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+        level=level.upper(),
+        handlers=[_CurrentStandardError()],
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
     )
+    logging.raiseExceptions = False  # a message that cannot be written is lost, and nothing else
+
+
+def start_streams() -> None:
+    """Make standard output and error usable, however this process was started; lines come out as they are written."""
+    if sys.stdout is None or not hasattr(sys.stdout, "reconfigure"):
+        sys.stdout = text_output(1)
+    else:
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    if sys.stderr is None:
+        sys.stderr = text_output(2)

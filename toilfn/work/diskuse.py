@@ -47,10 +47,12 @@ class DiskUse:
         took = time.monotonic() - began
         self._next_look = began + max(_LOOK, took * _SHARE)
 
-    def measure(self) -> None:
-        """Look now."""
-        if self._context.has_temp_dir:
+    def measure(self) -> bool:
+        """Look now; returns whether there is anything to be looked at."""
+        has_any = self._context.has_temp_dir
+        if has_any:
             self.peak = max(self.peak, _size(self._context.temp_dir))
+        return has_any
 
 
 def _size(directory: os.PathLike[str]) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import traceback
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from toilfn import options, records
 from toilfn.clusters.slot import Doing, Slot
@@ -14,12 +18,13 @@ from toilfn.events import Cause, TaskId
 from toilfn.filing.session import Session
 from toilfn.graph import Recorded, record, store_payload
 from toilfn.serialize import dumps, loads, loads_function, resolve
+from toilfn.stdio import flush
 from toilfn.work.diskuse import DiskUse
 from toilfn.work.payloads import BlobCache, Payloads
 from toilfn.work.scratch import Scratch
 from toilfn.work.services import NOBODY, Host, serve
 from toilfn.work.surroundings import Surroundings
-from toilfn.work.tracebacks import one_line, user_traceback
+from toilfn.work.tracebacks import misplaced_file, one_line, user_traceback
 from toilfn.work.unstorable import explained
 from toilfn.work.usage import Meter
 
@@ -27,6 +32,10 @@ if TYPE_CHECKING:
     from toilfn.stores import Store
 
 __all__ = ["Attempt", "Executor", "Output"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 _LARGE_LOG = 64 * 1024
 """Logs with more bytes are kept in blobs."""
@@ -51,6 +60,40 @@ class Output(Protocol):
 
     def take(self) -> bytes:
         """Give what was written since the last time."""
+
+
+class _OnlyThisProcess:
+    """Ends other processes than its own where they leave a ``with`` block.
+
+    A task may fork, and the child may come back from the task's code, by an exception or by returning. It must not
+    answer for the task, nor clean up after it: both are for its parent.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if os.getpid() != self._pid:
+            status = 1
+            try:
+                status = _status_of(error)
+                flush()
+            finally:
+                os._exit(status)
+
+
+def _status_of(error: BaseException | None) -> int:
+    """Return the exit status that a process has after an exception, and show what it would show."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return error.code if isinstance(error.code, int) else 0
+    with suppress(Exception):
+        traceback.print_exception(error)
+    return 1
 
 
 class Executor:
@@ -92,6 +135,7 @@ class Executor:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._told_requests = 0
         self._disk: DiskUse | None = None
+        self._only_this_process = _OnlyThisProcess()
         self.blobs = blobs or BlobCache(store.get_blob)
 
     def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
@@ -122,29 +166,33 @@ class Executor:
         host : Host
             What the task needs if it is a service; by default it has no clients, and stops at once.
         """
+        return self._surroundings.context().run(self._run, attempt, payloads, host)
+
+    def _run(self, attempt: Attempt, payloads: Payloads, host: Host) -> records.Outcome | records.Failure:
         task = attempt.task
         settings = self.options(task)
         name = settings.get("name") or self._records[task.function].name
         meter = Meter()
-        context = Context(task.id, name, attempt.number, attempt.limits, self._scratch)
+        own = self._scratch.own_dir() if self._surroundings.has_own_directories else None
+        context = Context(task.id, name, attempt.number, attempt.limits, self._scratch, own)
         self._disk = DiskUse(context)
         files = Session(self._store, lambda: context.temp_dir)
         self._announce(attempt, meter)
-        self._surroundings.enter(context.cores, settings.get("env") or {})
+        self._surroundings.enter(context.cores, settings.get("env") or {}, -1 if own is None else own.fd)
         try:
-            with context, files:
+            with context, files, self._only_this_process:
                 value = self._call(task, payloads)
                 if options.SERVICE in settings:
                     self._serve(value, task.id, host, settings[options.SERVICE])
                     value = None
-                self._disk.measure()  # before files are moved into the store
-                result: Recorded | BaseException = self._record(value, context, files, task)
+                has_files = self._disk.measure()  # before they are moved into the store
+                result: Recorded | BaseException = self._record(value, context, files, task, has_files=has_files)
         except self._fatal:
             raise
         except BaseException as error:  # whatever a task raises is its own failure, SystemExit too
             result = error
-        finally:
             self._disk.measure()
+        finally:
             context.close()
             self._surroundings.leave()
         return self._end(attempt, result, files, meter)
@@ -175,6 +223,7 @@ class Executor:
         function = self._function(task.function)
         values = resolve(task.needs, payloads) if task.needs else {}
         args, kwargs = loads(self.blobs.get(task.args), values)
+        self._surroundings.settle()
         return function(*args, **kwargs)
 
     def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
@@ -190,9 +239,9 @@ class Executor:
             self._functions[digest] = function
         return function
 
-    def _record(self, value: Any, context: Context, files: Session, task: records.Task) -> Recorded:
+    def _record(self, value: Any, context: Context, files: Session, task: records.Task, *, has_files: bool) -> Recorded:
         try:
-            if context.has_temp_dir or files.deleted:
+            if has_files or files.deleted:
                 value = files.adopt(value)
             return record(value, context.spawned, task, self._store, self._recorded.__contains__)
         except SerializationError as error:
@@ -202,14 +251,16 @@ class Executor:
     def _end(
         self, attempt: Attempt, result: Recorded | BaseException, files: Session, meter: Meter
     ) -> records.Outcome | records.Failure:
-        log = self._keep_log(self._output.take())
-        stats = self._with_requests(meter.read())
+        log = self._keep_log(_surely(self._output.take, b""))
+        stats = self._with_requests(_surely(meter.read, records.Stats(meter.start)))
         if self._disk is not None and self._disk.peak:
             stats = stats._replace(disk=self._disk.peak)
         self._disk = None
         self._slot.clear()
         if isinstance(result, BaseException):
-            return _failure(attempt, result, log, stats)
+            failure = _failure(attempt, result, log, stats)
+            hint = misplaced_file(result, self._surroundings.start) if self._surroundings.has_own_directories else ""
+            return failure._replace(message=f"{failure.message}; {hint}") if hint else failure
         return records.Outcome(
             attempt.task.id, attempt.number, result.value, result.refs, tuple(result.tasks), tuple(result.functions),
             (*result.blobs, *files.made), tuple(files.deleted), log, stats, tuple(files.temporary),
@@ -241,5 +292,14 @@ def _failure(
         cause = Cause.MEMORY
     elif isinstance(error, (SerializationError, PermanentError)):
         cause = Cause.INPUT
-    traceback = "" if isinstance(error, PermanentError) else user_traceback(error)  # its message says all
-    return records.Failure(attempt.task.id, attempt.number, cause.value, one_line(error), traceback, log, stats)
+    trace = "" if isinstance(error, PermanentError) else user_traceback(error)  # its message says all
+    return records.Failure(attempt.task.id, attempt.number, cause.value, one_line(error), trace, log, stats)
+
+
+def _surely(measure: Callable[[], T], default: T) -> T:
+    """Do what may fail in ways that nobody foresaw: a task's answer must not be lost for its log or its statistics."""
+    try:
+        return measure()
+    except Exception:
+        _logger.exception("what a task printed, or what it used, is not known")
+        return default

@@ -47,7 +47,7 @@ class InProcess:
 
     def serve(self, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]) -> InThread:
         """Run a batch that is a service in a thread of its own."""
-        return InThread(executor_here(open_store(self._store, create=False)), message, say, ended)
+        return InThread(executor_here(open_store(self._store, create=False), is_shared=True), message, say, ended)
 
     def close(self) -> None:
         """Remove temporary directories, and put the environment back."""
@@ -96,7 +96,14 @@ class InThread:
         self._thread.join(patience)
 
 
-def executor_here(store: Store) -> Executor:
-    """Make an executor for this process, whose output and threads are the user's own."""
-    surroundings = Surroundings(limit_threads=False)
+def executor_here(store: Store, *, is_shared: bool = False) -> Executor:
+    """Make an executor for this process, whose output and threads are the user's own.
+
+    Parameters
+    ----------
+    store : Store
+    is_shared : bool
+        Whether it is for a thread beside others that run tasks.
+    """
+    surroundings = Surroundings(limit_threads=False, is_shared=is_shared)
     return Executor(store, NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))

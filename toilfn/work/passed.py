@@ -64,7 +64,7 @@ def pack_environment(ours: Mapping[str, str], wanted: Mapping[str, str]) -> byte
         Variables that the user asked for; they replace the worker's.
     """
     passed = {name: value for name, value in ours.items() if not _STAYS.fullmatch(name) and not _is_secret(name, value)}
-    packed: bytes = msgpack.packb((passed, dict(wanted)))
+    packed: bytes = msgpack.packb((passed, dict(wanted)), unicode_errors="surrogateescape")
     return packed
 
 
@@ -77,7 +77,7 @@ def adopt_environment(read: Callable[[BlobRef], bytes]) -> None:
     text = os.environ.pop(ENVIRONMENT_VARIABLE, None)
     if text is None:
         return
-    passed, wanted = msgpack.unpackb(read(read_ref(text)))
+    passed, wanted = msgpack.unpackb(read(read_ref(text)), unicode_errors="surrogateescape")
     os.environ.update({name: value for name, value in passed.items() if name not in os.environ} | wanted)
 
 

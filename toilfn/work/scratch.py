@@ -28,7 +28,7 @@ import cloudpickle
 
 from toilfn.errors import ToilfnError
 
-__all__ = ["CODE_VARIABLE", "Deferred", "Scratch", "state_dir", "sweep"]
+__all__ = ["CODE_VARIABLE", "Deferred", "OwnDirectory", "Scratch", "state_dir", "sweep"]
 
 CODE_VARIABLE = "TOILFN_CODE"
 """The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
@@ -57,7 +57,7 @@ class Deferred:
             return
         try:
             self.function(*self.args, **self.kwargs)
-        except (Exception, SystemExit):
+        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
             _logger.exception("a deferred call of %r failed", self.function)
         self.cancel()
 
@@ -65,7 +65,35 @@ class Deferred:
         """Do not make the call."""
         self.is_over = True
         if self.file is not None:
-            self.file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self.file.unlink()
+
+
+class OwnDirectory:
+    """An empty directory that an attempt may fill, open so that a worker enters it quickly.
+
+    Most tasks leave it empty, and the next attempt can have it too: to make and remove one takes longer than such a
+    task. Its time of change is set to 0: any other one says that somebody has put something in, or taken it out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.utime(path, ns=(0, 0))
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._mode = os.fstat(self.fd).st_mode
+
+    def is_untouched(self) -> bool:
+        """Whether nothing was ever put into it, nor its mode changed."""
+        try:
+            found = os.fstat(self.fd)
+        except OSError:  # the task has closed all descriptors that it could find
+            return False
+        return found.st_mtime_ns == 0 and found.st_mode == self._mode and found.st_nlink > 0
+
+    def close(self) -> None:
+        """Close the descriptor; the directory stays."""
+        with suppress(OSError):
+            os.close(self.fd)
 
 
 class Scratch:
@@ -82,10 +110,20 @@ class Scratch:
         self._root: Path | None = None
         self._lock = -1
         self._count = 0
+        self._spare: OwnDirectory | None = None
 
     def new_dir(self) -> Path:
         """Make an empty directory that only this user can read."""
         return Path(tempfile.mkdtemp(prefix="task-", dir=self._made()))
+
+    def own_dir(self) -> OwnDirectory:
+        """Return an empty directory for an attempt to start in; `take_back` is for what was left untouched."""
+        spare, self._spare = self._spare, None
+        return OwnDirectory(self.new_dir()) if spare is None else spare
+
+    def take_back(self, directory: OwnDirectory) -> None:
+        """Keep a directory that nobody has used for the next attempt."""
+        self._spare = directory
 
     def remove_dir(self, directory: Path) -> None:
         """Remove a directory with all that is in it, also what is write-protected."""
@@ -115,6 +153,9 @@ class Scratch:
 
     def close(self) -> None:
         """Make the calls that an attempt could not make because it was asked to end, and remove the directory."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         if self._root is not None:
             _run_deferred(self._root)
             _remove(self._root)
@@ -248,12 +289,15 @@ def _run_deferred(root: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
+    """Remove a directory as far as this user can: what a container has left there as another user may stay."""
     shutil.rmtree(directory, ignore_errors=True)
     if not directory.exists():
         return
-    directory.chmod(0o700)
+    with suppress(OSError):
+        directory.chmod(0o700)
     for parent, names, _ in os.walk(directory):
         for path in (Path(parent, name) for name in names):
-            if not path.is_symlink():
-                path.chmod(0o700)
+            with suppress(OSError):
+                if not path.is_symlink():
+                    path.chmod(0o700)
     shutil.rmtree(directory, ignore_errors=True)

@@ -1,11 +1,37 @@
-"""What an attempt changes around itself and must not leave to the next: directory and environment variables."""
+"""What an attempt finds around itself, and how its process is put back for the next one.
+
+A worker runs one attempt after the other, and none may see what an earlier one has changed: `Surroundings` gives each
+its directory and environment variables, and `ProcessState` restores what the attempt left altered.
+"""
 
 from __future__ import annotations
 
+import contextvars
+import gc
+import locale
+import logging
+import operator
 import os
-from collections.abc import Mapping
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # makes no enumeration members
+from collections.abc import Callable, Mapping
+from typing import Any
 
-__all__ = ["Surroundings", "put_back", "replace_variables"]
+from toilfn.stdio import flush, text_output
+
+__all__ = ["OWN_DIRECTORY_VARIABLE", "START_VARIABLE", "Surroundings", "put_back", "replace_variables"]
+
+OWN_DIRECTORY_VARIABLE = "TOILFN_OWN_DIRECTORY"
+"""The environment variable that is 0 where attempts stay in the directory of their process."""
+
+START_VARIABLE = "TOILFN_START_DIRECTORY"
+"""The environment variable with the directory in which the script was started."""
 
 _THREADS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
@@ -20,31 +46,68 @@ class Surroundings:
     ----------
     limit_threads : bool
         Whether to tell libraries with threads of their own how many cores a task has, where the user says nothing.
+    is_worker : bool
+        Whether the process exists for tasks alone. Another one is the user's own: its random numbers continue after a
+        task where they were, and timers that it has set stay.
+    is_shared : bool
+        Whether other threads run tasks at the same time. Then only environment variables are set and put back: all else
+        belongs to the whole process.
     """
 
-    def __init__(self, *, limit_threads: bool) -> None:
+    def __init__(self, *, limit_threads: bool, is_worker: bool = False, is_shared: bool = False) -> None:
         self._home = os.open(".", os.O_RDONLY)
         self._threads = [name for name in _THREADS if name not in os.environ] if limit_threads else []
         self._cores = 0.0
+        self._is_worker = is_worker
         self._replaced: dict[str, str | None] = {}
+        self._state = None if is_shared else ProcessState(is_worker=is_worker)
+        self.start = os.environ.get(START_VARIABLE, "")
+        """The directory in which the script was started."""
+        self._own_directory = os.environ.get(OWN_DIRECTORY_VARIABLE, "1") != "0"
 
-    def enter(self, cores: float, variables: Mapping[str, str]) -> None:
-        """Get ready for an attempt with so many cores and these environment variables."""
+    @property
+    def has_own_directories(self) -> bool:
+        """Whether each attempt starts in a directory of its own."""
+        return self._own_directory and self._state is not None and threading.current_thread() is threading.main_thread()
+
+    def context(self) -> contextvars.Context:
+        """Return a context for an attempt: context variables, the decimal context and the like end with it."""
+        if self._is_worker:
+            return contextvars.Context()
+        context = contextvars.copy_context()
+        if "decimal" in sys.modules:
+            decimal = sys.modules["decimal"]
+            context.run(lambda: decimal.setcontext(decimal.getcontext().copy()))
+        return context
+
+    def enter(self, cores: float, variables: Mapping[str, str], directory: int = -1) -> None:
+        """Prepare an attempt with so many cores and these environment variables, in an open directory if given."""
         if cores != self._cores:
             self._cores = cores
             os.environ.update(dict.fromkeys(self._threads, str(max(1, int(cores)))))
+            if self._state is not None:
+                self._state.take()
         if variables:
             self._replaced = replace_variables(variables)
+        if directory >= 0:
+            os.fchdir(directory)
+
+    def settle(self) -> None:
+        """Take what is here now for what the attempt found: all that it needs is loaded, and its code runs next."""
+        if self._state is not None:
+            self._state.settle(self._replaced)
 
     def leave(self) -> None:
         """Put back what `enter` and the attempt changed."""
         os.fchdir(self._home)
         put_back(self._replaced)
         self._replaced = {}
+        if self._state is not None:
+            self._state.restore()
 
 
 def replace_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
-    """Set environment variables, and give what they were before."""
+    """Set environment variables, and return what they were before."""
     replaced = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     return replaced
@@ -57,3 +120,225 @@ def put_back(replaced: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+class ProcessState:
+    """The parts of a process that any code may change, as they were before a task.
+
+    Looking whether something has changed takes a few microseconds, since that happens for every task.
+    """
+
+    def __init__(self, *, is_worker: bool) -> None:
+        self._is_worker = is_worker
+        self._seeds = _Seeds(is_worker=is_worker)
+        self._loggers = _Loggers()
+        self.take()
+
+    def take(self) -> None:
+        """Remember everything as it is now."""
+        self._modules = len(sys.modules)
+        self._environ, self._variables = os.environ, _variables().copy()
+        self._path, self._entries = sys.path, sys.path.copy()
+        self._argv, self._arguments = sys.argv, sys.argv.copy()
+        self._umask = os.umask(0o77)
+        os.umask(self._umask)
+        self._handlers = _handlers()
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._locale = locale.setlocale(locale.LC_ALL)
+        self._warnings, self._filters = warnings.filters, list(warnings.filters)
+        self._streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+        self._attributes = [(owner, name, getattr(owner, name)) for owner, name in _ATTRIBUTES]
+        self._recursion, self._timeout, self._gc = sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()
+        self._loggers.take()
+
+    def settle(self, replaced: Mapping[str, str | None]) -> None:
+        """Take note of what modules have changed that were imported since, and seed random numbers afresh."""
+        if len(sys.modules) != self._modules:
+            self.take()
+            for name, value in replaced.items():  # these are the attempt's own
+                self._variables.pop(os.fsencode(name), None)
+                if value is not None:
+                    self._variables[os.fsencode(name)] = os.fsencode(value)
+        self._seeds.renew()
+
+    def restore(self) -> None:
+        """Put everything back. One part that cannot be put back does not keep the others from it."""
+        for restore in (
+            self._restore_environment, self._restore_path, self._restore_system, self._restore_python,
+            self._restore_warnings, self._loggers.restore, self._seeds.restore,
+        ):  # fmt: skip
+            try:
+                restore()
+            except Exception:
+                logging.getLogger(__name__).exception("what a task has changed in its worker cannot be put back")
+
+    def _restore_environment(self) -> None:
+        if os.environ is not self._environ:
+            os.environ = self._environ  # noqa: B003  # the original object
+        now = _variables()
+        if now == self._variables:
+            return
+        zone = now.get(b"TZ")
+        for name in now.keys() - self._variables.keys():
+            del os.environb[name]
+        for name, value in self._variables.items():
+            if now.get(name) != value:
+                os.environb[name] = value
+        if zone != self._variables.get(b"TZ"):
+            time.tzset()
+
+    def _restore_path(self) -> None:
+        if sys.path is not self._path:
+            sys.path = self._path
+        if sys.path != self._entries:
+            sys.path[:] = self._entries
+        if sys.argv is not self._argv or sys.argv != self._arguments:
+            sys.argv, sys.argv[:] = self._argv, self._arguments
+
+    def _restore_system(self) -> None:
+        os.umask(self._umask)
+        if locale.setlocale(locale.LC_ALL) != self._locale:
+            locale.setlocale(locale.LC_ALL, self._locale)
+        if socket.getdefaulttimeout() != self._timeout:
+            socket.setdefaulttimeout(self._timeout)
+        if threading.current_thread() is not threading.main_thread():
+            return  # only that one may set handlers
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if self._is_worker:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if (now := _handlers()) != self._handlers:
+            for number, handler, before in zip(_SIGNALS, now, self._handlers, strict=True):
+                if handler != before:
+                    signal.signal(number, signal.SIG_DFL if before is None else before)
+
+    def _restore_python(self) -> None:
+        self._restore_streams()
+        for owner, name, value in self._attributes:
+            if getattr(owner, name, None) is not value:
+                setattr(owner, name, value)
+        if sys.getrecursionlimit() != self._recursion:
+            sys.setrecursionlimit(self._recursion)
+        if gc.isenabled() != self._gc:
+            (gc.enable if self._gc else gc.disable)()
+
+    def _restore_streams(self) -> None:
+        """Put standard output and error back; a worker that a task has taken them from gets new ones."""
+        for name, fd in (("stdout", 1), ("stderr", 2)):
+            now, stream = getattr(sys, name), self._streams[name]
+            if now is not stream:
+                flush(now)
+            if self._is_worker and not _is_usable(stream):
+                stream = self._streams[name] = text_output(fd)
+                setattr(sys, f"__{name}__", stream)
+            if now is not stream:
+                setattr(sys, name, stream)
+
+    def _restore_warnings(self) -> None:
+        if warnings.filters is not self._warnings:
+            warnings.filters = self._warnings
+        if warnings.filters != self._filters:
+            warnings.resetwarnings()  # which also forgets what was decided by the old filters
+            self._warnings[:] = self._filters  # type: ignore[index]  # a list, whatever typeshed says
+
+
+_ATTRIBUTES: tuple[tuple[Any, str], ...] = (
+    (sys, "stdin"), (sys, "excepthook"), (sys, "displayhook"),
+    (threading, "excepthook"), (warnings, "showwarning"), (warnings, "formatwarning"),
+)  # fmt: skip
+
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+def _handlers() -> list[Any]:
+    return list(map(_getsignal, _SIGNALS))
+
+
+def _variables() -> dict[bytes, bytes]:
+    """Return the dictionary behind `os.environ`, which compares a hundred times as quickly."""
+    variables: dict[bytes, bytes] = vars(os.environ)["_data"]
+    return variables
+
+
+def _is_usable(stream: Any) -> bool:
+    try:
+        return stream is not None and not stream.closed
+    except ValueError:  # its buffer is detached
+        return False
+
+
+class _Seeds:
+    """The generators of random numbers that all code of a process shares: those of `random` and of `numpy.random`.
+
+    In a worker each task finds them seeded afresh. In the user's own process they also are what they were, afterwards.
+    """
+
+    def __init__(self, *, is_worker: bool) -> None:
+        self._is_worker = is_worker
+        self._source = random.Random(int.from_bytes(os.urandom(32), "big"))  # noqa: S311  # as `random` itself
+        self._undo: list[Callable[[], None]] = []
+
+    def renew(self) -> None:
+        """Seed them with numbers that nobody knows."""
+        numpy = sys.modules.get("numpy.random")
+        if not self._is_worker:
+            self._remember(numpy)
+        random.seed(self._source.getrandbits(60))
+        if numpy is not None:
+            numpy.seed(self._source.getrandbits(32))
+
+    def restore(self) -> None:
+        """Go back to where they were, in the user's own process."""
+        undo, self._undo = self._undo, []
+        for step in undo:
+            step()
+
+    def _remember(self, numpy: Any) -> None:
+        state = random.getstate()
+        self._undo = [lambda: random.setstate(state)]
+        if numpy is not None:
+            legacy = numpy.get_state()
+            self._undo.append(lambda: numpy.set_state(legacy))
+
+
+class _Loggers:
+    """Levels, handlers and filters of all loggers."""
+
+    _plain = operator.attrgetter("level", "disabled", "propagate")
+    _lists = operator.attrgetter("handlers", "filters")
+
+    def take(self) -> None:
+        """Remember them as they are now."""
+        self._manager = logging.root.manager
+        self._disabled = self._manager.disable
+        self._known = self._all()
+        self._values = list(map(self._plain, self._known))
+        self._contents = [([*handlers], [*filters]) for handlers, filters in map(self._lists, self._known)]
+        self._count = len(self._manager.loggerDict)
+
+    def restore(self) -> None:
+        """Make them as they were; a logger that is new becomes one that nothing was set for."""
+        if self._manager.disable != self._disabled:
+            self._manager.disable = self._disabled
+        if len(self._manager.loggerDict) != self._count:
+            for logger in self._all()[len(self._known) :]:
+                self._known.append(logger)
+                self._values.append((logging.NOTSET, False, True))
+                self._contents.append(([], []))
+            self._count = len(self._manager.loggerDict)
+        if list(map(self._plain, self._known)) != self._values or list(map(self._lists, self._known)) != self._contents:
+            for logger, values, contents in zip(self._known, self._values, self._contents, strict=True):
+                self._reset(logger, values, contents)
+
+    def _all(self) -> list[logging.Logger]:
+        known = getattr(self, "_known", [logging.root])
+        seen = set(known)
+        found = self._manager.loggerDict.values()
+        return [*known, *(logger for logger in found if isinstance(logger, logging.Logger) and logger not in seen)]
+
+    def _reset(
+        self, logger: logging.Logger, values: tuple[int, bool, bool], contents: tuple[list[Any], list[Any]]
+    ) -> None:
+        if logger.level != values[0]:
+            logger.setLevel(values[0])
+        _, logger.disabled, logger.propagate = values
+        logger.handlers[:], logger.filters[:] = contents

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from toilfn.errors import ToilfnError
 from toilfn.text import abridged, last_lines
 
-__all__ = ["one_line", "user_traceback"]
+__all__ = ["misplaced_file", "one_line", "user_traceback"]
 
 _OWN = os.path.dirname(os.path.abspath(__file__))
 _LONGEST = 500
@@ -21,9 +21,40 @@ _LAST_LINES = 20
 
 
 def one_line(error: BaseException) -> str:
-    """Give an exception's type and the first line of its text."""
-    text = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+    """Return an exception's type and the first line of its text."""
+    try:
+        text = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+    except Exception as fault:
+        text = f"{type(error).__qualname__} (what it says cannot be shown: {type(fault).__qualname__})"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def misplaced_file(error: BaseException | None, start: str) -> str:
+    """Say that a file which a task has not found is in the directory where the script was started, and what to do.
+
+    Parameters
+    ----------
+    error : BaseException
+        What the task raised; what led to it counts too.
+    start : str
+        That directory.
+
+    Returns
+    -------
+    str
+        Empty when this is not what happened.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        name = error.filename if isinstance(error, FileNotFoundError) else None
+        if isinstance(name, str) and not os.path.isabs(name) and start and os.path.exists(os.path.join(start, name)):
+            return (
+                f"{name!r} is in {start}, where the script was started, and a task starts in an empty directory of its "
+                f"own: give it pathlib.Path({name!r}) as an argument, or run with own_directory=False"
+            )
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def user_traceback(error: BaseException) -> str:
@@ -32,6 +63,13 @@ def user_traceback(error: BaseException) -> str:
     It is empty for an error of toilfn's with no other frames: its message says all. Where another error has only such
     frames, the fault is toilfn's, and they are shown.
     """
+    try:
+        return _formatted(error)
+    except Exception as fault:  # an exception of the user's own may answer any question by another exception
+        return f"the traceback of a {type(error).__qualname__} cannot be shown: {type(fault).__qualname__}\n"
+
+
+def _formatted(error: BaseException) -> str:
     whole = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = whole
     has_others = False
