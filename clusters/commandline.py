@@ -290,6 +290,13 @@ class CommandCluster(PolledCluster[_Live]):
                 (self.log_directory / f"{live.name}{suffix}").unlink(missing_ok=True)
         return found
 
+    def close(self) -> None:
+        """End all jobs; of those of which only the system's own work was left, nothing stays. See `Cluster.close`."""
+        done = [(job, live) for job, live in self._live.items() if live.is_ending]
+        super().close()
+        for job, live in done:
+            self.ended(job, live, Found(JobState.ENDED))
+
     # How it is done.
 
     def script(self, submission: Submission) -> str:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.servers.fixtures import alone, slurm, slurm_server
+from tests.servers.standins import StandIns
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.slurm import SlurmCluster
 from toilfn.clusters.words.slurm import STATES, accounting_answer, queue_answer
@@ -219,3 +220,97 @@ def test_saccts_lines_are_understood(line, job, cause):
 def test_success_has_one_word():
     well = [word for word, row in STATES.items() if row.state is JobState.ENDED and row.cause is None]
     assert well == ["COMPLETED"]
+
+
+def test_results_do_not_wait_for_a_sites_epilog(slurm, opened, tmp_path, monkeypatch):
+    """What a job has answered counts while it is still COMPLETING."""
+    kit = StandIns(tmp_path / "kit", "squeue")
+    monkeypatch.setenv("PATH", kit.path)
+    cluster = opened("sleep 1")
+    (job,) = running(cluster, "a")
+    kit.always("squeue", """"$real" "$@" | sed 's/COMPLETED /COMPLETING/;s/RUNNING   /COMPLETING/'; exit 0""")
+    end = time.monotonic() + 30
+    while not any(update.is_ending and update.state is JobState.RUNNING for update in cluster.poll(1.0)):
+        assert time.monotonic() < end
+    kit.always("squeue", "")
+    assert wait(cluster, job, JobState.ENDED).cause is None
+
+
+# Jobs of another cluster, which only answers to its name: here the same one again.
+SUBMIT = """id=$("$real" "$@") || exit; echo "$id;elsewhere"; exit 0\n"""
+ASK = """\
+case " $* " in *" --clusters=elsewhere "*) ;; *) exit 0 ;; esac
+for word do shift; case $word in --clusters=elsewhere) ;; *) set -- "$@" "$word" ;; esac; done
+echo "CLUSTER: elsewhere"
+"$real" "$@" | sed 's/|toilfn *|/|elsewhere|/'
+exit 0
+"""
+
+
+@pytest.mark.parametrize("given", [{"submit_args": ["-M", "elsewhere"]}, {"clusters": "elsewhere"}, {}])
+def test_jobs_of_another_cluster_are_asked_for_there(slurm, opened, tmp_path, monkeypatch, given):
+    kit = StandIns(tmp_path / "kit", "sbatch", "squeue", "sacct", "scancel")
+    monkeypatch.setenv("PATH", kit.path)
+    if not given:
+        monkeypatch.setenv("SLURM_CLUSTERS", "elsewhere")
+    drop = """for word do shift; case $word in -M|elsewhere) ;; *) set -- "$@" "$word" ;; esac; done\n"""
+    kit.always("sbatch", f"unset SLURM_CLUSTERS\n{drop}{SUBMIT}")
+    for command in ("squeue", "sacct", "scancel"):
+        kit.always(command, f"unset SLURM_CLUSTERS\n{ASK}")
+    cluster = opened("case $2 in sleep*) exec sleep 300;; esac", job_directives_skip=["--clusters"], **given)
+    jobs = submitted(cluster, "sleep", "ok")
+    assert [job.rpartition(";")[2] for job in jobs] == ["elsewhere", "elsewhere"]
+    assert cluster.arrived(cluster._live[jobs[0]].name) == cluster.split(jobs[0])[0]
+    assert wait(cluster, jobs[1], JobState.ENDED).cause is None
+    monkeypatch.delenv("SLURM_CLUSTERS", raising=False)
+    successor = SlurmCluster(**cluster.address(), poll_interval=0.3)
+    successor.open(cluster.session)
+    assert successor.list(cluster.session.workflow) == {jobs[0]: "sleep"}
+    successor.kill([jobs[0]])
+    assert wait(successor, jobs[0], JobState.ENDED).cause is Cause.LOST
+    assert wait(cluster, jobs[0], JobState.ENDED).cause is Cause.LOST
+
+
+HABITS = {
+    "SBATCH_JOB_NAME": "mine", "SBATCH_PARTITION": "nosuch", "SBATCH_ARRAY_INX": "1-3", "SBATCH_OUTPUT": "/nowhere",
+    "SQUEUE_PARTITION": "nosuch", "SQUEUE_STATES": "PENDING", "SQUEUE_USERS": "nobody", "SQUEUE_NAMES": "mine",
+    "SQUEUE_FORMAT2": "JobID", "SACCT_FORMAT": "JobName", "SCANCEL_STATE": "PENDING", "SCANCEL_NAME": "mine",
+    "SLURM_JOB_ID": "1", "SLURM_JOBID": "1", "SLURM_MEM_PER_CPU": "1", "SLURM_MEM_PER_NODE": "1", "SLURM_NTASKS": "40",
+    "SLURM_NNODES": "40", "SLURM_CPUS_PER_TASK": "40", "SLURM_TRES_PER_TASK": "cpu:40", "SLURM_NODELIST": "n9",
+    "SLURM_CPU_BIND": "nonsense", "SLURM_DISTRIBUTION": "nonsense", "SLURM_EXPORT_ENV": "NONE",
+}  # fmt: skip
+
+
+def test_the_environments_habits_and_an_enclosing_job_change_nothing(slurm, opened, monkeypatch, caplog, tmp_path):
+    """Also for the commands that a task runs."""
+    for name, value in HABITS.items():
+        monkeypatch.setenv(name, value)
+    cluster = opened('srun --immediate=60 sh -c "echo srun works" > "$1/srun" 2>&1')
+    assert "not used: SBATCH_ARRAY_INX, SBATCH_JOB_NAME, SBATCH_OUTPUT, SBATCH_PARTITION of the env" in caplog.text
+    assert "TOILFN_SLURM_ARGS" in caplog.text
+    (job,) = submitted(cluster, "a")
+    successor = opened()
+    assert successor.list(cluster.session.workflow) == {job: "a"}
+    assert wait(cluster, job, JobState.ENDED).cause is None
+    assert (tmp_path / "srun").read_text() == "srun works\n"
+    (job,) = submitted(opened("sleep 300"), "b")
+    successor.list(cluster.session.workflow)
+    successor.kill([job])
+    assert wait(successor, job, JobState.ENDED).cause is Cause.LOST
+
+
+def test_what_is_set_on_purpose_has_its_place(slurm, opened, monkeypatch, tmp_path):
+    monkeypatch.setenv("TOILFN_SLURM_ARGS", "--comment='on purpose' --export=ALL,A=b")
+    cluster = opened('printenv A > "$1/a"')
+    (job,) = submitted(cluster, "a")
+    assert wait(cluster, job, JobState.ENDED).cause is None
+    assert (tmp_path / "a").read_text() == "b\n"
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t", "a\nb", "7_[0-3] toilfn-x-12345678", "x" * 300])
+def test_other_jobs_of_the_user_do_not_matter(slurm, opened, name, tmp_path):
+    slurm.run("sbatch", f"--job-name={name}", "--output=/dev/null", "--wrap=sleep 3", "--mem=10")
+    cluster = opened("true")
+    assert cluster.list(cluster.session.workflow) == {}
+    (job,) = submitted(cluster, "a")
+    assert wait(cluster, job, JobState.ENDED).cause is None

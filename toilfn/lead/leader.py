@@ -313,9 +313,9 @@ class Leader:
             self._hear(out, message)
         if not self._cluster.capabilities.direct:
             out.is_queued = update.state is JobState.QUEUED
-            if update.state is JobState.RUNNING:
+            if update.state is JobState.RUNNING and not update.is_ending:
                 self._handle(Began(out.id, time.monotonic()))
-        if update.state is JobState.ENDED:
+        if update.state is JobState.ENDED or self._is_done(out, update):
             answers = self._answers.so_far(out.name)
             if self._answers.late is not None:
                 if self._answers.late.is_late(update, answers):
@@ -327,6 +327,13 @@ class Leader:
                 self._forget(out.name, len(answers))
             self._jobs.remove(out)
             self._end(out, update)
+
+    def _is_done(self, out: Out, update: Update) -> bool:
+        """Whether a job that is not over has done its work: the rest is the system's own, such as a site's epilog."""
+        if not (update.is_ending or update.state is JobState.UNKNOWN):
+            return False
+        answers = self._answers.so_far(out.name)
+        return bool(answers) and messages.read(answers[-1])[0] == "done"
 
     def _end(self, out: Out, update: Update) -> None:
         now = time.monotonic()
