@@ -303,7 +303,10 @@ class CommandCluster(PolledCluster[_Live]):
         """Write the script of a submission, as `submit` does."""
         given = self.settings
         own = filtered(self.directives(submission), given.get("job_directives_skip", ()))
-        own += given.get("job_extra_directives", ())
+        for line in given.get("job_extra_directives", ()):
+            if not line.replace("\t", " ").isprintable():
+                raise InputError(f"job_extra_directives: {line!r} is not one line of text; write one item for each")
+            own.append(line)
         session = self._session or Session("STORE", "WORKFLOW")
         python = given.get("python", sys.executable)
         worker = given.get("worker_command", (python, "-m", "toilfn.worker"))

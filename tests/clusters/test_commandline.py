@@ -209,6 +209,43 @@ def test_a_node_that_cannot_write_the_log_hints_at_the_folder(lsf, opened):
     assert f"there is no output in {cluster.log_directory}: can the nodes write there?" in update.detail
 
 
+@pytest.mark.parametrize(
+    ("lines", "status", "words"),
+    [
+        (["echo begun", "cd /nowhere", "echo not reached"], 2, "/nowhere"),
+        (["false", "true"], 1, "job_script_prologue ended with exit status 1"),
+        (["module_of_a_typo load python"], 127, "module_of_a_typo"),
+        (["exit 7"], 7, "job_script_prologue ended with exit status 7"),
+        (["set -u", 'echo "$no_such_variable"'], 2, "no_such_variable"),
+    ],
+)
+def test_a_failing_prologue_fails_the_job_with_its_words(lsf, opened, lines, status, words):
+    cluster = opened(LSFCluster, "echo worker ran", job_script_prologue=lines)
+    cluster.submit(batches("a"))
+    (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
+    assert update.cause is Cause.ERROR
+    assert f"exit status {status}" in update.detail
+    assert words in update.detail
+    assert not {"not reached", "worker ran"} & set(update.detail.splitlines())
+
+
+@pytest.mark.parametrize("more", [{}, {"job_script_epilogue": ["echo epilogue"]}])
+def test_a_prologue_may_be_whatever_a_shell_takes(lsf, opened, more):
+    lines = [
+        "if true",
+        "then A=b",
+        "fi",
+        "[ -f /nowhere ] && . /nowhere",
+        "set -u",
+        "set +e; false; set -e",
+        "export A",
+    ]
+    cluster = opened(LSFCluster, 'test "$A" = b; status=$?; false; exit $status', job_script_prologue=lines, **more)
+    cluster.submit(batches("a"))
+    (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
+    assert update.cause is None, update.detail
+
+
 def test_jobs_that_are_stuck_in_the_queue_are_removed(htcondor, opened):
     cluster = opened(HTCondorCluster, "sleep 60", walltime=1)  # the setting is taken as it is
     cluster.submit(batches("a"))

@@ -262,8 +262,9 @@ def test_jobs_of_another_cluster_are_asked_for_there(slurm, opened, tmp_path, mo
     assert [job.rpartition(";")[2] for job in jobs] == ["elsewhere", "elsewhere"]
     assert cluster.arrived(cluster._live[jobs[0]].name) == cluster.split(jobs[0])[0]
     assert wait(cluster, jobs[1], JobState.ENDED).cause is None
+    address = cluster.address()
     monkeypatch.delenv("SLURM_CLUSTERS", raising=False)
-    successor = SlurmCluster(**cluster.address(), poll_interval=0.3)
+    successor = SlurmCluster(**address, poll_interval=0.3)
     successor.open(cluster.session)
     assert successor.list(cluster.session.workflow) == {jobs[0]: "sleep"}
     successor.kill([jobs[0]])
@@ -285,16 +286,16 @@ def test_the_environments_habits_and_an_enclosing_job_change_nothing(slurm, open
     """Also for the commands that a task runs."""
     for name, value in HABITS.items():
         monkeypatch.setenv(name, value)
-    cluster = opened('srun --immediate=60 sh -c "echo srun works" > "$1/srun" 2>&1')
+    script = 'case $2 in a) srun --immediate=60 sh -c "echo srun works" > "$1/srun" 2>&1 ;; *) exec sleep 300 ;; esac'
+    cluster = opened(script)
     assert "not used: SBATCH_ARRAY_INX, SBATCH_JOB_NAME, SBATCH_OUTPUT, SBATCH_PARTITION of the env" in caplog.text
     assert "TOILFN_SLURM_ARGS" in caplog.text
     (job,) = submitted(cluster, "a")
-    successor = opened()
-    assert successor.list(cluster.session.workflow) == {job: "a"}
     assert wait(cluster, job, JobState.ENDED).cause is None
     assert (tmp_path / "srun").read_text() == "srun works\n"
-    (job,) = submitted(opened("sleep 300"), "b")
-    successor.list(cluster.session.workflow)
+    (job,) = submitted(cluster, "b")
+    successor = opened(script)
+    assert successor.list(cluster.session.workflow) == {job: "b"}
     successor.kill([job])
     assert wait(successor, job, JobState.ENDED).cause is Cause.LOST
 
