@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from cwltool.errors import WorkflowException
 from cwltool.process import Process
 from cwltool.update import ORIGINAL_CWLVERSION
 from cwltool.workflow import Workflow
+from schema_salad.ref_resolver import file_uri
 
-from toilfn.cwl.values import local_path, map_objects, objects
+from toilfn.cwl.values import Places, local_path, map_objects, objects
 from toilfn.exchange import import_directory, import_file
 
 __all__ = ["document_files", "imported", "resolved"]
@@ -32,11 +34,24 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
     context = context.copy()
     context.toplevel = True
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
-    plain: dict[str, Any] = map_objects(job, lambda found: found)
+    places = Places()
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
+    plain: dict[str, Any] = places.unescaped(job)  # copying ruamel's lists takes the square of their length
     try:
-        return dict(process._init_job(plain, context).job)  # copying ruamel's lists takes the square of their length
+        found = process._init_job(plain, context).job
     except WorkflowException:
-        return dict(process._init_job(job, context).job)  # which tells the lines of the file, too
+        found = process._init_job(job, context).job  # which tells the lines of the file, too
+    return {name: map_objects(value, _located) for name, value in found.items()}
+
+
+def _located(found: dict[str, Any]) -> dict[str, Any]:
+    """Make a URL of a path again; a secondary file that was found may be a directory, which cwltool does not see."""
+    location = found.get("location")
+    if isinstance(location, str) and location.startswith("/"):
+        found["location"] = file_uri(location)
+        if found["class"] == "File" and os.path.isdir(location):
+            found["class"] = "Directory"
+    return found
 
 
 def _add_requirements(process: Process, job: dict[str, Any]) -> None:

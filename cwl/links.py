@@ -20,7 +20,7 @@ from cwltool.workflow import Workflow, WorkflowStep
 from cwltool.workflow_job import object_from_state
 
 from toilfn.cwl.documents import Part
-from toilfn.cwl.values import Places
+from toilfn.cwl.values import Places, with_defaults
 from toilfn.errors import PermanentError
 
 __all__ = [
@@ -45,6 +45,8 @@ logging.getLogger("cwl_utils").disabled = True  # it only writes the traceback o
 
 class StepError(PermanentError):
     """What a document says of a step or an output cannot be done with these values, and never will be."""
+
+    is_explained = True
 
 
 @contextmanager
@@ -89,7 +91,8 @@ def workflow_inputs(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     places = Places(part.files)
     context = part.document.engine.context(Path(_NOWHERE))
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
-    checked = places.stored(part.process._init_job(places.named(job), context).job)
+    given = places.named(with_defaults(part.process, job))
+    checked = places.stored(part.process._init_job(given, context).job)
     return {entry["id"]: checked.get(shortname(entry["id"])) for entry in part.process.tool["inputs"]}
 
 
@@ -145,7 +148,9 @@ def evaluated(part: Part, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     value_from = {id_: entry["valueFrom"] for id_, entry in entries.items() if "valueFrom" in entry}
     if not (loaded or value_from or "when" in step.tool):
         return dict(inputs)
-    if value_from and not part.process.get_requirement("StepInputExpressionRequirement")[0]:
+    looped: list[Any] = aslist(step.tool.get("loop") or [])
+    has_expressions = bool(value_from) or any("valueFrom" in entry for entry in looped)
+    if has_expressions and not part.process.get_requirement("StepInputExpressionRequirement")[0]:
         raise WorkflowException(f"step {part.step} has valueFrom, which needs StepInputExpressionRequirement")
     evaluator = Evaluator(part, inputs)
     for id_ in loaded:

@@ -2,56 +2,281 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from cwltool.pathmapper import PathMapper
-from cwltool.process import relocateOutputs
-from cwltool.stdfsaccess import StdFsAccess
+from schema_salad.ref_resolver import file_uri
 
+from toilfn import confined
 from toilfn.context import current
 from toilfn.cwl.resources import LIGHT
-from toilfn.cwl.values import Places, local_path, objects
+from toilfn.cwl.values import local_path, map_objects
+from toilfn.directory import Directory
+from toilfn.errors import PermanentError
+from toilfn.exchange import export, import_file
+from toilfn.files import File, local_content
 from toilfn.filing import transfer
 from toilfn.task import task
 
 __all__ = ["deliver"]
 
+_DERIVED = ("path", "dirname", "nameroot", "nameext", "contents", "listing", "secondaryFiles")
+_CHUNK = 2**20
 
-@task(name="deliver", version="1", local=True, **LIGHT)
+
+class DeliveryError(PermanentError):
+    """The outputs cannot be written to where they are wanted."""
+
+    is_explained = True
+
+
+@task(name="deliver", version="2", local=True, **LIGHT)
 def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> dict[str, Any]:
-    """Copy output files to a directory or URL; gives the result object, whose locations are there.
+    """Copy output files to a directory or URL, each one whole or not at all; return the result object.
 
-    What is in the directory `shared` is moved. `nonce` makes each run deliver anew.
+    What is in the directory `shared` may be linked instead. `nonce` makes each run deliver anew.
+
+    Raises
+    ------
+    DeliveryError
+        If something cannot be written, as when the disk is full.
     """
-    target = transfer.local_path(outdir)
-    staged = target or current().temp_dir / "outputs"
-    staged.mkdir(parents=True, exist_ok=True)
-    local = Places().local(outputs)
-    result: dict[str, Any] = dict(
-        relocateOutputs(
-            local, str(staged), {shared} if shared else set(), "move", StdFsAccess(""), path_mapper=PathMapper
-        )
-    )
-    for found in objects(result):
-        _finish(found, staged, None if target else outdir)
-    return result
+    folder = Folder(outdir, outdir)
+    try:
+        if (place := transfer.local_path(outdir)) is not None:
+            place.mkdir(parents=True, exist_ok=True)
+        return {name: _delivered(value, folder, shared) for name, value in outputs.items()}
+    except OSError as error:
+        what = error.filename2 or error.filename or outdir
+        raise DeliveryError(
+            f"cannot deliver the outputs to {transfer.shown(outdir)}: {what}: {error.strerror or error}; "
+            "everything is kept in the store: make room or choose another --outdir, and run again with the same store"
+        ) from None
 
 
-def _finish(found: dict[str, Any], staged: Path, url: str | None) -> None:
-    """Make a copied file the user's own; with a URL, send it there."""
-    path = local_path(found["location"])
+def _delivered(value: Any, folder: Folder, shared: str) -> Any:
+    if isinstance(value, Mapping):
+        if value.get("class") in ("File", "Directory"):
+            return _Delivery(folder, shared).unit(dict(value))
+        return {name: _delivered(item, folder, shared) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_delivered(item, folder, shared) for item in value]
+    return value
+
+
+@dataclass
+class Folder:
+    """A directory that is filled.
+
+    Attributes
+    ----------
+    url : str
+        Where it is now: a path or URL.
+    final : str
+        Where it will be when it is whole.
+    contents : dict
+        What the names in it stand for.
+    """
+
+    url: str
+    final: str
+    contents: dict[str, Any] = field(default_factory=dict)
+    results: dict[Any, dict[str, Any]] = field(default_factory=dict)
+
+    def location(self, name: str) -> str:
+        """Return the URL that something in the directory will have."""
+        path = transfer.local_path(self.final)
+        return transfer.below(self.final, quote(name)) if path is None else file_uri(str(path / name))
+
+
+class _Delivery:
+    """Puts what a value names into a folder.
+
+    What belongs together is one unit: a directory, or a file with its secondary files. Units with names that the
+    folder has for something else are set apart whole, by a number; what is there already is not copied again.
+    """
+
+    def __init__(self, folder: Folder, shared: str) -> None:
+        self._folder = folder
+        self._shared = shared
+
+    def unit(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Deliver a file or a directory, with what belongs to it; return the object of it."""
+        key = _key(found)
+        if key not in self._folder.results:
+            members = dict(_members(found))
+            rename = _renaming(list(members), found)
+            number = 1
+            while any(self._is_taken(rename(name, number), content) for name, content in members.items()):
+                number += 1
+            self._folder.results[key] = self._object(found, lambda name: rename(name, number))
+        return copy.deepcopy(self._folder.results[key])
+
+    def _is_taken(self, name: str, content: Any) -> bool:
+        return self._folder.contents.get(name, content) != content
+
+    def _object(self, found: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+        name = rename(_name(found))
+        made = {key: value for key, value in found.items() if key not in _DERIVED}
+        made |= {"location": self._folder.location(name), "basename": name}
+        is_there = name in self._folder.contents
+        self._folder.contents[name] = _content(found)
+        if found["class"] == "Directory":
+            made["listing"] = self._directory(found, name)
+        else:
+            made |= self._file(found, name, is_there=is_there)
+        if found.get("secondaryFiles"):
+            made["secondaryFiles"] = [self._object(dict(each), rename) for each in found["secondaryFiles"]]
+        if transfer.local_path(self._folder.final) is not None:
+            made["path"] = os.path.join(self._folder.final, name)
+        return made
+
+    def _directory(self, found: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        final = transfer.below(self._folder.final, name, replaced=True)
+        with _made_whole(transfer.below(self._folder.url, name, replaced=True)) as draft:
+            delivery = _Delivery(Folder(draft, final), self._shared)
+            return [delivery.unit(entry) for entry in _listing(found)]
+
+    def _file(self, found: dict[str, Any], name: str, *, is_there: bool) -> dict[str, Any]:
+        """Write a file; return its size and checksum."""
+        target = transfer.below(self._folder.url, name, replaced=True)
+        content = _source(found)
+        if not is_there:
+            self._write(content, target)
+        if isinstance(content, File):
+            with local_content(content) as path:
+                return _measured(found, path)
+        return _measured(found, content)
+
+    def _write(self, content: File | Path, target: str) -> None:
+        place = transfer.local_path(target)
+        if place is not None and place.is_dir():
+            raise IsADirectoryError(0, "there is a directory where a file of this name is to be", target)
+        if isinstance(content, File):
+            export(content, target)
+            return
+        link = bool(self._shared) and content.is_relative_to(self._shared)
+        transfer.send(content, target, executable=os.access(content, os.X_OK), link=link)
+
+
+def _measured(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the size of a file, and its checksum unless that is known."""
+    size = path.stat().st_size
+    if "checksum" in found:
+        return {"size": size}
+    digest = hashlib.sha1(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return {"checksum": f"sha1${digest.hexdigest()}", "size": size}
+
+
+def _source(found: Mapping[str, Any]) -> File | Path:
+    """Return where the content of a file is; a literal's is written first."""
+    location = found.get("location")
+    if isinstance(location, File):
+        return location
+    if location is not None:
+        return local_path(location) or import_file(location)
+    path = current().temp_dir / f"literal-{secrets.token_hex(8)}"
+    path.write_text(str(found.get("contents", "")), encoding="utf-8")
+    return path
+
+
+def _listing(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Iterate over what is in a directory, as objects."""
+    location = found.get("location")
+    if isinstance(location, Directory):
+        for entry in location:
+            yield {"class": type(entry).__name__, "location": entry, "basename": entry.name}
+    elif (path := local_path(location)) is not None:
+        for child in sorted(path.iterdir()):
+            kind = "Directory" if child.is_dir() else "File"
+            yield {"class": kind, "location": file_uri(str(child)), "basename": child.name}
+    else:
+        yield from map(dict, found.get("listing") or ())
+
+
+@contextmanager
+def _made_whole(url: str) -> Iterator[str]:
+    """Give a place for a directory; what was written there takes the place of `url` when the block ends well."""
+    path = transfer.local_path(url)
     if path is None:
+        yield url
         return
-    for name in ("dirname", "nameroot", "nameext"):
-        found.pop(name, None)
-    if not path.is_dir():
-        path.chmod(path.stat().st_mode | 0o200)
-    if url is None:
-        found["path"] = str(path)
-        return
-    found.pop("path", None)
-    found["location"] = transfer.below(url, os.fspath(path.relative_to(staged)))
-    if path.is_file():
-        transfer.send(path, found["location"], executable=os.access(path, os.X_OK), link=False)
+    draft, old = (path.with_name(f".toilfn-{secrets.token_hex(8)}") for _ in range(2))
+    draft.mkdir()
+    try:
+        yield str(draft)
+        if os.path.lexists(path):
+            path.rename(old)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        if old.is_symlink() or old.is_file():
+            old.unlink()
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(found: Mapping[str, Any]) -> str:
+    """Return what an object is called."""
+    location = found.get("location")
+    if found.get("basename"):
+        return confined.single(found["basename"])
+    if isinstance(location, (File, Directory)):
+        return confined.single(location.name)
+    return confined.single(transfer.name_of(local_path(location) or location)) if location else secrets.token_hex(8)
+
+
+def _members(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Iterate over the names that a unit takes in its folder, with what they stand for."""
+    yield _name(found), _content(found)
+    for each in found.get("secondaryFiles") or ():
+        yield from _members(each)
+
+
+def _content(found: Mapping[str, Any]) -> Any:
+    """Return what makes the content of two objects the same one."""
+    location = found.get("location")
+    if location is not None:
+        return location
+    if found["class"] == "File":
+        return "literal", found.get("contents")
+    return "listing", tuple(map(_key, found.get("listing") or ()))
+
+
+def _key(found: Mapping[str, Any]) -> Any:
+    """Return what makes two objects the same one, with all that belongs to them."""
+    plain = map_objects(
+        {name: value for name, value in found.items() if name not in ("location", "listing", *_DERIVED)}, lambda one: one
+    )
+    secondary = tuple(map(_key, found.get("secondaryFiles") or ()))
+    return _name(found) if "basename" in found else "", _content(found), secondary, repr(sorted(plain.items()))
+
+
+def _renaming(names: list[str], found: Mapping[str, Any]) -> Callable[[str, int], str]:
+    """Return the function that sets names of a unit apart by a number.
+
+    Names of secondary files are made of that of their file, and stay so: ``x.bam`` and ``x.bam.bai`` become
+    ``x_2.bam`` and ``x_2.bam.bai``. One name alone becomes ``x.bam_2``, as cwltool has it.
+    """
+    root = "" if len(names) == 1 else os.path.splitext(names[0])[0]
+    while root and not all(name.startswith(root) for name in names):
+        shorter = os.path.splitext(root)[0]
+        root = "" if shorter == root else shorter
+
+    def renamed(name: str, number: int) -> str:
+        if number == 1:
+            return name
+        return f"{root}_{number}{name[len(root) :]}" if root else f"{name}_{number}"
+
+    return renamed

@@ -14,7 +14,7 @@ from cwltool.process import Process, shortname
 from schema_salad.exceptions import ValidationException
 
 from toilfn.context import current
-from toilfn.cwl import steps
+from toilfn.cwl import plainpaths, steps
 from toilfn.cwl.documents import Part, bundle, refuse_unsupported
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.inputs import document_files, imported
@@ -62,6 +62,7 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
     unknown = sorted(name for name in options if not hasattr(context, name))
     if unknown:
         raise InputError(f"there is no option {unknown[0]!r} of cwltool's RuntimeContext")
+    plainpaths.teach()
     loading = LoadingContext({"construct_tool_object": make_tool})
     loading.podman, loading.singularity = context.podman, context.singularity
     try:

@@ -15,7 +15,7 @@ from cwltool.builder import Builder
 from cwltool.process import Process
 
 from toilfn.cwl.documents import Part
-from toilfn.cwl.values import Places
+from toilfn.cwl.values import Places, with_defaults
 
 __all__ = ["LIGHT", "builder_of", "needs_inputs", "options_of"]
 
@@ -78,7 +78,7 @@ def builder_of(part: Part, job: Mapping[str, Any]) -> Builder:
     context = part.document.engine.context(Path("/nowhere"))
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
-    return part.process._init_job(places.named(job), context)
+    return part.process._init_job(places.named(with_defaults(part.process, job)), context)
 
 
 def _options(wanted: Mapping[str, Any], amounts: Mapping[str, float]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cwltool.argparser import generate_parser
 from cwltool.context import LoadingContext, RuntimeContext
 from schema_salad.exceptions import ValidationException
 
+from toilfn.cwl import plainpaths
 from toilfn.cwl.executor import Executor
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.recording import Recording
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
     recording, options.provenance = Recording(options.provenance, options), None  # cwltool would write one of its own
     loading, context = LoadingContext(vars(options)), RuntimeContext(vars(options))
     loading.construct_tool_object = make_tool
+    plainpaths.teach()
     context.secret_store = Sealed()
     executor: Any = Executor(options, recording)
     setattr(cwltool.main, "generate_parser", _inputs_parser)  # noqa: B010  # cwltool offers no other way

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cwltool.context import RuntimeContext
 from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.loghandler import _logger
 from cwltool.process import Process, shortname
+from schema_salad.exceptions import ValidationException
 
 from toilfn.context import current
 from toilfn.cwl.documents import Part
 from toilfn.cwl.reuse import allows_cache
-from toilfn.cwl.values import Places, local_path, map_objects, objects
+from toilfn.cwl.values import Places, local_path, map_objects, objects, with_defaults
 from toilfn.directory import Directory
-from toilfn.errors import PermanentError
+from toilfn.errors import InputError, PermanentError, SerializationError, ToilfnError
 from toilfn.files import File, needed_session
 from toilfn.filing.session import Session
 
 __all__ = ["ToolError", "UnsupportedError", "run_here"]
 
 
-class ToolError(Exception):
+class ToolError(ToilfnError):
     """A tool has failed; another attempt may succeed."""
+
+    is_explained = True
 
 
 class FinalToolError(ToolError, PermanentError):
@@ -59,27 +65,62 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     """
     places = Places(part.files)
     tool = _with_files(part.process, places)
-    inputs = places.local(_with_defaults(tool, job))
+    inputs = places.local(with_defaults(tool, job))
     engine = part.document.engine
     context = engine.context(current().temp_dir)
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
     if context.cachedir and not allows_cache(part, job):
         context.cachedir = None
-    outputs = _run(tool, inputs, context)
-    return outputs_of(outputs, places, keep=bool(engine.shared))
+    with _explained(tool):
+        outputs = places.stored(_run(tool, inputs, context))
+        return _kept(outputs, inputs, context, is_shared=bool(engine.shared))
 
 
-def outputs_of(outputs: Any, places: Places, *, keep: bool) -> dict[str, Any]:
-    """Put what a tool gave into the store; with `keep`, leave files where they are."""
-    stored: dict[str, Any] = places.stored(outputs)
-    if keep:
-        return stored
+@contextmanager
+def _explained(tool: Process) -> Iterator[None]:
+    """Name the tool in the errors that the block raises.
+
+    Raises
+    ------
+    FinalToolError
+    """
+    try:
+        yield
+    except ToolError:
+        raise
+    except UnsupportedRequirement as error:
+        raise UnsupportedError(f"{_name(tool)} requires what is not supported: {_text(error)}") from None
+    except (WorkflowException, ValidationException, InputError) as error:
+        raise FinalToolError(f"{_name(tool)}: {_text(error)}") from None
+    except SerializationError as error:
+        raise FinalToolError(f"{_name(tool)}: {_text(error.__cause__ or error)}") from None
+
+
+def _text(error: BaseException) -> str:
+    """Return an error's message without the columns that cwltool aligns it in."""
+    return " ".join(str(error).split()) if isinstance(error, ValidationException) else str(error)
+
+
+def _kept(outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_shared: bool) -> dict[str, Any]:
+    """Put what a tool gave into the store; where machines share a directory, leave files in it.
+
+    Raises
+    ------
+    InputError
+        If an output is not a file or a directory, or neither an input nor in the directories of the tool.
+    """
     session = needed_session("a CWL tool")
+    allowed = [session.temp_dir(), *filter(None, (context.cachedir, context.tmp_outdir_prefix.rpartition(os.sep)[0]))]
+    given = [path for found in objects(inputs) if (path := local_path(found.get("location"))) is not None]
     # Directories first: a file that is in one of them, too, is moved into the store only then.
     handles = {}
     for kind in ("Directory", "File"):
-        for found in objects(stored):
+        for found in objects(outputs):
             path = local_path(found.get("location"))
-            if found["class"] == kind and path is not None:
+            if found["class"] != kind or path is None:
+                continue
+            _check_place(path, [*map(Path, allowed), *given])
+            if not is_shared:
                 handles[found["location"]] = _stored(path, session)
 
     def exchange(found: dict[str, Any]) -> dict[str, Any]:
@@ -87,8 +128,14 @@ def outputs_of(outputs: Any, places: Places, *, keep: bool) -> dict[str, Any]:
             found["location"] = handles[found["location"]]
         return found
 
-    result: dict[str, Any] = map_objects(stored, exchange)
+    result: dict[str, Any] = map_objects(outputs, exchange)
     return result
+
+
+def _check_place(path: Path, allowed: Sequence[Path]) -> None:
+    place = Path(os.path.normpath(path))
+    if not any(place.is_relative_to(folder) for folder in allowed):
+        raise InputError(f"the output {path} is not an input, and not in the directory that the tool ran in")
 
 
 def _stored(path: Path, session: Session) -> File | Directory:
@@ -99,19 +146,16 @@ def _stored(path: Path, session: Session) -> File | Directory:
     return session.import_tree(path) if path.is_dir() else session.put(path)
 
 
-def _run(tool: Process, inputs: dict[str, Any], context: Any) -> dict[str, Any]:
+def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict[str, Any]:
     ended: list[tuple[Any, str]] = []
     _logger.handlers.clear()  # cwltool's own; the task's log has what it says by the usual way
-    try:
-        for job in tool.job(inputs, lambda outputs, status: ended.append((outputs, status)), context):
-            if job is not None:
-                job.run(context)
-    except UnsupportedRequirement as error:
-        raise UnsupportedError(f"{_name(tool)} requires what is not supported: {error}") from None
-    except WorkflowException as error:
-        raise FinalToolError(f"{_name(tool)}: {error}") from None
+    for job in tool.job(inputs, lambda outputs, status: ended.append((outputs, status)), context):
+        if job is not None:
+            job.run(context)
     outputs, status = ended[-1] if ended else (None, "permanentFail")
     if status == "success":
+        if not isinstance(outputs, Mapping | None):
+            raise WorkflowException(f"the outputs must be an object, with a value for each, and not {outputs!r}")
         return dict(outputs or {})
     if status == "temporaryFail":
         raise ToolError(f"{_name(tool)} failed for now ({status}): its log says why")
@@ -128,15 +172,6 @@ def _with_files(tool: Process, places: Places) -> Process:
     for found in objects([mine.requirements, mine.hints]):
         found["location"] = places.local({"class": found["class"], "location": found.get("location")})["location"]
     return mine
-
-
-def _with_defaults(tool: Process, job: Mapping[str, Any]) -> dict[str, Any]:
-    given = dict(job)
-    for entry in tool.tool["inputs"]:
-        name = shortname(entry["id"])
-        if given.get(name) is None and "default" in entry:
-            given[name] = copy.deepcopy(entry["default"])
-    return given
 
 
 def _name(tool: Process) -> str:

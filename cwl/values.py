@@ -7,21 +7,30 @@ a name for what is only looked at (`Places.named`), such as the objects that an 
 
 from __future__ import annotations
 
+import copy
+import glob
+import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
+from cwltool.errors import WorkflowException
+from cwltool.process import Process, shortname
 from cwltool.stdfsaccess import StdFsAccess
 from cwltool.utils import normalizeFilesDirs
 from schema_salad.ref_resolver import file_uri, uri_file_path
 
+from toilfn import confined
 from toilfn.directory import Directory
+from toilfn.errors import InputError
 from toilfn.files import File
 
-__all__ = ["Places", "local_path", "map_objects", "objects"]
+__all__ = ["Places", "local_path", "map_objects", "objects", "with_defaults"]
 
 _SCHEME = "toilfn:"
+_PARTS = "#?;"
 _DERIVED = ("path", "dirname", "nameroot", "nameext", "http://commonwl.org/cwltool#generation")
 """Fields that cwltool fills in where it uses an object."""
 
@@ -60,41 +69,68 @@ class Places:
     def __init__(self, known: Mapping[str, Any] | None = None) -> None:
         self._known = dict(known or {})
         self._named: list[File | Directory] = []
+        self._names: list[str] = []
+        self._literals: dict[str, str] = {}
         self._copies = 0
 
     def named(self, value: Any) -> Any:
-        """Give a value with a name for each location; cwltool reads by these through `access`."""
-        return _whole(map_objects(value, self._name))
+        """Return a value with a name for each location; cwltool reads by these through `access`."""
+        return self._whole(map_objects(value, self._name))
 
     def local(self, value: Any) -> Any:
-        """Give a value with a copy for each location, below the running task's temporary directory."""
-        return _whole(map_objects(value, self._place))
+        """Return a value with a copy for each location, below the running task's temporary directory."""
+        return self._whole(map_objects(value, self._place))
+
+    def unescaped(self, value: Any) -> Any:
+        """Return a value with plain paths in the place of ``file:`` URLs: a name that is added to one is plain text."""
+        return self._whole(map_objects(value, _unescape))
 
     def stored(self, value: Any) -> Any:
-        """Give a value that cwltool has made of such ones, as it is between tasks."""
+        """Return a value that cwltool has made of such ones, as it is between tasks.
+
+        Raises
+        ------
+        WorkflowException
+            If the name of a file or a directory in the value leads somewhere else, such as ``../x``.
+        """
         return map_objects(value, self._restore)
 
     def access(self, basedir: str) -> StdFsAccess:
         """Make what cwltool reads files with."""
         return _Access(basedir, self)
 
+    def literal(self, location: str) -> str | None:
+        """Return the content of a file that is written out in the value itself."""
+        return self._literals.get(location)
+
     def find(self, location: str) -> File | Directory | None:
-        """Give what a name stands for."""
+        """Return what a name stands for."""
         if location in self._known:
             return self._known[location]  # type: ignore[no-any-return]
-        if not location.startswith(_SCHEME):
-            return None
         number, _, rest = location.removeprefix(_SCHEME).lstrip("/").partition("/")
+        if not location.startswith(_SCHEME) or not number.isdecimal() or int(number) >= len(self._named):
+            return None
         found = self._named[int(number)]
-        _, _, inner = rest.partition("/")
-        return found[unquote(inner)] if inner and isinstance(found, Directory) else found
+        name, _, inner = rest.partition("/")
+        if not inner:  # a name beside it, such as that of its index, is not its own
+            return found if unquote(name) == self._names[int(number)] else None
+        return found[unquote(inner)] if isinstance(found, Directory) and unquote(inner) in found else None
+
+    def _whole(self, value: Any) -> Any:
+        """Fill in what cwltool and expressions expect in objects: names and their parts, and names of literals."""
+        normalizeFilesDirs(value)
+        for found in objects(value):
+            if found["location"].startswith("_:") and isinstance(found.get("contents"), str):
+                self._literals[found["location"]] = found["contents"]
+        return value
 
     def _name(self, found: dict[str, Any]) -> dict[str, Any]:
         location = found.get("location")
         if isinstance(location, (File, Directory)):
-            name = quote(found.get("basename") or location.name)
-            found["location"] = f"{_SCHEME}///{len(self._named)}/{name}"
+            name = found.get("basename") or location.name
+            found["location"] = f"{_SCHEME}///{len(self._named)}/{quote(name)}"
             self._named.append(location)
+            self._names.append(name)
         return found
 
     def _place(self, found: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +146,11 @@ class Places:
 
     def _restore(self, found: dict[str, Any]) -> dict[str, Any]:
         location = found.get("location")
+        if isinstance(found.get("basename"), str):
+            try:
+                confined.single(found["basename"])
+            except InputError as error:
+                raise WorkflowException(str(error)) from None
         if not isinstance(location, str) or location.startswith("_:"):
             found.pop("location", None)
         elif (known := self.find(location)) is not None:
@@ -124,13 +165,29 @@ class Places:
 
 
 class _Access(StdFsAccess):
-    """Reads what names of `Places` stand for, and local files."""
+    """Reads what names of `Places` stand for, literals, and local files."""
 
     def __init__(self, basedir: str, places: Places) -> None:
         super().__init__(basedir)
         self._places = places
 
+    def glob(self, pattern: str) -> list[str]:
+        """Match a pattern; the directory that it begins with is no part of it, whatever characters its name has."""
+        base = self.basedir.rstrip("/")
+        if pattern == self.basedir:
+            return [file_uri(base)]
+        inner = pattern.removeprefix(f"{base}/")
+        if inner == pattern:
+            return super().glob(pattern)
+        found = glob.glob(inner, root_dir=base)
+        if not found and os.path.lexists(f"{base}/{inner}"):  # a file whose name looks like a pattern
+            found = [inner]
+        return [file_uri(f"{base}/{name}") for name in found]
+
     def open(self, fn: str, mode: str) -> IO[Any]:
+        literal = self._places.literal(fn)
+        if literal is not None:
+            return io.BytesIO(literal.encode()) if "b" in mode else io.StringIO(literal)
         found = self._places.find(fn)
         if not isinstance(found, File):
             return super().open(fn, mode)
@@ -140,6 +197,9 @@ class _Access(StdFsAccess):
         return self._places.find(fn) is not None or super().exists(fn)
 
     def size(self, fn: str) -> int:
+        literal = self._places.literal(fn)
+        if literal is not None:
+            return len(literal.encode())
         found = self._places.find(fn)
         return found.size if isinstance(found, File) else super().size(fn)
 
@@ -158,10 +218,23 @@ class _Access(StdFsAccess):
         return [f"{fn}/{quote(entry.name)}" for entry in found]
 
 
-def _whole(value: Any) -> Any:
-    """Fill in what cwltool and expressions expect in objects: names and their parts, and names of literals."""
-    normalizeFilesDirs(value)
-    return value
+def _unescape(found: dict[str, Any]) -> dict[str, Any]:
+    path = local_path(found.get("location"))
+    # After a slash, cwltool takes the characters of `_PARTS` for a part of a URL in plain paths, too.
+    if path is not None and not any(f"/{character}" in str(path) for character in _PARTS):
+        found["location"] = str(path)
+        found.setdefault("basename", path.name)
+    return found
+
+
+def with_defaults(process: Process, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs with the defaults of a process for those that are not given."""
+    given = dict(job)
+    for entry in process.tool["inputs"]:
+        name = shortname(entry["id"])
+        if given.get(name) is None and "default" in entry:
+            given[name] = copy.deepcopy(entry["default"])
+    return given
 
 
 def local_path(location: object) -> Path | None:

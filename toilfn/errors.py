@@ -47,7 +47,15 @@ __all__ = [
 
 
 class ToilfnError(Exception):
-    """The base of all errors that toilfn raises on purpose."""
+    """The base of all errors that toilfn raises on purpose.
+
+    Attributes
+    ----------
+    is_explained : bool
+        Whether the message alone says what happened: then nobody is shown a traceback.
+    """
+
+    is_explained = False
 
 
 class InputError(ToilfnError):

@@ -16,7 +16,7 @@ from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.rehearsal import Rehearsal, fetch_files
 from toilfn.view import View
 from toilfn.work.capture import start_logging
-from toilfn.work.tracebacks import user_traceback
+from toilfn.work.tracebacks import one_line, user_traceback
 
 __all__ = ["command", "configure"]
 
@@ -67,7 +67,7 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
         if isinstance(error, BdbQuit):
             return
         raised.append(error)
-        sys.stderr.write(user_traceback(error))
+        sys.stderr.write(user_traceback(error) or f"{one_line(error)}\n")
         if with_pdb:
             pdb.post_mortem(error.__traceback__)
 
