@@ -148,7 +148,7 @@ def evaluated(part: Part, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
     value_from = {id_: entry["valueFrom"] for id_, entry in entries.items() if "valueFrom" in entry}
     if not (loaded or value_from or "when" in step.tool):
         return dict(inputs)
-    looped: list[Any] = aslist(step.tool.get("loop") or [])
+    looped: Any = aslist(step.tool.get("loop") or [])
     has_expressions = bool(value_from) or any("valueFrom" in entry for entry in looped)
     if has_expressions and not part.process.get_requirement("StepInputExpressionRequirement")[0]:
         raise WorkflowException(f"step {part.step} has valueFrom, which needs StepInputExpressionRequirement")

@@ -122,7 +122,7 @@ class _Delivery:
         return copy.deepcopy(self._folder.results[key])
 
     def _is_taken(self, name: str, content: Any) -> bool:
-        return self._folder.contents.get(name, content) != content
+        return bool(self._folder.contents.get(name, content) != content)
 
     def _object(self, found: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
         name = rename(_name(found))
@@ -256,9 +256,8 @@ def _content(found: Mapping[str, Any]) -> Any:
 
 def _key(found: Mapping[str, Any]) -> Any:
     """Return what makes two objects the same one, with all that belongs to them."""
-    plain = map_objects(
-        {name: value for name, value in found.items() if name not in ("location", "listing", *_DERIVED)}, lambda one: one
-    )
+    own = {name: value for name, value in found.items() if name not in ("location", *_DERIVED)}
+    plain = map_objects(own, lambda one: one)
     secondary = tuple(map(_key, found.get("secondaryFiles") or ()))
     return _name(found) if "basename" in found else "", _content(found), secondary, repr(sorted(plain.items()))
 

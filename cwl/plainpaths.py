@@ -35,8 +35,8 @@ class PathLoader(Loader):
 
 def teach() -> None:
     """Have cwltool read paths as this module says. It may be called again."""
-    cwltool.main.Loader = cwltool.load_tool.Loader = PathLoader  # type: ignore[attr-defined, misc]
-    cwltool.main.generate_parser = _with_paths  # type: ignore[attr-defined]
+    cwltool.main.Loader = cwltool.load_tool.Loader = PathLoader  # type: ignore[attr-defined]
+    cwltool.main.generate_parser = _with_paths  # type: ignore[assignment, attr-defined]
 
 
 def _with_paths(parser: Any, tool: Any, names: Any, records: Any, required: bool, join: Any, base: str) -> Any:

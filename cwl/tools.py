@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cwltool.command_line_tool import ExpressionJob
 from cwltool.context import RuntimeContext
 from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.loghandler import _logger
 from cwltool.process import Process, shortname
 from schema_salad.exceptions import ValidationException
 
+from toilfn.containers.process import end_leftovers
 from toilfn.context import current
 from toilfn.cwl.documents import Part
 from toilfn.cwl.reuse import allows_cache
@@ -110,18 +112,16 @@ def _kept(outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_s
         If an output is not a file or a directory, or neither an input nor in the directories of the tool.
     """
     session = needed_session("a CWL tool")
-    allowed = [session.temp_dir(), *filter(None, (context.cachedir, context.tmp_outdir_prefix.rpartition(os.sep)[0]))]
+    cache, made = context.cachedir, os.path.dirname(context.tmp_outdir_prefix)
+    allowed = [session.temp_dir(), Path(made), *([Path(cache)] if cache else [])]
     given = [path for found in objects(inputs) if (path := local_path(found.get("location"))) is not None]
-    # Directories first: a file that is in one of them, too, is moved into the store only then.
-    handles = {}
-    for kind in ("Directory", "File"):
-        for found in objects(outputs):
-            path = local_path(found.get("location"))
-            if found["class"] != kind or path is None:
-                continue
-            _check_place(path, [*map(Path, allowed), *given])
-            if not is_shared:
-                handles[found["location"]] = _stored(path, session)
+    places = {}
+    for found in objects(outputs):
+        path = local_path(found.get("location"))
+        if path is not None:
+            places[found["location"]] = path
+            _check_place(path, [*allowed, *given])
+    handles = {} if is_shared else _moved(places, session)
 
     def exchange(found: dict[str, Any]) -> dict[str, Any]:
         if found.get("location") in handles:
@@ -130,6 +130,22 @@ def _kept(outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_s
 
     result: dict[str, Any] = map_objects(outputs, exchange)
     return result
+
+
+def _moved(places: Mapping[str, Path], session: Session) -> dict[str, File | Directory]:
+    """Move outputs into the store, each once: what is in another one, too, is taken from that."""
+    handles: dict[str, File | Directory] = {}
+    whole: dict[Path, Directory] = {}
+    for location, path in sorted(places.items(), key=lambda item: len(item[1].parts)):
+        above = next((folder for folder in (path, *path.parents) if folder in whole), None)
+        if above is None:
+            handles[location] = made = _stored(path, session)
+        else:
+            inner = path.relative_to(above).as_posix()
+            handles[location] = made = whole[above] if inner == "." else whole[above][inner]
+        if isinstance(made, Directory):
+            whole[path] = made
+    return handles
 
 
 def _check_place(path: Path, allowed: Sequence[Path]) -> None:
@@ -151,7 +167,11 @@ def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict
     _logger.handlers.clear()  # cwltool's own; the task's log has what it says by the usual way
     for job in tool.job(inputs, lambda outputs, status: ended.append((outputs, status)), context):
         if job is not None:
-            job.run(context)
+            try:
+                job.run(context)
+            finally:
+                if not isinstance(job, ExpressionJob):
+                    end_leftovers(current().temp_dir)
     outputs, status = ended[-1] if ended else (None, "permanentFail")
     if status == "success":
         if not isinstance(outputs, Mapping | None):

@@ -20,6 +20,7 @@ from typing import IO, Any
 import lark
 from WDL import Env, Error, Expr, StdLib, Tree, Type, Value, _grammar, _parser
 
+from toilfn.wdl import numbers
 from toilfn.wdl.grammar import parse
 from toilfn.wdl.language import is_at_least
 from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder, UnionPlaceholder
@@ -213,6 +214,7 @@ def _members(value: Value.Base) -> dict[str, Value.Base]:
 def teach() -> None:
     """Have miniwdl read documents as this module says. It may be called again."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEPTH))
+    numbers.teach()
     for name, many in (("write_object", False), ("write_objects", True)):
         setattr(StdLib.Base, name, WriteObjects(many=many))
     extend_grammars()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from toilfn.containers.call import AnyPath, docker
 from toilfn.containers.choose import choose
+from toilfn.containers.process import end_leftovers
 from toilfn.containers.usage import REPORT, counted
 from toilfn.errors import ContainerError
 from toilfn.work.passed import set_by_user
@@ -128,16 +129,19 @@ def _has_engine() -> bool:
 def _run_here(execution: Execution) -> int:
     shell, tmp = shutil.which("bash") or "sh", execution.place / "tmp"
     tmp.mkdir()
-    with execution.stdout.open("wb") as stdout, execution.stderr.open("wb") as stderr:
-        status = subprocess.run(
-            [shell, str(execution.place / "command")],
-            cwd=execution.work,
-            env=os.environ | {"TMPDIR": str(tmp)} | dict(execution.env),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            check=False,
-        ).returncode
+    try:
+        with execution.stdout.open("wb") as stdout, execution.stderr.open("wb") as stderr:
+            status = subprocess.run(
+                [shell, str(execution.place / "command")],
+                cwd=execution.work,
+                env=os.environ | {"TMPDIR": str(tmp)} | dict(execution.env),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                check=False,
+            ).returncode
+    finally:
+        end_leftovers(execution.place)
     return status if status >= 0 else 128 - status  # as a shell tells a signal
 
 

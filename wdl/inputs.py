@@ -15,6 +15,7 @@ from WDL import Error, Tree, Type
 
 from toilfn.errors import InputError, ResourceError
 from toilfn.exchange import Link, import_directory, import_file
+from toilfn.filing import transfer
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.paths import is_url
 from toilfn.wdl.problems import WDLError, where
@@ -283,8 +284,9 @@ class _Imports(Paths):
         return self._stored[place, directory]
 
     def _absolute(self, path: str) -> str:
-        if is_url(path) or os.path.isabs(path):
-            return path.removeprefix("file://")
+        local = transfer.local_path(path)
+        if local is None or local.is_absolute():
+            return path if local is None else str(local)
         if os.path.exists(path) or not self._base:
             return os.path.abspath(path)
         return f"{self._base.rstrip('/')}/{path}"
@@ -308,7 +310,11 @@ class _Imports(Paths):
 def template(node: Any, *, only_required: bool = False) -> dict[str, str]:
     """Give a workflow's inputs with their types and defaults in place of values, for a person to fill in."""
     wanted = node.required_inputs if only_required else node.available_inputs
-    return {f"{node.name}.{each.name}": _described(each.value) for each in wanted if each.name[0] != "_"}
+    return {
+        f"{node.name}.{each.name}": _described(each.value)
+        for each in wanted
+        if not each.name.rpartition(".")[2].startswith("_")  # miniwdl's own, such as a call's ``_runtime``
+    }
 
 
 def _described(decl: Tree.Decl) -> str:

@@ -13,6 +13,7 @@ from WDL import Error, StdLib, Type, Value
 
 from toilfn.wdl.dialect import teach
 from toilfn.wdl.language import Size, is_at_least
+from toilfn.wdl.numbers import parsers, rounding
 from toilfn.wdl.paths import TaskPaths, WorkflowPaths, is_url
 
 __all__ = ["Library", "OutputLibrary"]
@@ -36,6 +37,10 @@ class Library(StdLib.Base):
         self.paths = paths
         self.source_dir = source_dir
         self.size = Size(self)
+        for name, function in rounding().items():
+            self._override_static(name, function)
+        for name, parse in parsers().items():
+            self._override_static(name, self._read(parse))
         if is_at_least(version, "1.1"):
             self._override_static("write_json", self._write(_json))
 

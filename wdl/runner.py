@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import secrets
 import sys
 import threading
@@ -234,12 +235,16 @@ def _look(options: argparse.Namespace) -> int:
     return 2 if doubts and options.strict else 0
 
 
+_PAIR = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
+"""How ``NAME=VALUE`` begins, whatever the value is; a URL has a colon first."""
+
+
 def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     """Read all inputs; later ones win. Also gives the directory or URL of the last file of inputs."""
     given: dict[str, Any] = {}
     pairs, base = [], ""
     for word in words:
-        if "=" in word and not word.lstrip().startswith("{") and not (is_url(word) or os.path.exists(word)):
+        if _PAIR.match(word) and not os.path.exists(word):
             pairs.append(word)
             continue
         given.update(inputs.read_inputs(word))

@@ -140,7 +140,10 @@ class Walk:
             self.take(id_, self.inputs[decl.name])
         elif not self._is_waiting(id_):
             value = self._evaluate(decl, decl.type, self.env)
-            self.plain[id_] = self._encode(decl, value)
+            # What nobody reads is not looked for: it may be a default somewhere far away.
+            self.plain[id_] = self._encode(decl, value) if self.plan.uses[id_] else None
+            if not self.plan.uses[id_]:
+                return
             self.env = self.env.bind(decl.name, decode(self.plain[id_], decl.type, self.paths))
         elif self.plan.is_folded(id_):
             self.folded[id_] = self._needs(id_)

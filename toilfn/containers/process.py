@@ -16,7 +16,7 @@ from toilfn.containers.engine import Engine, Request
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.units import format_size
 
-__all__ = ["Running", "Streams", "running"]
+__all__ = ["Running", "Streams", "end_leftovers", "running"]
 
 _TAIL = 4096
 """How many bytes of standard error an exception has."""
@@ -112,6 +112,38 @@ def _kill_family(pid: int) -> None:
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
+
+
+_MOST_ROUNDS = 20
+
+
+def end_leftovers(folder: Path) -> None:
+    """Kill what a command has left running, also in sessions of their own.
+
+    Parameters
+    ----------
+    folder : Path
+        The command's own: its processes have their ``TMPDIR`` or their current directory in it.
+    """
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for _ in range(_MOST_ROUNDS):  # what is killed may just have started something
+        found = [process for process in psutil.process_iter() if process.pid not in own and _belongs(process, folder)]
+        if not found:
+            return
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=1)
+
+
+def _belongs(process: psutil.Process, folder: Path) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        places = (process.environ().get("TMPDIR", ""), process.cwd())
+    except (psutil.Error, OSError):  # it has ended, or is somebody else's
+        return False
+    return any(Path(place).is_relative_to(folder) for place in places if place)
 
 
 @contextmanager
