@@ -40,7 +40,8 @@ def teach() -> None:
 
 
 def _with_paths(parser: Any, tool: Any, names: Any, records: Any, required: bool, join: Any, base: str) -> Any:
-    """Make the parser of a tool's inputs as arguments; `join` makes URLs of them."""
+    """Build the parser of a document's inputs, which accepts their full names only; `join` makes URLs of paths."""
+    parser.allow_abbrev = False
     return generate_parser(parser, tool, names, records, required, _joined, base)
 
 

@@ -5,14 +5,12 @@ cwltool reads the options, the document and the inputs, and reports; what it cal
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import cwltool.main
-from cwltool.argparser import generate_parser
 from cwltool.context import LoadingContext, RuntimeContext
 from schema_salad.exceptions import ValidationException
 
@@ -46,7 +44,6 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
     plainpaths.teach()
     context.secret_store = Sealed()
     executor: Any = Executor(options, recording)
-    setattr(cwltool.main, "generate_parser", _inputs_parser)  # noqa: B010  # cwltool offers no other way
     try:
         return int(
             cwltool.main.main(
@@ -57,12 +54,6 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
     except ValidationException as error:  # there is no such document
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
-
-
-def _inputs_parser(parser: argparse.ArgumentParser, *args: Any) -> argparse.ArgumentParser:
-    """Build the parser of a document's inputs, which accepts their full names only."""
-    parser.allow_abbrev = False
-    return generate_parser(parser, *args)
 
 
 def _version() -> str:
