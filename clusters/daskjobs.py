@@ -16,6 +16,9 @@ __all__ = ["kill_jobs", "run_job"]
 _TAIL = 1000
 """How many bytes of a job's output are kept."""
 
+_WHEN_TOLD = 'read -r REPLY && exec "$0" "$@" < /dev/null'
+"""A script that runs a job once it can be killed with us; if we die before that, it ends."""
+
 _processes: dict[str, subprocess.Popen[bytes]] = {}
 """The jobs that this dask worker runs."""
 
@@ -25,13 +28,16 @@ def run_job(job: str, command: list[str], arguments: list[str], environment: dic
     program = command[0] or sys.executable
     with tempfile.TemporaryFile() as output, _leash() as leash:
         process = subprocess.Popen(
-            [program, *command[1:], *arguments],
-            env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            ["/bin/sh", "-c", _WHEN_TOLD, program, *command[1:], *arguments],
+            env=os.environ | environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
             start_new_session=True, pass_fds=[leash],
         )  # fmt: skip
-        _kill_with_us(leash, process.pid)
         _processes[job] = process
         try:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError), process.stdin as go:
+                _kill_with_us(leash, process.pid)
+                go.write(b"\n")
             status = process.wait()
         finally:
             del _processes[job]

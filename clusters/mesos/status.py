@@ -43,6 +43,8 @@ REASONS: dict[str, Cause] = {
 """Why a task failed, where that says more than its state."""
 
 _NODE_IS_GONE = ("REASON_AGENT_REMOVED", "REASON_SLAVE_REMOVED", "REASON_AGENT_UNKNOWN", "REASON_AGENT_DISCONNECTED")
+_FORGOTTEN = ("TASK_LOST", "TASK_GONE", "TASK_GONE_BY_OPERATOR")
+"""States that an answer to a question (REASON_RECONCILIATION) has for tasks of nodes that are gone."""
 
 
 def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
@@ -59,7 +61,8 @@ def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
     state, cause = STATES.get(word, (JobState.UNKNOWN, None))
     if cause is not None:
         cause = REASONS.get(reason) or _exit(status) or cause
-        if is_preemptible and reason in _NODE_IS_GONE:
+        is_forgotten = reason == "REASON_RECONCILIATION" and word in _FORGOTTEN
+        if is_preemptible and (reason in _NODE_IS_GONE or is_forgotten):
             cause = Cause.PREEMPTED
     said = [word, reason.removeprefix("REASON_").lower().replace("_", " "), status.get("message", "")]
     return Found(state, cause, "; ".join(text for text in said if text))

@@ -36,7 +36,7 @@ def start(tmp_path):
         leader.communicate()
 
 
-def result(leader, limit=120):
+def result(leader, limit=250):
     """What the leader printed; it must have ended well."""
     output, errors = leader.communicate(timeout=limit)
     assert leader.returncode == 0, errors

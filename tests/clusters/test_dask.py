@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 
@@ -188,6 +189,19 @@ def test_jobs_and_what_they_started_die_with_their_worker(tmp_path):
     worker.wait()
     for name in ("job", "child"):
         wait_for(lambda name=name: not alive(tmp_path / name), f"the end of the {name}")
+
+
+def test_a_job_whose_worker_dies_while_it_starts_it_never_begins(tmp_path):
+    script = (
+        "import os, signal; from toilfn.clusters import daskjobs\n"
+        "daskjobs._kill_with_us = lambda leash, group: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "daskjobs.run_job('job', ['sh', '-c', 'echo $$ > job; sleep 1000'], [], {})"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    session = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
+    psutil.wait_procs(session, timeout=60)
+    assert not (tmp_path / "job").exists()
+    assert not any(process.is_running() for process in session)
 
 
 def test_a_lost_scheduler_that_comes_back_costs_its_jobs_one_attempt(tmp_path):

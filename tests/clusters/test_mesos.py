@@ -117,7 +117,7 @@ def opened(make, tmp_path):
     return opened
 
 
-def ends(cluster, job, limit=30):
+def ends(cluster, job, limit=120):
     """The update with which a job ends."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
@@ -164,8 +164,16 @@ def test_a_lost_node_is_a_lost_job_or_a_preempted_one(mesos, opened, tmp_path):
         mesos.lose_agent(mesos.agents[0])
         update = ends(cluster, job)
         assert update.cause is cause
-        assert "slave removed" in update.detail
+        # The answer to a question may come before the news.
+        assert "slave removed" in update.detail or "reconciliation" in update.detail
         cluster.close()
+
+
+@pytest.mark.parametrize("state", ["TASK_LOST", "TASK_GONE", "TASK_GONE_BY_OPERATOR"])
+@pytest.mark.parametrize(("is_preemptible", "cause"), [(False, Cause.LOST), (True, Cause.PREEMPTED)])
+def test_a_lost_node_is_the_same_when_it_is_learnt_by_asking(state, is_preemptible, cause):
+    status = {"state": state, "reason": "REASON_RECONCILIATION"}
+    assert found(status, is_preemptible=is_preemptible).cause is cause
 
 
 def test_nodes_are_chosen_by_their_attributes(mesos, opened, tmp_path):

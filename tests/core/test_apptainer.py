@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -54,10 +55,11 @@ def test_variables_are_taken_literally(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_container_has_a_home_and_a_tmp_of_its_own(tmp_path: Path) -> None:
-    script = 'ls -A "$HOME" /tmp | grep -v work; touch "$HOME/new" /tmp/new && ls /tmp/new'
-    assert in_container(script).splitlines()[-1] == b"/tmp/new"
-    assert not Path.home().joinpath("new").exists()
-    assert not Path("/tmp/new").exists()
+    name = f"toilfn-test-{uuid4().hex}"  # which no other program uses
+    script = f'ls -A "$HOME" /tmp | grep -v work; touch "$HOME/{name}" /tmp/{name} && ls /tmp/{name}'
+    assert in_container(script).splitlines()[-1] == f"/tmp/{name}".encode()
+    assert not Path.home().joinpath(name).exists()
+    assert not Path("/tmp", name).exists()
     home = in_container("touch $HOME/in-a-volume", env={"HOME": "/mine/deep"}, volumes={tmp_path: "/mine"})
     assert home == b""
 

@@ -195,7 +195,7 @@ def debian_mirror() -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()[:1]
 
 
-def wait_for(condition: Callable[[], object], what: str, limit: float = 30.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, limit: float = 120.0) -> None:
     """Wait until a condition holds; what it raises counts as not yet."""
     end = time.monotonic() + limit
     while True:
