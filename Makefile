@@ -68,7 +68,7 @@ conformance: .venv/dev
 	$(BIN)/python -m tests.cwl.conformance $(SUITE) $(ARGS)
 
 bench: .venv/bench
-	set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; export PATH="$(abspath $(BIN)):$$PATH"; for script in $(BENCHMARKS); do echo "== $$script"; python $$script; done
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -74,7 +74,7 @@ class Settings:
     )
     store_options: dict[str, Any] | None = _setting(
         None, named_values, _STORE,
-        "NAME=VALUE: how to reach the store, such as endpoint_url, region, sse, encryption_key (docs/stores.md); "
+        "NAME=VALUE: how to reach the store, such as endpoint_url, region, sse, encryption_key; "
         "env:NAME and file:PATH stand for secrets; may be given several times",
     )  # fmt: skip
     clean: str | None = _setting(

@@ -11,6 +11,7 @@ import pytest
 import toilfn
 from tests.house.rooms import ROOMS, ROOT, modules
 from tests.servers.machine import Server
+from toilfn import cli
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -78,3 +79,10 @@ def test_readme_shows_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert "make demo" in text
     assert "make test" in text
+
+
+@pytest.mark.parametrize("command", [None, *cli._COMMANDS])
+def test_help_points_at_nothing_that_an_installed_package_lacks(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([*([command] if command else []), "--help"])
+    assert re.findall(r"\b(?:docs|docker|examples|tests)/\S+", capsys.readouterr().out) == []

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.house.rooms import ROOT, modules
+from tests.house.test_metadata import read_pyproject
 
 HELLO = """
 import toilfn as toil
@@ -29,6 +33,11 @@ if __name__ == "__main__":
     print(toil.__file__)
     print(toil.compute(loud(greet("house"))))
 """
+
+EXTRAS = [name for name, needs in read_pyproject()["project"]["optional-dependencies"].items() if needs]
+PIPS = ["23.3.2", "26.0"]
+COLLECTING = re.compile(r"^\s*Collecting ([A-Za-z0-9._-]+(?:\[[^]]*\])?)", re.MULTILINE)
+SELECTING = re.compile(r"Selecting: ([A-Za-z0-9._-]+)==(\S+) \[")
 
 NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "benchmarks", "docs", "tests")
 
@@ -114,3 +123,76 @@ def test_editable_install_sees_new_files_at_once(environment, tmp_path):
     path, answer = run(environment.python, "-c", code, cwd=tmp_path).split()
     assert Path(path).resolve() == source / "stores" / "brand_new.py"
     assert answer == "42"
+
+
+@pytest.mark.slow
+def test_the_packages_page_has_no_link_that_leads_nowhere(wheel):
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        page = files.read(name).decode().partition("\n\n")[2]
+    assert "pip install toilfn" in page
+    links = re.findall(r"\]\(([^)]*)\)", page)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_benchmarks_find_the_programs_of_the_environment(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "peers-program").write_text("#!/bin/sh\n")
+    (programs / "peers-program").chmod(0o755)
+    script = tmp_path / "probe.py"
+    script.write_text("import shutil; print(shutil.which('peers-program'))")
+    made = run("make", "-C", ROOT, "-o", ".venv/bench", "bench", f"BENCHMARKS={script}", f"BIN={programs}")
+    assert str(programs / "peers-program") in made
+
+
+# Installers find the versions of every extra at once: none of them looks at a package twice.
+
+
+def installer(folder: Path, *needs: str) -> Path:
+    """Make an environment with an installer in it."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    command = [folder / "bin" / "python", "-m", "pip", "install", "-q", *needs]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no package index is in reach: {done.stderr[-300:]}")
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def pips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {version: installer(tmp_path_factory.mktemp("pip"), f"pip=={version}") for version in PIPS}
+
+
+def looked_at(python: Path, extra: str, report: Path) -> tuple[Counter[str], int]:
+    """Let pip look for an extra; give how often it looked at each package, and how many it would install."""
+    options = ["--dry-run", "--ignore-installed", "--no-color", "--report", str(report)]
+    command = [python, "-m", "pip", "install", *options, f"{ROOT}[{extra}]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Counter(COLLECTING.findall(done.stdout)), len(json.loads(report.read_text())["install"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("version", "extra"), [(PIPS[-1], extra) for extra in EXTRAS] + [(version, "all") for version in PIPS[:-1]]
+)
+def test_pip_finds_an_extra_without_walking_back(pips, tmp_path, version, extra):
+    counts, installed = looked_at(pips[version] / "python", extra, tmp_path / "report.json")
+    assert {name: count for name, count in counts.items() if count > 1} == {}
+    assert len(counts) <= installed + 5  # a package is collected once more for its extras
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_uv_finds_all_extras_without_walking_back(tmp_path):
+    programs = installer(tmp_path / "uv", "uv")
+    command = [programs / "uv", "pip", "install", "--dry-run", "-v", "--python", programs / "python", f"{ROOT}[all]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = Counter(name for name, _ in set(SELECTING.findall(done.stderr)))
+    assert len(counts) > 50
+    assert {name: count for name, count in counts.items() if count > 1} == {}

@@ -23,7 +23,10 @@ _SHARE = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.epilog = "docs/events.md describes the events."
+    parser.epilog = (
+        "Each line is an object: `event` names what happened (such as `started`), `time` says when, in seconds since "
+        "the epoch, and the rest is what is known of the task, the job or the run."
+    )
     add_store(parser)
     add_store_options(parser)
     parser.add_argument("--follow", action="store_true", help="go on until the store has no living leader")
