@@ -12,18 +12,31 @@ and the worker reads the batch from the store and puts its answers there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NewType
 
+from toilfn.errors import ClusterError
 from toilfn.events import Capacity, Cause, TaskId
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FRESH_VARIABLE", "Batch", "Capabilities", "Cluster", "JobId", "JobState", "Notes", "Session", "Update"]
+__all__ = [
+    "FRESH_VARIABLE",
+    "Batch",
+    "Capabilities",
+    "Cluster",
+    "JobId",
+    "JobState",
+    "Notes",
+    "Refusal",
+    "Session",
+    "SubmissionError",
+    "Update",
+]
 
 FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
 """The environment variable that workers find where each attempt is to have a process of its own."""
@@ -121,6 +134,40 @@ class Session:
     outage: Callable[[str], None] = field(default=_ignore, compare=False)
 
 
+class Refusal(str, Enum):
+    """What is to be expected after a submission was refused."""
+
+    FINAL = "final"
+    """The system will never take such a job."""
+    FULL = "full"
+    """It takes no more jobs now."""
+    PASSING = "passing"
+    """Nobody knows; it may take the same job later."""
+    AWAY = "away"
+    """It does not answer."""
+
+
+class SubmissionError(ClusterError):
+    """A system has refused some of the batches that it was given.
+
+    Parameters
+    ----------
+    text : str
+        With the system's words, and what it was given.
+    words : str
+        What the system said.
+    refusal : Refusal
+    submitted : mapping
+        The batches that it took before that, and their jobs: they are alive.
+    """
+
+    def __init__(self, text: str, words: str, refusal: Refusal, submitted: Mapping[str, JobId]) -> None:
+        super().__init__(text)
+        self.words = words
+        self.refusal = refusal
+        self.submitted = submitted
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Work for one job.
@@ -197,6 +244,8 @@ class Cluster(ABC):
     """The arguments that the constructor was given, for the record of a run; see `toilfn.clusters.again`."""
     poll_interval: float = 2.0
     """Seconds between two queries of a system that has to be asked for news."""
+    submits_beside: bool = False
+    """Whether `submit` may be called in a thread of its own while others use the cluster."""
     gather: float = 0.5
     """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
     what a submission takes."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, Session, SubmissionError
 from toilfn.clusters.commands import AwayError, Commands, portions
 from toilfn.clusters.jobscript import Submission, batch_names, filtered, render
 from toilfn.clusters.jobsettings import JobSettings, job_name, resolved, word
@@ -45,6 +45,8 @@ _TAIL = 1000
 _LOOK = 30.0
 """Seconds for which a submission is looked for by its name when the answer does not tell its id."""
 
+
+_COMMAND = "\nThe command was: "
 
 _Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, Found]]
 
@@ -80,6 +82,17 @@ class CommandCluster(PolledCluster[_Live]):
     """A regular expression for those of them with which users mean to set options of their jobs."""
     answer: ClassVar[str]
     """A regular expression for what the submitting command prints; its group is the submission's id."""
+    final: ClassVar[str] = (
+        r"invalid|unknown|unrecogni[sz]ed|illegal|no such|not (?:permitted|allowed|available|a valid|found|on this)"
+        r"|cannot be satisfied|can not be satisfied|denied|failed to parse|unable to open|incorrect|nonexist"
+        r"|does not exist|more processors requested|requested node|not a member|has no "
+    )
+    """A regular expression for the words with which a system refuses a job for good."""
+    full: ClassVar[str] = (
+        r"limit|exceed|too many|maximum|MaxJobCount|QOSMax|QOSGrp|Assoc(?:Max|Grp)|only \d+ jobs|quota"
+    )
+    """The same where it takes no more jobs now."""
+    submits_beside = True
     marks: ClassVar[tuple[str, str]] = (".", "")
     """What is before and after the number in an element's id."""
     killer: tuple[str, ...]
@@ -228,10 +241,18 @@ class CommandCluster(PolledCluster[_Live]):
             for shape, group in shapes.items():
                 for portion in portions(group, most):
                     jobs |= self._submit(shape, portion)
-        except ClusterError:
-            self.kill(jobs.values())
-            raise
+        except ClusterError as error:
+            words = str(error).partition(_COMMAND)[0]
+            raise SubmissionError(str(error), words, self.refusal(error, words), jobs) from error
         return [jobs[batch.name] for batch in batches]
+
+    def refusal(self, error: ClusterError, words: str) -> Refusal:
+        """Judge a refused submission by the system's words."""
+        if isinstance(error, AwayError):
+            return Refusal.AWAY
+        if re.search(self.final, words, re.IGNORECASE):
+            return Refusal.FINAL
+        return Refusal.FULL if re.search(self.full, words, re.IGNORECASE) else Refusal.PASSING
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
         """Ask queue and accounting; see `PolledCluster.look`."""
@@ -365,11 +386,12 @@ class CommandCluster(PolledCluster[_Live]):
         return place.absolute()
 
     def _watch(self, job: JobId, name: str) -> None:
-        if job not in self._live:
-            number = self.split(job)[1]
-            suffix = "" if number is None else f".{number}"
-            self._live[job] = _Live(name=name, log=self.log_directory / f"{name}{suffix}.log")
-            self._alive[name] += 1
+        with self.lock:
+            if job not in self._live:
+                number = self.split(job)[1]
+                suffix = "" if number is None else f".{number}"
+                self._live[job] = _Live(name=name, log=self.log_directory / f"{name}{suffix}.log")
+                self._alive[name] += 1
 
     def _table(self, name: str) -> list[str]:
         try:
@@ -404,7 +426,8 @@ class CommandCluster(PolledCluster[_Live]):
                     return base
             script.unlink(missing_ok=True)
             command = self.submit_command(submission, script)
-            raise ClusterError(f"{said}\nThe command was: {shlex.join(command)}\nThe script was:\n{text}") from None
+            kind = AwayError if isinstance(said, AwayError) else ClusterError
+            raise kind(f"{said}{_COMMAND}{shlex.join(command)}\nThe script was:\n{text}") from None
 
     def submission_names(self) -> dict[str, str]:
         """Give the name of each submission of which something lives, by its id."""

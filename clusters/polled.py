@@ -93,6 +93,8 @@ class PolledCluster(Cluster, Generic[L]):
         self.poll_interval = parse_duration(settings.get("poll_interval", 2.0))
         self.patience = parse_duration(settings.get("patience", 600.0))
         self._session: Session | None = None
+        self.lock = threading.RLock()
+        """Held by whoever looks at the jobs or changes them: submissions may run in another thread."""
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
         self._not_ended = ""
@@ -156,6 +158,11 @@ class PolledCluster(Cluster, Generic[L]):
         if not (self._live or self._to_kill) or time.monotonic() < self._next_look:
             return []
         self._next_look = time.monotonic() + self.poll_interval
+        with self.lock:
+            return self._look_at_all()
+
+    def _look_at_all(self) -> list[Update]:
+        """Ask the system about all jobs, after having ended those that are to be ended."""
         try:
             self._end_late()
             self._kill_again()
@@ -171,15 +178,16 @@ class PolledCluster(Cluster, Generic[L]):
 
     def kill(self, jobs: Iterable[JobId]) -> None:
         """End jobs, with as few calls as possible. See `Cluster.kill`."""
-        for job in jobs:
-            if job in self._live:
-                self._live[job].is_killed = True
-                self._to_kill.add(job)
-        try:
-            self._kill()
-        except AwayError as error:  # the next poll tries again
-            _log.info("%s; jobs are ended later", error)
-            self._not_ended = str(error)
+        with self.lock:
+            for job in jobs:
+                if job in self._live:
+                    self._live[job].is_killed = True
+                    self._to_kill.add(job)
+            try:
+                self._kill()
+            except AwayError as error:  # the next poll tries again
+                _log.info("%s; jobs are ended later", error)
+                self._not_ended = str(error)
 
     def close(self) -> None:
         """End all jobs of this leader."""
@@ -191,8 +199,9 @@ class PolledCluster(Cluster, Generic[L]):
 
     def leave(self) -> None:
         """Forget all jobs of this leader without ending them."""
-        self._live.clear()
-        self._to_kill.clear()
+        with self.lock:
+            self._live.clear()
+            self._to_kill.clear()
 
     def address(self) -> dict[str, Any]:
         """Give the settings that say where its jobs are. See `Cluster.address`."""

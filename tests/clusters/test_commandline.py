@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.servers.fake.systems import system
-from toilfn.clusters.base import Batch, JobId, JobState, Session
+from toilfn.clusters.base import Batch, JobId, JobState, Session, SubmissionError
 from toilfn.clusters.commands import pauses, portions
 from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.htcondor import HTCondorCluster
@@ -164,13 +164,14 @@ def test_a_refusal_says_what_was_submitted_and_leaves_nothing(lsf, opened):
     assert list(cluster.log_directory.iterdir()) == []
 
 
-def test_what_was_submitted_before_a_refusal_is_killed(lsf, opened):
+def test_what_was_submitted_before_a_refusal_is_told_and_lives(lsf, opened):
     cluster = opened(LSFCluster, "sleep 60")
     impossible = Resources(cores=1, memory=2**28)
     cluster.settings["job_directives_skip"] = ["-M 262144"]  # the fake wants -M
-    with pytest.raises(ClusterError):
+    with pytest.raises(SubmissionError) as caught:
         cluster.submit([*batches("a"), *batches("b", shape=impossible)])
-    polled(cluster, ended(1))
+    assert caught.value.submitted == {"a": "1"}
+    assert cluster.names().keys() == {"1"}
 
 
 def test_a_queue_that_does_not_exist_is_found_when_the_cluster_opens(lsf, opened):

@@ -56,9 +56,9 @@ def test_slurm(slurm, refusal):
 
 
 def test_slurm_in_a_run(slurm, tmp_path):
-    """The run ends at once and says it all."""
+    """The tasks fail and the error says it all."""
     answer = toil.task(memory="100M")(int)(42)
-    with pytest.raises(ClusterError) as caught:
+    with pytest.raises(toil.FailedTasksError) as caught:
         toil.compute(answer, store=tmp_path / "store", cluster=toil.SlurmCluster(partition="nosuch"), progress=False)
     assert "invalid partition specified: nosuch" in str(caught.value)
     assert "#SBATCH --partition=nosuch" in str(caught.value)
@@ -105,7 +105,7 @@ def test_fakes(name, settings, words, directive, refusal):
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("slurm", "scontrol"), ("gridengine", "qconf"), ("lsf", "bparams"), ("torque", "qsub"), ("pbs", "qsub"),
+        ("slurm", "sbatch"), ("gridengine", "qsub"), ("lsf", "bsub"), ("torque", "qsub"), ("pbs", "qsub"),
         ("htcondor", "condor_submit"), ("parasol", "parasol"),
     ],
 )  # fmt: skip

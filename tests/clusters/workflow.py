@@ -74,6 +74,11 @@ def patient(marks):
     return "done"
 
 
+@toil.task(memory="1Ti", disk="1Mi")
+def huge(marks):
+    mark(marks, "huge")
+
+
 @toil.task(**SMALL)
 def pair(left, right, marks):
     mark(marks, "pair")
@@ -111,6 +116,8 @@ def wanted(what, marks, n):
             return sleepy(marks)
         case "patient":
             return patient(marks)
+        case "large":
+            return [huge(marks), *(slow(i, marks) for i in range(n))]
         case "tree":
             return tree([slow(i, marks) for i in range(n)], marks)
     raise SystemExit(f"what is {what}?")

@@ -12,6 +12,7 @@ from toilfn.events import BatchId, Submit, TaskId
 from toilfn.lead.committer import Committer
 from toilfn.lead.mailbox import Answers
 from toilfn.lead.orders import Orders
+from toilfn.lead.submitting import Parcel, Refused, Sent, Submitting
 from toilfn.records import encode
 
 __all__ = ["Jobs", "Out"]
@@ -26,7 +27,8 @@ class Out:
 
     id: BatchId
     name: str
-    job: JobId
+    job: JobId | None
+    """None until the cluster has taken it."""
     running: TaskId | None = None
     """The task that its worker has been at for a while."""
     service: TaskId | None = None
@@ -35,6 +37,8 @@ class Out:
     """The service whose death is the reason why it was killed."""
     kept: TaskId | None = None
     """The newest task that its worker went on with by itself."""
+    is_unwanted: bool = False
+    """Whether it is to be killed as soon as the cluster has taken it."""
     is_queued: bool = False
     """Whether the cluster says that it waits in its queue."""
     is_withdrawn: bool = False
@@ -70,7 +74,10 @@ class Jobs:
         self._orders = orders
         self._name = name
         self._outs: dict[BatchId, Out] = {}
+        self._ids: dict[BatchId, tuple[TaskId, ...]] = {}
+        """The tasks of batches that the cluster has not taken yet."""
         self._by_job: dict[JobId, Out] = {}
+        self._submitting = Submitting(cluster)
         self.newest = f"{name}-0"
 
     def __bool__(self) -> bool:
@@ -94,10 +101,56 @@ class Jobs:
     def submit(self, submits: Sequence[Submit]) -> None:
         """Send batches to the cluster, in one go."""
         batches = list(self._prepare(submits))
-        jobs = self._cluster.submit(batches)
-        for submit, batch, job in zip(submits, batches, jobs, strict=True):
+        for submit, batch in zip(submits, batches, strict=True):
             service = submit.ids[0] if batch.is_service else None
-            self.add(Out(submit.batch, batch.name, job, service=service), submit.ids)
+            self._outs[submit.batch] = Out(submit.batch, batch.name, None, service=service)
+            self._ids[submit.batch] = submit.ids
+        parcels = [Parcel(submit.batch, batch) for submit, batch in zip(submits, batches, strict=True)]
+        beside = [parcel for parcel in parcels if self._cluster.submits_beside and not parcel.batch.resources.local]
+        if now := [parcel for parcel in parcels if parcel not in beside]:
+            for parcel, job in zip(now, self._cluster.submit([parcel.batch for parcel in now]), strict=True):
+                self._arrived(parcel, job)
+        self._submitting.put(beside)
+
+    def send(self, now: float) -> list[Refused]:
+        """Send what waits to be submitted, without waiting for it; return what the cluster will never take."""
+        refused = []
+        for answer in self._submitting.work(now, len(self._by_job)):
+            if isinstance(answer, Sent):
+                self._arrived(answer.parcel, answer.job)
+            else:
+                refused.append(answer)
+        return refused
+
+    @property
+    def is_submitting(self) -> bool:
+        """Whether the cluster is being given batches, and may know jobs that we do not know."""
+        return self._submitting.is_under_way
+
+    @property
+    def limit(self) -> int | None:
+        """How many jobs the system took at most, where it has refused more."""
+        return self._submitting.limit
+
+    def withdraw(self) -> list[Out]:
+        """Cancel the jobs that have not begun; return the batches that were not even sent."""
+        waiting = [out for out in self if out.job is not None and out.is_queued and not out.is_withdrawn]
+        for out in waiting:
+            out.is_withdrawn = True
+        if waiting:
+            self._cluster.kill([out.job for out in waiting if out.job is not None])
+        return [self._outs[parcel.id] for parcel in self._submitting.withdraw()]
+
+    def close(self) -> None:
+        """Wait until the cluster knows all jobs that it was given."""
+        self._submitting.close()
+
+    def _arrived(self, parcel: Parcel, job: JobId) -> None:
+        out = self._outs[parcel.id]
+        out.job = job
+        self.add(out, self._ids.pop(parcel.id))
+        if out.is_unwanted:
+            self._cluster.kill([job])
 
     def _prepare(self, submits: Iterable[Submit]) -> Iterator[Batch]:
         """Make batches, and keep the messages of a few together: each object that is written may cost money."""
@@ -129,21 +182,30 @@ class Jobs:
 
     def add(self, out: Out, ids: Sequence[TaskId]) -> None:
         """Take in a batch that the cluster has, and write down which tasks it is at."""
+        assert out.job is not None
         self._outs[out.id] = self._by_job[out.job] = out
         self._committer.add(encode(records.Started(tuple(ids), out.job, time.time())))
 
     def remove(self, out: Out) -> None:
         """Forget a batch that has ended."""
-        del self._outs[out.id], self._by_job[out.job]
+        del self._outs[out.id]
+        self._ids.pop(out.id, None)
+        if out.job is not None:
+            del self._by_job[out.job]
 
     def kill(self, id_: BatchId, service: TaskId | None) -> None:
         """End a batch; `service` is the service whose death is the reason, if that is it."""
-        self._outs[id_].dead_service = service
-        self._cluster.kill([self._outs[id_].job])
+        out = self._outs[id_]
+        out.dead_service = service
+        if out.job is None:
+            out.is_unwanted = True
+        else:
+            self._cluster.kill([out.job])
 
     def recall(self, id_: BatchId) -> None:
         """Ask a batch to give back what it has not started."""
-        self._cluster.recall(self._outs[id_].job)
+        if (job := self._outs[id_].job) is not None:
+            self._cluster.recall(job)
 
     def restrict(self, left: Callable[[BatchId], Sequence[TaskId]], void: set[TaskId]) -> None:
         """Have the batches that are out speak only of what they still have to do, and of what that leads to.

@@ -18,6 +18,7 @@ from toilfn.errors import ClusterError, ResourceError
 from toilfn.events import (
     BatchId,
     Began,
+    Capacity,
     Cause,
     Command,
     Complete,
@@ -67,6 +68,10 @@ _POLL = 0.2
 """The longest wait for news, in seconds, so that flags and progress are looked at."""
 
 
+_SOON = 0.02
+"""The same while news of a job are there before the job."""
+
+
 class Leader:
     """Runs what a scheduler holds, until nothing more can run.
 
@@ -90,6 +95,8 @@ class Leader:
     watch : Watch
     remove : callable
         Deletes objects of the store by their names.
+    capacity : callable
+        Says what can run at one time, given how many jobs the system has taken where it refused more.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class Leader:
         name: str,
         watch: Watch,
         remove: Callable[[Iterable[str]], None],
+        capacity: Callable[[int | None], Capacity],
     ) -> None:
         self._index = index
         self._loader = loader
@@ -114,6 +122,10 @@ class Leader:
         self._answers = answers
         self._watch = watch
         self._remove = remove
+        self._capacity = capacity
+        self._limit: int | None = None
+        self._early: list[Update] = []
+        """News of jobs of which the cluster knows already, and the leader does not."""
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._services = Services(cluster, answers)
         self._streams = Streams(answers, is_wanted=watch.said is not None)
@@ -158,6 +170,7 @@ class Leader:
             else:
                 self._withdraw()
                 self._services.stop_the_last(self._jobs)
+            self._send()
             for update in self._updates():
                 self._take(update)
             for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
@@ -168,7 +181,8 @@ class Leader:
             self._watch.tick(self._scheduler.counts(), self._running_names)
 
     def _updates(self) -> list[Update]:
-        news = self._cluster.poll(self._patience())
+        early, self._early = self._early, []
+        news = [*early, *self._cluster.poll(_SOON if early else self._patience())]
         return news if self._answers.late is None else [*news, *self._answers.late.due()]
 
     @property
@@ -176,12 +190,32 @@ class Leader:
         """Whether the cluster has jobs of this leader."""
         return bool(self._jobs)
 
+    def finish(self) -> None:
+        """Wait until the cluster knows all jobs that it was given, so that it can end them."""
+        self._jobs.close()
+
     def _withdraw(self) -> None:
         """Cancel the jobs that wait in the cluster's queue: nothing more is to be started."""
-        if waiting := [out for out in self._jobs if out.is_queued and not out.is_withdrawn]:
-            for out in waiting:
-                out.is_withdrawn = True
-            self._cluster.kill([out.job for out in waiting])
+        for out in self._jobs.withdraw():
+            self._drop(out)
+
+    def _drop(self, out: Out) -> None:
+        """Forget a batch that never became a job."""
+        self._forget(out.name, 0)
+        self._jobs.remove(out)
+        self._handle(Lost(out.id, None, time.monotonic()))
+
+    def _send(self) -> None:
+        """Submit what is ready, and fail what the cluster refuses for good."""
+        for refused in self._jobs.send(time.monotonic()):
+            out = self._jobs.batch(refused.parcel.id)
+            for id_ in self._scheduler.left(out.id):
+                self._tally.describe_impossible(id_, refused.text)
+                self._handle(Failed(id_, Cause.INPUT, time.monotonic()))
+            self._drop(out)
+        if self._jobs.limit != self._limit:
+            self._limit = self._jobs.limit
+            self._handle(self._capacity(self._limit))
 
     def _adopt(self, earlier: Earlier) -> None:
         """Go on with what earlier leaders have left in the cluster and in the store."""
@@ -308,6 +342,8 @@ class Leader:
     def _take(self, update: Update) -> None:
         out = self._jobs.of(update.job)
         if out is None:
+            if self._jobs.is_submitting:  # the answer to the submission may not be here yet
+                self._early.append(update)
             return
         for message in update.answers:
             self._hear(out, message)
@@ -379,7 +415,7 @@ class Leader:
         """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
         out.running = id_
         if id_ == out.kept:
-            self._committer.add(encode(records.Started((id_,), out.job, start)))
+            self._committer.add(encode(records.Started((id_,), out.job or "", start)))
 
     def _running_names(self) -> list[str]:
         ids = (out.running for out in self._jobs)

@@ -13,7 +13,7 @@ from toilfn.clusters import make_cluster
 from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.beside import BesideCluster
 from toilfn.errors import ClusterError, KilledError
-from toilfn.events import TaskId
+from toilfn.events import Capacity, TaskId
 from toilfn.lead.adoption import Earlier
 from toilfn.lead.attemptlogs import AttemptLogs, log_file
 from toilfn.lead.badworkers import BadWorkers
@@ -151,6 +151,7 @@ class Running:
         if interrupts.is_terminated and leader.has_jobs:
             self._leave()
         else:
+            leader.finish()
             committer.then((earlier.answers or answers).close)
             cluster.close()
             self.may_have_jobs = False
@@ -252,6 +253,7 @@ class Running:
                 said=logs.said if self._settings.stream_logs else None,
             ),
             self._store.objects.delete,
+            lambda limit: _limited(capacity, limit),
         )
 
     def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
@@ -285,6 +287,13 @@ def _directory() -> str:
         return os.getcwd()
     except FileNotFoundError:
         return ""
+
+
+def _limited(capacity: Capacity, limit: int | None) -> Capacity:
+    """Say what can run where a system has taken only so many jobs."""
+    if limit is None:
+        return capacity
+    return capacity._replace(batches=limit if capacity.batches is None else min(limit, capacity.batches))
 
 
 class _Flag:

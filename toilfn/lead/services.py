@@ -44,7 +44,7 @@ class Services:
         if out.name in self._stopped:
             return
         self._stopped.add(out.name)
-        if self._cluster.capabilities.direct:
+        if self._cluster.capabilities.direct and out.job is not None:
             self._cluster.tell(out.job, _STOP)
         else:
             self._answers.stop(out.name)
