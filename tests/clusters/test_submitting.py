@@ -53,7 +53,7 @@ def test_a_limit_of_jobs_is_kept_to(kit, start):
 def test_the_leader_polls_while_a_submission_takes_its_time(kit, start, tmp_path):
     """The second level's submission hangs; what has ended meanwhile is known all the same."""
     go = tmp_path / "go"
-    held = f'while test ! -e {go}; do sleep 0.1; done\n'
+    held = f"while test ! -e {go}; do sleep 0.1; done\n"
     leader, marks = start("slurm", "tree", 2, cluster={"poll_interval": 0.3})
     wait_for_marks(leader, marks, 2)
     kit.always("sbatch", held)
