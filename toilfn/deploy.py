@@ -98,7 +98,7 @@ def _unpack(archive: bytes, folder: Path) -> None:
 def _imported_later(functions: Iterable[Callable[..., Any]]) -> set[str]:
     reach = Reach(trust_versions=False)
     for function in functions:
-        reach.add(function)
+        reach.add(function, "the function")
     reach.finish()
     return reach.modules
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from toilfn.errors import InputError
 from toilfn.events import TaskId
+from toilfn.identity import NOT_COMPARED
 from toilfn.records import Failure, Forget, Function, Outcome, Record, Run, Task
 
 __all__ = ["Explanation", "History", "explain"]
@@ -32,7 +33,7 @@ class Explanation:
     summary : str
         Whether it was reused, run, or still has to run.
     reasons : tuple of str
-        What differs from the earlier task; empty for a task that was reused.
+        What differs from the earlier task, and what is not compared.
     """
 
     task: TaskId
@@ -130,13 +131,21 @@ def explain(history: History, id: TaskId) -> Explanation:
     if task is None:
         raise InputError(f"the store has no task {id.hex()}")
     summary, reused = _summary(history, task)
+    unseen = tuple(_not_compared(history.functions.get(task.function)))
     if reused:
-        return Explanation(id, summary)
+        return Explanation(id, summary, unseen)
     earlier = _nearest(task, history.before(task))
     if earlier is None:
-        return Explanation(id, summary, (f"no earlier task of {history.name(task)} is in the store",))
+        return Explanation(id, summary, (f"no earlier task of {history.name(task)} is in the store", *unseen))
     compared = f"compared with the earlier task {earlier.id.hex()[:12]}:"
-    return Explanation(id, summary, (compared, *_all_reasons(history, task, earlier)))
+    return Explanation(id, summary, (compared, *_all_reasons(history, task, earlier), *unseen))
+
+
+def _not_compared(function: Function | None) -> Iterator[str]:
+    """Name what the function uses that is in no identity."""
+    for key, what in sorted(function.parts.items()) if function else ():
+        if key.startswith(NOT_COMPARED):
+            yield f"not compared: {key.removeprefix(NOT_COMPARED)} ({what})"
 
 
 def _summary(history: History, task: Task) -> tuple[str, bool]:
@@ -145,7 +154,7 @@ def _summary(history: History, task: Task) -> tuple[str, bool]:
     done = history.done.get(task.id)
     if done is not None and history.newest_run is not None and done < history.newest_run.time:
         if history.is_current(task.id):
-            return f"{label} was reused: it was run at {_moment(done)} and nothing it depends on has changed", True
+            return f"{label} was reused: it was run at {_moment(done)} and nothing that is compared has changed", True
         return f"{label} was run at {_moment(done)}; the newest run did not ask for it", True
     if done is not None:
         return f"{label} was run at {_moment(done)}", False
@@ -208,7 +217,7 @@ def _reasons(history: History, new: Task, old: Task, inputs: dict[TaskId, str]) 
 
 def _function_reasons(new: Function, old: Function) -> Iterator[str]:
     for key, before, after in _differences(old.parts, new.parts):
-        if key == "parameters":  # they are in the body too
+        if key == "parameters" or key.startswith(NOT_COMPARED):  # parameters are in the body too
             continue
         yield _part_name(key, new.name) + _change(before, after)
 
@@ -223,6 +232,7 @@ def _part_name(key: str, function: str) -> str:
         "name": f"the full name of {function}",
         "function": f"the body of {name}",
         "constant": f"the constant {name}",
+        "value": f"the value of {name}",
         "default": f"the default of {name} in {function}",
         "closure": f"the variable {name} around {function}",
     }

@@ -9,12 +9,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from toilfn import options, records
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
-from toilfn.identity import arguments_digest, arguments_identity, lineage, task_id, value_identity
+from toilfn.identity import Codes, Identity, arguments_digest, arguments_identity, lineage, task_id, value_identity
 from toilfn.requirements import LATE, pack
 from toilfn.serialize import PROTOCOL, dumps, dumps_function
 from toilfn.structure import ATOMS
@@ -75,6 +75,7 @@ def record(
     parent: records.Task,
     store: BlobStore,
     known: Callable[[bytes], bool] = lambda _: False,
+    running: Running | None = None,
 ) -> Recorded:
     """Record what a task returned and spawned.
 
@@ -90,6 +91,8 @@ def record(
         Where large payloads and functions go.
     known : callable, optional
         Whether the store has the record of a function's digest.
+    running : Running, optional
+        The task's function.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def record(
     """
     if isinstance(value, (Task, BoundTask)):
         raise SerializationError(f"it returned {value!r} itself, which was not called: write return {value.name}(...)")
-    recorder = Recorder(store, parent)
+    recorder = Recorder(store, parent, running)
     payload, refs = dumps(value, recorder.identify)
     for promise in spawned:
         recorder.identify(promise)
@@ -116,11 +119,35 @@ def record(
     return recorded
 
 
+class Running(NamedTuple):
+    """The function of the task that runs: its record, and itself where it is loaded."""
+
+    record: records.Function
+    function: Callable[..., Any]
+
+
+_codes: dict[bytes, Codes] = {}
+"""What is known of the code that the tasks of this process lead to, by the digests of their functions."""
+
+
+def _codes_of(running: Running | None) -> Codes:
+    if running is None:  # in a notebook, what functions lead to may have been redefined since the last run
+        _codes.clear()
+        return Codes()
+    digest, parts = running.record.digest, running.record.parts
+    if digest not in _codes:
+        made = _codes[digest] = Codes(parts)
+        # It may have changed its own defaults meanwhile, and whatever it remembers from call to call.
+        made.set_function(running.function, parts.get("version"), Identity(digest, parts))
+    return _codes[digest]
+
+
 class Recorder:
     """Gives ids to promises and turns them into records."""
 
-    def __init__(self, store: BlobStore, parent: records.Task | None = None) -> None:
+    def __init__(self, store: BlobStore, parent: records.Task | None = None, running: Running | None = None) -> None:
         self._store = store
+        self._codes = _codes_of(running)
         self._parent = parent.id if parent else None
         self._lineage = parent.lineage if parent else b""
         self._roots: dict[Promise, None] = {}
@@ -128,7 +155,6 @@ class Recorder:
         self._used: set[TaskId] = set()
         self._calls: dict[TaskId, int] = {}
         self._ordinals: dict[TaskId, int] = {}
-        self._looked_at: set[Task[..., Any]] = set()
         self._functions: dict[bytes, Task[..., Any]] = {}
 
     def identify(self, promise: Promise) -> TaskId:
@@ -155,10 +181,7 @@ class Recorder:
 
     def _name(self, promise: Promise) -> None:
         task = promise._task
-        if self._parent is None and task not in self._looked_at:
-            task.forget_identity()  # in a notebook, what it reaches may have been redefined since the last run
-            self._looked_at.add(task)
-        function = task.identity.digest
+        function = self._identity(task).digest
         digest = self._digest_of_arguments(promise)
         self._functions.setdefault(function, task)
         id_ = task_id(function, digest, self._lineage, 0)
@@ -169,9 +192,17 @@ class Recorder:
         self._used.add(id_)
         self._ids[promise] = id_
 
+    def _identity(self, task: Task[..., Any]) -> Identity:
+        return self._codes.of_function(task.__wrapped__, task.settings.get("version"))
+
+    @property
+    def not_compared(self) -> dict[str, str]:
+        """What the functions lead to that could not be looked into, with what it is."""
+        return self._codes.not_compared
+
     def _digest_of_arguments(self, promise: Promise) -> bytes:
         try:
-            return arguments_digest(promise._args, promise._kwargs, self._promise_identity)
+            return arguments_digest(promise._args, promise._kwargs, self._promise_identity, self._codes)
         except SerializationError as error:
             raise SerializationError(f"task {promise._task.name}: {error}") from None
 
@@ -199,7 +230,7 @@ class Recorder:
         """
         functions: set[bytes] = set()
         for promise, id_ in self._wanted(complete):
-            digest = promise._task.identity.digest
+            digest = self._identity(promise._task).digest
             if digest not in functions and not known(digest):
                 yield self._function(self._functions[digest], blobs)
             functions.add(digest)
@@ -222,11 +253,11 @@ class Recorder:
         own_blobs: list[records.BlobRef] = []
         args = store_payload(payload, self._store, own_blobs)
         blobs.extend(own_blobs)
-        digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity)
+        digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity, self._codes)
         late = pack(promise._requires, self._given)
         return records.Task(
             id=id_,
-            function=task.identity.digest,
+            function=self._identity(task).digest,
             args=args,
             needs=tuple(dict.fromkeys((*refs, *late[LATE][1]))) if late else refs,
             after=tuple(self._given(after) for after in promise._after),
@@ -242,11 +273,11 @@ class Recorder:
         kept = tuple(arg for arg in promise._args if getattr(type(arg), "__toilfn_lineage__", True))
         if len(kept) == len(promise._args):
             return digest
-        return arguments_digest(kept, promise._kwargs, self._promise_identity)
+        return arguments_digest(kept, promise._kwargs, self._promise_identity, self._codes)
 
     def _overrides(self, task: Task[..., Any]) -> dict[str, Any]:
         """Give what a call's options change of those that its function's record has."""
-        own = self._functions[task.identity.digest].settings
+        own = self._functions[self._identity(task).digest].settings
         if task.settings is own:
             return {}
         given, asked = options.static(own), options.static(task.settings)
@@ -265,7 +296,7 @@ class Recorder:
     def _function(self, task: Task[..., Any], blobs: list[records.BlobRef]) -> records.Function:
         payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))
         blobs.append(payload)
-        identity = task.identity
+        identity = self._identity(task)
         return records.Function(identity.digest, task.name, options.static(task.settings), payload, identity.parts)
 
 

@@ -14,13 +14,14 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
+from toilfn.identity.modules import is_singledispatch
 from toilfn.structure import ATOMS, LAZY, is_collection, items_of
 
 if TYPE_CHECKING:
@@ -258,14 +259,6 @@ class _FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickl
 
 
 _CACHED = type(functools.lru_cache(len))
-
-
-def is_singledispatch(value: Any) -> bool:
-    """Whether this is what `functools.singledispatch` made."""
-    return isinstance(value, FunctionType) and value.__code__ is _SINGLEDISPATCH
-
-
-_SINGLEDISPATCH: CodeType = vars(functools)["singledispatch"](len).__code__
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:

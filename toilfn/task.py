@@ -82,16 +82,12 @@ class Task(Generic[P, R]):
         if _options.SERVICE in options:
             raise InputError(f"option {_options.SERVICE} is for services: use @toilfn.service")
 
-    @functools.cached_property
+    @property
     def identity(self) -> Identity:
-        """What the function does, as a digest and its parts; worked out once."""
+        """What the function does now, as a digest and its parts."""
         from toilfn.identity import function_identity
 
         return function_identity(self.__wrapped__, self.settings.get("version"))
-
-    def forget_identity(self) -> None:
-        """Have the identity worked out anew when it is needed next."""
-        self.__dict__.pop("identity", None)
 
     @functools.cached_property
     def _arity(self) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -200,3 +201,21 @@ def test_forgotten_outcomes_do_not_count(story: Story) -> None:
 def test_an_unknown_task_is_an_error() -> None:
     with pytest.raises(InputError, match="no task 6e6f"):
         explain(History([]), b"no")
+
+
+def test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused() -> None:
+    lock = threading.Lock()
+
+    def guarded(x: int) -> int:
+        with lock:
+            return x
+
+    story = Story()
+    task = story.call(guarded, 1)
+    story.run(task)
+    explained = str(story.explain(task))
+    assert "nothing that is compared has changed" in explained
+    assert "not compared: lock of test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused" in explained
+    later = story.call(guarded, 2)
+    story.run(later)
+    assert "not compared: lock of" in str(story.explain(later))

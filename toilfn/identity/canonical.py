@@ -7,8 +7,13 @@ each one over its children's bytes.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
+import io
+import os
+import random
+import re
 import sys
 import types
 import uuid
@@ -16,13 +21,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from toilfn.errors import SerializationError
+from toilfn.identity.modules import is_own
 from toilfn.structure import ATOMS, is_collection
 
-__all__ = ["DIGEST_SIZE", "Encoder", "Node", "atom", "digest"]
+__all__ = ["DIGEST_SIZE", "Encoder", "Node", "TooLargeError", "atom", "digest"]
 
 DIGEST_SIZE = 16
 """Bytes."""
@@ -31,6 +37,13 @@ _LARGEST_INT = 10**4000
 """Python refuses to write much larger ones in decimal digits."""
 
 _ALL_ATOMS = ATOMS.issuperset
+
+_MOST_WORK = 300_000.0
+"""A value in code that costs more to look into, about a second, is not compared."""
+
+
+class TooLargeError(SerializationError):
+    """A value costs too much to look into."""
 
 
 class Node(NamedTuple):
@@ -61,14 +74,28 @@ class Encoder:
     Parameters
     ----------
     promise : callable
-        Gives the bytes that stand for a promise.
+        Returns the bytes that stand for a promise.
     code : callable
-        Gives the bytes that stand for a function, class, module or task.
+        Returns the bytes that stand for a function, class, module or task.
+    file : callable, optional
+        Returns what stands for the content of a `pathlib.Path`; without it, a path counts by its text.
+    unseen : callable, optional
+        Gets the place and the type of each part that has no identity that lasts. Without it such a part is an error.
     """
 
-    def __init__(self, promise: Callable[[Any], bytes], code: Callable[[Any], bytes]) -> None:
+    def __init__(
+        self,
+        promise: Callable[[Any], bytes],
+        code: Callable[[Any], bytes],
+        file: Callable[[Path], str] | None = None,
+        unseen: Callable[[str, str], None] | None = None,
+    ) -> None:
         self._promise = promise
         self._code = code
+        self._file = file
+        self._unseen = unseen
+        self._left = float("inf") if unseen is None else _MOST_WORK
+        self._place = ""
         self._promises = _toilfn_class("promise", "Promise")
         self._frames: list[_Frame] = []
         # Holds the values too: an id is unique only as long as its object lives.
@@ -89,18 +116,24 @@ class Encoder:
         SerializationError
             If something in it has no identity that outlives the process; names its type and its place.
         """
+        self._place = place
+        if self._unseen is not None:
+            self._left = _MOST_WORK
         try:
             return self._run(value)
         except SerializationError:
             raise
         except Exception as error:
-            where = place + "".join(frame.node.label(len(frame.encoded)) for frame in self._frames)
             raise SerializationError(
-                f"{where} has no identity that lasts: {error}. Pass what it is made from, or make it inside the task"
+                f"{self._where()} has no identity that lasts: {error}. "
+                "Pass what it is made from, or make it inside the task"
             ) from error
         finally:
             self._frames.clear()
             self._open.clear()
+
+    def _where(self) -> str:
+        return self._place + "".join(frame.node.label(len(frame.encoded)) for frame in self._frames)
 
     def _run(self, root: Any) -> bytes:
         result = self._enter(root)
@@ -130,7 +163,9 @@ class Encoder:
             return self._known[key][1]
         if key in self._open:
             return b"\0cycle %d" % (len(self._frames) - self._open[key])
-        described = (_flat(value, kind) if kind in _FLAT else None) or self._describe(value, kind)
+        if self._unseen is not None:
+            self._spend(value, kind)
+        described = (_flat(value, kind) if kind in _FLAT else None) or self._look_into(value, kind)
         if isinstance(described, bytes):
             self._known[key] = value, described
             return described
@@ -152,6 +187,29 @@ class Encoder:
             self._known[id(frame.value)] = frame.value, result
         return result
 
+    def _spend(self, value: Any, kind: type) -> None:
+        """Count what looking into a value costs, about three microseconds to the unit."""
+        if kind in _FLAT:
+            self._left -= 1 + len(value) / 20
+        else:
+            size = getattr(value, "nbytes", 0) if kind.__module__.partition(".")[0] in ("numpy", "pandas") else 0
+            self._left -= 1 + size / 3000 if isinstance(size, int) else 1
+        if self._left < 0:
+            raise TooLargeError(f"{self._place} is too large to be compared")
+
+    def _look_into(self, value: Any, kind: type) -> bytes | Node:
+        if self._unseen is None:
+            return self._describe(value, kind)
+        if not _changes_by_itself(value, kind):
+            try:
+                return self._describe(value, kind)
+            except Exception:
+                if is_own(kind.__module__) and hasattr(value, "__dict__"):
+                    return _describe_attributes(vars(value), kind)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        self._unseen(self._where(), name)
+        return b"\3" + name.encode()
+
     def _describe(self, value: Any, kind: type) -> bytes | Node:
         describe = _DESCRIBE.get(kind)
         if describe is not None:
@@ -160,6 +218,8 @@ class Encoder:
             return b"\1" + self._code(value)
         if is_collection(value):  # in an object, where it is no argument of its own
             return b"\2" + self._promise(value)
+        if self._file is not None and isinstance(value, Path):
+            return Node("path", (kind.__name__, str(value), self._file(value)))
         return _describe_other(value, kind)
 
 
@@ -198,6 +258,38 @@ def _flat(value: Any, kind: type) -> bytes | None:
 def _sorted_text(value: Any, kind: type) -> str:
     items = value.items() if kind is dict else value
     return kind.__name__ + " " + ", ".join(sorted(map(repr, items)))
+
+
+def _by_name(item: Any) -> tuple[str, str, int, str]:
+    """Order a set in the same way in all processes, as far as what is in it has names: code is numbered by it."""
+    if type(item) in ATOMS:
+        return type(item).__name__, "", 0, repr(item)
+    name = getattr(item, "__qualname__", None)
+    if not isinstance(item, types.FunctionType):
+        return type(item).__qualname__, name if isinstance(name, str) else "", 0, ""
+    cells = [content for cell in item.__closure__ or () if type(content := _content(cell)) in ATOMS]
+    return "function", item.__qualname__, item.__code__.co_firstlineno, repr(cells)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return ...
+
+
+def _changes_by_itself(value: Any, kind: type) -> bool:
+    """Whether a value's state comes from the process or from its use: locks, files, generators of random numbers."""
+    if isinstance(value, (random.Random, io.IOBase, type(os.environ))):
+        return True
+    module = kind.__module__
+    return module.partition(".")[0] in _OF_THE_PROCESS or module.startswith(("numpy.random.", "concurrent.futures."))
+
+
+_OF_THE_PROCESS = frozenset(
+    {"threading", "_thread", "multiprocessing", "queue", "_queue", "socket", "ssl", "subprocess", "weakref", "_weakref",
+     "contextvars", "_contextvars", "asyncio", "_asyncio", "selectors", "select", "sqlite3", "mmap", "tempfile"}
+)  # fmt: skip
 
 
 def _by_index(index: int) -> str:
@@ -299,8 +391,8 @@ _DESCRIBE: dict[type, Callable[[Any], Node]] = {
     Node: lambda value: value,
     list: lambda value: Node("list", value, _by_index),
     tuple: lambda value: Node("tuple", value, _by_index),
-    set: lambda value: Node("set", list(value), unordered=True),
-    frozenset: lambda value: Node("frozenset", list(value), unordered=True),
+    set: lambda value: Node("set", sorted(value, key=_by_name), unordered=True),
+    frozenset: lambda value: Node("frozenset", sorted(value, key=_by_name), unordered=True),
     dict: _describe_dict,
     uuid.UUID: lambda value: Node("UUID", (value.int,)),
     property: _describe_property,
@@ -308,6 +400,9 @@ _DESCRIBE: dict[type, Callable[[Any], Node]] = {
     staticmethod: _describe_wrapper,
     classmethod: _describe_wrapper,
     type(functools.lru_cache(len)): _describe_wrapper,
+    contextlib._GeneratorContextManager: lambda value: Node("context manager", (value.func, value.args, value.kwds)),
+    re.Pattern: lambda value: Node("pattern", (value.pattern, value.flags)),
+    types.MappingProxyType: lambda value: Node("proxy", (dict(value),)),
     types.MethodType: lambda value: Node("method", (value.__func__, value.__self__)),
     types.BuiltinFunctionType: _describe_builtin,
     types.MethodDescriptorType: _describe_descriptor,

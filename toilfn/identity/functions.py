@@ -11,22 +11,26 @@ import datetime as dt
 import decimal
 import enum
 import importlib.util
+import os
 import re
+import sys
 import types
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from toilfn.errors import SerializationError
 from toilfn.identity.bytecode import Analysis, Import, analyse
-from toilfn.identity.canonical import Encoder, atom, digest
-from toilfn.identity.modules import find_own, is_own
+from toilfn.identity.canonical import Encoder, TooLargeError, atom, digest
+from toilfn.identity.modules import file_of, find_own, is_made_in_memory, is_own, is_singledispatch
 from toilfn.structure import ATOMS
 
-__all__ = ["Reach", "part_text"]
+__all__ = ["NOT_COMPARED", "Reach", "part_text"]
+
+_NOTHING: Mapping[str, str] = {}
 
 _LONGEST_TEXT = 40
 """Longer values are kept as digests in parts."""
@@ -37,11 +41,20 @@ _CONSTANTS: tuple[type, ...] = (
 )  # fmt: skip
 
 
+NOT_COMPARED = "not compared "
+"""The beginning of the names of parts that say what could not be looked into; they are not in a digest."""
+
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
+"""What has, or needs, no part of its own where a name leads to it."""
+
+
 class _Module(NamedTuple):
     """A module of the user's own that is used whole."""
 
     name: str
-    file: Path
+    file: Path | None
+    """None for a module that was made in memory."""
+    namespace: dict[str, Any]
 
 
 class Reach:
@@ -51,6 +64,11 @@ class Reach:
     ----------
     trust_versions : bool
         Whether the version of a task that has one stands for its code, which is then not followed.
+    fixed : mapping of str to str
+        Parts that are known already, by their names: values and classes of modules, as they were when the graph was
+        built. The tasks that have run here since may have changed them.
+    values : dict, optional
+        What stands for values that hold no code, by their ids; added to.
 
     Attributes
     ----------
@@ -60,8 +78,17 @@ class Reach:
         Names of the user's modules that are used whole, or imported inside of functions.
     """
 
-    def __init__(self, trust_versions: bool = True) -> None:
+    def __init__(
+        self,
+        trust_versions: bool = True,
+        fixed: Mapping[str, str] = _NOTHING,
+        values: dict[int, tuple[Any, bytes]] | None = None,
+    ) -> None:
         self._trust_versions = trust_versions
+        self._fixed = fixed
+        self._values = {} if values is None else values
+        self._follows = 0
+        self._is_quiet = False
         self.parts: dict[str, str] = {}
         self.modules: set[str] = set()
         self._labels: dict[int, str] = {}
@@ -69,7 +96,7 @@ class Reach:
         self._queue: deque[tuple[Any, str]] = deque()
         # An id is unique only as long as its object lives.
         self._kept: list[Any] = []
-        self._encoder = Encoder(_refuse_promise, self._code)
+        self._encoder = Encoder(_refuse_promise, self._code, unseen=self._note)
 
     def follow(self, value: Any) -> bytes:
         """Follow an object whatever it is; give the bytes that stand for it.
@@ -79,49 +106,75 @@ class Reach:
         SerializationError
             If it has no identity that outlives the process.
         """
-        encoded = self._encoder.encode(value, "the function")
+        encoded = Encoder(_refuse_promise, self._code).encode(value, "the function")
         self.finish()
         return encoded
 
-    def add(self, value: Any) -> bytes | None:
-        """Follow an object if it is code or a constant; give the bytes that stand for it, or None."""
-        if not _counts(value):
-            return None
+    def add(self, value: Any, place: str) -> bytes:
+        """Follow a value that code reads; return the bytes that stand for it.
+
+        Parameters
+        ----------
+        value : object
+            Code, or anything that leads to code, or a plain value.
+        place : str
+            What to call the value where it, or a part of it, cannot be looked into.
+        """
+        if type(value) in ATOMS:
+            return atom(value)
         if _is_installed_method(value):
             return f"method {_full_name(type(value.__self__))}.{value.__name__}".encode()
-        return self._try(value)
+        known = self._values.get(id(value))
+        if known is not None:
+            return known[1]
+        before = self._follows
+        try:
+            encoded = self._encoder.encode(value, place)
+        except TooLargeError:
+            self._note(place, f"a {type(value).__name__} that is too large")
+            encoded = b"\3too large"
+        except SerializationError:
+            self._note(place, f"a {type(value).__name__}")
+            encoded = b"\3"
+        if self._follows == before:
+            self._values[id(value)] = value, encoded
+        return encoded
+
+    def _note(self, place: str, what: str) -> None:
+        """Note what could not be looked into, unless it belongs to an installed decorator."""
+        self._follows += 1  # for another function this is to be noted, too
+        if not self._is_quiet:
+            self.parts[NOT_COMPARED + place] = what
 
     def add_function(self, function: types.FunctionType, name: str) -> None:
         """Follow a function, and keep its body, defaults and closure as parts of their own."""
         self._labels[id(function)] = name
         self.parts["body"] = self._body(function).hex()
-        for key, value in _defaults(function):
-            self._add_part(f"default {key}", value)
-        for key, value in _closure(function):
-            self._add_part(f"closure {key}", value)
+        self._is_quiet = _is_of_installed_code(function)
+        for kind, found in (("default", _defaults(function)), ("closure", _closure(function))):
+            for key, value in found:
+                self.parts[f"{kind} {key}"] = part_text(value, self.add(value, f"{key} of {name}"))
         self.finish()
 
     def finish(self) -> None:
         """Follow everything that was found on the way."""
         while self._queue:
             unit, label = self._queue.popleft()
-            self.parts[label] = digest(self._content(unit)).hex()
+            self._is_quiet = isinstance(unit, types.FunctionType) and _is_of_installed_code(unit)
+            content = digest(self._content(unit, label)).hex()
+            self.parts[label] = self._before(label, content) if isinstance(unit, type) else content
 
-    def _add_part(self, key: str, value: Any) -> None:
-        encoded = self._try(value)
-        if encoded is not None:
-            self.parts[key] = part_text(value, encoded)
-
-    def _try(self, value: Any) -> bytes | None:
-        try:
-            return self._encoder.encode(value)
-        except SerializationError:
-            return None
+    def _before(self, label: str, now: str) -> str:
+        """Return a part as it was when the graph was built, where its name can mean nothing else."""
+        if "<locals>" in label or f"{label} (2)" in self._fixed:
+            return now
+        return self._fixed.get(label, now)
 
     def _code(self, value: Any) -> bytes:
         """Give what stands for a function, class, module or task, and note it for `finish` if it is the user's own."""
+        self._follows += 1
         if isinstance(value, types.ModuleType):
-            return self._module(value.__name__).encode()
+            return self._module(value.__name__, value).encode()
         if isinstance(value, (type, types.FunctionType)):
             return self._function_or_class(value).encode()
         version = value.settings.get("version")
@@ -131,17 +184,18 @@ class Reach:
         if isinstance(function, types.FunctionType):
             return self._function_or_class(function).encode()
         # A partial or an object: its encoder is ours, which is busy with the task.
-        return Encoder(_refuse_promise, self._code).encode(function)
+        return Encoder(_refuse_promise, self._code, unseen=self._note).encode(function, _full_name(value))
 
-    def _module(self, name: str) -> str:
-        file = find_own(name)
-        if file is None:
+    def _module(self, name: str, module: types.ModuleType | None = None) -> str:
+        file = file_of(module) if module is not None and sys.modules.get(name) is not module else find_own(name)
+        module = module or sys.modules.get(name)
+        if file is None and (module is None or not is_made_in_memory(module)):
             return f"installed module {name}"
         self.modules.add(name)
         label = f"module {name}"
         if label not in self._taken:
             self._taken.add(label)
-            self._queue.append((_Module(name, file), label))
+            self._queue.append((_Module(name, file, vars(module) if module else {}), label))
         return label
 
     def _function_or_class(self, value: Any) -> str:
@@ -163,12 +217,16 @@ class Reach:
             self._queue.append((value, label))
         return label
 
-    def _content(self, unit: Any) -> bytes:
+    def _content(self, unit: Any, label: str) -> bytes:
+        name = label.partition(" ")[2]
         if isinstance(unit, _Module):
             return self._file(unit)
         if isinstance(unit, type):
-            return self._class(unit)
-        inner = [(key, self._try(value)) for key, value in (*_defaults(unit), *_closure(unit))]
+            return self._class(unit, name)
+        if is_singledispatch(unit):
+            chosen = sorted(unit.registry.items(), key=lambda item: _full_name(item[0]))
+            return repr([(self._function_or_class(kind), self.add(made, name)) for kind, made in chosen]).encode()
+        inner = [(key, self.add(value, f"{key} of {name}")) for key, value in (*_defaults(unit), *_closure(unit))]
         return self._body(unit) + repr(inner).encode()
 
     def _body(self, function: types.FunctionType) -> bytes:
@@ -183,31 +241,44 @@ class Reach:
             if name[0] not in space or name[0].startswith("__"):
                 continue
             home, value, taken = space.get("__name__", "__main__"), space[name[0]], 1
-            while isinstance(value, types.ModuleType) and is_own(value.__name__) and taken < len(name):
+            while taken < len(name) and not name[taken].startswith("__") and _has_own_names(value):
                 home, value = value.__name__, getattr(value, name[taken], None)
                 taken += 1
-            encoded = self.add(value)
-            if encoded is not None and isinstance(value, (*_CONSTANTS, tuple, frozenset)):
-                constant = f"constant {_label_in(home, name[taken - 1])}"
-                self.parts[constant] = part_text(value, encoded)
-                encoded = constant.encode()
-            if encoded is not None:
-                yield name[:taken], encoded
+            if self._is_quiet and not (callable(value) or isinstance(value, (*_CONSTANTS, types.ModuleType))):
+                continue  # a library keeps what it likes in its modules
+            full = _label_in(home, name[taken - 1])
+            yield name[:taken], self._named(full, value)
+            if isinstance(value, types.FunctionType) and taken < len(name) and name[taken] in vars(value):
+                yield name[: taken + 1], self._named(f"{full}.{name[taken]}", vars(value)[name[taken]])
+
+    def _named(self, name: str, value: Any) -> bytes:
+        """Follow what a global name stands for; values are parts of their own."""
+        encoded = self.add(value, name)
+        if isinstance(value, (*_CODE, *_task_classes())) or _is_installed_method(value):
+            return encoded
+        if isinstance(value, Path) and os.path.isfile(value):
+            self._note(name, "the content of a file: pass the path as an argument")
+        label = f"{'constant' if isinstance(value, (*_CONSTANTS, tuple, frozenset)) else 'value'} {name}"
+        self.parts[label] = self._before(label, _shown(value, encoded))
+        return label.encode()
 
     def _imports(self, analysis: Analysis, package: str) -> list[str]:
         return [self._module(name) for name in _imported(analysis.imports, package)]
 
-    def _class(self, cls: type) -> bytes:
-        bases = [self._function_or_class(base) for base in cls.__bases__]
-        found: list[tuple[str, bytes | None]] = []
+    def _class(self, cls: type, label: str) -> bytes:
+        bases = [self._function_or_class(base) for base in (*cls.__bases__, *_own_metaclass(cls))]
+        found: list[tuple[str, bytes]] = []
         if issubclass(cls, enum.Enum):
-            found = [(name, self._try(member.value)) for name, member in cls.__members__.items()]
+            found = [(name, self.add(member.value, f"{label}.{name}")) for name, member in cls.__members__.items()]
         for name, value in sorted(vars(cls).items()):
             if _is_behaviour(name, value, cls):
-                found.append((name, self.add(value)))
+                found.append((name, self.add(value, f"{label}.{name}")))
         return repr((bases, found)).encode()
 
     def _file(self, module: _Module) -> bytes:
+        if module.file is None:
+            names = sorted(name for name in module.namespace if not name.startswith("__"))
+            return repr([(name, self.add(module.namespace[name], f"{module.name}.{name}")) for name in names]).encode()
         content = module.file.read_bytes()
         if module.file.suffix != ".py":
             return content
@@ -229,16 +300,36 @@ def _refuse_promise(promise: Any) -> bytes:
     raise SerializationError(f"{promise!r} is used inside a function: pass it as an argument")
 
 
-def _counts(value: Any) -> bool:
-    """Whether a global or class attribute is part of what code does; what can change while it runs is not."""
-    if isinstance(value, (tuple, frozenset)):
-        return all(map(_counts, value))
+def _shown(value: Any, encoded: bytes) -> str:
+    """Write a value of a module as `part_text` does, and short plain lists and tables as they are."""
     kind = type(value)
-    if isinstance(value, (*_CONSTANTS, types.ModuleType)) or hasattr(kind, "__get__"):
-        return True
-    if hasattr(kind, "__dask_graph__"):
+    if kind in (list, tuple) and ATOMS.issuperset(map(type, value)):
+        text = repr(value)
+    elif kind is dict and ATOMS.issuperset(map(type, (*value, *value.values()))):
+        text = "{" + ", ".join(sorted(f"{key!r}: {item!r}" for key, item in value.items())) + "}"
+    else:
+        return part_text(value, encoded)
+    return text if len(text) <= _LONGEST_TEXT else digest(encoded).hex()
+
+
+def _has_own_names(value: Any) -> bool:
+    """Whether this is a module of the user's own, whose names are followed one by one."""
+    if not isinstance(value, types.ModuleType):
         return False
-    return callable(value) or getattr(getattr(kind, "__dataclass_params__", None), "frozen", False)
+    return is_own(value.__name__) if sys.modules.get(value.__name__) is value else file_of(value) is not None
+
+
+def _task_classes() -> tuple[type, ...]:
+    loaded = sys.modules.get("toilfn.task")
+    return () if loaded is None else (loaded.Task,)
+
+
+def _is_of_installed_code(function: types.FunctionType) -> bool:
+    return not is_own(function.__globals__.get("__name__"))
+
+
+def _own_metaclass(cls: type) -> tuple[type, ...]:
+    return (type(cls),) if is_own(type(cls).__module__) else ()
 
 
 def _is_installed_method(value: Any) -> bool:
@@ -252,6 +343,8 @@ def _is_installed_method(value: Any) -> bool:
 def _is_behaviour(name: str, value: Any, cls: type) -> bool:
     if name.startswith("__") and name.endswith("__"):
         return isinstance(value, (types.FunctionType, staticmethod, classmethod, property))
+    if name == "_abc_impl" or (issubclass(cls, enum.Enum) and name.startswith("_") and name.endswith("_")):
+        return False
     return not isinstance(value, cls) or not issubclass(cls, enum.Enum)
 
 

@@ -6,11 +6,20 @@ import functools
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 
-__all__ = ["find_own", "is_own", "loaded_own", "path_is_own"]
+__all__ = [
+    "file_of",
+    "find_own",
+    "is_made_in_memory",
+    "is_own",
+    "is_singledispatch",
+    "loaded_own",
+    "path_is_own",
+]
 
 _SEVERAL = ("site-packages", "dist-packages")
 _EVERYWHERE = ("toilfn", "builtins", "__main__", "sitecustomize", "usercustomize")
@@ -30,7 +39,34 @@ def is_own(name: str | None) -> bool:
     if module is None:
         return True
     file = getattr(module, "__file__", None)
-    return isinstance(file, str) and path_is_own(file)
+    if isinstance(file, str):
+        return path_is_own(file)
+    if isinstance(folders := getattr(module, "__path__", None), Iterable):  # a namespace package has no file
+        return any(path_is_own(os.path.join(folder, "")) for folder in folders)
+    return is_made_in_memory(module)
+
+
+def is_made_in_memory(module: ModuleType) -> bool:
+    """Say whether the user's code made a module: it was not imported, and comes with no installed package."""
+    if getattr(module, "__spec__", None) is not None or getattr(module, "__file__", None) is not None:
+        return False
+    name = module.__name__
+    parent = name.rpartition(".")[0]
+    return name not in sys.builtin_module_names and (not parent or parent not in sys.modules or is_own(parent))
+
+
+def file_of(module: ModuleType) -> Path | None:
+    """Return the file of a loaded module, if it is the user's own."""
+    file = getattr(module, "__file__", None)
+    return Path(file) if isinstance(file, str) and path_is_own(file) else None
+
+
+def is_singledispatch(value: object) -> bool:
+    """Say whether this is a function that `functools.singledispatch` made."""
+    return isinstance(value, FunctionType) and value.__code__ is _SINGLEDISPATCH
+
+
+_SINGLEDISPATCH: CodeType = vars(functools)["singledispatch"](len).__code__
 
 
 @functools.cache
@@ -56,7 +92,9 @@ def loaded_own() -> Iterator[tuple[str, Path]]:
     """List name and file of every loaded module that is the user's own, but not the script itself."""
     for name in sorted(sys.modules):
         if name not in ("__main__", "__mp_main__") and is_own(name):
-            yield name, Path(str(sys.modules[name].__file__))
+            file = file_of(sys.modules[name])
+            if file is not None:
+                yield name, file
 
 
 @functools.cache

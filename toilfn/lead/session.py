@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from types import TracebackType
@@ -158,6 +159,7 @@ class Session:
         with uncollected():
             payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
+        _say_not_compared(recorder.not_compared)
         if all(map(self.index.is_complete, refs)):
             return self._result(payload, refs, Values(self.index.value))
         committer = self._take_the_lead()
@@ -286,3 +288,26 @@ def _open(settings: Settings, workflow: str, create: bool) -> Store:
     # Only stores on disk can be told not to wait for the disk.
     options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
     return open_store(settings.store, create=create, workflow=workflow, **options, **(settings.store_options or {}))
+
+
+_logger = logging.getLogger("toilfn")
+
+_MOST_NAMES = 5
+_said: set[str] = set()
+"""What this process has said already that it does not compare."""
+
+
+def _say_not_compared(found: Mapping[str, str]) -> None:
+    """Say once what tasks use whose edits run nothing again."""
+    new = sorted(found.keys() - _said)
+    if not new:
+        return
+    _said.update(new)
+    names = ", ".join(f"{place} ({found[place]})" for place in new[:_MOST_NAMES])
+    rest = f" and {len(new) - _MOST_NAMES} more" if len(new) > _MOST_NAMES else ""
+    _logger.warning(
+        "not compared: %s%s; an edit of it runs no task again: pass what matters as an argument, or change the "
+        "task's option version",
+        names,
+        rest,
+    )

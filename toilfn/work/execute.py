@@ -16,7 +16,7 @@ from toilfn.context import Context
 from toilfn.errors import PermanentError, SerializationError, StoreError
 from toilfn.events import Cause, TaskId
 from toilfn.filing.session import Session
-from toilfn.graph import Recorded, record, store_payload
+from toilfn.graph import Recorded, Running, record, store_payload
 from toilfn.serialize import dumps, loads, loads_function, resolve
 from toilfn.stdio import flush
 from toilfn.work.diskuse import DiskUse
@@ -243,7 +243,8 @@ class Executor:
         try:
             if has_files or files.deleted:
                 value = files.adopt(value)
-            return record(value, context.spawned, task, self._store, self._recorded.__contains__)
+            running = Running(self._records[task.function], self._functions[task.function])
+            return record(value, context.spawned, task, self._store, self._recorded.__contains__, running)
         except SerializationError as error:
             # The frames of recording and pickling tell the user nothing.
             raise explained(error, value, context.name).with_traceback(None) from None
