@@ -155,3 +155,5 @@ class FailedTasksError(ToilfnError):
 
 class PermanentError(ToilfnError):
     """A task raises it when another attempt would fail, too: it is not retried."""
+
+    is_explained = True

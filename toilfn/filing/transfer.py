@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import datetime as dt
 import email.utils
 import glob
 import hashlib
 import os
+import queue
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from toilfn import confined
@@ -47,6 +51,23 @@ __all__ = [
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)|data:")
 _EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gcs", "gcs": "gcs"}
 _CHUNK = 2**20
+
+T = TypeVar("T")
+
+_QUESTION = 60.0
+"""Seconds in which a driver must answer, or a download go on."""
+
+_SLOWEST = 100_000
+"""Bytes a second of the slowest upload that is waited for."""
+
+_LOOK = 1.0
+"""Seconds between two looks at how far a call is."""
+
+_TOLD = (
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
+    NotImplementedError, InputError, MemoryError,
+)  # fmt: skip
+"""What callers know how to handle."""
 
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "date_time", "created")
 """What file systems call the time of the last change; those that never change a file know when it was made."""
@@ -147,7 +168,7 @@ def fetch(url: str, target: Path) -> None:
     except FileNotFoundError as error:
         raise InputError(f"cannot import {shown(url)}: there is no such file") from error
     refuse_directory(url, target.is_dir())
-    with contextlib.suppress(OSError):  # some servers give a file and say nothing of it
+    with contextlib.suppress(OSError, InputError):  # some servers give a file and say nothing of it
         _keep_time(system.info(place), target)
 
 
@@ -289,7 +310,7 @@ def holds(url: str, size: int, checksum: str) -> bool:
         with system.open(place, "rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
-    except OSError:
+    except (OSError, InputError):
         return False
     return digest.hexdigest() == checksum
 
@@ -330,12 +351,97 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
             return fsspec.filesystem("file"), str(path)
         if url.startswith("data:"):  # its path is the whole URL
             return fsspec.filesystem("data"), url
-        system, place = fsspec.core.url_to_fs(url)
+        system, place = _in_time(url, _QUESTION, lambda: None, fsspec.core.url_to_fs, url)
     except (ImportError, ValueError) as error:
         extra = _EXTRAS.get(url.partition(":")[0]) if isinstance(error, ImportError) else None
         advice = f". Install toilfn[{extra}]" if extra else ""
         raise InputError(f"cannot open {shown(url)}: {error}{advice}") from error
-    return system, place
+    return _Driver(system, url), place
+
+
+class _Driver:
+    """A file system of fsspec's each of whose calls has a limit of time, and errors that name the URL."""
+
+    def __init__(self, system: Any, url: str) -> None:
+        self._system = system
+        self._url = url
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._system, name)
+        if name == "unstrip_protocol":  # asks nobody
+            return function
+        return lambda *args, **named: _in_time(self._url, _QUESTION, lambda: None, function, *args, **named)
+
+    def get_file(self, place: str, target: str) -> None:
+        """Download a file."""
+        self._get(self._system.get_file, place, [target])
+
+    def get(self, places: list[str], targets: list[str]) -> None:
+        """Download files."""
+        self._get(self._system.get, places, targets)
+
+    def put_file(self, source: str, place: str) -> None:
+        """Upload a file; drivers do not say how far they are."""
+        limit = _QUESTION + os.path.getsize(source) / _SLOWEST
+        _in_time(self._url, limit, lambda: None, self._system.put_file, source, place)
+
+    def _get(self, function: Callable[..., Any], places: Any, targets: list[str]) -> None:
+        def received() -> object:
+            return [os.path.getsize(target) for target in targets if os.path.exists(target)]
+
+        wanted = targets if isinstance(places, list) else targets[0]
+        _in_time(self._url, _QUESTION, received, function, places, wanted)
+
+
+def _in_time(
+    url: str, limit: float, progress: Callable[[], object], function: Callable[..., T], *args: Any, **named: Any
+) -> T:
+    """Call a driver, which may have no limit of time of its own.
+
+    Parameters
+    ----------
+    url : str
+        What the call is about.
+    limit : float
+        Seconds that it may take without progress.
+    progress : callable
+        Returns something else for as long as there is progress.
+    function : callable
+    *args, **named
+        Its arguments.
+
+    Raises
+    ------
+    InputError
+        If there is no answer in time, or the driver raises an error that is not about what there is.
+    """
+    ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            ended.put((function(*args, **named), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(call,), name="toilfn-driver", daemon=True).start()
+    seen, since = progress(), time.monotonic()
+    while True:
+        try:
+            value, error = ended.get(timeout=min(limit, _LOOK))
+            break
+        except queue.Empty:
+            now = progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > limit:
+                told = f"{shown(url)}: no answer for {limit:.0f} s; try again when the place answers"
+                raise InputError(told) from None
+    if error is None:
+        return value  # type: ignore[return-value]  # what the function has returned
+    if isinstance(error, _TOLD) or not isinstance(error, Exception):
+        raise error
+    raise InputError(f"cannot reach {shown(url)}: {type(error).__name__}: {error}") from error
 
 
 def link_blob(store: Store, path: Path, name: str, *, symbolic: bool) -> BlobRef | None:

@@ -293,8 +293,8 @@ def _failure(
         cause = Cause.MEMORY
     elif isinstance(error, (SerializationError, PermanentError)):
         cause = Cause.INPUT
-    trace = "" if isinstance(error, PermanentError) else user_traceback(error)  # its message says all
-    return records.Failure(attempt.task.id, attempt.number, cause.value, one_line(error), trace, log, stats)
+    said, trace = one_line(error), user_traceback(error)
+    return records.Failure(attempt.task.id, attempt.number, cause.value, said, trace, log, stats)
 
 
 def _surely(measure: Callable[[], T], default: T) -> T:
