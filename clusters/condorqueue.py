@@ -13,8 +13,8 @@ from toilfn.errors import ClusterError
 __all__ = ["AWAY", "Bindings", "CommandQueue", "Queue", "chosen_queue"]
 
 AWAY = (
-    "Failed to connect|Can't find address|Couldn't contact|communication error|Failed to fetch ads|timed out"
-    "|[Uu]nable to locate|Failed to commit|Failed to query"
+    "Failed to (connect|fetch ads|commit|query|start)|Can't (find address|connect)|Couldn't contact|communication error"
+    "|timed out|[Uu]nable to (locate|connect)|SECMAN|AUTHENTICATE|Connection (refused|reset)|QMGMT|not responding"
 )
 """What is said when the schedd is briefly away."""
 
@@ -25,7 +25,7 @@ class Queue(Protocol):
     """What `HTCondorCluster` asks of a schedd. Submissions are clusters' ids; jobs are clusters or ``4711.3``."""
 
     def submit(self, description: str, arguments: Sequence[str]) -> str:
-        """Submit a description, with the user's further words; give the cluster's id."""
+        """Submit a description, with the user's further words; return what was answered: ``4711.0 - 4711.3``."""
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
         """Give the ads of jobs in the queue; without clusters those of all of this user's."""
@@ -45,11 +45,7 @@ class CommandQueue:
 
     def submit(self, description: str, arguments: Sequence[str]) -> str:
         """Run condor_submit; see `Queue.submit`."""
-        output = self._commands.run(["condor_submit", "-terse", *arguments], description)
-        match = re.search(r"^\s*(\d+)\.\d+ - \1\.\d+\s*$", output, re.MULTILINE)
-        if match is None:
-            raise ClusterError(f"condor_submit -terse answered {output!r}, which has no job id")
-        return match[1]
+        return self._commands.run(["condor_submit", "-terse", *arguments], description)
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
         """Run condor_q; see `Queue.queued`."""
@@ -64,7 +60,7 @@ class CommandQueue:
         self._commands.run(["condor_rm", *jobs])
 
     def _ads(self, command: str, clusters: Sequence[str]) -> list[Ad]:
-        output = self._commands.run([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
+        output = self._commands.ask([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
         ads = json_ads(output)
         if ads is None:
             raise AwayError(f"{command} -json answered what cannot be read: {output[:300]!r}")
@@ -102,7 +98,7 @@ class Bindings:
             )
         lines = "".join(f"{word}\n" for word in arguments)
         result = self._asked(lambda: self._module.Schedd().submit(self._module.Submit(lines + description)))
-        return str(result.cluster())
+        return f"{result.cluster()}.0 - {result.cluster()}.0\n"
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
         """See `Queue.queued`."""
@@ -119,7 +115,11 @@ class Bindings:
         self._asked(lambda: self._module.Schedd().act(self._module.JobAction.Remove, constraint))
 
     def _ads(self, ask: Any) -> list[Ad]:
-        return [{name: ad[name] for name in ATTRIBUTES if name in ad} for ad in self._asked(ask)]
+        try:
+            found = list(ask())
+        except self._module.HTCondorException as error:  # a question without an answer says nothing of jobs
+            raise AwayError(f"htcondor: {error}") from error
+        return [{name: ad[name] for name in ATTRIBUTES if name in ad} for ad in found]
 
     def _asked(self, ask: Any) -> Any:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +61,13 @@ class HTCondorCluster(CommandCluster):
     array_limit = 10000
     numbers_all = True
     away = AWAY
+    no_accounting = "No history file is defined|HISTORY.* (is )?not defined"
+    answer = r"^\s*(\d+)\.\d+ - \1\.\d+\s*$"
+    cleared = (
+        r"_CONDOR_(SCRATCH_DIR|SLOT.*|JOB_.*|MACHINE_AD|CHIRP_.*|WRAPPER_.*|ANCESTOR_.*|BIN|PROCNO|NPROCS|REMOTE_.*"
+        r"|ASSIGNEDGPUS|AssignedGPUs|CREDS|EXECUTE|APPEND_.*|CONDOR_Q_.*|TOOL_.*|SUBMIT_.*|DEFAULT_.*)|TOILFN_(JOB|INDEX)"
+    )
+    options = "_CONDOR_(APPEND|SUBMIT|DEFAULT|JOB_DEFAULT)_.*"
     files = (".sh", ".sh.events")
 
     def __init__(self, **settings: Unpack[HTCondorSettings]) -> None:
@@ -69,6 +77,8 @@ class HTCondorCluster(CommandCluster):
     def open(self, session: Session) -> None:
         """Get ready; see `Cluster.open`."""
         self._queue = chosen_queue(self.commands, self.settings.get("bindings"))
+        if isinstance(self._queue, CommandQueue):
+            self.commands.expect(("condor_submit", "condor_q", "condor_rm"))
         super().open(session)
 
     def directives(self, submission: Submission) -> list[str]:
@@ -106,7 +116,15 @@ class HTCondorCluster(CommandCluster):
 
     def send(self, submission: Submission, script: Path, text: str) -> str:
         """Submit; see `CommandCluster.send`."""
-        return self._queue.submit(self.submit_input(script, text), self.submit_args())
+        output = self._queue.submit(self.submit_input(script, text), self.submit_args())
+        return self.submitted(output) or self.identified(submission.name, output)
+
+    def arrived(self, name: str) -> str:
+        """Ask the queue for a submission by its name; what has left the queue is in the event log."""
+        found = super().arrived(name)
+        if not found and (logged := re.search(r"^\d{3} \(0*(\d+)\.", self._log(name), re.MULTILINE)):
+            return logged[1]
+        return found
 
     def remove(self, jobs: Sequence[str]) -> None:
         """End jobs; see `CommandCluster.remove`."""
@@ -134,11 +152,13 @@ class HTCondorCluster(CommandCluster):
         return {self.element(*key): found for key, found in judged if key is not None and found is not None}
 
     def _logged(self, name: str) -> dict[JobId, Found]:
+        return {self.element(*job): found for job, found in event_log(self._log(name)).items()}
+
+    def _log(self, name: str) -> str:
         try:
-            text = (self.log_directory / f"{name}.sh.events").read_text(errors="replace")
+            return (self.log_directory / f"{name}.sh.events").read_text(errors="replace")
         except OSError:
-            return {}
-        return {self.element(*job): found for job, found in event_log(text).items()}
+            return ""
 
 
 def _variable() -> dict[str, str]:

@@ -56,10 +56,20 @@ class LSFCluster(CommandCluster):
     marks = ("[", "]")
     killer = ("bkill",)
     needed = ("bsub", "bjobs", "bkill")
+    absent = r"Job <\d+(\[\d+\])?> is not found|No (matching |unfinished |running |pending |suspended )?job(s)? found"
+    cleared = (
+        r"BSUB_.*|LSB_(?!(CONFDIR|SHAREDIR)$).*|LSF_(?!(\w+DIR|TOP|VERSION|SERVER_HOSTS|MASTER_LIST)$).*|TOILFN_JOB"
+    )
+    options = "BSUB_.*|LSB_(DEFAULT|SUB_|BSUB_).*"
     room = 0.0  # it counts in minutes
     first = 1
     array_limit = 1000
-    away = "LSF is down|Please wait|daemon not responding|Cannot connect to LSF|still trying|communication time ?out"
+    away = (
+        "LSF is down|Please wait|not respond|Cannot connect to LSF|still trying|communication time ?out"
+        "|authentication (failed|error)|Failed in (an LSF library call|sending|receiving)|Unable to contact"
+        "|(master|management) (LIM|host) (is )?(unknown|down)|Connection (refused|reset|timed out)|Bad XDR"
+        "|Batch library internal error|mbatchd (is )?(too )?busy|Protocol error|Resource temporarily unavailable"
+    )
 
     def __init__(self, **settings: Unpack[LSFSettings]) -> None:
         self._site = read_parameters("")
@@ -98,13 +108,19 @@ class LSFCluster(CommandCluster):
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask bhist, in all event logs there are. It fails when it knows none of the jobs."""
-        output = self.commands.run(["bhist", "-l", "-UF", "-n", "0", *bases], accept=(0, 255))
-        ended = history(output).items()
-        return {self._id(*key): found for key, found in ended if key[0] in bases}
+        output = self.commands.ask(["bhist", "-l", "-UF", "-n", "0", *bases])
+        return {self._id(*key): found for key, found in history(output).items() if key[0] in bases}
+
+    def arrived(self, name: str) -> str:
+        """Ask bjobs for a submission by its name, also when its jobs have ended a short time ago."""
+        return next((self.split(job)[0] for job, called in self._named("-a").items() if called == name), "")
 
     def names(self) -> dict[JobId, str]:
         """Ask bjobs for all live jobs of this user."""
-        records = self._jobs("jobid jobindex job_name").items()
+        return self._named()
+
+    def _named(self, *options: str) -> dict[JobId, str]:
+        records = self._jobs("jobid jobindex job_name", *options).items()
         return {job: str(record.get("JOB_NAME") or "").partition("[")[0] for job, record in records}
 
     def site_array_limit(self) -> int:
@@ -115,8 +131,7 @@ class LSFCluster(CommandCluster):
         return self._site.array_limit
 
     def _jobs(self, fields: str, *arguments: str) -> dict[JobId, Mapping[str, Any]]:
-        # bjobs fails when it knows none of the jobs; what it knows is in its answer all the same.
-        output = self.commands.run(["bjobs", "-json", "-o", fields, *arguments], accept=(0, 255))
+        output = self.commands.ask(["bjobs", "-json", "-o", fields, *arguments])
         records = json_records(output)
         if records is None:
             raise AwayError(f"bjobs -json answered what cannot be read: {output[:300]!r}")

@@ -65,6 +65,7 @@ class ParasolCluster(CommandCluster):
 
     def open(self, session: Session) -> None:
         """Get ready, in a folder whose name Parasol can handle."""
+        self.commands.expect((self._command,))
         super().open(session)
         if re.search(r"\s", str(self.log_directory)):
             raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}; set log_directory")
@@ -108,8 +109,13 @@ class ParasolCluster(CommandCluster):
         """Ask for all jobs; ours are named by their scripts."""
         return {JobId(job): row.name for job, row in listed(self._list()).items()}
 
+    def arrived(self, name: str) -> str:
+        """Ask for a submission by its name, also when it has ended."""
+        ended = (job for job, (_, called) in self._results().items() if called == name)
+        return super().arrived(name) or next(ended, "")
+
     def _list(self) -> str:
-        return self.commands.run([self._command, "list", "jobs"])
+        return self.commands.ask([self._command, "list", "jobs"])
 
     def _results(self) -> dict[str, tuple[Found, str]]:
         known: dict[str, tuple[Found, str]] = {}

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.commands import AwayError
+from toilfn.clusters.commands import AwayError, portions
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
 from toilfn.clusters.words.pbs import PBS_EXITS, job_found, json_jobs, traced, variable
 from toilfn.clusters.words.verdicts import Verdict
-from toilfn.errors import ClusterError
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
@@ -53,11 +52,19 @@ class PBSBase(CommandCluster):
     )
     settings_type: ClassVar[type] = PBSSettings
     prefix = "#PBS"
-    answer = r"^(\d+(\[\])?(\.\S+)?)$"
     killer = ("qdel",)
+    needed = ("qsub", "qstat", "qdel")
+    absent = "Unknown Job ?Id|Job has finished"
+    cleared = (
+        r"PBS_(?!(CONF_FILE|EXEC|HOME|DEFAULT|SERVER|PRIMARY|SECONDARY|LEAF_NAME|AUTH_METHOD|.*_SERVICE_PORT|CLIENT_.*)$).*"
+        r"|TOILFN_JOB"
+    )
+    options = r"PBS_(DPREFIX|QSUB.*|ACCOUNT)"
     array_limit = 1000
     away = (
-        "cannot connect to server|Connection refused|Communication failure|End of File|Expired credential|timed? ?out"
+        "cannot connect to server|Connection (refused|reset|timed out)|Communication failure|End of File|timed? ?out"
+        "|(Expired|Invalid) credential|Protocol .*error|Server is (busy|shutting down)|Batch protocol error|munge"
+        "|cannot (resolve|get|find) (server|specified server)|trqauthd|Network is unreachable|No route to host|Broken pipe"
     )
     exits: ClassVar[Mapping[int, Verdict]]
     array_option: ClassVar[str]
@@ -87,7 +94,7 @@ class PBSBase(CommandCluster):
         more = given.get("requirements", os.environ.get("TOILFN_TORQUE_REQS"))
         array = [f"{self.array_option} 0-{len(submission.batches) - 1}"] if submission.is_array else []
         return [
-            f"-N {submission.name[-15:].lstrip('-_.0123456789') or 'toilfn'}",  # some servers take no longer names
+            f"-N {self._short(submission.name)}",
             f"-v TOILFN_JOB={submission.name}",
             "-V",
             *array,
@@ -103,6 +110,24 @@ class PBSBase(CommandCluster):
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
         """Give qsub's command line; qsub reads the script from its input."""
         return ["qsub", *self.submit_args()]
+
+    def submitted(self, output: str) -> str:
+        """Read ``4711.server``; a number alone is an id only where nothing else was printed."""
+        ids = set(re.findall(r"^\s*(\d+(?:\[\])?\.[^\s.]\S*)\s*$", output, re.MULTILINE))
+        if not ids and (alone := re.fullmatch(r"\s*(\d+(?:\[\])?)\s*", output)):
+            return alone[1]
+        return ids.pop() if len(ids) == 1 else ""
+
+    def arrived(self, name: str) -> str:
+        """Ask for a submission by its name, also when its jobs have ended."""
+        jobs = self._status_of_mine(*self.selection(self._short(name)))
+        return next(
+            (self.split(JobId(job))[0] for job, said in jobs.items() if variable(said, "TOILFN_JOB") == name), ""
+        )
+
+    def selection(self, name: str) -> tuple[str, ...]:
+        """Return the options with which qselect lists the jobs of a name, also when they have ended."""
+        return ()
 
     def element(self, base: str, number: int) -> JobId:
         """Give ``4711[3].server``."""
@@ -128,29 +153,34 @@ class PBSBase(CommandCluster):
         return [job for job in self._live if self.split(job)[0] in bases]
 
     def _trace(self, job: str) -> str:
-        try:
-            return self.commands.run(["tracejob", "-q", "-m", "-l", "-n", "3", job], accept=range(256))
-        except AwayError:
-            raise
-        except ClusterError:  # there is no such command here
+        if shutil.which("tracejob") is None:
             return ""
+        # it may complain about logs that it cannot read, with any exit status, and say all that it knows
+        return self.commands.ask(["tracejob", "-q", "-m", "-l", "-n", "3", job], accept=range(256))
+
+    @staticmethod
+    def _short(name: str) -> str:
+        """Return a job's name as all servers take it: some take no longer ones."""
+        return name[-15:].lstrip("-_.0123456789") or "toilfn"
 
     def names(self) -> dict[JobId, str]:
         """Ask qstat for all live jobs of this user; the job's own name may be cut, so a variable carries it."""
-        wanted = self._mine()
-        jobs = {} if wanted == [] else self.status(*(wanted or ()))
+        jobs = self._status_of_mine()
         found = {JobId(job): job_found(attributes, self.exits) for job, attributes in jobs.items()}
         live = [job for job, verdict in found.items() if verdict is not None and verdict.state is not JobState.ENDED]
         named = {job: variable(jobs[job], "TOILFN_JOB") for job in live if "[]" not in job}
         return {job: name for job, name in named.items() if name}
 
-    def _mine(self) -> list[str] | None:
-        """List this user's live jobs; None where there is no qselect, and all jobs have to be looked at."""
+    def _status_of_mine(self, *options: str) -> dict[str, dict[str, str]]:
+        """Ask for this user's jobs; where there is no qselect, all jobs have to be looked at."""
         if shutil.which("qselect") is None:
-            return None
-        user = pwd.getpwuid(os.getuid()).pw_name
-        rows = map(str.strip, self.commands.run(["qselect", "-u", user]).splitlines())
-        return [row for row in rows if re.fullmatch(r"\d+(\[\d*\])?(\.\S+)?", row)]
+            return self.status()
+        output = self.commands.ask(["qselect", "-u", pwd.getpwuid(os.getuid()).pw_name, *options])
+        mine = re.findall(r"^\s*(\d+(?:\[\d*\])?(?:\.\S+)?)\s*$", output, re.MULTILINE)
+        jobs: dict[str, dict[str, str]] = {}
+        for portion in portions(mine, self.query_limit):
+            jobs |= self.status(*portion)
+        return jobs
 
 
 class PBSCluster(PBSBase):
@@ -176,13 +206,15 @@ class PBSCluster(PBSBase):
             raise AwayError(f"qstat -F json answered what cannot be read: {output[:300]!r}")
         return jobs
 
+    def selection(self, name: str) -> tuple[str, ...]:
+        """Return the options with which qselect lists the jobs of a name, also when they have ended."""
+        return (*self._history, "-N", name)
+
     def _qstat(self, arguments: Sequence[str]) -> str:
         """Run qstat, with the server's history of ended jobs where it keeps one (``job_history_enable``)."""
-        # 35: all are finished; 153: some are not known. What is known is in the answer all the same.
-        command, accept = ["qstat", *self._history, "-t", "-f", "-F", "json", *arguments], (0, 35, 153)
         try:
-            return self.commands.run(command, accept=accept)
-        except ClusterError as error:
+            return self.commands.ask(["qstat", *self._history, "-t", "-f", "-F", "json", *arguments])
+        except AwayError as error:
             if "job history" not in str(error) or not self._history:
                 raise
             self._history = ()

@@ -28,7 +28,7 @@ class TorqueCluster(PBSBase):
 
     def status(self, *arguments: str) -> dict[str, dict[str, str]]:
         """Run qstat and return each job's attributes; see `PBSBase.status`."""
-        output = self.commands.run(["qstat", "-t", "-f", "-x", *arguments], accept=(0, 153))
+        output = self.commands.ask(["qstat", "-t", "-f", "-x", *arguments])
         jobs = xml_jobs(output)
         if jobs is None:
             raise AwayError(f"qstat -x answered what cannot be read: {output[:300]!r}")

@@ -111,6 +111,7 @@ HOLDS: dict[tuple[int, int | None], Verdict] = {
 }
 """HoldReasonCode with its HoldReasonSubCode (None: any other). What ends the job is removed from the queue by us."""
 
+_SPOOLING = 16
 _RESOURCES = 34
 """The code of holds for what a job used; releases before 9.10 have no subcode."""
 
@@ -203,7 +204,7 @@ def hold(code: int | None, subcode: int | None, reason: str) -> Found:
     """Judge a hold: a person's is waited for; what the system holds for a failure will not run any more."""
     said = f"held: {reason or 'no reason told'}"
     if not code:
-        return Found(JobState.QUEUED, None, said)
+        return Found(JobState.QUEUED, None, said, is_held=True)
     precise = None if subcode is None else HOLDS.get((code, subcode))
     row = precise or HOLDS.get((code, None)) or ended(Cause.LOST, "held for a reason that is new", _HOLD)
     cause = row.cause
@@ -212,7 +213,8 @@ def hold(code: int | None, subcode: int | None, reason: str) -> Found:
     elif code == _RESOURCES and precise is None and re.search(r"\bdisk\b", reason, re.IGNORECASE):
         cause = Cause.ERROR
     detail = f"{said} (code {code}{'' if subcode is None else f'/{subcode}'}: {row.meaning})"
-    return Found(row.state, cause, detail, is_stuck=row.state is JobState.ENDED)
+    is_over = row.state is JobState.ENDED
+    return Found(row.state, cause, detail, is_stuck=is_over, is_held=not is_over and code != _SPOOLING)
 
 
 def _removal(reason: str) -> Cause:

@@ -123,7 +123,7 @@ def queue_record(record: Mapping[str, Any]) -> Found | None:
     if word == "EXIT" or (word in ("PDONE", "PERR") and status):
         cause = _cause(status, 0, said) or Cause.LOST  # no status at all is not a success
     words = [word, f"exit status {status}" if status else "", said, f"on {host}" if host else ""]
-    return Found(state, cause, ", ".join(filter(None, words)))
+    return Found(state, cause, ", ".join(filter(None, words)), is_held=word == "PSUSP")
 
 
 def _cause(status: int, signal: int, said: str) -> Cause | None:

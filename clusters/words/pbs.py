@@ -103,7 +103,9 @@ def job_found(attributes: Mapping[str, str], exits: Mapping[int, Verdict]) -> Fo
     known = STATES.get(letter)
     state, comment = known.state if known else JobState.UNKNOWN, attributes.get("comment", "").strip()
     if state is not JobState.ENDED:
-        return Found(state, None, ", ".join(filter(None, (f"state {letter}", comment))))
+        is_held = letter == "H" or (state is JobState.QUEUED and "Can Never Run" in comment)
+        words = ", ".join(filter(None, (f"state {letter}", comment)))
+        return Found(state, None, words, is_held=is_held, is_ending=letter == "E")
     status = _number(attributes.get("Exit_status", attributes.get("exit_status")))
     if status is None:
         has_run = "Exit_status" in attributes or "exit_status" in attributes or "stime" in attributes

@@ -17,6 +17,7 @@ torque.QUEUES = ("workq",)
 torque.ARRAY_OPTION, torque.INDEX = "-J", "PBS_ARRAY_INDEX"
 torque.REQUESTS = {"select": r"1:ncpus=\d+:mem=\d+kb(:ngpus=\d+)?", "walltime": r"\d+"}
 torque.EXITS = {"memory": -27, "walltime": -29, "killed": 271}
+torque.SELECT_FLAGS = ("-x",)
 _check = torque.check
 
 

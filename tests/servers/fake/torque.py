@@ -18,6 +18,7 @@ QUEUES = ("batch",)
 ARRAY_OPTION, INDEX = "-t", "PBS_ARRAYID"
 REQUESTS = {"nodes": r"1:ppn=\d+(:gpus=\d+)?", "mem": r"\d+kb", "walltime": r"\d+"}
 EXITS = {"memory": -10, "walltime": -11, "killed": 271}
+SELECT_FLAGS: tuple[str, ...] = ()
 FLAGS: tuple[str, ...] = ("-V",)
 
 
@@ -152,15 +153,17 @@ def forgets(element: engine.Element) -> bool:
 
 
 def qselect(words: list[str]) -> None:
-    """List the live jobs of a user. A file ``others`` in the spool folder names jobs that are somebody else's."""
-    options, rest = arguments.parse(words, ("-u",), ())
-    if rest or set(options) != {"-u"}:
-        raise RefusedError("usage: qselect [-u user_list]", 2)
+    """List the live jobs of a user, with -x ended ones, too. A file ``others`` in the spool folder names jobs that are
+    somebody else's."""
+    options, rest = arguments.parse(words, ("-u", "-N"), SELECT_FLAGS)
+    if rest or "-u" not in options:
+        raise RefusedError("usage: qselect [-u user_list] [-N name]", 2)
     others = engine.spool() / "others"
     foreign = others.read_text().split() if others.exists() else []
     for job, elements in engine.jobs():
         is_live = any(element["state"] in ("queued", "running") for element in elements.values())
-        if is_live and str(job["id"]) not in foreign:
+        is_named = arguments.only(options, "-N", str(job["name"])) == job["name"]
+        if (is_live or "-x" in options) and is_named and str(job["id"]) not in foreign:
             print(identity(job, ""))
 
 
