@@ -132,7 +132,9 @@ class Commands:
         if done.returncode == 0:
             return done.stdout
         said = (done.stderr.strip() or done.stdout.strip())[-_MOST_WORDS:]
-        if not self._away.search(done.stderr) and (done.returncode in accept or self.is_absent(done.stderr)):
+        if not self._away.search(done.stderr) and (
+            done.returncode in accept or self.is_absent(done.stderr + done.stdout)
+        ):
             return done.stdout
         raise AwayError(f"{command[0]} {_end(done.returncode)}: {said}")
 

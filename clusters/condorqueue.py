@@ -10,7 +10,7 @@ from toilfn.clusters.commands import AwayError, Commands
 from toilfn.clusters.words.htcondor import ATTRIBUTES, json_ads
 from toilfn.errors import ClusterError
 
-__all__ = ["AWAY", "Bindings", "CommandQueue", "Queue", "chosen_queue"]
+__all__ = ["AWAY", "Bindings", "CommandQueue", "NoticesError", "Queue", "chosen_queue"]
 
 AWAY = (
     "Failed to (connect|fetch ads|commit|query|start)|Can't (find address|connect)|Couldn't contact|communication error"
@@ -19,6 +19,10 @@ AWAY = (
 """What is said when the schedd is briefly away."""
 
 Ad: TypeAlias = dict[str, Any]
+
+
+class NoticesError(AwayError):
+    """The answer has words, and no job: a notice of the site, as HTCondor prints nothing for none, or a failure."""
 
 
 class Queue(Protocol):
@@ -63,7 +67,8 @@ class CommandQueue:
         output = self._commands.ask([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
         ads = json_ads(output)
         if ads is None:
-            raise AwayError(f"{command} -json answered what cannot be read: {output[:300]!r}")
+            kind = AwayError if re.search(r"^\s*[\[{]", output, re.MULTILINE) else NoticesError
+            raise kind(f"{command} -json answered what cannot be read: {output[:300]!r}")
         return ads
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId, Session
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.condorqueue import AWAY, CommandQueue, Queue, chosen_queue
+from toilfn.clusters.condorqueue import AWAY, CommandQueue, NoticesError, Queue, chosen_queue
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
@@ -132,20 +132,42 @@ class HTCondorCluster(CommandCluster):
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask the queue."""
-        return self._judged(self._queue.queued(bases))
+        try:
+            return self._judged(self._queue.queued(bases))
+        except NoticesError:
+            ended = self._ended_by_log(bases)
+            if not ended.keys() >= {job for job in self._live if self.split(job)[0] in bases}:
+                raise
+            return ended
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Read the event logs, and ask for the history of submissions that have none: that takes HTCondor long."""
+        known = self._ended_by_log(bases)
+        silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
+        return known | (self._judged(self._queue.history(silent)) if silent else {})
+
+    def _ended_by_log(self, bases: Sequence[str]) -> dict[JobId, Found]:
         known: dict[JobId, Found] = {}
         names = self.submission_names()
         for base in bases:
             known |= self._logged(names.get(base, ""))
-        silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
-        return known | (self._judged(self._queue.history(silent)) if silent else {})
+        return known
 
     def names(self) -> dict[JobId, str]:
         """Ask for all live jobs of this user."""
-        return {self.element(*key): name for key, name in batch_names(self._queue.queued(())).items()}
+        try:
+            ads = self._queue.queued(())
+        except NoticesError:
+            if any(map(self._is_unfinished, self.log_directory.glob("*.sh.events"))):
+                raise
+            return {}
+        return {self.element(*key): name for key, name in batch_names(ads).items()}
+
+    def _is_unfinished(self, log: Path) -> bool:
+        """Whether an event log has jobs that have not ended."""
+        name = log.name.removesuffix(".sh.events")
+        jobs = re.findall(r"^\d{3} \(0*(\d{1,9})\.(\d{1,9})\.", self._log(name), re.MULTILINE)
+        return not self._logged(name).keys() >= {self.element(cluster, int(process)) for cluster, process in jobs}
 
     def _judged(self, ads: Sequence[Mapping[str, Any]]) -> dict[JobId, Found]:
         judged = ((ad_key(ad), job_ad(ad)) for ad in ads)

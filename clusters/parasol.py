@@ -111,8 +111,9 @@ class ParasolCluster(CommandCluster):
 
     def arrived(self, name: str) -> str:
         """Ask for a submission by its name, also when it has ended."""
-        ended = (job for job, (_, called) in self._results().items() if called == name)
-        return super().arrived(name) or next(ended, "")
+        if live := super().arrived(name):
+            return live
+        return next((job for job, (_, called) in self._results().items() if called == name), "")
 
     def _list(self) -> str:
         return self.commands.ask([self._command, "list", "jobs"])

@@ -64,7 +64,7 @@ class PBSBase(CommandCluster):
     away = (
         "cannot connect to server|Connection (refused|reset|timed out)|Communication failure|End of File|timed? ?out"
         "|(Expired|Invalid) credential|Protocol .*error|Server is (busy|shutting down)|Batch protocol error|munge"
-        "|cannot (resolve|get|find) (server|specified server)|trqauthd|Network is unreachable|No route to host|Broken pipe"
+        "|cannot (resolve|get|find) (server|specified server)|trqauthd|Network is unreachable|No route to host"
     )
     exits: ClassVar[Mapping[int, Verdict]]
     array_option: ClassVar[str]
@@ -112,10 +112,8 @@ class PBSBase(CommandCluster):
         return ["qsub", *self.submit_args()]
 
     def submitted(self, output: str) -> str:
-        """Read ``4711.server``; a number alone is an id only where nothing else was printed."""
+        """Read ``4711.server``. A number alone may be anything; a server that prints no more is asked by name."""
         ids = set(re.findall(r"^\s*(\d+(?:\[\])?\.[^\s.]\S*)\s*$", output, re.MULTILINE))
-        if not ids and (alone := re.fullmatch(r"\s*(\d+(?:\[\])?)\s*", output)):
-            return alone[1]
         return ids.pop() if len(ids) == 1 else ""
 
     def arrived(self, name: str) -> str:

@@ -153,8 +153,10 @@ def forgets(element: engine.Element) -> bool:
 
 
 def qselect(words: list[str]) -> None:
-    """List the live jobs of a user, with -x ended ones, too. A file ``others`` in the spool folder names jobs that are
-    somebody else's."""
+    """List a user's jobs that the server has; for PBS Professional, only with -x those that have ended.
+
+    A file ``others`` in the spool folder names jobs that are somebody else's.
+    """
     options, rest = arguments.parse(words, ("-u", "-N"), SELECT_FLAGS)
     if rest or "-u" not in options:
         raise RefusedError("usage: qselect [-u user_list] [-N name]", 2)
@@ -162,8 +164,9 @@ def qselect(words: list[str]) -> None:
     foreign = others.read_text().split() if others.exists() else []
     for job, elements in engine.jobs():
         is_live = any(element["state"] in ("queued", "running") for element in elements.values())
+        is_kept = not all(map(forgets, elements.values())) and ("-x" in options or not SELECT_FLAGS)
         is_named = arguments.only(options, "-N", str(job["name"])) == job["name"]
-        if (is_live or "-x" in options) and is_named and str(job["id"]) not in foreign:
+        if (is_live or is_kept) and is_named and str(job["id"]) not in foreign:
             print(identity(job, ""))
 
 
