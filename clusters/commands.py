@@ -14,11 +14,11 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from toilfn.errors import ClusterError
 
-__all__ = ["AwayError", "Commands", "CredentialsError", "pauses", "portions"]
+__all__ = ["Answer", "AwayError", "Commands", "CredentialsError", "pauses", "portions"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -34,6 +34,13 @@ class AwayError(ClusterError):
 class CredentialsError(AwayError):
     """The system does not accept our credentials. At the start they are wrong; later they have expired, and somebody
     may renew them in a while."""
+
+
+class Answer(NamedTuple):
+    """What a command printed, and whether it said that there is no such job as one that it was asked for."""
+
+    text: str
+    is_absent: bool
 
 
 class Commands:
@@ -128,14 +135,17 @@ class Commands:
         AwayError
             If there is no answer, for whatever reason.
         """
+        return self.answer(command, accept).text
+
+    def answer(self, command: Sequence[str], accept: Sequence[int] = ()) -> Answer:
+        """Run a command that only asks, as `ask` does, and say as well whether it knows of no such job."""
         done = self._started(command, "")
         if done.returncode == 0:
-            return done.stdout
+            return Answer(done.stdout, False)
         said = (done.stderr.strip() or done.stdout.strip())[-_MOST_WORDS:]
-        if not self._away.search(done.stderr) and (
-            done.returncode in accept or self.is_absent(done.stderr + done.stdout)
-        ):
-            return done.stdout
+        is_absent = self.is_absent(done.stderr + done.stdout)
+        if not self._away.search(done.stderr) and (done.returncode in accept or is_absent):
+            return Answer(done.stdout, is_absent)
         raise AwayError(f"{command[0]} {_end(done.returncode)}: {said}")
 
     def consult(self, command: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 from toilfn.clusters.commands import AwayError, Commands
+from toilfn.clusters.words.answers import has_beginning
 from toilfn.clusters.words.htcondor import ATTRIBUTES, json_ads
 from toilfn.errors import ClusterError
 
@@ -67,7 +68,7 @@ class CommandQueue:
         output = self._commands.ask([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
         ads = json_ads(output)
         if ads is None:
-            kind = AwayError if re.search(r"^\s*[\[{]", output, re.MULTILINE) else NoticesError
+            kind = AwayError if has_beginning(output) else NoticesError
             raise kind(f"{command} -json answered what cannot be read: {output[:300]!r}")
         return ads
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
 from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.commands import AwayError, portions
+from toilfn.clusters.commands import Answer, AwayError, portions
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.polled import Found
@@ -198,20 +198,20 @@ class PBSCluster(PBSBase):
 
     def status(self, *arguments: str) -> dict[str, dict[str, str]]:
         """Run qstat and return each job's attributes; see `PBSBase.status`."""
-        output = self._qstat(arguments)
-        jobs = json_jobs(output)
+        answer = self._qstat(arguments)
+        jobs = json_jobs(answer.text, answer.is_absent)
         if jobs is None:
-            raise AwayError(f"qstat -F json answered what cannot be read: {output[:300]!r}")
+            raise AwayError(f"qstat -F json answered what cannot be read: {answer.text[:300]!r}")
         return jobs
 
     def selection(self, name: str) -> tuple[str, ...]:
         """Return the options with which qselect lists the jobs of a name, also when they have ended."""
         return (*self._history, "-N", name)
 
-    def _qstat(self, arguments: Sequence[str]) -> str:
+    def _qstat(self, arguments: Sequence[str]) -> Answer:
         """Run qstat, with the server's history of ended jobs where it keeps one (``job_history_enable``)."""
         try:
-            return self.commands.ask(["qstat", *self._history, "-t", "-f", "-F", "json", *arguments])
+            return self.commands.answer(["qstat", *self._history, "-t", "-f", "-F", "json", *arguments])
         except AwayError as error:
             if "job history" not in str(error) or not self._history:
                 raise

@@ -28,8 +28,8 @@ class TorqueCluster(PBSBase):
 
     def status(self, *arguments: str) -> dict[str, dict[str, str]]:
         """Run qstat and return each job's attributes; see `PBSBase.status`."""
-        output = self.commands.ask(["qstat", "-t", "-f", "-x", *arguments])
-        jobs = xml_jobs(output)
+        answer = self.commands.answer(["qstat", "-t", "-f", "-x", *arguments])
+        jobs = xml_jobs(answer.text, answer.is_absent)
         if jobs is None:
-            raise AwayError(f"qstat -x answered what cannot be read: {output[:300]!r}")
+            raise AwayError(f"qstat -x answered what cannot be read: {answer.text[:300]!r}")
         return jobs

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["json_values"]
+__all__ = ["has_beginning", "json_values"]
 
 _DECODER = json.JSONDecoder(strict=False)
 _BEGINNING = re.compile(r"^[ \t]*([\[{])", re.MULTILINE)
@@ -26,3 +26,8 @@ def json_values(text: str) -> Iterator[Any]:
         except (ValueError, RecursionError):
             continue
         yield value
+
+
+def has_beginning(text: str) -> bool:
+    """Whether JSON begins anywhere in a text, whole or not."""
+    return _BEGINNING.search(text) is not None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from toilfn.clusters.base import JobState
 from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.answers import json_values
+from toilfn.clusters.words.answers import has_beginning, json_values
 from toilfn.clusters.words.verdicts import Verdict, ended, queued, running, unknown
 from toilfn.events import Cause
 
@@ -91,9 +91,13 @@ SIGNALS: dict[int, Verdict] = {
 """Signals by which LSF ends jobs where no reason is told; `exit_cause` judges the others."""
 
 
-def json_records(text: str) -> list[Any] | None:
-    """Read the records of ``bjobs -json``, which may print nothing for none; None for what is not an answer."""
-    if not text.strip():
+def json_records(text: str, is_absent: bool = False) -> list[Any] | None:
+    """Read the records of ``bjobs -json``; None for what is not an answer.
+
+    It may print nothing for no jobs. Where it has said that it knows of none (`is_absent`), notices of the site may
+    be all there is.
+    """
+    if not text.strip() or (is_absent and not has_beginning(text)):
         return []
     for answer in json_values(text):
         if isinstance(answer, dict) and isinstance(answer.get("RECORDS"), list):

@@ -15,7 +15,7 @@ from xml.sax.saxutils import unescape
 from toilfn.clusters.base import JobState
 from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.polled import Found
-from toilfn.clusters.words.answers import json_values
+from toilfn.clusters.words.answers import has_beginning, json_values
 from toilfn.clusters.words.verdicts import Verdict, ended, queued, running
 from toilfn.events import Cause
 
@@ -183,19 +183,20 @@ _ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 _LINE = re.compile(r'^(\s*)"((?:[^"\\\n]|\\.)+)"\s*:\s*(.*?),?\s*$')
 
 
-def json_jobs(text: str) -> dict[str, dict[str, str]] | None:
+def json_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | None:
     """Read the jobs of ``qstat -f -F json``, with their attributes; None for what is not a whole answer.
 
     Some releases of OpenPBS write values as they are, as numbers that JSON does not have, and with tabs, line breaks
-    and backslashes in them. What cannot be read so is read line by line. Groups become ``resources_used.mem``.
+    and backslashes in them. What cannot be read so is read line by line. Groups become ``resources_used.mem``. Where
+    qstat has said that it knows of no such job (`is_absent`), notices of the site may be all there is.
     """
-    if not text.strip():
+    if not text.strip() or (is_absent and not has_beginning(text)):
         return {}
     for variant in (text, _TOKEN.sub(_corrected, text)):
         for answer in json_values(variant):
-            jobs = (
-                answer.get("Jobs", {}) if isinstance(answer, dict) and answer.keys() & {"Jobs", "pbs_version"} else None
-            )
+            if not isinstance(answer, dict) or not answer.keys() & {"Jobs", "pbs_version"}:
+                continue
+            jobs = answer.get("Jobs", {})
             if isinstance(jobs, dict):
                 return {job: _flat(record) for job, record in jobs.items() if isinstance(record, dict)}
     return _by_lines(text)
@@ -258,8 +259,13 @@ _CONTROL = re.compile(
 )
 
 
-def xml_jobs(text: str) -> dict[str, dict[str, str]] | None:
-    """Read the jobs of Torque's ``qstat -f -x``, with their attributes; None for what is not a whole answer."""
+def xml_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | None:
+    """Read the jobs of Torque's ``qstat -f -x``, with their attributes; None for what is not a whole answer.
+
+    It prints nothing for no jobs. `is_absent` is as for `json_jobs`.
+    """
+    if not text.strip() or (is_absent and "<Data" not in text):
+        return {}
     begin, end = text.find("<Data"), text.rfind("</Data>")
     if end < begin or begin < 0:
         return {} if not text.strip() or re.search(r"<Data\s*/>", text) else None

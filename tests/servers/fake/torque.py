@@ -99,7 +99,8 @@ def qstat(words: list[str]) -> None:
     parts, known = [], set()
     for job, elements in engine.jobs():
         base = identity(job, "")
-        known.add(base)
+        if not all(map(forgets, elements.values())):
+            known.add(base)
         if not wanted or base in wanted:
             parts += [shown(job, number, element) for number, element in elements.items() if not forgets(element)]
     print(f"<Data>{''.join(parts)}</Data>" if parts else "", end="")
