@@ -5,7 +5,7 @@ nothing of graphs, promises or outcomes: a batch is a message for `toilfn.worker
 worker answers is handed on as it came.
 
 Two kinds of cluster exist. A *direct* one (`LocalCluster`) carries messages to its workers and
-their answers back itself. Any other starts ``python -m toilfn.worker STORE BATCH`` somewhere,
+their answers back itself. Any other starts `worker_command` with STORE and BATCH somewhere,
 and the worker reads the batch from the store and puts its answers there.
 """
 
@@ -36,10 +36,23 @@ __all__ = [
     "Session",
     "SubmissionError",
     "Update",
+    "worker_command",
 ]
 
 FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
 """The environment variable that workers find where each attempt is to have a process of its own."""
+
+_START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.worker import start; start()"
+
+
+def worker_command(python: str) -> tuple[str, ...]:
+    """Return the command that runs a batch; the store's URL and the batch's name come after it.
+
+    It is not ``python -m toilfn.worker``: Python would look for modules in the current directory first, and a file
+    ``random.py`` among somebody's data would be taken for Python's own. The option ``-P`` exists from Python 3.11 on.
+    """
+    return (python, "-c", _START)
+
 
 JobId = NewType("JobId", str)
 """The cluster's own name for a job, such as ``"4711_3"``."""

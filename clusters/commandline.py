@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, Session, SubmissionError
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, Session, SubmissionError, worker_command
 from toilfn.clusters.commands import AwayError, Commands, portions
 from toilfn.clusters.jobscript import Submission, batch_names, filtered, render
 from toilfn.clusters.jobsettings import JobSettings, job_name, resolved, word
@@ -330,7 +330,7 @@ class CommandCluster(PolledCluster[_Live]):
             own.append(line)
         session = self._session or Session("STORE", "WORKFLOW")
         python = given.get("python", sys.executable)
-        worker = given.get("worker_command", (python, "-m", "toilfn.worker"))
+        worker = given.get("worker_command", worker_command(python))
         return render(
             submission,
             shell=given.get("shell", "/bin/sh"),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from toilfn.clusters.base import Session
+from toilfn.clusters.base import Session, worker_command
 from toilfn.errors import InputError
 from toilfn.resources import Resources
 from toilfn.units import parse_duration
@@ -73,7 +73,7 @@ def image_of(settings: Mapping[str, Any], owner: str) -> str:
 
 def worker_words(settings: Mapping[str, Any], session: Session) -> list[str]:
     """Give the command of a job; the batch's name comes after it."""
-    command = settings.get("worker_command", (settings.get("python", "python3"), "-m", "toilfn.worker"))
+    command = settings.get("worker_command", worker_command(settings.get("python", "python3")))
     return [*command, session.store]
 
 

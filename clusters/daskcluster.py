@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
+from toilfn.clusters import base
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.clusters.daskjobs import kill_jobs, run_job
 from toilfn.clusters.dasklink import DaskLink
@@ -69,7 +70,7 @@ class DaskCluster(Cluster):
         self.max_jobs = max_jobs
         self._link = DaskLink(cluster, timeout)
         self._names = _NAMES if resources is None else dict(resources)
-        self._command = list(worker_command or (python or "", "-m", "toilfn.worker"))
+        self._command = list(worker_command or base.worker_command(python or ""))
         self._timeout = timeout
         self._session: Session | None = None
         self._futures: dict[JobId, Future[Any]] = {}

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgpack
 
+from toilfn.clusters.base import worker_command
 from toilfn.clusters.output import open_output, read_output
 from toilfn.clusters.slot import Doing, Slot
 from toilfn.clusters.wire import Wire
@@ -47,7 +48,7 @@ Launcher = Callable[[tuple[int, ...], int, Mapping[str, str]], Process]
 def launch(fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> Process:
     """Start a worker with a new Python."""
     return subprocess.Popen(
-        [sys.executable, "-m", "toilfn.worker", "--fd", *map(str, fds)],
+        [*worker_command(sys.executable), "--fd", *map(str, fds)],
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         pass_fds=fds, env=dict(environment), start_new_session=True,
     )  # fmt: skip
@@ -193,6 +194,6 @@ class Sweeper:
             return
         self._process = None
         if self._next is not None:
-            command = [sys.executable, "-m", "toilfn.worker", "--sweep"]
+            command = [*worker_command(sys.executable), "--sweep"]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=dict(self._next))
             self._next = None

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import psutil
 
-from toilfn.clusters import machine
+from toilfn.clusters import base, machine
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState
 from toilfn.clusters.exits import exit_cause
 from toilfn.clusters.polled import Found, LiveJob, PolledCluster
@@ -60,7 +60,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
     ) -> None:
         super().__init__({"poll_interval": poll_interval})
         self._most = most or max(1, int(machine.cores()))
-        self._command = tuple(worker_command) or (sys.executable, "-m", "toilfn.worker")
+        self._command = tuple(worker_command) or base.worker_command(sys.executable)
         self._waiting: deque[tuple[JobId, str]] = deque()
         self._running: dict[JobId, _Running] = {}
         self._doomed: dict[JobId, float] = {}

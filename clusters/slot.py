@@ -11,7 +11,7 @@ from toilfn.events import TaskId
 
 __all__ = ["Doing", "Slot"]
 
-_LAYOUT = struct.Struct("<?16sdqdq")
+_LAYOUT = struct.Struct("<?16sdqdqd")
 _SIZE = mmap.PAGESIZE
 
 
@@ -27,6 +27,9 @@ class Doing(NamedTuple):
     """The most seconds it may take; 0 sets no limit."""
     log: int
     """Where in the worker's output its log starts."""
+    began: float
+    """When it started by `time.monotonic`, which all processes of a machine share: while the machine sleeps it stands
+    still, and nobody sets it."""
 
 
 class Slot:

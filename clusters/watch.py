@@ -27,7 +27,7 @@ def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | Non
     doing = worker.doing()
     if doing is None:
         return None
-    elapsed = time.time() - doing.start
+    elapsed = time.monotonic() - doing.began
     if elapsed < _SHORT:
         return None
     verdict = None

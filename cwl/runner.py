@@ -21,6 +21,7 @@ from toilfn.cwl.recording import Recording
 from toilfn.cwl.schemas import use_schemas
 from toilfn.cwl.sealed import Sealed
 from toilfn.cwl.tool import make_tool
+from toilfn.stdio import report, unfailing_standard_error
 
 __all__ = ["main"]
 
@@ -35,6 +36,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
     prog : str
         What the command is called in its help and its errors.
     """
+    with unfailing_standard_error():
+        return _main(arguments, prog)
+
+
+def _main(arguments: Sequence[str] | None, prog: str) -> int:
     parser = make_parser()
     parser.prog = prog
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
             )
         )  # fmt: skip
     except ValidationException as error:  # there is no such document
-        print(f"{prog}: {error}", file=sys.stderr)
+        report(f"{prog}: {error}")
         return 1
 
 

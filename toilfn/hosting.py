@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ from toilfn.lead.index import Index
 from toilfn.lead.valuecache import Entry, Values
 from toilfn.resources import Resources
 from toilfn.settings import Settings
+from toilfn.stdio import report
 from toilfn.stores import Store
 from toilfn.work.inprocess import InThread, executor_here
 
@@ -115,9 +115,9 @@ class _Hosted:
             while (said := self._said.get_nowait()) is not None:
                 self._check(*messages.read(said))
         except queue.Empty:
-            print(f"toilfn: the service {self._name} has not stopped after {_PATIENCE:g} seconds", file=sys.stderr)
+            report(f"toilfn: the service {self._name} has not stopped after {_PATIENCE:g} seconds")
         except ToilfnError as error:
-            print(f"toilfn: {error}", file=sys.stderr)
+            report(f"toilfn: {error}")
 
     def _check(self, kind: str, content: tuple[Any, ...]) -> None:
         made = map(records.decode, content[0]) if kind == "records" else ()

@@ -6,8 +6,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, cast
 
+from toilfn.stdio import Unfailing
 from toilfn.text import visible
 from toilfn.units import format_duration
 
@@ -40,7 +41,7 @@ class Progress:
 
     def __init__(self, show: bool | None = None, stream: TextIO | None = None) -> None:
         self._show = show
-        self._stream = stream or sys.stderr
+        self._stream = Unfailing(stream or sys.stderr)
         self._display: _Display | None = None
         self._counts: Mapping[str, int] = {}
         self._running: Sequence[str] = ()
@@ -81,7 +82,7 @@ class Progress:
         if self._display is not None:
             self._display.message(text)
         else:
-            print(text, file=self._stream, flush=True)
+            print(text, file=self._stream)
 
     def stop(self) -> None:
         """End. May be called twice, and without `start`."""
@@ -131,7 +132,7 @@ class _Display(Protocol):
 class _Lines:
     """Plain lines, at most one every few seconds."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Unfailing) -> None:
         self._stream = stream
         self._next = time.monotonic() + _INTERVAL
 
@@ -141,7 +142,7 @@ class _Lines:
             self.message(line)
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(text, file=self._stream)
 
     def stop(self, line: str, done: int, total: int) -> None:
         self.message(line)
@@ -150,7 +151,7 @@ class _Lines:
 class _Bar:
     """One line of a terminal that is drawn over and over."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Unfailing) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Rich
@@ -158,7 +159,7 @@ class _Bar:
 
         bar = BarColumn(bar_width=20, table_column=Column(min_width=20))
         line = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        self._rich = Rich(bar, line, console=Console(file=stream), refresh_per_second=5)
+        self._rich = Rich(bar, line, console=Console(file=cast(TextIO, stream)), refresh_per_second=5)
         self._task = self._rich.add_task("")
         self._rich.start()
 

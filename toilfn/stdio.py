@@ -9,10 +9,19 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-__all__ = ["Unfailing", "flush", "open_closed_descriptors", "report", "standard_error", "text_output"]
+__all__ = [
+    "Unfailing",
+    "flush",
+    "open_closed_descriptors",
+    "report",
+    "standard_error",
+    "text_output",
+    "unfailing_standard_error",
+]
 
 
 def report(text: str) -> None:
@@ -23,6 +32,18 @@ def report(text: str) -> None:
 def standard_error() -> Unfailing:
     """Return standard error as it is now, as a stream that cannot fail."""
     return Unfailing(sys.stderr)
+
+
+@contextmanager
+def unfailing_standard_error() -> Iterator[None]:
+    """Make standard error one that cannot fail, for programs of toilfn's and the libraries that report there."""
+    open_closed_descriptors()
+    before = sys.stderr
+    sys.stderr = standard_error()
+    try:
+        yield
+    finally:
+        sys.stderr = before
 
 
 class Unfailing(io.TextIOBase):
@@ -49,6 +70,9 @@ class Unfailing(io.TextIOBase):
 
     def flush(self) -> None:
         """Do nothing: all is written out at once."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # such as `buffer`
 
     def isatty(self) -> bool:
         """Whether a person looks at it."""

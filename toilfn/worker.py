@@ -36,7 +36,7 @@ from toilfn.clusters.slot import Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.records import encode
-from toilfn.stdio import flush, open_closed_descriptors
+from toilfn.stdio import flush, open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store
 from toilfn.work.answers import Answers
 from toilfn.work.batch import Batch
@@ -114,7 +114,7 @@ class Reporter:
     def report(self) -> None:
         self._answers.flush()
         doing = self._slot.read()
-        if doing is None or time.time() - doing.start <= self._period:
+        if doing is None or time.monotonic() - doing.began <= self._period:
             return
         if self._told != doing[:2]:
             self._told = doing[:2]
@@ -362,13 +362,13 @@ def main(arguments: Sequence[str]) -> int:
             case [store, batch]:
                 serve_batch(store, batch)
             case _:
-                print("usage: python -m toilfn.worker STORE BATCH", file=sys.stderr)
+                report("usage: python -m toilfn.worker STORE BATCH")
                 return 2
     except Terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)  # so that everybody sees what it died of
     except ToilfnError as error:
-        print(f"toilfn.worker: {error}", file=sys.stderr)
+        report(f"toilfn.worker: {error}")
         return NOT_MINE if isinstance(error, _AnsweredError) else 1
     return 0
 

@@ -18,6 +18,7 @@ from toilfn.clusters.nursery import Nursery
 from toilfn.errors import FailedTasksError, InputError, ResourceError
 from toilfn.exchange import Link
 from toilfn.settings import Settings, add_options, from_options
+from toilfn.stdio import report
 from toilfn.text import visible
 from toilfn.units import parse_size
 from toilfn.wdl import document, inputs
@@ -160,7 +161,7 @@ def _tell_failures(error: FailedTasksError) -> None:
     lines.append(f"what a task has said: toilfn logs {error.store} TASK")
     lines.append(f"all other work is kept; to go on: toilfn resume {error.store}")
     for line in lines:
-        print(visible(f"toilfn: {line}"), file=sys.stderr)
+        report(visible(f"toilfn: {line}"))
 
 
 def _make_directories(*places: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toilfn.clusters.base import JobId, Session
+from toilfn.clusters.base import JobId, Session, worker_command
 from toilfn.clusters.jobscript import Submission, render
 from toilfn.clusters.kube.placement import ACCELERATOR_LABELS, PREEMPTIBLE_LABELS, affinity, amounts, tolerations
 from toilfn.errors import InputError
@@ -203,7 +203,7 @@ def _container(submission: Submission, session: Session, settings: Mapping[str, 
 
 
 def _script(submission: Submission, session: Session, settings: Mapping[str, Any]) -> str:
-    worker = settings.get("worker_command", (settings.get("python", "python3"), "-m", "toilfn.worker"))
+    worker = settings.get("worker_command", worker_command(settings.get("python", "python3")))
     return render(
         submission,
         shell=settings.get("shell", "/bin/sh"),

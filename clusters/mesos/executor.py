@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toilfn.clusters.base import worker_command
 from toilfn.clusters.commands import AwayError
 from toilfn.clusters.jsonhttp import JsonService
 from toilfn.clusters.memory import used_memory
@@ -105,7 +106,7 @@ class Executor:
                 next_watch = time.monotonic() + _WATCH
                 self._watch()
             self._reap()
-        subprocess.run([sys.executable, "-m", "toilfn.worker", "--sweep"], check=False)
+        subprocess.run([*worker_command(sys.executable), "--sweep"], check=False)
 
     def _listen(self) -> None:
         """Subscribe, and again after the agent was away; in a thread of its own."""

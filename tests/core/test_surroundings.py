@@ -404,3 +404,35 @@ def test_modules_of_a_folder_whose_name_is_not_unicode_are_found(tmp_path: Path)
     )
     done = subprocess.run([sys.executable, "flow.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout == "7\n", done.stderr
+
+
+@pytest.mark.parametrize("cluster", ["LocalCluster(workers=1)", "ProcessCluster()"])
+def test_files_of_the_current_directory_are_not_taken_for_modules(tmp_path: Path, cluster: str) -> None:
+    (tmp_path / "flow.py").write_text(
+        "import toilfn as toil\nfrom toilfn import LocalCluster\n"
+        "from toilfn.clusters.processes import ProcessCluster\n\n"
+        "@toil.task(retries={'error': 0, 'lost': 0})\ndef f():\n    import helper\n    return helper.VALUE\n\n"
+        f"if __name__ == '__main__':\n    print(toil.compute(f(), cluster={cluster}, store='store', progress=False))\n"
+    )
+    (tmp_path / "helper.py").write_text("VALUE = 7\n")
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("random", "queue", "logging", "toilfn", "msgpack", "helper"):
+        (data / f"{name}.py").write_text(f"raise SystemExit('the wrong {name} was imported')\n")
+    command = [sys.executable, "../flow.py"]
+    done = subprocess.run(command, cwd=data, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "7\n", done.stderr
+
+
+@toil.task(walltime="60s", retries=0)
+def sleeps() -> str:
+    time.sleep(1)
+    return "slept"
+
+
+def test_a_clock_that_is_set_meanwhile_does_not_count_as_walltime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    assert toil.compute(sleeps(), workers=1, progress=False, store=str(tmp_path / "store")) == "slept"

@@ -6,7 +6,6 @@ import argparse
 import os
 import pdb
 import subprocess
-import sys
 from bdb import BdbQuit
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.rehearsal import Rehearsal, fetch_files
+from toilfn.stdio import standard_error
 from toilfn.view import View
 from toilfn.work.capture import start_logging
 from toilfn.work.tracebacks import one_line, user_traceback
@@ -67,7 +67,7 @@ def _run(rehearsal: Rehearsal, *, with_pdb: bool) -> int:
         if isinstance(error, BdbQuit):
             return
         raised.append(error)
-        sys.stderr.write(user_traceback(error) or f"{one_line(error)}\n")
+        standard_error().write(user_traceback(error) or f"{one_line(error)}\n")
         if with_pdb:
             pdb.post_mortem(error.__traceback__)
 

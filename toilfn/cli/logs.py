@@ -10,6 +10,7 @@ from toilfn.cli.events import follow
 from toilfn.cli.following import Following
 from toilfn.errors import InputError
 from toilfn.records import BlobRef, Failure, Outcome
+from toilfn.stdio import report
 from toilfn.stores import Store
 from toilfn.units import format_duration
 from toilfn.view import State, TaskInfo
@@ -74,8 +75,7 @@ def _say(text: str) -> None:
 
 def _print(store: Store, task: TaskInfo, attempt: Outcome | Failure, shown: str = "") -> None:
     """Print what an attempt printed; what was shown of it while it ran comes before the heading."""
-    sys.stderr.write(_heading(task, attempt) + "\n")
-    sys.stderr.flush()
+    report(_heading(task, attempt))
     _say(_text(store, attempt).removeprefix(shown))
 
 

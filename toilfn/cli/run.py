@@ -16,6 +16,7 @@ from types import TracebackType
 
 from toilfn.errors import FailedTasksError, InputError, KilledError, ToilfnError
 from toilfn.settings import SETTINGS_VARIABLE, add_options, from_options
+from toilfn.stdio import report
 
 __all__ = ["command", "configure"]
 
@@ -54,7 +55,7 @@ def command(options: argparse.Namespace) -> int:
         raise _located(error) from None
     except Exception as error:
         error.__traceback__ = _own_part(error.__traceback__, script)
-        traceback.print_exception(error)
+        report("".join(traceback.format_exception(error)).rstrip())
         return 1
     return 0
 

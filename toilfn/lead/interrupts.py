@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from toilfn.stdio import report
+
 __all__ = ["TERMINATED", "Interrupts", "interrupted_run"]
 
 TERMINATED = 128 + signal.SIGTERM
@@ -34,8 +36,8 @@ def _print_message(kind: type[BaseException], error: BaseException, trace: Trace
     """Print what nobody has caught: an interrupted run in one line, everything else as Python does."""
     if not hasattr(error, _MARK):
         sys.__excepthook__(kind, error, trace)
-    elif sys.stderr is not None:
-        print(f"toilfn: {error}", file=sys.stderr)
+    else:
+        report(f"toilfn: {error}")
 
 
 class Interrupts:
@@ -85,4 +87,4 @@ class Interrupts:
         self.count += 1
         if self.count == 1:
             text = "toilfn: waiting for the tasks that run; press Ctrl-C again to stop them"
-            print(text, file=sys.stderr, flush=True)
+            report(text)

@@ -25,6 +25,7 @@ from toilfn.lead.valuecache import Values
 from toilfn.records import encode
 from toilfn.serialize import dumps, loads, resolve
 from toilfn.settings import Settings
+from toilfn.stdio import open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.work.scratch import base_dir
 
@@ -64,6 +65,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings, *, workflow: str = "", create: bool = True) -> None:
+        open_closed_descriptors()
         self._settings = settings
         self._workflow = workflow
         self._temporary = settings.store is None
@@ -133,7 +135,7 @@ class Session:
             self.store.destroy()
             forget(self.store.url)
         elif self._temporary:
-            print(f"toilfn: the store is kept at {self._place}", file=sys.stderr)
+            report(f"toilfn: the store is kept at {self._place}")
 
     def _should_clean(self, succeeded: bool) -> bool:
         if not (succeeded or self._has_begun):  # what others have in the store is none of our failure's concern

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable, Mapping
@@ -216,6 +217,7 @@ class Executor:
                 limits.get("memory") or 0,
                 limits.get("walltime") or 0.0,
                 self._output.position,
+                time.monotonic(),
             )
         )
 
