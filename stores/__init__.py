@@ -9,15 +9,16 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toilfn.errors import StoreError, StoreNotFoundError, ToilfnError
+from toilfn.errors import InputError, StoreError, StoreNotFoundError, ToilfnError
 from toilfn.stores import options
 from toilfn.stores.blobs import BlobRef, new_blob_name
 from toilfn.stores.files import FileObjects
 from toilfn.stores.objects import MissingBucketError, MissingObjectError, Objects
-from toilfn.stores.store import Meta, Store, make
+from toilfn.stores.store import Meta, Store, make, remains
 
 if TYPE_CHECKING:
     from toilfn.stores.remote import FsspecObjects
@@ -29,7 +30,9 @@ __all__ = [
     "Store",
     "is_local",
     "new_blob_name",
+    "open_remains",
     "open_store",
+    "refuse_missing_slashes",
     "temporary_store",
 ]
 
@@ -64,9 +67,9 @@ def open_store(
     StoreError
         If the place cannot be used; says why and what to do.
     """
+    refuse_missing_slashes(url)
     if is_local(url):
-        path = os.path.abspath(os.path.expanduser(os.fspath(url).removeprefix("file://")))
-        return _open(f"file://{path}", storage_options, create, workflow, _directory)
+        return _open(f"file://{_path(url)}", storage_options, create, workflow, _directory)
     place = str(url).rstrip("/")
     if re.search(r"//[^/@:]*:[^/@]+@", place):
         raise StoreError(
@@ -76,10 +79,57 @@ def open_store(
     return _open(place, storage_options, create, workflow, _connect)
 
 
+def open_remains(url: str | os.PathLike[str], **storage_options: Any) -> Store | None:
+    """Open what is left of a job store without its ``store.json``, to be removed; None if nothing there is of a store.
+
+    Parameters
+    ----------
+    url, **storage_options
+        As for `open_store`.
+    """
+    found: list[Objects] = []
+
+    def connect(url: str, wanted: dict[str, Any]) -> Objects:
+        found.append((_directory if is_local(url) else _connect)(url, wanted))
+        return found[-1]
+
+    place = str(url) if not is_local(url) else f"file://{_path(url)}"
+    with suppress(StoreNotFoundError):
+        return _open(place.rstrip("/"), storage_options, False, "", connect)
+    wanted = options.resolved({**options.known(place.rstrip("/")), **storage_options})
+    objects = _encrypted(found[-1], wanted.get("encryption_key"))
+    meta = remains(objects)
+    return None if meta is None else Store(objects, meta)
+
+
+def refuse_missing_slashes(url: str | os.PathLike[str]) -> None:
+    """Refuse ``s3:bucket/x``, which would be a directory of that name.
+
+    Raises
+    ------
+    InputError
+        If it looks like a URL in which slashes are missing.
+    """
+    match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?!//|:)/?(.*)", url) if isinstance(url, str) else None
+    if match is None or match[1] == "data":
+        return
+    from fsspec.registry import known_implementations
+
+    if match[1].lower() in known_implementations:
+        raise InputError(
+            f"{url} is not a URL: two slashes must follow {match[1]}:, as in {match[1]}://{match[2].lstrip('/')};"
+            f" for a file or directory of that name write ./{url}"
+        )
+
+
 def is_local(url: str | os.PathLike[str]) -> bool:
     """Say whether a store's URL is a path or a ``file://`` one."""
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
     return scheme is None or scheme[0] == "file://"
+
+
+def _path(url: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.path.expanduser(os.fspath(url).removeprefix("file://")))
 
 
 def temporary_store(workflow: str = "") -> Store:
@@ -140,8 +190,8 @@ def _read_meta(place: Objects, objects: Objects, *, make_bucket: bool) -> Meta |
 def _directory(url: str, wanted: dict[str, Any]) -> FileObjects:
     root = Path(url.removeprefix("file://"))
     sync = wanted.pop("sync", True)
-    if wanted:
-        raise StoreError(f"The job store {root} is a directory, which has no option {', '.join(sorted(wanted))}.")
+    for name in sorted(wanted):
+        raise options.refuse(name, ["sync"], f"the job store {root} is a directory")
     if root.is_file():
         raise StoreError(f"{root} is a file, not a job store: nothing was touched. Choose a new or an empty directory.")
     return FileObjects(root, sync=sync)

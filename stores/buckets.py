@@ -12,7 +12,7 @@ from toilfn.errors import StoreError
 from toilfn.stores.objects import MissingBucketError
 from toilfn.stores.remote import FsspecObjects
 
-__all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects"]
+__all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects", "is_passing_status"]
 
 PART_SIZE = 8 * 2**20
 """Bytes of a file that go up or come down in one request."""
@@ -20,7 +20,15 @@ PART_SIZE = 8 * 2**20
 PARTS_AT_A_TIME = 4
 """So a file of any size takes a few dozen MiB of memory."""
 
+_LONGEST_URL = 7 * 86400
+"""Seconds for which a signed URL may hold. Source: Amazon and Google, "Signature Version 4"."""
+
 _HASHED = re.compile(r"[0-9a-f]{2}/")
+
+
+def is_passing_status(status: int) -> bool:
+    """Whether another try may help after a server's answer; 501 and 505 say what it will never do."""
+    return status in (408, 429) or (500 <= status < 600 and status not in (501, 505))
 
 
 class BucketObjects(FsspecObjects):
@@ -56,7 +64,18 @@ class BucketObjects(FsspecObjects):
     def _sign(self, path: str, seconds: int) -> str: ...
 
     def presigned_url(self, name: str, seconds: int) -> str:
-        """Give a URL by which anybody can read an object for some time."""
+        """Return a URL by which anybody can read an object for some time: at most seven days.
+
+        Raises
+        ------
+        StoreError
+            If it could not hold for so long, or would hold for no time at all.
+        """
+        if not 0 < seconds <= _LONGEST_URL:
+            raise StoreError(
+                f"a URL for an object of {self.url} cannot hold for {seconds} seconds;"
+                " choose between 1 second and 7 days"
+            )
         return self._do("sign a URL for", name, lambda: self._sign(self._path(name), seconds))
 
     def clear(self, folder: str) -> None:

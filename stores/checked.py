@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from toilfn.errors import CorruptObjectError, ToilfnError
+from toilfn.errors import CorruptObjectError, StoreError, ToilfnError
 
-__all__ = ["RESTORE", "damaged", "read"]
+__all__ = ["RESTORE", "damaged", "read", "reread", "without_frames"]
 
 T = TypeVar("T")
+
+_READS = 3
 
 RESTORE = "put the object back from a copy, or start the workflow in a new store"
 """What helps when an object that no other one can replace is damaged."""
@@ -51,6 +56,35 @@ def read(kind: type[T], data: bytes, parse: Callable[[bytes], Any], what: str, a
         return found  # type: ignore[no-any-return]
     built: T = _built(kind, found, what, advice)
     return built
+
+
+def reread(get: Callable[[], T], pause: float) -> T:
+    """Read something, and once or twice more if it is damaged: what a network has altered is right the next time.
+
+    Parameters
+    ----------
+    get : callable
+        Reads and verifies.
+    pause : float
+        Seconds before the second try; the third waits twice as long.
+
+    Raises
+    ------
+    CorruptObjectError
+        If it is damaged each time.
+    """
+    for attempt in range(_READS - 1):
+        with suppress(CorruptObjectError):
+            return get()
+        time.sleep(pause * 2**attempt)
+    return get()
+
+
+def without_frames(error: StoreError) -> StoreError:
+    """Return an error without the frames of toilfn's own code, which tell its reader nothing; logs have them."""
+    logging.getLogger("toilfn.stores").debug("the store cannot be used", exc_info=error)
+    error.__cause__, error.__suppress_context__ = None, True
+    return error.with_traceback(None)
 
 
 def damaged(what: str, why: str, advice: str = RESTORE) -> CorruptObjectError:

@@ -117,6 +117,10 @@ class EncryptedObjects(Objects):
             sealed.close()
             raise
 
+    def versions(self) -> int:
+        """Count what the place keeps of deleted objects."""
+        return self._inner.versions()
+
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written."""
         return self._inner.sweep(age)

@@ -57,6 +57,8 @@ class FileObjects(Objects):
                 os.mkdir(self._root, 0o700)
         except OSError as error:
             raise StoreError(f"Cannot make the job store {self._root}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise _unencodable(self._root, error) from None
 
     def get(self, name: str) -> bytes:
         """Read an object."""
@@ -113,11 +115,14 @@ class FileObjects(Objects):
         places may hold links to it.
         """
         with self._translated("write", name):
-            given = move and self._give(path, name)
-            temporary = path if given else self._copy_in(path, name)
+            if move and self._give(path, name):
+                fault("objects.temporary")
+                if self._renamed(path, self._path(name)):
+                    return
+            temporary = self._copy_in(path, name)
             fault("objects.temporary")
             self._replace(temporary, self._path(name))
-            if move and not given:
+            if move:
                 os.unlink(path)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
@@ -135,9 +140,9 @@ class FileObjects(Objects):
         return Path(self._path(name)) if self.exists(name) else None
 
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written more than `age` seconds ago, and say how many."""
-        latest = time.time() - age
-        old = [p for p in _walk(self._root) if os.path.basename(p).startswith(TEMPORARY) and _modified(p) < latest]
+        """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
+        latest = time.time() - age if age > 0 else float("inf")  # the file server's clock may be ahead
+        old = [p for p in _walk(self._root) if os.path.basename(p).startswith(TEMPORARY) and _modified(p) <= latest]
         for path in old:
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -171,6 +176,8 @@ class FileObjects(Objects):
             raise MissingObjectError(f"There is no object {name} in {self.url}.") from error
         except OSError as error:
             raise StoreError(f"Cannot {verb} {name} in {self.url}: {error}") from error
+        except UnicodeEncodeError as error:
+            raise _unencodable(self._root, error) from None
 
     def _write_temporary(self, name: str, data: bytes) -> str:
         descriptor, path = self._make_temporary(name)
@@ -240,6 +247,16 @@ class FileObjects(Objects):
         fault("objects.replaced")
         self._flush_folder(os.path.dirname(path))
 
+    def _renamed(self, path: str | os.PathLike[str], target: str) -> bool:
+        """Rename a file into the store; False where the system cannot, as between two mounts of one file system."""
+        try:
+            self._replace(path, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return False
+        return True
+
     def _give(self, path: str | os.PathLike[str], name: str) -> bool:
         """Make a file ready to be renamed into the store; False if it has to be copied."""
         self._make_folders(os.path.dirname(name))
@@ -282,6 +299,13 @@ class FileObjects(Objects):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _unencodable(path: str, error: UnicodeEncodeError) -> StoreError:
+    return StoreError(
+        f"the path {path!a} cannot be used here: the locale's encoding {error.encoding} has no"
+        f" {error.object[error.start]!a}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    )
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -6,10 +6,11 @@ from typing import Any, BinaryIO
 
 import aiohttp
 import gcsfs
-from gcsfs.retry import HttpError
+from gcsfs.retry import ChecksumError, HttpError
 
-from toilfn.stores.buckets import PART_SIZE, BucketObjects
+from toilfn.stores.buckets import PART_SIZE, BucketObjects, is_passing_status
 from toilfn.stores.objects import META
+from toilfn.stores.options import for_driver
 
 __all__ = ["GcsObjects"]
 
@@ -38,10 +39,13 @@ class GcsObjects(BucketObjects):
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> GcsObjects:
         """Make one from a URL and the options of gcsfs."""
+        options = for_driver(
+            options, [gcsfs.GCSFileSystem, gcsfs.core.GCSFileSystem], f"the job store {url} is in Google Storage"
+        )
         trace = aiohttp.TraceConfig()
         session = {**options.get("session_kwargs", {}), "trace_configs": [trace]}
         given = {"use_listings_cache": False, "consistency": "md5", **options, "session_kwargs": session}
-        fs = gcsfs.GCSFileSystem(skip_instance_cache=True, **given)
+        fs = gcsfs.GCSFileSystem(**{"skip_instance_cache": True, **given})
         return cls(fs, fs._strip_protocol(url), url, trace)
 
     def make_bucket(self) -> None:
@@ -59,7 +63,12 @@ class GcsObjects(BucketObjects):
         self._fs.pipe_file(path, data, chunksize=_chunk_size(data))
 
     def _create(self, path: str, data: bytes) -> None:
-        self._fs.pipe_file(path, data, mode="create", chunksize=_chunk_size(data))
+        try:
+            self._fs.pipe_file(path, data, mode="create", chunksize=_chunk_size(data))
+        except ChecksumError as error:
+            # There was none, so this is what we wrote; left there, it would be taken for an object that is damaged.
+            self._fs.rm_file(path)
+            raise ConnectionError("the object has arrived altered") from error
 
     def _head(self, path: str) -> int:
         return int(self._fs.call("GET", "b/{}/o/{}", self._bucket, self._key(path), json_out=True)["size"])
@@ -80,7 +89,7 @@ class GcsObjects(BucketObjects):
         return stream
 
     def _sign(self, path: str, seconds: int) -> str:
-        url: str = self._fs.sign(path, expiration=seconds)
+        url: str = self._fs.sign(path, expiration=seconds, version="v4")
         return url
 
     def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
@@ -94,8 +103,8 @@ class GcsObjects(BucketObjects):
 
     def _is_passing(self, error: Exception) -> bool:
         if isinstance(error, HttpError):
-            return error.code in (408, 429) or 500 <= int(error.code or 0) < 600
-        return super()._is_passing(error) or isinstance(error, aiohttp.ClientError)
+            return is_passing_status(int(error.code or 0))
+        return super()._is_passing(error) or isinstance(error, (aiohttp.ClientError, ChecksumError))
 
 
 def _chunk_size(data: bytes) -> int:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def holder(store: Store) -> Holder | None:
         if not names:
             return None
         with suppress(MissingObjectError):  # a newer leader has just taken it away
-            return _decode(names[-1], store.objects.get(names[-1]), store.url)
+            return checked.reread(partial(_read, store, names[-1]), store.objects.pause)
         time.sleep(min(0.01 * attempt, 0.2))
     raise checked.damaged(_label(names[-1], store.url), "it is listed and cannot be read", _ADVICE)
 
@@ -115,6 +116,11 @@ class Watch:
         self._seen: Holder | None = None
         self._since = 0.0
         self.has_changed = False
+
+    @property
+    def epoch(self) -> int:
+        """The number of the lease that was seen last; 0 if there was none."""
+        return self._seen.epoch if self._seen else 0
 
     def look(self) -> Holder | None:
         """Return the lease of the leader; None as soon as there is none, or its leader counts as dead."""
@@ -218,9 +224,8 @@ class Lease:
             If another leader is alive; names it, and what to do.
         """
         while True:
-            _keep_out(store, timeout, clock)
-            last = holder(store)
-            held = _claim(last.epoch + 1 if last else 1, (clock or time.time)(), timeout)
+            last = _last_epoch(store, timeout, clock)  # whoever takes the next one meanwhile wins
+            held = _claim(last + 1, (clock or time.time)(), timeout)
             if _take(store, held):
                 break
         store.objects.delete(name for name in _names(store) if name < _name(held.epoch))
@@ -235,7 +240,8 @@ class Lease:
             self._ended.set()
             self._thread.join()
             if not self._write(self._held._replace(heartbeat=self._clock(), released=True)):
-                self._store.objects.delete([_name(self.epoch)])  # a disk that is full has room for that
+                with suppress(StoreError):  # the warning says why, and what the run raises must not be hidden
+                    self._store.objects.delete([_name(self.epoch)])  # a disk that is full has room for that
 
     def __enter__(self) -> Lease:
         return self
@@ -264,20 +270,20 @@ class Lease:
         return True
 
 
-def _keep_out(store: Store, timeout: float, clock: Callable[[], float] | None) -> None:
-    """Return when no leader lives; this may take the whole timeout if the clock of a dead one differs from this one."""
+def _last_epoch(store: Store, timeout: float, clock: Callable[[], float] | None) -> int:
+    """Return the epoch of the last leader, or 0, when it does not live; to see that may take the whole timeout."""
     watch = Watch.recalled(store, timeout)
     last = watch.look()
     now = (clock or time.time)()
     if last is None or (clock is not None and not last.holds(now, timeout)):
-        return
+        return watch.epoch
     if clock is None and not last.seems_fresh(now):
         _log.warning(
             "waiting up to %.0f s to see whether process %d on %s still renews its lease of %s",
             max(timeout, last.timeout), last.pid, last.host, store.url,
         )  # fmt: skip
         if not watch.decided(last):
-            return
+            return watch.epoch
     watch.remember()
     raise StoreLockedError(_describe(store, last, now))
 
@@ -310,10 +316,11 @@ def _names(store: Store) -> list[str]:
     return sorted(name for name in store.objects.list("leases/") if _NAME.fullmatch(name))
 
 
-def _decode(name: str, data: bytes, where: str) -> Holder:
-    held = checked.read(Holder, data, json.loads, _label(name, where), _ADVICE)
+def _read(store: Store, name: str) -> Holder:
+    what = _label(name, store.url)
+    held = checked.read(Holder, store.objects.get(name), json.loads, what, _ADVICE)
     if _name(held.epoch) != name:
-        raise checked.damaged(_label(name, where), f"it is a copy of the lease with the number {held.epoch}", _ADVICE)
+        raise checked.damaged(what, f"it is a copy of the lease with the number {held.epoch}", _ADVICE)
     return held
 
 

@@ -287,13 +287,22 @@ class Log:
         return _Snapshot(number, found.parts, found.fences, segment.header.writer)
 
     def _segments_after(self, number: int) -> Iterator[Segment]:
-        last = max(self._numbers("log/"), default=number)
+        found = {n for n in self._numbers("log/") if n > number}
+        last = max(found, default=number)
         numbers = range(number + 1, last + 1)
+        if len(found) < len(numbers):
+            self._blame_strays(found, numbers)
         yield from self._load_ahead(numbers, self._load_segment)
         # A listing may be older than what is there now.
         number = max(number, last)
         while self._objects.exists(_name("segment", number := number + 1)):
             yield self._load_segment(number)
+
+    def _blame_strays(self, found: set[int], numbers: range) -> None:
+        """Raise the error for an object behind a gap that is not of this log, not one for what it seems to miss."""
+        gap = next(number for number in numbers if number not in found)
+        for number in sorted(n for n in found if n > gap):
+            self._load("segment", _name("segment", number), number, fences=True)
 
     def _load_segment(self, number: int) -> Segment:
         return self._load("segment", _name("segment", number), number)
@@ -312,7 +321,9 @@ class Log:
     def _load(self, kind: str, name: str, number: int, *, fences: bool = False) -> Segment:
         """Read an object and see that it is what its name says."""
         try:
-            segment = unpack(name, self._objects.get(name), self._objects.url)
+            segment = checked.reread(
+                lambda: unpack(name, self._objects.get(name), self._objects.url), self._objects.pause
+            )
         except MissingObjectError:
             raise self._vanished(name, number, "is missing") from None
         header = segment.header

@@ -76,6 +76,11 @@ class Objects(ABC):
     sync: bool = True
 
     @property
+    def pause(self) -> float:
+        """Seconds to wait before something damaged is read again: it may have been altered on its way."""
+        return 0.0 if self.parallel == 1 else 0.2
+
+    @property
     def requests(self) -> int:
         """How many requests this process has sent, failed ones included; 0 where they cost nothing."""
         return 0
@@ -137,9 +142,13 @@ class Objects(ABC):
         """
         raise StoreError(f"{self.url} is no place of which URLs can be made for others: use s3:// or gs://.")
 
+    def versions(self) -> int:
+        """Count what the place keeps of the prefix's objects although they were deleted or replaced."""
+        return 0
+
     @abstractmethod
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written more than `age` seconds ago, and say how many."""
+        """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
 
     @abstractmethod
     def clear(self, folder: str) -> None:

@@ -7,27 +7,38 @@ remembers them for the store's URL, and a leader hands them to its workers in an
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from toilfn.errors import StoreError
 
-__all__ = ["VARIABLE", "hand_over", "key_bytes", "known", "masked", "remember", "resolved"]
+__all__ = ["VARIABLE", "for_driver", "hand_over", "key_bytes", "known", "masked", "refuse", "remember", "resolved"]
 
 VARIABLE = "TOILFN_STORE_OPTIONS"
 """The environment variable by which a leader tells workers how to open its store: JSON, options by URL."""
 
-_SECRET = re.compile(r"(^|_)(key|secret|token|passw(or)?d|passphrase|credentials?|connection_string)$", re.I)
+_SECRET = re.compile(r"(^|[_.])(key|secret|token|passw(or)?d|passphrase|credentials?|connection_string)$", re.I)
 """Names of options whose values are secrets."""
 
 _REFERENCE = re.compile(r"(env|file):(.+)", re.DOTALL)
 
 _KEY_SIZE = 32
+
+_PREFIX = "fs."
+"""Comes before the name of an option that is handed to the driver as it is."""
+
+_OURS = ("encryption_key", "create_bucket")
+"""Options of every store, or of every bucket."""
+
+_EVERY_DRIVER = ("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "batch_size")
+"""What all of fsspec's file systems take, though their signatures do not say so."""
 
 _remembered: dict[str, dict[str, Any]] = {}
 
@@ -60,6 +71,52 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
         If there is no such variable or file; the message names the option.
     """
     return {name: _read(name, value) for name, value in options.items()}
+
+
+def for_driver(
+    given: Mapping[str, Any], drivers: Iterable[type], place: str, *, ours: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Check the names of options, and return the options with those for the driver under its own names.
+
+    Drivers take any keyword in silence. So a name must be in a driver's signature, or start with ``fs.``, which says
+    that the driver knows it although its signature does not.
+
+    Parameters
+    ----------
+    given : mapping
+        Options, references to secrets replaced.
+    drivers : iterable of type
+        The file systems that they may be for.
+    place : str
+        What has these options, for the message.
+    ours : iterable of str
+        Names that toilfn itself understands there.
+
+    Raises
+    ------
+    StoreError
+        If a name is unknown; suggests the nearest one.
+    """
+    names = {*ours, *_EVERY_DRIVER, *(name for driver in drivers for name in _parameters(driver))}
+    for name in given:
+        if name not in names and not name.startswith(_PREFIX):
+            raise refuse(name, names, place, f"; if the driver has an option of this name, write {_PREFIX}{name}")
+    return {name.removeprefix(_PREFIX): value for name, value in given.items()}
+
+
+def refuse(name: str, names: Iterable[str], place: str, advice: str = "") -> StoreError:
+    """Build the error for an option that a place does not have."""
+    near = get_close_matches(name, [*names, *_OURS], n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return StoreError(f"{place}, which has no option {name}{meant or advice}")
+
+
+def _parameters(driver: type) -> Iterator[str]:
+    """Iterate over the names that a class and those that it extends give to arguments of their constructors."""
+    for cls in driver.__mro__[:-1]:
+        for name, parameter in inspect.signature(vars(cls).get("__init__", object)).parameters.items():
+            if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                yield name
 
 
 def hand_over(url: str, *, private: bool) -> dict[str, str]:

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import count
@@ -19,6 +19,7 @@ import fsspec
 
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
+from toilfn.stores.options import for_driver
 
 __all__ = ["FsspecObjects", "reason"]
 
@@ -63,7 +64,16 @@ class FsspecObjects(Objects):
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> FsspecObjects:
         """Make one from a URL and the options of its file system, which may raise any error."""
-        fs, root = fsspec.url_to_fs(url, **options)
+        schemes = [part.partition("://")[0] for part in url.split("::")]
+        drivers = [fsspec.get_filesystem_class(scheme) for scheme in schemes]
+        # In a chain of file systems, options come under the name of the one they are for.
+        nested = {name: value for name, value in options.items() if name in schemes and isinstance(value, Mapping)}
+        plain = {name: value for name, value in options.items() if name not in nested}
+        given = for_driver(plain, drivers, f"the job store {url} is opened by fsspec")
+        for scheme, driver in zip(schemes, drivers, strict=True):
+            if scheme in nested:
+                given[scheme] = for_driver(nested[scheme], [driver], f"{scheme} in {url} is opened by fsspec")
+        fs, root = fsspec.url_to_fs(url, **given)
         return cls(fs, root, url)
 
     @property
@@ -154,10 +164,10 @@ class FsspecObjects(Objects):
         return self._do("read", name, lambda: self._open(self._path(name)))
 
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written more than `age` seconds ago, and say how many."""
+        """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
         if self.conditional:
             return 0
-        latest = time.time() - age
+        latest = time.time() - age if age > 0 else float("inf")
         old = [path for path in self._find("") if self._is_left_over(path, latest)]
         self.delete(path[len(self._root) + 1 :] for path in old)
         return len(old)
@@ -294,7 +304,7 @@ class FsspecObjects(Objects):
         if not path.rpartition("/")[2].startswith(TEMPORARY):
             return False
         try:
-            return bool(self._fs.modified(path).timestamp() < latest)
+            return latest == float("inf") or bool(self._fs.modified(path).timestamp() < latest)
         except (NotImplementedError, FileNotFoundError):
             return False
 
@@ -311,9 +321,18 @@ class FsspecObjects(Objects):
                 raise
             except Exception as error:
                 if attempt + 1 == _ATTEMPTS or time.monotonic() > deadline or not self._is_passing(error):
-                    raise StoreError(f"Cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}") from error
+                    raise self._failed(verb, name, error) from error
             _pause(attempt)
         raise AssertionError("unreachable")
+
+    def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
+        hint = self._hint(error)
+        told = f"Cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
+        return StoreError(f"{told.rstrip('.')}; {hint}" if hint else told)
+
+    def _hint(self, error: Exception) -> str:
+        """Return what may help against a driver's error; empty where its own words say enough."""
+        return ""
 
     def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
         return MissingObjectError(f"There is no object {name} in {self.url}.")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
@@ -15,16 +19,21 @@ import s3fs
 from aiobotocore.session import AioSession
 
 from toilfn.errors import StoreError
-from toilfn.stores.buckets import PART_SIZE, PARTS_AT_A_TIME, BucketObjects
-from toilfn.stores.options import key_bytes
+from toilfn.stores.buckets import PART_SIZE, PARTS_AT_A_TIME, BucketObjects, is_passing_status
+from toilfn.stores.options import for_driver, key_bytes
 
 __all__ = ["S3Objects"]
 
 _MOST_PARTS = 10_000
 """In one upload. Source: Amazon S3 User Guide, "Multipart upload limits"."""
 
+_OURS = ("region", "profile", "path_style", "sse", "sse_kms_key_id", "sse_key", "tags")
+
 _LOADER = botocore.loaders.create_loader()
 """Shared by all sessions: it keeps the description of S3, which takes long to read."""
+
+_ALTERED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
+"""Codes of answers to a write that has arrived altered: nothing was written."""
 
 _RETRIES = {"mode": "standard", "max_attempts": 3}
 """botocore's own: exponential backoff with jitter, for throttling, errors of the server and of the network."""
@@ -59,9 +68,10 @@ class S3Objects(BucketObjects):
             If an option has a value that cannot be used.
         """
         root = s3fs.S3FileSystem._strip_protocol(url)
-        fs = s3fs.S3FileSystem(skip_instance_cache=True, **s3_options(options))
+        given = for_driver(options, [s3fs.S3FileSystem], f"the job store {url} is in S3", ours=_OURS)
+        fs = s3fs.S3FileSystem(**{"skip_instance_cache": True, **s3_options(given)})
         fs.retries = 3  # on top of botocore's
-        return cls(fs, root, url, customer_key="sse_key" in options)
+        return cls(fs, root, url, customer_key="sse_key" in given)
 
     def make_bucket(self) -> None:
         """Make the bucket, in the region of the connection."""
@@ -86,12 +96,12 @@ class S3Objects(BucketObjects):
         return data
 
     def _write(self, path: str, data: bytes) -> None:
-        self._fs.call_s3("put_object", **self._where(path), Body=data)
+        self._fs.call_s3("put_object", **self._where(path), Body=data, ContentMD5=_md5(data))
 
     def _create(self, path: str, data: bytes) -> None:
         # By one PUT whatever the size: servers are known that ignore the condition at the end of an upload in parts.
         try:
-            self._fs.call_s3("put_object", **self._where(path), Body=data, IfNoneMatch="*")
+            self._fs.call_s3("put_object", **self._where(path), Body=data, ContentMD5=_md5(data), IfNoneMatch="*")
         except Exception as error:
             if _status(error) == 412:
                 raise FileExistsError(path) from error
@@ -136,8 +146,71 @@ class S3Objects(BucketObjects):
     def _is_passing(self, error: Exception) -> bool:
         network = (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError, aiohttp.ClientError)
         return (
-            super()._is_passing(error) or _status(error) in (409, 429, *range(500, 600)) or isinstance(error, network)
+            super()._is_passing(error)
+            or _status(error) == 409
+            or is_passing_status(_status(error))
+            or _code(error) in _ALTERED
+            or isinstance(error, network)
         )
+
+    def _hint(self, error: Exception) -> str:
+        status, code = _status(error), _code(error)
+        text = str(_response(error).get("Error", {}).get("Message", ""))
+        if status == 301 or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
+            region = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+            return f"the bucket is in another region: set the store option region={region or 'REGION'}"
+        if code == "InvalidBucketName" or (status == 400 and code in ("", "400")):
+            return f"is {self._bucket} the name of a bucket?"
+        if code in ("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            return "renew the credentials, or choose others by the store options profile, key and secret"
+        if status in (400, 403) and any(word in text.lower() for word in ("customer", "encrypt", "sse")):
+            return "is this store encrypted with a key of your own? Then give the store option sse_key"
+        if status == 403:
+            return (
+                "S3 says so also of what is missing if the credentials lack s3:ListBucket; a store needs s3:ListBucket"
+                f" on {self._bucket}, and s3:GetObject, s3:PutObject and s3:DeleteObject on what is in it"
+            )
+        return ""
+
+    def sweep(self, age: float) -> int:
+        """Also give up uploads in parts that were begun and never ended: the parts cost money."""
+        count = super().sweep(age)
+        for upload in self._do("list the uploads of", "", self._uploads):
+            where = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            with suppress(StoreError):  # it has ended just now
+                self._do(
+                    "give up the upload of", upload["Key"], partial(self._fs.call_s3, "abort_multipart_upload", **where)
+                )
+                count += 1
+        return count
+
+    def _uploads(self) -> list[dict[str, Any]]:
+        try:
+            found = self._fs.call_s3("list_multipart_uploads", Bucket=self._bucket, Prefix=self._key(f"{self._root}/"))
+        except Exception as error:
+            if self._is_passing(error):
+                raise
+            return []  # not every server has this, and not everybody the right
+        return list(found.get("Uploads", ()))
+
+    def versions(self) -> int:
+        """Count the old versions and delete markers under the prefix, which a bucket with versioning keeps."""
+        try:
+            return self._do("list the versions of", "", self._count_versions)
+        except StoreError:  # not every server has them, and not everybody the right
+            return 0
+
+    def _count_versions(self) -> int:
+        count = 0
+        mark: dict[str, str] = {}
+        while True:
+            page = self._fs.call_s3(
+                "list_object_versions", Bucket=self._bucket, Prefix=self._key(f"{self._root}/"), **mark
+            )
+            count += len(page.get("Versions", ())) + len(page.get("DeleteMarkers", ()))
+            if not page.get("IsTruncated"):
+                return count
+            mark = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
 
 
 def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +228,8 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
     session = AioSession(profile=given.pop("profile", None))
     session.register_component("data_loader", _LOADER)
     client = {"region_name": given.pop("region"), **given.pop("client_kwargs", {})} if "region" in given else {}
-    config: dict[str, Any] = {"retries": _RETRIES}
+    # Without a word on the signature, botocore signs URLs in a way that S3 refuses for what KMS has encrypted.
+    config: dict[str, Any] = {"retries": _RETRIES, "signature_version": "s3v4"}
     if "path_style" in given:
         config["s3"] = {"addressing_style": "path" if given.pop("path_style") else "virtual"}
     if "endpoint_url" in given:  # few lookalikes know the checksums that AWS has by default
@@ -188,6 +262,11 @@ def _encryption(given: dict[str, Any]) -> dict[str, Any]:
 def _tags(given: dict[str, Any]) -> dict[str, str]:
     tags = given.pop("tags", None)
     return {"Tagging": urlencode(tags, quote_via=quote)} if tags else {}
+
+
+def _md5(data: bytes) -> str:
+    """Return what lets the server refuse an object that has arrived altered."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 def _part_size(local: str) -> int:

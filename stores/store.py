@@ -21,8 +21,9 @@ from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
 from toilfn.stores.objects import ENCRYPTED, META, TEMPORARY, MissingObjectError, Objects
+from toilfn.stores.segments import unpack
 
-__all__ = ["FORMAT", "Meta", "Store", "make"]
+__all__ = ["FORMAT", "Meta", "Store", "make", "remains"]
 
 FORMAT = 1
 """The version of the format that this module reads and writes."""
@@ -32,8 +33,6 @@ META_VARIABLE = "TOILFN_STORE_META"
 
 _COLLECTED = ("blobs", "batches", "answers")
 _FOLDERS = (*_COLLECTED, "flags", "leases", "notes", "snapshots", "log")
-_LEFT_OVER = 3600.0
-"""Seconds after which a half-written object is taken for garbage: no single write takes that long."""
 
 
 class Meta(NamedTuple):
@@ -69,15 +68,18 @@ class Meta(NamedTuple):
         CorruptObjectError
             If it cannot be read.
         """
-        try:
+
+        def get() -> Meta:
             data = objects.get(META)
             if data.startswith(ENCRYPTED):
                 raise _no_key(objects.url)
+            what, advice = f"{META} in {objects.url}", "put it back from a copy"
+            return checked.read(cls, data, lambda data: _fields(data, objects.url), what, advice)
+
+        try:
+            return checked.reread(get, objects.pause)
         except MissingObjectError:
             return None
-        return checked.read(
-            cls, data, lambda data: _fields(data, objects.url), f"{META} in {objects.url}", "put it back from a copy"
-        )
 
     def write(self, objects: Objects) -> bool:
         """Write it, unless another process did at the same time."""
@@ -175,12 +177,16 @@ class Store:
         CorruptObjectError
             If it is missing, cut short or altered.
         """
-        try:
+
+        def get() -> bytes:
             data = self.objects.get(ref.name)
+            check(ref, len(data), digest_of(data), self.url)
+            return data
+
+        try:
+            return checked.reread(get, self.objects.pause)
         except MissingObjectError:
             raise self._missing(ref) from None
-        check(ref, len(data), digest_of(data), self.url)
-        return data
 
     def fetch_blob(self, ref: BlobRef, path: str | os.PathLike[str]) -> None:
         """Write a blob to a file and verify it, in constant memory; the file appears whole or not at all.
@@ -192,9 +198,13 @@ class Store:
         """
         target = Path(path)
         draft = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-        try:
+
+        def download() -> None:
             self.objects.download(ref.name, draft)
             check(ref, *hash_file(draft), self.url)
+
+        try:
+            checked.reread(download, self.objects.pause)
             os.replace(draft, target)
         except MissingObjectError:
             raise self._missing(ref) from None
@@ -270,10 +280,14 @@ class Store:
         """
         group, _, place = name.rpartition("-")
         full = shard("batches", group)
-        data = self.objects.get(full)
-        if data.startswith(ENCRYPTED):
-            raise _no_key(self.url)
-        batch = checked.read(_Batch, data, lambda data: _batch(data, int(place)), f"{full} in {self.url}")
+
+        def get() -> _Batch:
+            data = self.objects.get(full)
+            if data.startswith(ENCRYPTED):
+                raise _no_key(self.url)
+            return checked.read(_Batch, data, lambda data: _batch(data, int(place)), f"{full} in {self.url}")
+
+        batch = checked.reread(get, self.objects.pause)
         return batch.message, batch.blobs
 
     def put_answers(self, name: str, n: int, data: bytes) -> bool:
@@ -320,7 +334,7 @@ class Store:
             Names of all blobs, batches and answers that are to stay.
         """
         kept = set(live)
-        deleted = self.objects.sweep(_LEFT_OVER)
+        deleted = self.objects.sweep(0)
         for folder in _COLLECTED:
             garbage = (name for name in self.objects.list(f"{folder}/") if name not in kept)
             while group := list(islice(garbage, 1000)):
@@ -356,6 +370,11 @@ def make(objects: Objects, workflow: str) -> Meta:
         if made.write(objects):
             return made
     there = Meta.read(objects)  # another process may have made it just now
+    if there is None and remains(objects) is not None:
+        raise StoreError(
+            f"{objects.url} is what is left of a job store without its {META}; put that object back from a copy, or"
+            f" remove the rest: toilfn clean {objects.url}"
+        )
     if there is None:
         raise StoreError(
             f"{objects.url} is not empty and is no job store: nothing was touched. Choose a new or an empty place."
@@ -385,6 +404,16 @@ def _fields(data: bytes, url: str) -> dict[str, Any]:
             " Use the toilfn that made it, or start the workflow in a new store."
         )
     return fields
+
+
+def remains(objects: Objects) -> Meta | None:
+    """Build a description for what is left of a store that has lost its own; None where there is no object of a log."""
+    for folder in ("log/", "snapshots/"):
+        for name in objects.list(folder):
+            with suppress(StoreError):
+                header = unpack(name, objects.get(name), objects.url).header
+                return Meta(header.store, 0.0, "", conditional=True, sync=True)
+    return None
 
 
 def _no_key(url: str) -> StoreError:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from toilfn.errors import StoreError
+
 if TYPE_CHECKING:
     from toilfn.lead.session import Session
 
@@ -36,7 +38,9 @@ class Run:
             with self._session:
                 self._value = self._work()
         except BaseException as error:  # raised by result(), in the caller's thread
-            self._error = error
+            from toilfn.stores.checked import without_frames
+
+            self._error = without_frames(error) if isinstance(error, StoreError) else error
 
     def status(self) -> str:
         """Give ``"running"``, ``"done"`` or ``"failed"``."""

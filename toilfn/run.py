@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from toilfn.errors import GraphError, StoreNotFoundError
+from toilfn.errors import GraphError, StoreError, StoreNotFoundError
 from toilfn.settings import Settings
 from toilfn.structure import is_collection, rebuild
 from toilfn.task import as_promise
@@ -58,8 +58,13 @@ def compute(*promises: Any, **settings: Any) -> Any:
     from toilfn.lead.session import Session
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
-    with Session(resolved, workflow=_workflow(resolved)) as session:
-        return session.compute(wanted)
+    try:
+        with Session(resolved, workflow=_workflow(resolved)) as session:
+            return session.compute(wanted)
+    except StoreError as error:
+        from toilfn.stores.checked import without_frames
+
+        raise without_frames(error) from None
 
 
 def submit(*promises: Any, **settings: Any) -> Run:
@@ -112,10 +117,15 @@ def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
     """
     from toilfn.lead.session import Session
 
-    with Session(Settings.resolve(**{**settings, "store": os.fspath(store)}), create=False) as session:
-        if not session.index.runs:
-            raise StoreNotFoundError(f"nothing was run in the store {store} yet: there is nothing to resume")
-        return session.resume()
+    try:
+        with Session(Settings.resolve(**{**settings, "store": os.fspath(store)}), create=False) as session:
+            if not session.index.runs:
+                raise StoreNotFoundError(f"nothing was run in the store {store} yet: there is nothing to resume")
+            return session.resume()
+    except StoreError as error:
+        from toilfn.stores.checked import without_frames
+
+        raise without_frames(error) from None
 
 
 def _wanted(promises: tuple[Any, ...]) -> Any:

@@ -7,7 +7,8 @@ import traceback
 
 import pytest
 
-from toilfn.errors import StoreError
+import toilfn
+from toilfn.errors import InputError, StoreError
 from toilfn.stores import open_store, options
 
 KEY = "00" * 32
@@ -96,3 +97,67 @@ def test_a_damaged_variable_is_told(monkeypatch):
 def test_options_that_a_directory_does_not_have(tmp_path):
     with pytest.raises(StoreError, match="is a directory, which has no option region"):
         open_store(tmp_path / "x", region="eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("url", "option", "meant"),
+    [
+        ("s3://b/x", "encrypton_key", "encryption_key"), ("s3://b/x", "regoin", "region"),
+        ("s3://b/x", "ssekey", "sse_key"),
+        ("s3://b/x", "endpoint", "endpoint_url"), ("gs://b/x", "projct", "project"),
+        ("gs://b/x", "create_buckt", "create_bucket"),
+        ("gs://b/x", "encrypton_key", "encryption_key"), ("memory://x", "encrypton_key", "encryption_key"),
+        ("simplecache::memory://x", "cache_storag", "cache_storage"), ("DIRECTORY", "encrypton_key", "encryption_key"),
+        ("DIRECTORY", "snyc", "sync"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_option_is_refused_everywhere_with_the_nearest(tmp_path, url, option, meant):
+    with pytest.raises(StoreError, match=f"which has no option {option}; did you mean {meant}?"):
+        open_store(tmp_path / "x" if url == "DIRECTORY" else url, **{option: "x"})
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_option_that_resembles_none_says_how_to_hand_it_on():
+    with pytest.raises(StoreError, match=r"no option qqqq; if the driver has an option of this name, write fs\.qqqq"):
+        open_store("memory://x", qqqq=1)
+
+
+def test_options_are_handed_to_the_driver_by_its_signature_or_by_a_prefix():
+    class Driver:
+        def __init__(self, host, *, port=22, **others):
+            pass
+
+    given = {"host": "h", "port": 1, "fs.odd": True, "region": "r"}
+    found = options.for_driver(given, [Driver], "the store", ours=["region"])
+    assert found == {"host": "h", "port": 1, "odd": True, "region": "r"}
+    with pytest.raises(StoreError, match=r"the store, which has no option others"):
+        options.for_driver({"others": 1}, [Driver], "the store")
+
+
+def test_a_secret_behind_the_prefix_is_a_secret():
+    options.remember("sftp://h/x", {"fs.password": "geheim"})
+    with pytest.raises(StoreError, match=r"option fs\.password is a secret"):
+        options.hand_over("sftp://h/x", private=False)
+
+
+@pytest.mark.parametrize("url", ["s3:bucket/x", "s3:/bucket/x", "gs:b", "sftp:host/x", "file:x", "S3:bucket/x"])
+def test_a_url_without_its_slashes_is_refused(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"is not a URL: two slashes must follow .* write \./"):
+        open_store(url)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["a:b", "x y:z", "C:", "data:x", "./s3:bucket"])
+def test_a_directory_may_have_a_colon(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert open_store(name).url == f"file://{tmp_path}/{name.removeprefix('./')}"
+
+
+def test_exports_to_a_url_without_its_slashes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(InputError, match="two slashes must follow"):
+        toilfn.export(toilfn.import_file("x"), "s3:bucket/x")
+    with pytest.raises(InputError, match="two slashes must follow"):
+        toilfn.import_file("s3:bucket/x")

@@ -308,3 +308,139 @@ def test_imports_and_exports(radosgw_server, url, tmp_path):
         wanted = toil.export(shout(toil.import_file(f"{place}/in.txt")), f"{place}/out.txt")
         assert toil.compute(wanted, store=tmp_path / "store", progress=False, workers=1) == f"{place}/out.txt"
     assert client(radosgw_server).get_object(**key_of(place, "out.txt"))["Body"].read() == b"BROUGHT IN"
+
+
+class Refusing(Relay):
+    """Answers a conditional write by 501, as Amazon's list of errors has it for an unknown header."""
+
+    def answer(self, request: Request) -> Answer:
+        if any(name.lower() == "if-none-match" for name, _ in request.headers):
+            body = (
+                b"<Error><Code>NotImplemented</Code>"
+                b"<Message>A header you provided implies functionality that is not implemented</Message></Error>"
+            )
+            return Answer(501, [("Content-Type", "application/xml")], body)
+        return self.ask(request)
+
+
+def test_a_server_that_refuses_conditional_writes_is_used_without(moto_server, moto_url, caplog):
+    with Refusing(moto.PORT).running() as relay:
+        store = open_store(moto_url, **on(moto_server, endpoint_url=relay.url))
+        assert not store.objects.conditional
+        assert "has no conditional writes: only the lease keeps" in caplog.text
+        store.log.append([b"x"])
+        assert [record for _, record in open_store(moto_url).log.read()] == [b"x"]
+
+
+class Altering(Relay):
+    """Alters the next body that is sent or answered."""
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__(upstream)
+        self.method = ""
+
+    def answer(self, request: Request) -> Answer:
+        if request.method != self.method:
+            return self.ask(request)
+        self.method = ""
+        if request.method == "PUT":
+            return self.ask(request._replace(body=altered(request.body)))
+        answer = self.ask(request)
+        return answer._replace(body=altered(answer.body))
+
+
+def altered(body: bytes) -> bytes:
+    return body[:-1] + bytes([body[-1] ^ 1]) if body else body
+
+
+def test_one_altered_answer_is_no_damage(radosgw_server, url, tmp_path):
+    with Altering(radosgw.PORT).running() as relay:
+        assert isinstance(relay, Altering)
+        store = open_store(url, **on(radosgw_server, endpoint_url=relay.url))
+        store.log.append([b"x"])
+        ref = store.put_blob(b"content")
+        relay.method = "GET"
+        assert store.get_blob(ref) == b"content"
+        relay.method = "GET"
+        store.fetch_blob(ref, tmp_path / "x")
+        relay.method = "GET"
+        assert [record for _, record in open_store(url).log.read()] == [b"x"]
+
+
+def test_a_write_that_arrives_altered_is_sent_again(radosgw_server, url):
+    with Altering(radosgw.PORT).running() as relay:
+        assert isinstance(relay, Altering)
+        store = open_store(url, **on(radosgw_server, endpoint_url=relay.url))
+        relay.method = "PUT"
+        store.log.append([b"x"])
+        relay.method = "PUT"
+        ref = store.put_blob(b"content")
+        assert store.get_blob(ref) == b"content"
+        assert [record for _, record in open_store(url).log.read()] == [b"x"]
+
+
+def test_clean_says_what_a_bucket_with_versions_keeps(moto_server, capsys):
+    bucket = f"versioned-{uuid.uuid4().hex}"
+    client(moto_server).create_bucket(Bucket=bucket)
+    client(moto_server).put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    url = f"s3://{bucket}/run"
+    open_store(url, **on(moto_server)).put_blob(b"x")
+    assert main(["clean", url, "--yes", "--store-options", f"endpoint_url={moto_server.url}"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"removed s3://versioned-\w+/run, but its bucket keeps \d+ old versions", told)
+    assert "NoncurrentVersionExpiration" in told
+
+
+def test_unfinished_uploads_are_garbage(moto_server, moto_url):
+    store = open_store(moto_url, **on(moto_server))
+    s3 = client(moto_server)
+    s3.create_multipart_upload(**key_of(moto_url, "blobs/aa/x"))
+    s3.create_multipart_upload(Bucket="tests", Key="another/x")
+    store.collect(())
+    left = [upload["Key"] for upload in s3.list_multipart_uploads(Bucket="tests").get("Uploads", ())]
+    assert not [key for key in left if key.startswith(moto_url.removeprefix("s3://tests/"))]
+    assert "another/x" in left
+
+
+@pytest.mark.parametrize("region", [None, "us-east-1", "eu-west-1"])
+def test_urls_are_signed_by_version_4_for_seven_days_at_most(moto_server, moto_url, region):
+    store = open_store(moto_url, **on(moto_server, **({"region": region} if region else {})))
+    ref = store.put_blob(b"x")
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in store.objects.presigned_url(ref.name, 3600)
+    for seconds in (0, -1, 7 * 86400 + 1):
+        with pytest.raises(StoreError, match="choose between 1 second and 7 days"):
+            store.objects.presigned_url(ref.name, seconds)
+
+
+class Told(Relay):
+    """Answers everything in one way."""
+
+    def __init__(self, upstream: int, status: int, code: str, message: str, headers: list[tuple[str, str]]) -> None:
+        super().__init__(upstream)
+        self.told = (status, code, message, headers)
+
+    def answer(self, request: Request) -> Answer:
+        status, code, message, headers = self.told
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        return Answer(status, [("Content-Type", "application/xml"), *headers], body)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "hint"),
+    [
+        (403, "AccessDenied", "Access Denied", "s3:ListBucket"),
+        (400, "AuthorizationHeaderMalformed", "the region 'a' is wrong; expecting 'eu-west-1'", "store option region="),
+        (400, "ExpiredToken", "The provided token has expired.", "renew the credentials"),
+        (
+            400,
+            "InvalidRequest",
+            "The object was stored using a form of Server Side Encryption.",
+            "store option sse_key",
+        ),
+        (400, "InvalidBucketName", "The specified bucket is not valid.", "the name of a bucket"),
+    ],
+)
+def test_errors_of_the_server_come_with_advice(moto_server, moto_url, status, code, message, hint):
+    with Told(moto.PORT, status, code, message, []).running() as relay, pytest.raises(StoreError) as raised:
+        open_store(moto_url, endpoint_url=relay.url, region="us-east-1")
+    assert hint in str(raised.value)

@@ -9,14 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 
-from toilfn.cli.common import add_store_options, open_named
-from toilfn.errors import InputError
+from toilfn.cli.common import add_store_options, named_options, open_named
+from toilfn.errors import InputError, StoreNotFoundError
 from toilfn.filing.cache import forget
 from toilfn.lead.ghosts import end_jobs
 from toilfn.lead.index import Index
 from toilfn.lead.rollback import gone
 from toilfn.records import BlobRef, Deleted, Epoch, Outcome, decode, encode
-from toilfn.stores import Store
+from toilfn.stores import Store, open_remains
 from toilfn.stores.lease import Lease
 
 __all__ = ["command", "configure"]
@@ -47,13 +47,25 @@ def command(options: argparse.Namespace) -> int:
     ClusterError
         If a batch system cannot be asked to end the jobs of a leader that died.
     """
-    stores = [open_named(options, url) for url in options.stores]
+    stores = [_opened(options, url) for url in options.stores]
     if not options.garbage and not options.yes and not _agreed(stores):
         print("nothing was removed")
         return 1
     for store in stores:
         _collect(store) if options.garbage else _destroy(store, leave_jobs=options.leave_jobs)
     return 0
+
+
+def _opened(options: argparse.Namespace, url: str) -> Store:
+    """Open a store; one that has lost its ``store.json`` can still be removed."""
+    try:
+        return open_named(options, url)
+    except StoreNotFoundError:
+        left = None if options.garbage else open_remains(url, **named_options(options))
+        if left is None:
+            raise
+        print(f"{left.url} has no store.json any more; what is left of the store can be removed", file=sys.stderr)
+        return left
 
 
 def _agreed(stores: list[Store]) -> bool:
@@ -72,7 +84,19 @@ def _destroy(store: Store, *, leave_jobs: bool) -> None:
         forget(store.url)
     finally:
         lease.release()
-    print(f"removed {store.url}")
+    print(_told(store))
+
+
+def _told(store: Store) -> str:
+    """Say what was removed, and what the place keeps all the same."""
+    kept = store.objects.versions()
+    if not kept:
+        return f"removed {store.url}"
+    return (
+        f"removed {store.url}, but its bucket keeps {kept} old versions and delete markers of the objects, which take"
+        " room and can be read: let a lifecycle rule of the bucket remove them (NoncurrentVersionExpiration and"
+        " ExpiredObjectDeleteMarker), as soon as no lock holds them"
+    )
 
 
 def _collect(store: Store) -> None:

@@ -17,7 +17,7 @@ from toilfn.text import visible
 from toilfn.view import View
 
 __all__ = [
-    "add_json", "add_store", "add_store_options", "add_task", "open_named", "open_view", "output_file",
+    "add_json", "add_store", "add_store_options", "add_task", "named_options", "open_named", "open_view", "output_file",
     "print_json", "print_table",
 ]  # fmt: skip
 
@@ -35,8 +35,12 @@ def add_store_options(parser: argparse.ArgumentParser) -> None:
 
 def open_named(options: argparse.Namespace, url: str | None = None) -> Store:
     """Open the store that the user named (or `url`), by the options of flags and configuration."""
-    wanted = Settings.resolve(**from_options(options)).store_options
-    return open_store(options.store if url is None else url, create=False, **(wanted or {}))
+    return open_store(options.store if url is None else url, create=False, **named_options(options))
+
+
+def named_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of stores from flags and configuration."""
+    return Settings.resolve(**from_options(options)).store_options or {}
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.records import BlobRef
-from toilfn.stores import Store
+from toilfn.stores import Store, refuse_missing_slashes
 from toilfn.stores.blobs import hash_file
 
 __all__ = [
@@ -87,7 +87,15 @@ def local_path(url: str | os.PathLike[str]) -> Path | None:
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
-    """Make a URL independent of the working directory; a plain path may stay relative to it until here."""
+    """Make a URL independent of the working directory; a plain path may stay relative to it until here.
+
+    Raises
+    ------
+    InputError
+        If it is a URL in which slashes are missing, such as ``s3:bucket/x``.
+    """
+    if isinstance(url, str) and not url.startswith("file:"):
+        refuse_missing_slashes(url)
     path = local_path(url)
     if path is None:
         return os.fspath(url)

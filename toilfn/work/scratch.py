@@ -134,7 +134,10 @@ class Scratch:
         aside = (self._base or base_dir()) / "kept"
         aside.mkdir(mode=0o700, exist_ok=True)
         plain = re.sub(r"[^\w.-]", "_", name)
-        return directory.rename(tempfile.mkdtemp(prefix=f"{plain}-", dir=aside))
+        place = Path(tempfile.mkdtemp(prefix=f"{plain}-", dir=aside))
+        place.rmdir()
+        shutil.move(directory, place)  # which copies where "kept" is a mount of its own
+        return place
 
     def defer(self, function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deferred:
         """Keep a call, on disk where it can be pickled."""
