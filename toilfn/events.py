@@ -182,6 +182,10 @@ class Capacity(NamedTuple):
     """How many services may run at one time on nodes that are not preemptible."""
     preemptible_services: int | None = None
     """And on those that are."""
+    cores: float | None = None
+    """How many cores may be in use at one time, where ``total`` does not say it: the user's limit."""
+    memory: int | None = None
+    disk: int | None = None
 
 
 Event: TypeAlias = (

@@ -153,13 +153,22 @@ class Settings:
         None, _accelerators, _RESOURCES, "accelerators of a task that names none, such as 1, cuda:2 or nvidia-tesla-k80"
     )
     max_cores: float | None = _setting(
-        None, cores, _RESOURCES, "the most cores to use at one time; by default what the cluster has"
+        None,
+        cores,
+        _RESOURCES,
+        "the most cores to use at one time, on any cluster; a task that asks for more fails; by default no limit",
     )
     max_memory: int | None = _setting(
-        None, parse_size, _RESOURCES, "the most memory to use at one time; by default what the cluster has"
+        None,
+        parse_size,
+        _RESOURCES,
+        "the most memory to use at one time, on any cluster; a task that asks for more fails; by default no limit",
     )
     max_disk: int | None = _setting(
-        None, parse_size, _RESOURCES, "the most disk to use at one time; by default what the cluster has"
+        None,
+        parse_size,
+        _RESOURCES,
+        "the most disk to use at one time, on any cluster; a task that asks for more fails; by default no limit",
     )
 
     set_env: dict[str, str] | None = _setting(

@@ -95,6 +95,7 @@ CAPACITIES = [
     Capacity(Resources(cores=4, memory=100, disk=10, accelerators=GPUS)),
     Capacity(Resources(cores=6, memory=60, disk=4, accelerators=GPUS), batches=2),
     Capacity(None, batches=3),
+    Capacity(None, cores=4, memory=60, disk=3),
     Capacity(None, Resources(cores=8, memory=100, disk=10, accelerators=GPUS, walltime=200.0)),
 ]
 BUDGETS = [Budget(), Budget(error=0, lost=0), Budget(error=2, memory=2, double_memory=True), Budget(preempted=1)]
@@ -188,10 +189,22 @@ def units(shapes: Iterable[Resources]) -> list[Accelerator]:
     return [device for shape in shapes for device in shape.accelerators for _ in range(device.count)]
 
 
+def within_limits(shapes: list[Resources], capacity: Capacity) -> bool:
+    """Whether the user's limits allow some shapes at one time."""
+    limits = {"cores": capacity.cores, "memory": capacity.memory, "disk": capacity.disk}
+    return all(
+        sum(Fraction(str(getattr(shape, name))) for shape in shapes) <= Fraction(str(most))
+        for name, most in limits.items()
+        if most is not None
+    )
+
+
 def fits(shapes: list[Resources], capacity: Capacity) -> bool:
     if capacity.batches is not None and len(shapes) > capacity.batches:
         return False
     total = capacity.total
+    if not within_limits(shapes, capacity):
+        return False
     return total is None or (
         sum(Fraction(str(shape.cores)) for shape in shapes) <= Fraction(str(total.cores))
         and sum(shape.memory for shape in shapes) <= total.memory

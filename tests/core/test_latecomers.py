@@ -7,7 +7,7 @@ import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
 from toilfn.events import Cause
-from toilfn.lead.latecomers import Latecomers
+from toilfn.lead.latecomers import Latecomers, Strays
 
 DONE = msgpack.packb(("done",))
 OTHER = msgpack.packb(("records", [], []))
@@ -59,3 +59,16 @@ def test_a_worker_that_failed_without_a_word_may_not_have_seen_the_store():
     assert late.explained(FAILED, [OTHER]) == FAILED
     assert late.explained(WELL, []) == WELL
     assert Latecomers("s3://bucket/store").explained(FAILED, []).detail == "exit status 1"
+
+
+def test_a_job_that_was_lost_is_still_listened_to_now_and_then():
+    said = {"1-0": [OTHER]}
+    strays = Strays(lambda name, start: said[name][start:])
+    strays.add("1-0", 1)
+    assert list(strays.news(0)) == []
+    said["1-0"].append(DONE)
+    assert list(strays.news(1)) == []
+    assert list(strays.news(10)) == [("1-0", DONE)]
+    assert list(strays.news(20)) == []
+    assert strays.drop() == {"1-0": 2}
+    assert list(strays.news(30)) == []

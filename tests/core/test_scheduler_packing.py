@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.scheduler_model import SMALL, name, new, typed
-from toilfn.events import Capacity, Cause, Finished, GaveUp, Lost, Recall, Returned, Submit, Submitted
+from toilfn.events import Budget, Capacity, Cause, Finished, GaveUp, Lost, Recall, Returned, Submit, Submitted
 from toilfn.resources import Accelerator, Resources
 from toilfn.scheduler import Policy, Scheduler
 
@@ -326,3 +326,41 @@ def test_batches_of_a_cluster_that_queues_are_not_recalled():
     scheduler.handle(Capacity(None))
     scheduler.dispatch(0.0)
     assert scheduler.wake_at is None
+
+
+LIMITS = [
+    (Capacity(None, cores=2), {"cores": 2}, {"cores": 3}),
+    (Capacity(None, memory=100), {"memory": 100}, {"memory": 101}),
+    (Capacity(None, disk=10), {"disk": 10}, {"disk": 11}),
+    (Capacity(machine(8.0), machine(8.0), cores=2), {"cores": 2}, {"cores": 3}),
+]
+
+
+@pytest.mark.parametrize(("capacity", "most", "more"), LIMITS)
+def test_what_is_over_the_users_limits_is_given_up_at_once_on_every_cluster(capacity, most, more):
+    base = {"cores": 1, "memory": 1, "disk": 1}
+    scheduler, commands = make(
+        capacity, new(1, shape=Resources(**(base | more))), new(2, shape=Resources(**(base | most)))
+    )
+    assert typed(*commands) == typed(GaveUp(name(1), Cause.INPUT))
+    assert numbers(scheduler.dispatch(0.0)) == [[2]]
+
+
+@pytest.mark.parametrize(("capacity", "most", "more"), LIMITS)
+def test_the_users_limits_bound_what_runs_at_one_time_on_every_cluster(capacity, most, more):
+    shape = Resources(**({"cores": 1, "memory": 1, "disk": 1} | most))
+    scheduler, _ = make(capacity, new(1, shape=shape), new(2, shape=shape))
+    (submit,) = scheduler.dispatch(0.0)
+    assert scheduler.dispatch(1.0) == []
+    end(scheduler, submit)
+    assert numbers(scheduler.dispatch(2.0)) == [[2]]
+
+
+def test_memory_is_not_doubled_over_the_users_limit():
+    shape = Resources(cores=1, memory=60, disk=1)
+    budget = Budget(double_memory=True, backoff=0.0)
+    scheduler, _ = make(Capacity(None, memory=100), new(1, shape=shape, budget=budget))
+    (submit,) = scheduler.dispatch(0.0)
+    scheduler.handle(Lost(submit.batch, Cause.MEMORY, 0.0))
+    (again,) = scheduler.dispatch(1.0)
+    assert again.shape.memory == 100

@@ -9,7 +9,7 @@ from textwrap import indent
 from typing import Any
 
 from toilfn.errors import FailedTasksError, GraphError
-from toilfn.events import Cause, TaskId
+from toilfn.events import Capacity, Cause, TaskId
 from toilfn.records import BlobRef, Failure, Task
 from toilfn.resources import Resources
 from toilfn.serialize import loads
@@ -138,10 +138,18 @@ def _describe(failure: Failure, name: str, inputs: str, log: str, place: str) ->
     return "\n".join(lines)
 
 
-def too_large(asked: Resources, offered: Resources | None) -> str:
-    """Say that a task asks for more than the cluster can ever give."""
+def too_large(asked: Resources, offered: Resources | None, capacity: Capacity) -> str:
+    """Say that a task asks for more than the cluster can ever give, or than the user's limits allow."""
+    limits = {"cores": capacity.cores, "memory": capacity.memory, "disk": capacity.disk}
+    if over := [name for name, most in limits.items() if most is not None and getattr(asked, name) > most]:
+        names = " and ".join(f"max_{name}={_amount(name, limits[name])}" for name in over)
+        return f"asks for {_resources(asked)}, more than {names} allows; ask for less, or raise the limit"
     text = f"asks for {_resources(asked)}, more than the cluster ever gives to one task"
     return f"{text}: {_resources(offered)}. Ask for less, or use another cluster" if offered else text
+
+
+def _amount(name: str, most: float | None) -> str:
+    return f"{most:g}" if name == "cores" else format_size(int(most or 0))
 
 
 def _resources(amount: Resources) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from toilfn.clusters.base import JobId, Update
@@ -11,13 +11,16 @@ from toilfn.events import Cause
 from toilfn.lead import messages
 from toilfn.stores import is_local
 
-__all__ = ["Latecomers"]
+__all__ = ["Latecomers", "Strays"]
 
 _LATE = 60.0
 """Seconds within which answers must be seen: NFS may know a directory's old state for so long (acdirmax, nfs(5))."""
 
 _LOOK = 0.5
 """Seconds between two looks."""
+
+_LOOK_AGAIN = 10.0
+"""Seconds between two looks for answers from jobs that were lost."""
 
 
 class Latecomers:
@@ -71,3 +74,37 @@ class Latecomers:
         if not is_local(self._store):
             return ""
         return f". If its node cannot see the directory {self._store}: let the store be one that leader and nodes share"
+
+
+class Strays:
+    """Batches whose jobs were lost: a worker that nobody could find may still have done its work.
+
+    Parameters
+    ----------
+    read : callable
+        Reads what a batch has answered, from the n-th answer on.
+    """
+
+    def __init__(self, read: Callable[[str, int], Sequence[bytes]]) -> None:
+        self._read = read
+        self._heard: dict[str, int] = {}
+        self._next = 0.0
+
+    def add(self, name: str, heard: int) -> None:
+        """Listen to a batch from now on, of which some answers have been heard."""
+        self._heard[name] = heard
+
+    def news(self, now: float) -> Iterator[tuple[str, bytes]]:
+        """Look now and then for further answers."""
+        if not self._heard or now < self._next:
+            return
+        self._next = now + _LOOK_AGAIN
+        for name, heard in list(self._heard.items()):
+            answers = self._read(name, heard)
+            self._heard[name] = heard + len(answers)
+            yield from ((name, answer) for answer in answers)
+
+    def drop(self) -> dict[str, int]:
+        """Listen to none of them any more; return how many answers of each have been heard."""
+        heard, self._heard = self._heard, {}
+        return heard

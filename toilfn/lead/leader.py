@@ -48,6 +48,7 @@ from toilfn.lead.committer import Committer
 from toilfn.lead.failures import too_large
 from toilfn.lead.index import Index
 from toilfn.lead.jobs import Jobs, Out
+from toilfn.lead.latecomers import Strays
 from toilfn.lead.loading import Loader
 from toilfn.lead.mailbox import Answers
 from toilfn.lead.orders import Orders
@@ -124,6 +125,7 @@ class Leader:
         self._remove = remove
         self._capacity = capacity
         self._limit: int | None = None
+        self._strays = Strays(answers.so_far)
         self._early: list[Update] = []
         """News of jobs of which the cluster knows already, and the leader does not."""
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
@@ -175,10 +177,25 @@ class Leader:
                 self._take(update)
             for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
                 self._hear(out, message)
+            for name, message in self._strays.news(time.monotonic()):
+                self._hear_stray(name, message)
             self._committer.check()
             if victims := self._watch.victims(self._jobs.names()):
                 self._cluster.kill(victims)
             self._watch.tick(self._scheduler.counts(), self._running_names)
+        self._forget_strays()
+
+    def _hear_stray(self, name: str, message: bytes) -> None:
+        """Take the outcomes of a job that was lost; its failures are nobody's, since the tasks were charged already."""
+        kind, rest = messages.read(message)
+        if rest and kind in ("records", "done"):
+            for data in rest[0]:
+                if isinstance(records.decode(data), records.Outcome):
+                    self._record(None, data, name)
+
+    def _forget_strays(self) -> None:
+        for name, heard in self._strays.drop().items():
+            self._forget(name, heard)
 
     def _updates(self) -> list[Update]:
         early, self._early = self._early, []
@@ -310,6 +327,7 @@ class Leader:
 
     def _roll_back(self, command: RollBack) -> None:
         """Forget what followed from a task's outcome, and that itself."""
+        self._forget_strays()  # what they say may be of what is void now
         top = self._scheduler.outermost_checkpoint(command.id) or command.id
         record = self._kept.record(command.id) or encode(self._index.task(command.id))
         void = descendants(self._index, (command.id, *command.family))
@@ -360,7 +378,10 @@ class Leader:
             for message in self._streams.rest(out.name, answers):
                 self._hear(out, message)
             if not self._cluster.capabilities.direct:
-                self._forget(out.name, len(answers))
+                if update.cause is Cause.LOST:
+                    self._strays.add(out.name, len(answers))
+                else:
+                    self._forget(out.name, len(answers))
             self._jobs.remove(out)
             self._end(out, update)
 
@@ -513,4 +534,4 @@ class Leader:
             self._watch.ended(self.tasks.name(failure.id), failure)
 
     def _too_large(self, id_: TaskId) -> str:
-        return too_large(self._scheduler.shape(id_), self._scheduler.largest)
+        return too_large(self._scheduler.shape(id_), self._scheduler.largest, self._capacity(None))

@@ -36,15 +36,8 @@ def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
 
 
 def capped(capacity: Capacity, settings: Settings) -> Capacity:
-    """Take the user's limits off what the cluster can give."""
-    total = capacity.total
-    if total is not None:
-        total = replace(
-            total,
-            cores=min(total.cores, settings.max_cores or total.cores),
-            memory=min(total.memory, settings.max_memory or total.memory),
-            disk=min(total.disk, settings.max_disk or total.disk),
-        )
+    """Set the user's limits beside what the cluster can give: they hold wherever tasks run."""
     batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
     services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
-    return Capacity(total, capacity.largest, batches, *services)
+    limits = (settings.max_cores, settings.max_memory, settings.max_disk)
+    return Capacity(capacity.total, capacity.largest, batches, services[0], services[1], *limits)

@@ -99,6 +99,9 @@ class Pool:
         self._most_services = tuple(math.inf if limit is None else limit for limit in limits)
         self._total = None if capacity.total is None else Shape(capacity.total)
         self._largest = self._total if capacity.largest is None else Shape(capacity.largest)
+        self._most_cores = math.inf if capacity.cores is None else math.floor(round(capacity.cores * 1000, 3))
+        self._most_memory = math.inf if capacity.memory is None else capacity.memory
+        self._most_disk = math.inf if capacity.disk is None else capacity.disk
 
     @property
     def is_queue(self) -> bool:
@@ -118,29 +121,37 @@ class Pool:
     @property
     def most_memory(self) -> float:
         """The most memory that one batch may have, in bytes."""
-        return math.inf if self._largest is None else self._largest.memory
+        return min(self._most_memory, math.inf if self._largest is None else self._largest.memory)
 
     def can_ever(self, shape: Shape) -> bool:
-        """Whether the cluster may be able to give this much one day."""
+        """Whether the cluster may be able to give this much one day, and the user's limits allow it."""
+        if not self._is_allowed(shape):
+            return False
         if self._largest is None:
             return True
         is_short = shape.resources.walltime is None or shape.walltime <= self.longest
         return is_short and shape.fits_in(self._largest)
 
+    def _is_allowed(self, shape: Shape) -> bool:
+        """Whether the user's limits leave room for something of this shape when nothing else runs."""
+        return shape.cores <= self._most_cores and shape.memory <= self._most_memory and shape.disk <= self._most_disk
+
     def can_when_empty(self, shape: Shape) -> bool:
         """Whether there is room once all batches have ended."""
-        return self._most_batches > 0 and (self._total is None or shape.fits_in(self._total))
+        has_slot = self._most_batches > 0 and self._is_allowed(shape)
+        return has_slot and (self._total is None or shape.fits_in(self._total))
 
     def can_hold(self, services: Sequence[Shape], task: Shape) -> bool:
         """Whether some services and beside them one task can run at one time, with nothing else."""
         for preemptible, most in enumerate(self._most_services):
             if sum(shape.resources.preemptible == preemptible for shape in services) > most:
                 return False
-        return self._total is None or _sum([*services, task]).fits_in(self._total)
+        together = _sum([*services, task])
+        return self._is_allowed(together) and (self._total is None or together.fits_in(self._total))
 
     def has_room(self, shape: Shape) -> bool:
         """Whether one more batch can be started now."""
-        if self._slots_left(shape) <= 0:
+        if self._slots_left(shape) <= 0 or not self._is_within_limits(shape):
             return False
         total = self._total
         if total is None:
@@ -152,9 +163,20 @@ class Pool:
             and (not shape.resources.accelerators or self._pick(total, shape) is not None)
         )
 
+    def _is_within_limits(self, shape: Shape) -> bool:
+        """Whether the user's limits leave room for something of this shape beside what is taken."""
+        return (
+            self._cores + shape.cores <= self._most_cores
+            and self._memory + shape.memory <= self._most_memory
+            and self._disk + shape.disk <= self._most_disk
+        )
+
     def slots(self, shape: Shape) -> float:
         """Estimate how many more batches can be started now; accelerators are not looked at."""
         counts = [self._slots_left(shape)]
+        limits = (self._most_cores, self._most_memory, self._most_disk)
+        taken, wanted = (self._cores, self._memory, self._disk), (shape.cores, shape.memory, shape.disk)
+        counts += [(most - has) // needs for most, has, needs in zip(limits, taken, wanted, strict=True) if needs]
         total = self._total
         if total is not None:
             free = (total.cores - self._cores, total.memory - self._memory, total.disk - self._disk)
