@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 
 from toilfn.errors import InputError
 from toilfn.events import TaskId
@@ -16,6 +18,8 @@ from toilfn.view import State, TaskInfo
 __all__ = ["Drawing", "Node", "draw"]
 
 _COLORS = {State.DONE: "#b7e1b0", State.FAILED: "#f4a7a0", State.RUNNING: "#f9e29c", State.WAITING: "#e6e6e6"}
+_WIDEST = 40
+"""How many nodes of a level are drawn beside each other, each with its own lines."""
 _DEEPEST = 40
 """How many levels of a tree are written: beyond that, the eye cannot follow the lines."""
 
@@ -72,16 +76,35 @@ class Drawing:
         return "".join(f"{line}\n" for line in lines)
 
     def dot(self) -> str:
-        """Write the graph in Graphviz's language; arrows point from what is needed to what needs it."""
+        """Write the graph in Graphviz's language; arrows point from what is needed to what needs it.
+
+        A level with very many nodes would be wider than any screen: its nodes are the cells of a table, and lines lead
+        to the table as a whole.
+        """
         lines = ["digraph workflow {", '  node [shape=box, style="rounded,filled", fontname="sans-serif"];']
-        for node in self.nodes.values():
-            color = _COLORS[node.state]
-            lines.append(f'  {_quoted(node.label)} [label={_quoted(node.label, node.summary)}, fillcolor="{color}"];')
-        for node in self.nodes.values():
-            lines += [f"  {_quoted(other)} -> {_quoted(node.label)};" for other in node.needs]
-            lines += [f"  {_quoted(other)} -> {_quoted(node.label)} [style=dashed];" for other in node.after]
-            lines += [f"  {_quoted(node.label)} -> {_quoted(other)} [style=dotted];" for other in node.creates]
+        incoming = self._incoming()
+        names = {label: _quoted(label) for label in self.nodes}
+        for number, level in enumerate(_wide_levels(incoming)):
+            lines.append(f"  level{number} [shape=plain, style=solid, label=<{self._table(level)}>];")
+            names |= dict.fromkeys(level, f"level{number}")
+        for label, node in self.nodes.items():
+            if names[label] == _quoted(label):
+                color = _COLORS[node.state]
+                lines.append(f'  {names[label]} [label={_quoted(label, node.summary)}, fillcolor="{color}"];')
+        edges = {
+            (names[other], names[label], style): None for label in incoming for other, style in incoming[label].items()
+        }
+        lines += [f"  {start} -> {end}{f' [style={style}]' * bool(style)};" for start, end, style in edges]
         return "\n".join([*lines, "}", ""])
+
+    def _table(self, level: Sequence[str]) -> str:
+        cells = [
+            f'<td bgcolor="{_COLORS[self.nodes[label].state]}">{escape(label)}<br/>{self.nodes[label].summary}</td>'
+            for label in level
+        ]
+        columns = min(_WIDEST, math.ceil(math.sqrt(len(cells))))
+        rows = ("".join(cells[start : start + columns]) for start in range(0, len(cells), columns))
+        return f'<table border="0" cellborder="1" cellspacing="4">{"".join(f"<tr>{row}</tr>" for row in rows)}</table>'
 
     def svg(self) -> str:
         """Let Graphviz draw the graph.
@@ -100,6 +123,16 @@ class Drawing:
         if done.returncode:
             raise InputError(f"Graphviz could not draw the graph: {done.stderr.strip()}; take --format text or dot")
         return done.stdout
+
+    def _incoming(self) -> dict[str, dict[str, str]]:
+        """Say for each node which others lead to it, and how such an edge is drawn."""
+        incoming: dict[str, dict[str, str]] = {label: {} for label in self.nodes}
+        for node in self.nodes.values():
+            for made in node.creates:
+                incoming[made][node.label] = "dotted"
+        for node in self.nodes.values():
+            incoming[node.label] |= dict.fromkeys(node.after, "dashed") | dict.fromkeys(node.needs, "")
+        return incoming
 
     def _tree(self, top: str, unfolded: set[str], further: list[str]) -> Iterator[str]:
         """Write a node and what is below it; what is too deep goes to `further`, to be a tree of its own.
@@ -155,6 +188,26 @@ def _below(node: Node) -> list[tuple[str, str]]:
     related = [(label, "") for label in node.needs]
     related += [(label, " (before it)") for label in node.after if label not in node.needs]
     return related + [(label, " (created by it)") for label in node.creates if label not in node.needs]
+
+
+def _wide_levels(incoming: Mapping[str, Mapping[str, str]]) -> Iterator[list[str]]:
+    """Find the nodes that are equally far from the beginning, where these are very many."""
+    missing = {label: len(sources) for label, sources in incoming.items()}
+    outgoing: dict[str, list[str]] = {label: [] for label in incoming}
+    for label, sources in incoming.items():
+        for other in sources:
+            outgoing[other].append(label)
+    level = [label for label, count in missing.items() if not count]
+    while level:
+        if len(level) > _WIDEST:
+            yield level
+        following = []
+        for label in level:
+            for other in outgoing[label]:
+                missing[other] -= 1
+                if not missing[other]:
+                    following.append(other)
+        level = following
 
 
 def _quoted(*lines: str) -> str:

@@ -19,7 +19,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=output_file, help="where to write it, instead of printing it"
     )
-    parser.add_argument("--all", action="store_true", help="draw every task; by default, tasks of one name are one box")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="draw every task; by default, tasks of one name are one box. "
+        "Very many that are side by side become a table",
+    )
 
 
 def command(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from toilfn.report.attempts import Attempt
 from toilfn.report.html import Markup, element
@@ -16,6 +17,8 @@ _ROW = 18.0
 _CHART = 110.0
 _MOST_BARS = 4000
 _MOST_ROWS = 64
+_MOST_STEPS = 400
+"""Of a line; more than that is a comb, and no eye can see how long each tooth lasts."""
 _TICKS = 5
 _PALETTE = ("#4c78a8", "#f2a541", "#54a24b", "#b279a2", "#72b7b2", "#9d755d", "#d4b106", "#7f8fa9")
 _FAILED = "#d1495b"
@@ -67,7 +70,7 @@ def level_chart(
     used: Callable[[Attempt], float],
     write: Callable[[float], str],
 ) -> Markup:
-    """Draw how much was held at each time: as an outline what was asked for, filled what was used.
+    """Draw how much was held at each time, on average: as an outline what was asked for, filled what was used.
 
     Parameters
     ----------
@@ -93,22 +96,29 @@ def level_chart(
 
 def _levels(attempts: Iterable[Attempt], amount: Callable[[Attempt], float]) -> list[tuple[float, float]]:
     """Add up amounts over time: when the sum changes, and to what."""
-    changes = sorted(
-        change
-        for attempt in attempts
-        for change in ((attempt.start, amount(attempt)), (attempt.start + attempt.wall, -amount(attempt)))
-    )
+    changes: dict[float, float] = {}
+    for attempt in attempts:
+        if attempt.wall:
+            changes[attempt.start] = changes.get(attempt.start, 0.0) + amount(attempt)
+            end = attempt.start + attempt.wall
+            changes[end] = changes.get(end, 0.0) - amount(attempt)
     level, levels = 0.0, []
-    for moment, change in changes:
-        level += change
+    for moment in sorted(changes):
+        level += changes[moment]
         levels.append((moment, max(0.0, level)))
-    return _thinned(levels)
+    return levels if len(levels) <= _MOST_STEPS else _averaged(levels)
 
 
-def _thinned(levels: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Keep of very many points the highest of each stretch."""
-    stretch = len(levels) // (_MOST_BARS // 2) + 1
-    return [max(levels[i : i + stretch], key=lambda point: point[1]) for i in range(0, len(levels), stretch)]
+def _averaged(levels: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Replace very many steps by the averages over stretches of equal length: the area stays what it is."""
+    begin, end = levels[0][0], levels[-1][0]
+    width = (end - begin) / _MOST_STEPS
+    areas = [0.0] * _MOST_STEPS
+    for (moment, level), (until, _) in pairwise(levels):
+        first, last = ((time - begin) / width for time in (moment, until))
+        for stretch in range(int(first), min(int(last), _MOST_STEPS - 1) + 1):
+            areas[stretch] += level * (min(last, stretch + 1) - max(first, stretch))
+    return [*((begin + stretch * width, area) for stretch, area in enumerate(areas)), (end, 0.0)]
 
 
 def _path(levels: Sequence[tuple[float, float]], scale: _Scale, top: float) -> str:

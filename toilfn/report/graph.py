@@ -24,11 +24,12 @@ def graph(drawing: Drawing) -> Markup:
     ----------
     drawing : Drawing
     """
-    places = _places(drawing.nodes)
-    columns = max((column for column, _ in places.values()), default=0) + 1
-    rows = max((row for _, row in places.values()), default=0) + 1
-    parts = [*_edges(drawing.nodes, places), *(_box(node, *places[label]) for label, node in drawing.nodes.items())]
-    width, height = columns * (_BOX_WIDTH + _GAP_X) - _GAP_X, rows * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y
+    into = _edges_into(drawing.nodes)
+    places = _places(into)
+    parts = [*_edges(into, places), *(_box(node, *places[label][-1]) for label, node in drawing.nodes.items())]
+    corners = [corner for stops in places.values() for corner in stops.values()]
+    width = max((x for x, _ in corners), default=0.0) + _BOX_WIDTH
+    height = max((y for _, y in corners), default=0.0) + _BOX_HEIGHT
     return element(
         "svg", *parts, viewBox=f"-4 -4 {width + 8:.0f} {height + 8:.0f}", width=width, height=height, role="img"
     )
@@ -45,48 +46,64 @@ def _edges_into(nodes: Mapping[str, Node]) -> dict[str, dict[str, str]]:
     return {label: {other: how for other, how in found.items() if other != label} for label, found in into.items()}
 
 
-def _places(nodes: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
-    """Give each box its column, one beyond all that it comes from, and its row."""
-    into = _edges_into(nodes)
-    columns = dict.fromkeys(nodes, 0)
-    for _ in nodes:  # names that lead to each other in a circle would move for ever
+def _columns(into: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Give each box its column, one beyond all that it comes from."""
+    columns = dict.fromkeys(into, 0)
+    for _ in into:  # names that lead to each other in a circle would move for ever
         moved = False
         for label, sources in into.items():
             column = max((columns[other] + 1 for other in sources), default=0)
-            if columns[label] < column < len(nodes):
+            if columns[label] < column < len(into):
                 columns[label], moved = column, True
         if not moved:
             break
     shown = {column: index for index, column in enumerate(sorted(set(columns.values())))}
-    filled = dict.fromkeys(shown.values(), 0)
-    places = {}
+    return {label: shown[column] for label, column in columns.items()}
+
+
+def _places(into: Mapping[str, Mapping[str, str]]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Find the upper left corner of each box, under -1, and of its lane through each column that its edges skip."""
+    columns = _columns(into)
+    filled = dict.fromkeys(columns.values(), 0.0)
+    places: dict[str, dict[int, tuple[float, float]]] = {}
     for label, column in columns.items():
-        place = shown[column]
-        places[label] = (place, filled[place])
-        filled[place] += 1
+        places[label] = {-1: (_left(column), filled[column])}
+        filled[column] += _BOX_HEIGHT + _GAP_Y
+    for label, sources in into.items():
+        for other in sources:
+            for skipped in range(columns[other] + 1, columns[label]):
+                if skipped not in places[other]:
+                    places[other][skipped] = _left(skipped), filled[skipped]
+                    filled[skipped] += _GAP_Y
     return places
 
 
-def _corner(column: int, row: int) -> tuple[float, float]:
-    return column * (_BOX_WIDTH + _GAP_X), row * (_BOX_HEIGHT + _GAP_Y)
+def _left(column: int) -> float:
+    return column * (_BOX_WIDTH + _GAP_X)
 
 
-def _edges(nodes: Mapping[str, Node], places: Mapping[str, tuple[int, int]]) -> Iterator[Markup]:
-    for label, sources in _edges_into(nodes).items():
-        x2, y2 = _corner(*places[label])
+def _edges(
+    into: Mapping[str, Mapping[str, str]], places: Mapping[str, dict[int, tuple[float, float]]]
+) -> Iterator[Markup]:
+    middle = _BOX_HEIGHT / 2
+    for label, sources in into.items():
+        x2, y2 = places[label][-1]
         for other, how in sources.items():
-            x1, y1 = _corner(*places[other])
-            bend = _GAP_X / 2
-            start, end = (x1 + _BOX_WIDTH, y1 + _BOX_HEIGHT / 2), (x2, y2 + _BOX_HEIGHT / 2)
-            path = (
-                f"M{start[0]:.0f},{start[1]:.0f}C{start[0] + bend:.0f},{start[1]:.0f}"
-                f" {end[0] - bend:.0f},{end[1]:.0f} {end[0]:.0f},{end[1]:.0f}"
-            )
-            yield element("path", d=path, class_=f"edge {how}")
+            x1, y1 = places[other][-1]
+            lanes = sorted(corner for column, corner in places[other].items() if column >= 0 and x1 < corner[0] < x2)
+            path, end = f"M{x1 + _BOX_WIDTH:.0f},{y1 + middle:.0f}", (x1 + _BOX_WIDTH, y1 + middle)
+            for x, y in lanes:
+                path += f"{_curve(end, (x, y))}H{x + _BOX_WIDTH:.0f}"
+                end = x + _BOX_WIDTH, y
+            yield element("path", d=path + _curve(end, (x2, y2 + middle)), class_=f"edge {how}")
 
 
-def _box(node: Node, column: int, row: int) -> Markup:
-    x, y = _corner(column, row)
+def _curve(start: tuple[float, float], end: tuple[float, float]) -> str:
+    bend = _GAP_X / 2
+    return f"C{start[0] + bend:.0f},{start[1]:.0f} {end[0] - bend:.0f},{end[1]:.0f} {end[0]:.0f},{end[1]:.0f}"
+
+
+def _box(node: Node, x: float, y: float) -> Markup:
     name = node.label if len(node.label) <= _LONGEST else f"{node.label[: _LONGEST - 1]}…"
     return element(
         "g",

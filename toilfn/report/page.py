@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 
 from toilfn.cli.drawing import draw
 from toilfn.records import BlobRef, Failure
@@ -100,7 +101,7 @@ def _sections(store: Store, view: View, attempts: Sequence[Attempt]) -> Iterable
         cores = level_chart(attempts, lambda a: a.cores_asked, _cores_used, lambda value: f"{value:.3g} cores")
         yield _section("Cores", cores, note="Line: asked for. Filled: used, on average over each attempt.")
         memory = level_chart(attempts, lambda a: a.memory_asked, lambda a: a.memory, lambda v: format_size(round(v)))
-        yield _section("Memory", memory, note="Line: asked for. Filled: the attempts' peaks.")
+        yield _section("Memory", memory, note="Line: asked for. Filled: the peaks of the attempts at work.")
         yield _section("Tasks", _table(attempts, palette))
 
 
@@ -113,7 +114,8 @@ def _section(title: str, *content: Markup, note: str = "") -> Markup:
 
 
 def _table(attempts: Iterable[Attempt], palette: Mapping[str, str]) -> Markup:
-    headings = ("task", "done", "failed", "time", "longest", "processor", "waiting", "most memory", "read", "written")
+    headings = ("task", "done", "failed", "time", "longest", "processor", "usual wait", "longest wait", "most memory",
+                "read", "written")  # fmt: skip
     groups: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         groups.setdefault(attempt.name, []).append(attempt)
@@ -124,7 +126,8 @@ def _table(attempts: Iterable[Attempt], palette: Mapping[str, str]) -> Markup:
 def _row(name: str, group: Sequence[Attempt], color: str) -> Markup:
     done = sum(attempt.result == "done" for attempt in group)
     walls = [attempt.wall for attempt in group]
-    times = [sum(walls), max(walls), sum(a.cpu for a in group), sum(a.wait for a in group)]
+    waits = [attempt.wait for attempt in group]
+    times = [sum(walls), max(walls), sum(a.cpu for a in group), median(waits), max(waits)]
     sizes = [max(a.memory for a in group), sum(a.read for a in group), sum(a.written for a in group)]
     swatch = element("span", class_="swatch", style=f"background:{color}")
     durations = (format_duration(round(seconds, 2)) for seconds in times)
