@@ -124,6 +124,7 @@ class CommandCluster(PolledCluster[_Live]):
         self._alive: Counter[str] = Counter()
         self._array_limit = self.array_limit
         self._no_records_since: float | None = None
+        self._told: set[tuple[str, str]] = set()
         job_name(self.settings.get("job_name", ""))
         self.job_script()
 
@@ -262,6 +263,10 @@ class CommandCluster(PolledCluster[_Live]):
             raise
         except ClusterError as error:  # a question is never a reason to end what runs
             raise AwayError(str(error)) from None
+        for job, found in known.items():
+            if found.state is JobState.UNKNOWN and (told := (self._base(job), found.detail)) not in self._told:
+                self._told.add(told)
+                _log.warning("job %s is in a state that toilfn does not know, and is waited for: %s", job, found.detail)
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
 

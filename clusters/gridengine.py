@@ -67,7 +67,7 @@ class GridEngineCluster(CommandCluster):
     prefix = "#$"
     index = "SGE_TASK_ID"
     answer = r"^\s*(\d+)(?:\.\d+-\d+:\d+)?\s*$|^Your job(?:-array)? (\d+)[. ]"
-    absent = "does not exist|job (id|name) .*not found|no jobs running since startup"
+    absent = r'job "?\S+"? does not exist|job (id|name) .*not found|no jobs running since startup'
     no_accounting = "(open|read) .*accounting|accounting.*(No such file|Permission denied)"
     needed = ("qsub", "qstat", "qdel")
     cleared = (

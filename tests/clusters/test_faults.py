@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import random
+import subprocess
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.clusters.leaders import counts, result, start
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, noisy, refuse, slow
 from toilfn.clusters import polled
@@ -21,7 +24,7 @@ from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Resources
 
-__all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]
+__all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server", "start"]
 
 SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)
 NOTICE = "NOTICE: file system /scratch_2 is read-only\n20240131\n | until | 18:00 |\n\n9 rows"
@@ -336,3 +339,32 @@ def test_a_command_that_is_away_for_a_while_is_an_outage(world, opened, store):
     (store / "go").touch()
     assert all_end(cluster, jobs)[jobs[0]].cause is None
     ran_once(store, "wait-1")
+
+
+@pytest.mark.slow
+def test_a_run_ends_well_whatever_its_commands_do(world, start):
+    """Each task runs once, though hardly a question is answered at once."""
+    chance = random.Random(7)
+    submissions = [
+        refuse(world.away),
+        killed("KILL"),
+        gone(),
+        noisy(before=NOTICE),
+        deaf(world.away),
+        '"$real" "$@" >/dev/null; exit 0',
+    ]
+    leader, marks = start(world.kind.name, "slow", 8, poll_interval=0.3)
+    due = dict.fromkeys(world.commands, 0)
+    end = time.monotonic() + 280
+    while leader.poll() is None:
+        assert time.monotonic() < end
+        calls = world.kit.calls()
+        for command in world.commands:
+            if calls[command] >= due[command]:
+                wrong = submissions if command == world.submit else [*faults(world), slow(1)]
+                world.kit.next(command, chance.choice(wrong))
+                due[command] = calls[command] + chance.randint(2, 3)  # one goes wrong, and one or two after it do not
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            leader.wait(timeout=0.3)
+    assert result(leader) == str(sum(range(8)))
+    assert counts(marks) == {f"slow-{i}": 1 for i in range(8)}

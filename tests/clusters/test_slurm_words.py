@@ -7,7 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toilfn.clusters.base import JobId, JobState
+from toilfn.clusters.commands import AwayError, Commands
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.clusters.words.slurm import REASONS, STATES, accounting_answer, names_answer, queue_answer
+from toilfn.errors import ClusterError
 from toilfn.events import Cause
 
 QUEUED, RUNNING, ENDED, UNKNOWN = JobState.QUEUED, JobState.RUNNING, JobState.ENDED, JobState.UNKNOWN
@@ -231,3 +234,98 @@ def test_any_text_gives_verdicts_or_nothing(text):
     for answer in (queue_answer(text), accounting_answer(text)):
         assert all(found.cause is None or found.state is ENDED for found in answer.values())
     assert all(name is not None for *_, name in names_answer(text))
+
+
+# slurm_errno.h and what libslurm prints before it, about communication and authentication
+AWAY = """\
+Unable to contact slurm controller (connect failure)
+Unable to contact slurm controller (receive failure)
+Unable to contact slurm controller (send failure)
+Unable to contact slurm controller (shutdown failure)
+slurm_receive_msg [10.0.0.1:6817]: Zero Bytes were transmitted or received
+slurm_receive_msgs: Socket timed out on send/recv operation
+Communication connection failure
+Communication shutdown failure
+Message receive failure
+Message send failure
+Failed to send entire message
+Protocol authentication error
+Authentication credential invalid
+Invalid authentication credential
+Authentication does not apply to request
+Munge encode failed: Failed to access "/run/munge/munge.socket.2": Connection refused
+Munge decode failed: Expired credential
+munge: Rewound credential
+auth_munge: unable to create the credential
+Insane message length
+Slurm backup controller in standby mode
+Controller is in standby mode, try a different controller
+Could not establish a configuration source
+fetch_config: DNS SRV lookup failed
+Incompatible versions of client and server code
+Header lengths are longer than data received
+Transport endpoint is not connected
+Connection refused
+Connection reset by peer
+Connection timed out
+Resource temporarily unavailable
+Slurm temporarily unable to accept job, sleeping and retrying
+Unexpected missing socket error
+slurm_persist_conn_open_without_init: failed to open persistent connection to host:db:6819: Connection refused
+Database connection reference is invalid
+No clusters can be reached now. Contact your admin to resolve the problem.
+Slurmctld is busy
+No route to host
+Network is unreachable
+Broken pipe
+slurm_set_addr: Unable to resolve "head": Name or service not known
+Stale file handle
+""".splitlines()
+
+REFUSED = """\
+Batch job submission failed: Invalid account or account/partition combination specified
+Batch job submission failed: Requested node configuration is not available
+Batch job submission failed: Unspecified error
+Batch job submission failed: Invalid qos specification
+Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)
+invalid partition specified: nosuch
+Memory specification can not be satisfied
+Access/permission denied
+Batch job submission failed: User's group not permitted to use this partition
+Batch script contains DOS line breaks
+""".splitlines()
+
+
+@pytest.mark.parametrize("words", AWAY)
+def test_communication_and_authentication_errors_are_outages_of_a_submission(words):
+    commands = Commands(SlurmCluster.away, SlurmCluster.absent)
+    with pytest.raises(AwayError):
+        commands.run(["sh", "-c", 'echo "sbatch: error: $1" >&2; exit 1', "sh", words])
+    with pytest.raises(AwayError):
+        commands.ask(["sh", "-c", 'echo "slurm_load_jobs error: $1" >&2; exit 1', "sh", words])
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_other_refusals_of_a_submission_are_final(words):
+    with pytest.raises(ClusterError) as caught:
+        Commands(SlurmCluster.away).run(["sh", "-c", 'echo "sbatch: error: $1" >&2; exit 1', "sh", words])
+    assert not isinstance(caught.value, AwayError)
+
+
+def test_only_slurms_own_words_mean_that_there_is_no_such_job():
+    commands = Commands(SlurmCluster.away, SlurmCluster.absent)
+    say = ["sh", "-c", 'echo "$1" >&2; exit 1', "sh"]
+    assert commands.ask([*say, "slurm_load_jobs error: Invalid job id specified"]) == ""
+    for words in ("", "not found", "no such job", "Invalid job id specified; Message receive failure"):
+        with pytest.raises(AwayError):
+            commands.ask([*say, words])
+
+
+def test_a_state_that_is_not_known_is_named_once_and_is_not_an_end(monkeypatch, caplog):
+    cluster = SlurmCluster()
+    monkeypatch.setattr(cluster, "query", lambda bases: queue_answer(row("9_0", "A_NEW_WORD") + "\n" + row("9_1", "R")))
+    for _ in range(3):
+        assert cluster.look([JobId("9_0"), JobId("9_1")])[JobId("9_0")].state is UNKNOWN
+    assert [message for message in caplog.messages if "A_NEW_WORD" in message] == [
+        "job 9_0 is in a state that toilfn does not know, and is waited for: A_NEW_WORD"
+    ]
