@@ -59,7 +59,7 @@ class Executor:
             files = inputs.document_files(process)
             reuse = not (options.no_reuse or bypass)
             part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
-            outputs = steps.begin(part, inputs.imported(ready, bypass=bypass))
+            outputs = steps.begin(part, inputs.imported(ready, bypass=bypass, link=options.link_imports))
             outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
             result = _computed(deliver(outputs, outdir, shared, nonce), settings)
             self._recording.end(process, ready, result, settings)

@@ -15,7 +15,7 @@ from cwltool.workflow import Workflow
 from schema_salad.ref_resolver import file_uri
 
 from toilfn.cwl.values import Places, local_path, map_objects, objects
-from toilfn.exchange import import_directory, import_file
+from toilfn.exchange import Link, import_directory, import_file
 
 __all__ = ["document_files", "imported", "resolved"]
 
@@ -65,8 +65,11 @@ def _add_requirements(process: Process, job: dict[str, Any]) -> None:
     process.requirements.extend(given)
 
 
-def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:
-    """Give inputs with the promise of a file of the store for each location; with `bypass`, local ones stay."""
+def imported(job: dict[str, Any], *, bypass: bool = False, link: bool = False) -> dict[str, Any]:
+    """Return inputs with the promise of a file of the store for each location; with `bypass`, local ones stay.
+
+    With `link`, the store gets links to local ones.
+    """
     made: dict[str, Any] = {}
 
     def bring(found: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +78,7 @@ def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:
             return found
         if isinstance(location, str) and not location.startswith("_:"):
             if location not in made:
-                made[location] = _import(found["class"], location)
+                made[location] = _import(found["class"], location, "symlink" if link else "copy")
             found["location"] = made[location]
             if found["class"] == "Directory":
                 found.pop("listing", None)
@@ -107,6 +110,6 @@ def _parts(process: Process) -> Iterator[Any]:
         yield from _parts(step.embedded_tool)
 
 
-def _import(kind: str, location: str) -> Any:
+def _import(kind: str, location: str, link: Link = "copy") -> Any:
     source: str | Path = local_path(location) or location
-    return import_directory(source) if kind == "Directory" else import_file(source)
+    return import_directory(source, link=link) if kind == "Directory" else import_file(source, link=link)

@@ -59,5 +59,11 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
         help="make copies also of inputs that a document marks as streamable; toilfn always does",
     )
     group.add_argument(
+        "--link-imports",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="keep links to input files of this machine in the store, not copies; the files must stay as they are",
+    )
+    group.add_argument(
         "--dest-bucket", "--destBucket", metavar="URL", help="the same as --outdir, for a place such as s3://bucket/run"
     )

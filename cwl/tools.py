@@ -75,7 +75,9 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
         context.cachedir = None
     with _explained(tool):
         outputs = places.stored(_run(tool, inputs, context))
-        return _kept(outputs, inputs, context, is_shared=bool(engine.shared))
+        wanted = tool.get_requirement("DockerRequirement")[0] or context.default_container
+        in_container = bool(context.use_container and wanted and tool.tool["class"] == "CommandLineTool")
+        return _kept(outputs, inputs, context, is_shared=bool(engine.shared), in_container=in_container)
 
 
 @contextmanager
@@ -103,7 +105,9 @@ def _text(error: BaseException) -> str:
     return " ".join(str(error).split()) if isinstance(error, ValidationException) else str(error)
 
 
-def _kept(outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_shared: bool) -> dict[str, Any]:
+def _kept(
+    outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_shared: bool, in_container: bool
+) -> dict[str, Any]:
     """Put what a tool gave into the store; where machines share a directory, leave files in it.
 
     Raises
@@ -120,7 +124,7 @@ def _kept(outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_s
         path = local_path(found.get("location"))
         if path is not None:
             places[found["location"]] = path
-            _check_place(path, [*allowed, *given])
+            _check_place(path, [*allowed, *given], follow=in_container)
     handles = {} if is_shared else _moved(places, session)
 
     def exchange(found: dict[str, Any]) -> dict[str, Any]:
@@ -148,10 +152,19 @@ def _moved(places: Mapping[str, Path], session: Session) -> dict[str, File | Dir
     return handles
 
 
-def _check_place(path: Path, allowed: Sequence[Path]) -> None:
+def _check_place(path: Path, allowed: Sequence[Path], *, follow: bool) -> None:
+    """Refuse what is not the tool's; with `follow`, also links to it: in a container, they lead somewhere else."""
     place = Path(os.path.normpath(path))
     if not any(place.is_relative_to(folder) for folder in allowed):
         raise InputError(f"the output {path} is not an input, and not in the directory that the tool ran in")
+    if not follow:
+        return
+    known = [folder.resolve() for folder in allowed]
+    inner = [place, *place.rglob("*")] if place.is_dir() else [place]
+    for entry in inner:
+        target = entry.resolve()
+        if not any(target.is_relative_to(folder) for folder in known):
+            raise InputError(f"the output {entry.name} is a link to {target}, which the tool has not made")
 
 
 def _stored(path: Path, session: Session) -> File | Directory:

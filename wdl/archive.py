@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.kept import kept_dir
 
@@ -51,8 +52,8 @@ def _main(folder: Path) -> Opened:
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
         return Opened(
-            str(folder / manifest["mainWorkflowURL"]),
-            [str(folder / name) for name in manifest.get("inputFileURLs", [])],
+            str(confined.inside(folder, manifest["mainWorkflowURL"])),
+            [str(confined.inside(folder, name)) for name in manifest.get("inputFileURLs", [])],
         )
     except FileNotFoundError:
         raise InputError(f"{folder} is no WDL document: it is a directory without a {_MANIFEST}") from None

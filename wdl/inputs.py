@@ -17,7 +17,7 @@ from toilfn.errors import InputError, ResourceError
 from toilfn.exchange import Link, import_directory, import_file
 from toilfn.filing import transfer
 from toilfn.wdl.language import binding_type
-from toilfn.wdl.paths import is_url
+from toilfn.wdl.paths import folder_of, is_url
 from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.runtime import check_override
 from toilfn.wdl.values import Paths, Stored, encode
@@ -280,7 +280,7 @@ class _Imports(Paths):
         place = self._absolute(path.rstrip("/"))
         if (place, directory) not in self._stored:
             content = self._import(place, directory=directory)
-            self._stored[place, directory] = Stored(content, place.rpartition("/")[0])
+            self._stored[place, directory] = Stored(content, folder_of(place))
         return self._stored[place, directory]
 
     def _absolute(self, path: str) -> str:

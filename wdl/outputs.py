@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +96,10 @@ def _where_made(directory: str) -> Put:
     return put
 
 
+_PLAIN = re.compile(r"\w+")
+"""Names of members that folders may have; those of an Object may come from a file, and be any text."""
+
+
 def _json(plain: Any, place: str, put: Put) -> Any:
     if isinstance(plain, PathText):
         return put(plain.file, place)
@@ -108,7 +113,10 @@ def _json(plain: Any, place: str, put: Put) -> Any:
         pairs = ((_key(key), item) for key, item in plain.items)
         return {key: _json(item, f"{place}/{number}", put) for number, (key, item) in enumerate(pairs)}
     if isinstance(plain, dict):
-        return {name: _json(item, f"{place}/{name}", put) for name, item in plain.items()}
+        return {
+            name: _json(item, f"{place}/{name if _PLAIN.fullmatch(name) else number}", put)
+            for number, (name, item) in enumerate(plain.items())
+        }
     return plain
 
 

@@ -18,7 +18,9 @@ from toilfn.errors import InputError
 from toilfn.files import File, write_file
 from toilfn.wdl.values import Entries, Paths, PathText, Stored
 
-__all__ = ["TaskPaths", "WorkflowPaths", "all_stored", "is_url", "made_in", "numbered", "work_folder"]
+__all__ = [
+    "TaskPaths", "WorkflowPaths", "all_stored", "folder_of", "is_url", "made_in", "numbered", "work_folder",
+]  # fmt: skip
 
 _MADE = "/toilfn"
 """What the folders of files that tasks make begin with, in a workflow's expressions."""
@@ -31,6 +33,12 @@ _MOST_MOUNTS = 500
 def is_url(path: str) -> bool:
     """Say whether a path is a URL."""
     return "://" in path
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a path or URL, without ``..`` in it: siblings are told by it, and it must lead nowhere."""
+    folder = path.rstrip("/").rpartition("/")[0]
+    return folder if is_url(path) or not folder else os.path.normpath(folder)
 
 
 def made_in(place: str) -> str:
@@ -302,13 +310,13 @@ class TaskPaths(Paths):
 
 
 def _imported(path: str, *, directory: bool) -> Stored:
-    folder, _, name = path.rstrip("/").rpartition("/")
+    name = path.rstrip("/").rpartition("/")[2]
     try:
         content = import_directory(path, name) if directory else import_file(path, name)
     except (InputError, OSError) as error:
         is_there = is_url(path) or os.path.exists(path)
         raise FileNotFoundError(f"{path}: {error}" if is_there else path) from error
-    return Stored(content, folder)
+    return Stored(content, folder_of(path))
 
 
 def _inside(known: dict[str, Stored], path: str) -> Stored | None:

@@ -206,3 +206,12 @@ def test_what_a_tool_leaves_running_ends_with_it(runner, written, tmp_path):
     )
     runner(written("doc.cwl", tool(script, "[]"))).result  # noqa: B018 - asserts that it ended well
     assert has_ended(int(pid.read_text()))
+
+
+def test_imports_may_be_links(runner, written, tmp_path):
+    text = written("text.txt", "hello")
+    document = written("doc.cwl", READ)
+    for options, links in ((("--link-imports",), 1), (("--no-link-imports",), 0), ((), 0)):
+        store = tmp_path / f"store{options}"
+        assert runner("--store", store, *options, document, "--file", text).result == {"n": "hello"}
+        assert sum(blob.is_symlink() for blob in store.rglob("*")) == links

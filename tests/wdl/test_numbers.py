@@ -123,3 +123,52 @@ def test_what_a_command_leaves_running_ends_with_it(tmp_path):
     assert run(["doc.wdl", "--container", "none"], tmp_path).status == 0
     left = int(pid.read_text())
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+
+
+def test_no_member_of_an_object_and_no_archive_leads_out_of_its_directory(tmp_path):
+    (tmp_path / "in.txt").write_text("hi")
+    (tmp_path / "o.json").write_text(json.dumps({"../../../evil": f"{tmp_path}/in.txt"}))
+    (tmp_path / "doc.wdl").write_text(
+        "version 1.0\nworkflow w { input { File f } Object o = read_json('o.json')"
+        " output { Object x = o  File g = f } }\n"
+    )
+    done = run(["doc.wdl", f"f={tmp_path}/in.txt", "-o", "a/b/out"], tmp_path)
+    assert done.status == 0, done.stderr
+    assert not [path for path in tmp_path.rglob("evil*") if "out" not in path.parts]
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/MANIFEST.json").write_text('{"mainWorkflowURL": "../doc.wdl"}')
+    done = run(["archive"], tmp_path)
+    assert done.status == 2
+    assert "'../doc.wdl' cannot be the name of a file" in done.stderr
+
+
+def test_folders_of_inputs_lead_nowhere_else(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    (tmp_path / "doc.wdl").write_text(
+        "version 1.1\ntask t { input { File f  File g } command <<< cat ~{f} ~{g} >>> "
+        "output { String s = read_string(stdout())  Boolean inside = sub('~{f}~{g}', '[.][.]', '') == '~{f}~{g}' } }\n"
+    )
+    words = [f"f={tmp_path}/a/x", f"g={tmp_path}/a/../b/x", "--container", "none"]
+    done = run(["doc.wdl", *words], tmp_path)
+    assert json.loads(done.stdout) == {"t.s": "ab", "t.inside": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("ln -s nowhere d/gone", "gone"),
+        ("mkfifo d/pipe", "pipe"),
+        ("ln -s . d/again", "again"),
+        ("ln -s /etc d/x", "x"),
+    ],
+)
+def test_what_cannot_be_kept_is_named(tmp_path, command, words):
+    (tmp_path / "doc.wdl").write_text(
+        f"version 1.2\ntask t {{ command <<< mkdir d; {command} >>> output {{ Directory d = 'd' }} }}\n"
+    )
+    done = run(["doc.wdl", "--container", "none"], tmp_path)
+    assert done.status == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
