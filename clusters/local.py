@@ -21,7 +21,7 @@ from toilfn.clusters.watch import Verdict, broken_limit, how_it_ended
 from toilfn.errors import ClusterError
 from toilfn.events import Capacity, Cause
 from toilfn.resources import Accelerator, Resources
-from toilfn.units import parse_size
+from toilfn.units import parse_disk, parse_memory
 
 __all__ = ["LocalCluster"]
 
@@ -89,8 +89,8 @@ class LocalCluster(Cluster):
         self._launcher = launcher
         self._watch_memory = watch_memory
         self._cores = cores
-        self._memory = None if memory is None else parse_size(memory)
-        self._disk = None if disk is None else parse_size(disk)
+        self._memory = None if memory is None else parse_memory(memory)
+        self._disk = None if disk is None else parse_disk(disk)
         self._session: Session | None = None
         self._busy: dict[JobId, _Job] = {}
         self._idle: list[WorkerProcess] = []

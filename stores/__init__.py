@@ -67,6 +67,8 @@ def open_store(
     StoreError
         If the place cannot be used; says why and what to do.
     """
+    if not os.fspath(url):
+        raise StoreError("the path or URL of the store is empty: write '.' for the current directory")
     refuse_missing_slashes(url)
     if is_local(url):
         return _open(f"file://{_path(url)}", storage_options, create, workflow, _directory)

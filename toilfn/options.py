@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from toilfn.errors import InputError, ResourceError
 from toilfn.events import Budget, Cause
 from toilfn.resources import Accelerator, Resources
-from toilfn.units import parse_duration, parse_size
+from toilfn.units import parse_disk, parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from toilfn.settings import Settings
@@ -285,8 +285,8 @@ def _env(value: Any) -> dict[str, str]:
 
 _REQUIREMENTS: dict[str, Callable[[Any], Any]] = {
     "cores": _cores,
-    "memory": parse_size,
-    "disk": parse_size,
+    "memory": parse_memory,
+    "disk": parse_disk,
     "accelerators": _accelerators,
     "preemptible": _exactly(bool),
     "walltime": parse_duration,

@@ -32,6 +32,14 @@ def one_of(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def place(value: Any) -> str:
+    """Read a path or a URL."""
+    path: str = os.fspath(value)
+    if not path:
+        raise ValueError("it is empty: write a path, '.' for the current directory, or leave it out")
+    return path
+
+
 def whole(least: int) -> Callable[[Any], int]:
     """Make a parser of whole numbers that are not below `least`."""
 

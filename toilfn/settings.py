@@ -23,8 +23,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from toilfn.configured import configured, in_file
 from toilfn.errors import InputError
-from toilfn.parsers import boolean, cores, count, environment, named_values, one_of, positive_count, probability
-from toilfn.units import parse_duration, parse_size
+from toilfn.parsers import boolean, cores, count, environment, named_values, one_of, place, positive_count, probability
+from toilfn.units import parse_disk, parse_duration, parse_memory, parse_size
 
 if TYPE_CHECKING:
     from toilfn.clusters.base import Cluster
@@ -70,7 +70,7 @@ class Settings:
     """Everything that can be set for a run. Sizes are in bytes and times in seconds, once resolved."""
 
     store: str | None = _setting(
-        None, os.fspath, _STORE, "path or URL of the job store; without one, a temporary store is used"
+        None, place, _STORE, "path or URL of the job store; without one, a temporary store is used"
     )
     store_options: dict[str, Any] | None = _setting(
         None, named_values, _STORE,
@@ -123,7 +123,7 @@ class Settings:
         "how long tasks that could start wait for others, to be submitted together; by default 0.5s on batch systems",
     )  # fmt: skip
     batch_logs: str | None = _setting(
-        None, os.fspath, _CLUSTER,
+        None, place, _CLUSTER,
         "a directory that leader and nodes share, for the scripts of a batch system's jobs and what they print; "
         "by default one in the store, or in the home directory",
     )  # fmt: skip
@@ -138,8 +138,8 @@ class Settings:
     )
 
     default_cores: float = _setting(1, cores, _RESOURCES, "cores of a task that names none")
-    default_memory: int = _setting("2Gi", parse_size, _RESOURCES, "memory of a task that names none")
-    default_disk: int = _setting("2Gi", parse_size, _RESOURCES, "disk of a task that names none")
+    default_memory: int = _setting("2Gi", parse_memory, _RESOURCES, "memory of a task that names none")
+    default_disk: int = _setting("2Gi", parse_disk, _RESOURCES, "disk of a task that names none")
     default_walltime: float | None = _setting(
         None,
         parse_duration,
@@ -160,13 +160,13 @@ class Settings:
     )
     max_memory: int | None = _setting(
         None,
-        parse_size,
+        parse_memory,
         _RESOURCES,
         "the most memory to use at one time, on any cluster; a task that asks for more fails; by default no limit",
     )
     max_disk: int | None = _setting(
         None,
-        parse_size,
+        parse_disk,
         _RESOURCES,
         "the most disk to use at one time, on any cluster; a task that asks for more fails; by default no limit",
     )
@@ -185,7 +185,7 @@ class Settings:
         "run each attempt in a new process, so that nothing at all of one task reaches another; slower for short tasks",
     )  # fmt: skip
     work_dir: str | None = _setting(
-        None, os.fspath, _PLACES,
+        None, place, _PLACES,
         "where each machine keeps temporary directories, copies of files and the locks on them: a local disk; "
         "by default the system's place",
     )  # fmt: skip
@@ -194,7 +194,7 @@ class Settings:
         "when to remove the temporary directory of an attempt that has ended; one that stays is named in the log",
     )  # fmt: skip
     coordination_dir: str | None = _setting(
-        None, os.fspath, _PLACES,
+        None, place, _PLACES,
         "where each machine keeps its locks, if the work directory is shared with other machines: a local disk; "
         "containers on one machine that share this share the cache of files",
     )  # fmt: skip
@@ -238,13 +238,13 @@ class Settings:
         False, boolean, _OUTPUT, "show on standard error what tasks print, while they run where the cluster can"
     )
     write_logs: str | None = _setting(
-        None, os.fspath, _OUTPUT, "a directory for the logs of attempts that failed, a file for each"
+        None, place, _OUTPUT, "a directory for the logs of attempts that failed, a file for each"
     )
     write_logs_success: bool = _setting(
         False, boolean, _OUTPUT, "write the logs of attempts that succeeded to that directory, too"
     )
     write_logs_gzip: bool = _setting(False, boolean, _OUTPUT, "compress the files in that directory")
-    log_file: str | None = _setting(None, os.fspath, _OUTPUT, "a file for what the leader has to tell")
+    log_file: str | None = _setting(None, place, _OUTPUT, "a file for what the leader has to tell")
     log_file_size: int = _setting(
         "10M", parse_size, _OUTPUT, "how large that file grows before a new one is begun; five old ones stay"
     )
@@ -252,7 +252,7 @@ class Settings:
     lease_timeout: float = _setting(
         "30s", parse_duration, _EXPERT, "a leader that has not been heard of for this long may be replaced"
     )
-    config: str | None = _setting(None, os.fspath, _EXPERT, "a file with settings, such as toilfn config prints")
+    config: str | None = _setting(None, place, _EXPERT, "a file with settings, such as toilfn config prints")
     bad_worker: float = _setting(
         0, probability, _EXPERT, "to try a workflow out: the probability with which a running job is killed"
     )
@@ -302,6 +302,8 @@ class Settings:
 
 _METAVARS = {
     parse_size: "SIZE",
+    parse_memory: "SIZE",
+    parse_disk: "SIZE",
     parse_duration: "TIME",
     cores: "N",
     count: "N",

@@ -15,7 +15,7 @@ from numbers import Real
 
 from toilfn.errors import ResourceError
 
-__all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
+__all__ = ["format_duration", "format_size", "parse_disk", "parse_duration", "parse_memory", "parse_size"]
 
 _NUMBER = r"(\d[\d_]*\.?\d*|\.\d+)(?:e([+-]?\d{1,2}))?"
 _SIZE = re.compile(rf"{_NUMBER}\s*([kmgtpe]?)(i?)b?", re.IGNORECASE)
@@ -31,6 +31,7 @@ _WORDS = {"sec": "s", "second": "s", "min": "m", "minute": "m", "hr": "h", "hour
 _PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+)", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
+_MEBIBYTE = 2**20
 _SIZE_HELP = "write a number of bytes, or a number with K, M, G, T, P, E (powers of 1000) or Ki, Mi, Gi, ... (of 1024)"
 _DURATION_HELP = "write a number of seconds, or for example '30s', '90m', '1h30m', '2d' or '01:30:00'"
 
@@ -61,6 +62,38 @@ def parse_size(size: str | float) -> int:
         unit = (1024 if binary else 1000) ** ("kmgtpe".index(power.lower()) + 1 if power else 0)
         return int(Decimal(f"{digits}e{exponent or 0}") * unit)
     return size if type(size) is int and size >= 0 else int(_plain(size, "size", _SIZE_HELP))
+
+
+def parse_memory(size: str | float) -> int:
+    """Read an amount of memory as `parse_size` does; refuse one that was most likely meant in another unit.
+
+    Raises
+    ------
+    ResourceError
+        If it is not a size, or less than a mebibyte.
+    """
+    return _in_bytes(size, "memory", 1)
+
+
+def parse_disk(size: str | float) -> int:
+    """Read an amount of disk as `parse_size` does; refuse one that was most likely meant in another unit.
+
+    Raises
+    ------
+    ResourceError
+        If it is not a size, or less than a mebibyte but not 0.
+    """
+    return _in_bytes(size, "disk", 0)
+
+
+def _in_bytes(size: str | float, what: str, least: int) -> int:
+    amount = parse_size(size)
+    if amount < _MEBIBYTE and (amount or least):
+        raise ResourceError(
+            f"{size!r} is {amount} bytes of {what}, less than a mebibyte: a number without a unit is bytes, "
+            "write for example '8G' for gigabytes or '500M' for megabytes"
+        )
+    return amount
 
 
 def format_size(size: float) -> str:

@@ -220,7 +220,8 @@ _GOOGLE = ("HDD", "SSD", "LOCAL")
 
 def _disk(value: Any) -> int:
     """Add up disks: ``10`` GiB, ``"10 GB"``, ``"/mnt/x 10 SSD"``, ``"local-disk 10 HDD"``, or a list of these."""
-    return sum(_size_of(disk) for disk in _disks(value))
+    total = sum(_size_of(disk) for disk in _disks(value))
+    return max(total, 2**20) if total else 0
 
 
 def _mount_points(value: Any) -> tuple[str, ...]:

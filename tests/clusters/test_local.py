@@ -410,9 +410,9 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path, store: Store) -> No
 
 
 def test_what_the_user_gives_is_the_capacity(opened: Callable[..., LocalCluster]) -> None:
-    capacity = opened(workers=3, cores=5, memory="7G", disk=11).capacity()
+    capacity = opened(workers=3, cores=5, memory="7G", disk="11G").capacity()
     assert capacity.batches == 3
-    assert (capacity.total.cores, capacity.total.memory, capacity.total.disk) == (5, 7 * 10**9, 11)
+    assert (capacity.total.cores, capacity.total.memory, capacity.total.disk) == (5, 7 * 10**9, 11 * 10**9)
     assert capacity.largest == capacity.total
 
 

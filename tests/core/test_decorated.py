@@ -235,3 +235,9 @@ def test_a_task_with_parameters_may_be_passed_as_a_function() -> None:
 def test_a_classmethod_is_put_above_task() -> None:
     with pytest.raises(InputError, match="write @classmethod above @task"):
         toil.task(classmethod(lambda cls: cls))  # type: ignore[call-overload]
+
+
+def test_memory_without_a_unit_is_refused_where_the_task_is_defined() -> None:
+    for memory in (8, "20"):
+        with pytest.raises(toil.ResourceError, match=r"option memory: .* bytes of memory, less than a mebibyte"):
+            toil.task(memory=memory)(abs)

@@ -103,8 +103,8 @@ def test_flags_that_are_not_an_object_are_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_flags_give_only_what_was_given() -> None:
     assert options() == {}
-    assert options("--store", "s3://b/run", "--max-memory", "1Ki", "--no-progress", "--clean", "onsuccess") == {
-        "store": "s3://b/run", "clean": "onSuccess", "max_memory": 1024, "progress": False,
+    assert options("--store", "s3://b/run", "--max-memory", "1Gi", "--no-progress", "--clean", "onsuccess") == {
+        "store": "s3://b/run", "clean": "onSuccess", "max_memory": 2**30, "progress": False,
     }  # fmt: skip
 
 
@@ -192,3 +192,17 @@ def test_options_of_the_store(given: object) -> None:
 def test_what_is_no_option_of_the_store(given: str) -> None:
     with pytest.raises(InputError, match="'store_options' cannot be used"):
         Settings.resolve(store_options=given)
+
+
+@pytest.mark.parametrize("name", ["default_memory", "default_disk", "max_memory", "max_disk"])
+def test_memory_and_disk_without_a_unit_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}.*20 bytes"):
+        Settings.resolve(**{name: "20"})
+    with pytest.raises(argparse.ArgumentError, match="less than a mebibyte"):
+        options(f"--{name.replace('_', '-')}", "20")
+
+
+@pytest.mark.parametrize("name", ["store", "work_dir", "write_logs", "log_file", "batch_logs", "coordination_dir"])
+def test_an_empty_path_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}.*it is empty"):
+        Settings.resolve(**{name: ""})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toilfn.errors import ResourceError
-from toilfn.units import format_duration, format_size, parse_duration, parse_size
+from toilfn.units import format_duration, format_size, parse_disk, parse_duration, parse_memory, parse_size
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,17 @@ def test_what_is_written_can_be_read(size: int) -> None:
 @given(st.floats(0, 1e8))
 def test_a_written_duration_can_be_read(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.05, abs=0.0006)
+
+
+@pytest.mark.parametrize("size", [8, "8", "20", 1024, "512K", 2**20 - 1, 1.5])
+def test_less_than_a_mebibyte_was_meant_in_another_unit(size: str | float) -> None:
+    for parse, what in ((parse_memory, "memory"), (parse_disk, "disk")):
+        with pytest.raises(ResourceError, match=f"bytes of {what}, less than a mebibyte"):
+            parse(size)
+
+
+def test_no_disk_is_an_amount_but_no_memory_is_not() -> None:
+    assert parse_disk(0) == 0
+    assert parse_memory("1Mi") == parse_disk(2**20) == 2**20
+    with pytest.raises(ResourceError, match="memory"):
+        parse_memory(0)
