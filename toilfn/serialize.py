@@ -10,11 +10,15 @@ import contextlib
 import functools
 import importlib.util
 import io
+import linecache
+import os
 import pickle
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -27,7 +31,7 @@ from toilfn.structure import ATOMS, LAZY, is_collection, items_of
 if TYPE_CHECKING:
     from toilfn.promise import Promise
 
-__all__ = ["dumps", "dumps_function", "loads", "loads_function", "only_reference", "resolve"]
+__all__ = ["Main", "dumps", "dumps_function", "load_function", "loads", "loads_function", "only_reference", "resolve"]
 
 PROTOCOL = 5
 """Fixed, so that every supported Python reads every other's payloads."""
@@ -74,6 +78,43 @@ def dumps(
     return buffer.getvalue(), tuple(refs)
 
 
+class Main(ModuleType):
+    """What ``__main__`` is while a task of the script runs: a module with what the task uses of the script.
+
+    So names that Python looks up there are found as in the plain script, by `pickle` and so by pools of processes, by
+    `typing.get_type_hints` and by `inspect`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("__main__")
+
+
+class _LocatedPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Cloudpickle, but code keeps the name of its file.
+
+    Attributes
+    ----------
+    files : set of str
+        These names.
+    """
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self.files: set[str] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is CodeType:
+            name = os.path.abspath(obj.co_filename) if os.path.exists(obj.co_filename) else obj.co_filename
+            self.files.add(name)
+            _, fields = self.dispatch_table[CodeType](obj)[:2]
+            return _located, (fields, name)
+        return super().reducer_override(obj)
+
+
+def _located(fields: tuple[Any, ...], name: str) -> CodeType:
+    return CodeType(*fields).replace(co_filename=name)
+
+
 class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
     """Cloudpickle, but classes of the script itself come back as the script's own where it is loaded.
 
@@ -82,7 +123,9 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type) and obj.__module__ == "__main__":
-            return _main_class, (obj.__qualname__, cloudpickle.dumps(obj, PROTOCOL))
+            buffer = io.BytesIO()
+            _LocatedPickler(buffer, PROTOCOL).dump(obj)
+            return _main_class, (obj.__qualname__, buffer.getvalue())
         if isinstance(obj, io.TextIOWrapper):
             raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
         if type(obj) in LAZY:  # where it is read, what it calls would not be part of this graph any more
@@ -133,9 +176,15 @@ class _Pickler(_ByValue):
 
 def _main_class(name: str, data: bytes) -> Any:
     found: Any = sys.modules["__main__"]
+    main = found
     for part in name.split("."):
         found = getattr(found, part, None)
-    return found if isinstance(found, type) else pickle.loads(data)
+    if isinstance(found, type):
+        return found
+    made = pickle.loads(data)
+    if isinstance(main, Main) and "." not in name:  # so that what the task pickles finds it there
+        setattr(main, name, made)
+    return made
 
 
 class _Unpickler(pickle.Unpickler):
@@ -237,18 +286,54 @@ def dumps_function(function: Any) -> bytes:
     """
     _by_value_if_not_importable(getattr(function, "__module__", None))
     buffer = io.BytesIO()
+    pickler = _FunctionPickler(buffer, PROTOCOL)
     try:
-        _FunctionPickler(buffer, PROTOCOL).dump(function)
+        pickler.dump(function)
+        if sources := _sources(pickler.files):  # after the function, for who wants it
+            pickle.dump(sources, buffer, PROTOCOL)
         return buffer.getvalue()
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise SerializationError(f"task {name} cannot be stored: {error}. Pass such objects as arguments") from error
 
 
-class _FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
-    """Cloudpickle, and wrappers of Python's own that it cannot take apart: they are made anew where they are loaded."""
+_LARGEST_SOURCE = 1 << 20
+"""Bytes: the text of a larger file does not travel with a function."""
+
+
+def _sources(files: Iterable[str]) -> dict[str, bytes]:
+    """Return the text of files, compressed, for tracebacks and debuggers on machines that do not have them."""
+    texts = {name: "".join(linecache.getlines(name)) for name in sorted(files)}
+    return {
+        name: zlib.compress(text.encode(errors="backslashreplace"))
+        for name, text in texts.items()
+        if 0 < len(text) <= _LARGEST_SOURCE
+    }
+
+
+class _MainGlobals(dict[str, Any]):
+    """Stands for the script's namespace in a payload."""
+
+
+class _FunctionPickler(_LocatedPickler):
+    """Pickles tasks' functions: all that is the script's comes back in one namespace.
+
+    Wrappers of Python's own that cloudpickle cannot take apart are made anew where they are loaded.
+    """
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self._main = vars(sys.modules["__main__"])
+        kept = ("__name__", "__file__", "__package__", "__doc__")
+        self._main_globals = _MainGlobals({name: self._main[name] for name in kept if name in self._main})
+        self.globals_ref[id(self._main)] = self._main_globals
+
+    def persistent_id(self, obj: Any) -> Any:
+        return dict(obj) if obj is self._main_globals else None
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is FunctionType and obj.__globals__ is self._main:
+            return self._with_annotations(obj, super().reducer_override(obj))
         if isinstance(obj, contextlib._GeneratorContextManager):  # of a decorator that @contextmanager made
             return type(obj), (obj.func, obj.args, obj.kwds)  # as its _recreate_cm does
         if isinstance(obj, _CACHED) and not _is_found_by_name(obj):
@@ -256,6 +341,24 @@ class _FunctionPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickl
         if is_singledispatch(obj) and not _is_found_by_name(obj):
             return _dispatching, (dict(obj.registry),)
         return super().reducer_override(obj)
+
+    def _with_annotations(self, function: FunctionType, reduced: Any) -> Any:
+        """Add what annotations name that are strings: `typing.get_type_hints` looks it up."""
+        text = " ".join(note for note in function.__annotations__.values() if isinstance(note, str))
+        named = {name: self._main[name] for name in _WORD.findall(text) if name in self._main}
+        if named and type(reduced) is tuple and len(reduced) > 2:
+            globals_ = reduced[2][1]["__globals__"]
+            globals_ |= {name: value for name, value in named.items() if name not in globals_ and _is_at_hand(value)}
+        return reduced
+
+
+_WORD = re.compile(r"[^\W\d]\w*")
+
+
+def _is_at_hand(value: Any) -> bool:
+    """Whether a value of the script's namespace needs no package where it is loaded."""
+    module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "builtins"
+    return module == "__main__" or module.partition(".")[0] in sys.stdlib_module_names
 
 
 _CACHED = type(functools.lru_cache(len))
@@ -284,12 +387,41 @@ def _is_found_by_name(value: Any) -> bool:
 
 
 def loads_function(payload: bytes) -> Callable[..., Any]:
-    """Load what `dumps_function` made; gives the plain function."""
+    """Load what `dumps_function` made; returns the plain function."""
+    return load_function(payload)[0]
+
+
+def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
+    """Load what `dumps_function` made.
+
+    Returns
+    -------
+    callable
+        The plain function.
+    Main
+        What is to be ``__main__`` while it runs.
+    """
     from toilfn.task import Task
 
-    function: Callable[..., Any] = pickle.loads(payload)
+    stream = io.BytesIO(payload)
+    unpickler = _FunctionUnpickler(stream)
+    function: Callable[..., Any] = unpickler.load()
+    if stream.tell() < len(payload):
+        for name, text in pickle.load(stream).items():
+            lines = zlib.decompress(text).decode().splitlines(keepends=True)
+            linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
     # Only a task's: a decorator's ``__wrapped__`` is the function without what the decorator does.
-    return function.__wrapped__ if isinstance(function, Task) else function
+    return (function.__wrapped__ if isinstance(function, Task) else function), unpickler.main
+
+
+class _FunctionUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.main = Main()
+
+    def persistent_load(self, pid: Any) -> dict[str, Any]:
+        vars(self.main).update(pid)
+        return vars(self.main)
 
 
 def _by_value_if_not_importable(name: str | None) -> None:

@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 import traceback
-import types
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -36,6 +35,7 @@ from toilfn.clusters.slot import Slot
 from toilfn.clusters.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.records import encode
+from toilfn.serialize import Main
 from toilfn.stdio import flush, open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store
 from toilfn.work.answers import Answers
@@ -352,7 +352,7 @@ def unpack(message: bytes) -> Any:
 def main(arguments: Sequence[str]) -> int:
     """Do what the arguments say; gives the exit status."""
     # Classes of the user's script are found in the main module: it must not be this one.
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.modules["__main__"] = Main()
     try:
         match list(arguments):
             case ["--fd", wire, life, slot]:

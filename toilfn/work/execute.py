@@ -18,7 +18,7 @@ from toilfn.errors import PermanentError, SerializationError, StoreError
 from toilfn.events import Cause, TaskId
 from toilfn.filing.session import Session
 from toilfn.graph import Recorded, Running, record, store_payload
-from toilfn.serialize import dumps, loads, loads_function, resolve
+from toilfn.serialize import Main, dumps, load_function, loads, resolve
 from toilfn.stdio import flush
 from toilfn.work.diskuse import DiskUse
 from toilfn.work.payloads import BlobCache, Payloads
@@ -134,6 +134,7 @@ class Executor:
         self._records: dict[bytes, records.Function] = {}
         self._recorded: set[bytes] = set()
         self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._mains: dict[bytes, Main] = {}
         self._told_requests = 0
         self._disk: DiskUse | None = None
         self._only_this_process = _OnlyThisProcess()
@@ -237,8 +238,9 @@ class Executor:
     def _function(self, digest: bytes) -> Callable[..., Any]:
         function = self._functions.get(digest)
         if function is None:
-            function = loads_function(self.blobs.get(self._records[digest].payload))
+            function, self._mains[digest] = load_function(self.blobs.get(self._records[digest].payload))
             self._functions[digest] = function
+        self._surroundings.be_main(self._mains[digest])
         return function
 
     def _record(self, value: Any, context: Context, files: Session, task: records.Task, *, has_files: bool) -> Recorded:

@@ -21,6 +21,7 @@ import time
 import warnings
 from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # makes no enumeration members
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 from toilfn.stdio import flush, text_output
@@ -57,6 +58,7 @@ class Surroundings:
     def __init__(self, *, limit_threads: bool, is_worker: bool = False, is_shared: bool = False) -> None:
         self._home = os.open(".", os.O_RDONLY)
         self._threads = [name for name in _THREADS if name not in os.environ] if limit_threads else []
+        self._main = sys.modules["__main__"]
         self._cores = 0.0
         self._is_worker = is_worker
         self._replaced: dict[str, str | None] = {}
@@ -92,6 +94,11 @@ class Surroundings:
         if directory >= 0:
             os.fchdir(directory)
 
+    def be_main(self, main: ModuleType) -> None:
+        """Have a module be ``__main__`` until the attempt ends."""
+        if self._state is not None:
+            sys.modules["__main__"] = main
+
     def settle(self) -> None:
         """Take what is here now for what the attempt found: all that it needs is loaded, and its code runs next."""
         if self._state is not None:
@@ -100,6 +107,8 @@ class Surroundings:
     def leave(self) -> None:
         """Put back what `enter` and the attempt changed."""
         os.fchdir(self._home)
+        if self._state is not None:
+            sys.modules["__main__"] = self._main
         put_back(self._replaced)
         self._replaced = {}
         if self._state is not None:

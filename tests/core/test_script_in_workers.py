@@ -1,0 +1,177 @@
+"""What the script is to its tasks: tracebacks with its lines, and `__main__` with its functions and classes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HEAD = """
+import dataclasses, enum, inspect, multiprocessing, pickle, sys, traceback, typing, warnings
+import toilfn as toil
+
+
+"""
+
+
+def run(place: Path, body: str, *, cluster: str = "LocalCluster(workers=1)") -> str:
+    """Run a script whose task `f` is given, and return what that returned, or its failure."""
+    end = f"""
+    if __name__ == "__main__":
+        from toilfn import LocalCluster
+        from toilfn.clusters.processes import ProcessCluster
+        try:
+            print(toil.compute(f(), cluster={cluster}, store="store", progress=False))
+        except toil.FailedTasksError as error:
+            print(error)
+    """
+    (place / "flow.py").write_text(HEAD.lstrip() + textwrap.dedent(body).strip() + "\n\n\n" + textwrap.dedent(end))
+    done = subprocess.run(
+        [sys.executable, "flow.py"], cwd=place, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+CLUSTERS = ["LocalCluster(workers=1)", "ProcessCluster()", "'inline'"]
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_a_traceback_names_file_and_line_and_shows_the_source(tmp_path: Path, cluster: str) -> None:
+    body = """
+    def helper(x):
+        return 1 / x  # in a helper
+
+    class Thing:
+        def method(self, x):
+            return helper(x)  # in a method
+
+    @toil.task(retries=0)
+    def f():
+        return Thing().method(0)  # in the task
+    """
+    text = run(tmp_path, body, cluster=cluster)
+    source = (tmp_path / "flow.py").read_text().splitlines()
+    for comment in ("in a helper", "in a method", "in the task"):
+        number, line = next((n, line) for n, line in enumerate(source, 1) if line.endswith(f"# {comment}"))
+        assert f'File "{tmp_path}/flow.py", line {number}' in text, text
+        assert line.strip() in text
+    logs = subprocess.run(
+        [sys.executable, "-m", "toilfn", "logs", "store", "f"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "flow.py" in logs.stdout + logs.stderr
+
+
+def test_source_is_shown_where_the_script_is_no_more(tmp_path: Path) -> None:
+    body = """
+    import pathlib
+
+    @toil.task
+    def removed():
+        pathlib.Path(removed_file).unlink()
+
+    @toil.task(retries=0)
+    def fails(_):
+        raise ValueError("gone")  # the line
+
+    removed_file = __file__
+
+    @toil.task
+    def f():
+        return fails(removed())
+    """
+    assert 'raise ValueError("gone")  # the line' in run(tmp_path, body)
+
+
+def test_what_pickle_looks_up_in_the_main_module_is_there(tmp_path: Path) -> None:
+    body = """
+    def square(x):
+        return x * x
+
+    class Colour(enum.Enum):
+        RED = 1
+
+    class Point:
+        def __init__(self, x):
+            self.x = x
+
+    @toil.task(retries=0)
+    def f():
+        return given(Point(4))
+
+    @toil.task(retries=0)
+    def given(point):
+        again = pickle.loads(pickle.dumps(point))
+        return (pickle.loads(pickle.dumps(square))(3), pickle.loads(pickle.dumps(Colour.RED)) is Colour.RED,
+                type(again) is type(point), again.x)
+    """
+    assert run(tmp_path, body) == "(9, True, True, 4)"
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pools_run_functions_of_the_script(tmp_path: Path, cluster: str, method: str) -> None:
+    body = f"""
+    def square(x):
+        return x * x
+
+    @toil.task(retries=0)
+    def f():
+        with multiprocessing.get_context("{method}").Pool(2) as pool:
+            return sum(pool.map(square, range(4)))
+    """
+    assert run(tmp_path, body, cluster=cluster) == "14"
+
+
+def test_hints_and_source_are_found_as_in_the_script(tmp_path: Path) -> None:
+    body = """
+    class Point:
+        x: "int"
+
+    def takes(point: "Point", names: "typing.Sequence[str]") -> "Point":
+        return point
+
+    @toil.task(retries=0)
+    def f():
+        hints = typing.get_type_hints(takes)
+        return hints["point"].__name__, hints["names"].__name__, inspect.getsource(takes).splitlines()[0]
+    """
+    assert run(tmp_path, body) == (
+        "('Point', 'Sequence', 'def takes(point: \"Point\", names: \"typing.Sequence[str]\") -> \"Point\":')"
+    )
+
+
+def test_tasks_with_equal_names_in_the_script_do_not_share_what_they_set(tmp_path: Path) -> None:
+    body = """
+    count = 0
+
+    def raises_count():
+        global count
+        count += 1
+        return count
+
+    @toil.task
+    def one(_=None):
+        return raises_count()
+
+    @toil.task
+    def two(_=None):
+        return raises_count()
+
+    @toil.task
+    def both(*values):
+        return values
+
+    @toil.task
+    def f():
+        first = one()
+        return both(first, two(first))
+    """
+    assert run(tmp_path, body) == "(1, 1)"
