@@ -71,6 +71,8 @@ class CommandCluster(PolledCluster[_Live]):
     """A regular expression for what commands print when the controller is briefly away."""
     absent: ClassVar[str] = ""
     """A regular expression for the system's own words for "there is no such job"."""
+    held: ClassVar[str] = "job {} may never start unless somebody changes something: it is {}"
+    """What is said of a job that is held, by its id and what the system says of it."""
     no_accounting: ClassVar[str] = ""
     """A regular expression for the words by which a site says that it keeps no accounting."""
     needed: ClassVar[tuple[str, ...]] = ()
@@ -263,12 +265,21 @@ class CommandCluster(PolledCluster[_Live]):
             raise
         except ClusterError as error:  # a question is never a reason to end what runs
             raise AwayError(str(error)) from None
-        for job, found in known.items():
-            if found.state is JobState.UNKNOWN and (told := (self._base(job), found.detail)) not in self._told:
-                self._told.add(told)
-                _log.warning("job %s is in a state that toilfn does not know, and is waited for: %s", job, found.detail)
+        self._warn(known)
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
+
+    def _warn(self, known: Mapping[JobId, Found]) -> None:
+        """Name jobs that may wait for ever, one of each submission and once. They are waited for, and never removed."""
+        for job, found in known.items():
+            told = (self._base(job), "held" if found.is_held else found.detail)
+            if job not in self._live or told in self._told or not (found.is_held or found.state is JobState.UNKNOWN):
+                continue
+            self._told.add(told)
+            if found.is_held:
+                _log.warning("%s", self.held.format(job, found.detail))
+            else:
+                _log.warning("job %s is in a state that toilfn does not know, and is waited for: %s", job, found.detail)
 
     def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
         """Look for jobs by the names of their submissions; see `PolledCluster.still_there`."""

@@ -6,6 +6,7 @@ Follows the reference pages of bsub, bjobs, bhist, bkill, bqueues and bparams. W
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,15 @@ from toilfn.clusters.jobsettings import JobSettings
 from toilfn.clusters.lsfsite import memory_unit, read_parameters
 from toilfn.clusters.polled import Found
 from toilfn.clusters.words.lsf import history, job_key, json_records, queue_record
+from toilfn.errors import ClusterError
 from toilfn.resources import Accelerator
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["LSFCluster", "LSFSettings"]
+
+_log = logging.getLogger(__name__)
 
 
 class LSFSettings(JobSettings, total=False):
@@ -126,9 +130,20 @@ class LSFCluster(CommandCluster):
     def site_array_limit(self) -> int:
         """Ask for the site's parameters, and check that the queue exists."""
         if "queue" in self.settings:
-            self.commands.run(["bqueues", self.settings["queue"]])
+            self._check_queue(self.settings["queue"])
         self._site = read_parameters(self.commands.consult(["bparams", "-a"]))
         return self._site.array_limit
+
+    def _check_queue(self, name: str) -> None:
+        """Refuse a queue that does not exist; where bqueues may not be asked, bsub decides."""
+        try:
+            self.commands.run(["bqueues", name])
+        except AwayError:
+            raise
+        except ClusterError as error:
+            if "No such queue" in str(error):
+                raise
+            _log.info("%s", error)
 
     def _jobs(self, fields: str, *arguments: str) -> dict[JobId, Mapping[str, Any]]:
         answer = self.commands.answer(["bjobs", "-json", "-o", fields, *arguments])

@@ -57,7 +57,7 @@ def memory_unit(wanted: str | None) -> int:
 
 def _configured() -> str:
     try:
-        text = Path(os.environ.get("LSF_ENVDIR", "/etc"), "lsf.conf").read_text()
+        text = Path(os.environ.get("LSF_ENVDIR", "/etc"), "lsf.conf").read_text(errors="replace")
     except OSError:
         return "KB"
     match = re.search(r"^\s*LSF_UNIT_FOR_LIMITS\s*=\s*\"?(\w+)", text, re.MULTILINE)

@@ -89,6 +89,7 @@ class SlurmCluster(CommandCluster):
     index = "SLURM_ARRAY_TASK_ID"
     answer = r"^\s*(\d+(?:;\S+)?)\s*$|^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$"
     killer = ("scancel", "--quiet")
+    held = "Slurm job {} may never start: it is {}, see JOB REASON CODES in squeue's manual"
     needed = ("sbatch", "squeue", "scancel")
     room = 0.0  # it counts in minutes, and looks twice a minute
     absent = "Invalid job id specified|Job/step already completing or completed"
@@ -119,7 +120,6 @@ class SlurmCluster(CommandCluster):
 
     def __init__(self, **settings: Unpack[SlurmSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
-        self._warned: set[str] = set()
 
     def directives(self, submission: Submission) -> list[str]:
         """Give sbatch's options for a shape."""
@@ -179,7 +179,6 @@ class SlurmCluster(CommandCluster):
             wanted = ",".join((*ids, ids[0]))
             command = [*_squeue(cluster), "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
             found |= self._whole(queue_answer(self.commands.ask(command)), cluster)
-        self._warn(found)
         return found
 
     def _whole(self, found: Mapping[JobId, Found], cluster: str) -> dict[JobId, Found]:
@@ -191,16 +190,6 @@ class SlurmCluster(CommandCluster):
                 if job not in whole and self.split(job)[0] in rest:
                     whole[job] = rest[self.split(job)[0]]
         return whole
-
-    def _warn(self, found: Mapping[JobId, Found]) -> None:
-        """Tell of submissions that may wait for ever, once."""
-        for job, said in found.items():
-            base = self.split(job)[0]
-            if said.is_held and base not in self._warned:
-                self._warned.add(base)
-                _log.warning(
-                    "Slurm job %s may never start: it is %s, see JOB REASON CODES in squeue's manual", job, said.detail
-                )
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask sacct. Where there is no accounting, nothing is known of jobs that slurmctld forgot (MinJobAge)."""

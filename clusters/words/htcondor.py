@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from toilfn.clusters.base import JobState
@@ -240,15 +241,15 @@ def _completed(ad: Mapping[str, Any]) -> Found:
 
 def _whole(ad: Mapping[str, Any], name: str) -> int | None:
     value = ad.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
+    if isinstance(value, (bool, Enum)):  # the bindings' "undefined" and "error" are whole numbers, too
         return None
-    match = re.fullmatch(r"-?\d{1,18}", str(value).strip()) if isinstance(value, str) or abs(value) < 10**18 else None
+    match = re.fullmatch(r"-?\d{1,18}", str(value).strip()) if isinstance(value, (int, str)) else None
     return int(match[0]) if match else None
 
 
 def _words(ad: Mapping[str, Any], name: str) -> str:
     value = ad.get(name)
-    return "" if value is None else " ".join(str(value).split())
+    return "" if value is None or isinstance(value, Enum) else " ".join(str(value).split())
 
 
 # Event logs.

@@ -214,3 +214,39 @@ def test_jobs_of_others_are_not_even_asked_for(name, tmp_path):
         finally:
             (spool / "others").unlink()
             cluster.close()
+
+
+def test_a_hold_by_a_person_is_waited_for_and_named_once(tmp_path, caplog):
+    """The job is not removed, and goes on when it is released."""
+    for spool in system("htcondor"):
+        worker = ("sh", "-c", 'while ! test -e "$0/go"; do sleep 0.05; done')
+        cluster = cluster_class("htcondor")(poll_interval=0.1, worker_command=worker)
+        cluster.open(Session(str(tmp_path), "wf"))
+        (job,) = cluster.submit([Batch("a", "a", SHAPE)])
+        (spool / "hold").write_text("via condor_hold (by user admin): please call me")
+        updates = [update for _ in range(10) for update in cluster.poll(0.2)]
+        assert {update.state for update in updates} == {JobState.QUEUED}
+        assert any(update.is_held and "please call me" in update.detail for update in updates)
+        assert len([message for message in caplog.messages if f"job {job} may never start" in message]) == 1
+        assert "condor_rm" not in (spool.parent / "calls").read_text()
+        (spool / "hold").unlink()
+        (tmp_path / "go").touch()
+        ended, end = [], time.monotonic() + 30
+        while not ended and time.monotonic() < end:
+            ended = [update for update in cluster.poll(0.2) if update.state is JobState.ENDED]
+        assert [update.cause for update in ended] == [None]
+        cluster.close()
+
+
+def test_sites_that_keep_their_parameters_to_themselves_are_used_all_the_same(tmp_path, monkeypatch):
+    """LSF's bparams and bqueues only refine what is asked for; a queue that does not exist is refused."""
+    for _ in system("lsf"):
+        kit = StandIns(tmp_path / "kit", "bparams", "bqueues")
+        monkeypatch.setenv("PATH", kit.path)
+        kit.always("bparams", refuse("User permission denied", 255))
+        kit.next("bqueues", refuse("User permission denied", 255))
+        cluster = cluster_class("lsf")(queue="short")
+        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.close()
+        with pytest.raises(ClusterError, match="No such queue"):
+            cluster_class("lsf")(queue="nowhere").open(Session(str(tmp_path), "wf"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import IntEnum
 
 import pytest
 
@@ -126,6 +127,18 @@ def test_removed_jobs_are_lost_unless_a_hold_came_first(ad, cause):
 @pytest.mark.parametrize("ad", [{}, {"JobStatus": None}, {"JobStatus": "x"}, {"JobStatus": True}, {"JobStatus": 1.5}])
 def test_an_ad_without_a_status_says_nothing(ad):
     assert job_ad(ad) is None
+
+
+class Undefined(IntEnum):
+    """As in the module classad2."""
+
+    UNDEFINED = 2
+
+
+def test_what_is_undefined_to_the_bindings_is_not_a_number():
+    assert job_ad({"JobStatus": 4, "ExitCode": Undefined.UNDEFINED}).cause is Cause.LOST
+    assert job_ad({"JobStatus": 5, "HoldReasonCode": Undefined.UNDEFINED}).is_stuck is False
+    assert job_ad({"JobStatus": Undefined.UNDEFINED}) is None
 
 
 def test_ads_name_their_jobs():

@@ -2,7 +2,8 @@
 
 They follow the manual's pages of condor_submit (-terse, the description on standard input), condor_q and
 condor_history (-json -attributes), condor_rm, and "Job ClassAd Attributes" (JobStatus, HoldReasonCode).
-Jobs that end leave the queue for the history; one that takes too much memory is held (code 34).
+Jobs that end leave the queue for the history; one that takes too much memory is held (code 34). A file ``hold`` in the
+spool folder shows all others as held by a person, for the reason that it has.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def ad(job: dict[str, object], number: int, element: engine.Element) -> dict[str
     if element["state"] == "killed":
         return values | {"JobStatus": 3, "RemoveReason": "via condor_rm (by user root)"}
     status = {"queued": 1, "running": 2, "done": 4}[element["state"]]
+    if status != 4 and (engine.spool() / "hold").exists():
+        held = (engine.spool() / "hold").read_text()
+        return values | {"JobStatus": 5, "HoldReasonCode": 1, "HoldReasonSubCode": 0, "HoldReason": held}
     if status != 4:
         return values | {"JobStatus": status}
     ended = {"ExitBySignal": bool(element["signal"]), "LastRemoteHost": "slot1@host"}
