@@ -15,9 +15,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from toilfn import stdio
 from toilfn.cli.parser import Parser
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
-from toilfn.stdio import report, unfailing_standard_error
 from toilfn.text import VisibleStream, visible
 
 __all__ = ["main"]
@@ -75,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ToilfnError as error:
-        report(visible(f"toilfn: {error}"))
+        stdio.report(visible(f"toilfn: {error}"))
         return 2 if isinstance(error, (InputError, StoreNotFoundError)) else 1
     except KeyboardInterrupt as error:
-        report(f"toilfn: {str(error) or 'interrupted'}")
+        stdio.report(f"toilfn: {str(error) or 'interrupted'}")
         return 130
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; what Python would flush at exit goes nowhere.
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     parser = _overview()
     if not arguments:
-        report(parser.format_help().rstrip())
+        stdio.report(parser.format_help().rstrip())
         return 2
     name = arguments[0]
     if name.startswith("-"):
@@ -118,7 +118,7 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
         options.rest = rest
     with contextlib.ExitStack() as streams:
         if name not in ("run", "debug"):  # in these the streams are for the user's own code
-            streams.enter_context(unfailing_standard_error())
+            streams.enter_context(stdio.unfailing_standard_error())
         if name not in _RUN_USERS_CODE and not getattr(options, "raw", False):
             streams.enter_context(contextlib.redirect_stdout(VisibleStream.over(sys.stdout)))
             streams.enter_context(contextlib.redirect_stderr(VisibleStream.over(sys.stderr)))
