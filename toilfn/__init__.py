@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         StoreNotFoundError,
         ToilfnError,
     )
-    from toilfn.exchange import export, import_directory, import_file, import_files
+    from toilfn.exchange import export, import_directory, import_file, import_files, input
     from toilfn.files import File, open_write, write_file
     from toilfn.resources import Accelerator, Resources
     from toilfn.run import compute, resume, submit
@@ -105,7 +105,7 @@ _MODULES = {
         "StoreNotFoundError",
         "ToilfnError",
     ),
-    "toilfn.exchange": ("export", "import_directory", "import_file", "import_files"),
+    "toilfn.exchange": ("export", "import_directory", "import_file", "import_files", "input"),
     "toilfn.files": ("File", "open_write", "write_file"),
     "toilfn.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
@@ -169,6 +169,7 @@ __all__ = [
     "import_directory",
     "import_file",
     "import_files",
+    "input",
     "open_write",
     "resume",
     "service",

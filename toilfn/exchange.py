@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 from typing import Any, Literal
 
 from toilfn.directory import Directory
@@ -12,7 +13,7 @@ from toilfn.files import File, current_session, local_content, needed_session, s
 from toilfn.filing import transfer
 from toilfn.task import task
 
-__all__ = ["export", "import_directory", "import_file", "import_files"]
+__all__ = ["export", "import_directory", "import_file", "import_files", "input"]
 
 Link = Literal["copy", "hard", "symlink"]
 
@@ -59,6 +60,33 @@ def import_file(
     if state is None:
         raise InputError(f"cannot import {transfer.shown(source)}: there is no such file")
     return _import.options(local=local)(source, name, link, state)
+
+
+def input(path: str | os.PathLike[str]) -> Path:
+    """Check that a file exists, and pass it to tasks by its path and content: an edit of the file runs them again.
+
+    The file stays where it is, so each machine that runs tasks must reach it; `import_file` copies it into the store.
+
+    Parameters
+    ----------
+    path : str or path
+        A file on this machine.
+
+    Returns
+    -------
+    Path
+        The absolute path.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        what = "it is a directory: use import_directory" if found.is_dir() else "there is no such file"
+        raise InputError(f"{path}: cannot be an input: {what}")
+    return found
 
 
 def import_files(pattern: str | os.PathLike[str], *, link: Link = "copy", local: bool = True) -> list[File]:

@@ -25,6 +25,8 @@ LATE = "late"
 
 _MEASURING_CORES = 0.1
 
+_MEBIBYTE = 2**20
+
 
 def known_later(name: str, settings: Mapping[str, Any]) -> dict[str, Callable[..., Promise]]:
     """Give, for each requirement that is known later, what makes its promise from a call's arguments.
@@ -80,6 +82,8 @@ def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, 
 def _check(name: str, value: Any) -> Any:
     if value is None or options.is_late(value):
         raise ResourceError(f"option {name}: its value came out as {value!r}, which is no requirement")
+    if name in ("memory", "disk") and type(value) in (int, float) and 0 <= value < _MEBIBYTE:
+        return _MEBIBYTE if name == "memory" else int(value)  # worked out from inputs that may be small, or empty
     try:
         return options.normalise({name: value})[name]
     except InputError as error:
