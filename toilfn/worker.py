@@ -43,7 +43,7 @@ from toilfn.work.batch import Batch
 from toilfn.work.capture import Capture, start_logging, start_streams
 from toilfn.work.execute import Executor
 from toilfn.work.live import Live, Tail
-from toilfn.work.passed import adopt_environment, read_ref
+from toilfn.work.passed import adopt_environment, check_versions, read_ref
 from toilfn.work.payloads import BlobCache
 from toilfn.work.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.work.services import Host, StoreWish
@@ -226,6 +226,7 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
 
 def serve_batch(url: str, name: str) -> None:
     """Run the batch of this name in the store at this URL, and put the answers there."""
+    check_versions()  # before anything is loaded that may need the leader's
     store, slot = open_store(url, create=False), Slot()
     packed, along = store.get_batch(name)
     _, *message = unpack(packed)

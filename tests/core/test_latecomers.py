@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+
 import msgpack
 import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
+from toilfn.errors import ToilfnError
 from toilfn.events import Cause
 from toilfn.lead.latecomers import Latecomers, Strays
+from toilfn.work.passed import check_versions, versions
 
 DONE = msgpack.packb(("done",))
 OTHER = msgpack.packb(("records", [], []))
@@ -72,3 +77,30 @@ def test_a_job_that_was_lost_is_still_listened_to_now_and_then():
     assert list(strays.news(20)) == []
     assert strays.drop() == {"1-0": 2}
     assert list(strays.news(30)) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("ModuleNotFoundError: No module named 'toilfn'", "lacks toilfn "),
+        ("/usr/bin/python3: No module named toilfn", "lacks toilfn "),
+        ("Traceback ...\nModuleNotFoundError: No module named 'msgpack.core'", "lacks the package msgpack:"),
+        ("toilfn.worker: the versions of worker and leader differ: ...", "the versions of worker and leader differ"),
+    ],
+)
+def test_a_job_that_says_why_it_has_not_started_is_not_said_to_see_no_store(said, advice):
+    update = replace(FAILED, detail=said)
+    explained = Latecomers("file:///shared/store").explained(update, []).detail
+    assert advice in explained
+    assert "cannot see the directory" not in explained
+
+
+def test_a_worker_of_another_version_says_what_differs(monkeypatch):
+    check_versions()
+    monkeypatch.setenv("TOILFN_VERSIONS", versions())
+    check_versions()
+    monkeypatch.setenv("TOILFN_VERSIONS", "toilfn 9.1 and Python 3.8")
+    with pytest.raises(ToilfnError, match=r"and the leader toilfn 9\.1 and Python 3\.8") as caught:
+        check_versions()
+    assert sys.executable in str(caught.value)
+    assert versions() in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from toilfn.clusters.base import JobId, Update
 from toilfn.events import Cause
 from toilfn.lead import messages
 from toilfn.stores import is_local
+from toilfn.work.passed import WRONG_VERSIONS
 
 __all__ = ["Latecomers", "Strays"]
 
@@ -68,12 +70,25 @@ class Latecomers:
         """Add to the failure of a job that said nothing why that may be."""
         if answers or update.cause is not Cause.ERROR:
             return update
-        return replace(update, detail=f"{update.detail}{self._hint()}")
+        return replace(update, detail=f"{update.detail}{_missing_package(update.detail) or self._hint(update.detail)}")
 
-    def _hint(self) -> str:
-        if not is_local(self._store):
+    def _hint(self, said: str = "") -> str:
+        """Say that the node may not see the store, unless the worker has said itself what is wrong."""
+        if not is_local(self._store) or "Traceback" in said or WRONG_VERSIONS in said:
             return ""
         return f". If its node cannot see the directory {self._store}: let the store be one that leader and nodes share"
+
+
+def _missing_package(said: str) -> str:
+    """Say what to do where a worker has not started for want of a package."""
+    found = re.search(r"No module named '?([\w.]+)", said)
+    if found is None:
+        return ""
+    from toilfn import __version__
+
+    name = found[1].partition(".")[0]
+    wanted = f"toilfn {__version__}" if name == "toilfn" else f"the package {name}"
+    return f". The Python of the job lacks {wanted}: install it there, or name another interpreter (python=...)"
 
 
 class Strays:

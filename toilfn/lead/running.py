@@ -34,7 +34,15 @@ from toilfn.scheduler import Scheduler
 from toilfn.settings import Settings
 from toilfn.stores import Store, is_local
 from toilfn.stores.options import hand_over
-from toilfn.work.passed import ENVIRONMENT_VARIABLE, SET_VARIABLE, pack_environment, read_ref, write_ref
+from toilfn.work.passed import (
+    ENVIRONMENT_VARIABLE,
+    SET_VARIABLE,
+    VERSIONS_VARIABLE,
+    pack_environment,
+    read_ref,
+    versions,
+    write_ref,
+)
 from toilfn.work.scratch import CODE_VARIABLE
 from toilfn.work.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
 
@@ -213,7 +221,7 @@ class Running:
             return {**given, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
         introduction = {} if is_local(self._store.url) else self._store.introduction()
-        return {**given, **introduction, ENVIRONMENT_VARIABLE: write_ref(passed)}
+        return {**given, **introduction, ENVIRONMENT_VARIABLE: write_ref(passed), VERSIONS_VARIABLE: versions()}
 
     def _answers(self, cluster: Cluster) -> Answers:
         return Answers() if cluster.capabilities.direct else StoreAnswers(self._store, self._passed)

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import sys
 from collections.abc import Callable, Mapping
 
 import msgpack
 
+from toilfn.errors import ToilfnError
 from toilfn.stores.blobs import BlobRef
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
     "SET_VARIABLE",
+    "VERSIONS_VARIABLE",
+    "WRONG_VERSIONS",
     "adopt_environment",
+    "check_versions",
     "pack_environment",
     "read_ref",
     "set_by_user",
+    "versions",
     "write_ref",
 ]
 
 ENVIRONMENT_VARIABLE = "TOILFN_ENVIRONMENT"
 """The environment variable that names the blob with the leader's environment."""
+
+VERSIONS_VARIABLE = "TOILFN_VERSIONS"
+"""The environment variable with the leader's versions of toilfn and Python."""
+
+WRONG_VERSIONS = "the versions of worker and leader differ"
+"""What a worker says that cannot work for its leader."""
 
 SET_VARIABLE = "TOILFN_SET_ENV"
 """The environment variable that has the names of those in the setting ``set_env``, with blanks between them."""
@@ -79,6 +92,29 @@ def adopt_environment(read: Callable[[BlobRef], bytes]) -> None:
         return
     passed, wanted = msgpack.unpackb(read(read_ref(text)), unicode_errors="surrogateescape")
     os.environ.update({name: value for name, value in passed.items() if name not in os.environ} | wanted)
+
+
+def versions() -> str:
+    """Return what a leader and its workers must have in common: pickled functions are code of one Python."""
+    from toilfn import __version__
+
+    return f"toilfn {__version__} and Python {sys.version_info.major}.{sys.version_info.minor}"
+
+
+def check_versions() -> None:
+    """Compare this worker's versions with its leader's, if that has passed them on.
+
+    Raises
+    ------
+    ToilfnError
+        If they differ; says how.
+    """
+    wanted = os.environ.get(VERSIONS_VARIABLE, versions())
+    if wanted != versions():
+        raise ToilfnError(
+            f"{WRONG_VERSIONS}: {sys.executable} on {socket.gethostname()} has {versions()}, and the leader {wanted}; "
+            "install the same on both sides, or name another interpreter for the jobs (python=...)"
+        )
 
 
 def set_by_user() -> dict[str, str]:
