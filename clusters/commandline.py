@@ -161,17 +161,20 @@ class CommandCluster(PolledCluster[_Live]):
         return ids.pop() if len(ids) == 1 else ""
 
     def identified(self, name: str, output: str) -> str:
-        """Find the id of a submission by its name, because what the submitting command printed does not tell it."""
+        """Find the id of a submission by its name, because what the submitting command printed does not tell it.
 
-        def look() -> str:
-            if base := self.arrived(name):
+        While the system does not answer, nothing is known, and it is asked for as long as patience lasts.
+        """
+        end = time.monotonic() + _LOOK
+        while True:
+            if base := self.patiently(lambda: self.arrived(name)):
                 return base
-            raise AwayError(f"the answer to the submission does not tell the job's id, and no job is named {name}")
-
-        try:
-            return self.patiently(look, _LOOK)
-        except AwayError as error:
-            raise ClusterError(f"{error}; the answer was: {output[-_TAIL:]!r}") from None
+            if time.monotonic() > end:
+                raise ClusterError(
+                    f"the answer to the submission does not tell the job's id, and no job is named {name}; "
+                    f"the answer was: {output[-_TAIL:]!r}"
+                )
+            time.sleep(1.0)
 
     def arrived(self, name: str) -> str:
         """Ask for the id of a submission by its name, also when its jobs have ended; empty if there is none."""

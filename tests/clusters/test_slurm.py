@@ -315,3 +315,14 @@ def test_other_jobs_of_the_user_do_not_matter(slurm, opened, name, tmp_path):
     assert cluster.list(cluster.session.workflow) == {}
     (job,) = submitted(cluster, "a")
     assert wait(cluster, job, JobState.ENDED).cause is None
+
+
+def test_a_hold_is_named_and_waited_out(slurm, opened, caplog):
+    cluster = opened("true", job_extra_directives=["--hold"])
+    (job,) = submitted(cluster, "a")
+    end = time.monotonic() + 30
+    while f"Slurm job {job} may never start: it is PENDING JobHeldUser" not in caplog.text:
+        assert not [update for update in cluster.poll(1.0) if update.state is JobState.ENDED]
+        assert time.monotonic() < end
+    slurm.run("scontrol", "release", job)
+    assert wait(cluster, job, JobState.ENDED).cause is None

@@ -323,6 +323,7 @@ def test_only_slurms_own_words_mean_that_there_is_no_such_job():
 
 def test_a_state_that_is_not_known_is_named_once_and_is_not_an_end(monkeypatch, caplog):
     cluster = SlurmCluster()
+    cluster._watch(JobId("9_0"), "a submission")
     monkeypatch.setattr(cluster, "query", lambda bases: queue_answer(row("9_0", "A_NEW_WORD") + "\n" + row("9_1", "R")))
     for _ in range(3):
         assert cluster.look([JobId("9_0"), JobId("9_1")])[JobId("9_0")].state is UNKNOWN
