@@ -16,7 +16,7 @@ from toilfn.errors import SerializationError
 from toilfn.events import TaskId
 from toilfn.identity import Codes, Identity, arguments_digest, arguments_identity, lineage, task_id, value_identity
 from toilfn.requirements import LATE, pack
-from toilfn.serialize import PROTOCOL, dumps, dumps_function
+from toilfn.serialize import PROTOCOL, dumps, dumps_function, take_modules_by_value
 from toilfn.structure import ATOMS
 from toilfn.task import BoundTask, Task
 
@@ -133,6 +133,7 @@ _codes: dict[bytes, Codes] = {}
 def _codes_of(running: Running | None) -> Codes:
     if running is None:  # in a notebook, what functions lead to may have been redefined since the last run
         _codes.clear()
+        take_modules_by_value()
         return Codes()
     digest, parts = running.record.digest, running.record.parts
     if digest not in _codes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import io
 import linecache
 import os
@@ -25,13 +24,23 @@ import cloudpickle
 
 from toilfn.errors import SerializationError
 from toilfn.events import TaskId
-from toilfn.identity.modules import is_singledispatch
+from toilfn.identity.modules import file_of, is_made_in_memory, is_singledispatch
 from toilfn.structure import ATOMS, LAZY, is_collection, items_of
 
 if TYPE_CHECKING:
     from toilfn.promise import Promise
 
-__all__ = ["Main", "dumps", "dumps_function", "load_function", "loads", "loads_function", "only_reference", "resolve"]
+__all__ = [
+    "Main",
+    "dumps",
+    "dumps_function",
+    "load_function",
+    "loads",
+    "loads_function",
+    "only_reference",
+    "resolve",
+    "take_modules_by_value",
+]
 
 PROTOCOL = 5
 """Fixed, so that every supported Python reads every other's payloads."""
@@ -284,7 +293,7 @@ def dumps_function(function: Any) -> bytes:
     SerializationError
         If it reaches something that cannot be pickled.
     """
-    _by_value_if_not_importable(getattr(function, "__module__", None))
+    take_modules_by_value()
     buffer = io.BytesIO()
     pickler = _FunctionPickler(buffer, PROTOCOL)
     try:
@@ -424,22 +433,32 @@ class _FunctionUnpickler(pickle.Unpickler):
         return vars(self.main)
 
 
-def _by_value_if_not_importable(name: str | None) -> None:
-    module = sys.modules.get(name or "__main__")
-    if (
-        module is None
-        or module.__name__ == "__main__"
-        or module.__name__ in cloudpickle.list_registry_pickle_by_value()
-    ):
-        return
-    if not _is_importable(module):
-        cloudpickle.register_pickle_by_value(module)
+def take_modules_by_value() -> None:
+    """Have what comes from modules that no other process can import travel by value.
+
+    These are modules that were made in memory, or loaded from a path under a name that leads to no file.
+    """
+    modules: list[tuple[str, Any]] = list(sys.modules.items())  # some are no modules
+    for name, module in modules:
+        if name in ("__main__", "__mp_main__") or not isinstance(module, ModuleType) or _looked_at.get(name) is module:
+            continue
+        _looked_at[name] = module
+        if module.__name__ == name and (is_made_in_memory(module) or _is_only_loaded(module)):
+            cloudpickle.register_pickle_by_value(module)
 
 
-def _is_importable(module: ModuleType) -> bool:
-    """Whether another process would get this very module by its name."""
-    try:
-        spec = importlib.util.find_spec(module.__name__)
-    except (ImportError, ValueError, AttributeError):
+_looked_at: dict[str, ModuleType] = {}
+
+
+def _is_only_loaded(module: ModuleType) -> bool:
+    """Whether a module of the user's own has a file that its name does not lead to."""
+    file = file_of(module)
+    if file is None:
         return False
-    return spec is not None and spec.origin == getattr(module, "__file__", spec.origin)
+    top = module.__name__.partition(".")[0]
+    try:
+        specs = (finder.find_spec(top, None) for finder in sys.meta_path)
+        spec = next((spec for spec in specs if spec is not None), None)
+    except (ImportError, ValueError, AttributeError, TypeError):
+        return False
+    return spec is None or ("." not in module.__name__ and spec.origin != module.__file__)

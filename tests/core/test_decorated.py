@@ -241,3 +241,36 @@ def test_memory_without_a_unit_is_refused_where_the_task_is_defined() -> None:
     for memory in (8, "20"):
         with pytest.raises(toil.ResourceError, match=r"option memory: .* bytes of memory, less than a mebibyte"):
             toil.task(memory=memory)(abs)
+
+
+def test_modules_made_in_memory_or_loaded_from_a_path_reach_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "plug-in.v2.py").write_text(
+        "FACTOR = 3\nclass Box:\n    content = 5\ndef scale(x): return x * FACTOR\n"
+    )
+    source = """
+    import importlib.util, sys, types
+
+    made = sys.modules["made"] = types.ModuleType("made")
+    exec("FACTOR = 2\\ndef scale(x): return x * FACTOR", vars(made))
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, "plug-in.v2.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    kept = sys.modules["kept"] = load("kept")
+    loose = load("loose")
+    from made import scale
+
+    @toil.task
+    def scaled(x): return made.scale(x), kept.scale(x), loose.scale(x), scale(x)
+
+    @toil.task
+    def content(box): return box.content
+
+    if __name__ == "__main__":
+        promises = [scaled(1), content(kept.Box()), toil.task(made.scale)(5), toil.task(kept.scale)(5)]
+        print(toil.compute(promises, progress=False))
+    """
+    assert script(tmp_path, source) == "[(2, 3, 3, 2), 5, 10, 15]"
