@@ -136,7 +136,7 @@ class Leader:
         self._done_before: set[TaskId] = set()
         self.tasks = Tasks(index, loader)
         self.values = Values(index.value)
-        self._tally = Tally(committer, self._tell_failure, self._too_large)
+        self._tally = Tally(committer, self._tell_failure, self._too_large, scheduler.shape)
         orders = Orders(self.tasks, self.values, self._tally.attempts, scheduler.shape)
         self._jobs = Jobs(cluster, committer, answers, orders, name)
 

@@ -9,6 +9,8 @@ from toilfn import records
 from toilfn.events import Cause, RollBack, TaskId
 from toilfn.lead.committer import Committer
 from toilfn.records import encode
+from toilfn.resources import Resources
+from toilfn.units import format_duration, format_size
 
 __all__ = ["Tally"]
 
@@ -23,6 +25,8 @@ class Tally:
         Called with each failure.
     too_large : callable
         Says of a task why it asks for more than there is.
+    shape : callable
+        Returns what a task asks for.
 
     Attributes
     ----------
@@ -37,10 +41,12 @@ class Tally:
         committer: Committer,
         ended: Callable[[records.Failure], None],
         too_large: Callable[[TaskId], str],
+        shape: Callable[[TaskId], Resources],
     ) -> None:
         self._committer = committer
         self._ended = ended
         self._too_large = too_large
+        self._shape = shape
         self._last: dict[TaskId, records.Failure] = {}
         self.attempts: dict[TaskId, int] = {}
         self.final: dict[TaskId, records.Failure] = {}
@@ -53,6 +59,7 @@ class Tally:
         """The same where all that is known comes from the cluster, perhaps also since when it ran."""
         now = time.time()
         stats = records.Stats(start=since, wall=max(0.0, now - since)) if since else records.Stats(start=now)
+        text += _asked(cause, self._shape(id_), text)
         self.describe(records.Failure(id_, self.attempts.get(id_, 0) + 1, cause.value, text, "", log, stats))
 
     def describe_impossible(self, id_: TaskId, text: str) -> None:
@@ -98,6 +105,15 @@ class Tally:
         is_large = cause is Cause.INPUT
         text = self._too_large(id_) if is_large else f"ended without an answer ({cause.value})"
         return _failure(id_, self.attempts.get(id_, 1), cause, text)
+
+
+def _asked(cause: Cause, shape: Resources, said: str) -> str:
+    """Say what a task asked for that has broken a limit, where the cluster has not said it."""
+    if cause is Cause.MEMORY and "asked for" not in said:
+        return f"; it asked for {format_size(shape.memory)} of memory"
+    if cause is Cause.WALLTIME and shape.walltime and "its walltime" not in said:
+        return f"; its walltime is {format_duration(shape.walltime)}"
+    return ""
 
 
 def _failure(id_: TaskId, attempt: int, cause: Cause, text: str) -> records.Failure:

@@ -1,0 +1,40 @@
+"""What is said of tasks that a cluster has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toilfn.events import Cause
+from toilfn.lead.tally import Tally
+from toilfn.resources import Resources
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+
+    def add(self, record: bytes) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.parametrize(
+    ("cause", "said", "expected"),
+    [
+        (Cause.MEMORY, "OUT_OF_MEMORY", "OUT_OF_MEMORY; it asked for 2 GiB of memory"),
+        (Cause.WALLTIME, "TIMEOUT", "TIMEOUT; its walltime is 1m 30s"),
+        (Cause.MEMORY, "used 3 GiB of memory and asked for 2 GiB", "used 3 GiB of memory and asked for 2 GiB"),
+        (Cause.WALLTIME, "took longer than its walltime of 1m 30s", "took longer than its walltime of 1m 30s"),
+        (Cause.ERROR, "exit status 1", "exit status 1"),
+    ],
+)
+def test_the_failure_of_a_task_that_broke_a_limit_says_what_it_asked_for(
+    cause: Cause, said: str, expected: str
+) -> None:
+    shape = Resources(memory=2 << 30, walltime=90.0)
+    kept: Any = Kept()
+    tally = Tally(kept, lambda _: None, lambda _: "", lambda _: shape)
+    tally.describe_lost(bytes(16), cause, said, b"", 0.0)
+    tally.give_up(bytes(16), cause)
+    assert tally.final[bytes(16)].message == expected
