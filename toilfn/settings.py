@@ -116,7 +116,8 @@ class Settings:
     bundle: float | None = _setting(
         None, parse_duration, _CLUSTER,
         "short tasks go to workers together, for about this long at a time: 30s makes few jobs of many tiny tasks "
-        "on a batch system, once a few have shown how long they take; 0 for none; by default 50ms",
+        "on a batch system, once a few have shown how long they take; 0 for none; by default 50ms, on batch systems "
+        "2m, and only as far as more than 32 jobs are left",
     )  # fmt: skip
     gather: float | None = _setting(
         None, parse_duration, _CLUSTER,

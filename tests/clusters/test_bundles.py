@@ -71,7 +71,7 @@ def test_a_task_that_ends_its_worker_is_found_among_the_others(torque, tmp_path)
 @pytest.mark.parametrize(
     ("given", "is_queue", "expected"),
     [
-        ({}, True, (0.05, 0.5, None)),
+        ({}, True, (120.0, 0.5, 16)),
         ({}, False, (0.05, 0.5, None)),
         ({"bundle": "30s", "gather": "3s"}, True, (30.0, 3.0, 4)),
         ({"bundle": "30s"}, False, (30.0, 0.5, None)),

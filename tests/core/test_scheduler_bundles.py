@@ -191,3 +191,42 @@ def test_those_that_follow_run_alone_too():
         (alone,) = submits(scheduler.dispatch(1.0))
         assert alone.ids == (name(number),)
         end(scheduler, alone, 1.0)
+
+
+SPREAD = Policy(target_seconds=120.0, max_batch=1000, probes=16, probe_patience=600.0, spread=32)
+
+
+def test_ten_thousand_ready_tasks_do_not_become_ten_thousand_jobs():
+    """The first few go alone; what they tell decides how few jobs do for the others."""
+    scheduler = make(*map(new, range(10_000)), policy=SPREAD)
+    probes = submits(scheduler.dispatch(0.0))
+    assert [len(submit.ids) for submit in probes] == [1] * 16
+    for submit in probes:
+        end(scheduler, submit, 1.0)
+    after = sizes(scheduler.dispatch(2.0))
+    assert sum(after) == 10_000 - 16
+    assert len(after) <= 10_000 / 120 + 32
+
+
+@pytest.mark.parametrize("count", [5, 32])
+def test_few_tasks_run_side_by_side_also_when_they_are_short(count):
+    scheduler = make(new(1), policy=SPREAD)
+    (first,) = submits(scheduler.dispatch(0.0))
+    end(scheduler, first, 1.0)
+    scheduler.handle(Submitted(tuple(map(new, range(10, 10 + count)))))
+    assert sizes(scheduler.dispatch(1.0)) == [1] * count
+
+
+def test_followers_that_could_run_side_by_side_are_not_put_into_one_job():
+    scheduler = make(new(1), policy=SPREAD)
+    end(scheduler, *submits(scheduler.dispatch(0.0)), 1.0)
+    scheduler.handle(Submitted((new(10), new(11, 10), new(12, 10))))
+    assert sizes(scheduler.dispatch(1.0)) == [1]
+
+
+def test_probes_that_wait_for_long_in_the_queue_do_not_hold_the_others_for_ever():
+    scheduler = make(*map(new, range(20)), policy=SPREAD)
+    assert sizes(scheduler.dispatch(0.0)) == [1] * 16
+    assert scheduler.dispatch(599.0) == []
+    assert scheduler.wake_at == 600.0
+    assert sizes(scheduler.dispatch(600.0)) == [1] * 4

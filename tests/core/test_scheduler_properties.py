@@ -11,6 +11,7 @@ POLICIES = [
     Policy(target_seconds=0.0),
     Policy(target_seconds=2.0, max_batch=4, patience=1, kill_after=0.5),
     Policy(target_seconds=2.0, gather=0.5, probes=1),
+    Policy(target_seconds=2.0, probes=2, probe_patience=5.0, spread=3),
 ]
 
 

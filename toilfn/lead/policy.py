@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from toilfn.events import Capacity
 from toilfn.scheduler import Policy
@@ -12,6 +13,12 @@ __all__ = ["capped", "policy"]
 
 _PROBES = 4
 _MOST_IN_A_BUNDLE = 1000
+
+_ON_QUEUES: dict[str, Any] = {
+    "target_seconds": 120.0, "max_batch": _MOST_IN_A_BUNDLE, "probes": 16, "probe_patience": 600.0, "spread": 32,
+}  # fmt: skip
+"""What a reasonable administrator wants where the user says nothing: few tasks go out as they are; of many, some show
+how long they take before the others are put together into jobs of some minutes."""
 
 
 def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
@@ -30,7 +37,7 @@ def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
     if settings.fresh_process:
         return replace(chosen, target_seconds=0.0, max_batch=1)
     if settings.bundle is None:
-        return chosen
+        return replace(chosen, **_ON_QUEUES) if is_queue else chosen
     chosen = replace(chosen, target_seconds=settings.bundle)
     return replace(chosen, max_batch=_MOST_IN_A_BUNDLE, probes=_PROBES) if is_queue and settings.bundle else chosen
 

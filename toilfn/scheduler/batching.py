@@ -34,6 +34,10 @@ class Policy:
         For how many seconds ready tasks wait for others, to go out in one submission.
     probes : int or None
         How many tasks of a kind are started before it is known how long one takes; None is all of them.
+    probe_patience : float
+        For how many seconds at most the others wait for that.
+    spread : int or None
+        Ready tasks are put together only as far as that leaves so many batches; None puts them together anyway.
     """
 
     target_seconds: float = 0.05
@@ -44,6 +48,8 @@ class Policy:
     kill_after: float = 10.0
     gather: float = 0.0
     probes: int | None = None
+    probe_patience: float = math.inf
+    spread: int | None = None
 
 
 class Durations:

@@ -44,6 +44,8 @@ class Drafting:
     def draft(self, shape: Shape) -> Draft:
         """Make a batch of ready tasks of a shape, of which there is one at least; they are running then."""
         slots = self._pool.slots(shape)
+        if self._policy.spread is not None:
+            slots = min(slots, max(1, self._spare_batches))
         share = math.inf if math.isinf(slots) else math.ceil(self._ready.count(shape) / slots)
         draft = Draft(shape, self._policy, self._pool.longest, share)
         covered: dict[TaskId, int] = {}
@@ -54,6 +56,11 @@ class Drafting:
                 break
             self._take_followers(draft, covered)
         return draft
+
+    @property
+    def _spare_batches(self) -> int:
+        """How many more batches are to be out before tasks are put together that could run at one time."""
+        return 0 if self._policy.spread is None else self._policy.spread - self._pool.batches
 
     def _may_join(self, task: Task, draft: Draft) -> bool:
         """Add a ready task to a batch, if it may be there."""
@@ -87,6 +94,8 @@ class Drafting:
                     continue
                 covered[id] = covered.get(id, 0) + 1
                 is_link = follower.pending == len(task.followers) == 1
+                if not is_link and self._spare_batches > 0:
+                    continue
                 seconds = self._durations.expect(follower.kind)
                 if covered[id] == follower.pending and draft.offer_follower(
                     id, seconds, follower.shape, is_link=is_link

@@ -109,6 +109,11 @@ class Pool:
         return self._total is None
 
     @property
+    def batches(self) -> int:
+        """How many batches are out on the cluster, services aside."""
+        return self._batches
+
+    @property
     def largest(self) -> Resources | None:
         """The most that one batch may have; None where that is not known."""
         return None if self._largest is None else self._largest.resources

@@ -21,8 +21,7 @@ class Probes:
     """Holds tasks back whose kind is not known, but for a few.
 
     The others wait until one of the few has ended, or runs for so long that its kind is not to be put
-    together anyway. A probe that waits in the cluster's queue holds them back for as long, since they
-    would wait there, too.
+    together anyway. Probes that wait in the cluster's queue hold them back, too, until patience ends.
 
     Parameters
     ----------
@@ -43,6 +42,9 @@ class Probes:
         self._probes: dict[int, set[TaskId]] = {}
         self._held: dict[int, deque[tuple[TaskId, bool]]] = {}
         self._began: list[tuple[float, BatchId]] = []
+        self._patience = policy.probe_patience
+        #: Since when tasks of a kind are held back.
+        self._since: dict[int, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -50,7 +52,11 @@ class Probes:
     @property
     def wake_at(self) -> float | None:
         """The time at which `free` may have something to give even if nothing happens."""
-        return self._began[0][0] if self._began and self._held else None
+        if not self._held:
+            return None
+        times = [self._began[0][0]] if self._began else []
+        times += [since + self._patience for since in self._since.values() if not math.isinf(self._patience)]
+        return min(times, default=None)
 
     def may_start(self, task: Task, *, urgent: bool) -> bool:
         """Say whether a task may be ready now; if not, `free` gives it later, with `urgent`."""
@@ -75,6 +81,8 @@ class Probes:
         """Give the tasks that need not be held back any more, and how urgent each one is."""
         self._learn_from_long_ones(now)
         for kind in list(self._held):
+            if now - self._since.setdefault(kind, now) >= self._patience and not self._is_known(kind):
+                self._durations.learn(kind, self._long)
             room = self._room(kind)
             while room > 0 and (held := self._held[kind]):
                 id, urgent = held.popleft()
@@ -84,6 +92,7 @@ class Probes:
                     yield task, urgent
             if not self._held[kind]:
                 del self._held[kind]
+                self._since.pop(kind, None)
 
     def _learn_from_long_ones(self, now: float) -> None:
         while self._began and self._began[0][0] <= now:
