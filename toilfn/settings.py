@@ -113,6 +113,11 @@ class Settings:
     max_preemptible_service_tasks: int | None = _setting(
         None, count, _CLUSTER, "and the most on nodes that can be taken away, which the other limit does not count"
     )
+    service_patience: float = _setting(
+        "10m", parse_duration, _CLUSTER,
+        "how long tasks may wait in a batch system's queue because of a limit on the user's jobs, while only services "
+        "run, before they fail; 24 times as long where the system gives another reason",
+    )  # fmt: skip
     bundle: float | None = _setting(
         None, parse_duration, _CLUSTER,
         "short tasks go to workers together, for about this long at a time: 30s makes few jobs of many tiny tasks "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from toilfn import records
-from toilfn.clusters.base import Batch, Cluster, JobId
+from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
 from toilfn.events import BatchId, Submit, TaskId
 from toilfn.lead.committer import Committer
 from toilfn.lead.mailbox import Answers
@@ -41,10 +41,23 @@ class Out:
     """Whether it is to be killed as soon as the cluster has taken it."""
     is_queued: bool = False
     """Whether the cluster says that it waits in its queue."""
+    is_held: bool = False
+    """Whether it will not start before somebody changes something."""
+    reason: str = ""
+    """Why it waits there, in the system's words."""
+    queued_since: float = 0.0
+    """Since when it has waited for that reason."""
     is_withdrawn: bool = False
     """Whether it was cancelled while it waited there, since nothing more is to be started."""
     owed: set[TaskId] | None = None
     """The tasks that it may still speak of, after a roll-back; None: any."""
+
+    def note(self, update: Update, now: float) -> None:
+        """Take in what the system says of its job."""
+        is_queued = update.state is JobState.QUEUED
+        if is_queued and not (self.is_queued and self.reason == update.detail):
+            self.queued_since = now
+        self.is_queued, self.is_held, self.reason = is_queued, update.is_held, update.detail
 
 
 class Jobs:

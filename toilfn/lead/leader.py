@@ -59,6 +59,7 @@ from toilfn.lead.streams import Streams
 from toilfn.lead.tally import Tally
 from toilfn.lead.tasks import Tasks
 from toilfn.lead.valuecache import Values
+from toilfn.lead.waiting import Waiting
 from toilfn.lead.watch import Watch
 from toilfn.records import encode
 from toilfn.scheduler import Scheduler
@@ -125,6 +126,7 @@ class Leader:
         self._remove = remove
         self._capacity = capacity
         self._limit: int | None = None
+        self._waiting = Waiting(watch.service_patience, watch.warn)
         self._strays = Strays(answers.so_far)
         self._early: list[Update] = []
         """News of jobs of which the cluster knows already, and the leader does not."""
@@ -177,6 +179,8 @@ class Leader:
                 self._take(update)
             for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
                 self._hear(out, message)
+            for out, why in list(self._waiting.hopeless(self._jobs, time.monotonic())):
+                self._fail(out, why)
             for name, message in self._strays.news(time.monotonic()):
                 self._hear_stray(name, message)
             self._committer.check()
@@ -184,6 +188,15 @@ class Leader:
                 self._cluster.kill(victims)
             self._watch.tick(self._scheduler.counts(), self._running_names)
         self._forget_strays()
+
+    def _fail(self, out: Out, text: str) -> None:
+        """Fail the tasks of a batch that cannot run, for good."""
+        for id_ in self._scheduler.left(out.id):
+            self._tally.describe_impossible(id_, text)
+            self._handle(Failed(id_, Cause.INPUT, time.monotonic()))
+        if out.job is not None:
+            out.is_withdrawn = True
+            self._cluster.kill([out.job])
 
     def _hear_stray(self, name: str, message: bytes) -> None:
         """Take the outcomes of a job that was lost; its failures are nobody's, since the tasks were charged already."""
@@ -226,9 +239,7 @@ class Leader:
         """Submit what is ready, and fail what the cluster refuses for good."""
         for refused in self._jobs.send(time.monotonic()):
             out = self._jobs.batch(refused.parcel.id)
-            for id_ in self._scheduler.left(out.id):
-                self._tally.describe_impossible(id_, refused.text)
-                self._handle(Failed(id_, Cause.INPUT, time.monotonic()))
+            self._fail(out, refused.text)
             self._drop(out)
         if self._jobs.limit != self._limit:
             self._limit = self._jobs.limit
@@ -366,7 +377,7 @@ class Leader:
         for message in update.answers:
             self._hear(out, message)
         if not self._cluster.capabilities.direct:
-            out.is_queued = update.state is JobState.QUEUED
+            out.note(update, time.monotonic())
             if update.state is JobState.RUNNING and not update.is_ending:
                 self._handle(Began(out.id, time.monotonic()))
         if update.state is JobState.ENDED or self._is_done(out, update):

@@ -259,6 +259,8 @@ class Running:
                 victims=bad.choose,
                 ended=logs.ended if logs.is_needed else None,
                 said=logs.said if self._settings.stream_logs else None,
+                warn=_log.warning,
+                service_patience=self._settings.service_patience,
             ),
             self._store.objects.delete,
             lambda limit: _limited(capacity, limit),

@@ -30,6 +30,10 @@ class Watch:
         Called with a task's name and the record of each attempt that ended.
     said : callable or None
         Called with a task's name and id, and what its running attempt has printed since the last time.
+    warn : callable
+        Called with what people should know about jobs that do not start.
+    service_patience : float
+        For how many seconds clients of services may wait in a queue while nothing else can start.
     """
 
     should_drain: Callable[[], bool] = lambda: False
@@ -38,3 +42,5 @@ class Watch:
     victims: Callable[[Collection[JobId]], Sequence[JobId]] = lambda _: ()
     ended: Callable[[str, records.Outcome | records.Failure], None] | None = None
     said: Callable[[str, TaskId, bytes], None] | None = None
+    warn: Callable[[str], None] = lambda _: None
+    service_patience: float = 600.0

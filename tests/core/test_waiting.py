@@ -1,0 +1,82 @@
+"""Jobs that wait for what may never come: what is said of them, and when they fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from toilfn.clusters.base import JobId, JobState, Update
+from toilfn.lead.jobs import Out
+from toilfn.lead.waiting import Waiting
+
+OURS = "PENDING QOSMaxJobsPerUserLimit"
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def waiting(said):
+    return Waiting(600.0, said.append)
+
+
+def job(number, state=JobState.QUEUED, reason="", service=None, is_held=False):
+    out = Out(number, f"1-{number}", JobId(f"j{number}"), service=service)
+    out.note(Update(out.job, state, None, reason, is_held=is_held), 0.0)
+    return out
+
+
+SERVICE = job(1, JobState.RUNNING, service=b"s")
+
+
+def failed(waiting, outs, now):
+    return [(out.job, why) for out, why in waiting.hopeless(outs, now)]
+
+
+def test_clients_that_wait_for_their_own_service_are_named_and_fail(waiting, said):
+    outs = [SERVICE, job(2, reason=OURS)]
+    assert failed(waiting, outs, 59.0) == []
+    assert said == []
+    assert failed(waiting, outs, 61.0) == []
+    text = f"job j2 waits in the queue ({OURS}) while nothing but 1 service of this run (j1) runs"
+    assert said == [f"{text}; it fails after 10m 00s (service_patience)"]
+    assert failed(waiting, outs, 599.0) == []
+    ((name, why),) = failed(waiting, outs, 601.0)
+    assert name == "j2"
+    assert "QOSMaxJobsPerUserLimit" in why
+    assert "1 service of this run (j1)" in why
+
+
+def test_a_long_queue_is_no_deadlock_for_long(waiting):
+    outs = [SERVICE, job(2, reason="PENDING Priority")]
+    assert failed(waiting, outs, 14_000.0) == []
+    assert len(failed(waiting, outs, 14_500.0)) == 1
+
+
+@pytest.mark.parametrize(
+    "outs",
+    [
+        [job(2, reason=OURS)],
+        [SERVICE],
+        [SERVICE, job(2, reason=OURS), job(3, JobState.RUNNING)],
+    ],
+    ids=["no service", "no client", "something else runs"],
+)
+def test_what_can_go_on_is_left_alone(waiting, said, outs):
+    assert failed(waiting, outs, 1e6) == []
+    assert said == []
+
+
+def test_a_reason_that_changes_starts_the_time_again(waiting):
+    client = job(2, reason=OURS)
+    client.note(Update(client.job, JobState.QUEUED, None, "PENDING QOSMaxCpuPerUserLimit"), 500.0)
+    assert failed(waiting, [SERVICE, client], 1000.0) == []
+    assert len(failed(waiting, [SERVICE, client], 1101.0)) == 1
+
+
+def test_held_jobs_are_named_with_their_reason_now_and_then(waiting, said):
+    outs = [job(1, reason="PENDING JobHeldAdmin", is_held=True), job(2, reason="PENDING Priority")]
+    for now in range(0, 3 * 3600, 10):
+        assert failed(waiting, outs, float(now)) == []
+    assert said == ["job j1 may never start: PENDING JobHeldAdmin; somebody has to change something"] * 3
