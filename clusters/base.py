@@ -321,6 +321,10 @@ class Cluster(ABC):
         """
         return None if self.capabilities.direct else {}
 
+    def has_other_machines(self) -> bool | None:
+        """Say whether jobs that need a shared folder may run on other machines; None where that is not known."""
+        return False
+
     def recall(self, job: JobId) -> None:
         """Ask a worker to give back the tasks it has not started. A cluster may ignore it."""
 

@@ -90,6 +90,10 @@ class BesideCluster(Cluster):
         """Give the main cluster's."""
         return self._main.address()
 
+    def has_other_machines(self) -> bool | None:
+        """Ask the main cluster."""
+        return self._main.has_other_machines()
+
     def recall(self, job: JobId) -> None:
         """Ask a worker of the main cluster to give back what it has not started."""
         if job not in self._ours:

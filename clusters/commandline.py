@@ -210,6 +210,10 @@ class CommandCluster(PolledCluster[_Live]):
     def names(self) -> dict[JobId, str]:
         """Give the names of all live jobs of this user."""
 
+    def has_other_machines(self) -> bool | None:
+        """Say nothing about the nodes where the system is not asked for them; see `Cluster.has_other_machines`."""
+        return None
+
     def site_array_limit(self) -> int:
         """Ask for the most elements that an array may have here."""
         return self.array_limit

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -209,6 +210,12 @@ class SlurmCluster(CommandCluster):
         """End jobs and whole submissions, in each cluster."""
         for cluster, ids in _by_cluster(jobs).items():
             self.commands.run([*self.killer, *([f"--clusters={cluster}"] if cluster else []), *ids])
+
+    def has_other_machines(self) -> bool | None:
+        """Ask sinfo for the nodes' host names."""
+        hosts = set(self.commands.consult(["sinfo", "--noheader", "--Node", "--Format=NodeHost:256"]).split())
+        here = socket.gethostname()
+        return bool(hosts - {here, here.partition(".")[0]}) if hosts else None
 
     def names(self) -> dict[JobId, str]:
         """Ask squeue for all live jobs of this user."""

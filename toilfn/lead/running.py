@@ -25,6 +25,7 @@ from toilfn.lead.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.lead.leader import Leader
 from toilfn.lead.loading import Loader
 from toilfn.lead.mailbox import Answers, StoreAnswers
+from toilfn.lead.nodelocal import check_shared
 from toilfn.lead.policy import capped, policy
 from toilfn.lead.terms import jobs_name, terms
 from toilfn.lead.valuecache import Values
@@ -190,6 +191,8 @@ class Running:
         variables = (ENVIRONMENT_VARIABLE, CODE_VARIABLE)
         self._passed = [read_ref(environment[name]) for name in variables if name in environment]
         cluster.open(terms(self._store, self._settings.as_dict(), environment, outage))
+        if not cluster.capabilities.direct:
+            check_shared(cluster, self._store.url, self._place)
 
     def _environment(self, *, direct: bool) -> dict[str, str]:
         """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.
