@@ -149,6 +149,7 @@ class Recorder:
     def __init__(self, store: BlobStore, parent: records.Task | None = None, running: Running | None = None) -> None:
         self._store = store
         self._codes = _codes_of(running)
+        self._identities: dict[Task[..., Any], Identity] = {}
         self._parent = parent.id if parent else None
         self._lineage = parent.lineage if parent else b""
         self._roots: dict[Promise, None] = {}
@@ -194,7 +195,10 @@ class Recorder:
         self._ids[promise] = id_
 
     def _identity(self, task: Task[..., Any]) -> Identity:
-        return self._codes.of_function(task.__wrapped__, task.settings.get("version"))
+        found = self._identities.get(task)
+        if found is None:
+            found = self._identities[task] = self._codes.of_function(task.__wrapped__, task.settings.get("version"))
+        return found
 
     @property
     def not_compared(self) -> dict[str, str]:
