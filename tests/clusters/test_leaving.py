@@ -118,11 +118,11 @@ def test_nothing_runs_here_while_jobs_run_there(torque, start):
     assert counts(marks)["patient"] == 2
 
 
-def test_nothing_runs_here_while_nobody_can_say_whether_jobs_run_there(torque, start, monkeypatch):
+def test_nothing_runs_here_while_nobody_can_say_whether_jobs_run_there(torque, start, monkeypatch, tmp_path):
     marks, store = forsaken(start)
     (marks / "go").touch()
     wait_for(lambda: own_jobs("torque", marks) == [], "the job to end")
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     said = toilfn("resume", store, "--cluster", "local", status=1)
     assert "may still run on the cluster torque, which cannot be asked" in said
     toilfn("kill", "--leave-jobs", store)

@@ -12,6 +12,7 @@ from typing import Any
 from toilfn.clusters.again import make_again, make_from
 from toilfn.clusters.base import Cluster, JobId, JobState
 from toilfn.clusters.beside import BesideCluster
+from toilfn.clusters.polled import START_PATIENCE, PolledCluster
 from toilfn.errors import ClusterError
 from toilfn.lead.index import Index
 from toilfn.lead.terms import jobs_name, terms
@@ -172,7 +173,10 @@ def outlives_leaders(run: Run) -> bool:
 def _reached(run: Run, store: Store) -> Iterator[Cluster]:
     """Open a cluster that finds a run's jobs."""
     address = run.settings.get("cluster_address") or {}
-    cluster = BesideCluster(make_again(run.settings["cluster"], address))
+    main = make_again(run.settings["cluster"], address)
+    if isinstance(main, PolledCluster):
+        main.patience = min(main.patience, START_PATIENCE)  # somebody waits for the answer
+    cluster = BesideCluster(main)
     try:
         cluster.open(terms(store, run.settings))
         yield cluster
