@@ -67,7 +67,10 @@ def image_of(settings: Mapping[str, Any], owner: str) -> str:
     """
     image = setting(settings, "image", "TOILFN_IMAGE")
     if image is None:
-        raise InputError(f"{owner} needs an image that has toilfn: give image=..., or set TOILFN_IMAGE")
+        raise InputError(
+            f"{owner} needs an image that has toilfn: give image='registry/toilfn:tag', or set TOILFN_IMAGE; "
+            "docker/Dockerfile makes one"
+        )
     return image
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.clusters.commands import AwayError, CredentialsError, pauses, portions
+from toilfn.clusters.containersettings import image_of, setting
 from toilfn.clusters.jobscript import Submission
 from toilfn.clusters.jobsettings import resolved
 from toilfn.clusters.kube import verdict
@@ -106,11 +107,7 @@ class KubernetesCluster(Cluster):
         """Connect, and start to watch. See `Cluster.open`."""
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", session.workflow):
             raise InputError(f"{session.workflow!r} cannot be part of a job's name: use letters, digits, '_', '.', '-'")
-        if "image" not in self.settings:
-            raise ClusterError(
-                "KubernetesCluster needs the workers' image: KubernetesCluster(image='registry/toilfn:tag'), or "
-                "DASK_TOILFN__KUBERNETES__IMAGE. docker/Dockerfile makes one"
-            )
+        image_of(self.settings, "KubernetesCluster")
         self._session, selector = session, f"{WORKFLOW}={session.workflow}"
         connection = self._connection = Connection(self.settings)
         try:
@@ -208,7 +205,8 @@ class KubernetesCluster(Cluster):
         if submission is None:
             batch = Batch("BATCH", "example", Resources())
             submission = Submission("toilfn-example", (batch,), batch.resources, "")
-        given = {"image": "IMAGE", "owner": user_label(user()), **self.settings}
+        image = setting(self.settings, "image", "TOILFN_IMAGE") or "IMAGE"
+        given = {"owner": user_label(user()), **self.settings, "image": image}
         return job(submission, self._session or Session("STORE", "WORKFLOW"), given)
 
     # How it is done.

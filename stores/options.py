@@ -31,6 +31,9 @@ _REFERENCE = re.compile(r"(env|file):(.+)", re.DOTALL)
 
 _KEY_SIZE = 32
 
+_KEYS = ("encryption_key", "sse_key")
+"""Options that are keys of 32 bytes."""
+
 _PREFIX = "fs."
 """Comes before the name of an option that is handed to the driver as it is."""
 
@@ -63,7 +66,8 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
     """Replace references to secrets by what they refer to.
 
     ``env:NAME`` stands for the value of an environment variable and ``file:PATH`` for the content of a file,
-    on the machine where the store is opened.
+    on the machine where the store is opened. A file of exactly 32 bytes is a key as it is, and stays bytes: Toil's
+    ``--sseKey`` and ``openssl rand 32`` write such files.
 
     Raises
     ------
@@ -154,6 +158,8 @@ def masked(text: str, options: Mapping[str, Any]) -> str:
             text = masked(text, value)
         elif value and _is_secret(name, value):
             text = text.replace(str(value), f"<{name}>")
+            if isinstance(value, bytes):
+                text = text.replace(value.decode("latin-1"), f"<{name}>")
     return text
 
 
@@ -169,7 +175,7 @@ def _read(name: str, value: Any) -> Any:
         return value
     kind, place = match.groups()
     try:
-        return os.environ[place] if kind == "env" else Path(place).expanduser().read_text().strip()
+        return os.environ[place] if kind == "env" else _content(name, Path(place).expanduser())
     except KeyError:
         raise StoreError(
             f"The store option {name}={value} names an environment variable that is not set here."
@@ -178,20 +184,30 @@ def _read(name: str, value: Any) -> Any:
         raise StoreError(f"The store option {name}={value} names a file that cannot be read: {error}") from error
 
 
+def _content(name: str, path: Path) -> str | bytes:
+    """Read a secret from a file: text without the newline at its end, or a key as it is."""
+    content = path.read_bytes()
+    if name in _KEYS and len(key := content.removesuffix(b"\n") if len(content) > _KEY_SIZE else content) == _KEY_SIZE:
+        return key
+    return content.decode().strip()
+
+
 def key_bytes(option: str, text: object) -> bytes:
-    """Read a key of 256 bits, written in base64 or in hexadecimal digits.
+    """Read a key of 256 bits, written in base64, in hexadecimal digits, or as 32 bytes.
 
     Raises
     ------
     StoreError
-        If it is none; the message does not show it.
+        If it is not a key; the message does not show it.
     """
+    if isinstance(text, bytes) and len(text) == _KEY_SIZE:
+        return text
     if isinstance(text, str):
         for read in (bytes.fromhex, base64.b64decode):
             with suppress(ValueError):
                 if len(key := read(text)) == _KEY_SIZE:
                     return key
     raise StoreError(
-        f"The store option {option} must be a key of 32 bytes, in base64 or in 64 hexadecimal digits:"
-        " openssl rand -base64 32 makes one."
+        f"The store option {option} must be a key of 32 bytes, in base64 or in 64 hexadecimal digits, or the name of a"
+        " file that holds such a text or the 32 bytes themselves, as file:PATH: openssl rand -base64 32 makes one."
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.house.parity import named_tests, unproven
 from tests.servers.kubernetes_build import is_built
 
 # dask reads its configuration when it is imported, here and in every worker.
@@ -27,6 +28,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not is_built():
         for item in late:
             item.add_marker(pytest.mark.timeout(1800))
+
+
+class Parity:
+    """Fails a session in which a test that `docs/from-toil.md` names was skipped: the page would claim too much."""
+
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+        self.skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how a test ended; under xdist the process that collects the reports sees all of them."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self.skipped.append(report.nodeid)
+        elif report.when == "call" and report.passed:
+            self.passed.append(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Change the exit status, unless it says already that something failed."""
+        if session.exitstatus == pytest.ExitCode.OK and self.missing():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name the tests."""
+        for name in self.missing():
+            terminalreporter.write_line(f"ERROR docs/from-toil.md names {name}, which was skipped", red=True)
+
+    def missing(self) -> list[str]:
+        """Return what the page names and this session has not shown."""
+        return unproven(named_tests(), self.passed, self.skipped)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch for skipped tests in continuous integration, in the one process that hears of all tests."""
+    if os.environ.get("CI") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Parity(), "toilfn-parity")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,9 +37,11 @@ class Service(Generic[R]):
         raise NotImplementedError(f"{type(self).__name__} needs a method start")
 
     def check(self) -> bool:
-        """Say whether the service is alive: called every ``check_interval`` seconds.
+        """Say whether the service still runs: called every ``check_interval`` seconds.
 
-        False, or an exception, means that it is dead: it is stopped, its clients are lost, and it is started anew.
+        An exception means that the service has failed: it is stopped, its clients are lost, and it is started anew.
+        False means that it has ended well and needs no further checks: its clients go on with what it has left behind,
+        and `stop` is called when the last of them is complete.
         """
         return True
 

@@ -15,6 +15,7 @@ class KubernetesSettings(TypedDict, total=False):
     ----------
     image : str
         The workers' image; it has Python, toilfn and what the tasks import. ``docker/Dockerfile`` makes one.
+        By default that of ``TOILFN_IMAGE``.
     namespace : str
         Where jobs are made; by default that of the context, or of the leader's own pod.
     kubeconfig : str

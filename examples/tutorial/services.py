@@ -12,7 +12,7 @@ class Demo(toil.Service[str]):
         return "loginCredentials"
 
     def check(self) -> bool:
-        return True  # False, or an exception, would end the service and start its clients anew
+        return True  # False: it has ended well; an exception: it has failed, and its clients run again with a new one
 
     def stop(self) -> None:
         print("the database stops")

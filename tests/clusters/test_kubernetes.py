@@ -16,7 +16,7 @@ from tests.servers.kubernetes import IMAGE
 from toilfn.clusters.base import JobState
 from toilfn.clusters.kubernetes import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
-from toilfn.errors import ClusterError
+from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
 
@@ -186,9 +186,19 @@ def test_what_keeps_pods_from_starting_is_told_after_the_timeout(kubernetes, tmp
         assert labelled(kubernetes, cluster, "jobs") == []
 
 
+def test_the_image_comes_from_a_setting_or_from_the_variable_that_all_container_clusters_read(monkeypatch):
+    def image(**settings):
+        (container,) = KubernetesCluster(**settings).manifest()["spec"]["template"]["spec"]["containers"]
+        return container["image"]
+
+    monkeypatch.setenv("TOILFN_IMAGE", "registry/from-the-variable:1")
+    assert image() == "registry/from-the-variable:1"
+    assert image(image="registry/given:1") == "registry/given:1"
+
+
 def refused(folder, **settings):
     begin = time.monotonic()
-    with pytest.raises(ClusterError) as caught, opened(folder, **settings):
+    with pytest.raises((ClusterError, InputError)) as caught, opened(folder, **settings):
         pass
     assert time.monotonic() - begin < 60
     return str(caught.value)
@@ -197,7 +207,7 @@ def refused(folder, **settings):
 def test_wrong_settings_are_told_at_once(kubernetes, tmp_path, monkeypatch):
     assert "no namespace 'nowhere'" in refused(tmp_path, namespace="nowhere")
     assert "does not know this user" in refused(tmp_path, context="nobody")
-    assert "needs the workers' image" in refused(tmp_path, image=None)
+    assert "needs an image that has toilfn" in refused(tmp_path, image=None)
     assert "nowhere" in refused(tmp_path, context="nowhere")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert "no way to reach a Kubernetes cluster" in refused(tmp_path)

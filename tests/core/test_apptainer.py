@@ -126,3 +126,23 @@ def test_a_container_ends_with_its_attempt(tmp_path: Path, kill: bool) -> None:
 
 def test_a_container_ends_with_its_stream(tmp_path: Path) -> None:
     check_end_of_stream(REMOTE_IMAGE, tmp_path)
+
+
+def test_images_of_docker_hub_come_from_a_mirror(
+    engine: str, apptainer: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = f"mirror-{engine}-{os.getpid()}"
+    apptainer.publish(tag)
+    monkeypatch.delenv("APPTAINER_NOHTTPS", raising=False)
+    monkeypatch.setenv("SINGULARITY_DOCKER_HUB_MIRROR", f"http://127.0.0.1:{PORT}/")
+    for name in ("toilfn-tests/busybox", "docker.io/toilfn-tests/busybox"):
+        assert inline(lambda name=name: toil.docker(f"{name}:{tag}", ["echo", "hi"], text=True)) == "hi\n"
+    assert apptainer.pulls(tag) >= 1
+    with pytest.raises(toil.FailedTasksError, match=f"127.0.0.1:{PORT}/library/there-is-none"):
+        inline(lambda: toil.docker("there-is-none:1"))
+
+
+def test_a_mirror_that_is_not_an_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGULARITY_DOCKER_HUB_MIRROR", "ftp://mirror")
+    with pytest.raises(toil.FailedTasksError, match="SINGULARITY_DOCKER_HUB_MIRROR=ftp://mirror: is not an address"):
+        inline(lambda: toil.docker("ubuntu:24.04"))

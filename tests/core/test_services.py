@@ -71,7 +71,9 @@ class Fragile(toil.Service[str]):
         return self.folder
 
     def check(self) -> bool:
-        return not Path(self.folder, "dead").exists()
+        if Path(self.folder, "dead").exists():
+            raise RuntimeError("the service has failed")
+        return True
 
     def stop(self) -> None:
         Path(self.folder, "dead").unlink(missing_ok=True)
@@ -93,6 +95,39 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         return toil.compute(*promises, **given)
 
     return compute
+
+
+@toil.service(cores=0.1, memory="100M", check_interval=0.05)
+class Finite(toil.Service[str]):
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def start(self) -> str:
+        note(self.folder, "up")
+        return self.folder
+
+    def check(self) -> bool:
+        note(self.folder, "ended well")
+        return False
+
+    def stop(self) -> None:
+        note(self.folder, "down")
+
+
+@toil.task(cores=0.1, memory="100M", retries=0)
+def outlive(folder: str) -> str:
+    wait_until(lambda: "ended well" in Path(folder, "story").read_text())
+    time.sleep(0.3)  # several intervals, in which nothing is checked any more
+    note(folder, "client")
+    return "done"
+
+
+def test_a_service_whose_check_says_that_it_has_ended_fails_nobody(run: Any, tmp_path: Path) -> None:
+    """As in Toil: False is a good end, and only an exception is a failure."""
+    service = Finite(str(tmp_path))
+    assert run(outlive(service), client(str(tmp_path), service), retries=0)[0] == "done"
+    told = story(tmp_path)
+    assert (told[0], told.count("ended well"), told.count("client"), told[-1]) == ("up", 1, 2, "down")
 
 
 def test_service_runs_around_all_its_clients(run: Any, tmp_path: Path) -> None:
@@ -290,7 +325,9 @@ class Redis(toil.Service[int]):
         return port
 
     def check(self) -> bool:
-        return self.process.poll() is None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"redis has ended with {self.process.returncode}")
+        return True
 
     def stop(self) -> None:
         self.process.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 
 import pytest
@@ -24,6 +25,34 @@ def test_references_are_read_where_the_store_is_opened(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", KEY)
     given = {"encryption_key": f"file:{tmp_path}/key", "sse_key": "env:SOME_KEY", "region": "x", "n": 3}
     assert options.resolved(given) == {"encryption_key": KEY, "sse_key": KEY, "region": "x", "n": 3}
+
+
+@pytest.mark.parametrize("option", ["encryption_key", "sse_key"])
+@pytest.mark.parametrize(
+    "content",
+    [b"a key of Toil's, 32 characters!!", b"a key of Toil's, 32 characters!!\n", bytes(range(32)), b"\n" * 32],
+    ids=["characters", "with a newline", "bytes", "newlines"],
+)
+def test_a_file_of_32_bytes_is_a_key_as_it_is(tmp_path, option, content):
+    (tmp_path / "key").write_bytes(content)
+    key = options.resolved({option: f"file:{tmp_path}/key"})[option]
+    assert options.key_bytes(option, key) == content[:32]
+
+
+def test_a_store_is_encrypted_with_the_key_that_toil_would_have_used(tmp_path):
+    (tmp_path / "key").write_bytes(os.urandom(32))
+    (tmp_path / "other").write_bytes(os.urandom(32))
+    store = open_store(tmp_path / "x", encryption_key=f"file:{tmp_path}/key")
+    ref = store.put_blob(b"content")
+    options._remembered.clear()
+    assert open_store(tmp_path / "x", create=False, encryption_key=f"file:{tmp_path}/key").get_blob(ref) == b"content"
+    with pytest.raises(StoreError, match="another key"):
+        open_store(tmp_path / "x", create=False, encryption_key=f"file:{tmp_path}/other")
+
+
+def test_of_other_options_a_file_of_32_bytes_is_text(tmp_path):
+    (tmp_path / "secret").write_text("a secret of thirty-two letters !")
+    assert options.resolved({"secret": f"file:{tmp_path}/secret"}) == {"secret": "a secret of thirty-two letters !"}
 
 
 @pytest.mark.parametrize(

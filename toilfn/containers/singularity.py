@@ -31,9 +31,9 @@ class Singularity(Engine):
         return ["test", "-e", self._file(image)]
 
     def pull(self, image: str) -> list[str]:
-        """Make a file of the image, which is Docker's unless it says otherwise."""
-        url = image if re.match(r"\w+://", image) else f"docker://{image}"
-        return [self.program, "pull", "--force", self._part(image), url]
+        """Write a file of the image; without a scheme its name is one for Docker, and without a host Docker Hub's."""
+        *flags, url = _source_of(image)
+        return [self.program, "pull", "--force", *flags, self._part(image), url]
 
     def shelf(self) -> Path:
         """Wait where the files are."""
@@ -75,6 +75,34 @@ class Apptainer(Singularity):
     """Apptainer."""
 
     name = "apptainer"
+
+
+_MIRROR = "SINGULARITY_DOCKER_HUB_MIRROR"
+"""The environment variable with the URL of a registry that is asked instead of Docker Hub; Toil reads it, too."""
+
+
+def _source_of(image: str) -> list[str]:
+    """Return the flags and the URL with which an image is pulled."""
+    if re.match(r"\w+://", image):
+        return [image]
+    mirror, name = os.environ.get(_MIRROR, "").strip(), _on_docker_hub(image)
+    if not mirror or name is None:
+        return [f"docker://{image}"]
+    scheme, _, place = mirror.rpartition("://")
+    place = place.rstrip("/")
+    if scheme not in ("", "http", "https") or not place:
+        raise InputError(f"{_MIRROR}={mirror}: is not an address; write http://HOST:PORT or https://HOST")
+    return [*(["--no-https"] if scheme == "http" else []), f"docker://{place}/{name}"]
+
+
+def _on_docker_hub(image: str) -> str | None:
+    """Return an image's name on Docker Hub; None if it names another registry."""
+    host, slash, rest = image.partition("/")
+    if not slash:
+        return f"library/{image}"
+    if host in ("docker.io", "index.docker.io"):
+        return _on_docker_hub(rest)
+    return None if "." in host or ":" in host or host == "localhost" else image
 
 
 def _flags(request: Request) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from toilfn.errors import InputError, StoreError, ToilfnError
+from toilfn.errors import InputError, StoreError
 from toilfn.events import TaskId
 from toilfn.records import BlobRef
 from toilfn.services import Service
@@ -65,16 +65,16 @@ def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bo
 
     Raises
     ------
-    ToilfnError
-        If a check says that the service is dead.
+    Exception
+        What a check has raised: the service has failed.
     """
     service = made if isinstance(made, Service) else _Generator(made)
     value = service.start()
     try:
         announce(value)
+        is_running = True
         while not wait(interval):
-            if service.check() is False:
-                raise ToilfnError("the service is dead, its check says")
+            is_running = is_running and service.check() is not False
     finally:
         service.stop()
 
