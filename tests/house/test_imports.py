@@ -11,7 +11,7 @@ import pytest
 from tests.house.rooms import Module, modules
 
 VOCABULARY = tuple(f"toilfn.{name}" for name in ("confined", "errors", "events", "resources", "text", "units"))
-ROOM_NAMES = ("toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters")
+ROOM_NAMES = ("toilfn.cloud", "toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters")
 
 
 def imported(module: Module) -> Iterator[str]:
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "toilfn.stores": {"vocabulary", "toilfn.stores"},
     "toilfn.clusters": {"vocabulary", "toilfn.clusters"},
     "core": {"vocabulary", "scheduler", "toilfn.stores", "toilfn.clusters", "core"},
+    "toilfn.cloud": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.cloud"},
     "toilfn.cwl": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.cwl"},
     "toilfn.wdl": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.wdl"},
 }

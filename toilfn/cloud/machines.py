@@ -1,0 +1,140 @@
+"""Types of machines, pools of them, and what the system on a machine keeps for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from toilfn.cloud.packing import Amounts, amounts_of
+from toilfn.resources import Accelerator, Resources
+from toilfn.units import format_size
+
+__all__ = ["MachineType", "Pool", "has_devices", "shortfall", "usable"]
+
+_MIB, _GIB = 2**20, 2**30
+
+_EVICTION = 100 * _MIB
+"""Memory that the engine on a node wants to be free at all times."""
+_BANDS = ((4 * _GIB, 0.25), (8 * _GIB, 0.20), (16 * _GIB, 0.10), (128 * _GIB, 0.06), (float("inf"), 0.02))
+"""Which share of a node's memory is kept by the system: up to each size, of what is above the size before."""
+_SMALL = (1 * _GIB, 255 * _MIB)
+"""Below the first, the second is kept."""
+_SYSTEM_DISK, _DISK_SHARE = 5 * _GIB, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class MachineType:
+    """A type of machine that a cloud offers.
+
+    Attributes
+    ----------
+    name : str
+        The cloud's name for it, such as ``"c5.4xlarge"``.
+    cores : float
+        Virtual CPUs.
+    memory, disk : int
+        Bytes; the disk is that of its volume or of its own.
+    price : float or None
+        For an hour, in the cloud's currency; None if it is not known.
+    accelerators : tuple of Accelerator
+        Devices in it.
+    """
+
+    name: str
+    cores: float
+    memory: int
+    disk: int
+    price: float | None = None
+    accelerators: tuple[Accelerator, ...] = ()
+
+    def cost(self) -> float:
+        """Return the price, or where it is not known a figure in proportion to the size."""
+        return self.price if self.price is not None else self.cores + self.memory / (8 * _GIB)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Machines that are treated alike.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the cluster.
+    types : tuple of MachineType
+        Which are equally welcome; the cheapest for the tasks at hand is taken.
+    spot : bool
+        Whether the cloud may take the machines away.
+    min, max : int
+        How many there are at least and at most.
+    """
+
+    name: str
+    types: tuple[MachineType, ...]
+    spot: bool = False
+    min: int = 0
+    max: int = 10
+    by_name: dict[str, MachineType] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index the types."""
+        object.__setattr__(self, "by_name", {kind.name: kind for kind in self.types})
+
+    def admits(self, resources: Resources) -> bool:
+        """Return whether a task may run here, as far as spot machines go."""
+        return resources.preemptible or not self.spot
+
+
+def usable(kind: MachineType, *, overhead: bool = True) -> Amounts:
+    """Return what tasks can use of a machine: not what its system, its engine and its image keep.
+
+    Parameters
+    ----------
+    kind : MachineType
+        The type of the machine.
+    overhead : bool, optional
+        False if tasks may use all of it.
+    """
+    devices = sum(accelerator.count for accelerator in kind.accelerators)
+    if not overhead:
+        return Amounts(kind.cores, kind.memory, kind.disk, devices)
+    memory = max(0.0, kind.memory - _kept_memory(kind.memory) - _EVICTION)
+    disk = max(0.0, kind.disk - _SYSTEM_DISK - _DISK_SHARE * kind.disk)
+    return Amounts(kind.cores, memory, disk, devices)
+
+
+def _kept_memory(memory: float) -> float:
+    if memory < _SMALL[0]:
+        return _SMALL[1]
+    kept, below = 0.0, 0.0
+    for limit, share in _BANDS:
+        kept += share * max(0.0, min(memory, limit) - below)
+        below = limit
+    return kept
+
+
+def has_devices(kind: MachineType, resources: Resources) -> bool:
+    """Return whether a machine has each kind of accelerator that a task asks for."""
+    return all(any(_matches(own, asked) for own in kind.accelerators) for asked in resources.accelerators)
+
+
+def _matches(own: Accelerator, asked: Accelerator) -> bool:
+    pairs = ((own.model, asked.model), (own.brand, asked.brand), (own.api, asked.api))
+    alike = all(wanted is None or had is None or had == wanted for had, wanted in pairs)
+    return own.kind == asked.kind and own.count >= asked.count and alike
+
+
+def shortfall(kind: MachineType, resources: Resources, *, overhead: bool = True) -> tuple[float, str]:
+    """Return how far a machine is from running a task, as a factor, and the limit in words; 0 if it can run it."""
+    need, have = amounts_of(resources), usable(kind, overhead=overhead)
+    if not has_devices(kind, resources):
+        return float("inf"), f"{kind.name} does not have the accelerators"
+    limits = [
+        (need.cores, have.cores, f"{need.cores:g} cores, and {kind.name} has {have.cores:g}"),
+        (need.memory, have.memory, f"{_size(need.memory)} of memory, and {kind.name} has {_size(have.memory)}"),
+        (need.disk, have.disk, f"{_size(need.disk)} of disk, and {kind.name} has {_size(have.disk)}"),
+    ]
+    missing = [(wanted / had if had else float("inf"), text) for wanted, had, text in limits if wanted > had + 1e-9]
+    return max(missing, default=(0.0, ""))
+
+
+def _size(amount: float) -> str:
+    return format_size(round(amount))

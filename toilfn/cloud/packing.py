@@ -1,0 +1,164 @@
+"""How many tasks fit on a node within a time: first fit into what is free there, from now on.
+
+A node's timeline is a list of steps, each with the amounts that are free from its start to the next one's. Tasks of
+one shape are placed together, so that the cost of packing depends on the number of shapes and not of tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from toilfn.resources import Resources
+
+__all__ = ["SHORTEST", "Amounts", "Timeline", "amounts_of"]
+
+SHORTEST = 1.0
+"""Seconds that a task takes at least."""
+
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Amounts of what a node has: cores, bytes of memory and disk, and accelerators."""
+
+    cores: float = 0.0
+    memory: float = 0.0
+    disk: float = 0.0
+    accelerators: float = 0.0
+
+    def values(self) -> tuple[float, float, float, float]:
+        """Return the amounts in the order of the fields."""
+        return self.cores, self.memory, self.disk, self.accelerators
+
+    def minus(self, other: Amounts, times: float = 1) -> Amounts:
+        """Return what is left when `other` is taken away several times."""
+        return Amounts(*(a - times * b for a, b in zip(self.values(), other.values(), strict=True)))
+
+    def fits(self, need: Amounts) -> float:
+        """Return how many times a need fits: a whole number, or infinity if it needs nothing."""
+        counts = [
+            max(0, math.floor(free / wanted + _SLACK))
+            for free, wanted in zip(self.values(), need.values(), strict=True)
+            if wanted > 0
+        ]
+        return min(counts, default=math.inf)
+
+    def share_of(self, whole: Amounts) -> float:
+        """Return the largest of the shares that these amounts are of another's."""
+        pairs = zip(self.values(), whole.values(), strict=True)
+        return max((own / all_ for own, all_ in pairs if all_ > 0), default=0.0)
+
+
+def amounts_of(resources: Resources) -> Amounts:
+    """Return the amounts that a task's resources ask for."""
+    devices = sum(accelerator.count for accelerator in resources.accelerators)
+    return Amounts(resources.cores, resources.memory, resources.disk, devices)
+
+
+class Timeline:
+    """What is free on a node at each time from now on.
+
+    Parameters
+    ----------
+    free : Amounts
+        What the node has when nothing runs on it.
+    """
+
+    __slots__ = ("_starts", "_steps")
+
+    def __init__(self, free: Amounts) -> None:
+        self._starts = [0.0]
+        self._steps = [free]
+
+    def copy(self) -> Timeline:
+        """Return a timeline that can be changed without this one."""
+        other = object.__new__(Timeline)
+        other._starts, other._steps = list(self._starts), list(self._steps)
+        return other
+
+    def key(self) -> tuple[tuple[float, ...], tuple[Amounts, ...]]:
+        """Return something that is equal for equal timelines."""
+        return tuple(self._starts), tuple(self._steps)
+
+    def least(self) -> Amounts:
+        """Return the least of each amount that is ever free; below zero if more was taken than there is."""
+        return Amounts(*(min(column) for column in zip(*(step.values() for step in self._steps), strict=True)))
+
+    def take(self, need: Amounts, seconds: float) -> None:
+        """Note that something runs already and needs this for some more seconds."""
+        self._subtract(need, 1, 0.0, seconds)
+
+    def place(self, need: Amounts, seconds: float, count: int, deadline: float) -> int:
+        """Place up to `count` tasks, each at the earliest time at which it fits.
+
+        Parameters
+        ----------
+        need : Amounts
+            What each task needs.
+        seconds : float
+            The time that each takes; infinite for services.
+        count : int
+            How many tasks there are.
+        deadline : float
+            A task that does not start at once must end before this time, in seconds from now.
+
+        Returns
+        -------
+        int
+            How many were placed.
+        """
+        seconds = max(seconds, SHORTEST)
+        placed, index = 0, 0
+        while placed < count and index < len(self._starts):
+            start = self._starts[index]
+            if start > 0 and start + seconds > deadline:
+                break
+            lanes = int(min(count - placed, self._lanes(need, index, start + seconds)))
+            if lanes > 0:
+                waves = self._waves(index, seconds, deadline, (count - placed) // lanes)
+                self._subtract(need, lanes, start, start + waves * seconds)
+                placed += lanes * waves
+            index += 1
+        return placed
+
+    def _lanes(self, need: Amounts, index: int, end: float) -> float:
+        return min(self._steps[i].fits(need) for i in self._covered(index, end))
+
+    def _covered(self, index: int, end: float) -> Iterator[int]:
+        """Yield the steps from one on that begin before a time."""
+        yield index
+        for i in range(index + 1, len(self._starts)):
+            if self._starts[i] >= end:
+                return
+            yield i
+
+    def _waves(self, index: int, seconds: float, deadline: float, wanted: int) -> int:
+        """Return how many times tasks can follow each other in the room of one step."""
+        if math.isinf(seconds):
+            return 1
+        start = self._starts[index]
+        end = self._starts[index + 1] if index + 1 < len(self._starts) else math.inf
+        waves = (min(end, deadline) - start) / seconds + _SLACK
+        return max(1, min(int(waves), wanted) if math.isfinite(waves) else wanted)
+
+    def _subtract(self, need: Amounts, lanes: int, start: float, end: float) -> None:
+        first = self._boundary(start)
+        last = len(self._starts) if math.isinf(end) else self._boundary(end)
+        for i in range(first, last):
+            self._steps[i] = self._steps[i].minus(need, lanes)
+
+    def _boundary(self, time: float) -> int:
+        """Return the index of the step that begins at a time; split one if there is none."""
+        for i, start in enumerate(self._starts):
+            if abs(start - time) < _SLACK:
+                return i
+            if start > time:
+                self._starts.insert(i, time)
+                self._steps.insert(i, self._steps[i - 1])
+                return i
+        self._starts.append(time)
+        self._steps.append(self._steps[-1])
+        return len(self._starts) - 1
