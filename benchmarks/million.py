@@ -22,9 +22,9 @@ import psutil
 from processes import run
 
 import toilfn as toil
-from toilfn import records
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.events import Capacity
+from toilfn.model import records
 from toilfn.resources import Resources
 
 

@@ -21,9 +21,9 @@ import toilfn as toil
 TAKEN_OUT = """
 import time
 
-import toilfn.work.capture as capture
-import toilfn.work.execute as execute
-from toilfn.records import Stats
+import toilfn.worker.capture as capture
+import toilfn.worker.execute as execute
+from toilfn.model.records import Stats
 
 
 class Meter:

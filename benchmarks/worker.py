@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 
 import toilfn as toil
-from toilfn import records
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.local import LocalCluster
-from toilfn.graph import record
-from toilfn.lead import messages
+from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.graph.record import record
+from toilfn.leader import messages
+from toilfn.model import records
 from toilfn.resources import Resources
 from toilfn.stores import Store, temporary_store
 

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 __all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "make_cluster"]
 
 REGISTRY: dict[str, tuple[str, str]] = {
-    "awsbatch": ("toilfn.clusters.awsbatch:AWSBatchCluster", "pip install 'toilfn[aws]'"),
-    "dask": ("toilfn.clusters.daskcluster:DaskCluster", "pip install distributed"),
-    "gridengine": ("toilfn.clusters.gridengine:GridEngineCluster", ""),
-    "htcondor": ("toilfn.clusters.htcondor:HTCondorCluster", ""),
-    "inline": ("toilfn.clusters.inline:InlineCluster", ""),
-    "kubernetes": ("toilfn.clusters.kubernetes:KubernetesCluster", "pip install 'toilfn[kubernetes]'"),
-    "local": ("toilfn.clusters.local:LocalCluster", ""),
-    "lsf": ("toilfn.clusters.lsf:LSFCluster", ""),
+    "awsbatch": ("toilfn.clusters.awsbatch.cluster:AWSBatchCluster", "pip install 'toilfn[aws]'"),
+    "dask": ("toilfn.clusters.dask.cluster:DaskCluster", "pip install distributed"),
+    "gridengine": ("toilfn.clusters.gridengine.cluster:GridEngineCluster", ""),
+    "htcondor": ("toilfn.clusters.htcondor.cluster:HTCondorCluster", ""),
+    "inline": ("toilfn.clusters.local.inline:InlineCluster", ""),
+    "kubernetes": ("toilfn.clusters.kubernetes.cluster:KubernetesCluster", "pip install 'toilfn[kubernetes]'"),
+    "local": ("toilfn.clusters.local.cluster:LocalCluster", ""),
+    "lsf": ("toilfn.clusters.lsf.cluster:LSFCluster", ""),
     "mesos": ("toilfn.clusters.mesos.cluster:MesosCluster", ""),
     "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
-    "pbs": ("toilfn.clusters.pbs:PBSCluster", ""),
-    "slurm": ("toilfn.clusters.slurm:SlurmCluster", ""),
+    "pbs": ("toilfn.clusters.pbs.cluster:PBSCluster", ""),
+    "slurm": ("toilfn.clusters.slurm.cluster:SlurmCluster", ""),
     "tes": ("toilfn.clusters.tes:TESCluster", ""),
-    "torque": ("toilfn.clusters.torque:TorqueCluster", ""),
+    "torque": ("toilfn.clusters.pbs.torque:TorqueCluster", ""),
 }
 """Where each cluster's class is, and what to install when importing it fails.
 
@@ -58,7 +58,7 @@ def make_cluster(wanted: Wanted) -> Cluster:
     Parameters
     ----------
     wanted : Wanted
-        Usually `toilfn.settings.Settings`.
+        Usually `toilfn.config.settings.Settings`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def make_cluster(wanted: Wanted) -> Cluster:
         If there is no cluster of that name, or what it needs is not installed.
     """
     if wanted.cluster in (None, "local"):
-        from toilfn.clusters.local import LocalCluster
+        from toilfn.clusters.local.cluster import LocalCluster
 
         return LocalCluster(workers=wanted.workers)
     cluster = wanted.cluster if isinstance(wanted.cluster, Cluster) else cluster_class(str(wanted.cluster))()

@@ -42,7 +42,7 @@ __all__ = [
 FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
 """The environment variable that workers find where each attempt is to have a process of its own."""
 
-_START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.worker import start; start()"
+_START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.worker.main import start; start()"
 
 
 def worker_command(python: str) -> tuple[str, ...]:
@@ -254,7 +254,7 @@ class Cluster(ABC):
 
     capabilities: ClassVar[Capabilities] = Capabilities()
     made_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    """The arguments that the constructor was given, for the record of a run; see `toilfn.clusters.again`."""
+    """The arguments that the constructor was given, for the record of a run; see `toilfn.clusters.common.resume`."""
     poll_interval: float = 2.0
     """Seconds between two queries of a system that has to be asked for news."""
     submits_beside: bool = False

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId, Session
-from toilfn.clusters.commandline import CommandCluster
-from toilfn.clusters.jobscript import Submission
-from toilfn.clusters.jobsettings import JobSettings
-from toilfn.clusters.polled import Found
+from toilfn.clusters.common.commandline import CommandCluster
+from toilfn.clusters.common.jobscript import Submission
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import JobSettings
 from toilfn.clusters.words.parasol import listed, results
 from toilfn.errors import ClusterError, InputError
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
-from toilfn.clusters.commands import AwayError, CredentialsError
-from toilfn.clusters.containersettings import (
+from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.clusters.common.containersettings import (
     ContainerSettings,
     image_of,
     prologue_script,
@@ -26,10 +26,10 @@ from toilfn.clusters.containersettings import (
     walltime_of,
     worker_words,
 )  # fmt: skip
-from toilfn.clusters.exits import exit_cause
-from toilfn.clusters.jobsettings import resolved
-from toilfn.clusters.jsonhttp import JsonService, RefusedError
-from toilfn.clusters.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.http import JsonService, RefusedError
+from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.settings import resolved
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources

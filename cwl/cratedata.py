@@ -15,7 +15,7 @@ from rocrate.rocrate import ROCrate
 from schema_salad.ref_resolver import file_uri
 
 from toilfn.cwl.values import local_path, objects
-from toilfn.files import File
+from toilfn.files.file import File
 from toilfn.stores import Store
 
 __all__ = ["Data"]

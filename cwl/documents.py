@@ -21,7 +21,7 @@ from cwltool.workflow import Workflow, WorkflowStep
 
 from toilfn.cwl.engine import Engine
 from toilfn.cwl.sealed import secret_inputs
-from toilfn.files import File, open_write
+from toilfn.files.file import File, open_write
 
 __all__ = ["Document", "Part", "bundle", "in_store", "refuse_unsupported", "updates_in_place"]
 

@@ -14,8 +14,10 @@ from cwltool.context import RuntimeContext
 from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.process import Process
 
-from toilfn.clusters.local import LocalCluster
-from toilfn.clusters.nursery import Nursery
+from toilfn.api import compute
+from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters.local.forkserver import Nursery
+from toilfn.config.settings import Settings, from_options
 from toilfn.cwl import inputs, steps, tools
 from toilfn.cwl.documents import bundle, refuse_unsupported, updates_in_place
 from toilfn.cwl.engine import Engine
@@ -23,10 +25,8 @@ from toilfn.cwl.options import implied_settings
 from toilfn.cwl.outputs import deliver
 from toilfn.cwl.recording import Recording
 from toilfn.errors import FailedTasksError, ToilfnError
-from toilfn.filing import transfer
-from toilfn.records import Failure
-from toilfn.run import compute
-from toilfn.settings import Settings, from_options
+from toilfn.files import transfer
+from toilfn.model.records import Failure
 
 __all__ = ["Executor"]
 

@@ -13,13 +13,13 @@ from toilfn.cwl.documents import Part, Path, step_of
 from toilfn.cwl.reuse import Fresh
 from toilfn.cwl.steps import runs_here
 from toilfn.events import TaskId
-from toilfn.files import held_by
-from toilfn.lead.index import Index
-from toilfn.lead.valuecache import Values
-from toilfn.records import BlobRef
-from toilfn.serialize import loads, resolve
+from toilfn.files.file import held_by
+from toilfn.graph.serialize import loads, resolve
+from toilfn.inspect.view import State, View
+from toilfn.model.index import Index
+from toilfn.model.records import BlobRef
+from toilfn.model.values import Values
 from toilfn.stores import Store
-from toilfn.view import State, View
 
 __all__ = ["ToolRun", "tool_runs"]
 

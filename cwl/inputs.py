@@ -15,7 +15,7 @@ from cwltool.workflow import Workflow
 from schema_salad.ref_resolver import file_uri
 
 from toilfn.cwl.values import Places, local_path, map_objects, objects
-from toilfn.exchange import Link, import_directory, import_file
+from toilfn.files.exchange import Link, import_directory, import_file
 
 __all__ = ["document_files", "imported", "resolved"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from cwltool.argparser import arg_parser
 from cwltool.utils import DEFAULT_TMP_PREFIX
 
-from toilfn.settings import add_options
+from toilfn.config.settings import add_options
 
 __all__ = ["implied_settings", "make_parser"]
 

@@ -17,15 +17,15 @@ from urllib.parse import quote
 from schema_salad.ref_resolver import file_uri
 
 from toilfn import confined
-from toilfn.context import current
 from toilfn.cwl.resources import LIGHT
 from toilfn.cwl.values import local_path, map_objects
-from toilfn.directory import Directory
 from toilfn.errors import PermanentError
-from toilfn.exchange import export, import_file
-from toilfn.files import File, local_content
-from toilfn.filing import transfer
-from toilfn.task import task
+from toilfn.files import transfer
+from toilfn.files.directory import Directory
+from toilfn.files.exchange import export, import_file
+from toilfn.files.file import File, local_content
+from toilfn.graph.task import task
+from toilfn.worker.context import current
 
 __all__ = ["deliver"]
 

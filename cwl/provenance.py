@@ -30,8 +30,8 @@ from toilfn.cwl import links
 from toilfn.cwl.cratedata import Data
 from toilfn.cwl.documents import Path as StepPath
 from toilfn.cwl.history import ToolRun, tool_runs
+from toilfn.inspect.view import View
 from toilfn.stores import Store
-from toilfn.view import View
 
 __all__ = ["Agent", "Record", "packed", "write"]
 

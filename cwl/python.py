@@ -13,7 +13,6 @@ from cwltool.load_tool import load_tool
 from cwltool.process import Process, shortname
 from schema_salad.exceptions import ValidationException
 
-from toilfn.context import current
 from toilfn.cwl import plainpaths, steps
 from toilfn.cwl.documents import Part, bundle, refuse_unsupported
 from toilfn.cwl.engine import Engine
@@ -22,11 +21,12 @@ from toilfn.cwl.resources import LIGHT
 from toilfn.cwl.sealed import Sealed, secret_inputs
 from toilfn.cwl.tool import make_tool
 from toilfn.cwl.values import map_objects
-from toilfn.directory import Directory
 from toilfn.errors import InputError
-from toilfn.exchange import import_directory, import_file
-from toilfn.files import File
-from toilfn.task import task
+from toilfn.files.directory import Directory
+from toilfn.files.exchange import import_directory, import_file
+from toilfn.files.file import File
+from toilfn.graph.task import task
+from toilfn.worker.context import current
 
 __all__ = ["Loaded", "load"]
 

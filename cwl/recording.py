@@ -13,7 +13,7 @@ from typing import Any
 from cwltool.errors import WorkflowException
 from cwltool.process import Process
 
-from toilfn.settings import Settings
+from toilfn.config.settings import Settings
 from toilfn.stores import open_store
 
 __all__ = ["Recording"]

@@ -1,8 +1,8 @@
 """What an earlier run on the store has finished, and this one may use (CWL v1.2, WorkReuse).
 
 A task that must run again is another one in each run, by an argument that does not count in the ids of its own
-children (`toilfn.identity.lineage`). Nor do the document and the inputs of a run's whole workflow: its steps are other
-tasks only where these reach them.
+children (`toilfn.graph.identity.lineage`). Nor do the document and the inputs of a run's whole workflow: its steps
+are other tasks only where these reach them.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from cwltool.errors import WorkflowException
 from cwltool.process import shortname
 from cwltool.utils import aslist
 
-from toilfn.context import spawn
 from toilfn.cwl import links
 from toilfn.cwl.documents import Part
+from toilfn.worker.context import spawn
 
 __all__ = ["spread"]
 

@@ -13,7 +13,7 @@ from cwltool.main import setup_schema
 from schema_salad import schema as salad
 from schema_salad.ref_resolver import NormDict
 
-from toilfn.kept import Kept
+from toilfn.files.downloads import Kept
 
 __all__ = ["use_schemas"]
 

@@ -14,13 +14,13 @@ from cwltool.process import Process, shortname
 from cwltool.utils import aslist
 from cwltool.workflow import Workflow, WorkflowStep
 
-from toilfn.context import spawn
 from toilfn.cwl import links, loops, reuse, scatter
 from toilfn.cwl.documents import Part, in_store
 from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
 from toilfn.cwl.reuse import Fresh, Given, fresh
 from toilfn.cwl.tools import run_here
-from toilfn.task import task
+from toilfn.graph.task import task
+from toilfn.worker.context import spawn
 
 __all__ = ["begin", "call", "runs_here"]
 

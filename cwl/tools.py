@@ -17,14 +17,14 @@ from cwltool.process import Process, shortname
 from schema_salad.exceptions import ValidationException
 
 from toilfn.containers.process import end_leftovers
-from toilfn.context import current
 from toilfn.cwl.documents import Part
 from toilfn.cwl.reuse import allows_cache
 from toilfn.cwl.values import Places, local_path, map_objects, objects, with_defaults
-from toilfn.directory import Directory
 from toilfn.errors import InputError, PermanentError, SerializationError, ToilfnError
-from toilfn.files import File, needed_session
-from toilfn.filing.session import Session
+from toilfn.files.directory import Directory
+from toilfn.files.file import File, needed_session
+from toilfn.files.task_files import Session
+from toilfn.worker.context import current
 
 __all__ = ["ToolError", "UnsupportedError", "run_here"]
 

@@ -23,9 +23,9 @@ from cwltool.utils import normalizeFilesDirs
 from schema_salad.ref_resolver import file_uri, uri_file_path
 
 from toilfn import confined
-from toilfn.directory import Directory
 from toilfn.errors import InputError
-from toilfn.files import File
+from toilfn.files.directory import Directory
+from toilfn.files.file import File
 
 __all__ = ["Places", "local_path", "map_objects", "objects", "with_defaults"]
 

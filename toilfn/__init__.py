@@ -9,30 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # At once: imported later, the submodule of the same name would take the decorator's place.
-from toilfn.task import Task, task
+from toilfn.graph.task import Task, task
 
 if TYPE_CHECKING:
     from typing import Annotated, TypeAlias, TypeVar
 
+    from toilfn.api import compute, resume, submit
     from toilfn.background import Run
-    from toilfn.clusters.awsbatch import AWSBatchCluster
-    from toilfn.clusters.daskcluster import DaskCluster
-    from toilfn.clusters.gridengine import GridEngineCluster
-    from toilfn.clusters.htcondor import HTCondorCluster
-    from toilfn.clusters.inline import InlineCluster
-    from toilfn.clusters.kubernetes import KubernetesCluster
-    from toilfn.clusters.local import LocalCluster
-    from toilfn.clusters.lsf import LSFCluster
+    from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
+    from toilfn.clusters.dask.cluster import DaskCluster
+    from toilfn.clusters.gridengine.cluster import GridEngineCluster
+    from toilfn.clusters.htcondor.cluster import HTCondorCluster
+    from toilfn.clusters.kubernetes.cluster import KubernetesCluster
+    from toilfn.clusters.local.cluster import LocalCluster
+    from toilfn.clusters.local.inline import InlineCluster
+    from toilfn.clusters.lsf.cluster import LSFCluster
     from toilfn.clusters.mesos.cluster import MesosCluster
     from toilfn.clusters.parasol import ParasolCluster
-    from toilfn.clusters.pbs import PBSCluster
-    from toilfn.clusters.slurm import SlurmCluster
+    from toilfn.clusters.pbs.cluster import PBSCluster
+    from toilfn.clusters.pbs.torque import TorqueCluster
+    from toilfn.clusters.slurm.cluster import SlurmCluster
     from toilfn.clusters.tes import TESCluster
-    from toilfn.clusters.torque import TorqueCluster
+    from toilfn.config.settings import add_options, from_options
     from toilfn.containers.call import docker
     from toilfn.containers.container import Container
-    from toilfn.context import current, spawn
-    from toilfn.directory import Directory
     from toilfn.errors import (
         ClusterError,
         ContainerError,
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
         StoreNotFoundError,
         ToilfnError,
     )
-    from toilfn.exchange import export, import_directory, import_file, import_files, input
-    from toilfn.files import File, open_write, write_file
+    from toilfn.files.directory import Directory
+    from toilfn.files.exchange import export, import_directory, import_file, import_files, input
+    from toilfn.files.file import File, open_write, write_file
+    from toilfn.graph.service import Service, service
     from toilfn.resources import Accelerator, Resources
-    from toilfn.run import compute, resume, submit
-    from toilfn.services import Service, service
-    from toilfn.settings import add_options, from_options
+    from toilfn.worker.context import current, spawn
 
     _T = TypeVar("_T")
     # A task's call gives a Promise of its value, and every task takes promises where it takes values.
@@ -67,24 +67,24 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "toilfn.background": ("Run",),
-    "toilfn.clusters.awsbatch": ("AWSBatchCluster",),
-    "toilfn.clusters.daskcluster": ("DaskCluster",),
-    "toilfn.clusters.gridengine": ("GridEngineCluster",),
-    "toilfn.clusters.htcondor": ("HTCondorCluster",),
-    "toilfn.clusters.inline": ("InlineCluster",),
-    "toilfn.clusters.kubernetes": ("KubernetesCluster",),
-    "toilfn.clusters.local": ("LocalCluster",),
-    "toilfn.clusters.lsf": ("LSFCluster",),
+    "toilfn.clusters.awsbatch.cluster": ("AWSBatchCluster",),
+    "toilfn.clusters.dask.cluster": ("DaskCluster",),
+    "toilfn.clusters.gridengine.cluster": ("GridEngineCluster",),
+    "toilfn.clusters.htcondor.cluster": ("HTCondorCluster",),
+    "toilfn.clusters.local.inline": ("InlineCluster",),
+    "toilfn.clusters.kubernetes.cluster": ("KubernetesCluster",),
+    "toilfn.clusters.local.cluster": ("LocalCluster",),
+    "toilfn.clusters.lsf.cluster": ("LSFCluster",),
     "toilfn.clusters.mesos.cluster": ("MesosCluster",),
     "toilfn.clusters.parasol": ("ParasolCluster",),
-    "toilfn.clusters.slurm": ("SlurmCluster",),
+    "toilfn.clusters.slurm.cluster": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
-    "toilfn.clusters.pbs": ("PBSCluster",),
-    "toilfn.clusters.torque": ("TorqueCluster",),
+    "toilfn.clusters.pbs.cluster": ("PBSCluster",),
+    "toilfn.clusters.pbs.torque": ("TorqueCluster",),
     "toilfn.containers.call": ("docker",),
     "toilfn.containers.container": ("Container",),
-    "toilfn.context": ("current", "spawn"),
-    "toilfn.directory": ("Directory",),
+    "toilfn.worker.context": ("current", "spawn"),
+    "toilfn.files.directory": ("Directory",),
     "toilfn.errors": (
         "ClusterError",
         "ContainerError",
@@ -105,13 +105,13 @@ _MODULES = {
         "StoreNotFoundError",
         "ToilfnError",
     ),
-    "toilfn.exchange": ("export", "import_directory", "import_file", "import_files", "input"),
-    "toilfn.files": ("File", "open_write", "write_file"),
-    "toilfn.promise": ("Promise",),
+    "toilfn.files.exchange": ("export", "import_directory", "import_file", "import_files", "input"),
+    "toilfn.files.file": ("File", "open_write", "write_file"),
+    "toilfn.graph.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
-    "toilfn.run": ("compute", "resume", "submit"),
-    "toilfn.services": ("Service", "service"),
-    "toilfn.settings": ("add_options", "from_options"),
+    "toilfn.api": ("compute", "resume", "submit"),
+    "toilfn.graph.service": ("Service", "service"),
+    "toilfn.config.settings": ("add_options", "from_options"),
 }
 _LANGUAGES = ("cwl", "wdl")
 """Subpackages that are imported at first use: `toilfn.cwl.load`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toilfn.errors import StoreError
 
 if TYPE_CHECKING:
-    from toilfn.lead.session import Session
+    from toilfn.leader.run import Session
 
 __all__ = ["Run"]
 

@@ -136,7 +136,7 @@ class FailedTasksError(ToilfnError):
 
     Attributes
     ----------
-    failures : tuple of toilfn.records.Failure
+    failures : tuple of toilfn.model.records.Failure
         One entry for each failed task.
     store : str
         The store's URL, for `toilfn resume` and `toilfn debug`.

@@ -7,8 +7,8 @@ import pickle
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from toilfn.files import File, open_write
-from toilfn.identity import value_identity
+from toilfn.files.file import File, open_write
+from toilfn.graph.identity import value_identity
 from toilfn.wdl.once import Once
 
 __all__ = ["Apart", "apart", "together"]

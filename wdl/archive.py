@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from toilfn import confined
 from toilfn.errors import InputError
-from toilfn.kept import kept_dir
+from toilfn.files.downloads import kept_dir
 
 __all__ = ["Opened", "opened"]
 

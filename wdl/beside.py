@@ -9,7 +9,7 @@ from typing import Any
 
 from WDL import Expr, Tree, Type
 
-from toilfn.filing.transfer import state_of_target
+from toilfn.files.transfer import state_of_target
 
 __all__ = ["states"]
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toilfn.context import current
-from toilfn.directory import Directory
-from toilfn.exchange import export, import_directory, import_file
-from toilfn.files import File
-from toilfn.identity import value_identity
+from toilfn.files.directory import Directory
+from toilfn.files.exchange import export, import_directory, import_file
+from toilfn.files.file import File
+from toilfn.graph.identity import value_identity
 from toilfn.wdl.paths import all_stored, numbered
 from toilfn.wdl.values import Entries, PathText, Stored
+from toilfn.worker.context import current
 
 __all__ = ["Cache"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from WDL import Env, Tree, Type, Value
 
-from toilfn.task import Task
+from toilfn.graph.task import Task
 from toilfn.wdl.apart import together
 from toilfn.wdl.command import command
 from toilfn.wdl.dialect import HINTS

@@ -8,9 +8,8 @@ from typing import Any
 
 from WDL import Env, Error, Tree, Value
 
-from toilfn.context import current
 from toilfn.errors import ContainerError, ContainerMemoryError
-from toilfn.task import task
+from toilfn.graph.task import task
 from toilfn.units import format_size
 from toilfn.wdl.apart import together
 from toilfn.wdl.cache import Cache
@@ -23,6 +22,7 @@ from toilfn.wdl.problems import located, where
 from toilfn.wdl.program import Callee, source_dir
 from toilfn.wdl.runtime import Runtime
 from toilfn.wdl.values import decode, encode
+from toilfn.worker.context import current
 
 __all__ = ["command"]
 

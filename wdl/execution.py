@@ -16,8 +16,8 @@ from toilfn.containers.choose import choose
 from toilfn.containers.process import end_leftovers
 from toilfn.containers.usage import REPORT, counted
 from toilfn.errors import ContainerError
-from toilfn.work.passed import set_by_user
-from toilfn.work.usage import add_outside
+from toilfn.worker.passed import set_by_user
+from toilfn.worker.usage import add_outside
 
 __all__ = ["Execution", "run"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import lark
 from WDL import _parser
 
-from toilfn.kept import Kept
+from toilfn.files.downloads import Kept
 from toilfn.wdl.syntax import Unexpected
 
 __all__ = ["parse"]

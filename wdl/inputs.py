@@ -14,8 +14,8 @@ import WDL
 from WDL import Error, Tree, Type
 
 from toilfn.errors import InputError, ResourceError
-from toilfn.exchange import Link, import_directory, import_file
-from toilfn.filing import transfer
+from toilfn.files import transfer
+from toilfn.files.exchange import Link, import_directory, import_file
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.paths import folder_of, is_url
 from toilfn.wdl.problems import WDLError, where

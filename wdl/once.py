@@ -7,7 +7,7 @@ import functools
 import pickle
 from typing import Any, ClassVar
 
-from toilfn.identity import value_identity
+from toilfn.graph.identity import value_identity
 
 __all__ = ["Once"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toilfn.exchange import export
-from toilfn.task import task
+from toilfn.files.exchange import export
+from toilfn.graph.task import task
 from toilfn.wdl.paths import work_folder
 from toilfn.wdl.problems import WDLError
 from toilfn.wdl.values import Entries, PathText, Stored

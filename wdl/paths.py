@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from toilfn import current, import_directory, import_file
-from toilfn.directory import Directory, gather
 from toilfn.errors import InputError
-from toilfn.files import File, write_file
+from toilfn.files.directory import Directory, gather
+from toilfn.files.file import File, write_file
 from toilfn.wdl.values import Entries, Paths, PathText, Stored
 
 __all__ = [

@@ -46,7 +46,7 @@ def located(node: Any) -> Iterator[None]:
 
 
 def reason(failure: Any, name: str) -> str:
-    """Give the message of a failed task (`toilfn.records.Failure`) and its id, with its name if that says no place."""
+    """Return the message of a failed task (a `records.Failure`) and its id, with its name if that names no place."""
     which = f"(task {failure.id.hex()[:12]})"
     lines = str(failure.traceback).strip().splitlines() or [str(failure.message)]
     heads = [number for number, line in enumerate(lines) if _OURS.match(line)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from WDL import Tree
 
-from toilfn.files import File, open_write
+from toilfn.files.file import File, open_write
 from toilfn.wdl.once import Once
 from toilfn.wdl.plan import Plan
 

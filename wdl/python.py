@@ -9,9 +9,9 @@ from typing import Any
 import WDL
 from WDL import Error
 
-from toilfn.directory import Directory
-from toilfn.files import File
-from toilfn.task import task
+from toilfn.files.directory import Directory
+from toilfn.files.file import File
+from toilfn.graph.task import task
 from toilfn.wdl import document
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.machine import Machine

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from toilfn.clusters.local import LocalCluster
-from toilfn.clusters.nursery import Nursery
+from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters.local.forkserver import Nursery
+from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, ResourceError
-from toilfn.exchange import Link
-from toilfn.settings import Settings, add_options, from_options
+from toilfn.files.exchange import Link
 from toilfn.stdio import report
 from toilfn.text import visible
 from toilfn.units import parse_size

@@ -6,9 +6,9 @@ from typing import Any
 
 from WDL import Tree, Value
 
-from toilfn.context import current
 from toilfn.wdl.language import plain_meta, task_type
 from toilfn.wdl.runtime import Runtime
+from toilfn.worker.context import current
 
 __all__ = ["task_value"]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from WDL import Tree
 
-from toilfn.task import task
+from toilfn.graph.task import task
 from toilfn.wdl.apart import apart, together
 from toilfn.wdl.calls import Calls, without_nulls
 from toilfn.wdl.document import source

@@ -24,8 +24,8 @@ from typing import Any
 
 from WDL import Type, Value
 
-from toilfn.directory import Directory
-from toilfn.files import File
+from toilfn.files.directory import Directory
+from toilfn.files.file import File
 
 __all__ = ["Absent", "Entries", "PathText", "Paths", "Stored", "decode", "encode"]
 

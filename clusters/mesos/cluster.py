@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, unquote
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
-from toilfn.clusters.commands import AwayError
-from toilfn.clusters.containersettings import prologue_script, setting, walltime_of, worker_words
-from toilfn.clusters.jobsettings import resolved
+from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.containersettings import prologue_script, setting, walltime_of, worker_words
+from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.settings import resolved
 from toilfn.clusters.mesos.master import Master
 from toilfn.clusters.mesos.offers import Offer, amounts, cut, is_preemptible, suits
 from toilfn.clusters.mesos.settings import MesosSettings, credentials, endpoints, framework_info
 from toilfn.clusters.mesos.status import QUEUED, found
-from toilfn.clusters.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.clusters.base import worker_command
-from toilfn.clusters.commands import AwayError
-from toilfn.clusters.jsonhttp import JsonService
-from toilfn.clusters.memory import used_memory
+from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.http import JsonService
+from toilfn.clusters.local.memory import used_memory
 from toilfn.clusters.mesos.stream import Stream
 from toilfn.errors import ClusterError
 from toilfn.units import format_size, parse_duration

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from toilfn.clusters.commands import AwayError
-from toilfn.clusters.jsonhttp import JsonService, RefusedError
+from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.http import JsonService, RefusedError
 from toilfn.clusters.mesos.stream import Stream
 from toilfn.errors import ClusterError
 

@@ -14,8 +14,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from toilfn.clusters.commands import AwayError
-from toilfn.clusters.jsonhttp import refusal
+from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.http import refusal
 from toilfn.errors import ClusterError
 
 if TYPE_CHECKING:

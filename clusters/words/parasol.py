@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.exits import exit_cause
-from toilfn.clusters.polled import Found
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.polled import Found
 from toilfn.events import Cause
 
 __all__ = ["ListedJob", "listed", "results"]

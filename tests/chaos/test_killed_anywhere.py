@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from toilfn import records
+from toilfn.model import records
 from toilfn.stores import open_store
 
 PROGRAM = Path(__file__).with_name("program.py")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import toilfn as toil
 from tests.chaos.mixture import KINDS, TROUBLES, Step, build, plain
-from toilfn import records
 from toilfn.cli import main
-from toilfn.lead.index import Index
+from toilfn.model import records
+from toilfn.model.index import Index
 from toilfn.stores import faults, open_store
 from toilfn.stores.objects import TEMPORARY
 
@@ -75,7 +75,7 @@ def processes() -> Any:
     """Processes that start quickly, with everything loaded."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["tests.chaos.test_mixtures", "toilfn.lead.running", "toilfn.lead.session", "dask.delayed"]
+        ["tests.chaos.test_mixtures", "toilfn.leader.drive", "toilfn.leader.run", "dask.delayed"]
     )
     return context
 

@@ -105,7 +105,7 @@ HOW: dict[str, Any] = {"cluster": "inline", "progress": False, "retry_backoff": 
 def test_a_leader_killed_at_any_commit(tmp_path: Path, name: str, point: str) -> None:
     program, expected = PROGRAMS[name]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.chaos.test_rolled_back", "toilfn.lead.running", "toilfn.lead.session"])
+    context.set_forkserver_preload(["tests.chaos.test_rolled_back", "toilfn.leader.drive", "toilfn.leader.run"])
     for step in range(1, STEPS):
         folder = tmp_path / str(step)
         folder.mkdir()

@@ -16,7 +16,7 @@ import pytest
 from tests.chaos.test_killed_anywhere import PROGRAM, Chaos, finish
 from tests.servers.fixtures import radosgw_server
 from tests.servers.radosgw import RadosGateway
-from toilfn import records
+from toilfn.model import records
 from toilfn.stores import Store, open_store
 
 __all__ = ["radosgw_server"]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from toilfn.records import (
+from toilfn.model.records import (
     BlobRef,
     End,
     Epoch,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from toilfn.cli import main
+from toilfn.config.settings import SETTINGS_VARIABLE, Settings
 from toilfn.errors import InputError
-from toilfn.settings import SETTINGS_VARIABLE, Settings
 
 
 @pytest.fixture(autouse=True)

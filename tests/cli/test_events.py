@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.story import end, half_done, id_of, outcome, started, task, tell
 from toilfn.cli import main
-from toilfn.records import Forget
+from toilfn.model.records import Forget
 from toilfn.stores.lease import Lease
 
 

@@ -10,9 +10,9 @@ import pytest
 from tests.cli.story import epoch, run, tell
 from tests.servers.fake.systems import system
 from toilfn.cli import main
-from toilfn.clusters.again import make_again
 from toilfn.clusters.base import Batch, Cluster, Session
-from toilfn.lead.terms import jobs_name
+from toilfn.clusters.common.resume import make_again
+from toilfn.leader.terms import jobs_name
 from toilfn.resources import Resources
 from toilfn.stores import open_store
 from toilfn.stores.store import Store

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import toilfn as toil
+from toilfn.inspect.view import View
 from toilfn.stores import open_store
-from toilfn.view import View
 
 
 @toil.task

@@ -14,8 +14,8 @@ import pytest
 
 from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, task, tell
 from toilfn.cli import main
-from toilfn.files import File
-from toilfn.records import Forget, Outcome
+from toilfn.files.file import File
+from toilfn.model.records import Forget, Outcome
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease
 

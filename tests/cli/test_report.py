@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.story import end, epoch, function, half_done, run, task, tell
 from toilfn.cli import main
-from toilfn.report.html import Markup, element
+from toilfn.inspect.report.html import Markup, element
 
 SCREENSHOT = Path(__file__).parents[2] / "build" / "report.png"
 

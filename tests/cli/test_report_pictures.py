@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 
-from toilfn.cli.drawing import Drawing, Node
-from toilfn.report import charts
-from toilfn.report.attempts import Attempt
-from toilfn.report.graph import graph
-from toilfn.report.page import _table
-from toilfn.view import State
+from toilfn.inspect.drawing import Drawing, Node
+from toilfn.inspect.report import charts
+from toilfn.inspect.report.attempts import Attempt
+from toilfn.inspect.report.graph import graph
+from toilfn.inspect.report.page import _table
+from toilfn.inspect.view import State
 
 
 def attempt(start, wall, cpu=0.0, wait=0.0, cores=1.0):

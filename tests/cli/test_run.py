@@ -50,10 +50,11 @@ def test_a_module_runs_as_with_python_m(tmp_path: Path) -> None:
 
 def test_flags_are_settings_of_the_script(tmp_path: Path) -> None:
     text = (
-        "from toilfn.settings import Settings\ns = Settings.resolve(retries=5)\nprint(s.retries, s.max_memory, s.store)"
+        "from toilfn.config.settings import Settings\ns = Settings.resolve(retries=5)\n"
+        "print(s.retries, s.max_memory, s.store)"
     )
-    done = toilfn_run(tmp_path / "script.py", text, "--retries", "2", "--max-memory", "1Ki", "--store", "s 1")
-    assert done.stdout == "5 1024 s 1\n"
+    done = toilfn_run(tmp_path / "script.py", text, "--retries", "2", "--max-memory", "1Mi", "--store", "s 1")
+    assert done.stdout == "5 1048576 s 1\n"
 
 
 def test_the_scripts_exit_status_is_kept(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from toilfn.lead.badworkers import BadWorkers
-from toilfn.settings import Settings
+from toilfn.config.settings import Settings
+from toilfn.inspect.view import State, TaskInfo, View
+from toilfn.leader.badworkers import BadWorkers
 from toilfn.stores import open_store
-from toilfn.view import State, TaskInfo, View
-from toilfn.work.passed import ENVIRONMENT_VARIABLE, adopt_environment, pack_environment, write_ref
+from toilfn.worker.passed import ENVIRONMENT_VARIABLE, adopt_environment, pack_environment, write_ref
 
 SCRIPT = """
 import os, sys, time

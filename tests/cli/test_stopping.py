@@ -12,10 +12,10 @@ import pytest
 from tests.cli.story import epoch, failure, function, half_done, id_of, outcome, run, task, tell
 from toilfn.cli import main
 from toilfn.errors import FencedError
-from toilfn.records import encode
+from toilfn.inspect.view import State, View
+from toilfn.model.records import encode
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import Lease
-from toilfn.view import State, View
 
 
 @pytest.fixture

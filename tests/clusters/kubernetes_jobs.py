@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from tests.servers.kubernetes import IMAGE
 from toilfn.clusters.base import Batch, JobState, Session, Update
-from toilfn.clusters.kubernetes import KubernetesCluster
+from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.resources import Resources
 
 RESOURCES = Resources(cores=1, memory=400 * 2**20, disk=2**20)

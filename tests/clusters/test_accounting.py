@@ -8,16 +8,16 @@ import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, Session
-from toilfn.clusters.commands import AwayError, Commands
-from toilfn.clusters.condorqueue import CommandQueue, chosen_queue
-from toilfn.clusters.htcondor import HTCondorCluster
-from toilfn.clusters.lsf import LSFCluster
-from toilfn.clusters.lsfsite import read_parameters
-from toilfn.clusters.pbs import PBSCluster
-from toilfn.clusters.torque import TorqueCluster
-from toilfn.clusters.words.htcondor import event_log
-from toilfn.clusters.words.lsf import history
-from toilfn.clusters.words.pbs import PBS_EXITS, TORQUE_EXITS, traced
+from toilfn.clusters.common.commands import AwayError, Commands
+from toilfn.clusters.htcondor.answers import event_log
+from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.htcondor.queue import CommandQueue, chosen_queue
+from toilfn.clusters.lsf.answers import history
+from toilfn.clusters.lsf.cluster import LSFCluster
+from toilfn.clusters.lsf.site import read_parameters
+from toilfn.clusters.pbs.answers import PBS_EXITS, TORQUE_EXITS, traced
+from toilfn.clusters.pbs.cluster import PBSCluster
+from toilfn.clusters.pbs.torque import TorqueCluster
 from toilfn.events import Cause
 from toilfn.resources import Resources
 

@@ -14,8 +14,8 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.awsbatch import QUEUE
 from tests.servers.containers import IMAGE
 from tests.servers.fixtures import awsbatch_server, containers
-from toilfn.clusters import awsjobs
-from toilfn.clusters.awsbatch import AWSBatchCluster
+from toilfn.clusters.awsbatch import jobs as awsjobs
+from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
@@ -214,7 +214,7 @@ def test_an_image_that_is_not_there_is_named(opened):
     ],
 )
 def test_wrong_settings_give_one_clear_error(opened, monkeypatch, changes, words):
-    monkeypatch.setattr("toilfn.clusters.awsbatch.START_PATIENCE", 2.0)
+    monkeypatch.setattr("toilfn.clusters.awsbatch.cluster.START_PATIENCE", 2.0)
     with pytest.raises((ClusterError, InputError), match=words):
         opened(**changes)
 

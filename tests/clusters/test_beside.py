@@ -12,9 +12,9 @@ import pytest
 
 import toilfn as toil
 from tests.servers.fake.systems import system
-from toilfn.clusters.processes import ProcessCluster
+from toilfn.clusters.local.processes import ProcessCluster
+from toilfn.clusters.pbs.torque import TorqueCluster
 from toilfn.clusters.testing import ClusterContract
-from toilfn.clusters.torque import TorqueCluster
 from toilfn.events import Cause
 from toilfn.resources import Resources
 

@@ -9,9 +9,9 @@ import pytest
 
 import toilfn as toil
 from tests.servers.fake.systems import system
-from toilfn.clusters.torque import TorqueCluster
-from toilfn.lead.policy import policy
-from toilfn.settings import Settings
+from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.config.settings import Settings
+from toilfn.leader.policy import policy
 
 SMALL = {"memory": "400Mi", "disk": "1Mi"}
 COUNT = 40

@@ -12,10 +12,10 @@ import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, Session, SubmissionError
-from toilfn.clusters.commands import pauses, portions
-from toilfn.clusters.exits import exit_cause
-from toilfn.clusters.htcondor import HTCondorCluster
-from toilfn.clusters.lsf import LSFCluster
+from toilfn.clusters.common.commands import pauses, portions
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.lsf.cluster import LSFCluster
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Resources
@@ -295,7 +295,7 @@ def test_portions_lose_nothing():
 
 
 def test_commands_are_logged_for_debugging(lsf, opened, caplog):
-    caplog.set_level(logging.DEBUG, "toilfn.clusters.commands")
+    caplog.set_level(logging.DEBUG, "toilfn.clusters.common.commands")
     cluster = opened(LSFCluster)
     cluster.submit(batches("a"))
     assert "running bsub" in caplog.text

@@ -8,14 +8,14 @@ import pytest
 
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
-from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.htcondor import HTCondorCluster
-from toilfn.clusters.lsf import LSFCluster
+from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.lsf.cluster import LSFCluster
 from toilfn.clusters.parasol import ParasolCluster
-from toilfn.clusters.pbs import PBSCluster
-from toilfn.clusters.slurm import SlurmCluster
+from toilfn.clusters.pbs.cluster import PBSCluster
+from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.clusters.testing import ClusterContract
-from toilfn.clusters.torque import TorqueCluster
 
 __all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]
 

@@ -12,10 +12,10 @@ import pytest
 
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
-from toilfn.clusters.aws import Amazon
-from toilfn.clusters.awsbatch import AWSBatchCluster
+from toilfn.clusters.awsbatch.aws import Amazon
+from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.commands import CredentialsError
+from toilfn.clusters.common.commands import CredentialsError
 from toilfn.clusters.tes import TESCluster
 from toilfn.errors import ClusterError, InputError
 from toilfn.resources import Resources

@@ -16,10 +16,10 @@ import pytest
 from tests.clusters.leaders import counts, result, start
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, noisy, refuse, slow
-from toilfn.clusters import polled
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.slurm import SlurmCluster
+from toilfn.clusters.common import polled
+from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Resources

@@ -8,8 +8,8 @@ import pytest
 
 from tests.servers.fixtures import gridengine, gridengine_server
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.words.gridengine import accounted, queue_state
+from toilfn.clusters.gridengine.answers import accounted, queue_state
+from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources

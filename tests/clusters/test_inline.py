@@ -12,7 +12,7 @@ import pytest
 import toilfn as toil
 from tests.core.batches import gather, make
 from toilfn.clusters.base import Session
-from toilfn.clusters.inline import InlineCluster
+from toilfn.clusters.local.inline import InlineCluster
 from toilfn.stores import Store, open_store
 
 

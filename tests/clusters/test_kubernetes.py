@@ -14,7 +14,7 @@ from tests.clusters.kubernetes_jobs import ends, opened, run, submit, wait_runni
 from tests.servers.fixtures import kubernetes, kubernetes_server
 from tests.servers.kubernetes import IMAGE
 from toilfn.clusters.base import JobState
-from toilfn.clusters.kubernetes import KubernetesCluster
+from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause

@@ -12,9 +12,9 @@ from tests.clusters.kubernetes_jobs import ends, opened, submit, wait_running
 from tests.clusters.test_workflows import adopts, sorts, start
 from tests.servers.fake.kubernetes import FakeKubernetes
 from tests.servers.kubernetes import IMAGE
-from toilfn.clusters import kubernetes as module
-from toilfn.clusters.kube import connection
-from toilfn.clusters.kubernetes import KubernetesCluster
+from toilfn.clusters.kubernetes import cluster as module
+from toilfn.clusters.kubernetes import connection
+from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.events import Cause
 

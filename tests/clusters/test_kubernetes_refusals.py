@@ -10,8 +10,8 @@ import pytest
 from tests.clusters.kubernetes_jobs import ends, opened, submit, wait_running
 from tests.servers.fake.kubernetes import FakeKubernetes, RefusedError
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.kube import connection, verdict
-from toilfn.clusters.kubernetes import KubernetesCluster
+from toilfn.clusters.kubernetes import connection, verdict
+from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources
@@ -387,7 +387,7 @@ def test_an_accelerator_is_asked_for_by_its_device_plugins_name(accelerator, set
 
 
 def _submission(batch):
-    from toilfn.clusters.jobscript import Submission
+    from toilfn.clusters.common.jobscript import Submission
 
     return Submission("toilfn-w-1", (batch,), batch.resources, "")
 

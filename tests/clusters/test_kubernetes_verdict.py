@@ -7,7 +7,7 @@ import re
 import pytest
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.kube import verdict
+from toilfn.clusters.kubernetes import verdict
 from toilfn.events import Cause
 
 LOW_MEMORY = "The node was low on resource: memory. Container worker was using 2Gi, which exceeds its request of 0."

@@ -23,8 +23,8 @@ import pytest
 import toilfn as toil
 from tests.core.batches import Answered, gather, make
 from toilfn.clusters.base import JobState, Session
-from toilfn.clusters.local import LocalCluster
-from toilfn.clusters.process import Sweeper
+from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters.local.process import Sweeper
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator
@@ -429,7 +429,7 @@ LEADER = """
     import sys
     from tests.clusters.test_local import hold_the_lock, sleep, start
     from toilfn.clusters.base import Session
-    from toilfn.clusters.local import LocalCluster
+    from toilfn.clusters.local.cluster import LocalCluster
     from toilfn.stores import open_store
 
     store = open_store(sys.argv[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from toilfn.clusters import machine
+from toilfn.clusters.local import machine
 
 
 @pytest.fixture

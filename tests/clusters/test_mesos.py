@@ -19,8 +19,8 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.mesos import Agent, FakeMesos
 from tests.servers.fake.mesosmessages import CallError
 from tests.servers.machine import wait_for
-from toilfn.clusters.again import make_again, name_of
 from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.common.resume import make_again, name_of
 from toilfn.clusters.mesos.cluster import MesosCluster
 from toilfn.clusters.mesos.offers import amounts, cut
 from toilfn.clusters.mesos.status import found
@@ -216,7 +216,7 @@ def test_one_executor_a_node_runs_all_its_tasks_and_cleans_up(mesos, opened, tmp
 def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    code = "import os; from toilfn.work.scratch import Scratch; Scratch().new_dir(); os.kill(os.getpid(), 9)"
+    code = "import os; from toilfn.worker.scratch import Scratch; Scratch().new_dir(); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOILFN_WORK_DIR": str(work)}, check=False)
     assert left(work)
     cluster = make(worker_command=("true",))

@@ -16,8 +16,8 @@ from contextlib import closing
 from pathlib import Path
 
 import toilfn as toil
-from toilfn.clusters.local import LocalCluster
-from toilfn.clusters.nursery import Nursery
+from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters.local.forkserver import Nursery
 
 os.loaded = "before the fork"  # on a module that no worker imports anew
 

@@ -10,9 +10,9 @@ import pytest
 from toilfn import clusters
 from toilfn.clusters import REGISTRY, cluster_class, cluster_names, make_cluster
 from toilfn.clusters.base import Cluster
-from toilfn.clusters.inline import InlineCluster
-from toilfn.clusters.local import LocalCluster
-from toilfn.clusters.slurm import SlurmCluster
+from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters.local.inline import InlineCluster
+from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
 
 
@@ -64,7 +64,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_or_all() -> None:
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        ("toilfn.clusters.inline:InlineCluster", None),
+        ("toilfn.clusters.local.inline:InlineCluster", None),
         ("no_such_package:Cluster", "cannot be used: No module named 'no_such_package'"),
         ("os:sep", "not a subclass of Cluster"),
     ],

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toilfn.clusters.base import Batch, Session
-from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.htcondor import HTCondorCluster
-from toilfn.clusters.jobscript import Submission, batch_names, render
-from toilfn.clusters.lsf import LSFCluster
+from toilfn.clusters.common.jobscript import Submission, batch_names, render
+from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.lsf.cluster import LSFCluster
 from toilfn.clusters.parasol import ParasolCluster
-from toilfn.clusters.pbs import PBSCluster
-from toilfn.clusters.slurm import SlurmCluster
-from toilfn.clusters.torque import TorqueCluster
+from toilfn.clusters.pbs.cluster import PBSCluster
+from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import InputError
 from toilfn.resources import Accelerator, Resources
 

@@ -10,8 +10,8 @@ import pytest
 from tests.servers.fixtures import alone, slurm, slurm_server
 from tests.servers.standins import StandIns
 from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.slurm import SlurmCluster
-from toilfn.clusters.words.slurm import STATES, accounting_answer, queue_answer
+from toilfn.clusters.slurm.answers import STATES, accounting_answer, queue_answer
+from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Accelerator, Resources

@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toilfn.clusters.base import JobId, JobState
-from toilfn.clusters.commands import AwayError, Commands
-from toilfn.clusters.slurm import SlurmCluster
-from toilfn.clusters.words.slurm import REASONS, STATES, accounting_answer, names_answer, queue_answer
+from toilfn.clusters.common.commands import AwayError, Commands
+from toilfn.clusters.slurm.answers import REASONS, STATES, accounting_answer, names_answer, queue_answer
+from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
 from toilfn.events import Cause
 

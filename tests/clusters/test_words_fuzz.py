@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from tests.clusters import test_accounting, test_htcondor_words, test_lsf_words, test_pbs_words
 from toilfn.clusters.base import JobState
-from toilfn.clusters.lsfsite import read_parameters
-from toilfn.clusters.polled import Found
-from toilfn.clusters.words import htcondor, lsf, parasol, pbs
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.htcondor import answers as htcondor
+from toilfn.clusters.lsf import answers as lsf
+from toilfn.clusters.lsf.site import read_parameters
+from toilfn.clusters.pbs import answers as pbs
+from toilfn.clusters.words import parasol
 
 
 def bjobs(text: str) -> list[Any]:

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from toilfn import records
 from toilfn.clusters.base import Batch, Cluster, JobState, Update
-from toilfn.graph import record
-from toilfn.lead import messages
-from toilfn.records import encode
+from toilfn.graph.record import record
+from toilfn.graph.serialize import loads, resolve
+from toilfn.leader import messages
+from toilfn.model import records
+from toilfn.model.records import encode
 from toilfn.resources import Resources
-from toilfn.serialize import loads, resolve
 from toilfn.stores import Store
 
 

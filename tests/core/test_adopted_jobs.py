@@ -6,10 +6,10 @@ import pytest
 
 from toilfn.clusters.base import JobId
 from toilfn.events import Budget, Capacity, NewTask, Submitted
-from toilfn.lead.adoption import adopt
-from toilfn.lead.jobs import Jobs
-from toilfn.lead.mailbox import Answers
-from toilfn.records import Started, decode
+from toilfn.leader.adoption import adopt
+from toilfn.leader.jobs import Jobs
+from toilfn.leader.mailbox import Answers
+from toilfn.model.records import Started, decode
 from toilfn.resources import Resources
 from toilfn.scheduler import Scheduler
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
-from toilfn.filing import cache, room
-from toilfn.records import BlobRef
+from toilfn.files import cache, room
+from toilfn.model.records import BlobRef
 from toilfn.stores import new_blob_name, open_store
 
 KIB = 1024
@@ -246,8 +246,9 @@ def test_the_setting_reaches_the_workers(far_store):
 EVICTING = """
 import os, random, shutil, sys
 from pathlib import Path
-from toilfn.filing import cache, room
-from toilfn.records import BlobRef
+from toilfn.files import cache
+from toilfn.files import room
+from toilfn.model.records import BlobRef
 from toilfn.stores import open_store
 
 cache._is_linkable = lambda *_: False  # as if the store were far away

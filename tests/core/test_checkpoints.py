@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import toilfn as toil
-from toilfn import records
 from toilfn.errors import FailedTasksError
-from toilfn.records import decode
+from toilfn.model import records
+from toilfn.model.records import decode
 from toilfn.stores import open_store
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
-from toilfn.lead import session
+from toilfn.leader import run as session
 
 
 @toil.task

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
-from toilfn import confined, deploy
+from toilfn import confined
 from toilfn.cli import main
-from toilfn.directory import Directory
 from toilfn.errors import CorruptObjectError, InputError
-from toilfn.files import File
-from toilfn.records import Deleted, encode
+from toilfn.files.directory import Directory
+from toilfn.files.file import File
+from toilfn.graph import code as deploy
+from toilfn.model.records import Deleted, encode
 from toilfn.stores import open_store
 
 ESCAPES = ["../victim", "/victim", "..", ".", "", "a/../../victim", "a/..", "nul\0l", None, 3, b"x"]

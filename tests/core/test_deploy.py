@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from toilfn import deploy
+from toilfn.graph import code as deploy
 
 FILES = {
     "script.py": """
@@ -23,7 +23,8 @@ import cloudpickle
 import beside
 import tool.inner.deep
 from space import member
-from toilfn import deploy, task
+from toilfn import task
+from toilfn.graph import code as deploy
 
 @task(version="1")
 def f(x):
@@ -62,7 +63,7 @@ EXPECTED = [
 LOAD = """
 import pickle, sys
 from pathlib import Path
-from toilfn import deploy
+from toilfn.graph import code as deploy
 folder = deploy.install(Path("code.zip").read_bytes(), sys.argv[1])
 assert sys.path[0] == str(folder), sys.path
 print(pickle.loads(Path("f.pickle").read_bytes())(4))

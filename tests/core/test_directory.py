@@ -14,9 +14,9 @@ import pytest
 
 import toilfn as toil
 from toilfn.cli.handles import find_handles
-from toilfn.files import passed_on
-from toilfn.filing.session import Session
-from toilfn.identity import arguments_digest
+from toilfn.files.file import passed_on
+from toilfn.files.task_files import Session
+from toilfn.graph.identity import arguments_digest
 from toilfn.stores import open_store
 
 

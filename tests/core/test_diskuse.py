@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import toilfn as toil
-from toilfn.records import Outcome, Stats, decode
+from toilfn.model.records import Outcome, Stats, decode
 from toilfn.stores import open_store
 
 MEGABYTE = 2**20

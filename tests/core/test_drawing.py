@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.story import epoch, function, half_done, id_of, outcome, run, task, tell
-from toilfn.cli.drawing import draw
 from toilfn.errors import InputError
-from toilfn.records import Record
-from toilfn.view import TaskInfo, View
+from toilfn.inspect.drawing import draw
+from toilfn.inspect.view import TaskInfo, View
+from toilfn.model.records import Record
 
 
 def tasks_of(path: Path, *records: Record) -> list[TaskInfo]:

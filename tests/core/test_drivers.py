@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from toilfn.errors import InputError
-from toilfn.filing import transfer
+from toilfn.files import transfer
 
 
 class DeniedError(Exception):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from toilfn.identity import Identity, function_identity
+from toilfn.graph.identity import Identity, function_identity
 
 Identify = Callable[..., Identity]
 
@@ -327,7 +327,7 @@ def test_identities_are_the_same_in_every_process(tmp_path: Path) -> None:
         "a mixed set": ("T = {1, 'a', ('b', 2), None, frozenset({'x', 'y'})}", "T"),
     }
     cases = {**{name: case[:2] for name, case in CASES.items()}, **sets}
-    program = "import sys\nsys.path.insert(0, '.')\nfrom toilfn.identity import function_identity\n"
+    program = "import sys\nsys.path.insert(0, '.')\nfrom toilfn.graph.identity import function_identity\n"
     files = dict(OTHERS)
     for number, (source, expression) in enumerate(cases.values()):
         files[f"flow{number}.py"] = f"{source}\n\ndef f():\n    return {expression}\n"

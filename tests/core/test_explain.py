@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from toilfn import records
 from toilfn.errors import InputError
-from toilfn.explain import Explanation, History, explain
-from toilfn.identity import arguments_identity, function_identity, task_id
+from toilfn.graph.identity import arguments_identity, function_identity, task_id
+from toilfn.inspect.explain import Explanation, History, explain
+from toilfn.model import records
 
 BLOB = records.BlobRef("blobs/00/x", 0, b"")
 

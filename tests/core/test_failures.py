@@ -10,8 +10,8 @@ import pytest
 
 import toilfn as toil
 from toilfn.errors import FailedTasksError
-from toilfn.lead.failures import failed_tasks
-from toilfn.records import Failure, Stats
+from toilfn.leader.failures import failed_tasks
+from toilfn.model.records import Failure, Stats
 
 STATS = Stats(start=0.0, wall=1.0, cpu=1.0, memory=0, host="node1", worker=7)
 

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toilfn as toil
-from toilfn.files import files_in, holds_files, passed_on
-from toilfn.filing.session import Session
+from toilfn.files.file import files_in, holds_files, passed_on
+from toilfn.files.task_files import Session
 from toilfn.stores import open_store
 
 

@@ -12,7 +12,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import toilfn as toil
-from toilfn.filing.session import Session
+from toilfn.files.task_files import Session
 from toilfn.stores import open_store
 
 here, size = Path(sys.argv[1]), int(sys.argv[2])

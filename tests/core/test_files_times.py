@@ -13,8 +13,8 @@ import pytest
 
 import toilfn as toil
 from toilfn.cli import main
-from toilfn.directory import Directory
-from toilfn.files import File
+from toilfn.files.directory import Directory
+from toilfn.files.file import File
 
 OLD, NEWER = 1_577_836_800_123_456_789, 1_577_923_200_987_654_321
 

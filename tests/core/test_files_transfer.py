@@ -19,8 +19,8 @@ import pytest
 
 import toilfn as toil
 from tests.servers.fixtures import gcs_server
-from toilfn.filing import transfer
-from toilfn.filing.session import Session
+from toilfn.files import transfer
+from toilfn.files.task_files import Session
 from toilfn.stores import open_store
 
 __all__ = ["gcs_server"]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toilfn import task
-from toilfn.identity import arguments_identity, lineage, task_id, value_identity
-from toilfn.promise import Promise
+from toilfn.graph.identity import arguments_identity, lineage, task_id, value_identity
+from toilfn.graph.promise import Promise
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 arguments = st.lists(atoms | st.lists(atoms)).map(tuple)

@@ -20,7 +20,7 @@ import pytest
 
 from toilfn import task
 from toilfn.errors import SerializationError
-from toilfn.identity import Identity, function_identity, value_identity
+from toilfn.graph.identity import Identity, function_identity, value_identity
 
 FLOW = """
 import random
@@ -242,7 +242,7 @@ if sys.argv[2] == "script":
     space = runpy.run_path(sys.argv[1] + "/script.py", run_name="__main__")
     sys.exit()
 import flow
-from toilfn.identity import function_identity
+from toilfn.graph.identity import function_identity
 print(function_identity(flow.f).digest.hex())
 """
 
@@ -262,7 +262,7 @@ SCRIPT = """
 import sys
 from dataclasses import dataclass
 from toilfn import task
-from toilfn.identity import function_identity
+from toilfn.graph.identity import function_identity
 import helpers
 
 STEP = 2

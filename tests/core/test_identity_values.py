@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toilfn.errors import SerializationError
-from toilfn.identity import arguments_identity, value_identity
+from toilfn.graph.identity import arguments_identity, value_identity
 
 
 class Point(NamedTuple):

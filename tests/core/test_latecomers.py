@@ -11,8 +11,8 @@ import pytest
 from toilfn.clusters.base import JobId, JobState, Update
 from toilfn.errors import ToilfnError
 from toilfn.events import Cause
-from toilfn.lead.latecomers import Latecomers, Strays
-from toilfn.work.passed import check_versions, versions
+from toilfn.leader.latecomers import Latecomers, Strays
+from toilfn.worker.passed import check_versions, versions
 
 DONE = msgpack.packb(("done",))
 OTHER = msgpack.packb(("records", [], []))
@@ -23,7 +23,7 @@ FAILED = Update(JobId("j"), JobState.ENDED, Cause.ERROR, "exit status 1")
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("toilfn.lead.latecomers.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("toilfn.leader.latecomers.time.monotonic", lambda: now[0])
     return now
 
 

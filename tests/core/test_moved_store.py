@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
-from toilfn.files import File, held_by
+from toilfn.files.file import File, held_by
 from toilfn.stores import open_store
 
 

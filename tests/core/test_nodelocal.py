@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from toilfn.errors import ClusterError
-from toilfn.lead import nodelocal
-from toilfn.lead.nodelocal import check_shared
+from toilfn.leader import nodelocal
+from toilfn.leader.nodelocal import check_shared
 
 
 class Somewhere:

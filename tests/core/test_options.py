@@ -9,11 +9,11 @@ import msgpack
 import pytest
 
 import toilfn
-from toilfn import options
+from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ResourceError
 from toilfn.events import Budget
+from toilfn.graph import options
 from toilfn.resources import Accelerator, Resources
-from toilfn.settings import Settings
 
 K80 = Accelerator(2, model="nvidia-tesla-k80", brand="nvidia")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from toilfn.work.passed import pack_environment
+from toilfn.worker.passed import pack_environment
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import toilfn as toil
 from toilfn.errors import InputError
-from toilfn.identity import arguments_identity, contents
+from toilfn.graph.identity import arguments_identity, contents
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import pytest
 
 import toilfn as toil
 from tests.cli.story import end, epoch, run, tell
-from toilfn.clusters.again import make_from, recipe_of
-from toilfn.clusters.inline import InlineCluster
-from toilfn.journal import Journal
-from toilfn.lead.index import Index
-from toilfn.records import decode
-from toilfn.view import View
+from toilfn.clusters.common.resume import make_from, recipe_of
+from toilfn.clusters.local.inline import InlineCluster
+from toilfn.inspect.view import View
+from toilfn.model.index import Index
+from toilfn.model.journal import Journal
+from toilfn.model.records import decode
 
 
 @toil.task

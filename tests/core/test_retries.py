@@ -12,12 +12,12 @@ import pytest
 
 import toilfn as toil
 from tests.core.scheduler_model import name, new
-from toilfn import options
+from toilfn.config.settings import Settings
 from toilfn.errors import FailedTasksError, InputError
 from toilfn.events import Budget, Capacity, Cause, Failed, GaveUp, Lost, Retry, Submitted
+from toilfn.graph import options
 from toilfn.resources import Resources
 from toilfn.scheduler import Scheduler
-from toilfn.settings import Settings
 
 MIB = 2**20
 

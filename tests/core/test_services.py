@@ -18,7 +18,7 @@ import pytest
 
 import toilfn as toil
 from toilfn.cli import main
-from toilfn.records import Failure, decode
+from toilfn.model.records import Failure, decode
 from toilfn.stores import open_store
 
 

@@ -13,9 +13,9 @@ import dask.config
 import msgpack
 import pytest
 
-from toilfn import configured
+from toilfn.config import sources as configured
+from toilfn.config.settings import SETTINGS_VARIABLE, Settings, add_options, from_options
 from toilfn.errors import InputError
-from toilfn.settings import SETTINGS_VARIABLE, Settings, add_options, from_options
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +144,7 @@ def test_as_dict_is_plain_and_holds_no_password() -> None:
 
 SCRIPT = """
 import sys
-from toilfn.settings import Settings
+from toilfn.config.settings import Settings
 print(Settings.resolve().max_jobs, "dask" in sys.modules)
 """
 

@@ -340,11 +340,11 @@ def test_a_worker_that_crashes_leaves_without_waiting_for_what_tasks_have_starte
         textwrap.dedent("""
         import atexit, threading, time
         import toilfn as toil
-        import toilfn.worker
+        import toilfn.worker.main
 
         @toil.task(retries={"lost": 0, "error": 0})
         def leaves():
-            import toilfn.work.execute as execute
+            import toilfn.worker.execute as execute
             atexit.register(time.sleep, 600)
             threading.Thread(target=time.sleep, args=(600,)).start()
             def broken(*_):
@@ -410,7 +410,7 @@ def test_modules_of_a_folder_whose_name_is_not_unicode_are_found(tmp_path: Path)
 def test_files_of_the_current_directory_are_not_taken_for_modules(tmp_path: Path, cluster: str) -> None:
     (tmp_path / "flow.py").write_text(
         "import toilfn as toil\nfrom toilfn import LocalCluster\n"
-        "from toilfn.clusters.processes import ProcessCluster\n\n"
+        "from toilfn.clusters.local.processes import ProcessCluster\n\n"
         "@toil.task(retries={'error': 0, 'lost': 0})\ndef f():\n    import helper\n    return helper.VALUE\n\n"
         f"if __name__ == '__main__':\n    print(toil.compute(f(), cluster={cluster}, store='store', progress=False))\n"
     )

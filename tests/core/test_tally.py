@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toilfn.events import Cause
-from toilfn.lead.tally import Tally
+from toilfn.leader.tally import Tally
 from toilfn.resources import Resources
 
 

@@ -21,8 +21,8 @@ from tests.cli.story import (
     tell,
 )
 from toilfn.errors import InputError
-from toilfn.records import Forget, Record
-from toilfn.view import State, View
+from toilfn.inspect.view import State, View
+from toilfn.model.records import Forget, Record
 
 
 def view_of(path: Path, *records: Record) -> View:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
-from toilfn.lead.jobs import Out
-from toilfn.lead.waiting import Waiting
+from toilfn.leader.jobs import Out
+from toilfn.leader.waiting import Waiting
 
 OURS = "PENDING QOSMaxJobsPerUserLimit"
 

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 import toilfn as toil
 from tests.core.batches import Answered, make
-from toilfn import records
-from toilfn.clusters.slot import Slot
+from toilfn.clusters.local.slot import Slot
+from toilfn.model import records
 from toilfn.stores import Store, open_store
-from toilfn.work.batch import Batch
-from toilfn.work.capture import NoCapture
-from toilfn.work.execute import Executor
-from toilfn.work.inprocess import InProcess
-from toilfn.work.surroundings import Surroundings
-from toilfn.worker import unpack
+from toilfn.worker.batch import Batch
+from toilfn.worker.capture import NoCapture
+from toilfn.worker.execute import Executor
+from toilfn.worker.inprocess import InProcess
+from toilfn.worker.main import unpack
+from toilfn.worker.surroundings import Surroundings
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_all_is_sorted_and_is_what_can_be_had():
 
 
 def test_type_checkers_see_the_same_names():
-    assert imported_from_toilfn(FOR_TYPE_CHECKERS.body) | {"Promise": "toilfn.promise"} == toilfn._HOME
+    assert imported_from_toilfn(FOR_TYPE_CHECKERS.body) | {"Promise": "toilfn.graph.promise"} == toilfn._HOME
 
 
 def test_a_submodule_never_takes_the_place_of_a_name():

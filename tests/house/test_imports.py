@@ -77,6 +77,8 @@ def test_scheduler_has_no_clock_no_threads_and_no_files():
 
 
 def test_imports_are_found_in_every_form():
-    tree = ast.parse("import a.b\nfrom . import errors\nfrom .units import x\ndef f():\n    from toilfn import records")
+    tree = ast.parse(
+        "import a.b\nfrom . import errors\nfrom .units import x\ndef f():\n    from toilfn.model import records"
+    )
     module = Module("toilfn.somewhere", modules()["toilfn"].path, False, tree)
-    assert set(imported(module)) == {"a.b", "toilfn.errors", "toilfn.units", "toilfn.records"}
+    assert set(imported(module)) == {"a.b", "toilfn.errors", "toilfn.units", "toilfn.model.records"}

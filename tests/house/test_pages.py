@@ -11,8 +11,8 @@ import pytest
 import toilfn
 from tests.house.rooms import ROOT
 from toilfn.cli import main
-from toilfn.options import normalise
-from toilfn.settings import Settings
+from toilfn.config.settings import Settings
+from toilfn.graph.options import normalise
 
 PAGES = ["README.md", "docs/getting-started.md", "docs/from-toil.md"]
 

@@ -8,9 +8,9 @@ import struct
 import msgpack
 import pytest
 
-from toilfn import records
 from toilfn.cli import main
 from toilfn.errors import CorruptObjectError
+from toilfn.model import records
 from toilfn.stores import open_store
 from toilfn.stores.blobs import digest_of
 from toilfn.stores.segments import MAGIC

@@ -12,8 +12,8 @@ import msgpack
 import pytest
 
 import toilfn.stores
-from toilfn import records
 from toilfn.errors import StoreError
+from toilfn.model import records
 from toilfn.stores import BlobRef, open_store
 
 

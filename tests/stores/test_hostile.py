@@ -15,8 +15,8 @@ import toilfn as toil
 from tests.servers import gcs, radosgw
 from tests.servers.fixtures import gcs_server, radosgw_server
 from tests.stores.hostile import Hostile
-from toilfn import records
 from toilfn.errors import FencedError, StoreError
+from toilfn.model import records
 from toilfn.stores import Store, new_blob_name, open_store
 from toilfn.stores.lease import Lease
 from toilfn.stores.testing import at_once

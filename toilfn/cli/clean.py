@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 from toilfn.cli.common import add_store_options, named_options, open_named
 from toilfn.errors import InputError, StoreNotFoundError
-from toilfn.filing.cache import forget
-from toilfn.lead.ghosts import end_jobs
-from toilfn.lead.index import Index
-from toilfn.lead.rollback import gone
-from toilfn.records import BlobRef, Deleted, Epoch, Outcome, decode, encode
+from toilfn.files.cache import forget
+from toilfn.leader.abandoned import end_jobs
+from toilfn.leader.rollback import gone
+from toilfn.model.index import Index
+from toilfn.model.records import BlobRef, Deleted, Epoch, Outcome, decode, encode
 from toilfn.stores import Store, open_remains
 from toilfn.stores.lease import Lease
 

@@ -10,11 +10,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
-from toilfn.settings import Settings, add_options, from_options
+from toilfn.config.settings import Settings, add_options, from_options
+from toilfn.inspect.view import View
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import living
 from toilfn.text import visible
-from toilfn.view import View
 
 __all__ = [
     "add_json", "add_store", "add_store_options", "add_task", "named_options", "open_named", "open_view", "output_file",

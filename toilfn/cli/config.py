@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
-from toilfn.settings import TITLES, Settings
+from toilfn.config.settings import TITLES, Settings
 
 __all__ = ["command", "configure"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.cli.common import add_store, add_store_options, add_task, open_named
-from toilfn.rehearsal import Rehearsal, fetch_files
+from toilfn.debug.rehearsal import Rehearsal, fetch_files
+from toilfn.inspect.view import View
 from toilfn.stdio import standard_error
-from toilfn.view import View
-from toilfn.work.capture import start_logging
-from toilfn.work.tracebacks import one_line, user_traceback
+from toilfn.worker.capture import start_logging
+from toilfn.worker.tracebacks import one_line, user_traceback
 
 __all__ = ["command", "configure"]
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from toilfn.cli.common import add_store, add_store_options, open_named
-from toilfn.journal import Journal
-from toilfn.records import Record, decode
+from toilfn.model.journal import Journal
+from toilfn.model.records import Record, decode
 from toilfn.stores import Store
 from toilfn.stores.lease import living
 

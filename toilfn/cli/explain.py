@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from toilfn.cli.common import add_json, add_store, add_store_options, add_task, open_named, print_json
-from toilfn.explain import History, explain
-from toilfn.records import decode
-from toilfn.view import View
+from toilfn.inspect.explain import History, explain
+from toilfn.inspect.view import View
+from toilfn.model.records import decode
 
 __all__ = ["command", "configure"]
 

@@ -15,11 +15,11 @@ from toilfn.cli.common import add_json, add_store, add_store_options, open_named
 from toilfn.cli.handles import Handle, find_handles
 from toilfn.errors import InputError
 from toilfn.events import TaskId
-from toilfn.filing.cache import set_modified
-from toilfn.records import BlobRef, Outcome, decode
+from toilfn.files.cache import set_modified
+from toilfn.inspect.view import View
+from toilfn.model.records import BlobRef, Outcome, decode
 from toilfn.stores import Store
 from toilfn.units import format_size, parse_duration
-from toilfn.view import View
 
 __all__ = ["command", "configure"]
 

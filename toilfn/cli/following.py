@@ -11,7 +11,7 @@ import msgpack
 from toilfn.errors import StoreError
 from toilfn.events import TaskId
 from toilfn.stores import Store
-from toilfn.work.live import follow_flag, live_prefix
+from toilfn.worker.live import follow_flag, live_prefix
 
 __all__ = ["Following"]
 

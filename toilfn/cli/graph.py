@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from toilfn.cli.common import add_store, add_store_options, open_named, open_view, output_file
-from toilfn.cli.drawing import draw
+from toilfn.inspect.drawing import draw
 
 __all__ = ["command", "configure"]
 

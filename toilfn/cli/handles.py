@@ -27,7 +27,7 @@ class Handle(NamedTuple):
 
 def find_handles(payload: bytes) -> list[Handle]:
     """List the files that a pickled value refers to, each once."""
-    if b"toilfn.files" not in payload:
+    if b"toilfn.files.file" not in payload:
         return []
     reader = _Reader(io.BytesIO(payload))
     reader.load()
@@ -59,7 +59,7 @@ class _Reader(pickle.Unpickler):
         self.found: list[Handle] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) != ("toilfn.files", "File"):
+        if (module, name) != ("toilfn.files.file", "File"):
             return _Ignored
         found = self.found
 

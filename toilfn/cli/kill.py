@@ -7,7 +7,7 @@ import time
 
 from toilfn.cli.common import add_store, add_store_options, open_named
 from toilfn.errors import StoreLockedError
-from toilfn.lead.ghosts import end_jobs, forget_jobs
+from toilfn.leader.abandoned import end_jobs, forget_jobs
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease, Watch
 from toilfn.units import format_duration, parse_duration

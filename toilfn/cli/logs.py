@@ -9,11 +9,11 @@ from toilfn.cli.common import add_store, add_store_options, add_task, open_named
 from toilfn.cli.events import follow
 from toilfn.cli.following import Following
 from toilfn.errors import InputError
-from toilfn.records import BlobRef, Failure, Outcome
+from toilfn.inspect.view import State, TaskInfo
+from toilfn.model.records import BlobRef, Failure, Outcome
 from toilfn.stdio import report
 from toilfn.stores import Store
 from toilfn.units import format_duration
-from toilfn.view import State, TaskInfo
 
 __all__ = ["command", "configure"]
 

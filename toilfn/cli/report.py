@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from toilfn.cli.common import add_store, add_store_options, open_named, open_view, output_file
-from toilfn.report.page import page
+from toilfn.inspect.report.page import page
 from toilfn.stores.lease import living
 
 __all__ = ["command", "configure"]

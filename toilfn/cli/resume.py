@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.cli.common import add_json, add_store, output_file, print_json
-from toilfn.settings import add_options, from_options
+from toilfn.config.settings import add_options, from_options
 
 __all__ = ["command", "configure"]
 
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace) -> int:
     """Finish the newest run of a store, and print its result."""
-    from toilfn.run import resume
+    from toilfn.api import resume
 
     value = resume(options.store, **from_options(options))
     if options.output is not None:

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
+from toilfn.config.settings import SETTINGS_VARIABLE, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, KilledError, ToilfnError
-from toilfn.settings import SETTINGS_VARIABLE, add_options, from_options
 from toilfn.stdio import report
 
 __all__ = ["command", "configure"]

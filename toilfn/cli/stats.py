@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
 
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
-from toilfn.report.attempts import Attempt, attempts_of
+from toilfn.inspect.report.attempts import Attempt, attempts_of
+from toilfn.inspect.view import View
 from toilfn.units import format_duration, format_size
-from toilfn.view import View
 
 __all__ = ["command", "configure"]
 

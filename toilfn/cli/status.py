@@ -17,10 +17,10 @@ from toilfn.cli.common import (
     print_json,
     print_table,
 )
-from toilfn.cli.drawing import draw
+from toilfn.inspect.drawing import draw
+from toilfn.inspect.view import State, TaskInfo, View
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.units import format_duration
-from toilfn.view import State, TaskInfo, View
 
 __all__ = ["command", "configure"]
 

@@ -17,9 +17,9 @@ from toilfn.containers.container import Container
 from toilfn.containers.engine import Engine, Mount, Request
 from toilfn.containers.images import forget, provide
 from toilfn.containers.process import Running, Streams, running
-from toilfn.context import Context, current
 from toilfn.errors import ContainerError, InputError
-from toilfn.work.scratch import Deferred
+from toilfn.worker.context import Context, current
+from toilfn.worker.scratch import Deferred
 
 __all__ = ["docker"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from toilfn.containers.shelves import pulls_folder
-from toilfn.work.scratch import base_dir
+from toilfn.worker.scratch import base_dir
 
 __all__ = ["Engine", "Mount", "Request"]
 

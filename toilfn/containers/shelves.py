@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from toilfn.work.scratch import base_dir
+from toilfn.worker.scratch import base_dir
 
 __all__ = ["images_folder", "pulls_folder"]
 

@@ -1,0 +1,129 @@
+"""Asking Amazon's services through botocore, and telling a refusal from a service that is briefly away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.errors import ClusterError, InputError
+
+__all__ = ["Amazon"]
+
+_THROTTLED = ("TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded")
+
+_CREDENTIALS = (
+    "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredTokenException", "ExpiredToken",
+    "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken",
+)  # fmt: skip
+_FORBIDDEN = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
+
+
+class Amazon:
+    """Clients of one account and region, made when they are needed. Credentials are those that botocore finds.
+
+    Parameters
+    ----------
+    region, profile, endpoint_url : str, optional
+        Where, as whom, and for all services another address than Amazon's.
+    """
+
+    def __init__(self, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None) -> None:
+        self._region = region
+        self._profile = profile
+        self._endpoint_url = endpoint_url
+        self._clients: dict[str, Any] = {}
+
+    def ask(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Call an operation of a service, once.
+
+        Raises
+        ------
+        AwayError
+            If there is no answer, or one that says to try again later, perhaps with other credentials.
+        ClusterError
+            If the service will not do it; carries its own words.
+        InputError
+            If region, profile or endpoint cannot be used.
+        """
+        try:
+            from botocore.exceptions import (
+                BotoCoreError,
+                ClientError,
+                ConnectionError,
+                CredentialRetrievalError,
+                HTTPClientError,
+                NoCredentialsError,
+                NoRegionError,
+                SSOError,
+            )
+        except ImportError as error:
+            raise ClusterError(f"AWS Batch needs its extra: pip install 'toilfn[aws]' ({error})") from error
+
+        try:
+            answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
+            return answer
+        except ClientError as error:
+            refusal = _refusal(service, error.response)
+            if isinstance(refusal, CredentialsError):
+                self.close()  # clients keep their credentials; new ones find those that were renewed
+            raise refusal from None
+        except (ConnectionError, HTTPClientError) as error:
+            raise AwayError(f"AWS {service} does not answer: {error}") from None
+        except NoRegionError:
+            raise InputError(
+                f"AWS {service}: no region is set; give region=..., or set TOILFN_AWS_BATCH_REGION or "
+                "AWS_DEFAULT_REGION"
+            ) from None
+        except (NoCredentialsError, CredentialRetrievalError, SSOError) as error:
+            raise CredentialsError(f"AWS {service}: {error}. {_credentials_hint()}") from None
+        except (BotoCoreError, ValueError) as error:
+            raise InputError(f"AWS {service}: {error}") from None
+
+    def pages(self, service: str, operation: str, items: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """Call an operation that answers in pages, and give the items of all."""
+        token: dict[str, str] = {}
+        while True:
+            answer = self.ask(service, operation, **parameters, **token)
+            yield from answer[items]
+            if not answer.get("nextToken"):
+                return
+            token = {"nextToken": answer["nextToken"]}
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    def _client(self, service: str) -> Any:
+        if service not in self._clients:
+            from botocore.config import Config
+            from botocore.session import Session
+
+            # Whether to ask again is for the caller to say: what submits a job must not be sent twice.
+            config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
+            session = Session(profile=self._profile)
+            self._clients[service] = session.create_client(
+                service, region_name=self._region, endpoint_url=self._endpoint_url, config=config
+            )
+        return self._clients[service]
+
+
+def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
+    said, status = response["Error"], response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    text = f"AWS {service} answered {said.get('Code')}: {said.get('Message')}"
+    if status >= 500 or said.get("Code") in _THROTTLED:
+        return AwayError(text)
+    if said.get("Code") in _CREDENTIALS:
+        return CredentialsError(f"{text}\n{_credentials_hint()}")
+    if said.get("Code") in _FORBIDDEN:
+        return ClusterError(f"{text}\nGive the leader's user or role this right, or use another one (AWS_PROFILE).")
+    return ClusterError(text)
+
+
+def _credentials_hint() -> str:
+    return (
+        "The leader uses the credentials that botocore finds (AWS_PROFILE, AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, ~/.aws, or its machine's role): give it some that may use this service."
+    )

@@ -1,0 +1,186 @@
+"""What AWS Batch is told of jobs, and what it says of them: pure functions.
+
+They follow the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container
+Overrides length must be at most 8192", and the reasons that a job's status has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from toilfn.clusters.base import Batch, JobState
+from toilfn.clusters.common.containersettings import image_of, setting
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.polled import Found
+from toilfn.errors import InputError
+from toilfn.events import Cause
+from toilfn.resources import Resources
+
+__all__ = ["ARRAY_LIMIT", "STATES", "batch_names", "definition", "found", "log_stream", "overrides", "portions"]
+
+STATES = {
+    "SUBMITTED": JobState.QUEUED,
+    "PENDING": JobState.QUEUED,
+    "RUNNABLE": JobState.QUEUED,
+    "STARTING": JobState.QUEUED,
+    "RUNNING": JobState.RUNNING,
+    "SUCCEEDED": JobState.ENDED,
+    "FAILED": JobState.ENDED,
+}
+"""Batch's words (JobStatus) and ours."""
+
+REASONS: dict[str, Cause] = {
+    r"^Host EC2": Cause.PREEMPTED,
+    r"OutOfMemoryError|out of memory": Cause.MEMORY,
+    r"Job attempt duration exceeded timeout": Cause.WALLTIME,
+}
+"""What Batch says of a failed job, or of its container, and our cause. The first is how a spot instance goes."""
+
+_MISCONFIGURED = "MISCONFIGURATION:"
+"""How the reason begins of a job that waits for what its queue never gives."""
+
+ARRAY_LIMIT = 10_000
+"""The most elements of an array job."""
+
+_TABLE = 4000
+"""The most characters of batches' names in one submission: all overrides together are limited to 8192."""
+
+_SHORTEST = 60
+"""The shortest timeout of Batch, in seconds."""
+
+_MIB = 2**20
+_LEAST_MEMORY = 4
+"""MiB."""
+
+_NAMES = "TOILFN_BATCHES"
+"""The variable with the names of a submission's batches, a line each."""
+
+_SCRIPT = f"""\
+toilfn_batch=$(printf '%s\\n' "${_NAMES}" | sed -n "$((${{AWS_BATCH_JOB_ARRAY_INDEX:-0}} + 1))p")
+unset {_NAMES}
+exec "$@" "$toilfn_batch"
+"""
+
+
+def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write a job definition (ContainerProperties); its name tells its content, so that it can be used again."""
+    volumes = dict(enumerate(settings.get("volumes", {}).items()))
+    roles = {
+        "jobRoleArn": setting(settings, "job_role_arn", "TOILFN_AWS_BATCH_JOB_ROLE_ARN"),
+        "executionRoleArn": settings.get("execution_role_arn"),
+    }
+    properties = {
+        "image": image_of(settings, "AWSBatchCluster"),
+        "command": ["false"],  # each job brings its own, and the size that it needs
+        "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "128"}],
+        "volumes": [{"name": f"v{n}", "host": {"sourcePath": host}} for n, (host, _) in volumes.items()],
+        "mountPoints": [
+            {"sourceVolume": f"v{n}", "containerPath": place, "readOnly": False} for n, (_, place) in volumes.items()
+        ],
+        **{name: role for name, role in roles.items() if role},
+    }
+    digest = hashlib.sha256(json.dumps(properties, sort_keys=True).encode()).hexdigest()
+    return f"toilfn-{digest[:32]}", properties
+
+
+def overrides(
+    batches: Sequence[Batch], command: Sequence[str], prologue: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write what a submission has of its own (ContainerOverrides).
+
+    Parameters
+    ----------
+    batches : sequence of Batch
+        All of one shape; more than one are an array.
+    command : sequence of str
+        What to run; the batch's name comes after it.
+    prologue : sequence of str
+        Shell lines before that.
+    environment : mapping
+        Variables for the command.
+    """
+    variables = {**environment, _NAMES: "\n".join(batch.name for batch in batches)}
+    return {
+        "command": ["sh", "-c", "\n".join([*prologue, _SCRIPT]), "toilfn", *command],
+        "environment": [{"name": name, "value": value} for name, value in variables.items()],
+        "resourceRequirements": _requirements(batches[0].resources),
+    }
+
+
+def timeout(walltime: float | None) -> dict[str, Any]:
+    """Write a time limit (JobTimeout), as an argument of SubmitJob."""
+    return {} if walltime is None else {"timeout": {"attemptDurationSeconds": max(_SHORTEST, math.ceil(walltime))}}
+
+
+def portions(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
+    """Cut batches of one shape into submissions, by their number and by the length of their names.
+
+    Raises
+    ------
+    InputError
+        If a name has a line break.
+    """
+    portion: list[Batch] = []
+    length = 0
+    for batch in batches:
+        if "\n" in batch.name:
+            raise InputError(f"the batch {batch.name!r} has a line break in its name")
+        if portion and (len(portion) >= most or length + len(batch.name) >= _TABLE):
+            yield portion
+            portion, length = [], 0
+        portion.append(batch)
+        length += len(batch.name) + 1
+    if portion:
+        yield portion
+
+
+def batch_names(job: Mapping[str, Any]) -> list[str]:
+    """Read the names of a submission's batches back (JobDetail)."""
+    environment = job.get("container", {}).get("environment", ())
+    return next((item["value"].split("\n") for item in environment if item["name"] == _NAMES), [])
+
+
+def found(job: Mapping[str, Any]) -> Found:
+    """Read what Batch says of a job (JobDetail)."""
+    word, reason = job["status"], job.get("statusReason", "")
+    container = _container(job)
+    reasons = [text for text in (reason, container.get("reason", "")) if text]
+    if STATES.get(word) is JobState.QUEUED and reason.startswith(_MISCONFIGURED):
+        return Found(JobState.ENDED, Cause.ERROR, f"{word}: {reason}", is_stuck=True)
+    if word != "FAILED":
+        return Found(STATES.get(word, JobState.UNKNOWN), None, "; ".join([word, *reasons]))
+    status = container.get("exitCode")
+    known = [cause for pattern, cause in REASONS.items() for text in reasons if re.search(pattern, text)]
+    cause = (*known, exit_cause(status or 0), Cause.LOST)
+    shown = [word, f"exit status {status}" if status is not None else "", *reasons]
+    return Found(JobState.ENDED, next(c for c in cause if c is not None), "; ".join(text for text in shown if text))
+
+
+def log_stream(job: Mapping[str, Any]) -> str:
+    """Give the name of a job's log stream; empty if it did not come so far."""
+    stream: str = _container(job).get("logStreamName") or ""
+    return stream
+
+
+def _container(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Join what is said of a job's container with what is said of its last attempt's."""
+    attempts = job.get("attempts") or [{}]
+    return {**attempts[-1].get("container", {}), **job.get("container", {})}
+
+
+def _requirements(resources: Resources) -> list[dict[str, str]]:
+    wrong = [accelerator.kind for accelerator in resources.accelerators if accelerator.kind != "gpu"]
+    if wrong:
+        raise InputError(f"AWS Batch has no accelerators of the kind {wrong[0]!r}: it knows gpu only")
+    gpus = sum(accelerator.count for accelerator in resources.accelerators)
+    asked = {
+        "VCPU": max(1, math.ceil(resources.cores)),
+        "MEMORY": max(_LEAST_MEMORY, math.ceil(resources.memory / _MIB)),
+        **({"GPU": gpus} if gpus else {}),
+    }
+    return [{"type": name, "value": str(value)} for name, value in asked.items()]

@@ -1,0 +1,344 @@
+"""The base of clusters that have to be asked for news: when to ask, whom to end, and what an answer means.
+
+A system says what it knows of jobs (`PolledCluster.look`) and ends some (`PolledCluster.end`). Limits of time,
+outages, jobs that nobody knows any more and updates are here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import re
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from toilfn.clusters.base import Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Capacity, Cause
+from toilfn.units import format_duration, parse_duration
+
+__all__ = ["START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
+
+_KILL_AGAIN = 30.0
+"""Seconds after which a job that was killed and is still there is killed again: the system may have refused."""
+
+START_PATIENCE = 30.0
+"""How many seconds a service on a network may be without an answer at the start before its address counts as wrong."""
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """What the system says of one job."""
+
+    state: JobState
+    cause: Cause | None = None
+    detail: str = ""
+    is_stuck: bool = False
+    """Whether it stays in the queue although it will not run, until it is killed."""
+    is_held: bool = False
+    """Whether it is queued and will not start before somebody changes something."""
+    is_ending: bool = False
+    """Whether its processes are ending or have ended, and it is not over yet."""
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """A job that has not ended."""
+
+    state: JobState | None = None
+    """None until the system has said something about it."""
+    missing_since: float | None = None
+    is_killed: bool = False
+    walltime: float | None = None
+    """How many seconds it may run, for a system that does not see to that itself."""
+    deadline: float | None = None
+    is_late: bool = False
+    killed_at: float | None = None
+    """When the system was asked to end it, if it was."""
+    said: str = ""
+    """What was last said of it while it was queued."""
+    is_ending: bool = False
+
+
+L = TypeVar("L", bound=LiveJob)
+
+
+class PolledCluster(Cluster, Generic[L]):
+    """A system that queues jobs by itself and is asked for all of them at once, now and then.
+
+    Parameters
+    ----------
+    settings : mapping
+        Of which ``max_jobs``, ``poll_interval`` and ``patience`` are read here; `JobSettings` says what they are.
+    """
+
+    grace: ClassVar[float] = 60.0
+    """Seconds for which a job may be known to nothing in the system before it counts as lost."""
+    place: ClassVar[tuple[str, ...]] = ()
+    """The settings that say where its jobs are, none of them secret."""
+    unknown: ClassVar[str] = "the system does not know it"
+    """What is said of a job that is in no answer."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.max_jobs: int | None = settings.get("max_jobs")
+        self.poll_interval = parse_duration(settings.get("poll_interval", 2.0))
+        self.patience = parse_duration(settings.get("patience", 600.0))
+        self._session: Session | None = None
+        self.lock = threading.RLock()
+        """Held by whoever looks at the jobs or changes them: submissions may run in another thread."""
+        self._live: dict[JobId, L] = {}
+        self._to_kill: set[JobId] = set()
+        self._not_ended = ""
+        """Why jobs could not be ended the last time."""
+        self._woken = threading.Event()
+        self._next_look = 0.0
+        self._away_since: float | None = None
+
+    # What a system defines.
+
+    @abstractmethod
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+        """Ask for the states of jobs. What is not in the answer is not known.
+
+        Raises
+        ------
+        AwayError
+            If the system does not answer now.
+        """
+
+    @abstractmethod
+    def end(self, jobs: Sequence[JobId]) -> None:
+        """End jobs; one that is gone is no error. Raises as `look` does."""
+
+    def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
+        """Look once more for jobs of which the system says nothing, and end what may be left of them.
+
+        Called before such jobs count as lost, so that what they ran can be started again. Raises as `look` does.
+
+        Returns
+        -------
+        set of JobId
+            Those that are still alive, or may be.
+        """
+        self.end(jobs)
+        return set()
+
+    def ended(self, job: JobId, live: L, found: Found) -> Found:
+        """Say more about a job that has just ended, and forget what was kept for it."""
+        return found
+
+    # The cluster's interface.
+
+    def open(self, session: Session) -> None:
+        """Get ready; see `Cluster.open`."""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", session.workflow):
+            raise InputError(f"{session.workflow!r} cannot be part of a job's name: use letters, digits, '_', '.', '-'")
+        self._session = session
+        self._next_look, self._away_since = 0.0, None
+
+    def capacity(self) -> Capacity:
+        """Say that the system queues by itself; only `max_jobs` limits."""
+        return Capacity(total=None, largest=None, batches=self.max_jobs)
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Wait for news; asks the system once in each `poll_interval`. See `Cluster.poll`."""
+        wait = min(timeout, self._next_look - time.monotonic()) if self._live else timeout
+        if wait > 0:
+            self._woken.wait(wait)
+        self._woken.clear()
+        if not (self._live or self._to_kill) or time.monotonic() < self._next_look:
+            return []
+        self._next_look = time.monotonic() + self.poll_interval
+        with self.lock:
+            return self._look_at_all()
+
+    def _look_at_all(self) -> list[Update]:
+        """Ask the system about all jobs, after having ended those that are to be ended."""
+        try:
+            self._end_late()
+            self._kill_again()
+            self._kill()
+            known = self.look(list(self._live))
+            known |= self._missing([job for job in self._live if job not in known])
+        except AwayError as error:
+            self._bear(error)
+            return []
+        self._answers()
+        updates = [self._news(job, live, known[job]) for job, live in list(self._live.items()) if job in known]
+        return [update for update in updates if update is not None]
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """End jobs, with as few calls as possible. See `Cluster.kill`."""
+        with self.lock:
+            for job in jobs:
+                if job in self._live:
+                    self._live[job].is_killed = True
+                    self._to_kill.add(job)
+            try:
+                self._kill()
+            except AwayError as error:  # the next poll tries again
+                _log.info("%s; jobs are ended later", error)
+                self._not_ended = str(error)
+
+    def close(self) -> None:
+        """End all jobs of this leader."""
+        self.kill(list(self._live))
+        if self._to_kill:
+            names = " ".join(sorted(self._to_kill))
+            _log.warning("these jobs could not be ended, and may go on: %s\n%s", names, self._not_ended)
+        self.leave()
+
+    def leave(self) -> None:
+        """Forget all jobs of this leader without ending them."""
+        with self.lock:
+            self._live.clear()
+            self._to_kill.clear()
+
+    def address(self) -> dict[str, Any]:
+        """Give the settings that say where its jobs are. See `Cluster.address`."""
+        return {name: self.settings[name] for name in self.place if name in self.settings}
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return."""
+        self._woken.set()
+
+    # How it is done.
+
+    def patiently(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
+        """Ask until the system answers, or patience ends; `at_most` is in seconds, too.
+
+        With it, which is at the start, credentials that are not accepted are wrong, and not worth waiting for.
+        """
+        for pause in pauses(min(self.patience, at_most)):
+            try:
+                answer = ask()
+            except AwayError as error:
+                if at_most < math.inf and isinstance(error, CredentialsError):
+                    raise
+                self._is_away(error)
+                _log.warning("%s; trying again", error)
+                time.sleep(pause)
+            else:
+                self._answers()
+                return answer
+        return ask()
+
+    def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
+        """Send something, also while the system is briefly away, and never twice.
+
+        Parameters
+        ----------
+        send : callable
+            Gives the id of what was sent.
+        arrived : callable
+            Asks for the id, or an empty one, when an answer was lost: that may be all that was.
+        """
+        tries = itertools.count()
+        return self.patiently(lambda: (next(tries) and arrived()) or send())
+
+    @property
+    def session(self) -> Session:
+        """What `open` was told.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster is not open.
+        """
+        if self._session is None:
+            raise ClusterError("the cluster is not open")
+        return self._session
+
+    def _bear(self, error: AwayError) -> None:
+        """Go on without an answer for a while."""
+        now = time.monotonic()
+        away = now - self._is_away(error)
+        if away > self.patience:
+            raise ClusterError(f"{error}\nNo answer for {format_duration(away)}. The jobs go on: resume the run later.")
+        _log.warning("%s; asking again", error)
+        self._next_look = now + max(self.poll_interval, min(away, 30.0))
+
+    def _is_away(self, error: AwayError) -> float:
+        """Note that the system does not answer, and give the time since when."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            if self._session is not None:
+                self._session.outage(str(error))
+        return self._away_since
+
+    def _answers(self) -> None:
+        """Note that the system answers."""
+        if self._away_since is not None:
+            self._away_since = None
+            if self._session is not None:
+                self._session.outage("")
+
+    def _kill(self) -> None:
+        if self._to_kill:
+            self.end(sorted(self._to_kill))
+            for job in self._to_kill & self._live.keys():
+                self._live[job].killed_at = time.monotonic()
+            self._to_kill.clear()
+
+    def _kill_again(self) -> None:
+        """Kill what should have ended long ago."""
+        now = time.monotonic()
+        for job, live in self._live.items():
+            if live.killed_at is not None and now - live.killed_at > _KILL_AGAIN:
+                self._to_kill.add(job)
+
+    def _end_late(self) -> None:
+        """End what takes longer than it asked for."""
+        now = time.monotonic()
+        for job, live in self._live.items():
+            if live.deadline is not None and live.deadline < now and not live.is_killed:
+                live.is_late = live.is_killed = True
+                self._to_kill.add(job)
+
+    def _news(self, job: JobId, live: L, found: Found) -> Update | None:
+        if found.state is JobState.ENDED:
+            del self._live[job]
+            (self._to_kill.add if found.is_stuck else self._to_kill.discard)(job)
+            found = self.ended(job, live, found)
+            if live.is_late and found.cause is not None:
+                found = found._replace(cause=Cause.WALLTIME, detail=f"over its walltime; {found.detail}")
+            return Update(job, JobState.ENDED, found.cause, found.detail)
+        if found.state is JobState.RUNNING and live.walltime is not None and live.deadline is None:
+            live.deadline = time.monotonic() + live.walltime
+        said = found.detail if found.state is JobState.QUEUED else ""
+        is_news = (found.state, said, found.is_ending) != (live.state, live.said, live.is_ending)
+        live.state, live.said, live.is_ending = found.state, said, found.is_ending
+        if not is_news:
+            return None
+        return Update(job, found.state, None, found.detail, is_held=found.is_held, is_ending=found.is_ending)
+
+    def _missing(self, jobs: Collection[JobId]) -> dict[JobId, Found]:
+        """Judge jobs that are in no answer. That is never success, and for a while it says nothing at all.
+
+        After that, they are looked for by other means and ended, so that none runs beside its successor.
+        """
+        now = time.monotonic()
+        found: dict[JobId, Found] = {}
+        due: list[JobId] = []
+        for job in self._live.keys() - set(jobs):
+            self._live[job].missing_since = None
+        for job in jobs:
+            live = self._live[job]
+            live.missing_since = live.missing_since or now
+            if live.killed_at is not None or now - live.missing_since >= self.grace:
+                due.append(job)
+            found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
+        for job in set(due) - (self.still_there(due) if due else set()):
+            killed = self._live[job].is_killed
+            words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s already"
+            found[job] = Found(JobState.ENDED, Cause.LOST, words)
+        return found

@@ -1,0 +1,257 @@
+"""Any cluster of dask.distributed: its workers run toilfn's workers, each as a process of its own.
+
+The engine may be one that people already have: an address, a client, a ``LocalCluster``, or a cluster object of
+dask-jobqueue or dask-kubernetes, whose pilot jobs then run the tasks. Jobs are published in the scheduler, so they
+outlive a leader that dies, and its successor finds them.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
+
+from toilfn.clusters import base
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.dask.jobs import kill_jobs, run_job
+from toilfn.clusters.dask.link import DaskLink
+from toilfn.errors import ClusterError
+from toilfn.events import Capacity, Cause
+from toilfn.resources import Resources
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+__all__ = ["DaskCluster"]
+
+_NAMES = {"cores": "cores", "memory": "memory", "disk": "disk", "gpu": "GPU"}
+"""What we call a resource, and how dask workers usually advertise it."""
+
+
+class DaskCluster(Cluster):
+    """Run tasks on a cluster of dask.distributed.
+
+    Parameters
+    ----------
+    cluster : str, distributed.Client or cluster object, optional
+        Where: an address, a client, or a cluster object. By default the configured ``scheduler-address``.
+    resources : mapping, optional
+        How workers advertise what tasks ask for: by default ``{"cores": "cores", "memory": "memory",
+        "disk": "disk", "gpu": "GPU"}``. What no worker advertises is not reserved: a job takes one thread. But cores
+        beyond all workers' threads, memory beyond their limits, and accelerators that no worker advertises, are errors.
+    python : str, optional
+        The interpreter on the workers; by default that of each worker.
+    worker_command : sequence of str, optional
+        What runs a batch: the store's URL and the batch's name come after it.
+    max_jobs : int, optional
+        The most jobs to have in the scheduler at one time.
+    timeout : float
+        Seconds to wait for the scheduler, at first and when it was lost.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
+    gather = 0.02
+
+    def __init__(
+        self,
+        cluster: Any = None,
+        *,
+        resources: Mapping[str, str] | None = None,
+        python: str | None = None,
+        worker_command: Sequence[str] | None = None,
+        max_jobs: int | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        self.max_jobs = max_jobs
+        self._link = DaskLink(cluster, timeout)
+        self._names = _NAMES if resources is None else dict(resources)
+        self._command = list(worker_command or base.worker_command(python or ""))
+        self._timeout = timeout
+        self._session: Session | None = None
+        self._futures: dict[JobId, Future[Any]] = {}
+        self._unproven: dict[JobId, Resources] = {}
+        """What was submitted before there was any worker that could be asked what it has."""
+        self._next_proof = 0.0
+        self._ended: queue.SimpleQueue[JobId | None] = queue.SimpleQueue()
+
+    def open(self, session: Session) -> None:
+        """Connect. See `Cluster.open`."""
+        if not session.workflow.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise ClusterError(f"{session.workflow!r} cannot be part of a job's name")
+        self._session = session
+        try:
+            self._link.client()
+        except ImportError as error:
+            raise ClusterError(f"DaskCluster needs the package distributed: {error}") from error
+
+    def capacity(self) -> Capacity:
+        """Say that dask queues by itself; only `max_jobs` limits."""
+        return Capacity(total=None, largest=None, batches=self.max_jobs)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Start one dask task for each batch. See `Cluster.submit`."""
+        workers = self._workers()
+        wanted = [self._asked(batch.resources, workers) for batch in batches]
+        jobs = [self._submit(batch, resources) for batch, resources in zip(batches, wanted, strict=True)]
+        if not workers:
+            self._unproven |= {job: batch.resources for job, batch in zip(jobs, batches, strict=True)}
+        return jobs
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Wait until a job ends. See `Cluster.poll`."""
+        updates = self._hopeless()
+        end = time.monotonic() + (0.0 if updates else timeout)
+        with suppress(queue.Empty):
+            job = self._ended.get(timeout=max(0.0, end - time.monotonic()))
+            while job is not None:
+                if job in self._futures:
+                    updates.append(self._result(job, self._futures.pop(job)))
+                job = self._ended.get_nowait()
+        return updates
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """End jobs: those that wait are cancelled, the processes of others are killed. See `Cluster.kill`."""
+        known = [job for job in jobs if job in self._futures]
+        if not known or not self._link.is_up:
+            return
+        with suppress(OSError, TimeoutError):  # the jobs of a scheduler that is lost just now are lost, too
+            client = self._link.client()
+            for job in known:
+                self._forget(job)
+            client.cancel([self._futures[job] for job in known], force=True)
+            client.run(kill_jobs, [str(job) for job in known], on_error="ignore")
+
+    def close(self) -> None:
+        """End all jobs and disconnect."""
+        try:
+            self.kill(list(self._futures))
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Disconnect; the scheduler keeps the published jobs."""
+        self._futures.clear()
+        self._unproven.clear()
+        self._link.close()
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return."""
+        self._ended.put(None)
+
+    def _hopeless(self) -> list[Update]:
+        """End jobs that waited for the first workers, if these cannot run them."""
+        if not self._unproven or time.monotonic() < self._next_proof or not self._link.is_up:
+            return []
+        self._next_proof = time.monotonic() + self.poll_interval
+        if not (workers := self._workers()):
+            return []
+        updates = []
+        for job, resources in self._unproven.items():
+            try:
+                self._asked(resources, workers)
+            except ClusterError as error:
+                updates += self._given_up(job, str(error))
+        self._unproven.clear()
+        return updates
+
+    def _given_up(self, job: JobId, why: str) -> list[Update]:
+        if job not in self._futures:
+            return []
+        self.kill([job])
+        del self._futures[job]
+        return [Update(job, JobState.ENDED, Cause.ERROR, why)]
+
+    def _workers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = list(self._link.client().scheduler_info(n_workers=-1)["workers"].values())
+        return found
+
+    def _asked(self, resources: Resources, workers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Translate requirements into those of dask's that workers advertise.
+
+        Raises
+        ------
+        ClusterError
+            If no worker can ever give them. With no workers yet, there will be some that can.
+        """
+        asked: dict[str, float] = {"cores": resources.cores, "memory": resources.memory, "disk": resources.disk}
+        for accelerator in resources.accelerators:
+            asked[accelerator.kind] = asked.get(accelerator.kind, 0) + accelerator.count
+        accelerators = {accelerator.kind for accelerator in resources.accelerators}
+        offered = {name for worker in workers for name in worker["resources"]}
+        named = {self._names.get(name, name): amount for name, amount in asked.items()}
+        needed = {self._names.get(name, name) for name in accelerators}
+        kept = {name: amount for name, amount in named.items() if name in offered or name in needed}
+        if workers and not any(_suits(worker, resources, kept) for worker in workers):
+            have = "; ".join(sorted({_described(worker) for worker in workers}))
+            raise ClusterError(f"no dask worker can give {resources.cores:g} cores, {resources.memory} bytes of memory "
+                               f"and {kept or 'nothing else'}: there are workers with {have}")  # fmt: skip
+        return kept
+
+    def _submit(self, batch: Batch, resources: dict[str, float]) -> JobId:
+        if self._session is None:
+            raise ClusterError("the cluster is not open")
+        session, client = self._session, self._link.client()
+        job = JobId(f"toilfn/{session.workflow}/{uuid4().hex[:8]}/{batch.name}")
+        future = client.submit(
+            run_job, str(job), self._command, [session.store, batch.name], session.environment,
+            key=job, resources=resources or None, pure=False,
+        )  # fmt: skip
+        client.publish_dataset(future, name=job)
+        self._watch(job, future)
+        return job
+
+    def _watch(self, job: JobId, future: Future[Any]) -> None:
+        self._futures[job] = future
+        future.add_done_callback(lambda _: self._ended.put(job))
+
+    def _forget(self, job: JobId) -> None:
+        if self._link.is_up:
+            with suppress(KeyError, OSError, TimeoutError):
+                self._link.client().unpublish_dataset(job)
+
+    def _result(self, job: JobId, future: Future[Any]) -> Update:
+        """Tell how a job ended."""
+        try:
+            status, tail = future.result(timeout=self._timeout)
+        except (CancelledError, TimeoutError) as error:
+            return Update(job, JobState.ENDED, Cause.LOST, f"cancelled, or lost with its scheduler: {error}")
+        except Exception as error:  # whatever dask has to say of a job that did not come back
+            return Update(job, JobState.ENDED, Cause.LOST, f"{type(error).__name__}: {error}")
+        finally:
+            self._forget(job)
+        if status == 0:
+            return Update(job, JobState.ENDED)
+        code, number = max(0, status), max(0, -status)
+        words = f"signal {number}" if number else f"exit status {code}"
+        return Update(job, JobState.ENDED, exit_cause(code, number), f"{words}; its output ends with:\n{tail}")
+
+    def address(self) -> dict[str, Any] | None:
+        """Give the scheduler's address; None if it is in this process."""
+        return self._link.address()
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        """Find the published jobs of a workflow, and take them over; polls tell of those that ended meanwhile, too."""
+        client = self._link.client()
+        found: dict[JobId, str] = {}
+        for job in client.list_datasets():
+            if isinstance(job, str) and job.startswith(f"toilfn/{workflow}/"):
+                self._watch(JobId(job), client.get_dataset(job))
+                found[JobId(job)] = job.split("/", 3)[3]
+        return found
+
+
+def _suits(worker: Mapping[str, Any], resources: Resources, asked: Mapping[str, float]) -> bool:
+    offered = worker["resources"]
+    has_cores = "cores" in offered or resources.cores <= max(1, worker["nthreads"])
+    has_memory = not worker["memory_limit"] or resources.memory <= worker["memory_limit"]
+    return has_cores and has_memory and all(amount <= offered.get(name, 0) for name, amount in asked.items())
+
+
+def _described(worker: Mapping[str, Any]) -> str:
+    offered = worker["resources"] or "no resources"
+    return f"{worker['nthreads']} threads, {worker['memory_limit']} bytes of memory and {offered}"

@@ -1,0 +1,196 @@
+"""HTCondor.
+
+Follows the manual pages of condor_submit, condor_q, condor_history and condor_rm. Leader and nodes share a file
+system; nothing is transferred.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from toilfn.clusters.base import Capabilities, JobId, Session
+from toilfn.clusters.common.commandline import CommandCluster
+from toilfn.clusters.common.jobscript import Submission
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import JobSettings
+from toilfn.clusters.htcondor.answers import ad_key, batch_names, event_log, job_ad
+from toilfn.clusters.htcondor.queue import AWAY, CommandQueue, NoticesError, Queue, chosen_queue
+from toilfn.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["HTCondorCluster", "HTCondorSettings"]
+
+
+class HTCondorSettings(JobSettings, total=False):
+    """What `HTCondorCluster` can be told besides `JobSettings`.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Further lines of the submit description, such as ``{"requirements": "TARGET.has_sse4_2 == true"}``.
+        By default those of ``TOILFN_HTCONDOR_PARAMS``: ``name = value`` pairs with semicolons between them.
+    bindings : bool
+        Whether to use HTCondor's Python bindings instead of its commands; by default if they are installed
+        (``htcondor2``, of the package ``htcondor``) and find a schedd.
+    """
+
+    parameters: Mapping[str, str]
+    bindings: bool
+
+
+class HTCondorCluster(CommandCluster):
+    """Run tasks as HTCondor jobs; see `JobSettings` and `HTCondorSettings` for what it can be told.
+
+    `job_extra_directives` are lines of the submit description.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
+    )
+    settings_type: ClassVar[type] = HTCondorSettings
+    name = "htcondor"
+    prefix = "# condor:"
+    index = "TOILFN_INDEX"
+    array_limit = 10000
+    numbers_all = True
+    away = AWAY
+    no_accounting = "No history file is defined|HISTORY.* (is )?not defined"
+    answer = r"^\s*(\d+)\.\d+ - \1\.\d+\s*$"
+    cleared = (
+        r"_CONDOR_(SCRATCH_DIR|SLOT.*|JOB_.*|MACHINE_AD|CHIRP_.*|WRAPPER_.*|ANCESTOR_.*|BIN|PROCNO|NPROCS|REMOTE_.*"
+        r"|ASSIGNEDGPUS|AssignedGPUs|CREDS|EXECUTE|APPEND_.*|CONDOR_Q_.*|TOOL_.*|SUBMIT_.*|DEFAULT_.*)|TOILFN_(JOB|INDEX)"
+    )
+    options = "_CONDOR_(APPEND|SUBMIT|DEFAULT|JOB_DEFAULT)_.*"
+    files = (".sh", ".sh.events")
+
+    def __init__(self, **settings: Unpack[HTCondorSettings]) -> None:
+        super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
+        self._queue: Queue = CommandQueue(self.commands)
+
+    def open(self, session: Session) -> None:
+        """Get ready; see `Cluster.open`."""
+        self._queue = chosen_queue(self.commands, self.settings.get("bindings"))
+        if isinstance(self._queue, CommandQueue):
+            self.commands.expect(("condor_submit", "condor_q", "condor_rm"))
+        super().open(session)
+
+    def directives(self, submission: Submission) -> list[str]:
+        """Give the submit description's lines that follow from the shape."""
+        resources, given = submission.resources, self.settings
+        walltime = self.walltime(resources)
+        gpus = sum(accelerator.count for accelerator in resources.accelerators)
+        return [
+            f"batch_name = {submission.name}",
+            "universe = vanilla",
+            f"request_cpus = {math.ceil(resources.cores)}",
+            f"request_memory = {max(1, math.ceil(resources.memory / 2**20))}",
+            f"request_disk = {max(1, math.ceil(resources.disk / 2**10))}",
+            *([f"request_gpus = {gpus}"] if gpus else []),
+            *([f"allowed_execute_duration = {math.ceil(walltime)}"] if walltime is not None else []),
+            *self.given(account="accounting_group = {}"),
+            f'environment = "{self.index}=$(Process)"',
+            "getenv = true",
+            "should_transfer_files = NO",
+            "transfer_executable = false",
+            "max_retries = 0",
+            *(f"{name} = {value}" for name, value in given.get("parameters", _variable()).items()),
+            f"queue {len(submission.batches)}",
+        ]
+
+    def submit_command(self, submission: Submission, script: Path) -> list[str]:
+        """Give condor_submit's command line; it reads the description from its input."""
+        return ["condor_submit", "-terse", *self.submit_args()]
+
+    def submit_input(self, script: Path, text: str) -> str:
+        """Take the submit description out of the script."""
+        lines = [line.removeprefix(self.prefix).strip() for line in text.splitlines() if line.startswith(self.prefix)]
+        place = str(script).replace("$", "$(DOLLAR)")
+        return "\n".join([f"executable = {place}", f"log = {place}.events", *_queue_last(lines)]) + "\n"
+
+    def send(self, submission: Submission, script: Path, text: str) -> str:
+        """Submit; see `CommandCluster.send`."""
+        output = self._queue.submit(self.submit_input(script, text), self.submit_args())
+        return self.submitted(output) or self.identified(submission.name, output)
+
+    def arrived(self, name: str) -> str:
+        """Ask the queue for a submission by its name; what has left the queue is in the event log."""
+        found = super().arrived(name)
+        if not found and (logged := re.search(r"^\d{3} \(0*(\d+)\.", self._log(name), re.MULTILINE)):
+            return logged[1]
+        return found
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """End jobs; see `CommandCluster.remove`."""
+        self._queue.remove(jobs)
+
+    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask the queue."""
+        try:
+            return self._judged(self._queue.queued(bases))
+        except NoticesError:
+            ended = self._ended_by_log(bases)
+            if not ended.keys() >= {job for job in self._live if self.split(job)[0] in bases}:
+                raise
+            return ended
+
+    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Read the event logs, and ask for the history of submissions that have none: that takes HTCondor long."""
+        known = self._ended_by_log(bases)
+        silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
+        return known | (self._judged(self._queue.history(silent)) if silent else {})
+
+    def _ended_by_log(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        known: dict[JobId, Found] = {}
+        names = self.submission_names()
+        for base in bases:
+            known |= self._logged(names.get(base, ""))
+        return known
+
+    def names(self) -> dict[JobId, str]:
+        """Ask for all live jobs of this user."""
+        try:
+            ads = self._queue.queued(())
+        except NoticesError:
+            if any(map(self._is_unfinished, self.log_directory.glob("*.sh.events"))):
+                raise
+            return {}
+        return {self.element(*key): name for key, name in batch_names(ads).items()}
+
+    def _is_unfinished(self, log: Path) -> bool:
+        """Whether an event log has jobs that have not ended."""
+        name = log.name.removesuffix(".sh.events")
+        jobs = re.findall(r"^\d{3} \(0*(\d{1,9})\.(\d{1,9})\.", self._log(name), re.MULTILINE)
+        return not self._logged(name).keys() >= {self.element(cluster, int(process)) for cluster, process in jobs}
+
+    def _judged(self, ads: Sequence[Mapping[str, Any]]) -> dict[JobId, Found]:
+        judged = ((ad_key(ad), job_ad(ad)) for ad in ads)
+        return {self.element(*key): found for key, found in judged if key is not None and found is not None}
+
+    def _logged(self, name: str) -> dict[JobId, Found]:
+        return {self.element(*job): found for job, found in event_log(self._log(name)).items()}
+
+    def _log(self, name: str) -> str:
+        try:
+            return (self.log_directory / f"{name}.sh.events").read_text(errors="replace")
+        except OSError:
+            return ""
+
+
+def _variable() -> dict[str, str]:
+    """Read ``TOILFN_HTCONDOR_PARAMS``."""
+    pairs = [pair for pair in os.environ.get("TOILFN_HTCONDOR_PARAMS", "").split(";") if pair.strip()]
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise InputError(f"TOILFN_HTCONDOR_PARAMS: {wrong[0]!r} is not like 'name = value'")
+    return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _queue_last(lines: list[str]) -> list[str]:
+    queue = [line for line in lines if line.startswith("queue ")]
+    return [line for line in lines if line not in queue] + queue

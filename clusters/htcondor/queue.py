@@ -1,0 +1,164 @@
+"""Two ways to talk to HTCondor's schedd: its commands, and its Python bindings (the package ``htcondor``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+from toilfn.clusters.common.commands import AwayError, Commands
+from toilfn.clusters.htcondor.answers import ATTRIBUTES, json_ads
+from toilfn.clusters.words.answers import has_beginning
+from toilfn.errors import ClusterError
+
+__all__ = ["AWAY", "Bindings", "CommandQueue", "NoticesError", "Queue", "chosen_queue"]
+
+AWAY = (
+    "Failed to (connect|fetch ads|commit|query|start)|Can't (find address|connect)|Couldn't contact|communication error"
+    "|timed out|[Uu]nable to (locate|connect)|SECMAN|AUTHENTICATE|Connection (refused|reset)|QMGMT|not responding"
+)
+"""What is said when the schedd is briefly away."""
+
+Ad: TypeAlias = dict[str, Any]
+
+
+class NoticesError(AwayError):
+    """The answer has words, and no job: a notice of the site, as HTCondor prints nothing for none, or a failure."""
+
+
+class Queue(Protocol):
+    """What `HTCondorCluster` asks of a schedd. Submissions are clusters' ids; jobs are clusters or ``4711.3``."""
+
+    def submit(self, description: str, arguments: Sequence[str]) -> str:
+        """Submit a description, with the user's further words; return what was answered: ``4711.0 - 4711.3``."""
+
+    def queued(self, clusters: Sequence[str]) -> list[Ad]:
+        """Give the ads of jobs in the queue; without clusters those of all of this user's."""
+
+    def history(self, clusters: Sequence[str]) -> list[Ad]:
+        """Give the ads of jobs that left the queue."""
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """End jobs and clusters."""
+
+
+class CommandQueue:
+    """HTCondor's commands."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    def submit(self, description: str, arguments: Sequence[str]) -> str:
+        """Run condor_submit; see `Queue.submit`."""
+        return self._commands.run(["condor_submit", "-terse", *arguments], description)
+
+    def queued(self, clusters: Sequence[str]) -> list[Ad]:
+        """Run condor_q; see `Queue.queued`."""
+        return self._ads("condor_q", clusters)
+
+    def history(self, clusters: Sequence[str]) -> list[Ad]:
+        """Run condor_history; see `Queue.history`."""
+        return self._ads("condor_history", clusters)
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """Run condor_rm; see `Queue.remove`."""
+        self._commands.run(["condor_rm", *jobs])
+
+    def _ads(self, command: str, clusters: Sequence[str]) -> list[Ad]:
+        output = self._commands.ask([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
+        ads = json_ads(output)
+        if ads is None:
+            kind = AwayError if has_beginning(output) else NoticesError
+            raise kind(f"{command} -json answered what cannot be read: {output[:300]!r}")
+        return ads
+
+
+class Bindings:
+    """HTCondor's second Python bindings, the module ``htcondor2``: no process for each question.
+
+    Raises
+    ------
+    ImportError
+        If they are not installed.
+    """
+
+    def __init__(self) -> None:
+        import htcondor2
+
+        self._module = htcondor2
+
+    def finds_schedd(self) -> bool:
+        """Whether HTCondor's configuration on this machine leads to a schedd."""
+        try:
+            self._module.Schedd()
+        except self._module.HTCondorException:
+            return False
+        return True
+
+    def submit(self, description: str, arguments: Sequence[str]) -> str:
+        """See `Queue.submit`. Words on the command line are ``name=value`` here, as in ``condor_submit -append``."""
+        wrong = [word for word in arguments if "=" not in word or word.startswith("-")]
+        if wrong:
+            raise ClusterError(
+                f"submit_args: the Python bindings take no {wrong[0]!r}; set bindings=False, or name=value"
+            )
+        lines = "".join(f"{word}\n" for word in arguments)
+        result = self._asked(lambda: self._module.Schedd().submit(self._module.Submit(lines + description)))
+        return f"{result.cluster()}.0 - {result.cluster()}.0\n"
+
+    def queued(self, clusters: Sequence[str]) -> list[Ad]:
+        """See `Queue.queued`."""
+        options = self._module.QueryOpt.Default if clusters else self._module.QueryOpt.DefaultMyJobsOnly
+        return self._ads(lambda: self._module.Schedd().query(_any(clusters), list(ATTRIBUTES), opts=options))
+
+    def history(self, clusters: Sequence[str]) -> list[Ad]:
+        """See `Queue.history`."""
+        return self._ads(lambda: self._module.Schedd().history(_any(clusters), list(ATTRIBUTES)))
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """See `Queue.remove`."""
+        constraint = " || ".join(map(_is, jobs))
+        self._asked(lambda: self._module.Schedd().act(self._module.JobAction.Remove, constraint))
+
+    def _ads(self, ask: Any) -> list[Ad]:
+        try:
+            found = list(ask())
+        except self._module.HTCondorException as error:  # a question without an answer says nothing of jobs
+            raise AwayError(f"htcondor: {error}") from error
+        return [{name: ad[name] for name in ATTRIBUTES if name in ad} for ad in found]
+
+    def _asked(self, ask: Any) -> Any:
+        try:
+            return ask()
+        except self._module.HTCondorException as error:
+            kind = AwayError if re.search(AWAY, str(error)) else ClusterError
+            raise kind(f"htcondor: {error}") from error
+
+
+def chosen_queue(commands: Commands, wanted: bool | None) -> Queue:
+    """Choose the bindings if they are wanted, or installed and able to find a schedd; else the commands.
+
+    Raises
+    ------
+    ClusterError
+        If they are wanted and not installed.
+    """
+    if wanted is False:
+        return CommandQueue(commands)
+    try:
+        bindings = Bindings()
+    except ImportError as error:
+        if wanted:
+            raise ClusterError(f"bindings=True needs `pip install 'toilfn[htcondor]'`: {error}") from error
+        return CommandQueue(commands)
+    return bindings if wanted or bindings.finds_schedd() else CommandQueue(commands)
+
+
+def _any(clusters: Sequence[str]) -> str:
+    return " || ".join(map(_is, clusters)) or "true"
+
+
+def _is(job: str) -> str:
+    """Say in ClassAds' language that a job is this one, or of this cluster."""
+    cluster, _, process = job.partition(".")
+    return f"(ClusterId == {int(cluster)} && ProcId == {int(process)})" if process else f"ClusterId == {int(cluster)}"

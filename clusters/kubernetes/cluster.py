@@ -1,0 +1,513 @@
+"""Kubernetes: each batch is the pod of a Job, and many of one shape are the pods of one Indexed Job.
+
+News come by watching jobs and pods. The leader may be anywhere from where the API can be reached, or in a pod.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses, portions
+from toilfn.clusters.common.containersettings import image_of, setting
+from toilfn.clusters.common.jobscript import Submission
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import resolved
+from toilfn.clusters.kubernetes import verdict
+from toilfn.clusters.kubernetes.connection import Connection, QuotaError, RefusedError, user
+from toilfn.clusters.kubernetes.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name, user_label
+from toilfn.clusters.kubernetes.settings import KubernetesSettings
+from toilfn.clusters.kubernetes.watcher import Changed, Gone, Listed, News, Watcher
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Capacity, Cause
+from toilfn.resources import Resources
+from toilfn.units import format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["KubernetesCluster"]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+_TAIL = 1000
+"""How many bytes of a failed pod's log are shown."""
+_INDEXED = 1, 29
+"""The first version whose Indexed Jobs go on when one of their pods fails (backoffLimitPerIndex)."""
+_ARRAY_LIMIT = 1000
+_OPENING = 30.0
+"""Seconds within which the API has to answer at the start: then a wrong address is likelier than a short absence."""
+_BRIEF = 2.0
+"""Seconds for which the API may be without an answer before that is worth a word."""
+_LOOKS = 20
+"""How many pods that do not start are looked into in one round."""
+_LEAVING = 60.0
+"""Seconds beyond its grace period after which a deleted pod that stays is on a node that is lost."""
+
+
+@dataclass(slots=True)
+class _Live:
+    """A batch that has not ended."""
+
+    job: str
+    since: float
+    """The monotonic time from which on it was known to be there; infinite while the API has not taken its job."""
+    next_look: float
+    """When to see whether something keeps its pod from starting."""
+    pod: dict[str, Any] | None = None
+    state: JobState = JobState.QUEUED
+    is_killed: bool = False
+    left_at: float = field(default=float("inf"))
+    """When its pod is given up after it was deleted."""
+
+
+class KubernetesCluster(Cluster):
+    """Run tasks in pods; see `KubernetesSettings` for what it can be told."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
+    )
+
+    def __init__(self, **settings: Unpack[KubernetesSettings]) -> None:
+        self.settings: dict[str, Any] = resolved(type(self).__name__, "kubernetes", KubernetesSettings, settings)
+        self.max_jobs: int | None = self.settings.get("max_jobs")
+        self.poll_interval = parse_duration(self.settings.get("poll_interval", 2.0))
+        self._patience = parse_duration(self.settings.get("patience", 600.0))
+        self._pod_timeout = parse_duration(self.settings.get("pod_timeout", 120.0))
+        self._session: Session | None = None
+        self._connection: Connection | None = None
+        self._watchers: list[Watcher] = []
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._live: dict[JobId, _Live] = {}
+        self._alive: Counter[str] = Counter()
+        self._leftover: dict[str, Callable[[str], None]] = {}
+        self._next_look = 0.0
+        self._array_limit = 1
+        self._has_run = False
+        self._said: set[str] = set()
+        self._unsent: dict[str, dict[str, Any]] = {}
+        """Jobs that the API has not taken yet."""
+        self._ready: list[Update] = []
+        """News for the next poll."""
+        self._no_sending: tuple[float, ClusterError] | None = None
+        """The first error since which no job could be sent, and its monotonic time."""
+        self._is_away = False
+
+    def open(self, session: Session) -> None:
+        """Connect, and start to watch. See `Cluster.open`."""
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", session.workflow):
+            raise InputError(f"{session.workflow!r} cannot be part of a job's name: use letters, digits, '_', '.', '-'")
+        image_of(self.settings, "KubernetesCluster")
+        self._session, selector = session, f"{WORKFLOW}={session.workflow}"
+        connection = self._connection = Connection(self.settings)
+        try:
+            connection.check_job(self.manifest())
+            self._at_start(lambda: connection.check(selector))
+            version = self._at_start(connection.version)
+        except (ClusterError, InputError):
+            self.close()
+            raise
+        most = int(self.settings.get("max_array_size", _ARRAY_LIMIT))
+        self._array_limit = max(1, most) if version >= _INDEXED else 1
+        self._news = queue.SimpleQueue()
+        self._watchers = [Watcher(connection, kind, selector, self._news) for kind in ("job", "pod")]
+
+    def capacity(self) -> Capacity:
+        """Say that Kubernetes queues by itself; only `max_jobs` limits."""
+        return Capacity(total=None, largest=None, batches=self.max_jobs)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Start jobs; those of one shape go out as an Indexed Job if the server knows them. See `Cluster.submit`."""
+        jobs: dict[str, JobId] = {}
+        shapes: dict[Resources, list[Batch]] = {}
+        for batch in batches:
+            shapes.setdefault(batch.resources, []).append(batch)
+        for shape, group in shapes.items():
+            for portion in portions(group, self._array_limit):
+                jobs |= self._submit(shape, portion)
+        return [jobs[batch.name] for batch in batches]
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Wait for news. See `Cluster.poll`."""
+        end = time.monotonic() + timeout
+        updates, self._ready = self._ready, []
+        is_awake = False
+        while not updates and not is_awake and (left := end - time.monotonic()) > 0:
+            until_look = max(0.0, self._next_look - time.monotonic()) if self._live else left
+            is_awake = self._take(min(left, until_look), updates)
+            if time.monotonic() >= self._next_look:
+                self._next_look = time.monotonic() + self.poll_interval
+                updates += self._look()
+        return updates
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """End jobs: a whole Job at once where nothing else of it lives. See `Cluster.kill`."""
+        doomed = [self._live[id_] for id_ in jobs if id_ in self._live]
+        for live in doomed:
+            live.is_killed = True
+        kept = {live.job for live in self._live.values() if not live.is_killed}
+        for live in doomed:
+            if live.job in self._unsent:
+                if live.job not in kept:
+                    self._give_up(live.job, Found(JobState.ENDED, Cause.LOST, "killed"))
+            elif live.job not in kept:
+                self._remove(live.job, self._api.delete_job)
+            elif live.pod is not None:
+                self._remove(live.pod["metadata"]["name"], self._api.delete_pod)
+
+    def close(self) -> None:
+        """End all jobs of this leader, and hang up."""
+        if self._connection is None:
+            return
+        self.kill(tuple(self._live))
+        self._remove_leftover()
+        if self._leftover:
+            _log.warning(
+                "these jobs and pods could not be deleted, and may go on: %s. Delete them with "
+                "`kubectl delete jobs -n %s -l %s=%s`",
+                " ".join(sorted(self._leftover)),
+                self._connection.namespace,
+                WORKFLOW,
+                self._session.workflow if self._session else "",
+            )
+        self.leave()
+
+    def leave(self) -> None:
+        """Hang up, and let the jobs run on."""
+        if self._connection is None:
+            return
+        for watcher in self._watchers:
+            watcher.stop()
+        self._connection.close()
+        self._connection, self._watchers = None, []
+        self._live.clear()
+        self._alive.clear()
+        self._leftover.clear()
+        self._unsent.clear()
+        self._ready.clear()
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return."""
+        self._news.put(None)
+
+    def manifest(self, submission: Submission | None = None) -> dict[str, Any]:
+        """Make the Job of a submission as `submit` does; without one, that of an ordinary task, to look at."""
+        if submission is None:
+            batch = Batch("BATCH", "example", Resources())
+            submission = Submission("toilfn-example", (batch,), batch.resources, "")
+        image = setting(self.settings, "image", "TOILFN_IMAGE") or "IMAGE"
+        given = {"owner": user_label(user()), **self.settings, "image": image}
+        return job(submission, self._session or Session("STORE", "WORKFLOW"), given)
+
+    # How it is done.
+
+    @property
+    def _api(self) -> Connection:
+        if self._connection is None:
+            raise ClusterError("the cluster is not open")
+        return self._connection
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask until the API answers."""
+        for pause in pauses(self._patience):
+            try:
+                answer = ask()
+            except AwayError as error:
+                self._note_outage(error)
+                time.sleep(pause)
+            else:
+                self._note_outage(None)
+                return answer
+        return ask()
+
+    def _at_start(self, ask: Callable[[], T]) -> T:
+        """Ask before anything runs: an address or credentials that do not work then are wrong."""
+        for pause in pauses(min(_OPENING, self._patience)):
+            try:
+                return ask()
+            except CredentialsError:
+                raise
+            except AwayError as error:
+                _log.warning("%s; trying again", error)
+                time.sleep(pause)
+        return ask()
+
+    def _note_outage(self, error: ClusterError | None) -> None:
+        """Report that the API does not answer, and that it does again, once each."""
+        if self._session is None or self._is_away == (error is not None):
+            return
+        self._is_away = error is not None
+        self._session.outage(str(error) if error else "")
+        if error:
+            patience = format_duration(self._patience)
+            _log.warning("%s; the run waits for it, for at most %s (patience)", error, patience)
+        else:
+            _log.warning("Kubernetes answers again")
+
+    def _submit(self, shape: Resources, portion: Sequence[Batch]) -> dict[str, JobId]:
+        session = self._session
+        if session is None:
+            raise ClusterError("the cluster is not open")
+        name = job_name(self.settings.get("job_name", ""), session.workflow, secrets.token_hex(4))
+        manifest = self._unsent[name] = self.manifest(Submission(name, tuple(portion), shape, ""))
+        jobs = {batch: id_ for id_, batch in batches(manifest).items()}
+        for id_ in jobs.values():
+            self._watch(id_, name, since=float("inf"))
+        self._send(name)
+        return jobs
+
+    def _send(self, name: str) -> bool:
+        """Send a job; return whether that is settled. One for which there is no room now is sent again later."""
+        try:
+            self._api.create_job(self._unsent[name])
+        except AwayError as error:
+            self._no_sending = self._no_sending or (time.monotonic(), error)
+            return False
+        except QuotaError as error:
+            if verdict.is_hopeless(str(error)):
+                self._give_up(name, Found(JobState.ENDED, Cause.INPUT, f"{error}; {verdict.HOPELESS}"))
+                return True
+            self._say(f"jobs wait for the namespace's quota: {error}")
+            return False
+        except RefusedError as error:
+            self._give_up(name, Found(JobState.ENDED, Cause.INPUT, str(error)))
+            return True
+        del self._unsent[name]
+        self._no_sending = None
+        now = time.monotonic()
+        for live in self._live.values():
+            if live.job == name:
+                live.since, live.next_look = now, now + self._pod_timeout
+        return True
+
+    def _give_up(self, name: str, found: Found) -> None:
+        """End the batches of a job that was never sent."""
+        del self._unsent[name]
+        lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
+        self._alive[name] += 1  # there is no job to delete
+        self._ready += [self._ended(id_, live, found) for id_, live in lost]
+        del self._alive[name]
+        self.wake()
+
+    def _send_rest(self) -> None:
+        if not self._unsent:
+            self._no_sending = None
+        for name in tuple(self._unsent):
+            if not self._send(name):
+                return
+
+    def _watch(self, id_: JobId, name: str, since: float | None = None) -> None:
+        if id_ not in self._live:
+            now = time.monotonic()
+            self._live[id_] = _Live(name, now if since is None else since, now + self._pod_timeout)
+            self._alive[name] += 1
+
+    def _take(self, timeout: float, updates: list[Update]) -> bool:
+        """Take all news there are, waiting for the first; tell whether somebody wants `poll` to return."""
+        is_awake = False
+        with suppress(queue.Empty):
+            news = self._news.get(timeout=max(0.0, timeout))
+            while True:
+                is_awake |= news is None
+                updates += self._learn(news)
+                news = self._news.get_nowait()
+        return is_awake
+
+    def _learn(self, news: News) -> list[Update]:
+        match news:
+            case Changed("pod", pod):
+                return self._saw(pod)
+            case Gone("pod", pod):
+                return self._lost(element(pod).id, pod)
+            case Gone("job", manifest):
+                return self._lost_jobs({manifest["metadata"]["name"]})
+            case Listed(kind, items, began):
+                return self._saw_all(kind, items, began)
+        return []
+
+    def _saw_all(self, kind: str, items: Sequence[dict[str, Any]], began: float) -> list[Update]:
+        """Compare a list with what was known before it was asked for."""
+        before = {id_: live for id_, live in self._live.items() if live.since < began}
+        if kind == "job":
+            names = {item["metadata"]["name"] for item in items}
+            return self._lost_jobs({live.job for live in before.values()} - names)
+        there = {element(pod).id for pod in items}
+        updates = [update for pod in items for update in self._saw(pod)]
+        for id_, live in before.items():
+            if live.pod is not None and id_ not in there:
+                updates += self._lost(id_, live.pod)
+        return updates
+
+    def _saw(self, pod: dict[str, Any]) -> list[Update]:
+        id_ = element(pod).id
+        live = self._live.get(id_)
+        if live is None:
+            return []
+        if not verdict.is_starting(live.pod or pod) and verdict.is_starting(pod):
+            live.next_look = time.monotonic() + self._pod_timeout
+        is_new, live.pod = live.pod is None, pod
+        if is_new and live.is_killed:
+            self._remove(pod["metadata"]["name"], self._api.delete_pod)
+        if "deletionTimestamp" in pod["metadata"]:
+            grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
+            live.left_at = min(live.left_at, time.monotonic() + grace + _LEAVING)
+        found = verdict.judge(pod)
+        if found.state is JobState.ENDED:
+            return [self._ended(id_, live, found)]
+        self._has_run |= found.state is JobState.RUNNING
+        is_news, live.state = is_new or found.state is not live.state, found.state
+        return [Update(id_, found.state, None, found.detail)] if is_news else []
+
+    def _lost(self, id_: JobId, pod: Mapping[str, Any] | None) -> list[Update]:
+        """Judge a batch whose pod is not there any more."""
+        live = self._live.get(id_)
+        if live is None:
+            return []
+        found = verdict.judge(pod) if pod is not None else verdict.gone(None)
+        return [self._ended(id_, live, found if found.state is JobState.ENDED else verdict.gone(pod))]
+
+    def _lost_jobs(self, names: set[str]) -> list[Update]:
+        """Judge the batches of jobs that are not there any more; pods that are left tell of themselves."""
+        lost = [id_ for id_, live in self._live.items() if live.job in names and live.pod is None]
+        return [update for id_ in lost for update in self._lost(id_, None)]
+
+    def _ended(self, id_: JobId, live: _Live, found: Found) -> Update:
+        if live.is_killed and found.cause is not None:
+            found = Found(JobState.ENDED, Cause.LOST, "killed")
+        elif found.cause not in (None, Cause.LOST, Cause.PREEMPTED) and live.pod is not None:
+            found = found._replace(detail=found.detail + self._printed(live.pod))
+        del self._live[id_]
+        self._alive[live.job] -= 1
+        if not self._alive[live.job]:
+            del self._alive[live.job]
+            self._remove(live.job, self._api.delete_job)
+        return Update(id_, JobState.ENDED, found.cause, found.detail)
+
+    def _printed(self, pod: Mapping[str, Any]) -> str:
+        """Give the end of what the worker printed outside its tasks."""
+        name = pod["metadata"]["name"]
+        try:
+            text = self._api.log(name, CONTAINER, _TAIL)
+        except ClusterError as error:
+            return f"; its log cannot be read: {error}"
+        return f"; its log ends with:\n{text}" if text else ""
+
+    def _remove(self, name: str, delete: Callable[[str], None]) -> None:
+        """Delete a job or a pod, later if the API does not answer now."""
+        try:
+            delete(name)
+            self._leftover.pop(name, None)
+        except AwayError:
+            self._leftover[name] = delete
+        except ClusterError as error:
+            _log.warning("%s could not be deleted: %s", name, error)
+            self._leftover.pop(name, None)
+
+    def _remove_leftover(self) -> None:
+        for name, delete in tuple(self._leftover.items()):
+            self._remove(name, delete)
+
+    def _look(self) -> list[Update]:
+        """See what does not go on by itself."""
+        self._check_outage()
+        self._remove_leftover()
+        self._send_rest()
+        now = time.monotonic()
+        updates, self._ready = self._ready, []
+        looks = 0
+        for id_, live in tuple(self._live.items()):
+            if now > live.left_at:
+                updates += self._lost(id_, live.pod)
+            elif live.state is JobState.QUEUED and now > live.next_look and live.job not in self._unsent:
+                if (looks := looks + 1) > _LOOKS:
+                    break
+                live.next_look = now + self._pod_timeout
+                updates += self._stuck(id_, live)
+        return updates
+
+    def _check_outage(self) -> None:
+        """Report an outage, and end the run after a long one."""
+        found = [self._no_sending, *(watcher.trouble() for watcher in self._watchers)]
+        troubles = [trouble for trouble in found if trouble is not None]
+        if not troubles:
+            self._note_outage(None)
+            return
+        since, error = min(troubles, key=lambda trouble: trouble[0])
+        away = time.monotonic() - since
+        if away > self._patience:
+            self._live.clear()  # so that `close` leaves the jobs alone
+            self._unsent.clear()
+            raise ClusterError(
+                f"{error}\nNo news of jobs for {format_duration(away)} (patience). The jobs go on: resume the run later"
+            )
+        if away > _BRIEF:
+            self._note_outage(error)
+
+    def _stuck(self, id_: JobId, live: _Live) -> list[Update]:
+        """Find out what keeps a batch from starting that has waited for long; waiting for a node is not a fault."""
+        if live.pod is not None and not verdict.is_starting(live.pod):
+            self._say(f"pods wait for a node: {verdict.judge(live.pod).detail}")
+            return []
+        name = live.pod["metadata"]["name"] if live.pod else live.job
+        reason = verdict.blocked(live.pod) if live.pod else ""
+        reason = reason or self._warning(name)
+        if "exceeded quota" in reason:
+            if verdict.is_hopeless(reason):
+                return [self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.HOPELESS}"))]
+            self._say(f"pods wait for the namespace's quota: {reason}")
+            return []
+        if not reason:
+            return []
+        if live.pod is not None:
+            self._remove(name, self._api.delete_pod)
+        # What has worked before will again; what never did is a mistake in the settings.
+        cause = Cause.LOST if self._has_run else Cause.INPUT
+        detail = f"its pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
+        live.pod = None
+        return [self._ended(id_, live, Found(JobState.ENDED, cause, detail))]
+
+    def _warning(self, name: str) -> str:
+        """Give the last complaint of Kubernetes about a job or a pod, if there is one and we may see it."""
+        try:
+            return "".join(self._api.warnings(name)[-1:])
+        except ClusterError as error:
+            self._say(f"why pods do not start cannot be seen: {error}")
+            return ""
+
+    def _say(self, text: str) -> None:
+        """Warn once of what differs in nothing but names and numbers."""
+        key = re.sub(r'"[^"]*"|[a-z]*[\d.]+\w*', "", text)
+        if key not in self._said:
+            self._said.add(key)
+            _log.warning("%s", text)
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        """Find a workflow's jobs, and take them over: polls tell of them from now on, also of what has ended."""
+        selector = f"{WORKFLOW}={workflow}"
+        jobs, _ = self._patiently(lambda: self._api.list("job", selector))
+        pods, _ = self._patiently(lambda: self._api.list("pod", selector))
+        known = {element(pod).id for pod in pods}
+        found: dict[JobId, str] = {}
+        for manifest in jobs:
+            if "deletionTimestamp" in manifest["metadata"]:
+                continue
+            is_over = any(condition["status"] == "True" for condition in manifest["status"].get("conditions", ()))
+            names = {id_: name for id_, name in batches(manifest).items() if id_ in known or not is_over}
+            for id_ in names:
+                self._watch(id_, manifest["metadata"]["name"])
+            if not names:
+                self._remove(manifest["metadata"]["name"], self._api.delete_job)
+            found |= names
+        for pod in pods:
+            self._news.put(Changed("pod", pod))
+        return found

@@ -1,0 +1,393 @@
+"""Requests to the API of Kubernetes, and what their failures mean."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.errors import ClusterError, InputError
+
+if TYPE_CHECKING:
+    from kubernetes.client import Configuration
+    from urllib3 import HTTPResponse
+
+__all__ = ["Connection", "ExpiredError", "QuotaError", "RefusedError", "Stream", "user"]
+
+_log = logging.getLogger(__name__)
+_TIMEOUT = (5.0, 30.0)
+"""Seconds to connect, and to wait for an answer."""
+_AWAY = {0, 408, 429, 500, 502, 503, 504}
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Where a pod finds the name of its own namespace."""
+_PAGE = 500
+"""How many objects are listed in one request."""
+
+
+class Right(NamedTuple):
+    """Something that a leader does with one kind of object."""
+
+    group: str
+    resource: str
+    verb: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+_NEEDED = [
+    *(Right("batch", "jobs", verb) for verb in ("create", "delete", "list", "watch")),
+    *(Right("", "pods", verb) for verb in ("list", "watch")),
+]
+"""What no run works without."""
+_HELPFUL = {
+    Right("", "pods", "delete"): "a task that is stopped may go on until the other tasks of its job have ended",
+    Right("", "pods/log", "get"): "what a failed worker printed will not be shown",
+    Right("", "events", "list"): "why a pod does not start will not be shown",
+}
+"""What a run works without, and what is missing then."""
+
+
+class ExpiredError(AwayError):
+    """The server has forgotten what a request goes on from, or ended a stream with an error: list everything again."""
+
+
+class Connection:
+    """The API, for one namespace.
+
+    Parameters
+    ----------
+    settings : mapping
+        Of `KubernetesSettings`: kubeconfig, context, namespace.
+
+    Raises
+    ------
+    ClusterError
+        If there is no configuration to reach a cluster with.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        try:
+            from kubernetes import client
+        except ImportError as error:
+            raise ClusterError(
+                f"KubernetesCluster needs its extra: pip install 'toilfn[kubernetes]' ({error})"
+            ) from error
+        configuration = client.Configuration()
+        configuration.retries = False  # who tries again, and for how long, is decided above this
+        self.namespace: str = _configure(configuration, settings)
+        self.host: str = configuration.host
+        self._client = client.ApiClient(configuration)
+        self._jobs, self._pods = client.BatchV1Api(self._client), client.CoreV1Api(self._client)
+        self._version, self._rights = client.VersionApi(self._client), client.AuthorizationV1Api(self._client)
+        self._job = client.V1Job
+        self._settings = settings
+        self._raised = client.ApiException
+
+    def version(self) -> tuple[int, int]:
+        """Ask for the server's version."""
+        found = self._ask(self._version.get_code)
+        major, minor = (int("".join(filter(str.isdigit, str(found[key]))) or 0) for key in ("major", "minor"))
+        return major, minor
+
+    def check(self, selector: str) -> None:
+        """Find out whether the namespace, the credentials and the rights are right.
+
+        Raises
+        ------
+        AwayError
+            If the server does not answer.
+        ClusterError
+            If it refuses, or a right is missing.
+        """
+        try:
+            self._ask(self._pods.read_namespace, self.namespace)
+        except RefusedError as error:
+            if error.status == 404:
+                raise ClusterError(f"there is no namespace {self.namespace!r} in {self.host}") from error
+            if error.status != 403:  # who may not look at namespaces may still use one
+                raise
+        with suppress(RefusedError):  # a server need not answer questions about rights
+            self._check_rights()
+        self._ask(self._jobs.list_namespaced_job, self.namespace, label_selector=selector, limit=1)
+        self._ask(self._pods.list_namespaced_pod, self.namespace, label_selector=selector, limit=1)
+
+    def _check_rights(self) -> None:
+        missing = [str(right) for right in _NEEDED if not self._may(right)]
+        role = "examples/kubernetes/role.yaml has all rights that a leader needs"
+        if missing:
+            raise ClusterError(
+                f"Kubernetes at {self.host} does not allow this user to {', '.join(missing)} in the namespace "
+                f"{self.namespace!r}; {role}. See `kubectl auth can-i {missing[0]} -n {self.namespace}`"
+            )
+        for right, loss in _HELPFUL.items():
+            if not self._may(right):
+                _log.warning("Kubernetes does not allow this user to %s: %s; %s", right, loss, role)
+
+    def _may(self, right: Right) -> bool:
+        """Ask whether this user has a right."""
+        resource, _, part = right.resource.partition("/")
+        wanted = {"namespace": self.namespace, "group": right.group, "resource": resource, "verb": right.verb}
+        wanted |= {"subresource": part} if part else {}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": wanted},
+        }
+        answer = self._ask(self._rights.create_self_subject_access_review, review)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def check_job(self, manifest: dict[str, Any]) -> None:
+        """Compare a job with what the client knows of jobs.
+
+        Raises
+        ------
+        InputError
+            If it has a field that the client does not know, or a value of a wrong type.
+        """
+        if validate := getattr(self._job, "model_validate", None):  # older clients take everything
+            try:
+                validate(manifest)
+            except ValueError as error:
+                raise _unfit(error) from None
+
+    def create_job(self, manifest: dict[str, Any]) -> None:
+        """Make a job; one of that name is this one, made by a request whose answer was lost."""
+        try:
+            self._ask(self._jobs.create_namespaced_job, self.namespace, manifest, field_validation="Strict")
+        except RefusedError as error:
+            if error.status != 409:
+                raise
+
+    def delete_job(self, name: str) -> None:
+        """Delete a job with its pods; one that is gone is no error."""
+        with suppress(GoneError):
+            self._ask(self._jobs.delete_namespaced_job, name, self.namespace, propagation_policy="Background")
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod; one that is gone is no error."""
+        with suppress(GoneError):
+            self._ask(self._pods.delete_namespaced_pod, name, self.namespace)
+
+    def list(self, kind: str, selector: str) -> tuple[list[dict[str, Any]], str]:
+        """List all jobs or pods with some labels, and give the version from which to watch them."""
+        items: list[dict[str, Any]] = []
+        options = {"label_selector": selector, "limit": _PAGE}
+        while True:
+            try:
+                page = self._ask(self._lister(kind), self.namespace, **options)
+            except ExpiredError:
+                if "_continue" not in options:
+                    raise
+                items, options = [], {"label_selector": selector}  # pages are too slow: everything at once
+                continue
+            items += page["items"]
+            if not (more := page["metadata"].get("continue")):
+                break
+            options["_continue"] = more
+        return items, page["metadata"]["resourceVersion"]
+
+    def watch(self, kind: str, selector: str, version: str, seconds: int) -> Stream:
+        """Watch jobs or pods from a version on; the server ends the stream after some seconds."""
+        response = self._request(
+            self._lister(kind),
+            self.namespace,
+            label_selector=selector,
+            resource_version=version,
+            watch=True,
+            allow_watch_bookmarks=True,
+            timeout_seconds=seconds,
+            _request_timeout=(_TIMEOUT[0], seconds + 30.0),
+        )
+        return Stream(response, self._meaning)
+
+    def log(self, pod: str, container: str, size: int) -> str:
+        """Give the end of what a container printed, at most some bytes."""
+        response = self._request(
+            self._pods.read_namespaced_pod_log, pod, self.namespace, container=container, tail_lines=50
+        )
+        with closing(response):
+            return bytes(response.data)[-size:].decode(errors="replace").strip()
+
+    def warnings(self, name: str) -> Sequence[str]:
+        """List what Kubernetes has to complain of in an object, oldest first."""
+        fields = f"involvedObject.name={name},type=Warning"
+        found = self._ask(self._pods.list_namespaced_event, self.namespace, field_selector=fields)
+        items = sorted(found["items"], key=lambda event: event.get("lastTimestamp") or "")
+        return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in items]
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.rest_client.pool_manager.clear()
+        self._client.close()
+
+    def _lister(self, kind: str) -> Callable[..., Any]:
+        return self._jobs.list_namespaced_job if kind == "job" else self._pods.list_namespaced_pod
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
+        with closing(self._request(call, *arguments, **options)) as response:
+            try:
+                answer: dict[str, Any] = json.loads(response.data)
+            except ValueError as error:
+                raise AwayError(f"Kubernetes at {self.host} answered what is not JSON: {error}") from error
+        return answer
+
+    def _request(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> HTTPResponse:
+        from urllib3.exceptions import HTTPError
+
+        options = {"_request_timeout": _TIMEOUT, **options, "_preload_content": False}
+        try:
+            try:
+                response: HTTPResponse = call(*arguments, **options)
+            except self._raised as error:
+                if error.status != 401 or not self._renew():
+                    raise
+                response = call(*arguments, **options)
+        except self._raised as error:
+            raise self._meaning(error.status or 0, error.body, str(error.reason)) from None
+        except (HTTPError, OSError) as error:
+            raise AwayError(f"Kubernetes at {self.host} does not answer: {error}") from error
+        except ValueError as error:  # of the client's models
+            raise _unfit(error) from None
+        return response
+
+    def _renew(self) -> bool:
+        """Read the credentials again; return whether they have changed."""
+        configuration = self._client.configuration
+        before = dict(configuration.api_key)
+        with suppress(ClusterError):
+            _configure(configuration, self._settings)
+        return bool(before != configuration.api_key)
+
+    def _meaning(self, status: int, body: Any, reason: str) -> ClusterError:
+        """Judge an answer that is not a success."""
+        said = reason
+        with suppress(ValueError, TypeError, AttributeError):
+            said = json.loads(body).get("message") or reason
+        if status == 410:
+            return ExpiredError(f"Kubernetes at {self.host} does not know that any more: {said}")
+        if status in _AWAY:
+            return AwayError(f"Kubernetes at {self.host} cannot answer now: {status} {said}")
+        if status == 401:
+            hint = "the credentials are wrong or too old: see `kubectl config view`, `kubeconfig` and `context`"
+            return CredentialsError(f"Kubernetes at {self.host} does not know this user: {hint} ({said})")
+        if status == 403 and "exceeded quota" in said:
+            return QuotaError(f"Kubernetes at {self.host} refuses for now: {said}", status)
+        if status == 403 and " cannot " in said:  # the words for a right that is missing
+            hint = "examples/kubernetes/role.yaml has the rights that a leader needs"
+            return RefusedError(f"Kubernetes at {self.host} forbids it: {said}; {hint}", status)
+        kind = GoneError if status == 404 else RefusedError
+        return kind(f"Kubernetes at {self.host} refuses: {status} {said}", status)
+
+
+class RefusedError(ClusterError):
+    """The API said no."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class QuotaError(RefusedError):
+    """The namespace's quota is used up."""
+
+
+class GoneError(RefusedError):
+    """There is no such thing."""
+
+
+class Stream:
+    """A stream of changes that another thread may end."""
+
+    def __init__(self, response: HTTPResponse, judge: Callable[[int, Any, str], ClusterError]) -> None:
+        self._response, self._judge = response, judge
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the changes.
+
+        Raises
+        ------
+        ExpiredError
+            If the server has forgotten some, or cannot go on.
+        AwayError
+            If the connection broke.
+        ClusterError
+            If the server refuses to go on.
+        """
+        from urllib3.exceptions import HTTPError
+
+        try:
+            for line in _lines(self._response):
+                event: dict[str, Any] = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise self._error(event["object"])
+                yield event
+        except (HTTPError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise AwayError(f"the stream of changes broke: {error}") from error
+        finally:
+            self._response.close()
+
+    def _error(self, status: Mapping[str, Any]) -> ClusterError:
+        """Judge an event that says why the stream ends; only an outage may be over at the next try."""
+        found = self._judge(int(status.get("code") or 500), None, str(status.get("message", "")))
+        return ExpiredError(str(found)) if type(found) is AwayError else found
+
+    def end(self) -> None:
+        """End it now, from any thread."""
+        with suppress(ValueError, RuntimeError, OSError):  # it has ended by itself
+            self._response.shutdown()
+
+
+def user() -> str:
+    """Give the name of who runs this; where the system has none, the number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user-{os.getuid()}"
+
+
+def _unfit(error: ValueError) -> InputError:
+    """Name the fields that the client's models refuse."""
+    wrong = [
+        f"{'.'.join(str(part) for part in found['loc'] if part != 'body')}: {found['msg']}"
+        for found in getattr(error, "errors", list)()
+    ]
+    return InputError(
+        f"the job's description does not fit the Kubernetes client's: {'; '.join(wrong) or error}. Correct "
+        "pod_template, labels, annotations or security_context; for a field of a newer Kubernetes, install a newer "
+        "'kubernetes' package"
+    )
+
+
+def _lines(response: HTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    for chunk in response.stream(amt=None):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, whole)
+
+
+def _configure(configuration: Configuration, settings: Mapping[str, Any]) -> str:
+    """Fill in how to reach the cluster, as kubectl would; give the namespace."""
+    from kubernetes.config import ConfigException, kube_config, load_incluster_config, load_kube_config
+
+    given, context = settings.get("kubeconfig"), settings.get("context")
+    file = str(given or os.environ.get("KUBECONFIG") or "~/.kube/config")
+    try:
+        if given or context or any(Path(part).expanduser().exists() for part in file.split(os.pathsep)):
+            load_kube_config(file, context, client_configuration=configuration)
+            contexts, current = kube_config.list_kube_config_contexts(file)
+            chosen = next((entry for entry in contexts if entry["name"] == context), current)
+            return str(settings.get("namespace") or chosen["context"].get("namespace") or "default")
+        load_incluster_config(client_configuration=configuration)
+        return str(settings.get("namespace") or _NAMESPACE.read_text().strip())
+    except (ConfigException, OSError) as error:
+        raise ClusterError(
+            f"there is no way to reach a Kubernetes cluster: {error}. Give kubeconfig= and context=, set KUBECONFIG, "
+            "or run the leader in a pod whose service account may make jobs (examples/kubernetes/)"
+        ) from error

@@ -1,0 +1,260 @@
+"""The Job that is made for a submission, by pure functions, and what is read back from it.
+
+Follows the reference of the API ``batch/v1``, https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toilfn.clusters.base import JobId, Session, worker_command
+from toilfn.clusters.common.jobscript import Submission, render
+from toilfn.clusters.kubernetes.placement import ACCELERATOR_LABELS, PREEMPTIBLE_LABELS, affinity, amounts, tolerations
+from toilfn.errors import InputError
+from toilfn.units import parse_duration
+
+__all__ = [
+    "CONTAINER",
+    "JOB",
+    "OWNER",
+    "WORKFLOW",
+    "Element",
+    "batches",
+    "element",
+    "job",
+    "job_name",
+    "merged",
+    "user_label",
+]
+
+WORKFLOW, OWNER, JOB = "toilfn/workflow", "toilfn/owner", "toilfn/job"
+"""Labels of jobs and their pods."""
+BATCHES = "toilfn/batches"
+"""The annotation with the names of a job's batches, as JSON."""
+PREEMPTIBLE = "toilfn/preemptible"
+"""The label of jobs that may run on nodes that can be taken away."""
+CONTAINER = "worker"
+"""The name of the container that runs tasks."""
+INDEX = "batch.kubernetes.io/job-completion-index"
+"""The annotation of an Indexed Job's pods."""
+WORK_DIR = "/var/lib/toilfn"
+_DAY = 86400.0
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+
+
+class Element(NamedTuple):
+    """One pod's worth of a Job."""
+
+    job: str
+    number: int | None = None
+    """Its index, in an Indexed Job."""
+
+    @property
+    def id(self) -> JobId:
+        """Its name for the leader."""
+        return JobId(self.job if self.number is None else f"{self.job}/{self.number}")
+
+
+def job_name(prefix: str, workflow: str, token: str) -> str:
+    """Make a name that Kubernetes takes, with room for what it adds for pods: at most 52 characters."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{prefix}-{workflow}".lower()).strip("-")
+    return f"{words[: 51 - len(token)].rstrip('-')}-{token}"
+
+
+def user_label(name: str) -> str:
+    """Make a label's value from the name of a user, such as ``ada-lab.org`` from ``ada@lab.org``."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:63].strip("-_.") or "unknown"
+
+
+def job(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the Job of a submission: an Indexed one if it has more than one batch.
+
+    Parameters
+    ----------
+    submission : Submission
+    session : Session
+    settings : mapping
+        Those of `KubernetesSettings` that are set, with an image and an owner.
+
+    Raises
+    ------
+    InputError
+        If the pod template cannot be read.
+    """
+    labels = {
+        **settings.get("labels", {}),
+        "app.kubernetes.io/managed-by": "toilfn",
+        WORKFLOW: session.workflow,
+        OWNER: _owner(settings["owner"]),
+        JOB: submission.name,
+        PREEMPTIBLE: str(submission.resources.preemptible).lower(),
+    }
+    annotations = dict(settings.get("annotations", {}))
+    template = {"metadata": {"labels": labels, "annotations": annotations}, "spec": _pod(submission, session, settings)}
+    names = json.dumps([batch.name for batch in submission.batches])
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": submission.name, "labels": labels, "annotations": {**annotations, BATCHES: names}},
+        "spec": {
+            **_completion(submission),
+            "ttlSecondsAfterFinished": math.ceil(parse_duration(settings.get("ttl", _DAY))),
+            "template": merged(template, _override(settings.get("pod_template", {}))),
+        },
+    }
+
+
+def batches(manifest: Mapping[str, Any]) -> dict[JobId, str]:
+    """Read a Job back: its elements, and the names of their batches."""
+    name = manifest["metadata"]["name"]
+    names: list[str] = json.loads(manifest["metadata"].get("annotations", {}).get(BATCHES, "[]"))
+    is_indexed = manifest["spec"].get("completionMode") == "Indexed"
+    return {Element(name, number if is_indexed else None).id: batch for number, batch in enumerate(names)}
+
+
+def element(pod: Mapping[str, Any]) -> Element:
+    """Say which element a pod runs."""
+    index = pod["metadata"].get("annotations", {}).get(INDEX)
+    return Element(pod["metadata"]["labels"][JOB], None if index is None else int(index))
+
+
+def merged(ours: Any, theirs: Any) -> Any:
+    """Lay a part of a template over ours: mappings are joined, lists of named things by name, other lists grow."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        both = {key: merged(ours[key], value) if key in ours else value for key, value in theirs.items()}
+        return {**ours, **both}
+    if isinstance(ours, list) and isinstance(theirs, list):
+        given = {item["name"]: item for item in theirs if _has_name(item)}
+        known = {item["name"] for item in ours if _has_name(item)}
+        joined = [
+            merged(item, given[item["name"]]) if _has_name(item) and item["name"] in given else item for item in ours
+        ]
+        return joined + [item for item in theirs if not (_has_name(item) and item["name"] in known)]
+    return theirs
+
+
+def _owner(owner: str) -> str:
+    """Check what was given as the owner.
+
+    Raises
+    ------
+    InputError
+        If it cannot be a label's value.
+    """
+    if not _LABEL.fullmatch(owner):
+        raise InputError(
+            f"owner={owner!r} cannot be the value of a label in Kubernetes; use up to 63 letters, digits, '-', '_' and "
+            "'.', with a letter or digit at both ends"
+        )
+    return owner
+
+
+def _completion(submission: Submission) -> dict[str, Any]:
+    """Say that each batch runs once: who runs again is the leader's decision.
+
+    With a limit for each index instead of one for all, one that fails leaves the others alone.
+    """
+    if not submission.is_array:
+        return {"backoffLimit": 0}
+    count = len(submission.batches)
+    return {"completionMode": "Indexed", "completions": count, "parallelism": count, "backoffLimitPerIndex": 0}
+
+
+def _pod(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+    resources = submission.resources
+    labels = settings.get("preemptible_labels", PREEMPTIBLE_LABELS)
+    names = settings.get("accelerator_resources", {})
+    walltime = resources.walltime or (parse_duration(settings["walltime"]) if "walltime" in settings else None)
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,  # workers never ask the API for anything
+        "enableServiceLinks": False,
+        "containers": [_container(submission, session, settings)],
+        "volumes": [volume for volume, _ in _volumes(session, settings)],
+        "affinity": affinity(resources, labels, settings.get("accelerator_labels", ACCELERATOR_LABELS)),
+        "tolerations": tolerations(resources, labels, names),
+        "imagePullSecrets": [{"name": name} for name in settings.get("image_pull_secrets", ())],
+        **({"serviceAccountName": settings["service_account"]} if "service_account" in settings else {}),
+        **({"activeDeadlineSeconds": math.ceil(walltime)} if walltime is not None else {}),
+    }
+
+
+def _container(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+    asked = amounts(submission.resources, settings.get("accelerator_resources", {}))
+    variables = {"TOILFN_WORK_DIR": _work_dir(session), **settings.get("env", {})}
+    container = {
+        "name": CONTAINER,
+        "image": settings["image"],
+        # Kubernetes expands $(NAME) in what it starts; $$ stands for one $.
+        "command": [settings.get("shell", "/bin/sh"), "-c", _script(submission, session, settings).replace("$", "$$")],
+        "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()],
+        "envFrom": [{"secretRef": {"name": name}} for name in settings.get("secret_env", ())],
+        "resources": {"requests": asked, "limits": asked},
+        "volumeMounts": [mount for _, mount in _volumes(session, settings)],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    optional = {"imagePullPolicy": "image_pull_policy", "securityContext": "security_context"}
+    return container | {name: settings[key] for name, key in optional.items() if key in settings}
+
+
+def _script(submission: Submission, session: Session, settings: Mapping[str, Any]) -> str:
+    worker = settings.get("worker_command", worker_command(settings.get("python", "python3")))
+    return render(
+        submission,
+        shell=settings.get("shell", "/bin/sh"),
+        directives=(),
+        index="JOB_COMPLETION_INDEX",
+        first=0,
+        command=(*worker, session.store),
+        environment=session.environment,
+        output=None,
+        prologue=settings.get("job_script_prologue", ()),
+        epilogue=settings.get("job_script_epilogue", ()),
+    )
+
+
+def _work_dir(session: Session) -> str:
+    return session.environment.get("TOILFN_WORK_DIR", WORK_DIR)
+
+
+def _volumes(session: Session, settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Pair each volume with where it is mounted."""
+    host = settings.get("host_path")
+    work = {"hostPath": {"path": host, "type": "DirectoryOrCreate"}} if host else {"emptyDir": {}}
+    wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(session), work, False)]
+    # A container may run as anybody; nobody outside the pod sees its volumes.
+    for place, name in settings.get("secrets", {}).items():
+        wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o444}}, True))
+    for place, name in settings.get("config_maps", {}).items():
+        wanted.append((place, {"configMap": {"name": name}}, True))
+    return [
+        ({"name": f"toilfn-{n}", **source}, {"name": f"toilfn-{n}", "mountPath": place, "readOnly": is_read_only})
+        for n, (place, source, is_read_only) in enumerate(wanted)
+    ]
+
+
+def _override(given: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    """Read the user's pod template; what a whole object has besides metadata and spec is dropped."""
+    found: Any = _read(given) if isinstance(given, str) else given
+    if not isinstance(found, Mapping) or not found.keys() <= {"apiVersion", "kind", "metadata", "spec", "template"}:
+        raise InputError("pod_template is to be a mapping with 'metadata' and 'spec', as in a PodTemplate")
+    found = found.get("template", found)
+    return {key: found[key] for key in ("metadata", "spec") if key in found}
+
+
+def _read(path: str) -> Any:
+    import yaml  # the client needs it too
+
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"pod_template: {path} cannot be read: {error}") from error
+
+
+def _has_name(item: Any) -> bool:
+    return isinstance(item, dict) and "name" in item

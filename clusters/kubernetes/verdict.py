@@ -1,0 +1,183 @@
+"""What a pod's status says of its batch, and what keeps a pod from starting.
+
+Follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and "Images".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from toilfn.clusters.base import JobState
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
+from toilfn.events import Cause
+
+__all__ = ["HOPELESS", "blocked", "gone", "is_hopeless", "is_starting", "judge"]
+
+HOPELESS = "the whole quota is less than that: ask for less, or have the quota raised (`kubectl describe quota`)"
+
+_NODE_REASONS = {
+    "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity", "OutOfcpu", "OutOfmemory",
+    "OutOfephemeral-storage", "OutOfpods", "UnexpectedAdmissionError", "DeletionByTaintManager",
+    "DeletionByPodGC", "TerminationByKubelet", "EvictionByEvictionAPI",
+}  # fmt: skip
+"""Reasons of pods and of their DisruptionTarget condition for which the task can do nothing."""
+
+_PREEMPTION_REASONS = {"Preempting", "Preempted", "PreemptionByScheduler"}
+
+_BLOCKED = {
+    "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError",
+    "RegistryUnavailable", "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError",
+    "RunContainerError", "StartError",
+}  # fmt: skip
+"""Reasons for which a container waits that seldom mend themselves."""
+
+_NOT_STARTED = {"ContainerCannotRun", "StartError"}
+"""How Docker and containerd call a container whose command is not there."""
+
+_AMOUNTS = re.compile(r"(requested|limited): (\S+)")
+_QUANTITY = re.compile(r"([\d.]+(?:[eE]\d+)?)(\w{0,2})")
+_SUFFIXES = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_SUFFIXES |= {f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)}
+
+
+def judge(pod: Mapping[str, Any]) -> Found:
+    """Say what becomes of a pod's batch.
+
+    Parameters
+    ----------
+    pod : mapping
+        As the API gives it.
+    """
+    match pod["status"].get("phase"):
+        case "Succeeded":
+            return Found(JobState.ENDED)
+        case "Failed":
+            return _failed(pod)
+        case "Running":
+            return Found(JobState.RUNNING, None, f"in pod {pod['metadata']['name']}")
+        case _:
+            return Found(JobState.QUEUED, None, _waits_for_node(pod))
+
+
+def gone(pod: Mapping[str, Any] | None) -> Found:
+    """Judge a batch whose pod was removed before it ended, or never made."""
+    if pod is None:
+        return Found(JobState.ENDED, Cause.LOST, "its job was deleted before it had a pod")
+    found = _disrupted(pod)
+    return found or Found(JobState.ENDED, _lost(pod), f"its pod {pod['metadata']['name']} was deleted")
+
+
+def is_starting(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has a node and does not run yet."""
+    return bool(pod["spec"].get("nodeName")) and pod["status"].get("phase") == "Pending"
+
+
+def blocked(pod: Mapping[str, Any]) -> str:
+    """Say what keeps a pod from starting, in Kubernetes' words; nothing if it is just on its way."""
+    for status in pod["status"].get("initContainerStatuses", []) + pod["status"].get("containerStatuses", []):
+        waiting = status.get("state", {}).get("waiting", {})
+        if waiting.get("reason") in _BLOCKED:
+            return f"{waiting['reason']}: {waiting.get('message') or 'image ' + status.get('image', '')}"
+    return ""
+
+
+def is_hopeless(said: str) -> bool:
+    """Return whether one request is more than the whole quota of the namespace.
+
+    Parameters
+    ----------
+    said : str
+        The words of the API, such as ``"exceeded quota: lab, requested: pods=1, used: pods=2, limited: pods=2"``.
+    """
+    found = {kind: _quantities(text.rstrip(",.;)")) for kind, text in _AMOUNTS.findall(said)}
+    limits = found.get("limited", {})
+    return any(amount > limits.get(name, amount) for name, amount in found.get("requested", {}).items())
+
+
+def _quantities(text: str) -> dict[str, float]:
+    """Read amounts such as ``pods=1,requests.memory=2Gi``; one that is not understood is left out."""
+    pairs = (pair.partition("=")[::2] for pair in text.split(","))
+    matches = {name: _QUANTITY.fullmatch(amount) for name, amount in pairs}
+    return {name: float(m[1]) * _SUFFIXES[m[2]] for name, m in matches.items() if m and m[2] in _SUFFIXES}
+
+
+def _failed(pod: Mapping[str, Any]) -> Found:
+    status, name = pod["status"], pod["metadata"]["name"]
+    reason, message = status.get("reason", ""), status.get("message", "")
+    if reason == "DeadlineExceeded":
+        return _too_long(pod)
+    ended = _terminated(pod)
+    if ended.get("reason") == "OOMKilled":
+        return Found(JobState.ENDED, Cause.MEMORY, f"OOMKilled: pod {name} used more memory than its limit")
+    if reason == "Evicted":
+        return Found(JobState.ENDED, _evicted(pod, message), f"Evicted: pod {name}: {message}")
+    disrupted = _disrupted(pod)
+    if disrupted is not None:
+        return disrupted
+    if ended.get("reason") in _NOT_STARTED:
+        return Found(JobState.ENDED, Cause.INPUT, f"{ended['reason']}: pod {name}: {ended.get('message', '')}")
+    code = ended.get("exitCode", 1)
+    cause = exit_cause(code, ended.get("signal", 0)) or Cause.ERROR
+    parts = [f"exit status {code} of pod {name}", f"{reason} {message}".strip()]
+    return Found(JobState.ENDED, _lost(pod) if cause is Cause.LOST else cause, "; ".join(filter(None, parts)))
+
+
+def _disrupted(pod: Mapping[str, Any]) -> Found | None:
+    """Judge a pod that ended, or was deleted, for a reason that the cluster tells."""
+    status = pod["status"]
+    told = [c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget" and c["status"] == "True"]
+    for said in (status, *told):
+        reason, message = said.get("reason", ""), said.get("message", "")
+        detail = f"{reason}: pod {pod['metadata']['name']}: {message}"
+        if reason in _PREEMPTION_REASONS:
+            return Found(JobState.ENDED, Cause.PREEMPTED, detail)
+        if reason in _NODE_REASONS:
+            return Found(JobState.ENDED, _lost(pod), detail)
+    return None
+
+
+def _too_long(pod: Mapping[str, Any]) -> Found:
+    name = pod["metadata"]["name"]
+    if any(status.get("state", {}).keys() & {"running", "terminated"} for status in _statuses(pod)):
+        return Found(JobState.ENDED, Cause.WALLTIME, f"DeadlineExceeded: pod {name} took longer than its walltime")
+    detail = f"DeadlineExceeded: pod {name} did not start within its walltime, which begins when it has a node"
+    return Found(JobState.ENDED, Cause.LOST, detail)
+
+
+def _evicted(pod: Mapping[str, Any], message: str) -> Cause:
+    """Blame the task for what it wrote beyond its own limit, and the node for being full."""
+    is_own = "exceed" in message and "limit" in message and "low on resource" not in message
+    return Cause.ERROR if is_own else _lost(pod)
+
+
+def _lost(pod: Mapping[str, Any]) -> Cause:
+    """A task that agreed to lose its node has not failed when it does."""
+    labels = pod["metadata"].get("labels", {})
+    return Cause.PREEMPTED if labels.get(PREEMPTIBLE) == "true" else Cause.LOST
+
+
+def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give how the worker ended; if it is not to blame, another container."""
+    ends = [(status["name"], status.get("state", {}).get("terminated")) for status in _statuses(pod)]
+    worker = next((end for name, end in ends if end and name == CONTAINER), None)
+    others = [end for _, end in ends if end and end.get("exitCode")]
+    if worker and (worker.get("exitCode") or not others):
+        return worker  # type: ignore[no-any-return]
+    return others[0] if others else {}
+
+
+def _statuses(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
+    status = pod["status"]
+    found: list[dict[str, Any]] = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+    return found
+
+
+def _waits_for_node(pod: Mapping[str, Any]) -> str:
+    for condition in pod["status"].get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
+    return ""

@@ -1,0 +1,297 @@
+"""The leader's machine: warm worker processes, watched for memory and time."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import msgpack
+
+from toilfn.clusters.base import FRESH_VARIABLE, Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.local import machine
+from toilfn.clusters.local.process import Launcher, Sweeper, WorkerProcess, launch
+from toilfn.clusters.local.watch import Verdict, broken_limit, how_it_ended
+from toilfn.errors import ClusterError
+from toilfn.events import Capacity, Cause
+from toilfn.resources import Accelerator, Resources
+from toilfn.units import parse_disk, parse_memory
+
+__all__ = ["LocalCluster"]
+
+_DONE = msgpack.packb(("done",))
+_RECALL = msgpack.packb(("recall",))
+
+_LOOK = 0.05
+"""Seconds between two looks at what the workers use."""
+
+_LOOK_SHARE = 20
+"""A look takes at most one part in so many of the leader's time."""
+
+_LAST_WORDS = 0.5
+"""How long a worker between tasks may take to say that its batch is over when the run is, in seconds."""
+
+_GRACE = 2.0
+"""Seconds between asking a worker to end and ending it."""
+
+_DETAIL = 4096
+"""How many bytes of a dead worker's log go into the update."""
+
+
+@dataclass(slots=True)
+class _Job:
+    id: JobId
+    worker: WorkerProcess
+    devices: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
+    """Why it was told to end."""
+    kill_at: float = float("inf")
+
+
+class LocalCluster(Cluster):
+    """Runs tasks in processes of this machine.
+
+    Parameters
+    ----------
+    workers : int, optional
+        How many batches may run at one time; by default as many as the resources allow.
+    cores : float, optional
+        Cores to use; by default all that this process may use.
+    memory, disk : int or str, optional
+        Bytes to use, or such as "8G"; by default what the machine has.
+    launcher : callable, optional
+        Starts worker processes, such as a `toilfn.clusters.local.forkserver.Nursery`; by default each is a new Python.
+    watch_memory : bool
+        Whether a task that takes more memory than it asked for is killed.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        direct=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
+    )
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        cores: float | None = None,
+        memory: int | str | None = None,
+        disk: int | str | None = None,
+        *,
+        launcher: Launcher = launch,
+        watch_memory: bool = True,
+    ) -> None:
+        self._workers = workers
+        self._launcher = launcher
+        self._watch_memory = watch_memory
+        self._cores = cores
+        self._memory = None if memory is None else parse_memory(memory)
+        self._disk = None if disk is None else parse_disk(disk)
+        self._session: Session | None = None
+        self._busy: dict[JobId, _Job] = {}
+        self._idle: list[WorkerProcess] = []
+        self._leaving: list[WorkerProcess] = []
+        self._failed: list[Update] = []
+        self._sweeper = Sweeper()
+        self._woken = False
+        self._numbers = itertools.count(1)
+
+    def open(self, session: Session) -> None:
+        """Find out what the machine has; workers are started when there is work."""
+        if self._session is not None:
+            raise ClusterError("this LocalCluster is in use by another run: make one for each")
+        self._session = session
+        self._environment = {**os.environ, **session.environment}
+        self._next_look = 0.0
+        self._devices = machine.nvidia_devices()
+        self._total = self._resources()
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+
+    def _resources(self) -> Resources:
+        count = len(self._devices)
+        return Resources(
+            cores=machine.cores() if self._cores is None else self._cores,
+            memory=machine.memory() if self._memory is None else self._memory,
+            disk=machine.disk() if self._disk is None else self._disk,
+            accelerators=(Accelerator(count, brand="nvidia", api="cuda"),) if count else (),
+        )
+
+    def capacity(self) -> Capacity:
+        """Offer what the constructor says, else the machine."""
+        return Capacity(total=self._total, largest=self._total, batches=self._workers)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Give each batch to an idle worker, or to a new one."""
+        return [self._start(batch) for batch in batches]
+
+    def _start(self, batch: Batch) -> JobId:
+        id_ = JobId(str(next(self._numbers)))
+        count = sum(accelerator.count for accelerator in batch.resources.accelerators)
+        devices, self._devices = self._devices[:count], self._devices[count:]
+        try:
+            worker = self._new_worker(devices) if devices or not self._idle else self._idle.pop()
+        except OSError as error:
+            self._devices += devices
+            self._failed.append(Update(id_, JobState.ENDED, Cause.LOST, f"no worker process can be started: {error}"))
+            return id_
+        job = self._busy[id_] = _Job(id_, worker, devices)
+        self._selector.modify(worker, selectors.EVENT_READ, job)
+        worker.send(batch.message)
+        return id_
+
+    def _new_worker(self, devices: list[str]) -> WorkerProcess:
+        assert self._session is not None
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+        worker = WorkerProcess(self._session.store, {**self._environment, **visible}, self._launcher)
+        self._selector.register(worker, selectors.EVENT_READ)
+        return worker
+
+    def poll(self, timeout: float) -> list[Update]:
+        """Listen to the workers and look after them."""
+        deadline = time.monotonic() + timeout
+        while True:
+            updates, self._failed = self._failed, []
+            remaining = max(0.0, deadline - time.monotonic())
+            updates += self._listen(0.0 if updates else remaining)
+            if updates or remaining == 0.0 or self._woken:
+                return updates
+
+    def _listen(self, timeout: float) -> list[Update]:
+        if self._busy:
+            timeout = min(timeout, max(0.0, self._next_look - time.monotonic()))
+        updates: list[Update] = []
+        self._woken = False
+        for key, _ in self._selector.select(timeout):
+            if key.fd == self._wake_read:
+                self._woken = bool(os.read(self._wake_read, 4096))
+            elif key.data is not None:
+                updates += self._hear(key.data)
+            elif isinstance(worker := key.fileobj, WorkerProcess) and worker.receive() is None:
+                self._idle.remove(worker)
+                self._bury(worker)
+        if self._busy and time.monotonic() >= self._next_look:
+            updates += self._look()
+        return updates
+
+    def _hear(self, job: _Job) -> list[Update]:
+        messages = job.worker.receive()
+        if messages is None:
+            return [self._ended(job)]
+        if _DONE not in messages:
+            return [Update(job.id, JobState.RUNNING, answers=tuple(messages))] if messages else []
+        messages.remove(_DONE)
+        self._free(job)
+        if job.verdict is None and not job.devices and FRESH_VARIABLE not in self._environment:
+            self._selector.modify(job.worker, selectors.EVENT_READ, None)
+            self._idle.append(job.worker)
+        else:  # it was told to end, or has run the one task it is for, or would keep the devices that it saw first
+            self._selector.unregister(job.worker)
+            job.worker.hang_up()
+            self._leaving.append(job.worker)
+        return [Update(job.id, JobState.ENDED, answers=tuple(messages))]
+
+    def _ended(self, job: _Job) -> Update:
+        """Say how a job ended whose worker is dead, or has closed its wire and will be."""
+        self._free(job)
+        status, doing, log = job.worker.end(), job.worker.doing(), job.worker.log()
+        cause, detail = job.verdict or how_it_ended(status, in_task=doing is not None)
+        if doing is None and log and job.verdict is None:
+            detail += ": " + log.decode(errors="replace").strip()[-_DETAIL:]
+        self._bury(job.worker)
+        if doing is None:
+            return Update(job.id, JobState.ENDED, cause, detail, log=log)
+        return Update(job.id, JobState.ENDED, cause, detail, running=doing.task, log=log, since=doing.start)
+
+    def _free(self, job: _Job) -> None:
+        del self._busy[job.id]
+        self._devices += job.devices
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        self._selector.unregister(worker)
+        worker.end()
+        worker.close()
+        self._sweeper.request(self._environment)
+
+    def _look(self) -> list[Update]:
+        """Look after every worker that has a job: is it alive, does it keep to its limits, did it end when told to?"""
+        start = time.monotonic()
+        updates = []
+        for job in list(self._busy.values()):
+            if job.worker.is_dead():
+                updates.append(self._ended(job))
+            elif start > job.kill_at:
+                job.worker.signal(signal.SIGKILL)
+            elif job.verdict is None and (verdict := self._verdict(job)) is not None:
+                self._condemn(job, verdict)
+        now = time.monotonic()
+        self._next_look = now + max(_LOOK, _LOOK_SHARE * (now - start))
+        return updates
+
+    def _verdict(self, job: _Job) -> Verdict | None:
+        return broken_limit(job.worker, memory=self._watch_memory)
+
+    def _condemn(self, job: _Job, verdict: Verdict) -> None:
+        job.verdict = verdict
+        job.kill_at = time.monotonic() + _GRACE
+        # What takes too much memory takes more while it is asked to stop.
+        job.worker.signal(signal.SIGKILL if verdict[0] is Cause.MEMORY else signal.SIGTERM)
+
+    def kill(self, jobs: Iterable[JobId]) -> None:
+        """Ask workers to end, with all that their tasks have started; after two seconds end them."""
+        for id_ in jobs:
+            job = self._busy.get(id_)
+            if job is not None and job.verdict is None:
+                self._condemn(job, (Cause.LOST, "killed on request"))
+
+    def recall(self, job: JobId) -> None:
+        """Pass the wish on to the worker."""
+        if job in self._busy:
+            self._busy[job].worker.send(_RECALL)
+
+    def tell(self, job: JobId, message: bytes) -> None:
+        """Send a message to the worker."""
+        if job in self._busy:
+            self._busy[job].worker.send(message)
+
+    def wake(self) -> None:
+        """Make a `poll` that waits in another thread return now."""
+        if self._session is not None:
+            with suppress(BlockingIOError):
+                os.write(self._wake_write, b"!")
+
+    def _hear_last(self) -> None:
+        """Let workers say that they are done: a run is over a bit earlier, when it has their answers."""
+        deadline = time.monotonic() + _LAST_WORDS
+        while any(job.worker.doing() is None for job in self._busy.values()):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return
+            self._listen(remaining)
+
+    def close(self) -> None:
+        """End all workers and what they have started, and wait until their temporary files are gone."""
+        if self._session is None:
+            return
+        self._hear_last()
+        self.kill(list(self._busy))
+        for worker in self._idle:
+            worker.hang_up()
+        deadline = time.monotonic() + _GRACE
+        for worker in (*self._idle, *self._leaving, *(job.worker for job in self._busy.values())):
+            worker.end(max(0.0, deadline - time.monotonic()))
+            worker.close()
+        if self._busy:
+            self._sweeper.request(self._environment)
+        self._sweeper.finish()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+        self._busy, self._idle, self._leaving, self._failed, self._session = {}, [], [], [], None

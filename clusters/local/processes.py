@@ -1,0 +1,206 @@
+"""Batches as processes of this machine, each with a worker of its own that talks to the store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, ClassVar, NamedTuple
+from uuid import uuid4
+
+import psutil
+
+from toilfn.clusters import base
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
+from toilfn.clusters.local import machine
+from toilfn.events import Capacity
+
+__all__ = ["ProcessCluster"]
+
+_VARIABLE = "TOILFN_PROCESS"
+"""Says in a process's environment which workflow's it is, which job, and which batch."""
+_INTERVAL = 0.1
+_TAIL = 1000
+"""How many bytes of what a failed process printed are shown."""
+_EXIT_TIME = 10.0
+"""Seconds that a worker has to end when it is asked to."""
+
+
+class _Running(NamedTuple):
+    process: psutil.Process
+    output: IO[bytes] | None
+    """None for a process that an earlier leader has started."""
+
+
+class ProcessCluster(PolledCluster[LiveJob]):
+    """Runs some batches at a time, and the others after them, with no other limit than their walltimes.
+
+    Parameters
+    ----------
+    most : int, optional
+        How many at one time; by default one for each core.
+    worker_command : sequence of str, optional
+        What runs a batch: the store's URL and the batch's name come after it.
+    poll_interval : float
+        Seconds between two looks at the processes.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True)
+    unknown: ClassVar[str] = "there is no such process"
+
+    def __init__(
+        self, most: int | None = None, *, worker_command: Sequence[str] = (), poll_interval: float = _INTERVAL
+    ) -> None:
+        super().__init__({"poll_interval": poll_interval})
+        self._most = most or max(1, int(machine.cores()))
+        self._command = tuple(worker_command) or base.worker_command(sys.executable)
+        self._waiting: deque[tuple[JobId, str]] = deque()
+        self._running: dict[JobId, _Running] = {}
+        self._doomed: dict[JobId, float] = {}
+        """When processes that were asked to end are ended by force."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to hear of."""
+        return not self._live
+
+    def capacity(self) -> Capacity:
+        """Say that batches queue here."""
+        return Capacity(total=None)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Start processes, or queue them. See `Cluster.submit`."""
+        jobs = [JobId(f"process-{uuid4().hex}") for _ in batches]
+        for job, batch in zip(jobs, batches, strict=True):
+            self._live[job] = LiveJob(walltime=batch.resources.walltime)
+            self._waiting.append((job, batch.name))
+        self._start()
+        return jobs
+
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+        """See which processes have ended, and start others; see `PolledCluster.look`."""
+        for job, limit in self._doomed.items():
+            if limit < time.monotonic() and job in self._running:
+                _signal(self._running[job].process, signal.SIGKILL)
+        found = {job: self._judge(job) for job in self._running.keys() & set(jobs)}
+        self._start()
+        return {job: Found(JobState.QUEUED) for job, _ in self._waiting} | found
+
+    def end(self, jobs: Sequence[JobId]) -> None:
+        """Ask processes to end; see `PolledCluster.end`."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] not in jobs)
+        for job in jobs:
+            if job in self._running and job not in self._doomed:
+                self._doomed[job] = time.monotonic() + _EXIT_TIME
+                _signal(self._running[job].process, signal.SIGTERM)
+
+    def ended(self, job: JobId, live: LiveJob, found: Found) -> Found:
+        """Add what a process that failed has printed; see `PolledCluster.ended`."""
+        self._doomed.pop(job, None)
+        running = self._running.pop(job, None)
+        if running is None or running.output is None:
+            return found
+        _reap(running.process)
+        with running.output as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
+            text = output.read().decode(errors="replace").strip()
+        return found._replace(detail=f"{found.detail}; it printed: {text}") if found.cause and text else found
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        """Find processes that an earlier leader on this machine has started for the store, and take them over."""
+        found: dict[JobId, str] = {}
+        for process in psutil.process_iter():
+            owner, _, rest = _mark(process).partition(" ")
+            if owner == workflow:
+                job, _, found[JobId(job)] = rest.partition(" ")
+                self._running.setdefault(JobId(job), _Running(process, None))
+                self._live.setdefault(JobId(job), LiveJob())
+        return found
+
+    def close(self) -> None:
+        """End all processes, and wait for them."""
+        running = list(self._running.values())
+        super().close()
+        _, alive = psutil.wait_procs([one.process for one in running], _EXIT_TIME)
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, _EXIT_TIME)
+        for one in running:
+            if one.output is not None:
+                _reap(one.process)
+
+    def leave(self) -> None:
+        """Let the processes run on; what waited for one of them to end is not started."""
+        super().leave()
+        self._waiting.clear()
+        for one in self._running.values():
+            if one.output is not None:
+                one.output.close()
+        self._running.clear()
+        self._doomed.clear()
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._most:
+            job, name = self._waiting.popleft()
+            output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+            mark = f"{self.session.workflow} {job} {name}"
+            process = psutil.Popen(
+                [*self._command, self.session.store, name],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env={**os.environ, **self.session.environment, _VARIABLE: mark}, start_new_session=True,
+            )  # fmt: skip
+            self._running[job] = _Running(process, output)
+
+    def _judge(self, job: JobId) -> Found:
+        process, output = self._running[job]
+        if output is None:
+            return Found(JobState.RUNNING if _is_alive(process) else JobState.ENDED)
+        try:
+            status = _exit_status(process)
+        except psutil.TimeoutExpired:
+            return Found(JobState.RUNNING)
+        if status is None:  # its answers say how it went
+            return Found(JobState.ENDED)
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return Found(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
+
+
+def _mark(process: psutil.Process) -> str:
+    """Read what `ProcessCluster` has written into the environment of a process that it started."""
+    try:
+        is_first = os.getsid(process.pid) == process.pid  # the processes that it starts have its environment, too
+        return str(process.environ().get(_VARIABLE, "")) if is_first else ""
+    except (OSError, psutil.Error):  # gone, or somebody else's
+        return ""
+
+
+def _reap(process: psutil.Process) -> None:
+    """Have Python know, too, that a process has ended for which psutil has waited."""
+    if isinstance(process, psutil.Popen):
+        process.poll()
+
+
+def _exit_status(process: psutil.Process) -> int | None:
+    """Give how our child has ended: negative, a signal; None when somebody else in this process has reaped it."""
+    return process.wait(timeout=0)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether a process still does something; one that is not our child may stay as a zombie."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    """Send a signal to a process and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

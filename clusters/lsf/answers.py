@@ -1,0 +1,206 @@
+"""What bjobs and bhist say of jobs, and what that means.
+
+Text that is not an answer of these commands gives no verdict, and never an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from toilfn.clusters.base import JobState
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.words.answers import has_beginning, json_values
+from toilfn.clusters.words.verdicts import Verdict, ended, queued, running, unknown
+from toilfn.events import Cause
+
+__all__ = ["REASONS", "SIGNALS", "STATES", "history", "job_key", "json_records", "queue_record"]
+
+_BJOBS = 'IBM Spectrum LSF 10.1 command reference, bjobs, "STAT"'
+_API = 'IBM Spectrum LSF 10.1 lsbatch.h, "JOB_STAT_*"'
+_TERM = 'Administering IBM Spectrum LSF 10.1, "Termination reasons displayed by bacct, bhist, and bjobs"'
+_EXAMPLES = 'Administering IBM Spectrum LSF 10.1, "Example output of bacct and bhist"'
+_CODES = 'Administering IBM Spectrum LSF 10.1, "Job exit codes"'
+
+STATES: dict[str, Verdict] = {
+    "PEND": queued("pending, not yet started", _BJOBS),
+    "PROV": queued("its host is woken up", _BJOBS),
+    "PSUSP": queued("suspended by its owner or an administrator while it was pending", _BJOBS),
+    "WAIT": queued("in a chunk of jobs that waits to run", _BJOBS),
+    "RUN": running("runs", _BJOBS),
+    "USUSP": running("suspended by its owner or an administrator while it ran", _BJOBS),
+    "SSUSP": running("suspended by LSF", _BJOBS),
+    "UNKWN": unknown("the daemon on its host is out of reach", _BJOBS),
+    "DONE": ended(None, "ended with status 0", _BJOBS),
+    "PDONE": ended(None, "ended, and its post-execution command as well", _API),
+    "PERR": ended(None, "ended, and its post-execution command failed", _API),
+    "EXIT": ended(Cause.ERROR, "ended with another status, or was killed", _BJOBS),
+    "ZOMBI": ended(Cause.LOST, "killed while its host was out of reach", _BJOBS),
+}
+"""The states of jobs. For ``EXIT``, ``PDONE`` and ``PERR`` the exit code and the reason decide."""
+
+REASONS: dict[str, Verdict] = {
+    "TERM_ADMIN": ended(Cause.LOST, "killed by root or an administrator", _TERM),
+    "TERM_BUCKET_KILL": ended(Cause.LOST, "killed with bkill -b", _TERM),
+    "TERM_CHKPNT": ended(Cause.PREEMPTED, "killed after a checkpoint", _TERM),
+    "TERM_CPULIMIT": ended(Cause.WALLTIME, "reached the limit of CPU time", _TERM),
+    "TERM_CSM_ALLOC": ended(Cause.LOST, "the allocation by CSM failed", _TERM),
+    "TERM_CTRL_PID": ended(Cause.LOST, "the process that controls the job died", _TERM),
+    "TERM_CWD_NOTEXIST": ended(Cause.LOST, "the host cannot reach the working directory", _TERM),
+    "TERM_DATA": ended(Cause.LOST, "staging of data failed", _TERM),
+    "TERM_DEADLINE": ended(Cause.LOST, "reached its deadline, a time of the clock and not a time limit", _TERM),
+    "TERM_EXTERNAL_SIGNAL": ended(Cause.LOST, "ended by a signal from outside of LSF", _TERM),
+    "TERM_FORCE_ADMIN": ended(Cause.LOST, "killed at once by root or an administrator", _TERM),
+    "TERM_FORCE_OWNER": ended(Cause.LOST, "killed at once by its owner", _TERM),
+    "TERM_KUBE": ended(Cause.LOST, "ended by the integration with Kubernetes", _TERM),
+    "TERM_LOAD": ended(Cause.PREEMPTED, "the load of the host was too high", _TERM),
+    "TERM_MC_RECALL": ended(Cause.LOST, "recalled by the cluster that had forwarded it", _TERM),
+    "TERM_MEMLIMIT": ended(Cause.MEMORY, "reached the memory limit", _TERM),
+    "TERM_ORPHAN_SYSTEM": ended(Cause.LOST, "ended as an orphan", _TERM),
+    "TERM_OTHER": ended(Cause.LOST, "killed and requeued after it had been switched to another queue", _TERM),
+    "TERM_OWNER": ended(Cause.LOST, "killed by its owner", _TERM),
+    "TERM_PREEMPT": ended(Cause.PREEMPTED, "preempted", _TERM),
+    "TERM_PRE_EXEC_FAIL": ended(Cause.LOST, "its pre-execution command failed too often", _TERM),
+    "TERM_PROCESSLIMIT": ended(Cause.ERROR, "reached the limit of processes", _TERM),
+    "TERM_RC": ended(Cause.PREEMPTED, "its host was reclaimed by the cloud", _TERM),
+    "TERM_RC_RECLAIM": ended(Cause.PREEMPTED, "its host was reclaimed by the resource connector", _TERM),
+    "TERM_REMOVE_HUNG_JOB": ended(Cause.LOST, "removed because its host was out of reach", _TERM),
+    "TERM_REQUEUE_ADMIN": ended(Cause.PREEMPTED, "killed and requeued by root or an administrator", _TERM),
+    "TERM_REQUEUE_OWNER": ended(Cause.PREEMPTED, "killed and requeued by its owner", _TERM),
+    "TERM_REQUEUE_RC": ended(Cause.PREEMPTED, "killed and requeued, its host was reclaimed", _TERM),
+    "TERM_RMS": ended(Cause.LOST, "an error of RMS", _TERM),
+    "TERM_RUNLIMIT": ended(Cause.WALLTIME, "reached the run time limit", _TERM),
+    "TERM_SLURM": ended(Cause.LOST, "ended by Slurm, on which LSF runs: a node failed", _TERM),
+    "TERM_SWAP": ended(Cause.MEMORY, "reached the swap limit", _TERM),
+    "TERM_SWAPLIMIT": ended(Cause.MEMORY, "reached the swap limit", _EXAMPLES),
+    "TERM_THREADLIMIT": ended(Cause.ERROR, "reached the limit of threads", _TERM),
+    "TERM_USER": ended(Cause.LOST, "killed by its owner", _EXAMPLES),
+    "TERM_WINDOW": ended(Cause.PREEMPTED, "the queue's run window closed", _TERM),
+    "TERM_WINDOWS": ended(Cause.PREEMPTED, "the queue's run window closed", _EXAMPLES),
+    "TERM_ZOMBIE": ended(Cause.LOST, "exited while LSF was away", _TERM),
+}
+"""Why LSF ended a job (bjobs, ``exit_reason``; bhist). ``TERM_UNKNOWN`` means that the exit status decides."""
+
+SIGNALS: dict[int, Verdict] = {
+    2: ended(Cause.LOST, "SIGINT, the first signal of a kill", _CODES),
+    12: ended(Cause.WALLTIME, "SIGUSR2, sent at the run time limit", _CODES),
+    24: ended(Cause.WALLTIME, "SIGXCPU, sent at the limit of CPU time", _CODES),
+}
+"""Signals by which LSF ends jobs where no reason is told; `exit_cause` judges the others."""
+
+
+def json_records(text: str, is_absent: bool = False) -> list[Any] | None:
+    """Read the records of ``bjobs -json``; None for what is not an answer.
+
+    It may print nothing for no jobs. Where it has said that it knows of none (`is_absent`), notices of the site may
+    be all there is.
+    """
+    if not text.strip() or (is_absent and not has_beginning(text)):
+        return []
+    for answer in json_values(text):
+        if isinstance(answer, dict) and isinstance(answer.get("RECORDS"), list):
+            return list(answer["RECORDS"])
+    return None
+
+
+def job_key(record: Any) -> tuple[str, int] | None:
+    """Read the id and the index (0 for a job that is not in an array) of a record of ``bjobs -json``."""
+    if not isinstance(record, Mapping) or "ERROR" in record:
+        return None
+    match = re.fullmatch(r"(\d+)(?:\[(\d+)\])?", str(record.get("JOBID", "")).strip())
+    if match is None:
+        return None
+    return match[1], _number(record.get("JOBINDEX")) or int(match[2] or 0)
+
+
+def queue_record(record: Mapping[str, Any]) -> Found | None:
+    """Judge a record of ``bjobs -json``; None if it names no state."""
+    word = str(record.get("STAT") or "").strip().upper()
+    if not word:
+        return None
+    known = STATES.get(word)
+    state, cause = (known.state, known.cause) if known else (JobState.UNKNOWN, None)
+    status, said = _number(record.get("EXIT_CODE")), str(record.get("EXIT_REASON") or "").strip()
+    host = str(record.get("EXEC_HOST") or "").strip()
+    if word == "EXIT" or (word in ("PDONE", "PERR") and status):
+        cause = _cause(status, 0, said) or Cause.LOST  # no status at all is not a success
+    words = [word, f"exit status {status}" if status else "", said, f"on {host}" if host else ""]
+    return Found(state, cause, ", ".join(filter(None, words)), is_held=word == "PSUSP")
+
+
+def _cause(status: int, signal: int, said: str) -> Cause | None:
+    reason = re.match(r"TERM_[A-Z_]+", said)
+    if reason and reason[0] != "TERM_UNKNOWN":
+        known = REASONS.get(reason[0])
+        return known.cause if known else Cause.LOST  # LSF ended it, for a reason that is new
+    by_signal = SIGNALS.get(signal or status - 128)
+    return by_signal.cause if by_signal else exit_cause(status, signal)
+
+
+def _number(text: object) -> int:
+    match = re.fullmatch(r"\s*(\d{1,9})\s*", str(text))
+    return int(match[1]) if match else 0
+
+
+class _End(NamedTuple):
+    """What the events of a job have said of its end."""
+
+    is_over: bool = False
+    is_done: bool = False
+    status: int = 0
+    signal: int = 0
+    reason: str = ""
+
+
+_DAY = r"[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?: "
+_BLOCK = re.compile(r"^Job <(\d{1,18})(?:\[(\d{1,9})\])?>,(.*?)(?=^-{20,}\s*$|^Job <\d+(?:\[\d+\])?>,|\Z)", re.M | re.S)
+_EVENT = re.compile(rf"^{_DAY}(.*)$", re.MULTILINE)
+_STARTED = re.compile(r"(?:Dispatched|Started|[Dd]ispatched to)\b")
+_AGAIN = re.compile(r"(?:Starting|Running|Pending|Requeued)\b|.*\bhas been requeued\b")
+_OVER = re.compile(r"(?:Exited\b|Completed <exit>|Done successfully|Completed <done>)")
+_HOST = re.compile(r"Host\(s\) <([^>\n]+)>|[Dd]ispatched to <([^>\n]+)>")
+
+
+def history(text: str) -> dict[tuple[str, int], Found]:
+    """Read what ``bhist -l -UF`` says of jobs that ended, by id and index (0 where there is no array)."""
+    text = re.sub(r"\r?\n[ \t]+(?=\S)", "", text)  # a line that begins with a blank is the rest of the one above
+    found = {(base, int(index or 0)): _past(said) for base, index, said in _BLOCK.findall(text)}
+    return {job: end for job, end in found.items() if end is not None}
+
+
+def _past(said: str) -> Found | None:
+    """Judge the events of one job; None if it has not ended. What the job's command says is in none of them."""
+    end, host = _End(), ""
+    for event in _EVENT.findall(said):
+        if _STARTED.match(event):
+            named = _HOST.search(event)
+            host = (named[1] or named[2]) if named else host
+        if _STARTED.match(event) or _AGAIN.match(event):
+            end = _End()
+        elif _OVER.match(event):
+            end = _ended(event, end)
+    if not end.is_over:
+        return None
+    where = f", on {host}" if host else ""
+    if end.is_done:
+        return Found(JobState.ENDED, None, f"DONE{where}")
+    words = ["EXIT", f"exit status {end.status}" if end.status else "", f"signal {end.signal}" if end.signal else ""]
+    cause = _cause(end.status, end.signal, end.reason) or Cause.LOST
+    return Found(JobState.ENDED, cause, ", ".join(filter(None, (*words, end.reason))) + where)
+
+
+def _ended(event: str, before: _End) -> _End:
+    """Read an event of a job's end; what an earlier one has told stays."""
+    if event.startswith(("Done", "Completed <done>")):
+        return _End(is_over=True, is_done=True)
+    status = re.match(r"Exited with exit code ?(\d{1,9})", event)
+    signal = re.match(r"Exited by signal ?(\d{1,9})", event)
+    reason = re.search(r"\bTERM_[A-Z_]+", event)
+    return _End(
+        is_over=True,
+        status=int(status[1]) if status else before.status,
+        signal=int(signal[1]) if signal else before.signal,
+        reason=reason[0] if reason else before.reason,
+    )

@@ -1,0 +1,162 @@
+"""IBM Spectrum LSF.
+
+Follows the reference pages of bsub, bjobs, bhist, bkill, bqueues and bparams. Written for LSF 10.1, whose bjobs knows
+``-json``. bjobs shows ended jobs for CLEAN_PERIOD, an hour by default; after that bhist knows of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from toilfn.clusters.base import Capabilities, JobId
+from toilfn.clusters.common.commandline import CommandCluster
+from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.jobscript import Submission
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import JobSettings
+from toilfn.clusters.lsf.answers import history, job_key, json_records, queue_record
+from toilfn.clusters.lsf.site import memory_unit, read_parameters
+from toilfn.errors import ClusterError
+from toilfn.resources import Accelerator
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["LSFCluster", "LSFSettings"]
+
+_log = logging.getLogger(__name__)
+
+
+class LSFSettings(JobSettings, total=False):
+    """What `LSFCluster` can be told besides `JobSettings`.
+
+    Parameters
+    ----------
+    units : str
+        ``KB``, ``MB``, ``GB`` or ``TB``: what memory is counted in. By default LSF_UNIT_FOR_LIMITS of lsf.conf.
+    memory_per_core : bool
+        Whether memory is reserved for each core. By default RESOURCE_RESERVE_PER_TASK (or _PER_SLOT) of lsb.params.
+    """
+
+    units: str
+    memory_per_core: bool
+
+
+class LSFCluster(CommandCluster):
+    """Run tasks as LSF jobs; see `JobSettings` and `LSFSettings` for what it can be told."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
+    )
+    settings_type: ClassVar[type] = LSFSettings
+    name = "lsf"
+    prefix = "#BSUB"
+    index = "LSB_JOBINDEX"
+    answer = r"Job <(\d+)> is submitted"
+    marks = ("[", "]")
+    killer = ("bkill",)
+    needed = ("bsub", "bjobs", "bkill")
+    absent = r"Job <\d+(\[\d+\])?> is not found|No (matching |unfinished |running |pending |suspended )?job(s)? found"
+    cleared = (
+        r"BSUB_.*|LSB_(?!(CONFDIR|SHAREDIR)$).*|LSF_(?!(\w+DIR|TOP|VERSION|SERVER_HOSTS|MASTER_LIST)$).*|TOILFN_JOB"
+    )
+    options = "BSUB_.*|LSB_(DEFAULT|SUB_|BSUB_).*"
+    room = 0.0  # it counts in minutes
+    first = 1
+    array_limit = 1000
+    away = (
+        "LSF is down|Please wait|not respond|Cannot connect to LSF|still trying|communication time ?out"
+        "|authentication (failed|error)|Failed in (an LSF library call|sending|receiving)|Unable to contact"
+        "|(master|management) (LIM|host) (is )?(unknown|down)|Connection (refused|reset|timed out)|Bad XDR"
+        "|Batch library internal error|mbatchd (is )?(too )?busy|Protocol error|Resource temporarily unavailable"
+    )
+
+    def __init__(self, **settings: Unpack[LSFSettings]) -> None:
+        self._site = read_parameters("")
+        super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
+
+    def directives(self, submission: Submission) -> list[str]:
+        """Give bsub's options for a shape."""
+        resources, given = submission.resources, self.settings
+        cores = math.ceil(resources.cores)
+        unit = memory_unit(given.get("units"))
+        share = cores if given.get("memory_per_core", self._site.is_per_core) else 1
+        walltime = self.walltime(resources)
+        elements = f"[1-{len(submission.batches)}]" if submission.is_array else ""
+        return [
+            f'-J "{submission.name}{elements}"',
+            "-rn",  # who runs again is the leader's decision
+            "-o /dev/null",
+            f"-n {cores}",
+            '-R "span[hosts=1]"',
+            f'-R "rusage[mem={max(1, math.ceil(resources.memory / share / unit))}]"',
+            f"-M {max(1, math.ceil(resources.memory / unit))}",
+            *([f"-W {math.ceil(walltime / 60)}"] if walltime is not None else []),
+            *(f'-gpu "{_gpu(accelerator)}"' for accelerator in resources.accelerators),
+            *self.given(queue="-q {}", account="-P {}"),
+        ]
+
+    def submit_command(self, submission: Submission, script: Path) -> list[str]:
+        """Give bsub's command line; bsub reads the script from its input."""
+        return ["bsub", *self.submit_args()]
+
+    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask bjobs, also for jobs that ended a short time ago."""
+        records = self._jobs("jobid jobindex stat exit_code exit_reason exec_host", "-a", *bases)
+        found = {job: queue_record(record) for job, record in records.items()}
+        return {job: verdict for job, verdict in found.items() if verdict is not None}
+
+    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask bhist, in all event logs there are. It fails when it knows none of the jobs."""
+        output = self.commands.ask(["bhist", "-l", "-UF", "-n", "0", *bases])
+        return {self._id(*key): found for key, found in history(output).items() if key[0] in bases}
+
+    def arrived(self, name: str) -> str:
+        """Ask bjobs for a submission by its name, also when its jobs have ended a short time ago."""
+        return next((self.split(job)[0] for job, called in self._named("-a").items() if called == name), "")
+
+    def names(self) -> dict[JobId, str]:
+        """Ask bjobs for all live jobs of this user."""
+        return self._named()
+
+    def _named(self, *options: str) -> dict[JobId, str]:
+        records = self._jobs("jobid jobindex job_name", *options).items()
+        return {job: str(record.get("JOB_NAME") or "").partition("[")[0] for job, record in records}
+
+    def site_array_limit(self) -> int:
+        """Ask for the site's parameters, and check that the queue exists."""
+        if "queue" in self.settings:
+            self._check_queue(self.settings["queue"])
+        self._site = read_parameters(self.commands.consult(["bparams", "-a"]))
+        return self._site.array_limit
+
+    def _check_queue(self, name: str) -> None:
+        """Refuse a queue that does not exist; where bqueues may not be asked, bsub decides."""
+        try:
+            self.commands.run(["bqueues", name])
+        except AwayError:
+            raise
+        except ClusterError as error:
+            if "No such queue" in str(error):
+                raise
+            _log.info("%s", error)
+
+    def _jobs(self, fields: str, *arguments: str) -> dict[JobId, Mapping[str, Any]]:
+        answer = self.commands.answer(["bjobs", "-json", "-o", fields, *arguments])
+        records = json_records(answer.text, answer.is_absent)
+        if records is None:
+            raise AwayError(f"bjobs -json answered what cannot be read: {answer.text[:300]!r}")
+        keys = ((job_key(record), record) for record in records)
+        return {self._id(*key): record for key, record in keys if key is not None}
+
+    def _id(self, base: str, index: int) -> JobId:
+        return self.element(base, index) if index else JobId(base)
+
+
+def _gpu(accelerator: Accelerator) -> str:
+    model = f":gmodel={accelerator.model}" if accelerator.model else ""
+    return f"num={accelerator.count}{model}"

@@ -1,0 +1,1 @@
+"""OpenPBS, PBS Professional and Torque."""

@@ -1,0 +1,285 @@
+"""What qstat and tracejob of Torque and of PBS Professional say of jobs, and what that means.
+
+Text that is not an answer of these commands gives no verdict, and never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree as ET
+from xml.sax.saxutils import unescape
+
+from toilfn.clusters.base import JobState
+from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.words.answers import has_beginning, json_values
+from toilfn.clusters.words.verdicts import Verdict, ended, queued, running
+from toilfn.events import Cause
+
+__all__ = ["PBS_EXITS", "STATES", "TORQUE_EXITS", "job_found", "json_jobs", "traced", "variable", "xml_jobs"]
+
+_STATES = 'PBS Professional Reference Guide, "Job States"; Torque Administrator Guide, qstat, "Job state"'
+_PBS = 'OpenPBS, src/include/job.h, "Special Job Exit Values"'
+_TORQUE = 'Torque 6.1 Administrator Guide, "Job Exit Status"'
+
+STATES: dict[str, Verdict] = {
+    "B": queued("a job array of which a job has begun", _STATES),
+    "C": ended(None, "has ended (Torque)", _STATES),
+    "E": running("has run and is being cleaned up", _STATES),
+    "F": ended(None, "has finished", _STATES),
+    "H": queued("held", _STATES),
+    "M": queued("moved to another server", _STATES),
+    "Q": queued("queued", _STATES),
+    "R": running("runs", _STATES),
+    "S": running("suspended by the server", _STATES),
+    "T": queued("on its way to a node or to another server", _STATES),
+    "U": running("suspended because somebody uses the workstation", _STATES),
+    "W": queued("waits for its time, or for its files", _STATES),
+    "X": ended(None, "a job of an array that has ended", _STATES),
+}
+"""The letters of qstat's states. Of a job that has ended the exit status decides."""
+
+TORQUE_EXITS: dict[int, Verdict] = {
+    -1: ended(Cause.LOST, "could not be started, before its files were ready", _TORQUE),
+    -2: ended(Cause.LOST, "could not be started, after its files were ready", _TORQUE),
+    -3: ended(Cause.LOST, "could not be started, to be tried again", _TORQUE),
+    -4: ended(Cause.LOST, "aborted when the node's daemon started", _TORQUE),
+    -5: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that cannot move", _TORQUE),
+    -6: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that can move", _TORQUE),
+    -7: ended(Cause.LOST, "could not be restarted", _TORQUE),
+    -8: ended(Cause.LOST, "its command could not be executed", _TORQUE),
+    -9: ended(Cause.LOST, "its output could not be created", _TORQUE),
+    -10: ended(Cause.MEMORY, "over its memory limit", _TORQUE),
+    -11: ended(Cause.WALLTIME, "over its walltime", _TORQUE),
+    -12: ended(Cause.WALLTIME, "over its limit of CPU time", _TORQUE),
+    -13: ended(Cause.LOST, "its control groups could not be made, to be tried again", _TORQUE),
+    -14: ended(Cause.LOST, "its prologue failed, to be tried again", _TORQUE),
+}
+"""Exit statuses that Torque makes up."""
+
+PBS_EXITS: dict[int, Verdict] = {
+    -1: ended(Cause.LOST, "could not be started, before its files were ready", _PBS),
+    -2: ended(Cause.LOST, "could not be started, after its files were ready", _PBS),
+    -3: ended(Cause.LOST, "could not be started, to be tried again", _PBS),
+    -4: ended(Cause.LOST, "aborted when the node's daemon started", _PBS),
+    -5: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that cannot move", _PBS),
+    -6: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that can move", _PBS),
+    -7: ended(Cause.LOST, "could not be restarted", _PBS),
+    -10: ended(Cause.LOST, "its user or group is not valid on the node", _PBS),
+    -11: ended(Cause.PREEMPTED, "requeued to run again", _PBS),
+    -12: ended(Cause.PREEMPTED, "killed after a checkpoint", _PBS),
+    -13: ended(Cause.LOST, "the password was refused", _PBS),
+    -14: ended(Cause.LOST, "requeued because another of its nodes failed", _PBS),
+    -15: ended(Cause.PREEMPTED, "requeued to start from a checkpoint", _PBS),
+    -16: ended(Cause.LOST, "requeued by a hook before it started", _PBS),
+    -17: ended(Cause.ERROR, "refused by a hook, which deletes it", _PBS),
+    -18: ended(Cause.LOST, "requeued by a hook", _PBS),
+    -19: ended(Cause.ERROR, "deleted by a hook", _PBS),
+    -20: ended(Cause.LOST, "the first of its nodes was out of reach", _PBS),
+    -21: ended(Cause.LOST, "the node's PBS directory is not secure", _PBS),
+    -22: ended(Cause.LOST, "a hook failed or took too long", _PBS),
+    -23: ended(Cause.LOST, "there were no Kerberos credentials", _PBS),
+    -24: ended(Cause.ERROR, "used more CPUs than it asked for (burst)", _PBS),
+    -25: ended(Cause.ERROR, "used more CPUs than it asked for (sum)", _PBS),
+    -26: ended(Cause.MEMORY, "over its limit of virtual memory", _PBS),
+    -27: ended(Cause.MEMORY, "over its memory limit", _PBS),
+    -28: ended(Cause.WALLTIME, "over its limit of CPU time", _PBS),
+    -29: ended(Cause.WALLTIME, "over its walltime", _PBS),
+    -30: ended(Cause.LOST, "its nodes could not join", _PBS),
+    -31: ended(Cause.MEMORY, "over its limit of huge-page memory", _PBS),
+    -32: ended(Cause.LOST, "requeued after its processes were gone", _PBS),
+}
+"""The same for PBS Professional and OpenPBS."""
+
+
+def job_found(attributes: Mapping[str, str], exits: Mapping[int, Verdict]) -> Found | None:
+    """Judge what qstat -f says of a job; None if it names no state. `exits` are the system's own exit statuses."""
+    letter = attributes.get("job_state", "").strip()
+    if not letter:
+        return None
+    known = STATES.get(letter)
+    state, comment = known.state if known else JobState.UNKNOWN, attributes.get("comment", "").strip()
+    if state is not JobState.ENDED:
+        is_held = letter == "H" or (state is JobState.QUEUED and "Can Never Run" in comment)
+        words = ", ".join(filter(None, (f"state {letter}", comment)))
+        return Found(state, None, words, is_held=is_held, is_ending=letter == "E")
+    status = _number(attributes.get("Exit_status", attributes.get("exit_status")))
+    if status is None:
+        has_run = "Exit_status" in attributes or "exit_status" in attributes or "stime" in attributes
+        words = "ended without an exit status" if has_run else "deleted before it started"
+        return Found(state, Cause.LOST, ", ".join(filter(None, (words, comment))))
+    return _ended(status, exits, comment or attributes.get("sched_hint", ""), attributes)
+
+
+_STATUS = re.compile(r"\bExit_status=(-?\d{1,9})\b.*$", re.MULTILINE)
+_USED = re.compile(r"\b(resources_used|Resource_List)\.(\w+)=([\w:.]+)")
+_DELETED = re.compile(r"^\S+ \S+\s+[A-Z]\s+(?:Job deleted\b|requestor=\S+|Job to be deleted\b)", re.MULTILINE | re.I)
+
+
+def variable(attributes: Mapping[str, str], name: str) -> str:
+    """Return the value of a variable that a job carries; empty if it has none of this name."""
+    if f"Variable_List.{name}" in attributes:
+        return attributes[f"Variable_List.{name}"]
+    match = re.search(rf"(?:^|,){name}=([^,]*)", attributes.get("Variable_List", ""))
+    return match[1] if match else ""
+
+
+def traced(text: str, exits: Mapping[int, Verdict]) -> Found | None:
+    """Judge what tracejob says of a job; None if that has not ended."""
+    last = next(iter(reversed(list(_STATUS.finditer(text)))), None)  # a job that was requeued has more than one
+    if last is not None:
+        used = {f"{group}.{name}": value for group, name, value in _USED.findall(text[: last.end()])}
+        return _ended(int(last[1]), exits, "by tracejob", used)
+    return Found(JobState.ENDED, Cause.LOST, "deleted before it started") if _DELETED.search(text) else None
+
+
+def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: Mapping[str, str]) -> Found:
+    """Judge an exit status: negative ones are the system's own, over 256 stands for a signal, as over 128 in shells."""
+    words = [f"exit status {status}", comment]
+    if status < 0:
+        known = exits.get(status)
+        cause: Cause | None = known.cause if known else Cause.LOST
+        words[1:1] = [known.meaning] if known else ["a failure of the system"]
+    else:
+        cause = exit_cause(status % 256, status - 256) if status > 256 else exit_cause(status)
+    if cause is Cause.LOST and status >= 0:  # killed: by whom, the record of what it used may show
+        cause = _over(attributes) or cause
+    return Found(JobState.ENDED, cause, ", ".join(filter(None, words)))
+
+
+def _over(attributes: Mapping[str, str]) -> Cause | None:
+    """Say which of its limits a job that was killed had used up."""
+    for name, cause in (("mem", Cause.MEMORY), ("vmem", Cause.MEMORY), ("walltime", Cause.WALLTIME)):
+        used, limit = (_amount(attributes.get(f"{group}.{name}", "")) for group in ("resources_used", "Resource_List"))
+        if used is not None and limit is not None and used >= limit > 0:
+            return cause
+    return None
+
+
+def _amount(text: str) -> float | None:
+    """Read ``01:00:05`` in seconds, or ``2544kb`` in bytes."""
+    if re.fullmatch(r"\d{1,9}(:\d{1,9}){1,3}", text):
+        parts = [int(part) for part in text.split(":")]
+        return float(sum(part * size for part, size in zip(reversed(parts), (1, 60, 3600, 86400), strict=False)))
+    match = re.fullmatch(r"(\d{1,15})([kmgtp]?)(b|w)?", text.strip().lower())
+    if match is None:
+        return None
+    return float(int(match[1]) * 2 ** (10 * " kmgtp".index(match[2] or " ")) * (8 if match[3] == "w" else 1))
+
+
+def _number(text: str | None) -> int | None:
+    match = re.fullmatch(r"\s*(-?\d{1,9})\s*", text or "")
+    return int(match[1]) if match else None
+
+
+# The answers of qstat.
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|:\s*([^\s"\[\]{},][^",\[\]{}\n]*|(?=[,}]))', re.DOTALL)
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?|true|false|null")
+_ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')
+_LINE = re.compile(r'^(\s*)"((?:[^"\\\n]|\\.)+)"\s*:\s*(.*?),?\s*$')
+
+
+def json_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | None:
+    """Read the jobs of ``qstat -f -F json``, with their attributes; None for what is not a whole answer.
+
+    Some releases of OpenPBS write values as they are, as numbers that JSON does not have, and with tabs, line breaks
+    and backslashes in them. What cannot be read so is read line by line. Groups become ``resources_used.mem``. Where
+    qstat has said that it knows of no such job (`is_absent`), notices of the site may be all there is.
+    """
+    if not text.strip() or (is_absent and not has_beginning(text)):
+        return {}
+    for variant in (text, _TOKEN.sub(_corrected, text)):
+        for answer in json_values(variant):
+            if not isinstance(answer, dict) or not answer.keys() & {"Jobs", "pbs_version"}:
+                continue
+            jobs = answer.get("Jobs", {})
+            if isinstance(jobs, dict):
+                return {job: _flat(record) for job, record in jobs.items() if isinstance(record, dict)}
+    return _by_lines(text)
+
+
+def _corrected(match: re.Match[str]) -> str:
+    """Write a bare value in quotes, and a backslash in a text that begins no escape twice."""
+    if match[1] is None:
+        return _ESCAPE.sub(lambda found: found[0] if found[1] else r"\\", match[0])
+    value = match[1].rstrip()
+    return f":{value if _NUMBER.fullmatch(value) else json.dumps(value)}"
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, str]:
+    """Write all values as text, and those of groups under ``group.name``."""
+    flat: dict[str, str] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": str(one) for key, one in value.items()}
+        else:
+            flat[name] = str(value)
+    return flat
+
+
+def _by_lines(answer: str) -> dict[str, dict[str, str]] | None:
+    """Read an answer by its indentation: jobs are two levels deep, attributes three, the values of groups four."""
+    lines = [line.rstrip("\r") for line in answer.split("\n")]
+    if "{" not in lines or "}" not in lines:  # it is cut, or not indented at all
+        return None
+    end = len(lines) - lines[::-1].index("}")
+    if any(map(_LINE.match, lines[end:])):  # that bracket was in a value, and the answer is cut
+        return None
+    lines = lines[lines.index("{") : end]
+    jobs: dict[str, dict[str, str]] = {}
+    unit, is_inside, record, group = 0, False, None, ""
+    for line in lines:
+        match = _LINE.match(line)
+        if match is None:
+            continue
+        unit = unit or len(match[1])
+        level, name, value = len(match[1]) // max(1, unit), match[2], match[3]
+        if level == 1:
+            is_inside = name == "Jobs"
+        elif level == 2 and is_inside:
+            record = jobs.setdefault(name, {})
+        elif level == 3 and is_inside and record is not None:
+            group = name if value == "{" else ""
+            record |= {} if group else {name: _plain(value)}
+        elif level == 4 and record is not None and group:
+            record[f"{group}.{name}"] = _plain(value)
+    return jobs
+
+
+def _plain(value: str) -> str:
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+_CONTROL = re.compile(
+    r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|&#(?:x[01]?[0-9a-f]|[0-2]?\d|3[01]);", re.I
+)
+
+
+def xml_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | None:
+    """Read the jobs of Torque's ``qstat -f -x``, with their attributes; None for what is not a whole answer.
+
+    It prints nothing for no jobs. `is_absent` is as for `json_jobs`.
+    """
+    if not text.strip() or (is_absent and "<Data" not in text):
+        return {}
+    begin, end = text.find("<Data"), text.rfind("</Data>")
+    if end < begin or begin < 0:
+        return {} if not text.strip() or re.search(r"<Data\s*/>", text) else None
+    records = [_xml_record(chunk) for chunk in re.findall(r"<Job>.*?</Job>", _CONTROL.sub("?", text), re.DOTALL)]
+    return {record["Job_Id"].strip(): record for record in records if record.get("Job_Id", "").strip()}
+
+
+def _xml_record(chunk: str) -> dict[str, str]:
+    """Read one job; of one with characters that XML does not have, at least what is not in a group."""
+    try:
+        job = ET.fromstring(chunk)  # noqa: S314  # it comes from the scheduler that runs our code
+    except (ET.ParseError, ValueError):
+        return {name: unescape(value) for name, value in re.findall(r"<(\w+)>([^<>]*)</\1>", chunk)}
+    record: dict[str, str] = {}
+    for child in job:
+        record |= {f"{child.tag}.{one.tag}": one.text or "" for one in child} or {child.tag: child.text or ""}
+    return record

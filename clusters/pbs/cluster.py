@@ -1,0 +1,229 @@
+"""PBS Professional and OpenPBS, and what Torque has in common with them.
+
+Follows the manual pages of qsub, qstat, qdel and tracejob. Ended jobs are seen as long as the server keeps them
+(``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs where it may.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pwd
+import re
+import shutil
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from toilfn.clusters.base import Capabilities, JobId, JobState
+from toilfn.clusters.common.commandline import CommandCluster
+from toilfn.clusters.common.commands import Answer, AwayError, portions
+from toilfn.clusters.common.jobscript import Submission
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import JobSettings
+from toilfn.clusters.pbs.answers import PBS_EXITS, job_found, json_jobs, traced, variable
+from toilfn.clusters.words.verdicts import Verdict
+from toilfn.resources import Resources
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["PBSBase", "PBSCluster", "PBSSettings", "kilobytes", "time_request"]
+
+
+class PBSSettings(JobSettings, total=False):
+    """What `TorqueCluster` and `PBSCluster` can be told besides `JobSettings`.
+
+    Parameters
+    ----------
+    requirements : str
+        More of what ``-l`` takes, such as ``"walltime=1:00:00"``; by default that of ``TOILFN_TORQUE_REQS``.
+    """
+
+    requirements: str
+
+
+class PBSBase(CommandCluster):
+    """What the two have in common."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
+    )
+    settings_type: ClassVar[type] = PBSSettings
+    prefix = "#PBS"
+    killer = ("qdel",)
+    needed = ("qsub", "qstat", "qdel")
+    absent = "Unknown Job ?Id|Job has finished"
+    cleared = (
+        r"PBS_(?!(CONF_FILE|EXEC|HOME|DEFAULT|SERVER|PRIMARY|SECONDARY|LEAF_NAME|AUTH_METHOD|.*_SERVICE_PORT|CLIENT_.*)$).*"
+        r"|TOILFN_JOB"
+    )
+    options = r"PBS_(DPREFIX|QSUB.*|ACCOUNT)"
+    array_limit = 1000
+    away = (
+        "cannot connect to server|Connection (refused|reset|timed out)|Communication failure|End of File|timed? ?out"
+        "|(Expired|Invalid) credential|Protocol .*error|Server is (busy|shutting down)|Batch protocol error|munge"
+        "|cannot (resolve|get|find) (server|specified server)|trqauthd|Network is unreachable|No route to host"
+    )
+    exits: ClassVar[Mapping[int, Verdict]]
+    array_option: ClassVar[str]
+    trace_limit: ClassVar[int] = 50
+    """The most jobs that tracejob is asked for in one interval."""
+
+    def __init__(self, **settings: Unpack[PBSSettings]) -> None:
+        super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
+
+    @abstractmethod
+    def request(self, resources: Resources, walltime: float | None) -> list[str]:
+        """Give the values of ``-l``."""
+
+    @abstractmethod
+    def status(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """Run qstat and return each job's attributes.
+
+        Raises
+        ------
+        AwayError
+            If its answer cannot be read.
+        """
+
+    def directives(self, submission: Submission) -> list[str]:
+        """Give qsub's options for a shape."""
+        given = self.settings
+        more = given.get("requirements", os.environ.get("TOILFN_TORQUE_REQS"))
+        array = [f"{self.array_option} 0-{len(submission.batches) - 1}"] if submission.is_array else []
+        return [
+            f"-N {self._short(submission.name)}",
+            f"-v TOILFN_JOB={submission.name}",
+            "-V",
+            *array,
+            *([] if submission.is_array else ["-r n"]),  # PBS Professional refuses arrays that cannot be rerun
+            f"-S {given.get('shell', '/bin/sh')}",
+            "-j oe",
+            "-o /dev/null",
+            *(f"-l {request}" for request in self.request(submission.resources, self.walltime(submission.resources))),
+            *([f"-l {more}"] if more else []),
+            *self.given(queue="-q {}", account="-A {}"),
+        ]
+
+    def submit_command(self, submission: Submission, script: Path) -> list[str]:
+        """Give qsub's command line; qsub reads the script from its input."""
+        return ["qsub", *self.submit_args()]
+
+    def submitted(self, output: str) -> str:
+        """Read ``4711.server``. A number alone may be anything; a server that prints no more is asked by name."""
+        ids = set(re.findall(r"^\s*(\d+(?:\[\])?\.[^\s.]\S*)\s*$", output, re.MULTILINE))
+        return ids.pop() if len(ids) == 1 else ""
+
+    def arrived(self, name: str) -> str:
+        """Ask for a submission by its name, also when its jobs have ended."""
+        jobs = self._status_of_mine(*self.selection(self._short(name)))
+        return next(
+            (self.split(JobId(job))[0] for job, said in jobs.items() if variable(said, "TOILFN_JOB") == name), ""
+        )
+
+    def selection(self, name: str) -> tuple[str, ...]:
+        """Return the options with which qselect lists the jobs of a name, also when they have ended."""
+        return ()
+
+    def element(self, base: str, number: int) -> JobId:
+        """Give ``4711[3].server``."""
+        return JobId(base.replace("[]", f"[{number}]"))
+
+    def split(self, job: JobId) -> tuple[str, int | None]:
+        """Read ``4711[3].server``."""
+        match = re.search(r"\[(\d+)\]", job)
+        return (job.replace(match[0], "[]"), int(match[1])) if match else (str(job), None)
+
+    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask qstat for all jobs and elements."""
+        found = {JobId(job): job_found(attributes, self.exits) for job, attributes in self.status(*bases).items()}
+        return {job: verdict for job, verdict in found.items() if verdict is not None}
+
+    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask tracejob, one job at a time: it takes no list, and is not on every machine that users log in to."""
+        ended = {JobId(job): traced(self._trace(job), self.exits) for job in self._elements(bases)[: self.trace_limit]}
+        return {job: found for job, found in ended.items() if found is not None}
+
+    def _elements(self, bases: Sequence[str]) -> list[JobId]:
+        """Give the jobs that we still wait for of some submissions."""
+        return [job for job in self._live if self.split(job)[0] in bases]
+
+    def _trace(self, job: str) -> str:
+        if shutil.which("tracejob") is None:
+            return ""
+        # it may complain about logs that it cannot read, with any exit status, and say all that it knows
+        return self.commands.ask(["tracejob", "-q", "-m", "-l", "-n", "3", job], accept=range(256))
+
+    @staticmethod
+    def _short(name: str) -> str:
+        """Return a job's name as all servers take it: some take no longer ones."""
+        return name[-15:].lstrip("-_.0123456789") or "toilfn"
+
+    def names(self) -> dict[JobId, str]:
+        """Ask qstat for all live jobs of this user; the job's own name may be cut, so a variable carries it."""
+        jobs = self._status_of_mine()
+        found = {JobId(job): job_found(attributes, self.exits) for job, attributes in jobs.items()}
+        live = [job for job, verdict in found.items() if verdict is not None and verdict.state is not JobState.ENDED]
+        named = {job: variable(jobs[job], "TOILFN_JOB") for job in live if "[]" not in job}
+        return {job: name for job, name in named.items() if name}
+
+    def _status_of_mine(self, *options: str) -> dict[str, dict[str, str]]:
+        """Ask for this user's jobs; where there is no qselect, all jobs have to be looked at."""
+        if shutil.which("qselect") is None:
+            return self.status()
+        output = self.commands.ask(["qselect", "-u", pwd.getpwuid(os.getuid()).pw_name, *options])
+        mine = re.findall(r"^\s*(\d+(?:\[\d*\])?(?:\.\S+)?)\s*$", output, re.MULTILINE)
+        jobs: dict[str, dict[str, str]] = {}
+        for portion in portions(mine, self.query_limit):
+            jobs |= self.status(*portion)
+        return jobs
+
+
+class PBSCluster(PBSBase):
+    """Run tasks as jobs of PBS Professional or OpenPBS; see `JobSettings` and `PBSSettings`."""
+
+    name = "pbs"
+    index = "PBS_ARRAY_INDEX"
+    array_option = "-J"
+    exits = PBS_EXITS
+    _history: Sequence[str] = ("-x",)
+
+    def request(self, resources: Resources, walltime: float | None) -> list[str]:
+        """Give the values of ``-l``."""
+        gpus = sum(accelerator.count for accelerator in resources.accelerators)
+        chunk = f"select=1:ncpus={math.ceil(resources.cores)}:mem={kilobytes(resources)}kb"
+        return [chunk + (f":ngpus={gpus}" if gpus else ""), *time_request(walltime)]
+
+    def status(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """Run qstat and return each job's attributes; see `PBSBase.status`."""
+        answer = self._qstat(arguments)
+        jobs = json_jobs(answer.text, answer.is_absent)
+        if jobs is None:
+            raise AwayError(f"qstat -F json answered what cannot be read: {answer.text[:300]!r}")
+        return jobs
+
+    def selection(self, name: str) -> tuple[str, ...]:
+        """Return the options with which qselect lists the jobs of a name, also when they have ended."""
+        return (*self._history, "-N", name)
+
+    def _qstat(self, arguments: Sequence[str]) -> Answer:
+        """Run qstat, with the server's history of ended jobs where it keeps one (``job_history_enable``)."""
+        try:
+            return self.commands.answer(["qstat", *self._history, "-t", "-f", "-F", "json", *arguments])
+        except AwayError as error:
+            if "job history" not in str(error) or not self._history:
+                raise
+            self._history = ()
+            return self._qstat(arguments)
+
+
+def kilobytes(resources: Resources) -> int:
+    """Give a job's memory in the unit that is asked for."""
+    return max(1, math.ceil(resources.memory / 2**10))
+
+
+def time_request(seconds: float | None) -> list[str]:
+    """Write a time limit for ``-l``."""
+    return [] if seconds is None else [f"walltime={math.ceil(seconds)}"]

@@ -1,0 +1,324 @@
+"""Slurm.
+
+Follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1). Written for Slurm 20.11 and newer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from toilfn.clusters.base import Capabilities, JobId
+from toilfn.clusters.common.commandline import CommandCluster
+from toilfn.clusters.common.jobscript import Submission
+from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import JobSettings, word
+from toilfn.clusters.slurm.answers import accounting_answer, names_answer, queue_answer
+from toilfn.errors import ClusterError, InputError
+from toilfn.events import Cause
+from toilfn.resources import Accelerator, Resources
+from toilfn.units import parse_duration
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["SlurmCluster", "SlurmSettings"]
+
+_log = logging.getLogger(__name__)
+
+
+class SlurmSettings(JobSettings, total=False):
+    """What `SlurmCluster` can be told besides `JobSettings`.
+
+    Parameters
+    ----------
+    partition : str or mapping
+        A partition; or several with the longest time of each, such as ``{"short": "1h", "long": "7d"}``, of which a
+        job gets the first that its walltime fits in. The same as `queue`.
+    parallel_partition : str
+        The partition of jobs with more than one core; by default that of ``TOILFN_SLURM_PE``.
+    gpu_partition : str
+        The partition of jobs with accelerators.
+    preemptible_partition : str
+        The partition of preemptible jobs.
+    qos, gpu_qos : str
+        The quality of service of all jobs, and of those with accelerators.
+    constraint : str
+        Features that nodes must have.
+    memory_per : str
+        ``"node"`` (the default), ``"cpu"``, or ``"none"`` to ask for no memory.
+    exclusive : bool
+        Give each job a node of its own, and on it the memory that it asks for.
+    whole_node : bool
+        Give each job a node of its own, with all its memory.
+    signal : str
+        A signal before the time limit, such as ``"B:TERM@60"``.
+    clusters : str
+        The clusters that jobs may go to, with commas between them; by default those of ``-M`` in `submit_args`, or of
+        the environment variable ``SLURM_CLUSTERS``.
+    """
+
+    partition: str | Mapping[str, str | float]
+    parallel_partition: str
+    gpu_partition: str
+    preemptible_partition: str
+    qos: str
+    gpu_qos: str
+    constraint: str
+    memory_per: str
+    exclusive: bool
+    whole_node: bool
+    signal: str
+    clusters: str
+
+
+class SlurmCluster(CommandCluster):
+    """Run tasks as Slurm jobs; see `JobSettings` and `SlurmSettings` for what it can be told."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
+    )
+    settings_type: ClassVar[type] = SlurmSettings
+    name = "slurm"
+    prefix = "#SBATCH"
+    index = "SLURM_ARRAY_TASK_ID"
+    answer = r"^\s*(\d+(?:;\S+)?)\s*$|^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$"
+    killer = ("scancel", "--quiet")
+    held = "Slurm job {} may never start: it is {}, see JOB REASON CODES in squeue's manual"
+    needed = ("sbatch", "squeue", "scancel")
+    room = 0.0  # it counts in minutes, and looks twice a minute
+    absent = "Invalid job id specified|Job/step already completing or completed"
+    no_accounting = "accounting storage is disabled"
+    cleared = (
+        r"(SBATCH|SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO|SRUN|SALLOC|SLURMD)_.*"
+        r"|SLURM_(?!(CONF|CONF_SERVER|CLUSTERS|JWT|SACK_SOCKET|SACK_KEY)$).*"
+    )
+    options = "(SBATCH|SALLOC)_.*(?<!_BIND)(?<!_BIND_LIST)(?<!_BIND_TYPE)(?<!_BIND_VERBOSE)(?<!_BIND_PREFER)"
+    away = (
+        "Unable to contact slurm|Socket timed out|Zero Bytes were transmitted|Connection (refused|reset|timed out)"
+        "|temporarily un(able|available)|controller .*not responding|Transport endpoint|standby"
+        "|Communication (connection|shutdown) failure|Message (receive|send) failure|Failed to send entire message"
+        "|authentication error|authentication credential|Authentication (credential|does not apply)|munge"
+        "|(Expired|Rewound|Replayed|Invalid) credential|Insane message length|Could not establish a configuration"
+        "|fetch_config|failed to fetch config|SRV lookup|Incompatible versions? of client|header lengths"
+        "|Unexpected (message|missing socket)|persist(ent)?[ _]conn|Database connection|Slurm(ctld)? is busy|backoff"
+        "|No route to host|Network is unreachable|Broken pipe|Name or service not known|unable to resolve"
+        "|Unable to (establish|process configuration)|Stale file handle|Input/output error|No clusters can be reached"
+        "|shutting down|Shutdown in progress|Error connecting|Resource temporarily"
+    )
+    log_causes: ClassVar[Mapping[str, Cause]] = {
+        r"^slurmstepd\S*: error: .*(exceeded .*memory limit|oom[-_]kill)": Cause.MEMORY,
+        r"^slurmstepd\S*: error: .*DUE TO PREEMPTION": Cause.PREEMPTED,
+        r"^slurmstepd\S*: error: .*DUE TO TIME LIMIT": Cause.WALLTIME,
+        r"^slurmstepd\S*: error: .*DUE TO NODE FAILURE": Cause.LOST,
+    }
+
+    def __init__(self, **settings: Unpack[SlurmSettings]) -> None:
+        super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
+
+    def directives(self, submission: Submission) -> list[str]:
+        """Give sbatch's options for a shape."""
+        resources, given = submission.resources, self.settings
+        walltime = self.walltime(resources)
+        count = len(submission.batches)
+        return [
+            f"--job-name={submission.name}",
+            *([f"--array=0-{count - 1}"] if submission.is_array else []),
+            "--no-requeue",  # who runs again is the leader's decision
+            "--nodes=1",
+            "--ntasks=1",
+            f"--cpus-per-task={math.ceil(resources.cores)}",
+            *self._memory(resources),
+            *([f"--time={math.ceil(walltime / 60)}"] if walltime is not None else []),
+            *([f"--gres={','.join(map(_gres, resources.accelerators))}"] if resources.accelerators else []),
+            *self._places(resources, walltime),
+            *self.given(account="--account={}", constraint="--constraint={}", signal="--signal={}"),
+            *([f"--clusters={word('clusters', given['clusters'])}"] if given.get("clusters") else []),
+            *(["--exclusive"] if given.get("exclusive") or given.get("whole_node") else []),
+        ]
+
+    def submit_command(self, submission: Submission, script: Path) -> list[str]:
+        """Give sbatch's command line: a path with any character is safe here, and not in a directive."""
+        number = ".%a" if submission.is_array else ""
+        log = submission.log.replace("%", "%%") + f"{number}.log" if self.keeps_output else "/dev/null"
+        return ["sbatch", "--parsable", f"--output={log}", *self.submit_args(), str(script)]
+
+    def output_word(self, submission: Submission) -> str | None:
+        """Leave the output to sbatch: what slurmstepd writes there tells why a job was killed."""
+        if "\\" in submission.log:
+            raise InputError(f"Slurm cannot write to a folder with a backslash in its name: {submission.log}")
+        return None
+
+    def submitted(self, output: str) -> str:
+        """Read the submission's id from sbatch's answer: ``12``, or ``12;cluster``."""
+        found = {m[1] or (f"{m[2]};{m[3]}" if m[3] else m[2]) for m in re.finditer(self.answer, output, re.MULTILINE)}
+        return found.pop() if len(found) == 1 else ""
+
+    def element(self, base: str, number: int) -> JobId:
+        """Return ``12_3``, or ``12_3;cluster``."""
+        id_, bar, cluster = base.partition(";")
+        return JobId(f"{id_}_{number}{bar}{cluster}")
+
+    def split(self, job: JobId) -> tuple[str, int | None]:
+        """Read ``12_3;cluster``."""
+        id_, bar, cluster = job.partition(";")
+        base, _, number = id_.partition("_")
+        return f"{base}{bar}{cluster}", int(number) if number.isdecimal() else None
+
+    def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask squeue, which knows ended jobs for some minutes (MinJobAge)."""
+        fields = "JobArrayID:64,State:32,exit_code:16,NodeList:64,Reason:256"
+        found: dict[JobId, Found] = {}
+        for cluster, ids in _by_cluster(bases).items():
+            # squeue fails for a single id that it does not know; the second one makes it a list.
+            wanted = ",".join((*ids, ids[0]))
+            command = [*_squeue(cluster), "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
+            found |= self._whole(queue_answer(self.commands.ask(command)), cluster)
+        return found
+
+    def _whole(self, found: Mapping[JobId, Found], cluster: str) -> dict[JobId, Found]:
+        """Add the cluster to ids; what is said of an array alone is said of all its elements that have no row."""
+        whole = {JobId(f"{job};{cluster}" if cluster else job): said for job, said in found.items()}
+        rest = {self.split(job)[0]: said for job, said in whole.items() if self.split(job)[1] is None}
+        if rest:
+            for job in self._live:
+                if job not in whole and self.split(job)[0] in rest:
+                    whole[job] = rest[self.split(job)[0]]
+        return whole
+
+    def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
+        """Ask sacct. Where there is no accounting, nothing is known of jobs that slurmctld forgot (MinJobAge)."""
+        found: dict[JobId, Found] = {}
+        for cluster, ids in _by_cluster(bases).items():
+            command = [*_sacct(cluster), "--format=JobID,State,ExitCode,NodeList", f"--jobs={','.join(ids)}"]
+            try:
+                output = self.commands.ask(command)
+            except ClusterError as error:
+                if re.search(self.no_accounting, str(error)):
+                    return {}
+                raise
+            found |= self._whole(accounting_answer(output), cluster)
+        return found
+
+    def remove(self, jobs: Sequence[str]) -> None:
+        """End jobs and whole submissions, in each cluster."""
+        for cluster, ids in _by_cluster(jobs).items():
+            self.commands.run([*self.killer, *([f"--clusters={cluster}"] if cluster else []), *ids])
+
+    def has_other_machines(self) -> bool | None:
+        """Ask sinfo for the nodes' host names."""
+        hosts = set(self.commands.consult(["sinfo", "--noheader", "--Node", "--Format=NodeHost:256"]).split())
+        here = socket.gethostname()
+        return bool(hosts - {here, here.partition(".")[0]}) if hosts else None
+
+    def names(self) -> dict[JobId, str]:
+        """Ask squeue for all live jobs of this user."""
+        return self._named([f"--user={os.getuid()}"])
+
+    def arrived(self, name: str) -> str:
+        """Ask squeue and sacct for a submission by its name, also when its jobs are over already."""
+        queued = self._named([f"--name={name}", "--states=all"])
+        if (job := next((job for job, called in queued.items() if called == name), None)) is not None:
+            return self.split(job)[0]
+        command = [*_sacct(self.clusters), f"--name={name}", "--starttime=now-1days", "--format=JobID,Cluster,JobName"]
+        try:
+            rows = names_answer(self.commands.ask(command))
+        except ClusterError as error:
+            _log.info("%s", error)
+            return ""
+        found = [self._in_cluster(job, cluster) for job, cluster, called in rows if called == name]
+        return self.split(found[0])[0] if found else ""
+
+    def _named(self, options: Sequence[str]) -> dict[JobId, str]:
+        command = [*_squeue(self.clusters), "--array", *options, "--Format=JobArrayID:64|,Cluster:64|,Name:256"]
+        rows = names_answer(self.commands.ask(command))
+        return {self._in_cluster(job, cluster): name for job, cluster, name in rows}
+
+    def _in_cluster(self, job: JobId, cluster: str) -> JobId:
+        return JobId(f"{job};{cluster}") if self.clusters and cluster else job
+
+    @property
+    def clusters(self) -> str:
+        """The names of the clusters that jobs may go to, with commas between them; empty for the one that is here."""
+        words = self.submit_args()
+        for place, one in enumerate(words):
+            if match := re.fullmatch(r"--clusters?=(.+)|-M(.+)", one):
+                return str(match[1] or match[2])
+            if one in ("-M", "--clusters", "--cluster") and place + 1 < len(words):
+                return words[place + 1]
+        return str(self.settings.get("clusters") or os.environ.get("SLURM_CLUSTERS", ""))
+
+    def address(self) -> dict[str, Any]:
+        """Return where scripts are, what jobs are called, and in which clusters they are."""
+        return super().address() | ({"clusters": self.clusters} if self.clusters else {})
+
+    def site_array_limit(self) -> int:
+        """Ask for MaxArraySize: the first number that an element cannot have."""
+        text = self.commands.consult(["scontrol", "show", "config"])
+        match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+        return int(match[1]) if match else self.array_limit
+
+    def _memory(self, resources: Resources) -> list[str]:
+        given = self.settings
+        if given.get("whole_node"):
+            return ["--mem=0"]
+        per = given.get("memory_per", "node")
+        megabytes = max(1, math.ceil(resources.memory / 2**20))
+        match per:
+            case "node":
+                return [f"--mem={megabytes}M"]
+            case "cpu":
+                return [f"--mem-per-cpu={math.ceil(megabytes / math.ceil(resources.cores))}M"]
+            case "none":
+                return []
+        raise InputError(f"memory_per={per!r}: write 'node', 'cpu' or 'none'")
+
+    def _places(self, resources: Resources, walltime: float | None) -> list[str]:
+        """Choose partition and quality of service."""
+        given = self.settings
+        partition = _fitting(given.get("partition", given.get("queue")), walltime)
+        qos = given.get("qos")
+        if resources.cores > 1:
+            partition = given.get("parallel_partition", os.environ.get("TOILFN_SLURM_PE", partition))
+        if resources.preemptible:
+            partition = given.get("preemptible_partition", partition)
+        if resources.accelerators:
+            partition, qos = given.get("gpu_partition", partition), given.get("gpu_qos", qos)
+        return [f"--{key}={word(key, value)}" for key, value in (("partition", partition), ("qos", qos)) if value]
+
+
+def _fitting(partition: str | Mapping[str, str | float] | None, walltime: float | None) -> str | None:
+    if partition is None or isinstance(partition, str):
+        return partition
+    longest = sorted(partition.items(), key=lambda item: parse_duration(item[1]))
+    fits = [name for name, limit in longest if walltime is not None and walltime <= parse_duration(limit)]
+    return (fits or [longest[-1][0]])[0]
+
+
+def _gres(accelerator: Accelerator) -> str:
+    model = f":{accelerator.model}" if accelerator.model else ""
+    return f"{accelerator.kind}{model}:{accelerator.count}"
+
+
+def _squeue(clusters: str) -> list[str]:
+    return ["squeue", "--noheader", *([f"--clusters={clusters}"] if clusters else [])]
+
+
+def _sacct(clusters: str) -> list[str]:
+    options = [f"--clusters={clusters}"] if clusters else []
+    return ["sacct", "--noheader", "--allocations", "--parsable2", *options]
+
+
+def _by_cluster(ids: Sequence[str]) -> dict[str, list[str]]:
+    """Sort ids such as ``12;cluster`` and ``12_3;cluster`` by their clusters."""
+    found: dict[str, list[str]] = {}
+    for id_ in ids:
+        own, _, cluster = id_.partition(";")
+        found.setdefault(cluster, []).append(own)
+    return found

@@ -1,0 +1,1 @@
+"""Running one task of a store again, for `toilfn debug`."""

@@ -1,0 +1,181 @@
+"""One task of a store, run again in this process with its real inputs: `toilfn debug`.
+
+Nothing is committed. What the task writes goes to a temporary directory, and that is removed at the end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from toilfn import confined
+from toilfn.clusters.local.slot import Slot
+from toilfn.debug.hosting import Hosting, shape
+from toilfn.events import TaskId
+from toilfn.files.file import files_in
+from toilfn.graph.code import install
+from toilfn.graph.serialize import loads, resolve
+from toilfn.leader.messages import limits
+from toilfn.model import records
+from toilfn.model.index import Index
+from toilfn.stores import Store
+from toilfn.stores.files import FileObjects
+from toilfn.stores.overlay import Overlay
+from toilfn.stores.store import Meta
+from toilfn.worker.capture import NoCapture
+from toilfn.worker.execute import Attempt, Executor
+from toilfn.worker.payloads import Payloads
+from toilfn.worker.scratch import base_dir
+from toilfn.worker.services import Host, serve
+from toilfn.worker.surroundings import Surroundings
+
+__all__ = ["Rehearsal", "fetch_files"]
+
+
+class Rehearsal:
+    """A task that can be run again and again; a context manager.
+
+    Services that it uses run in threads of this process meanwhile.
+
+    Parameters
+    ----------
+    store : Store
+        Is only read.
+    id : bytes
+        The task's.
+
+    Raises
+    ------
+    InputError
+        If an input of the task has no value yet.
+    ToilfnError
+        If a service that it uses fails at its start.
+    """
+
+    def __init__(self, store: Store, id: TaskId) -> None:
+        self._written = Path(tempfile.mkdtemp(prefix="toilfn-debug-"))
+        meta = Meta(store.id, store.created, store.workflow, conditional=True, sync=False)
+        self._store = Store(Overlay(store.objects, FileObjects(self._written, sync=False)), meta)
+        self._index = Index.load(store.log)
+        self.task = self._index.task(id)
+
+    def __enter__(self) -> Rehearsal:
+        """Make the modules of the user's importable as they were in the run."""
+        code = self._index.runs[-1].code if self._index.runs else None
+        if code is not None:
+            install(self._store.get_blob(code), base_dir() / "code")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._written)
+
+    def run(self, on_error: Callable[[BaseException], None] = lambda _: None) -> Any:
+        """Run the task's function; what it prints goes where this process prints.
+
+        Parameters
+        ----------
+        on_error : callable
+            Gets what the function raises, with its own frames, while its temporary directory is still there.
+
+        Returns
+        -------
+        object
+            What the function returned: promises where it called tasks.
+
+        Raises
+        ------
+        BaseException
+            What the function raised.
+        """
+
+        def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except BaseException as error:
+                below = error.__traceback__.tb_next if error.__traceback__ else None
+                on_error(error.with_traceback(below))
+                raise
+
+        return self._attempt(call)
+
+    def with_inputs(self, action: Callable[[dict[str, Any]], Any]) -> Any:
+        """Do something with the task's arguments instead of running it, where the task would run.
+
+        Parameters
+        ----------
+        action : callable
+            Gets the arguments by the names of the function's parameters, or by their positions where it does not tell
+            them. Inside it, files can be read as in the task.
+        """
+        return self._attempt(lambda function, args, kwargs: action(_by_name(function, args, kwargs)), runs=False)
+
+    def _attempt(self, call: _Call, *, runs: bool = True) -> Any:
+        executor = _Stage(self._store, call, runs=runs)
+        executor.learn(self._index.functions.values(), recorded=True)
+        try:
+            with Hosting(self._store, self._index) as hosting:
+                payloads = Payloads(hosting.inputs_of(self.task), executor.blobs)
+                executor.run(Attempt(self.task, 1, limits(shape(self._index, self.task))), payloads)
+        finally:
+            executor.close()
+        return executor.value
+
+
+_Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions that are written in C
+        return {**{str(position): value for position, value in enumerate(args)}, **kwargs}
+    return dict(signature.bind(*args, **kwargs).arguments)
+
+
+class _Stage(Executor):
+    """Runs an attempt with every exception let through, and keeps its value as it is."""
+
+    def __init__(self, store: Store, call: _Call, *, runs: bool) -> None:
+        super().__init__(store, NoCapture(), Slot(), Surroundings(limit_threads=True), BaseException)
+        self._make_call = call
+        self._runs = runs
+        self.value: Any = None
+
+    def _call(self, task: records.Task, payloads: Payloads) -> Any:
+        values = resolve(task.needs, payloads) if task.needs else {}
+        args, kwargs = loads(self.blobs.get(task.args), values)
+        function = self._function(task.function)
+        self._surroundings.settle()
+        self.value = self._make_call(function, args, kwargs)
+        return self.value
+
+    def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
+        if self._runs:  # else the service was not made
+            self._make_call(serve, (made, self._keep, host.wait, interval), {})
+
+    def _keep(self, told: Any) -> None:
+        """Take what a service tells its clients for its value."""
+        self.value = told
+
+
+def fetch_files(value: Any, folder: Path) -> None:
+    """Copy the files that a value refers to into a directory, by their names.
+
+    Parameters
+    ----------
+    value : object
+        Such as a task's arguments. A name that is taken already gets a number in front.
+    folder : Path
+        Must exist.
+    """
+    for number, file in enumerate(files_in(value), start=1):
+        name = confined.single(file.name)
+        name = f"{number}-{name}" if (folder / name).exists() else name
+        file.path((folder / name).absolute(), mutable=True)

@@ -1,0 +1,1 @@
+"""Files of a workflow: handles, transfers and the cache of a node."""

@@ -1,0 +1,223 @@
+"""The node's cache: verified, read-only local copies of blobs, shared by all tasks of a user on this machine.
+
+One directory for each store. An entry is a copy, or a symbolic link to the store's own object
+where that is on the same file system; either way its content was checked against its digest
+when the entry was made. A task gets hard links to entries, in its own temporary directory: they
+are what counts as use, and go with that directory even when the process was killed. Where there
+are no hard links it gets copies.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import functools
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toilfn.files.room import cache_dir, draft_dir, filling, reserve
+from toilfn.model.records import BlobRef
+from toilfn.stores import Store
+from toilfn.stores.blobs import check, hash_file
+from toilfn.worker.scratch import Scratch
+
+__all__ = ["borrowed", "forget", "place", "process_dir", "set_modified"]
+
+_SECOND = 10**9
+
+
+def place(
+    store: Store,
+    ref: BlobRef,
+    target: Path,
+    *,
+    executable: bool = False,
+    mutable: bool = False,
+    modified: int | None = None,
+) -> None:
+    """Put a blob's content at a path; directories on the way are made.
+
+    Parameters
+    ----------
+    store : Store
+        Where the blob is.
+    ref : BlobRef
+        Which one.
+    target : Path
+        Gets a hard link to the cache's copy; a copy where the file system has none, or the cache no room.
+    executable : bool
+        Whether the file must be one that can be executed.
+    mutable : bool
+        Make a private copy, which may be changed.
+    modified : int, optional
+        When the file is to have been written to last, in nanoseconds since 1970.
+
+    Raises
+    ------
+    CorruptObjectError
+        If the blob is missing or its content is not what was stored.
+    FileExistsError
+        If there is something at the target.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    while True:
+        content = _content(store, ref, executable, modified)
+        if content is None:
+            store.fetch_blob(ref, target)
+            target.chmod(_mode(executable, mutable))
+            set_modified(target, modified)
+            return
+        try:
+            if mutable:
+                _copy(content, target, _mode(executable, mutable))
+                set_modified(target, modified)
+            else:
+                _link(content, target, modified)
+            return
+        except FileNotFoundError:
+            if content.exists():
+                raise
+            # It was evicted just now: again.
+
+
+@contextmanager
+def borrowed(store: Store, ref: BlobRef, *, executable: bool = False, modified: int | None = None) -> Iterator[Path]:
+    """Give a local file with a blob's content for as long as the block runs; it must not be changed."""
+    directory = process_dir()
+    try:
+        place(store, ref, directory / "content", executable=executable, modified=modified)
+        yield directory / "content"
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def process_dir() -> Path:
+    """Make a directory that stays until this process ends, however it ends."""
+    return _scratch(os.getpid()).new_dir()
+
+
+def forget(url: str) -> None:
+    """Remove this node's cache of a store."""
+    shutil.rmtree(_directory(url), ignore_errors=True)
+
+
+@functools.cache
+def _scratch(process: int) -> Scratch:
+    scratch = Scratch()
+    atexit.register(lambda: scratch.close() if os.getpid() == process else None)  # not in a fork
+    return scratch
+
+
+def _directory(url: str) -> Path:
+    directory = cache_dir() / hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None) -> Path | None:
+    """Give the verified file of an entry, which is made if need be; None if there is no room for it."""
+    entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
+    if not _is_verified(entry, ref, modified):
+        origin = store.objects.local_path(ref.name)
+        if origin is not None and _is_linkable(origin, entry.parent, executable, modified):
+            _link_entry(entry, origin, ref, store.url)
+        elif not _copy_entry(entry, store, ref, executable, modified):
+            return None
+    return entry.resolve()
+
+
+def set_modified(path: Path, modified: int | None) -> None:
+    """Set when a file was last written to, where that is known."""
+    if modified is not None:
+        os.utime(path, ns=(time.time_ns(), modified))
+
+
+def _has_time(found: int, modified: int | None) -> bool:
+    """Whether a file's time is the one that was set, as far as file systems keep it: some have whole seconds only."""
+    if modified is None:
+        return not found % _SECOND
+    return any(found == modified - modified % unit for unit in (1, 100, 1000, 10**6, _SECOND, 2 * _SECOND))
+
+
+def _is_verified(entry: Path, ref: BlobRef, modified: int | None) -> bool:
+    try:
+        made, content = entry.lstat(), entry.stat()
+        if content.st_size != ref.size:
+            return False
+        if stat.S_ISLNK(made.st_mode):
+            return made.st_mtime_ns >= content.st_mtime_ns
+        if not _has_time(content.st_mtime_ns, modified):  # somebody wrote to it
+            return False
+        os.utime(entry, ns=(time.time_ns(), content.st_mtime_ns))  # the last use
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_linkable(origin: Path, directory: Path, executable: bool, modified: int | None) -> bool:
+    """Whether links to the store's own object are as good as a copy: same file system, same rights and time."""
+    status = origin.stat()
+    same_rights = not status.st_mode & 0o222 and bool(status.st_mode & 0o111) == executable
+    same_time = modified is None or _has_time(status.st_mtime_ns, modified)
+    return same_rights and same_time and status.st_dev == directory.stat().st_dev
+
+
+def _link_entry(entry: Path, origin: Path, ref: BlobRef, where: str) -> None:
+    draft = entry.with_name(f".0.{secrets.token_hex(8)}")
+    try:
+        check(ref, *hash_file(origin), where)
+        draft.symlink_to(origin)
+        draft.replace(entry)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _copy_entry(entry: Path, store: Store, ref: BlobRef, executable: bool, modified: int | None) -> bool:
+    """Copy a blob from the store, unless another process does so now; False if there is no room."""
+    with filling(entry):
+        if _is_verified(entry, ref, modified):
+            return True
+        if not reserve(ref.size):
+            return False
+        draft = draft_dir(entry, ref.size)
+        draft.mkdir(exist_ok=True)
+        try:
+            store.fetch_blob(ref, draft / "content")
+            (draft / "content").chmod(_mode(executable, False))
+            set_modified(draft / "content", time.time_ns() // _SECOND * _SECOND if modified is None else modified)
+            (draft / "content").replace(entry)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return True
+
+
+def _mode(executable: bool, mutable: bool) -> int:
+    return (0o555 if executable else 0o444) | (stat.S_IWUSR if mutable else 0)
+
+
+def _link(content: Path, target: Path, modified: int | None) -> None:
+    try:
+        os.link(content, target)
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError:
+        _copy(content, target, stat.S_IMODE(content.stat().st_mode))
+        set_modified(target, modified)
+
+
+def _copy(content: Path, target: Path, mode: int) -> None:
+    with (
+        content.open("rb") as source,
+        open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as copy,
+    ):
+        shutil.copyfileobj(source, copy, 2**20)
+    target.chmod(mode)

@@ -1,0 +1,249 @@
+"""Imports and exports: files and directories from the outside world into a job store, and back."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+from toilfn.errors import InputError
+from toilfn.files import transfer
+from toilfn.files.directory import Directory
+from toilfn.files.file import File, current_session, local_content, needed_session, store_of
+from toilfn.graph.task import task
+
+__all__ = ["export", "import_directory", "import_file", "import_files", "input"]
+
+Link = Literal["copy", "hard", "symlink"]
+
+
+def import_file(
+    url: str | os.PathLike[str], name: str | None = None, *, link: Link = "copy", local: bool = True
+) -> File:
+    """Bring a file into the job store.
+
+    In a script this makes a task and returns its promise; the file is imported again when
+    the source has changed since. Inside a task it is done at once.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL that fsspec opens.
+    name : str, optional
+        What the `File` is called; by default the last part of the URL.
+    link : str
+        For a local file: "copy"; or "hard" or "symlink" for a link in a store on the same machine,
+        which saves time and room. The file must not be changed or, with "symlink", removed
+        afterwards: whoever reads it then gets `CorruptObjectError`. Where no link can be made it is a copy.
+    local : bool
+        Whether the task runs beside the leader; False for a worker, which must reach the URL, too.
+
+    Returns
+    -------
+    File
+        Or its promise.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the URL, or a directory.
+    """
+    _check_link(link)
+    session = current_session()
+    if _is_promise(url):
+        return _import.options(local=local)(url, name, link, None)
+    if session is not None:
+        return session.import_url(url, name, link)
+    source = transfer.absolute(url)
+    state = transfer.fingerprint(source)
+    if state is None:
+        raise InputError(f"cannot import {transfer.shown(source)}: there is no such file")
+    return _import.options(local=local)(source, name, link, state)
+
+
+def input(path: str | os.PathLike[str]) -> Path:
+    """Check that a file exists, and pass it to tasks by its path and content: an edit of the file runs them again.
+
+    The file stays where it is, so each machine that runs tasks must reach it; `import_file` copies it into the store.
+
+    Parameters
+    ----------
+    path : str or path
+        A file on this machine.
+
+    Returns
+    -------
+    Path
+        The absolute path.
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    found = Path(path).expanduser().absolute()
+    if not found.is_file():
+        what = "it is a directory: use import_directory" if found.is_dir() else "there is no such file"
+        raise InputError(f"{path}: cannot be an input: {what}")
+    return found
+
+
+def import_files(pattern: str | os.PathLike[str], *, link: Link = "copy", local: bool = True) -> list[File]:
+    """Bring all files that match a pattern into the job store, several at a time.
+
+    In a script this makes a task for each file and returns the promise of the list; inside a
+    task it is done at once.
+
+    Parameters
+    ----------
+    pattern : str or path
+        A path or URL with ``*``, ``?``, ``[...]`` or ``**`` in it.
+    link, local
+        As for `import_file`.
+
+    Returns
+    -------
+    list of File
+        Sorted by URL; or its promise.
+
+    Raises
+    ------
+    InputError
+        If no file matches.
+    """
+    _check_link(link)
+    urls = transfer.matching(transfer.absolute(pattern))
+    if not urls:
+        raise InputError(f"no file matches {transfer.shown(pattern)}")
+    session = current_session()
+    if session is not None:
+        return [session.import_url(url, link=link) for url in urls]
+    return _together([import_file(url, link=link, local=local) for url in urls])
+
+
+def import_directory(
+    url: str | os.PathLike[str], name: str | None = None, *, link: Link = "copy", local: bool = True
+) -> Directory:
+    """Bring a directory into the job store, with all that is in it.
+
+    In a script this makes a task and returns its promise; the directory is imported again when
+    a file in it has changed since. Inside a task it is done at once. Links in it are followed.
+
+    Parameters
+    ----------
+    url : str or path
+        A path, or any URL of a directory that fsspec can list.
+    name, link, local
+        As for `import_file`.
+
+    Returns
+    -------
+    Directory
+        Or its promise.
+
+    Raises
+    ------
+    InputError
+        If there is no directory at the URL.
+    """
+    _check_link(link)
+    session = current_session()
+    if _is_promise(url):
+        return _import_directory.options(local=local)(url, name, link, None)
+    if session is not None:
+        return session.import_tree(url, name, link)
+    source = transfer.absolute(url)
+    return _import_directory.options(local=local)(source, name, link, transfer.fingerprint_tree(source))
+
+
+def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = False) -> str:
+    """Copy a file or a directory of the job store to a path or URL, each file whole or not at all.
+
+    With a promise this makes a task and returns its promise; a file is exported
+    again when what is at the URL has changed since. With a `File` or `Directory` it is done at once.
+
+    Parameters
+    ----------
+    file : File or Directory
+        Or its promise.
+    url : str or path
+        A path, or any URL that fsspec can write to. If it ends with a slash, the file or directory
+        keeps its name in there; a file does so, too, in a directory that exists.
+    move : bool
+        Leave only a symbolic link in the store, if both are on this machine. What was exported
+        must then stay as it is for as long as the store is used.
+
+    Returns
+    -------
+    str
+        The absolute path or the URL of the copy; or its promise.
+
+    Raises
+    ------
+    InputError
+        If it is neither a file nor a directory.
+    """
+    target = transfer.absolute(url)
+    if _is_promise(file):
+        return _export(file, target, move, transfer.state_of_target(target) or secrets.token_hex(8))
+    if isinstance(file, Directory):
+        return _export_directory(file, target, move)
+    if type(file) is not File:
+        raise InputError(
+            f"cannot export a {type(file).__name__} to {transfer.shown(url)}: it is not a File or a Directory"
+        )
+    return _export_file(file, transfer.within(target, file.name), move)
+
+
+def _export_file(file: File, target: str, move: bool) -> str:
+    origin = store_of(file).objects.local_path(file.id) if move else None
+    if not transfer.holds(target, file.size, file.checksum):
+        with local_content(file) as content:
+            link = origin is not None and origin.samefile(content)
+            transfer.send(content, target, executable=file.executable, link=link, modified=file.modified)
+    if origin is not None:
+        transfer.leave_link(origin, target)
+    return target
+
+
+def _export_directory(directory: Directory, target: str, move: bool) -> str:
+    target = transfer.below(target, directory.name) if target.endswith("/") else target
+    transfer.make_directory(target)
+    for path, entry in directory.walk():
+        if isinstance(entry, Directory):
+            transfer.make_directory(transfer.below(target, path))
+        else:
+            _export_file(entry, transfer.below(target, path, replaced=True), move)
+    return target
+
+
+def _is_promise(value: object) -> bool:
+    """Say whether an argument is a promise of what its type says."""
+    return hasattr(type(value), "__dask_graph__")
+
+
+def _check_link(link: str) -> None:
+    if link not in ("copy", "hard", "symlink"):
+        raise InputError(f"link={link!r}: choose from copy, hard and symlink")
+
+
+# The last parameter is not used: it makes another task of another state of the source or target.
+@task(local=True, name="import_file", version="2")
+def _import(url: str | os.PathLike[str], name: str | None, link: str, state: str | None) -> File:
+    return needed_session("import_file").import_url(url, name, link)
+
+
+@task(local=True, name="import_directory", version="1")
+def _import_directory(url: str | os.PathLike[str], name: str | None, link: str, state: str | None) -> Directory:
+    return needed_session("import_directory").import_tree(url, name, link)
+
+
+@task(local=True, name="import_files", version="1")
+def _together(files: list[File]) -> list[File]:
+    return files
+
+
+@task(local=True, name="export", version="2")
+def _export(file: Any, url: str, move: bool, state: str) -> str:
+    return export(file, url, move=move)

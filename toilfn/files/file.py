@@ -1,0 +1,417 @@
+"""Files of a workflow: the handle, and what a user calls to make files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+
+import cloudpickle
+
+from toilfn import confined, stores
+from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
+from toilfn.files import cache as filecache
+from toilfn.graph.structure import ATOMS
+from toilfn.model.records import BlobRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from toilfn.files.directory import Directory
+    from toilfn.files.task_files import BinaryWriter, Session, TextWriter
+
+__all__ = [
+    "File",
+    "current_session",
+    "entered",
+    "files_in",
+    "held_by",
+    "holds_files",
+    "local_content",
+    "needed_session",
+    "new_place",
+    "open_write",
+    "passed_on",
+    "session_variable",
+    "store_of",
+    "write_file",
+]
+
+session_variable: ContextVar[Session] = ContextVar("toilfn_files")
+"""The session of the running attempt."""
+
+entered: list[Session] = []
+"""All sessions of this process."""
+
+_holder: ContextVar[str] = ContextVar("toilfn_holder", default="")
+"""The URL of the store whose payloads are written and read here."""
+
+_SAME = "="
+"""Comes before the address of a pickled file that is in the store that holds the pickle, wherever that is moved."""
+
+
+@contextlib.contextmanager
+def held_by(store: stores.Store) -> Iterator[None]:
+    """Let the files in payloads that are written and read in the block be in the store that holds the payloads.
+
+    The address of such a file is that of the store where it is read: a copy of a store is a store of its own.
+    """
+    token = _holder.set(store.url)
+    try:
+        yield
+    finally:
+        _holder.reset(token)
+
+
+T = TypeVar("T")
+
+
+def _moves_with_its_store(cls: type[T]) -> type[T]:
+    """Define the state with which `File` is pickled; `dataclass` itself would replace methods of these names."""
+    names = [entry.name for entry in fields(cast("Any", cls))]
+    defaults = [None if entry.default is MISSING else entry.default for entry in fields(cast("Any", cls))]
+    place = names.index("store")
+
+    def __getstate__(self: Any) -> list[Any]:  # noqa: N807
+        state = [getattr(self, name) for name in names]
+        if self.store and self.store == _holder.get():
+            state[place] = _SAME + self.store
+        return state
+
+    def __setstate__(self: Any, state: list[Any]) -> None:  # noqa: N807
+        state = [*state, *defaults[len(state) :]]  # an older version knew fewer fields
+        if state[place].startswith(_SAME):  # outside of a store's payloads it keeps the address it had
+            state[place] = _holder.get() or state[place].removeprefix(_SAME)
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+
+    defined: Any = cls
+    defined.__getstate__, defined.__setstate__ = __getstate__, __setstate__
+    return cls
+
+
+@_moves_with_its_store
+@dataclass(frozen=True, slots=True)
+class File:
+    """An immutable file in a job store.
+
+    Tasks take and return it like any other value, and its methods work inside a task, and in the
+    script when `toilfn.compute` has returned it. Handles are made by `write_file`, `open_write` and
+    `import_file`, and of paths below the task's ``temp_dir`` that it returns.
+
+    Attributes
+    ----------
+    id : str
+        The name of its content in the store.
+    name : str
+        The file's own name, without directories.
+    size : int
+        Bytes.
+    checksum : str
+        BLAKE2b of the content, 16 bytes, in hexadecimal.
+    executable : bool
+        Whether its owner may execute it.
+    modified : int or None
+        When the file that it was made of was last written to, in nanoseconds since 1970: its local copies and exports
+        have that time, so that an index does not look older than what it is about. None where it is not known.
+    """
+
+    id: str
+    name: str
+    size: int
+    checksum: str
+    executable: bool = False
+    store: str = field(default="", repr=False, compare=False)
+    modified: int | None = field(default=None, repr=False, compare=False)
+
+    def __toilfn_identity__(self) -> tuple[object, ...]:
+        """What makes two files the same argument: the content, whichever store it is in."""
+        return self.checksum, self.size, self.name, self.executable
+
+    @property
+    def ref(self) -> BlobRef:
+        """The reference to its content that the store works with."""
+        return BlobRef(self.id, self.size, bytes.fromhex(self.checksum))
+
+    def path(self, name: str | os.PathLike[str] | None = None, *, mutable: bool = False, symlink: bool = False) -> Path:
+        """Give a local copy.
+
+        Parameters
+        ----------
+        name : path, optional
+            Where the copy is to be; in a task, relative to its ``temp_dir``. By default a directory
+            of its own, under the file's name, which goes when the task or the script ends.
+        mutable : bool
+            Make a private copy that may be changed. Otherwise the copy is a link, shared with
+            other tasks on the node, and must not be changed.
+        symlink : bool
+            Make a symbolic link rather than a hard link, which works between file systems. It is
+            good for as long as the task runs; in a script, until the script ends.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        CorruptObjectError
+            If the content is missing or is not what was written.
+        FileExistsError
+            If there is something at `name`.
+        """
+        session = current_session()
+        with _naming(self):
+            store = store_of(self)
+            if session is not None:
+                return session.place(self, store, name, mutable=mutable, symlink=symlink)
+            if name is None:
+                if mutable:
+                    raise InputError(
+                        "outside of a task, path(mutable=True) must be told where: path(name, mutable=True)"
+                    )
+                return _kept(self)
+            if symlink and not mutable:
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                Path(name).symlink_to(_kept(self))
+            else:
+                filecache.place(
+                    store, self.ref, Path(name), executable=self.executable, mutable=mutable, modified=self.modified
+                )
+        return Path(name)
+
+    @overload
+    def open(self, mode: Literal["rb"] = "rb") -> IO[bytes]: ...
+    @overload
+    def open(self, mode: Literal["r"], encoding: str | None = None, errors: str = "strict") -> IO[str]: ...
+    def open(self, mode: str = "rb", encoding: str | None = None, errors: str = "strict") -> IO[Any]:
+        """Open the content as a stream, without a local copy.
+
+        Parameters
+        ----------
+        mode : str
+            ``"rb"`` for bytes or ``"r"`` for text.
+        encoding : str, optional
+            Of text; UTF-8 by default.
+        errors : str
+            What to do with bytes that the encoding has not, as of `open`.
+
+        Returns
+        -------
+        file object
+            Whoever reads it from the first byte to the last gets `CorruptObjectError` at the end
+            if the content is not what was written.
+        """
+        if mode not in ("rb", "r"):
+            raise InputError(f"File.open(mode={mode!r}): a file is only read, with 'rb' or 'r'. See toilfn.open_write")
+        with _naming(self):
+            stream = store_of(self).open_blob(self.ref)
+        if mode == "rb":
+            return stream
+        return io.TextIOWrapper(cast("Any", stream), encoding=encoding or "utf-8", errors=errors)
+
+    def read_bytes(self) -> bytes:
+        """Read the whole content."""
+        with self.open("rb") as stream:
+            return stream.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Read the whole content as text."""
+        with self.open("r", encoding) as stream:
+            return stream.read()
+
+    def delete(self) -> None:
+        """Delete the file from the store, as soon as the running task is committed.
+
+        Raises
+        ------
+        InputError
+            If no task is running.
+        """
+        needed_session("File.delete").delete(self)
+
+
+def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup: bool = False) -> File:
+    """Copy a local file into the job store, inside a task.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    name : str, optional
+        What the `File` is called; by default what it is called now.
+    cleanup : bool
+        Delete the `File` when the task, and all that it led to, is done.
+
+    Returns
+    -------
+    File
+
+    Raises
+    ------
+    InputError
+        If no task is running, or there is no such file.
+    """
+    return needed_session("write_file").put(Path(path), name, cleanup=cleanup)
+
+
+@overload
+def open_write(
+    name: str, mode: Literal["wb"] = "wb", *, cleanup: bool = False
+) -> AbstractContextManager[BinaryWriter]: ...
+@overload
+def open_write(
+    name: str, mode: Literal["w"], *, encoding: str = "utf-8", errors: str = "strict", cleanup: bool = False
+) -> AbstractContextManager[TextWriter]: ...
+def open_write(
+    name: str, mode: str = "wb", *, encoding: str = "utf-8", errors: str = "strict", cleanup: bool = False
+) -> Any:
+    """Write a new file of the job store, inside a task.
+
+    Parameters
+    ----------
+    name : str
+        What the `File` is called.
+    mode : str
+        ``"wb"`` for bytes or ``"w"`` for text.
+    encoding : str
+        Of text.
+    errors : str
+        What to do with letters that the encoding has not, as of `open`.
+    cleanup : bool
+        Delete the `File` when the task, and all that it led to, is done.
+
+    Returns
+    -------
+    context manager
+        Gives an open file. When the block has ended well, the open file's attribute ``file`` is
+        the `File`; when it raised, nothing is kept.
+
+    Raises
+    ------
+    InputError
+        If no task is running.
+    """
+    return needed_session("open_write").writer(name, mode, encoding, errors, cleanup=cleanup)
+
+
+def passed_on(path: Path) -> Path | File | Directory:
+    """Give what a new task gets for a path among its arguments.
+
+    That is a `File` or a `Directory` if the path is in the temporary directory of the task that is running, which
+    will be gone when the new one runs; else the path.
+    """
+    session = current_session()
+    return path if session is None else session.pass_on(path)
+
+
+def files_in(value: Any) -> list[File]:
+    """Find the files that a value refers to, wherever in it they are, each once."""
+    if type(value) in ATOMS:
+        return []
+    finder = _Finder()
+    finder.dump(value)
+    return list(finder.found)
+
+
+def holds_files(value: Any) -> bool:
+    """Say whether there is a file in a value, wherever in it."""
+    return bool(files_in(value))
+
+
+class _Finder(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Pickles into nothing, and notes the files on the way."""
+
+    def __init__(self) -> None:
+        super().__init__(_Nowhere(), 5, buffer_callback=lambda buffer: None)
+        self.found: dict[File, None] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, File):
+            self.found[obj] = None
+        return super().reducer_override(obj)
+
+
+class _Nowhere:
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def current_session() -> Session | None:
+    """Give the session of the task that is running here; None outside of tasks."""
+    session = session_variable.get(None)
+    if session is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
+        return entered[0]
+    return session
+
+
+def needed_session(what: str) -> Session:
+    """Give the session of the task that is running here.
+
+    Raises
+    ------
+    InputError
+        If there is none; names what was called.
+    """
+    session = current_session()
+    if session is None:
+        raise InputError(
+            f"{what} works only inside a task that toilfn.compute runs: dask's own schedulers have no store for files. "
+            "In a script, toilfn.import_file makes a task that imports a file"
+        )
+    return session
+
+
+def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
+    """Give the path for a local copy: where the user wants it, or a new place that goes with the task or the script."""
+    session = current_session()
+    if session is not None:
+        return session.new_place(own_name, name)
+    own_name = confined.single(own_name)
+    return filecache.process_dir() / own_name if name is None else Path(name)
+
+
+@contextlib.contextmanager
+def local_content(file: File) -> Iterator[Path]:
+    """Give a local file with the content, for as long as the block runs; it must not be changed."""
+    with _naming(file), filecache.borrowed(store_of(file), file.ref, modified=file.modified) as content:
+        yield content
+
+
+@functools.cache
+def _kept(file: File) -> Path:
+    """Give a local copy that stays until this process ends."""
+    target = filecache.process_dir() / confined.single(file.name)
+    filecache.place(store_of(file), file.ref, target, executable=file.executable, modified=file.modified)
+    return target
+
+
+@contextlib.contextmanager
+def _naming(file: File) -> Iterator[None]:
+    try:
+        yield
+    except CorruptObjectError as error:
+        raise CorruptObjectError(f"file {file.name!r}: {error}") from error
+
+
+def store_of(file: File) -> stores.Store:
+    """Give the store a file is in: the running task's, or the one it was made in by another workflow."""
+    session = current_session()
+    if session is not None and file.store in ("", session.store.url):
+        return session.store
+    try:
+        return _open_store(file.store)
+    except StoreNotFoundError:
+        if session is None:
+            raise
+        return session.store  # which was moved to another place
+
+
+@functools.lru_cache(maxsize=16)
+def _open_store(url: str) -> stores.Store:
+    return stores.open_store(url, create=False)

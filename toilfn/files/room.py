@@ -1,0 +1,149 @@
+"""Room in the node's cache: its size limit, and what goes when something new must fit in.
+
+All processes of a user on this machine share one directory. Locks keep them in step: one for the
+count of bytes in use, and one of many for each file that is being brought in. The system gives up
+the locks of a process that dies. Where there are no locks, the worst that happens is that a file is
+brought in twice or the limit is passed: what a task uses is safe, since it has a link or a copy of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from toilfn.units import parse_size
+from toilfn.worker.scratch import base_dir, state_dir
+
+__all__ = ["LIMIT_VARIABLE", "cache_dir", "draft_dir", "filling", "limit", "reserve"]
+
+LIMIT_VARIABLE = "TOILFN_CACHE_SIZE"
+"""The environment variable with the most bytes that the cache may take, such as ``100G``; 0 for no cache."""
+
+_SHARE = 5  # without a limit from the user, one part in five of the disk
+_LOCKS = 256
+
+
+class _Entry(NamedTuple):
+    used: int
+    size: int
+    path: Path
+    is_free: bool
+
+
+def cache_dir() -> Path:
+    """Give the directory of the cache; each store has one in it."""
+    directory = base_dir() / "files"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def _state() -> Path:
+    """Give the directory of what keeps the processes in step."""
+    directory = state_dir() / "files"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+def limit() -> int:
+    """Give the most bytes that the cache may take.
+
+    Raises
+    ------
+    InputError
+        If the environment variable is no size.
+    """
+    given = os.environ.get(LIMIT_VARIABLE)
+    return parse_size(given) if given else shutil.disk_usage(cache_dir()).total // _SHARE
+
+
+@contextmanager
+def filling(entry: Path) -> Iterator[None]:
+    """Keep other processes and threads from filling the same entry."""
+    with _locked(_lock_of(entry.name)):
+        yield
+
+
+def draft_dir(entry: Path, size: int) -> Path:
+    """Give the directory in which an entry of so many bytes is made; it counts as if it were whole."""
+    return entry.with_name(f".{size}.{entry.name}")
+
+
+def reserve(size: int) -> bool:
+    """Make room for so many bytes, by removing what has not been used for longest; False if there is no room.
+
+    A file that running attempts hold links to is not removed.
+    """
+    ledger = _state() / "used"
+    with _locked(ledger):
+        used = _read(ledger)
+        room = min(limit(), used + shutil.disk_usage(cache_dir()).free)
+        if used + size > room:
+            used = _evict(room - size)
+        if used + size > room:
+            return False
+        ledger.write_text(str(used + size))
+        return True
+
+
+def _read(ledger: Path) -> int:
+    """Read how much is in use: never too little, since what failed or was forgotten is not taken off."""
+    text = ledger.read_text()
+    return int(text) if text.isdigit() else _evict(limit())
+
+
+def _evict(most: int) -> int:
+    """Remove what nobody uses until at most so many bytes are left; gives how many are."""
+    drafts, entries = _scan()
+    used = drafts + sum(entry.size for entry in entries)
+    for entry in sorted(entries):
+        if used <= most:
+            break
+        if entry.is_free:
+            entry.path.unlink(missing_ok=True)
+            used -= entry.size
+    return used
+
+
+def _scan() -> tuple[int, list[_Entry]]:
+    """List the cache's own copies, and sum up what is being brought in; what the dead left half-done goes."""
+    drafts, entries = 0, []
+    for path in cache_dir().glob("*/*"):
+        if path.name.startswith("."):
+            drafts += _size_of_draft(path)
+            continue
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if not path.is_symlink() and path.parent.name != "locks":
+                entries.append(_Entry(status.st_atime_ns, status.st_size, path, status.st_nlink == 1))
+    return drafts, entries
+
+
+def _size_of_draft(draft: Path) -> int:
+    _, size, name = draft.name.split(".", 2)
+    with _lock_of(name).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # somebody fills it
+            return int(size)
+        shutil.rmtree(draft, ignore_errors=True)
+        return 0
+
+
+def _lock_of(name: str) -> Path:
+    locks = _state() / "locks"
+    locks.mkdir(exist_ok=True)
+    return locks / str(zlib.crc32(name.encode()) % _LOCKS)
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("ab") as lock:
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

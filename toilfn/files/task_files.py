@@ -1,0 +1,318 @@
+"""The files of one attempt of a task: what it made, what it deletes, and its local copies."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextvars import Token
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toilfn import confined
+from toilfn.errors import InputError, SerializationError
+from toilfn.files import cache as filecache
+from toilfn.files import transfer
+from toilfn.files.directory import Directory, gather
+from toilfn.files.file import File, entered, held_by, session_variable
+from toilfn.graph.structure import rebuild
+from toilfn.model.records import BlobRef
+from toilfn.stores import Store, new_blob_name
+
+__all__ = ["BinaryWriter", "Session", "TextWriter"]
+
+
+class Session:
+    """Makes the functions of `toilfn.files` work inside a ``with`` block.
+
+    Parameters
+    ----------
+    store : Store
+        Where new files go.
+    temp_dir : callable
+        Gives the attempt's temporary directory; called when it is first needed.
+
+    Attributes
+    ----------
+    made : list of BlobRef
+        Every blob the attempt has put into the store. Garbage if the attempt is not committed.
+    deleted : list of str
+        Blobs that go when the attempt is committed.
+    temporary : list of str
+        Blobs that go when the task, and all that it led to, is done.
+    """
+
+    def __init__(self, store: Store, temp_dir: Callable[[], Path]) -> None:
+        self.store = store
+        self.temp_dir = temp_dir
+        self.made: list[BlobRef] = []
+        self.deleted: list[str] = []
+        self.temporary: list[str] = []
+        self._copies: dict[str, Path] = {}
+        self._known: dict[Path, File] = {}
+        self._passed: dict[tuple[Path, str | None], File] = {}
+
+    def __enter__(self) -> Session:
+        self._token: Token[Session] = session_variable.set(self)
+        self._held = held_by(self.store)
+        self._held.__enter__()
+        entered.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        entered.remove(self)
+        self._held.__exit__(None, None, None)
+        session_variable.reset(self._token)
+
+    def put(self, path: Path, name: str | None = None, *, move: bool = False, cleanup: bool = False) -> File:
+        """Put a local file into the store; with `move`, the file need not stay where it is.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, or the name is not one for a file.
+        """
+        name = confined.single(path.name if name is None else name)
+        if not path.is_file():
+            state = "is a directory: store its files, or an archive of them" if path.is_dir() else "is no file"
+            raise InputError(f"{path} {state}")
+        status = path.stat()
+        # A name of its own, though an equal blob may exist: files are deleted one by one.
+        ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move)
+        self.made.append(ref)
+        if cleanup:
+            self.temporary.append(ref.name)
+        return self._file(ref, name, status)
+
+    def import_url(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> File:
+        """Put what is at a URL into the store.
+
+        Raises
+        ------
+        InputError
+            If there is nothing at the URL, or a directory.
+        """
+        path = transfer.local_path(url)
+        if name is None:
+            name = transfer.name_of(url)
+        if path is not None:
+            transfer.refuse_directory(url, path.is_dir())
+            return self.put(path, name) if link == "copy" else self._put_link(path, name, link)
+        draft = self._scratch("import") / "content"
+        transfer.fetch(os.fspath(url), draft)
+        return self.put(draft, name, move=True)
+
+    def import_tree(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> Directory:
+        """Put a directory at a URL into the store, with all that is in it.
+
+        Raises
+        ------
+        InputError
+            If there is no directory at the URL.
+        """
+        name = confined.single(transfer.name_of(url) if name is None else name)
+        path = transfer.local_path(url)
+        if path is None:
+            path = self._scratch("import")
+            transfer.fetch_tree(os.fspath(url), path)
+            return gather(path, name, lambda child: self.put(child, move=True))
+        if not path.is_dir():
+            raise InputError(f"cannot import {path}: it is no directory")
+        return gather(path, name, lambda child: self.import_url(child, link=link))
+
+    def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
+        """Give the path for a local copy: where the user wants it, or a new place in the temporary directory."""
+        own_name = confined.single(own_name)
+        return self._scratch("file") / own_name if name is None else self.temp_dir() / name
+
+    @contextlib.contextmanager
+    def writer(
+        self, name: str, mode: str, encoding: str, errors: str, *, cleanup: bool
+    ) -> Iterator[BinaryWriter | TextWriter]:
+        """Do what `toilfn.open_write` says."""
+        confined.single(name)
+        if mode not in ("wb", "w"):
+            raise InputError(f"open_write(mode={mode!r}): write bytes with 'wb' or text with 'w'")
+        draft = self._scratch("write") / "content"
+        stream = BinaryWriter(draft) if mode == "wb" else TextWriter(draft, encoding, errors)
+        try:
+            yield stream
+        except BaseException:
+            stream.close()
+            draft.unlink()
+            raise
+        stream.close()
+        stream.file = self.put(draft, name, move=True, cleanup=cleanup)
+
+    def place(
+        self, file: File, store: Store, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
+    ) -> Path:
+        """Make the copy that `File.path` gives, of a file in `store`."""
+        if name is None and not mutable and file.id in self._copies:
+            return self._copies[file.id]
+        target = self.new_place(file.name, name)
+        if symlink and not mutable:
+            self._place_link(file, store, target)
+        else:
+            filecache.place(
+                store, file.ref, target, executable=file.executable, mutable=mutable, modified=file.modified
+            )
+        if not mutable:
+            self._known[_located(target)] = replace(file, name=target.name)
+            if name is None:
+                self._copies[file.id] = target
+        return target
+
+    def _place_link(self, file: File, store: Store, target: Path) -> None:
+        """Make a symbolic link to a copy that stays until the attempt ends."""
+        kept = self._scratch("link") / confined.single(file.name)
+        filecache.place(store, file.ref, kept, executable=file.executable, modified=file.modified)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(kept)
+
+    def delete(self, file: File) -> None:
+        """Do what `File.delete` says.
+
+        Raises
+        ------
+        InputError
+            If the file is in the store of another workflow.
+        """
+        if file.store != self.store.url:
+            raise InputError(f"file {file.name!r} belongs to the store {file.store}: only its own workflow deletes it")
+        if file.id not in self.deleted:
+            self.deleted.append(file.id)
+
+    def adopt(self, value: Any) -> Any:
+        """Replace the paths below the temporary directory in what a task returns by files.
+
+        Parameters
+        ----------
+        value : object
+            Paths are found at any depth of lists, tuples, sets, dicts, dataclasses and namedtuples.
+            The files behind them are moved into the store.
+
+        Returns
+        -------
+        object
+            The value with a `File` or a `Directory` for each such path, the same file for the same path.
+
+        Raises
+        ------
+        SerializationError
+            If there is no file at a path, or the value holds a file that the task deletes.
+        """
+        return rebuild(value, self._adopt_leaf)
+
+    def pass_on(self, path: Path) -> Path | File | Directory:
+        """Give the file for a path that a task made by this one gets; any other path stays what it is.
+
+        The path remains, with the content that it has now in the file.
+        """
+        place = _located(path)
+        if place in self._known or not self._is_temporary(place) or _is_mere_name(path):
+            return self._known.get(place, path)
+        if place.is_dir():
+            self._refuse_all(place)
+            return gather(place, place.name, lambda child: self._known.get(_located(child)) or self.put(child))
+        key = (place, transfer.fingerprint(str(place)))
+        if key not in self._passed:
+            self._passed[key] = self.put(place)
+        return self._passed[key]
+
+    def _adopt_leaf(self, leaf: Any) -> Any:
+        if isinstance(leaf, Path):
+            return self._adopt_path(leaf)
+        if isinstance(leaf, str) and leaf in self.deleted:  # the id of a file
+            raise SerializationError(f"the task returns the file {leaf}, which it has deleted: do one or the other")
+        return leaf
+
+    def _adopt_path(self, path: Path) -> Path | File | Directory:
+        place = _located(path)
+        if not self._is_temporary(place) or _is_mere_name(path):
+            return path
+        try:
+            if place.is_dir():
+                self._refuse_all(place)
+                return gather(place, place.name, self._take)
+            return self._take(place)
+        except InputError as error:
+            raise SerializationError(f"the task returns a path of its temporary directory, but {error}") from error
+
+    def _refuse_all(self, place: Path) -> None:
+        if place == _located(self.temp_dir()):
+            raise InputError(
+                f"{place} is the temporary directory itself: make a directory in it for what is to be kept"
+            )
+
+    def _is_temporary(self, place: Path) -> bool:
+        return place.is_relative_to(self.temp_dir().resolve())
+
+    def _take(self, path: Path) -> File:
+        place = _located(path)
+        if place not in self._known:
+            # A link is only read: what it leads to is somebody else's.
+            alone = not place.is_symlink() and place.exists() and place.stat().st_nlink == 1
+            self._known[place] = self.put(place, move=alone and self._is_temporary(place))
+        return self._known[place]
+
+    def _put_link(self, path: Path, name: str, link: str) -> File:
+        """Make a link to a file in the store, where both are on this machine; else a copy."""
+        ref = transfer.link_blob(self.store, path, new_blob_name(confined.single(name)), symbolic=link == "symlink")
+        if ref is None:
+            return self.put(path, name)
+        self.made.append(ref)
+        return self._file(ref, name, path.stat())
+
+    def _file(self, ref: BlobRef, name: str, status: os.stat_result) -> File:
+        executable = bool(status.st_mode & 0o111)
+        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url, status.st_mtime_ns)
+
+    def _scratch(self, purpose: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.temp_dir()))
+
+
+class Writer:
+    """An open file that becomes a `File` when its block ends well."""
+
+    _file: File | None = None
+
+    @property
+    def file(self) -> File:
+        """The file written."""
+        if self._file is None:
+            raise InputError(
+                "the file is in the store only after the `with toilfn.open_write(...)` block has ended well"
+            )
+        return self._file
+
+    @file.setter
+    def file(self, file: File) -> None:
+        self._file = file
+
+
+class BinaryWriter(io.BufferedWriter, Writer):
+    """A `Writer` of bytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+
+
+class TextWriter(io.TextIOWrapper, Writer):
+    """A `Writer` of text."""
+
+    def __init__(self, path: Path, encoding: str, errors: str) -> None:
+        super().__init__(io.BufferedWriter(io.FileIO(path, "w")), encoding=encoding, errors=errors)
+
+
+def _located(path: Path) -> Path:
+    """Give an absolute path whose directories are no links."""
+    return path.parent.resolve() / path.name
+
+
+def _is_mere_name(path: Path) -> bool:
+    """Whether a relative path is only a value: nothing is there."""
+    return not path.is_absolute() and not os.path.lexists(path)

@@ -1,0 +1,540 @@
+"""Bytes from and to URLs: whatever fsspec opens, and plain paths."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import datetime as dt
+import email.utils
+import glob
+import hashlib
+import os
+import queue
+import re
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from toilfn import confined
+from toilfn.errors import InputError
+from toilfn.model.records import BlobRef
+from toilfn.stores import Store, refuse_missing_slashes
+from toilfn.stores.blobs import hash_file
+
+__all__ = [
+    "absolute",
+    "below",
+    "fetch",
+    "fetch_tree",
+    "fingerprint",
+    "fingerprint_tree",
+    "holds",
+    "leave_link",
+    "link_blob",
+    "local_path",
+    "make_directory",
+    "matching",
+    "name_of",
+    "refuse_directory",
+    "send",
+    "shown",
+    "state_of_target",
+    "within",
+]
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)|data:")
+_EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gcs", "gcs": "gcs"}
+_CHUNK = 2**20
+
+T = TypeVar("T")
+
+_QUESTION = 60.0
+"""Seconds in which a driver must answer, or a download go on."""
+
+_SLOWEST = 100_000
+"""Bytes a second of the slowest upload that is waited for."""
+
+_LOOK = 1.0
+"""Seconds between two looks at how far a call is."""
+
+_TOLD = (
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
+    NotImplementedError, InputError, MemoryError,
+)  # fmt: skip
+"""What callers know how to handle."""
+
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "date_time", "created")
+"""What file systems call the time of the last change; those that never change a file know when it was made."""
+
+
+def local_path(url: str | os.PathLike[str]) -> Path | None:
+    """Give the path that a plain path or a ``file:`` URL stands for; None for any other URL.
+
+    In a ``file:`` URL, ``%20`` and the like are decoded (RFC 8089); in a plain path nothing is.
+    """
+    text = os.fspath(url)
+    if isinstance(url, os.PathLike):
+        return Path(text)
+    if text.startswith("file:"):
+        return Path(unquote(re.sub(r"^file:(//(localhost(?=/))?)?", "", text)))
+    return None if _SCHEME.match(text) else Path(text)
+
+
+def absolute(url: str | os.PathLike[str]) -> str:
+    """Make a URL independent of the working directory; a plain path may stay relative to it until here.
+
+    Raises
+    ------
+    InputError
+        If it is a URL in which slashes are missing, such as ``s3:bucket/x``.
+    """
+    if isinstance(url, str) and not url.startswith("file:"):
+        refuse_missing_slashes(url)
+    path = local_path(url)
+    if path is None:
+        return os.fspath(url)
+    return str(path.absolute()) + ("/" if os.fspath(url).endswith("/") else "")
+
+
+def shown(url: str | os.PathLike[str]) -> str:
+    """Give a URL for messages: without what a user name, a password or a signed query may tell."""
+    if local_path(url) is not None:
+        return os.fspath(url)
+    if os.fspath(url).startswith("data:"):
+        return os.fspath(url).partition(",")[0] + ",..."
+    return re.sub(r"(?<=://)[^/@]*@", "", os.fspath(url)).partition("?")[0]
+
+
+def name_of(url: str | os.PathLike[str]) -> str:
+    """Give the file name at a URL's end, ``"file"`` if there is none."""
+    path = local_path(url)
+    if path is not None:
+        return path.name or "file"
+    inner = os.fspath(url).partition("::")[0]
+    if inner.startswith("data:"):
+        return "file"
+    if inner.startswith(("http:", "https:")):
+        inner = unquote(urlsplit(inner).path)
+    return inner.rstrip("/").rpartition("/")[2] or "file"
+
+
+def within(url: str, name: str) -> str:
+    """Return the URL, or the place of a file `name` in it if it is a directory: one that exists, or ends with a slash.
+
+    Raises
+    ------
+    InputError
+        If the name is not one for a file.
+    """
+    path = local_path(url)
+    if url.endswith("/") or (path is not None and path.is_dir()):
+        return below(url, confined.single(name), replaced=True)
+    return url
+
+
+def fingerprint(url: str) -> str | None:
+    """Tell one state of a URL's content from another without reading it; None if there is nothing.
+
+    A local file gives its size and modification time, anything else what fsspec knows of it.
+
+    Raises
+    ------
+    InputError
+        If the URL is a directory, or cannot be reached at all.
+    """
+    path = local_path(url)
+    try:
+        if path is not None:
+            status = path.stat()
+            refuse_directory(url, path.is_dir())
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        system, place = _open_filesystem(url)
+        info = system.info(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    refuse_directory(url, info.get("type") == "directory")
+    return _digest(sorted(info.items()))
+
+
+def fetch(url: str, target: Path) -> None:
+    """Download a URL that is not local.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the URL, or a directory.
+    """
+    system, place = _open_filesystem(url)
+    try:
+        system.get_file(place, str(target))
+    except FileNotFoundError as error:
+        raise InputError(f"cannot import {shown(url)}: there is no such file") from error
+    refuse_directory(url, target.is_dir())
+    with contextlib.suppress(OSError, InputError):  # some servers give a file and say nothing of it
+        _keep_time(system.info(place), target)
+
+
+def fetch_tree(url: str, target: Path) -> None:
+    """Download a directory that is not local into one that exists.
+
+    Raises
+    ------
+    InputError
+        If there is no directory at the URL, or what it lists is no name for a file.
+    """
+    system, place = _open_filesystem(url)
+    found = _find(url)
+    files = [path for path, info in found.items() if info["type"] != "directory"]
+    local = {path: confined.inside(target, _relative(url, path, place)) for path in found}
+    for path in found:
+        directory = local[path].parent if path in files else local[path]
+        directory.mkdir(parents=True, exist_ok=True)
+    if files:
+        system.get(files, [str(local[path]) for path in files])
+    for path in files:
+        _keep_time(found[path], local[path])
+
+
+def _keep_time(info: Mapping[str, Any], target: Path) -> None:
+    """Let a downloaded file have the time of its origin, where the file system knows it."""
+    told = next((info[name] for name in _TIMES if info.get(name)), None)
+    with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):  # what no calendar has
+        modified = _seconds(told)
+        if modified is not None:
+            os.utime(target, (modified, modified))
+
+
+def _seconds(told: object) -> float | None:
+    """Return the seconds since 1970 of a time, in any of the forms in which file systems give it."""
+    if isinstance(told, dt.datetime):
+        return told.timestamp()
+    if isinstance(told, str):  # of a header of HTTP, or by ISO 8601
+        known = email.utils.parsedate_to_datetime if "," in told else dt.datetime.fromisoformat
+        return known(told.replace("Z", "+00:00")).timestamp()
+    if isinstance(told, tuple):  # of a member of a zip archive
+        return dt.datetime(*told).astimezone().timestamp()
+    return float(told) if isinstance(told, (int, float)) else None
+
+
+def fingerprint_tree(url: str) -> str:
+    """Tell one state of a directory from another without reading the files in it.
+
+    Raises
+    ------
+    InputError
+        If there is no directory at the URL.
+    """
+    path = local_path(url)
+    if path is None:
+        return _digest(sorted((name, sorted(info.items())) for name, info in _find(url).items()))
+    if not path.is_dir():
+        raise InputError(f"cannot import {shown(url)}: there is no such directory")
+    return _digest(list(_states(path, frozenset())))
+
+
+def state_of_target(url: str) -> str | None:
+    """Give the fingerprint of what is at a place to export to, a file or a directory; None if there is nothing."""
+    path = local_path(url)
+    if path is not None and path.is_dir():
+        return fingerprint_tree(url)
+    try:
+        return fingerprint(url)
+    except InputError:
+        return None
+
+
+def matching(pattern: str) -> list[str]:
+    """List the files that match a pattern, as URLs in order."""
+    path = local_path(pattern)
+    if path is not None:
+        return sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+    system, place = _open_filesystem(pattern)
+    found = system.glob(place, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] != "directory")
+
+
+def below(url: str, path: str, *, replaced: bool = False) -> str:
+    """Return the URL of a relative path in a directory.
+
+    Raises
+    ------
+    InputError
+        If the path leads out of the directory; see `toilfn.confined.inside`.
+    """
+    folder = local_path(url)
+    if folder is not None:
+        confined.inside(folder, path, replaced=replaced)
+    return f"{url.rstrip('/')}/{confined.relative(path)}"
+
+
+def make_directory(url: str) -> None:
+    """Make a directory unless it is there; object stores have none and need none."""
+    path = local_path(url)
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def send(source: Path, url: str, *, executable: bool = False, link: bool = False, modified: int | None = None) -> None:
+    """Copy a local file to a URL or path, whole or not at all.
+
+    Directories on the way to a local target are made. A local target gets the user's ordinary
+    permissions, and `executable` adds the right to execute. With `link`, a local target is a hard
+    link where that is possible. `modified` is when a local copy is to have been written to last, in nanoseconds.
+
+    Raises
+    ------
+    OSError
+        If the target cannot be written.
+    """
+    path = local_path(url)
+    if path is None:
+        system, place = _open_filesystem(url)
+        system.put_file(str(source), place)
+    elif path.exists() and not path.is_file():
+        with source.open("rb") as data, path.open("wb") as device:
+            shutil.copyfileobj(data, device, _CHUNK)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path, 0o777 if executable else 0o666) as draft:
+            if not (link and _linked(source, draft)):
+                shutil.copyfile(source, draft)
+                if modified is not None:
+                    os.utime(draft, ns=(modified, modified))
+
+
+def holds(url: str, size: int, checksum: str) -> bool:
+    """Say whether a URL has this content already (size in bytes, BLAKE2b-16 in hexadecimal), by reading it."""
+    system, place = _open_filesystem(url)
+    try:
+        if system.info(place)["size"] != size:
+            return False
+        digest = hashlib.blake2b(digest_size=16)
+        with system.open(place, "rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except (OSError, InputError):
+        return False
+    return digest.hexdigest() == checksum
+
+
+def _linked(source: Path, draft: Path) -> bool:
+    """Replace a draft by a hard link with the draft's permissions; False if the file system cannot."""
+    mode = stat.S_IMODE(draft.stat().st_mode)
+    other = draft.with_name(f"{draft.name}-link")
+    try:
+        os.link(source, other)
+    except OSError:
+        return False
+    other.chmod(mode)
+    other.replace(draft)
+    return True
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[Path]:
+    """Give a file beside `path` that takes its place when the block ends well."""
+    draft = path.with_name(f".toilfn-{secrets.token_hex(8)}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+    try:
+        yield draft
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _open_filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    path = local_path(url)
+    try:
+        if path is not None:
+            return fsspec.filesystem("file"), str(path)
+        if url.startswith("data:"):  # its path is the whole URL
+            return fsspec.filesystem("data"), url
+        system, place = _in_time(url, _QUESTION, lambda: None, fsspec.core.url_to_fs, url)
+    except (ImportError, ValueError) as error:
+        extra = _EXTRAS.get(url.partition(":")[0]) if isinstance(error, ImportError) else None
+        advice = f". Install toilfn[{extra}]" if extra else ""
+        raise InputError(f"cannot open {shown(url)}: {error}{advice}") from error
+    return _Driver(system, url), place
+
+
+class _Driver:
+    """A file system of fsspec's each of whose calls has a limit of time, and errors that name the URL."""
+
+    def __init__(self, system: Any, url: str) -> None:
+        self._system = system
+        self._url = url
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._system, name)
+        if name == "unstrip_protocol":  # asks nobody
+            return function
+        return lambda *args, **named: _in_time(self._url, _QUESTION, lambda: None, function, *args, **named)
+
+    def get_file(self, place: str, target: str) -> None:
+        """Download a file."""
+        self._get(self._system.get_file, place, [target])
+
+    def get(self, places: list[str], targets: list[str]) -> None:
+        """Download files."""
+        self._get(self._system.get, places, targets)
+
+    def put_file(self, source: str, place: str) -> None:
+        """Upload a file; drivers do not say how far they are."""
+        limit = _QUESTION + os.path.getsize(source) / _SLOWEST
+        _in_time(self._url, limit, lambda: None, self._system.put_file, source, place)
+
+    def _get(self, function: Callable[..., Any], places: Any, targets: list[str]) -> None:
+        def received() -> object:
+            return [os.path.getsize(target) for target in targets if os.path.exists(target)]
+
+        wanted = targets if isinstance(places, list) else targets[0]
+        _in_time(self._url, _QUESTION, received, function, places, wanted)
+
+
+def _in_time(
+    url: str, limit: float, progress: Callable[[], object], function: Callable[..., T], *args: Any, **named: Any
+) -> T:
+    """Call a driver, which may have no limit of time of its own.
+
+    Parameters
+    ----------
+    url : str
+        What the call is about.
+    limit : float
+        Seconds that it may take without progress.
+    progress : callable
+        Returns something else for as long as there is progress.
+    function : callable
+    *args, **named
+        Its arguments.
+
+    Raises
+    ------
+    InputError
+        If there is no answer in time, or the driver raises an error that is not about what there is.
+    """
+    ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            ended.put((function(*args, **named), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(call,), name="toilfn-driver", daemon=True).start()
+    seen, since = progress(), time.monotonic()
+    while True:
+        try:
+            value, error = ended.get(timeout=min(limit, _LOOK))
+            break
+        except queue.Empty:
+            now = progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > limit:
+                told = f"{shown(url)}: no answer for {limit:.0f} s; try again when the place answers"
+                raise InputError(told) from None
+    if error is None:
+        return value  # type: ignore[return-value]  # what the function has returned
+    if isinstance(error, _TOLD) or not isinstance(error, Exception):
+        raise error
+    raise InputError(f"cannot reach {shown(url)}: {type(error).__name__}: {error}") from error
+
+
+def link_blob(store: Store, path: Path, name: str, *, symbolic: bool) -> BlobRef | None:
+    """Put a link to a local file into a store; None if that is not possible.
+
+    Parameters
+    ----------
+    store : Store
+        Where to.
+    path : Path
+        What it leads to.
+    name : str
+        A new blob's.
+    symbolic : bool
+        Whether it is a symbolic rather than a hard link.
+    """
+    if local_path(store.url) is None:
+        return None
+    store.objects.put(name, b"")
+    entry = store.objects.local_path(name)
+    try:
+        assert entry is not None
+        _replace_by_link(entry, path.resolve(), symbolic=symbolic)
+    except OSError:
+        store.objects.delete([name])
+        return None
+    return BlobRef(name, *hash_file(entry))
+
+
+def leave_link(entry: Path, target: str) -> None:
+    """Replace a store's own object by a symbolic link to what was exported, if that is on this machine."""
+    path = local_path(target)
+    if path is not None and path.is_file() and not entry.is_symlink():
+        _replace_by_link(entry, path, symbolic=True)
+
+
+def _replace_by_link(entry: Path, path: Path, *, symbolic: bool) -> None:
+    draft = entry.with_name(f".tmp-{secrets.token_hex(8)}")
+    if symbolic:
+        draft.symlink_to(path)
+    else:
+        os.link(path, draft)
+    draft.replace(entry)
+    folder = os.open(entry.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _find(url: str) -> dict[str, dict[str, Any]]:
+    """List all that is in a remote directory, with what the file system knows of it."""
+    system, place = _open_filesystem(url)
+    if not system.isdir(place):
+        raise InputError(f"cannot import {shown(url)}: there is no such directory")
+    found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
+    return {path: info for path, info in found.items() if path.rstrip("/") != place.rstrip("/")}
+
+
+def _relative(url: str, path: str, place: str) -> str:
+    """Return a listed path relative to its directory; archives can hold names that lead out of it."""
+    try:
+        if path.startswith(place):
+            return confined.relative(path[len(place.rstrip("/")) :].strip("/"))
+    except InputError:
+        pass
+    raise InputError(f"cannot import {shown(url)}: {path!r} is not the name of a file in it")
+
+
+def _states(path: Path, above: frozenset[Path]) -> Iterator[tuple[str, str | None]]:
+    """Iterate over what is in a directory, through links, with the state of each file."""
+    above = above | {path.resolve()}
+    for child in sorted(path.iterdir()):
+        if not child.is_dir():
+            yield str(child), fingerprint(str(child))
+        elif child.resolve() not in above:
+            yield str(child), "directory"
+            yield from _states(child, above)
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()
+
+
+def refuse_directory(url: str | os.PathLike[str], is_directory: bool) -> None:
+    """Raise `InputError` if there is a directory where a file is meant."""
+    if is_directory:
+        raise InputError(f"{shown(url)} is a directory: import it with toilfn.import_directory")

@@ -1,1 +1,0 @@
-"""What is behind the files of a workflow: sessions of attempts, the node's cache, transfers."""

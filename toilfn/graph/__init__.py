@@ -1,0 +1,1 @@
+"""What a script builds: tasks, promises, their identity and how they are recorded."""

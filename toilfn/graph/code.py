@@ -1,0 +1,156 @@
+"""The user's own modules travel with the workflow.
+
+Functions of installed modules are imported where they run, and those of the script itself are
+pickled whole. In between are the modules beside the script and the package it is in: they go
+into one archive, named by its content, that workers unpack once and put on ``sys.path``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from toilfn import confined
+from toilfn.graph.identity.functions import Reach
+from toilfn.graph.identity.modules import find_own, loaded_own
+
+__all__ = ["archive", "install"]
+
+_LARGEST_DATA = 2**20
+"""Bytes: a larger file in a package is not taken for package data."""
+_MOST_DATA = 16 * 2**20
+"""Bytes of package data in one package; past them only code is taken."""
+_CODE = (".py", ".so", ".pyi")
+_NOT_PACKAGES = {"__pycache__", "node_modules", "build", "dist"}
+
+
+def archive(functions: Iterable[Callable[..., Any]]) -> bytes | None:
+    """Pack the user's own modules.
+
+    Parameters
+    ----------
+    functions : iterable of callables or tasks
+        Modules that they import only when they run are packed too.
+
+    Returns
+    -------
+    bytes or None
+        A zip archive, the same for the same files; None when everything is installed or in the script itself.
+    """
+    files = dict(loaded_own())
+    for name in sorted(_imported_later(functions)):
+        file = find_own(name)
+        if file is not None:
+            files.setdefault(name, file)
+    members = dict(_members(files))
+    return _zip(members) if members else None
+
+
+def install(archive: bytes, cache_dir: str | os.PathLike[str]) -> Path:
+    """Unpack an archive and put it first on ``sys.path``.
+
+    Parameters
+    ----------
+    archive : bytes
+        What `archive` made.
+    cache_dir : path
+        Each archive is unpacked there once; several processes may do so at one time.
+
+    Returns
+    -------
+    Path
+        The folder with the modules.
+    """
+    folder = Path(cache_dir) / f"code-{blake2b(archive, digest_size=16).hexdigest()}"
+    if not folder.is_dir():
+        _unpack(archive, folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+    return folder
+
+
+def _unpack(archive: bytes, folder: Path) -> None:
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = tempfile.mkdtemp(dir=folder.parent, prefix=".code-")
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as packed:
+            for member in packed.namelist():  # which `extractall` would quietly change
+                confined.inside(temporary, member)
+            packed.extractall(temporary)
+        os.rename(temporary, folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _imported_later(functions: Iterable[Callable[..., Any]]) -> set[str]:
+    reach = Reach(trust_versions=False)
+    for function in functions:
+        reach.add(function, "the function")
+    reach.finish()
+    return reach.modules
+
+
+def _members(files: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+    """List what goes into the archive, by the names of the members: whole packages, and single modules."""
+    for name, file in files.items():
+        place = PurePosixPath(*name.split("."))
+        if not _is_package(file):
+            yield f"{place}.{file.name.partition('.')[2]}", file
+            continue
+        yield str(place / file.name), file
+        if name.rpartition(".")[0] not in files and file.parent.resolve() not in _too_wide():
+            for inner in _package_files(file.parent):
+                yield str(place.joinpath(*inner.relative_to(file.parent).parts)), inner
+
+
+def _is_package(file: Path) -> bool:
+    return file.name.startswith("__init__.")
+
+
+def _too_wide() -> set[Path]:
+    """Folders that hold far more than a package, even if somebody put an ``__init__.py`` there."""
+    home = Path.home().resolve()
+    return {home, *home.parents}
+
+
+def _package_files(folder: Path) -> Iterator[Path]:
+    data = 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if _is_inside(Path(place, name)))
+        for name in sorted(names):
+            file = Path(place, name)
+            if name.startswith(".") or file.suffix == ".pyc" or not file.is_file():
+                continue
+            size = 0 if file.suffix in _CODE else file.stat().st_size
+            if size <= _LARGEST_DATA and data + size <= _MOST_DATA:
+                data += size
+                yield file
+
+
+def _is_inside(folder: Path) -> bool:
+    """Whether a folder in a package belongs to it, and is no virtual environment, cache or version control."""
+    return not (folder.name.startswith(".") or folder.name in _NOT_PACKAGES or (folder / "pyvenv.cfg").exists())
+
+
+def _zip(members: dict[str, Path]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in sorted(members):
+            info = zipfile.ZipInfo(name)  # its time is always the same
+            info.external_attr = 0o600 << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            packed.writestr(info, members[name].read_bytes())
+    return buffer.getvalue()

@@ -1,0 +1,306 @@
+"""The options of a task: checking them, joining them, and what they mean for the scheduler.
+
+Options are kept as a plain dict that msgpack can write, so that a record can carry them:
+
+=============  ==================================================================
+cores          float
+memory, disk   int, bytes
+accelerators   list of ``[count, kind, model, brand, api]``
+walltime       float, seconds
+check_interval float, seconds; of services only
+nout           int
+retries        int, or dict of a cause's name to int (or None: without limit)
+env            dict of str to str
+name, version  str
+preemptible, checkpoint, local, double_memory, double_walltime    bool
+=============  ==================================================================
+
+None stands for the default. A requirement that is known only when the call's arguments are (a promise, or a
+function of the arguments) is left as it is; `dynamic` finds those.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from toilfn.errors import InputError, ResourceError
+from toilfn.events import Budget, Cause
+from toilfn.resources import Accelerator, Resources
+from toilfn.units import parse_disk, parse_duration, parse_memory
+
+if TYPE_CHECKING:
+    from toilfn.config.settings import Settings
+
+__all__ = [
+    "SERVICE",
+    "budget",
+    "defaults",
+    "dynamic",
+    "is_checkpoint",
+    "is_late",
+    "merge",
+    "normalise",
+    "parse_accelerator",
+    "parse_accelerators",
+    "resources",
+    "static",
+]
+
+SERVICE = "check_interval"
+"""The option that all services have, and nothing else."""
+
+_BRANDS = ("nvidia", "amd")
+_CAUSES = tuple(cause.value for cause in Cause if cause is not Cause.INPUT)
+_APIS = {"cuda": "nvidia", "rocm": "amd", "opencl": None}
+_ACCELERATOR_HELP = (
+    "write a count, or for example 'gpu', 'cuda:1', 'nvidia-tesla-k80:2' or {'brand': 'amd', 'count': 2}"
+)
+
+
+def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Accelerator:
+    """Read one accelerator requirement by Toil's rules (`toil.job.parse_accelerator`).
+
+    Parameters
+    ----------
+    spec : int, str, mapping or Accelerator
+        A count; or a kind (``gpu``), a brand (``nvidia``, ``amd``), an API (``cuda``, ``rocm``, ``opencl``) or a
+        model, with a count after a colon when it is not 1; or the attributes of `Accelerator`. What is not said
+        is a gpu, and one.
+
+    Raises
+    ------
+    ResourceError
+        If it is none of these.
+    """
+    if isinstance(spec, Accelerator):
+        return spec
+    if isinstance(spec, str):
+        fields = _accelerator_fields(spec)
+    elif isinstance(spec, Mapping):
+        fields = dict(spec)
+    else:
+        fields = {"count": spec}
+    _check_accelerator(spec, fields)
+    if "brand" not in fields:
+        brand = next((b for b in _BRANDS if str(fields.get("model", "")).startswith(f"{b}-")), None)
+        fields["brand"] = brand or _APIS.get(fields.get("api", ""))
+    return Accelerator(**fields)
+
+
+def parse_accelerators(spec: Any) -> tuple[Accelerator, ...]:
+    """Read accelerator requirements: what `parse_accelerator` reads, several with commas, or a sequence of them."""
+    if isinstance(spec, str):
+        spec = [part.strip() for part in spec.split(",")] if spec.strip() else []
+    if isinstance(spec, Sequence):
+        return tuple(found for one in spec if (found := parse_accelerator(one)).count)
+    found = parse_accelerator(spec)
+    return (found,) if found.count else ()
+
+
+def normalise(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options and bring their values to the form that records keep.
+
+    Raises
+    ------
+    InputError
+        If an option does not exist (names the nearest one that does), or has a wrong value.
+    """
+    unknown = [name for name in options if name not in _READERS]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], _READERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"a task can have {', '.join(_READERS)}"
+        raise InputError(f"there is no task option {unknown[0]!r}: {hint}")
+    return {name: _read(name, value) for name, value in options.items()}
+
+
+def is_checkpoint(base: Mapping[str, Any], override: Mapping[str, Any]) -> bool:
+    """Say whether a call is a checkpoint, from its function's options and its own."""
+    own = override.get("checkpoint")
+    return bool(base.get("checkpoint") if own is None else own)
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Join normalised options: `override` wins, except that variables of ``env`` are added to those of `base`."""
+    merged = {**base, **override}
+    if base.get("env") and override.get("env"):
+        merged["env"] = {**base["env"], **override["env"]}
+    return merged
+
+
+def dynamic(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the requirements that are known only when the call's arguments are: promises and functions of them."""
+    return {name: value for name, value in options.items() if name in _REQUIREMENTS and is_late(value)}
+
+
+def is_late(value: Any) -> bool:
+    """Whether a requirement is known only with the arguments: a function, a promise or other dask collection."""
+    return callable(value) or hasattr(type(value), "__dask_graph__")
+
+
+def static(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give all options but those that `dynamic` gives."""
+    late = dynamic(options)
+    return {name: value for name, value in options.items() if name not in late}
+
+
+def defaults(settings: Settings) -> Resources:
+    """Give the resources of a task that asks for none."""
+    return Resources(
+        cores=settings.default_cores,
+        memory=settings.default_memory,
+        disk=settings.default_disk,
+        walltime=settings.default_walltime,
+        preemptible=settings.default_preemptible,
+        accelerators=parse_accelerators(settings.default_accelerators or 0),
+    )
+
+
+def resources(options: Mapping[str, Any], defaults: Resources) -> Resources:
+    """Give the resources that normalised options ask for; `defaults` stands in for what they do not say."""
+    asked = {name: options[name] for name in _REQUIREMENTS if options.get(name) is not None}
+    if "accelerators" in asked:
+        asked["accelerators"] = tuple(Accelerator(*fields) for fields in asked["accelerators"])
+    return replace(defaults, **asked)
+
+
+def budget(options: Mapping[str, Any], settings: Settings) -> Budget:
+    """Give how often a task may fail for each cause: as its normalised options say, else as the run's settings do.
+
+    A number of retries is that for errors. Deaths by memory and by walltime have the same one, unless there is
+    another for them.
+    """
+    given = options.get("retries")
+    own = dict(given) if isinstance(given, Mapping) else {} if given is None else {"error": given}
+    error = own.get("error", settings.retries)
+    return Budget(
+        error=error,
+        memory=own.get("memory", _first(settings.memory_retries, error)),
+        walltime=own.get("walltime", _first(settings.walltime_retries, error)),
+        lost=own.get("lost", settings.lost_retries),
+        preempted=own.get("preempted", settings.preempted_retries),
+        double_memory=_first(options.get("double_memory"), settings.double_memory),
+        double_walltime=_first(options.get("double_walltime"), settings.double_walltime),
+        backoff=settings.retry_backoff,
+    )
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _accelerator_fields(spec: str) -> dict[str, Any]:
+    name, colon, count = spec.partition(":")
+    if name.isdecimal() and not colon:
+        return {"count": int(name)}
+    if not re.fullmatch(r"\w[\w.+-]*", name) or (colon and not count.isdecimal()):
+        raise ResourceError(f"{spec!r} is not an accelerator: {_ACCELERATOR_HELP}")
+    word = "kind" if name == "gpu" else "brand" if name in _BRANDS else "api" if name in _APIS else "model"
+    return {word: name, "count": int(count) if colon else 1}
+
+
+def _check_accelerator(spec: object, fields: dict[str, Any]) -> None:
+    count = fields.get("count", 1)
+    right = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+    words = {name: value for name, value in fields.items() if name != "count"}
+    if not (right and words.keys() <= {"kind", "model", "brand", "api"} and _all_text(words.values())):
+        raise ResourceError(f"{spec!r} is not an accelerator: {_ACCELERATOR_HELP}")
+
+
+def _all_text(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _read(name: str, value: Any) -> Any:
+    """Bring one option to its normal form; an error names the option."""
+    if value is None or (name in _REQUIREMENTS and is_late(value)):
+        return value
+    try:
+        return _READERS[name](value)
+    except ResourceError as error:
+        raise ResourceError(f"option {name}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"option {name}: {error}") from None
+
+
+def _cores(value: Any) -> float:
+    try:
+        cores = float(value)
+    except (TypeError, ValueError):
+        cores = -1.0
+    if isinstance(value, bool) or not isfinite(cores) or cores <= 0:
+        raise ResourceError(f"{value!r} is not a number of cores: write a number above 0, such as 4 or 0.5")
+    return cores
+
+
+def _accelerators(value: Any) -> list[list[Any]]:
+    if isinstance(value, list) and value and all(isinstance(one, list) for one in value):
+        return value  # in the form that records keep, as those of a task that gets other options
+    return [list(astuple(accelerator)) for accelerator in parse_accelerators(value)]
+
+
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"{value!r} is not a {kind.__name__}")
+        return value
+
+    return check
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"{value!r} is not a whole number of 0 or more")
+    return value
+
+
+def _retries(value: Any) -> int | dict[str, int | None]:
+    if not isinstance(value, Mapping):
+        return _whole(value)
+    unknown = [cause for cause in value if cause not in _CAUSES]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is not a cause: write {', '.join(_CAUSES)}")
+    return {cause: None if count is None else _whole(count) for cause, count in value.items()}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{value!r} is not a text with at least one character")
+    return value
+
+
+def _version(value: Any) -> str:
+    return str(value) if isinstance(value, (int, float)) else _text(value)
+
+
+def _env(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not _all_text([*value.keys(), *value.values()]):
+        raise TypeError(f"{value!r} is not a dict of names and values that are str")
+    return dict(value)
+
+
+_REQUIREMENTS: dict[str, Callable[[Any], Any]] = {
+    "cores": _cores,
+    "memory": parse_memory,
+    "disk": parse_disk,
+    "accelerators": _accelerators,
+    "preemptible": _exactly(bool),
+    "walltime": parse_duration,
+    "local": _exactly(bool),
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **_REQUIREMENTS,
+    "retries": _retries,
+    "double_memory": _exactly(bool),
+    "double_walltime": _exactly(bool),
+    "checkpoint": _exactly(bool),
+    "name": _text,
+    "nout": _whole,
+    SERVICE: parse_duration,
+    "env": _env,
+    "version": _version,
+}

@@ -1,0 +1,335 @@
+"""From promises to records: ids for every call, pickled arguments, functions and values.
+
+`compute` records the graph that a script built, and a worker the one that a task built. Both
+go over it with a stack, never by recursion, since graphs are deeper than Python's stack.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from toilfn.errors import SerializationError
+from toilfn.events import TaskId
+from toilfn.graph import options
+from toilfn.graph.identity import (
+    Codes,
+    Identity,
+    arguments_digest,
+    arguments_identity,
+    lineage,
+    task_id,
+    value_identity,
+)
+from toilfn.graph.requirements import LATE, pack
+from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, take_modules_by_value
+from toilfn.graph.structure import ATOMS
+from toilfn.graph.task import BoundTask, Task
+from toilfn.model import records
+
+if TYPE_CHECKING:
+    from toilfn.graph.promise import Promise
+
+__all__ = ["INLINE_LIMIT", "BlobStore", "Recorded", "Recorder", "record", "store_payload"]
+
+INLINE_LIMIT = 32 * 1024
+"""Payloads up to this many bytes stay inside their record; larger ones become blobs."""
+
+
+class BlobStore(Protocol):
+    """The part of a store that recording needs."""
+
+    def put_blob(self, data: bytes) -> records.BlobRef:
+        """Keep bytes under a name made of their content."""
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What became of a value and of the promises in it.
+
+    Attributes
+    ----------
+    value : bytes or BlobRef
+        The pickled value, or where it is.
+    refs : tuple of TaskId
+        The tasks whose values it refers to.
+    tasks : list of records.Task
+        The tasks it leads to, each after what it needs.
+    functions : list of records.Function
+        The functions of these tasks.
+    blobs : list of BlobRef
+        Blobs that were written for them.
+    """
+
+    value: bytes | records.BlobRef
+    refs: tuple[TaskId, ...]
+    tasks: list[records.Task] = field(default_factory=list)
+    functions: list[records.Function] = field(default_factory=list)
+    blobs: list[records.BlobRef] = field(default_factory=list)
+
+
+def store_payload(payload: bytes, store: BlobStore, blobs: list[records.BlobRef]) -> bytes | records.BlobRef:
+    """Keep a payload where it belongs: inside its record when it is small, else in a blob."""
+    if len(payload) <= INLINE_LIMIT:
+        return payload
+    blobs.append(store.put_blob(payload))
+    return blobs[-1]
+
+
+def record(
+    value: Any,
+    spawned: Sequence[Promise],
+    parent: records.Task,
+    store: BlobStore,
+    known: Callable[[bytes], bool] = lambda _: False,
+    running: Running | None = None,
+) -> Recorded:
+    """Record what a task returned and spawned.
+
+    Parameters
+    ----------
+    value : object
+        The returned value, with promises at any depth.
+    spawned : sequence of Promise
+        Promises that must be complete before the task is, without being part of its value.
+    parent : records.Task
+        The task.
+    store : BlobStore
+        Where large payloads and functions go.
+    known : callable, optional
+        Whether the store has the record of a function's digest.
+    running : Running, optional
+        The task's function.
+
+    Returns
+    -------
+    Recorded
+
+    Raises
+    ------
+    SerializationError
+        If the value, a function or an argument cannot be stored.
+    """
+    if isinstance(value, (Task, BoundTask)):
+        raise SerializationError(f"it returned {value!r} itself, which was not called: write return {value.name}(...)")
+    recorder = Recorder(store, parent, running)
+    payload, refs = dumps(value, recorder.identify)
+    for promise in spawned:
+        recorder.identify(promise)
+    blobs: list[records.BlobRef] = []
+    recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
+    for made in recorder.emit(lambda _: False, known, recorded.blobs):
+        if isinstance(made, records.Task):
+            recorded.tasks.append(made)
+        else:
+            recorded.functions.append(made)
+    return recorded
+
+
+class Running(NamedTuple):
+    """The function of the task that runs: its record, and itself where it is loaded."""
+
+    record: records.Function
+    function: Callable[..., Any]
+
+
+_codes: dict[bytes, Codes] = {}
+"""What is known of the code that the tasks of this process lead to, by the digests of their functions."""
+
+
+def _codes_of(running: Running | None) -> Codes:
+    if running is None:  # in a notebook, what functions lead to may have been redefined since the last run
+        _codes.clear()
+        take_modules_by_value()
+        return Codes()
+    digest, parts = running.record.digest, running.record.parts
+    if digest not in _codes:
+        made = _codes[digest] = Codes(parts)
+        # It may have changed its own defaults meanwhile, and whatever it remembers from call to call.
+        made.set_function(running.function, parts.get("version"), Identity(digest, parts))
+    return _codes[digest]
+
+
+class Recorder:
+    """Gives ids to promises and turns them into records."""
+
+    def __init__(self, store: BlobStore, parent: records.Task | None = None, running: Running | None = None) -> None:
+        self._store = store
+        self._codes = _codes_of(running)
+        self._identities: dict[Task[..., Any], Identity] = {}
+        self._parent = parent.id if parent else None
+        self._lineage = parent.lineage if parent else b""
+        self._roots: dict[Promise, None] = {}
+        self._ids: dict[Promise, TaskId] = {}
+        self._used: set[TaskId] = set()
+        self._calls: dict[TaskId, int] = {}
+        self._ordinals: dict[TaskId, int] = {}
+        self._functions: dict[bytes, Task[..., Any]] = {}
+
+    def identify(self, promise: Promise) -> TaskId:
+        """Give the id of the task behind a promise, after those of everything it needs."""
+        origin = promise._origin
+        if options.SERVICE in origin._task.settings:
+            raise SerializationError(
+                f"{promise!r} is a service's, and its value is good only while the service runs: "
+                "pass it to a task that uses it, and take that task's value"
+            )
+        if origin not in self._ids:
+            for needed in _in_order(origin, self._ids):
+                self._name(needed)
+        self._roots[origin] = None
+        return self._ids[origin]
+
+    def _given(self, promise: Promise) -> TaskId:
+        try:
+            return self._ids[promise._origin if hasattr(type(promise), "_origin") else promise]
+        except (KeyError, TypeError):
+            raise SerializationError(
+                f"{promise!r} is hidden inside an object: pass it in a list, tuple, set, dict, dataclass or namedtuple"
+            ) from None
+
+    def _name(self, promise: Promise) -> None:
+        task = promise._task
+        function = self._identity(task).digest
+        digest = self._digest_of_arguments(promise)
+        self._functions.setdefault(function, task)
+        id_ = task_id(function, digest, self._lineage, 0)
+        if id_ in self._used:
+            ordinal = self._calls[id_] = self._calls.get(id_, 0) + 1
+            id_ = task_id(function, digest, self._lineage, ordinal)
+            self._ordinals[id_] = ordinal
+        self._used.add(id_)
+        self._ids[promise] = id_
+
+    def _identity(self, task: Task[..., Any]) -> Identity:
+        found = self._identities.get(task)
+        if found is None:
+            found = self._identities[task] = self._codes.of_function(task.__wrapped__, task.settings.get("version"))
+        return found
+
+    @property
+    def not_compared(self) -> dict[str, str]:
+        """What the functions lead to that could not be looked into, with what it is."""
+        return self._codes.not_compared
+
+    def _digest_of_arguments(self, promise: Promise) -> bytes:
+        try:
+            return arguments_digest(promise._args, promise._kwargs, self._promise_identity, self._codes)
+        except SerializationError as error:
+            raise SerializationError(f"task {promise._task.name}: {error}") from None
+
+    def _promise_identity(self, promise: Any) -> bytes:
+        id_ = self._given(promise)
+        return id_ + value_identity(promise._path) if promise._path else id_
+
+    def functions(self) -> list[Task[..., Any]]:
+        """List one task of each function."""
+        return list(self._functions.values())
+
+    def emit(
+        self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
+    ) -> Iterator[records.Function | records.Task]:
+        """Make the records of all tasks that must run, each after what it needs and after its function's.
+
+        Parameters
+        ----------
+        complete : callable
+            Whether a task need not run. What only such tasks need is left out too.
+        known : callable
+            Whether no record of a task's id or of a function's digest is wanted.
+        blobs : list of BlobRef
+            Blobs that were written on the way are added here.
+        """
+        functions: set[bytes] = set()
+        for promise, id_ in self._wanted(complete):
+            digest = self._identity(promise._task).digest
+            if digest not in functions and not known(digest):
+                yield self._function(self._functions[digest], blobs)
+            functions.add(digest)
+            if not known(id_):
+                yield self._record(promise, id_, blobs)
+
+    def _wanted(self, complete: Callable[[TaskId], bool]) -> Iterator[tuple[Promise, TaskId]]:
+        wanted: set[Promise] = set()
+        stack = list(self._roots)
+        while stack:
+            promise = stack.pop()
+            if promise not in wanted and not complete(self._ids[promise]):
+                wanted.add(promise)
+                stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
+        return ((promise, id_) for promise, id_ in self._ids.items() if promise in wanted)
+
+    def _record(self, promise: Promise, id_: TaskId, blobs: list[records.BlobRef]) -> records.Task:
+        task = promise._task
+        payload, refs = self._pickled(promise)
+        own_blobs: list[records.BlobRef] = []
+        args = store_payload(payload, self._store, own_blobs)
+        blobs.extend(own_blobs)
+        digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity, self._codes)
+        late = pack(promise._requires, self._given)
+        return records.Task(
+            id=id_,
+            function=self._identity(task).digest,
+            args=args,
+            needs=tuple(dict.fromkeys((*refs, *late[LATE][1]))) if late else refs,
+            after=tuple(self._given(after) for after in promise._after),
+            options={**self._overrides(task), **late} if late else self._overrides(task),
+            parent=self._parent,
+            parts=parts,
+            lineage=lineage(self._lineage, task.name, self._reaching(promise, digest), self._ordinals.get(id_, 0)),
+            blobs=tuple(own_blobs),
+        )
+
+    def _reaching(self, promise: Promise, digest: bytes) -> bytes:
+        """Give the digest of the arguments that count in the ids of the children (`toilfn.graph.identity.lineage`)."""
+        kept = tuple(arg for arg in promise._args if getattr(type(arg), "__toilfn_lineage__", True))
+        if len(kept) == len(promise._args):
+            return digest
+        return arguments_digest(kept, promise._kwargs, self._promise_identity, self._codes)
+
+    def _overrides(self, task: Task[..., Any]) -> dict[str, Any]:
+        """Give what a call's options change of those that its function's record has."""
+        own = self._functions[self._identity(task).digest].settings
+        if task.settings is own:
+            return {}
+        given, asked = options.static(own), options.static(task.settings)
+        return {} if asked == given else {**dict.fromkeys(given), **asked}
+
+    def _pickled(self, promise: Promise) -> tuple[bytes, tuple[TaskId, ...]]:
+        arguments = (promise._args, promise._kwargs)
+        if not promise._kwargs and ATOMS.issuperset(map(type, promise._args)):
+            return pickle.dumps(arguments, PROTOCOL), ()  # most calls of large graphs are like this
+        try:
+            # A relative path means a file of the script's. One that a task made is a File by now.
+            return dumps(arguments, self._given, absolute_paths=self._parent is None)
+        except SerializationError as error:
+            raise SerializationError(f"an argument of task {promise._task.name} cannot be stored: {error}") from None
+
+    def _function(self, task: Task[..., Any], blobs: list[records.BlobRef]) -> records.Function:
+        payload = self._store.put_blob(dumps_function(task if task._is_importable() else task.__wrapped__))
+        blobs.append(payload)
+        identity = self._identity(task)
+        return records.Function(identity.digest, task.name, options.static(task.settings), payload, identity.parts)
+
+
+def _in_order(promise: Promise, done: Container[Promise]) -> Iterator[Promise]:
+    """Iterate over a promise's tasks that are not done yet, each after what it needs."""
+    entered: set[Promise] = set()
+    stack = [promise]
+    while stack:
+        current = stack[-1]
+        if current in done:
+            stack.pop()
+        elif current in entered:
+            stack.pop()
+            yield current
+        else:
+            entered.add(current)
+            waiting = [dep._origin for dep in (*current._deps, *current._after) if dep._origin not in done]
+            stack.extend(needed for needed in reversed(waiting) if needed._deps or needed._after)
+            # What needs nothing, as most of a wide graph, takes no turn on the stack.
+            for needed in waiting:
+                if not (needed._deps or needed._after or needed in done):
+                    yield needed

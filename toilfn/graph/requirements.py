@@ -1,0 +1,90 @@
+"""Requirements that are known only when a call's arguments are: promises, and functions of the arguments.
+
+A function becomes a task of its own, called with the same arguments: it runs on a worker, where user code
+belongs, with its log, its retries and its place in the store. So only promises are left. A task's record has
+them pickled, under one key of its options, and the leader reads their values when all that the task needs is
+complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from toilfn.errors import InputError, ResourceError
+from toilfn.events import TaskId
+from toilfn.graph import options
+
+if TYPE_CHECKING:
+    from toilfn.graph.promise import Promise
+
+__all__ = ["LATE", "known_later", "pack", "unpack"]
+
+LATE = "late"
+"""The key of a record's options under which there are the pickled promises and the ids of their tasks."""
+
+_MEASURING_CORES = 0.1
+
+_MEBIBYTE = 2**20
+
+
+def known_later(name: str, settings: Mapping[str, Any]) -> dict[str, Callable[..., Promise]]:
+    """Give, for each requirement that is known later, what makes its promise from a call's arguments.
+
+    Parameters
+    ----------
+    name : str
+        The name of the task that has the requirements.
+    settings : mapping
+        Its normalised options.
+    """
+    return {key: _maker(f"{key} of {name}", value) for key, value in options.dynamic(settings).items()}
+
+
+def _maker(name: str, value: Any) -> Callable[..., Any]:
+    from toilfn.graph.promise import Promise
+    from toilfn.graph.task import Task, as_promise
+
+    value = as_promise(value)
+    if isinstance(value, Promise):
+        return lambda *args, **kwargs: value
+    return value if isinstance(value, Task) else Task(value, {"name": name, "cores": _MEASURING_CORES})
+
+
+def pack(promises: Mapping[str, Promise], ids: Callable[[Promise], TaskId]) -> dict[str, Any]:
+    """Give the entry of a record's options for requirements that are promises."""
+    from toilfn.graph.serialize import dumps
+
+    return {LATE: dumps(dict(promises), ids)} if promises else {}
+
+
+def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, Any]:
+    """Give a record's options with the requirements that have become known.
+
+    Parameters
+    ----------
+    asked : mapping
+        The options of a task's record.
+    values : mapping
+        The values of the tasks that the requirements come from.
+
+    Raises
+    ------
+    ResourceError
+        If a value is none that the requirement can have; names both.
+    """
+    from toilfn.graph.serialize import loads
+
+    known = loads(asked[LATE][0], values)
+    return {**asked, **{name: _check(name, value) for name, value in known.items()}}
+
+
+def _check(name: str, value: Any) -> Any:
+    if value is None or options.is_late(value):
+        raise ResourceError(f"option {name}: its value came out as {value!r}, which is no requirement")
+    if name in ("memory", "disk") and type(value) in (int, float) and 0 <= value < _MEBIBYTE:
+        return _MEBIBYTE if name == "memory" else int(value)  # worked out from inputs that may be small, or empty
+    try:
+        return options.normalise({name: value})[name]
+    except InputError as error:
+        raise ResourceError(f"{error} (it came out as {value!r})") from None

@@ -1,0 +1,464 @@
+"""Pickling of arguments, values and functions, with promises by reference.
+
+A promise inside a payload becomes a persistent id, its task's id or ``(id, path)``, so a payload says
+exactly which tasks' values it needs, and loading it puts those values in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import linecache
+import os
+import pickle
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from toilfn.errors import SerializationError
+from toilfn.events import TaskId
+from toilfn.graph.identity.modules import file_of, is_made_in_memory, is_singledispatch
+from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
+
+if TYPE_CHECKING:
+    from toilfn.graph.promise import Promise
+
+__all__ = [
+    "Main",
+    "dumps",
+    "dumps_function",
+    "load_function",
+    "loads",
+    "loads_function",
+    "only_reference",
+    "resolve",
+    "take_modules_by_value",
+]
+
+PROTOCOL = 5
+"""Fixed, so that every supported Python reads every other's payloads."""
+
+
+def dumps(
+    value: Any, ids: Callable[[Promise], TaskId] | None = None, *, absolute_paths: bool = False
+) -> tuple[bytes, tuple[TaskId, ...]]:
+    """Pickle a value.
+
+    Parameters
+    ----------
+    value : object
+        What to pickle; it may hold promises anywhere.
+    ids : callable, optional
+        Gives the id of the task behind a promise. Without it the value may hold no promises.
+    absolute_paths : bool
+        Whether a relative `pathlib.Path` becomes the absolute one that it stands for here.
+
+    Returns
+    -------
+    bytes
+        The payload.
+    tuple of TaskId
+        The tasks whose values `loads` will need, each once.
+
+    Raises
+    ------
+    SerializationError
+        If something in the value cannot be pickled; names its type.
+    """
+    kind = type(value)
+    if kind in ATOMS or (kind in (list, tuple) and ATOMS.issuperset(map(type, value))):
+        return pickle.dumps(value, PROTOCOL), ()
+    buffer = io.BytesIO()
+    refs: dict[TaskId, None] = {}
+    pickler = _Pickler(buffer, ids, refs, absolute_paths=absolute_paths)
+    try:
+        pickler.dump(value)
+    except SerializationError:
+        raise
+    except Exception as error:
+        raise SerializationError(f"a {type(value).__name__} cannot be stored: {error}") from error
+    return buffer.getvalue(), tuple(refs)
+
+
+class Main(ModuleType):
+    """What ``__main__`` is while a task of the script runs: a module with what the task uses of the script.
+
+    So names that Python looks up there are found as in the plain script, by `pickle` and so by pools of processes, by
+    `typing.get_type_hints` and by `inspect`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("__main__")
+
+
+class _LocatedPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Cloudpickle, but code keeps the name of its file.
+
+    Attributes
+    ----------
+    files : set of str
+        These names.
+    """
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self.files: set[str] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is CodeType:
+            name = os.path.abspath(obj.co_filename) if os.path.exists(obj.co_filename) else obj.co_filename
+            self.files.add(name)
+            _, fields = self.dispatch_table[CodeType](obj)[:2]
+            return _located, (fields, name)
+        return super().reducer_override(obj)
+
+
+def _located(fields: tuple[Any, ...], name: str) -> CodeType:
+    return CodeType(*fields).replace(co_filename=name)
+
+
+class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
+    """Cloudpickle, but classes of the script itself come back as the script's own where it is loaded.
+
+    And an open file is refused, where cloudpickle would quietly take what it holds now.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and obj.__module__ == "__main__":
+            buffer = io.BytesIO()
+            _LocatedPickler(buffer, PROTOCOL).dump(obj)
+            return _main_class, (obj.__qualname__, buffer.getvalue())
+        if isinstance(obj, io.TextIOWrapper):
+            raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
+        if type(obj) in LAZY:  # where it is read, what it calls would not be part of this graph any more
+            return list, (items_of(obj),)
+        return super().reducer_override(obj)
+
+
+class _Pickler(_ByValue):
+    def __init__(
+        self,
+        file: io.BytesIO,
+        ids: Callable[[Promise], TaskId] | None,
+        refs: dict[TaskId, None],
+        *,
+        absolute_paths: bool = False,
+    ) -> None:
+        super().__init__(file, PROTOCOL)
+        self._absolute_paths = absolute_paths
+        self._ids = ids
+        self._refs = refs
+        self._made: dict[int, tuple[Any, Promise]] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if self._absolute_paths and isinstance(obj, Path) and not obj.is_absolute():
+            return obj.absolute().__reduce__()
+        return super().reducer_override(obj)
+
+    def persistent_id(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind in ATOMS or not hasattr(kind, "__dask_graph__") or not is_collection(obj):
+            return None
+        if self._ids is None:
+            raise SerializationError(f"{obj!r} cannot be stored here: pass it to the task as an argument")
+        promise = self._promise_of(obj)
+        task = self._ids(promise)
+        self._refs[task] = None
+        return (task, promise._path) if promise._path else task
+
+    def _promise_of(self, collection: Any) -> Promise:
+        """Turn a dask collection into a promise, the same one wherever the collection is met."""
+        from toilfn.graph.task import as_promise
+
+        if id(collection) not in self._made:
+            # Holds the collection too: an id is unique only as long as its object lives.
+            self._made[id(collection)] = collection, as_promise(collection)
+        return self._made[id(collection)][1]
+
+
+def _main_class(name: str, data: bytes) -> Any:
+    found: Any = sys.modules["__main__"]
+    main = found
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, type):
+        return found
+    made = pickle.loads(data)
+    if isinstance(main, Main) and "." not in name:  # so that what the task pickles finds it there
+        setattr(main, name, made)
+    return made
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, values: Mapping[TaskId, Any]) -> None:
+        super().__init__(file)
+        self._values = values
+
+    def persistent_load(self, pid: Any) -> Any:
+        task, path = (pid, ()) if isinstance(pid, bytes) else pid
+        value = self._values[task]
+        for step in path:
+            value = value[step]
+        return value
+
+
+def loads(payload: bytes, values: Mapping[TaskId, Any]) -> Any:
+    """Load a payload.
+
+    Parameters
+    ----------
+    payload : bytes
+        What `dumps` made. It is code as much as data: load only from a store you trust.
+    values : mapping
+        The value of each task that the payload refers to.
+
+    Returns
+    -------
+    object
+        The value, with promises replaced by values.
+
+    Raises
+    ------
+    KeyError
+        If a task's value is missing.
+    """
+    return _Unpickler(io.BytesIO(payload), values).load()
+
+
+def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[TaskId, ...]]]) -> dict[TaskId, Any]:
+    """Load the values of tasks, and before them the values they refer to.
+
+    Parameters
+    ----------
+    ids : iterable of TaskId
+        The tasks wanted.
+    entries : mapping
+        Payload and references of these tasks and of all they refer to.
+
+    Returns
+    -------
+    dict
+        The value of every task that was loaded.
+    """
+    values: dict[TaskId, Any] = {}
+    stack = list(ids)
+    while stack:
+        payload, refs = entries[stack[-1]]
+        missing = [ref for ref in refs if ref not in values] if stack[-1] not in values else []
+        if missing:
+            stack.extend(missing)
+            continue
+        task = stack.pop()
+        if task not in values:
+            values[task] = loads(payload, values)
+    return values
+
+
+def only_reference(payload: bytes, refs: tuple[TaskId, ...]) -> bool:
+    """Whether a value is nothing but another task's whole value (a tail call)."""
+    return len(refs) == 1 and payload == refs[0].join(_AROUND_REFERENCE)
+
+
+def _around_reference() -> list[bytes]:
+    """Give the bytes before and after the id in the payload of a lone promise."""
+
+    class Lone(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return id_ if obj is Lone else None
+
+    id_ = bytes(range(16))
+    buffer = io.BytesIO()
+    Lone(buffer, PROTOCOL).dump(Lone)
+    return buffer.getvalue().split(id_)
+
+
+_AROUND_REFERENCE = _around_reference()
+
+
+def dumps_function(function: Any) -> bytes:
+    """Pickle a task's function.
+
+    What can be imported by name travels by name; everything else, such as a function of the
+    script or of a notebook, by value.
+
+    Raises
+    ------
+    SerializationError
+        If it reaches something that cannot be pickled.
+    """
+    take_modules_by_value()
+    buffer = io.BytesIO()
+    pickler = _FunctionPickler(buffer, PROTOCOL)
+    try:
+        pickler.dump(function)
+        if sources := _sources(pickler.files):  # after the function, for who wants it
+            pickle.dump(sources, buffer, PROTOCOL)
+        return buffer.getvalue()
+    except Exception as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise SerializationError(f"task {name} cannot be stored: {error}. Pass such objects as arguments") from error
+
+
+_LARGEST_SOURCE = 1 << 20
+"""Bytes: the text of a larger file does not travel with a function."""
+
+
+def _sources(files: Iterable[str]) -> dict[str, bytes]:
+    """Return the text of files, compressed, for tracebacks and debuggers on machines that do not have them."""
+    texts = {name: "".join(linecache.getlines(name)) for name in sorted(files)}
+    return {
+        name: zlib.compress(text.encode(errors="backslashreplace"))
+        for name, text in texts.items()
+        if 0 < len(text) <= _LARGEST_SOURCE
+    }
+
+
+class _MainGlobals(dict[str, Any]):
+    """Stands for the script's namespace in a payload."""
+
+
+class _FunctionPickler(_LocatedPickler):
+    """Pickles tasks' functions: all that is the script's comes back in one namespace.
+
+    Wrappers of Python's own that cloudpickle cannot take apart are made anew where they are loaded.
+    """
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self._main = vars(sys.modules["__main__"])
+        kept = ("__name__", "__file__", "__package__", "__doc__")
+        self._main_globals = _MainGlobals({name: self._main[name] for name in kept if name in self._main})
+        self.globals_ref[id(self._main)] = self._main_globals
+
+    def persistent_id(self, obj: Any) -> Any:
+        return dict(obj) if obj is self._main_globals else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is FunctionType and obj.__globals__ is self._main:
+            return self._with_annotations(obj, super().reducer_override(obj))
+        if isinstance(obj, contextlib._GeneratorContextManager):  # of a decorator that @contextmanager made
+            return type(obj), (obj.func, obj.args, obj.kwds)  # as its _recreate_cm does
+        if isinstance(obj, _CACHED) and not _is_found_by_name(obj):
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if is_singledispatch(obj) and not _is_found_by_name(obj):
+            return _dispatching, (dict(obj.registry),)
+        return super().reducer_override(obj)
+
+    def _with_annotations(self, function: FunctionType, reduced: Any) -> Any:
+        """Add what annotations name that are strings: `typing.get_type_hints` looks it up."""
+        text = " ".join(note for note in function.__annotations__.values() if isinstance(note, str))
+        named = {name: self._main[name] for name in _WORD.findall(text) if name in self._main}
+        if named and type(reduced) is tuple and len(reduced) > 2:
+            globals_ = reduced[2][1]["__globals__"]
+            globals_ |= {name: value for name, value in named.items() if name not in globals_ and _is_at_hand(value)}
+        return reduced
+
+
+_WORD = re.compile(r"[^\W\d]\w*")
+
+
+def _is_at_hand(value: Any) -> bool:
+    """Whether a value of the script's namespace needs no package where it is loaded."""
+    module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "builtins"
+    return module == "__main__" or module.partition(".")[0] in sys.stdlib_module_names
+
+
+_CACHED = type(functools.lru_cache(len))
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _dispatching(registry: dict[type, Callable[..., Any]]) -> Any:
+    made = functools.singledispatch(registry[object])
+    for kind, function in registry.items():
+        made.register(kind, function)
+    return made
+
+
+def _is_found_by_name(value: Any) -> bool:
+    """Whether another process would find this very object by its module and name."""
+    module = sys.modules.get(value.__module__)
+    if module is None or module.__name__ in ("__main__", *cloudpickle.list_registry_pickle_by_value()):
+        return False
+    found: Any = module
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def loads_function(payload: bytes) -> Callable[..., Any]:
+    """Load what `dumps_function` made; returns the plain function."""
+    return load_function(payload)[0]
+
+
+def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
+    """Load what `dumps_function` made.
+
+    Returns
+    -------
+    callable
+        The plain function.
+    Main
+        What is to be ``__main__`` while it runs.
+    """
+    from toilfn.graph.task import Task
+
+    stream = io.BytesIO(payload)
+    unpickler = _FunctionUnpickler(stream)
+    function: Callable[..., Any] = unpickler.load()
+    if stream.tell() < len(payload):
+        for name, text in pickle.load(stream).items():
+            lines = zlib.decompress(text).decode().splitlines(keepends=True)
+            linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+    # Only a task's: a decorator's ``__wrapped__`` is the function without what the decorator does.
+    return (function.__wrapped__ if isinstance(function, Task) else function), unpickler.main
+
+
+class _FunctionUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.main = Main()
+
+    def persistent_load(self, pid: Any) -> dict[str, Any]:
+        vars(self.main).update(pid)
+        return vars(self.main)
+
+
+def take_modules_by_value() -> None:
+    """Have what comes from modules that no other process can import travel by value.
+
+    These are modules that were made in memory, or loaded from a path under a name that leads to no file.
+    """
+    modules: list[tuple[str, Any]] = list(sys.modules.items())  # some are no modules
+    for name, module in modules:
+        if name in ("__main__", "__mp_main__") or not isinstance(module, ModuleType) or _looked_at.get(name) is module:
+            continue
+        _looked_at[name] = module
+        if module.__name__ == name and (is_made_in_memory(module) or _is_only_loaded(module)):
+            cloudpickle.register_pickle_by_value(module)
+
+
+_looked_at: dict[str, ModuleType] = {}
+
+
+def _is_only_loaded(module: ModuleType) -> bool:
+    """Whether a module of the user's own has a file that its name does not lead to."""
+    file = file_of(module)
+    if file is None:
+        return False
+    top = module.__name__.partition(".")[0]
+    try:
+        specs = (finder.find_spec(top, None) for finder in sys.meta_path)
+        spec = next((spec for spec in specs if spec is not None), None)
+    except (ImportError, ValueError, AttributeError, TypeError):
+        return False
+    return spec is None or ("." not in module.__name__ and spec.origin != module.__file__)

@@ -1,0 +1,113 @@
+"""The ``@service`` decorator: what runs beside the tasks that use it, such as a database."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from toilfn.errors import InputError
+from toilfn.graph.options import SERVICE
+from toilfn.graph.task import Task
+
+__all__ = ["Service", "ServiceTask", "service"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CHECK_INTERVAL = 5.0
+"""Seconds."""
+
+
+class Service(Generic[R]):
+    """A service as a class, for those that can say whether they are alive.
+
+    Decorate a subclass with `service`. Where the service runs, it is made with the arguments of the call, and
+    its methods are called in this order.
+    """
+
+    def start(self) -> R:
+        """Start the service.
+
+        Returns
+        -------
+        object
+            What clients need, such as an address.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method start")
+
+    def check(self) -> bool:
+        """Say whether the service still runs: called every ``check_interval`` seconds.
+
+        An exception means that the service has failed: it is stopped, its clients are lost, and it is started anew.
+        False means that it has ended well and needs no further checks: its clients go on with what it has left behind,
+        and `stop` is called when the last of them is complete.
+        """
+        return True
+
+    def stop(self) -> None:
+        """Clean up, in any case once `start` has returned."""
+
+
+class ServiceTask(Task[P, R]):
+    """A service: its calls give promises of what it tells its clients."""
+
+    def __init__(self, function: Callable[P, Any], options: dict[str, Any] | None = None, after: Any = ()) -> None:
+        super().__init__(function, {SERVICE: CHECK_INTERVAL, **(options or {})}, after)
+
+    def _refuse(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
+        is_class = isinstance(function, type) and issubclass(function, Service)
+        if not (is_class or inspect.isgeneratorfunction(function)):
+            raise InputError(
+                f"@service needs a generator function that yields what clients need, or a subclass of toilfn.Service, "
+                f"not {function!r}"
+            )
+
+    def __repr__(self) -> str:
+        return f"<service {self.name}>"
+
+
+@overload
+def service(function: Callable[P, Iterator[R] | Service[R]], /) -> ServiceTask[P, R]: ...
+@overload
+def service(
+    function: None = None, /, **options: Any
+) -> Callable[[Callable[P, Iterator[R] | Service[R]]], ServiceTask[P, R]]: ...
+def service(function: Any = None, /, **options: Any) -> Any:
+    """Make a generator function, or a subclass of `Service`, a service.
+
+    A generator function yields once, what clients need; its clean-up follows the yield. The promise that a call
+    gives is passed to tasks like any other. The service runs from before its first client starts until its
+    last client, and all that this led to, is complete. It may take promises of other services.
+
+    Parameters
+    ----------
+    function : callable
+        The generator function or class, when the decorator is used without arguments.
+    **options
+        Those of `toilfn.task`, and ``check_interval`` (seconds, or such as "1m"; by default 5 s): the time
+        between two calls of `Service.check`, and, on batch systems, between two looks at whether to stop.
+
+    Returns
+    -------
+    ServiceTask
+        Or, without a function, a decorator that makes one.
+
+    Raises
+    ------
+    InputError
+        If it is neither; or if an option is unknown or its value cannot be used.
+
+    Examples
+    --------
+    >>> @service(cores=0.5)
+    ... def folder():
+    ...     import tempfile
+    ...     with tempfile.TemporaryDirectory() as path:
+    ...         yield path
+    >>> folder()
+    <Promise of folder>
+    """
+    if function is not None:
+        return ServiceTask(function, options)
+    return lambda function: ServiceTask(cast("Callable[..., Any]", function), options)

@@ -1,0 +1,344 @@
+"""The ``@task`` decorator."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from toilfn.errors import GraphError, InputError
+from toilfn.graph import options as _options
+from toilfn.graph.requirements import known_later
+from toilfn.graph.structure import ATOMS, is_collection, rebuild
+
+if TYPE_CHECKING:
+    from toilfn.graph.identity import Identity
+    from toilfn.graph.promise import Promise
+
+__all__ = ["BoundTask", "Task", "as_promise", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LARGE = 2**20
+"""Bytes: larger arguments are stored once for all calls; see `toilfn.graph.sharing`."""
+
+
+class Task(Generic[P, R]):
+    """A function whose calls are tasks of a graph.
+
+    Calling it returns a promise and runs nothing. To a type checker the call has the type of the
+    function's value, since a promise may be passed wherever that value is wanted; the plain
+    function is ``__wrapped__``.
+    """
+
+    __wrapped__: Callable[P, R]
+    __name__: str
+    __qualname__: str
+
+    def __init__(
+        self, function: Callable[P, R], options: dict[str, Any] | None = None, after: Iterable[Any] = ()
+    ) -> None:
+        if isinstance(function, classmethod):
+            raise InputError(f"@task needs a function, not {function!r}: write @classmethod above @task")
+        if not callable(function):
+            raise InputError(f"@task needs a function, not {function!r}")
+        self._refuse(function, options or {})
+        self._look_like(function)
+        self.settings = _options.normalise(options or {})
+        self.name: str = str(self.settings.get("name") or self.__name__)
+        self.nout: int | None = self.settings.get("nout")
+        self.after: tuple[Promise, ...] = _promises_only(after)
+        self._late = known_later(self.name, self.settings)
+        if not isinstance(function, type):
+            self._take_attributes(getattr(function, "__dict__", {}))
+
+    def _look_like(self, function: Callable[P, R]) -> None:
+        """Take over the name and the documentation; partials and other objects may have no name of their own."""
+        functools.update_wrapper(self, function, updated=())
+        if not isinstance(getattr(function, "__name__", None), str):
+            self.__name__ = _name_of(function)
+        if not isinstance(getattr(function, "__qualname__", None), str):
+            self.__qualname__ = self.__name__
+
+    def _take_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Take over what was set on the function, but nothing that would hide an attribute of the task's own."""
+        own = vars(self)
+        own.update(
+            {name: value for name, value in attributes.items() if name not in own and not hasattr(type(self), name)}
+        )
+
+    def _refuse(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
+        """Refuse what can be called but is no task."""
+        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+            raise InputError(
+                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value. "
+                "Return a list instead; what is to run beside other tasks is a @toilfn.service"
+            )
+        if _options.SERVICE in options:
+            raise InputError(f"option {_options.SERVICE} is for services: use @toilfn.service")
+
+    @property
+    def identity(self) -> Identity:
+        """What the function does now, as a digest and its parts."""
+        from toilfn.graph.identity import function_identity
+
+        return function_identity(self.__wrapped__, self.settings.get("version"))
+
+    @functools.cached_property
+    def _arity(self) -> tuple[int, int] | None:
+        """The least and the most positional arguments; None where only a full check will do."""
+        try:
+            # What a decorator returned is what is called: it may add arguments that the function below it takes.
+            parameters = inspect.signature(self.__wrapped__, follow_wrapped=False).parameters.values()
+        except (TypeError, ValueError):
+            return (0, sys.maxsize)
+        if any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+            return None
+        return sum(p.default is p.empty for p in parameters), len(parameters)
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make a promise of the function's value."""
+        from toilfn.graph.promise import Promise
+
+        self._check(args, kwargs)
+        deps: list[Promise] = []
+        if self._is_plain(args, kwargs):
+            return Promise(self, args, {})  # type: ignore[return-value]  # see the class's docstring
+        frozen_args, frozen_kwargs = rebuild((args, kwargs), functools.partial(_freeze, deps))
+        requires = {name: later(*frozen_args, **frozen_kwargs) for name, later in self._late.items()}
+        promise = Promise(self, frozen_args, frozen_kwargs, (*deps, *requires.values()))
+        promise._requires = requires
+        return promise  # type: ignore[return-value]
+
+    def _is_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call is as most are: nothing to be looked for in its arguments, and requirements that are known."""
+        if kwargs or self._late or not ATOMS.issuperset(map(type, args)):
+            return False
+        return not any(sys.getsizeof(arg) > LARGE for arg in args)
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arity = self._arity
+        if arity is not None and not kwargs and arity[0] <= len(args) <= arity[1]:
+            return
+        try:
+            inspect.signature(self.__wrapped__, follow_wrapped=False).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"task {self.name}: {error}") from None
+
+    def options(self, /, *, after: Any = (), **overrides: Any) -> Task[P, R]:
+        """Make a variant of this task with other options, for one call or several.
+
+        Parameters
+        ----------
+        after : promise or iterable of promises
+            What must be complete before, without giving data.
+        **overrides
+            Any keyword of `task`.
+
+        Returns
+        -------
+        Task
+            The variant; this task stays as it is.
+
+        Raises
+        ------
+        InputError
+            If an option is unknown or its value cannot be used.
+        """
+        merged = _options.merge(self.settings, _options.normalise(overrides))
+        return type(self)(self.__wrapped__, merged, (*self.after, *_promises_only(after)))
+
+    def map(self, /, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
+        """Call the task once for each item, as the built-in `map` would.
+
+        Parameters
+        ----------
+        *iterables
+            One for each positional argument; the shortest decides.
+        **kwargs
+            Given to every call.
+
+        Returns
+        -------
+        list of promises
+
+        Raises
+        ------
+        TypeError
+            If there is no iterable.
+        """
+        if not iterables:
+            raise TypeError(
+                f"task {self.name}: map needs at least one iterable as a positional argument; for one promise, "
+                "call the task"
+            )
+        return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None or isinstance(self.__wrapped__, staticmethod):
+            return self
+        return BoundTask(self, instance)
+
+    def is_complete_without_arguments(self, *bound: Any) -> bool:
+        """Say whether the function can be called with nothing but what it is bound to."""
+        try:
+            inspect.signature(self.__wrapped__).bind(*bound)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def __reduce__(self) -> Any:
+        if self._is_importable():
+            return self.__qualname__
+        return type(self), (self.__wrapped__, self.settings)
+
+    def _is_importable(self) -> bool:
+        found: Any = sys.modules.get(self.__module__)
+        for part in self.__qualname__.split("."):
+            found = getattr(found, part, None)
+        return found is self and self.__module__ != "__main__"
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+class BoundTask(Generic[R]):
+    """A task that is a method, and the object it belongs to: what ``object.method`` gives."""
+
+    def __init__(self, task: Task[..., R], instance: Any) -> None:
+        functools.update_wrapper(self, task, updated=())
+        self.__func__ = task
+        self.name = task.name
+        self.__self__ = instance
+        self.__wrapped__: Callable[..., R] = types.MethodType(task.__wrapped__, instance)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> R:
+        """Make a promise of the method's value."""
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def options(self, /, **overrides: Any) -> BoundTask[R]:
+        """Make a variant with other options, as `Task.options` does."""
+        return BoundTask(self.__func__.options(**overrides), self.__self__)
+
+    def map(self, /, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
+        """Call the method once for each item, as `Task.map` does."""
+        if not iterables:
+            return self.__func__.map(**kwargs)  # which says what is missing
+        return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
+
+    def __reduce__(self) -> Any:
+        return BoundTask, (self.__func__, self.__self__)
+
+    def __repr__(self) -> str:
+        return f"<task {self.__func__.name} of {self.__self__!r:.100}>"
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(function: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Any = None, /, **options: Any) -> Any:
+    """Make a function's calls tasks of a graph.
+
+    Parameters
+    ----------
+    function : callable
+        The function, when the decorator is used without arguments.
+    **options
+        ``cores`` (float), ``memory`` and ``disk`` ("2G", "512Mi", or bytes), ``accelerators`` (1,
+        "nvidia-tesla-k80:2", a dict or a list), ``preemptible``, ``walltime`` (seconds or "1h"): each of these
+        may be a promise, or a function of the call's resolved arguments;
+        ``retries`` (a number, or one for each cause: ``{"error": 2, "memory": 3, "walltime": 1, "lost": 5}``),
+        ``double_memory``, ``double_walltime``, ``checkpoint`` (run again, within its retries, when what it led to
+        fails for good), ``local`` (run beside the leader), ``name``, ``nout`` (how many values it returns), ``env``,
+        ``version`` (pins the identity by hand).
+
+    Returns
+    -------
+    Task
+        Or, without a function, a decorator that makes one.
+
+    Raises
+    ------
+    InputError
+        If an option is unknown or its value cannot be used.
+
+    Examples
+    --------
+    >>> @task(cores=1, memory="2G")
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> double(4)
+    <Promise of double>
+    """
+    if function is not None:
+        return Task(function, options)
+    return lambda function: Task(function, options)
+
+
+def as_promise(leaf: Any) -> Any:
+    """Turn a dask collection into a promise of its value; return promises, and all else, as they are."""
+    if not is_collection(leaf):
+        return leaf
+    from toilfn.graph.promise import Promise
+
+    if isinstance(leaf, Promise):
+        return leaf
+    from toilfn.graph.dask import from_dask
+
+    return from_dask(leaf)
+
+
+def _freeze(deps: list[Promise], leaf: Any) -> Any:
+    """Note a promise among the arguments; make one of what is large, and a file of the running task's own path."""
+    if isinstance(leaf, Path):
+        from toilfn.files.file import passed_on
+
+        return passed_on(leaf)
+    if type(leaf) in ATOMS and sys.getsizeof(leaf) <= LARGE:
+        return leaf
+    from toilfn.graph.promise import Promise
+    from toilfn.graph.sharing import is_large, shared
+
+    if isinstance(leaf, (Task, BoundTask)):
+        _refuse_uncalled(leaf)
+    leaf = as_promise(leaf)
+    if not isinstance(leaf, Promise) and is_large(leaf):
+        leaf = shared(leaf)
+    if isinstance(leaf, Promise):
+        deps.append(leaf)
+    return leaf
+
+
+def _refuse_uncalled(leaf: Task[..., Any] | BoundTask[Any]) -> None:
+    """Refuse a task that was most likely meant to be called, since it needs no arguments."""
+    task, bound = (leaf.__func__, (leaf.__self__,)) if isinstance(leaf, BoundTask) else (leaf, ())
+    if task.is_complete_without_arguments(*bound):
+        raise GraphError(
+            f"{leaf!r} is an argument, but it was not called: write {task.name}() for its value, "
+            f"or lambda: {task.name}() to pass it as a function"
+        )
+
+
+def _name_of(function: Any) -> str:
+    """Name something that can be called: a partial as its function, an object as its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _promises_only(after: Any) -> tuple[Promise, ...]:
+    if type(after) is tuple and not after:  # as almost always: without dask, workers start in half the time
+        return ()
+    from toilfn.graph.promise import Promise
+
+    items = tuple(map(as_promise, (after,) if is_collection(after) else after))
+    for item in items:
+        if not isinstance(item, Promise):
+            raise GraphError(f"after={item!r}: only promises can be waited for")
+    return items

@@ -1,0 +1,267 @@
+"""Why a task runs, or does not: `toilfn explain`.
+
+A task's records hold the parts that went into its id. A task that had to run is compared with the
+most similar earlier one of the same function, part by part, and where an input is another one, so
+is the task that made it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from toilfn.errors import InputError
+from toilfn.events import TaskId
+from toilfn.graph.identity import NOT_COMPARED
+from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task
+
+__all__ = ["Explanation", "History", "explain"]
+
+_MOST_INPUTS = 1000
+"""How many inputs of inputs are compared."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What there is to say of a task.
+
+    Attributes
+    ----------
+    task : TaskId
+    summary : str
+        Whether it was reused, run, or still has to run.
+    reasons : tuple of str
+        What differs from the earlier task, and what is not compared.
+    """
+
+    task: TaskId
+    summary: str
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"  {reason}" for reason in self.reasons)])
+
+
+class History:
+    """What a store's records say of its tasks.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        The store's log, in order.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.functions: dict[bytes, Function] = {}
+        self.tasks: dict[TaskId, Task] = {}
+        self.done: dict[TaskId, float] = {}
+        """When each task that has an outcome was run, in seconds since the epoch."""
+        self.failures: dict[TaskId, Failure] = {}
+        self.newest_run: Run | None = None
+        self._led_to: dict[TaskId, tuple[TaskId, ...]] = {}
+        self._of_name: dict[str, list[TaskId]] = defaultdict(list)
+        for record in records:
+            self._read(record)
+
+    def name(self, task: Task) -> str:
+        """Give the name of a task: that of the call, or else of its function."""
+        if isinstance(own := task.options.get("name"), str):
+            return own
+        function = self.functions.get(task.function)
+        return function.name if function else "?"
+
+    def before(self, task: Task) -> list[Task]:
+        """List the tasks of the same name that the store knew before this one."""
+        same = self._of_name[self.name(task)]
+        return [self.tasks[id] for id in same[: same.index(task.id)]]
+
+    def is_current(self, id: TaskId) -> bool:
+        """Whether the newest run asked for a task, or led to it."""
+        seen: set[TaskId] = set()
+        stack = list(self.newest_run.roots) if self.newest_run else []
+        while stack and id not in seen:
+            current = stack.pop()
+            if current in self.tasks and current not in seen:
+                seen.add(current)
+                task = self.tasks[current]
+                stack.extend((*task.needs, *task.after, *self._led_to.get(current, ())))
+        return id in seen
+
+    def _read(self, record: Record) -> None:
+        if isinstance(record, Function):
+            self.functions[record.digest] = record
+        elif isinstance(record, Task):
+            self._add(record)
+        elif isinstance(record, Outcome):
+            self.functions.update((function.digest, function) for function in record.functions)
+            for task in record.tasks:
+                self._add(task)
+            self.done.setdefault(record.id, record.stats.start)
+            self._led_to[record.id] = (*record.refs, *(task.id for task in record.tasks))
+        elif isinstance(record, Failure):
+            self.failures[record.id] = record
+        elif isinstance(record, Forget):
+            for id in record.ids:
+                self.done.pop(id, None)
+        elif isinstance(record, Run):
+            self.newest_run = record
+
+    def _add(self, task: Task) -> None:
+        if task.id not in self.tasks:
+            self.tasks[task.id] = task._replace(args=b"", blobs=())
+            self._of_name[self.name(task)].append(task.id)
+
+
+def explain(history: History, id: TaskId) -> Explanation:
+    """Say why a task was run or reused.
+
+    Parameters
+    ----------
+    history : History
+    id : TaskId
+
+    Raises
+    ------
+    InputError
+        If the store has no such task.
+    """
+    task = history.tasks.get(id)
+    if task is None:
+        raise InputError(f"the store has no task {id.hex()}")
+    summary, reused = _summary(history, task)
+    unseen = tuple(_not_compared(history.functions.get(task.function)))
+    if reused:
+        return Explanation(id, summary, unseen)
+    earlier = _nearest(task, history.before(task))
+    if earlier is None:
+        return Explanation(id, summary, (f"no earlier task of {history.name(task)} is in the store", *unseen))
+    compared = f"compared with the earlier task {earlier.id.hex()[:12]}:"
+    return Explanation(id, summary, (compared, *_all_reasons(history, task, earlier), *unseen))
+
+
+def _not_compared(function: Function | None) -> Iterator[str]:
+    """Name what the function uses that is in no identity."""
+    for key, what in sorted(function.parts.items()) if function else ():
+        if key.startswith(NOT_COMPARED):
+            yield f"not compared: {key.removeprefix(NOT_COMPARED)} ({what})"
+
+
+def _summary(history: History, task: Task) -> tuple[str, bool]:
+    """Say what became of a task, and whether an earlier run than the newest one did it."""
+    label = f"{history.name(task)} ({task.id.hex()[:12]})"
+    done = history.done.get(task.id)
+    if done is not None and history.newest_run is not None and done < history.newest_run.time:
+        if history.is_current(task.id):
+            return f"{label} was reused: it was run at {_moment(done)} and nothing that is compared has changed", True
+        return f"{label} was run at {_moment(done)}; the newest run did not ask for it", True
+    if done is not None:
+        return f"{label} was run at {_moment(done)}", False
+    failure = history.failures.get(task.id)
+    return f"{label} {'failed: ' + failure.message if failure else 'waits or runs: no attempt of it has ended'}", False
+
+
+def _moment(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def _nearest(task: Task, candidates: list[Task]) -> Task | None:
+    """Choose the earlier task with the most in common; among equals, the newest."""
+
+    def common(other: Task) -> tuple[int, bool, bool]:
+        equal = sum(task.parts.get(key) == part for key, part in other.parts.items())
+        return equal, other.lineage == task.lineage, other.function == task.function
+
+    return max(reversed(candidates), key=common, default=None)
+
+
+def _all_reasons(history: History, task: Task, earlier: Task) -> list[str]:
+    """Compare two tasks, and where their inputs are different tasks, those; say each reason once."""
+    found: dict[str, None] = {}
+    seen: set[TaskId] = set()
+    pairs = [(task, earlier)]
+    while pairs and len(seen) < _MOST_INPUTS:
+        new, old = pairs.pop()
+        if new.id in seen:
+            continue
+        seen.add(new.id)
+        inputs = list(_changed_inputs(history, new, old))
+        pairs.extend(inputs)
+        found.update(dict.fromkeys(_reasons(history, new, old, {i.id: history.name(i) for i, _ in inputs})))
+    return list(found) or [
+        "nothing that is recorded: it is a further call with the same arguments, or of another parent"
+    ]
+
+
+def _changed_inputs(history: History, new: Task, old: Task) -> Iterator[tuple[Task, Task]]:
+    """Pair the inputs that differ with the earlier ones in their places."""
+    for new_id, old_id in zip((*new.needs, *new.after), (*old.needs, *old.after), strict=False):
+        pair = history.tasks.get(new_id), history.tasks.get(old_id)
+        if new_id != old_id and pair[0] is not None and pair[1] is not None:
+            yield pair[0], pair[1]
+
+
+def _reasons(history: History, new: Task, old: Task, inputs: dict[TaskId, str]) -> Iterator[str]:
+    name = history.name(new)
+    functions = history.functions.get(new.function), history.functions.get(old.function)
+    if functions[0] is not None and functions[1] is not None and new.function != old.function:
+        yield from _function_reasons(functions[0], functions[1])
+    arguments = [_by_name(task, function) for task, function in zip((new, old), functions, strict=True)]
+    for key, before, after in _differences(arguments[1], arguments[0]):
+        if inputs and _is_digest(before) and _is_digest(after):
+            yield f"argument {key} of {name} comes from another task: {', '.join(sorted(set(inputs.values())))}"
+        else:
+            yield f"argument {key} of {name}{_change(before, after)}"
+
+
+def _function_reasons(new: Function, old: Function) -> Iterator[str]:
+    for key, before, after in _differences(old.parts, new.parts):
+        if key == "parameters" or key.startswith(NOT_COMPARED):  # parameters are in the body too
+            continue
+        yield _part_name(key, new.name) + _change(before, after)
+
+
+def _part_name(key: str, function: str) -> str:
+    """Say in words what a part of a function's identity is."""
+    kind, _, name = key.partition(" ")
+    names = {
+        "python": "the version of Python (other versions have other bytecode, so all is run again)",
+        "version": f"the pinned version of {function}",
+        "body": f"the body of {function}",
+        "name": f"the full name of {function}",
+        "function": f"the body of {name}",
+        "constant": f"the constant {name}",
+        "value": f"the value of {name}",
+        "default": f"the default of {name} in {function}",
+        "closure": f"the variable {name} around {function}",
+    }
+    return names.get(kind, f"the {key}")
+
+
+def _change(before: str | None, after: str | None) -> str:
+    if before is None:
+        return " is new"
+    if after is None:
+        return " is gone"
+    return " changed" if _is_digest(before) or _is_digest(after) else f": {before} -> {after}"
+
+
+def _is_digest(part: str | None) -> bool:
+    return part is not None and len(part) == 32 and all(letter in "0123456789abcdef" for letter in part)
+
+
+def _differences(old: dict[str, str], new: dict[str, str]) -> Iterator[tuple[str, str | None, str | None]]:
+    for key in {**new, **old}:
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def _by_name(task: Task, function: Function | None) -> dict[str, str]:
+    """Give the parts of a task's arguments by the names of the parameters."""
+    names = function.parts.get("parameters", "").split(", ") if function else []
+
+    def name(key: str) -> str:
+        return names[int(key)] if key.isdecimal() and int(key) < len(names) and names[0] else key
+
+    return {name(key): part for key, part in task.parts.items()}

@@ -1,0 +1,177 @@
+"""Every attempt of a store's tasks, with what it asked for and what it used."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from sys import intern
+from typing import NamedTuple
+
+from toilfn.config.settings import Settings
+from toilfn.events import TaskId
+from toilfn.graph import options
+from toilfn.inspect.view import State, TaskInfo, View
+from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task, decode
+from toilfn.resources import Resources
+from toilfn.stores import Store
+
+__all__ = ["Attempt", "attempts_of"]
+
+
+class Attempt(NamedTuple):
+    """One attempt that ended. Times are in seconds, sizes in bytes."""
+
+    task: str
+    """The task's id in hexadecimal."""
+    name: str
+    number: int
+    """From 1 through all runs, as in `toilfn logs --attempt`."""
+    run: int
+    """The run in which it ended."""
+    result: str
+    """``"done"``, or the cause of its failure."""
+    start: float
+    """Since the epoch."""
+    wall: float
+    cpu: float
+    wait: float
+    """From when all that it needs was complete, or the last attempt failed, to its start."""
+    memory: int
+    """At the peak; 0 for one too short to be measured."""
+    disk: int
+    """The most that was found in its temporary directory."""
+    read: int
+    written: int
+    requests: int
+    """To the store's server, with those that its worker made before it."""
+    host: str
+    worker: int
+    cores_asked: float
+    memory_asked: int
+    disk_asked: int
+
+    @property
+    def label(self) -> str:
+        """Which of the task's attempts it is."""
+        return f"run {self.run}, attempt {self.number}"
+
+
+def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
+    """Read the attempts of all tasks from a store's log, in the order in which they ended.
+
+    Parameters
+    ----------
+    store : Store
+    view : View
+        Of that store.
+    """
+    asked, ready = _Asked(view), _Ready(view)
+    done: set[TaskId] = set()
+    for run, record in _numbered(store):
+        if isinstance(record, Function):
+            asked.learn_function(record)
+        elif isinstance(record, Task):
+            asked.learn_task(record)
+        elif isinstance(record, Forget):
+            done.difference_update(record.ids)
+        elif isinstance(record, (Outcome, Failure)) and record.id in view.tasks and record.id not in done:
+            if isinstance(record, Outcome):
+                done.add(record.id)
+                asked.learn_children(record)
+            yield _attempt(run, record, view.tasks[record.id], asked.of(record.id), ready.wait(record))
+
+
+def _numbered(store: Store) -> Iterator[tuple[int, Record]]:
+    """Give all records, each with the number of its run; attempts are numbered through all runs."""
+    run = 0
+    counts: Counter[TaskId] = Counter()
+    for position, data in store.log.read():
+        record = decode(data, position)
+        if isinstance(record, Run):
+            run = record.number
+        elif isinstance(record, (Outcome, Failure)):
+            counts[record.id] += 1
+            record = record._replace(attempt=counts[record.id])
+        yield run, record
+
+
+def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: float) -> Attempt:
+    stats = record.stats
+    result = "done" if isinstance(record, Outcome) else record.cause
+    return Attempt(
+        record.id.hex(), task.name, record.attempt, run, result, stats.start, stats.wall, stats.cpu, wait, stats.memory,
+        stats.disk, stats.read, stats.written, stats.requests, intern(stats.host), stats.worker,
+        asked.cores, asked.memory, asked.disk,
+    )  # fmt: skip
+
+
+class _Asked:
+    """What tasks ask for, by their records and the newest run's defaults."""
+
+    def __init__(self, view: View) -> None:
+        recorded = view.run.settings if view.run else {}
+        known = {name: recorded[name] for name in Settings.__dataclass_fields__ if name.startswith("default_")
+                 and name in recorded}  # fmt: skip
+        self._defaults = options.defaults(Settings(**known))
+        self._functions: dict[bytes, Function] = {}
+        self._kinds: dict[bytes, Resources] = {}
+        self._tasks: dict[TaskId, Resources] = {}
+
+    def learn_function(self, function: Function) -> None:
+        self._functions[function.digest] = function
+        self._kinds[function.digest] = options.resources(function.options, self._defaults)
+
+    def learn_task(self, task: Task) -> None:
+        shape = self._kinds.get(task.function, self._defaults)
+        if task.options and task.function in self._functions:
+            merged = options.merge(self._functions[task.function].options, task.options)
+            shape = options.resources(merged, self._defaults)
+        self._tasks[task.id] = shape
+
+    def learn_children(self, outcome: Outcome) -> None:
+        for function in outcome.functions:
+            self.learn_function(function)
+        for task in outcome.tasks:
+            self.learn_task(task)
+
+    def of(self, id: TaskId) -> Resources:
+        return self._tasks.get(id, self._defaults)
+
+
+class _Ready:
+    """When tasks could have started."""
+
+    def __init__(self, view: View) -> None:
+        self._tasks = view.tasks
+        self._runs = [run.time for run in view.runs]
+        self._complete: dict[TaskId, float] = {}
+        self._failed: dict[TaskId, float] = {}
+
+    def wait(self, record: Outcome | Failure) -> float:
+        """Say how long an attempt waited; attempts of one task must come in order."""
+        start = record.stats.start
+        ready = self._failed.get(record.id) or self._inputs(self._tasks[record.id])
+        if isinstance(record, Failure):
+            self._failed[record.id] = start + record.stats.wall
+        runs = bisect_right(self._runs, start)
+        ready = max(ready, self._runs[runs - 1] if runs else 0.0)
+        return max(0.0, start - ready) if ready else 0.0
+
+    def _inputs(self, task: TaskInfo) -> float:
+        parent = self._tasks.get(task.parent) if task.parent else None
+        made = parent.start + parent.wall if parent else 0.0
+        return max((self._completion(id) for id in (*task.needs, *task.after)), default=made)
+
+    def _completion(self, wanted: TaskId) -> float:
+        """Say when a task and all it led to was done; with a stack, since chains of tasks are deep."""
+        stack = [wanted]
+        while stack:
+            task = self._tasks.get(stack[-1])
+            below = () if task is None or task.state is not State.DONE else (*task.children, *task.refs)
+            if missing := [id for id in below if id not in self._complete]:
+                stack += missing
+                continue
+            own = task.start + task.wall if task else 0.0
+            self._complete[stack.pop()] = max((own, *(self._complete[id] for id in below)))
+        return self._complete[wanted]

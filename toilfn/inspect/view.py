@@ -1,0 +1,313 @@
+"""Reading a store without being its leader: what `status`, `logs`, `graph` and `stats` show.
+
+A `View` is what the store's log says at one moment. It reads and never writes, so it can be made
+while a leader works. Of each task it keeps what fits into half a kilobyte; values and logs stay
+in the store and are read again for the one task that is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from sys import intern
+from typing import Any, Protocol
+
+from toilfn.errors import InputError
+from toilfn.events import TaskId
+from toilfn.model.records import (
+    Deleted,
+    End,
+    Epoch,
+    Failure,
+    Forget,
+    Function,
+    Outage,
+    Outcome,
+    Run,
+    Started,
+    Stats,
+    Task,
+    decode,
+)
+
+__all__ = ["State", "TaskInfo", "View"]
+
+_CANDIDATES = 10
+"""How many tasks an error message lists."""
+
+
+class State(str, Enum):
+    """What the log says of a task."""
+
+    WAITING = "waiting"
+    """Not started, or to be tried again."""
+    RUNNING = "running"
+    """Given to the cluster, by itself or in a batch, and not heard of since."""
+    DONE = "done"
+    """It has an outcome. What it created may still have to run."""
+    FAILED = "failed"
+    """Given up."""
+
+
+@dataclass(slots=True)
+class TaskInfo:
+    """What is known of one task.
+
+    Attributes
+    ----------
+    id : bytes
+    name : str
+        Its function's name.
+    needs, after : tuple of bytes
+        Tasks that must be complete first: for their values, and for order alone.
+    parent : bytes or None
+        The task that created it.
+    state : State
+    attempts : int
+        Attempts that ended.
+    since : float
+        When it was last given to the cluster, in seconds since the epoch; 0 when it never was.
+    cause, error : str
+        Why the last attempt failed, and its one-line message; empty when it did not.
+    children, refs : tuple of bytes
+        Once done: tasks it created, and tasks its value refers to.
+    start, wall, cpu : float
+        Of the attempt that counts: when it started, and how many seconds it took.
+    memory : int
+        Its peak, in bytes.
+    host : str
+        Where it ran.
+    """
+
+    id: TaskId
+    name: str
+    needs: tuple[TaskId, ...] = ()
+    after: tuple[TaskId, ...] = ()
+    parent: TaskId | None = None
+    state: State = State.WAITING
+    attempts: int = 0
+    since: float = 0.0
+    cause: str = ""
+    error: str = ""
+    children: tuple[TaskId, ...] = ()
+    refs: tuple[TaskId, ...] = ()
+    start: float = 0.0
+    wall: float = 0.0
+    cpu: float = 0.0
+    memory: int = 0
+    host: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name and the start of the id, which `View.find` understands."""
+        return f"{self.name} ({self.short_id})"
+
+    @property
+    def short_id(self) -> str:
+        """The start of the id in hexadecimal: as good as unique, and short enough to copy."""
+        return self.id.hex()[:12]
+
+
+class _Log(Protocol):
+    def read(self) -> Iterable[tuple[Any, bytes]]: ...
+
+
+class Readable(Protocol):
+    """What a view needs of a store."""
+
+    @property
+    def log(self) -> _Log: ...
+
+
+class View:
+    """What a store's log says now.
+
+    Parameters
+    ----------
+    store : toilfn.stores.Store
+        Is read at once.
+
+    Attributes
+    ----------
+    tasks : dict of bytes to TaskInfo
+        Every task of the store, also those that only earlier versions of the workflow asked for.
+    runs : list of toilfn.model.records.Run
+        In order; the last one is the newest.
+    epochs : list of toilfn.model.records.Epoch
+        One for each leader that the store had.
+    ends : dict of int to toilfn.model.records.End
+        How runs ended, by their number.
+    requests : int
+        What leaders that ended by themselves have asked of the store's server.
+    """
+
+    def __init__(self, store: Readable) -> None:
+        self.tasks: dict[TaskId, TaskInfo] = {}
+        self.runs: list[Run] = []
+        self.epochs: list[Epoch] = []
+        self.ends: dict[int, End] = {}
+        self.requests = 0
+        self._store = store
+        self._names: dict[bytes, str] = {}
+        self._first_start = False
+        readers: dict[type, Any] = {
+            Epoch: self._epoch, Run: self._run, Function: self._function, Task: self._task, Started: self._started,
+            Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
+            Deleted: lambda _: None, Outage: lambda _: None,
+        }  # fmt: skip
+        for position, data in store.log.read():
+            record = decode(data, position)
+            readers[type(record)](record)
+
+    @property
+    def run(self) -> Run | None:
+        """The newest run."""
+        return self.runs[-1] if self.runs else None
+
+    @property
+    def status(self) -> str:
+        """The end of the newest run: a status of `records.End`; or ``"open"``; or ``"empty"`` without a run."""
+        if self.run is None:
+            return "empty"
+        end = self.ends.get(self.run.number)
+        return end.status if end else "open"
+
+    def current(self) -> list[TaskInfo]:
+        """List the tasks that the newest run asked for or led to, in the order in which the store learnt of them."""
+        seen: set[TaskId] = set()
+        stack: list[TaskId] = list(self.run.roots) if self.run else []
+        while stack:
+            id = stack.pop()
+            task = self.tasks.get(id)
+            if task is None or id in seen:
+                continue
+            seen.add(id)
+            for others in (task.needs, task.after, task.children, task.refs):
+                stack.extend(others)
+        return [task for id, task in self.tasks.items() if id in seen]
+
+    def stop_running(self) -> None:
+        """Take it that nothing runs, as when there is no living leader."""
+        self._back_to_waiting(State.RUNNING)
+
+    def find(self, text: str) -> TaskInfo:
+        """Find the one task that has this name, or whose id in hexadecimal starts with this.
+
+        Of several, those of the newest run are meant.
+
+        Raises
+        ------
+        InputError
+            If there is none, or more than one; lists them.
+        """
+        found, match = [task for task in self.tasks.values() if task.name == text], "are called"
+        if text and not found:
+            found, match = self._with_id(text.lower()), "have an id that starts with"
+        if not found:
+            raise InputError(f"no task has the name or the id {text!r}; {self._known_names()}")
+        if len(found) > 1:
+            current = {task.id for task in self.current()}
+            found = [task for task in found if task.id in current] or found
+        if len(found) == 1:
+            return found[0]
+        raise InputError(f"{len(found)} tasks {match} {text!r}; give the start of an id:\n{_candidates(found)}")
+
+    def attempts(self, id: TaskId) -> Iterator[Outcome | Failure]:
+        """Read again from the store, in order, the attempts of one task that ended; numbered through all runs."""
+        number = 0
+        for position, data in self._store.log.read():
+            if id in data:
+                record = decode(data, position)
+                if isinstance(record, (Outcome, Failure)) and record.id == id:
+                    number += 1
+                    yield record._replace(attempt=number)
+
+    def _with_id(self, start: str) -> list[TaskInfo]:
+        return [task for task in self.tasks.values() if task.id.hex().startswith(start)]
+
+    def _known_names(self) -> str:
+        names = sorted({task.name for task in self.tasks.values()})
+        if not names:
+            return "the store has no tasks"
+        return f"the tasks are {', '.join(names[:_CANDIDATES])}{', ...' if len(names) > _CANDIDATES else ''}"
+
+    def _epoch(self, record: Epoch) -> None:
+        self.epochs.append(record)
+        self.stop_running()
+        self._first_start = True
+
+    def _run(self, record: Run) -> None:
+        self.runs = [*(run for run in self.runs if run.number != record.number), record]
+        self.ends.pop(record.number, None)
+
+    def _end(self, record: End) -> None:
+        self.requests += record.requests
+        self.ends[record.number] = record
+        self.stop_running()
+
+    def _back_to_waiting(self, state: State) -> None:
+        for task in self.tasks.values():
+            if task.state is state:
+                task.state = State.WAITING
+
+    def _function(self, record: Function) -> None:
+        self._names[record.digest] = intern(record.name)
+
+    def _task(self, record: Task) -> None:
+        if record.id in self.tasks:
+            return
+        name = record.options.get("name") or self._names.get(record.function, "?")
+        needs, after = self._same_ids(record.needs), self._same_ids(record.after)
+        self.tasks[record.id] = TaskInfo(record.id, name, needs, after, record.parent)
+
+    def _started(self, record: Started) -> None:
+        if self._first_start:  # a new leader is at work: it tries again what failed before
+            self._back_to_waiting(State.FAILED)
+            self._first_start = False
+        for id in record.ids:
+            task = self.tasks.get(id)
+            if task is not None and task.state is not State.DONE:
+                task.state, task.since = State.RUNNING, record.time
+
+    def _outcome(self, record: Outcome) -> None:
+        task = self.tasks.get(record.id)
+        if task is None or task.state is State.DONE:
+            return
+        for function in record.functions:
+            self._function(function)
+        for child in record.tasks:
+            self._task(child)
+        self._used(task, record.stats)
+        task.state, task.cause, task.error = State.DONE, "", ""
+        task.children = tuple(child.id for child in record.tasks)
+        task.refs = self._same_ids(record.refs)
+
+    def _failure(self, record: Failure) -> None:
+        task = self.tasks.get(record.id)
+        if task is None or task.state is State.DONE:
+            return
+        self._used(task, record.stats)
+        task.state = State.FAILED if record.final else State.WAITING
+        task.cause, task.error = record.cause, record.message
+
+    def _forget(self, record: Forget) -> None:
+        for id in record.ids:
+            if task := self.tasks.get(id):
+                task.state, task.children, task.refs = State.WAITING, (), ()
+
+    def _used(self, task: TaskInfo, stats: Stats) -> None:
+        task.attempts += 1
+        task.start, task.wall, task.cpu, task.memory = stats.start, stats.wall, stats.cpu, stats.memory
+        task.host = intern(stats.host)
+
+    def _same_ids(self, ids: tuple[TaskId, ...]) -> tuple[TaskId, ...]:
+        """Give the ids as the objects that are already there: a million tasks name each other a lot."""
+        return tuple(self.tasks[id].id if id in self.tasks else id for id in ids)
+
+
+def _candidates(tasks: list[TaskInfo]) -> str:
+    """List tasks that can be meant, those that failed first."""
+    shown = sorted(tasks, key=lambda task: (task.state is not State.FAILED, not task.error))[:_CANDIDATES]
+    lines = [f"  {task.short_id}  {task.name}  {task.state.value}  {task.error}".rstrip() for task in shown]
+    return "\n".join(lines + ["  ..."] * (len(tasks) > len(shown)))

@@ -1,0 +1,206 @@
+"""The jobs that earlier leaders left behind, on whatever cluster: none is forgotten, and none runs beside its copy."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from toilfn.clusters.base import Cluster, JobId, JobState
+from toilfn.clusters.common.polled import START_PATIENCE, PolledCluster
+from toilfn.clusters.common.resume import make_again, make_from
+from toilfn.clusters.local.beside import BesideCluster
+from toilfn.config.settings import Settings
+from toilfn.errors import ClusterError
+from toilfn.leader.terms import jobs_name, terms
+from toilfn.model.index import Index
+from toilfn.model.records import End, Epoch, Run, encode
+from toilfn.stores import Store
+
+__all__ = ["cluster_of", "end_jobs", "forget_jobs", "living_elsewhere", "outlives_leaders"]
+
+_NAMED = 5
+"""How many jobs a message names."""
+
+
+def cluster_of(run: Run, place: str) -> Cluster | str | None:
+    """Say where to go on with a run: on the cluster that its record names, made again with its settings.
+
+    Parameters
+    ----------
+    run : Run
+    place : str
+        The store as the user named it.
+
+    Raises
+    ------
+    ClusterError
+        If that cluster cannot be made again.
+    """
+    name = run.settings.get("cluster")
+    if not isinstance(name, str) or "cluster_address" not in run.settings:
+        return name if isinstance(name, str) else None
+    try:
+        return make_from(name, run.settings.get("cluster_recipe") or {})
+    except (ClusterError, TypeError, ValueError) as error:
+        raise ClusterError(
+            f"the run was led on a cluster object of {name}, which cannot be made again: {error}; "
+            f"name the cluster, as in: toilfn resume {place} --cluster slurm, or run the script again"
+        ) from None
+
+
+def living_elsewhere(index: Index, store: Store, settings: Settings, place: str) -> dict[JobId, str]:
+    """Look for jobs of earlier runs on clusters that the new leader was not given.
+
+    Parameters
+    ----------
+    index : Index
+    store : Store
+        Led by this process.
+    settings : Settings
+        Of the new leader.
+    place : str
+        The store as the user named it.
+
+    Returns
+    -------
+    dict
+        The living jobs on clusters of the new one's class, with their batches: it has to find them, too.
+
+    Raises
+    ------
+    ClusterError
+        If jobs live on another cluster, or nobody can be asked whether some do.
+    """
+    new = settings.as_dict()
+    found: dict[JobId, str] = {}
+    for run in _unended(index):
+        if _where(run.settings) == _where(new):
+            continue
+        living = _ask(run, store, place)
+        name = run.settings["cluster"]
+        if living and name != new["cluster"]:
+            raise ClusterError(
+                f"{_count(living)} of this store may still run on the cluster {name}: {_some(living)}; go on there: "
+                f"toilfn resume {place}, or end them first: toilfn kill {place}"
+            )
+        found |= living
+    return found
+
+
+def _ask(run: Run, store: Store, place: str) -> dict[JobId, str]:
+    """List the living jobs of a run's cluster, without taking them over."""
+    try:
+        with _reached(run, store) as cluster:
+            return cluster.list(jobs_name(store))
+    except (ClusterError, OSError) as error:
+        raise ClusterError(
+            f"jobs of this store may still run on the cluster {run.settings['cluster']}, which cannot be asked: "
+            f"{error}\nGo on where it can be asked, or, if you know that none runs: toilfn kill --leave-jobs {place}"
+        ) from error
+
+
+def _count(jobs: Mapping[JobId, str]) -> str:
+    return f"{len(jobs)} job{'s' * (len(jobs) != 1)}"
+
+
+def _some(jobs: Iterable[JobId]) -> str:
+    names = sorted(jobs)
+    return f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+
+
+def forget_jobs(store: Store) -> None:
+    """Note that nothing is left of earlier runs on any cluster; the caller holds the store's lease."""
+    index = Index.load(store.log)
+    number = index.epoch.number + 1 if index.epoch else 1
+    now = time.time()
+    unended = (run for run in index.runs if run.number not in index.ended)
+    ends = [End(run.number, "killed", now) for run in unended]
+    if ends:
+        epoch = Epoch(number, socket.gethostname(), os.getpid(), now)
+        store.log.append([encode(epoch), *map(encode, ends)])
+
+
+def end_jobs(store: Store, timeout: float = 60.0) -> int:
+    """End what leaders that died have left in batch systems, and wait until it has ended.
+
+    The caller holds the store's lease, so that no leader can adopt these jobs meanwhile.
+
+    Parameters
+    ----------
+    store : Store
+    timeout : float
+        Seconds to wait for each batch system.
+
+    Returns
+    -------
+    int
+        How many jobs there were.
+
+    Raises
+    ------
+    ClusterError
+        If a batch system cannot be asked, or does not end jobs in time.
+    """
+    return sum(_end_jobs_of(run, store, timeout) for run in _unended(Index.load(store.log)))
+
+
+def _unended(index: Index) -> Iterator[Run]:
+    """Give the runs whose leader did not come to write down that its jobs have ended, one for each cluster."""
+    seen = []
+    for run in index.runs:
+        where = _where(run.settings)
+        if run.number not in index.ended and outlives_leaders(run) and where not in seen:
+            seen.append(where)
+            yield run
+
+
+def _where(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Say what tells one cluster's jobs from those of another."""
+    return settings.get("cluster"), settings.get("cluster_address") or {}, settings.get("batch_logs")
+
+
+def outlives_leaders(run: Run) -> bool:
+    """Whether the jobs of a run's cluster may go on when its leader dies."""
+    is_far = run.settings.get("cluster") not in (None, "local", "inline")
+    return is_far and run.settings.get("cluster_address", {}) is not None
+
+
+@contextmanager
+def _reached(run: Run, store: Store) -> Iterator[Cluster]:
+    """Open a cluster that finds a run's jobs."""
+    address = run.settings.get("cluster_address") or {}
+    main = make_again(run.settings["cluster"], address)
+    if isinstance(main, PolledCluster):
+        main.patience = min(main.patience, START_PATIENCE)  # somebody waits for the answer
+    cluster = BesideCluster(main)
+    try:
+        cluster.open(terms(store, run.settings))
+        yield cluster
+    finally:
+        cluster.leave()
+
+
+def _end_jobs_of(run: Run, store: Store, timeout: float) -> int:
+    try:
+        with _reached(run, store) as cluster:
+            jobs = cluster.list(jobs_name(store)).keys()
+            cluster.kill(jobs)
+            _await_end(cluster, set(jobs), timeout)
+            return len(jobs)
+    except (ClusterError, OSError) as error:
+        raise ClusterError(
+            f"jobs of {store.url} may be left on the cluster {run.settings['cluster']!r}, which cannot be asked to "
+            f"end them: {error}\nTry again where it can be; their names begin with {jobs_name(store)}"
+        ) from error
+
+
+def _await_end(cluster: Cluster, jobs: set[JobId], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while jobs:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"{len(jobs)} jobs still run after {timeout:g} s")
+        jobs -= {update.job for update in cluster.poll(1.0) if update.state is JobState.ENDED}

@@ -1,0 +1,324 @@
+"""One run, led on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from toilfn.clusters import make_cluster
+from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
+from toilfn.clusters.local.beside import BesideCluster
+from toilfn.config.settings import Settings
+from toilfn.errors import ClusterError, KilledError
+from toilfn.events import Capacity, TaskId
+from toilfn.leader.abandoned import outlives_leaders
+from toilfn.leader.adoption import Earlier
+from toilfn.leader.attemptlogs import AttemptLogs, log_file
+from toilfn.leader.badworkers import BadWorkers
+from toilfn.leader.committer import Committer
+from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.leader.interrupts import TERMINATED, Interrupts, interrupted_run
+from toilfn.leader.leader import Leader
+from toilfn.leader.loading import Loader
+from toilfn.leader.mailbox import Answers, StoreAnswers
+from toilfn.leader.nodelocal import check_shared
+from toilfn.leader.policy import capped, policy
+from toilfn.leader.progress import Progress
+from toilfn.leader.terms import jobs_name, terms
+from toilfn.leader.watch import Watch
+from toilfn.model import records
+from toilfn.model.index import Index
+from toilfn.model.values import Values
+from toilfn.scheduler import Scheduler
+from toilfn.stores import Store, is_local
+from toilfn.stores.options import hand_over
+from toilfn.worker.passed import (
+    ENVIRONMENT_VARIABLE,
+    SET_VARIABLE,
+    VERSIONS_VARIABLE,
+    pack_environment,
+    read_ref,
+    versions,
+    write_ref,
+)
+from toilfn.worker.scratch import CODE_VARIABLE
+from toilfn.worker.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
+
+__all__ = ["Running", "choose_cluster"]
+
+_log = logging.getLogger(__name__)
+
+_FLAG_INTERVAL = 2.0
+"""Seconds between two looks at the kill flag."""
+
+
+def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
+    """Make the cluster of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+    url : str
+        The store's.
+    place : str
+        The store as the user named it.
+
+    Raises
+    ------
+    ClusterError
+        If there is no such cluster, what it needs is missing, or its workers could not reach the store.
+    """
+    if url.startswith("memory:"):
+        if settings.cluster not in (None, "inline"):
+            raise ClusterError(
+                f"the store {place} exists in this process only, and other processes cannot reach it: "
+                "use cluster='inline', or a store on disk"
+            )
+        settings = replace(settings, cluster="inline")
+    cluster = make_cluster(settings)
+    return cluster if cluster.capabilities.direct else BesideCluster(cluster, settings.max_local_jobs)
+
+
+class Running:
+    """Brings scheduler, leader and cluster together for one run, and judges how it ended.
+
+    Parameters
+    ----------
+    store : Store
+        Led by this process.
+    index : Index
+        What is in it.
+    settings : Settings
+    cluster : Cluster
+        Not open yet.
+    place : str
+        The store as the user named it.
+    is_stopped : callable
+        Whether the run is to end at once.
+    elsewhere : mapping
+        Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: Index,
+        settings: Settings,
+        cluster: Cluster,
+        place: str,
+        is_stopped: Callable[[], bool],
+        elsewhere: Mapping[JobId, str],
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._settings = settings
+        self._cluster = cluster
+        self._place = place
+        self._is_stopped = is_stopped
+        self._elsewhere = elsewhere
+        self._passed: list[records.BlobRef] = []
+        self.may_have_jobs = not cluster.capabilities.direct
+        """Whether jobs may live on: those of this leader, or those of earlier ones where it could not look."""
+
+    def lead(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool) -> Values:
+        """Run until the run's tasks are complete, and give their values.
+
+        Parameters
+        ----------
+        run : records.Run
+        loader : Loader
+            Has the run's new tasks.
+        committer : Committer
+        resumed : bool
+            Whether the user's modules are to come from the store, not from this process.
+
+        Raises
+        ------
+        FailedTasksError
+            If tasks failed for good.
+        KilledError, KeyboardInterrupt
+            If the user stopped the run.
+        SystemExit
+            If SIGTERM came.
+        GraphError
+            If tasks wait for each other.
+        """
+        cluster = self._cluster
+        self._open(run.code, resumed, committer)
+        try:
+            with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
+                answers = self._answers(cluster)
+                leader = self._leader(cluster, loader, committer, answers, interrupts, progress)
+                earlier = self._earlier(direct=cluster.capabilities.direct)
+                leader.run(run.roots, earlier)
+        except BaseException:
+            self._leave()
+            raise
+        if interrupts.is_terminated and leader.has_jobs:
+            self._leave()
+        else:
+            leader.finish()
+            committer.then((earlier.answers or answers).close)
+            cluster.close()
+            self.may_have_jobs = False
+        self._judge(leader, interrupts)
+        return leader.values
+
+    def _earlier(self, *, direct: bool) -> Earlier:
+        """Say what earlier leaders may have left: also where workers now answer by themselves, others may have not."""
+        was_far = direct and any(map(outlives_leaders, self._index.runs))
+        return Earlier(self._elsewhere, StoreAnswers(self._store) if was_far else None)
+
+    def _leave(self) -> None:
+        """Leave the jobs to the next leader: only the user ends them."""
+        self._cluster.leave()
+        if self.may_have_jobs:
+            text = f"its jobs on the cluster are left alone; to go on with them: toilfn resume {self._place}"
+            _log.warning("the leader ends; %s; to end them: toilfn kill %s", text, self._place)
+
+    def _open(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> None:
+        cluster = self._cluster
+        environment = self._environment(direct=cluster.capabilities.direct)
+        if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
+            environment[CODE_VARIABLE] = write_ref(code)
+
+        def outage(error: str) -> None:
+            committer.add(records.encode(records.Outage(error, time.time())))
+
+        variables = (ENVIRONMENT_VARIABLE, CODE_VARIABLE)
+        self._passed = [read_ref(environment[name]) for name in variables if name in environment]
+        cluster.open(terms(self._store, self._settings.as_dict(), environment, outage))
+        if not cluster.capabilities.direct:
+            check_shared(cluster, self._store.url, self._place)
+
+    def _environment(self, *, direct: bool) -> dict[str, str]:
+        """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.
+
+        A direct cluster's workers are this process's children and have that anyway.
+        """
+        settings = self._settings
+        given = {
+            "TOILFN_LOG_LIMIT": str(settings.log_limit),
+            "TOILFN_LOG_LEVEL": settings.log_level,
+            "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
+            OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
+            START_VARIABLE: _directory(),
+        }
+        given |= hand_over(self._store.url, private=direct)
+        if settings.work_dir is not None:
+            given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
+        if settings.coordination_dir is not None:
+            given["TOILFN_COORDINATION_DIR"] = os.path.abspath(settings.coordination_dir)
+        if settings.cache_size is not None:
+            given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
+        if settings.fresh_process:
+            given[FRESH_VARIABLE] = "1"
+        if settings.stream_logs:
+            given["TOILFN_STREAM_LOGS"] = "1"
+        if settings.set_env:
+            given[SET_VARIABLE] = " ".join(settings.set_env)
+        if direct:
+            return {**given, **(settings.set_env or {})}
+        passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
+        introduction = {} if is_local(self._store.url) else self._store.introduction()
+        return {**given, **introduction, ENVIRONMENT_VARIABLE: write_ref(passed), VERSIONS_VARIABLE: versions()}
+
+    def _answers(self, cluster: Cluster) -> Answers:
+        return Answers() if cluster.capabilities.direct else StoreAnswers(self._store, self._passed)
+
+    def _leader(
+        self,
+        cluster: Cluster,
+        loader: Loader,
+        committer: Committer,
+        answers: Answers,
+        interrupts: Interrupts,
+        progress: Progress,
+    ) -> Leader:
+        capacity = capped(cluster.capacity(), self._settings)
+        is_queue = capacity.total is None
+        gather = cluster.gather if is_queue else 0.0
+        scheduler = Scheduler(capacity, policy(self._settings, gather, is_queue=is_queue))
+        assert self._index.epoch is not None
+        flag = _Flag(self._store)
+        logs = AttemptLogs(self._settings, self._read_log, progress.message)
+        bad = BadWorkers(self._settings.bad_worker, self._settings.bad_worker_interval)
+        return Leader(
+            self._index,
+            loader,
+            scheduler,
+            cluster,
+            jobs_name(self._store),
+            committer,
+            answers,
+            f"{self._index.epoch.number}",
+            Watch(
+                should_drain=lambda: interrupts.should_drain,
+                should_stop=lambda: interrupts.should_stop or self._is_stopped() or flag.is_set(),
+                tick=progress.update,
+                victims=bad.choose,
+                ended=logs.ended if logs.is_needed else None,
+                said=logs.said if self._settings.stream_logs else None,
+                warn=_log.warning,
+                service_patience=self._settings.service_patience,
+            ),
+            self._store.objects.delete,
+            lambda limit: _limited(capacity, limit),
+        )
+
+    def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
+        """Raise what a run that did not end well is to raise."""
+        if leader.is_done:
+            return
+        if interrupts.is_terminated:
+            _log.warning("ended by SIGTERM; to go on: toilfn resume %s", self._place)
+            raise SystemExit(TERMINATED)
+        if interrupts.count:
+            raise interrupted_run(f"stopped by Ctrl-C; to go on: toilfn resume {self._place}")
+        if self._is_stopped() or self._store.has_flag("kill"):
+            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
+        if leader.failures:
+            raise failed_tasks(leader.failures, leader.tasks.name, self._inputs_of(leader), self._log_of, self._place)
+        if stuck := leader.stuck():
+            raise stuck_tasks(stuck, leader.tasks.name)
+
+    def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:
+        return lambda id_: describe_arguments(leader.tasks.get(id_), leader.tasks.name, self._store.get_blob)
+
+    def _log_of(self, failure: records.Failure) -> str:
+        return self._read_log(failure).decode(errors="replace")
+
+    def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
+        return self._store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
+
+
+def _limited(capacity: Capacity, limit: int | None) -> Capacity:
+    """Say what can run where a system has taken only so many jobs."""
+    if limit is None:
+        return capacity
+    return capacity._replace(batches=limit if capacity.batches is None else min(limit, capacity.batches))
+
+
+class _Flag:
+    """The store's kill flag, looked at every few seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._looked = time.monotonic()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        if not self._is_set and time.monotonic() - self._looked > _FLAG_INTERVAL:
+            self._looked = time.monotonic()
+            self._is_set = self._store.has_flag("kill")
+        return self._is_set

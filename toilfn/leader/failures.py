@@ -1,0 +1,168 @@
+"""The messages that a run with failed tasks ends with."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from textwrap import indent
+from typing import Any
+
+from toilfn.errors import FailedTasksError, GraphError
+from toilfn.events import Capacity, Cause, TaskId
+from toilfn.graph.serialize import loads
+from toilfn.model.records import BlobRef, Failure, Task
+from toilfn.resources import Resources
+from toilfn.text import abridged, last_lines, visible
+from toilfn.units import format_size
+
+__all__ = ["describe_arguments", "failed_tasks", "stuck_tasks", "too_large"]
+
+_IN_FULL = 5
+"""How many kinds of failure are shown with traceback and log."""
+_IN_SHORT = 15
+"""How many more are shown in one line each; `toilfn status --failed` has all."""
+_NAMED = 10
+"""How many tasks of one kind are named."""
+_MOST_TELLING = (Cause.INPUT, Cause.ERROR, Cause.MEMORY, Cause.WALLTIME)
+"""Causes that lie in a task itself come before those of the machines, which may be consequences."""
+
+
+def failed_tasks(
+    failures: Sequence[Failure],
+    name: Callable[[TaskId], str],
+    inputs: Callable[[TaskId], str],
+    log: Callable[[Failure], str],
+    store: str,
+) -> FailedTasksError:
+    """Build the error that ends a run with failed tasks.
+
+    Failures of one function with one error, numbers in its text aside, are shown together, so that the message stays
+    short however many tasks failed.
+
+    Parameters
+    ----------
+    failures : sequence of Failure
+        The last failure of each task that was given up.
+    name, inputs, log : callable
+        Give a task's name, its arguments in short, and what its last attempt printed.
+    store : str
+        The store's URL.
+    """
+    count = f"{len(failures)} tasks failed" if len(failures) != 1 else "1 task failed"
+    kinds = _kinds(failures, name)
+    place = shlex.quote(store)
+    parts = [count]
+    for kind in kinds[:_IN_FULL]:
+        first = kind[0]
+        parts.append(_describe(first, name(first.id), inputs(first.id), log(first), place) + _others(kind[1:], place))
+    short = kinds[_IN_FULL : _IN_FULL + _IN_SHORT]
+    if short:
+        parts.append("\n".join(_in_one_line(kind, name) for kind in short))
+    if len(kinds) > _IN_FULL + _IN_SHORT:
+        left = sum(map(len, kinds[_IN_FULL + _IN_SHORT :]))
+        parts.append(f"... and {left} more: toilfn status {place} --failed")
+    parts.append(f"Completed work is kept. After fixing the problem, run: toilfn resume {place}")
+    names = tuple(name(failure.id) for failure in failures)
+    return FailedTasksError(visible("\n\n".join(parts)), tuple(failures), store, names)
+
+
+def _kinds(failures: Sequence[Failure], name: Callable[[TaskId], str]) -> list[list[Failure]]:
+    """Group failures that are alike, the most telling kinds first."""
+    kinds: dict[tuple[str, str, str], list[Failure]] = {}
+    for failure in failures:
+        alike = (name(failure.id), failure.cause, re.sub(r"[0-9]+", "0", failure.message))
+        kinds.setdefault(alike, []).append(failure)
+    return sorted(kinds.values(), key=lambda kind: kind[0].cause not in _MOST_TELLING)
+
+
+def _others(failures: Sequence[Failure], place: str) -> str:
+    """Name the tasks that failed in the same way."""
+    if not failures:
+        return ""
+    ids = ", ".join(failure.id.hex()[:12] for failure in failures[:_NAMED])
+    more = f", ... (toilfn status {place} --failed lists them)" if len(failures) > _NAMED else ""
+    return f"\n  {len(failures)} more failed in the same way: {ids}{more}"
+
+
+def _in_one_line(kind: Sequence[Failure], name: Callable[[TaskId], str]) -> str:
+    first = kind[0]
+    more = f" (and {len(kind) - 1} more like it)" if len(kind) > 1 else ""
+    return f"{name(first.id)}, task {first.id.hex()[:12]}: {first.message}{more}"
+
+
+class _Later:
+    """Stands for the value of a task where arguments are shown."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getitem__(self, index: Any) -> _Later:
+        return _Later(f"{self._name}[{index!r}]")
+
+    def __repr__(self) -> str:
+        return f"<{self._name}>"
+
+
+def describe_arguments(
+    task: Task, name: Callable[[TaskId], str], get_blob: Callable[[BlobRef], bytes], limit: int = 200
+) -> str:
+    """Show a task's arguments as they would be written, values of other tasks by name.
+
+    Parameters
+    ----------
+    task : Task
+    name : callable
+        Gives the name of a task that an argument comes from.
+    get_blob : callable
+        Reads arguments that are not in the record.
+    limit : int
+        How many characters at most.
+    """
+    payload = task.args if isinstance(task.args, bytes) else get_blob(task.args)
+    try:
+        args, kwargs = loads(payload, {need: _Later(name(need)) for need in task.needs})
+        shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
+    except Exception as error:  # an argument whose class or __repr__ fails must not hide the task's own failure
+        return f"arguments that cannot be shown: {error}"
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."
+
+
+def _describe(failure: Failure, name: str, inputs: str, log: str, place: str) -> str:
+    id_ = failure.id.hex()[:12]
+    lines = [f"{name}({inputs}), task {id_}, attempt {failure.attempt}: {failure.message}"]
+    if failure.traceback:
+        lines.append(indent(abridged(failure.traceback, 10, 25), "    "))
+    if log.strip():
+        lines += [f"  the end of its log (toilfn logs {place} {id_} shows all):", indent(last_lines(log, 10), "    ")]
+    return "\n".join(lines)
+
+
+def too_large(asked: Resources, offered: Resources | None, capacity: Capacity) -> str:
+    """Say that a task asks for more than the cluster can ever give, or than the user's limits allow."""
+    limits = {"cores": capacity.cores, "memory": capacity.memory, "disk": capacity.disk}
+    if over := [name for name, most in limits.items() if most is not None and getattr(asked, name) > most]:
+        names = " and ".join(f"max_{name}={_amount(name, limits[name])}" for name in over)
+        return f"asks for {_resources(asked)}, more than {names} allows; ask for less, or raise the limit"
+    text = f"asks for {_resources(asked)}, more than the cluster ever gives to one task"
+    return f"{text}: {_resources(offered)}. Ask for less, or use another cluster" if offered else text
+
+
+def _amount(name: str, most: float | None) -> str:
+    return f"{most:g}" if name == "cores" else format_size(int(most or 0))
+
+
+def _resources(amount: Resources) -> str:
+    parts = [
+        f"{amount.cores:g} cores",
+        f"{format_size(amount.memory)} of memory",
+        f"{format_size(amount.disk)} of disk",
+    ]
+    parts += [f"{device.count} accelerators ({device.model or device.kind})" for device in amount.accelerators]
+    return ", ".join(parts)
+
+
+def stuck_tasks(ids: Sequence[TaskId], name: Callable[[TaskId], str]) -> GraphError:
+    """Make the error for tasks that wait for each other."""
+    names = ", ".join(f"{name(id_)} ({id_.hex()[:12]})" for id_ in ids[:_NAMED])
+    return GraphError(f"a cycle: these tasks wait for each other and can never start: {names}")

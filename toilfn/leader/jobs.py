@@ -1,0 +1,234 @@
+"""The batches that the cluster has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
+from toilfn.events import BatchId, Submit, TaskId
+from toilfn.leader.committer import Committer
+from toilfn.leader.mailbox import Answers
+from toilfn.leader.orders import Orders
+from toilfn.leader.submitting import Parcel, Refused, Sent, Submitting
+from toilfn.model import records
+from toilfn.model.records import encode
+
+__all__ = ["Jobs", "Out"]
+
+_MOST, _MUCH = 16, 256 * 1024
+"""How many messages are kept together at most, and how many bytes are enough: each worker reads all of them."""
+
+
+@dataclass(slots=True)
+class Out:
+    """A batch that the cluster has."""
+
+    id: BatchId
+    name: str
+    job: JobId | None
+    """None until the cluster has taken it."""
+    running: TaskId | None = None
+    """The task that its worker has been at for a while."""
+    service: TaskId | None = None
+    """The service that it runs."""
+    dead_service: TaskId | None = None
+    """The service whose death is the reason why it was killed."""
+    kept: TaskId | None = None
+    """The newest task that its worker went on with by itself."""
+    is_unwanted: bool = False
+    """Whether it is to be killed as soon as the cluster has taken it."""
+    is_queued: bool = False
+    """Whether the cluster says that it waits in its queue."""
+    is_held: bool = False
+    """Whether it will not start before somebody changes something."""
+    reason: str = ""
+    """Why it waits there, in the system's words."""
+    queued_since: float = 0.0
+    """Since when it has waited for that reason."""
+    is_withdrawn: bool = False
+    """Whether it was cancelled while it waited there, since nothing more is to be started."""
+    owed: set[TaskId] | None = None
+    """The tasks that it may still speak of, after a roll-back; None: any."""
+
+    def note(self, update: Update, now: float) -> None:
+        """Take in what the system says of its job."""
+        is_queued = update.state is JobState.QUEUED
+        if is_queued and not (self.is_queued and self.reason == update.detail):
+            self.queued_since = now
+        self.is_queued, self.is_held, self.reason = is_queued, update.is_held, update.detail
+
+
+class Jobs:
+    """Sends batches to the cluster, and knows which are out.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Opened.
+    committer : Committer
+    answers : Answers
+        For a cluster that is not direct.
+    orders : Orders
+    name : str
+        What batches' names begin with: unique to this leader.
+
+    Attributes
+    ----------
+    newest : str
+        The name of the batch that was sent last.
+    """
+
+    def __init__(self, cluster: Cluster, committer: Committer, answers: Answers, orders: Orders, name: str) -> None:
+        self._cluster = cluster
+        self._committer = committer
+        self._answers = answers
+        self._orders = orders
+        self._name = name
+        self._outs: dict[BatchId, Out] = {}
+        self._ids: dict[BatchId, tuple[TaskId, ...]] = {}
+        """The tasks of batches that the cluster has not taken yet."""
+        self._by_job: dict[JobId, Out] = {}
+        self._submitting = Submitting(cluster)
+        self.newest = f"{name}-0"
+
+    def __bool__(self) -> bool:
+        return bool(self._outs)
+
+    def __iter__(self) -> Iterator[Out]:
+        return iter(self._outs.values())
+
+    def names(self) -> Collection[JobId]:
+        """Give the cluster's names of the jobs that are out."""
+        return self._by_job.keys()
+
+    def of(self, job: JobId) -> Out | None:
+        """Find the batch that a job runs."""
+        return self._by_job.get(job)
+
+    def batch(self, id_: BatchId) -> Out:
+        """Find a batch by the scheduler's number."""
+        return self._outs[id_]
+
+    def submit(self, submits: Sequence[Submit]) -> None:
+        """Send batches to the cluster, in one go."""
+        batches = list(self._prepare(submits))
+        for submit, batch in zip(submits, batches, strict=True):
+            service = submit.ids[0] if batch.is_service else None
+            self._outs[submit.batch] = Out(submit.batch, batch.name, None, service=service)
+            self._ids[submit.batch] = submit.ids
+        parcels = [Parcel(submit.batch, batch) for submit, batch in zip(submits, batches, strict=True)]
+        beside = [parcel for parcel in parcels if self._cluster.submits_beside and not parcel.batch.resources.local]
+        if now := [parcel for parcel in parcels if parcel not in beside]:
+            for parcel, job in zip(now, self._cluster.submit([parcel.batch for parcel in now]), strict=True):
+                self._arrived(parcel, job)
+        self._submitting.put(beside)
+
+    def send(self, now: float) -> list[Refused]:
+        """Send what waits to be submitted, without waiting for it; return what the cluster will never take."""
+        refused = []
+        for answer in self._submitting.work(now, len(self._by_job)):
+            if isinstance(answer, Sent):
+                self._arrived(answer.parcel, answer.job)
+            else:
+                refused.append(answer)
+        return refused
+
+    @property
+    def is_submitting(self) -> bool:
+        """Whether the cluster is being given batches, and may know jobs that we do not know."""
+        return self._submitting.is_under_way
+
+    @property
+    def limit(self) -> int | None:
+        """How many jobs the system took at most, where it has refused more."""
+        return self._submitting.limit
+
+    def withdraw(self) -> list[Out]:
+        """Cancel the jobs that have not begun; return the batches that were not even sent."""
+        waiting = [out for out in self if out.job is not None and out.is_queued and not out.is_withdrawn]
+        for out in waiting:
+            out.is_withdrawn = True
+        if waiting:
+            self._cluster.kill([out.job for out in waiting if out.job is not None])
+        return [self._outs[parcel.id] for parcel in self._submitting.withdraw()]
+
+    def close(self) -> None:
+        """Wait until the cluster knows all jobs that it was given."""
+        self._submitting.close()
+
+    def _arrived(self, parcel: Parcel, job: JobId) -> None:
+        out = self._outs[parcel.id]
+        out.job = job
+        self.add(out, self._ids.pop(parcel.id))
+        if out.is_unwanted:
+            self._cluster.kill([job])
+
+    def _prepare(self, submits: Iterable[Submit]) -> Iterator[Batch]:
+        """Make batches, and keep the messages of a few together: each object that is written may cost money."""
+        group: list[Submit] = []
+        messages: list[bytes] = []
+        for submit in submits:
+            group.append(submit)
+            messages.append(self._orders.message(submit, is_watched=self._cluster.capabilities.direct))
+            if len(group) == _MOST or sum(map(len, messages)) > _MUCH:
+                yield from self._group(group, messages)
+                group, messages = [], []
+        if group:
+            yield from self._group(group, messages)
+
+    def _group(self, group: Sequence[Submit], messages: Sequence[bytes]) -> Iterator[Batch]:
+        name = f"{self._name}-{group[0].batch}"
+        direct = self._cluster.capabilities.direct
+        if not direct:
+            self._answers.put(name, messages, set().union(*map(self._orders.functions, group)))
+        for place, (submit, message) in enumerate(zip(group, messages, strict=True)):
+            self.newest = f"{name}-{place}"
+            yield Batch(
+                self.newest,
+                self._orders.label(submit),
+                self._orders.resources(submit),
+                message if direct else b"",
+                self._orders.is_service(submit),
+            )
+
+    def add(self, out: Out, ids: Sequence[TaskId]) -> None:
+        """Take in a batch that the cluster has, and write down which tasks it is at."""
+        assert out.job is not None
+        self._outs[out.id] = self._by_job[out.job] = out
+        self._committer.add(encode(records.Started(tuple(ids), out.job, time.time())))
+
+    def remove(self, out: Out) -> None:
+        """Forget a batch that has ended."""
+        del self._outs[out.id]
+        self._ids.pop(out.id, None)
+        if out.job is not None:
+            del self._by_job[out.job]
+
+    def kill(self, id_: BatchId, service: TaskId | None) -> None:
+        """End a batch; `service` is the service whose death is the reason, if that is it."""
+        out = self._outs[id_]
+        out.dead_service = service
+        if out.job is None:
+            out.is_unwanted = True
+        else:
+            self._cluster.kill([out.job])
+
+    def recall(self, id_: BatchId) -> None:
+        """Ask a batch to give back what it has not started."""
+        if (job := self._outs[id_].job) is not None:
+            self._cluster.recall(job)
+
+    def restrict(self, left: Callable[[BatchId], Sequence[TaskId]], void: set[TaskId]) -> None:
+        """Have the batches that are out speak only of what they still have to do, and of what that leads to.
+
+        Parameters
+        ----------
+        left : callable
+            Gives the tasks that a batch still has to answer for.
+        void : set of TaskId
+            Tasks that were rolled back.
+        """
+        for out in self:
+            out.owed = set(left(out.id)) - void

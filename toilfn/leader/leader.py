@@ -1,0 +1,548 @@
+"""The leader: joins scheduler, store and cluster in one loop.
+
+It decides nothing. News from the cluster become events for the scheduler and records for the
+log; the scheduler's commands become batches for the cluster.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from toilfn.clusters.base import Cluster, JobState, Update
+from toilfn.errors import ClusterError, ResourceError
+from toilfn.events import (
+    BatchId,
+    Began,
+    Capacity,
+    Cause,
+    Command,
+    Complete,
+    Deadlock,
+    Event,
+    Failed,
+    Finished,
+    GaveUp,
+    Kept,
+    Kill,
+    Lost,
+    Recall,
+    Release,
+    Resolve,
+    Retry,
+    Returned,
+    RollBack,
+    ServiceStarted,
+    Shaped,
+    StopService,
+    Submit,
+    TaskId,
+)
+from toilfn.leader import messages
+from toilfn.leader.adoption import Earlier, adopt
+from toilfn.leader.committer import Committer
+from toilfn.leader.failures import too_large
+from toilfn.leader.jobs import Jobs, Out
+from toilfn.leader.latecomers import Strays
+from toilfn.leader.loading import Loader
+from toilfn.leader.mailbox import Answers
+from toilfn.leader.orders import Orders
+from toilfn.leader.rollback import Kept as Checkpointed
+from toilfn.leader.rollback import descendants, files_of
+from toilfn.leader.services import Services, never_ran
+from toilfn.leader.streams import Streams
+from toilfn.leader.tally import Tally
+from toilfn.leader.tasks import Tasks
+from toilfn.leader.waiting import Waiting
+from toilfn.leader.watch import Watch
+from toilfn.model import records
+from toilfn.model.index import Index
+from toilfn.model.records import encode
+from toilfn.model.values import Values
+from toilfn.scheduler import Scheduler
+
+__all__ = ["Leader"]
+
+_POLL = 0.2
+"""The longest wait for news, in seconds, so that flags and progress are looked at."""
+
+
+_SOON = 0.02
+"""The same while news of a job are there before the job."""
+
+
+class Leader:
+    """Runs what a scheduler holds, until nothing more can run.
+
+    Parameters
+    ----------
+    index : Index
+        What the store has.
+    loader : Loader
+        Brings tasks of the store to the scheduler.
+    scheduler : Scheduler
+    cluster : Cluster
+        Opened.
+    workflow : str
+        The name under which the cluster has this workflow's jobs.
+    committer : Committer
+        Writes records.
+    answers : Answers
+        For clusters that are not direct.
+    name : str
+        What batches' names begin with: unique to this leader.
+    watch : Watch
+    remove : callable
+        Deletes objects of the store by their names.
+    capacity : callable
+        Says what can run at one time, given how many jobs the system has taken where it refused more.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        loader: Loader,
+        scheduler: Scheduler,
+        cluster: Cluster,
+        workflow: str,
+        committer: Committer,
+        answers: Answers,
+        name: str,
+        watch: Watch,
+        remove: Callable[[Iterable[str]], None],
+        capacity: Callable[[int | None], Capacity],
+    ) -> None:
+        self._index = index
+        self._loader = loader
+        self._scheduler = scheduler
+        self._cluster = cluster
+        self._workflow = workflow
+        self._committer = committer
+        self._answers = answers
+        self._watch = watch
+        self._remove = remove
+        self._capacity = capacity
+        self._limit: int | None = None
+        self._waiting = Waiting(watch.service_patience, watch.warn)
+        self._strays = Strays(answers.so_far)
+        self._early: list[Update] = []
+        """News of jobs of which the cluster knows already, and the leader does not."""
+        self._temporary: dict[TaskId, tuple[str, ...]] = {}
+        self._services = Services(cluster, answers)
+        self._streams = Streams(answers, is_wanted=watch.said is not None)
+        self._kept = Checkpointed()
+        self._roots: set[TaskId] = set()
+        self._done_before: set[TaskId] = set()
+        self.tasks = Tasks(index, loader)
+        self.values = Values(index.value)
+        self._tally = Tally(committer, self._tell_failure, self._too_large, scheduler.shape)
+        orders = Orders(self.tasks, self.values, self._tally.attempts, scheduler.shape)
+        self._jobs = Jobs(cluster, committer, answers, orders, name)
+
+    @property
+    def failures(self) -> tuple[records.Failure, ...]:
+        """The last failure of each task that was given up."""
+        return tuple(self._tally.final.values())
+
+    def run(self, roots: Iterable[TaskId], earlier: Earlier = Earlier()) -> None:  # noqa: B008 - it is immutable
+        """Run until the roots are complete, or nothing more can run.
+
+        Parameters
+        ----------
+        roots : iterable of TaskId
+            The tasks whose values are wanted.
+        earlier : Earlier
+            What leaders before this one have left.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster refuses, or does not know jobs of earlier leaders that live.
+        StoreError
+            If the log cannot be written, for one because another leader took over.
+        """
+        self._roots = set(roots)
+        self._done_before = {root for root in self._roots if self._index.is_complete(root)}
+        self._bring(self._loader.load(self._roots))
+        self._adopt(earlier)
+        while not self._is_over():
+            if not self._watch.should_drain():
+                self._obey(self._scheduler.dispatch(time.monotonic()))
+            else:
+                self._withdraw()
+                self._services.stop_the_last(self._jobs)
+            self._send()
+            for update in self._updates():
+                self._take(update)
+            for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
+                self._hear(out, message)
+            for out, why in list(self._waiting.hopeless(self._jobs, time.monotonic())):
+                self._fail(out, why)
+            for name, message in self._strays.news(time.monotonic()):
+                self._hear_stray(name, message)
+            self._committer.check()
+            if victims := self._watch.victims(self._jobs.names()):
+                self._cluster.kill(victims)
+            self._watch.tick(self._scheduler.counts(), self._running_names)
+        self._forget_strays()
+
+    def _fail(self, out: Out, text: str) -> None:
+        """Fail the tasks of a batch that cannot run, for good."""
+        for id_ in self._scheduler.left(out.id):
+            self._tally.describe_impossible(id_, text)
+            self._handle(Failed(id_, Cause.INPUT, time.monotonic()))
+        if out.job is not None:
+            out.is_withdrawn = True
+            self._cluster.kill([out.job])
+
+    def _hear_stray(self, name: str, message: bytes) -> None:
+        """Take the outcomes of a job that was lost; its failures are nobody's, since the tasks were charged already."""
+        kind, rest = messages.read(message)
+        if rest and kind in ("records", "done"):
+            for data in rest[0]:
+                if isinstance(records.decode(data), records.Outcome):
+                    self._record(None, data, name)
+
+    def _forget_strays(self) -> None:
+        for name, heard in self._strays.drop().items():
+            self._forget(name, heard)
+
+    def _updates(self) -> list[Update]:
+        early, self._early = self._early, []
+        news = [*early, *self._cluster.poll(_SOON if early else self._patience())]
+        return news if self._answers.late is None else [*news, *self._answers.late.due()]
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether the cluster has jobs of this leader."""
+        return bool(self._jobs)
+
+    def finish(self) -> None:
+        """Wait until the cluster knows all jobs that it was given, so that it can end them."""
+        self._jobs.close()
+
+    def _withdraw(self) -> None:
+        """Cancel the jobs that wait in the cluster's queue: nothing more is to be started."""
+        for out in self._jobs.withdraw():
+            self._drop(out)
+
+    def _drop(self, out: Out) -> None:
+        """Forget a batch that never became a job."""
+        self._forget(out.name, 0)
+        self._jobs.remove(out)
+        self._handle(Lost(out.id, None, time.monotonic()))
+
+    def _send(self) -> None:
+        """Submit what is ready, and fail what the cluster refuses for good."""
+        for refused in self._jobs.send(time.monotonic()):
+            out = self._jobs.batch(refused.parcel.id)
+            self._fail(out, refused.text)
+            self._drop(out)
+        if self._jobs.limit != self._limit:
+            self._limit = self._jobs.limit
+            self._handle(self._capacity(self._limit))
+
+    def _adopt(self, earlier: Earlier) -> None:
+        """Go on with what earlier leaders have left in the cluster and in the store."""
+        live = self._cluster.list(self._workflow)
+        if strange := sorted(earlier.jobs.keys() - live.keys()):
+            raise ClusterError(
+                f"jobs of this store run on another cluster of the same kind: {', '.join(strange[:5])}; "
+                "go on with the settings that the run had, or end them first with toilfn kill"
+            )
+        live |= {job: name for job, name in earlier.jobs.items() if not live[job]}
+        mailbox = earlier.answers or self._answers
+        for name in mailbox.left().keys() - live.values():
+            answers = mailbox.so_far(name)
+            for message in answers:
+                self._hear(None, message, name)
+            self._forget(name, len(answers), mailbox)
+        if useless := adopt(live, self._answers, self._index.is_void, self._scheduler, self._jobs):
+            self._cluster.kill(useless)
+
+    def _forget(self, name: str, count: int, mailbox: Answers | None = None) -> None:
+        self._committer.then(lambda: (mailbox or self._answers).forget(name, count))
+
+    def _is_over(self) -> bool:
+        if self._watch.should_stop():
+            return True
+        return not self._jobs if self._watch.should_drain() else self._scheduler.idle
+
+    def _patience(self) -> float:
+        wake_at = self._scheduler.wake_at
+        return _POLL if wake_at is None else min(_POLL, max(0.0, wake_at - time.monotonic()))
+
+    def _handle(self, event: Event) -> None:
+        self._obey(self._scheduler.handle(event))
+
+    def _obey(self, commands: Iterable[Command]) -> None:
+        submits = []
+        for command in commands:
+            match command:
+                case Submit():
+                    submits.append(command)
+                case Release(id_):
+                    if id_ not in self._roots:
+                        self.values.release(id_)
+                case Complete(id_):
+                    deleted = self._kept.complete(id_, self._index)
+                    self._delete((*self._temporary.pop(id_, ()), *deleted))
+                case Retry(id_, cause, attempt):
+                    self._tally.retry(id_, cause, attempt)
+                case GaveUp(id_, cause):
+                    self._tally.give_up(id_, cause)
+                case _:
+                    self._obey_for_now(command)
+        if submits:
+            self._jobs.submit(submits)
+
+    def _obey_for_now(self, command: Command) -> None:
+        """Obey what concerns one batch that runs, or one task that is not to run now."""
+        match command:
+            case RollBack():
+                self._roll_back(command)
+            case Resolve(id_):
+                self._shape(id_)
+            case Recall(batch):
+                self._jobs.recall(batch)
+            case Kill(batch, service):
+                self._jobs.kill(batch, service)
+            case StopService(id_, place):
+                self._stop(id_, place)
+            case Deadlock(id_, services):
+                self._tally.describe_impossible(id_, self._services.deadlock(list(map(self.tasks.name, services))))
+
+    def _shape(self, id_: TaskId) -> None:
+        """Find out what a task asks for whose requirements come from values."""
+        try:
+            shape = self._loader.late_shape(self.tasks.get(id_), self.values.closure)
+        except Exception as error:  # values are unpickled, and that may call user code
+            message = (
+                str(error) if isinstance(error, ResourceError) else f"its requirements are not to be read: {error!r}"
+            )
+            self._tally.describe_impossible(id_, message)
+            shape = None
+        self._handle(Shaped(id_, shape))
+
+    def _stop(self, id_: TaskId, batch: BatchId | None) -> None:
+        """Stop a service; one that nobody needs any more, and that does not run, is done."""
+        if batch is not None:
+            self._services.stop(self._jobs.batch(batch))
+            return
+        self._tally.write_described(id_)
+        outcome = never_ran(id_)
+        self._outcome(outcome, encode(outcome))
+
+    def _roll_back(self, command: RollBack) -> None:
+        """Forget what followed from a task's outcome, and that itself."""
+        self._forget_strays()  # what they say may be of what is void now
+        top = self._scheduler.outermost_checkpoint(command.id) or command.id
+        record = self._kept.record(command.id) or encode(self._index.task(command.id))
+        void = descendants(self._index, (command.id, *command.family))
+        what = "died" if command.cause is Cause.LOST else "failed for good"
+        text = f"rolled back: {self.tasks.name(command.failed)} (task {command.failed.hex()[:12]}) {what}"
+        files = list(self._kept.forget(top, void))
+        for id_ in void:
+            if id_ in self._index.outcomes:
+                files += files_of(self._index.outcome(id_))
+                self._index.forget(id_)
+            self._loader.encoded.pop(id_, None)
+            self._temporary.pop(id_, None)
+            self._tally.forget(id_)
+        self.values.drop(void)
+        self._jobs.restrict(self._scheduler.left, set(void))
+        self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
+        self._remove_later(tuple(files))
+        self._loader.encoded[command.id] = record
+        self._tally.roll_back(command, text)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that was wanted is complete."""
+        return all(map(self._scheduler.is_complete, self._roots - self._done_before))
+
+    def stuck(self) -> list[TaskId]:
+        """List the tasks that wait for each other and will never start."""
+        return [id_ for id_ in self._scheduler.stuck() if self.tasks.is_open(id_)]
+
+    def _take(self, update: Update) -> None:
+        out = self._jobs.of(update.job)
+        if out is None:
+            if self._jobs.is_submitting:  # the answer to the submission may not be here yet
+                self._early.append(update)
+            return
+        for message in update.answers:
+            self._hear(out, message)
+        if not self._cluster.capabilities.direct:
+            out.note(update, time.monotonic())
+            if update.state is JobState.RUNNING and not update.is_ending:
+                self._handle(Began(out.id, time.monotonic()))
+        if update.state is JobState.ENDED or self._is_done(out, update):
+            answers = self._answers.so_far(out.name)
+            if self._answers.late is not None:
+                if self._answers.late.is_late(update, answers):
+                    return
+                update = self._answers.late.explained(update, answers)
+            for message in self._streams.rest(out.name, answers):
+                self._hear(out, message)
+            if not self._cluster.capabilities.direct:
+                if update.cause is Cause.LOST:
+                    self._strays.add(out.name, len(answers))
+                else:
+                    self._forget(out.name, len(answers))
+            self._jobs.remove(out)
+            self._end(out, update)
+
+    def _is_done(self, out: Out, update: Update) -> bool:
+        """Whether a job that is not over has done its work: the rest is the system's own, such as a site's epilog."""
+        if not (update.is_ending or update.state is JobState.UNKNOWN):
+            return False
+        answers = self._answers.so_far(out.name)
+        return bool(answers) and messages.read(answers[-1])[0] == "done"
+
+    def _end(self, out: Out, update: Update) -> None:
+        now = time.monotonic()
+        if out.is_withdrawn:
+            update = replace(update, cause=None)  # it never began: that is no attempt
+        left = self._scheduler.left(out.id)
+        known = update.running or out.running
+        known = known if known in left else None
+        running = known or (left[0] if left else None)
+        is_sure = known is not None or len(left) == 1 or self._cluster.capabilities.direct
+        if update.cause is not None and running is not None:
+            detail = f"its service {self.tasks.name(out.dead_service)} has died" if out.dead_service else update.detail
+            self._tally.describe_lost(running, update.cause, detail, update.log, update.since)
+        self._handle(Lost(out.id, update.cause, now, running, is_sure))
+
+    def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:
+        kind, rest = messages.read(message)
+        if rest and kind in ("records", "done"):
+            for data in rest[0]:
+                self._record(out, data, name)
+            if out is not None:
+                self._go_on(out, rest[1])
+        elif out is None:
+            return
+        elif kind == "started":
+            self._service_started(out, *rest)
+        elif kind == "returned":
+            self._handle(Returned(out.id, rest[0]))
+        elif kind == "running":
+            self._runs(out, *rest)
+        elif kind == "log" and self._watch.said is not None:
+            self._watch.said(self.tasks.name(rest[0]), *rest)
+
+    def _go_on(self, out: Out, kept: Sequence[TaskId]) -> None:
+        """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
+        out.running = None
+        for id_ in kept:
+            if out.owed is None or id_ in out.owed:
+                self._handle(Kept(out.id, id_))
+                out.kept = id_
+
+    def _runs(self, out: Out, id_: TaskId, start: float) -> None:
+        """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
+        out.running = id_
+        if id_ == out.kept:
+            self._committer.add(encode(records.Started((id_,), out.job or "", start)))
+
+    def _running_names(self) -> list[str]:
+        ids = (out.running for out in self._jobs)
+        return [self.tasks.name(id_) for id_ in ids if id_ is not None and self.tasks.is_open(id_)]
+
+    def _service_started(self, out: Out, id_: TaskId, value: bytes | Sequence[Any]) -> None:
+        self.values.put(id_, value if isinstance(value, bytes) else records.BlobRef(*value), ())
+        self._handle(ServiceStarted(out.id, id_))
+
+    def _record(self, out: Out | None, data: bytes, name: str) -> None:
+        record = records.decode(data)
+        if not isinstance(record, records.Outcome | records.Failure) or not self._counts(out, record, name):
+            return
+        if isinstance(record, records.Outcome) and self._scheduler.is_wanted(record.id):
+            if out is not None:  # it has stopped for now
+                self._handle(Returned(out.id, (record.id,)))
+        elif isinstance(record, records.Outcome):
+            self._outcome(record, data)
+        elif self.tasks.is_open(record.id):
+            self._tally.describe(record)
+            self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
+
+    def _counts(self, out: Out | None, record: records.Outcome | records.Failure, name: str) -> bool:
+        """Whether a record is none of an attempt that a roll-back has made void."""
+        if out is None:
+            return not self._index.is_void(record.id, name)
+        if out.owed is None:
+            return True
+        counts = record.id in out.owed
+        if counts and isinstance(record, records.Outcome):
+            out.owed.update(task.id for task in record.tasks)
+        return counts
+
+    def _outcome(self, outcome: records.Outcome, data: bytes) -> None:
+        if self._watch.ended and self.tasks.is_open(outcome.id):
+            self._watch.ended(self.tasks.name(outcome.id), outcome)
+        record = self._loader.encoded.pop(outcome.id, None)
+        if record is None:
+            return  # a second outcome: the first one counts
+        self._committer.add(data)
+        outermost = self._scheduler.outermost_checkpoint(outcome.id)
+        if outermost is None:
+            self._delete(outcome.deleted)
+        else:
+            self._kept.keep(outermost, outcome, record)
+        if outcome.temporary:
+            self._temporary[outcome.id] = outcome.temporary
+        for function in outcome.functions:
+            self._index.functions.setdefault(function.digest, function)
+        for task in outcome.tasks:
+            if task.id not in self._index.outcomes:
+                self._loader.prepare(task)
+        known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
+        self._bring(self._loader.load(known) if known else ())
+        self.values.put(outcome.id, outcome.value, outcome.refs)
+        fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index.outcomes)
+        created = {task.id for task in outcome.tasks}
+        waits = {*known, *(ref for ref in outcome.refs if ref not in created)}
+        self._tally.succeed(outcome.id)
+        self._handle(
+            Finished(
+                outcome.id,
+                fresh,
+                tuple(id_ for id_ in waits if not self._index.is_complete(id_)),
+                outcome.stats.wall,
+            )
+        )
+
+    def _delete(self, blobs: tuple[str, ...]) -> None:
+        """Remove files that tasks deleted, and say so for leaders to come."""
+        if blobs:
+            self._committer.add(encode(records.Deleted(blobs)))
+            self._remove_later(blobs)
+
+    def _remove_later(self, blobs: tuple[str, ...]) -> None:
+        """Remove blobs from the store when what has been committed so far is durable."""
+        if blobs:
+            self._committer.then(lambda: self._remove(blobs))
+
+    def _bring(self, events: Iterable[Event]) -> None:
+        """Hand over what was loaded; the values of finished tasks keep those that they refer to in memory."""
+        events = list(events)
+        if forgotten := self._loader.take_forgotten():
+            self._committer.add(encode(records.Forget(forgotten)))
+        for event in events:
+            if isinstance(event, Finished):
+                outcome = self._index.outcome(event.id)
+                self.values.put(event.id, outcome.value, outcome.refs)
+                if outcome.temporary:
+                    self._temporary[event.id] = outcome.temporary
+            self._handle(event)
+
+    def _tell_failure(self, failure: records.Failure) -> None:
+        if self._watch.ended:
+            self._watch.ended(self.tasks.name(failure.id), failure)
+
+    def _too_large(self, id_: TaskId) -> str:
+        return too_large(self._scheduler.shape(id_), self._scheduler.largest, self._capacity(None))

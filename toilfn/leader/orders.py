@@ -1,0 +1,68 @@
+"""What cluster and worker are told of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from toilfn.events import Submit, TaskId
+from toilfn.leader import messages
+from toilfn.leader.tasks import Tasks
+from toilfn.model import records
+from toilfn.model.records import BlobRef, encode
+from toilfn.model.values import Values
+from toilfn.resources import Resources
+
+__all__ = ["Orders"]
+
+
+@dataclass
+class Orders:
+    """Makes the orders for batches.
+
+    Attributes
+    ----------
+    tasks : Tasks
+    values : Values
+        What tasks need from others.
+    attempts : mapping
+        How often each task has failed so far.
+    shape : callable
+        Says what a task asks for now.
+    """
+
+    tasks: Tasks
+    values: Values
+    attempts: Mapping[TaskId, int]
+    shape: Callable[[TaskId], Resources]
+
+    def resources(self, submit: Submit) -> Resources:
+        """Say what the job asks for: what the largest of its tasks does, for as long as all of them need."""
+        return submit.shape if submit.walltime is None else replace(submit.shape, walltime=submit.walltime)
+
+    def message(self, submit: Submit, *, is_watched: bool) -> bytes:
+        """Make the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""
+        within = set(submit.ids)
+        tasks, needs, functions = [], [], {}
+        for id_ in submit.ids:
+            data = self.tasks.encoded(id_)
+            task = records.decode(data)
+            assert isinstance(task, records.Task)
+            tasks.append((data, self.attempts.get(id_, 0) + 1, self.shape(id_)))
+            needs += [need for need in task.needs if need not in within]
+            functions[task.function] = self.tasks.function(task)
+        walltime = None if is_watched else submit.walltime
+        return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()), walltime)
+
+    def functions(self, submit: Submit) -> set[BlobRef]:
+        """List the blobs that a batch's functions are in."""
+        return {self.tasks.function(self.tasks.get(id_)).payload for id_ in submit.ids}
+
+    def label(self, submit: Submit) -> str:
+        """Name a batch for people."""
+        first = self.tasks.name(submit.ids[0])
+        return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
+
+    def is_service(self, submit: Submit) -> bool:
+        """Say whether a batch is a service: that is alone in its batch."""
+        return self.tasks.is_service(submit.ids[0])

@@ -1,0 +1,50 @@
+"""What settings mean for the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from toilfn.config.settings import Settings
+from toilfn.events import Capacity
+from toilfn.scheduler import Policy
+
+__all__ = ["capped", "policy"]
+
+_PROBES = 4
+_MOST_IN_A_BUNDLE = 1000
+
+_ON_QUEUES: dict[str, Any] = {
+    "target_seconds": 120.0, "max_batch": _MOST_IN_A_BUNDLE, "probes": 16, "probe_patience": 600.0, "spread": 32,
+}  # fmt: skip
+"""What a reasonable administrator wants where the user says nothing: few tasks go out as they are; of many, some show
+how long they take before the others are put together into jobs of some minutes."""
+
+
+def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
+    """Say how tasks are put together.
+
+    Parameters
+    ----------
+    settings : Settings
+    gather : float
+        For how many seconds tasks wait for others where the user does not say.
+    is_queue : bool
+        Whether the cluster queues by itself: a job is slow to start there, and it is worth while to find out first
+        how much goes into one.
+    """
+    chosen = Policy(gather=gather if settings.gather is None else settings.gather)
+    if settings.fresh_process:
+        return replace(chosen, target_seconds=0.0, max_batch=1)
+    if settings.bundle is None:
+        return replace(chosen, **_ON_QUEUES) if is_queue else chosen
+    chosen = replace(chosen, target_seconds=settings.bundle)
+    return replace(chosen, max_batch=_MOST_IN_A_BUNDLE, probes=_PROBES) if is_queue and settings.bundle else chosen
+
+
+def capped(capacity: Capacity, settings: Settings) -> Capacity:
+    """Set the user's limits beside what the cluster can give: they hold wherever tasks run."""
+    batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
+    services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
+    limits = (settings.max_cores, settings.max_memory, settings.max_disk)
+    return Capacity(capacity.total, capacity.largest, batches, services[0], services[1], *limits)

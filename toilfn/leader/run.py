@@ -1,0 +1,315 @@
+"""One leader's time on a store: from the lease to the result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from toilfn.config.settings import Settings
+from toilfn.errors import FencedError, KilledError, StoreExistsError
+from toilfn.events import TaskId
+from toilfn.files.garbage import uncollected
+from toilfn.graph.record import Recorder
+from toilfn.graph.serialize import dumps, loads, resolve
+from toilfn.leader.committer import Committer
+from toilfn.leader.loading import Loader
+from toilfn.model import records
+from toilfn.model.index import Index
+from toilfn.model.records import encode
+from toilfn.model.values import Values
+from toilfn.stdio import open_closed_descriptors, report
+from toilfn.stores import Store, is_local, open_store, temporary_store
+from toilfn.worker.scratch import base_dir
+
+if TYPE_CHECKING:
+    from toilfn.clusters.base import Cluster, JobId
+    from toilfn.leader.drive import Running
+    from toilfn.stores.lease import Lease
+
+__all__ = ["Session"]
+
+_CHUNK = 5000
+"""How many records go into one segment when a graph is written."""
+
+_MANY_SEGMENTS = 500
+"""More segments than this are joined when the next leader starts."""
+
+
+class Session:
+    """Works on a store, as its leader as soon as there is anything to write.
+
+    What is complete already is only read: that neither needs the lease nor leaves a trace.
+
+    Parameters
+    ----------
+    settings : Settings
+    workflow : str
+        Tells this workflow from others that might be given the same store.
+    create : bool
+        Whether a store that does not exist is made.
+
+    Raises
+    ------
+    StoreLockedError
+        If another leader is alive.
+    StoreError
+        If the store cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, workflow: str = "", create: bool = True) -> None:
+        open_closed_descriptors()
+        self._settings = settings
+        self._workflow = workflow
+        self._temporary = settings.store is None
+        self.store = _open(settings, workflow, create)
+        self._place = settings.store or self.store.url
+        self.index = Index.load(self.store.log)
+        self._cluster: Cluster | None = None
+        self._lease: Lease | None = None
+        self._committer: Committer | None = None
+        self._has_begun = False
+        self._keep = False
+        self._stopped = False
+        self._elsewhere: dict[JobId, str] = {}
+
+    def _take_the_lead(self) -> Committer:
+        """Become the store's leader: from here on, whoever led before cannot write any more."""
+        # Imported here: what is only read needs none of it, and is read three times as quickly.
+        from toilfn.leader.drive import choose_cluster
+        from toilfn.stores.lease import Lease
+
+        self._cluster = choose_cluster(self._settings, self.store.url, self._place)  # a wrong one leaves no trace
+        self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
+        while not self._write_epoch():  # somebody has led since we read the log
+            self.index = Index.load(self.store.log)
+        self._look_elsewhere()
+        self.store.clear_flag("kill")
+        self._compact()
+        self._committer = Committer(self.store.log.append)
+        return self._committer
+
+    def _look_elsewhere(self) -> None:
+        """See that no job of an earlier run lives where this leader does not look."""
+        if any(run.number not in self.index.ended for run in self.index.runs):
+            from toilfn.leader.abandoned import living_elsewhere
+
+            self._elsewhere = living_elsewhere(self.index, self.store, self._settings, self._place)
+
+    def _write_epoch(self) -> bool:
+        number = self.index.epoch.number + 1 if self.index.epoch else 1
+        epoch = records.Epoch(number, socket.gethostname(), os.getpid(), time.time())
+        try:
+            self.store.log.append([encode(epoch)])
+        except FencedError:
+            return False
+        self.index.epoch = epoch
+        return True
+
+    def _compact(self) -> None:
+        """Join the log's segments when earlier runs have left many."""
+        if self.store.log.segments > _MANY_SEGMENTS:
+            self.store.log.compact([data for _, data in self.store.log.read()])
+            self.index = Index.load(self.store.log)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._committer is not None:
+            self._committer.close()
+        if self._lease is not None:
+            self._lease.release()
+        if self._should_clean(kind is None):
+            from toilfn.files.cache import forget
+
+            self.store.destroy()
+            forget(self.store.url)
+        elif self._temporary:
+            report(f"toilfn: the store is kept at {self._place}")
+
+    def _should_clean(self, succeeded: bool) -> bool:
+        if not (succeeded or self._has_begun):  # what others have in the store is none of our failure's concern
+            return self._temporary
+        policy = self._settings.clean or ("onSuccess" if self._temporary else "never")
+        if succeeded and self._keep:
+            return False
+        return policy == "always" or policy == ("onSuccess" if succeeded else "onError")
+
+    def stop(self) -> None:
+        """Ask a run in another thread to end at once."""
+        self._stopped = True
+
+    def compute(self, wanted: Any) -> Any:
+        """Run what promises need, and return their values."""
+        from toilfn.files.file import held_by
+
+        with held_by(self.store):
+            return self._compute(wanted)
+
+    def _compute(self, wanted: Any) -> Any:
+        recorder = Recorder(self.store)
+        with uncollected():
+            payload, refs = dumps(wanted, recorder.identify)
+        self._check_workflow(recorder)
+        _say_not_compared(recorder.not_compared)
+        if all(map(self.index.is_complete, refs)):
+            return self._result(payload, refs, Values(self.index.value))
+        committer = self._take_the_lead()
+        loader = Loader(self.index, self._settings, self.store.get_blob)
+        run = self._record(recorder, payload, refs, loader)
+        del recorder  # it holds as much as the graph itself
+        return self._finish(run, loader, committer)
+
+    def resume(self) -> Any:
+        """Finish the newest run of the store."""
+        from toilfn.files.file import held_by
+
+        with held_by(self.store):
+            return self._resume()
+
+    def _resume(self) -> Any:
+        run = self.index.runs[-1]
+        if run.code is not None:
+            from toilfn.graph.code import install
+
+            install(self.store.get_blob(run.code), base_dir() / "code")
+        if all(map(self.index.is_complete, run.roots)):
+            return self._result(run.results, run.roots, Values(self.index.value))
+        if self._settings.cluster is None:
+            from toilfn.leader.abandoned import cluster_of
+
+            self._settings = replace(self._settings, cluster=cluster_of(run, self._place))
+        committer = self._take_the_lead()
+        committer.add(encode(run._replace(settings=self._settings.as_dict())))  # it has not ended, nor where it began
+        return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
+
+    def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
+        """Put a graph in the store, and its new tasks in the loader."""
+        # What has not run is written again: its options may be others now, and the newest record counts.
+        made = recorder.emit(self.index.is_complete, self.index.outcomes.__contains__, [])
+        first = list(islice(made, 1))
+        run = records.Run(
+            number=len(self.index.runs) + 1,
+            workflow=self._workflow,
+            results=payload,
+            roots=refs,
+            settings=self._settings.as_dict(),
+            code=self._code_of(recorder) if first else None,
+            time=time.time(),
+        )
+        self._write(chain([run], first, made), loader)
+        return run
+
+    def _code_of(self, recorder: Recorder) -> records.BlobRef | None:
+        """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""
+        from toilfn.graph.code import archive
+
+        code = archive(recorder.functions())
+        return None if code is None else self.store.put_blob(code)
+
+    def _check_workflow(self, recorder: Recorder) -> None:
+        names = {function.name for function in self.index.functions.values()}
+        ours = {task.name for task in recorder.functions()}
+        if not names or names & ours or self._is_same_script():
+            return
+        raise StoreExistsError(
+            f"the store {self._place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])}; "
+            f"this one has {', '.join(sorted(ours)[:5])}. "
+            f"Choose another store, or remove this one: toilfn clean {self._place}"
+        )
+
+    def _is_same_script(self) -> bool:
+        """Whether an earlier run came from the same file of the user's (an installed program is none)."""
+        is_script = os.path.isfile(self._workflow) and not self._workflow.startswith(sys.prefix)
+        return is_script and any(run.workflow == self._workflow for run in self.index.runs)
+
+    def _write(self, made: Iterator[records.Record], loader: Loader) -> None:
+        while part := list(islice(made, _CHUNK)):
+            encoded = [encode(record) for record in part]
+            self.store.log.append(encoded)
+            for record, data in zip(part, encoded, strict=True):
+                if isinstance(record, records.Task):
+                    loader.add(record, data)
+                elif isinstance(record, records.Function):
+                    self.index.functions[record.digest] = record
+
+    def _finish(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool = False) -> Any:
+        self._has_begun = True
+        running = self._running()
+        status = "interrupted"
+        try:
+            values = running.lead(run, loader, committer, resumed=resumed)
+            status = "done"
+        except Exception as error:
+            status = "killed" if isinstance(error, KilledError) else "failed"
+            raise
+        finally:
+            if committer.error is None:  # else the store is not ours any more, or cannot be written to
+                if not running.may_have_jobs:  # else `kill` and later leaders look for them
+                    committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
+                committer.sync()
+        return self._result(run.results, run.roots, values)
+
+    def _running(self) -> Running:
+        from toilfn.leader.drive import Running
+
+        assert self._cluster is not None
+        return Running(
+            self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped, self._elsewhere
+        )
+
+    def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
+        result = loads(payload, self._load(values, refs))
+        if self._temporary:
+            from toilfn.files.file import holds_files
+
+            self._keep = holds_files(result)
+        return result
+
+    def _load(self, values: Values, ids: Sequence[TaskId]) -> dict[TaskId, Any]:
+        payloads = {
+            id_: (self.store.get_blob(value) if isinstance(value, records.BlobRef) else value, refs)
+            for id_, (value, refs) in values.closure(ids).items()
+        }
+        return resolve(ids, payloads)
+
+
+def _open(settings: Settings, workflow: str, create: bool) -> Store:
+    if settings.store is None:
+        return temporary_store(workflow)
+    # Only stores on disk can be told not to wait for the disk.
+    options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
+    return open_store(settings.store, create=create, workflow=workflow, **options, **(settings.store_options or {}))
+
+
+_logger = logging.getLogger("toilfn")
+
+_MOST_NAMES = 5
+_said: set[str] = set()
+"""What this process has said already that it does not compare."""
+
+
+def _say_not_compared(found: Mapping[str, str]) -> None:
+    """Say once what tasks use whose edits run nothing again."""
+    new = sorted(found.keys() - _said)
+    if not new:
+        return
+    _said.update(new)
+    names = ", ".join(f"{place} ({found[place]})" for place in new[:_MOST_NAMES])
+    rest = f" and {len(new) - _MOST_NAMES} more" if len(new) > _MOST_NAMES else ""
+    _logger.warning(
+        "not compared: %s%s; an edit of it runs no task again: pass what matters as an argument, or change the "
+        "task's option version",
+        names,
+        rest,
+    )

@@ -1,0 +1,79 @@
+"""The leader's side of services: telling them to stop, and hearing from those that write to the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgpack
+
+from toilfn.clusters.base import Cluster
+from toilfn.events import TaskId
+from toilfn.graph.serialize import dumps
+from toilfn.leader import messages
+from toilfn.leader.jobs import Out
+from toilfn.leader.mailbox import Answers
+from toilfn.model import records
+
+__all__ = ["Services", "never_ran"]
+
+_STOP = msgpack.packb(("stop",))
+_LOOK = 1.0
+"""Seconds between two looks at what services that start have put in the store."""
+
+
+class Services:
+    """Talks to the workers of services.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    answers : Answers
+        For clusters that are not direct.
+    """
+
+    def __init__(self, cluster: Cluster, answers: Answers) -> None:
+        self._cluster = cluster
+        self._answers = answers
+        self._stopped: set[str] = set()
+        self._heard: set[str] = set()
+        self._looked = 0.0
+
+    def stop(self, out: Out) -> None:
+        """Tell the service of a batch to stop, once."""
+        if out.name in self._stopped:
+            return
+        self._stopped.add(out.name)
+        if self._cluster.capabilities.direct and out.job is not None:
+            self._cluster.tell(out.job, _STOP)
+        else:
+            self._answers.stop(out.name)
+
+    def stop_the_last(self, outs: Iterable[Out]) -> None:
+        """Stop all services when nothing else is out."""
+        if all(out.service for out in outs):
+            for out in outs:
+                self.stop(out)
+
+    def news(self, outs: Iterable[Out]) -> Iterator[tuple[Out, bytes]]:
+        """Look now and then for services that have started, where their workers cannot say so themselves."""
+        if self._cluster.capabilities.direct or time.monotonic() - self._looked < _LOOK:
+            return
+        self._looked = time.monotonic()
+        for out in [out for out in outs if out.service and out.name not in self._heard]:
+            for message in self._answers.so_far(out.name):
+                if messages.read(message)[0] == "started":
+                    self._heard.add(out.name)
+                    yield out, message
+
+    def deadlock(self, names: Sequence[str]) -> str:
+        """Say that there is no room for a task beside services."""
+        return (
+            f"there is never room for it beside the services that must run with it: {', '.join(names)}. "
+            "Let them ask for less, raise max_service_tasks, or use a larger cluster"
+        )
+
+
+def never_ran(id_: TaskId) -> records.Outcome:
+    """Make the outcome of a service whose users are complete without it."""
+    return records.Outcome(id_, 0, dumps(None)[0], (), (), (), (), (), b"", records.Stats())

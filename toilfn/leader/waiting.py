@@ -1,0 +1,82 @@
+"""Jobs that wait in the cluster's queue for what may never come: they are named, and ended where it cannot come."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from toilfn.leader.jobs import Out
+from toilfn.units import format_duration
+
+__all__ = ["Waiting"]
+
+_OWN_LIMIT = re.compile(r"limit|exceed|(QOS|Assoc)\w*(Max|Grp)|reached|max_run|MaxJobs", re.IGNORECASE)
+"""What systems say of a job that waits because the user has other jobs."""
+
+_FIRST_WARNING, _NEXT_WARNING = 60.0, 3600.0
+"""Seconds after which a job that does not start is named, and after which it is named again."""
+
+_NO_REASON = 24.0
+"""How many times longer clients of services may wait where the reason is not the user's own jobs: queues are long."""
+
+_SHOWN = 5
+"""How many jobs a warning names."""
+
+
+class Waiting:
+    """Watches jobs that wait in the cluster's queue.
+
+    Parameters
+    ----------
+    patience : float
+        For how many seconds the clients of services may wait because of the user's own jobs while only services run.
+    warn : callable
+        Is told what people should know.
+    """
+
+    def __init__(self, patience: float, warn: Callable[[str], None]) -> None:
+        self._patience = patience
+        self._warn = warn
+        self._next_look = 0.0
+        self._warned: dict[str, float] = {}
+
+    def hopeless(self, outs: Iterable[Out], now: float) -> Iterator[tuple[Out, str]]:
+        """Warn of what waits for something that may never come, and return what waits in vain, each with the reason."""
+        if now < self._next_look:
+            return
+        self._next_look = now + 1.0
+        live = [out for out in outs if out.job is not None]
+        waiting = [out for out in live if out.is_queued and not out.is_withdrawn]
+        self._name_held([out for out in waiting if out.is_held], now)
+        serving = [out for out in live if not out.is_queued]
+        if not waiting or not serving or not all(out.service for out in serving):
+            return
+        since = max(out.queued_since for out in waiting)
+        is_ours = all(_OWN_LIMIT.search(out.reason) for out in waiting)
+        limit = self._patience if is_ours else self._patience * _NO_REASON
+        text = (
+            f"waits in the queue ({waiting[0].reason or 'no reason given'}) while nothing but "
+            f"{len(serving)} service{'s' * (len(serving) != 1)} of this run ({_jobs(serving)}) runs"
+        )
+        if now - since >= limit:
+            advice = "let the system run more jobs of yours at one time, or raise service_patience"
+            yield from ((out, f"{text}, for {format_duration(now - since)}; {advice}") for out in waiting)
+        elif now - since >= min(_FIRST_WARNING, limit / 4):
+            self._say(f"job {_jobs(waiting)} {text}; it fails after {format_duration(limit)} (service_patience)", now)
+
+    def _name_held(self, held: list[Out], now: float) -> None:
+        due = [out for out in held if now - out.queued_since >= _FIRST_WARNING]
+        for reason in dict.fromkeys(out.reason for out in due):
+            jobs = [out for out in due if out.reason == reason]
+            self._say(f"job {_jobs(jobs)} may never start: {reason}; somebody has to change something", now)
+
+    def _say(self, text: str, now: float) -> None:
+        key = re.sub(r"\d+", "", text)
+        if now - self._warned.get(key, float("-inf")) >= _NEXT_WARNING:
+            self._warned[key] = now
+            self._warn(text)
+
+
+def _jobs(outs: list[Out]) -> str:
+    names = [str(out.job) for out in outs[:_SHOWN]]
+    return ", ".join(names + ["..."] * (len(outs) > _SHOWN))

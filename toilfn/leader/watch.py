@@ -1,0 +1,46 @@
+"""What the world outside may ask of a leader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from toilfn.clusters.base import JobId
+from toilfn.events import TaskId
+from toilfn.model import records
+
+__all__ = ["Watch"]
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the world outside may ask of a leader, looked at a few times a second.
+
+    Attributes
+    ----------
+    should_drain : callable
+        Whether to start nothing more and wait for what runs.
+    should_stop : callable
+        Whether to end at once.
+    tick : callable
+        Called with the scheduler's counts, and a function that names the tasks that are running, for progress.
+    victims : callable
+        Given the jobs that the cluster has, chooses some to be killed: to try a workflow out.
+    ended : callable or None
+        Called with a task's name and the record of each attempt that ended.
+    said : callable or None
+        Called with a task's name and id, and what its running attempt has printed since the last time.
+    warn : callable
+        Called with what people should know about jobs that do not start.
+    service_patience : float
+        For how many seconds clients of services may wait in a queue while nothing else can start.
+    """
+
+    should_drain: Callable[[], bool] = lambda: False
+    should_stop: Callable[[], bool] = lambda: False
+    tick: Callable[[dict[str, int], Callable[[], list[str]]], None] = lambda *_: None
+    victims: Callable[[Collection[JobId]], Sequence[JobId]] = lambda _: ()
+    ended: Callable[[str, records.Outcome | records.Failure], None] | None = None
+    said: Callable[[str, TaskId, bytes], None] | None = None
+    warn: Callable[[str], None] = lambda _: None
+    service_patience: float = 600.0

@@ -1,0 +1,1 @@
+"""What a store holds, as typed records, and how it is read."""

@@ -1,0 +1,92 @@
+"""What a worker says to its leader: collected for a moment, then sent together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+import msgpack
+
+from toilfn.events import TaskId
+from toilfn.model.records import BlobRef
+
+__all__ = ["Answers"]
+
+_MUCH = 1 << 20
+
+
+class Answers:
+    """Sends messages in the order in which they are given; records wait for `flush`, or for more than a mebibyte.
+
+    Two threads use it: one runs tasks, the other one listens to the leader.
+
+    Parameters
+    ----------
+    send : callable
+        Carries one message to the leader.
+    """
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+        self._lock = threading.RLock()
+        self._records: list[bytes] = []
+        self._kept: list[TaskId] = []
+        self._size = 0
+
+    def add(self, record: bytes, kept: TaskId | None = None) -> None:
+        """Keep the record of an attempt, and the task it created that this worker goes on with."""
+        with self._lock:
+            self._records.append(record)
+            if kept is not None:
+                self._kept.append(kept)
+            self._size += len(record)
+            if self._size > _MUCH:
+                self.flush()
+
+    def flush(self) -> None:
+        """Send the records that wait."""
+        with self._lock:
+            if self._records:
+                self._say("records", self._records, self._kept)
+                self._records, self._kept, self._size = [], [], 0
+
+    def running(self, task: TaskId, start: float) -> None:
+        """Say that a task has been running since `start`, in seconds since the epoch."""
+        with self._lock:
+            self.flush()
+            self._say("running", task, start)
+
+    def log(self, task: TaskId, take: Callable[[], bytes]) -> None:
+        """Pass on what a running task has printed; it is taken when the task's end cannot be told meanwhile."""
+        with self._lock:
+            if text := take():
+                self.flush()
+                self._say("log", task, text)
+
+    def started(self, task: TaskId, value: bytes | BlobRef) -> None:
+        """Say that a service has started, and its value."""
+        with self._lock:
+            self.flush()
+            self._say("started", task, value)
+
+    def returned(self, take: Callable[[], Iterable[TaskId]]) -> None:
+        """Give tasks back; they are taken when nothing else can be said meanwhile."""
+        with self._lock:
+            tasks = list(take())
+            self.flush()
+            self._say("returned", tasks)
+
+    def done(self) -> None:
+        """Say that the batch is over."""
+        with self._lock:
+            self.flush()
+            self._say("done")
+
+    def finish(self) -> None:
+        """Say that the batch is over, and the records that wait, by one message: each may cost money."""
+        with self._lock:
+            self._say("done", self._records, self._kept)
+            self._records, self._kept, self._size = [], [], 0
+
+    def _say(self, *message: object) -> None:
+        self._send(msgpack.packb(message))

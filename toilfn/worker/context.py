@@ -1,0 +1,176 @@
+"""What a task can ask about itself while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toilfn.errors import ToilfnError
+from toilfn.events import TaskId
+from toilfn.worker.scratch import Deferred, OwnDirectory, Scratch
+
+if TYPE_CHECKING:
+    from toilfn.graph.promise import Promise
+
+__all__ = ["Context", "current", "spawn"]
+
+_context: ContextVar[Context] = ContextVar("toilfn_context")
+_entered: list[Context] = []
+
+
+class Context:
+    """The running attempt of a task.
+
+    Attributes
+    ----------
+    name : str
+        The task's name.
+    attempt : int
+        1 for the first attempt.
+    cores : float
+        Cores this task may use.
+    memory, disk : int
+        Bytes this task may use.
+    """
+
+    def __init__(
+        self,
+        id: TaskId,
+        name: str,
+        attempt: int,
+        limits: Mapping[str, Any],
+        scratch: Scratch,
+        own: OwnDirectory | None = None,
+    ) -> None:
+        self._id = id
+        self.name = name
+        self.attempt = attempt
+        self._limits = limits
+        self._scratch = scratch
+        self._own = own
+        self._temp_dir: Path | None = None
+        self._deferred: list[Deferred] = []
+        self._ending = "onError"
+        self.spawned: list[Promise] = []
+        self.cores: float = limits.get("cores", 1.0)
+        self.memory: int = limits.get("memory", 0)
+        self.disk: int = limits.get("disk", 0)
+
+    @property
+    def id(self) -> str:
+        """The task's identity, in hexadecimal."""
+        return self._id.hex()
+
+    @property
+    def accelerators(self) -> tuple[str, ...]:
+        """The numbers or names of this task's devices, as ``CUDA_VISIBLE_DEVICES`` has them."""
+        if not self._limits.get("accelerators"):
+            return ()
+        return tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+
+    @cached_property
+    def log(self) -> logging.Logger:
+        """A logger by the task's name; its messages become part of the attempt's log."""
+        return logging.getLogger(self.name)
+
+    @property
+    def temp_dir(self) -> Path:
+        """A directory of this attempt's own, where it starts; it is removed when the attempt ends."""
+        if self._temp_dir is None:
+            self._temp_dir = self._scratch.new_dir() if self._own is None else self._own.path
+        return self._temp_dir
+
+    @property
+    def has_temp_dir(self) -> bool:
+        """Whether anyone has used `temp_dir` yet."""
+        return self._temp_dir is not None or not (self._own is None or self._own.is_untouched())
+
+    def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> Deferred:
+        """Have a function called on this machine when the attempt has ended, however it ends.
+
+        Calls are made in the reverse order; what they raise is logged. When the worker is killed, another process
+        makes them: functions that cannot be pickled are then lost. One that is killed during such a call is
+        followed by another that makes it again.
+
+        Returns
+        -------
+        Deferred
+            Its method ``cancel()`` is for a call that is no longer needed.
+        """
+        deferred = self._scratch.defer(function, args, kwargs)
+        self._deferred.append(deferred)
+        return deferred
+
+    def spawn(self, promise: Promise) -> None:
+        """Add work that must be complete before anything that depends on this task starts.
+
+        Raises
+        ------
+        TypeError
+            If it is not a promise.
+        """
+        from toilfn.graph.promise import Promise
+        from toilfn.graph.task import as_promise
+
+        promise = as_promise(promise)
+        if not isinstance(promise, Promise):
+            raise TypeError(f"spawn needs the promise that calling a task gives, not {promise!r}")
+        self.spawned.append(promise)
+
+    def close(self) -> None:
+        """Make the deferred calls and remove the temporary directory, unless it is to be kept."""
+        while self._deferred:
+            self._deferred.pop().run()
+        if not self.has_temp_dir:
+            if self._own is not None:
+                self._scratch.take_back(self._own)
+            return
+        if self._own is not None:
+            self._own.close()
+        try:
+            self._end_temp_dir()
+        except OSError as error:
+            self.log.warning("the temporary directory %s stays: %s", self.temp_dir, error)
+
+    def _end_temp_dir(self) -> None:
+        if os.environ.get("TOILFN_CLEAN_WORK_DIR", "always") in ("always", self._ending):
+            self._scratch.remove_dir(self.temp_dir)
+        else:
+            kept = self._scratch.keep_dir(self.temp_dir, f"{self.name}-{self.id[:8]}-{self.attempt}")
+            self.log.warning("the temporary directory is kept: %s", kept)
+
+    def __enter__(self) -> Context:
+        self._token: Token[Context] = _context.set(self)
+        _entered.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._ending = "onSuccess" if kind is None else "onError"
+        _entered.remove(self)
+        _context.reset(self._token)
+
+
+def current() -> Context:
+    """Give the context of the task that is running.
+
+    Raises
+    ------
+    ToilfnError
+        If no task is running here.
+    """
+    context = _context.get(None)
+    if context is not None:
+        return context
+    if len(_entered) == 1:  # a thread that the task started has no context variables of its own
+        return _entered[0]
+    raise ToilfnError("no task is running here: current() and spawn() are for the body of a @task function")
+
+
+def spawn(promise: Promise) -> None:
+    """Add work to the running task: `Context.spawn` of `current`."""
+    current().spawn(promise)

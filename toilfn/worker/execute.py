@@ -1,0 +1,311 @@
+"""One attempt of one task: from its record to an outcome or a failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from bdb import BdbQuit
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from toilfn.clusters.local.slot import Doing, Slot
+from toilfn.errors import PermanentError, SerializationError, StoreError
+from toilfn.events import Cause, TaskId
+from toilfn.files.task_files import Session
+from toilfn.graph import options
+from toilfn.graph.record import Recorded, Running, record, store_payload
+from toilfn.graph.serialize import Main, dumps, load_function, loads, resolve
+from toilfn.model import records
+from toilfn.stdio import flush
+from toilfn.worker.context import Context
+from toilfn.worker.diskuse import DiskUse
+from toilfn.worker.payloads import BlobCache, Payloads
+from toilfn.worker.scratch import Scratch
+from toilfn.worker.services import NOBODY, Host, serve
+from toilfn.worker.surroundings import Surroundings
+from toilfn.worker.tracebacks import misplaced_file, one_line, user_traceback
+from toilfn.worker.unstorable import explained
+from toilfn.worker.usage import Meter
+
+if TYPE_CHECKING:
+    from toilfn.stores import Store
+
+__all__ = ["Attempt", "Executor", "Output"]
+
+T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
+
+_LARGE_LOG = 64 * 1024
+"""Logs with more bytes are kept in blobs."""
+
+
+class Attempt(NamedTuple):
+    """A task to be run, and how."""
+
+    task: records.Task
+    number: int
+    """1 for the first."""
+    limits: Mapping[str, Any]
+    """See `docs/architecture.md`, "Messages between leader and worker"."""
+
+
+class Output(Protocol):
+    """Where an attempt's log comes from."""
+
+    @property
+    def position(self) -> int:
+        """Where the next attempt's log starts."""
+
+    def take(self) -> bytes:
+        """Give what was written since the last time."""
+
+
+class _OnlyThisProcess:
+    """Ends other processes than its own where they leave a ``with`` block.
+
+    A task may fork, and the child may come back from the task's code, by an exception or by returning. It must not
+    answer for the task, nor clean up after it: both are for its parent.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if os.getpid() != self._pid:
+            status = 1
+            try:
+                status = _status_of(error)
+                flush()
+            finally:
+                os._exit(status)
+
+
+def _status_of(error: BaseException | None) -> int:
+    """Return the exit status that a process has after an exception, and show what it would show."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        return error.code if isinstance(error.code, int) else 0
+    with suppress(Exception):
+        traceback.print_exception(error)
+    return 1
+
+
+class Executor:
+    """Runs attempts, and keeps what the next one may need too.
+
+    Parameters
+    ----------
+    store : Store
+        Where functions, large values and files are.
+    output : Output
+        What the attempts print.
+    slot : Slot
+        Where to say what is being done.
+    surroundings : Surroundings
+        Directory and environment of the attempts.
+    fatal : type of exceptions, or several
+        What ends the attempt without a record when it is raised; everything else is the task's own failure.
+    blobs : BlobCache, optional
+        Reads the store's blobs, and may have some already.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        output: Output,
+        slot: Slot,
+        surroundings: Surroundings,
+        fatal: type[BaseException] | tuple[type[BaseException], ...],
+        blobs: BlobCache | None = None,
+    ) -> None:
+        self._store = store
+        self._output = output
+        self._slot = slot
+        self._surroundings = surroundings
+        self._fatal = fatal
+        self._scratch = Scratch()
+        self._records: dict[bytes, records.Function] = {}
+        self._recorded: set[bytes] = set()
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._mains: dict[bytes, Main] = {}
+        self._told_requests = 0
+        self._disk: DiskUse | None = None
+        self._only_this_process = _OnlyThisProcess()
+        self.blobs = blobs or BlobCache(store.get_blob)
+
+    def learn(self, functions: Iterable[records.Function], *, recorded: bool) -> None:
+        """Take note of functions that tasks will name by their digests, and whether the store has their records."""
+        for function in functions:
+            self._records.setdefault(function.digest, function)
+            if recorded:
+                self._recorded.add(function.digest)
+
+    def knows(self, task: records.Task) -> bool:
+        """Whether the task's function is one of those."""
+        return task.function in self._records
+
+    def options(self, task: records.Task) -> Mapping[str, Any]:
+        """Give what the task's call and its function's decorator say together."""
+        function = self._records[task.function].options
+        return options.merge(function, task.options) if task.options else function
+
+    def run(self, attempt: Attempt, payloads: Payloads, host: Host = NOBODY) -> records.Outcome | records.Failure:
+        """Make an attempt.
+
+        Parameters
+        ----------
+        attempt : Attempt
+            The task's function must be known.
+        payloads : Payloads
+            The values that the task needs.
+        host : Host
+            What the task needs if it is a service; by default it has no clients, and stops at once.
+        """
+        return self._surroundings.context().run(self._run, attempt, payloads, host)
+
+    def _run(self, attempt: Attempt, payloads: Payloads, host: Host) -> records.Outcome | records.Failure:
+        task = attempt.task
+        settings = self.options(task)
+        name = settings.get("name") or self._records[task.function].name
+        meter = Meter()
+        own = self._scratch.own_dir() if self._surroundings.has_own_directories else None
+        context = Context(task.id, name, attempt.number, attempt.limits, self._scratch, own)
+        self._disk = DiskUse(context)
+        files = Session(self._store, lambda: context.temp_dir)
+        self._announce(attempt, meter)
+        self._surroundings.enter(context.cores, settings.get("env") or {}, -1 if own is None else own.fd)
+        try:
+            with context, files, self._only_this_process:
+                value = self._call(task, payloads)
+                if options.SERVICE in settings:
+                    self._serve(value, task.id, host, settings[options.SERVICE])
+                    value = None
+                has_files = self._disk.measure()  # before they are moved into the store
+                result: Recorded | BaseException = self._record(value, context, files, task, has_files=has_files)
+        except self._fatal:
+            raise
+        except BaseException as error:  # whatever a task raises is its own failure, SystemExit too
+            result = error
+            self._disk.measure()
+        finally:
+            context.close()
+            self._surroundings.leave()
+        return self._end(attempt, result, files, meter)
+
+    def look(self) -> None:
+        """See what disk the attempt takes that runs, if there is one; another thread calls this now and then."""
+        disk = self._disk
+        if disk is not None:
+            disk.look()
+
+    def close(self) -> None:
+        """Remove what the attempts needed on this machine."""
+        self._scratch.close()
+
+    def _announce(self, attempt: Attempt, meter: Meter) -> None:
+        limits = attempt.limits
+        self._slot.write(
+            Doing(
+                attempt.task.id,
+                meter.start,
+                limits.get("memory") or 0,
+                limits.get("walltime") or 0.0,
+                self._output.position,
+                time.monotonic(),
+            )
+        )
+
+    def _call(self, task: records.Task, payloads: Payloads) -> Any:
+        function = self._function(task.function)
+        values = resolve(task.needs, payloads) if task.needs else {}
+        args, kwargs = loads(self.blobs.get(task.args), values)
+        self._surroundings.settle()
+        return function(*args, **kwargs)
+
+    def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
+        def announce(value: Any) -> None:
+            host.announce(id_, store_payload(dumps(value)[0], self._store, []))
+
+        serve(made, announce, host.wait, interval)
+
+    def _function(self, digest: bytes) -> Callable[..., Any]:
+        function = self._functions.get(digest)
+        if function is None:
+            function, self._mains[digest] = load_function(self.blobs.get(self._records[digest].payload))
+            self._functions[digest] = function
+        self._surroundings.be_main(self._mains[digest])
+        return function
+
+    def _record(self, value: Any, context: Context, files: Session, task: records.Task, *, has_files: bool) -> Recorded:
+        try:
+            if has_files or files.deleted:
+                value = files.adopt(value)
+            running = Running(self._records[task.function], self._functions[task.function])
+            return record(value, context.spawned, task, self._store, self._recorded.__contains__, running)
+        except SerializationError as error:
+            # The frames of recording and pickling tell the user nothing.
+            raise explained(error, value, context.name).with_traceback(None) from None
+
+    def _end(
+        self, attempt: Attempt, result: Recorded | BaseException, files: Session, meter: Meter
+    ) -> records.Outcome | records.Failure:
+        log = self._keep_log(_surely(self._output.take, b""))
+        stats = self._with_requests(_surely(meter.read, records.Stats(meter.start)))
+        if self._disk is not None and self._disk.peak:
+            stats = stats._replace(disk=self._disk.peak)
+        self._disk = None
+        self._slot.clear()
+        if isinstance(result, BaseException):
+            failure = _failure(attempt, result, log, stats)
+            hint = misplaced_file(result, self._surroundings.start) if self._surroundings.has_own_directories else ""
+            return failure._replace(message=f"{failure.message}; {hint}") if hint else failure
+        return records.Outcome(
+            attempt.task.id, attempt.number, result.value, result.refs, tuple(result.tasks), tuple(result.functions),
+            (*result.blobs, *files.made), tuple(files.deleted), log, stats, tuple(files.temporary),
+        )  # fmt: skip
+
+    def _with_requests(self, stats: records.Stats) -> records.Stats:
+        before, self._told_requests = self._told_requests, self._store.objects.requests
+        return stats._replace(requests=self._told_requests - before) if self._told_requests != before else stats
+
+    def _keep_log(self, log: bytes) -> bytes | records.BlobRef:
+        if len(log) <= _LARGE_LOG:
+            return log
+        try:
+            return self._store.put_blob(log)
+        except StoreError:
+            return log[-_LARGE_LOG:]
+
+
+def _failure(
+    attempt: Attempt, error: BaseException, log: bytes | records.BlobRef, stats: records.Stats
+) -> records.Failure:
+    if isinstance(error, BdbQuit):
+        error = PermanentError(
+            "the task starts a debugger, and a worker has no terminal for it: use cluster='inline', "
+            "or `toilfn debug` for this task alone"
+        )
+    cause = Cause.ERROR
+    if isinstance(error, MemoryError):
+        cause = Cause.MEMORY
+    elif isinstance(error, (SerializationError, PermanentError)):
+        cause = Cause.INPUT
+    said, trace = one_line(error), user_traceback(error)
+    return records.Failure(attempt.task.id, attempt.number, cause.value, said, trace, log, stats)
+
+
+def _surely(measure: Callable[[], T], default: T) -> T:
+    """Do what may fail in ways that nobody foresaw: a task's answer must not be lost for its log or its statistics."""
+    try:
+        return measure()
+    except Exception:
+        _logger.exception("what a task printed, or what it used, is not known")
+        return default

@@ -1,0 +1,109 @@
+"""Batches run in the leader's own process, for `toilfn.clusters.local.inline`."""
+
+from __future__ import annotations
+
+import threading
+from bdb import BdbQuit
+from collections.abc import Callable, Mapping
+
+from toilfn.clusters.local.slot import Slot
+from toilfn.stores import Store, open_store
+from toilfn.worker.answers import Answers
+from toilfn.worker.batch import Batch
+from toilfn.worker.capture import NoCapture
+from toilfn.worker.execute import Executor
+from toilfn.worker.main import unpack, work
+from toilfn.worker.scratch import CODE_VARIABLE
+from toilfn.worker.surroundings import Surroundings, put_back, replace_variables
+
+__all__ = ["InProcess", "InThread", "executor_here"]
+
+
+class InProcess:
+    """Runs batches when it is called. What tasks print is not captured, so that a debugger can talk.
+
+    Parameters
+    ----------
+    store : str
+        The store's URL.
+    environment : mapping
+        Variables that workers would get; this process has them until `close`.
+    """
+
+    def __init__(self, store: str, environment: Mapping[str, str]) -> None:
+        self._store = store
+        # The user's modules are here already.
+        self._replaced = replace_variables({k: v for k, v in environment.items() if k != CODE_VARIABLE})
+        self._executor = executor_here(open_store(store, create=False))
+
+    def __call__(self, message: bytes) -> list[bytes]:
+        """Run a batch; gives what a worker would have answered."""
+        said: list[bytes] = []
+        _, *rest = unpack(message)
+        answers = Answers(said.append)
+        work(Batch(self._executor, *rest), self._executor, answers)
+        answers.done()
+        return said
+
+    def serve(self, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]) -> InThread:
+        """Run a batch that is a service in a thread of its own."""
+        return InThread(executor_here(open_store(self._store, create=False), is_shared=True), message, say, ended)
+
+    def close(self) -> None:
+        """Remove temporary directories, and put the environment back."""
+        self._executor.close()
+        put_back(self._replaced)
+
+
+class InThread:
+    """A service in a thread.
+
+    Parameters
+    ----------
+    executor : Executor
+        Its own.
+    message : bytes
+        The batch.
+    say, ended : callable
+        Told what a worker would have answered, and the end; both in the thread.
+    """
+
+    def __init__(
+        self, executor: Executor, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]
+    ) -> None:
+        _, *rest = unpack(message)
+        self._executor = executor
+        self._batch = Batch(executor, *rest)
+        self._answers = Answers(say)
+        self._ended = ended
+        self._thread = threading.Thread(target=self._run, name="toilfn-service", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            work(self._batch, self._executor, self._answers)
+            self._answers.flush()
+        finally:
+            self._executor.close()
+            self._ended()
+
+    def stop(self) -> None:
+        """Have the service stop."""
+        self._batch.stop.set()
+
+    def join(self, patience: float) -> None:
+        """Wait for its end, at most so many seconds."""
+        self._thread.join(patience)
+
+
+def executor_here(store: Store, *, is_shared: bool = False) -> Executor:
+    """Make an executor for this process, whose output and threads are the user's own.
+
+    Parameters
+    ----------
+    store : Store
+    is_shared : bool
+        Whether it is for a thread beside others that run tasks.
+    """
+    surroundings = Surroundings(limit_threads=False, is_shared=is_shared)
+    return Executor(store, NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))

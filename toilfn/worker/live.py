@@ -1,0 +1,90 @@
+"""What a running task prints, for those who want it before the task has ended."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import msgpack
+
+from toilfn.clusters.local.slot import Doing, Slot
+from toilfn.errors import StoreError
+from toilfn.events import TaskId
+from toilfn.stores import Store, is_local
+from toilfn.worker.capture import Capture
+
+__all__ = ["Live", "Tail", "follow_flag", "live_prefix"]
+
+_LOOK, _FAR_LOOK = 1.0, 5.0
+"""Seconds between two looks at whether somebody follows, in a store on this machine and in another one."""
+
+
+class Tail:
+    """Gives the lines that the running attempt has printed since the last time.
+
+    Parameters
+    ----------
+    slot : Slot
+        Says what runs.
+    output : Capture
+    """
+
+    def __init__(self, slot: Slot, output: Capture) -> None:
+        self._slot = slot
+        self._output = output
+        self._attempt: tuple[TaskId, float] | None = None
+        self._given = 0
+
+    def lines(self, doing: Doing) -> bytes:
+        """Give the new lines of an attempt; nothing if it has ended meanwhile."""
+        if self._attempt != (doing.task, doing.start):
+            self._attempt, self._given = (doing.task, doing.start), 0
+        lines = self._output.peek(doing.log + self._given)
+        if self._slot.read() != doing:
+            return b""
+        self._given += len(lines)
+        return lines
+
+
+class Live:
+    """Puts what a running task prints into the store, while somebody follows that task.
+
+    Parameters
+    ----------
+    store : Store
+    tail : Tail
+    """
+
+    def __init__(self, store: Store, tail: Tail) -> None:
+        self._store = store
+        self._tail = tail
+        self._period = _LOOK if is_local(store.url) else _FAR_LOOK
+        self._looked = 0.0
+        self._name = ""
+        self._count = 0
+
+    def show(self, doing: Doing) -> None:
+        """Put up what is new, if it is wanted. What the store does not take is left to the task's log."""
+        if time.monotonic() - self._looked < self._period:
+            return
+        self._looked = time.monotonic()
+        with suppress(StoreError):
+            if self._store.has_flag(follow_flag(doing.task)) and (lines := self._tail.lines(doing)):
+                self._put(doing, lines)
+
+    def _put(self, doing: Doing, lines: bytes) -> None:
+        name = f"{live_prefix(doing.task)}{doing.start * 1000:.0f}"
+        if name != self._name:
+            self._name, self._count = name, 0
+        self._store.put_answers(name, self._count, msgpack.packb(("log", doing.task, lines)))
+        self._count += 1
+
+
+def follow_flag(task: TaskId) -> str:
+    """Give the name of the store's flag that asks for what a task prints while it runs."""
+    return f"follow-{task.hex()}"
+
+
+def live_prefix(task: TaskId) -> str:
+    """Give what the names begin with under which a task's attempts put up what they print."""
+    return f"live-{task.hex()}-"

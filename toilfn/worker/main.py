@@ -1,0 +1,384 @@
+"""The process that runs tasks: ``python -m toilfn.worker``.
+
+``STORE BATCH`` runs one batch whose message is in the store. ``--fd WIRE LIFE SLOT`` is a warm worker of a
+local cluster, which takes batch after batch. ``--sweep`` cleans up after workers of this machine that died.
+
+The main thread runs tasks, since signals and many libraries want that; a second one sends what they have
+answered meanwhile, and in a warm worker listens to the leader.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import logging
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NoReturn
+
+import msgpack
+
+from toilfn.clusters.common.exits import NOT_MINE
+from toilfn.clusters.local.output import LOG_LIMIT
+from toilfn.clusters.local.slot import Slot
+from toilfn.clusters.local.wire import Wire
+from toilfn.errors import StoreError, ToilfnError
+from toilfn.graph.serialize import Main
+from toilfn.model.records import encode
+from toilfn.stdio import flush, open_closed_descriptors, report
+from toilfn.stores import Store, is_local, open_store
+from toilfn.worker.answers import Answers
+from toilfn.worker.batch import Batch
+from toilfn.worker.capture import Capture, start_logging, start_streams
+from toilfn.worker.execute import Executor
+from toilfn.worker.live import Live, Tail
+from toilfn.worker.passed import adopt_environment, check_versions, read_ref
+from toilfn.worker.payloads import BlobCache
+from toilfn.worker.scratch import CODE_VARIABLE, base_dir, sweep
+from toilfn.worker.services import Host, StoreWish
+from toilfn.worker.surroundings import Surroundings
+
+__all__ = ["main", "start", "work"]
+
+_logger = logging.getLogger(__name__)
+
+_PERIOD = 0.02
+"""How long records wait, and how long a task runs before it is told, in seconds."""
+
+_STORE_PERIOD = 5.0
+"""The same where each message is an object in the store."""
+
+
+class Terminated(BaseException):
+    """The process was asked to end: deferred calls are made and temporary directories removed on the way out."""
+
+
+def work(
+    batch: Batch, executor: Executor, answers: Answers, wait_for_stop: Callable[[float], bool] | None = None
+) -> None:
+    """Run the tasks of a batch; a service stops when `Batch.stop` is set, or when `wait_for_stop` says so."""
+    host = Host(answers.started, wait_for_stop or batch.stop.wait)
+    while (attempt := batch.next()) is not None:
+        result = executor.run(attempt, batch.payloads, host)
+        answers.add(encode(result), batch.ended(attempt, result))
+    if batch.refused:
+        answers.returned(batch.take_refused)
+
+
+class Reporter:
+    """Sends what waits, and tells which task takes long.
+
+    Parameters
+    ----------
+    slot : Slot
+        Says which task runs.
+    answers : Answers
+    period : float
+        Seconds that are long.
+    tail : Tail, optional
+        What the tasks print, if the leader is to be told while they run.
+    live : Live, optional
+        The same for those who ask for it in the store.
+    look : callable
+        Called now and then while a task runs that takes long.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        answers: Answers,
+        period: float,
+        tail: Tail | None = None,
+        live: Live | None = None,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._slot = slot
+        self._answers = answers
+        self._period = period
+        self._tail = tail
+        self._live = live
+        self._look = look
+        self._told = (b"", 0.0)
+
+    def report(self) -> None:
+        self._answers.flush()
+        doing = self._slot.read()
+        if doing is None or time.monotonic() - doing.began <= self._period:
+            return
+        if self._told != doing[:2]:
+            self._told = doing[:2]
+            self._answers.running(doing.task, doing.start)
+        if self._tail is not None:
+            self._answers.log(doing.task, partial(self._tail.lines, doing))
+        if self._live is not None:
+            self._live.show(doing)
+        self._look()
+
+    def run(self) -> NoReturn:
+        """Report now and then. What the store does not take now it may take the next time, or at the end."""
+        while True:
+            time.sleep(self._period)
+            try:
+                self.report()
+            except StoreError:
+                pass
+            except Exception:
+                _logger.exception("the leader cannot be told what the task does")
+
+
+class WarmWorker:
+    """Runs the batches that come over a wire.
+
+    Parameters
+    ----------
+    wire : Wire
+        To the leader.
+    slot : Slot
+        Where the cluster sees what is being done.
+    executor : Executor
+    tail, live
+        See `Reporter`.
+    """
+
+    def __init__(self, wire: Wire, slot: Slot, executor: Executor, tail: Tail | None, live: Live) -> None:
+        self._wire = wire
+        self._executor = executor
+        self._answers = Answers(wire.send)
+        self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live, executor.look)
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._batch: Batch | None = None
+        self._poller = select.poll()
+        self._poller.register(wire, select.POLLIN)
+
+    def run(self) -> None:
+        """Work until the leader closes the wire."""
+        threading.Thread(target=self._listen_or_die, name="toilfn-listener", daemon=True).start()
+        self._wire.send(msgpack.packb(("ready",)))
+        while (batch := self._batches.get()) is not None:
+            work(batch, self._executor, self._answers)
+            self._batch = None  # before the leader hears it, and gives us the next one
+            self._answers.done()
+
+    def _listen(self) -> None:
+        with suppress(OSError):  # the leader is gone
+            while self._hear():
+                self._reporter.report()
+        if self._batch is not None:
+            _kill_group()
+        self._batches.put(None)
+
+    def _listen_or_die(self) -> None:
+        """Listen, and end the process if that fails: nobody could reach it any more, and it would wait for ever."""
+        try:
+            self._listen()
+        except BaseException:
+            _crash()
+
+    def _hear(self) -> bool:
+        """Take what the leader says; False when it is gone."""
+        if not self._poller.poll(None if self._batch is None else _PERIOD * 1000):
+            return True
+        messages = self._wire.receive()
+        for message in messages or ():
+            self._obey(message)
+        return messages is not None
+
+    def _obey(self, message: bytes) -> None:
+        kind, *rest = unpack(message)
+        if kind == "run":
+            self._batch = Batch(self._executor, *rest)
+            self._batches.put(self._batch)
+        elif kind == "recall":
+            batch = self._batch
+            self._answers.returned(list if batch is None else batch.recall)
+        elif kind == "stop" and self._batch is not None:
+            self._batch.stop.set()
+
+
+def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
+    """Be a warm worker of a local cluster until it closes the wire."""
+    for fd in (wire_fd, life_fd, slot_fd):
+        os.set_inheritable(fd, False)
+    _die_with(life_fd)
+    wire, slot = Wire(socket.socket(fileno=wire_fd)), Slot(slot_fd)
+    store, path = _greeting(wire)
+    sys.path[:] = path
+    faulthandler.enable()
+    output = Capture(1, _log_limit())
+    opened = open_store(store, create=False)
+    executor = _executor(opened, slot, output, BlobCache(opened.get_blob))
+    try:
+        WarmWorker(wire, slot, executor, _stream(slot, output), Live(opened, Tail(slot, output))).run()
+    finally:
+        executor.close()
+
+
+def serve_batch(url: str, name: str) -> None:
+    """Run the batch of this name in the store at this URL, and put the answers there."""
+    check_versions()  # before anything is loaded that may need the leader's
+    store, slot = open_store(url, create=False), Slot()
+    packed, along = store.get_batch(name)
+    _, *message = unpack(packed)
+    if is_local(url) and store.get_answers(name):  # elsewhere that costs, and the first answer is refused
+        raise _AnsweredError(name)
+    blobs = BlobCache(store.get_blob)
+    for ref, data in along.items():
+        blobs.put(ref, data)
+    faulthandler.enable(os.dup(2))
+    output = Capture.take_over(_log_limit())
+    executor = _executor(store, slot, output, blobs)
+    answers = Answers(_Mailbox(store, name).send)
+    live = Live(store, Tail(slot, output))
+    reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), live, executor.look)
+    threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
+    try:
+        work(Batch(executor, *message), executor, answers, StoreWish(store, name).wait)
+        answers.finish()
+    finally:
+        executor.close()
+        output.give_back()
+
+
+def _stream(slot: Slot, output: Capture) -> Tail | None:
+    """Give what the leader is told of tasks' output while they run; None if it does not want that."""
+    return Tail(slot, output) if os.environ.get("TOILFN_STREAM_LOGS") else None
+
+
+class _Mailbox:
+    def __init__(self, store: Store, batch: str) -> None:
+        self._store = store
+        self._batch = batch
+        self._count = 0
+
+    def send(self, message: bytes) -> None:
+        if not self._store.put_answers(self._batch, self._count, message):
+            raise _AnsweredError(self._batch)
+        self._count += 1
+
+
+class _AnsweredError(ToilfnError):
+    """Another worker runs, or ran, the same batch: some systems start the job of a lost node again by themselves."""
+
+    def __init__(self, batch: str) -> None:
+        super().__init__(f"another worker has answered for batch {batch}: this one stops")
+
+
+def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache) -> Executor:
+    start_streams()
+    start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
+    signal.signal(signal.SIGTERM, _terminate)
+    os.register_at_fork(after_in_child=_forget_terminate)
+    os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
+    adopt_environment(blobs.get)
+    sweep()
+    _install_code(blobs)
+    return Executor(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
+
+
+def _install_code(blobs: BlobCache) -> None:
+    """Unpack the user's own modules, where the leader's are not ours."""
+    reference = os.environ.pop(CODE_VARIABLE, None)
+    if reference is not None:
+        from toilfn.graph.code import install
+
+        install(blobs.get(read_ref(reference)), base_dir() / "code")
+
+
+def _greeting(wire: Wire) -> tuple[str, list[str]]:
+    """Read the first message: the store's URL, and where modules are found."""
+    messages: list[bytes] | None = []
+    while messages == []:
+        messages = wire.receive()
+    if messages is None:
+        os._exit(0)
+    _, store, path = unpack(messages[0])
+    return store, list(path)
+
+
+def _die_with(life_fd: int) -> None:
+    """Have the system kill this process and all it started when the other end of a pipe closes.
+
+    That works even when the leader was killed, and while a task holds Python's lock.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(life_fd, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(life_fd, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(life_fd, fcntl.F_SETFL, fcntl.fcntl(life_fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _kill_group() -> NoReturn:
+    os.killpg(0, signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
+def _forget_terminate() -> None:
+    """Let a process that a task forks die of a signal as any other does."""
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _crash() -> NoReturn:
+    """End at once by a fault of the worker's own, without waiting for functions and threads that tasks have left."""
+    try:
+        traceback.print_exc()
+        flush()
+    finally:
+        os._exit(1)
+
+
+def _log_limit() -> int:
+    return int(os.environ.get("TOILFN_LOG_LIMIT", LOG_LIMIT))
+
+
+def unpack(message: bytes) -> Any:
+    """Read a message of the leader."""
+    return msgpack.unpackb(message, use_list=False, strict_map_key=False, unicode_errors="surrogateescape")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; gives the exit status."""
+    # Classes of the user's script are found in the main module: it must not be this one.
+    sys.modules["__main__"] = Main()
+    try:
+        match list(arguments):
+            case ["--fd", wire, life, slot]:
+                serve(int(wire), int(life), int(slot))
+            case ["--sweep"]:
+                sweep()
+            case [store, batch]:
+                serve_batch(store, batch)
+            case _:
+                report("usage: python -m toilfn.worker STORE BATCH")
+                return 2
+    except Terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)  # so that everybody sees what it died of
+    except ToilfnError as error:
+        report(f"toilfn.worker: {error}")
+        return NOT_MINE if isinstance(error, _AnsweredError) else 1
+    return 0
+
+
+def start() -> NoReturn:
+    """Be the process of a worker, whatever threads and `atexit` functions its tasks leave behind."""
+    try:
+        open_closed_descriptors()
+        status = main(sys.argv[1:])
+        flush()
+    except BaseException:
+        _crash()
+    os._exit(status)

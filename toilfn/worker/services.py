@@ -1,0 +1,116 @@
+"""Running a service: from its start over its checks to its end, wherever the wish to stop comes from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from toilfn.errors import InputError, StoreError
+from toilfn.events import TaskId
+from toilfn.graph.service import Service
+from toilfn.model.records import BlobRef
+from toilfn.stores import Store
+from toilfn.stores.lease import Watch
+
+__all__ = ["NOBODY", "Host", "StoreWish", "serve", "stop_flag"]
+
+_END = object()
+
+
+class Host(NamedTuple):
+    """What a service needs of its worker."""
+
+    announce: Callable[[TaskId, bytes | BlobRef], None]
+    """Tells the leader the service's value, pickled."""
+    wait: Callable[[float], bool]
+    """Waits so many seconds; True, and at once, when the service is to stop."""
+
+
+NOBODY = Host(lambda *_: None, lambda _: True)
+"""The host of a service without clients."""
+
+
+class _Generator(Service[Any]):
+    """A generator as a service."""
+
+    def __init__(self, steps: Iterator[Any]) -> None:
+        self._steps = steps
+
+    def start(self) -> Any:
+        value = next(self._steps, _END)
+        if value is _END:
+            raise InputError("the service ended without a yield: it yields what its clients need")
+        return value
+
+    def stop(self) -> None:
+        if next(self._steps, _END) is not _END:
+            raise InputError("the service yields a second time: what follows its one yield is its clean-up")
+
+
+def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bool], interval: float) -> None:
+    """Run a service until it is to stop.
+
+    Parameters
+    ----------
+    made : generator or Service
+        What the service's call gave.
+    announce : callable
+        Told what the service tells its clients.
+    wait : callable
+        See `Host`.
+    interval : float
+        Seconds between two checks.
+
+    Raises
+    ------
+    Exception
+        What a check has raised: the service has failed.
+    """
+    service = made if isinstance(made, Service) else _Generator(made)
+    value = service.start()
+    try:
+        announce(value)
+        is_running = True
+        while not wait(interval):
+            is_running = is_running and service.check() is not False
+    finally:
+        service.stop()
+
+
+def stop_flag(batch: str) -> str:
+    """Give the name of the store's flag that tells a batch's service to stop."""
+    return f"stop-{batch}"
+
+
+class StoreWish:
+    """The wish to stop, from the store: for workers that their leader cannot talk to.
+
+    A service also stops when its leader is dead or another one has taken over: that starts its own.
+    """
+
+    def __init__(self, store: Store, batch: str) -> None:
+        self._store = store
+        self._flag = stop_flag(batch)
+        self._watch = Watch(store)
+        self._epoch: int | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Look now, and if there is no wish after so many seconds."""
+        if self._is_wished():
+            return True
+        time.sleep(seconds)
+        return self._is_wished()
+
+    def _is_wished(self) -> bool:
+        with suppress(StoreError):  # what cannot be seen now may be seen the next time
+            return self._store.has_flag(self._flag) or self._store.has_flag("kill") or self._is_orphan()
+        return False
+
+    def _is_orphan(self) -> bool:
+        leader = self._watch.look()
+        if leader is None:
+            return True
+        self._epoch = self._epoch or leader.epoch
+        return leader.epoch != self._epoch

@@ -1,0 +1,130 @@
+"""What an attempt takes: time, processor time, memory, bytes read and written."""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+
+from toilfn.model.records import Stats
+
+__all__ = ["Meter", "add_outside"]
+
+_LONG = 0.02
+"""Attempts that took less than this many seconds are not asked for their memory and input: that costs as much."""
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Meter:
+    """Measures from when it is made."""
+
+    __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_start")
+
+    def __init__(self) -> None:
+        self._start = time.time()
+        self._clock = time.perf_counter()
+        self._cpu = time.process_time()
+        self._children = _children_cpu()
+        self._io = _io_counters()
+        self._outside = _outside.cpu
+        _outside.peak = 0
+
+    @property
+    def start(self) -> float:
+        """Seconds since the epoch."""
+        return self._start
+
+    def read(self) -> Stats:
+        """Say what was used until now, by this process and by those it started that have ended."""
+        wall = time.perf_counter() - self._clock
+        children = _children_cpu() - self._children
+        cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
+        if wall <= _LONG:
+            return Stats(self._start, wall, cpu, 0, _host(), os.getpid())
+        memory = max(_peak(with_children=children > 0), _outside.peak)
+        read, written = _io_since(self._io)
+        return Stats(self._start, wall, cpu, memory, _host(), os.getpid(), read, written)
+
+
+class _Outside:
+    """What was done for this process by others than its children, such as containers: counted like children."""
+
+    cpu = 0.0
+    peak = 0
+
+
+_outside = _Outside()
+
+
+def add_outside(cpu: float, memory: int) -> None:
+    """Count what something has taken that this process has not started itself.
+
+    Parameters
+    ----------
+    cpu : float
+        Seconds.
+    memory : int
+        Peak bytes.
+    """
+    _outside.cpu += cpu
+    _outside.peak = max(_outside.peak, memory)
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _peak(*, with_children: bool) -> int:
+    """Give the highest resident size since it was last asked for, where the system can tell since when."""
+    own = _own_peak()
+    if not with_children:
+        return own
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _RSS_UNIT)
+
+
+def _own_peak() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_text("5")  # starts the next peak from the present size
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def _io_counters() -> bytes:
+    """Give what the system counts of this process's input and output, children that have ended included."""
+    fd = _io_file()
+    return os.pread(fd, 256, 0) if fd >= 0 else b""
+
+
+def _io_since(before: bytes) -> tuple[int, int]:
+    """Give the bytes read and written since then; zeros where nothing is counted."""
+    if not before:
+        return 0, 0
+    (read, written), (read_before, written_before) = map(_read_io, (_io_counters(), before))
+    return max(0, read - read_before - len(before)), written - written_before  # reading the counters is counted, too
+
+
+def _read_io(counters: bytes) -> tuple[int, int]:
+    read, written, *_ = counters.splitlines()
+    return int(read.partition(b" ")[2]), int(written.partition(b" ")[2])
+
+
+@functools.cache
+def _io_file() -> int:
+    try:
+        return os.open("/proc/self/io", os.O_RDONLY)
+    except OSError:
+        return -1
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()
