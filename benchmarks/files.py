@@ -26,7 +26,7 @@ def make(megabytes: int) -> toil.File:
 
 @toil.task
 def read(file: toil.File, number: int) -> tuple[int, float]:
-    """Give the number of the copy that was used, and how long it took to get it."""
+    """Return the number of the copy that was used, and how long it took to get it."""
     began = time.perf_counter()
     return file.path().stat().st_ino, time.perf_counter() - began
 

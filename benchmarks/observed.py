@@ -64,20 +64,20 @@ def count(values: list[int]) -> int:
 
 
 def seconds(tasks: int) -> float:
-    """Give the processor time of a run of so many tasks."""
+    """Return the processor time of a run of so many tasks."""
     start = used()
     assert toil.compute(count(nothing.map(range(tasks))), workers=2, progress=False, clean="always") == tasks
     return used() - start
 
 
 def used() -> float:
-    """Give the processor time of this process and of those it started that have ended."""
+    """Return the processor time of this process and of those it started that have ended."""
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def each(tasks: int) -> float:
-    """Give the processor time for each of so many tasks, without the start of the workers."""
+    """Return the processor time for each of so many tasks, without the start of the workers."""
     return (seconds(tasks) - seconds(1)) / tasks
 
 

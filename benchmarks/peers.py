@@ -47,7 +47,7 @@ def expected(shape: str, size: int) -> int:
 
 
 def build(shape: str, size: int, inc: Callable[..., Any], add: Callable[..., Any], total: Callable[..., Any]) -> Any:
-    """Make a lazy graph; engines without one resolve futures that are passed as arguments."""
+    """Build a lazy graph; engines without one resolve futures that are passed as arguments."""
     if shape == "flat":
         return total([inc(i) for i in range(size)])
     if shape == "chain":

@@ -53,7 +53,7 @@ class Wanted(Protocol):
 
 
 def make_cluster(wanted: Wanted) -> Cluster:
-    """Make the cluster that settings name.
+    """Build the cluster that settings name.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ class Notes:
         self._notes: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes:
-        """Give a note; empty if there is none."""
+        """Return a note; empty if there is none."""
         return self._notes.get(name, b"")
 
     def write(self, name: str, data: bytes) -> None:
@@ -264,7 +264,7 @@ class Cluster(ABC):
     what a submission takes."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Make a cluster, and keep what it is made with."""
+        """Build a cluster, and keep what it is made with."""
         made = super().__new__(cls)
         made.made_with = (args, settings)
         return made
@@ -281,7 +281,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def capacity(self) -> Capacity:
-        """Say what can run at one time."""
+        """Return what can run at one time."""
 
     @abstractmethod
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -314,7 +314,7 @@ class Cluster(ABC):
         return {}
 
     def address(self) -> dict[str, Any] | None:
-        """Give the arguments with which another process makes a cluster that finds this one's jobs with `list`.
+        """Return the arguments with which another process makes a cluster that finds this one's jobs with `list`.
 
         Plain values that are kept in the store: no secrets, and nothing that only matters for new jobs. None if
         all jobs end with this process.
@@ -322,7 +322,7 @@ class Cluster(ABC):
         return None if self.capabilities.direct else {}
 
     def has_other_machines(self) -> bool | None:
-        """Say whether jobs that need a shared folder may run on other machines; None where that is not known."""
+        """Return whether jobs that need a shared folder may run on other machines; None where that is not known."""
         return False
 
     def recall(self, job: JobId) -> None:
@@ -332,4 +332,4 @@ class Cluster(ABC):
         """For a direct cluster: send one more message to a job's worker, if that still runs."""
 
     def wake(self) -> None:
-        """Make a `poll` that waits in another thread return now."""
+        """Build a `poll` that waits in another thread return now."""

@@ -71,12 +71,12 @@ class ParasolCluster(CommandCluster):
             raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}; set log_directory")
 
     def directives(self, submission: Submission) -> list[str]:
-        """Give parasol's options for a shape."""
+        """Return parasol's options for a shape."""
         resources = submission.resources
         return [f"-cpu={math.ceil(resources.cores)}", f"-ram={max(1, resources.memory)}"]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give parasol's command line: the script is the job's command, so that lists show its name."""
+        """Return parasol's command line: the script is the job's command, so that lists show its name."""
         options = self.directives(submission)
         shape = hashlib.blake2b(" ".join(options).encode(), digest_size=4).hexdigest()
         results = self.log_directory / f"shape-{shape}.results"
@@ -90,7 +90,7 @@ class ParasolCluster(CommandCluster):
         return [self._command, "-verbose", *options, *where, *self.submit_args(), "add", "job", str(script)]
 
     def element(self, base: str, number: int) -> JobId:
-        """Give the id: there are no arrays."""
+        """Return the id: there are no arrays."""
         return JobId(base)
 
     def split(self, job: JobId) -> tuple[str, int | None]:

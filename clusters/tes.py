@@ -269,7 +269,7 @@ class TESCluster(PolledCluster[LiveJob]):
 
 
 def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
-    """Say why a task ended badly, from its logs (tesTaskLog, tesExecutorLog)."""
+    """Return why a task ended badly, from its logs (tesTaskLog, tesExecutorLog)."""
     log = (task.get("logs") or [{}])[-1]
     executor = (log.get("logs") or [{}])[-1]
     said = "\n".join(log.get("system_logs") or ())

@@ -61,19 +61,19 @@ class ClusterContract:
 
     @pytest.fixture
     def make_cluster(self) -> MakeCluster:
-        """Give what makes a cluster."""
+        """Return what makes a cluster."""
         raise NotImplementedError("define the fixture make_cluster")
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        """Give a folder whose name needs quoting; it is the store."""
+        """Return a folder whose name needs quoting; it is the store."""
         folder = tmp_path / "it's a $HOME; `x` % store"
         folder.mkdir()
         return folder
 
     @pytest.fixture
     def new_cluster(self, make_cluster: MakeCluster, folder: Path, tmp_path: Path) -> Iterator[Callable[[], Cluster]]:
-        """Give what makes a cluster whose jobs run the tests' command; all of them are closed at the end."""
+        """Return what makes a cluster whose jobs run the tests' command; all of them are closed at the end."""
         worker = tmp_path / "worker.sh"
         worker.write_text(_WORKER.replace("PYTHON", sys.executable))
         settings = {**self.settings, "worker_command": ("sh", str(worker))}
@@ -82,12 +82,12 @@ class ClusterContract:
 
     @pytest.fixture
     def session(self, folder: Path) -> Session:
-        """Give a session with a workflow that nobody else has."""
+        """Return a session with a workflow that nobody else has."""
         return Session(str(folder), f"contract-{uuid4().hex[:8]}", {"TOILFN_CONTRACT": 'it\'s "$HOME" `x`\\'})
 
     @pytest.fixture
     def cluster(self, new_cluster: Callable[[], Cluster], session: Session) -> Cluster:
-        """Give an open cluster."""
+        """Return an open cluster."""
         cluster = new_cluster()
         cluster.open(session)
         return cluster

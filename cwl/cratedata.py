@@ -41,7 +41,7 @@ class Data:
         self._known: dict[Any, Entity] = {}
 
     def of(self, values: Mapping[str, Any], parameters: Mapping[str, Entity], owner: str) -> list[Entity]:
-        """Give the entities of values by name, as examples of their parameters where those are known.
+        """Return the entities of values by name, as examples of their parameters where those are known.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ class Data:
         return self._crate.add_file(path, place, properties=properties)
 
     def _local(self, found: Mapping[str, Any]) -> Path | None:
-        """Give a local file with the content; None for what is elsewhere."""
+        """Return a local file with the content; None for what is elsewhere."""
         location, new = found.get("location"), self._temporary / str(len(self._known))
         if isinstance(location, File):
             self._store.fetch_blob(location.ref, new)
@@ -115,7 +115,7 @@ class Data:
 
 
 def _is_there(found: Mapping[str, Any]) -> bool:
-    """Whether an object's content can be told; between steps directories cannot, nor what delivery has moved."""
+    """Return whether an object's content can be told; between steps directories cannot, nor what delivery has moved."""
     location = found.get("location")
     if found["class"] == "File" and (isinstance(location, File) or "contents" in found):
         return True

@@ -56,7 +56,7 @@ class Document:
     reuse: bool
 
     def at(self, path: Path) -> Process:
-        """Give the process that the steps of a path lead to."""
+        """Return the process that the steps of a path lead to."""
         found = self.process
         for name in path:
             found = step_of(found, name).embedded_tool
@@ -101,16 +101,16 @@ class Part:
         return self.document.nonces[(*self.path, self.step) if self.step else self.path]
 
     def step_process(self) -> WorkflowStep:
-        """Give the step that it names."""
+        """Return the step that it names."""
         return step_of(self.process, self.step)
 
     def at_step(self, step: WorkflowStep) -> Part:
-        """Give the part that is a step of this one."""
+        """Return the part that is a step of this one."""
         path = (*self.path, shortname(step.id))
         return replace(self, step=path[-1], digest=self.document.digests[path])
 
     def inside(self) -> Part:
-        """Give the process that the step runs."""
+        """Return the process that the step runs."""
         path = (*self.path, self.step)
         return replace(self, path=path, step="", digest=self.document.digests[path])
 
@@ -155,7 +155,7 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
 
 
 def in_store(part: Part) -> Part:
-    """Give the same part of a bundle that is a file of the store, so that many tasks can share it."""
+    """Return the same part of a bundle that is a file of the store, so that many tasks can share it."""
     if isinstance(part.bundle, File):
         return part
     with open_write("documents") as stream:
@@ -189,7 +189,7 @@ def _walk(process: Process, path: Path) -> Iterator[tuple[Path, Process]]:
 
 
 def updates_in_place(process: Process) -> bool:
-    """Whether anything in a process changes files that others see (CWL v1.2, InplaceUpdateRequirement)."""
+    """Return whether anything in a process changes files that others see (CWL v1.2, InplaceUpdateRequirement)."""
     wishes = [one.get_requirement("InplaceUpdateRequirement")[0] for _, one in _walk(process, ())]
     return any(wish is not None and wish["inplaceUpdate"] for wish in wishes)
 
@@ -212,7 +212,7 @@ def refuse_unsupported(process: Process) -> None:
 
 
 def _may_reuse(process: Process) -> bool:
-    """Whether nothing in a process forbids it; an expression might (`toilfn.cwl.reuse`)."""
+    """Return whether nothing in a process forbids it; an expression might (`toilfn.cwl.reuse`)."""
     inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
     wishes = [one.get_requirement("WorkReuse")[0] for _, one in _walk(inner, ())]
     return all(wish is None or wish.get("enableReuse", True) is True for wish in wishes)

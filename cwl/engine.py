@@ -60,7 +60,7 @@ class Engine:
         return tuple(str(self.options[name]) for name in _RESULTS)
 
     def context(self, directory: Path) -> RuntimeContext:
-        """Give the context for running a tool with all its temporary files below a directory."""
+        """Return the context for running a tool with all its temporary files below a directory."""
         context = RuntimeContext(dict(self.options))
         context.basedir = str(directory)
         context.tmpdir_prefix = f"{directory}{os.sep}tmp-"

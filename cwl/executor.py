@@ -67,7 +67,7 @@ class Executor:
 
     @contextmanager
     def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
-        """Give the settings of the run; on this machine, with workers that have what cwltool has loaded."""
+        """Return the settings of the run; on this machine, with workers that have what cwltool has loaded."""
         quiet = {"progress": False} if self._options.quiet else {}
         own = implied_settings(self._options) | from_options(self._options)
         settings = {"workflow": process.tool["id"], **quiet, **own}
@@ -88,7 +88,7 @@ class Executor:
 
 @contextmanager
 def _shared(context: RuntimeContext) -> Iterator[str]:
-    """Make a directory for what stays out of the store; it stays when the run fails, since a resume needs it."""
+    """Build a directory for what stays out of the store; it stays when the run fails, since a resume needs it."""
     directory = context.create_outdir()
     yield directory
     shutil.rmtree(directory, ignore_errors=True)

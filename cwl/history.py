@@ -63,7 +63,7 @@ def tool_runs(store: Store, process: Process, view: View) -> Iterator[ToolRun]:
 
 
 def _is_tool(process: Process, part: Part) -> bool:
-    """Whether the task about a part was the one that ran a tool; such tasks have no other arguments."""
+    """Return whether the task about a part was the one that ran a tool; such tasks have no other arguments."""
     if part.step:
         return runs_here(_step(process, part))
     return not isinstance(_inside(process, part.path), Workflow)
@@ -80,7 +80,7 @@ def _inside(process: Process, path: Path) -> Process:
 
 
 def _was_skipped(step: WorkflowStep, outputs: dict[str, Any]) -> bool:
-    """Whether a step's condition was false: all its outputs are null then (CWL v1.2, "Conditional execution")."""
+    """Return whether a step's condition was false, so that all its outputs are null (CWL v1.2, "Conditional execution")."""
     return "when" in step.tool and all(value is None for value in outputs.values())
 
 

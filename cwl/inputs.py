@@ -45,7 +45,7 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
 
 
 def _located(found: dict[str, Any]) -> dict[str, Any]:
-    """Make a URL of a path again; a secondary file that was found may be a directory, which cwltool does not see."""
+    """Build a URL of a path again; a secondary file that was found may be a directory, which cwltool does not see."""
     location = found.get("location")
     if isinstance(location, str) and location.startswith("/"):
         found["location"] = file_uri(location)
@@ -93,7 +93,7 @@ def imported(job: dict[str, Any], *, bypass: bool = False, link: bool = False) -
 
 
 def document_files(process: Process) -> dict[str, Any]:
-    """Give promises of the files that documents refer to themselves, by location: defaults, and files to stage."""
+    """Return promises of the files that documents refer to themselves, by location: defaults, and files to stage."""
     found = {
         entry["location"]: entry["class"]
         for part in _parts(process)

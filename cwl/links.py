@@ -51,7 +51,7 @@ class StepError(PermanentError):
 
 @contextmanager
 def explained(part: Part, what: str = "") -> Iterator[None]:
-    """Say which part of the document it is about (by default its step) when the rules of CWL are broken in the block.
+    """Return the part of the document to blame (by default its step) for a broken rule of CWL in the block.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def workflow_inputs(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_plain_output(output: Mapping[str, Any]) -> bool:
-    """Whether an output of a workflow is just what one source gives."""
+    """Return whether an output of a workflow is just what one source gives."""
     return len(aslist(output.get("outputSource", []))) == 1 and not {"linkMerge", "pickValue"} & output.keys()
 
 
@@ -129,12 +129,12 @@ def _may_merge(workflow: Process) -> bool:
 
 
 def output_names(step: WorkflowStep) -> list[str]:
-    """Give the short names of a step's outputs."""
+    """Return the short names of a step's outputs."""
     return [shortname(output["id"]) for output in step.tool["outputs"]]
 
 
 def job_of(step: WorkflowStep, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the inputs of what a step runs, by short name."""
+    """Return the inputs of what a step runs, by short name."""
     return {
         shortname(entry["id"]): inputs[entry["id"]] for entry in step.tool["inputs"] if not entry.get("not_connected")
     }

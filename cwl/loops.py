@@ -16,7 +16,7 @@ __all__ = ["collected", "goes_on", "next_inputs", "nothing"]
 
 
 def nothing(part: Part) -> dict[str, Any]:
-    """Give the outputs of a loop that has not begun."""
+    """Return the outputs of a loop that has not begun."""
     step = part.step_process()
     return {name: [] if _keeps_all(part) else None for name in links.output_names(step)}
 
@@ -27,14 +27,14 @@ def goes_on(part: Part, inputs: Mapping[str, Any]) -> bool:
 
 
 def collected(part: Part, before: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the loop's outputs after one more iteration."""
+    """Return the loop's outputs after one more iteration."""
     if _keeps_all(part):
         return {name: [*kept, outputs[name]] for name, kept in before.items()}
     return {name: outputs[name] for name in before}
 
 
 def next_inputs(part: Part, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the inputs of the next iteration, by their ids."""
+    """Return the inputs of the next iteration, by their ids."""
     step = part.step_process()
     state: dict[str, WorkflowStateItem | None] = {
         entry["id"]: WorkflowStateItem(entry, outputs[shortname(entry["id"])], "success")

@@ -15,7 +15,7 @@ __all__ = ["implied_settings", "make_parser"]
 
 
 def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
-    """Make the parser."""
+    """Build the parser."""
     parser = arg_parser()
     parser.prog = program
     parser.description = (
@@ -28,7 +28,7 @@ def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
 
 
 def implied_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Give toilfn's settings that options of cwltool's stand for.
+    """Return toilfn's settings that options of cwltool's stand for.
 
     Directories that ``--tmpdir-prefix`` is about are made in the one that it names; the rest of a prefix is left out,
     since toilfn's names say whose they are.

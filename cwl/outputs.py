@@ -208,7 +208,7 @@ def _listing(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _made_whole(url: str) -> Iterator[str]:
-    """Give a place for a directory; what was written there takes the place of `url` when the block ends well."""
+    """Return a place for a directory; what was written there takes the place of `url` when the block ends well."""
     path = transfer.local_path(url)
     if path is None:
         yield url

@@ -84,7 +84,7 @@ class Record:
 
 
 def packed(process: Process) -> str:
-    """Give a loaded document as one file; must be called before what only loading needs is dropped."""
+    """Return a loaded document as one file; must be called before what only loading needs is dropped."""
     return json.dumps(pack(LoadingContext(), process.tool["id"], loader=process.doc_loader), indent=2, default=str)
 
 
@@ -226,7 +226,7 @@ class _Crate:
         return self._crate.add(Person(self._crate, agent.orcid or "#agent", properties=properties))
 
     def _conform(self) -> None:
-        """Say which profiles the crate follows: of a workflow none of whose tools ran, there are no steps to tell."""
+        """Return the profiles that the crate follows; a workflow none of whose tools ran has no steps."""
         is_workflow = isinstance(self._record.process, Workflow)
         names = ["process"] + ["workflow"] * is_workflow + ["provenance"] * (is_workflow and bool(self._runs))
         for name in names:
@@ -255,7 +255,7 @@ def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _type(kind: Any) -> tuple[str, bool]:
-    """Give what crates call a type, and whether null is one, too."""
+    """Return what crates call a type, and whether null is one, too."""
     kinds = kind if isinstance(kind, list) else [kind]
     others = [one for one in kinds if one != "null"]
     first = others[0] if others else "Any"

@@ -96,7 +96,7 @@ class Loaded:
         return [shortname(entry["id"]) for entry in self._process.tool["outputs"]]
 
     def __call__(self, **inputs: Any) -> Any:
-        """Make the promise of a run with these inputs.
+        """Build the promise of a run with these inputs.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class Loaded:
 
 
 def _brought(value: Any) -> Any:
-    """Give inputs with files of this machine on their way into the store."""
+    """Return inputs with files of this machine on their way into the store."""
     if isinstance(value, Path):
         return import_directory(value) if value.is_dir() else import_file(value)
     if isinstance(value, Mapping):
@@ -151,7 +151,7 @@ def _as_cwl(value: Any) -> Any:
 
 @task(name="outputs", version="1", **LIGHT)
 def _pythonic(outputs: dict[str, Any]) -> dict[str, Any]:
-    """Give outputs with files for CWL's objects."""
+    """Return outputs with files for CWL's objects."""
     result: dict[str, Any] = map_objects(outputs, _handle)
     return result
 

@@ -37,7 +37,7 @@ class Recording:
 
     @contextmanager
     def readable(self, resolved: Settings) -> Iterator[dict[str, Any]]:
-        """Give more settings for the run: its store is to be read again afterwards.
+        """Return more settings for the run: its store is to be read again afterwards.
 
         A temporary store is made here, which stays when the run fails.
 

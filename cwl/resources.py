@@ -31,13 +31,13 @@ _FIELDS = ("coresMin", "coresMax", "ramMin", "ramMax", "tmpdirMin", "tmpdirMax",
 
 
 def needs_inputs(process: Process) -> bool:
-    """Whether what a tool asks for is known only with its inputs: it has expressions there."""
+    """Return whether what a tool asks for is known only with its inputs: it has expressions there."""
     wanted = _wanted(process)
     return any(isinstance(value, str) and ("$(" in value or "${" in value) for value in wanted.values())
 
 
 def options_of(part: Part, job: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Give the options of a tool's task.
+    """Return the options of a tool's task.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def _plain(wanted: Mapping[str, Any]) -> dict[str, float]:
 
 
 def builder_of(part: Part, job: Mapping[str, Any]) -> Builder:
-    """Give what evaluates a tool's expressions before it runs: files have names, and no places."""
+    """Return what evaluates a tool's expressions before it runs: files have names, and no places."""
     places = Places(part.files)
     context = part.document.engine.context(Path("/nowhere"))
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class

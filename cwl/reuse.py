@@ -42,12 +42,12 @@ class Fresh:
 
 
 def needs_inputs(process: Process) -> bool:
-    """Whether an expression says if a tool may be reused."""
+    """Return whether an expression says if a tool may be reused."""
     return isinstance(_wish(process), str)
 
 
 def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
-    """Say whether a process or step is to run again.
+    """Return whether a process or step is to run again.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
 
 
 def allows_cache(part: Part, job: Mapping[str, Any]) -> bool:
-    """Whether no expression keeps a tool with these inputs from being taken from a directory of finished calls."""
+    """Return whether a finished call of the tool with these inputs may be reused: no expression forbids it."""
     return not needs_inputs(part.process) or _evaluated(part, job)
 
 

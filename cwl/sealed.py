@@ -36,7 +36,7 @@ _PURPOSE = [b"toilfn cwl secret"]
 
 
 def secret_inputs(process: Process) -> list[str]:
-    """Give the names of a process's inputs that are secrets."""
+    """Return the names of a process's inputs that are secrets."""
     wish: Any = process.get_requirement(_REQUIREMENT)[0]
     return [shortname(name) for name in wish["secrets"]] if wish else []
 
@@ -60,7 +60,7 @@ class Sealed(SecretStore):
         return f"(secret-{base64.urlsafe_b64encode(sealed).decode()})"
 
     def has_secret(self, value: Any) -> bool:
-        """Whether a sealed secret is somewhere in a value."""
+        """Return whether a sealed secret is somewhere in a value."""
         if isinstance(value, str):
             return _SEALED.search(value) is not None
         if isinstance(value, Mapping):
@@ -68,7 +68,7 @@ class Sealed(SecretStore):
         return isinstance(value, (list, tuple)) and any(map(self.has_secret, value))
 
     def retrieve(self, value: Any) -> Any:
-        """Give a value with the secrets themselves.
+        """Return a value with the secrets themselves.
 
         Raises
         ------

@@ -26,7 +26,7 @@ __all__ = ["begin", "call", "runs_here"]
 
 
 def call(part: Part, job: Any, name: str = "") -> Any:
-    """Make the task that runs a process.
+    """Build the task that runs a process.
 
     Parameters
     ----------
@@ -49,14 +49,14 @@ def call(part: Part, job: Any, name: str = "") -> Any:
 
 
 def begin(part: Part, job: Any) -> Any:
-    """Make the task that runs a run's whole process, with inputs that may be promises; as `call` for all else."""
+    """Build the task that runs a run's whole process, with inputs that may be promises; as `call` for all else."""
     if part.process.tool["class"] == "Workflow":
         return call(part, Given(job))
     return start(part, job, fresh(part)) if _waits(part.process) else call(part, job)
 
 
 def _waits(process: Process) -> bool:
-    """Whether a tool's task can be made only when its inputs are known."""
+    """Return whether a tool's task can be made only when its inputs are known."""
     return needs_inputs(process) or reuse.needs_inputs(process)
 
 
@@ -74,7 +74,7 @@ def run_tool(part: Part, job: dict[str, Any], again: Fresh) -> dict[str, Any]:
 
 @task(name="workflow", version="1", **LIGHT)
 def run_workflow(part: Part, job: dict[str, Any] | Given, again: Fresh) -> dict[str, Any]:
-    """Make the tasks of a workflow's steps; gives its outputs."""
+    """Build the tasks of a workflow's steps; gives its outputs."""
     part = in_store(part)
     workflow = part.process
     assert isinstance(workflow, Workflow)
@@ -95,7 +95,7 @@ def _call_step(part: Part, step: WorkflowStep, values: Mapping[str, Any]) -> Any
 
 
 def runs_here(step: WorkflowStep) -> bool:
-    """Whether a step's own task can do all of its work."""
+    """Return whether a step's own task can do all of its work."""
     tool = step.embedded_tool
     is_tool = tool.tool["class"] in ("CommandLineTool", "ExpressionTool")
     return is_tool and "scatter" not in step.tool and not step.tool.get("loop") and not _waits(tool)

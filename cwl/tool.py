@@ -28,7 +28,7 @@ _FOLDER = "CWL_SINGULARITY_CACHE"
 
 
 def make_tool(toolpath_object: CommentedMap, loadingContext: LoadingContext) -> Process:
-    """Make the object for a part of a document; what cwltool calls while it loads."""
+    """Build the object for a part of a document; what cwltool calls while it loads."""
     if toolpath_object.get("class") == "CommandLineTool":
         return Tool(toolpath_object, loadingContext)
     return default_make_tool(toolpath_object, loadingContext)
@@ -93,7 +93,7 @@ class PodmanJob(_Unwatched, PodmanCommandLineJob):
     get_from_requirements = _one_at_a_time(PodmanCommandLineJob.get_from_requirements, pulls_folder)
 
     def create_runtime(self, env: Any, runtimeContext: RuntimeContext) -> tuple[list[str], str | None]:
-        """Make the command line; root needs no user namespace to be itself, and podman gives it none."""
+        """Build the command line; root needs no user namespace to be itself, and podman gives it none."""
         command, cid_file = super().create_runtime(env, runtimeContext)
         return [word for word in command if word != "--userns=keep-id" or os.getuid()], cid_file
 

@@ -196,7 +196,7 @@ def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict
 
 
 def _with_files(tool: Process, places: Places) -> Process:
-    """Give the tool with local copies of files that it refers to itself, outside of its inputs' defaults."""
+    """Return the tool with local copies of files that it refers to itself, outside of its inputs' defaults."""
     text = [tool.requirements, tool.hints]
     if not any(places.find(found.get("location", "")) for found in objects(text)):
         return tool

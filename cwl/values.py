@@ -238,7 +238,7 @@ def with_defaults(process: Process, job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def local_path(location: object) -> Path | None:
-    """Give the path behind a location of this machine; None for anything else."""
+    """Return the path behind a location of this machine; None for anything else."""
     if isinstance(location, str) and location.startswith("file://"):
         return Path(uri_file_path(location))
     return None

@@ -51,7 +51,7 @@ def split(reads: toil.File, size: int) -> list[toil.File]:
 
 @toil.task
 def align_all(index: list[toil.File], left: list[toil.File], right: list[toil.File]) -> list[toil.File]:
-    """Make one task for each chunk, now that it is known how many there are."""
+    """Build one task for each chunk, now that it is known how many there are."""
     return [align(index, *pair) for pair in zip(left, right, strict=True)]
 
 

@@ -125,7 +125,7 @@ def refuse_missing_slashes(url: str | os.PathLike[str]) -> None:
 
 
 def is_local(url: str | os.PathLike[str]) -> bool:
-    """Say whether a store's URL is a path or a ``file://`` one."""
+    """Return whether a store's URL is a path or a ``file://`` one."""
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
     return scheme is None or scheme[0] == "file://"
 
@@ -135,7 +135,7 @@ def _path(url: str | os.PathLike[str]) -> str:
 
 
 def temporary_store(workflow: str = "") -> Store:
-    """Make a store in a new directory under the system's temporary one.
+    """Build a store in a new directory under the system's temporary one.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def _connect(url: str, wanted: dict[str, Any]) -> FsspecObjects:
 
 
 def _driver(scheme: str) -> type[FsspecObjects]:
-    """Give the class for a scheme: drivers are imported when they are needed."""
+    """Return the class for a scheme: drivers are imported when they are needed."""
     match _EXTRAS.get(scheme):
         case "s3":
             from toilfn.stores.s3 import S3Objects

@@ -31,7 +31,7 @@ class BlobRef(NamedTuple):
 
 
 def shard(folder: str, name: str) -> str:
-    """Give an object's full name: two digits of a hash spread a folder's objects.
+    """Return an object's full name: two digits of a hash spread a folder's objects.
 
     Raises
     ------
@@ -44,18 +44,18 @@ def shard(folder: str, name: str) -> str:
 
 
 def new_blob_name(hint: str = "") -> str:
-    """Make a name that no other blob has; it ends in what is left of `hint`, for people who look."""
+    """Build a name that no other blob has; it ends in what is left of `hint`, for people who look."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", hint)[-64:]
     return shard("blobs", f"{uuid.uuid4().hex}-{readable}" if readable else uuid.uuid4().hex)
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
-    """Give the digest that references carry."""
+    """Return the digest that references carry."""
     return blake2b(data, digest_size=DIGEST_SIZE).digest()
 
 
 def hash_file(path: str | os.PathLike[str]) -> tuple[int, bytes]:
-    """Give a file's size and digest, in constant memory."""
+    """Return a file's size and digest, in constant memory."""
     hasher = blake2b(digest_size=DIGEST_SIZE)
     buffer = memoryview(bytearray(_CHUNK))
     size = 0
@@ -109,7 +109,7 @@ class VerifyingReader(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Say whether the store's own stream can jump."""
+        """Return whether the store's own stream can jump."""
         return self._stream.seekable()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -117,7 +117,7 @@ class VerifyingReader(io.RawIOBase):
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
-        """Say where the stream stands."""
+        """Return where the stream stands."""
         return self._stream.tell()
 
     def readinto(self, buffer: WriteableBuffer) -> int:

@@ -27,7 +27,7 @@ _HASHED = re.compile(r"[0-9a-f]{2}/")
 
 
 def is_passing_status(status: int) -> bool:
-    """Whether another try may help after a server's answer; 501 and 505 say what it will never do."""
+    """Return whether another try may help after a server's answer; 501 and 505 say what it will never do."""
     return status in (408, 429) or (500 <= status < 600 and status not in (501, 505))
 
 
@@ -50,7 +50,7 @@ class BucketObjects(FsspecObjects):
 
     @abstractmethod
     def make_bucket(self) -> None:
-        """Make the bucket."""
+        """Build the bucket."""
 
     @abstractmethod
     def _page(self, prefix: str, after: str | None) -> tuple[list[str], str | None]:
@@ -58,7 +58,7 @@ class BucketObjects(FsspecObjects):
 
     @abstractmethod
     def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
-        """Say whether it was the bucket that was not found, not only the object in it."""
+        """Return whether it was the bucket that was not found, not only the object in it."""
 
     @abstractmethod
     def _sign(self, path: str, seconds: int) -> str: ...
@@ -112,7 +112,7 @@ class BucketObjects(FsspecObjects):
             yield from found
 
     def _is_hashed(self, start: str, path: str) -> bool:
-        """Say whether names go on with two digits of a hash, so that there are as many with each digit."""
+        """Return whether names go on with two digits of a hash, so that there are as many with each digit."""
         return start.endswith("/") and _HASHED.match(self._key(path)[len(start) :]) is not None
 
     def _find_at_once(self, prefix: str, start: str) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; numbers are finite and not negative in all that a store says."""
+    """Return whether a value is of an annotated type; numbers are finite and not negative in all that a store says."""
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is dict:

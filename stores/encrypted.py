@@ -76,11 +76,11 @@ class EncryptedObjects(Objects):
         return self._inner.put_new(name, self._seal(name, data))
 
     def exists(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         return self._inner.exists(name)
 
     def size(self, name: str) -> int:
-        """Give the size of what is in an object."""
+        """Return the size of what is in an object."""
         return _plain_size(self._inner.size(name))
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -139,7 +139,7 @@ class EncryptedObjects(Objects):
         self.conditional = self._inner.conditional
 
     def is_empty(self) -> bool:
-        """Say whether there is nothing under the prefix."""
+        """Return whether there is nothing under the prefix."""
         return self._inner.is_empty()
 
     def _seal(self, name: str, data: bytes) -> bytes:
@@ -205,7 +205,7 @@ class _Reader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Say where the stream stands."""
+        """Return where the stream stands."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -252,7 +252,7 @@ def _nonce(number: int, *, last: bool) -> bytes:
 
 
 def _plain_size(sealed: int) -> int:
-    """Give the size of what is in an encrypted object of so many bytes; 0 for one that is cut short."""
+    """Return the size of what is in an encrypted object of so many bytes; 0 for one that is cut short."""
     body = max(sealed - _HEADER, _TAG)
     return body - _TAG * -(-body // _SEALED)
 

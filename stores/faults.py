@@ -13,7 +13,7 @@ __all__ = ["fault", "hook", "killer"]
 
 
 def killer(plan: str) -> Callable[[str], None] | None:
-    """Make the function that kills as planned, by ``POINT:PASSING``; None for an empty plan."""
+    """Build the function that kills as planned, by ``POINT:PASSING``; None for an empty plan."""
     point, _, passing = plan.partition(":")
     if not point:
         return None

@@ -50,7 +50,7 @@ class FileObjects(Objects):
         self.sync = sync
 
     def prepare(self) -> None:
-        """Make the directory, for the user only."""
+        """Build the directory, for the user only."""
         try:
             os.makedirs(os.path.dirname(self._root), exist_ok=True)
             with suppress(FileExistsError):
@@ -84,11 +84,11 @@ class FileObjects(Objects):
                     os.unlink(temporary)
 
     def exists(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         return os.path.isfile(self._path(name))
 
     def size(self, name: str) -> int:
-        """Give an object's size in bytes."""
+        """Return an object's size in bytes."""
         with self._translated("read", name):
             return os.stat(self._path(name)).st_size
 
@@ -136,7 +136,7 @@ class FileObjects(Objects):
             return open(self._path(name), "rb", buffering=0)
 
     def local_path(self, name: str) -> Path | None:
-        """Give the file that is the object; it must not be changed."""
+        """Return the file that is the object; it must not be changed."""
         return Path(self._path(name)) if self.exists(name) else None
 
     def sweep(self, age: float) -> int:
@@ -159,7 +159,7 @@ class FileObjects(Objects):
             os.rmdir(self._root)
 
     def is_empty(self) -> bool:
-        """Say whether there is nothing in the directory but what a store that is just being made leaves."""
+        """Return whether there is nothing in the directory but what a store that is just being made leaves."""
         with self._translated("list", ""):
             return all(name.startswith(TEMPORARY) for name in os.listdir(self._root))
 
@@ -199,7 +199,7 @@ class FileObjects(Objects):
             return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
 
     def _make_folders(self, folder: str) -> None:
-        """Make a folder of the store and those above it, but never the store itself: it may have been deleted."""
+        """Build a folder of the store and those above it, but never the store itself: it may have been deleted."""
         if not os.path.isdir(self._root):
             raise StoreNotFoundError(f"The job store {self.url} is gone: it was deleted or unmounted.")
         path = self._root
@@ -258,7 +258,7 @@ class FileObjects(Objects):
         return True
 
     def _give(self, path: str | os.PathLike[str], name: str) -> bool:
-        """Make a file ready to be renamed into the store; False if it has to be copied."""
+        """Build a file ready to be renamed into the store; False if it has to be copied."""
         self._make_folders(os.path.dirname(name))
         found = os.lstat(path)
         same_device = found.st_dev == os.stat(os.path.dirname(self._path(name))).st_dev

@@ -38,7 +38,7 @@ class GcsObjects(BucketObjects):
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> GcsObjects:
-        """Make one from a URL and the options of gcsfs."""
+        """Build one from a URL and the options of gcsfs."""
         options = for_driver(
             options, [gcsfs.GCSFileSystem, gcsfs.core.GCSFileSystem], f"the job store {url} is in Google Storage"
         )
@@ -49,7 +49,7 @@ class GcsObjects(BucketObjects):
         return cls(fs, fs._strip_protocol(url), url, trace)
 
     def make_bucket(self) -> None:
-        """Make the bucket, in the location that the option ``default_location`` names."""
+        """Build the bucket, in the location that the option ``default_location`` names."""
         self._do("make the bucket of", "", lambda: self._fs.mkdir(self._bucket))
 
     async def _count(self, *_: object) -> None:
@@ -108,5 +108,5 @@ class GcsObjects(BucketObjects):
 
 
 def _chunk_size(data: bytes) -> int:
-    """Give the size from which gcsfs writes an object apart from its description."""
+    """Return the size from which gcsfs writes an object apart from its description."""
     return len(data) if _BOUNDARY in data else max(len(data) + 1, PART_SIZE)

@@ -69,11 +69,11 @@ class Holder(NamedTuple):
         return self.released or (self.machine == _machine() and not _is_running(self.pid, self.started))
 
     def holds(self, now: float, timeout: float = 0.0) -> bool:
-        """Whether the leader lives, by a clock that it shares with the caller."""
+        """Return whether the leader lives, by a clock that it shares with the caller."""
         return not self.is_gone and now - self.heartbeat <= max(timeout, self.timeout)
 
     def seems_fresh(self, now: float) -> bool:
-        """Whether the heartbeat is recent if this host's clock and the leader's agree, which nobody knows."""
+        """Return whether the heartbeat is recent if this host's clock and the leader's agree, which nobody knows."""
         return abs(now - self.heartbeat) <= self.timeout
 
 
@@ -138,7 +138,7 @@ class Watch:
 
     @classmethod
     def recalled(cls, store: Store, timeout: float) -> Watch:
-        """Make one that knows what the last one of this process has seen."""
+        """Build one that knows what the last one of this process has seen."""
         watch = cls(store, timeout)
         watch._seen, watch._since = _watched.pop(store.url, (None, 0.0))
         watch.look()
@@ -235,7 +235,7 @@ class Lease:
         return lease
 
     def release(self) -> None:
-        """Give the store up. May be called twice."""
+        """Return the store up. May be called twice."""
         if not self._ended.is_set():
             self._ended.set()
             self._thread.join()

@@ -336,7 +336,7 @@ class Log:
         return segment
 
     def _vanished(self, name: str, number: int, what: str) -> StoreError:
-        """Say why an object that should be there is not: damage, or a leader that has just compacted the log."""
+        """Return why an object that should be there is not: damage, or a leader that has just compacted the log."""
         newest = self._newest_number()
         if newest > number or (newest == number and name.startswith("log/")):
             return StoreError(f"The log of {self._objects.url} was compacted while it was being read: read it again.")

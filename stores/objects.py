@@ -102,11 +102,11 @@ class Objects(ABC):
 
     @abstractmethod
     def exists(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
+        """Return whether there is an object of this name."""
 
     @abstractmethod
     def size(self, name: str) -> int:
-        """Give an object's size in bytes."""
+        """Return an object's size in bytes."""
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[str]:
@@ -129,11 +129,11 @@ class Objects(ABC):
         """Open an object for reading."""
 
     def local_path(self, name: str) -> Path | None:
-        """Give the file that is the object, where one is; it must not be changed."""
+        """Return the file that is the object, where one is; it must not be changed."""
         return None
 
     def presigned_url(self, name: str, seconds: int) -> str:
-        """Give a URL by which anybody can read an object for so many seconds.
+        """Return a URL by which anybody can read an object for so many seconds.
 
         Raises
         ------
@@ -159,10 +159,10 @@ class Objects(ABC):
         """Remove the prefix itself, if it is a directory and empty."""
 
     def make_bucket(self) -> None:
-        """Make the bucket, where there are such things and this one is missing."""
+        """Build the bucket, where there are such things and this one is missing."""
 
     def prepare(self) -> None:
-        """Make the prefix itself, where that is something to be made."""
+        """Build the prefix itself, where that is something to be made."""
 
     def try_out(self) -> None:
         """Find out what the place can do, before a store is made there."""
@@ -173,4 +173,4 @@ class Objects(ABC):
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Say whether there is nothing under the prefix but what a store that is just being made leaves."""
+        """Return whether there is nothing under the prefix but what a store that is just being made leaves."""

@@ -53,7 +53,7 @@ def remember(url: str, options: Mapping[str, Any]) -> None:
 
 
 def known(url: str) -> dict[str, Any]:
-    """Give the options that were told for a store: by an earlier `remember`, else by the leader of this worker."""
+    """Return the options that were told for a store: by an earlier `remember`, else by the leader of this worker."""
     if url in _remembered:
         return dict(_remembered[url])
     try:
@@ -124,7 +124,7 @@ def _parameters(driver: type) -> Iterator[str]:
 
 
 def hand_over(url: str, *, private: bool) -> dict[str, str]:
-    """Give the environment variables with which a worker can open a store that was opened here.
+    """Return the environment variables with which a worker can open a store that was opened here.
 
     Parameters
     ----------

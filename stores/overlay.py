@@ -48,11 +48,11 @@ class Overlay(Objects):
         return not self._below.exists(name) and self._above.put_new(name, data)
 
     def exists(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         return self._holder(name).exists(name)
 
     def size(self, name: str) -> int:
-        """Give an object's size in bytes."""
+        """Return an object's size in bytes."""
         return self._holder(name).size(name)
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -76,7 +76,7 @@ class Overlay(Objects):
         return self._holder(name).open(name)
 
     def local_path(self, name: str) -> Path | None:
-        """Give the file that is the object, where one is."""
+        """Return the file that is the object, where one is."""
         return self._holder(name).local_path(name)
 
     def sweep(self, age: float) -> int:
@@ -92,5 +92,5 @@ class Overlay(Objects):
         self._above.remove_root()
 
     def is_empty(self) -> bool:
-        """Say whether nothing is there."""
+        """Return whether nothing is there."""
         return self._above.is_empty() and self._below.is_empty()

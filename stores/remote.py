@@ -63,7 +63,7 @@ class FsspecObjects(Objects):
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> FsspecObjects:
-        """Make one from a URL and the options of its file system, which may raise any error."""
+        """Build one from a URL and the options of its file system, which may raise any error."""
         schemes = [part.partition("://")[0] for part in url.split("::")]
         drivers = [fsspec.get_filesystem_class(scheme) for scheme in schemes]
         # In a chain of file systems, options come under the name of the one they are for.
@@ -119,7 +119,7 @@ class FsspecObjects(Objects):
         return True
 
     def exists(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         try:
             self.size(name)
         except MissingObjectError:
@@ -127,7 +127,7 @@ class FsspecObjects(Objects):
         return True
 
     def size(self, name: str) -> int:
-        """Give an object's size in bytes."""
+        """Return an object's size in bytes."""
         return self._do("read", name, lambda: self._head(self._path(name)))
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -184,14 +184,14 @@ class FsspecObjects(Objects):
             self._fs.rmdir(self._root)
 
     def is_empty(self) -> bool:
-        """Say whether there is nothing under the prefix but what a store that is just being made leaves."""
+        """Return whether there is nothing under the prefix but what a store that is just being made leaves."""
         found = self._do("list", "", self._top)
         return all(path.rpartition("/")[2].startswith(TEMPORARY) for path in found)
 
     # What drivers do in ways of their own; each is one try, and raises what the driver raises.
 
     def _can_create(self) -> bool:
-        """Say whether the driver does more than look first and write then, which two writers can do together."""
+        """Return whether the driver does more than look first and write then, which two writers can do together."""
         method = getattr(self._fs.pipe_file, "__func__", None)
         return method is not fsspec.AbstractFileSystem.pipe_file
 
@@ -233,7 +233,7 @@ class FsspecObjects(Objects):
         return stream
 
     def _is_passing(self, error: Exception) -> bool:
-        """Say whether another try may help: the network failed, or the server asks to come back later."""
+        """Return whether another try may help: the network failed, or the server asks to come back later."""
         return isinstance(error, (ConnectionError, TimeoutError))
 
     # Helpers
@@ -344,7 +344,7 @@ def _pause(attempt: int) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Give an error's text, or its type where it has none."""
+    """Return an error's text, or its type where it has none."""
     text = str(error)
     if text not in ("", "None"):
         return text

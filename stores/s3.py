@@ -60,7 +60,7 @@ class S3Objects(BucketObjects):
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> S3Objects:
-        """Make one from a URL and a store's options: those of `s3_options` and s3fs's own.
+        """Build one from a URL and a store's options: those of `s3_options` and s3fs's own.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class S3Objects(BucketObjects):
         return cls(fs, root, url, customer_key="sse_key" in given)
 
     def make_bucket(self) -> None:
-        """Make the bucket, in the region of the connection."""
+        """Build the bucket, in the region of the connection."""
         region = self._region()
         where = {} if region in (None, "us-east-1", "aws-global") else {"LocationConstraint": region}
         extra = {"CreateBucketConfiguration": where} if where else {}
@@ -274,7 +274,7 @@ def _part_size(local: str) -> int:
 
 
 def _response(error: BaseException | None) -> Mapping[str, Any]:
-    """Give what the server answered, from s3fs's error or from botocore's that it was raised from."""
+    """Return what the server answered, from s3fs's error or from botocore's that it was raised from."""
     while error is not None:
         if isinstance(error, botocore.exceptions.ClientError):
             response: Mapping[str, Any] = error.response

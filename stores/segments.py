@@ -74,7 +74,7 @@ class Segment(NamedTuple):
 
 
 def pack(name: str, header: Header, records: Sequence[bytes]) -> Segment:
-    """Make an object from records.
+    """Build an object from records.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def unpack(name: str, data: bytes, where: str) -> Segment:
 
 
 def corrupt(name: str, where: str, what: str) -> CorruptObjectError:
-    """Make the error that says what is wrong with an object of the log."""
+    """Build the error that says what is wrong with an object of the log."""
     return CorruptObjectError(
         f"{name} in {where} {what}. Put the object back from a copy, or start the workflow in a new store."
     )

@@ -50,7 +50,7 @@ class Meta(NamedTuple):
 
     @classmethod
     def told(cls, url: str) -> Meta | None:
-        """Give what this worker's leader has told of the store at a URL, once: that saves a request for each job."""
+        """Return what this worker's leader has told of the store at a URL, once: that saves a request for each job."""
         known = json.loads(os.environ.get(META_VARIABLE) or "{}")
         if url not in known:
             return None
@@ -123,7 +123,7 @@ class Store:
         return f"<Store {self.url}>"
 
     def introduction(self) -> dict[str, str]:
-        """Give the environment variable that saves each worker reading ``store.json``."""
+        """Return the environment variable that saves each worker reading ``store.json``."""
         return {META_VARIABLE: json.dumps({self.url: self._meta._asdict()})}
 
     # Blobs
@@ -227,7 +227,7 @@ class Store:
         return io.BufferedReader(VerifyingReader(stream, ref, self.url), 2**20)
 
     def blob_url(self, ref: BlobRef) -> str:
-        """Say where a blob is, for programs that open URLs themselves."""
+        """Return where a blob is, for programs that open URLs themselves."""
         return f"{self.url}/{ref.name}"
 
     def _missing(self, ref: BlobRef) -> CorruptObjectError:
@@ -243,7 +243,7 @@ class Store:
         self.objects.put(f"flags/{name}", repr(time.time()).encode())
 
     def has_flag(self, name: str) -> bool:
-        """Say whether a sign is up."""
+        """Return whether a sign is up."""
         return self.objects.exists(f"flags/{name}")
 
     def clear_flag(self, name: str) -> None:
@@ -308,7 +308,7 @@ class Store:
         return list(self.answers(name, start))
 
     def list_answers(self) -> dict[str, int]:
-        """Say how many answers each batch has, by one listing for all batches."""
+        """Return how many answers each batch has, by one listing for all batches."""
         numbers: dict[str, int] = {}
         for full in self.objects.list("answers/"):
             name, _, n = full.rpartition("/")[2].rpartition("-")
@@ -357,7 +357,7 @@ class Store:
 
 
 def make(objects: Objects, workflow: str) -> Meta:
-    """Make a store where none is.
+    """Build a store where none is.
 
     Raises
     ------
@@ -425,5 +425,5 @@ def _content_name(digest: bytes) -> str:
 
 
 def _answers_name(name: str, n: int) -> str:
-    """Give an answer's name; all answers of a batch are in one folder."""
+    """Return an answer's name; all answers of a batch are in one folder."""
     return f"{shard('answers', name)}-{n}"

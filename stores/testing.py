@@ -40,7 +40,7 @@ def at_once(calls: Sequence[Callable[[], _T]]) -> list[_T]:
 
 
 def flipped(data: bytes, at: int) -> bytes:
-    """Give bytes with one bit changed."""
+    """Return bytes with one bit changed."""
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
@@ -71,12 +71,12 @@ class StoreContract:
 
     @pytest.fixture
     def url(self) -> str:
-        """Give a place where no store is."""
+        """Return a place where no store is."""
         raise NotImplementedError
 
     @pytest.fixture
     def store(self, url: str) -> Store:
-        """Make a store there."""
+        """Build a store there."""
         return open_store(url, workflow="contract", **self.options)
 
     def reopen(self, store: Store) -> Store:

@@ -75,7 +75,7 @@ class Unfailing(io.TextIOBase):
         return getattr(self._stream, name)  # such as `buffer`
 
     def isatty(self) -> bool:
-        """Whether a person looks at it."""
+        """Return whether a person looks at it."""
         try:
             return self._stream is not None and self._stream.isatty()
         except Exception:
@@ -121,7 +121,7 @@ def open_closed_descriptors() -> None:
 
 
 def text_output(fd: int) -> io.TextIOWrapper:
-    """Make a stream like Python's own for a standard descriptor; it leaves that open when it is closed."""
+    """Build a stream like Python's own for a standard descriptor; it leaves that open when it is closed."""
     return io.TextIOWrapper(
         io.FileIO(fd, "w", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True
     )

@@ -25,12 +25,12 @@ class Apart(Once):
     digest: str
 
     def counts(self) -> str:
-        """Give what identifies the value."""
+        """Return what identifies the value."""
         return self.digest
 
 
 def apart(plain: Any) -> Any:
-    """Give what stands for an encoded value in the arguments of many tasks, which is itself if it is small."""
+    """Return what stands for an encoded value in the arguments of many tasks, which is itself if it is small."""
     if _count(plain) < _LARGE:
         return plain
     with open_write("value.pickle") as stream:
@@ -39,7 +39,7 @@ def apart(plain: Any) -> Any:
 
 
 def together(found: Any) -> Any:
-    """Give the value that something from `apart` stands for."""
+    """Return the value that something from `apart` stands for."""
     return _load(found.file) if isinstance(found, Apart) else found
 
 

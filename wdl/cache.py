@@ -54,7 +54,7 @@ class Cache:
         self._entry = Path(directory) / key[:2] / key
 
     def get(self) -> dict[str, Any] | None:
-        """Give the outputs of the same call in another run, with its files in this run's store."""
+        """Return the outputs of the same call in another run, with its files in this run's store."""
         try:
             plain = pickle.loads((self._entry / "outputs").read_bytes())
         except FileNotFoundError:

@@ -58,7 +58,7 @@ class Calls:
         self._known: dict[str, tuple[Runtime, Task[..., Any]]] = {}
 
     def call(self, node: Any, inputs: Mapping[str, Any], name: str = "", after: Any = ()) -> Any:
-        """Make the promise of a call's outputs.
+        """Build the promise of a call's outputs.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Calls:
     def _prepared(
         self, found: _Callee, name: str, given: Mapping[str, Any], overrides: Mapping[str, Any]
     ) -> tuple[Runtime, Task[..., Any]]:
-        """Give what a call asks for, and the task that asks for it."""
+        """Return what a call asks for, and the task that asks for it."""
         reaching = {key: given[key] for key in found.types if key in given}
         known = repr((found.called.path, name, reaching, overrides))
         if known not in self._known:

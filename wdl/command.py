@@ -114,7 +114,7 @@ class Call:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Give the values of declarations marked ``env`` (WDL 1.2, "Environment Variables"); None is not there."""
+        """Return the values of declarations marked ``env`` (WDL 1.2, "Environment Variables"); None is not there."""
         decls = (*(self.task.inputs or []), *self.task.postinputs)
         values = {decl.name: self.env[decl.name] for decl in decls if decl.decor.get("env") is True}
         return {name: _text(value) for name, value in values.items() if not isinstance(value, Value.Null)}
@@ -141,7 +141,7 @@ class Call:
 
 
 def _killed(status: int) -> str:
-    """Say what one exit status nearly always means."""
+    """Return what one exit status nearly always means."""
     if status != 137:
         return ""
     memory = format_size(current().memory)
@@ -149,7 +149,7 @@ def _killed(status: int) -> str:
 
 
 def _text(value: Value.Base) -> str:
-    """Give a value as a placeholder has it, but a compound one as JSON."""
+    """Return a value as a placeholder has it, but a compound one as JSON."""
     if isinstance(value, _COMPOUND):
         return json.dumps(value.json)
     return value.value if isinstance(value, Value.String) else str(value)

@@ -65,12 +65,12 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def get_name(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Make a member access."""
+        """Build a member access."""
         return Member(super().get_name(meta, items).pos, items[0], items[1].value)
 
     @lark.v_args(meta=True)
     def type(self, meta: Any, items: list[Any]) -> Type.Base:
-        """Make a type."""
+        """Build a type."""
         plain: Any = super()
         found: Type.Base = plain.type(meta, items)
         if isinstance(found, Type.StructInstance) and found.type_name == "Object":
@@ -79,7 +79,7 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def string(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Make a string."""
+        """Build a string."""
         if self._version == "1.0":
             items = [
                 TextPlaceholder(item.pos, {}, item.expr) if isinstance(item, Expr.Placeholder) else item
@@ -89,7 +89,7 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def placeholder(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Make a placeholder of a command."""
+        """Build a placeholder of a command."""
         plain: Any = super()
         found: Expr.Placeholder = plain.placeholder(meta, items)
         kind = EmptyingPlaceholder if is_at_least(self._version or "draft-2", "1.2") else UnionPlaceholder
@@ -97,36 +97,36 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def int(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Make an Int, which may be hexadecimal."""
+        """Build an Int, which may be hexadecimal."""
         return Expr.Int(self._place(meta), int(items[0], 16 if "x" in items[0].lower() else 10))
 
     @lark.v_args(meta=True)
     def minus(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Make a negated number."""
+        """Build a negated number."""
         place = self._place(meta)
         return Expr.Apply(place, "_sub", [Expr.Int(place, 0), *items])
 
     @lark.v_args(meta=True)
     def plus(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Make a number with a plus before it."""
+        """Build a number with a plus before it."""
         place = self._place(meta)
         return Expr.Apply(place, "_sub", [*items, Expr.Int(place, 0)])
 
     @lark.v_args(meta=True)
     def call(self, meta: Any, items: list[Any]) -> Tree.Call:
-        """Make a call."""
+        """Build a call."""
         plain: Any = super()
         return _own(plain.call(meta, items))
 
     @lark.v_args(meta=True)
     def call_as(self, meta: Any, items: list[Any]) -> Tree.Call:
-        """Make a call with another name."""
+        """Build a call with another name."""
         plain: Any = super()
         return _own(plain.call_as(meta, items))
 
     @lark.v_args(meta=True)
     def task(self, meta: Any, items: list[Any]) -> Tree.Task:
-        """Make a task. Hints that have an effect are read as the runtime's attributes, as they were in WDL 1.1."""
+        """Build a task. Hints that have an effect are read as the runtime's attributes, as they were in WDL 1.1."""
         plain: Any = super()
         found: Tree.Task = plain.task(meta, items)
         for item in items:
@@ -205,7 +205,7 @@ class WriteObjects(StdLib.Function):
 
 
 def _members(value: Value.Base) -> dict[str, Value.Base]:
-    """Give the members of an Object, a Struct, or a Map by name."""
+    """Return the members of an Object, a Struct, or a Map by name."""
     if isinstance(value, Value.Map):
         return {str(key.value): item for key, item in value.value}
     return dict(value.value)

@@ -82,7 +82,7 @@ def _lines(error: Any) -> list[str]:
 
 
 def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
-    """Give what miniwdl's linter has to say, with file, line and column, but for some kinds; one line each."""
+    """Return what miniwdl's linter has to say, with file, line and column, but for some kinds; one line each."""
     try:
         Lint.lint(document)
     except Exception as error:  # of the linter itself: the document was type-checked
@@ -92,7 +92,7 @@ def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]
 
 
 def source(document: Tree.Document) -> Source:
-    """Give a document as an argument of tasks."""
+    """Return a document as an argument of tasks."""
     digest = hashlib.sha256()
     states = beside.states(dict(nodes(document)))
     for text in (*_texts(document), *states.values()):

@@ -90,7 +90,7 @@ class Execution:
         return self.place / "stderr.txt"
 
     def last_words(self) -> str:
-        """Give the end of standard error."""
+        """Return the end of standard error."""
         with self.stderr.open("rb") as stream:
             stream.seek(max(0, self.stderr.stat().st_size - _TAIL))
             return stream.read().decode(errors="replace").strip()

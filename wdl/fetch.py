@@ -28,7 +28,7 @@ _REGISTRY = "https://dockstore.org/api"
 
 
 def located(place: str) -> str:
-    """Give the path or URL of a document: a tool's id is looked up in its registry."""
+    """Return the path or URL of a document: a tool's id is looked up in its registry."""
     tool = None if os.path.exists(place) else _TOOL.fullmatch(place)
     return _registered(tool["id"], tool["version"]) if tool else place
 

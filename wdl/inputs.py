@@ -82,7 +82,7 @@ def arguments(node: Any, words: Sequence[str]) -> dict[str, Any]:
 
 
 def empty(node: Any, name: str) -> Any:
-    """Give the empty value of an input's type.
+    """Return the empty value of an input's type.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def _type_of(node: Any, name: str) -> Type.Base:
 
 
 def _is_override(node: Any, name: str) -> bool:
-    """Say whether it is ``[call.]runtime.attribute``, of a call that there is."""
+    """Return whether it is ``[call.]runtime.attribute``, of a call that there is."""
     parts = name.split(".")
     is_section = len(parts) > 1 and parts[-2] in ("runtime", "requirements", "hints")
     return is_section and isinstance(_called(node, parts[:-2]), Tree.Task)
@@ -253,7 +253,7 @@ def _member_type(declared: Type.Base, name: str) -> Type.Base:
 
 
 def _given_type(declared: Type.Base) -> Type.Base:
-    """Give the type of an input that was given: a file that is named must be there, also where none need be."""
+    """Return the type of an input that was given: a file that is named must be there, also where none need be."""
     return declared.copy(optional=False)
 
 
@@ -274,7 +274,7 @@ class _Imports(Paths):
         return None
 
     def stored(self, path: str, *, directory: bool) -> Stored:
-        """Make the promise of an import."""
+        """Build the promise of an import."""
         if not path:
             raise FileNotFoundError("an empty text is no path")
         place = self._absolute(path.rstrip("/"))
@@ -308,7 +308,7 @@ class _Imports(Paths):
 
 
 def template(node: Any, *, only_required: bool = False) -> dict[str, str]:
-    """Give a workflow's inputs with their types and defaults in place of values, for a person to fill in."""
+    """Return a workflow's inputs with their types and defaults in place of values, for a person to fill in."""
     wanted = node.required_inputs if only_required else node.available_inputs
     return {
         f"{node.name}.{each.name}": _described(each.value)

@@ -31,14 +31,14 @@ def is_at_least(version: str, least: str) -> bool:
 
 
 def types_in(section: Tree.Workflow | Tree.WorkflowSection) -> Env.Bindings[Type.Base]:
-    """Give the types of all names that can be used in a workflow's body, or in a section's."""
+    """Return the types of all names that can be used in a workflow's body, or in a section's."""
     types = section._type_env
     assert types is not None, "the document was type-checked"
     return types
 
 
 def binding_type(decl: Tree.Decl) -> Type.Base:
-    """Give the type of what may be bound to an input: what has a default need not be given."""
+    """Return the type of what may be bound to an input: what has a default need not be given."""
     return decl.type.copy(optional=True) if decl.expr else decl.type
 
 
@@ -71,7 +71,7 @@ def ordered(decls: Iterable[Tree.Decl]) -> list[Tree.Decl]:
 
 
 def task_type(task: Tree.Task, *, with_return_code: bool) -> Type.StructInstance:
-    """Give the type of WDL 1.2's variable ``task``."""
+    """Return the type of WDL 1.2's variable ``task``."""
     return task.task_runtime_info_struct_type(output_section=with_return_code)
 
 
@@ -94,5 +94,5 @@ class Size(StdLib._Size):
 
 
 def plain_meta(meta: dict[str, Any]) -> Any:
-    """Give a meta section as JSON would have it."""
+    """Return a meta section as JSON would have it."""
     return Expr._meta_value_to_json(meta)

@@ -45,7 +45,7 @@ class Library(StdLib.Base):
             self._override_static("write_json", self._write(_json))
 
     def size_of(self, path: str) -> int:
-        """Give the bytes of a file, or of a directory if the path ends with a slash."""
+        """Return the bytes of a file, or of a directory if the path ends with a slash."""
         return self.paths.size(path)
 
     def _devirtualize_filename(self, filename: str) -> str:

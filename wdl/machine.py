@@ -56,5 +56,5 @@ class Machine(Once):
         return replace(self, defaults={}, most={})
 
     def limited(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Give a task's options with no more than there may be."""
+        """Return a task's options with no more than there may be."""
         return {name: min(value, self.most[name]) if name in self.most else value for name, value in options.items()}

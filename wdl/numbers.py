@@ -148,7 +148,7 @@ def _from_json(read: Callable[[Type.Base, Any], Value.Base]) -> Callable[[Type.B
 
 
 def _is_other(kind: Type.Base, value: Any) -> bool:
-    """Whether a value of JSON is not of a type, though Python has it so."""
+    """Return whether a value of JSON is not of a type, though Python has it so."""
     if isinstance(kind, Type.Any) or value is None:
         return False
     if isinstance(kind, Type.Boolean):

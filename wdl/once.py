@@ -19,11 +19,11 @@ class Once:
     __toilfn_leaf__: ClassVar[bool] = True
 
     def counts(self) -> object:
-        """Give what of it makes another result."""
+        """Return what of it makes another result."""
         raise NotImplementedError
 
     def __toilfn_identity__(self) -> str:
-        """Give a digest of what counts."""
+        """Return a digest of what counts."""
         return self._identity
 
     @functools.cached_property

@@ -69,7 +69,7 @@ def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[s
 
 
 def as_text(told: Mapping[str, Any]) -> str:
-    """Give outputs as a JSON text."""
+    """Return outputs as a JSON text."""
     return json.dumps(told, indent=2) + "\n"
 
 
@@ -121,7 +121,7 @@ def _json(plain: Any, place: str, put: Put) -> Any:
 
 
 def _key(plain: Any) -> str:
-    """Give a Map's key as JSON has it: its text."""
+    """Return a Map's key as JSON has it: its text."""
     if isinstance(plain, bool):
         return str(plain).lower()
     if isinstance(plain, float):

@@ -31,7 +31,7 @@ _MOST_MOUNTS = 500
 
 
 def is_url(path: str) -> bool:
-    """Say whether a path is a URL."""
+    """Return whether a path is a URL."""
     return "://" in path
 
 
@@ -42,12 +42,12 @@ def folder_of(path: str) -> str:
 
 
 def made_in(place: str) -> str:
-    """Give the folder of what the running task makes at a relative place."""
+    """Return the folder of what the running task makes at a relative place."""
     return os.path.normpath(os.path.join(_MADE, current().id, place))
 
 
 def work_folder(folder: str) -> str:
-    """Give where `made_in` says that something was below the directory its command ran in; empty for all else."""
+    """Return where `made_in` says that something was below the directory its command ran in; empty for all else."""
     parts = folder.removeprefix(f"{_MADE}/").split("/")
     return "/".join(parts[2:]) if folder.startswith(f"{_MADE}/") and parts[1:2] == ["work"] else ""
 
@@ -82,7 +82,7 @@ class WorkflowPaths(Paths):
         self._written = 0
 
     def path(self, stored: Stored) -> str:
-        """Give the name for a stored file or directory; another one of that name in the same folder has its own."""
+        """Return the name for a stored file or directory; another one of that name in the same folder has its own."""
         folder = stored.folder.rstrip("/")
         path, number = f"{folder}/{stored.content.name}", 1
         while self._known.setdefault(path, stored) != stored:
@@ -111,15 +111,15 @@ class WorkflowPaths(Paths):
         return _imported(path, directory=directory)
 
     def local(self, path: str) -> Path:
-        """Give a local copy of what a name stands for."""
+        """Return a local copy of what a name stands for."""
         return self.stored(path, directory=path.endswith("/")).content.path()
 
     def size(self, path: str) -> int:
-        """Give the bytes of a file, or of all files in a directory, without reading them."""
+        """Return the bytes of a file, or of all files in a directory, without reading them."""
         return _bytes(self.stored(path, directory=path.endswith("/")).content)
 
     def draft(self, name: str) -> Path:
-        """Give the local path for a new file; `written` must follow."""
+        """Return the local path for a new file; `written` must follow."""
         self._written += 1
         folder = current().temp_dir / "written" / str(self._written)
         folder.mkdir(parents=True)
@@ -183,7 +183,7 @@ class TaskPaths(Paths):
             self.path(item)
 
     def path(self, stored: Stored) -> str:
-        """Give the path of an input, which is put into place if it is not there."""
+        """Return the path of an input, which is put into place if it is not there."""
         if stored not in self._places:
             self._places[stored] = self._put(stored)
             self._known[self._places[stored]] = stored
@@ -202,7 +202,7 @@ class TaskPaths(Paths):
         return str(target)
 
     def protected(self) -> list[Path]:
-        """Give what a command in a container may not change: its inputs, so that it can write beside them.
+        """Return what a command in a container may not change: its inputs, so that it can write beside them.
 
         It is their whole directory if they are too many for a command line, or have names that engines cannot read.
         """
@@ -229,12 +229,12 @@ class TaskPaths(Paths):
         return found
 
     def _linked(self, place: Path) -> Stored | None:
-        """Give the input that a link leads to, under the link's name: its content is in the store already."""
+        """Return the input that a link leads to, under the link's name: its content is in the store already."""
         source = self.known(str(place.resolve())) if place.is_symlink() else None
         return source and Stored(replace(source.content, name=place.name), self._made_in(place))
 
     def _made_in(self, place: Path) -> str:
-        """Give the folder of what was made: what was made beside an input, such as its index, stays beside it."""
+        """Return the folder of what was made: what was made beside an input, such as its index, stays beside it."""
         beside = os.path.relpath(place.parent, self.inputs)
         folders = (folder for folder, short in self._folders.items() if short == beside)
         return next(folders, None) or made_in(os.path.relpath(place.parent, self.place))
@@ -266,7 +266,7 @@ class TaskPaths(Paths):
             raise InputError(f"{name} is a link to {target}, which the command has not made")
 
     def local(self, path: str, *, directory: bool = False) -> Path:
-        """Give the place of something that exists.
+        """Return the place of something that exists.
 
         Raises
         ------
@@ -284,28 +284,28 @@ class TaskPaths(Paths):
         return Path(self.path(_imported(source, directory=directory)))
 
     def resolved(self, path: str) -> str:
-        """Give the place of what a relative path names, as a value of it has it; or the path, if there is nothing."""
+        """Return the place of what a relative path names, as a value of it has it; or the path, if there is nothing."""
         try:
             return str(self.local(path, directory=path.endswith("/")))
         except FileNotFoundError:
             return path
 
     def size(self, path: str) -> int:
-        """Give the bytes of a file, or of all files in a directory."""
+        """Return the bytes of a file, or of all files in a directory."""
         place = self.local(path)
         if place.is_dir():
             return sum(child.stat().st_size for child in place.rglob("*") if child.is_file())
         return place.stat().st_size
 
     def draft(self, name: str) -> Path:
-        """Give the path for a new file."""
+        """Return the path for a new file."""
         self._written += 1
         folder = self.place / "written" / str(self._written)
         folder.mkdir(parents=True)
         return folder / name
 
     def written(self, draft: Path) -> str:
-        """Give the path of a new file."""
+        """Return the path of a new file."""
         return str(draft)
 
 
@@ -339,7 +339,7 @@ def _entry(holder: Stored, above: str, rest: str) -> Stored | None:
 
 
 def _same(content: File | Directory) -> object:
-    """Give what two files or directories have in common if they are the same."""
+    """Return what two files or directories have in common if they are the same."""
     if isinstance(content, File):
         return content.name, content.size, content.checksum
     return content.name, [_same(entry) for entry in content.entries]
@@ -352,7 +352,7 @@ def _bytes(content: File | Directory) -> int:
 
 
 def numbered(folders: Iterable[str]) -> dict[str, str]:
-    """Give each folder a number, but to a folder in another one its place there."""
+    """Return each folder a number, but to a folder in another one its place there."""
     short: dict[str, str] = {}
     for folder in sorted(set(folders)):
         above = next((known for known in sorted(short, key=len, reverse=True) if folder.startswith(f"{known}/")), None)

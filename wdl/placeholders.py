@@ -62,7 +62,7 @@ class EmptyingPlaceholder(UnionPlaceholder):
 
 
 def _failed_on_none(problem: Error.EvalError, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> bool:
-    """Say whether something that the failed expression is made of is None, or an array of nothing else."""
+    """Return whether something that the failed expression is made of is None, or an array of nothing else."""
     if not isinstance(problem.node, Expr.Base):
         return False
     return any(_is_none(part.eval(env, stdlib)) for part in _parts(problem.node))

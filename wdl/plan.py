@@ -62,7 +62,7 @@ class Plan:
             self._users.setdefault(key, set()).add(user)
 
     def needs(self, id_: str) -> set[str]:
-        """Give the keys that a node needs; a section with all that is in it."""
+        """Return the keys that a node needs; a section with all that is in it."""
         if id_ == OUTPUTS:
             return self._outputs_need()
         node = self.nodes[id_]
@@ -78,17 +78,17 @@ class Plan:
         return self.expression_needs(node) | (inner - own - variable)
 
     def keys(self, expr: Expr.Base) -> frozenset[str]:
-        """Give the keys that an expression needs."""
+        """Return the keys that an expression needs."""
         if id(expr) not in self._keys:
             self._keys[id(expr)] = frozenset(_keys(identifiers(expr)))
         return self._keys[id(expr)]
 
     def expression_needs(self, section: Tree.Scatter | Tree.Conditional) -> set[str]:
-        """Give the keys that a section's own expression needs."""
+        """Return the keys that a section's own expression needs."""
         return _keys(identifiers(section.expr))
 
     def after(self, call: Tree.Call) -> list[str]:
-        """Give the keys of the calls that a call must wait for, without their data."""
+        """Return the keys of the calls that a call must wait for, without their data."""
         return sorted(self._key_of(needed) for needed in call._after_node_ids)
 
     def _key_of(self, id_: str) -> str:
@@ -108,7 +108,7 @@ class Plan:
                 yield node
 
     def exposed(self, section: str, *, all_calls: bool = False) -> list[str]:
-        """Give the keys in a section that something outside of it needs; on demand those of all calls, too."""
+        """Return the keys in a section that something outside of it needs; on demand those of all calls, too."""
         inside = {node.workflow_node_id for node in self.within(section)} | {section}
         return [
             node.workflow_node_id
@@ -118,7 +118,7 @@ class Plan:
         ]
 
     def is_folded(self, key: str) -> bool:
-        """Say whether a declaration has one user only, beside it: it is then evaluated where that is."""
+        """Return whether a declaration has one user only, beside it: it is then evaluated where that is."""
         users = self._users.get(key, set())
         if self.uses[key] != 1:
             return False

@@ -22,7 +22,7 @@ class WDLError(InputError, PermanentError):
 
 
 def where(node: Any) -> str:
-    """Give the place of a part of a document, as compilers write it."""
+    """Return the place of a part of a document, as compilers write it."""
     pos = getattr(node, "pos", node)
     return f"{pos.abspath or pos.uri}" + (f":{pos.line}:{pos.column}" if pos.line else "")
 
@@ -57,7 +57,7 @@ def reason(failure: Any, name: str) -> str:
 
 
 def was_too_large(failure: Any) -> bool:
-    """Say whether a failed task never began, since it asks for more than there is."""
+    """Return whether a failed task never began, since it asks for more than there is."""
     return bool(failure.cause == Cause.INPUT and not failure.stats.start)
 
 

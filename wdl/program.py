@@ -101,7 +101,7 @@ class Loaded:
         self.paths = {id(node): path for path, node in self.nodes.items()}
 
     def plan(self, path: Path) -> Plan:
-        """Give a workflow's plan; it is worked out once."""
+        """Return a workflow's plan; it is worked out once."""
         if path not in self._plans:
             self._plans[path] = Plan(self.nodes[path])
         return self._plans[path]
@@ -123,28 +123,28 @@ def _load(file: File) -> Loaded:
 
 
 def loaded(pickled: bytes) -> Loaded:
-    """Give what `Source.pickled` has."""
+    """Return what `Source.pickled` has."""
     return Loaded(*pickle.loads(pickled))
 
 
 def callee(program: Program, node: Any) -> Callee:
-    """Give the reference to a task or workflow of a loaded document."""
+    """Return the reference to a task or workflow of a loaded document."""
     path = program.loaded.paths[id(node)]
     return Callee(program, path, node.digest + program.loaded.states.get(path, ""))
 
 
 def path_of(document: Tree.Document, node: Any) -> Path:
-    """Give where a task or workflow is in a document that is not stored yet."""
+    """Return where a task or workflow is in a document that is not stored yet."""
     return next(path for path, each in nodes(document) if each is node)
 
 
 def source_dir(node: Any) -> str:
-    """Give the directory or URL of the document that a task or workflow is in."""
+    """Return the directory or URL of the document that a task or workflow is in."""
     return os.path.dirname(str(node.pos.abspath))
 
 
 def version(text: str) -> str:
-    """Give the version of a toilfn task whose code is a text as well as this package's own."""
+    """Return the version of a toilfn task whose code is a text as well as this package's own."""
     return f"1 {text}"
 
 

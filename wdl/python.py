@@ -61,7 +61,7 @@ class Document:
         self.name: str = self._node.name
 
     def __call__(self, **inputs: Any) -> Any:
-        """Make the promise of a dict of outputs.
+        """Build the promise of a dict of outputs.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ def load(place: str | os.PathLike[str], name: str | None = None, **options: Any)
 
 
 def _signature(node: Any) -> str:
-    """Give all of a task or workflow that its inputs are read by."""
+    """Return all of a task or workflow that its inputs are read by."""
     return " ".join(f"{each.value.type} {each.name}" for each in node.available_inputs)
 
 

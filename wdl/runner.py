@@ -176,7 +176,7 @@ def _make_directories(*places: str) -> None:
 
 @contextmanager
 def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
-    """Give the settings of the run; on this machine, with workers that have what is loaded here."""
+    """Return the settings of the run; on this machine, with workers that have what is loaded here."""
     settings = {"retries": 0, "workflow": name, **from_options(options)}
     resolved = Settings.resolve(**settings)
     if resolved.cluster not in (None, "local") or threading.active_count() > 1:  # a nursery must be forked before those
@@ -187,7 +187,7 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
 
 
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
-    """Make the promise of the delivered outputs."""
+    """Build the promise of the delivered outputs."""
     from toilfn.wdl.outputs import Delivery, deliver
     from toilfn.wdl.tasks import start
 

@@ -170,7 +170,7 @@ def _name(name: str) -> str:
 
 
 def needed(task: Tree.Task) -> list[str]:
-    """Give the names of the declarations that a task's runtime section needs, in the order of their evaluation."""
+    """Return the names of the declarations that a task's runtime section needs, in the order of their evaluation."""
     decls = {decl.name: decl for decl in (*(task.inputs or []), *task.postinputs)}
     wanted: set[str] = set()
     stack = [referee for expr in task.runtime.values() for referee in identifiers(expr)]
@@ -225,7 +225,7 @@ def _disk(value: Any) -> int:
 
 
 def _mount_points(value: Any) -> tuple[str, ...]:
-    """Give the places of disks that have one (1.2, "disks"): others are where the command runs."""
+    """Return the places of disks that have one (1.2, "disks"): others are where the command runs."""
     return tuple(disk["place"] for disk in _disks(value) if (disk["place"] or "").startswith("/"))
 
 

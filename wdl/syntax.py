@@ -53,7 +53,7 @@ _VERSION = re.compile(
 
 
 def with_plain_version(text: str, place: str) -> str:
-    """Give a document's text with its version on the word's line, and nothing else there; all else stays in its line.
+    """Return a document's text with its version on the word's line, and nothing else there; all else stays in its line.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ _IN_WORDS = {"CNAME": "a name", "$END": "the end"}
 
 
 def _words(terminals: Any, parser: lark.Lark) -> list[str]:
-    """Give what is written for terminals of a grammar."""
+    """Return what is written for terminals of a grammar."""
     patterns = {terminal.name: terminal.pattern for terminal in parser.terminals}
     named = {_IN_WORDS[name] for name in terminals if name in _IN_WORDS}
     fixed = {name: patterns[name] for name in terminals if name in patterns}

@@ -14,7 +14,7 @@ __all__ = ["task_value"]
 
 
 def task_value(task: Tree.Task, runtime: Runtime, status: int | None) -> Value.Base:
-    """Make the variable (WDL 1.2, "Runtime Access to Requirements, Hints, and Metadata").
+    """Build the variable (WDL 1.2, "Runtime Access to Requirements, Hints, and Metadata").
 
     Parameters
     ----------

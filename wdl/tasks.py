@@ -51,12 +51,12 @@ class Scope(Once):
     machine: Machine
 
     def counts(self) -> tuple[Any, ...]:
-        """Give all of it."""
+        """Return all of it."""
         return self.workflow, self.inputs, self.machine
 
 
 def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, alone: bool = False) -> Any:
-    """Make the promise of the outputs of a document's task or workflow.
+    """Build the promise of the outputs of a document's task or workflow.
 
     Parameters
     ----------

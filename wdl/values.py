@@ -68,11 +68,11 @@ class Paths(ABC):
 
     @abstractmethod
     def path(self, stored: Stored) -> str:
-        """Give the path that stands for a stored file or directory."""
+        """Return the path that stands for a stored file or directory."""
 
     @abstractmethod
     def stored(self, path: str, *, directory: bool) -> Stored:
-        """Give what a path stands for, and store it if need be.
+        """Return what a path stands for, and store it if need be.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Paths(ABC):
 
     @abstractmethod
     def known(self, path: str) -> Stored | None:
-        """Give what a path stands for, if that is in the store already."""
+        """Return what a path stands for, if that is in the store already."""
 
 
 def encode(value: Value.Base, declared: Type.Base, paths: Paths, *, strict: bool = True) -> Any:

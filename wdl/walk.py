@@ -74,14 +74,14 @@ class Walk:
         self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
 
     def take(self, key: str, given: Any) -> None:
-        """Make a value known that this walk's task was given."""
+        """Build a value known that this walk's task was given."""
         plain = together(given)
         if plain is not given:
             self._apart[key] = given
         self.bind(key, plain)
 
     def bind(self, key: str, plain: Any) -> None:
-        """Make a value known under its key, and under its names."""
+        """Build a value known under its key, and under its names."""
         self.plain[key] = plain
         kind, _, name = key.partition("-")
         if kind != "call":
@@ -104,11 +104,11 @@ class Walk:
                 self._enter(id_, node)
 
     def result(self, key: str) -> Any:
-        """Give a value that is known, or what holds the promises of it."""
+        """Return a value that is known, or what holds the promises of it."""
         return self.waiting[key] if key in self.waiting else self.plain[key]
 
     def outputs(self) -> Any:
-        """Give the workflow's outputs by name, or the promise of them."""
+        """Return the workflow's outputs by name, or the promise of them."""
         if self._is_waiting(OUTPUTS):
             return self._later(OUTPUTS)
         workflow = self.plan.workflow
@@ -126,7 +126,7 @@ class Walk:
         return {decl.name: found[decl.name] for decl in workflow.outputs}
 
     def call_outputs(self) -> dict[str, Any]:
-        """Give the outputs of all calls, as they can be seen from the workflow's body, or the promises of them."""
+        """Return the outputs of all calls, as they can be seen from the workflow's body, or the promises of them."""
         return {
             node.name: self.result(id_)
             for id_, node in self.plan.nodes.items()
@@ -175,7 +175,7 @@ class Walk:
         self._keep(id_)
 
     def _before(self, call: Tree.Call) -> list[Any]:
-        """Give what a call comes after, by its own word: calls, also all those that a scatter has made of one."""
+        """Return what a call comes after, by its own word: calls, also all those that a scatter has made of one."""
         return [promise for key in self.plan.after(call) for promise in _promises(self.waiting.get(key))]
 
     def _inputs(self, call: Tree.Call) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class Walk:
         return home._apart[place]
 
     def _as_given(self, expr: Expr.Base, wanted: Type.Base) -> Apart | None:
-        """Give what is handed on as it has come, if it was apart."""
+        """Return what is handed on as it has come, if it was apart."""
         name = expr.expr if isinstance(expr, Expr.Get) and not expr.member else None
         is_declared = isinstance(name, Expr.Ident) and isinstance(name.referee, Tree.Decl)
         is_same = is_declared and expr.type.copy(optional=wanted.optional) == wanted
@@ -253,7 +253,7 @@ class Walk:
         return sum(sum(1 for _ in _promises(found)) for found in gathered if isinstance(found, list))
 
     def section_result(self, id_: str) -> dict[str, Any]:
-        """Give what a section that was gone over exposes."""
+        """Return what a section that was gone over exposes."""
         return {key: self.result(key) for key in self._exposed(id_)}
 
     def _exposed(self, id_: str) -> list[str]:
@@ -275,7 +275,7 @@ class Walk:
     # What waits
 
     def _needs(self, id_: str) -> set[str]:
-        """Give what a node needs, with what the declarations need that are evaluated along with it."""
+        """Return what a node needs, with what the declarations need that are evaluated along with it."""
         direct = self.plan.needs(id_)
         return {key for need in direct for key in self.folded.get(need, {need})}
 
@@ -283,7 +283,7 @@ class Walk:
         return any(key in self.waiting for key in self._needs(id_))
 
     def _later(self, id_: str) -> Any:
-        """Make the task that goes on from a node, with the folded declarations that it needs."""
+        """Build the task that goes on from a node, with the folded declarations that it needs."""
         node = self.plan.nodes.get(id_)
         after, before = (self.plan.after(node), self._before(node)) if isinstance(node, Tree.Call) else ([], [])
         nodes = [*self._folded_for(id_), id_]
@@ -292,7 +292,7 @@ class Walk:
         return self.tasks.go_on(self.section, nodes, env, before)
 
     def _argument(self, key: str) -> Any:
-        """Give what stands for a value in the arguments of a task; what all iterations share is kept apart."""
+        """Return what stands for a value in the arguments of a task; what all iterations share is kept apart."""
         if key in self.waiting:
             return self.waiting[key]
         owner = self
@@ -327,7 +327,7 @@ def pick(plain: Any, name: str) -> Any:
 
 
 def names(plain: Any) -> list[str]:
-    """Give the names of a call's outputs, or of those of the calls that a scatter or conditional made of it."""
+    """Return the names of a call's outputs, or of those of the calls that a scatter or conditional made of it."""
     if isinstance(plain, list):
         return list(dict.fromkeys(name for item in plain for name in names(item)))
     return list(plain or ())

@@ -256,12 +256,12 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
 
 
 def _parent(job: str) -> str:
-    """Give the id of the array that an element belongs to; of another job its own."""
+    """Return the id of the array that an element belongs to; of another job its own."""
     return job.partition(":")[0]
 
 
 def _number(job: str) -> int:
-    """Give an element's number in its array; 0 of another job."""
+    """Return an element's number in its array; 0 of another job."""
     return int(job.partition(":")[2] or 0)
 
 

@@ -162,7 +162,7 @@ def found(job: Mapping[str, Any]) -> Found:
 
 
 def log_stream(job: Mapping[str, Any]) -> str:
-    """Give the name of a job's log stream; empty if it did not come so far."""
+    """Return the name of a job's log stream; empty if it did not come so far."""
     stream: str = _container(job).get("logStreamName") or ""
     return stream
 

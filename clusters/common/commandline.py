@@ -134,14 +134,14 @@ class CommandCluster(PolledCluster[_Live]):
 
     @abstractmethod
     def directives(self, submission: Submission) -> list[str]:
-        """Give the script's directives, without prefix."""
+        """Return the script's directives, without prefix."""
 
     @abstractmethod
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give the command that submits a script."""
+        """Return the command that submits a script."""
 
     def submit_input(self, script: Path, text: str) -> str:
-        """Give what the submitting command reads: the script itself."""
+        """Return what the submitting command reads: the script itself."""
         return text
 
     def send(self, submission: Submission, script: Path, text: str) -> str:
@@ -184,12 +184,12 @@ class CommandCluster(PolledCluster[_Live]):
         return next((self._base(job) for job, other in self.names().items() if other == name), "")
 
     def element(self, base: str, number: int) -> JobId:
-        """Give the id of an array's element."""
+        """Return the id of an array's element."""
         opening, closing = self.marks
         return JobId(f"{base}{opening}{number}{closing}")
 
     def split(self, job: JobId) -> tuple[str, int | None]:
-        """Give the id of the submission that a job belongs to, and its number if that is an array."""
+        """Return the id of the submission that a job belongs to, and its number if that is an array."""
         opening, closing = self.marks
         base, _, number = job.removesuffix(closing).partition(opening)
         return base, int(number) if number else None
@@ -208,7 +208,7 @@ class CommandCluster(PolledCluster[_Live]):
 
     @abstractmethod
     def names(self) -> dict[JobId, str]:
-        """Give the names of all live jobs of this user."""
+        """Return the names of all live jobs of this user."""
 
     def has_other_machines(self) -> bool | None:
         """Say nothing about the nodes where the system is not asked for them; see `Cluster.has_other_machines`."""
@@ -219,7 +219,7 @@ class CommandCluster(PolledCluster[_Live]):
         return self.array_limit
 
     def output_word(self, submission: Submission) -> str | None:
-        """Give the shell word for a job's output; None if the system is told by other means."""
+        """Return the shell word for a job's output; None if the system is told by other means."""
         if not self.keeps_output:
             return "/dev/null"
         number = f'."${self.index}"' if submission.is_array or self.numbers_all else ""
@@ -373,7 +373,7 @@ class CommandCluster(PolledCluster[_Live]):
         return self.script(Submission("toilfn-example", (batch,), batch.resources, "LOG"))
 
     def submit_args(self) -> list[str]:
-        """Give the user's own words for the submitting command."""
+        """Return the user's own words for the submitting command."""
         variable = f"TOILFN_{self.name.upper()}_ARGS"
         return list(self.settings.get("submit_args", shlex.split(os.environ.get(variable, ""))))
 
@@ -383,7 +383,7 @@ class CommandCluster(PolledCluster[_Live]):
         return [templates[key].format(value) for key, value in given.items()]
 
     def walltime(self, resources: Resources) -> float | None:
-        """Give a job's time limit in seconds: more than what its tasks may take, so that these have all of it."""
+        """Return a job's time limit in seconds: more than what its tasks may take, so that these have all of it."""
         if resources.walltime is not None:
             return resources.walltime + self.room
         default = self.settings.get("walltime")
@@ -453,7 +453,7 @@ class CommandCluster(PolledCluster[_Live]):
             raise kind(f"{said}{_COMMAND}{shlex.join(command)}\nThe script was:\n{text}") from None
 
     def submission_names(self) -> dict[str, str]:
-        """Give the name of each submission of which something lives, by its id."""
+        """Return the name of each submission of which something lives, by its id."""
         return {self._base(job): live.name for job, live in self._live.items()}
 
     def _base(self, job: JobId) -> str:
@@ -497,7 +497,7 @@ class CommandCluster(PolledCluster[_Live]):
         return found._replace(cause=(*causes, found.cause)[0], detail=found.detail + said)
 
     def address(self) -> dict[str, Any]:
-        """Give where the scripts are that say which job runs what, and what jobs are called."""
+        """Return where the scripts are that say which job runs what, and what jobs are called."""
         return {name: str(self.settings[name]) for name in ("log_directory", "job_name") if self.settings.get(name)}
 
     def list(self, workflow: str) -> dict[JobId, str]:

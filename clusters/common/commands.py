@@ -165,7 +165,7 @@ class Commands:
             return ""
 
     def is_absent(self, words: str) -> bool:
-        """Say whether these are the system's own words for "there is no such job"."""
+        """Return whether these are the system's own words for "there is no such job"."""
         return self._absent is not None and bool(self._absent.search(words))
 
     def _started(self, command: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
@@ -213,7 +213,7 @@ def _end(status: int) -> str:
 
 
 def pauses(patience: float, first: float = 0.5, longest: float = 30.0) -> Iterator[float]:
-    """Give the seconds to wait before each further try, growing, until they add up to `patience`."""
+    """Return the seconds to wait before each further try, growing, until they add up to `patience`."""
     total, pause = 0.0, first
     while total < patience:
         yield pause

@@ -52,13 +52,13 @@ class ContainerSettings(TypedDict, total=False):
 
 
 def setting(settings: Mapping[str, Any], name: str, variable: str) -> str | None:
-    """Give a setting, or else what an environment variable of the leader says."""
+    """Return a setting, or else what an environment variable of the leader says."""
     found: str | None = settings.get(name) or os.environ.get(variable) or None
     return found
 
 
 def image_of(settings: Mapping[str, Any], owner: str) -> str:
-    """Give the image.
+    """Return the image.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def image_of(settings: Mapping[str, Any], owner: str) -> str:
 
 
 def worker_words(settings: Mapping[str, Any], session: Session) -> list[str]:
-    """Give the command of a job; the batch's name comes after it."""
+    """Return the command of a job; the batch's name comes after it."""
     command = settings.get("worker_command", worker_command(settings.get("python", "python3")))
     return [*command, session.store]
 
@@ -86,7 +86,7 @@ def prologue_script(lines: Sequence[str]) -> str:
 
 
 def walltime_of(settings: Mapping[str, Any], resources: Resources) -> float | None:
-    """Give a job's time limit in seconds."""
+    """Return a job's time limit in seconds."""
     if resources.walltime is not None:
         return resources.walltime
     default = settings.get("walltime")

@@ -204,11 +204,11 @@ class PolledCluster(Cluster, Generic[L]):
             self._to_kill.clear()
 
     def address(self) -> dict[str, Any]:
-        """Give the settings that say where its jobs are. See `Cluster.address`."""
+        """Return the settings that say where its jobs are. See `Cluster.address`."""
         return {name: self.settings[name] for name in self.place if name in self.settings}
 
     def wake(self) -> None:
-        """Make a waiting `poll` return."""
+        """Build a waiting `poll` return."""
         self._woken.set()
 
     # How it is done.

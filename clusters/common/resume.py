@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
 
 
 def make_from(name: str, recipe: Recipe) -> Cluster:
-    """Make a cluster like the one that a recipe was written of.
+    """Build a cluster like the one that a recipe was written of.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def _value(plain: Any) -> Any:
 
 
 def make_again(name: str, address: Mapping[str, Any]) -> Cluster:
-    """Make a cluster with which the jobs of an earlier one can be found.
+    """Build a cluster with which the jobs of an earlier one can be found.
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ class DaskCluster(Cluster):
         self._link.close()
 
     def wake(self) -> None:
-        """Make a waiting `poll` return."""
+        """Build a waiting `poll` return."""
         self._ended.put(None)
 
     def _hopeless(self) -> list[Update]:
@@ -231,7 +231,7 @@ class DaskCluster(Cluster):
         return Update(job, JobState.ENDED, exit_cause(code, number), f"{words}; its output ends with:\n{tail}")
 
     def address(self) -> dict[str, Any] | None:
-        """Give the scheduler's address; None if it is in this process."""
+        """Return the scheduler's address; None if it is in this process."""
         return self._link.address()
 
     def list(self, workflow: str) -> dict[JobId, str]:

@@ -47,7 +47,7 @@ def run_job(job: str, command: list[str], arguments: list[str], environment: dic
 
 @contextmanager
 def _leash() -> Iterator[int]:
-    """Make a pipe that only this process holds the other end of."""
+    """Build a pipe that only this process holds the other end of."""
     leash, ours = os.pipe()
     try:
         yield leash

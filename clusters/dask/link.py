@@ -41,7 +41,7 @@ class DaskLink:
         return self._client is not None and self._client.status == "running"
 
     def client(self) -> Client:
-        """Give a client that works.
+        """Return a client that works.
 
         Raises
         ------
@@ -54,7 +54,7 @@ class DaskLink:
         return self._client
 
     def address(self) -> dict[str, Any] | None:
-        """Give the argument that finds the scheduler from elsewhere; None where it ends with this process."""
+        """Return the argument that finds the scheduler from elsewhere; None where it ends with this process."""
         if self._place is None:
             return {}
         if isinstance(self._place, str):

@@ -87,7 +87,7 @@ class GridEngineCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
 
     def directives(self, submission: Submission) -> list[str]:
-        """Give qsub's options for a shape."""
+        """Return qsub's options for a shape."""
         resources, given = submission.resources, self.settings
         slots = math.ceil(resources.cores)
         environment = given.get("parallel_environment", os.environ.get("TOILFN_GRIDENGINE_PE", "smp"))
@@ -108,7 +108,7 @@ class GridEngineCluster(CommandCluster):
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give qsub's command line; qsub reads the script from its input."""
+        """Return qsub's command line; qsub reads the script from its input."""
         return ["qsub", "-terse", *self.submit_args()]
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:

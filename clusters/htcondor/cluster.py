@@ -82,7 +82,7 @@ class HTCondorCluster(CommandCluster):
         super().open(session)
 
     def directives(self, submission: Submission) -> list[str]:
-        """Give the submit description's lines that follow from the shape."""
+        """Return the submit description's lines that follow from the shape."""
         resources, given = submission.resources, self.settings
         walltime = self.walltime(resources)
         gpus = sum(accelerator.count for accelerator in resources.accelerators)
@@ -105,7 +105,7 @@ class HTCondorCluster(CommandCluster):
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give condor_submit's command line; it reads the description from its input."""
+        """Return condor_submit's command line; it reads the description from its input."""
         return ["condor_submit", "-terse", *self.submit_args()]
 
     def submit_input(self, script: Path, text: str) -> str:
@@ -164,7 +164,7 @@ class HTCondorCluster(CommandCluster):
         return {self.element(*key): name for key, name in batch_names(ads).items()}
 
     def _is_unfinished(self, log: Path) -> bool:
-        """Whether an event log has jobs that have not ended."""
+        """Return whether an event log has jobs that have not ended."""
         name = log.name.removesuffix(".sh.events")
         jobs = re.findall(r"^\d{3} \(0*(\d{1,9})\.(\d{1,9})\.", self._log(name), re.MULTILINE)
         return not self._logged(name).keys() >= {self.element(cluster, int(process)) for cluster, process in jobs}

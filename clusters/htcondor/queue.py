@@ -33,10 +33,10 @@ class Queue(Protocol):
         """Submit a description, with the user's further words; return what was answered: ``4711.0 - 4711.3``."""
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
-        """Give the ads of jobs in the queue; without clusters those of all of this user's."""
+        """Return the ads of jobs in the queue; without clusters those of all of this user's."""
 
     def history(self, clusters: Sequence[str]) -> list[Ad]:
-        """Give the ads of jobs that left the queue."""
+        """Return the ads of jobs that left the queue."""
 
     def remove(self, jobs: Sequence[str]) -> None:
         """End jobs and clusters."""
@@ -88,7 +88,7 @@ class Bindings:
         self._module = htcondor2
 
     def finds_schedd(self) -> bool:
-        """Whether HTCondor's configuration on this machine leads to a schedd."""
+        """Return whether HTCondor's configuration on this machine leads to a schedd."""
         try:
             self._module.Schedd()
         except self._module.HTCondorException:

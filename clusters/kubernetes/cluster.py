@@ -197,11 +197,11 @@ class KubernetesCluster(Cluster):
         self._ready.clear()
 
     def wake(self) -> None:
-        """Make a waiting `poll` return."""
+        """Build a waiting `poll` return."""
         self._news.put(None)
 
     def manifest(self, submission: Submission | None = None) -> dict[str, Any]:
-        """Make the Job of a submission as `submit` does; without one, that of an ordinary task, to look at."""
+        """Build the Job of a submission as `submit` does; without one, that of an ordinary task, to look at."""
         if submission is None:
             batch = Batch("BATCH", "example", Resources())
             submission = Submission("toilfn-example", (batch,), batch.resources, "")
@@ -394,7 +394,7 @@ class KubernetesCluster(Cluster):
         return Update(id_, JobState.ENDED, found.cause, found.detail)
 
     def _printed(self, pod: Mapping[str, Any]) -> str:
-        """Give the end of what the worker printed outside its tasks."""
+        """Return the end of what the worker printed outside its tasks."""
         name = pod["metadata"]["name"]
         try:
             text = self._api.log(name, CONTAINER, _TAIL)
@@ -477,7 +477,7 @@ class KubernetesCluster(Cluster):
         return [self._ended(id_, live, Found(JobState.ENDED, cause, detail))]
 
     def _warning(self, name: str) -> str:
-        """Give the last complaint of Kubernetes about a job or a pod, if there is one and we may see it."""
+        """Return the last complaint of Kubernetes about a job or a pod, if there is one and we may see it."""
         try:
             return "".join(self._api.warnings(name)[-1:])
         except ClusterError as error:

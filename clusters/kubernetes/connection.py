@@ -158,7 +158,7 @@ class Connection:
                 raise _unfit(error) from None
 
     def create_job(self, manifest: dict[str, Any]) -> None:
-        """Make a job; one of that name is this one, made by a request whose answer was lost."""
+        """Build a job; one of that name is this one, made by a request whose answer was lost."""
         try:
             self._ask(self._jobs.create_namespaced_job, self.namespace, manifest, field_validation="Strict")
         except RefusedError as error:
@@ -208,7 +208,7 @@ class Connection:
         return Stream(response, self._meaning)
 
     def log(self, pod: str, container: str, size: int) -> str:
-        """Give the end of what a container printed, at most some bytes."""
+        """Return the end of what a container printed, at most some bytes."""
         response = self._request(
             self._pods.read_namespaced_pod_log, pod, self.namespace, container=container, tail_lines=50
         )
@@ -345,7 +345,7 @@ class Stream:
 
 
 def user() -> str:
-    """Give the name of who runs this; where the system has none, the number."""
+    """Return the name of who runs this; where the system has none, the number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

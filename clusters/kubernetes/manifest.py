@@ -61,18 +61,18 @@ class Element(NamedTuple):
 
 
 def job_name(prefix: str, workflow: str, token: str) -> str:
-    """Make a name that Kubernetes takes, with room for what it adds for pods: at most 52 characters."""
+    """Build a name that Kubernetes takes, with room for what it adds for pods: at most 52 characters."""
     words = re.sub(r"[^a-z0-9]+", "-", f"{prefix}-{workflow}".lower()).strip("-")
     return f"{words[: 51 - len(token)].rstrip('-')}-{token}"
 
 
 def user_label(name: str) -> str:
-    """Make a label's value from the name of a user, such as ``ada-lab.org`` from ``ada@lab.org``."""
+    """Build a label's value from the name of a user, such as ``ada-lab.org`` from ``ada@lab.org``."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:63].strip("-_.") or "unknown"
 
 
 def job(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the Job of a submission: an Indexed one if it has more than one batch.
+    """Build the Job of a submission: an Indexed one if it has more than one batch.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def batches(manifest: Mapping[str, Any]) -> dict[JobId, str]:
 
 
 def element(pod: Mapping[str, Any]) -> Element:
-    """Say which element a pod runs."""
+    """Return which element a pod runs."""
     index = pod["metadata"].get("annotations", {}).get(INDEX)
     return Element(pod["metadata"]["labels"][JOB], None if index is None else int(index))
 

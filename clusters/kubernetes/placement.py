@@ -39,7 +39,7 @@ _RESOURCES = {
 
 
 def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
-    """Give the container's resources, as quantities of Kubernetes.
+    """Return the container's resources, as quantities of Kubernetes.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
 def affinity(
     resources: Resources, preemptible_labels: Mapping[str, str], accelerator_labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Give the affinity for nodes.
+    """Return the affinity for nodes.
 
     A preemptible task prefers nodes that can be taken away, any other keeps off them. A model of accelerator is
     required, by whichever label the nodes tell it.
@@ -90,7 +90,7 @@ def affinity(
 def tolerations(
     resources: Resources, preemptible_labels: Mapping[str, str], names: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Give the taints that the pod may ignore: of nodes that can be taken away, and of nodes kept for accelerators."""
+    """Return the taints that the pod tolerates: those of preemptible nodes and of nodes with accelerators."""
     found = []
     if resources.preemptible:
         found += [

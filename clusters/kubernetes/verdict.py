@@ -45,7 +45,7 @@ _SUFFIXES |= {f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("
 
 
 def judge(pod: Mapping[str, Any]) -> Found:
-    """Say what becomes of a pod's batch.
+    """Return what becomes of a pod's batch.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def gone(pod: Mapping[str, Any] | None) -> Found:
 
 
 def is_starting(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has a node and does not run yet."""
+    """Return whether a pod has a node and does not run yet."""
     return bool(pod["spec"].get("nodeName")) and pod["status"].get("phase") == "Pending"
 
 
 def blocked(pod: Mapping[str, Any]) -> str:
-    """Say what keeps a pod from starting, in Kubernetes' words; nothing if it is just on its way."""
+    """Return what keeps a pod from starting, in Kubernetes' words; nothing if it is just on its way."""
     for status in pod["status"].get("initContainerStatuses", []) + pod["status"].get("containerStatuses", []):
         waiting = status.get("state", {}).get("waiting", {})
         if waiting.get("reason") in _BLOCKED:
@@ -161,7 +161,7 @@ def _lost(pod: Mapping[str, Any]) -> Cause:
 
 
 def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give how the worker ended; if it is not to blame, another container."""
+    """Return how the worker ended; if it is not to blame, another container."""
     ends = [(status["name"], status.get("state", {}).get("terminated")) for status in _statuses(pod)]
     worker = next((end for name, end in ends if end and name == CONTAINER), None)
     others = [end for _, end in ends if end and end.get("exitCode")]

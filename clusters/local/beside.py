@@ -41,7 +41,7 @@ class BesideCluster(Cluster):
         self._here.open(session)
 
     def capacity(self) -> Capacity:
-        """Say what the main cluster can run."""
+        """Return what the main cluster can run."""
         return self._main.capacity()
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -87,7 +87,7 @@ class BesideCluster(Cluster):
         return self._main.list(workflow) | here
 
     def address(self) -> dict[str, Any] | None:
-        """Give the main cluster's."""
+        """Return the main cluster's."""
         return self._main.address()
 
     def has_other_machines(self) -> bool | None:
@@ -105,5 +105,5 @@ class BesideCluster(Cluster):
             self._main.tell(job, message)
 
     def wake(self) -> None:
-        """Make a waiting `poll` return."""
+        """Build a waiting `poll` return."""
         self._main.wake()

@@ -129,7 +129,7 @@ class LocalCluster(Cluster):
         return Capacity(total=self._total, largest=self._total, batches=self._workers)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Give each batch to an idle worker, or to a new one."""
+        """Return each batch to an idle worker, or to a new one."""
         return [self._start(batch) for batch in batches]
 
     def _start(self, batch: Batch) -> JobId:
@@ -199,7 +199,7 @@ class LocalCluster(Cluster):
         return [Update(job.id, JobState.ENDED, answers=tuple(messages))]
 
     def _ended(self, job: _Job) -> Update:
-        """Say how a job ended whose worker is dead, or has closed its wire and will be."""
+        """Return how a job ended whose worker is dead, or has closed its wire and will be."""
         self._free(job)
         status, doing, log = job.worker.end(), job.worker.doing(), job.worker.log()
         cause, detail = job.verdict or how_it_ended(status, in_task=doing is not None)
@@ -262,7 +262,7 @@ class LocalCluster(Cluster):
             self._busy[job].worker.send(message)
 
     def wake(self) -> None:
-        """Make a `poll` that waits in another thread return now."""
+        """Build a `poll` that waits in another thread return now."""
         if self._session is not None:
             with suppress(BlockingIOError):
                 os.write(self._wake_write, b"!")

@@ -92,7 +92,7 @@ class Nursery:
             timeout = 0
 
     def status_of(self, pid: int) -> int | None:
-        """Give a worker's exit status if it is known to have ended."""
+        """Return a worker's exit status if it is known to have ended."""
         return self._ended.get(pid)
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class Fledgling:
         self._nursery = nursery
 
     def poll(self) -> int | None:
-        """Give its exit status, or None while it runs."""
+        """Return its exit status, or None while it runs."""
         self._nursery.listen(0)
         return self._nursery.status_of(self.pid)
 

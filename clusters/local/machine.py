@@ -25,12 +25,12 @@ def cores() -> float:
 
 
 def memory() -> int:
-    """Give the bytes of memory of the machine, or the limit of its control groups if that is less."""
+    """Return the bytes of memory of the machine, or the limit of its control groups if that is less."""
     return min([psutil.virtual_memory().total, *_memory_limits()])
 
 
 def disk() -> int:
-    """Give the bytes that are free where workers put temporary files."""
+    """Return the bytes that are free where workers put temporary files."""
     place = os.path.abspath(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir())
     while not os.path.exists(place):  # the first worker makes it
         place = os.path.dirname(place)
@@ -38,7 +38,7 @@ def disk() -> int:
 
 
 def nvidia_devices() -> list[str]:
-    """Give the numbers or names of the NVIDIA devices that this process may use."""
+    """Return the numbers or names of the NVIDIA devices that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name and name != "-1"]

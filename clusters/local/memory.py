@@ -11,7 +11,7 @@ __all__ = ["used_memory"]
 
 
 def used_memory(pid: int, limit: int) -> int:
-    """Give the bytes of memory in use.
+    """Return the bytes of memory in use.
 
     Parameters
     ----------

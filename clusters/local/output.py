@@ -13,7 +13,7 @@ LOG_LIMIT = 64 * 1024
 
 
 def open_output() -> int:
-    """Make the file; gives a descriptor. All who write append, whatever else they share it with."""
+    """Build the file; gives a descriptor. All who write append, whatever else they share it with."""
     with tempfile.TemporaryFile() as file:
         fd = os.dup(file.fileno())
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)

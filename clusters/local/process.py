@@ -35,7 +35,7 @@ class Process(Protocol):
         """Its id."""
 
     def poll(self) -> int | None:
-        """Give its exit status, or None while it runs."""
+        """Return its exit status, or None while it runs."""
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
@@ -116,17 +116,17 @@ class WorkerProcess:
         return messages
 
     def doing(self) -> Doing | None:
-        """Say what it is at, or was when it died; None between tasks, or when that is changing just now."""
+        """Return what it is at, or was when it died; None between tasks, or when that is changing just now."""
         first = self._slot.read()
         return first if first == self._slot.read() else None
 
     def log(self) -> bytes:
-        """Give what the running task has printed."""
+        """Return what the running task has printed."""
         doing = self._slot.read()
         return read_output(self._output, doing.log if doing else 0)
 
     def is_dead(self) -> bool:
-        """Whether it has ended and all that it said has been received. Its end shows in the wire too, unless
+        """Return whether it has ended and all that it said has been received. Its end shows in the wire too, unless
         something that it has started holds the other end."""
         if self._process.poll() is None:
             return False

@@ -189,12 +189,12 @@ def _reap(process: psutil.Process) -> None:
 
 
 def _exit_status(process: psutil.Process) -> int | None:
-    """Give how our child has ended: negative, a signal; None when somebody else in this process has reaped it."""
+    """Return how our child has ended: negative, a signal; None when somebody else in this process has reaped it."""
     return process.wait(timeout=0)
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Whether a process still does something; one that is not our child may stay as a zombie."""
+    """Return whether a process still does something; one that is not our child may stay as a zombie."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False

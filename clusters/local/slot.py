@@ -46,7 +46,7 @@ class Slot:
         self._page = mmap.mmap(fd, _SIZE)
 
     def write(self, doing: Doing) -> None:
-        """Say what is being done now."""
+        """Return what is being done now."""
         _LAYOUT.pack_into(self._page, 0, True, *doing)
 
     def clear(self) -> None:
@@ -54,11 +54,11 @@ class Slot:
         self._page[0] = 0
 
     def read(self) -> Doing | None:
-        """Say what the worker is at; None between tasks. While it changes, what is read may be a mixture:
+        """Return what the worker is at; None between tasks. While it changes, what is read may be a mixture:
         only what is read twice alike is certain."""
         busy, *fields = _LAYOUT.unpack_from(self._page, 0)
         return Doing(*fields) if busy else None
 
     def close(self) -> None:
-        """Give the page up."""
+        """Return the page up."""
         self._page.close()

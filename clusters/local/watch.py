@@ -23,7 +23,7 @@ _FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRA
 
 
 def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | None:
-    """Say which limit a worker's task has broken, if any; with `memory`, that of memory counts, too."""
+    """Return which limit a worker's task has broken, if any; with `memory`, that of memory counts, too."""
     doing = worker.doing()
     if doing is None:
         return None
@@ -39,7 +39,7 @@ def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | Non
 
 
 def how_it_ended(status: int, *, in_task: bool) -> Verdict:
-    """Say why a worker ended that nobody asked to.
+    """Return why a worker ended that nobody asked to.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ class LSFCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
 
     def directives(self, submission: Submission) -> list[str]:
-        """Give bsub's options for a shape."""
+        """Return bsub's options for a shape."""
         resources, given = submission.resources, self.settings
         cores = math.ceil(resources.cores)
         unit = memory_unit(given.get("units"))
@@ -101,7 +101,7 @@ class LSFCluster(CommandCluster):
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give bsub's command line; bsub reads the script from its input."""
+        """Return bsub's command line; bsub reads the script from its input."""
         return ["bsub", *self.submit_args()]
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:

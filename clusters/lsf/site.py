@@ -42,7 +42,7 @@ def read_parameters(text: str) -> Site:
 
 
 def memory_unit(wanted: str | None) -> int:
-    """Give the bytes of the unit that memory is counted in: the one wanted, or that of lsf.conf; without it LSF has KB.
+    """Return the bytes of LSF's unit of memory: the one wanted, or that of lsf.conf; the default is KB.
 
     Raises
     ------

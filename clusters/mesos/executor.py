@@ -134,7 +134,7 @@ class Executor:
             print(error, file=sys.stderr)
 
     def _unheard(self) -> dict[str, Any]:
-        """Give what the agent may not know."""
+        """Return what the agent may not know."""
         return {
             "unacknowledged_tasks": list(self._tasks.values()),
             "unacknowledged_updates": [{"status": status} for status in list(self._unacknowledged.values())],

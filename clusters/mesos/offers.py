@@ -42,7 +42,7 @@ def amounts(resources: Resources) -> dict[str, float]:
 
 
 def attributes(offer: Offer) -> dict[str, str]:
-    """Give an agent's attributes as text."""
+    """Return an agent's attributes as text."""
     found: dict[str, str] = {}
     for attribute in offer.get("attributes", ()):
         value = attribute.get("text") or attribute.get("scalar") or {}
@@ -51,12 +51,12 @@ def attributes(offer: Offer) -> dict[str, str]:
 
 
 def is_preemptible(offer: Offer) -> bool:
-    """Say whether an agent can be taken away: its attribute ``preemptible`` says so."""
+    """Return whether an agent can be taken away: its attribute ``preemptible`` says so."""
     return attributes(offer).get("preemptible", "").lower() in ("true", "yes", "1", "1.0")
 
 
 def suits(offer: Offer, resources: Resources, wanted: Mapping[str, str]) -> bool:
-    """Say whether tasks of a shape may run on an agent that has this attributes."""
+    """Return whether tasks of a shape may run on an agent that has this attributes."""
     has = attributes(offer)
     may_go = resources.preemptible or not is_preemptible(offer)
     return may_go and all(has.get(name) == value for name, value in wanted.items())

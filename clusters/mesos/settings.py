@@ -58,7 +58,7 @@ class MesosSettings(ContainerSettings, total=False):
 
 
 def endpoints(settings: Mapping[str, Any]) -> list[str]:
-    """Give the masters' URLs."""
+    """Return the masters' URLs."""
     given: Any = setting(settings, "endpoint", "TOILFN_MESOS_ENDPOINT") or "localhost:5050"
     places = given.split(",") if isinstance(given, str) else given
     return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
@@ -80,7 +80,7 @@ def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Give the header that says who we are."""
+    """Return the header that says who we are."""
     principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
     secret = setting(settings, "secret", "TOILFN_MESOS_SECRET")
     if not principal or not secret:

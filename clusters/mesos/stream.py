@@ -72,7 +72,7 @@ class Stream:
         self.id: str = self._response.getheader("Mesos-Stream-Id", "")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Give events until the other side ends the stream.
+        """Return events until the other side ends the stream.
 
         Raises
         ------

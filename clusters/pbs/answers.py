@@ -151,7 +151,7 @@ def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: 
 
 
 def _over(attributes: Mapping[str, str]) -> Cause | None:
-    """Say which of its limits a job that was killed had used up."""
+    """Return which of its limits a job that was killed had used up."""
     for name, cause in (("mem", Cause.MEMORY), ("vmem", Cause.MEMORY), ("walltime", Cause.WALLTIME)):
         used, limit = (_amount(attributes.get(f"{group}.{name}", "")) for group in ("resources_used", "Resource_List"))
         if used is not None and limit is not None and used >= limit > 0:

@@ -76,7 +76,7 @@ class PBSBase(CommandCluster):
 
     @abstractmethod
     def request(self, resources: Resources, walltime: float | None) -> list[str]:
-        """Give the values of ``-l``."""
+        """Return the values of ``-l``."""
 
     @abstractmethod
     def status(self, *arguments: str) -> dict[str, dict[str, str]]:
@@ -89,7 +89,7 @@ class PBSBase(CommandCluster):
         """
 
     def directives(self, submission: Submission) -> list[str]:
-        """Give qsub's options for a shape."""
+        """Return qsub's options for a shape."""
         given = self.settings
         more = given.get("requirements", os.environ.get("TOILFN_TORQUE_REQS"))
         array = [f"{self.array_option} 0-{len(submission.batches) - 1}"] if submission.is_array else []
@@ -108,7 +108,7 @@ class PBSBase(CommandCluster):
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give qsub's command line; qsub reads the script from its input."""
+        """Return qsub's command line; qsub reads the script from its input."""
         return ["qsub", *self.submit_args()]
 
     def submitted(self, output: str) -> str:
@@ -147,7 +147,7 @@ class PBSBase(CommandCluster):
         return {job: found for job, found in ended.items() if found is not None}
 
     def _elements(self, bases: Sequence[str]) -> list[JobId]:
-        """Give the jobs that we still wait for of some submissions."""
+        """Return the jobs that we still wait for of some submissions."""
         return [job for job in self._live if self.split(job)[0] in bases]
 
     def _trace(self, job: str) -> str:
@@ -191,7 +191,7 @@ class PBSCluster(PBSBase):
     _history: Sequence[str] = ("-x",)
 
     def request(self, resources: Resources, walltime: float | None) -> list[str]:
-        """Give the values of ``-l``."""
+        """Return the values of ``-l``."""
         gpus = sum(accelerator.count for accelerator in resources.accelerators)
         chunk = f"select=1:ncpus={math.ceil(resources.cores)}:mem={kilobytes(resources)}kb"
         return [chunk + (f":ngpus={gpus}" if gpus else ""), *time_request(walltime)]
@@ -220,7 +220,7 @@ class PBSCluster(PBSBase):
 
 
 def kilobytes(resources: Resources) -> int:
-    """Give a job's memory in the unit that is asked for."""
+    """Return a job's memory in the unit that is asked for."""
     return max(1, math.ceil(resources.memory / 2**10))
 
 

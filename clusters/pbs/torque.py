@@ -21,7 +21,7 @@ class TorqueCluster(PBSBase):
     exits = TORQUE_EXITS
 
     def request(self, resources: Resources, walltime: float | None) -> list[str]:
-        """Give the values of ``-l``."""
+        """Return the values of ``-l``."""
         gpus = sum(accelerator.count for accelerator in resources.accelerators)
         nodes = f"nodes=1:ppn={math.ceil(resources.cores)}" + (f":gpus={gpus}" if gpus else "")
         return [nodes, f"mem={kilobytes(resources)}kb", *time_request(walltime)]

@@ -123,7 +123,7 @@ class SlurmCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
 
     def directives(self, submission: Submission) -> list[str]:
-        """Give sbatch's options for a shape."""
+        """Return sbatch's options for a shape."""
         resources, given = submission.resources, self.settings
         walltime = self.walltime(resources)
         count = len(submission.batches)
@@ -144,7 +144,7 @@ class SlurmCluster(CommandCluster):
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Give sbatch's command line: a path with any character is safe here, and not in a directive."""
+        """Return sbatch's command line: a path with any character is safe here, and not in a directive."""
         number = ".%a" if submission.is_array else ""
         log = submission.log.replace("%", "%%") + f"{number}.log" if self.keeps_output else "/dev/null"
         return ["sbatch", "--parsable", f"--output={log}", *self.submit_args(), str(script)]

@@ -29,5 +29,5 @@ def json_values(text: str) -> Iterator[Any]:
 
 
 def has_beginning(text: str) -> bool:
-    """Whether JSON begins anywhere in a text, whole or not."""
+    """Return whether JSON begins anywhere in a text, whole or not."""
     return _BEGINNING.search(text) is not None

@@ -98,7 +98,7 @@ class ProcessCluster(Cluster):
         return updates
 
     def _is_alive(self, job: JobId) -> bool:
-        """Whether a job goes on; what has no process and no status was killed."""
+        """Return whether a job goes on; what has no process and no status was killed."""
         if (self._root / job / "status").exists():
             return False
         try:

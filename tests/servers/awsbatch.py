@@ -53,7 +53,7 @@ class AWSBatch(Moto):
         end_process(self.folder / "podman.pid")
 
     def client(self, service: str) -> Any:
-        """Give a client of boto3, to be closed."""
+        """Return a client of boto3, to be closed."""
         import boto3
 
         return boto3.client(service, endpoint_url=self.url, **self._account)

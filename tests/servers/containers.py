@@ -110,7 +110,7 @@ class Containers(Server):
 
 
 def root_file_system(folder: Path) -> Path:
-    """Make an archive of what an image has to have; the packages are fetched once."""
+    """Build an archive of what an image has to have; the packages are fetched once."""
     root = folder / "root"
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp", "data"):
         (root / name).mkdir(parents=True)

@@ -60,7 +60,7 @@ class Strict(Relay):
 
 
 def written_name(request: Request, query: dict[str, str]) -> str:
-    """Give the name of the object that an upload writes, as a part of a path."""
+    """Return the name of the object that an upload writes, as a part of a path."""
     if "name" in query:
         return urllib.parse.quote(query["name"], safe="")
     start = request.body.index(b"\n\n") + 2

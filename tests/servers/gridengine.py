@@ -87,11 +87,11 @@ class GridEngine(Server):
         return {"SGE_ROOT": str(ROOT), "SGE_CELL": "default"}
 
     def pid_files(self) -> Iterable[Path]:
-        """Give qmaster's; it lies where the package has it."""
+        """Return qmaster's; it lies where the package has it."""
         return [SPOOL / "qmaster/qmaster.pid"]
 
     def configure(self) -> None:
-        """Make the cell anew, as the package's installation does."""
+        """Build the cell anew, as the package's installation does."""
         if os.getuid():
             raise ServerMissingError("Grid Engine's daemons must be started by root")
         if alive(SPOOL / "qmaster/qmaster.pid"):

@@ -58,7 +58,7 @@ UNWANTED = ("var/lib/apt/lists", "var/cache/apt", "usr/share/doc", "usr/share/ma
 
 
 def add_images(server: Containers) -> None:
-    """Give the engine the images, if it has not got them yet."""
+    """Return the engine the images, if it has not got them yet."""
     with (server.folder / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if DEBIAN in server.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}"):

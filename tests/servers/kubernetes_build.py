@@ -25,12 +25,12 @@ GENERATED = "pkg/generated/openapi/zz_generated.openapi.go"
 
 
 def programs_folder() -> Path:
-    """Give the folder of the built programs."""
+    """Return the folder of the built programs."""
     return cache_folder() / "kubernetes"
 
 
 def is_built() -> bool:
-    """Whether all programs are there."""
+    """Return whether all programs are there."""
     return all((programs_folder() / name).exists() for name in PROGRAMS)
 
 
@@ -105,7 +105,7 @@ def _link(work: Path, source: Path) -> None:
 
 
 def _generate(work: Path, source: Path) -> None:
-    """Make the description of the API, as the source's own Makefile.generated_files does."""
+    """Build the description of the API, as the source's own Makefile.generated_files does."""
     if (source / GENERATED).exists():
         return
     _go(work, source, "openapi-gen", "./vendor/k8s.io/kube-openapi/cmd/openapi-gen")

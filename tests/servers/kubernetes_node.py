@@ -124,7 +124,7 @@ class Running:
         self.report("Pending", {"waiting": {"reason": reason, "message": message}})
 
     def volumes(self) -> str | None:
-        """Make the shell commands that mount what the pod wants; None if there is no such thing."""
+        """Build the shell commands that mount what the pod wants; None if there is no such thing."""
         volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
         places = {}
         for mount in self.container.get("volumeMounts", []):
@@ -142,7 +142,7 @@ class Running:
         return " && ".join([*lines, 'exec "$@"'])
 
     def overlay(self, number: int, folder: Path) -> str:
-        """Make the command after which the pod can make folders within one of the machine, unseen by others."""
+        """Build the command after which the pod can make folders within one of the machine, unseen by others."""
         upper, work = self.folder / f"upper-{number}", self.folder / f"work-{number}"
         upper.mkdir()
         work.mkdir()
@@ -305,7 +305,7 @@ class Nodes:
         return (self.folder / "pods" / pod["metadata"]["uid"] / "log").read_bytes()
 
     def serve(self) -> None:
-        """Give logs to the API server."""
+        """Return logs to the API server."""
         nodes = self
 
         class Handler(http.server.BaseHTTPRequestHandler):

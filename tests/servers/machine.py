@@ -71,7 +71,7 @@ class Server(ABC):
         """Stop the daemons and return when they are gone."""
 
     def pid_files(self) -> Iterable[Path]:
-        """Give the files that name its daemons' processes."""
+        """Return the files that name its daemons' processes."""
         return self.folder.glob("*.pid")
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -232,7 +232,7 @@ def end_process(pid_file: Path, limit: float = 20.0) -> None:
 
 
 def alive(pid_file: Path) -> bool:
-    """Tell whether the process that a file names runs; one that is younger than the file has only got its number."""
+    """Return whether the process that a file names runs; one that is younger than the file has only got its number."""
     try:
         process = psutil.Process(int(pid_file.read_text()))
         is_it = process.create_time() < pid_file.stat().st_mtime + 1

@@ -92,7 +92,7 @@ class RadosGateway(Server):
         }
 
     def pid_files(self) -> Iterable[Path]:
-        """Give those of Ceph's daemons."""
+        """Return those of Ceph's daemons."""
         return (self.folder / "run").glob("*.pid")
 
     def configure(self) -> None:

@@ -58,7 +58,7 @@ class Relay(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def answer(self, request: Request) -> Answer:
-        """Say what a client is told."""
+        """Return what a client is told."""
         return self.ask(request)
 
     def ask(self, request: Request) -> Answer:

@@ -146,7 +146,7 @@ class Slurm(Server):
         end_process(self.folder / f"slurmd-{node}.pid")
 
     def is_idle(self) -> bool:
-        """Whether all nodes are there and have nothing to do."""
+        """Return whether all nodes are there and have nothing to do."""
         return set(self.run("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}
 
     def _daemon(self, program: str, *arguments: str) -> None:

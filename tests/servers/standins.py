@@ -90,7 +90,7 @@ class StandIns:
         return Counter(line.split()[0] for line in (self.folder / "calls").read_text().splitlines() if line.strip())
 
     def is_used_up(self, command: str) -> bool:
-        """Whether all faults that were given for the next calls of a command have happened."""
+        """Return whether all faults that were given for the next calls of a command have happened."""
         return not any((self.folder / f"{command}.next").iterdir())
 
 

@@ -88,7 +88,7 @@ def _destroy(store: Store, *, leave_jobs: bool) -> None:
 
 
 def _told(store: Store) -> str:
-    """Say what was removed, and what the place keeps all the same."""
+    """Return what was removed, and what the place keeps all the same."""
     kept = store.objects.versions()
     if not kept:
         return f"removed {store.url}"

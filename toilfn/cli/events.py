@@ -43,7 +43,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Record]:
-    """Give the records of a store, and then the new ones, until nobody leads it any more.
+    """Return the records of a store, and then the new ones, until nobody leads it any more.
 
     Calls `look` each time before it looks for new ones.
     """

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Say whether a task was reused, and if not, what differs from the earlier task that is most like it.
+    """Return whether a task was reused, and if not, what differs from the earlier task that is most like it.
 
     Raises
     ------

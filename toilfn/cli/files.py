@@ -106,7 +106,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _targets(files: list[_File], target: Path) -> list[Path]:
-    """Say where each file goes: of several that share a name, all get the start of their id in front."""
+    """Return where each file goes: of several that share a name, all get the start of their id in front."""
     if not target.is_dir():
         if len(files) > 1:
             raise InputError(f"{len(files)} files fit: give a directory that exists for them, not {target}")

@@ -61,7 +61,7 @@ class Following:
                 self._show(text)
 
     def take_shown(self) -> str:
-        """Give what was shown of an attempt that has ended; what it put up besides is part of its log."""
+        """Return what was shown of an attempt that has ended; what it put up besides is part of its log."""
         self._over.update(self._names())
         shown, self._shown = self._shown, ""
         return shown

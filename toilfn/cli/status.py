@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Say how the newest run of a store is."""
+    """Return how the newest run of a store is."""
     store = open_named(options)
     leader, alive = holder(store), living(store) is not None
     view = open_view(store)
@@ -67,7 +67,7 @@ def _tree(tasks: list[TaskInfo]) -> str:
 
 
 def _run_state(view: View, alive: bool) -> str:
-    """Say how a run is in one word."""
+    """Return how a run is in one word."""
     if view.status == "open":
         return "running" if alive else "stopped"
     return view.status

@@ -21,7 +21,7 @@ def boolean(value: object) -> bool:
 
 
 def one_of(*choices: str) -> Callable[[object], str]:
-    """Make a parser that takes one of some words, in any case, and gives it as it is spelled here."""
+    """Build a parser that takes one of some words, in any case, and gives it as it is spelled here."""
 
     def parse(value: object) -> str:
         for choice in choices:
@@ -41,7 +41,7 @@ def place(value: Any) -> str:
 
 
 def whole(least: int) -> Callable[[Any], int]:
-    """Make a parser of whole numbers that are not below `least`."""
+    """Build a parser of whole numbers that are not below `least`."""
 
     def parse(value: Any) -> int:
         try:

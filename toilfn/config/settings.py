@@ -62,7 +62,7 @@ def _accelerators(value: Any) -> str:
 
 
 def _setting(default: Any, parse: Callable[[Any], Any], group: str, help: str) -> Any:
-    """Make a field of the table; `default` is as people write it."""
+    """Build a field of the table; `default` is as people write it."""
     value = None if default is None else parse(default)
     return field(default=value, metadata={"parse": parse, "group": group, "help": help, "default": default})
 
@@ -300,7 +300,7 @@ class Settings:
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the settings as plain values, without passwords in URLs, for the store's `Run` record."""
+        """Return the settings as plain values, without passwords in URLs, for the store's `Run` record."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         if self.cluster is not None and not isinstance(self.cluster, str):
             from toilfn.clusters.common.resume import name_of, recipe_of
@@ -331,7 +331,7 @@ _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
-    """Give a script's own parser the flags of `toilfn run`.
+    """Return a script's own parser the flags of `toilfn run`.
 
     The parser then accepts options by their full names only: an abbreviation such as ``--retry`` could mean
     another option than its user has in mind.
@@ -415,7 +415,7 @@ def _read(origin: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(value: object, error: Exception) -> str:
-    """Say which value was refused and why, where the error does not name it itself."""
+    """Return which value was refused and why, where the error does not name it itself."""
     text = str(error)
     return text if repr(value) in text else f"{value!r}: {text}"
 

@@ -13,7 +13,7 @@ from toilfn.errors import InputError
 
 
 def configured() -> dict[str, Any]:
-    """Give what ``dask.config`` has under ``toilfn``; mappings among it are sections of other parts."""
+    """Return what ``dask.config`` has under ``toilfn``; mappings among it are sections of other parts."""
     # Importing dask takes a fifth of a second: too long for a small run when it has nothing to say.
     if "dask" not in sys.modules and not _mentioned():
         return {}
@@ -50,7 +50,7 @@ def _settings_among(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mentioned() -> bool:
-    """Whether any source that dask reads when it is imported may have something for toilfn."""
+    """Return whether any source that dask reads when it is imported may have something for toilfn."""
     if "DASK_INTERNAL_INHERIT_CONFIG" in os.environ or any(name.startswith("DASK_TOILFN") for name in os.environ):
         return True
     return any(b"toilfn" in file.read_bytes() for place in _config_places() for file in _yaml_files(place))

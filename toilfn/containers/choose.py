@@ -26,7 +26,7 @@ _ENGINES: dict[str, type[Engine]] = {
 
 
 def choose(name: str | None = None) -> Engine:
-    """Give the engine of this name, or the first that works here.
+    """Return the engine of this name, or the first that works here.
 
     Raises
     ------

@@ -24,7 +24,7 @@ set -eo pipefail; eval "$1"
 
 
 def command(args: Arguments, entrypoint: Word | Sequence[Word] | None) -> tuple[str | None, tuple[str, ...]]:
-    """Give the entrypoint (None for the image's own) and what follows it.
+    """Return the entrypoint (None for the image's own) and what follows it.
 
     Raises
     ------

@@ -57,7 +57,7 @@ class Container:
         return int(self._do("wait", self.name))
 
     def logs(self) -> bytes:
-        """Give what a detached container has written to standard output so far.
+        """Return what a detached container has written to standard output so far.
 
         Raises
         ------

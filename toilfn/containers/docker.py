@@ -42,7 +42,7 @@ class Docker(Engine):
         return [self.program, "run", *self._flags(request), request.image, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Give all but what would change the command itself."""
+        """Return all but what would change the command itself."""
         return {name: value for name, value in request.env.items() if not _OF_THE_CLIENT.match(name)}
 
     def _flags(self, request: Request) -> Iterator[str]:
@@ -73,11 +73,11 @@ class Docker(Engine):
             yield from ("--gpus", f'"device={",".join(request.accelerators)}"')
 
     def inspect(self, name: str, what: str) -> list[str]:
-        """Give the command that prints something of a container, such as ``.State.Running``."""
+        """Return the command that prints something of a container, such as ``.State.Running``."""
         return [self.program, "container", "inspect", "--format", f"{{{{{what}}}}}", name]
 
     def do(self, what: str, *flags: str) -> list[str]:
-        """Give a command about containers."""
+        """Return a command about containers."""
         return [self.program, what, *flags]
 
 

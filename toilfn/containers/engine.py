@@ -48,7 +48,7 @@ class Request:
     detach: bool = False
 
     def scratch(self, name: str = "") -> str:
-        """Make a directory for what docker would keep in a container's own layer; it goes with `place`."""
+        """Build a directory for what docker would keep in a container's own layer; it goes with `place`."""
         folder = Path(self.place or base_dir()) / ".container" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return str(folder)
@@ -74,18 +74,18 @@ class Engine(ABC):
 
     @abstractmethod
     def check(self) -> list[str]:
-        """Give the command that succeeds where the engine can be used."""
+        """Return the command that succeeds where the engine can be used."""
 
     @abstractmethod
     def has(self, image: str) -> list[str]:
-        """Give the command that succeeds if the image is on this machine."""
+        """Return the command that succeeds if the image is on this machine."""
 
     @abstractmethod
     def pull(self, image: str) -> list[str]:
-        """Give the command that brings the image onto this machine."""
+        """Return the command that brings the image onto this machine."""
 
     def shelf(self) -> Path:
-        """Give the directory where those who bring an image wait for each other."""
+        """Return the directory where those who bring an image wait for each other."""
         return pulls_folder()
 
     def pulled(self, image: str) -> None:
@@ -93,8 +93,8 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, request: Request) -> list[str]:
-        """Give the command that runs a container."""
+        """Return the command that runs a container."""
 
     @abstractmethod
     def environment(self, request: Request) -> dict[str, str]:
-        """Give the variables that `run` hands to the container from the environment of its command."""
+        """Return the variables that `run` hands to the container from the environment of its command."""

@@ -49,7 +49,7 @@ class Podman(Docker):
 
 @cache
 def _limitable(program: str) -> frozenset[str]:
-    """Give what this user's containers can be limited in: by cgroups that the machine leaves to users, if any.
+    """Return what this user's containers can be limited in: by cgroups that the machine leaves to users, if any.
 
     Asked for another limit, podman refuses to run the container, or says so in the middle of what that prints.
     """

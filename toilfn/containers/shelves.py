@@ -11,14 +11,14 @@ __all__ = ["images_folder", "pulls_folder"]
 
 
 def images_folder() -> Path:
-    """Give where images that are files are kept: in ``TOILFN_IMAGES``, which machines may share, or on this machine."""
+    """Return the folder of image files: ``TOILFN_IMAGES``, which machines may share, or one on this machine."""
     folder = Path(os.environ.get("TOILFN_IMAGES") or base_dir() / "images").absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def pulls_folder() -> Path:
-    """Give where the locks of this machine's engines are."""
+    """Return where the locks of this machine's engines are."""
     folder = base_dir() / "pulls"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

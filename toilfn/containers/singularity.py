@@ -40,7 +40,7 @@ class Singularity(Engine):
         return images_folder()
 
     def pulled(self, image: str) -> None:
-        """Make the whole file appear at once: a pull may be killed."""
+        """Build the whole file appear at once: a pull may be killed."""
         os.replace(self._part(image), self._file(image))
 
     def run(self, request: Request) -> list[str]:
@@ -56,7 +56,7 @@ class Singularity(Engine):
         return [self.program, "--silent", how, *_flags(request), self._file(request.image), *program, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Give all variables, marked as the container's; the shell that sets them there is to take them literally."""
+        """Return all variables, marked as the container's; the shell that sets them there is to take them literally."""
         prefix = self.name.upper()
         given = {f"{prefix}ENV_{name}": value for name, value in request.env.items() if name != "HOME"}
         return {**given, f"{prefix}_NO_EVAL": "1"}
@@ -67,7 +67,7 @@ class Singularity(Engine):
         return str(images_folder() / f"{sha256(image.encode()).hexdigest()[:32]}.sif")
 
     def _part(self, image: str) -> str:
-        """Give a name of this machine's: not every file system that machines share knows locks."""
+        """Return a name of this machine's: not every file system that machines share knows locks."""
         return f"{self._file(image)}.{socket.gethostname()}.part"
 
 
@@ -119,7 +119,7 @@ def _flags(request: Request) -> Iterator[str]:
 
 
 def _source(request: Request, path: str) -> str:
-    """Say where a path of the container is on this machine: Singularity mounts a home wherever it is."""
+    """Return where a path of the container is on this machine: Singularity mounts a home wherever it is."""
     for mount in request.mounts:
         if Path(path).is_relative_to(mount.target):
             return str(Path(mount.source) / Path(path).relative_to(mount.target))

@@ -53,7 +53,7 @@ class Hosting:
         self._stack.close()
 
     def inputs_of(self, task: records.Task) -> dict[TaskId, Entry]:
-        """Give the values that a task needs, once the services are up that it uses, and those that these use.
+        """Return the values that a task needs, once the services are up that it uses, and those that these use.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class _Hosted:
         )
 
     def wait_for_value(self) -> bytes | records.BlobRef:
-        """Give what it tells its clients."""
+        """Return what it tells its clients."""
         while (said := self._said.get()) is not None:
             kind, content = messages.read(said)
             if kind == "started":
@@ -128,10 +128,10 @@ class _Hosted:
 
 
 def merged_options(index: Index, task: records.Task) -> dict[str, Any]:
-    """Give what a task's call and its function's decorator say together."""
+    """Return what a task's call and its function's decorator say together."""
     return dict(options.merge(index.functions[task.function].options, task.options))
 
 
 def shape(index: Index, task: records.Task) -> Resources:
-    """Say what a task asks for."""
+    """Return what a task asks for."""
     return options.resources(merged_options(index, task), options.defaults(Settings()))

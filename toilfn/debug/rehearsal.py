@@ -65,7 +65,7 @@ class Rehearsal:
         self.task = self._index.task(id)
 
     def __enter__(self) -> Rehearsal:
-        """Make the modules of the user's importable as they were in the run."""
+        """Build the modules of the user's importable as they were in the run."""
         code = self._index.runs[-1].code if self._index.runs else None
         if code is not None:
             install(self._store.get_blob(code), base_dir() / "code")

@@ -91,7 +91,7 @@ def place(
 
 @contextmanager
 def borrowed(store: Store, ref: BlobRef, *, executable: bool = False, modified: int | None = None) -> Iterator[Path]:
-    """Give a local file with a blob's content for as long as the block runs; it must not be changed."""
+    """Return a local file with a blob's content for as long as the block runs; it must not be changed."""
     directory = process_dir()
     try:
         place(store, ref, directory / "content", executable=executable, modified=modified)
@@ -101,7 +101,7 @@ def borrowed(store: Store, ref: BlobRef, *, executable: bool = False, modified: 
 
 
 def process_dir() -> Path:
-    """Make a directory that stays until this process ends, however it ends."""
+    """Build a directory that stays until this process ends, however it ends."""
     return _scratch(os.getpid()).new_dir()
 
 
@@ -124,7 +124,7 @@ def _directory(url: str) -> Path:
 
 
 def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None) -> Path | None:
-    """Give the verified file of an entry, which is made if need be; None if there is no room for it."""
+    """Return the verified file of an entry, which is made if need be; None if there is no room for it."""
     entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
     if not _is_verified(entry, ref, modified):
         origin = store.objects.local_path(ref.name)
@@ -142,7 +142,7 @@ def set_modified(path: Path, modified: int | None) -> None:
 
 
 def _has_time(found: int, modified: int | None) -> bool:
-    """Whether a file's time is the one that was set, as far as file systems keep it: some have whole seconds only."""
+    """Return whether a file's time is the one that was set; some file systems keep whole seconds only."""
     if modified is None:
         return not found % _SECOND
     return any(found == modified - modified % unit for unit in (1, 100, 1000, 10**6, _SECOND, 2 * _SECOND))
@@ -164,7 +164,7 @@ def _is_verified(entry: Path, ref: BlobRef, modified: int | None) -> bool:
 
 
 def _is_linkable(origin: Path, directory: Path, executable: bool, modified: int | None) -> bool:
-    """Whether links to the store's own object are as good as a copy: same file system, same rights and time."""
+    """Return whether links to the store's own object are as good as a copy: same file system, same rights and time."""
     status = origin.stat()
     same_rights = not status.st_mode & 0o222 and bool(status.st_mode & 0o111) == executable
     same_time = modified is None or _has_time(status.st_mtime_ns, modified)

@@ -75,7 +75,7 @@ class Directory:
                     yield f"{entry.name}/{path}", inner
 
     def path(self, name: str | os.PathLike[str] | None = None, *, mutable: bool = False) -> Path:
-        """Give a local copy of the tree.
+        """Return a local copy of the tree.
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class Directory:
 
 
 def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path, ...] = ()) -> Directory:
-    """Make a `Directory` of a local one; links in it are followed.
+    """Build a `Directory` of a local one; links in it are followed.
 
     Parameters
     ----------

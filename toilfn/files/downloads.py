@@ -18,7 +18,7 @@ __all__ = ["Kept", "kept_dir"]
 
 
 def kept_dir() -> Path:
-    """Give the directory of all that is kept for this user."""
+    """Return the directory of all that is kept for this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toilfn"
 
 
@@ -39,7 +39,7 @@ class Kept:
         self._path = kept_dir() / f"{name}-{digest}"
 
     def read(self) -> bytes | None:
-        """Give the content, if there is one that only this user could have written."""
+        """Return the content, if there is one that only this user could have written."""
         try:
             with self._path.open("rb") as stream:
                 found = os.fstat(stream.fileno())

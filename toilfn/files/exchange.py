@@ -219,7 +219,7 @@ def _export_directory(directory: Directory, target: str, move: bool) -> str:
 
 
 def _is_promise(value: object) -> bool:
-    """Say whether an argument is a promise of what its type says."""
+    """Return whether an argument is a promise of what its type says."""
     return hasattr(type(value), "__dask_graph__")
 
 

@@ -140,7 +140,7 @@ class File:
         return BlobRef(self.id, self.size, bytes.fromhex(self.checksum))
 
     def path(self, name: str | os.PathLike[str] | None = None, *, mutable: bool = False, symlink: bool = False) -> Path:
-        """Give a local copy.
+        """Return a local copy.
 
         Parameters
         ----------
@@ -301,7 +301,7 @@ def open_write(
 
 
 def passed_on(path: Path) -> Path | File | Directory:
-    """Give what a new task gets for a path among its arguments.
+    """Return what a new task gets for a path among its arguments.
 
     That is a `File` or a `Directory` if the path is in the temporary directory of the task that is running, which
     will be gone when the new one runs; else the path.
@@ -320,7 +320,7 @@ def files_in(value: Any) -> list[File]:
 
 
 def holds_files(value: Any) -> bool:
-    """Say whether there is a file in a value, wherever in it."""
+    """Return whether there is a file in a value, wherever in it."""
     return bool(files_in(value))
 
 
@@ -343,7 +343,7 @@ class _Nowhere:
 
 
 def current_session() -> Session | None:
-    """Give the session of the task that is running here; None outside of tasks."""
+    """Return the session of the task that is running here; None outside of tasks."""
     session = session_variable.get(None)
     if session is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
         return entered[0]
@@ -351,7 +351,7 @@ def current_session() -> Session | None:
 
 
 def needed_session(what: str) -> Session:
-    """Give the session of the task that is running here.
+    """Return the session of the task that is running here.
 
     Raises
     ------
@@ -368,7 +368,7 @@ def needed_session(what: str) -> Session:
 
 
 def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
-    """Give the path for a local copy: where the user wants it, or a new place that goes with the task or the script."""
+    """Return the path for a local copy: where the user wants it, or a new place that is removed with the task or script."""
     session = current_session()
     if session is not None:
         return session.new_place(own_name, name)
@@ -378,14 +378,14 @@ def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
 
 @contextlib.contextmanager
 def local_content(file: File) -> Iterator[Path]:
-    """Give a local file with the content, for as long as the block runs; it must not be changed."""
+    """Return a local file with the content, for as long as the block runs; it must not be changed."""
     with _naming(file), filecache.borrowed(store_of(file), file.ref, modified=file.modified) as content:
         yield content
 
 
 @functools.cache
 def _kept(file: File) -> Path:
-    """Give a local copy that stays until this process ends."""
+    """Return a local copy that stays until this process ends."""
     target = filecache.process_dir() / confined.single(file.name)
     filecache.place(store_of(file), file.ref, target, executable=file.executable, modified=file.modified)
     return target
@@ -400,7 +400,7 @@ def _naming(file: File) -> Iterator[None]:
 
 
 def store_of(file: File) -> stores.Store:
-    """Give the store a file is in: the running task's, or the one it was made in by another workflow."""
+    """Return the store a file is in: the running task's, or the one it was made in by another workflow."""
     session = current_session()
     if session is not None and file.store in ("", session.store.url):
         return session.store

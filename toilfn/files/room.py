@@ -37,21 +37,21 @@ class _Entry(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Give the directory of the cache; each store has one in it."""
+    """Return the directory of the cache; each store has one in it."""
     directory = base_dir() / "files"
     directory.mkdir(exist_ok=True)
     return directory
 
 
 def _state() -> Path:
-    """Give the directory of what keeps the processes in step."""
+    """Return the directory of what keeps the processes in step."""
     directory = state_dir() / "files"
     directory.mkdir(exist_ok=True)
     return directory
 
 
 def limit() -> int:
-    """Give the most bytes that the cache may take.
+    """Return the most bytes that the cache may take.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def filling(entry: Path) -> Iterator[None]:
 
 
 def draft_dir(entry: Path, size: int) -> Path:
-    """Give the directory in which an entry of so many bytes is made; it counts as if it were whole."""
+    """Return the directory in which an entry of so many bytes is made; it counts as if it were whole."""
     return entry.with_name(f".{size}.{entry.name}")
 
 

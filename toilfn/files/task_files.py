@@ -124,7 +124,7 @@ class Session:
         return gather(path, name, lambda child: self.import_url(child, link=link))
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
-        """Give the path for a local copy: where the user wants it, or a new place in the temporary directory."""
+        """Return the path for a local copy: where the user wants it, or a new place in the temporary directory."""
         own_name = confined.single(own_name)
         return self._scratch("file") / own_name if name is None else self.temp_dir() / name
 
@@ -150,7 +150,7 @@ class Session:
     def place(
         self, file: File, store: Store, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
     ) -> Path:
-        """Make the copy that `File.path` gives, of a file in `store`."""
+        """Build the copy that `File.path` gives, of a file in `store`."""
         if name is None and not mutable and file.id in self._copies:
             return self._copies[file.id]
         target = self.new_place(file.name, name)
@@ -167,7 +167,7 @@ class Session:
         return target
 
     def _place_link(self, file: File, store: Store, target: Path) -> None:
-        """Make a symbolic link to a copy that stays until the attempt ends."""
+        """Build a symbolic link to a copy that stays until the attempt ends."""
         kept = self._scratch("link") / confined.single(file.name)
         filecache.place(store, file.ref, kept, executable=file.executable, modified=file.modified)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ class Session:
         return rebuild(value, self._adopt_leaf)
 
     def pass_on(self, path: Path) -> Path | File | Directory:
-        """Give the file for a path that a task made by this one gets; any other path stays what it is.
+        """Return the file for a path that a task made by this one gets; any other path stays what it is.
 
         The path remains, with the content that it has now in the file.
         """
@@ -260,7 +260,7 @@ class Session:
         return self._known[place]
 
     def _put_link(self, path: Path, name: str, link: str) -> File:
-        """Make a link to a file in the store, where both are on this machine; else a copy."""
+        """Build a link to a file in the store, where both are on this machine; else a copy."""
         ref = transfer.link_blob(self.store, path, new_blob_name(confined.single(name)), symbolic=link == "symlink")
         if ref is None:
             return self.put(path, name)
@@ -309,10 +309,10 @@ class TextWriter(io.TextIOWrapper, Writer):
 
 
 def _located(path: Path) -> Path:
-    """Give an absolute path whose directories are no links."""
+    """Return an absolute path whose directories are no links."""
     return path.parent.resolve() / path.name
 
 
 def _is_mere_name(path: Path) -> bool:
-    """Whether a relative path is only a value: nothing is there."""
+    """Return whether a relative path is only a value: nothing is there."""
     return not path.is_absolute() and not os.path.lexists(path)

@@ -74,7 +74,7 @@ _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "modified",
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
-    """Give the path that a plain path or a ``file:`` URL stands for; None for any other URL.
+    """Return the path that a plain path or a ``file:`` URL stands for; None for any other URL.
 
     In a ``file:`` URL, ``%20`` and the like are decoded (RFC 8089); in a plain path nothing is.
     """
@@ -87,7 +87,7 @@ def local_path(url: str | os.PathLike[str]) -> Path | None:
 
 
 def absolute(url: str | os.PathLike[str]) -> str:
-    """Make a URL independent of the working directory; a plain path may stay relative to it until here.
+    """Build a URL independent of the working directory; a plain path may stay relative to it until here.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
 
 
 def shown(url: str | os.PathLike[str]) -> str:
-    """Give a URL for messages: without what a user name, a password or a signed query may tell."""
+    """Return a URL for messages: without what a user name, a password or a signed query may tell."""
     if local_path(url) is not None:
         return os.fspath(url)
     if os.fspath(url).startswith("data:"):
@@ -112,7 +112,7 @@ def shown(url: str | os.PathLike[str]) -> str:
 
 
 def name_of(url: str | os.PathLike[str]) -> str:
-    """Give the file name at a URL's end, ``"file"`` if there is none."""
+    """Return the file name at a URL's end, ``"file"`` if there is none."""
     path = local_path(url)
     if path is not None:
         return path.name or "file"
@@ -239,7 +239,7 @@ def fingerprint_tree(url: str) -> str:
 
 
 def state_of_target(url: str) -> str | None:
-    """Give the fingerprint of what is at a place to export to, a file or a directory; None if there is nothing."""
+    """Return the fingerprint of what is at a place to export to, a file or a directory; None if there is nothing."""
     path = local_path(url)
     if path is not None and path.is_dir():
         return fingerprint_tree(url)
@@ -274,7 +274,7 @@ def below(url: str, path: str, *, replaced: bool = False) -> str:
 
 
 def make_directory(url: str) -> None:
-    """Make a directory unless it is there; object stores have none and need none."""
+    """Build a directory unless it is there; object stores have none and need none."""
     path = local_path(url)
     if path is not None:
         path.mkdir(parents=True, exist_ok=True)
@@ -309,7 +309,7 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
 
 
 def holds(url: str, size: int, checksum: str) -> bool:
-    """Say whether a URL has this content already (size in bytes, BLAKE2b-16 in hexadecimal), by reading it."""
+    """Return whether a URL has this content already (size in bytes, BLAKE2b-16 in hexadecimal), by reading it."""
     system, place = _open_filesystem(url)
     try:
         if system.info(place)["size"] != size:
@@ -338,7 +338,7 @@ def _linked(source: Path, draft: Path) -> bool:
 
 @contextlib.contextmanager
 def _replacing(path: Path, mode: int) -> Iterator[Path]:
-    """Give a file beside `path` that takes its place when the block ends well."""
+    """Return a file beside `path` that takes its place when the block ends well."""
     draft = path.with_name(f".toilfn-{secrets.token_hex(8)}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     try:

@@ -119,7 +119,7 @@ def normalise(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_checkpoint(base: Mapping[str, Any], override: Mapping[str, Any]) -> bool:
-    """Say whether a call is a checkpoint, from its function's options and its own."""
+    """Return whether a call is a checkpoint, from its function's options and its own."""
     own = override.get("checkpoint")
     return bool(base.get("checkpoint") if own is None else own)
 
@@ -133,23 +133,23 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
 
 
 def dynamic(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the requirements that are known only when the call's arguments are: promises and functions of them."""
+    """Return the requirements that are known only when the call's arguments are: promises and functions of them."""
     return {name: value for name, value in options.items() if name in _REQUIREMENTS and is_late(value)}
 
 
 def is_late(value: Any) -> bool:
-    """Whether a requirement is known only with the arguments: a function, a promise or other dask collection."""
+    """Return whether a requirement is known only with the arguments: a function, a promise or other dask collection."""
     return callable(value) or hasattr(type(value), "__dask_graph__")
 
 
 def static(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Give all options but those that `dynamic` gives."""
+    """Return all options but those that `dynamic` gives."""
     late = dynamic(options)
     return {name: value for name, value in options.items() if name not in late}
 
 
 def defaults(settings: Settings) -> Resources:
-    """Give the resources of a task that asks for none."""
+    """Return the resources of a task that asks for none."""
     return Resources(
         cores=settings.default_cores,
         memory=settings.default_memory,
@@ -161,7 +161,7 @@ def defaults(settings: Settings) -> Resources:
 
 
 def resources(options: Mapping[str, Any], defaults: Resources) -> Resources:
-    """Give the resources that normalised options ask for; `defaults` stands in for what they do not say."""
+    """Return the resources that normalised options ask for; `defaults` stands in for what they do not say."""
     asked = {name: options[name] for name in _REQUIREMENTS if options.get(name) is not None}
     if "accelerators" in asked:
         asked["accelerators"] = tuple(Accelerator(*fields) for fields in asked["accelerators"])
@@ -169,7 +169,7 @@ def resources(options: Mapping[str, Any], defaults: Resources) -> Resources:
 
 
 def budget(options: Mapping[str, Any], settings: Settings) -> Budget:
-    """Give how often a task may fail for each cause: as its normalised options say, else as the run's settings do.
+    """Return how often a task may fail for each cause: as its normalised options say, else as the run's settings do.
 
     A number of retries is that for errors. Deaths by memory and by walltime have the same one, unless there is
     another for them.

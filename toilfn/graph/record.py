@@ -169,7 +169,7 @@ class Recorder:
         self._functions: dict[bytes, Task[..., Any]] = {}
 
     def identify(self, promise: Promise) -> TaskId:
-        """Give the id of the task behind a promise, after those of everything it needs."""
+        """Return the id of the task behind a promise, after those of everything it needs."""
         origin = promise._origin
         if options.SERVICE in origin._task.settings:
             raise SerializationError(
@@ -231,7 +231,7 @@ class Recorder:
     def emit(
         self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
     ) -> Iterator[records.Function | records.Task]:
-        """Make the records of all tasks that must run, each after what it needs and after its function's.
+        """Build the records of all tasks that must run, each after what it needs and after its function's.
 
         Parameters
         ----------
@@ -283,14 +283,14 @@ class Recorder:
         )
 
     def _reaching(self, promise: Promise, digest: bytes) -> bytes:
-        """Give the digest of the arguments that count in the ids of the children (`toilfn.graph.identity.lineage`)."""
+        """Return the digest of the arguments that count in the children's ids (`toilfn.graph.identity.lineage`)."""
         kept = tuple(arg for arg in promise._args if getattr(type(arg), "__toilfn_lineage__", True))
         if len(kept) == len(promise._args):
             return digest
         return arguments_digest(kept, promise._kwargs, self._promise_identity, self._codes)
 
     def _overrides(self, task: Task[..., Any]) -> dict[str, Any]:
-        """Give what a call's options change of those that its function's record has."""
+        """Return what a call's options change of those that its function's record has."""
         own = self._functions[self._identity(task).digest].settings
         if task.settings is own:
             return {}

@@ -52,14 +52,14 @@ def _maker(name: str, value: Any) -> Callable[..., Any]:
 
 
 def pack(promises: Mapping[str, Promise], ids: Callable[[Promise], TaskId]) -> dict[str, Any]:
-    """Give the entry of a record's options for requirements that are promises."""
+    """Return the entry of a record's options for requirements that are promises."""
     from toilfn.graph.serialize import dumps
 
     return {LATE: dumps(dict(promises), ids)} if promises else {}
 
 
 def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, Any]:
-    """Give a record's options with the requirements that have become known.
+    """Return a record's options with the requirements that have become known.
 
     Parameters
     ----------

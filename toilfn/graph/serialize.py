@@ -262,12 +262,12 @@ def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[T
 
 
 def only_reference(payload: bytes, refs: tuple[TaskId, ...]) -> bool:
-    """Whether a value is nothing but another task's whole value (a tail call)."""
+    """Return whether a value is nothing but another task's whole value (a tail call)."""
     return len(refs) == 1 and payload == refs[0].join(_AROUND_REFERENCE)
 
 
 def _around_reference() -> list[bytes]:
-    """Give the bytes before and after the id in the payload of a lone promise."""
+    """Return the bytes before and after the id in the payload of a lone promise."""
 
     class Lone(pickle.Pickler):
         def persistent_id(self, obj: Any) -> Any:
@@ -365,7 +365,7 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 
 def _is_at_hand(value: Any) -> bool:
-    """Whether a value of the script's namespace needs no package where it is loaded."""
+    """Return whether a value of the script's namespace needs no package where it is loaded."""
     module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "builtins"
     return module == "__main__" or module.partition(".")[0] in sys.stdlib_module_names
 
@@ -385,7 +385,7 @@ def _dispatching(registry: dict[type, Callable[..., Any]]) -> Any:
 
 
 def _is_found_by_name(value: Any) -> bool:
-    """Whether another process would find this very object by its module and name."""
+    """Return whether another process would find this very object by its module and name."""
     module = sys.modules.get(value.__module__)
     if module is None or module.__name__ in ("__main__", *cloudpickle.list_registry_pickle_by_value()):
         return False
@@ -451,7 +451,7 @@ _looked_at: dict[str, ModuleType] = {}
 
 
 def _is_only_loaded(module: ModuleType) -> bool:
-    """Whether a module of the user's own has a file that its name does not lead to."""
+    """Return whether a module of the user's own has a file that its name does not lead to."""
     file = file_of(module)
     if file is None:
         return False

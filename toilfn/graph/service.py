@@ -37,7 +37,7 @@ class Service(Generic[R]):
         raise NotImplementedError(f"{type(self).__name__} needs a method start")
 
     def check(self) -> bool:
-        """Say whether the service still runs: called every ``check_interval`` seconds.
+        """Return whether the service still runs: called every ``check_interval`` seconds.
 
         An exception means that the service has failed: it is stopped, its clients are lost, and it is started anew.
         False means that it has ended well and needs no further checks: its clients go on with what it has left behind,
@@ -74,7 +74,7 @@ def service(
     function: None = None, /, **options: Any
 ) -> Callable[[Callable[P, Iterator[R] | Service[R]]], ServiceTask[P, R]]: ...
 def service(function: Any = None, /, **options: Any) -> Any:
-    """Make a generator function, or a subclass of `Service`, a service.
+    """Build a generator function, or a subclass of `Service`, a service.
 
     A generator function yields once, what clients need; its clean-up follows the yield. The promise that a call
     gives is passed to tasks like any other. The service runs from before its first client starts until its

@@ -17,7 +17,7 @@ _promises: WeakValueDictionary[int, Promise] = WeakValueDictionary()
 
 
 def is_large(value: Any) -> bool:
-    """Whether a value is large enough to be stored apart; containers count without what is in them."""
+    """Return whether a value is large enough to be stored apart; containers count without what is in them."""
     size = getattr(value, "nbytes", 0)  # what an array shows of another's memory is not in its own size
     return sys.getsizeof(value, 0) > LARGE or (isinstance(size, int) and size > LARGE)
 
@@ -28,7 +28,7 @@ def _shared(value: Any) -> Any:
 
 
 def shared(value: Any) -> Promise:
-    """Give the promise of a large value: the same one for the same object, as long as a call holds it."""
+    """Return the promise of a large value: the same one for the same object, as long as a call holds it."""
     from toilfn.graph.promise import Promise
 
     promise = _promises.get(id(value))

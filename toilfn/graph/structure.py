@@ -26,7 +26,7 @@ _MOST_ITEMS = 10**7
 
 
 def is_collection(value: Any) -> bool:
-    """Whether a value is a promise or another dask collection; xarray's objects are, where dask holds their data."""
+    """Return whether a value is a promise or another dask collection; xarray objects are, if dask holds their data."""
     if not hasattr(type(value), "__dask_graph__"):
         return False
     promises = sys.modules.get("toilfn.graph.promise")

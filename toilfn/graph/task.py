@@ -102,7 +102,7 @@ class Task(Generic[P, R]):
         return sum(p.default is p.empty for p in parameters), len(parameters)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Make a promise of the function's value."""
+        """Build a promise of the function's value."""
         from toilfn.graph.promise import Promise
 
         self._check(args, kwargs)
@@ -116,7 +116,7 @@ class Task(Generic[P, R]):
         return promise  # type: ignore[return-value]
 
     def _is_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call is as most are: nothing to be looked for in its arguments, and requirements that are known."""
+        """Return whether a call is plain: no promises in its arguments, and requirements that are known."""
         if kwargs or self._late or not ATOMS.issuperset(map(type, args)):
             return False
         return not any(sys.getsizeof(arg) > LARGE for arg in args)
@@ -131,7 +131,7 @@ class Task(Generic[P, R]):
             raise TypeError(f"task {self.name}: {error}") from None
 
     def options(self, /, *, after: Any = (), **overrides: Any) -> Task[P, R]:
-        """Make a variant of this task with other options, for one call or several.
+        """Build a variant of this task with other options, for one call or several.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Task(Generic[P, R]):
         return BoundTask(self, instance)
 
     def is_complete_without_arguments(self, *bound: Any) -> bool:
-        """Say whether the function can be called with nothing but what it is bound to."""
+        """Return whether the function can be called with nothing but what it is bound to."""
         try:
             inspect.signature(self.__wrapped__).bind(*bound)
         except (TypeError, ValueError):
@@ -218,11 +218,11 @@ class BoundTask(Generic[R]):
         self.__wrapped__: Callable[..., R] = types.MethodType(task.__wrapped__, instance)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> R:
-        """Make a promise of the method's value."""
+        """Build a promise of the method's value."""
         return self.__func__(self.__self__, *args, **kwargs)
 
     def options(self, /, **overrides: Any) -> BoundTask[R]:
-        """Make a variant with other options, as `Task.options` does."""
+        """Build a variant with other options, as `Task.options` does."""
         return BoundTask(self.__func__.options(**overrides), self.__self__)
 
     def map(self, /, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
@@ -243,7 +243,7 @@ def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def task(function: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(function: Any = None, /, **options: Any) -> Any:
-    """Make a function's calls tasks of a graph.
+    """Build a function's calls tasks of a graph.
 
     Parameters
     ----------

@@ -158,7 +158,7 @@ class Drawing:
 
 
 def draw(tasks: Iterable[TaskInfo], *, every_task: Callable[[TaskInfo], bool] = lambda _: False) -> Drawing:
-    """Make a drawing.
+    """Build a drawing.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ class History:
             self._read(record)
 
     def name(self, task: Task) -> str:
-        """Give the name of a task: that of the call, or else of its function."""
+        """Return the name of a task: that of the call, or else of its function."""
         if isinstance(own := task.options.get("name"), str):
             return own
         function = self.functions.get(task.function)
@@ -78,7 +78,7 @@ class History:
         return [self.tasks[id] for id in same[: same.index(task.id)]]
 
     def is_current(self, id: TaskId) -> bool:
-        """Whether the newest run asked for a task, or led to it."""
+        """Return whether the newest run asked for a task, or led to it."""
         seen: set[TaskId] = set()
         stack = list(self.newest_run.roots) if self.newest_run else []
         while stack and id not in seen:
@@ -115,7 +115,7 @@ class History:
 
 
 def explain(history: History, id: TaskId) -> Explanation:
-    """Say why a task was run or reused.
+    """Return why a task was run or reused.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def _not_compared(function: Function | None) -> Iterator[str]:
 
 
 def _summary(history: History, task: Task) -> tuple[str, bool]:
-    """Say what became of a task, and whether an earlier run than the newest one did it."""
+    """Return what became of a task, and whether an earlier run than the newest one did it."""
     label = f"{history.name(task)} ({task.id.hex()[:12]})"
     done = history.done.get(task.id)
     if done is not None and history.newest_run is not None and done < history.newest_run.time:
@@ -258,7 +258,7 @@ def _differences(old: dict[str, str], new: dict[str, str]) -> Iterator[tuple[str
 
 
 def _by_name(task: Task, function: Function | None) -> dict[str, str]:
-    """Give the parts of a task's arguments by the names of the parameters."""
+    """Return the parts of a task's arguments by the names of the parameters."""
     names = function.parts.get("parameters", "").split(", ") if function else []
 
     def name(key: str) -> str:

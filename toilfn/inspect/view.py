@@ -302,7 +302,7 @@ class View:
         task.host = intern(stats.host)
 
     def _same_ids(self, ids: tuple[TaskId, ...]) -> tuple[TaskId, ...]:
-        """Give the ids as the objects that are already there: a million tasks name each other a lot."""
+        """Return the ids as the objects that are already there: a million tasks name each other a lot."""
         return tuple(self.tasks[id].id if id in self.tasks else id for id in ids)
 
 

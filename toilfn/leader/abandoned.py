@@ -27,7 +27,7 @@ _NAMED = 5
 
 
 def cluster_of(run: Run, place: str) -> Cluster | str | None:
-    """Say where to go on with a run: on the cluster that its record names, made again with its settings.
+    """Return where to go on with a run: on the cluster that its record names, made again with its settings.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def end_jobs(store: Store, timeout: float = 60.0) -> int:
 
 
 def _unended(index: Index) -> Iterator[Run]:
-    """Give the runs whose leader did not come to write down that its jobs have ended, one for each cluster."""
+    """Return the runs whose leader did not come to write down that its jobs have ended, one for each cluster."""
     seen = []
     for run in index.runs:
         where = _where(run.settings)
@@ -159,12 +159,12 @@ def _unended(index: Index) -> Iterator[Run]:
 
 
 def _where(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Say what tells one cluster's jobs from those of another."""
+    """Return what tells one cluster's jobs from those of another."""
     return settings.get("cluster"), settings.get("cluster_address") or {}, settings.get("batch_logs")
 
 
 def outlives_leaders(run: Run) -> bool:
-    """Whether the jobs of a run's cluster may go on when its leader dies."""
+    """Return whether the jobs of a run's cluster may go on when its leader dies."""
     is_far = run.settings.get("cluster") not in (None, "local", "inline")
     return is_far and run.settings.get("cluster_address", {}) is not None
 

@@ -56,7 +56,7 @@ _FLAG_INTERVAL = 2.0
 
 
 def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
-    """Make the cluster of a run.
+    """Build the cluster of a run.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ class Running:
         return leader.values
 
     def _earlier(self, *, direct: bool) -> Earlier:
-        """Say what earlier leaders may have left: also where workers now answer by themselves, others may have not."""
+        """Return what earlier leaders may have left, whose workers may have answered through the store."""
         was_far = direct and any(map(outlives_leaders, self._index.runs))
         return Earlier(self._elsewhere, StoreAnswers(self._store) if was_far else None)
 
@@ -195,7 +195,7 @@ class Running:
             check_shared(cluster, self._store.url, self._place)
 
     def _environment(self, *, direct: bool) -> dict[str, str]:
-        """Give the variables that workers get; those on other machines are passed the rest of ours, through the store.
+        """Return the variables of workers; those on other machines get the rest of ours through the store.
 
         A direct cluster's workers are this process's children and have that anyway.
         """
@@ -303,7 +303,7 @@ def _directory() -> str:
 
 
 def _limited(capacity: Capacity, limit: int | None) -> Capacity:
-    """Say what can run where a system has taken only so many jobs."""
+    """Return what can run where a system has taken only so many jobs."""
     if limit is None:
         return capacity
     return capacity._replace(batches=limit if capacity.batches is None else min(limit, capacity.batches))

@@ -163,6 +163,6 @@ def _resources(amount: Resources) -> str:
 
 
 def stuck_tasks(ids: Sequence[TaskId], name: Callable[[TaskId], str]) -> GraphError:
-    """Make the error for tasks that wait for each other."""
+    """Build the error for tasks that wait for each other."""
     names = ", ".join(f"{name(id_)} ({id_.hex()[:12]})" for id_ in ids[:_NAMED])
     return GraphError(f"a cycle: these tasks wait for each other and can never start: {names}")

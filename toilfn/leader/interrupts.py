@@ -20,7 +20,7 @@ _MARK = "is_run_by_toilfn"
 
 
 def interrupted_run(message: str) -> KeyboardInterrupt:
-    """Make the exception of a run that Ctrl-C has stopped; the message says how to continue.
+    """Build the exception of a run that Ctrl-C has stopped; the message says how to continue.
 
     Where nobody catches it, only the message is printed: where in toilfn the leader was does not matter. It is no
     subclass, since Python ends a process by SIGINT for `KeyboardInterrupt` itself only.

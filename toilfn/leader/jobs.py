@@ -100,7 +100,7 @@ class Jobs:
         return iter(self._outs.values())
 
     def names(self) -> Collection[JobId]:
-        """Give the cluster's names of the jobs that are out."""
+        """Return the cluster's names of the jobs that are out."""
         return self._by_job.keys()
 
     def of(self, job: JobId) -> Out | None:

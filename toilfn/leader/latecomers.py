@@ -44,7 +44,7 @@ class Latecomers:
         self._looked = 0.0
 
     def is_late(self, update: Update, answers: Sequence[bytes]) -> bool:
-        """Say whether a job's end is to be put off; `due` gives it again then."""
+        """Return whether a job's end is to be put off; `due` gives it again then."""
         is_whole = bool(answers) and messages.read(answers[-1])[0] == "done"
         if update.cause is not None or is_whole:
             self._since.pop(update.job, None)
@@ -54,7 +54,7 @@ class Latecomers:
         return True
 
     def due(self) -> list[Update]:
-        """Give the ends that are to be looked at again; those whose time is up as lost jobs."""
+        """Return the ends that are to be looked at again; those whose time is up as lost jobs."""
         now = time.monotonic()
         if not self._waiting or now - self._looked < _LOOK:
             return []
@@ -80,7 +80,7 @@ class Latecomers:
 
 
 def _missing_package(said: str) -> str:
-    """Say what to do where a worker has not started for want of a package."""
+    """Return what to do where a worker has not started for want of a package."""
     found = re.search(r"No module named '?([\w.]+)", said)
     if found is None:
         return ""

@@ -397,7 +397,7 @@ class Leader:
             self._end(out, update)
 
     def _is_done(self, out: Out, update: Update) -> bool:
-        """Whether a job that is not over has done its work: the rest is the system's own, such as a site's epilog."""
+        """Return whether a job that is not over has done its work; a site's epilog may still run."""
         if not (update.is_ending or update.state is JobState.UNKNOWN):
             return False
         answers = self._answers.so_far(out.name)
@@ -471,7 +471,7 @@ class Leader:
             self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
 
     def _counts(self, out: Out | None, record: records.Outcome | records.Failure, name: str) -> bool:
-        """Whether a record is none of an attempt that a roll-back has made void."""
+        """Return whether a record is none of an attempt that a roll-back has made void."""
         if out is None:
             return not self._index.is_void(record.id, name)
         if out.owed is None:

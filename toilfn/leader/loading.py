@@ -46,7 +46,7 @@ class Loader:
         self._new.append(self.admit(task, data))
 
     def load(self, roots: Iterable[TaskId]) -> Iterator[Event]:
-        """Make the events that bring tasks, and all that they still need, to the scheduler.
+        """Build the events that bring tasks, and all that they still need, to the scheduler.
 
         Tasks that are complete are left out. Those that have an outcome but led to something
         that is not complete come with it, as if they had just finished. Tasks that were added are
@@ -91,7 +91,7 @@ class Loader:
         return NewTask(task.id, needs, shape, kind, budget, task.parent, *kinds)
 
     def is_service(self, task: records.Task) -> bool:
-        """Say whether a task is a service."""
+        """Return whether a task is a service."""
         return options.SERVICE in self._index.functions[task.function].options
 
     def prepare(self, task: records.Task) -> None:
@@ -99,13 +99,13 @@ class Loader:
         self._renewal.prepare(task)
 
     def take_forgotten(self) -> tuple[TaskId, ...]:
-        """Give the tasks whose outcomes do not hold any more, once."""
+        """Return the tasks whose outcomes do not hold any more, once."""
         return self._renewal.take_forgotten()
 
     def late_shape(
         self, task: records.Task, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
     ) -> Resources:
-        """Say what a task asks for whose requirements come from values.
+        """Return what a task asks for whose requirements come from values.
 
         Parameters
         ----------

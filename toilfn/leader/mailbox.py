@@ -40,7 +40,7 @@ class Answers:
         return {}
 
     def tasks(self, name: str) -> tuple[TaskId, ...]:
-        """Give the tasks of a batch, from its message."""
+        """Return the tasks of a batch, from its message."""
         return ()
 
     def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
@@ -87,7 +87,7 @@ class StoreAnswers(Answers):
         return self._store.list_answers()
 
     def tasks(self, name: str) -> tuple[TaskId, ...]:
-        """Give the tasks of a batch, from its message; none if that is gone."""
+        """Return the tasks of a batch, from its message; none if that is gone."""
         if not name:
             return ()
         try:

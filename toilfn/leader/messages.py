@@ -21,7 +21,7 @@ def run_batch(
     functions: Iterable[bytes],
     walltime: float | None = None,
 ) -> bytes:
-    """Make the message that gives a worker a batch.
+    """Build the message that gives a worker a batch.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def run_batch(
 
 @lru_cache(maxsize=1024)
 def limits(shape: Resources) -> dict[str, Any]:
-    """Say what a task was given, in plain values."""
+    """Return what a task was given, in plain values."""
     return {
         "cores": shape.cores,
         "memory": shape.memory,

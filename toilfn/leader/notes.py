@@ -21,7 +21,7 @@ class StoreNotes(Notes):
         self._store = store
 
     def read(self, name: str) -> bytes:
-        """Give a note; empty if there is none."""
+        """Return a note; empty if there is none."""
         return self._store.get_note(name)
 
     def write(self, name: str, data: bytes) -> None:

@@ -37,11 +37,11 @@ class Orders:
     shape: Callable[[TaskId], Resources]
 
     def resources(self, submit: Submit) -> Resources:
-        """Say what the job asks for: what the largest of its tasks does, for as long as all of them need."""
+        """Return what the job asks for: what the largest of its tasks does, for as long as all of them need."""
         return submit.shape if submit.walltime is None else replace(submit.shape, walltime=submit.walltime)
 
     def message(self, submit: Submit, *, is_watched: bool) -> bytes:
-        """Make the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""
+        """Build the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""
         within = set(submit.ids)
         tasks, needs, functions = [], [], {}
         for id_ in submit.ids:
@@ -64,5 +64,5 @@ class Orders:
         return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
 
     def is_service(self, submit: Submit) -> bool:
-        """Say whether a batch is a service: that is alone in its batch."""
+        """Return whether a batch is a service: that is alone in its batch."""
         return self.tasks.is_service(submit.ids[0])

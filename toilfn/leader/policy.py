@@ -22,7 +22,7 @@ how long they take before the others are put together into jobs of some minutes.
 
 
 def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
-    """Say how tasks are put together.
+    """Return how tasks are put together.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ class Renewal:
             self._forget(task.id)
 
     def take_forgotten(self) -> tuple[TaskId, ...]:
-        """Give the tasks whose outcomes do not hold any more, once."""
+        """Return the tasks whose outcomes do not hold any more, once."""
         forgotten, self._forgotten = tuple(self._forgotten), []
         return forgotten
 

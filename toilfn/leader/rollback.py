@@ -54,12 +54,12 @@ class Kept:
         return tuple(name for effects in gone for name in effects.made)
 
     def record(self, id_: TaskId) -> bytes | None:
-        """Give the record of a task that has run in this leader's time."""
+        """Return the record of a task that has run in this leader's time."""
         return self._records.get(id_)
 
 
 def files_of(outcome: Outcome) -> tuple[str, ...]:
-    """Give the names of the files that an attempt made; other blobs are named by content, and others may share them."""
+    """Return the names of the files that an attempt made; other blobs are named by content and may be shared."""
     return tuple(blob.name for blob in outcome.blobs if not _is_shared(blob))
 
 
@@ -68,7 +68,7 @@ def _is_shared(blob: BlobRef) -> bool:
 
 
 def descendants(index: Index, ids: Iterable[TaskId]) -> list[TaskId]:
-    """Give some tasks, and all that they led to in earlier leaders' time."""
+    """Return some tasks, and all that they led to in earlier leaders' time."""
     found = dict.fromkeys(ids)
     stack = list(found)
     while stack:
@@ -81,13 +81,13 @@ def descendants(index: Index, ids: Iterable[TaskId]) -> list[TaskId]:
 
 
 def gone(index: Index, outcome: Outcome) -> tuple[str, ...]:
-    """Give the files that an outcome has deleted, or that have gone by themselves since it and what it led to ended."""
+    """Return the files that an outcome deleted, and those with `cleanup` whose task and its descendants have ended."""
     temporary = outcome.temporary if outcome.temporary and index.is_complete(outcome.id) else ()
     return temporary if outcome.deleted and _may_be_undone(index, outcome.id) else (*outcome.deleted, *temporary)
 
 
 def _may_be_undone(index: Index, id_: TaskId | None) -> bool:
-    """Whether a task is, or is below, a checkpoint that is not complete."""
+    """Return whether a task is, or is below, a checkpoint that is not complete."""
     while id_ is not None:
         task = index.task(id_)
         if is_checkpoint(index.functions[task.function].options, task.options) and not index.is_complete(id_):

@@ -229,7 +229,7 @@ class Session:
         )
 
     def _is_same_script(self) -> bool:
-        """Whether an earlier run came from the same file of the user's (an installed program is none)."""
+        """Return whether an earlier run came from the same file of the user's (an installed program is none)."""
         is_script = os.path.isfile(self._workflow) and not self._workflow.startswith(sys.prefix)
         return is_script and any(run.workflow == self._workflow for run in self.index.runs)
 

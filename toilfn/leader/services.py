@@ -75,5 +75,5 @@ class Services:
 
 
 def never_ran(id_: TaskId) -> records.Outcome:
-    """Make the outcome of a service whose users are complete without it."""
+    """Build the outcome of a service whose users are complete without it."""
     return records.Outcome(id_, 0, dumps(None)[0], (), (), (), (), (), b"", records.Stats())

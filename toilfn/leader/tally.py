@@ -108,7 +108,7 @@ class Tally:
 
 
 def _asked(cause: Cause, shape: Resources, said: str) -> str:
-    """Say what a task asked for that has broken a limit, where the cluster has not said it."""
+    """Return what a task asked for that has broken a limit, where the cluster has not said it."""
     if cause is Cause.MEMORY and "asked for" not in said:
         return f"; it asked for {format_size(shape.memory)} of memory"
     if cause is Cause.WALLTIME and shape.walltime and "its walltime" not in said:

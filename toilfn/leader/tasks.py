@@ -24,15 +24,15 @@ class Tasks:
         self._loader = loader
 
     def encoded(self, id_: TaskId) -> bytes:
-        """Give the record of a task that has no outcome, as workers get it."""
+        """Return the record of a task that has no outcome, as workers get it."""
         return self._loader.encoded[id_]
 
     def is_open(self, id_: TaskId) -> bool:
-        """Whether a task is known and has no outcome."""
+        """Return whether a task is known and has no outcome."""
         return id_ in self._loader.encoded
 
     def get(self, id_: TaskId) -> records.Task:
-        """Give a task's record.
+        """Return a task's record.
 
         Raises
         ------
@@ -45,11 +45,11 @@ class Tasks:
         return task
 
     def function(self, task: records.Task) -> records.Function:
-        """Give the record of a task's function."""
+        """Return the record of a task's function."""
         return self._index.functions[task.function]
 
     def name(self, id_: TaskId) -> str:
-        """Give the name of a task's function, for people; of one that this leader has finished, its id."""
+        """Return the name of a task's function, for people; of one that this leader has finished, its id."""
         try:
             task = self.get(id_)
         except KeyError:
@@ -57,5 +57,5 @@ class Tasks:
         return str(task.options.get("name") or self.function(task).name)
 
     def is_service(self, id_: TaskId) -> bool:
-        """Say whether a task is a service."""
+        """Return whether a task is a service."""
         return self._loader.is_service(self.get(id_))

@@ -13,7 +13,7 @@ __all__ = ["jobs_name", "terms"]
 
 
 def jobs_name(store: Store) -> str:
-    """Give the name under which clusters have the jobs of a store's workflow."""
+    """Return the name under which clusters have the jobs of a store's workflow."""
     return f"toilfn-{store.id[:12]}"
 
 

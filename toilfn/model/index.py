@@ -134,7 +134,7 @@ class Index:
         self._complete.clear()  # whatever led to it is not complete either
 
     def is_void(self, id_: TaskId, batch: str) -> bool:
-        """Whether what a batch says of a task does not count, since the task was forgotten later."""
+        """Return whether what a batch says of a task does not count, since the task was forgotten later."""
         return id_ in self._void and _age(batch) <= self._void[id_]
 
     def outcome(self, id_: TaskId) -> Outcome:
@@ -164,7 +164,7 @@ class Index:
         return tuple(dict.fromkeys((*(task.id for task in record.tasks), *record.refs)))
 
     def is_complete(self, id_: TaskId) -> bool:
-        """Whether a task and all it led to have outcomes."""
+        """Return whether a task and all it led to have outcomes."""
         if id_ in self._complete:
             return True
         return id_ in self.outcomes and self._settle(id_)
@@ -185,5 +185,5 @@ class Index:
 
 
 def _age(batch: str) -> tuple[int, ...]:
-    """Give what orders batches by their names: the leader's epoch and the number."""
+    """Return what orders batches by their names: the leader's epoch and the number."""
     return tuple(map(int, batch.split("-"))) if batch else ()

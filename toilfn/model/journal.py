@@ -37,7 +37,7 @@ class Journal:
         self._runs: set[int] = set()
 
     def events(self, record: Record) -> Iterator[dict[str, Any]]:
-        """Give what a record tells, as plain values."""
+        """Return what a record tells, as plain values."""
         match record:
             case Epoch():
                 yield {"event": "leader", "number": record.number, "host": record.host, "pid": record.pid,

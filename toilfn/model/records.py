@@ -258,7 +258,7 @@ def _check_shape(kind: str, fields: list[Any]) -> None:
 
 
 def _is_stored_as(value: Any, hint: Any) -> bool:
-    """Whether msgpack gives such a value for an annotated type; tuples and our own classes are arrays."""
+    """Return whether msgpack gives such a value for an annotated type; tuples and our own classes are arrays."""
     plain = get_origin(hint) or hint
     if plain is float:
         return type(value) in (int, float)
@@ -266,7 +266,7 @@ def _is_stored_as(value: Any, hint: Any) -> bool:
 
 
 def start_of(kind: type[Task | Outcome]) -> bytes:
-    """Give the bytes that all records of a kind start with; the sixteen after them are the task's id."""
+    """Return the bytes that all records of a kind start with; the sixteen after them are the task's id."""
     start: bytes = msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
     return start
 

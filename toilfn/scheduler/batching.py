@@ -71,7 +71,7 @@ class Durations:
         self._seconds[kind] = known + weight * (seconds - known)
 
     def expect(self, kind: int) -> float:
-        """Say how long a task will take; infinity as long as nothing is known."""
+        """Return how long a task will take; infinity as long as nothing is known."""
         return self._seconds.get(kind, math.inf)
 
 
@@ -129,7 +129,7 @@ class Draft:
         return True
 
     def _time_for(self, shape: Shape, seconds: float, *, is_bound: bool) -> float:
-        """Say how much longer the batch may take with a task; only one that is bound to the batch gets all it may.
+        """Return how much longer the batch may take with a task; only one that is bound to the batch gets all it may.
 
         A worker that has no time left for another task gives it back: so the batch's first limit is enough for
         each of the others, as long as those before them take about as long as is expected.

@@ -42,7 +42,7 @@ class Checkpoints:
             self._clients.add(id)
 
     def needs(self, id: TaskId) -> tuple[TaskId, ...]:
-        """Give what a checkpoint needs."""
+        """Return what a checkpoint needs."""
         return self._needs[id]
 
     def descend(self, id: TaskId, parent: TaskId) -> None:
@@ -58,7 +58,7 @@ class Checkpoints:
             self.hopeless.append(id)
 
     def above(self, id: TaskId) -> Iterator[TaskId]:
-        """Give the checkpoints above a task, the innermost first, without mere clients of services."""
+        """Return the checkpoints above a task, the innermost first, without mere clients of services."""
         return (above for above in self._all_above(id) if above not in self._clients)
 
     def _all_above(self, id: TaskId) -> Iterator[TaskId]:
@@ -67,12 +67,12 @@ class Checkpoints:
             id = above
 
     def outermost(self, id: TaskId) -> TaskId | None:
-        """Give the outermost checkpoint that is this task or above it; None if there is none."""
+        """Return the outermost checkpoint that is this task or above it; None if there is none."""
         own = [id] if id in self._needs else []
         return [None, *own, *self._all_above(id)][-1]
 
     def family(self, id: TaskId) -> list[TaskId]:
-        """Give all that a checkpoint led to, with the families of checkpoints within."""
+        """Return all that a checkpoint led to, with the families of checkpoints within."""
         found = list(self._families.get(id, ()))
         for member in found:  # grows
             found += self._families.get(member, ())

@@ -42,7 +42,7 @@ class Drafting:
         self._alone.discard(id)
 
     def draft(self, shape: Shape) -> Draft:
-        """Make a batch of ready tasks of a shape, of which there is one at least; they are running then."""
+        """Build a batch of ready tasks of a shape, of which there is one at least; they are running then."""
         slots = self._pool.slots(shape)
         if self._policy.spread is not None:
             slots = min(slots, max(1, self._spare_batches))
@@ -69,7 +69,7 @@ class Drafting:
         return draft.offer(task.id, self._durations.expect(task.kind))
 
     def next(self, shape: Shape) -> Task | None:
-        """Give the next ready task of a shape; it stays in its queue."""
+        """Return the next ready task of a shape; it stays in its queue."""
         while self._ready.count(shape):
             task = self._tasks.get(self._ready.peek(shape))
             if task is not None and task.state is State.READY and task.shape is shape:

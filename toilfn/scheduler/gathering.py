@@ -24,7 +24,7 @@ class Gathering:
         return None if self._since is None else self._since + self._seconds
 
     def is_over(self, now: float) -> bool:
-        """Say whether what is ready may be started; asked whenever there is anything."""
+        """Return whether what is ready may be started; asked whenever there is anything."""
         if not self._seconds:
             return True
         if self._since is None:

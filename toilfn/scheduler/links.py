@@ -96,7 +96,7 @@ class Links:
     # Tasks that are done
 
     def leaders(self, task: Task) -> Sequence[TaskId]:
-        """Give the tasks that led to one."""
+        """Return the tasks that led to one."""
         return () if task.led_by is None else (task.led_by, *self._led_by.get(task.id, ()))
 
     def without_outcome(self, ids: Iterable[TaskId]) -> list[Task]:
@@ -126,7 +126,7 @@ class Links:
     # Tasks that wait for good
 
     def held_up_by(self, ids: Iterable[TaskId]) -> set[TaskId]:
-        """Give some tasks and all that cannot go on before they are complete."""
+        """Return some tasks and all that cannot go on before they are complete."""
         found = set(ids)
         stack = list(found)
         while stack:
@@ -136,12 +136,12 @@ class Links:
         return found
 
     def _waiting_for(self, task: Task) -> Iterable[TaskId]:
-        """Give what cannot go on before a task is complete."""
+        """Return what cannot go on before a task is complete."""
         yield from {follower.id for follower in self.without_outcome(task.followers)}
         yield from self.leaders(task)
 
     def stuck(self) -> list[TaskId]:
-        """Give the tasks that wait although nothing they wait for was given up."""
+        """Return the tasks that wait although nothing they wait for was given up."""
         given_up = [task.id for task in self._tasks.values() if task.state is State.FAILED]
         unused = [id for id in self._tasks if given_up and id in self._services]
         explained = self.held_up_by([*given_up, *unused])

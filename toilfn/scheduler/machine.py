@@ -126,38 +126,38 @@ class Scheduler:
         return {state.name.lower(): self._board.counts[state] for state in State}
 
     def is_complete(self, id: TaskId) -> bool:
-        """Say whether a task, and all that it led to, have outcomes."""
+        """Return whether a task, and all that it led to, have outcomes."""
         return id in self._holds.complete
 
     def state(self, id: TaskId) -> State | None:
-        """Give a task's state; None for one that is not known."""
+        """Return a task's state; None for one that is not known."""
         task = self._tasks.get(id)
         if task is None:
             return State.COMPLETE if self.is_complete(id) else None
         return task.state
 
     def shape(self, id: TaskId) -> Resources:
-        """Say what a task that is not complete asks for now: more than at first, perhaps, if it has failed."""
+        """Return what a task that is not complete asks for now: more than at first, perhaps, if it has failed."""
         return self._tasks[id].shape.resources
 
     def outermost_checkpoint(self, id: TaskId) -> TaskId | None:
-        """Give the outermost checkpoint that is not complete and is this task or led to it."""
+        """Return the outermost checkpoint that is not complete and is this task or led to it."""
         return self._checkpoints.outermost(id)
 
     def is_wanted(self, id: TaskId) -> bool:
-        """Say whether a service has users that are neither complete nor given up."""
+        """Return whether a service has users that are neither complete nor given up."""
         return self._services.is_wanted(id)
 
     def running(self) -> dict[BatchId, tuple[TaskId, ...]]:
-        """Give each batch that has not ended, with the tasks it still has to answer for."""
+        """Return each batch that has not ended, with the tasks it still has to answer for."""
         return {batch: tuple(task.id for task in self._running.left(batch)) for batch in self._running}
 
     def left(self, batch: BatchId) -> list[TaskId]:
-        """Give the tasks that a batch still has to answer for, in the order in which they run."""
+        """Return the tasks that a batch still has to answer for, in the order in which they run."""
         return [task.id for task in self._running.left(batch)]
 
     def stuck(self) -> list[TaskId]:
-        """Give the tasks that wait for good although nothing they wait for was given up: they need each other.
+        """Return the tasks that wait for good although nothing they wait for was given up: they need each other.
 
         Tasks that wait for such tasks are among them. Empty as long as the scheduler is not idle.
         """
@@ -302,7 +302,7 @@ class Scheduler:
                 self._settle(task, commands)
 
     def _is_somebodys_fault(self, left: Sequence[Task], cause: Cause | None) -> bool:
-        """Whether one of some tasks has probably ended its worker; a node may die, but hardly twice with the same."""
+        """Return whether one of some tasks has probably ended its worker: a node rarely dies twice with the same tasks."""
         if cause is Cause.LOST:
             return self._charges.count(left[0].id) > 0
         return cause is not None and cause is not Cause.PREEMPTED

@@ -36,14 +36,14 @@ class Shape:
         return math.inf if self.resources.walltime is None else self.resources.walltime
 
     def fits_in(self, limit: Shape) -> bool:
-        """Whether something of this shape can be run with the resources of another, time aside."""
+        """Return whether something of this shape can be run with the resources of another, time aside."""
         if self.cores > limit.cores or self.memory > limit.memory or self.disk > limit.disk:
             return False
         wanted = self.resources.accelerators
         return not wanted or _choose(wanted, _sorts(limit.resources)) is not None
 
     def can_join(self, other: Shape) -> bool:
-        """Whether a task of this shape can run in a batch that was started for another."""
+        """Return whether a task of this shape can run in a batch that was started for another."""
         if self.is_service or other.is_service:
             return False
         if self is other:
@@ -63,7 +63,7 @@ class Shapes:
             self._known(shape.is_service)[shape.resources] = shape
 
     def of(self, resources: Resources, *, is_service: bool = False) -> Shape:
-        """Give the shape of some resources."""
+        """Return the shape of some resources."""
         known = self._known(is_service)
         shape = known.get(resources)
         if shape is None:
@@ -93,7 +93,7 @@ class Pool:
         self.resize(capacity)
 
     def resize(self, capacity: Capacity) -> None:
-        """Give the pool another capacity; what is taken stays taken, even when it is more."""
+        """Return the pool another capacity; what is taken stays taken, even when it is more."""
         self._most_batches = math.inf if capacity.batches is None else capacity.batches
         limits = (capacity.services, capacity.preemptible_services)
         self._most_services = tuple(math.inf if limit is None else limit for limit in limits)
@@ -129,7 +129,7 @@ class Pool:
         return min(self._most_memory, math.inf if self._largest is None else self._largest.memory)
 
     def can_ever(self, shape: Shape) -> bool:
-        """Whether the cluster may be able to give this much one day, and the user's limits allow it."""
+        """Return whether the cluster may be able to give this much one day, and the user's limits allow it."""
         if not self._is_allowed(shape):
             return False
         if self._largest is None:
@@ -138,16 +138,16 @@ class Pool:
         return is_short and shape.fits_in(self._largest)
 
     def _is_allowed(self, shape: Shape) -> bool:
-        """Whether the user's limits leave room for something of this shape when nothing else runs."""
+        """Return whether the user's limits leave room for something of this shape when nothing else runs."""
         return shape.cores <= self._most_cores and shape.memory <= self._most_memory and shape.disk <= self._most_disk
 
     def can_when_empty(self, shape: Shape) -> bool:
-        """Whether there is room once all batches have ended."""
+        """Return whether there is room once all batches have ended."""
         has_slot = self._most_batches > 0 and self._is_allowed(shape)
         return has_slot and (self._total is None or shape.fits_in(self._total))
 
     def can_hold(self, services: Sequence[Shape], task: Shape) -> bool:
-        """Whether some services and beside them one task can run at one time, with nothing else."""
+        """Return whether some services and beside them one task can run at one time, with nothing else."""
         for preemptible, most in enumerate(self._most_services):
             if sum(shape.resources.preemptible == preemptible for shape in services) > most:
                 return False
@@ -155,7 +155,7 @@ class Pool:
         return self._is_allowed(together) and (self._total is None or together.fits_in(self._total))
 
     def has_room(self, shape: Shape) -> bool:
-        """Whether one more batch can be started now."""
+        """Return whether one more batch can be started now."""
         if self._slots_left(shape) <= 0 or not self._is_within_limits(shape):
             return False
         total = self._total
@@ -169,7 +169,7 @@ class Pool:
         )
 
     def _is_within_limits(self, shape: Shape) -> bool:
-        """Whether the user's limits leave room for something of this shape beside what is taken."""
+        """Return whether the user's limits leave room for something of this shape beside what is taken."""
         return (
             self._cores + shape.cores <= self._most_cores
             and self._memory + shape.memory <= self._most_memory
@@ -196,7 +196,7 @@ class Pool:
         return math.inf if self._is_beside(shape) else self._most_batches - self._batches
 
     def _is_beside(self, shape: Shape) -> bool:
-        """Whether a batch runs beside the leader and not on the cluster, which then is one that queues by itself."""
+        """Return whether a batch runs beside the leader and not on the cluster, which then has a queue of its own."""
         return shape.resources.local and self.is_queue
 
     def take(self, shape: Shape) -> Devices:
@@ -210,7 +210,7 @@ class Pool:
         return devices
 
     def give_back(self, shape: Shape, devices: Devices) -> None:
-        """Give back what `take` took."""
+        """Return what `take` took."""
         self._add(shape, -1)
         for sort, count in devices:
             self._devices[sort] -= count

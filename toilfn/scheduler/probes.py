@@ -59,7 +59,7 @@ class Probes:
         return min(times, default=None)
 
     def may_start(self, task: Task, *, urgent: bool) -> bool:
-        """Say whether a task may be ready now; if not, `free` gives it later, with `urgent`."""
+        """Return whether a task may be ready now; if not, `free` gives it later, with `urgent`."""
         if math.isinf(self._most) or task.shape.is_service or self._is_known(task.kind):
             return True
         probes = self._probes.setdefault(task.kind, set())
@@ -78,7 +78,7 @@ class Probes:
             heapq.heappush(self._began, (now + self._long, batch))
 
     def free(self, now: float) -> Iterator[tuple[Task, bool]]:
-        """Give the tasks that need not be held back any more, and how urgent each one is."""
+        """Return the tasks that need not be held back any more, and how urgent each one is."""
         self._learn_from_long_ones(now)
         for kind in list(self._held):
             if now - self._since.setdefault(kind, now) >= self._patience and not self._is_known(kind):
@@ -101,7 +101,7 @@ class Probes:
                 self._durations.learn(left[0].kind, self._long)
 
     def _room(self, kind: int) -> float:
-        """Say how many more tasks of a kind may be ready."""
+        """Return how many more tasks of a kind may be ready."""
         if self._is_known(kind):
             self._probes.pop(kind, None)
             return math.inf

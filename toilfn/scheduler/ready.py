@@ -67,11 +67,11 @@ class Ready:
         return bool(self._counts)
 
     def shapes(self) -> list[Shape]:
-        """Give the shapes that have ready tasks."""
+        """Return the shapes that have ready tasks."""
         return list(self._counts)
 
     def count(self, shape: Shape) -> int:
-        """Say how many tasks of a shape are ready."""
+        """Return how many tasks of a shape are ready."""
         return self._counts.get(shape, 0)
 
     def add(self, id: TaskId, shape: Shape, *, urgent: bool) -> None:
@@ -92,7 +92,7 @@ class Ready:
             self._fresh.queues.pop(shape, None)
 
     def peek(self, shape: Shape) -> TaskId:
-        """Give the next task of a shape, which may not be ready any more."""
+        """Return the next task of a shape, which may not be ready any more."""
         return self._lane(shape).queue(shape)[0]
 
     def pop(self, shape: Shape) -> None:
@@ -105,7 +105,7 @@ class Ready:
         return self._urgent if shape in self._urgent.queues else self._fresh
 
     def choose(self, pool: Pool) -> Shape | None:
-        """Give the shape whose turn it is, of those for which there is room; None if there is none."""
+        """Return the shape whose turn it is, of those for which there is room; None if there is none."""
         if self._starving is not None and self._starving in self._counts and pool.can_when_empty(self._starving):
             return self._serve(self._starving, []) if pool.has_room(self._starving) else None
         passed: list[Shape] = []

@@ -38,7 +38,7 @@ class Charges:
 
 
 def _allowed(budget: Budget, cause: Cause) -> int | None:
-    """Say how many failures a budget bears."""
+    """Return how many failures a budget bears."""
     if cause is Cause.INPUT:
         return 0
     allowed: int | None = getattr(budget, cause.value)
@@ -46,14 +46,14 @@ def _allowed(budget: Budget, cause: Cause) -> int | None:
 
 
 def _backoff(budget: Budget, cause: Cause, failures: int) -> float:
-    """Say how many seconds to wait before the next attempt."""
+    """Return how many seconds to wait before the next attempt."""
     if cause in (Cause.LOST, Cause.PREEMPTED):
         return 0.0
     return min(_LONGEST_BACKOFF, budget.backoff * 2.0 ** min(failures - 1, 100))
 
 
 def enlarged(asked: Resources, cause: Cause, budget: Budget, most_memory: float, longest: float) -> Resources:
-    """Give more of what an attempt died of, if the budget says so, and as much as there is: bytes and seconds."""
+    """Return more of what an attempt died of, if the budget says so, and as much as there is: bytes and seconds."""
     if cause is Cause.MEMORY and budget.double_memory:
         return replace(asked, memory=int(_doubled(asked.memory, most_memory)))
     if cause is Cause.WALLTIME and budget.double_walltime and asked.walltime is not None:

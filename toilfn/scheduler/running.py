@@ -34,7 +34,7 @@ class _Batch:
         self.is_suspect = False
 
     def order(self) -> Iterable[TaskId]:
-        """Give the ids of its tasks, in the order in which they run."""
+        """Return the ids of its tasks, in the order in which they run."""
         return dict.fromkeys((*self.kept, *self.ids)) if self.kept else self.ids
 
 
@@ -72,12 +72,12 @@ class Running:
         return len(self._batches)
 
     def left(self, id: BatchId) -> list[Task]:
-        """Give the tasks that a batch still has to answer for, in the order in which they run."""
+        """Return the tasks that a batch still has to answer for, in the order in which they run."""
         batch = self._batches.get(id)
         return [] if batch is None else [self._tasks[task] for task in batch.order() if self.has(id, task)]
 
     def has(self, id: BatchId, task_id: TaskId) -> bool:
-        """Say whether a batch has to answer for a task."""
+        """Return whether a batch has to answer for a task."""
         task = self._tasks.get(task_id)
         return task is not None and task.batch == id and task.state.is_at_work
 
@@ -95,7 +95,7 @@ class Running:
         return Submit(batch.id, batch.ids, batch.shape.resources, draft.walltime)
 
     def _patience(self, seconds: float) -> float:
-        """Say how many seconds a batch may take that is expected to take so many."""
+        """Return how many seconds a batch may take that is expected to take so many."""
         expected = 0.0 if math.isinf(seconds) else seconds
         return max(self._policy.recall_after, self._policy.recall_factor * expected)
 
@@ -122,7 +122,7 @@ class Running:
                 self._kills.append((self._now + self._policy.kill_after, batch.id))
 
     def is_over(self, id: BatchId) -> bool:
-        """Whether a batch that has not ended has nothing left to answer for."""
+        """Return whether a batch that has not ended has nothing left to answer for."""
         return id in self._batches and not self._batches[id].left
 
     def forget(self, id: TaskId) -> None:
@@ -142,19 +142,19 @@ class Running:
     # Batches that take too long
 
     def wake_at(self, *, is_all_started: bool) -> float | None:
-        """Give the time at which `due` will have something to say; None if that is not known."""
+        """Return the time at which `due` will have something to say; None if that is not known."""
         times = [self._overdue[0][0]] if self._may_recall(is_all_started) else []
         if self._kills:
             times.append(self._kills[0][0])
         return min(times, default=None)
 
     def due(self, now: float, *, is_all_started: bool) -> list[Recall | Kill]:
-        """Say which batches to recall and which to kill; recalls only when nothing else is ready to be started."""
+        """Return which batches to recall and which to kill; recalls only when nothing else is ready to be started."""
         self._now = now
         return [*self._recalls(is_all_started), *self._killings()]
 
     def _may_recall(self, is_all_started: bool) -> bool:
-        """Whether there is a slot idle that could take a part of the batch that is overdue first."""
+        """Return whether there is a slot idle that could take a part of the batch that is overdue first."""
         if not self._overdue:
             return False
         batch = self._batches.get(self._overdue[0][1])

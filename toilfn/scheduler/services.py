@@ -69,16 +69,16 @@ class Services:
         return self._queue.keys()
 
     def of(self, id: TaskId) -> tuple[TaskId, ...]:
-        """Give the services that a task uses, not those that these use."""
+        """Return the services that a task uses, not those that these use."""
         return self._uses.get(id, ())
 
     def is_wanted(self, id: TaskId) -> bool:
-        """Whether a service has users that are neither complete nor given up."""
+        """Return whether a service has users that are neither complete nor given up."""
         service = self._services.get(id)
         return service is not None and bool(service.users)
 
     def is_over(self, id: TaskId) -> bool:
-        """Whether it is a service that nobody needs any more."""
+        """Return whether it is a service that nobody needs any more."""
         return id in self._services and not self.is_wanted(id)
 
     # What becomes of them
@@ -96,7 +96,7 @@ class Services:
                 self._services[service].users.add(task.id)
 
     def may_start(self, task: Task) -> bool:
-        """Whether a task whose other needs are complete can start now; if not, it is told when it can."""
+        """Return whether a task whose other needs are complete can start now; if not, it is told when it can."""
         if task.id in self._services:
             if not self._services[task.id].admitted:
                 self._rest(task)
@@ -200,7 +200,7 @@ class Services:
         return settled, hopeless
 
     def _is_askable(self, id: TaskId) -> bool:
-        """Whether all that a user's services need is complete; if not, it will be asked again."""
+        """Return whether all that a user's services need is complete; if not, it will be asked again."""
         for service in self._closure(id):
             task = self._tasks[service]
             if task.state is State.FAILED:
@@ -211,7 +211,7 @@ class Services:
         return True
 
     def _closure(self, id: TaskId) -> Iterator[TaskId]:
-        """Give the services that a task uses, and those that these use."""
+        """Return the services that a task uses, and those that these use."""
         found = dict.fromkeys(self.of(id))
         stack = list(found)
         while stack:
@@ -251,7 +251,7 @@ class Services:
         return bool(self._stopping)
 
     def serving(self) -> list[TaskId]:
-        """Give the services that can be used now."""
+        """Return the services that can be used now."""
         return [id for id in self._active if self._tasks[id].state is State.SERVING]
 
     def release(self, hopeful: Collection[TaskId]) -> list[StopService]:

@@ -70,7 +70,7 @@ class Answers:
             self._say("started", task, value)
 
     def returned(self, take: Callable[[], Iterable[TaskId]]) -> None:
-        """Give tasks back; they are taken when nothing else can be said meanwhile."""
+        """Return tasks back; they are taken when nothing else can be said meanwhile."""
         with self._lock:
             tasks = list(take())
             self.flush()

@@ -95,7 +95,7 @@ class Batch:
         return taken
 
     def take_refused(self) -> list[TaskId]:
-        """Give the refused tasks, once."""
+        """Return the refused tasks, once."""
         refused, self.refused = self.refused, []
         return refused
 
@@ -121,7 +121,7 @@ class Batch:
         return time.monotonic() + (limits.get("walltime") or 0.0) <= self._deadline
 
     def _limits(self, child: records.Task, parent: Attempt) -> Mapping[str, Any]:
-        """Say what a child may use: what it asks for, where that is less than its parent got."""
+        """Return what a child may use: what it asks for, where that is less than its parent got."""
         asked, given = self._executor.options(child), self._executor.options(parent.task)
         own = {name: asked[name] for name in _AT_MOST if asked.get(name) not in (None, given.get(name))}
         return {**parent.limits, **own} if own else parent.limits
@@ -151,7 +151,7 @@ class Batch:
 
 
 def _fits(child: Mapping[str, Any], parent: Mapping[str, Any]) -> bool:
-    """Whether a child may run with what its parent was given."""
+    """Return whether a child may run with what its parent was given."""
     if child is parent:
         return True
     return all(child.get(name) == parent.get(name) for name in _ALIKE) and all(

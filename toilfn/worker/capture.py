@@ -52,7 +52,7 @@ class Capture:
         self._saved = {}
 
     def peek(self, start: int) -> bytes:
-        """Give whole lines from a place on, without taking them; at most about as much as is kept of an attempt."""
+        """Return whole lines from a place on, without taking them; at most about as much as is kept of an attempt."""
         data = os.pread(self._fd, self._limit, start)
         return data[: data.rfind(b"\n") + 1]
 
@@ -88,7 +88,7 @@ class NoCapture:
     position = 0
 
     def take(self) -> bytes:
-        """Give nothing."""
+        """Return nothing."""
         return b""
 
 

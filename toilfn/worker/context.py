@@ -123,7 +123,7 @@ class Context:
         self.spawned.append(promise)
 
     def close(self) -> None:
-        """Make the deferred calls and remove the temporary directory, unless it is to be kept."""
+        """Build the deferred calls and remove the temporary directory, unless it is to be kept."""
         while self._deferred:
             self._deferred.pop().run()
         if not self.has_temp_dir:
@@ -156,7 +156,7 @@ class Context:
 
 
 def current() -> Context:
-    """Give the context of the task that is running.
+    """Return the context of the task that is running.
 
     Raises
     ------

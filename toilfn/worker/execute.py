@@ -61,7 +61,7 @@ class Output(Protocol):
         """Where the next attempt's log starts."""
 
     def take(self) -> bytes:
-        """Give what was written since the last time."""
+        """Return what was written since the last time."""
 
 
 class _OnlyThisProcess:
@@ -149,16 +149,16 @@ class Executor:
                 self._recorded.add(function.digest)
 
     def knows(self, task: records.Task) -> bool:
-        """Whether the task's function is one of those."""
+        """Return whether the task's function is one of those."""
         return task.function in self._records
 
     def options(self, task: records.Task) -> Mapping[str, Any]:
-        """Give what the task's call and its function's decorator say together."""
+        """Return what the task's call and its function's decorator say together."""
         function = self._records[task.function].options
         return options.merge(function, task.options) if task.options else function
 
     def run(self, attempt: Attempt, payloads: Payloads, host: Host = NOBODY) -> records.Outcome | records.Failure:
-        """Make an attempt.
+        """Build an attempt.
 
         Parameters
         ----------

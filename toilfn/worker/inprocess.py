@@ -97,7 +97,7 @@ class InThread:
 
 
 def executor_here(store: Store, *, is_shared: bool = False) -> Executor:
-    """Make an executor for this process, whose output and threads are the user's own.
+    """Build an executor for this process, whose output and threads are the user's own.
 
     Parameters
     ----------

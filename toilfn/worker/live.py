@@ -36,7 +36,7 @@ class Tail:
         self._given = 0
 
     def lines(self, doing: Doing) -> bytes:
-        """Give the new lines of an attempt; nothing if it has ended meanwhile."""
+        """Return the new lines of an attempt; nothing if it has ended meanwhile."""
         if self._attempt != (doing.task, doing.start):
             self._attempt, self._given = (doing.task, doing.start), 0
         lines = self._output.peek(doing.log + self._given)
@@ -81,10 +81,10 @@ class Live:
 
 
 def follow_flag(task: TaskId) -> str:
-    """Give the name of the store's flag that asks for what a task prints while it runs."""
+    """Return the name of the store's flag that asks for what a task prints while it runs."""
     return f"follow-{task.hex()}"
 
 
 def live_prefix(task: TaskId) -> str:
-    """Give what the names begin with under which a task's attempts put up what they print."""
+    """Return what the names begin with under which a task's attempts put up what they print."""
     return f"live-{task.hex()}-"

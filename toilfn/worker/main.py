@@ -250,7 +250,7 @@ def serve_batch(url: str, name: str) -> None:
 
 
 def _stream(slot: Slot, output: Capture) -> Tail | None:
-    """Give what the leader is told of tasks' output while they run; None if it does not want that."""
+    """Return what the leader is told of tasks' output while they run; None if it does not want that."""
     return Tail(slot, output) if os.environ.get("TOILFN_STREAM_LOGS") else None
 
 

@@ -55,7 +55,7 @@ _PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def write_ref(ref: BlobRef) -> str:
-    """Give a blob's reference as text."""
+    """Return a blob's reference as text."""
     return f"{ref.name}:{ref.size}:{ref.digest.hex()}"
 
 
@@ -118,6 +118,6 @@ def check_versions() -> None:
 
 
 def set_by_user() -> dict[str, str]:
-    """Give the variables that this worker has from the setting ``set_env``."""
+    """Return the variables that this worker has from the setting ``set_env``."""
     names = os.environ.get(SET_VARIABLE, "").split()
     return {name: os.environ[name] for name in names if name in os.environ}

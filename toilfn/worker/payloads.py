@@ -36,7 +36,7 @@ class BlobCache:
             self._keep(ref, data)
 
     def get(self, payload: bytes | BlobRef) -> bytes:
-        """Give a payload's bytes, wherever they are."""
+        """Return a payload's bytes, wherever they are."""
         if isinstance(payload, bytes):
             return payload
         if payload in self._blobs:

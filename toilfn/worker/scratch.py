@@ -52,7 +52,7 @@ class Deferred:
     is_over: bool = False
 
     def run(self) -> None:
-        """Make the call, now or never: what it raises is logged."""
+        """Build the call, now or never: what it raises is logged."""
         if self.is_over:
             return
         try:
@@ -83,7 +83,7 @@ class OwnDirectory:
         self._mode = os.fstat(self.fd).st_mode
 
     def is_untouched(self) -> bool:
-        """Whether nothing was ever put into it, nor its mode changed."""
+        """Return whether nothing was ever put into it, nor its mode changed."""
         try:
             found = os.fstat(self.fd)
         except OSError:  # the task has closed all descriptors that it could find
@@ -113,7 +113,7 @@ class Scratch:
         self._spare: OwnDirectory | None = None
 
     def new_dir(self) -> Path:
-        """Make an empty directory that only this user can read."""
+        """Build an empty directory that only this user can read."""
         return Path(tempfile.mkdtemp(prefix="task-", dir=self._made()))
 
     def own_dir(self) -> OwnDirectory:
@@ -155,7 +155,7 @@ class Scratch:
         return deferred
 
     def close(self) -> None:
-        """Make the calls that an attempt could not make because it was asked to end, and remove the directory."""
+        """Build the calls that an attempt could not make because it was asked to end, and remove the directory."""
         if self._spare is not None:
             self._spare.close()
             self._spare = None
@@ -179,7 +179,7 @@ class Scratch:
 
 
 def base_dir() -> Path:
-    """Give the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
+    """Return the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
 
     With a coordination directory it is one of those who share that: others may use the same work directory.
 
@@ -196,7 +196,7 @@ def base_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Give the directory for locks: in ``TOILFN_COORDINATION_DIR``, else the one of `base_dir`.
+    """Return the directory for locks: in ``TOILFN_COORDINATION_DIR``, else the one of `base_dir`.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def _private(parent: Path, variable: str) -> Path:
 
 
 def _token(directory: Path) -> str:
-    """Give the name that all who share a coordination directory have in common, and nobody else."""
+    """Return the name that all who share a coordination directory have in common, and nobody else."""
     file = directory / "name"
     if not file.exists():
         draft = directory / f".name-{os.getpid()}"
@@ -231,14 +231,14 @@ def _token(directory: Path) -> str:
 
 
 def _lock_of(root: Path) -> Path:
-    """Give the file whose lock says that the process of a directory lives."""
+    """Return the file whose lock says that the process of a directory lives."""
     if "TOILFN_COORDINATION_DIR" in os.environ:
         return state_dir() / f"{root.name}.lock"
     return root / _LOCK
 
 
 def sweep(base: Path | None = None) -> None:
-    """Make the deferred calls of processes that died, and remove their directories."""
+    """Build the deferred calls of processes that died, and remove their directories."""
     for root in (base or base_dir()).iterdir():
         if _is_being_made(root):
             continue
@@ -250,7 +250,7 @@ def sweep(base: Path | None = None) -> None:
 
 
 def _is_being_made(root: Path) -> bool:
-    """Say whether a directory is so new that its maker may not have locked it yet."""
+    """Return whether a directory is so new that its maker may not have locked it yet."""
     try:
         return root.name.startswith(_NEW) and time.time() - root.stat().st_mtime < _MAKING
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bo
 
 
 def stop_flag(batch: str) -> str:
-    """Give the name of the store's flag that tells a batch's service to stop."""
+    """Return the name of the store's flag that tells a batch's service to stop."""
     return f"stop-{batch}"
 
 

@@ -40,7 +40,7 @@ class Meter:
         return self._start
 
     def read(self) -> Stats:
-        """Say what was used until now, by this process and by those it started that have ended."""
+        """Return what was used until now, by this process and by those it started that have ended."""
         wall = time.perf_counter() - self._clock
         children = _children_cpu() - self._children
         cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
@@ -81,7 +81,7 @@ def _children_cpu() -> float:
 
 
 def _peak(*, with_children: bool) -> int:
-    """Give the highest resident size since it was last asked for, where the system can tell since when."""
+    """Return the highest resident size since it was last asked for, where the system can tell since when."""
     own = _own_peak()
     if not with_children:
         return own
@@ -99,13 +99,13 @@ def _own_peak() -> int:
 
 
 def _io_counters() -> bytes:
-    """Give what the system counts of this process's input and output, children that have ended included."""
+    """Return what the system counts of this process's input and output, children that have ended included."""
     fd = _io_file()
     return os.pread(fd, 256, 0) if fd >= 0 else b""
 
 
 def _io_since(before: bytes) -> tuple[int, int]:
-    """Give the bytes read and written since then; zeros where nothing is counted."""
+    """Return the bytes read and written since then; zeros where nothing is counted."""
     if not before:
         return 0, 0
     (read, written), (read_before, written_before) = map(_read_io, (_io_counters(), before))

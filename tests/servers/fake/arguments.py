@@ -9,7 +9,7 @@ from tests.servers.fake.engine import RefusedError
 
 
 def parse(words: Sequence[str], valued: Sequence[str], flags: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Give the options with their values, and the rest. Options are whole words (``-J name``)."""
+    """Return the options with their values, and the rest. Options are whole words (``-J name``)."""
     options: dict[str, list[str]] = {}
     rest = list(words)
     while rest and rest[0].startswith("-") and rest[0] != "-":

@@ -26,7 +26,7 @@ _plain_mark = Job._mark_stopped
 
 
 def container_property(self: Job, name: str, default: Any) -> Any:
-    """Give each element an environment of its own, with its number."""
+    """Return each element an environment of its own, with its number."""
     if name != "environment":
         return _plain_property(self, name, default)
     given = [*self.job_definition.container_properties["environment"], *self.container_overrides.get(name, ())]
@@ -37,13 +37,13 @@ def container_property(self: Job, name: str, default: Any) -> Any:
 
 
 def short(self: Job) -> dict[str, Any]:
-    """Say whether it is an array."""
+    """Return whether it is an array."""
     size = self.array_properties.get("size")
     return _plain_short(self) | ({"arrayProperties": {"size": size}} if size else {})
 
 
 def details(self: Job) -> dict[str, Any]:
-    """Say how the container ended."""
+    """Return how the container ended."""
     found: dict[str, Any] = _plain_details(self)
     if self.job_stopped and self.exit_code is not None:
         found["exitCode"] = self.exit_code
@@ -79,7 +79,7 @@ def run(self: ContainerCollection, image: str, **parameters: Any) -> Any:
 
 
 def mark_stopped(self: Job, success: bool = True) -> None:
-    """Say why a container failed."""
+    """Return why a container failed."""
     container = getattr(self, "container", None)
     if not success and container is not None:
         if self.exit_code == 137 and not self.stop:  # podman does not say OOMKilled

@@ -98,12 +98,12 @@ def write(folder: Path, element: int, state: Element) -> None:
 
 
 def is_away() -> bool:
-    """Whether the controller is to seem away."""
+    """Return whether the controller is to seem away."""
     return (spool() / "away").exists()
 
 
 def loses_answer() -> bool:
-    """Whether this command's answer is to get lost; only one is."""
+    """Return whether this command's answer is to get lost; only one is."""
     try:
         (spool() / "deaf").unlink()
     except FileNotFoundError:

@@ -111,7 +111,7 @@ def ad(job: dict[str, object], number: int, element: engine.Element) -> dict[str
 
 
 def is_removed(job: dict[str, object], number: int) -> bool:
-    """Whether a held job was removed."""
+    """Return whether a held job was removed."""
     return (engine.spool() / str(job["id"]) / f"{number}.kill").exists()
 
 

@@ -156,7 +156,7 @@ class FakeKubernetes:
         return job
 
     def start_pods(self, job: Object) -> None:
-        """Make a job's pods."""
+        """Build a job's pods."""
         for index in range(job["spec"].get("completions", 1)):
             self.put("pods", pod_of(job, index), "ADDED")
 
@@ -195,7 +195,7 @@ class FakeKubernetes:
             return {"items": items[begin:end], "metadata": {"resourceVersion": str(self.now), **more}}
 
     def changes(self, kind: str, query: dict[str, str]) -> Iterator[Object]:
-        """Give the changes since a version, as they come, until `cut`."""
+        """Return the changes since a version, as they come, until `cut`."""
         return self._changes(kind, query, self.generation)
 
     def _changes(self, kind: str, query: dict[str, str], generation: int) -> Iterator[Object]:
@@ -246,7 +246,7 @@ def check_job(job: Object) -> None:
 
 
 def pod_of(job: Object, index: int) -> Object:
-    """Make the pod of one index, as the controller does; the scheduler has chosen a node already."""
+    """Build the pod of one index, as the controller does; the scheduler has chosen a node already."""
     meta, spec = job["spec"]["template"]["metadata"], copy.deepcopy(job["spec"]["template"]["spec"])
     name = f"{job['metadata']['name']}-{index}"
     annotations = dict(meta.get("annotations", {}))

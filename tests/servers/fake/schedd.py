@@ -46,12 +46,12 @@ class Schedd:
             raise htcondor2.HTCondorException(str(error)) from error
 
     def query(self, constraint: str, projection: list[str], *, opts: Any) -> list[Any]:
-        """Give the ads in the queue."""
+        """Return the ads in the queue."""
         assert opts in (htcondor2.QueryOpt.Default, htcondor2.QueryOpt.DefaultMyJobsOnly)
         return self._ads(constraint, projection, (1, 2, 5))
 
     def history(self, constraint: str, projection: list[str]) -> list[Any]:
-        """Give the ads of what left the queue."""
+        """Return the ads of what left the queue."""
         return self._ads(constraint, projection, (3, 4))
 
     def act(self, action: Any, job_spec: str) -> None:

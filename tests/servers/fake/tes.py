@@ -111,7 +111,7 @@ class FakeTES:
             self._folder.cleanup()
 
     def allows(self, given: str) -> bool:
-        """Whether these credentials will do."""
+        """Return whether these credentials will do."""
         if self.token:
             return given == f"Bearer {self.token}"
         pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()

@@ -149,7 +149,7 @@ def tracejob(words: list[str]) -> None:
 
 
 def forgets(element: engine.Element) -> bool:
-    """Whether the server keeps no ended jobs: a file ``forgetful`` in the spool folder says so."""
+    """Return whether the server keeps no ended jobs: a file ``forgetful`` in the spool folder says so."""
     return (engine.spool() / "forgetful").exists() and element["state"] not in ("queued", "running")
 
 

@@ -229,7 +229,7 @@ def task_id(function_digest: bytes, arguments_digest: bytes, lineage: bytes, ord
 
 
 def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, ordinal: int) -> bytes:
-    """Give what stands for a call in its children's ids.
+    """Return what stands for a call in its children's ids.
 
     The function's body is left out, so that editing a function does not run unchanged children of it again. So are
     positional arguments of types that have ``__toilfn_lineage__ = False``: children that these do not reach stay the

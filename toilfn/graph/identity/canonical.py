@@ -62,7 +62,7 @@ def digest(data: bytes) -> bytes:
 
 
 def atom(value: Any) -> bytes:
-    """Give the canonical bytes of a value whose exact type is in `structure.ATOMS`."""
+    """Return the canonical bytes of a value whose exact type is in `structure.ATOMS`."""
     if type(value) is int and not -_LARGEST_INT < value < _LARGEST_INT:
         return hex(value).encode()
     return repr(value).encode()
@@ -103,7 +103,7 @@ class Encoder:
         self._open: dict[int, int] = {}
 
     def encode(self, value: Any, place: str = "the value") -> bytes:
-        """Give a value's canonical bytes.
+        """Return a value's canonical bytes.
 
         Parameters
         ----------
@@ -152,7 +152,7 @@ class Encoder:
         return result
 
     def _enter(self, value: Any) -> bytes | None:
-        """Give the bytes of a value, or open a frame for it and give None."""
+        """Return the bytes of a value, or open a frame for it and give None."""
         kind = type(value)
         if kind in ATOMS:
             return atom(value)
@@ -236,7 +236,7 @@ class _Frame:
 
 
 def _toilfn_class(module: str, name: str) -> tuple[type, ...]:
-    """Give a class of toilfn, or nothing when its module is not loaded: then there are no instances either."""
+    """Return a class of toilfn, or nothing when its module is not loaded: then there are no instances either."""
     loaded = sys.modules.get(f"toilfn.{module}")
     return () if loaded is None else (getattr(loaded, name),)
 
@@ -279,7 +279,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _changes_by_itself(value: Any, kind: type) -> bool:
-    """Whether a value's state comes from the process or from its use: locks, files, generators of random numbers."""
+    """Return whether a value's state comes from the process or from its use: locks, files, random generators."""
     if isinstance(value, (random.Random, io.IOBase, type(os.environ))):
         return True
     module = kind.__module__

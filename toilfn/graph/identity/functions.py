@@ -171,7 +171,7 @@ class Reach:
         return self._fixed.get(label, now)
 
     def _code(self, value: Any) -> bytes:
-        """Give what stands for a function, class, module or task, and note it for `finish` if it is the user's own."""
+        """Return the node of a function, class, module or task, and note it for `finish` if it is the user's own."""
         self._follows += 1
         if isinstance(value, types.ModuleType):
             return self._module(value.__name__, value).encode()
@@ -313,7 +313,7 @@ def _shown(value: Any, encoded: bytes) -> str:
 
 
 def _has_own_names(value: Any) -> bool:
-    """Whether this is a module of the user's own, whose names are followed one by one."""
+    """Return whether this is a module of the user's own, whose names are followed one by one."""
     if not isinstance(value, types.ModuleType):
         return False
     return is_own(value.__name__) if sys.modules.get(value.__name__) is value else file_of(value) is not None
@@ -333,7 +333,7 @@ def _own_metaclass(cls: type) -> tuple[type, ...]:
 
 
 def _is_installed_method(value: Any) -> bool:
-    """Whether this is a method of an object whose state is no constant, such as the generator of `random.random`."""
+    """Return whether this is a method of an object whose state changes, such as the generator of `random.random`."""
     if not isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
         return False
     owner = value.__self__
@@ -358,7 +358,7 @@ def _label_in(module: str | None, name: str) -> str:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """Give names for objects that have the same one."""
+    """Return names for objects that have the same one."""
     yield name
     yield from (f"{name} ({number})" for number in count(2))
 

@@ -27,7 +27,7 @@ _EVERYWHERE = ("toilfn", "builtins", "__main__", "sitecustomize", "usercustomize
 
 
 def is_own(name: str | None) -> bool:
-    """Say whether a module of this name is the user's own, by where its file is.
+    """Return whether a module of this name is the user's own, by where its file is.
 
     A module that is not loaded was made on the fly, by a notebook or by unpickling, and counts as the user's.
     """
@@ -47,7 +47,7 @@ def is_own(name: str | None) -> bool:
 
 
 def is_made_in_memory(module: ModuleType) -> bool:
-    """Say whether the user's code made a module: it was not imported, and comes with no installed package."""
+    """Return whether the user's code made a module: it was not imported, and comes with no installed package."""
     if getattr(module, "__spec__", None) is not None or getattr(module, "__file__", None) is not None:
         return False
     name = module.__name__
@@ -62,7 +62,7 @@ def file_of(module: ModuleType) -> Path | None:
 
 
 def is_singledispatch(value: object) -> bool:
-    """Say whether this is a function that `functools.singledispatch` made."""
+    """Return whether this is a function that `functools.singledispatch` made."""
     return isinstance(value, FunctionType) and value.__code__ is _SINGLEDISPATCH
 
 
@@ -71,7 +71,7 @@ _SINGLEDISPATCH: CodeType = vars(functools)["singledispatch"](len).__code__
 
 @functools.cache
 def path_is_own(path: str) -> bool:
-    """Say whether a file is outside of every place that installed modules live in."""
+    """Return whether a file is outside of every place that installed modules live in."""
     if path.startswith("<frozen "):
         return False
     real = os.path.realpath(path)

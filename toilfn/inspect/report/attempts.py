@@ -83,7 +83,7 @@ def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
 
 
 def _numbered(store: Store) -> Iterator[tuple[int, Record]]:
-    """Give all records, each with the number of its run; attempts are numbered through all runs."""
+    """Return all records, each with the number of its run; attempts are numbered through all runs."""
     run = 0
     counts: Counter[TaskId] = Counter()
     for position, data in store.log.read():
@@ -149,7 +149,7 @@ class _Ready:
         self._failed: dict[TaskId, float] = {}
 
     def wait(self, record: Outcome | Failure) -> float:
-        """Say how long an attempt waited; attempts of one task must come in order."""
+        """Return how long an attempt waited; attempts of one task must come in order."""
         start = record.stats.start
         ready = self._failed.get(record.id) or self._inputs(self._tasks[record.id])
         if isinstance(record, Failure):
@@ -164,7 +164,7 @@ class _Ready:
         return max((self._completion(id) for id in (*task.needs, *task.after)), default=made)
 
     def _completion(self, wanted: TaskId) -> float:
-        """Say when a task and all it led to was done; with a stack, since chains of tasks are deep."""
+        """Return when a task and all it led to was done; with a stack, since chains of tasks are deep."""
         stack = [wanted]
         while stack:
             task = self._tasks.get(stack[-1])

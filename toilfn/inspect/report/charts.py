@@ -25,7 +25,7 @@ _FAILED = "#d1495b"
 
 
 def colors(attempts: Iterable[Attempt]) -> dict[str, str]:
-    """Give each task's name a color, the same in all pictures."""
+    """Return each task's name a color, the same in all pictures."""
     names = dict.fromkeys(attempt.name for attempt in attempts)
     return {name: _PALETTE[index % len(_PALETTE)] for index, name in enumerate(names)}
 

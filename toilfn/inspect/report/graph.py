@@ -47,7 +47,7 @@ def _edges_into(nodes: Mapping[str, Node]) -> dict[str, dict[str, str]]:
 
 
 def _columns(into: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
-    """Give each box its column, one beyond all that it comes from."""
+    """Return each box its column, one beyond all that it comes from."""
     columns = dict.fromkeys(into, 0)
     for _ in into:  # names that lead to each other in a circle would move for ever
         moved = False

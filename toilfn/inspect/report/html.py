@@ -16,7 +16,7 @@ class Markup(str):
 
 
 def element(tag: str, *content: object, **attributes: object) -> Markup:
-    """Make an element.
+    """Build an element.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ details { margin: 8px 0 } summary { cursor: pointer } summary b { color: #d1495b
 
 
 def page(store: Store, view: View, state: str) -> str:
-    """Make a report's HTML, which needs nothing from elsewhere.
+    """Build a report's HTML, which needs nothing from elsewhere.
 
     Parameters
     ----------
