@@ -80,7 +80,7 @@ def _inside(process: Process, path: Path) -> Process:
 
 
 def _was_skipped(step: WorkflowStep, outputs: dict[str, Any]) -> bool:
-    """Return whether a step's condition was false, so that all its outputs are null (CWL v1.2, "Conditional execution")."""
+    """Return whether a step's condition was false, so all its outputs are null (CWL v1.2, "Conditional execution")."""
     return "when" in step.tool and all(value is None for value in outputs.values())
 
 

@@ -368,7 +368,7 @@ def needed_session(what: str) -> Session:
 
 
 def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
-    """Return the path for a local copy: where the user wants it, or a new place that is removed with the task or script."""
+    """Return the path for a local copy: where the user wants it, or a new one that ends with the task or script."""
     session = current_session()
     if session is not None:
         return session.new_place(own_name, name)

@@ -302,7 +302,7 @@ class Scheduler:
                 self._settle(task, commands)
 
     def _is_somebodys_fault(self, left: Sequence[Task], cause: Cause | None) -> bool:
-        """Return whether one of some tasks has probably ended its worker: a node rarely dies twice with the same tasks."""
+        """Return whether one of some tasks probably ended its worker: a node rarely dies twice with the same tasks."""
         if cause is Cause.LOST:
             return self._charges.count(left[0].id) > 0
         return cause is not None and cause is not Cause.PREEMPTED
