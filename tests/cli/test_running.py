@@ -18,7 +18,7 @@ from toilfn.stores import open_store
 from toilfn.worker.passed import ENVIRONMENT_VARIABLE, adopt_environment, pack_environment, write_ref
 
 SCRIPT = """
-import os, sys, time
+import logging, os, sys, time
 from pathlib import Path
 import toilfn as toil
 
@@ -31,6 +31,17 @@ def chat(gate):
         time.sleep(0.01)
     print("last line", end="")
     return 1
+
+@toil.task
+def warn(gate):
+    toil.current().log.info("not for the leader")
+    toil.current().log.warning("the disk is\x1b[2J nearly full")
+    chat.__wrapped__(gate)
+
+@toil.task
+def chatter(n):
+    for k in range(50):
+        logging.getLogger("library").error("%s-%s %s", n, k, "x" * (n + 1) * 2000)
 
 @toil.task(retries=1)
 def stumble(n):
@@ -55,6 +66,8 @@ def recall(gate):
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["recall", gate]: print(toil.compute(recall(gate)))
+        case ["warn", gate]: print(toil.compute(warn(gate)))
+        case ["chatter"]: print(len(toil.compute(chatter.map(range(3)))))
         case ["chat", gate]: print(toil.compute(chat(gate)))
         case ["stumble"]: print(toil.compute(stumble(7)))
         case ["slow"]: print(sum(toil.compute(*slow.map(range(8)))))
@@ -93,6 +106,26 @@ def test_lines_are_streamed_while_the_task_runs(folder: Path) -> None:
         assert process.stderr.readline() == "chat: last line\n"
         _, rest = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
+
+
+def test_a_warning_of_a_task_is_shown_while_the_task_runs(folder: Path) -> None:
+    gate = folder / "gate"
+    flags = ("--no-progress", "--log-file", "leader.log")
+    with start(folder, *flags, "--", "warn", str(gate)) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "warn: WARNING: the disk is\\x1b[2J nearly full\n"
+        gate.touch()
+        _, rest = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (0, "")
+    assert "warn: WARNING: the disk is" in (folder / "leader.log").read_text()
+
+
+def test_warnings_of_tasks_are_bounded(folder: Path) -> None:
+    _, err = ran(folder, "--no-progress", "--", "chatter")
+    lines = err.splitlines()
+    assert all(line.startswith("chatter: ERROR: ") and line.endswith("x ...") for line in lines[:-1])
+    assert (len(lines), max(map(len, lines)) < 1100) == (11, True)
+    assert lines[-1] == "further warnings of chatter are not shown here; `toilfn logs` shows the log of each task"
 
 
 def test_a_task_that_runs_as_a_tail_call_is_known_to_run(folder: Path) -> None:

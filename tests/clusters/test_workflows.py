@@ -42,6 +42,14 @@ def test_merge_sort_on_fakes(name, start):
         assert sorts(start, name) == {"sort": 7, "merge": 3}
 
 
+def test_a_warning_of_a_task_reaches_the_leader_through_the_store_while_the_task_runs(start):
+    for _ in system("torque"):
+        leader, marks = start("torque", "anxious", progress=False)
+        assert leader.stderr.readline() == "anxious: WARNING: nearly full\n"
+        (marks / "go").touch()
+        assert result(leader) == "done"
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_merge_sort_on_dask(start):

@@ -74,6 +74,15 @@ def patient(marks):
     return "done"
 
 
+@toil.task(**SMALL, name="anxious")
+def anxious(marks):
+    """Warn, and wait until the test has read that."""
+    toil.current().log.warning("nearly full")
+    while not (Path(marks) / "go").exists():
+        time.sleep(0.1)
+    return "done"
+
+
 @toil.task(memory="1Ti", disk="1Mi")
 def huge(marks):
     mark(marks, "huge")
@@ -116,6 +125,8 @@ def wanted(what, marks, n):
             return sleepy(marks)
         case "patient":
             return patient(marks)
+        case "anxious":
+            return anxious(marks)
         case "large":
             return [huge(marks), *(slow(i, marks) for i in range(n))]
         case "tree":

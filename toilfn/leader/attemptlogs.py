@@ -24,6 +24,9 @@ _BACKUPS = 5
 _FAILED, _DONE = "failed.log", "done.log"
 _TAKEN = (_FAILED, _DONE, f"{_FAILED}.gz", f"{_DONE}.gz")
 
+_MOST_WARNINGS, _MOST_WARNINGS_OF_ONE_NAME = 200, 10
+"""How many warnings of tasks are shown in a run, and of these how many of tasks of one name."""
+
 _logger = logging.getLogger("toilfn.leader")
 
 
@@ -52,6 +55,7 @@ class AttemptLogs:
         self._read = read
         self._show = show
         self._shown: Counter[TaskId] = Counter()
+        self._warned: Counter[str] = Counter()
         self.is_needed = bool(settings.write_logs or settings.stream_logs or settings.log_file)
 
     def said(self, name: str, id: TaskId, text: bytes) -> None:
@@ -59,6 +63,23 @@ class AttemptLogs:
         self._shown[id] += len(text)
         for line in text.decode(errors="replace").splitlines():
             self._show(f"{name}: {line}")
+
+    def warned(self, name: str, text: str) -> None:
+        """Show what a running task has logged at the level WARNING or above, but not an endless number of such."""
+        if self._warned.total() >= _MOST_WARNINGS or self._warned[name] > _MOST_WARNINGS_OF_ONE_NAME:
+            return
+        self._warned[name] += 1
+        if self._warned[name] > _MOST_WARNINGS_OF_ONE_NAME:
+            self._warn(f"further warnings of {name} are not shown here; `toilfn logs` shows the log of each task")
+            return
+        self._warn(f"{name}: {text}")
+        if self._warned.total() == _MOST_WARNINGS:
+            self._warn("further warnings of tasks are not shown here; `toilfn logs` shows the log of each task")
+
+    def _warn(self, text: str) -> None:
+        self._show(text)
+        if self._settings.log_file:
+            _logger.warning("%s", text)
 
     def ended(self, name: str, attempt: Outcome | Failure) -> None:
         """Show the rest of an attempt's log, and keep it where the settings say."""

@@ -262,6 +262,7 @@ class Running:
                 victims=bad.choose,
                 ended=logs.ended if logs.is_needed else None,
                 said=logs.said if self._settings.stream_logs else None,
+                warned=logs.warned,
                 warn=_log.warning,
                 service_patience=self._settings.service_patience,
             ),

@@ -432,6 +432,9 @@ class Leader:
             self._handle(Returned(out.id, rest[0]))
         elif kind == "running":
             self._runs(out, *rest)
+        elif kind == "warnings":
+            for task, text in rest[0]:
+                self._watch.warned(task, text)
         elif kind == "log" and self._watch.said is not None:
             self._watch.said(self.tasks.name(rest[0]), *rest)
 

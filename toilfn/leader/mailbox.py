@@ -8,7 +8,7 @@ from toilfn.events import TaskId
 from toilfn.leader import messages
 from toilfn.leader.latecomers import Latecomers
 from toilfn.model.records import BlobRef, Task, decode
-from toilfn.stores import MissingObjectError, Store
+from toilfn.stores import MissingObjectError, Store, is_local
 from toilfn.worker.payloads import BlobCache
 from toilfn.worker.services import stop_flag
 
@@ -28,9 +28,12 @@ class Answers:
     ----------
     late : Latecomers or None
         Puts off the ends of jobs whose answers are not all there.
+    is_near : bool
+        Whether the messages are on this machine, or on a file system that it mounts.
     """
 
     late: Latecomers | None = None
+    is_near: bool = True
 
     def put(self, name: str, group: Sequence[bytes], functions: Iterable[BlobRef]) -> None:
         """Keep the messages of batches NAME-0, NAME-1, ... for their workers; `functions` are blobs of code."""
@@ -75,6 +78,7 @@ class StoreAnswers(Answers):
         self._over: dict[str, int] = {}
         self._left: dict[str, int] = {}
         self.late = Latecomers(store.url)
+        self.is_near = is_local(store.url)
 
     def put(self, name: str, group: Sequence[bytes], functions: Iterable[BlobRef]) -> None:
         """Keep batches' messages, and with them the small blobs that each worker would have to ask for."""

@@ -1,4 +1,4 @@
-"""What tasks print while they run, from clusters that do not carry messages: it comes through the store."""
+"""What tasks print and warn of while they run, from clusters that do not carry messages: through the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from toilfn.leader.mailbox import Answers
 __all__ = ["Streams"]
 
 _LOOK = 2.0
-"""Seconds between two looks."""
+"""Seconds between two looks at what tasks print."""
+
+_WARNINGS_LOOK, _FAR_WARNINGS_LOOK = 5.0, 60.0
+"""The same where only warnings are wanted, in a store on this machine and in another one, where each look costs."""
 
 
 class Streams:
@@ -22,18 +25,19 @@ class Streams:
     ----------
     answers : Answers
     is_wanted : bool
-        Whether anybody is shown it.
+        Whether anybody is shown what tasks print, not only their warnings.
     """
 
     def __init__(self, answers: Answers, *, is_wanted: bool) -> None:
         self._answers = answers
-        self._is_wanted = is_wanted
+        period = _WARNINGS_LOOK if answers.is_near else _FAR_WARNINGS_LOOK
+        self._period = _LOOK if is_wanted else period
         self._heard: dict[str, int] = {}
-        self._looked = 0.0
+        self._looked = time.monotonic()
 
     def news(self, outs: Iterable[Out]) -> Iterator[tuple[Out, bytes]]:
         """Look now and then for new messages about output."""
-        if not self._is_wanted or time.monotonic() - self._looked < _LOOK:
+        if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()
         counts = self._answers.left()
@@ -42,13 +46,13 @@ class Streams:
             if counts.get(out.name, 0) > heard:
                 new = self._answers.so_far(out.name, heard)
                 self._heard[out.name] = heard + len(new)
-                yield from ((out, message) for message in new if _is_log(message))
+                yield from ((out, message) for message in new if _is_output(message))
 
     def rest(self, name: str, answers: Sequence[bytes]) -> Iterator[bytes]:
         """Leave out of all answers of a batch that ended what `news` gave before."""
         heard = self._heard.pop(name, 0)
-        return (message for n, message in enumerate(answers) if n >= heard or not _is_log(message))
+        return (message for n, message in enumerate(answers) if n >= heard or not _is_output(message))
 
 
-def _is_log(message: bytes) -> bool:
-    return messages.read(message)[0] == "log"
+def _is_output(message: bytes) -> bool:
+    return messages.read(message)[0] in ("log", "warnings")

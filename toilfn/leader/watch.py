@@ -30,6 +30,8 @@ class Watch:
         Called with a task's name and the record of each attempt that ended.
     said : callable or None
         Called with a task's name and id, and what its running attempt has printed since the last time.
+    warned : callable
+        Called with a task's name and what it has logged at the level WARNING or above.
     warn : callable
         Called with what people should know about jobs that do not start.
     service_patience : float
@@ -42,5 +44,6 @@ class Watch:
     victims: Callable[[Collection[JobId]], Sequence[JobId]] = lambda _: ()
     ended: Callable[[str, records.Outcome | records.Failure], None] | None = None
     said: Callable[[str, TaskId, bytes], None] | None = None
+    warned: Callable[[str, str], None] = lambda *_: None
     warn: Callable[[str], None] = lambda _: None
     service_patience: float = 600.0

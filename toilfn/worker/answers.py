@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 
 import msgpack
@@ -32,6 +33,14 @@ class Answers:
         self._records: list[bytes] = []
         self._kept: list[TaskId] = []
         self._size = 0
+        self._warnings: deque[tuple[str, str]] = deque()
+
+    def warn(self, name: str, text: str) -> None:
+        """Keep a warning of a running task of this name for the next `flush`.
+
+        It takes no lock: a process that the task forks while the other thread sends would wait for that lock for ever.
+        """
+        self._warnings.append((name, text))
 
     def add(self, record: bytes, kept: TaskId | None = None) -> None:
         """Keep the record of an attempt, and the task it created that this worker goes on with."""
@@ -44,8 +53,10 @@ class Answers:
                 self.flush()
 
     def flush(self) -> None:
-        """Send the records that wait."""
+        """Send the records and the warnings that wait."""
         with self._lock:
+            if warnings := [self._warnings.popleft() for _ in range(len(self._warnings))]:
+                self._say("warnings", warnings)
             if self._records:
                 self._say("records", self._records, self._kept)
                 self._records, self._kept, self._size = [], [], 0
@@ -85,6 +96,8 @@ class Answers:
     def finish(self) -> None:
         """Say that the batch is over, and the records that wait, by one message: each may cost money."""
         with self._lock:
+            if self._warnings:
+                self.flush()
             self._say("done", self._records, self._kept)
             self._records, self._kept, self._size = [], [], 0
 

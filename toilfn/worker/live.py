@@ -1,22 +1,65 @@
-"""What a running task prints, for those who want it before the task has ended."""
+"""What a running task prints, for those who want it before the task has ended, and its warnings, for everybody."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgpack
 
 from toilfn.clusters.local.slot import Doing, Slot
-from toilfn.errors import StoreError
+from toilfn.errors import StoreError, ToilfnError
 from toilfn.events import TaskId
 from toilfn.stores import Store, is_local
+from toilfn.text import visible
 from toilfn.worker.capture import Capture
+from toilfn.worker.context import current
 
-__all__ = ["Live", "Tail", "follow_flag", "live_prefix"]
+__all__ = ["Live", "Tail", "Warnings", "follow_flag", "live_prefix"]
 
 _LOOK, _FAR_LOOK = 1.0, 5.0
 """Seconds between two looks at whether somebody follows, in a store on this machine and in another one."""
+
+
+_MOST_WARNINGS = 20
+"""Of one attempt."""
+_LONGEST_WARNING = 1000
+"""Characters."""
+
+
+class Warnings(logging.Handler):
+    """Passes what tasks log at the level WARNING or above on to the leader. The attempt's log has all of it.
+
+    Parameters
+    ----------
+    send : callable
+        Takes the task's name and the text.
+    """
+
+    def __init__(self, send: Callable[[str, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        self._send = send
+        self._attempt = ("", 0)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a message, unless the attempt has sent enough."""
+        try:
+            context = current()
+            text = self.format(record)
+        except ToilfnError:
+            return  # no task runs
+        except Exception:
+            return  # the handler that writes the log has the same trouble, and says so there
+        if self._attempt != (context.id, context.attempt):
+            self._attempt, self._count = (context.id, context.attempt), 0
+        self._count += 1
+        if self._count <= _MOST_WARNINGS:
+            whole = text if len(text) <= _LONGEST_WARNING else f"{text[:_LONGEST_WARNING]} ..."
+            self._send(visible(context.name), visible(whole))
 
 
 class Tail:

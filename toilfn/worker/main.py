@@ -41,7 +41,7 @@ from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import Capture, start_logging, start_streams
 from toilfn.worker.execute import Executor
-from toilfn.worker.live import Live, Tail
+from toilfn.worker.live import Live, Tail, Warnings
 from toilfn.worker.passed import adopt_environment, check_versions, read_ref
 from toilfn.worker.payloads import BlobCache
 from toilfn.worker.scratch import CODE_VARIABLE, base_dir, sweep
@@ -54,6 +54,9 @@ _logger = logging.getLogger(__name__)
 
 _PERIOD = 0.02
 """How long records wait, and how long a task runs before it is told, in seconds."""
+
+_STREAM = "TOILFN_STREAM_LOGS"
+"""The environment variable that is set where the leader is told what tasks print while they run."""
 
 _STORE_PERIOD = 5.0
 """The same where each message is an object in the store."""
@@ -146,14 +149,18 @@ class WarmWorker:
     slot : Slot
         Where the cluster sees what is being done.
     executor : Executor
+    answers : Answers
+        Those that go over the wire.
     tail, live
         See `Reporter`.
     """
 
-    def __init__(self, wire: Wire, slot: Slot, executor: Executor, tail: Tail | None, live: Live) -> None:
+    def __init__(
+        self, wire: Wire, slot: Slot, executor: Executor, answers: Answers, tail: Tail | None, live: Live
+    ) -> None:
         self._wire = wire
         self._executor = executor
-        self._answers = Answers(wire.send)
+        self._answers = answers
         self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live, executor.look)
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
@@ -216,9 +223,10 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
     faulthandler.enable()
     output = Capture(1, _log_limit())
     opened = open_store(store, create=False)
-    executor = _executor(opened, slot, output, BlobCache(opened.get_blob))
+    answers = Answers(wire.send)
+    executor = _executor(opened, slot, output, BlobCache(opened.get_blob), answers)
     try:
-        WarmWorker(wire, slot, executor, _stream(slot, output), Live(opened, Tail(slot, output))).run()
+        WarmWorker(wire, slot, executor, answers, _stream(slot, output), Live(opened, Tail(slot, output))).run()
     finally:
         executor.close()
 
@@ -236,8 +244,8 @@ def serve_batch(url: str, name: str) -> None:
         blobs.put(ref, data)
     faulthandler.enable(os.dup(2))
     output = Capture.take_over(_log_limit())
-    executor = _executor(store, slot, output, blobs)
     answers = Answers(_Mailbox(store, name).send)
+    executor = _executor(store, slot, output, blobs, answers)
     live = Live(store, Tail(slot, output))
     reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
@@ -251,7 +259,7 @@ def serve_batch(url: str, name: str) -> None:
 
 def _stream(slot: Slot, output: Capture) -> Tail | None:
     """Return what the leader is told of tasks' output while they run; None if it does not want that."""
-    return Tail(slot, output) if os.environ.get("TOILFN_STREAM_LOGS") else None
+    return Tail(slot, output) if os.environ.get(_STREAM) else None
 
 
 class _Mailbox:
@@ -273,9 +281,11 @@ class _AnsweredError(ToilfnError):
         super().__init__(f"another worker has answered for batch {batch}: this one stops")
 
 
-def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache) -> Executor:
+def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answers: Answers) -> Executor:
     start_streams()
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
+    if _STREAM not in os.environ:  # else the leader is told all that tasks print, and that is among it
+        logging.root.addHandler(Warnings(answers.warn))
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=_forget_terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
