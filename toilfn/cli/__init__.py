@@ -38,6 +38,7 @@ _COMMANDS = {
     "config": ("toilfn.cli.config", "print a file with all settings, to be changed"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
     "clean": ("toilfn.cli.clean", "remove a store, or what is not needed in it"),
+    "cluster": ("toilfn.cloud.command", "launch, reach and remove clusters in clouds"),
     "cwl": ("toilfn.cwl.runner", "run a CWL document; takes cwltool's options"),
     "wdl": ("toilfn.wdl.runner", "run a WDL document, check it, or list its inputs"),
 }

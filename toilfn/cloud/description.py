@@ -1,0 +1,512 @@
+"""What a person writes about a cluster: `cluster.yaml`, checked with line numbers before anything is made."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import yaml
+
+from toilfn.errors import InputError, ResourceError
+from toilfn.units import format_size, parse_disk, parse_duration, parse_memory
+
+__all__ = [
+    "Description", "Network", "PoolDescription", "Scaling", "Sizes", "from_words", "parse_node_types", "parse_workers",
+    "read", "template",
+]  # fmt: skip
+
+T = TypeVar("T")
+Value = Any
+"""What a YAML file or an option holds."""
+Parser = Callable[[Value], Any]
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
+_MACHINE = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)?")
+_GIB = 2**30
+
+
+def _key(parse: Parser, help: str, default: Any = MISSING, **more: Any) -> Any:
+    """Describe a key of the file: how its value is read, and what it means."""
+    metadata = {"parse": parse, "help": help}
+    if default is MISSING and "default_factory" not in more:
+        return field(metadata=metadata)
+    return field(metadata=metadata, **(more or {"default": default}))
+
+
+# Values
+
+
+def _text(value: Value) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("write a text")
+    return value
+
+
+def _name(value: Value) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name: use up to 40 lower-case letters, digits and hyphens, a letter first"
+        )
+    return value
+
+
+def _one_of(*words: str) -> Parser:
+    def parse(value: Value) -> str:
+        if value not in words:
+            raise ValueError(f"{value!r} is not one of {', '.join(words)}")
+        return str(value)
+
+    return parse
+
+
+def _machine(value: Value) -> str:
+    if not isinstance(value, str) or not _MACHINE.fullmatch(value):
+        raise ValueError(f"{value!r} is not the name of a machine type, such as c6i.4xlarge or n2-standard-8")
+    return value
+
+
+def _whole(value: Value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a whole number from 0 on")
+    return value
+
+
+def _number(value: Value) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{value!r} is not a number from 0 on")
+    return float(value)
+
+
+def _up_to(limit: float) -> Parser:
+    def parse(value: Value) -> float:
+        if _number(value) > limit:
+            raise ValueError(f"{value!r} is more than {limit:g}")
+        return float(value)
+
+    return parse
+
+
+def _flag(value: Value) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is not true or false")
+    return value
+
+
+def _address_range(value: Value) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a range of addresses, such as 192.0.2.0/24 ({error})") from None
+
+
+def _list_of(parse: Callable[[Value], T]) -> Callable[[Value], tuple[T, ...]]:
+    def parse_list(value: Value) -> tuple[T, ...]:
+        return tuple(parse(item) for item in (value if isinstance(value, list) else [value]))
+
+    return parse_list
+
+
+def _mapping_of(parse: Callable[[Value], T]) -> Callable[[Value], dict[str, T]]:
+    def parse_mapping(value: Value) -> dict[str, T]:
+        if not isinstance(value, Mapping):
+            raise ValueError("write keys and values")
+        return {str(key): parse(item) for key, item in value.items()}
+
+    return parse_mapping
+
+
+def _plain_text(value: Value) -> str:
+    if isinstance(value, (list, Mapping)) or value is None:
+        raise ValueError(f"{value!r} is not a text")
+    return str(value)
+
+
+# Sections
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a machine type has, for `toilfn cluster plan` and for clouds that are not asked."""
+
+    cores: float = _key(_number, "virtual CPUs")
+    memory: int = _key(parse_memory, "memory, such as 32Gi")
+    price: float | None = _key(_number, "for an hour", None)
+    spot_price: float | None = _key(_number, "for an hour as a spot machine", None)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where in the cloud's network the machines are, and who reaches the controller."""
+
+    subnets: tuple[str, ...] = _key(_list_of(_text), "existing subnets; the default network's if there are none", ())
+    security_groups: tuple[str, ...] = _key(_list_of(_text), "further groups that every machine belongs to", ())
+    private: bool = _key(_flag, "whether machines get no public addresses", False)
+    allow_from: tuple[str, ...] = _key(_list_of(_address_range), "addresses that may open ssh connections", ())
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How the cluster grows and shrinks."""
+
+    target_time: float = _key(parse_duration, "within which queued tasks should be done", 1800.0)
+    inertia: float = _key(_up_to(0.9), "how much earlier sizes count, from 0 to 0.9", 0.1)
+    compensation: float = _key(_up_to(1), "machines on demand for each missing spot machine, from 0 to 1", 0.0)
+    overhead: bool = _key(_flag, "whether the system keeps some memory and disk of a machine", True)
+    idle_time: float = _key(parse_duration, "after which a machine without tasks is removed", 300.0)
+    boot_time: float = _key(parse_duration, "after which a machine that did not come up is given up", 900.0)
+
+
+@dataclass(frozen=True)
+class PoolDescription:
+    """Machines that are treated alike."""
+
+    name: str = _key(_name, "the pool's name")
+    types: tuple[str, ...] = _key(_list_of(_machine), "machine types that are equally welcome", ())
+    cores: float | None = _key(_number, "instead of types: at least so many cores", None)
+    memory: int | None = _key(parse_memory, "instead of types: at least so much memory", None)
+    min: int = _key(_whole, "how many machines there always are", 0)
+    max: int = _key(_whole, "how many machines there are at most", 10)
+    spot: bool = _key(_flag, "whether the cloud may take the machines away", False)
+    max_price: float | None = _key(_number, "the most that a spot machine may cost in an hour", None)
+    disk: int = _key(parse_disk, "size of each machine's volume", 50 * _GIB)
+    disks: dict[str, int] = _key(_mapping_of(parse_disk), "other sizes for some types", default_factory=dict)
+
+    def disk_of(self, kind: str) -> int:
+        """Return the size of the volume of a machine of a type, in bytes."""
+        return self.disks.get(kind, self.disk)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A cluster."""
+
+    name: str = _key(_name, "the cluster's name; unique in the account and region")
+    region: str = _key(_text, "region of the cloud")
+    pools: tuple[PoolDescription, ...] = _key(lambda value: value, "pools of machines for tasks")
+    kind: str = _key(_one_of("slurm", "kubernetes", "dask"), "slurm, kubernetes or dask", "slurm")
+    cloud: str = _key(_one_of("aws", "google"), "aws or google", "aws")
+    zones: tuple[str, ...] = _key(_list_of(_text), "zones of the region; all if there are none", ())
+    image: str | None = _key(_text, "machine image; the newest of Debian 12 if there is none", None)
+    container: str | None = _key(_text, "container image of workers", None)
+    controller: str = _key(_machine, "machine type of the controller", "t3.medium")
+    controller_disk: int = _key(parse_disk, "size of the controller's volume", 50 * _GIB)
+    key: str | None = _key(_text, "the name of a key pair that the cloud knows", None)
+    public_key: str | None = _key(_text, "a public ssh key, or the path of one", None)
+    profile: str | None = _key(_text, "an existing instance profile, in place of one that is made", None)
+    store: str | None = _key(_text, "bucket and prefix that machines may use", None)
+    tags: dict[str, str] = _key(_mapping_of(_plain_text), "further tags of all that is made", default_factory=dict)
+    init: tuple[str, ...] = _key(_list_of(_text), "shell commands that each machine runs when it boots", ())
+    network: Network = _key(lambda value: value, "network", default_factory=Network)
+    scaling: Scaling = _key(lambda value: value, "growing and shrinking", default_factory=Scaling)
+    machines: dict[str, Sizes] = _key(lambda value: value, "sizes and prices of types", default_factory=dict)
+
+    def pool(self, name: str) -> PoolDescription:
+        """Return a pool by its name.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        found = next((pool for pool in self.pools if pool.name == name), None)
+        if found is None:
+            names = ", ".join(pool.name for pool in self.pools)
+            raise InputError(f"cluster {self.name}: there is no pool {name!r}; its pools are {names}")
+        return found
+
+
+_SECTIONS: dict[str, type] = {"network": Network, "scaling": Scaling}
+
+
+# Reading
+
+
+def read(text: str, source: str = "cluster.yaml", settings: Sequence[str] = ()) -> Description:
+    """Read a description and check all of it.
+
+    Parameters
+    ----------
+    text : str
+        YAML.
+    source : str, optional
+        Its name in messages.
+    settings : sequence of str, optional
+        Values that take the place of the file's: ``"cpu.max=20"`` for the pool ``cpu``, ``"pool.max=20"`` for all
+        pools, ``"network.private=true"``.
+
+    Raises
+    ------
+    InputError
+        Naming each line that cannot be used.
+    """
+    return _Reader(source).read(text, settings)
+
+
+class _Lines:
+    """The values of a YAML file, and the line of each."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self._source = source
+        self._places: dict[tuple[str | int, ...], str] = {}
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.value = {} if root is None else self._value(root, ())
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise InputError(f"{source}:{line}: {error.problem}; check the YAML there") from None
+
+    def _value(self, node: yaml.Node, path: tuple[str | int, ...]) -> Value:
+        self._places.setdefault(path, f"{self._source}:{node.start_mark.line + 1}")
+        if isinstance(node, yaml.MappingNode):
+            found: dict[str, Value] = {}
+            for key, item in node.value:
+                name = str(key.value)
+                place = f"{self._source}:{key.start_mark.line + 1}"
+                if name in found:
+                    raise InputError(f"{place}: {name}: it is written twice; leave one of the two out")
+                here = (*path, name)
+                self._places[here] = place
+                found[name] = self._value(item, here)
+            return found
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
+        return yaml.SafeLoader("").construct_object(node)
+
+    def place(self, path: tuple[str | int, ...]) -> str:
+        """Return file and line of a value, or of the nearest thing around it."""
+        while path and path not in self._places:
+            path = path[:-1]
+        return self._places.get(path, self._source)
+
+    def set(self, setting: str) -> None:
+        """Put a value in the place of the file's.
+
+        Raises
+        ------
+        InputError
+            If there is no place for it.
+        """
+        key, equals, value = setting.partition("=")
+        parts = [part.replace("-", "_") if i else part for i, part in enumerate(key.split("."))]
+        if not equals or not all(parts):
+            raise InputError(f"--set {setting}: write KEY=VALUE, such as --set cpu.max=20")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--set {setting}: {value!r} is not a value; put it in quotes") from None
+        for path in self._targets(parts, setting):
+            self._put(path, parsed, setting)
+
+    def _targets(self, parts: list[str], setting: str) -> list[tuple[str | int, ...]]:
+        pools = self.value.get("pools", []) if isinstance(self.value, dict) else []
+        names = {pool.get("name"): i for i, pool in enumerate(pools) if isinstance(pool, dict)}
+        if parts[0] in ("pool", "pools") and len(parts) > 1:
+            parts = parts[1:]
+            if parts[0] not in names:
+                return [("pools", index, *parts) for index in range(len(pools))]
+        if len(parts) > 1 and parts[0] in names:
+            return [("pools", names[parts[0]], *parts[1:])]
+        known = {entry.name for entry in fields(Description)}
+        if parts[0] not in known:
+            near = get_close_matches(parts[0], [*known, *map(str, names)], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; pools are {', '.join(map(str, names))}"
+            raise InputError(f"--set {setting}: there is neither a key nor a pool {parts[0]!r}{hint}")
+        return [tuple(parts)]
+
+    def _put(self, path: tuple[str | int, ...], value: Value, setting: str) -> None:
+        around = self.value
+        for part in path[:-1]:
+            around = around[part] if isinstance(part, int) else around.setdefault(part, {})
+            if not isinstance(around, (dict, list)):
+                raise InputError(f"--set {setting}: {part} is a single value, it has no parts")
+        around[path[-1]] = value
+        self._places[path] = f"--set {setting}"
+
+
+class _Reader:
+    """Checks all of a file, and reports everything that is wrong at once."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._wrong: list[str] = []
+
+    def read(self, text: str, settings: Sequence[str]) -> Description:
+        self._lines = _Lines(text, self._source)
+        for setting in settings:
+            self._lines.set(setting)
+        value = self._lines.value
+        if not isinstance(value, dict):
+            raise InputError(f"{self._source}: write keys and values, as `toilfn cluster init` does")
+        for name, section in _SECTIONS.items():
+            if name in value:
+                value[name] = self._section(section, value[name], (name,))
+        if "machines" in value:
+            value["machines"] = self._machines(value["machines"])
+        if "pools" in value:
+            value["pools"] = self._pools(value["pools"])
+        description = self._section(Description, value, ())
+        if self._wrong or description is None:
+            raise InputError("\n".join(self._wrong))
+        assert isinstance(description, Description)
+        return description
+
+    def _complain(self, path: tuple[str | int, ...], message: str) -> None:
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        self._wrong.append(f"{self._lines.place(path)}: {name}: {message}" if name else message)
+
+    def _section(self, section: type[T], value: Value, path: tuple[str | int, ...]) -> T | None:
+        """Build a section from its mapping; return None if anything in it is wrong."""
+        if not isinstance(value, dict):
+            self._complain(path, "write keys and values here")
+            return None
+        before = len(self._wrong)
+        known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(section)}  # type: ignore[arg-type]
+        for name in value.keys() - known.keys():
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            self._complain((*path, name), f"there is no such key; {hint}")
+        given = {name: self._parsed(known[name], value[name], (*path, name)) for name in known if name in value}
+        for name, entry in known.items():
+            if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
+                self._complain((*path, name), f"it is missing; write {name}: {entry.metadata['help']}")
+        return None if len(self._wrong) > before else section(**given)
+
+    def _parsed(self, entry: Field[Any], value: Value, path: tuple[str | int, ...]) -> Any:
+        if value is None and entry.default is None:
+            return None
+        try:
+            return entry.metadata["parse"](value)
+        except (ValueError, ResourceError) as error:
+            self._complain(path, str(error))
+            return None
+
+    def _machines(self, value: Value) -> dict[str, Sizes | None]:
+        if not isinstance(value, dict):
+            self._complain(("machines",), "write types with their sizes, such as c6i.xlarge: {cores: 4, memory: 8Gi}")
+            return {}
+        return {name: self._section(Sizes, sizes, ("machines", name)) for name, sizes in value.items()}
+
+    def _pools(self, value: Value) -> tuple[PoolDescription | None, ...]:
+        if not isinstance(value, list) or not value:
+            self._complain(("pools",), "write a list of pools, each with a name")
+            return ()
+        pools = tuple(self._section(PoolDescription, pool, ("pools", i)) for i, pool in enumerate(value))
+        names = [pool.name for pool in pools if pool]
+        for index, pool in enumerate(pools):
+            if pool is not None:
+                self._check_pool(pool, ("pools", index), names)
+        return pools
+
+    def _check_pool(self, pool: PoolDescription, path: tuple[str | int, ...], names: Sequence[str]) -> None:
+        if names.count(pool.name) > 1:
+            self._complain((*path, "name"), f"two pools are called {pool.name!r}; give each its own name")
+        if pool.min > pool.max:
+            self._complain((*path, "min"), f"{pool.min} is more than the pool's max of {pool.max}")
+        if bool(pool.types) == bool(pool.cores or pool.memory):
+            self._complain(path, "write either types, or the cores and the memory that are wanted")
+        if pool.max_price is not None and not pool.spot:
+            self._complain((*path, "max_price"), "only spot machines have a price limit; add spot: true")
+        for kind in pool.disks.keys() - set(pool.types):
+            self._complain((*path, "disks", kind), "it is not one of the pool's types")
+
+
+# Toil's words
+
+
+def parse_node_types(text: str) -> list[dict[str, Value]]:
+    """Read pools as Toil's ``--nodeTypes`` writes them.
+
+    >>> parse_node_types("c5.4xlarge/c5a.4xlarge:0.42,t2.large")[0]
+    {'name': 'pool1', 'types': ['c5.4xlarge', 'c5a.4xlarge'], 'spot': True, 'max_price': 0.42}
+
+    Raises
+    ------
+    InputError
+        If a bid is not a number, or a type has no name.
+    """
+    pools: list[dict[str, Value]] = []
+    for number, part in enumerate(text.split(","), 1):
+        types, colon, bid = part.strip().partition(":")
+        names = [name.strip() for name in types.split("/")]
+        if not all(_MACHINE.fullmatch(name) for name in names):
+            raise InputError(f"{part!r} is not a node type; write TYPE/TYPE:BID, such as c5.4xlarge/c5a.4xlarge:0.42")
+        pool: dict[str, Value] = {"name": f"pool{number}", "types": names}
+        if colon:
+            try:
+                pool |= {"spot": True, "max_price": float(bid)}
+            except ValueError:
+                raise InputError(f"{part!r}: {bid!r} is not a price for an hour") from None
+        pools.append(pool)
+    return pools
+
+
+def parse_workers(text: str) -> list[tuple[int, int]]:
+    """Read numbers of machines as Toil's ``--workers`` writes them.
+
+    >>> parse_workers("0-2,5")
+    [(0, 2), (5, 5)]
+
+    Raises
+    ------
+    InputError
+        If a part is neither a number nor a range.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise InputError(f"{part!r} is not a number of workers; write a number or a range, such as 0-2,5")
+        found.append((int(match[1]), int(match[2] or match[1])))
+    return found
+
+
+def from_words(node_types: str, workers: str | None) -> list[dict[str, Value]]:
+    """Build the pools that Toil's two options name.
+
+    Raises
+    ------
+    InputError
+        If the options do not go together.
+    """
+    pools = parse_node_types(node_types)
+    if workers is None:
+        return pools
+    ranges = parse_workers(workers)
+    if len(ranges) != len(pools):
+        raise InputError(f"there are {len(pools)} node types but {len(ranges)} numbers of workers; name one for each")
+    return [pool | {"min": least, "max": most} for pool, (least, most) in zip(pools, ranges, strict=True)]
+
+
+# Writing
+
+
+def template(name: str, region: str) -> str:
+    """Return a description with every key, each explained, for a person to change."""
+    lines = [
+        "# A cluster for `toilfn cluster launch`. Remove the '#' in front of each line that you change.",
+        f"name: {name}",
+        f"region: {region}",
+    ]
+    apart = ("name", "region", "pools", "machines", *_SECTIONS)
+    lines += [_commented(entry, "") for entry in fields(Description) if entry.name not in apart]
+    lines += ["pools:", "  - name: cpu", "    types: [c6i.4xlarge, c6a.4xlarge]"]
+    lines += [_commented(entry, "    ") for entry in fields(PoolDescription) if entry.name not in ("name", "types")]
+    for title, section in _SECTIONS.items():
+        lines += [f"#{title}:", *(_commented(entry, "  ") for entry in fields(section))]
+    lines += ["#machines:  # sizes and prices of types, for `toilfn cluster plan`"]
+    lines += ["#  c6i.4xlarge: {cores: 16, memory: 32Gi, price: 0.68, spot_price: 0.27}"]
+    return "\n".join(lines) + "\n"
+
+
+def _commented(entry: Field[Any], indent: str) -> str:
+    default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+    if entry.metadata["parse"] in (parse_disk, parse_memory) and isinstance(default, int):
+        default = format_size(default).replace(" ", "").removesuffix("B")
+    elif entry.metadata["parse"] is parse_duration:
+        default = f"{default:g}s"
+    shown = yaml.safe_dump(list(default) if isinstance(default, tuple) else default, default_flow_style=True)
+    return f"#{indent}{entry.name}: {shown.splitlines()[0]}  # {entry.metadata['help']}"
