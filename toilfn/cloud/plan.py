@@ -10,10 +10,10 @@ from toilfn.cloud.machines import MachineType, Pool
 from toilfn.cloud.scaler import Settings
 from toilfn.cloud.simulation import Plan, Step, simulate
 from toilfn.errors import InputError
-from toilfn.report.attempts import attempts_of
+from toilfn.inspect.report.attempts import attempts_of
+from toilfn.inspect.view import View
 from toilfn.resources import Resources
 from toilfn.stores import Store
-from toilfn.view import View
 
 __all__ = ["make_plan", "pools_of", "steps_of"]
 
