@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import toilfn as toil
 from toilfn.graph import code as deploy
 
 FILES = {
@@ -43,6 +44,8 @@ if __name__ == "__main__":
     "later.py": "import latest\ndef add(*x): return latest.total(x)\n",
     "latest.py": "def total(x): return sum(x)\n",
     "unused.py": "",
+    "this.py": "",
+    "notes.txt": "not code",
     "tool/__init__.py": "from pathlib import Path\nDATA = Path(__file__).with_name('data.txt')\n",
     "tool/data.txt": "2",
     "tool/huge.bin": "x" * (2**20 + 1),
@@ -57,7 +60,7 @@ if __name__ == "__main__":
 }
 EXPECTED = [
     "beside.py", "later.py", "latest.py", "space/member.py", "tool/__init__.py", "tool/data.txt",
-    "tool/inner/__init__.py", "tool/inner/deep.py", "tool/unused.py",
+    "tool/inner/__init__.py", "tool/inner/deep.py", "tool/unused.py", "unused.py",
 ]  # fmt: skip
 
 LOAD = """
@@ -103,7 +106,9 @@ def test_a_script_with_siblings_and_a_package_runs_elsewhere(project: Callable[[
 
 
 def test_a_script_without_own_modules_needs_no_archive(tmp_path: Path) -> None:
-    (tmp_path / "alone.py").write_text("import json, numpy\nfrom toilfn import deploy\nprint(deploy.archive([len]))\n")
+    (tmp_path / "alone.py").write_text(
+        "import json, numpy\nfrom toilfn.graph import code as deploy\nprint(deploy.archive([len]))\n"
+    )
     assert run(tmp_path, "alone.py") == "None\n"
 
 
@@ -113,12 +118,45 @@ def test_a_package_that_is_the_home_folder_is_not_taken_whole(tmp_path: Path) ->
     (home / "__init__.py").touch()
     (home / "private.py").touch()
     (home / "wanted.py").touch()
-    code = "import home.wanted, io, zipfile\nfrom toilfn import deploy\n"
+    code = "import home.wanted, io, zipfile\nfrom toilfn.graph import code as deploy\n"
     code += "print(zipfile.ZipFile(io.BytesIO(deploy.archive([]))).namelist())"
     environment = {**os.environ, "HOME": str(home)}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True, check=True)
     assert done.stdout == "['home/__init__.py', 'home/wanted.py']\n"
+
+
+def test_modules_beside_a_script_are_left_out_where_they_are_too_large(tmp_path: Path) -> None:
+    (tmp_path / "generated.py").write_text("#" * (4 * 2**20 + 1))
+    (tmp_path / "alone.py").write_text("from toilfn.graph import code\nprint(code.archive([]))\n")
+    assert run(tmp_path, "alone.py") == "None\n"
+    (tmp_path / "generated.py").write_text("#")
+    assert run(tmp_path, "alone.py") != "None\n"
+
+
+def test_modules_packages_files_and_folders_are_sent_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where only the leader's environment has them: in a site-packages folder, which nothing is taken from."""
+    installed, here = tmp_path / "site-packages", tmp_path / "here"
+    for name in ("only_here/sub/deep.py", "only_here/__init__.py", "only_here/huge.bin", "single.py", "space/part.py"):
+        (installed / name).parent.mkdir(parents=True, exist_ok=True)
+        (installed / name).write_text("x = 1\n")
+    (installed / "only_here/huge.bin").write_bytes(bytes(2 * 2**20))
+    for name in ("table.csv", "data/deep/one.txt"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("1")
+    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.chdir(here)
+    packed = deploy.archive([], ["only_here", "single", "space", "table.csv", "data"])
+    assert packed is not None
+    names = set(zipfile.ZipFile(io.BytesIO(packed)).namelist())
+    assert {name.name for name in tmp_path.iterdir()} == {"site-packages", "here"}
+    wanted = {
+        "only_here/__init__.py", "only_here/huge.bin", "only_here/sub/deep.py", "single.py", "space/part.py",
+        "table.csv", "data/deep/one.txt",
+    }  # fmt: skip
+    assert wanted <= names
+    with pytest.raises(toil.InputError, match="deploy='no_such': there is neither a file or folder"):
+        deploy.archive([], ["no_such"])
 
 
 @pytest.fixture

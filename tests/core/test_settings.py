@@ -206,3 +206,13 @@ def test_memory_and_disk_without_a_unit_are_refused(name: str) -> None:
 def test_an_empty_path_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"{name}.*it is empty"):
         Settings.resolve(**{name: ""})
+
+
+def test_names_are_one_or_several_and_flags_add_up() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    given = from_options(parser.parse_args(["--deploy", "numpy", "--deploy", "data/"]))
+    assert Settings.resolve(**given).deploy == ["numpy", "data/"]
+    assert Settings.resolve(deploy="numpy").deploy == ["numpy"]
+    with pytest.raises(InputError, match="'deploy' cannot be used"):
+        Settings.resolve(deploy=[""])

@@ -92,6 +92,14 @@ def environment(value: Any) -> dict[str, str]:
     return {name: text if equals else os.environ[name]}
 
 
+def names(value: Any) -> list[str]:
+    """Read one name, or a list of them."""
+    found = [value] if isinstance(value, str | os.PathLike) else list(value)
+    if not all(isinstance(name, str | os.PathLike) and os.fspath(name) for name in found):
+        raise ValueError("write a name, or a list of names")
+    return [os.fspath(name) for name in found]
+
+
 def named_values(value: Any) -> dict[str, Any]:
     """Read options: a mapping, also as JSON; ``NAME=VALUE`` where the value may be JSON; or a list of these."""
     if isinstance(value, str) and value.startswith("{"):

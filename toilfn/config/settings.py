@@ -27,6 +27,7 @@ from toilfn.config.parsers import (
     count,
     environment,
     named_values,
+    names,
     one_of,
     place,
     positive_count,
@@ -191,6 +192,11 @@ class Settings:
         None, environment, _PLACES,
         "NAME=VALUE for the tasks' environment, or NAME for the value it has here; may be given several times",
     )  # fmt: skip
+    deploy: list[str] | None = _setting(
+        None, names, _PLACES,
+        "a module or package that only the leader's environment has, or a file or folder, to send to workers elsewhere "
+        "together with the user's own modules; may be given several times",
+    )  # fmt: skip
     own_directory: bool = _setting(
         True, boolean, _PLACES,
         "start each attempt in an empty directory of its own, its temp_dir; without this, tasks share the directory in "
@@ -326,6 +332,7 @@ _METAVARS = {
     positive_count: "N",
     environment: "NAME[=VALUE]",
     named_values: "NAME=VALUE",
+    names: "NAME",
 }
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
@@ -383,19 +390,20 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
             raise argparse.ArgumentTypeError(_reason(text, error)) from None
 
     metavar = _METAVARS.get(parse, name.upper())
-    action = _Merge if parse in (environment, named_values) else "store"
+    action = _Merge if parse in (environment, named_values, names) else "store"
     group.add_argument(
         flag, dest=_DEST + name, type=read, action=action, default=argparse.SUPPRESS, help=help, metavar=metavar
     )
 
 
 class _Merge(argparse.Action):
-    """Collects the variables of a flag that is given several times."""
+    """Collects the values of a flag that is given several times."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
-        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), **values})
+        before = getattr(namespace, self.dest, type(values)())
+        setattr(namespace, self.dest, [*before, *values] if isinstance(values, list) else {**before, **values})
 
 
 def _read(origin: str, given: Mapping[str, Any]) -> dict[str, Any]:

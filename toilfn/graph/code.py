@@ -2,7 +2,8 @@
 
 Functions of installed modules are imported where they run, and those of the script itself are
 pickled whole. In between are the modules beside the script and the package it is in: they go
-into one archive, named by its content, that workers unpack once and put on ``sys.path``.
+into one archive, named by its content, that workers unpack once and put on ``sys.path``. The
+setting ``deploy`` adds to it what only the leader's environment has.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
+from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toilfn import confined
+from toilfn.errors import InputError
 from toilfn.graph.identity.functions import Reach
-from toilfn.graph.identity.modules import find_own, loaded_own
+from toilfn.graph.identity.modules import find_own, loaded_own, path_is_own
 
 __all__ = ["archive", "install"]
 
@@ -29,29 +32,45 @@ _LARGEST_DATA = 2**20
 """Bytes: a larger file in a package is not taken for package data."""
 _MOST_DATA = 16 * 2**20
 """Bytes of package data in one package; past them only code is taken."""
+_MOST_BESIDE = 4 * 2**20
+"""Bytes of the modules beside a script that nothing imports; where they are more, none of them is taken."""
 _CODE = (".py", ".so", ".pyi")
 _NOT_PACKAGES = {"__pycache__", "node_modules", "build", "dist"}
 
 
-def archive(functions: Iterable[Callable[..., Any]]) -> bytes | None:
+def archive(functions: Iterable[Callable[..., Any]], also: Iterable[str] = ()) -> bytes | None:
     """Pack the user's own modules.
+
+    These are the modules that are imported now, or by the functions when they run, with the whole package that they
+    are in; the other modules in the script's folder; and what `also` names.
 
     Parameters
     ----------
     functions : iterable of callables or tasks
         Modules that they import only when they run are packed too.
+    also : iterable of str
+        Modules and packages by their import names, wherever they are installed, and paths of files and folders.
 
     Returns
     -------
     bytes or None
         A zip archive, the same for the same files; None when everything is installed or in the script itself.
+
+    Raises
+    ------
+    InputError
+        If there is nothing by a name of `also`.
     """
     files = dict(loaded_own())
     for name in sorted(_imported_later(functions)):
         file = find_own(name)
         if file is not None:
             files.setdefault(name, file)
+    for file in _beside_the_script():
+        files.setdefault(file.stem, file)
     members = dict(_members(files))
+    for name in also:
+        members.update(_named(name))
     return _zip(members) if members else None
 
 
@@ -101,6 +120,55 @@ def _imported_later(functions: Iterable[Callable[..., Any]]) -> set[str]:
         reach.add(function, "the function")
     reach.finish()
     return reach.modules
+
+
+def _beside_the_script() -> list[Path]:
+    """List the modules in the script's folder that no other module of their names would hide, or be hidden by."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not isinstance(script, str) or not path_is_own(script):
+        return []
+    folder = Path(script).resolve().parent
+    if folder in _too_wide() or folder.is_relative_to(Path(sys.prefix).resolve()):
+        return []
+    others = [place for place in sys.path if Path(place).resolve() != folder]
+    found = [
+        file
+        for file in sorted(folder.glob("*.py"))
+        if file != Path(script).resolve() and file.is_file() and file.stem.isidentifier()
+        if file.stem not in sys.stdlib_module_names and PathFinder.find_spec(file.stem, others) is None
+    ]
+    return found if sum(file.stat().st_size for file in found) <= _MOST_BESIDE else []
+
+
+def _named(name: str) -> Iterator[tuple[str, Path]]:
+    """List the members for a path, or for a module or package that can be imported here."""
+    path = Path(name)
+    if path.is_file():
+        yield path.name, path
+        return
+    if path.is_dir():
+        folders = [(PurePosixPath(path.resolve().name), path.resolve())]
+    else:
+        spec = PathFinder.find_spec(name) if name.isidentifier() else None
+        if spec is None:
+            raise InputError(
+                f"deploy={name!r}: there is neither a file or folder of this name nor a module that can be imported; "
+                "write a path, or the first part of an import name such as numpy"
+            )
+        if spec.submodule_search_locations is None:
+            file = Path(str(spec.origin))
+            yield file.name, file
+            return
+        folders = [(PurePosixPath(name), Path(folder)) for folder in spec.submodule_search_locations]
+    for place, folder in folders:
+        for inner in _all_files(folder):
+            yield str(place.joinpath(*inner.relative_to(folder).parts)), inner
+
+
+def _all_files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        yield from (Path(place, name) for name in sorted(names) if Path(place, name).is_file())
 
 
 def _members(files: dict[str, Path]) -> Iterator[tuple[str, Path]]:

@@ -214,7 +214,7 @@ class Session:
         """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""
         from toilfn.graph.code import archive
 
-        code = archive(recorder.functions())
+        code = archive(recorder.functions(), self._settings.deploy or ())
         return None if code is None else self.store.put_blob(code)
 
     def _check_workflow(self, recorder: Recorder) -> None:
