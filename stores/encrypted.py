@@ -62,6 +62,10 @@ class EncryptedObjects(Objects):
         """How many requests were sent."""
         return self._inner.requests
 
+    def below(self, folder: str) -> EncryptedObjects:
+        """Return the objects of a folder."""
+        return EncryptedObjects(self._inner.below(folder), self._key)
+
     def get(self, name: str) -> bytes:
         """Read an object."""
         with self._opened(name, io.BytesIO(self._inner.get(name))) as stream:

@@ -60,6 +60,10 @@ class FileObjects(Objects):
         except UnicodeEncodeError as error:
             raise _unencodable(self._root, error) from None
 
+    def below(self, folder: str) -> FileObjects:
+        """Return the objects of a folder."""
+        return FileObjects(self._path(folder), sync=self.sync)
+
     def get(self, name: str) -> bytes:
         """Read an object."""
         with self._translated("read", name), open(self._path(name), "rb", buffering=0) as file:

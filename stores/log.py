@@ -143,6 +143,18 @@ class Log:
             if self._last_writer != self.writer:  # once it writes, it goes on after its own segments only
                 self._next, self._last_writer, self._fences = number + 1, writer, fences
 
+    def read_after(self, number: int) -> Iterator[tuple[Position, bytes]] | None:
+        """Iterate over the records behind a segment; None if the log was compacted since: then all must be read.
+
+        Parameters
+        ----------
+        number : int
+            The number of a segment that was read before.
+        """
+        if self._newest_number() > number:
+            return None
+        return (item for segment in self._segments_after(number) for item in segment.items())
+
     def fetch(self, position: Position) -> bytes:
         """Read one record.
 

@@ -142,6 +142,16 @@ class Objects(ABC):
         """
         raise StoreError(f"{self.url} is no place of which URLs can be made for others: use s3:// or gs://.")
 
+    def below(self, folder: str) -> Objects:
+        """Return the objects of a folder, under names that leave the folder's out.
+
+        Raises
+        ------
+        StoreError
+            If this place has no such thing.
+        """
+        raise StoreError(f"{self.url} cannot be opened at a folder of it")
+
     def versions(self) -> int:
         """Count what the place keeps of the prefix's objects although they were deleted or replaced."""
         return 0

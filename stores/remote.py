@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
@@ -94,6 +95,12 @@ class FsspecObjects(Objects):
         super().adopt(conditional=conditional, sync=sync)
         if not conditional:
             _log.warning("%s has no conditional writes: only the lease keeps a second leader from writing", self.url)
+
+    def below(self, folder: str) -> FsspecObjects:
+        """Return the objects of a folder, through the same connections."""
+        other = copy.copy(self)
+        other._root, other.url = self._path(folder), f"{self.url}/{folder}"
+        return other
 
     def get(self, name: str) -> bytes:
         """Read an object."""

@@ -153,6 +153,17 @@ class StoreContract:
         assert list(store.objects.list("nothing/")) == []
         assert "store.json" in set(store.objects.list(""))
 
+    def test_a_folder_has_objects_of_its_own(self, store: Store) -> None:
+        store.objects.put("notes/a/b", b"outer")
+        folder = store.objects.below("notes/a")
+        assert list(folder.list("")) == ["b"]
+        assert folder.get("b") == b"outer"
+        assert folder.put_new("c/d", b"inner")
+        assert not folder.put_new("c/d", b"late")
+        assert store.objects.get("notes/a/c/d") == b"inner"
+        with pytest.raises(CorruptObjectError):
+            folder.get("../../store.json")
+
     def test_delete(self, store: Store) -> None:
         names = [f"blobs/aa/{n}" for n in range(20)]
         for name in names:

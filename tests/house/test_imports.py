@@ -11,7 +11,7 @@ import pytest
 from tests.house.rooms import Module, modules
 
 VOCABULARY = tuple(f"toilfn.{name}" for name in ("confined", "errors", "events", "resources", "text", "units"))
-ROOM_NAMES = ("toilfn.cloud", "toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters")
+ROOM_NAMES = ("toilfn.cloud", "toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters", "toilfn.server")
 
 
 def imported(module: Module) -> Iterator[str]:
@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "core": {"vocabulary", "scheduler", "toilfn.stores", "toilfn.clusters", "core"},
     "toilfn.cloud": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.cloud"},
     "toilfn.cwl": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.cwl"},
+    "toilfn.server": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.server"},
     "toilfn.wdl": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.wdl"},
 }
 

@@ -41,6 +41,7 @@ _COMMANDS = {
     "cluster": ("toilfn.cloud.command", "launch, reach and remove clusters in clouds"),
     "cwl": ("toilfn.cwl.runner", "run a CWL document; takes cwltool's options"),
     "wdl": ("toilfn.wdl.runner", "run a WDL document, check it, or list its inputs"),
+    "server": ("toilfn.server.command", "run workflows for others: a GA4GH WES server"),
 }
 
 _RUN_USERS_CODE = {"run", "resume", "debug", "wdl"}

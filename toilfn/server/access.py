@@ -1,0 +1,159 @@
+"""Who asks: tokens, kept as hashes, and what each user may do."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import threading
+import time
+from typing import Any, NamedTuple
+
+from toilfn.errors import InputError
+from toilfn.server.records import Place
+from toilfn.stores import MissingObjectError
+
+__all__ = ["LOCAL", "Access", "DeniedError", "Principal", "Tokens"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_FRESH = 5.0
+"""Seconds for which tokens are remembered: one that is removed is refused after so long."""
+
+
+class Principal(NamedTuple):
+    """Who sends a request."""
+
+    name: str
+    is_operator: bool
+    """Whether all runs may be seen and cancelled."""
+
+    def may_see(self, owner: str) -> bool:
+        """Say whether a run of this owner may be seen."""
+        return self.is_operator or self.name == owner
+
+
+LOCAL = Principal("local", True)
+"""Whoever reaches a server on this machine that has no tokens."""
+
+
+class DeniedError(Exception):
+    """A request without a credential, or with one that is not known."""
+
+
+class Tokens:
+    """The tokens of a place: ``tokens/NAME`` holds a hash, and whether the user is an operator.
+
+    Parameters
+    ----------
+    place : Place
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._objects = place.store.objects
+
+    def add(self, name: str, *, is_operator: bool = False) -> str:
+        """Make a token for a user, in the place of an older one, and return it: it is written nowhere.
+
+        Raises
+        ------
+        InputError
+            If the name cannot be a user's.
+        """
+        if not _NAME.fullmatch(name):
+            raise InputError(f"{name!r} cannot be the name of a user: use up to 64 letters, digits, and . _ @ -")
+        token = secrets.token_urlsafe(32)
+        content = {"hash": _hash(token), "operator": is_operator, "created": time.time()}
+        self._objects.put(f"tokens/{name}", json.dumps(content).encode())
+        return token
+
+    def remove(self, name: str) -> None:
+        """Remove a user's token.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if not _NAME.fullmatch(name) or not self._objects.exists(f"tokens/{name}"):
+            raise InputError(f"there is no token of {name!r}; toilfn server token list shows the names")
+        self._objects.delete([f"tokens/{name}"])
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each user's token, by name."""
+        found = {}
+        for path in sorted(self._objects.list("tokens/")):
+            try:
+                found[path.removeprefix("tokens/")] = dict(json.loads(self._objects.get(path)))
+            except MissingObjectError:
+                continue  # it was removed just now
+        return found
+
+
+class Access:
+    """Tells who sends a request.
+
+    Parameters
+    ----------
+    tokens : Tokens
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._lock = threading.Lock()
+        self._known: dict[str, dict[str, Any]] = {}
+        self._read = float("-inf")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has a token, so that none is needed; only a server on loopback may be so."""
+        return not self._current()
+
+    def principal(self, authorization: str | None) -> Principal:
+        """Return who sends a request with this header.
+
+        Raises
+        ------
+        DeniedError
+            If a credential is missing or wrong.
+        """
+        known = self._current()
+        if not known:
+            return LOCAL
+        if not authorization:
+            raise DeniedError("a token is needed: send the header 'Authorization: Bearer TOKEN'")
+        scheme, _, credential = authorization.strip().partition(" ")
+        user, token = _user_and_token(scheme.lower(), credential.strip())
+        digest = _hash(token)
+        for name, content in known.items():
+            if hmac.compare_digest(content["hash"], digest) and user in (None, name):
+                return Principal(name, bool(content["operator"]))
+        raise DeniedError("the token is not known here; ask the operator for another one")
+
+    def _current(self) -> dict[str, dict[str, Any]]:
+        with self._lock:
+            if time.monotonic() - self._read > _FRESH:
+                self._known, self._read = self._tokens.read(), time.monotonic()
+            return self._known
+
+
+def _user_and_token(scheme: str, credential: str) -> tuple[str | None, str]:
+    if scheme == "bearer":
+        return None, credential
+    if scheme == "basic":
+        try:
+            user, colon, token = base64.b64decode(credential, validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            colon = ""
+        if colon:
+            return user, token
+        raise DeniedError("the Basic credential cannot be read")
+    raise DeniedError("give the token as a Bearer credential, or as the password of a Basic one")
+
+
+def _hash(token: str) -> str:
+    """Return a hash; tokens are random and long, so that a slow one would add nothing."""
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()

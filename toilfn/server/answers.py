@@ -1,0 +1,228 @@
+"""What the service answers: the objects of the specification, made of what records and indexes hold."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+from toilfn import __version__
+from toilfn.errors import InputError
+from toilfn.server import outputs
+from toilfn.server.engines import ENGINE
+from toilfn.server.index import Summary
+from toilfn.server.records import Run
+from toilfn.server.states import State
+from toilfn.server.submission import Policy, kinds_offered
+from toilfn.server.tasks import TaskRow
+
+__all__ = [
+    "json_bytes",
+    "page_size",
+    "read_number",
+    "read_token",
+    "run_log",
+    "service_info",
+    "summary",
+    "task_log",
+    "token",
+]
+
+_PAGE = 100
+_LARGEST_PAGE = 1000
+_BIGGEST = 2**63
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return JSON in ASCII, which holds any text that Python does."""
+    return json.dumps(content, allow_nan=False).encode()
+
+
+def moment(seconds: float | None) -> str | None:
+    """Return a time as the specification writes it; None where there is none."""
+    if seconds is None:
+        return None
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(0, seconds)))
+
+
+def page_size(text: str | None) -> int:
+    """Read how many items a page may have.
+
+    Raises
+    ------
+    InputError
+        If it is not a number above 0.
+    """
+    if text is None:
+        return _PAGE
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < _BIGGEST:
+        raise InputError(f"page_size: {text[:40]!r} is not a number above 0")
+    return min(number, _LARGEST_PAGE)
+
+
+def token(last: str | int) -> str:
+    """Return the token of the page that follows an item."""
+    return base64.urlsafe_b64encode(str(last).encode()).decode().rstrip("=")
+
+
+def read_token(text: str | None) -> str:
+    """Read a token of a page; nothing stands for the first page.
+
+    Raises
+    ------
+    InputError
+        If `token` did not make it.
+    """
+    if not text:
+        return ""
+    try:
+        last = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+    except ValueError:
+        last = ""
+    if not last or token(last) != text:
+        raise InputError("page_token: is not a token that this service has given")
+    return last
+
+
+def read_number(text: str | None) -> int:
+    """Read a token of a page behind an item with a number.
+
+    Raises
+    ------
+    InputError
+        If `token` did not make it.
+    """
+    last = read_token(text) or "0"
+    if not last.isdecimal() or int(last[:20]) >= _BIGGEST:
+        raise InputError("page_token: is not a token that this service has given")
+    return int(last)
+
+
+def service_info(policy: Policy, counts: dict[str, int], url: str, about: dict[str, str]) -> dict[str, Any]:
+    """Return the object ServiceInfo.
+
+    Parameters
+    ----------
+    policy : Policy
+    counts : dict of str to int
+        Runs by state.
+    url : str
+        Of the service, without a slash at its end.
+    about : dict of str to str
+        What the operator says of the service: ``id``, ``name``, ``organization``, ``organization_url``, ``contact``,
+        ``auth``.
+    """
+    kinds = kinds_offered(policy)
+    info = {
+        "id": about.get("id", "org.toilfn.wes"),
+        "name": about.get("name", "toilfn"),
+        "type": {"group": "org.ga4gh", "artifact": "wes", "version": "1.1.0"},
+        "description": "Runs workflows with toilfn.",
+        "organization": {
+            "name": about.get("organization", "toilfn"),
+            "url": about.get("organization_url", "https://github.com/toilfn"),
+        },
+        "version": __version__,
+        "workflow_type_versions": {kind.name: {"workflow_type_version": list(kind.versions)} for kind in kinds},
+        "supported_wes_versions": ["1.0.0", "1.1.0"],
+        "supported_filesystem_protocols": ["file", "http", "https", "s3", "gs"],
+        "workflow_engine_versions": {ENGINE: {"workflow_engine_version": [__version__]}},
+        "default_workflow_engine_parameters": list(map(_parameter, policy.defaults)),
+        "system_state_counts": {state.value: counts.get(state.value, 0) for state in State},
+        "auth_instructions_url": about.get("auth", url + "/service-info"),
+        "tags": {},
+    }
+    return info | ({"contactUrl": about["contact"]} if "contact" in about else {})
+
+
+def _parameter(option: str) -> dict[str, str]:
+    name, given, value = option.lstrip("-").partition("=")
+    return {"name": name, "type": "string" if given else "flag", "default_value": value}
+
+
+def summary(row: Summary) -> dict[str, Any]:
+    """Return the object RunSummary."""
+    times = {"start_time": moment(row.started), "end_time": moment(row.ended)}
+    return {"run_id": row.id, "state": row.state, **_given(times), "tags": row.tags}
+
+
+def run_log(run: Run, state: State, url: str) -> dict[str, Any]:
+    """Return the object RunLog.
+
+    Parameters
+    ----------
+    run : Run
+    state : State
+    url : str
+        Of the run, without a slash at its end.
+    """
+    started, ended = run.read("started") or {}, run.read("exit") or {} if state.is_final else {}
+    log = {
+        "name": run.request["document"],
+        "cmd": started.get("command"),
+        "start_time": moment(started.get("time")),
+        "end_time": moment(ended.get("time")),
+        "stdout": f"{url}/stdout",
+        "stderr": f"{url}/stderr",
+        "exit_code": ended.get("exit_code"),
+        "system_logs": ended.get("notes") or None,
+    }
+    found = (run.read("outputs") or {}).get("outputs") or {}
+    return {
+        "run_id": run.id, "request": run.request["request"], "state": state.value, "run_log": _given(log),
+        "task_logs_url": f"{url}/tasks", "task_logs": None,
+        "outputs": outputs.shown(found, run.outputs_folder, f"{url}/outputs/"),
+    }  # fmt: skip
+
+
+_CODES = {"done": 0, "failed": 1}
+
+
+def task_log(row: TaskRow, url: str) -> dict[str, Any]:
+    """Return the object TaskLog.
+
+    Parameters
+    ----------
+    row : TaskRow
+    url : str
+        Of the run, without a slash at its end.
+    """
+    id = row.id.hex()
+    ended = row.state in _CODES
+    notes = [f"state: {row.state}"]
+    notes += [f"host: {row.host}"] if row.host else []
+    notes += [f"attempts: {row.attempts}"] if row.attempts else []
+    notes += [f"{row.cause}: {row.error}"] if row.error else []
+    log = {
+        "name": row.name,
+        "cmd": [row.name],
+        "start_time": moment(row.started),
+        "end_time": moment(row.ended) if ended else None,
+        "stdout": f"{url}/tasks/{quote(id)}/log",
+        "stderr": f"{url}/tasks/{quote(id)}/log",
+        "exit_code": _CODES.get(row.state),
+        "system_logs": notes,
+    }
+    return {"id": id, **_given(log)}
+
+
+def error(status: int, message: str) -> dict[str, Any]:
+    """Return the object ErrorResponse."""
+    return {"msg": message, "status_code": status}
+
+
+def _given(content: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is not known."""
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def listed(items: Iterable[Any], name: str, next_token: str) -> dict[str, Any]:
+    """Return a page of a list."""
+    return {name: list(items), "next_page_token": next_token}

@@ -1,0 +1,140 @@
+"""What stands before every request: who sends it, whether it may come from there, and how errors are answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from toilfn.server.access import Access, DeniedError
+from toilfn.server.answers import error, json_bytes
+
+__all__ = ["Guard", "is_loopback"]
+
+_log = logging.getLogger("toilfn.server")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+)
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a name or an address is that of this machine itself."""
+    return host in ("localhost", "::1", "ip6-localhost") or host.startswith("127.") or host.endswith(".localhost")
+
+
+class Guard:
+    """An ASGI application in front of another one.
+
+    Parameters
+    ----------
+    app : ASGI application
+    access : Access
+    public : collection of str
+        Paths that need no credential.
+    origins : collection of str
+        Origins whose pages may send requests; CORS is about the same ones.
+    """
+
+    def __init__(self, app: Any, access: Access, public: frozenset[str], origins: frozenset[str]) -> None:
+        self._app = app
+        self._access = access
+        self._public = public
+        self._origins = origins
+
+    async def __call__(
+        self, scope: Scope, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = str(scope["path"])
+        scope["path"] = path.rstrip("/") or "/"
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        answer = _Answer(send)
+        try:
+            refused = self._refusal(scope, headers)
+            if refused is None:
+                await self._app(scope, receive, answer.send)
+            else:
+                await answer.json(*refused)
+        except Exception:
+            _log.exception("%s %s failed", scope["method"], path)
+            if answer.is_begun and not answer.is_over:
+                raise  # so that the connection is closed, and the client sees that something is missing
+            if not answer.is_begun:
+                await answer.json(500, "the server failed; its log says why", {})
+        finally:
+            self._audit(scope, answer.status)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
+        """Say why a request is not let through; None if it is."""
+        own = headers.get("host", "")
+        if self._access.is_open and not is_loopback(_host(own)):
+            return 403, "this server has no tokens, so that it answers to requests to this machine itself only", {}
+        origin = headers.get("origin")
+        is_foreign = headers.get("sec-fetch-site") == "cross-site" if origin is None else urlsplit(origin).netloc != own
+        if scope["method"] not in _SAFE and is_foreign and origin not in self._origins:
+            return 403, "this request was sent by a page of another site", {}
+        try:
+            scope.setdefault("state", {})["principal"] = self._access.principal(headers.get("authorization"))
+        except DeniedError as denied:
+            if scope["path"] in self._public and "authorization" not in headers:
+                return None
+            return 401, str(denied), {"www-authenticate": 'Bearer realm="toilfn", Basic realm="toilfn"'}
+        return None
+
+    def _audit(self, scope: Scope, status: int) -> None:
+        """Log who has changed something, or tried to."""
+        if scope["method"] in _SAFE:
+            return
+        principal = scope.get("state", {}).get("principal")
+        client = (scope.get("client") or ("?",))[0]
+        _log.info(
+            "audit user=%s client=%s method=%s path=%r status=%d%s",
+            principal.name if principal else "-", client, scope["method"], scope["path"], status,
+            "".join(f" {name}={value}" for name, value in scope.get("state", {}).get("audit", {}).items()),
+        )  # fmt: skip
+
+
+def _host(header: str) -> str:
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
+class _Answer:
+    """Sends a response, with the headers that every response has."""
+
+    def __init__(self, send: Callable[[Message], Awaitable[None]]) -> None:
+        self._send = send
+        self.is_begun = self.is_over = False
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.is_begun, self.status = True, message["status"]
+            given = {name.lower() for name, _ in message["headers"]}
+            more = [each for each in (*_HEADERS, _POLICY) if each[0] not in given]
+            message["headers"] = [*message["headers"], *more]
+        elif message["type"] == "http.response.body":
+            self.is_over = not message.get("more_body", False)
+        await self._send(message)
+
+    async def json(self, status: int, text: str, headers: dict[str, str]) -> None:
+        body = json_bytes(error(status, text))
+        given = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+        raw = [(name.encode(), value.encode()) for name, value in given.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})

@@ -1,0 +1,287 @@
+"""What leads one run: a process of its own that runs the command, until the end is written down.
+
+A server starts ``python -m toilfn.server.lead`` in a session of its own and forgets about it. The process takes the
+run's lease, so that one of them wins wherever servers start several; it looks for a request to cancel; and when it
+dies with its server's machine, the next one goes on, since the command finds its finished tasks in the run's job store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from toilfn.errors import StoreError, StoreLockedError, StoreNotFoundError, ToilfnError
+from toilfn.records import Run as RunRecord
+from toilfn.records import decode
+from toilfn.server import outputs
+from toilfn.server.engines import command, program
+from toilfn.server.records import Place, Run
+from toilfn.server.states import State
+from toilfn.stores import open_store
+from toilfn.stores.lease import Lease, Watch
+
+__all__ = ["Leader", "environment", "main"]
+
+_LOOK = 0.3
+"""Seconds between two looks at the command and at the record, in a directory."""
+_LOOK_FAR = 2.0
+"""The same elsewhere, where each look is a request."""
+_GRACE = 20.0
+"""Seconds that a cancelled run has to end its tasks before it is ended by signals."""
+_LAST_GRACE = 5.0
+_MOST_LEADERS = 10
+"""How many leaders of a run may die before the run is given up."""
+
+_KEPT = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH",
+    "KUBECONFIG",
+    "SGE_ROOT",
+    "SGE_CELL",
+    "SGE_CLUSTER_NAME",
+    "PBS_CONF_FILE",
+    "CONDOR_CONFIG",
+    "SLURM_CONF",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "BOTO_CONFIG",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+]
+_KEPT_BEGINNINGS = (
+    "LC_", "XDG_", "DASK_", "TOILFN_", "AWS_", "GOOGLE_", "CLOUDSDK_", "LSF_", "DOCKER_", "SINGULARITY_", "APPTAINER_",
+)  # fmt: skip
+
+_log = logging.getLogger("toilfn.server")
+
+
+def environment(whole: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
+    """Return what of a server's environment its runs get: what programs need, and variables that the operator names."""
+    names = {*_KEPT, *more}
+    return {name: text for name, text in whole.items() if name in names or name.startswith(_KEPT_BEGINNINGS)}
+
+
+class Leader:
+    """Leads a run whose lease this process holds.
+
+    Parameters
+    ----------
+    run : Run
+    lease : Lease
+    variables : mapping
+        The environment of the command.
+    """
+
+    def __init__(self, run: Run, lease: Lease, variables: Mapping[str, str]) -> None:
+        self._run = run
+        self._lease = lease
+        self._variables = dict(variables)
+        self._look = _LOOK if run.place.is_directory else _LOOK_FAR
+        self._notes: list[str] = []
+
+    def lead(self) -> None:
+        """Run the command until it ends, and write down how; a leader that has lost the lease writes nothing."""
+        if self._run.is_cancelled():
+            if self._lease.epoch > 1:
+                self._end_orphan()
+                self._end_jobs()
+            self._run.end(State.CANCELED, None, ["cancelled while nothing led it"])
+            return
+        if self._lease.epoch > _MOST_LEADERS:
+            self._run.end(State.SYSTEM_ERROR, None, [f"{_MOST_LEADERS} processes that led the run have died"])
+            return
+        try:
+            self._end_orphan()
+            code = self._run_command(self._prepare())
+        except (OSError, ToilfnError) as error:
+            self._run.end(State.SYSTEM_ERROR, None, [str(error)])
+            return
+        if not self._lease.lost:
+            self._finish(code)
+
+    def _prepare(self) -> list[str]:
+        run, request = self._run, self._run.request
+        run.files.mkdir(parents=True, exist_ok=True)
+        run.bring_files()
+        outputs_place = request["outputs"] or str(run.outputs_folder)
+        if "://" not in outputs_place:
+            run.outputs_folder.mkdir(exist_ok=True)
+        words = command({**request, "document": self._fetched(request)}, run.folder, run.store_url, outputs_place)
+        run.note("started", {"command": words})
+        self._variables |= {"TOILFN_OUTPUTS": outputs_place, **_store_variables(run)}
+        return words
+
+    def _fetched(self, request: Mapping[str, Any]) -> str:
+        """Return the document, once it was fetched if the engine cannot read it where it is."""
+        from toilfn.server.submission import FETCHED
+
+        document = str(request["document"])
+        scheme = document.partition("://")[0]
+        if scheme not in FETCHED and (request["kind"] != "PYTHON" or "://" not in document):
+            return document
+        import fsspec
+
+        name = document.rpartition("/")[2].partition("?")[0].partition("#")[0] or "workflow"
+        path = self._run.files / name
+        if not path.exists():
+            with fsspec.open(document.partition("#")[0], "rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return name
+
+    def _run_command(self, words: list[str]) -> int:
+        folder = self._run.folder
+        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("ab") as err:
+            process = subprocess.Popen(
+                words, cwd=self._run.files, env=self._variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                start_new_session=True,
+            )  # fmt: skip
+        (folder / "command.json").write_text(json.dumps([process.pid, psutil.Process(process.pid).create_time()]))
+        return self._watch(process)
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the end of the command, or bring it about when the run is cancelled or led by another process."""
+        is_running = False
+        while process.poll() is None:
+            if self._lease.lost or self._is_cancelled():
+                return self._stop(process, is_running or self._has_run())
+            if not is_running and self._has_run():
+                is_running = True
+                self._run.note("running", {})
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self._look)
+        if not is_running and self._has_run():
+            self._run.note("running", {})
+        return process.returncode
+
+    def _is_cancelled(self) -> bool:
+        try:
+            return self._run.is_cancelled()
+        except StoreError as error:  # the place is away; it is asked again
+            _log.warning("%s", error)
+            return False
+
+    def _has_run(self) -> bool:
+        """Say whether the log of the run's job store says that tasks were submitted."""
+        try:
+            store = open_store(self._run.store_url, create=False, **self._store_options())
+            return any(isinstance(decode(data, position), RunRecord) for position, data in store.log.read())
+        except ToilfnError:  # there is no store yet, or it is just being made
+            return False
+
+    def _stop(self, process: subprocess.Popen[bytes], is_running: bool) -> int:
+        """End the command: by asking it where it has tasks to end, and by signals."""
+        deadline = time.monotonic() + (_GRACE if is_running else 0)
+        while process.poll() is None and time.monotonic() < deadline:
+            self._flag()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_LAST_GRACE)
+        self._end_jobs()
+        return process.wait()
+
+    def _flag(self) -> None:
+        with suppress(ToilfnError):
+            open_store(self._run.store_url, create=False, **self._store_options()).set_flag("kill")
+
+    def _end_jobs(self) -> None:
+        """End what a leader that was ended by a signal has left on a batch system."""
+        cluster = [each for each in self._run.request["options"] if each.startswith("--cluster=")]
+        if not cluster or cluster[-1] in ("--cluster=local", "--cluster=inline"):
+            return
+        done = subprocess.run(
+            [program("toilfn"), "kill", self._run.store_url], env=self._variables, capture_output=True, text=True,
+            check=False, timeout=300,
+        )  # fmt: skip
+        self._notes.append(done.stdout.strip() or done.stderr.strip())
+
+    def _end_orphan(self) -> None:
+        """End the command of a leader that has died: its end could no longer be written down."""
+        path = self._run.folder / "command.json"
+        with suppress(OSError, ValueError, psutil.Error):
+            pid, started = json.loads(path.read_bytes())
+            if abs(psutil.Process(pid).create_time() - started) < 1:
+                os.killpg(pid, signal.SIGKILL)
+        with suppress(StoreNotFoundError):
+            store = open_store(self._run.store_url, create=False, **self._store_options())
+            watch = Watch(store)
+            while watch.look() is not None:
+                store.set_flag("kill")
+                time.sleep(self._look)
+
+    def _store_options(self) -> dict[str, Any]:
+        return dict(self._run.place.options) if self._run.request.get("store") else {}
+
+    def _finish(self, code: int) -> None:
+        run = self._run
+        found, problem = outputs.collected(run, code)
+        if found is not None:
+            run.note("outputs", {"outputs": found})
+        notes = [*self._notes, *([problem] if problem else [])]
+        if self._lease.epoch > 1:
+            notes.append(f"resumed {self._lease.epoch - 1} times")
+        for name in ("stdout", "stderr", "outputs"):
+            run.keep_files(name)
+        run.end(State.COMPLETE if code == 0 else State.EXECUTOR_ERROR, code, notes)
+
+
+def _store_variables(run: Run) -> dict[str, str]:
+    """Return the variables by which the command reaches a job store elsewhere; secrets are on no command line."""
+    if not run.request.get("store") or not run.place.options:
+        return {}
+    from toilfn.stores import options
+
+    return {options.VARIABLE: json.dumps({run.store_url: run.place.options})}
+
+
+def main() -> int:
+    """Lead the run that standard input names; nothing is done if another process leads it."""
+    told = json.load(sys.stdin)
+    sys.stdin.close()
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    run = Place(told["place"], told["work"], **told["options"]).run(told["run"])
+    try:
+        lease = run.lease(told["timeout"])
+    except StoreLockedError:
+        return 3
+    with lease:
+        if run.read("exit") is None:
+            Leader(run, lease, told["environment"]).lead()
+        else:  # whoever wrote it died before it had removed this
+            run.place.store.objects.delete([f"open/{run.id}"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The records of a server: small objects in any place that a job store can be in, each written once.
+
+    store.json              as in every job store: what the place can do is found out once
+    open/RUN                the run has no final state yet; it is removed afterwards
+    runs/RUN/request        who asked for what, and when
+    runs/RUN/files/...      attachments, where the place is not a directory
+    runs/RUN/leases/N       who leads the run: a lease, as in a job store
+    runs/RUN/started        when a leader took it first, and the command
+    runs/RUN/running        its tasks were submitted
+    runs/RUN/ending         why it ends: cancelled, or its command ended; whoever comes first decides
+    runs/RUN/exit           the final state, and the exit code
+    runs/RUN/outputs        what came out, as JSON
+    runs/RUN/logs/...       standard output and error, where the place is not a directory
+    tokens/NAME             a hash of the token of a user
+
+A run's files are in the folder RUN of the work directory; of a place that is a directory, that is its folder ``work``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from toilfn.errors import InputError
+from toilfn.server.states import Facts, State
+from toilfn.stores import MissingObjectError, Store, is_local, open_store
+from toilfn.stores.lease import Lease
+from toilfn.stores.store import Meta
+
+__all__ = ["Place", "Run"]
+
+_ID = re.compile(r"run-[0-9a-f]{32}")
+
+
+class Place:
+    """Where servers keep their records; several servers may share one.
+
+    Parameters
+    ----------
+    url : str
+        A directory, or any URL that a job store can have.
+    work : str, optional
+        The directory for the runs' files. Servers on several machines must share it, unless the place is not a
+        directory.
+    **options
+        How to reach the place, as for `toilfn.stores.open_store`.
+
+    Attributes
+    ----------
+    work : Path
+    store : Store
+    """
+
+    def __init__(self, url: str, work: str | None = None, **options: Any) -> None:
+        if work is None and not is_local(url):
+            raise InputError(f"the place {url} is not a directory; name one for the files of runs: --work-dir DIR")
+        self.store = open_store(url, workflow="toilfn server", **options)
+        self.options = options
+        self.url = self.store.url
+        self.is_directory = is_local(self.url)
+        root = Path(self.url.removeprefix("file://")) if self.is_directory else Path()
+        self.work = Path(work).expanduser().absolute() if work else root / "work"
+        self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def new_id(self) -> str:
+        """Return an id for a new run. Ids sort by time."""
+        return f"run-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+    def run(self, id: str) -> Run:
+        """Return the run of an id, whether there is one or not.
+
+        Raises
+        ------
+        MissingObjectError
+            If no run can have this id.
+        """
+        if not _ID.fullmatch(id):
+            raise MissingObjectError(f"there is no run {id!r}")
+        return Run(self, id)
+
+    def submit(self, run: Run, request: dict[str, Any]) -> None:
+        """Write down what is asked for: from now on the run is queued."""
+        self.store.objects.put(f"open/{run.id}", b"")
+        run.objects.prepare()
+        run.objects.put_new("request", _packed(request))
+
+    def open_ids(self) -> list[str]:
+        """List the runs without a final state, in the order in which they were submitted."""
+        return sorted(self._ids("open/"))
+
+    def ids(self) -> set[str]:
+        """Return all runs that were submitted."""
+        names = self.store.objects.list("runs/")
+        return {name.split("/")[1] for name in names if name.endswith("/request") and name.count("/") == 2}
+
+    def sweep(self, before: float) -> None:
+        """Remove what requests that never were accepted have left, those from before a moment."""
+        left = {entry.name for entry in self.work.iterdir()} | {*self.open_ids()}
+        for id in filter(_ID.fullmatch, left):
+            run = self.run(id)
+            if int(id[4:16], 16) < before * 1000 and not run.objects.exists("request"):
+                shutil.rmtree(run.folder, ignore_errors=True)
+                self.store.objects.delete([f"open/{id}"])
+
+    def _ids(self, folder: str) -> Iterator[str]:
+        for name in self.store.objects.list(folder):
+            if _ID.fullmatch(id := name.removeprefix(folder)):
+                yield id
+
+
+class Run:
+    """One run: its record, and where its files are.
+
+    Attributes
+    ----------
+    id : str
+    objects : toilfn.stores.Objects
+        Its record.
+    folder : Path
+        Its files: ``files`` is what was uploaded, ``outputs``, ``store`` and the leader's streams are beside it.
+    """
+
+    def __init__(self, place: Place, id: str) -> None:
+        self.id = id
+        self.place = place
+        self.objects = place.store.objects.below(f"runs/{id}")
+        self.folder = place.work / id
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """What was asked for.
+
+        Raises
+        ------
+        MissingObjectError
+            If there is no such run.
+        """
+        try:
+            return dict(json.loads(self.objects.get("request")))
+        except MissingObjectError:
+            raise MissingObjectError(f"there is no run {self.id!r}") from None
+
+    @property
+    def files(self) -> Path:
+        """The folder of what was uploaded; the run's command is started in it."""
+        return self.folder / "files"
+
+    @property
+    def outputs_folder(self) -> Path:
+        """Where outputs go, unless they go to a bucket."""
+        return self.folder / "outputs"
+
+    @property
+    def store_url(self) -> str:
+        """The run's own job store."""
+        return str(self.request.get("store") or self.folder / "store")
+
+    def facts(self) -> Facts:
+        """Look what is known now."""
+        ended = self.read("exit")  # first: once it is there, nothing else matters
+        if ended is not None:
+            return Facts(exit=State(ended["state"]))
+        names = set(self.objects.list(""))
+        if "exit" in names:
+            return self.facts()
+        cancelled = "ending" in names and self.is_cancelled()
+        return Facts(any(name.startswith("leases/") for name in names), "running" in names, cancelled)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Read one of the objects of JSON; None if it is not there."""
+        try:
+            return dict(json.loads(self.objects.get(name)))
+        except MissingObjectError:
+            return None
+
+    def note(self, name: str, content: dict[str, Any]) -> bool:
+        """Write one of the objects, unless it is there; say whether this call did."""
+        return self.objects.put_new(name, _packed({**content, "time": time.time()}))
+
+    def cancel(self, user: str) -> bool:
+        """Ask for the end of the run, and say whether this call did: from now on its command can no longer succeed."""
+        return self.note("ending", {"by": "cancel", "user": user})
+
+    def is_cancelled(self) -> bool:
+        """Say whether somebody has cancelled the run before its command ended."""
+        return (self.read("ending") or {}).get("by") == "cancel"
+
+    def end(self, state: State, exit_code: int | None, notes: list[str]) -> None:
+        """Write down the final state: that of a cancelled run is always the same, and the first one written stays."""
+        if not self.note("ending", {"by": "exit"}) and self.is_cancelled():
+            state = State.CANCELED
+        self.note("exit", {"state": state.value, "exit_code": exit_code, "notes": notes})
+        self.place.store.objects.delete([f"open/{self.id}"])
+
+    def lease(self, timeout: float) -> Lease:
+        """Become the leader of the run.
+
+        Raises
+        ------
+        StoreLockedError
+            If it has a living one.
+        """
+        return Lease.acquire(self.as_store(), timeout=timeout)
+
+    def as_store(self) -> Store:
+        """Return the record as what leases are taken of."""
+        return Store(self.objects, Meta(self.id, 0.0, "", self.place.store.objects.conditional, True))
+
+    def bring_files(self) -> None:
+        """Fetch what was uploaded to another server, where the place is not a directory."""
+        for name in self.objects.list("files/"):
+            path = self.folder / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.objects.download(name, path)
+
+    def keep_files(self, folder: str) -> None:
+        """Copy a folder of the run's, or a file, into the record, where the place is not a directory."""
+        if self.place.is_directory:
+            return
+        top = self.folder / folder
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                self.objects.upload(path, os.fspath(path.relative_to(self.folder)))
+
+    def delete(self) -> None:
+        """Remove the run with all that it holds; what a job store elsewhere holds, too."""
+        if self.request.get("store"):
+            open_store(self.store_url, create=False, **self.place.options).destroy()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.place.store.objects.delete([f"open/{self.id}"])
+        self.place.store.objects.clear(f"runs/{self.id}")
+
+
+def _packed(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode()
