@@ -142,7 +142,7 @@ def _nurse(control: socket.socket) -> None:
     """Fork workers until the other end of a socket closes."""
     os.setsid()  # a terminal's interrupts are for the leader
     gc.freeze()
-    importlib.import_module("toilfn.worker")  # by its name, as all clusters start workers
+    importlib.import_module("toilfn.worker.main")  # by its name, as all clusters start workers
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
@@ -207,5 +207,5 @@ def _hatch(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> in
         os.environ.pop(name, None)
     os.environ.update(changed)
     random.seed()
-    status: int = importlib.import_module("toilfn.worker").main(["--fd", *map(str, rest)])
+    status: int = importlib.import_module("toilfn.worker.main").main(["--fd", *map(str, rest)])
     return status

@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from toilfn.config.settings import Settings
 from toilfn.errors import InputError
-from toilfn.settings import Settings
 
 __all__ = ["ENGINE", "INPUTS", "KINDS", "Kind", "command", "engine_options", "kind_of", "program"]
 

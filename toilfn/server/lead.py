@@ -22,8 +22,8 @@ from typing import Any
 import psutil
 
 from toilfn.errors import StoreError, StoreLockedError, StoreNotFoundError, ToilfnError
-from toilfn.records import Run as RunRecord
-from toilfn.records import decode
+from toilfn.model.records import Run as RunRecord
+from toilfn.model.records import decode
 from toilfn.server import outputs
 from toilfn.server.engines import command, program
 from toilfn.server.records import Place, Run

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toilfn.errors import StoreNotFoundError
-from toilfn.records import Epoch, Failure, Forget, Function, Outcome, Record, Started, Stats, Task, decode
+from toilfn.model.records import Epoch, Failure, Forget, Function, Outcome, Record, Started, Stats, Task, decode
 from toilfn.stores import BlobRef, Store, open_store
 from toilfn.stores.log import Position
 
