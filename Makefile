@@ -1,4 +1,4 @@
-# make demo    an example, from nothing
+# make demo    a pipeline that is killed and resumed, from nothing
 # make test    all checks and tests
 # make help    the rest
 
@@ -14,27 +14,43 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo test servers lint format types unit test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
-	@echo "demo          run an example and show its result"
+	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
+	@echo "quick         lint, type-check and run the tests that need no server and no root: about a minute"
 	@echo "test          lint, type-check and run all tests"
-	@echo "servers       begin to build those that no package has, in the background"
+	@echo "servers       start building, in the background, the servers that no package has"
 	@echo "lint          ruff and mypy only"
-	@echo "format        let ruff mend what it can"
+	@echo "format        fix what ruff can fix"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
 	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
 	@echo "conformance-wdl  run a suite of WDL in containers; make conformance-wdl SUITE=DIR for another one"
 	@echo "conformance   run a suite of CWL in containers; make conformance SUITE=../cwl-v1.2 for a whole one"
 	@echo "bench         measure, side by side with others; make bench BENCHMARKS=benchmarks/peers.py for one"
-	@echo "clean         remove the environment and all that tools left behind"
+	@echo "clean         remove the environment and everything that tools have written"
 
+# Each runs a small pipeline, kills its leader with SIGKILL, and resumes the run.
 demo: .venv/installed
-	@mkdir -p build
-	$(BIN)/python examples/merge_sort.py -o build/sorted.txt
+	$(BIN)/python examples/demo/demo.py
+
+demo-cwl demo-wdl: demo-%: .venv/with-%
+	$(BIN)/python examples/demo/demo.py $* --folder build/demo-$*
+
+demo-slurm: .venv/dev
+	.ci/debian slurm-wlm slurmdbd munge mariadb-server
+	eval "$$($(BIN)/python -m tests.servers.slurm start)" && $(BIN)/python examples/demo/demo.py slurm --folder build/demo-slurm; \
+	status=$$?; $(BIN)/python -m tests.servers.slurm stop; exit $$status
+
+docs/images/demo.svg: examples/demo/demo.py | .venv/installed
+	$(BIN)/python examples/demo/demo.py --svg $@
 
 test: .venv/debian servers lint unit
+
+# For a first change: no root, no servers, about a minute.
+quick: lint
+	$(BIN)/python -m pytest -q -m "quick and not slow" -n $(WORKERS) $(ARGS)
 
 # Kubernetes is built from source, once for a machine, while other tests run.
 servers: .venv/dev
@@ -84,6 +100,10 @@ clean:
 	$(BIN)/pip install -q -e .
 	@touch $@
 
+.venv/with-%: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e ".[$*]"
+	@touch $@ .venv/installed
+
 .venv/dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e ".[dev]"
 	@touch $@ .venv/installed
@@ -92,6 +112,6 @@ clean:
 	$(BIN)/pip install -q -e ".[bench]"
 	@touch $@ .venv/installed
 
-# One who may not install packages is told what is missing; the tests that need it are skipped or fail.
+# Without root, missing packages are only listed; the tests that need them are skipped or fail.
 .venv/debian: Makefile | .venv/bin/python
 	.ci/debian $(DEBIAN_TOOLS) $(DEBIAN_SERVERS) && touch $@ || [ $$? = 1 ]

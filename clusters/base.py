@@ -255,6 +255,8 @@ class Cluster(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     made_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     """The arguments that the constructor was given, for the record of a run; see `toilfn.clusters.common.resume`."""
+    not_recorded: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of the constructor that are a means of this process: a resumed run does without them."""
     poll_interval: float = 2.0
     """Seconds between two queries of a system that has to be asked for news."""
     submits_beside: bool = False

@@ -12,6 +12,25 @@ import pytest
 from tests.house.parity import named_tests, unproven
 from tests.servers.kubernetes_build import is_built
 
+QUICK = {
+    "cli": {"test_config", "test_escapes", "test_events", "test_reading"},
+    "clusters": {
+        "test_gridengine_words", "test_htcondor_words", "test_inline", "test_jobsettings", "test_lsf_words",
+        "test_pbs_words", "test_registry", "test_slurm_words",
+    },
+    "core": {
+        "test_collections", "test_confined", "test_context", "test_drawing", "test_failures", "test_identity_functions",
+        "test_options", "test_scheduler", "test_scheduler_bundles", "test_scheduler_packing", "test_scheduler_rollback",
+        "test_scheduler_services", "test_settings", "test_tally", "test_text", "test_units", "test_view",
+    },
+    "house": {
+        "test_docstrings", "test_exports", "test_from_toil", "test_imports", "test_metadata", "test_pages",
+        "test_sizes",
+    },
+    "stores": {"test_checked", "test_format"},
+}  # fmt: skip
+"""The modules, by folder, whose tests start no server and take moments: `make quick` runs these."""
+
 # dask reads its configuration when it is imported, here and in every worker.
 for _name in [name for name in os.environ if name.startswith(("DASK_", "TOILFN_"))]:
     if not _name.startswith("TOILFN_TEST_"):
@@ -22,7 +41,10 @@ os.environ["DASK_CONFIG"] = os.path.join(tempfile.gettempdir(), "toilfn-tests-ha
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests of the server that may still be built come last, and wait for it."""
+    """Mark quick tests, and let those of the server that may still be built come last, and wait for it."""
+    for item in items:
+        if item.path.stem in QUICK.get(item.path.parent.name, ()):
+            item.add_marker(pytest.mark.quick)
     late = [item for item in items if "kubernetes_server" in getattr(item, "fixturenames", ())]
     items[:] = [*(item for item in items if item not in set(late)), *late]
     if not is_built():

@@ -50,7 +50,9 @@ def recipe_of(cluster: object) -> Recipe:
                     rest = value
                 case _:
                     named[name] = value
-        known = {name: _plain(value) for name, value in named.items() if not _SECRET.search(name)}
+        left_out: frozenset[str] = getattr(cluster, "not_recorded", frozenset())
+        named = {name: value for name, value in named.items() if name not in left_out and not _SECRET.search(name)}
+        known = {name: _plain(value) for name, value in named.items()}
         return {"args": [_plain(value) for value in rest], "settings": known}
     except (TypeError, ValueError) as error:
         return {"unknown": str(error)}

@@ -74,6 +74,7 @@ class LocalCluster(Cluster):
     capabilities: ClassVar[Capabilities] = Capabilities(
         direct=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
     )
+    not_recorded = frozenset({"launcher"})
 
     def __init__(
         self,

@@ -161,7 +161,10 @@ def _nurse(control: socket.socket) -> None:
 
 def _fork_one(control: socket.socket) -> bool:
     """Do what the leader asks for; False when it is gone."""
-    message, fds, _, _ = socket.recv_fds(control, _LARGEST, 16)
+    try:
+        message, fds, _, _ = socket.recv_fds(control, _LARGEST, 16)
+    except ConnectionResetError:  # the leader was killed before it had read all that we sent
+        return False
     if not message:
         return False
     changed, removed = json.loads(message)

@@ -19,7 +19,7 @@ else:
     import tomli as tomllib
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKE_TARGETS = set(" ".join(re.findall(r"^([a-z -]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)).split())
 
 
 def read_pyproject() -> dict:
@@ -69,16 +69,10 @@ def test_pages_name_real_make_targets(page):
     assert set(re.findall(r"\bmake ([a-z-]+)`", page.read_text())) <= MAKE_TARGETS
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages_lead_somewhere(page):
-    links = re.findall(r"\]\((?![a-z]+:)([^)#]+)[^)]*\)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
-
-
 def test_readme_shows_the_two_commands():
     text = (ROOT / "README.md").read_text()
     assert "make demo" in text
-    assert "make test" in text
+    assert "make quick" in text
 
 
 @pytest.mark.parametrize("command", [None, *cli._COMMANDS])

@@ -1,14 +1,13 @@
-"""The scripts on the pages for people run and print what the pages say."""
+"""What the pages for people name exists, and their links lead somewhere; tests/examples runs their code."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 import toilfn
+from tests.house.pages import code, dead_links, pages
 from tests.house.rooms import ROOT
 from toilfn.cli import main
 from toilfn.config.settings import Settings
@@ -38,7 +37,7 @@ def test_commands_exist(page, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     known = set(re.findall(r"^  (\w+) ", capsys.readouterr().out, re.MULTILINE))
-    commands = set(re.findall(r"\btoilfn ([a-z]+) [A-Zr-]", about_toilfn(page)))
+    commands = set(re.findall(r"\btoilfn ([a-z]+) [A-Zr-]", code(about_toilfn(page))))
     assert commands
     assert commands <= known
 
@@ -59,11 +58,14 @@ def test_settings_options_and_flags_exist(capsys):
     assert set(re.findall(r"--[a-z][a-z-]*", text)) <= known
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
-def test_first_script_runs(page, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    (script,) = [block for block in blocks if "__main__" in block]
-    (tmp_path / "words.py").write_text(script)
-    done = subprocess.run([sys.executable, "words.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "6\n"
+@pytest.mark.parametrize("page", pages(), ids=str)
+def test_links_lead_somewhere(page):
+    assert dead_links(page) == []
+
+
+def test_dead_links_and_anchors_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `heading`, of sorts\n[a](#a-heading-of-sorts) [b](#none) [c](none.md) [d](page.md#none) `[e](none)`"
+    )
+    assert dead_links(page) == ["#none", "none.md", "page.md#none"]
