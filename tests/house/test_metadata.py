@@ -7,6 +7,7 @@ import sys
 from importlib import import_module, metadata
 
 import pytest
+import yaml
 
 import toilfn
 from tests.house.rooms import ROOMS, ROOT, modules
@@ -30,6 +31,28 @@ def test_version_is_that_of_the_changelog():
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
     assert newest[1] == toilfn.__version__ == metadata.version("toilfn")
+
+
+@pytest.mark.parametrize("file", ["CITATION.cff", "conda/meta.yaml"])
+def test_version_is_the_same_everywhere(file):
+    assert re.findall(r'^(?:version: |\{% set version = ")([\d.]+)', (ROOT / file).read_text(), re.MULTILINE) == [
+        toilfn.__version__
+    ]
+
+
+def test_the_conda_recipe_needs_what_the_package_needs():
+    other_names = {"dask": "dask-core", "msgpack": "msgpack-python"}
+    needed = [requirement.split(">=") for requirement in read_pyproject()["project"]["dependencies"]]
+    recipe = (ROOT / "conda/meta.yaml").read_text()
+    listed = re.findall(r"^    - ([\w-]+) >=([\d.]+)$", recipe.split("  run:")[1].split("test:")[0], re.MULTILINE)
+    assert dict(listed) == {"python": "3.10"} | {other_names.get(name, name): least for name, least in needed}
+
+
+def test_workflows_and_forms_are_yaml():
+    files = [*(ROOT / ".github").rglob("*.yml")]
+    assert len(files) >= 6
+    for file in files:
+        assert yaml.safe_load(file.read_text())
 
 
 def test_every_package_is_listed():
