@@ -1,4 +1,4 @@
-"""Clusters by name; each is imported when it is asked for."""
+"""Clusters by name; each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "local": ("toilfn.clusters.local.cluster:LocalCluster", ""),
     "lsf": ("toilfn.clusters.lsf.cluster:LSFCluster", ""),
     "mesos": ("toilfn.clusters.mesos.cluster:MesosCluster", ""),
-    "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
+    "parasol": ("toilfn.clusters.parasol.cluster:ParasolCluster", ""),
     "pbs": ("toilfn.clusters.pbs.cluster:PBSCluster", ""),
     "slurm": ("toilfn.clusters.slurm.cluster:SlurmCluster", ""),
     "tes": ("toilfn.clusters.tes:TESCluster", ""),
@@ -92,7 +92,7 @@ def cluster_class(name: str) -> type[Cluster]:
         found = _load(REGISTRY[name][0]) if name in REGISTRY else added[name].load()
     except ImportError as error:
         hint = REGISTRY[name][1] if name in REGISTRY else f"see the package {added[name].value.partition('.')[0]}"
-        raise ClusterError(f"the cluster {name!r} cannot be used: {error}. To mend it: {hint}") from error
+        raise ClusterError(f"the cluster {name!r} cannot be used: {error}. To fix it: {hint}") from error
     if not (isinstance(found, type) and issubclass(found, Cluster)):
         raise ClusterError(f"the entry point {name!r} of toilfn.clusters is {found!r}, not a subclass of Cluster")
     return found

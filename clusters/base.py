@@ -59,7 +59,7 @@ JobId = NewType("JobId", str)
 
 
 class JobState(str, Enum):
-    """What a cluster knows of a job."""
+    """A cluster's knowledge of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -71,7 +71,7 @@ class JobState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a cluster can do by itself.
+    """Features that a cluster has.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class Capabilities:
 
 
 class Notes:
-    """What a cluster keeps for a leader that comes back, such as who we are to the system. In memory here."""
+    """State that a cluster keeps for a later leader, such as the framework's id. In memory here."""
 
     def __init__(self) -> None:
         self._notes: dict[str, bytes] = {}
@@ -112,12 +112,12 @@ class Notes:
 
 
 def _ignore(error: str) -> None:
-    """Nobody wants to hear of outages."""
+    """Ignore news of outages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a cluster is told when a leader opens it.
+    """Everything that a leader hands to a cluster when it opens it.
 
     Attributes
     ----------
@@ -135,7 +135,7 @@ class Session:
     keep_output : bool
         Whether what jobs print outside their tasks is kept until they end well.
     outage : callable
-        To be told when the system stops answering, with its error, and with an empty text when it answers again.
+        Called with an error when the system stops answering, and with an empty text when it answers again.
     """
 
     store: str
@@ -148,14 +148,14 @@ class Session:
 
 
 class Refusal(str, Enum):
-    """What is to be expected after a submission was refused."""
+    """Prospects of a job whose submission was refused."""
 
     FINAL = "final"
     """The system will never take such a job."""
     FULL = "full"
     """It takes no more jobs now."""
     PASSING = "passing"
-    """Nobody knows; it may take the same job later."""
+    """Unknown: the system may take the same job later."""
     AWAY = "away"
     """It does not answer."""
 
@@ -168,7 +168,7 @@ class SubmissionError(ClusterError):
     text : str
         With the system's words, and what it was given.
     words : str
-        What the system said.
+        The system's words.
     refusal : Refusal
     submitted : mapping
         The batches that it took before that, and their jobs: they are alive.
@@ -192,11 +192,11 @@ class Batch:
     label : str
         For people: the name of the first task and how many there are.
     resources : Resources
-        What the job asks for.
+        The job's requirements.
     message : bytes
         For a direct cluster: what to send to the worker. Else empty.
     is_service : bool
-        Whether it runs until it is told to stop.
+        Whether it runs until it receives the order to stop.
     """
 
     name: str
@@ -222,7 +222,7 @@ class Update:
         For a queued job: whether it will not start before somebody changes something; `detail` has the reason.
     is_ending : bool
         For a job that is not over: whether its processes have ended or are being ended, and only the system's own work
-        is left. What it has answered counts already; what it has not answered may not be started again yet.
+        is left. Tasks that it has answered for count already; others may not be started again yet.
     answers : tuple of bytes
         For a direct cluster: messages of the worker, in order.
     running : TaskId or None
@@ -301,7 +301,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """End jobs. An `Update` of each one follows; a job that is gone is no error."""
+        """End jobs. An `Update` of each one follows; a job that is gone is not an error."""
 
     @abstractmethod
     def close(self) -> None:

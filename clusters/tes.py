@@ -26,10 +26,10 @@ from toilfn.clusters.common.containersettings import (
     walltime_of,
     worker_words,
 )  # fmt: skip
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.http import JsonService, RefusedError
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import resolved
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources
@@ -57,7 +57,7 @@ STATES: dict[str, tuple[JobState, Cause | None]] = {
 """TES's words (tesState) and ours. A system error is nothing that the task did: a retry of its own kind."""
 
 _FEW = 8
-"""So many jobs are asked for one by one; of more, a list is read."""
+"""Up to this many jobs are read one by one; beyond it, the list is read."""
 
 _PAGE = 2000
 """Tasks in a page of a list; TES allows less than 2048."""
@@ -77,7 +77,7 @@ _MEMORY = re.compile(r"OOM|out of memory", re.IGNORECASE)
 
 
 class TESSettings(ContainerSettings, total=False):
-    """What `TESCluster` can be told besides `ContainerSettings`.
+    """Settings of `TESCluster` besides those of `ContainerSettings`.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class TESSettings(ContainerSettings, total=False):
     zones : sequence of str
         Where jobs may run.
     backend_parameters : mapping of str to str
-        What the server's backend understands, such as a type of machine; the only way to accelerators.
+        Parameters of the server's backend, such as a type of machine; the only way to accelerators.
     """
 
     endpoint: str
@@ -107,7 +107,7 @@ class TESSettings(ContainerSettings, total=False):
 
 
 class TESCluster(PolledCluster[LiveJob]):
-    """Run tasks on a TES server; see `ContainerSettings` and `TESSettings` for what it can be told."""
+    """Run tasks on a TES server; see `ContainerSettings` and `TESSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True, preemption=True)
     place = ("endpoint", "image")

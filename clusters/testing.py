@@ -10,7 +10,7 @@ Subclass `ClusterContract` in a test module of your package, and give it a fixtu
             return MyCluster
 
 ``make_cluster(worker_command=..., **settings)`` makes a cluster that is not open. Its jobs run
-``worker_command STORE BATCH`` instead of toilfn's worker; the tests' command does what the batch's name says.
+``worker_command STORE BATCH`` instead of the worker of toilfn; the tests' command acts on the batch's name.
 Needs pytest, a POSIX shell, and a temporary folder that jobs can reach.
 """
 
@@ -82,7 +82,7 @@ class ClusterContract:
 
     @pytest.fixture
     def session(self, folder: Path) -> Session:
-        """Return a session with a workflow that nobody else has."""
+        """Return a session with a workflow of its own."""
         return Session(str(folder), f"contract-{uuid4().hex[:8]}", {"TOILFN_CONTRACT": 'it\'s "$HOME" `x`\\'})
 
     @pytest.fixture
@@ -149,7 +149,7 @@ class ClusterContract:
         assert (folder / "environment").read_text() == session.environment["TOILFN_CONTRACT"]
 
     def test_killed_jobs_end(self, cluster: Cluster, folder: Path) -> None:
-        """Killing one of several leaves the others alone; killing twice, or what is gone, is no error."""
+        """Killing one of several leaves the others alone; killing twice, or a job that has ended, is not an error."""
         jobs = cluster.submit(self.batches("sleep-1", "sleep-2", "wait-3"))
         self.wait_started(cluster, folder, "sleep-1")
         cluster.kill(jobs[:2])

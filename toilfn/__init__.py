@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from toilfn.clusters.local.inline import InlineCluster
     from toilfn.clusters.lsf.cluster import LSFCluster
     from toilfn.clusters.mesos.cluster import MesosCluster
-    from toilfn.clusters.parasol import ParasolCluster
+    from toilfn.clusters.parasol.cluster import ParasolCluster
     from toilfn.clusters.pbs.cluster import PBSCluster
     from toilfn.clusters.pbs.torque import TorqueCluster
     from toilfn.clusters.slurm.cluster import SlurmCluster
@@ -76,7 +76,7 @@ _MODULES = {
     "toilfn.clusters.local.cluster": ("LocalCluster",),
     "toilfn.clusters.lsf.cluster": ("LSFCluster",),
     "toilfn.clusters.mesos.cluster": ("MesosCluster",),
-    "toilfn.clusters.parasol": ("ParasolCluster",),
+    "toilfn.clusters.parasol.cluster": ("ParasolCluster",),
     "toilfn.clusters.slurm.cluster": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
     "toilfn.clusters.pbs.cluster": ("PBSCluster",),

@@ -34,7 +34,7 @@ _TAIL = 20
 
 
 class AWSBatchSettings(ContainerSettings, total=False):
-    """What `AWSBatchCluster` can be told besides `ContainerSettings`.
+    """Settings of `AWSBatchCluster` besides those of `ContainerSettings`.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class AWSBatchSettings(ContainerSettings, total=False):
 
 
 class AWSBatchCluster(PolledCluster[LiveJob]):
-    """Run tasks as AWS Batch jobs; see `ContainerSettings` and `AWSBatchSettings` for what it can be told."""
+    """Run tasks as AWS Batch jobs; see `ContainerSettings` and `AWSBatchSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
@@ -189,7 +189,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
             "containerOverrides": awsjobs.overrides(
                 batches, command, prologue, {**session.environment, **given.get("env", {})}
             ),
-            "retryStrategy": {"attempts": 1},  # who runs again is the leader's decision
+            "retryStrategy": {"attempts": 1},  # the leader decides what runs again
             **awsjobs.timeout(walltime),
             **({"arrayProperties": {"size": len(batches)}} if len(batches) > 1 else {}),
             **({"tags": given["tags"], "propagateTags": True} if "tags" in given else {}),

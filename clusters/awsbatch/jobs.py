@@ -1,4 +1,4 @@
-"""What AWS Batch is told of jobs, and what it says of them: pure functions.
+"""Job descriptions sent to AWS Batch, and its answers about jobs: pure functions.
 
 They follow the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container
 Overrides length must be at most 8192", and the reasons that a job's status has.
@@ -15,8 +15,8 @@ from typing import Any
 
 from toilfn.clusters.base import Batch, JobState
 from toilfn.clusters.common.containersettings import image_of, setting
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import InputError
 from toilfn.events import Cause
 from toilfn.resources import Resources

@@ -1,1 +1,1 @@
-"""What several clusters share."""
+"""Code that several clusters share."""

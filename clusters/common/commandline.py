@@ -59,20 +59,20 @@ class _Live(LiveJob):
 
 
 class CommandCluster(PolledCluster[_Live]):
-    """A batch system behind commands; see `JobSettings` for what it can be told."""
+    """A batch system behind commands; see `JobSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(arrays=True, memory_limits=True, walltime_limits=True)
     settings_type: ClassVar[type] = JobSettings
     name: ClassVar[str]
     """The system's name in configuration."""
     prefix: ClassVar[str]
-    """What a directive's line begins with."""
+    """Beginning of a directive's line."""
     away: ClassVar[str]
     """A regular expression for what commands print when the controller is briefly away."""
     absent: ClassVar[str] = ""
     """A regular expression for the system's own words for "there is no such job"."""
     held: ClassVar[str] = "job {} may never start unless somebody changes something: it is {}"
-    """What is said of a job that is held, by its id and what the system says of it."""
+    """Message about a held job, with its id and the system's words."""
     no_accounting: ClassVar[str] = ""
     """A regular expression for the words by which a site says that it keeps no accounting."""
     needed: ClassVar[tuple[str, ...]] = ()
@@ -96,7 +96,7 @@ class CommandCluster(PolledCluster[_Live]):
     """The same where it takes no more jobs now."""
     submits_beside = True
     marks: ClassVar[tuple[str, str]] = (".", "")
-    """What is before and after the number in an element's id."""
+    """The text before and after the number in an element's id."""
     killer: tuple[str, ...]
     """The command that ends jobs; their ids come after it."""
     index: ClassVar[str] = ""
@@ -130,7 +130,7 @@ class CommandCluster(PolledCluster[_Live]):
         job_name(self.settings.get("job_name", ""))
         self.job_script()
 
-    # What a system defines.
+    # Subclasses define these.
 
     @abstractmethod
     def directives(self, submission: Submission) -> list[str]:
@@ -147,8 +147,7 @@ class CommandCluster(PolledCluster[_Live]):
     def send(self, submission: Submission, script: Path, text: str) -> str:
         """Submit a script; return the submission's id.
 
-        An answer that does not say it, or that may say several, is no reason to submit again: the job is looked for
-        by its name.
+        If the answer holds no id, or may hold several, the job is not submitted again: it is looked up by its name.
         """
         command = self.submit_command(submission, script)
         output = self.commands.run(command, self.submit_input(script, text))
@@ -163,7 +162,7 @@ class CommandCluster(PolledCluster[_Live]):
     def identified(self, name: str, output: str) -> str:
         """Find the id of a submission by its name, because what the submitting command printed does not tell it.
 
-        While the system does not answer, nothing is known, and it is asked for as long as patience lasts.
+        While the system does not answer, nothing is known; the question is repeated for as long as patience lasts.
         """
         end = time.monotonic() + _LOOK
         while True:
@@ -196,7 +195,7 @@ class CommandCluster(PolledCluster[_Live]):
 
     @abstractmethod
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask once for the states of all jobs of some submissions. What is not in the answer is not known."""
+        """Ask once for the states of all jobs of some submissions. A job that is missing from the answer is unknown."""
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
         """Ask the accounting for jobs that the queue does not know any more; nothing where there is none."""
@@ -211,7 +210,7 @@ class CommandCluster(PolledCluster[_Live]):
         """Return the names of all live jobs of this user."""
 
     def has_other_machines(self) -> bool | None:
-        """Say nothing about the nodes where the system is not asked for them; see `Cluster.has_other_machines`."""
+        """Return None: the system is not asked about its nodes; see `Cluster.has_other_machines`."""
         return None
 
     def site_array_limit(self) -> int:
@@ -219,7 +218,7 @@ class CommandCluster(PolledCluster[_Live]):
         return self.array_limit
 
     def output_word(self, submission: Submission) -> str | None:
-        """Return the shell word for a job's output; None if the system is told by other means."""
+        """Return the shell word for a job's output; None if the system learns it by other means."""
         if not self.keeps_output:
             return "/dev/null"
         number = f'."${self.index}"' if submission.is_array or self.numbers_all else ""
@@ -320,7 +319,7 @@ class CommandCluster(PolledCluster[_Live]):
             except AwayError:
                 raise
             except ClusterError as error:
-                _log.info("%s", error)  # a job that is gone is no error, and polls tell the truth
+                _log.info("%s", error)  # a job that has ended is not an error, and polls show what holds
 
     def ended(self, job: JobId, live: _Live, found: Found) -> Found:
         """Add the end of the job's log; the files of a submission go with its last job."""

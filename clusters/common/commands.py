@@ -37,7 +37,7 @@ class CredentialsError(AwayError):
 
 
 class Answer(NamedTuple):
-    """What a command printed, and whether it said that there is no such job as one that it was asked for."""
+    """The output of a command, and whether it said that a requested job does not exist."""
 
     text: str
     is_absent: bool
@@ -94,7 +94,7 @@ class Commands:
         ----------
         command : sequence of str
         stdin : str
-            What it reads.
+            Text for its standard input.
         accept : sequence of int
             Exit statuses that are not errors.
 

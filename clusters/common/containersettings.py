@@ -1,4 +1,4 @@
-"""What clusters that run each job in a container can be told, and what the container runs."""
+"""Settings of clusters that run each job in a container, and the container's command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ContainerSettings", "image_of", "prologue_script", "setting", "wallt
 
 
 class ContainerSettings(TypedDict, total=False):
-    """What `TESCluster`, `AWSBatchCluster` and `MesosCluster` can all be told.
+    """Settings of `TESCluster`, `AWSBatchCluster` and `MesosCluster`.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ContainerSettings(TypedDict, total=False):
         How long the system may be out of reach before the run ends; 10 minutes by default, and at the start
         never more than 30 seconds: then it is likely to be a wrong address.
     worker_command : sequence of str
-        What runs a batch: the store's URL and the batch's name come after it.
+        Command that runs a batch; the store's URL and the batch's name are appended.
     """
 
     image: str

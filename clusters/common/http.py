@@ -21,7 +21,7 @@ _AWAY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class Answer(Protocol):
-    """What the standard library gives of an answer."""
+    """The part of the standard library's response that is used here."""
 
     @property
     def headers(self) -> Message:
@@ -49,7 +49,7 @@ class RefusedError(ClusterError):
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """A redirection is told as such: credentials never follow it to another host."""
+    """A redirection is an error: credentials never follow it to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -63,7 +63,7 @@ class JsonService:
     name : str
         What to call it in errors, such as ``"the TES server"``.
     url : str
-        What all paths are added to; http or https, without user and password.
+        Base of all paths; http or https, without user and password.
     headers : callable, optional
         Returns what is sent with each request, such as credentials. They are in no message.
     hint : str, optional

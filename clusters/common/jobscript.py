@@ -22,7 +22,7 @@ _ROW = re.compile(r"^(?:\d+\) )?toilfn_batch=(.*?)(?: ;;)?$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What goes to the system in one command.
+    """A group of jobs that is submitted by one command.
 
     Attributes
     ----------

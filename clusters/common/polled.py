@@ -1,7 +1,7 @@
 """The base of clusters that have to be asked for news: when to ask, whom to end, and what an answer means.
 
 A system says what it knows of jobs (`PolledCluster.look`) and ends some (`PolledCluster.end`). Limits of time,
-outages, jobs that nobody knows any more and updates are here.
+outages, jobs that the system no longer knows, and updates are here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """What the system says of one job."""
+    """The system's answer about one job."""
 
     state: JobState
     cause: Cause | None = None
@@ -64,7 +64,7 @@ class LiveJob:
     killed_at: float | None = None
     """When the system was asked to end it, if it was."""
     said: str = ""
-    """What was last said of it while it was queued."""
+    """The last words about it while it was queued."""
     is_ending: bool = False
 
 
@@ -72,7 +72,7 @@ L = TypeVar("L", bound=LiveJob)
 
 
 class PolledCluster(Cluster, Generic[L]):
-    """A system that queues jobs by itself and is asked for all of them at once, now and then.
+    """A system with its own queue that is polled for all jobs at once.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class PolledCluster(Cluster, Generic[L]):
     place: ClassVar[tuple[str, ...]] = ()
     """The settings that say where its jobs are, none of them secret."""
     unknown: ClassVar[str] = "the system does not know it"
-    """What is said of a job that is in no answer."""
+    """Message about a job that is missing from the answers."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -103,11 +103,11 @@ class PolledCluster(Cluster, Generic[L]):
         self._next_look = 0.0
         self._away_since: float | None = None
 
-    # What a system defines.
+    # Subclasses define these.
 
     @abstractmethod
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Ask for the states of jobs. What is not in the answer is not known.
+        """Ask for the states of jobs. A job that is missing from the answer is unknown.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class PolledCluster(Cluster, Generic[L]):
 
     @abstractmethod
     def end(self, jobs: Sequence[JobId]) -> None:
-        """End jobs; one that is gone is no error. Raises as `look` does."""
+        """End jobs; one that is gone is not an error. Raises as `look` does."""
 
     def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
         """Look once more for jobs of which the system says nothing, and end what may be left of them.
@@ -133,7 +133,7 @@ class PolledCluster(Cluster, Generic[L]):
         return set()
 
     def ended(self, job: JobId, live: L, found: Found) -> Found:
-        """Say more about a job that has just ended, and forget what was kept for it."""
+        """Add details about a job that has just ended, and forget its notes."""
         return found
 
     # The cluster's interface.
@@ -146,7 +146,7 @@ class PolledCluster(Cluster, Generic[L]):
         self._next_look, self._away_since = 0.0, None
 
     def capacity(self) -> Capacity:
-        """Say that the system queues by itself; only `max_jobs` limits."""
+        """Return no limits but `max_jobs`: the system has its own queue."""
         return Capacity(total=None, largest=None, batches=self.max_jobs)
 
     def poll(self, timeout: float) -> list[Update]:
@@ -194,7 +194,7 @@ class PolledCluster(Cluster, Generic[L]):
         self.kill(list(self._live))
         if self._to_kill:
             names = " ".join(sorted(self._to_kill))
-            _log.warning("these jobs could not be ended, and may go on: %s\n%s", names, self._not_ended)
+            _log.warning("these jobs could not be ended and may still be running: %s\n%s", names, self._not_ended)
         self.leave()
 
     def leave(self) -> None:
@@ -247,7 +247,7 @@ class PolledCluster(Cluster, Generic[L]):
 
     @property
     def session(self) -> Session:
-        """What `open` was told.
+        """The session that `open` received.
 
         Raises
         ------
@@ -263,7 +263,9 @@ class PolledCluster(Cluster, Generic[L]):
         now = time.monotonic()
         away = now - self._is_away(error)
         if away > self.patience:
-            raise ClusterError(f"{error}\nNo answer for {format_duration(away)}. The jobs go on: resume the run later.")
+            raise ClusterError(
+                f"{error}\nNo answer for {format_duration(away)}. The jobs keep running: resume the run later."
+            )
         _log.warning("%s; asking again", error)
         self._next_look = now + max(self.poll_interval, min(away, 30.0))
 

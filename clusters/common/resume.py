@@ -1,4 +1,4 @@
-"""Making a cluster again from what the record of a run says of it: to go on there, or to find the run's jobs."""
+"""Recreate a cluster from a run's record, to resume there or to find the run's jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clusters that are driven by commands can be told, and where it is read from."""
+"""Settings of clusters that are driven by commands, and the places they are read from."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _LONGEST_NAME = 100
 
 
 class JobSettings(TypedDict, total=False):
-    """What every command-line system can be told, by keyword or in ``dask.config`` under ``toilfn.<system>``.
+    """Settings of every command-line system, by keyword or in ``dask.config`` under ``toilfn.<system>``.
 
     Parameters
     ----------
     queue : str
         Where jobs wait; for Slurm a partition.
     account : str
-        Who pays.
+        Account that is charged.
     walltime : str or float
         The longest time of a job whose tasks name none, such as ``"2h"``.
     submit_args : sequence of str
@@ -51,9 +51,9 @@ class JobSettings(TypedDict, total=False):
     python : str
         The interpreter on the nodes; by default this one.
     shell : str
-        What runs the script; ``/bin/sh`` by default.
+        Shell that runs the script; ``/bin/sh`` by default.
     job_name : str
-        What jobs' names begin with, before the workflow's.
+        Prefix of job names, before the workflow's name.
     max_jobs : int
         The most jobs to have in the system at one time.
     max_array_size : int
@@ -63,7 +63,7 @@ class JobSettings(TypedDict, total=False):
     patience : str or float
         How long the system may be out of reach before the run ends; 10 minutes by default.
     worker_command : sequence of str
-        What runs a batch: the store's URL and the batch's name come after it.
+        Command that runs a batch; the store's URL and the batch's name are appended.
     """
 
     queue: str

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from toilfn.clusters import base
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
-from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.dask.jobs import kill_jobs, run_job
 from toilfn.clusters.dask.link import DaskLink
 from toilfn.errors import ClusterError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DaskCluster"]
 
 _NAMES = {"cores": "cores", "memory": "memory", "disk": "disk", "gpu": "GPU"}
-"""What we call a resource, and how dask workers usually advertise it."""
+"""Our names of resources, and those that dask workers usually advertise."""
 
 
 class DaskCluster(Cluster):
@@ -42,12 +42,13 @@ class DaskCluster(Cluster):
         Where: an address, a client, or a cluster object. By default the configured ``scheduler-address``.
     resources : mapping, optional
         How workers advertise what tasks ask for: by default ``{"cores": "cores", "memory": "memory",
-        "disk": "disk", "gpu": "GPU"}``. What no worker advertises is not reserved: a job takes one thread. But cores
-        beyond all workers' threads, memory beyond their limits, and accelerators that no worker advertises, are errors.
+        "disk": "disk", "gpu": "GPU"}``. A resource that no worker advertises is not reserved: a job
+        takes one thread. Cores beyond all workers' threads, memory beyond their limits, and accelerators that no
+        worker advertises are errors.
     python : str, optional
         The interpreter on the workers; by default that of each worker.
     worker_command : sequence of str, optional
-        What runs a batch: the store's URL and the batch's name come after it.
+        Command that runs a batch; the store's URL and the batch's name are appended.
     max_jobs : int, optional
         The most jobs to have in the scheduler at one time.
     timeout : float
@@ -75,7 +76,7 @@ class DaskCluster(Cluster):
         self._session: Session | None = None
         self._futures: dict[JobId, Future[Any]] = {}
         self._unproven: dict[JobId, Resources] = {}
-        """What was submitted before there was any worker that could be asked what it has."""
+        """Jobs submitted before the first worker was there to advertise its resources."""
         self._next_proof = 0.0
         self._ended: queue.SimpleQueue[JobId | None] = queue.SimpleQueue()
 
@@ -90,7 +91,7 @@ class DaskCluster(Cluster):
             raise ClusterError(f"DaskCluster needs the package distributed: {error}") from error
 
     def capacity(self) -> Capacity:
-        """Say that dask queues by itself; only `max_jobs` limits."""
+        """Return no limits but `max_jobs`: dask has its own queue."""
         return Capacity(total=None, largest=None, batches=self.max_jobs)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -171,7 +172,7 @@ class DaskCluster(Cluster):
         return found
 
     def _asked(self, resources: Resources, workers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Translate requirements into those of dask's that workers advertise.
+        """Translate requirements into the dask resources that workers advertise.
 
         Raises
         ------
@@ -215,7 +216,7 @@ class DaskCluster(Cluster):
                 self._link.client().unpublish_dataset(job)
 
     def _result(self, job: JobId, future: Future[Any]) -> Update:
-        """Tell how a job ended."""
+        """Report how a job ended."""
         try:
             status, tail = future.result(timeout=self._timeout)
         except (CancelledError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""What runs inside the workers of dask.distributed: each job is a process of its own, so that it can be killed."""
+"""Code that runs inside the workers of dask.distributed: each job is a process of its own, so that it can be killed."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class DaskLink:
         if loop is not None:
             try:
                 if client is not None:
-                    with suppress(OSError, TimeoutError):  # nobody is there any more
+                    with suppress(OSError, TimeoutError):  # the other side has gone
                         client.close(timeout=self._timeout)
             finally:
                 loop.stop()
@@ -123,7 +123,7 @@ class DaskLink:
 
 
 class _Loop:
-    """An event loop in a thread of its own, which ends when it is told to, whatever became of the client in it.
+    """An event loop in a thread of its own, which ends on request, whatever became of the client in it.
 
     Clients that make their own loop leave its thread running when they lose their scheduler for good.
     """

@@ -1,8 +1,8 @@
-"""What qstat and qacct say of jobs, and what that means.
+"""The meaning of what qstat and qacct say about jobs.
 
 The tables follow the manual pages of qstat(1), sge_status(5), accounting(5) and submit(1), and those of Univa's and
-Altair's releases; each row names its page. What is not a record is skipped: parsing gives a verdict or nothing, and
-never an exception.
+Altair's releases; each row names its page. Text that is not a record is skipped: parsing gives a verdict or nothing,
+and never an exception.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.events import Cause
 
 __all__ = ["EXITS", "FAILED", "STATES", "Failure", "State", "accounted", "queue_rows", "queue_state", "records"]

@@ -35,19 +35,19 @@ _log = logging.getLogger(__name__)
 
 
 class GridEngineSettings(JobSettings, total=False):
-    """What `GridEngineCluster` can be told besides `JobSettings`.
+    """Settings of `GridEngineCluster` besides those of `JobSettings`.
 
     Parameters
     ----------
     parallel_environment : str
-        What jobs of more than one core ask for; by default that of ``TOILFN_GRIDENGINE_PE``, else ``smp``.
+        Parallel environment for jobs of more than one core; by default that of ``TOILFN_GRIDENGINE_PE``, else ``smp``.
     memory_resources : sequence of str
-        The complexes that memory is asked for with; by default ``h_vmem``. Empty to ask for none
+        The complexes used to request memory; by default ``h_vmem``. Empty to request none
         (Toil's ``--manualMemArgs``); then `submit_args` should say something instead.
     memory_is_per_slot : bool
         Whether these count for each slot, as consumables do. True by default.
     accelerator_resource : str
-        The complex that accelerators are asked for with; ``gpu`` by default.
+        The complex used to request accelerators; ``gpu`` by default.
     """
 
     parallel_environment: str
@@ -57,7 +57,7 @@ class GridEngineSettings(JobSettings, total=False):
 
 
 class GridEngineCluster(CommandCluster):
-    """Run tasks as Grid Engine jobs; see `JobSettings` and `GridEngineSettings` for what it can be told."""
+    """Run tasks as Grid Engine jobs; see `JobSettings` and `GridEngineSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
@@ -97,7 +97,7 @@ class GridEngineCluster(CommandCluster):
             *([f"-t 1-{len(submission.batches)}"] if submission.is_array else []),
             f"-S {given.get('shell', '/bin/sh')}",
             "-V",
-            "-r n",  # who runs again is the leader's decision
+            "-r n",  # the leader decides what runs again
             "-o /dev/null",
             "-j y",
             *([f"-pe {environment} {slots}"] if slots > 1 else []),

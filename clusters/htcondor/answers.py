@@ -1,6 +1,6 @@
 """What HTCondor says of jobs in ClassAds and event logs, and what that means.
 
-What is not a job's ClassAd or an event gives no verdict, and never an exception.
+Text that is not a job's ClassAd or an event gives no verdict, and never an exception.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from enum import Enum
 from typing import Any
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.json_output import json_values
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.words.answers import json_values
-from toilfn.clusters.words.verdicts import Verdict, ended, exceeded, queued, running, unknown
+from toilfn.clusters.common.verdicts import Verdict, ended, exceeded, exit_cause, queued, running, unknown
 from toilfn.events import Cause
 
 __all__ = [
@@ -35,7 +34,7 @@ ATTRIBUTES = (
     "ClusterId", "ProcId", "JobStatus", "JobBatchName", "ExitCode", "ExitBySignal", "ExitSignal", "HoldReasonCode",
     "HoldReasonSubCode", "HoldReason", "RemoveReason", "RemoteHost", "LastRemoteHost",
 )  # fmt: skip
-"""What is asked of each job."""
+"""Attributes that are requested for each job."""
 
 _STATUS = 'HTCondor manual, "Job ClassAd Attributes", JobStatus'
 _HOLD = 'HTCondor manual, "Hold Reason Codes"'
@@ -110,7 +109,7 @@ HOLDS: dict[tuple[int, int | None], Verdict] = {
     (47, None): ended(Cause.WALLTIME, "over its allowed time of execution", _HOLD),
     (48, None): ended(Cause.LOST, "the shadow's hook that prepares jobs failed", _HOLD),
 }
-"""HoldReasonCode with its HoldReasonSubCode (None: any other). What ends the job is removed from the queue by us."""
+"""HoldReasonCode with its HoldReasonSubCode (None: any other). A job whose hold is final is removed from the queue."""
 
 _SPOOLING = 16
 _RESOURCES = 34
@@ -308,7 +307,7 @@ def _terminated(said: str, host: str) -> Found:
 
 
 def _ended(status: int | None, signal: int | None, host: str) -> Found:
-    """Judge how a process ended; one of which nothing is told has not ended well."""
+    """Judge how a process ended; a process without a status has not ended well."""
     if signal:
         return Found(JobState.ENDED, exit_cause(0, signal), f"signal {signal}, on {host}")
     if status is None:

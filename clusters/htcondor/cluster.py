@@ -29,7 +29,7 @@ __all__ = ["HTCondorCluster", "HTCondorSettings"]
 
 
 class HTCondorSettings(JobSettings, total=False):
-    """What `HTCondorCluster` can be told besides `JobSettings`.
+    """Settings of `HTCondorCluster` besides those of `JobSettings`.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class HTCondorSettings(JobSettings, total=False):
 
 
 class HTCondorCluster(CommandCluster):
-    """Run tasks as HTCondor jobs; see `JobSettings` and `HTCondorSettings` for what it can be told.
+    """Run tasks as HTCondor jobs; see `JobSettings` and `HTCondorSettings` for its settings.
 
     `job_extra_directives` are lines of the submit description.
     """

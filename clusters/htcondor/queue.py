@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 from toilfn.clusters.common.commands import AwayError, Commands
+from toilfn.clusters.common.json_output import has_beginning
 from toilfn.clusters.htcondor.answers import ATTRIBUTES, json_ads
-from toilfn.clusters.words.answers import has_beginning
 from toilfn.errors import ClusterError
 
 __all__ = ["AWAY", "Bindings", "CommandQueue", "NoticesError", "Queue", "chosen_queue"]
@@ -17,7 +17,7 @@ AWAY = (
     "Failed to (connect|fetch ads|commit|query|start)|Can't (find address|connect)|Couldn't contact|communication error"
     "|timed out|[Uu]nable to (locate|connect)|SECMAN|AUTHENTICATE|Connection (refused|reset)|QMGMT|not responding"
 )
-"""What is said when the schedd is briefly away."""
+"""Words of a schedd that is briefly away."""
 
 Ad: TypeAlias = dict[str, Any]
 
@@ -159,6 +159,6 @@ def _any(clusters: Sequence[str]) -> str:
 
 
 def _is(job: str) -> str:
-    """Say in ClassAds' language that a job is this one, or of this cluster."""
+    """Return a ClassAd expression that matches this job, or all jobs of this cluster."""
     cluster, _, process = job.partition(".")
     return f"(ClusterId == {int(cluster)} && ProcId == {int(process)})" if process else f"ClusterId == {int(cluster)}"

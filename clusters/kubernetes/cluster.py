@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 _TAIL = 1000
 """How many bytes of a failed pod's log are shown."""
 _INDEXED = 1, 29
-"""The first version whose Indexed Jobs go on when one of their pods fails (backoffLimitPerIndex)."""
+"""The first version whose Indexed Jobs continue when one of their pods fails (backoffLimitPerIndex)."""
 _ARRAY_LIMIT = 1000
 _OPENING = 30.0
 """Seconds within which the API has to answer at the start: then a wrong address is likelier than a short absence."""
@@ -72,7 +72,7 @@ class _Live:
 
 
 class KubernetesCluster(Cluster):
-    """Run tasks in pods; see `KubernetesSettings` for what it can be told."""
+    """Run tasks in pods; see `KubernetesSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
@@ -123,7 +123,7 @@ class KubernetesCluster(Cluster):
         self._watchers = [Watcher(connection, kind, selector, self._news) for kind in ("job", "pod")]
 
     def capacity(self) -> Capacity:
-        """Say that Kubernetes queues by itself; only `max_jobs` limits."""
+        """Return no limits but `max_jobs`: Kubernetes has its own queue."""
         return Capacity(total=None, largest=None, batches=self.max_jobs)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -173,7 +173,7 @@ class KubernetesCluster(Cluster):
         self._remove_leftover()
         if self._leftover:
             _log.warning(
-                "these jobs and pods could not be deleted, and may go on: %s. Delete them with "
+                "these jobs and pods could not be deleted and may still be running: %s. Delete them with "
                 "`kubectl delete jobs -n %s -l %s=%s`",
                 " ".join(sorted(self._leftover)),
                 self._connection.namespace,
@@ -418,7 +418,7 @@ class KubernetesCluster(Cluster):
             self._remove(name, delete)
 
     def _look(self) -> list[Update]:
-        """See what does not go on by itself."""
+        """Look for jobs that do not make progress."""
         self._check_outage()
         self._remove_leftover()
         self._send_rest()
@@ -448,7 +448,8 @@ class KubernetesCluster(Cluster):
             self._live.clear()  # so that `close` leaves the jobs alone
             self._unsent.clear()
             raise ClusterError(
-                f"{error}\nNo news of jobs for {format_duration(away)} (patience). The jobs go on: resume the run later"
+                f"{error}\nNo news of jobs for {format_duration(away)} (patience). "
+                "The jobs keep running: resume the run later"
             )
         if away > _BRIEF:
             self._note_outage(error)
@@ -470,7 +471,7 @@ class KubernetesCluster(Cluster):
             return []
         if live.pod is not None:
             self._remove(name, self._api.delete_pod)
-        # What has worked before will again; what never did is a mistake in the settings.
+        # A shape that has worked before will again; one that never did is a mistake in the settings.
         cause = Cause.LOST if self._has_run else Cause.INPUT
         detail = f"its pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
         live.pod = None

@@ -45,17 +45,17 @@ _NEEDED = [
     *(Right("batch", "jobs", verb) for verb in ("create", "delete", "list", "watch")),
     *(Right("", "pods", verb) for verb in ("list", "watch")),
 ]
-"""What no run works without."""
+"""Rights that every run needs."""
 _HELPFUL = {
     Right("", "pods", "delete"): "a task that is stopped may go on until the other tasks of its job have ended",
     Right("", "pods/log", "get"): "what a failed worker printed will not be shown",
     Right("", "events", "list"): "why a pod does not start will not be shown",
 }
-"""What a run works without, and what is missing then."""
+"""Rights that a run can do without, and the price."""
 
 
 class ExpiredError(AwayError):
-    """The server has forgotten what a request goes on from, or ended a stream with an error: list everything again."""
+    """The place where a request continues is forgotten, or a stream ended with an error: list everything again."""
 
 
 class Connection:
@@ -80,7 +80,7 @@ class Connection:
                 f"KubernetesCluster needs its extra: pip install 'toilfn[kubernetes]' ({error})"
             ) from error
         configuration = client.Configuration()
-        configuration.retries = False  # who tries again, and for how long, is decided above this
+        configuration.retries = False  # retries are decided by the caller
         self.namespace: str = _configure(configuration, settings)
         self.host: str = configuration.host
         self._client = client.ApiClient(configuration)
@@ -111,7 +111,7 @@ class Connection:
         except RefusedError as error:
             if error.status == 404:
                 raise ClusterError(f"there is no namespace {self.namespace!r} in {self.host}") from error
-            if error.status != 403:  # who may not look at namespaces may still use one
+            if error.status != 403:  # an account that may not list namespaces may still use one
                 raise
         with suppress(RefusedError):  # a server need not answer questions about rights
             self._check_rights()
@@ -166,12 +166,12 @@ class Connection:
                 raise
 
     def delete_job(self, name: str) -> None:
-        """Delete a job with its pods; one that is gone is no error."""
+        """Delete a job with its pods; one that is gone is not an error."""
         with suppress(GoneError):
             self._ask(self._jobs.delete_namespaced_job, name, self.namespace, propagation_policy="Background")
 
     def delete_pod(self, name: str) -> None:
-        """Delete a pod; one that is gone is no error."""
+        """Delete a pod; one that is gone is not an error."""
         with suppress(GoneError):
             self._ask(self._pods.delete_namespaced_pod, name, self.namespace)
 
@@ -314,11 +314,11 @@ class Stream:
         Raises
         ------
         ExpiredError
-            If the server has forgotten some, or cannot go on.
+            If the server has forgotten some, or cannot continue.
         AwayError
             If the connection broke.
         ClusterError
-            If the server refuses to go on.
+            If the server refuses to continue.
         """
         from urllib3.exceptions import HTTPError
 

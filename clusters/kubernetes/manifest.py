@@ -155,7 +155,7 @@ def _owner(owner: str) -> str:
 
 
 def _completion(submission: Submission) -> dict[str, Any]:
-    """Say that each batch runs once: who runs again is the leader's decision.
+    """Return the fields that let each batch run once: the leader decides what runs again.
 
     With a limit for each index instead of one for all, one that fails leaves the others alone.
     """
@@ -227,7 +227,7 @@ def _volumes(session: Session, settings: Mapping[str, Any]) -> list[tuple[dict[s
     host = settings.get("host_path")
     work = {"hostPath": {"path": host, "type": "DirectoryOrCreate"}} if host else {"emptyDir": {}}
     wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(session), work, False)]
-    # A container may run as anybody; nobody outside the pod sees its volumes.
+    # A container may run as any user; no one outside the pod sees its volumes.
     for place, name in settings.get("secrets", {}).items():
         wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o444}}, True))
     for place, name in settings.get("config_maps", {}).items():

@@ -29,13 +29,13 @@ ACCELERATOR_LABELS = (
 """Where GKE, EKS' autoscaler, AKS and NVIDIA's feature discovery tell a node's model of accelerator."""
 
 _MAKERS = {"tpu": "google", "neuron": "aws", "gaudi": "habana"}
-"""Who makes the kinds of accelerator that are not NVIDIA's."""
+"""Vendors of the kinds of accelerator that are not NVIDIA's."""
 _RESOURCES = {
     ("aws", "neuron"): "aws.amazon.com/neuron",
     ("habana", "gaudi"): "habana.ai/gaudi",
     ("intel", "gpu"): "gpu.intel.com/i915",
 }
-"""What device plugins call their devices where that is not ``<brand>.com/<kind>``."""
+"""Resource names of device plugins where they are not ``<brand>.com/<kind>``."""
 
 
 def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What `KubernetesCluster` can be told."""
+"""Settings of `KubernetesCluster`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["KubernetesSettings"]
 
 
 class KubernetesSettings(TypedDict, total=False):
-    """What `KubernetesCluster` can be told, by keyword or in ``dask.config`` under ``toilfn.kubernetes``.
+    """Settings of `KubernetesCluster`, by keyword or in ``dask.config`` under ``toilfn.kubernetes``.
 
     Parameters
     ----------
@@ -24,12 +24,12 @@ class KubernetesSettings(TypedDict, total=False):
     context : str
         One of the file's contexts; by default the current one.
     owner : str
-        Who runs this; a label of all jobs and pods. By default the name of the user, with ``-`` for what a label may
+        Owner of the run; a label of all jobs and pods. By default the name of the user, with ``-`` for what a label may
         not contain.
     service_account : str
         Whose rights the workers' pods have.
     env : mapping of str to str
-        Further variables. What is secret does not belong here: see `secret_env`.
+        Further variables. Secrets do not belong here: see `secret_env`.
     secret_env : sequence of str
         Secrets whose every key becomes a variable, such as ``AWS_ACCESS_KEY_ID``.
     secrets, config_maps : mapping of str to str
@@ -71,9 +71,9 @@ class KubernetesSettings(TypedDict, total=False):
     python : str
         The interpreter in the image; ``python3`` by default.
     shell : str
-        What runs the script in the image; ``/bin/sh`` by default.
+        Shell that runs the script in the image; ``/bin/sh`` by default.
     job_name : str
-        What jobs' names begin with, before the workflow's.
+        Prefix of job names, before the workflow's name.
     max_jobs : int
         The most jobs to have in the system at one time.
     max_array_size : int
@@ -83,7 +83,7 @@ class KubernetesSettings(TypedDict, total=False):
     patience : str or float
         How long the API may be out of reach before the run ends; 10 minutes by default.
     worker_command : sequence of str
-        What runs a batch: the store's URL and the batch's name come after it.
+        Command that runs a batch; the store's URL and the batch's name are appended.
     """
 
     image: str

@@ -1,4 +1,4 @@
-"""What a pod's status says of its batch, and what keeps a pod from starting.
+"""The meaning of a pod's status for its batch, and reasons that keep a pod from starting.
 
 Follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and "Images".
 """
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
 from toilfn.events import Cause
 
@@ -33,7 +33,7 @@ _BLOCKED = {
     "RegistryUnavailable", "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError",
     "RunContainerError", "StartError",
 }  # fmt: skip
-"""Reasons for which a container waits that seldom mend themselves."""
+"""Reasons for which a container waits that seldom pass without help."""
 
 _NOT_STARTED = {"ContainerCannotRun", "StartError"}
 """How Docker and containerd call a container whose command is not there."""

@@ -100,7 +100,7 @@ class BesideCluster(Cluster):
             self._main.recall(job)
 
     def tell(self, job: JobId, message: bytes) -> None:
-        """Tell the main cluster: processes here look into the store."""
+        """Forward to the main cluster: processes here look into the store."""
         if job not in self._ours:
             self._main.tell(job, message)
 

@@ -50,7 +50,7 @@ class _Job:
     worker: WorkerProcess
     devices: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
-    """Why it was told to end."""
+    """The reason why it was ended."""
     kill_at: float = float("inf")
 
 
@@ -193,7 +193,7 @@ class LocalCluster(Cluster):
         if job.verdict is None and not job.devices and FRESH_VARIABLE not in self._environment:
             self._selector.modify(job.worker, selectors.EVENT_READ, None)
             self._idle.append(job.worker)
-        else:  # it was told to end, or has run the one task it is for, or would keep the devices that it saw first
+        else:  # it was ended on purpose, or has run the one task it is for, or would keep the devices that it saw first
             self._selector.unregister(job.worker)
             job.worker.hang_up()
             self._leaving.append(job.worker)
@@ -242,7 +242,7 @@ class LocalCluster(Cluster):
     def _condemn(self, job: _Job, verdict: Verdict) -> None:
         job.verdict = verdict
         job.kill_at = time.monotonic() + _GRACE
-        # What takes too much memory takes more while it is asked to stop.
+        # A process that takes too much memory would take more while it is asked to stop.
         job.worker.signal(signal.SIGKILL if verdict[0] is Cause.MEMORY else signal.SIGTERM)
 
     def kill(self, jobs: Iterable[JobId]) -> None:

@@ -1,4 +1,4 @@
-"""What this machine, or the container that this process is in, can give."""
+"""The resources of this machine, or of the container that this process is in."""
 
 from __future__ import annotations
 

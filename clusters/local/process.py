@@ -28,7 +28,7 @@ _EXIT_TIME = 1.0
 
 
 class Process(Protocol):
-    """What a worker's process is to us; `subprocess.Popen` is one."""
+    """The part of a process that is used here; `subprocess.Popen` has it."""
 
     @property
     def pid(self) -> int:

@@ -18,8 +18,8 @@ import psutil
 
 from toilfn.clusters import base
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.local import machine
 from toilfn.events import Capacity
 
@@ -48,7 +48,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
     most : int, optional
         How many at one time; by default one for each core.
     worker_command : sequence of str, optional
-        What runs a batch: the store's URL and the batch's name come after it.
+        Command that runs a batch; the store's URL and the batch's name are appended.
     poll_interval : float
         Seconds between two looks at the processes.
     """
@@ -73,7 +73,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
         return not self._live
 
     def capacity(self) -> Capacity:
-        """Say that batches queue here."""
+        """Return that batches queue here."""
         return Capacity(total=None)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:

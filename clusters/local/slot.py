@@ -1,4 +1,4 @@
-"""What a worker is doing, where its cluster can see it even when the worker is dead."""
+"""The current task of a worker, where its cluster can see it even when the worker is dead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Doing(NamedTuple):
     """Where in the worker's output its log starts."""
     began: float
     """When it started by `time.monotonic`, which all processes of a machine share: while the machine sleeps it stands
-    still, and nobody sets it."""
+    still, and no process sets it."""
 
 
 class Slot:
@@ -40,7 +40,7 @@ class Slot:
     """
 
     def __init__(self, fd: int = -1) -> None:
-        """Share the first page of a file, which is made large enough; or, without one, with nobody."""
+        """Share the first page of a file, which is made large enough; or, without one, with no one."""
         if fd >= 0:
             os.ftruncate(fd, _SIZE)
         self._page = mmap.mmap(fd, _SIZE)
@@ -50,7 +50,7 @@ class Slot:
         _LAYOUT.pack_into(self._page, 0, True, *doing)
 
     def clear(self) -> None:
-        """Say that nothing is."""
+        """Note that no task runs."""
         self._page[0] = 0
 
     def read(self) -> Doing | None:

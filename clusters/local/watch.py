@@ -39,7 +39,7 @@ def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | Non
 
 
 def how_it_ended(status: int, *, in_task: bool) -> Verdict:
-    """Return why a worker ended that nobody asked to.
+    """Return why a worker ended without a request.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What bjobs and bhist say of jobs, and what that means.
+"""The meaning of what bjobs and bhist say about jobs.
 
 Text that is not an answer of these commands gives no verdict, and never an exception.
 """
@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.json_output import has_beginning, json_values
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.words.answers import has_beginning, json_values
-from toilfn.clusters.words.verdicts import Verdict, ended, queued, running, unknown
+from toilfn.clusters.common.verdicts import Verdict, ended, exit_cause, queued, running, unknown
 from toilfn.events import Cause
 
 __all__ = ["REASONS", "SIGNALS", "STATES", "history", "job_key", "json_records", "queue_record"]
@@ -88,7 +87,7 @@ SIGNALS: dict[int, Verdict] = {
     12: ended(Cause.WALLTIME, "SIGUSR2, sent at the run time limit", _CODES),
     24: ended(Cause.WALLTIME, "SIGXCPU, sent at the limit of CPU time", _CODES),
 }
-"""Signals by which LSF ends jobs where no reason is told; `exit_cause` judges the others."""
+"""Signals by which LSF ends jobs where it gives no reason; `exit_cause` judges the others."""
 
 
 def json_records(text: str, is_absent: bool = False) -> list[Any] | None:
@@ -145,7 +144,7 @@ def _number(text: object) -> int:
 
 
 class _End(NamedTuple):
-    """What the events of a job have said of its end."""
+    """The end of a job, as its events describe it."""
 
     is_over: bool = False
     is_done: bool = False
@@ -171,7 +170,7 @@ def history(text: str) -> dict[tuple[str, int], Found]:
 
 
 def _past(said: str) -> Found | None:
-    """Judge the events of one job; None if it has not ended. What the job's command says is in none of them."""
+    """Judge the events of one job; None if it has not ended. The text of the job's command is in none of them."""
     end, host = _End(), ""
     for event in _EVENT.findall(said):
         if _STARTED.match(event):

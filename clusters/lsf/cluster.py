@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class LSFSettings(JobSettings, total=False):
-    """What `LSFCluster` can be told besides `JobSettings`.
+    """Settings of `LSFCluster` besides those of `JobSettings`.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class LSFSettings(JobSettings, total=False):
 
 
 class LSFCluster(CommandCluster):
-    """Run tasks as LSF jobs; see `JobSettings` and `LSFSettings` for what it can be told."""
+    """Run tasks as LSF jobs; see `JobSettings` and `LSFSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
@@ -89,7 +89,7 @@ class LSFCluster(CommandCluster):
         elements = f"[1-{len(submission.batches)}]" if submission.is_array else ""
         return [
             f'-J "{submission.name}{elements}"',
-            "-rn",  # who runs again is the leader's decision
+            "-rn",  # the leader decides what runs again
             "-o /dev/null",
             f"-n {cores}",
             '-R "span[hosts=1]"',

@@ -34,10 +34,10 @@ __all__ = ["MesosCluster", "MesosSettings"]
 _log = logging.getLogger(__name__)
 
 _NOTE = "mesos-framework"
-"""What the framework's id is called in the store."""
+"""Name of the framework's id in the store."""
 
 _EXECUTOR = {"cpus": 0.1, "mem": 64.0}
-"""What an executor takes for itself on a node."""
+"""Resources that an executor needs for its own process on a node."""
 
 _RECONCILE = 600.0
 """Seconds between two questions for the state of all jobs, whatever news came."""
@@ -60,7 +60,7 @@ class _Task(LiveJob):
 
 
 class MesosCluster(PolledCluster[_Task]):
-    """Run tasks on Apache Mesos; see `ContainerSettings` and `MesosSettings` for what it can be told."""
+    """Run tasks on Apache Mesos; see `ContainerSettings` and `MesosSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         memory_limits=True, walltime_limits=True, accelerators=True, preemption=True, worker_cleanup=True
@@ -89,7 +89,7 @@ class MesosCluster(PolledCluster[_Task]):
         except ClusterError as error:
             if known or not noted or "removed" not in str(error):
                 raise
-            _log.warning("%s. Its tasks are gone; going on as a new one.", error)  # its failover_timeout is over
+            _log.warning("%s. Its tasks are gone; registering as a new one.", error)  # its failover_timeout is over
             self._master = self._subscribed("")
         session.notes.write(_NOTE, self._master.framework_id.encode())
 
@@ -105,7 +105,7 @@ class MesosCluster(PolledCluster[_Task]):
         return jobs
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Tell what Mesos has said of jobs; now and then, ask it for all of them."""
+        """Return the news of jobs; now and then, ask for all of them."""
         master = self._open_master
         master.check()
         with self._lock:
@@ -251,7 +251,7 @@ class MesosCluster(PolledCluster[_Task]):
         if tasks:
             self._tell("RECONCILE", reconcile={"tasks": tasks})
 
-    # What Mesos is told.
+    # Calls to Mesos.
 
     def _new_executor(self, rest: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Write an ExecutorInfo; None if there is no room for one."""

@@ -190,7 +190,7 @@ class Executor:
                 self._end(name, "REASON_CONTAINER_LIMITATION_MEMORY", words)
 
     def _reap(self) -> None:
-        """Tell of what has ended."""
+        """Report tasks that have ended."""
         for name, running in list(self._running.items()):
             if running.kill_at is not None and time.monotonic() > running.kill_at:
                 _signal(running.process, signal.SIGKILL)
@@ -215,7 +215,7 @@ class Executor:
     def _update(
         self, name: str, state: str, message: str = "", data: Mapping[str, Any] | None = None, reason: str = ""
     ) -> None:
-        """Tell of a task's state; what does not arrive is told when the agent is back."""
+        """Report a task's state; if that fails, report it again when the agent is back."""
         status = {
             "task_id": {"value": name},
             "state": state,

@@ -75,7 +75,7 @@ def cut(rest: list[dict[str, Any]], asked: Mapping[str, float]) -> list[dict[str
     left = copy.deepcopy(rest)
     taken: list[dict[str, Any]] = []
     for name, amount in asked.items():
-        # What is reserved for our role goes first: nobody else can have it.
+        # Resources reserved for our role are used first: no other framework can have them.
         entries = [entry for entry in left if entry["name"] == name and entry["type"] == "SCALAR"]
         for entry in sorted(entries, key=lambda entry: not entry.get("reservations")):
             part = min(amount, entry["scalar"]["value"])

@@ -1,4 +1,4 @@
-"""What `MesosCluster` can be told."""
+"""Settings of `MesosCluster`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WEEK = 7 * 86400.0
 
 
 class MesosSettings(ContainerSettings, total=False):
-    """What `MesosCluster` can be told besides `ContainerSettings`; here an image is optional.
+    """Settings of `MesosCluster` besides those of `ContainerSettings`; here an image is optional.
 
     Parameters
     ----------
@@ -30,19 +30,20 @@ class MesosSettings(ContainerSettings, total=False):
     name : str
         The framework's name; by default that of ``TOILFN_MESOS_NAME``, else ``toilfn``.
     framework_id : str
-        The id of a framework to go on with; by default that of ``TOILFN_MESOS_FRAMEWORK_ID``, else what the store
+        The id of a framework to continue as; by default that of ``TOILFN_MESOS_FRAMEWORK_ID``, else what the store
         remembers of an earlier leader.
     principal, secret : str
         For basic authentication; by default those of ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
     user : str
-        Who runs the jobs on the nodes; by default this user.
+        User who runs the jobs on the nodes; by default this user.
     attributes : mapping of str to str
-        What agents must have to be used. Those whose attribute ``preemptible`` is true get tasks only that may be.
+        Attributes that agents must have to be used. Those whose attribute ``preemptible`` is true
+        get preemptible tasks only.
     failover_timeout : str or float
-        How long jobs go on without a leader; a week by default.
+        How long jobs keep running without a leader; a week by default.
     containerizer : str
-        What runs the image: ``"MESOS"``, the default, or ``"DOCKER"``. Without an image jobs run on the nodes
-        themselves, with this interpreter unless `python` names another.
+        Containerizer that runs the image: ``"MESOS"``, the default, or ``"DOCKER"``. Without an image, jobs run on
+        the nodes themselves, with this interpreter unless `python` names another.
     """
 
     endpoint: str | Sequence[str]

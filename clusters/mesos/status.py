@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.events import Cause
 
 __all__ = ["QUEUED", "STATES", "found"]

@@ -1,4 +1,4 @@
-"""What qstat and tracejob of Torque and of PBS Professional say of jobs, and what that means.
+"""The meaning of what qstat and tracejob of Torque and PBS Professional say about jobs.
 
 Text that is not an answer of these commands gives no verdict, and never an exception.
 """
@@ -13,10 +13,9 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.json_output import has_beginning, json_values
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.words.answers import has_beginning, json_values
-from toilfn.clusters.words.verdicts import Verdict, ended, queued, running
+from toilfn.clusters.common.verdicts import Verdict, ended, exit_cause, queued, running
 from toilfn.events import Cause
 
 __all__ = ["PBS_EXITS", "STATES", "TORQUE_EXITS", "job_found", "json_jobs", "traced", "variable", "xml_jobs"]
@@ -187,7 +186,7 @@ def json_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] |
     """Read the jobs of ``qstat -f -F json``, with their attributes; None for what is not a whole answer.
 
     Some releases of OpenPBS write values as they are, as numbers that JSON does not have, and with tabs, line breaks
-    and backslashes in them. What cannot be read so is read line by line. Groups become ``resources_used.mem``. Where
+    and backslashes in them. Text that is not JSON is read line by line. Groups become ``resources_used.mem``. Where
     qstat has said that it knows of no such job (`is_absent`), notices of the site may be all there is.
     """
     if not text.strip() or (is_absent and not has_beginning(text)):

@@ -22,8 +22,8 @@ from toilfn.clusters.common.commands import Answer, AwayError, portions
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
+from toilfn.clusters.common.verdicts import Verdict
 from toilfn.clusters.pbs.answers import PBS_EXITS, job_found, json_jobs, traced, variable
-from toilfn.clusters.words.verdicts import Verdict
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ __all__ = ["PBSBase", "PBSCluster", "PBSSettings", "kilobytes", "time_request"]
 
 
 class PBSSettings(JobSettings, total=False):
-    """What `TorqueCluster` and `PBSCluster` can be told besides `JobSettings`.
+    """Settings of `TorqueCluster` and `PBSCluster` besides those of `JobSettings`.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class PBSSettings(JobSettings, total=False):
 
 
 class PBSBase(CommandCluster):
-    """What the two have in common."""
+    """The common part of Torque and PBS Professional."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
@@ -69,7 +69,7 @@ class PBSBase(CommandCluster):
     exits: ClassVar[Mapping[int, Verdict]]
     array_option: ClassVar[str]
     trace_limit: ClassVar[int] = 50
-    """The most jobs that tracejob is asked for in one interval."""
+    """Maximum number of tracejob calls in one interval."""
 
     def __init__(self, **settings: Unpack[PBSSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
@@ -128,7 +128,7 @@ class PBSBase(CommandCluster):
         return ()
 
     def element(self, base: str, number: int) -> JobId:
-        """Give ``4711[3].server``."""
+        """Return an element's id, such as ``4711[3].server``."""
         return JobId(base.replace("[]", f"[{number}]"))
 
     def split(self, job: JobId) -> tuple[str, int | None]:
@@ -220,7 +220,7 @@ class PBSCluster(PBSBase):
 
 
 def kilobytes(resources: Resources) -> int:
-    """Return a job's memory in the unit that is asked for."""
+    """Return a job's memory in the requested unit."""
     return max(1, math.ceil(resources.memory / 2**10))
 
 

@@ -13,7 +13,7 @@ __all__ = ["TorqueCluster"]
 
 
 class TorqueCluster(PBSBase):
-    """Run tasks as Torque jobs; see `JobSettings` and `PBSSettings` for what it can be told."""
+    """Run tasks as Torque jobs; see `JobSettings` and `PBSSettings` for its settings."""
 
     name = "torque"
     index = "PBS_ARRAYID"

@@ -1,4 +1,4 @@
-"""What squeue and sacct say of jobs, and what that means.
+"""The meaning of what squeue and sacct say about jobs.
 
 The tables follow Slurm's manual, from 20.11 to 25.05; each row names its page. A line that is not a row of an answer,
 such as a site's notice, is skipped: parsing gives a verdict or nothing, and never an exception.
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from toilfn.clusters.base import JobId, JobState
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.events import Cause
 
 __all__ = ["REASONS", "SIGNALS", "STATES", "State", "accounting_answer", "names_answer", "queue_answer"]

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class SlurmSettings(JobSettings, total=False):
-    """What `SlurmCluster` can be told besides `JobSettings`.
+    """Settings of `SlurmCluster` besides those of `JobSettings`.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class SlurmSettings(JobSettings, total=False):
 
 
 class SlurmCluster(CommandCluster):
-    """Run tasks as Slurm jobs; see `JobSettings` and `SlurmSettings` for what it can be told."""
+    """Run tasks as Slurm jobs; see `JobSettings` and `SlurmSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
@@ -130,7 +130,7 @@ class SlurmCluster(CommandCluster):
         return [
             f"--job-name={submission.name}",
             *([f"--array=0-{count - 1}"] if submission.is_array else []),
-            "--no-requeue",  # who runs again is the leader's decision
+            "--no-requeue",  # the leader decides what runs again
             "--nodes=1",
             "--ntasks=1",
             f"--cpus-per-task={math.ceil(resources.cores)}",

@@ -20,7 +20,7 @@ from typing import ClassVar
 from uuid import uuid4
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
-from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError
 from toilfn.events import Capacity, Cause
 

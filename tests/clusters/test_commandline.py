@@ -13,7 +13,7 @@ import pytest
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, Session, SubmissionError
 from toilfn.clusters.common.commands import pauses, portions
-from toilfn.clusters.common.exits import exit_cause
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
 from toilfn.clusters.lsf.cluster import LSFCluster
 from toilfn.errors import ClusterError

@@ -11,7 +11,7 @@ from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_s
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
 from toilfn.clusters.lsf.cluster import LSFCluster
-from toilfn.clusters.parasol import ParasolCluster
+from toilfn.clusters.parasol.cluster import ParasolCluster
 from toilfn.clusters.pbs.cluster import PBSCluster
 from toilfn.clusters.pbs.torque import TorqueCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster

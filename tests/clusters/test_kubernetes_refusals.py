@@ -164,7 +164,7 @@ def test_after_a_long_outage_the_run_ends_with_its_reason_and_leaves_the_jobs_al
         fake.cut()
         with pytest.raises(ClusterError, match=words) as caught:
             until(cluster, lambda: False)
-    assert "The jobs go on" in str(caught.value)
+    assert "The jobs keep running" in str(caught.value)
     assert [kind for kind, _ in fake.objects] == ["jobs", "pods"]
     assert not any(method == "DELETE" for method, _ in fake.requests)
 

@@ -68,13 +68,13 @@ def test_sigterm_leaves_jobs_to_the_next_leader(torque, start):
 
 
 def test_an_outage_that_is_too_long_leaves_jobs(torque, start):
-    """The message says that they go on."""
+    """The message says that they keep running."""
     leader, marks = start("torque", "patient", cluster={"poll_interval": 0.2, "patience": 1})
     wait_for_marks(leader, marks, 1)
     replace_command(torque, "qstat", "echo 'Connection refused' >&2; exit 1")
     _, errors = leader.communicate(timeout=60)
     assert leader.returncode == 1
-    assert "The jobs go on" in errors
+    assert "The jobs keep running" in errors
     restore_command(torque, "qstat")
     assert len(own_jobs("torque", marks)) == 1
     (marks / "go").touch()

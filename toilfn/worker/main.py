@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
-from toilfn.clusters.common.exits import NOT_MINE
+from toilfn.clusters.common.verdicts import NOT_MINE
 from toilfn.clusters.local.output import LOG_LIMIT
 from toilfn.clusters.local.slot import Slot
 from toilfn.clusters.local.wire import Wire

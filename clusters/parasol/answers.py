@@ -10,14 +10,14 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.exits import exit_cause
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.events import Cause
 
 __all__ = ["ListedJob", "listed", "results"]
 
 _WAITING = "none"
-"""What the list of jobs says instead of a machine for a job that waits."""
+"""Placeholder of the machine for a job that waits."""
 
 _LISTED = re.compile(r"^(\d{1,18}) +(\S+) +\S+ +\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (\S+)", re.MULTILINE)
 _RESULT = re.compile(r"^(-?\d{1,9}) (\S+) (\d{1,18}) (\S+) -?\d+ -?\d+ \d+ \d+ \d+ \S+ \S+", re.MULTILINE)

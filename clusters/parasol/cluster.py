@@ -19,7 +19,7 @@ from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
-from toilfn.clusters.words.parasol import listed, results
+from toilfn.clusters.parasol.answers import listed, results
 from toilfn.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = ["ParasolCluster", "ParasolSettings"]
 
 
 class ParasolSettings(JobSettings, total=False):
-    """What `ParasolCluster` can be told besides `JobSettings`.
+    """Settings of `ParasolCluster` besides those of `JobSettings`.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class ParasolSettings(JobSettings, total=False):
 
 
 class ParasolCluster(CommandCluster):
-    """Run tasks as Parasol jobs; see `JobSettings` and `ParasolSettings` for what it can be told.
+    """Run tasks as Parasol jobs; see `JobSettings` and `ParasolSettings` for its settings.
 
     Parasol keeps to cores and memory when it places jobs, and limits neither memory nor time.
     """

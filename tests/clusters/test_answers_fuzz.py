@@ -16,8 +16,8 @@ from toilfn.clusters.common.polled import Found
 from toilfn.clusters.htcondor import answers as htcondor
 from toilfn.clusters.lsf import answers as lsf
 from toilfn.clusters.lsf.site import read_parameters
+from toilfn.clusters.parasol import answers as parasol
 from toilfn.clusters.pbs import answers as pbs
-from toilfn.clusters.words import parasol
 
 
 def bjobs(text: str) -> list[Any]:
