@@ -41,6 +41,7 @@ _COMMANDS = {
     "cluster": ("toilfn.cloud.command", "launch, reach and remove clusters in clouds"),
     "cwl": ("toilfn.cwl.runner", "run a CWL document; takes cwltool's options"),
     "wdl": ("toilfn.wdl.runner", "run a WDL document, check it, or list its inputs"),
+    "wes": ("toilfn.server.client", "submit runs to a server, and look after them"),
     "server": ("toilfn.server.command", "run workflows for others: a GA4GH WES server"),
 }
 

@@ -85,7 +85,7 @@ def _extract(archive: zipfile.ZipFile, files: Path, limits: Limits) -> list[str]
         raise InputError("workflow_url: the archive has a symbolic link in it, which is not allowed")
     left = limits.total
     for member in members:
-        target = confined.inside(files, member.filename)
+        target = _inside(files, member.filename)
         target.parent.mkdir(parents=True, exist_ok=True)
         left = _copy(archive, member, target, min(left, limits.file), left)
     return [str(PurePosixPath(confined.relative(member.filename))) for member in members]
@@ -127,7 +127,14 @@ def _checked(files: Path, document: str) -> str:
 
 def _named(files: Path, name: object) -> Path:
     text = unquote(name.removeprefix("file://")) if isinstance(name, str) else name
-    return confined.inside(files, text)
+    return _inside(files, text)
+
+
+def _inside(files: Path, name: object) -> Path:
+    try:
+        return confined.inside(files, name)
+    except InputError as error:
+        raise InputError(f"workflow_url: the archive names {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -250,7 +250,7 @@ class Leader:
             run.note("outputs", {"outputs": found})
         notes = [*self._notes, *([problem] if problem else [])]
         if self._lease.epoch > 1:
-            notes.append(f"resumed {self._lease.epoch - 1} times")
+            notes.append(f"leaders that died before: {self._lease.epoch - 1}")
         for name in ("stdout", "stderr", "outputs"):
             run.keep_files(name)
         run.end(State.COMPLETE if code == 0 else State.EXECUTOR_ERROR, code, notes)
