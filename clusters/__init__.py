@@ -87,14 +87,14 @@ def cluster_class(name: str) -> type[Cluster]:
     if name not in REGISTRY and name not in added:
         near = get_close_matches(name, cluster_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cluster_names())}"
-        raise ClusterError(f"there is no cluster {name!r}: {hint}")
+        raise ClusterError(f"unknown cluster {name!r}", hint=hint)
     try:
         found = _load(REGISTRY[name][0]) if name in REGISTRY else added[name].load()
     except ImportError as error:
         hint = REGISTRY[name][1] if name in REGISTRY else f"see the package {added[name].value.partition('.')[0]}"
-        raise ClusterError(f"the cluster {name!r} cannot be used: {error}. To fix it: {hint}") from error
+        raise ClusterError(f"cluster {name!r} is not available: {error}", hint=hint) from error
     if not (isinstance(found, type) and issubclass(found, Cluster)):
-        raise ClusterError(f"the entry point {name!r} of toilfn.clusters is {found!r}, not a subclass of Cluster")
+        raise ClusterError(f"entry point {name!r} of toilfn.clusters is {found!r}, not a subclass of Cluster")
     return found
 
 

@@ -67,10 +67,10 @@ _TAIL = 1000
 
 _SCRIPT = "/tmp/toilfn-prologue.sh"  # noqa: S108 - in the job's own container
 
-_ENDPOINT_HINT = "Is endpoint= (or TOILFN_TES_ENDPOINT) right?"
+_ENDPOINT_HINT = "check endpoint=... or TOILFN_TES_ENDPOINT"
 _CREDENTIALS_HINT = (
-    "Give user=... and password=..., or bearer_token=..., or set TOILFN_TES_USER and TOILFN_TES_PASSWORD, or "
-    "TOILFN_TES_BEARER_TOKEN. A token that expires during a run can be renewed in a file: bearer_token='file:PATH'."
+    "pass user=... and password=..., or bearer_token=..., or set TOILFN_TES_USER and TOILFN_TES_PASSWORD, or "
+    "TOILFN_TES_BEARER_TOKEN; a token that expires during a run can be renewed in a file: bearer_token='file:PATH'"
 )
 
 _MEMORY = re.compile(r"OOM|out of memory", re.IGNORECASE)
@@ -128,7 +128,7 @@ class TESCluster(PolledCluster[LiveJob]):
         except CredentialsError:
             raise
         except AwayError as error:
-            raise ClusterError(f"{error}\n{_ENDPOINT_HINT}") from None
+            raise ClusterError(f"{error}", hint=_ENDPOINT_HINT) from None
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start one TES task for each batch. See `Cluster.submit`."""
@@ -210,8 +210,10 @@ class TESCluster(PolledCluster[LiveJob]):
             if error.status == 403:
                 raise
             if error.location:
-                raise ClusterError(f"{error}\nIt redirects to {error.location}: give that as endpoint=...") from None
-            raise ClusterError(f"{error}\n{_ENDPOINT_HINT}") from None
+                raise ClusterError(
+                    f"{error}", hint=f"the server redirects to {error.location}: pass that as endpoint=..."
+                ) from None
+            raise ClusterError(f"{error}", hint=_ENDPOINT_HINT) from None
 
     def _create(self, batch: Batch) -> JobId:
         name = f"{self.session.workflow}-{secrets.token_hex(8)}"
@@ -231,8 +233,10 @@ class TESCluster(PolledCluster[LiveJob]):
         """Translate requirements (tesResources); sizes are in GB of 10**9 bytes."""
         given = self.settings
         if resources.accelerators and "backend_parameters" not in given:
-            raise InputError("TES has no word for accelerators: give what this server's backend takes for them as "
-                             "backend_parameters={...}, such as a type of machine")  # fmt: skip
+            raise InputError(
+                "TES cannot request accelerators",
+                hint="pass your server's own setting in backend_parameters={...}, such as a type of machine",
+            )
         asked: dict[str, Any] = {
             "cpu_cores": max(1, math.ceil(resources.cores)),
             "ram_gb": resources.memory / 1e9,
@@ -295,7 +299,9 @@ def _credentials(settings: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
     password = setting(settings, "password", "TOILFN_TES_PASSWORD")
     token = setting(settings, "bearer_token", "TOILFN_TES_BEARER_TOKEN")
     if token and (user or password):
-        raise InputError("TESCluster has a bearer token as well as a user or password: give one of them")
+        raise InputError(
+            "TESCluster cannot use a bearer token and a user or password together", hint="pass only one of them"
+        )
     if token:
         return lambda: {"Authorization": f"Bearer {_token(token)}"}
     if user:

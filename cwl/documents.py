@@ -207,7 +207,8 @@ def refuse_unsupported(process: Process) -> None:
     for path, one in _walk(process, ()):
         if secret_inputs(one):
             raise UnsupportedRequirement(
-                f"the step {'/'.join(path)} has cwltool:Secrets: the workflow must name these inputs of its own, too"
+                f"step {'/'.join(path)} has cwltool:Secrets; the workflow must list these inputs in"
+                " cwltool:Secrets as well"
             )
 
 

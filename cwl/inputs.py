@@ -61,7 +61,7 @@ def _add_requirements(process: Process, job: dict[str, Any]) -> None:
     if not given:
         return
     if process.metadata.get(ORIGINAL_CWLVERSION) == "v1.0":
-        raise WorkflowException("cwl:requirements in an input object needs a document of CWL v1.1 or later")
+        raise WorkflowException("cwl:requirements in an input object need a CWL document of version v1.1 or later")
     process.requirements.extend(given)
 
 

@@ -58,8 +58,9 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> di
     except OSError as error:
         what = error.filename2 or error.filename or outdir
         raise DeliveryError(
-            f"cannot deliver the outputs to {transfer.shown(outdir)}: {what}: {error.strerror or error}; "
-            "everything is kept in the store: make room or choose another --outdir, and run again with the same store"
+            f"cannot write the outputs to {transfer.shown(outdir)}: {what}: {error.strerror or error}",
+            hint="everything is kept in the store: make room or choose another --outdir, and run again with"
+            " the same store",
         ) from None
 
 
@@ -160,7 +161,7 @@ class _Delivery:
     def _write(self, content: File | Path, target: str) -> None:
         place = transfer.local_path(target)
         if place is not None and place.is_dir():
-            raise IsADirectoryError(0, "there is a directory where a file of this name is to be", target)
+            raise IsADirectoryError(0, "a directory exists where a file of this name must be written", target)
         if isinstance(content, File):
             export(content, target)
             return

@@ -61,7 +61,7 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
     context = RuntimeContext(options)
     unknown = sorted(name for name in options if not hasattr(context, name))
     if unknown:
-        raise InputError(f"there is no option {unknown[0]!r} of cwltool's RuntimeContext")
+        raise InputError(f"cwltool's RuntimeContext has no option {unknown[0]!r}")
     plainpaths.teach()
     loading = LoadingContext({"construct_tool_object": make_tool})
     loading.podman, loading.singularity = context.podman, context.singularity

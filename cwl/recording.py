@@ -53,7 +53,7 @@ class Recording:
             yield {"store": store, "clean": "never"}
             shutil.rmtree(store, ignore_errors=True)
         elif resolved.clean in ("always", "onSuccess"):
-            raise WorkflowException(f"--provenance reads the store after the run: leave out --clean {resolved.clean}")
+            raise WorkflowException(f"--provenance reads the store after the run; leave out --clean {resolved.clean}")
         else:
             yield {}
 

@@ -79,5 +79,7 @@ def _evaluated(part: Part, job: Mapping[str, Any]) -> bool:
     value = builder_of(part, job).do_eval(_wish(part.process))  # type: ignore[arg-type]  # it is a string here
     if not isinstance(value, bool):
         name = shortname(part.process.tool["id"])
-        raise WorkflowException(f"enableReuse of {name} must be true or false, and its expression gives {value!r}")
+        raise WorkflowException(
+            f"enableReuse of {name} must be true or false, but its expression evaluated to {value!r}"
+        )
     return value

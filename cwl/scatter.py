@@ -75,7 +75,7 @@ def _dot(inputs: Inputs, keys: list[str]) -> Iterator[Inputs]:
     lengths = {shortname(key): len(inputs[key]) for key in keys}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise WorkflowException(f"a dotproduct scatter needs arrays of one length: {told}")
+        raise WorkflowException(f"a dotproduct scatter needs arrays of equal length: {told}")
     for items in zip(*(inputs[key] for key in keys), strict=True):
         yield {**inputs, **dict(zip(keys, items, strict=True))}
 

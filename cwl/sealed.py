@@ -88,7 +88,9 @@ def _opened(match: re.Match[str]) -> str:
     try:
         return _cipher(_key()).decrypt(base64.urlsafe_b64decode(match[1]), _PURPOSE).decode()
     except (InvalidTag, ValueError):
-        raise WorkflowException(f"a secret was sealed with another key than this machine has: set {VARIABLE}") from None
+        raise WorkflowException(
+            f"a secret was sealed with a different key than this machine has; set {VARIABLE}"
+        ) from None
 
 
 def _cipher(key: bytes) -> AESSIV:
@@ -108,13 +110,11 @@ def _key(*, make: bool = False) -> bytes:
     try:
         key = base64.b64decode(path.read_text() if given is None else given)
     except OSError:
-        raise WorkflowException(f"the key of secrets is not on this machine: set {VARIABLE}, or copy {path}") from None
+        raise WorkflowException(f"the key for secrets is not on this machine; set {VARIABLE}, or copy {path}") from None
     except ValueError:
         key = b""
     if len(key) != _KEY_SIZE:
-        raise WorkflowException(
-            f"{path if given is None else VARIABLE} must hold 32 bytes in base64, as a key of secrets"
-        )
+        raise WorkflowException(f"{(path if given is None else VARIABLE)} must contain a key of 32 bytes in base64")
     return key
 
 

@@ -93,7 +93,7 @@ def _explained(tool: Process) -> Iterator[None]:
     except ToolError:
         raise
     except UnsupportedRequirement as error:
-        raise UnsupportedError(f"{_name(tool)} requires what is not supported: {_text(error)}") from None
+        raise UnsupportedError(f"{_name(tool)} requires a feature that is not supported: {_text(error)}") from None
     except (WorkflowException, ValidationException, InputError) as error:
         raise FinalToolError(f"{_name(tool)}: {_text(error)}") from None
     except SerializationError as error:
@@ -156,7 +156,7 @@ def _check_place(path: Path, allowed: Sequence[Path], *, follow: bool) -> None:
     """Refuse what is not the tool's; with `follow`, also links to it: in a container, they lead somewhere else."""
     place = Path(os.path.normpath(path))
     if not any(place.is_relative_to(folder) for folder in allowed):
-        raise InputError(f"the output {path} is not an input, and not in the directory that the tool ran in")
+        raise InputError(f"output {path} is not an input, and is not in the tool's output directory")
     if not follow:
         return
     known = [folder.resolve() for folder in allowed]
@@ -164,7 +164,7 @@ def _check_place(path: Path, allowed: Sequence[Path], *, follow: bool) -> None:
     for entry in inner:
         target = entry.resolve()
         if not any(target.is_relative_to(folder) for folder in known):
-            raise InputError(f"the output {entry.name} is a link to {target}, which the tool has not made")
+            raise InputError(f"output {entry.name} is a link to {target}, which the tool did not create")
 
 
 def _stored(path: Path, session: Session) -> File | Directory:
@@ -188,11 +188,11 @@ def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict
     outputs, status = ended[-1] if ended else (None, "permanentFail")
     if status == "success":
         if not isinstance(outputs, Mapping | None):
-            raise WorkflowException(f"the outputs must be an object, with a value for each, and not {outputs!r}")
+            raise WorkflowException(f"the outputs must be an object with a value for each output, not {outputs!r}")
         return dict(outputs or {})
     if status == "temporaryFail":
-        raise ToolError(f"{_name(tool)} failed for now ({status}): its log says why")
-    raise FinalToolError(f"{_name(tool)} failed ({status}): its log says why")
+        raise ToolError(f"{_name(tool)} failed with a temporary error, {status}; see its log")
+    raise FinalToolError(f"{_name(tool)} failed with {status}; see its log")
 
 
 def _with_files(tool: Process, places: Places) -> Process:

@@ -68,15 +68,15 @@ def open_store(
         If the place cannot be used; says why and what to do.
     """
     if not os.fspath(url):
-        raise StoreError("the path or URL of the store is empty: write '.' for the current directory")
+        raise StoreError("the path or URL of the store is empty", hint="write '.' for the current directory")
     refuse_missing_slashes(url)
     if is_local(url):
         return _open(f"file://{_path(url)}", storage_options, create, workflow, _directory)
     place = str(url).rstrip("/")
     if re.search(r"//[^/@:]*:[^/@]+@", place):
         raise StoreError(
-            "A job store's URL is shown in messages and handed to batch systems, so it must not hold a password."
-            " Put it into fsspec's configuration (~/.config/fsspec/conf.json) or the driver's own."
+            "the store's URL must not contain a password: it is shown in messages and passed to batch systems",
+            hint="put the password into fsspec's configuration (~/.config/fsspec/conf.json) or the driver's own",
         )
     return _open(place, storage_options, create, workflow, _connect)
 
@@ -119,8 +119,8 @@ def refuse_missing_slashes(url: str | os.PathLike[str]) -> None:
 
     if match[1].lower() in known_implementations:
         raise InputError(
-            f"{url} is not a URL: two slashes must follow {match[1]}:, as in {match[1]}://{match[2].lstrip('/')};"
-            f" for a file or directory of that name write ./{url}"
+            f"{url} is not a URL: {match[1]}: must be followed by two slashes",
+            hint=f"write {match[1]}://{match[2].lstrip('/')}, or ./{url} for a file or directory of that name",
         )
 
 
@@ -175,7 +175,9 @@ def _encrypted(objects: Objects, key: object) -> Objects:
     try:
         from toilfn.stores.encrypted import EncryptedObjects
     except ImportError as error:
-        raise StoreError("The option encryption_key needs a library: pip install 'toilfn[encryption]'") from error
+        raise StoreError(
+            "the store option encryption_key needs an optional package", hint="pip install 'toilfn[encryption]'"
+        ) from error
     return EncryptedObjects(objects, options.key_bytes("encryption_key", key))
 
 
@@ -193,9 +195,11 @@ def _directory(url: str, wanted: dict[str, Any]) -> FileObjects:
     root = Path(url.removeprefix("file://"))
     sync = wanted.pop("sync", True)
     for name in sorted(wanted):
-        raise options.refuse(name, ["sync"], f"the job store {root} is a directory")
+        raise options.refuse(name, ["sync"], f"job store {root} (a directory)")
     if root.is_file():
-        raise StoreError(f"{root} is a file, not a job store: nothing was touched. Choose a new or an empty directory.")
+        raise StoreError(
+            f"{root} is a file, not a job store; it was not changed", hint="choose a new or an empty directory"
+        )
     return FileObjects(root, sync=sync)
 
 
@@ -207,12 +211,12 @@ def _connect(url: str, wanted: dict[str, Any]) -> FsspecObjects:
         raise
     except ImportError as error:
         extra = f"pip install 'toilfn[{_EXTRAS[scheme]}]'" if scheme in _EXTRAS else str(error)
-        raise StoreError(f"The job store {url} needs a driver for {scheme}://. To get it: {extra}") from error
+        raise StoreError(f"job store {url}: no driver for {scheme}:// is installed", hint=extra) from error
     except Exception as error:
-        known = "a path, file://, s3://, gs:// or another scheme of fsspec's"
+        known = "a path, file://, s3://, gs:// or another fsspec scheme"
         why = options.masked(str(error), wanted)
         cause = error if why == str(error) else None  # its traceback would show the secret
-        raise StoreError(f"Cannot open the job store {url} ({scheme}://): {why}. Use {known}.") from cause
+        raise StoreError(f"job store {url} ({scheme}://) cannot be opened: {why}", hint=f"use {known}") from cause
 
 
 def _driver(scheme: str) -> type[FsspecObjects]:
@@ -233,4 +237,6 @@ def _driver(scheme: str) -> type[FsspecObjects]:
 
 
 def _not_found(url: str) -> StoreNotFoundError:
-    return StoreNotFoundError(f"There is no job store at {url}. Is it spelled as it was when the workflow was started?")
+    return StoreNotFoundError(
+        f"no job store at {url}", hint="check the spelling: it must be the one the workflow was started with"
+    )

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from toilfn.errors import CorruptObjectError
+from toilfn.stores import checked
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -39,7 +40,7 @@ def shard(folder: str, name: str) -> str:
         If the name is not fit to be the last part of an object's name.
     """
     if not name or "/" in name or name.startswith("."):
-        raise ValueError(f"{name!r} cannot name an object: it must not be empty, hold a slash or start with a dot")
+        raise ValueError(f"{name!r} is not a valid object name: it is empty, contains '/' or starts with '.'")
     return f"{folder}/{digest_of(name.encode()).hex()[:2]}/{name}"
 
 
@@ -77,9 +78,7 @@ def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:
     if (size, digest) == (ref.size, ref.digest):
         return
     how = f"has {size} bytes instead of {ref.size}" if size != ref.size else f"was altered (digest {digest.hex()})"
-    raise CorruptObjectError(
-        f"{ref.name} in {where} {how}. Put the object back from a copy, or start the workflow in a new store."
-    )
+    raise CorruptObjectError(f"{ref.name} in {where} {how}", hint=checked.RESTORE)
 
 
 class VerifyingReader(io.RawIOBase):

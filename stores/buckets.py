@@ -73,8 +73,8 @@ class BucketObjects(FsspecObjects):
         """
         if not 0 < seconds <= _LONGEST_URL:
             raise StoreError(
-                f"a URL for an object of {self.url} cannot hold for {seconds} seconds;"
-                " choose between 1 second and 7 days"
+                f"{self.url}: a signed URL cannot be valid for {seconds} seconds",
+                hint="choose between 1 second and 7 days",
             )
         return self._do("sign a URL for", name, lambda: self._sign(self._path(name), seconds))
 
@@ -135,7 +135,7 @@ class BucketObjects(FsspecObjects):
     def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
         if self._has_no_bucket(name, error):
             return MissingBucketError(
-                f"There is no bucket {self._bucket} for {self.url}, or none that may be seen with these credentials."
-                " Make it, or have it made by the store option create_bucket=true."
+                f"bucket {self._bucket} of {self.url} does not exist, or these credentials may not see it",
+                hint="create it, or pass the store option create_bucket=true",
             )
         return super()._not_found(name, error)

@@ -89,7 +89,7 @@ def without_frames(error: StoreError) -> StoreError:
 
 def damaged(what: str, why: str, advice: str = RESTORE) -> CorruptObjectError:
     """Build the error for an object that is not what it must be."""
-    return CorruptObjectError(f"{what} is damaged: {why}; {advice}")
+    return CorruptObjectError(f"{what} is damaged: {why}", hint=advice)
 
 
 def _built(kind: Any, found: Any, what: str, advice: str) -> Any:

@@ -168,12 +168,14 @@ class EncryptedObjects(Objects):
         if len(header) < _HEADER or header[: len(ENCRYPTED)] != ENCRYPTED:
             raise self._damaged(name, "is cut short, or was written without encryption")
         if header[len(ENCRYPTED) : -_SALT] != self._key_id:
-            raise self._damaged(name, "was encrypted with another key than the encryption_key given, or altered")
+            raise self._damaged(name, "was altered, or encrypted with a key other than encryption_key")
         reader = _Reader(sealed, self._cipher(name, header[-_SALT:]), lambda: self._damaged(name, "was altered"))
         return io.BufferedReader(reader, _CHUNK)
 
     def _damaged(self, name: str, how: str) -> CorruptObjectError:
-        return CorruptObjectError(f"{name} in {self.url} {how}. Give the right key, or put the object back.")
+        return CorruptObjectError(
+            f"{name} in {self.url} {how}", hint="pass the right key, or put the object back from a copy"
+        )
 
 
 class _Reader(io.RawIOBase):

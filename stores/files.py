@@ -56,7 +56,7 @@ class FileObjects(Objects):
             with suppress(FileExistsError):
                 os.mkdir(self._root, 0o700)
         except OSError as error:
-            raise StoreError(f"Cannot make the job store {self._root}: {error}") from error
+            raise StoreError(f"job store {self._root} cannot be created: {error}") from error
         except UnicodeEncodeError as error:
             raise _unencodable(self._root, error) from None
 
@@ -176,10 +176,10 @@ class FileObjects(Objects):
             yield
         except FileNotFoundError as error:
             if error.filename is not None and os.fspath(error.filename) != self._path(name):
-                raise StoreError(f"Cannot {verb} {name} in {self.url}: {error}") from error
-            raise MissingObjectError(f"There is no object {name} in {self.url}.") from error
+                raise StoreError(f"cannot {verb} {name} in {self.url}: {error}") from error
+            raise MissingObjectError(f"object {name} not found in {self.url}") from error
         except OSError as error:
-            raise StoreError(f"Cannot {verb} {name} in {self.url}: {error}") from error
+            raise StoreError(f"cannot {verb} {name} in {self.url}: {error}") from error
         except UnicodeEncodeError as error:
             raise _unencodable(self._root, error) from None
 
@@ -205,7 +205,7 @@ class FileObjects(Objects):
     def _make_folders(self, folder: str) -> None:
         """Build a folder of the store and those above it, but never the store itself: it may have been deleted."""
         if not os.path.isdir(self._root):
-            raise StoreNotFoundError(f"The job store {self.url} is gone: it was deleted or unmounted.")
+            raise StoreNotFoundError(f"job store {self.url} no longer exists: it was deleted or unmounted")
         path = self._root
         for part in folder.split("/"):
             parent, path = path, os.path.join(path, part)
@@ -307,8 +307,8 @@ class FileObjects(Objects):
 
 def _unencodable(path: str, error: UnicodeEncodeError) -> StoreError:
     return StoreError(
-        f"the path {path!a} cannot be used here: the locale's encoding {error.encoding} has no"
-        f" {error.object[error.start]!a}; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+        f"path {path!a}: the locale's encoding {error.encoding} cannot represent {error.object[error.start]!a}",
+        hint="set LC_ALL=C.UTF-8 or PYTHONUTF8=1",
     )
 
 

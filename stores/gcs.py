@@ -40,7 +40,7 @@ class GcsObjects(BucketObjects):
     def connect(cls, url: str, options: dict[str, Any]) -> GcsObjects:
         """Build one from a URL and the options of gcsfs."""
         options = for_driver(
-            options, [gcsfs.GCSFileSystem, gcsfs.core.GCSFileSystem], f"the job store {url} is in Google Storage"
+            options, [gcsfs.GCSFileSystem, gcsfs.core.GCSFileSystem], f"job store {url} (Google Storage)"
         )
         trace = aiohttp.TraceConfig()
         session = {**options.get("session_kwargs", {}), "trace_configs": [trace]}
@@ -68,7 +68,7 @@ class GcsObjects(BucketObjects):
         except ChecksumError as error:
             # There was none, so this is what we wrote; left there, it would be taken for an object that is damaged.
             self._fs.rm_file(path)
-            raise ConnectionError("the object has arrived altered") from error
+            raise ConnectionError("the object was altered during the transfer") from error
 
     def _head(self, path: str) -> int:
         return int(self._fs.call("GET", "b/{}/o/{}", self._bucket, self._key(path), json_out=True)["size"])

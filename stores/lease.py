@@ -92,7 +92,7 @@ def holder(store: Store) -> Holder | None:
         with suppress(MissingObjectError):  # a newer leader has just taken it away
             return checked.reread(partial(_read, store, names[-1]), store.objects.pause)
         time.sleep(min(0.01 * attempt, 0.2))
-    raise checked.damaged(_label(names[-1], store.url), "it is listed and cannot be read", _ADVICE)
+    raise checked.damaged(_label(names[-1], store.url), "it is listed but cannot be read", _ADVICE)
 
 
 class Watch:

@@ -256,8 +256,8 @@ class Log:
     def _fenced(self, there: Segment) -> FencedError:
         host, pid, _ = there.header.writer.split("/")
         return FencedError(
-            f"Another leader has taken over the job store {self._objects.url}: {there.name} was written by"
-            f" process {pid} on {host} (epoch {there.header.epoch}). This one stops; what it has committed stays."
+            f"job store {self._objects.url}: another leader has taken over; {there.name} was written by process {pid}"
+            f" on {host} (epoch {there.header.epoch}); this leader stops, and its committed work is kept"
         )
 
     def _put_snapshot(self, number: int, parts: int) -> None:
@@ -351,7 +351,9 @@ class Log:
         """Return why an object that should be there is not: damage, or a leader that has just compacted the log."""
         newest = self._newest_number()
         if newest > number or (newest == number and name.startswith("log/")):
-            return StoreError(f"The log of {self._objects.url} was compacted while it was being read: read it again.")
+            return StoreError(
+                f"the log of {self._objects.url} was compacted while it was being read", hint="read it again"
+            )
         return corrupt(name, self._objects.url, what)
 
     def _numbers(self, folder: str) -> Iterator[int]:

@@ -45,7 +45,9 @@ def checked_name(name: str, where: str) -> str:
     except InputError:
         fits = False
     if not fits:
-        raise CorruptObjectError(f"{name!r} cannot name an object of {where}; the record that refers to it was altered")
+        raise CorruptObjectError(
+            f"{name!r} is not a valid object name in {where}; the record that refers to it was altered"
+        )
     return name
 
 
@@ -140,7 +142,7 @@ class Objects(ABC):
         StoreError
             If this place has no such thing.
         """
-        raise StoreError(f"{self.url} is no place of which URLs can be made for others: use s3:// or gs://.")
+        raise StoreError(f"{self.url}: this kind of store has no signed URLs", hint="use s3:// or gs://")
 
     def below(self, folder: str) -> Objects:
         """Return the objects of a folder, under names that leave the folder's out.

@@ -59,7 +59,7 @@ def known(url: str) -> dict[str, Any]:
     try:
         return dict(json.loads(os.environ.get(VARIABLE) or "{}").get(url, {}))
     except (ValueError, AttributeError, TypeError):
-        raise StoreError(f"The environment variable {VARIABLE} is no JSON object of options by URL.") from None
+        raise StoreError(f"environment variable {VARIABLE}: not a JSON object that maps URLs to options") from None
 
 
 def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def refuse(name: str, names: Iterable[str], place: str, advice: str = "") -> Sto
     """Build the error for an option that a place does not have."""
     near = get_close_matches(name, [*names, *_OURS], n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
-    return StoreError(f"{place}, which has no option {name}{meant or advice}")
+    return StoreError(f"{place} has no option {name}{meant or advice}")
 
 
 def _parameters(driver: type) -> Iterator[str]:
@@ -144,9 +144,9 @@ def hand_over(url: str, *, private: bool) -> dict[str, str]:
     for name, value in options.items():
         if not private and _is_secret(name, value):
             raise StoreError(
-                f"The store option {name} is a secret, and this cluster's jobs would show it in their scripts. Give"
-                f" {name}=file:PATH or {name}=env:NAME, which each worker reads where it runs, or leave it to the"
-                " driver's own configuration there."
+                f"store option {name}: it is a secret and would be visible in this cluster's job scripts",
+                hint=f"give {name}=file:PATH or {name}=env:NAME, which each worker reads on its own machine, or"
+                " leave it to the driver's configuration there",
             )
     return {VARIABLE: json.dumps({url: options})}
 
@@ -177,11 +177,9 @@ def _read(name: str, value: Any) -> Any:
     try:
         return os.environ[place] if kind == "env" else _content(name, Path(place).expanduser())
     except KeyError:
-        raise StoreError(
-            f"The store option {name}={value} names an environment variable that is not set here."
-        ) from None
+        raise StoreError(f"store option {name}={value}: the environment variable is not set") from None
     except (OSError, ValueError) as error:
-        raise StoreError(f"The store option {name}={value} names a file that cannot be read: {error}") from error
+        raise StoreError(f"store option {name}={value}: the file cannot be read: {error}") from error
 
 
 def _content(name: str, path: Path) -> str | bytes:
@@ -208,6 +206,7 @@ def key_bytes(option: str, text: object) -> bytes:
                 if len(key := read(text)) == _KEY_SIZE:
                     return key
     raise StoreError(
-        f"The store option {option} must be a key of 32 bytes, in base64 or in 64 hexadecimal digits, or the name of a"
-        " file that holds such a text or the 32 bytes themselves, as file:PATH: openssl rand -base64 32 makes one."
+        f"store option {option}: not a key of 32 bytes",
+        hint="give the key in base64 or as 64 hexadecimal digits, or as file:PATH the name of a file with"
+        " such a text or the 32 bytes themselves; `openssl rand -base64 32` makes one",
     )

@@ -70,10 +70,10 @@ class FsspecObjects(Objects):
         # In a chain of file systems, options come under the name of the one they are for.
         nested = {name: value for name, value in options.items() if name in schemes and isinstance(value, Mapping)}
         plain = {name: value for name, value in options.items() if name not in nested}
-        given = for_driver(plain, drivers, f"the job store {url} is opened by fsspec")
+        given = for_driver(plain, drivers, f"job store {url} (opened by fsspec)")
         for scheme, driver in zip(schemes, drivers, strict=True):
             if scheme in nested:
-                given[scheme] = for_driver(nested[scheme], [driver], f"{scheme} in {url} is opened by fsspec")
+                given[scheme] = for_driver(nested[scheme], [driver], f"{scheme} in {url} (opened by fsspec)")
         fs, root = fsspec.url_to_fs(url, **given)
         return cls(fs, root, url)
 
@@ -334,15 +334,15 @@ class FsspecObjects(Objects):
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
         hint = self._hint(error)
-        told = f"Cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
-        return StoreError(f"{told.rstrip('.')}; {hint}" if hint else told)
+        told = f"cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
+        return StoreError(told.rstrip("."), hint=hint or None)
 
     def _hint(self, error: Exception) -> str:
         """Return what may help against a driver's error; empty where its own words say enough."""
         return ""
 
     def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
-        return MissingObjectError(f"There is no object {name} in {self.url}.")
+        return MissingObjectError(f"object {name} not found in {self.url}")
 
 
 def _pause(attempt: int) -> None:

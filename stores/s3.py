@@ -68,7 +68,7 @@ class S3Objects(BucketObjects):
             If an option has a value that cannot be used.
         """
         root = s3fs.S3FileSystem._strip_protocol(url)
-        given = for_driver(options, [s3fs.S3FileSystem], f"the job store {url} is in S3", ours=_OURS)
+        given = for_driver(options, [s3fs.S3FileSystem], f"job store {url} (S3)", ours=_OURS)
         fs = s3fs.S3FileSystem(**{"skip_instance_cache": True, **s3_options(given)})
         fs.retries = 3  # on top of botocore's
         return cls(fs, root, url, customer_key="sse_key" in given)
@@ -122,7 +122,7 @@ class S3Objects(BucketObjects):
             "delete", names[0], lambda: self._fs.call_s3("delete_objects", Bucket=self._bucket, Delete=wanted)
         )
         for failed in answer.get("Errors", ()):
-            raise StoreError(f"Cannot delete {failed['Key']} in {self.url}: {failed.get('Message') or failed['Code']}")
+            raise StoreError(f"cannot delete {failed['Key']} in {self.url}: {failed.get('Message') or failed['Code']}")
 
     def _send(self, local: str, path: str) -> None:
         self._fs.put_file(local, path, chunksize=_part_size(local), max_concurrency=PARTS_AT_A_TIME)
@@ -136,7 +136,7 @@ class S3Objects(BucketObjects):
 
     def _sign(self, path: str, seconds: int) -> str:
         if self._customer_key:
-            raise StoreError(f"{self.url} is encrypted with your own key (sse_key), which a URL must not hold.")
+            raise StoreError(f"{self.url} is encrypted with your own key (sse_key), which a URL must not contain")
         url: str = self._fs.sign(path, expiration=seconds)
         return url
 
@@ -160,15 +160,15 @@ class S3Objects(BucketObjects):
             region = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
             return f"the bucket is in another region: set the store option region={region or 'REGION'}"
         if code == "InvalidBucketName" or (status == 400 and code in ("", "400")):
-            return f"is {self._bucket} the name of a bucket?"
+            return f"check the name of the bucket: {self._bucket}"
         if code in ("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             return "renew the credentials, or choose others by the store options profile, key and secret"
         if status in (400, 403) and any(word in text.lower() for word in ("customer", "encrypt", "sse")):
-            return "is this store encrypted with a key of your own? Then give the store option sse_key"
+            return "if this store is encrypted with your own key, pass the store option sse_key"
         if status == 403:
             return (
-                "S3 says so also of what is missing if the credentials lack s3:ListBucket; a store needs s3:ListBucket"
-                f" on {self._bucket}, and s3:GetObject, s3:PutObject and s3:DeleteObject on what is in it"
+                f"a store needs the permission s3:ListBucket on {self._bucket}, and s3:GetObject, s3:PutObject and"
+                " s3:DeleteObject on its objects; without s3:ListBucket, S3 gives this answer for missing objects too"
             )
         return ""
 
@@ -249,13 +249,13 @@ def _encryption(given: dict[str, Any]) -> dict[str, Any]:
     """Take the options of encryption by the server out of all options, as S3's requests name them."""
     kind, kms_key, key = given.pop("sse", None), given.pop("sse_kms_key_id", None), given.pop("sse_key", None)
     if key is not None and (kind or kms_key):
-        raise StoreError("The store option sse_key stands alone: leave sse and sse_kms_key_id away.")
+        raise StoreError("store option sse_key cannot be combined with sse or sse_kms_key_id")
     if key is not None:
         return {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": key_bytes("sse_key", key)}
     if kms_key is not None:
         return {"ServerSideEncryption": kind or "aws:kms", "SSEKMSKeyId": kms_key}
     if kind not in (None, "AES256", "aws:kms", "aws:kms:dsse"):
-        raise StoreError(f"The store option sse={kind!r} is unknown: choose AES256, aws:kms or aws:kms:dsse.")
+        raise StoreError(f"store option sse={kind!r} is unknown", hint="choose from AES256, aws:kms and aws:kms:dsse")
     return {"ServerSideEncryption": kind} if kind else {}
 
 

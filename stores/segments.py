@@ -83,7 +83,10 @@ def pack(name: str, header: Header, records: Sequence[bytes]) -> Segment:
     """
     sizes = tuple(map(len, records))
     if max(sizes, default=0) > _LARGEST:
-        raise StoreError(f"A record of {max(sizes)} bytes is too large for the log, which takes 4 GiB: use a blob.")
+        raise StoreError(
+            f"a record of {max(sizes)} bytes is too large for the log, which takes at most 4 GiB",
+            hint="store it as a blob",
+        )
     head = msgpack.packb(header._replace(records=len(sizes)))
     table = struct.pack(f"<{len(sizes)}I", *sizes)
     body = b"".join((struct.pack("<I", len(head)), head, table, *records))
@@ -100,7 +103,7 @@ def unpack(name: str, data: bytes, where: str) -> Segment:
         If it is cut short or altered; `where` is the store's URL, for the message.
     """
     if len(data) < _START.size or data[: len(MAGIC)] != MAGIC:
-        raise corrupt(name, where, "is cut short or is no object of a log")
+        raise corrupt(name, where, "is cut short, or is not an object of a log")
     _, digest, head_size = _START.unpack_from(data)
     if digest_of(memoryview(data)[_DIGESTED:]) != digest:
         raise corrupt(name, where, "is cut short or was altered")
@@ -110,12 +113,10 @@ def unpack(name: str, data: bytes, where: str) -> Segment:
     start = table + 4 * header.records
     sizes = struct.unpack_from(f"<{header.records}I", data, table) if start <= len(data) else ()
     if header.kind not in _KINDS or header.writer.count("/") != 2 or start + sum(sizes) != len(data):
-        raise checked.damaged(what, "its header does not fit what follows")
+        raise checked.damaged(what, "its header does not match its content")
     return Segment(name, header, data, start, sizes)
 
 
 def corrupt(name: str, where: str, what: str) -> CorruptObjectError:
     """Build the error that says what is wrong with an object of the log."""
-    return CorruptObjectError(
-        f"{name} in {where} {what}. Put the object back from a copy, or start the workflow in a new store."
-    )
+    return CorruptObjectError(f"{name} in {where} {what}", hint=checked.RESTORE)

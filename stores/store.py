@@ -231,10 +231,7 @@ class Store:
         return f"{self.url}/{ref.name}"
 
     def _missing(self, ref: BlobRef) -> CorruptObjectError:
-        return CorruptObjectError(
-            f"{ref.name} in {self.url} is missing."
-            " Put the object back from a copy, or start the workflow in a new store."
-        )
+        return CorruptObjectError(f"{ref.name} in {self.url} is missing", hint=checked.RESTORE)
 
     # Flags
 
@@ -372,12 +369,13 @@ def make(objects: Objects, workflow: str) -> Meta:
     there = Meta.read(objects)  # another process may have made it just now
     if there is None and remains(objects) is not None:
         raise StoreError(
-            f"{objects.url} is what is left of a job store without its {META}; put that object back from a copy, or"
-            f" remove the rest: toilfn clean {objects.url}"
+            f"{objects.url} is an incomplete job store: {META} is missing",
+            hint=f"put that object back from a copy, or remove the rest: toilfn clean {objects.url}",
         )
     if there is None:
         raise StoreError(
-            f"{objects.url} is not empty and is no job store: nothing was touched. Choose a new or an empty place."
+            f"{objects.url} is not empty and is not a job store; nothing was changed",
+            hint="choose a new or an empty place",
         )
     return there
 
@@ -400,8 +398,8 @@ def _fields(data: bytes, url: str) -> dict[str, Any]:
     version = fields.pop("format")
     if version != FORMAT:
         raise StoreFormatError(
-            f"The job store {url} has format {version}, and this toilfn reads format {FORMAT}."
-            " Use the toilfn that made it, or start the workflow in a new store."
+            f"job store {url} has format {version}, but this toilfn reads format {FORMAT}",
+            hint="use the version of toilfn that created it, or start the workflow in a new store",
         )
     return fields
 
@@ -417,7 +415,7 @@ def remains(objects: Objects) -> Meta | None:
 
 
 def _no_key(url: str) -> StoreError:
-    return StoreError(f"The job store {url} is encrypted: give its key by the store option encryption_key.")
+    return StoreError(f"job store {url} is encrypted", hint="pass its key as the store option encryption_key")
 
 
 def _content_name(digest: bytes) -> str:

@@ -120,7 +120,7 @@ def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
     try:
         with Session(Settings.resolve(**{**settings, "store": os.fspath(store)}), create=False) as session:
             if not session.index.runs:
-                raise StoreNotFoundError(f"nothing was run in the store {store} yet: there is nothing to resume")
+                raise StoreNotFoundError(f"store {store}: no workflow has run in it yet, so there is nothing to resume")
             return session.resume()
     except StoreError as error:
         from toilfn.stores.checked import without_frames
@@ -131,7 +131,7 @@ def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
 def _wanted(promises: tuple[Any, ...]) -> Any:
     """Check what `compute` was given, and turn other dask collections in it into promises."""
     if not promises:
-        raise GraphError("compute() needs at least one promise: call a task to get one")
+        raise GraphError("compute() needs at least one promise", hint="call a task to get one")
     wanted = tuple(map(_checked, promises))
     return wanted[0] if len(wanted) == 1 else wanted
 
@@ -148,7 +148,7 @@ def _checked(item: Any) -> Any:
 
     wanted = rebuild(item, convert)
     if leaves and not found:
-        raise GraphError(f"compute() was given {item!r:.200}, which holds no promise: call a task to get one")
+        raise GraphError(f"compute() was given {item!r:.200}, which contains no promise", hint="call a task to get one")
     return wanted
 
 

@@ -70,7 +70,7 @@ class Run:
         """
         self._thread.join(timeout)
         if self._thread.is_alive():
-            raise TimeoutError(f"the run on {self.store} is not over after {timeout} seconds")
+            raise TimeoutError(f"the run on {self.store} did not finish within {timeout} seconds")
         if self._error is not None:
             raise self._error
         return self._value

@@ -44,7 +44,8 @@ def inside(folder: str | os.PathLike[str], name: object, *, replaced: bool = Fal
     reached = os.path.realpath(path.parent if replaced else path)
     if reached != root and not reached.startswith(root.rstrip("/") + "/"):
         raise InputError(
-            f"the name {name!r} leads out of {os.fspath(folder)} to {reached}, through a symbolic link; remove the link"
+            f"name {name!r} leads out of {os.fspath(folder)} to {reached} through a symbolic link",
+            hint="remove the link",
         )
     return path
 
@@ -74,11 +75,11 @@ def single(name: object) -> str:
         If it has one, or is empty, ``.`` or ``..``, or contains a null character.
     """
     if not isinstance(name, str) or "/" in name or name in ("", ".", "..") or "\0" in name:
-        raise InputError(f"{name!r} cannot be the name of a file: it must not be empty, '.' or '..', or contain '/'")
+        raise InputError(f"{name!r} is not a valid file name: it is empty, '.' or '..', or contains '/'")
     return name
 
 
 def _refused(name: object) -> InputError:
     return InputError(
-        f"{name!r} cannot be the name of a file in a folder: it must be a relative path without '..' in it"
+        f"{name!r} is not a valid name for a file in a directory", hint="use a relative path without '..'"
     )

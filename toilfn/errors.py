@@ -49,13 +49,39 @@ __all__ = [
 class ToilfnError(Exception):
     """The base of all errors that toilfn raises on purpose.
 
+    Parameters
+    ----------
+    *args : object
+        The message: what happened, to which object.
+    hint : str, optional
+        What the user can do about it. The text of the error ends with it; commands print it on a line of its own.
+
     Attributes
     ----------
+    hint : str or None
+        The advice alone.
+    message : str
+        The text without the advice.
     is_explained : bool
-        Whether the message alone says what happened: then nobody is shown a traceback.
+        Whether the message alone says what happened: then no traceback is shown.
     """
 
+    hint: str | None = None
     is_explained = False
+
+    def __init__(self, *args: object, hint: str | None = None) -> None:
+        super().__init__(*args)
+        self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """The text without the advice."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        if not self.hint:
+            return self.message
+        return f"{self.message}\n{self.hint}" if "\n" in self.message else f"{self.message}; {self.hint}"
 
 
 class InputError(ToilfnError):
@@ -117,8 +143,8 @@ class ContainerError(ToilfnError):
         The end of what was written to standard error.
     """
 
-    def __init__(self, message: str, exit_code: int = -1, stderr: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, exit_code: int = -1, stderr: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.exit_code = exit_code
         self.stderr = stderr
 
@@ -145,9 +171,15 @@ class FailedTasksError(ToilfnError):
     """
 
     def __init__(
-        self, message: str, failures: tuple[object, ...] = (), store: str = "", names: tuple[str, ...] = ()
+        self,
+        message: str,
+        failures: tuple[object, ...] = (),
+        store: str = "",
+        names: tuple[str, ...] = (),
+        *,
+        hint: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, hint=hint)
         self.failures = failures
         self.store = store
         self.names = names

@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from toilfn.errors import ToilfnError
+from toilfn.text import visible
+
 __all__ = [
     "Unfailing",
     "flush",
     "open_closed_descriptors",
     "report",
+    "report_error",
     "standard_error",
     "text_output",
     "unfailing_standard_error",
@@ -27,6 +31,17 @@ __all__ = [
 def report(text: str) -> None:
     """Write a line for people to standard error, if anybody can read it there."""
     standard_error().write(f"{text}\n")
+
+
+def report_error(program: str, error: BaseException) -> None:
+    """Write an error for people to standard error, its advice on a line of its own.
+
+    Control characters, which a message may quote from a file or from a program, are escaped.
+    """
+    hint = error.hint if isinstance(error, ToilfnError) else None
+    report(visible(f"{program}: {error.message if isinstance(error, ToilfnError) and hint else error}"))
+    if hint:
+        report(visible(f"hint: {hint}"))
 
 
 def standard_error() -> Unfailing:

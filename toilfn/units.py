@@ -57,7 +57,7 @@ def parse_size(size: str | float) -> int:
     if isinstance(size, str):
         match = _SIZE.fullmatch(size.strip())
         if match is None or (match[4] and not match[3]):
-            raise ResourceError(f"{size!r} is not a size: {_SIZE_HELP}")
+            raise ResourceError(f"{size!r} is not a size", hint=_SIZE_HELP)
         digits, exponent, power, binary = match.groups()
         unit = (1024 if binary else 1000) ** ("kmgtpe".index(power.lower()) + 1 if power else 0)
         return int(Decimal(f"{digits}e{exponent or 0}") * unit)
@@ -90,8 +90,8 @@ def _in_bytes(size: str | float, what: str, least: int) -> int:
     amount = parse_size(size)
     if amount < _MEBIBYTE and (amount or least):
         raise ResourceError(
-            f"{size!r} is {amount} bytes of {what}, less than a mebibyte: a number without a unit is bytes, "
-            "write for example '8G' for gigabytes or '500M' for megabytes"
+            f"{size!r} is {amount} bytes of {what}, less than a mebibyte",
+            hint="a number without a unit is in bytes; write for example '8G' for gigabytes or '500M' for megabytes",
         )
     return amount
 
@@ -151,7 +151,7 @@ def format_duration(seconds: float) -> str:
 def _plain(number: object, what: str, help: str) -> float:
     """Check a number that was given as it is."""
     if isinstance(number, bool) or not isinstance(number, Real) or not isfinite(number) or number < 0:
-        raise ResourceError(f"{number!r} is not a {what}: {help}")
+        raise ResourceError(f"{number!r} is not a {what}", hint=help)
     return float(number)
 
 
@@ -165,5 +165,5 @@ def _with_units(original: str, text: str) -> float:
         total += Decimal(match[1]) * unit
         end = match.end()
     if not end or end != len(text):
-        raise ResourceError(f"{original!r} is not a duration: {_DURATION_HELP}")
+        raise ResourceError(f"{original!r} is not a duration", hint=_DURATION_HELP)
     return float(total)

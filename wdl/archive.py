@@ -56,7 +56,7 @@ def _main(folder: Path) -> Opened:
             [str(confined.inside(folder, name)) for name in manifest.get("inputFileURLs", [])],
         )
     except FileNotFoundError:
-        raise InputError(f"{folder} is no WDL document: it is a directory without a {_MANIFEST}") from None
+        raise InputError(f"{folder} is a directory without a {_MANIFEST}; it cannot be run as WDL") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / _MANIFEST} does not name the main document as mainWorkflowURL: {error}") from None
 
@@ -72,7 +72,7 @@ def _unpacked(archive: Path) -> Path:
             content.extractall(draft)
         draft.rename(folder)
     except zipfile.BadZipFile as error:
-        raise InputError(f"{archive} is no archive: {error}") from None
+        raise InputError(f"{archive} is not a valid archive: {error}") from None
     except OSError:
         if not folder.exists():  # otherwise another process was faster
             raise

@@ -46,9 +46,9 @@ def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) 
     except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
         raise WDLError("\n".join([*_lines(error), *(_way_out(place, path) if strict else [])])) from error
     except FileNotFoundError:
-        raise InputError(f"there is no WDL document {place}") from None
+        raise InputError(f"WDL document not found: {place}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{place} is no WDL document: it is no text in UTF-8 ({error.reason})") from None
+        raise InputError(f"{place} is not a WDL document: not UTF-8 text ({error.reason})") from None
     except RecursionError:
         raise WDLError(f"{place}: {_TOO_DEEP}") from None
 
@@ -126,11 +126,11 @@ def entrypoint(document: Tree.Document, name: str | None = None) -> Any:
     named = {node.name: node for node in own}
     if name is not None:
         if name not in named:
-            raise WDLError(f"{document.pos.uri} has no task or workflow {name!r}, but {', '.join(named) or 'nothing'}")
+            raise WDLError(f"{document.pos.uri} has no task or workflow {name!r}; it has {', '.join(named) or 'none'}")
         return named[name]
     if document.workflow:
         return document.workflow
     if len(named) != 1:
         found = f"the tasks {', '.join(named)}" if named else "no task"
-        raise WDLError(f"{document.pos.uri} has no workflow, and {found}: say which to run with --task NAME")
+        raise WDLError(f"{document.pos.uri} has no workflow, and {found}", hint="choose one with --task NAME")
     return document.tasks[0]

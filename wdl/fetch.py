@@ -61,7 +61,7 @@ def _registered(tool: str, version: str) -> str:
     where = f"{server}/ga4gh/trs/v2/tools/{quote(name, safe='')}/versions/{quote(version, safe='')}/WDL/descriptor"
     answer = json.loads(_fetch(where))
     if not isinstance(answer, dict) or not answer.get("url"):
-        raise InputError(f"the registry {server} does not say where the document of {tool}:{version} is")
+        raise InputError(f"registry {server} does not say where the document of {tool}:{version} is")
     return str(answer["url"])
 
 

@@ -43,9 +43,9 @@ def read_inputs(place: str) -> dict[str, Any]:
         with fsspec.open(place, "r", encoding="utf-8-sig") as stream:
             text = stream.read()
     except FileNotFoundError:
-        raise InputError(f"there is no file of inputs {place}") from None
+        raise InputError(f"input file not found: {place}") from None
     except Exception as error:  # each of fsspec's drivers has errors of its own
-        raise InputError(f"the file of inputs {place!r} cannot be read: {error}") from error
+        raise InputError(f"input file {place!r} cannot be read: {error}") from error
     return _parsed(text, place)
 
 
@@ -53,9 +53,9 @@ def _parsed(text: str, place: str) -> dict[str, Any]:
     try:
         found = json.loads(text or "{}")
     except json.JSONDecodeError as error:
-        raise InputError(f"{place}:{error.lineno}:{error.colno}: this is no JSON: {error.msg}") from None
+        raise InputError(f"{place}:{error.lineno}:{error.colno}: invalid JSON: {error.msg}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{place}: inputs are a JSON object, with names like workflow.input")
+        raise InputError(f"{place}: not a JSON object with names like workflow.input")
     return found
 
 
@@ -71,7 +71,7 @@ def arguments(node: Any, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            raise WDLError(f"{word!r} is no input: write name=value")
+            raise WDLError(f"{word!r} is not an input", hint="write name=value")
         name = _short(node, name)
         declared = _type_of(node, name)
         if isinstance(declared, Type.Array) and not text.startswith("["):
@@ -93,7 +93,7 @@ def empty(node: Any, name: str) -> Any:
     for kind, value in ((Type.String, ""), (Type.Array, []), (Type.Map, {})):
         if isinstance(declared, kind):
             return value
-    raise WDLError(f"input {name}: {declared} has no empty value, only String, Array and Map have")
+    raise WDLError(f"input {name}: {declared} cannot be empty; only String, Array and Map can")
 
 
 def _value(declared: Type.Base, text: str, name: str) -> Any:
@@ -104,7 +104,7 @@ def _value(declared: Type.Base, text: str, name: str) -> Any:
     except ValueError:
         if isinstance(declared, Type.Any):
             return text
-        raise WDLError(f"input {name}: {text!r} is no {declared}") from None
+        raise WDLError(f"input {name}: {text!r} is not a valid {declared}") from None
 
 
 def _short(node: Any, name: str) -> str:
@@ -138,7 +138,7 @@ def _check_nested(node: Any, name: str) -> None:
     """Refuse an input of a call where the document says so (1.1, "Computing Call Inputs")."""
     allowed = (getattr(node, "meta", None) or {}).get("allowNestedInputs")
     if "." in name and not _is_override(node, name) and isinstance(allowed, WDL.Expr.Boolean) and not allowed.value:
-        raise WDLError(f"{where(allowed)}: {node.name} allows no inputs of its calls, and {name} is one")
+        raise WDLError(f"{where(allowed)}: {node.name} does not allow inputs of its calls, such as {name}")
 
 
 def _called(node: Any, calls: Iterable[str]) -> Any:
@@ -276,7 +276,7 @@ class _Imports(Paths):
     def stored(self, path: str, *, directory: bool) -> Stored:
         """Build the promise of an import."""
         if not path:
-            raise FileNotFoundError("an empty text is no path")
+            raise FileNotFoundError("an empty string is not a path")
         place = self._absolute(path.rstrip("/"))
         if (place, directory) not in self._stored:
             content = self._import(place, directory=directory)
@@ -293,9 +293,9 @@ class _Imports(Paths):
 
     def _import(self, place: str, *, directory: bool) -> Any:
         if not is_url(place) and not (os.path.isdir(place) if directory else os.path.exists(place)):
-            raise FileNotFoundError(f"there is no {'directory' if directory else 'file'} {place}")
+            raise FileNotFoundError(f"{'directory' if directory else 'file'} not found: {place}")
         if not directory and os.path.isdir(place):
-            raise FileNotFoundError(f"{place} is a directory, and a File is wanted")
+            raise FileNotFoundError(f"{place} is a directory, not a File")
         name = place.rpartition("/")[2]
         try:
             if directory:

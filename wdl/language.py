@@ -89,7 +89,7 @@ class Size(StdLib._Size):
         Value.rewrite_paths(self._coerce_paths_argument(arguments[0], expr.arguments[0].type), collect)
         unit = arguments[1].value if len(arguments) > 1 else "B"
         if unit not in byte_size_units:
-            raise Error.EvalError(expr, f"size(): {unit!r} is no unit; choose from {', '.join(byte_size_units)}")
+            raise Error.EvalError(expr, f"size(): {unit!r} is not a unit; choose from {', '.join(byte_size_units)}")
         return Value.Float(sum(sizes) / float(byte_size_units[unit]))
 
 

@@ -119,7 +119,7 @@ class OutputLibrary(Library):
         if os.path.isabs(text) and Path(text).is_relative_to(self._work):
             text = os.path.relpath(text, self._work)
         if not text or os.path.isabs(text) or ".." in Path(text).parts:
-            raise Error.InputError(f"{text!r} leads out of where the command runs; a pattern is relative to that")
+            raise Error.InputError(f"glob pattern {text!r} points outside the working directory")
         found: list[Any] = [
             Value.File(str(self._work / name))
             for name in sorted(glob.glob(text, root_dir=self._work, recursive=False))

@@ -34,4 +34,4 @@ class _Refused(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
-        parser.error(f"{option_string} is another runner's option. Use {self.const}")
+        parser.error(f"{option_string} is an option of another runner; use {self.const}")

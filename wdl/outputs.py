@@ -90,7 +90,7 @@ def _where_made(directory: str) -> Put:
         other, output = taken.setdefault(f"{folder}/{stored.content.name}", (stored, place))
         if other.content != stored.content:
             names = " and ".join(each.removeprefix(f"{directory}/") for each in (output, place))
-            raise WDLError(f"{names} are both {stored.content.name}: leave out --use-relative-output-paths")
+            raise WDLError(f"{names} are both {stored.content.name}", hint="leave out --use-relative-output-paths")
         return export(stored.content, f"{folder}/")
 
     return put

@@ -263,7 +263,7 @@ class TaskPaths(Paths):
         target = place.resolve()
         if not target.exists() or not target.is_relative_to(self.place.resolve()):
             name = os.path.relpath(place, self.work)
-            raise InputError(f"{name} is a link to {target}, which the command has not made")
+            raise InputError(f"output {name} is a symlink to {target}, which the command did not create")
 
     def local(self, path: str, *, directory: bool = False) -> Path:
         """Return the place of something that exists.
@@ -277,7 +277,7 @@ class TaskPaths(Paths):
         if place.is_relative_to(self.place) and place.exists():
             return place
         if not place.is_relative_to(self.place):
-            raise FileNotFoundError(f"{path} where the command runs")
+            raise FileNotFoundError(f"{path} in the task's working directory")
         if not self.beside or not place.is_relative_to(self.work):
             raise FileNotFoundError(path)
         source = os.path.join(self.beside, place.relative_to(self.work))

@@ -37,9 +37,9 @@ class UnionPlaceholder(Expr.Placeholder):
         if isinstance(value, Value.Null):
             return
         if "sep" in self.options and not isinstance(value, Value.Array):
-            raise Error.EvalError(self, f"the option sep is for an Array, and this is {value.type}")
+            raise Error.EvalError(self, f"the option sep needs an Array, not {value.type}")
         if "true" in self.options and not isinstance(value, Value.Boolean):
-            raise Error.EvalError(self, f"the options true and false are for a Boolean, and this is {value.type}")
+            raise Error.EvalError(self, f"the options true and false need a Boolean, not {value.type}")
         if "sep" not in self.options and isinstance(value, Value.Array):
             raise Error.EvalError(self, f"{value.type} needs the option sep, such as ~{{sep=' ' ...}}")
 

@@ -63,7 +63,7 @@ def was_too_large(failure: Any) -> bool:
 
 def _said(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"there is no file or directory {error}"
+        return f"no such file or directory: {error}"
     if isinstance(error, Error.EvalError) and isinstance(error.node, Expr.Apply) and error.__cause__ is not None:
         name, said = f"{error.node.function_name}(): ", _said(error.__cause__)
         return said if name.startswith("_") or said.startswith(name) else name + said

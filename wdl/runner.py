@@ -171,7 +171,7 @@ def _make_directories(*places: str) -> None:
             if not is_url(place):
                 os.makedirs(place, exist_ok=True)
         except OSError as error:
-            raise InputError(f"the outputs cannot go to {place}: {error.strerror}") from None
+            raise InputError(f"cannot write the outputs to {place}: {error.strerror}") from None
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def _machine(options: argparse.Namespace) -> Machine:
 def _look(options: argparse.Namespace) -> int:
     """Do ``toilfn wdl check`` and ``toilfn wdl inputs``."""
     if len(options.words) != 1:
-        raise InputError(f"toilfn wdl {options.document} looks at one document")
+        raise InputError(f"toilfn wdl {options.document} takes exactly one document")
     parsed = document.load_document(opened(options.words[0]).document, path=options.path, strict=options.quant_check)
     if options.document == "inputs":
         node = document.entrypoint(parsed, options.entrypoint)

@@ -115,14 +115,14 @@ def check_override(section: str, name: str, value: Any) -> None:
     if section == "requirements" and name not in _REQUIREMENTS:
         near = get_close_matches(name, _REQUIREMENTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(_REQUIREMENTS)}"
-        raise ResourceError(f"there is no requirement {name!r}{hint}")
+        raise ResourceError(f"unknown requirement {name!r}{hint}")
     _read({_name(name): value})
 
 
 def _read(values: Mapping[str, Any]) -> Runtime:
     given = {name: value for name, value in values.items() if value is not None}
     if "inlineDockerfile" in given and "docker" not in given:
-        raise ResourceError("inlineDockerfile is not built here: build it, and name the image as docker")
+        raise ResourceError("inlineDockerfile is not supported", hint="build the image and set runtime.docker")
     codes = _taken(given, "returnCodes", _return_codes) if "returnCodes" in given else (0,)
     points = _taken(given, "disks", _mount_points) or ()
     fail_on_stderr = _taken(given, "failOnStderr", _flag) or False
@@ -233,7 +233,9 @@ def _disks(value: Any) -> Iterator[re.Match[str]]:
     for part in value if isinstance(value, list) else str(value).split(","):
         match = _DISK.fullmatch(str(part).strip())
         if match is None:
-            raise ResourceError(f"disks: {part!r} is not a size; write for example '10 GiB' or 'local-disk 10 SSD'")
+            raise ResourceError(
+                f"disks: {part!r} is not a size", hint="write for example '10 GiB' or 'local-disk 10 SSD'"
+            )
         yield match
 
 

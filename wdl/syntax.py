@@ -75,7 +75,9 @@ def with_plain_version(text: str, place: str) -> str:
         line = (before + found["gap"]).count("\n") + 1
         pos = Error.SourcePosition(place, place, line, 1, line, 1)
         known = "1.0, 1.1, 1.2, development, or draft-2 by saying nothing"
-        raise Error.SyntaxError(pos, f"WDL {version} is not supported; versions are {known}", version, version)
+        raise Error.SyntaxError(
+            pos, f"WDL {version} is not supported; supported versions are {known}", version, version
+        )
     lines = "\n" * found["gap"].count("\n")
     return f"{before}version {version}{lines}{text[found.end() :]}"
 

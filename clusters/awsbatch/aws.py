@@ -58,7 +58,9 @@ class Amazon:
                 SSOError,
             )
         except ImportError as error:
-            raise ClusterError(f"AWS Batch needs its extra: pip install 'toilfn[aws]' ({error})") from error
+            raise ClusterError(
+                f"AWS Batch needs optional packages: {error}", hint="pip install 'toilfn[aws]'"
+            ) from error
 
         try:
             answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
@@ -69,14 +71,14 @@ class Amazon:
                 self.close()  # clients keep their credentials; new ones find those that were renewed
             raise refusal from None
         except (ConnectionError, HTTPClientError) as error:
-            raise AwayError(f"AWS {service} does not answer: {error}") from None
+            raise AwayError(f"AWS {service} does not respond: {error}") from None
         except NoRegionError:
             raise InputError(
-                f"AWS {service}: no region is set; give region=..., or set TOILFN_AWS_BATCH_REGION or "
-                "AWS_DEFAULT_REGION"
+                f"AWS {service}: no region is set",
+                hint="pass region=..., or set TOILFN_AWS_BATCH_REGION or AWS_DEFAULT_REGION",
             ) from None
         except (NoCredentialsError, CredentialRetrievalError, SSOError) as error:
-            raise CredentialsError(f"AWS {service}: {error}. {_credentials_hint()}") from None
+            raise CredentialsError(f"AWS {service}: {error}", hint=_credentials_hint()) from None
         except (BotoCoreError, ValueError) as error:
             raise InputError(f"AWS {service}: {error}") from None
 
@@ -116,14 +118,16 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     if status >= 500 or said.get("Code") in _THROTTLED:
         return AwayError(text)
     if said.get("Code") in _CREDENTIALS:
-        return CredentialsError(f"{text}\n{_credentials_hint()}")
+        return CredentialsError(text, hint=_credentials_hint())
     if said.get("Code") in _FORBIDDEN:
-        return ClusterError(f"{text}\nGive the leader's user or role this right, or use another one (AWS_PROFILE).")
+        return ClusterError(
+            text, hint="grant the leader's user or role this permission, or use another one (AWS_PROFILE)"
+        )
     return ClusterError(text)
 
 
 def _credentials_hint() -> str:
     return (
-        "The leader uses the credentials that botocore finds (AWS_PROFILE, AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, ~/.aws, or its machine's role): give it some that may use this service."
+        "provide credentials that may use this service: the leader uses those that botocore finds (AWS_PROFILE, "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or the role of its machine)"
     )

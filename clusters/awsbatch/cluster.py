@@ -156,12 +156,14 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         names = ", ".join(sorted(queue["jobQueueName"] for queue in queues))
         for name in (self._queue, self._spot_queue):
             if name not in known:
-                raise ClusterError(f"there is no AWS Batch queue {name!r} in this region: there are {names or 'none'}. "
-                                   "Give queue=..., or set TOILFN_AWS_BATCH_QUEUE.")  # fmt: skip
+                raise ClusterError(
+                    f"AWS Batch queue {name!r} not found in this region; there are {names or 'none'}",
+                    hint="pass queue=..., or set TOILFN_AWS_BATCH_QUEUE",
+                )
             queue = known[name]
             if queue["state"] != "ENABLED" or queue["status"] == "INVALID":
                 why = queue.get("statusReason", "it takes no jobs")
-                raise ClusterError(f"the AWS Batch queue {name!r} is {queue['state']}, {queue['status']}: {why}")
+                raise ClusterError(f"AWS Batch queue {name!r} is {queue['state']}, {queue['status']}: {why}")
 
     def _defined(self, name: str, properties: Mapping[str, Any]) -> str:
         """Find the job definition of this name, or make it; gives its ARN."""

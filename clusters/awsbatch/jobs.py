@@ -129,7 +129,7 @@ def portions(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
     length = 0
     for batch in batches:
         if "\n" in batch.name:
-            raise InputError(f"the batch {batch.name!r} has a line break in its name")
+            raise InputError(f"batch {batch.name!r}: its name contains a line break")
         if portion and (len(portion) >= most or length + len(batch.name) >= _TABLE):
             yield portion
             portion, length = [], 0
@@ -176,7 +176,7 @@ def _container(job: Mapping[str, Any]) -> dict[str, Any]:
 def _requirements(resources: Resources) -> list[dict[str, str]]:
     wrong = [accelerator.kind for accelerator in resources.accelerators if accelerator.kind != "gpu"]
     if wrong:
-        raise InputError(f"AWS Batch has no accelerators of the kind {wrong[0]!r}: it knows gpu only")
+        raise InputError(f"AWS Batch has no accelerators of kind {wrong[0]!r}: only gpu is supported")
     gpus = sum(accelerator.count for accelerator in resources.accelerators)
     asked = {
         "VCPU": max(1, math.ceil(resources.cores)),

@@ -170,8 +170,8 @@ class CommandCluster(PolledCluster[_Live]):
                 return base
             if time.monotonic() > end:
                 raise ClusterError(
-                    f"the answer to the submission does not tell the job's id, and no job is named {name}; "
-                    f"the answer was: {output[-_TAIL:]!r}"
+                    f"the output of the submission contains no job id, and no job is named {name}; the output was:"
+                    f" {output[-_TAIL:]!r}"
                 )
             time.sleep(1.0)
 
@@ -348,7 +348,9 @@ class CommandCluster(PolledCluster[_Live]):
         own = filtered(self.directives(submission), given.get("job_directives_skip", ()))
         for line in given.get("job_extra_directives", ()):
             if not line.replace("\t", " ").isprintable():
-                raise InputError(f"job_extra_directives: {line!r} is not one line of text; write one item for each")
+                raise InputError(
+                    f"job_extra_directives: {line!r} is not one line of text", hint="pass one item for each line"
+                )
             own.append(line)
         session = self._session or Session("STORE", "WORKFLOW")
         python = given.get("python", sys.executable)
@@ -404,7 +406,7 @@ class CommandCluster(PolledCluster[_Live]):
         else:
             place = Path.home() / ".toilfn" / session.workflow
         if "\n" in str(place):
-            raise InputError(f"the log directory {str(place)!r} has a line break in its name; give another one")
+            raise InputError(f"log directory {str(place)!r}: its name contains a line break")
         return place.absolute()
 
     def _watch(self, job: JobId, name: str) -> None:

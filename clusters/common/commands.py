@@ -186,9 +186,9 @@ class Commands:
             missing = _missing(command[0])
             raise (AwayError if command[0] in self._known else ClusterError)(missing) from None
         except subprocess.TimeoutExpired:
-            raise AwayError(f"{command[0]} gave no answer within {self._timeout:g} s") from None
+            raise AwayError(f"{command[0]} did not respond within {self._timeout:g} s") from None
         except OSError as error:  # no process can be started now, or the command's file system is away
-            raise AwayError(f"{command[0]} cannot be started: {error}") from None
+            raise AwayError(f"{command[0]} could not be started: {error}") from None
         self._known.add(command[0])
         return done
 

@@ -68,8 +68,8 @@ def image_of(settings: Mapping[str, Any], owner: str) -> str:
     image = setting(settings, "image", "TOILFN_IMAGE")
     if image is None:
         raise InputError(
-            f"{owner} needs an image that has toilfn: give image='registry/toilfn:tag', or set TOILFN_IMAGE; "
-            "docker/Dockerfile makes one"
+            f"{owner} needs an image with toilfn",
+            hint="pass image='registry/toilfn:tag', or set TOILFN_IMAGE; docker/Dockerfile builds one",
         )
     return image
 

@@ -42,8 +42,8 @@ class RefusedError(ClusterError):
         Where a redirection leads, else empty.
     """
 
-    def __init__(self, message: str, status: int, location: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, location: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.status = status
         self.location = location
 
@@ -88,7 +88,10 @@ class JsonService:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             where = url if "@" not in url else "the URL with a user name in it"
-            raise InputError(f"{where} cannot be where {name} is: write http://HOST:PORT or https://HOST, nothing else")
+            raise InputError(
+                f"invalid URL for {name}: {where}",
+                hint="write http://HOST:PORT or https://HOST, without user, password or query",
+            )
         self.name = name
         self.url = url.rstrip("/")
         self._headers = headers
@@ -125,13 +128,13 @@ class JsonService:
                 raise refusal(self.name, self.url + path, error.code, error.reason, error, self._hint) from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise AwayError(f"{self.name} at {self.url} does not answer: {reason}") from None
+            raise AwayError(f"{self.name} at {self.url} does not respond: {reason}") from None
 
     def _read(self, path: str, text: bytes) -> Any:
         try:
             return json.loads(text) if text.strip() else None
         except ValueError:
-            raise ClusterError(f"{self.name} answered to {path} what is not JSON: {text[:200]!r}") from None
+            raise ClusterError(f"{self.name} returned invalid JSON for {path}: {text[:200]!r}") from None
 
 
 def refusal(name: str, where: str, status: int, reason: str, answer: Answer, hint: str = "") -> ClusterError:
@@ -147,11 +150,10 @@ def refusal(name: str, where: str, status: int, reason: str, answer: Answer, hin
         said = answer.read(2000).decode(errors="replace").strip()
     except (OSError, HTTPException):
         said = ""
-    message = f"{name} at {where} answered {status} {reason}. {said}".rstrip(" .")
+    message = f"{name} at {where} answered {status} {reason}: {said}".rstrip(" .:")
     if status in _AWAY:
         return AwayError(message)
-    if status in (401, 403) and hint:
-        message = f"{message}\n{hint}"
-        if status == 401:
-            return CredentialsError(message)
-    return RefusedError(message, status, answer.headers.get("Location", ""))
+    advice = hint if hint and status in (401, 403) else None
+    if advice and status == 401:
+        return CredentialsError(message, hint=advice)
+    return RefusedError(message, status, answer.headers.get("Location", ""), hint=advice)

@@ -141,7 +141,9 @@ class PolledCluster(Cluster, Generic[L]):
     def open(self, session: Session) -> None:
         """Get ready; see `Cluster.open`."""
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", session.workflow):
-            raise InputError(f"{session.workflow!r} cannot be part of a job's name: use letters, digits, '_', '.', '-'")
+            raise InputError(
+                f"{session.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
+            )
         self._session = session
         self._next_look, self._away_since = 0.0, None
 
@@ -264,7 +266,7 @@ class PolledCluster(Cluster, Generic[L]):
         away = now - self._is_away(error)
         if away > self.patience:
             raise ClusterError(
-                f"{error}\nNo answer for {format_duration(away)}. The jobs keep running: resume the run later."
+                f"{error}\nno response for {format_duration(away)}; the jobs keep running", hint="resume the run later"
             )
         _log.warning("%s; asking again", error)
         self._next_look = now + max(self.poll_interval, min(away, 30.0))

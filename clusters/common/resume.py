@@ -89,7 +89,7 @@ def make_from(name: str, recipe: Recipe) -> Cluster:
         If the recipe is not complete, or there is no such class any more.
     """
     if "settings" not in recipe:
-        raise ClusterError(f"the settings of the cluster {name} are not in the record: {recipe.get('unknown', 'none')}")
+        raise ClusterError(f"the settings of the cluster {name} were not recorded: {recipe.get('unknown', 'none')}")
     found = _class(name)
     cluster: Cluster = found(*map(_value, recipe["args"]), **{key: _value(v) for key, v in recipe["settings"].items()})
     return cluster
@@ -129,4 +129,4 @@ def _load(path: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ClusterError(f"{path}, which the run used, cannot be imported: {error}") from None
+        raise ClusterError(f"cannot import {path}, which the run used: {error}") from None

@@ -133,7 +133,9 @@ def word(name: str, value: object) -> str:
     """
     text = str(value)
     if not text or re.search(r"[\s\"'\\\x00-\x1f\x7f]", text):
-        raise InputError(f"{name}={text!r} cannot be part of a directive: write it without blanks, quotes, backslashes")
+        raise InputError(
+            f"{name}={text!r} is not valid in a directive", hint="write it without blanks, quotes and backslashes"
+        )
     return text
 
 
@@ -148,8 +150,8 @@ def job_name(name: str) -> str:
     if name and (len(name) > _LONGEST_NAME or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+=&-]*", name)):
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}..."
         raise InputError(
-            f"job_name={shown!r} cannot begin jobs' names: use at most {_LONGEST_NAME} letters, digits and '_.+=&-', "
-            "and begin with a letter"
+            f"job_name={shown!r} cannot be the beginning of job names",
+            hint=f"use at most {_LONGEST_NAME} letters, digits and '_.+=&-', and begin with a letter",
         )
     return name
 
@@ -199,7 +201,7 @@ def _list(key: str, value: Any) -> list[str] | None:
         try:
             return shlex.split(value) if key in _WORDS else [value] if value else []
         except ValueError as error:
-            raise InputError(f"{key}={value!r} cannot be split as a shell would: {error}") from None
+            raise InputError(f"{key}={value!r} cannot be split as a shell would split it: {error}") from None
     if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
         return None
     items = [_text(key, item) for item in value]

@@ -83,7 +83,7 @@ class DaskCluster(Cluster):
     def open(self, session: Session) -> None:
         """Connect. See `Cluster.open`."""
         if not session.workflow.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise ClusterError(f"{session.workflow!r} cannot be part of a job's name")
+            raise ClusterError(f"{session.workflow!r} is not valid in a job name")
         self._session = session
         try:
             self._link.client()
@@ -189,8 +189,8 @@ class DaskCluster(Cluster):
         kept = {name: amount for name, amount in named.items() if name in offered or name in needed}
         if workers and not any(_suits(worker, resources, kept) for worker in workers):
             have = "; ".join(sorted({_described(worker) for worker in workers}))
-            raise ClusterError(f"no dask worker can give {resources.cores:g} cores, {resources.memory} bytes of memory "
-                               f"and {kept or 'nothing else'}: there are workers with {have}")  # fmt: skip
+            raise ClusterError(f"no dask worker has {resources.cores:g} cores, {resources.memory} bytes of memory and"
+f" {kept or 'nothing else'}; there are workers with {have}")  # fmt: skip
         return kept
 
     def _submit(self, batch: Batch, resources: dict[str, float]) -> JobId:

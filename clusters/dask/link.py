@@ -85,7 +85,7 @@ class DaskLink:
         while self._place.status == "connecting" and time.monotonic() < end:
             time.sleep(_PAUSE)
         if self._place.status != "running":
-            raise ClusterError(f"the dask client {self._place} is {self._place.status}: its scheduler was lost")
+            raise ClusterError(f"dask client {self._place} is {self._place.status}: its scheduler was lost")
         return self._place
 
     def _own(self) -> Client:
@@ -103,7 +103,7 @@ class DaskLink:
             )
         except (OSError, TimeoutError) as error:
             self.close()
-            raise ClusterError(f"the dask scheduler at {address} does not answer: {error}") from error
+            raise ClusterError(f"dask scheduler at {address} does not respond: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -116,8 +116,9 @@ class DaskLink:
         address = address or dask.config.get("scheduler-address", None)
         if not address:
             raise ClusterError(
-                "there is no dask scheduler to talk to: write DaskCluster('tcp://host:8786'), give a client or a "
-                "cluster object, or set DASK_SCHEDULER_ADDRESS"
+                "no dask scheduler was given",
+                hint="write DaskCluster('tcp://host:8786'), pass a client or a cluster object, or set"
+                " DASK_SCHEDULER_ADDRESS",
             )
         return str(address)
 

@@ -150,7 +150,7 @@ class GridEngineCluster(CommandCluster):
         output = self.commands.ask(["qstat", "-xml", "-g", "d", "-s", "prs", "-u", _user()])
         rows = queue_rows(output)
         if rows is None:
-            raise AwayError(f"qstat -xml gave an answer that cannot be read: {output[:300]!r}")
+            raise AwayError(f"qstat -xml returned invalid XML: {output[:300]!r}")
         return ((self._id(number, task), state, name) for number, task, state, name in rows)
 
     def _id(self, number: str, task: int | None) -> JobId:
@@ -164,7 +164,7 @@ class GridEngineCluster(CommandCluster):
     def _accelerators(self, resources: Resources, slots: int) -> list[str]:
         count = sum(accelerator.count for accelerator in resources.accelerators)
         if count % slots:
-            raise InputError(f"Grid Engine gives accelerators for each slot: {count} cannot be shared by {slots} cores")
+            raise InputError(f"Grid Engine grants accelerators per slot: {count} cannot be divided among {slots} cores")
         return [f"-l {self.settings.get('accelerator_resource', 'gpu')}={count // slots}"] if count else []
 
 

@@ -187,7 +187,7 @@ def _variable() -> dict[str, str]:
     """Read ``TOILFN_HTCONDOR_PARAMS``."""
     pairs = [pair for pair in os.environ.get("TOILFN_HTCONDOR_PARAMS", "").split(";") if pair.strip()]
     if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise InputError(f"TOILFN_HTCONDOR_PARAMS: {wrong[0]!r} is not like 'name = value'")
+        raise InputError(f"TOILFN_HTCONDOR_PARAMS: {wrong[0]!r} does not have the form 'name = value'")
     return {name.strip(): value.strip() for name, _, value in (pair.partition("=") for pair in pairs)}
 
 

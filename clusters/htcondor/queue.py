@@ -69,7 +69,7 @@ class CommandQueue:
         ads = json_ads(output)
         if ads is None:
             kind = AwayError if has_beginning(output) else NoticesError
-            raise kind(f"{command} -json answered what cannot be read: {output[:300]!r}")
+            raise kind(f"{command} -json returned invalid JSON: {output[:300]!r}")
         return ads
 
 
@@ -100,7 +100,8 @@ class Bindings:
         wrong = [word for word in arguments if "=" not in word or word.startswith("-")]
         if wrong:
             raise ClusterError(
-                f"submit_args: the Python bindings take no {wrong[0]!r}; set bindings=False, or name=value"
+                f"submit_args: the Python bindings do not accept {wrong[0]!r}",
+                hint="set bindings=False, or write name=value",
             )
         lines = "".join(f"{word}\n" for word in arguments)
         result = self._asked(lambda: self._module.Schedd().submit(self._module.Submit(lines + description)))
@@ -149,7 +150,9 @@ def chosen_queue(commands: Commands, wanted: bool | None) -> Queue:
         bindings = Bindings()
     except ImportError as error:
         if wanted:
-            raise ClusterError(f"bindings=True needs `pip install 'toilfn[htcondor]'`: {error}") from error
+            raise ClusterError(
+                f"bindings=True needs optional packages: {error}", hint="pip install 'toilfn[htcondor]'"
+            ) from error
         return CommandQueue(commands)
     return bindings if wanted or bindings.finds_schedd() else CommandQueue(commands)
 

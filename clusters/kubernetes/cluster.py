@@ -106,7 +106,9 @@ class KubernetesCluster(Cluster):
     def open(self, session: Session) -> None:
         """Connect, and start to watch. See `Cluster.open`."""
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", session.workflow):
-            raise InputError(f"{session.workflow!r} cannot be part of a job's name: use letters, digits, '_', '.', '-'")
+            raise InputError(
+                f"{session.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
+            )
         image_of(self.settings, "KubernetesCluster")
         self._session, selector = session, f"{WORKFLOW}={session.workflow}"
         connection = self._connection = Connection(self.settings)
@@ -448,8 +450,8 @@ class KubernetesCluster(Cluster):
             self._live.clear()  # so that `close` leaves the jobs alone
             self._unsent.clear()
             raise ClusterError(
-                f"{error}\nNo news of jobs for {format_duration(away)} (patience). "
-                "The jobs keep running: resume the run later"
+                f"{error}\nno news of the jobs for {format_duration(away)} (setting patience); the jobs keep running",
+                hint="resume the run later",
             )
         if away > _BRIEF:
             self._note_outage(error)

@@ -77,7 +77,7 @@ class Connection:
             from kubernetes import client
         except ImportError as error:
             raise ClusterError(
-                f"KubernetesCluster needs its extra: pip install 'toilfn[kubernetes]' ({error})"
+                f"KubernetesCluster needs optional packages: {error}", hint="pip install 'toilfn[kubernetes]'"
             ) from error
         configuration = client.Configuration()
         configuration.retries = False  # retries are decided by the caller
@@ -110,7 +110,7 @@ class Connection:
             self._ask(self._pods.read_namespace, self.namespace)
         except RefusedError as error:
             if error.status == 404:
-                raise ClusterError(f"there is no namespace {self.namespace!r} in {self.host}") from error
+                raise ClusterError(f"namespace {self.namespace!r} not found in {self.host}") from error
             if error.status != 403:  # an account that may not list namespaces may still use one
                 raise
         with suppress(RefusedError):  # a server need not answer questions about rights
@@ -123,8 +123,9 @@ class Connection:
         role = "examples/kubernetes/role.yaml has all rights that a leader needs"
         if missing:
             raise ClusterError(
-                f"Kubernetes at {self.host} does not allow this user to {', '.join(missing)} in the namespace "
-                f"{self.namespace!r}; {role}. See `kubectl auth can-i {missing[0]} -n {self.namespace}`"
+                f"Kubernetes at {self.host} does not allow this user to {', '.join(missing)} in the namespace"
+                f" {self.namespace!r}",
+                hint=f"{role}; see `kubectl auth can-i {missing[0]} -n {self.namespace}`",
             )
         for right, loss in _HELPFUL.items():
             if not self._may(right):
@@ -235,7 +236,7 @@ class Connection:
             try:
                 answer: dict[str, Any] = json.loads(response.data)
             except ValueError as error:
-                raise AwayError(f"Kubernetes at {self.host} answered what is not JSON: {error}") from error
+                raise AwayError(f"Kubernetes at {self.host} returned invalid JSON: {error}") from error
         return answer
 
     def _request(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> HTTPResponse:
@@ -252,7 +253,7 @@ class Connection:
         except self._raised as error:
             raise self._meaning(error.status or 0, error.body, str(error.reason)) from None
         except (HTTPError, OSError) as error:
-            raise AwayError(f"Kubernetes at {self.host} does not answer: {error}") from error
+            raise AwayError(f"Kubernetes at {self.host} does not respond: {error}") from error
         except ValueError as error:  # of the client's models
             raise _unfit(error) from None
         return response
@@ -271,17 +272,17 @@ class Connection:
         with suppress(ValueError, TypeError, AttributeError):
             said = json.loads(body).get("message") or reason
         if status == 410:
-            return ExpiredError(f"Kubernetes at {self.host} does not know that any more: {said}")
+            return ExpiredError(f"Kubernetes at {self.host} no longer has that version: {said}")
         if status in _AWAY:
-            return AwayError(f"Kubernetes at {self.host} cannot answer now: {status} {said}")
+            return AwayError(f"Kubernetes at {self.host} is temporarily unavailable: {status} {said}")
         if status == 401:
-            hint = "the credentials are wrong or too old: see `kubectl config view`, `kubeconfig` and `context`"
-            return CredentialsError(f"Kubernetes at {self.host} does not know this user: {hint} ({said})")
+            hint = "the credentials are wrong or have expired: see `kubectl config view`, `kubeconfig` and `context`"
+            return CredentialsError(f"Kubernetes at {self.host} does not know this user ({said})", hint=hint)
         if status == 403 and "exceeded quota" in said:
-            return QuotaError(f"Kubernetes at {self.host} refuses for now: {said}", status)
+            return QuotaError(f"Kubernetes at {self.host} refuses temporarily: {said}", status)
         if status == 403 and " cannot " in said:  # the words for a right that is missing
-            hint = "examples/kubernetes/role.yaml has the rights that a leader needs"
-            return RefusedError(f"Kubernetes at {self.host} forbids it: {said}; {hint}", status)
+            hint = "examples/kubernetes/role.yaml has the permissions that a leader needs"
+            return RefusedError(f"Kubernetes at {self.host} forbids it: {said}", status, hint=hint)
         kind = GoneError if status == 404 else RefusedError
         return kind(f"Kubernetes at {self.host} refuses: {status} {said}", status)
 
@@ -289,8 +290,8 @@ class Connection:
 class RefusedError(ClusterError):
     """The API said no."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.status = status
 
 
@@ -329,7 +330,7 @@ class Stream:
                     raise self._error(event["object"])
                 yield event
         except (HTTPError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            raise AwayError(f"the stream of changes broke: {error}") from error
+            raise AwayError(f"the watch stream was interrupted: {error}") from error
         finally:
             self._response.close()
 
@@ -359,9 +360,9 @@ def _unfit(error: ValueError) -> InputError:
         for found in getattr(error, "errors", list)()
     ]
     return InputError(
-        f"the job's description does not fit the Kubernetes client's: {'; '.join(wrong) or error}. Correct "
-        "pod_template, labels, annotations or security_context; for a field of a newer Kubernetes, install a newer "
-        "'kubernetes' package"
+        f"the Kubernetes client rejects the job's description: {'; '.join(wrong) or error}",
+        hint="correct pod_template, labels, annotations or security_context; for a field of a newer Kubernetes, "
+        "install a newer 'kubernetes' package",
     )
 
 
@@ -388,6 +389,7 @@ def _configure(configuration: Configuration, settings: Mapping[str, Any]) -> str
         return str(settings.get("namespace") or _NAMESPACE.read_text().strip())
     except (ConfigException, OSError) as error:
         raise ClusterError(
-            f"there is no way to reach a Kubernetes cluster: {error}. Give kubeconfig= and context=, set KUBECONFIG, "
-            "or run the leader in a pod whose service account may make jobs (examples/kubernetes/)"
+            f"no Kubernetes configuration found: {error}",
+            hint="pass kubeconfig= and context=, set KUBECONFIG, or run the leader in a pod whose service"
+            " account may create jobs (examples/kubernetes/)",
         ) from error

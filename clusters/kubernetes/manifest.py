@@ -148,8 +148,8 @@ def _owner(owner: str) -> str:
     """
     if not _LABEL.fullmatch(owner):
         raise InputError(
-            f"owner={owner!r} cannot be the value of a label in Kubernetes; use up to 63 letters, digits, '-', '_' and "
-            "'.', with a letter or digit at both ends"
+            f"owner={owner!r} is not a valid Kubernetes label value",
+            hint="use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
         )
     return owner
 
@@ -242,7 +242,7 @@ def _override(given: Mapping[str, Any] | str) -> Mapping[str, Any]:
     """Read the user's pod template; what a whole object has besides metadata and spec is dropped."""
     found: Any = _read(given) if isinstance(given, str) else given
     if not isinstance(found, Mapping) or not found.keys() <= {"apiVersion", "kind", "metadata", "spec", "template"}:
-        raise InputError("pod_template is to be a mapping with 'metadata' and 'spec', as in a PodTemplate")
+        raise InputError("pod_template must be a mapping with 'metadata' and 'spec', as in a PodTemplate")
     found = found.get("template", found)
     return {key: found[key] for key in ("metadata", "spec") if key in found}
 

@@ -123,7 +123,7 @@ class Watcher:
             elif event["type"] != "BOOKMARK":
                 self._news.put(Changed(self._kind, item))
         if is_empty and time.monotonic() - opened < _STEADY:
-            raise AwayError(f"streams of {self._kind}s end as soon as they begin")
+            raise AwayError(f"watch streams of {self._kind}s end as soon as they begin")
         self._works()
 
     def _works(self) -> None:

@@ -104,7 +104,9 @@ class LocalCluster(Cluster):
     def open(self, session: Session) -> None:
         """Find out what the machine has; workers are started when there is work."""
         if self._session is not None:
-            raise ClusterError("this LocalCluster is in use by another run: make one for each")
+            raise ClusterError(
+                "this LocalCluster is in use by another run", hint="create one cluster object for each run"
+            )
         self._session = session
         self._environment = {**os.environ, **session.environment}
         self._next_look = 0.0

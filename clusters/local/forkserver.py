@@ -83,7 +83,7 @@ class Nursery:
         while select.select([self._socket], [], [], timeout)[0]:
             said = self._socket.recv(_LARGEST)
             if not said:
-                raise ConnectionResetError("the process that forks workers is gone")
+                raise ConnectionResetError("the process that forks workers has died")
             kind, pid, status = json.loads(said)
             if kind == "born":
                 self._born.append(pid)

@@ -149,7 +149,7 @@ class LSFCluster(CommandCluster):
         answer = self.commands.answer(["bjobs", "-json", "-o", fields, *arguments])
         records = json_records(answer.text, answer.is_absent)
         if records is None:
-            raise AwayError(f"bjobs -json answered what cannot be read: {answer.text[:300]!r}")
+            raise AwayError(f"bjobs -json returned invalid JSON: {answer.text[:300]!r}")
         keys = ((job_key(record), record) for record in records)
         return {self._id(*key): record for key, record in keys if key is not None}
 

@@ -51,7 +51,7 @@ def memory_unit(wanted: str | None) -> int:
     """
     name = (wanted or _configured()).upper()
     if name not in _UNITS:
-        raise InputError(f"units={name!r}: write one of {', '.join(_UNITS)}")
+        raise InputError(f"units={name!r} is unknown", hint=f"choose from {', '.join(_UNITS)}")
     return _UNITS[name]
 
 

@@ -64,7 +64,7 @@ class Master:
         self._stopped = threading.Event()
         self._stream: Stream | None = None
         self._service: JsonService | None = None
-        self._problem: ClusterError = AwayError(f"{NAME} has not answered yet")
+        self._problem: ClusterError = AwayError(f"{NAME} has not responded yet")
         self._thread = threading.Thread(target=self._run, name="toilfn-mesos", daemon=True)
         self.framework_id = ""
 
@@ -154,9 +154,9 @@ class Master:
                 if event["type"] == "SUBSCRIBED":
                     self._subscribed(endpoint, event["subscribed"]["framework_id"]["value"])
                 if event["type"] == "ERROR":
-                    raise ClusterError(f"{NAME} at {endpoint} has ended our subscription: {event['error']['message']}")
+                    raise ClusterError(f"{NAME} at {endpoint} ended the subscription: {event['error']['message']}")
                 self._on_event(event)
-        raise AwayError(f"{NAME} at {endpoint} has ended its stream")
+        raise AwayError(f"{NAME} at {endpoint} ended its stream")
 
     def _subscribed(self, endpoint: str, framework_id: str) -> None:
         with self._changed:
@@ -178,6 +178,6 @@ class Master:
                 endpoint = f"{leader.scheme}://{leader.netloc}"
                 return endpoint, Stream(NAME, endpoint + _PATH, call, self._headers, _SILENCE)
             if error.status in (401, 403):
-                hint = "Give principal=... and secret=..., or set TOILFN_MESOS_PRINCIPAL and TOILFN_MESOS_SECRET."
-                raise ClusterError(f"{error}\n{hint}") from None
+                hint = "pass principal=... and secret=..., or set TOILFN_MESOS_PRINCIPAL and TOILFN_MESOS_SECRET"
+                raise ClusterError(str(error), hint=hint) from None
             raise

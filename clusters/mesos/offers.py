@@ -31,7 +31,7 @@ def amounts(resources: Resources) -> dict[str, float]:
     """
     wrong = [accelerator.kind for accelerator in resources.accelerators if accelerator.kind != "gpu"]
     if wrong:
-        raise InputError(f"Mesos has no accelerators of the kind {wrong[0]!r}: it knows gpu only")
+        raise InputError(f"Mesos has no accelerators of kind {wrong[0]!r}: only gpu is supported")
     asked = {
         "cpus": max(0.01, resources.cores),
         "mem": float(max(32, math.ceil(resources.memory / _MIB))),

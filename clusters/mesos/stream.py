@@ -65,7 +65,7 @@ class Stream:
             self._response: HTTPResponse = self._connection.getresponse()
         except (OSError, HTTPException) as error:
             self._connection.close()
-            raise AwayError(f"{name} at {url} does not answer: {error}") from None
+            raise AwayError(f"{name} at {url} does not respond: {error}") from None
         if self._response.status != 200:
             with self:
                 raise refusal(name, url, self._response.status, self._response.reason, self._response)
@@ -83,7 +83,7 @@ class Stream:
             for record in records(self._response):
                 yield json.loads(record)
         except (OSError, HTTPException, ValueError) as error:
-            raise AwayError(f"{self._name} at {self._url} went silent: {error}") from None
+            raise AwayError(f"{self._name} at {self._url} stopped responding: {error}") from None
 
     def cut(self) -> None:
         """End the stream while another thread reads from it."""
@@ -109,11 +109,11 @@ def records(source: IO[bytes]) -> Iterator[bytes]:
     """
     while line := source.readline(20):
         if not line.strip().isdigit() or int(line) > _LONGEST:
-            raise ClusterError(f"Mesos sent {line!r} where the length of a record should be")
+            raise ClusterError(f"Mesos sent {line!r} where the length of a record was expected")
         length, data = int(line), b""
         while len(data) < length:
             more = source.read(length - len(data))
             if not more:
-                raise ClusterError("Mesos ended its stream within a record")
+                raise ClusterError("Mesos ended its stream in the middle of a record")
             data += more
         yield data

@@ -68,7 +68,7 @@ class ParasolCluster(CommandCluster):
         self.commands.expect((self._command,))
         super().open(session)
         if re.search(r"\s", str(self.log_directory)):
-            raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}; set log_directory")
+            raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}", hint="set log_directory")
 
     def directives(self, submission: Submission) -> list[str]:
         """Return parasol's options for a shape."""
@@ -83,7 +83,7 @@ class ParasolCluster(CommandCluster):
         most = self.settings.get("max_batches", 1000)
         if not results.exists() and len(list(self.log_directory.glob("shape-*.results"))) >= most:
             raise ClusterError(
-                f"There are jobs of more than {most} shapes, each a batch of Parasol's: set max_batches."
+                f"too many distinct resource shapes: at most {most} Parasol batches", hint="set max_batches"
             )
         results.touch()
         where = [f"-results={results}", f"-dir={self.log_directory}"]

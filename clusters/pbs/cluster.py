@@ -201,7 +201,7 @@ class PBSCluster(PBSBase):
         answer = self._qstat(arguments)
         jobs = json_jobs(answer.text, answer.is_absent)
         if jobs is None:
-            raise AwayError(f"qstat -F json answered what cannot be read: {answer.text[:300]!r}")
+            raise AwayError(f"qstat -F json returned invalid JSON: {answer.text[:300]!r}")
         return jobs
 
     def selection(self, name: str) -> tuple[str, ...]:

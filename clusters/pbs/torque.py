@@ -31,5 +31,5 @@ class TorqueCluster(PBSBase):
         answer = self.commands.answer(["qstat", "-t", "-f", "-x", *arguments])
         jobs = xml_jobs(answer.text, answer.is_absent)
         if jobs is None:
-            raise AwayError(f"qstat -x answered what cannot be read: {answer.text[:300]!r}")
+            raise AwayError(f"qstat -x returned invalid XML: {answer.text[:300]!r}")
         return jobs

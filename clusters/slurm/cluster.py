@@ -152,7 +152,7 @@ class SlurmCluster(CommandCluster):
     def output_word(self, submission: Submission) -> str | None:
         """Leave the output to sbatch: what slurmstepd writes there tells why a job was killed."""
         if "\\" in submission.log:
-            raise InputError(f"Slurm cannot write to a folder with a backslash in its name: {submission.log}")
+            raise InputError(f"Slurm cannot write to a directory with a backslash in its name: {submission.log}")
         return None
 
     def submitted(self, output: str) -> str:
@@ -277,7 +277,7 @@ class SlurmCluster(CommandCluster):
                 return [f"--mem-per-cpu={math.ceil(megabytes / math.ceil(resources.cores))}M"]
             case "none":
                 return []
-        raise InputError(f"memory_per={per!r}: write 'node', 'cpu' or 'none'")
+        raise InputError(f"memory_per={per!r} is unknown", hint="choose from 'node', 'cpu' and 'none'")
 
     def _places(self, resources: Resources, walltime: float | None) -> list[str]:
         """Choose partition and quality of service."""

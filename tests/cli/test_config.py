@@ -52,11 +52,11 @@ def test_flags_and_keywords_win_over_the_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "there is no file of settings"),
+        (None, "settings file not found"),
         ("toilfn: {retires: 1}", "my.yaml is unknown; did you mean 'retries'?"),
         ("toilfn: [", "cannot be read"),
-        ("retries: 1", "has no section 'toilfn:'"),
-        ("", "has no section 'toilfn:'"),
+        ("retries: 1", "has no top-level section 'toilfn:'"),
+        ("", "has no top-level section 'toilfn:'"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, text: str | None, words: str) -> None:

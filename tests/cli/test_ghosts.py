@@ -75,7 +75,7 @@ def test_a_store_stays_while_its_jobs_cannot_be_ended(
         for command in (["kill"], ["clean", "--yes"]):
             assert main([*command, store.url]) == 1
             error = capsys.readouterr().err
-            assert f"jobs of {store.url} may be left on the cluster 'torque'" in error
+            assert f"jobs of {store.url} may still run on the cluster 'torque'" in error
             assert jobs_name(store) in error
         open_store(store.url, create=False)
         assert main(["clean", "--yes", "--leave-jobs", store.url]) == 0

@@ -48,7 +48,7 @@ def test_no_command_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_misspelled_command_is_put_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["statsu"]) == 2
-    assert "there is no command 'statsu'; did you mean 'stats'?" in capsys.readouterr().err
+    assert "unknown command 'statsu'; did you mean 'stats'?" in capsys.readouterr().err
 
 
 def test_wrong_flags_are_wrong_usage() -> None:

@@ -266,18 +266,19 @@ def test_files_are_chosen_by_patterns(tmp_path: Path, capfdbinary: pytest.Captur
 
 def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = with_files(tmp_path / "store").url
-    assert "no file has the name or the id 'tmp.txt'" in printed(capsys, "files", url, "cat", "tmp.txt", status=2)
-    assert "needs a file's name" in printed(capsys, "files", url, "cat", status=2)
+    assert "no file has the name or id 'tmp.txt'" in printed(capsys, "files", url, "cat", "tmp.txt", status=2)
+    assert "needs the name or id of a file" in printed(capsys, "files", url, "cat", status=2)
     assert "cat takes one FILE" in printed(capsys, "files", url, "cat", "out.txt", "other.txt", status=2)
     wrong = str(tmp_path / "none" / "x")
-    assert f"no directory {tmp_path / 'none'} for x" in printed(capsys, "files", url, "get", "out.txt", wrong, status=2)
+    said = printed(capsys, "files", url, "get", "out.txt", wrong, status=2)
+    assert f"x: directory not found: {tmp_path / 'none'}" in said
 
 
 @pytest.mark.parametrize("command", ["graph", "report", "resume"])
 def test_a_place_that_cannot_be_written_is_told_before_any_work(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for place, words in ((tmp_path / "none" / "x", "there is no directory"), (tmp_path, "is a directory; name a file")):
+    for place, words in ((tmp_path / "none" / "x", "directory not found"), (tmp_path, "is a directory, not a file")):
         with pytest.raises(SystemExit) as raised:
             main([command, str(tmp_path / "no store"), "--output", str(place)])
         assert raised.value.code == 2
@@ -290,5 +291,5 @@ def test_a_store_that_is_not_there_is_wrong_usage(
 ) -> None:
     extra = ["x"] if command == "logs" else []
     text = printed(capsys, command, str(tmp_path / "none"), *extra, status=2)
-    assert text.startswith("toilfn: There is no job store at ")
+    assert text.startswith("toilfn: no job store at ")
     assert not (tmp_path / "none").exists()

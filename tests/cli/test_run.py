@@ -45,7 +45,7 @@ def test_a_module_runs_as_with_python_m(tmp_path: Path) -> None:
     done = run("flows.inner")
     assert done.stdout == "42 ['mine']\n", done.stderr
     done = run("flows.nothing")
-    assert (done.returncode, done.stderr) == (2, "toilfn: there is no module flows.nothing that can be run\n")
+    assert (done.returncode, done.stderr) == (2, "toilfn: module flows.nothing not found, or it cannot be run\n")
 
 
 def test_flags_are_settings_of_the_script(tmp_path: Path) -> None:
@@ -97,4 +97,4 @@ def test_mistakes_in_the_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "toilfn", "run", str(tmp_path / "folder")], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == (2, f"toilfn: there is no script {tmp_path / 'folder'}\n")
+    assert (done.returncode, done.stderr) == (2, f"toilfn: script not found: {tmp_path / 'folder'}\n")

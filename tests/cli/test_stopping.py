@@ -48,7 +48,7 @@ def test_kill_waits_for_the_leader(store: Store, capsys: pytest.CaptureFixture[s
 def test_kill_of_a_leader_that_does_not_listen(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with Lease.acquire(store):
         assert main(["kill", store.url, "--timeout", "10ms"]) == 1
-    assert "was asked to stop and still runs after" in capsys.readouterr().err
+    assert "was asked to stop but is still running after" in capsys.readouterr().err
     assert store.has_flag("kill")
 
 
@@ -82,7 +82,7 @@ def test_clean_asks_a_person(store: Store, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("sys.stdin", io.StringIO())
     tell(Path(store.url.removeprefix("file://")), epoch())
     assert main(["clean", store.url]) == 2
-    assert "needs --yes" in capsys.readouterr().err
+    assert "hint: pass --yes" in capsys.readouterr().err
 
 
 def test_clean_removes_nothing_when_one_store_is_misspelled(store: Store, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_an_image_that_is_not_there_is_named(opened):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"queue": "nosuch"}, f"no AWS Batch queue 'nosuch'.*{QUEUE}.*TOILFN_AWS_BATCH_QUEUE"),
+        ({"queue": "nosuch"}, f"AWS Batch queue 'nosuch' not found.*{QUEUE}.*TOILFN_AWS_BATCH_QUEUE"),
         ({"queue": None}, "TOILFN_AWS_BATCH_QUEUE"),
         ({"queue": f"{QUEUE}-off"}, "DISABLED"),
         ({"image": None}, "TOILFN_IMAGE"),
@@ -224,5 +224,5 @@ def test_missing_credentials_are_told_with_what_to_do(opened, monkeypatch, tmp_p
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(ClusterError, match="credentials that botocore finds"):
+    with pytest.raises(ClusterError, match="uses those that botocore finds"):
         opened()

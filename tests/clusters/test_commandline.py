@@ -136,7 +136,7 @@ def test_patience_ends(lsf, opened):
     cluster = opened(LSFCluster, "sleep 60", patience=1)
     cluster.submit(batches("a"))
     (lsf / "away").touch()
-    with pytest.raises(ClusterError, match=r"(?s)LSF is down.*No answer for .*resume"):
+    with pytest.raises(ClusterError, match=r"(?s)LSF is down.*no response for .*resume"):
         polled(cluster, ended(1))
     with pytest.raises(ClusterError, match=r"(?s)LSF is down.*The script was:\n#!/bin/sh"):
         cluster.submit(batches("b"))

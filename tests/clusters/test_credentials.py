@@ -171,7 +171,7 @@ def test_credentials_of_aws_that_expire_are_waited_for_and_looked_for_again(amaz
     amazon.errors = {"describejobs": "ExpiredTokenException"}
     until(cluster, lambda _: outages)
     assert "ExpiredTokenException" in outages[0]
-    assert "credentials that botocore finds" in outages[0]
+    assert "uses those that botocore finds" in outages[0]
     log_in(tmp_path, "SECOND")
     amazon.errors = {}
     until(cluster, lambda _: len(outages) > 1)
@@ -200,7 +200,9 @@ def test_credentials_of_aws_that_are_wrong_from_the_start_are_not_waited_for(ama
 
 def test_a_right_that_is_missing_at_aws_is_not_blamed_on_the_credentials(amazon):
     amazon.errors = {"describejobs": "AccessDeniedException"}
-    with pytest.raises(ClusterError, match="no describejobs\nGive the leader's user or role this right") as caught:
+    with pytest.raises(
+        ClusterError, match="no describejobs; grant the leader's user or role this permission"
+    ) as caught:
         Amazon("eu-west-1", None, amazon.url).ask("batch", "describe_jobs", jobs=["j"])
     assert not isinstance(caught.value, CredentialsError)
 

@@ -97,7 +97,7 @@ def test_other_names_are_taken(name):
 @pytest.mark.parametrize("value", ["my project", "a\n#SBATCH --uid=0", 'a"b', ""])
 def test_values_that_directives_cannot_have_are_refused_before_submission(name, value):
     if value or name in ("account", "constraint", "signal"):
-        with pytest.raises(InputError, match=r"cannot be part of a directive"):
+        with pytest.raises(InputError, match=r"is not valid in a directive"):
             SlurmCluster(**{name: value})
 
 

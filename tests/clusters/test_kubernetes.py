@@ -205,12 +205,12 @@ def refused(folder, **settings):
 
 
 def test_wrong_settings_are_told_at_once(kubernetes, tmp_path, monkeypatch):
-    assert "no namespace 'nowhere'" in refused(tmp_path, namespace="nowhere")
+    assert "namespace 'nowhere' not found" in refused(tmp_path, namespace="nowhere")
     assert "does not know this user" in refused(tmp_path, context="nobody")
-    assert "needs an image that has toilfn" in refused(tmp_path, image=None)
+    assert "needs an image with toilfn" in refused(tmp_path, image=None)
     assert "nowhere" in refused(tmp_path, context="nowhere")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    assert "no way to reach a Kubernetes cluster" in refused(tmp_path)
+    assert "no Kubernetes configuration found" in refused(tmp_path)
 
 
 def test_an_api_that_is_not_there_is_told(kubernetes, tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_an_outage_is_reported_once_and_the_run_survives_it(fake, tmp_path, capl
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(503, "cannot answer now"), (401, "credentials are wrong or too old"), (403, "role.yaml")],
+    [(503, "is temporarily unavailable"), (401, "credentials are wrong or have expired"), (403, "role.yaml")],
 )
 def test_after_a_long_outage_the_run_ends_with_its_reason_and_leaves_the_jobs_alone(fake, tmp_path, status, words):
     def away(method, path, query):
@@ -164,7 +164,7 @@ def test_after_a_long_outage_the_run_ends_with_its_reason_and_leaves_the_jobs_al
         fake.cut()
         with pytest.raises(ClusterError, match=words) as caught:
             until(cluster, lambda: False)
-    assert "The jobs keep running" in str(caught.value)
+    assert "the jobs keep running" in str(caught.value)
     assert [kind for kind, _ in fake.objects] == ["jobs", "pods"]
     assert not any(method == "DELETE" for method, _ in fake.requests)
 

@@ -257,7 +257,7 @@ def test_the_walltime_is_named(opened):
     ("settings", "words"),
     [
         ({"role": "nobody"}, "Role 'nobody' is not present"),
-        ({"endpoint": "ftp://host"}, "cannot be where"),
+        ({"endpoint": "ftp://host"}, "invalid URL for"),
         ({"endpoint": "127.0.0.1:9"}, "does not answer"),
         ({"principal": "me", "secret": "wrong"}, "TOILFN_MESOS_PRINCIPAL"),
     ],

@@ -55,9 +55,9 @@ def test_a_cluster_object_is_taken_as_it_is() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_or_all() -> None:
-    with pytest.raises(ClusterError, match=r"there is no cluster 'slrum': did you mean 'slurm'\?"):
+    with pytest.raises(ClusterError, match=r"unknown cluster 'slrum'; did you mean 'slurm'\?"):
         make_cluster(Settings("slrum"))
-    with pytest.raises(ClusterError, match=r"there is no cluster 'moon': there are .*inline, .*local"):
+    with pytest.raises(ClusterError, match=r"unknown cluster 'moon'; there are .*inline, .*local"):
         make_cluster(Settings("moon"))
 
 
@@ -65,7 +65,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_or_all() -> None:
     ("value", "error"),
     [
         ("toilfn.clusters.local.inline:InlineCluster", None),
-        ("no_such_package:Cluster", "cannot be used: No module named 'no_such_package'"),
+        ("no_such_package:Cluster", "is not available: No module named 'no_such_package'"),
         ("os:sep", "not a subclass of Cluster"),
     ],
 )

@@ -122,7 +122,7 @@ def test_slurm_asks_for_memory_as_the_site_wants():
     assert "--mem-per-cpu=2048M" in slurm(four, memory_per="cpu")
     assert "--mem" not in slurm(four, memory_per="none")
     assert {"#SBATCH --exclusive", "#SBATCH --mem=0"} <= set(slurm(four, whole_node=True).splitlines())
-    with pytest.raises(InputError, match="'node', 'cpu' or 'none'"):
+    with pytest.raises(InputError, match="'node', 'cpu' and 'none'"):
         SlurmCluster(memory_per="core")
 
 

@@ -206,12 +206,12 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(tes, opened):
     ("settings", "words"),
     [
         ({"endpoint": "http://127.0.0.1:9"}, "does not answer(.|\n)*Is endpoint= "),
-        ({"endpoint": "127.0.0.1:9"}, "cannot be where"),
-        ({"endpoint": "http://me:secret@host"}, "cannot be where"),
+        ({"endpoint": "127.0.0.1:9"}, "invalid URL for"),
+        ({"endpoint": "http://me:secret@host"}, "invalid URL for"),
         ({"image": None}, "TOILFN_IMAGE"),
         ({"user": "me", "password": "hidden"}, "TOILFN_TES_PASSWORD"),
         ({"bearer_token": "hidden"}, "TOILFN_TES_BEARER_TOKEN"),
-        ({"bearer_token": "hidden", "user": "me"}, "give one of them"),
+        ({"bearer_token": "hidden", "user": "me"}, "pass only one of them"),
     ],
 )
 def test_wrong_settings_give_one_clear_error(tes, opened, monkeypatch, settings, words):

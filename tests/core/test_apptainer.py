@@ -83,7 +83,7 @@ def test_paths_volumes_and_files(tmp_path: Path) -> None:
 def test_what_cannot_be_asked(engine: str) -> None:
     missing = f"127.0.0.1:{PORT}/no/such:image"
     with pytest.raises(
-        toil.FailedTasksError, match=f"{engine} cannot pull the image {missing}: (.*\n)*.*manifest unknown"
+        toil.FailedTasksError, match=f"{engine} could not pull the image {missing}: (.*\n)*.*manifest unknown"
     ):
         inline(lambda: toil.docker(missing))
     for how, message in (({"detach": True}, "cannot run a detached container"), ({"user": "0"}, "leave out user='0'")):
@@ -116,7 +116,7 @@ def test_machines_may_share_images(
     assert inline(lambda: toil.docker(image, ["echo", "hi"], text=True)) == "hi\n"
     assert apptainer.pulls(f"shared-{engine}-{os.getpid()}") == 1
     assert main(["pull", image.replace("shared", "missing"), "--engine", engine]) == 1
-    assert "cannot pull the image" in capsys.readouterr().err
+    assert "could not pull the image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kill", [False, True])

@@ -100,7 +100,9 @@ def test_an_iterator_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("make", [square, lambda: square() + 1, lambda: dask.bag.from_sequence([1])])
 def test_what_an_argument_hides_in_an_object_is_refused(make: Any) -> None:
-    with pytest.raises(SerializationError, match="is hidden inside an object: pass it in a list"):
+    with pytest.raises(
+        SerializationError, match="is nested inside an object that toilfn cannot look into; pass it in a list"
+    ):
         computed(contents([Box(make())]))
 
 

@@ -35,7 +35,7 @@ FINE = {
 @pytest.mark.parametrize("name", ESCAPES)
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: object) -> None:
     for check in (confined.relative, confined.single, lambda name: confined.inside(tmp_path, name)):
-        with pytest.raises(InputError, match="cannot be the name"):
+        with pytest.raises(InputError, match="is not a valid"):
             check(name)
 
 
@@ -47,7 +47,7 @@ def test_other_names_stay_what_they_are(tmp_path: Path, name: str) -> None:
 
 def test_a_name_of_one_file_has_no_folder() -> None:
     assert confined.single("a") == "a"
-    with pytest.raises(InputError, match="contain '/'"):
+    with pytest.raises(InputError, match="contains '/'"):
         confined.single("a/b")
 
 
@@ -105,18 +105,18 @@ class TestForgedNames:
         name = str(tmp_path / "victim") if name.startswith("/") else name
         forged = dataclasses.replace(made, name=name)
         for target in (tmp_path / "out", f"{tmp_path}/out/", "memory://bucket/out/"):
-            with pytest.raises(InputError, match="cannot be the name"):
+            with pytest.raises(InputError, match="is not a valid"):
                 toil.export(forged, target)
 
     @pytest.mark.parametrize("inner", [True, False])
     def test_directories(self, made, tmp_path, name, inner):
         forged = Directory("d", (dataclasses.replace(made, name=name),)) if inner else Directory(name, (made,))
         for use in (lambda: toil.export(forged, f"{tmp_path}/out/"), lambda: forged.path(None)):
-            with pytest.raises(InputError, match="cannot be the name"):
+            with pytest.raises(InputError, match="is not a valid"):
                 use()
 
     def test_local_copies(self, made, tmp_path, name):
-        with pytest.raises(InputError, match="cannot be the name"):
+        with pytest.raises(InputError, match="is not a valid"):
             dataclasses.replace(made, name=name).path()
 
     def test_imports(self, tmp_path, made, name):
@@ -124,7 +124,7 @@ class TestForgedNames:
         def bring(path: str, name: str) -> File:
             return toil.import_file(path, name)
 
-        with pytest.raises(toil.FailedTasksError, match="cannot be the name"):
+        with pytest.raises(toil.FailedTasksError, match="is not a valid"):
             toil.compute(bring(str(tmp_path / "source"), name), store=tmp_path / "other")
 
     def test_files_get(self, made, tmp_path, name, monkeypatch, capsys):
@@ -138,7 +138,7 @@ class TestForgedNames:
         assert (
             main(["files", str(tmp_path / "forged"), "get", forged.id.rpartition("/")[2], str(tmp_path / "out")]) == 2
         )
-        assert "cannot be the name" in capsys.readouterr().err
+        assert "is not a valid" in capsys.readouterr().err
 
 
 def test_a_directory_is_not_exported_through_a_link(made, tmp_path):
@@ -161,7 +161,7 @@ def test_an_archive_of_modules_that_leads_out_is_refused(tmp_path, member):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(member, "evil")
-    with pytest.raises(InputError, match="cannot be the name"):
+    with pytest.raises(InputError, match="is not a valid"):
         deploy.install(packed.getvalue(), tmp_path / "cache")
     assert not list(tmp_path.rglob("evil.py"))
 

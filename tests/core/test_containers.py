@@ -283,13 +283,13 @@ def test_without_an_engine_the_error_says_what_was_tried(tmp_path: Path, monkeyp
     [
         (
             {"engine": "lxc"},
-            "'lxc' is no container engine: choose from docker, podman, apptainer, singularity, udocker",
+            "unknown container engine 'lxc'; choose from docker, podman, apptainer, singularity, udocker",
         ),
-        ({"on_end": "forget"}, "on_end='forget': choose from kill, stop, leave"),
-        ({"args": "echo", "entrypoint": "sh"}, "leave out entrypoint='sh'"),
+        ({"on_end": "forget"}, "on_end='forget' is unknown; choose from kill, stop, leave"),
+        ({"args": "echo", "entrypoint": "sh"}, "entrypoint='sh' cannot be combined"),
         ({"args": [None]}, "None cannot be an argument of a program in a container"),
         ({"volumes": {"/a,b": "/c"}}, "'/a,b' cannot be mounted into a container"),
-        ({"volumes": {"/a": ("/b", "r")}}, "volume /a: write 'rw' or 'ro', not 'r'"),
+        ({"volumes": {"/a": ("/b", "r")}}, "volume /a: unknown mode 'r'; write 'rw' or 'ro'"),
     ],
 )
 def test_what_cannot_be_asked(engine: str, how: dict[str, Any], message: str) -> None:

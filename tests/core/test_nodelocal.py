@@ -29,7 +29,7 @@ def kinds(monkeypatch):
 
 def test_a_folder_that_each_machine_has_for_itself_is_refused(kinds):
     with pytest.raises(
-        ClusterError, match=r"the store run1 is in /tmp, which each machine has for itself.*give --store"
+        ClusterError, match=r"the store run1 is in /tmp, which each machine has for itself.*use a bucket"
     ):
         check_shared(Somewhere(True), "file:///tmp/run1", "run1")
 

@@ -113,8 +113,8 @@ def test_the_command_line_and_what_is_kept_off_it(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"detach": True}, "udocker cannot run a detached container"),
-        ({"command": ("a", "")}, "udocker leaves out arguments that are empty"),
-        ({"mounts": (Mount("/s", "/t", read_only=True),)}, "udocker cannot protect '/s': mount it as 'rw'"),
+        ({"command": ("a", "")}, "udocker drops empty arguments"),
+        ({"mounts": (Mount("/s", "/t", read_only=True),)}, "udocker cannot mount '/s' read-only; mount it as 'rw'"),
         ({"mounts": (Mount("/s:t", "/t"),)}, "'/s:t' cannot be mounted into a container"),
     ],
 )

@@ -114,7 +114,7 @@ def test_an_id_that_is_too_short_lists_those_that_it_may_mean(tmp_path: Path) ->
     assert count > 1
     with pytest.raises(InputError, match=f"^{count} tasks have an id that starts with '{start}'"):
         view.find(start)
-    with pytest.raises(InputError, match="no task has the name or the id ''"):
+    with pytest.raises(InputError, match="no task has the name or id ''"):
         view.find("")
 
 

@@ -118,4 +118,4 @@ def test_an_expression_must_be_true_or_false(runner, written, tmp_path):
     wish = 'hints: {WorkReuse: {enableReuse: "$(inputs.word)"}}'
     done = runner(written("w.cwl", workflow(step("a", "one", more=wish))), "--one", "1", "--two", "2")
     assert done.status == 1
-    assert "must be true or false, and its expression gives '1'" in done.messages
+    assert "must be true or false, but its expression evaluated to '1'" in done.messages

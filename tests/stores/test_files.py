@@ -93,7 +93,7 @@ def test_everything_is_private(store, tmp_path):
 
 def test_a_file_is_no_store(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(StoreError, match="is a file, not a job store: nothing was touched"):
+    with pytest.raises(StoreError, match="is a file, not a job store; it was not changed"):
         open_store(tmp_path / "file")
     with pytest.raises(StoreError, match="file/below"):
         open_store(tmp_path / "file" / "below")
@@ -103,7 +103,7 @@ def test_a_file_is_no_store(tmp_path):
 def test_a_directory_in_use_is_not_touched(tmp_path):
     (tmp_path / "mine").write_text("precious")
     tmp_path.chmod(0o755)
-    with pytest.raises(StoreError, match="not empty and is no job store: nothing was touched"):
+    with pytest.raises(StoreError, match="not empty and is not a job store; nothing was changed"):
         open_store(tmp_path)
     assert (tree(tmp_path), mode(tmp_path)) == ({"mine": b"precious"}, 0o755)
 
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_nothing(store, tmp_path, monkeypatch, write):
 
 def test_writes_do_not_bring_a_deleted_store_back(store, tmp_path):
     shutil.rmtree(tmp_path / "store")
-    with pytest.raises(StoreNotFoundError, match="is gone: it was deleted or unmounted"):
+    with pytest.raises(StoreNotFoundError, match="no longer exists: it was deleted or unmounted"):
         store.log.append([b"x"])
     with pytest.raises(StoreNotFoundError):
         store.put_blob(b"x")

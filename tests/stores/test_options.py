@@ -46,7 +46,7 @@ def test_a_store_is_encrypted_with_the_key_that_toil_would_have_used(tmp_path):
     ref = store.put_blob(b"content")
     options._remembered.clear()
     assert open_store(tmp_path / "x", create=False, encryption_key=f"file:{tmp_path}/key").get_blob(ref) == b"content"
-    with pytest.raises(StoreError, match="another key"):
+    with pytest.raises(StoreError, match="a key other than"):
         open_store(tmp_path / "x", create=False, encryption_key=f"file:{tmp_path}/other")
 
 
@@ -56,10 +56,10 @@ def test_of_other_options_a_file_of_32_bytes_is_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [("env:NO_SUCH", "variable that is not set"), ("file:/no/such", "file that cannot be read")]
+    ("value", "told"), [("env:NO_SUCH", "variable is not set"), ("file:/no/such", "the file cannot be read")]
 )
 def test_references_that_lead_nowhere_name_the_option(tmp_path, value, told):
-    with pytest.raises(StoreError, match=f"option encryption_key={value} names a.* {told}"):
+    with pytest.raises(StoreError, match=f"option encryption_key={value}: .*{told}"):
         open_store(tmp_path / "x", encryption_key=value)
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_variable_is_told(monkeypatch):
 
 
 def test_options_that_a_directory_does_not_have(tmp_path):
-    with pytest.raises(StoreError, match="is a directory, which has no option region"):
+    with pytest.raises(StoreError, match="is a directory, has no option region"):
         open_store(tmp_path / "x", region="eu-west-1")
 
 
@@ -141,7 +141,7 @@ def test_options_that_a_directory_does_not_have(tmp_path):
     ],
 )  # fmt: skip
 def test_a_mistyped_option_is_refused_everywhere_with_the_nearest(tmp_path, url, option, meant):
-    with pytest.raises(StoreError, match=f"which has no option {option}; did you mean {meant}?"):
+    with pytest.raises(StoreError, match=f"has no option {option}; did you mean {meant}?"):
         open_store(tmp_path / "x" if url == "DIRECTORY" else url, **{option: "x"})
     assert not (tmp_path / "x").exists()
 
@@ -159,7 +159,7 @@ def test_options_are_handed_to_the_driver_by_its_signature_or_by_a_prefix():
     given = {"host": "h", "port": 1, "fs.odd": True, "region": "r"}
     found = options.for_driver(given, [Driver], "the store", ours=["region"])
     assert found == {"host": "h", "port": 1, "odd": True, "region": "r"}
-    with pytest.raises(StoreError, match=r"the store, which has no option others"):
+    with pytest.raises(StoreError, match=r"the store has no option others"):
         options.for_driver({"others": 1}, [Driver], "the store")
 
 
@@ -172,7 +172,7 @@ def test_a_secret_behind_the_prefix_is_a_secret():
 @pytest.mark.parametrize("url", ["s3:bucket/x", "s3:/bucket/x", "gs:b", "sftp:host/x", "file:x", "S3:bucket/x"])
 def test_a_url_without_its_slashes_is_refused(tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"is not a URL: two slashes must follow .* write \./"):
+    with pytest.raises(InputError, match=r"is not a URL: .* must be followed by two slashes; write .* or \./"):
         open_store(url)
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +186,7 @@ def test_a_directory_may_have_a_colon(tmp_path, monkeypatch, name):
 def test_exports_to_a_url_without_its_slashes_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").write_text("x")
-    with pytest.raises(InputError, match="two slashes must follow"):
+    with pytest.raises(InputError, match="must be followed by two slashes"):
         toilfn.export(toilfn.import_file("x"), "s3:bucket/x")
-    with pytest.raises(InputError, match="two slashes must follow"):
+    with pytest.raises(InputError, match="must be followed by two slashes"):
         toilfn.import_file("s3:bucket/x")

@@ -185,7 +185,7 @@ def test_what_never_was_a_store_is_not_removed(tmp_path, capsys):
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "0000000000000001").write_text("my own log")
     assert main(["clean", str(tmp_path), "--yes"]) == 2
-    assert "There is no job store" in capsys.readouterr().err
+    assert "no job store at" in capsys.readouterr().err
     assert (tmp_path / "log" / "0000000000000001").exists()
 
 

@@ -120,7 +120,7 @@ def test_missing_driver_names_the_extra(monkeypatch):
 
 
 def test_passwords_are_kept_out_of_urls():
-    with pytest.raises(StoreError, match="must not hold a password") as caught:
+    with pytest.raises(StoreError, match="must not contain a password") as caught:
         open_store("sftp://me:secret@host/store")
     assert "secret" not in str(caught.value)
 
@@ -129,6 +129,6 @@ def test_a_place_in_use_is_not_touched():
     name = f"tests/{uuid.uuid4().hex}"
     fs = fsspec.filesystem("memory")
     fs.pipe_file(f"/{name}/data", b"precious")
-    with pytest.raises(StoreError, match="not empty and is no job store: nothing was touched"):
+    with pytest.raises(StoreError, match="not empty and is not a job store; nothing was changed"):
         open_store(f"memory://{name}")
     assert fs.find(f"/{name}") == [f"/{name}/data"]

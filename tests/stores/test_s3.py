@@ -77,7 +77,7 @@ def key_of(url: str, name: str) -> dict[str, str]:
 
 def test_buckets_are_made_only_when_asked_to(radosgw_server):
     bucket = f"new-{uuid.uuid4().hex}"
-    with pytest.raises(StoreError, match=rf"no bucket {bucket} .*have it made by the store option create_bucket=true"):
+    with pytest.raises(StoreError, match=rf"bucket {bucket} of .*pass the store option create_bucket=true"):
         open_store(f"s3://{bucket}/x", endpoint_url=radosgw_server.url)
     with pytest.raises(StoreError, match="no bucket"):
         open_store(f"s3://{bucket}/x", create=False, **on(radosgw_server))
@@ -208,7 +208,7 @@ def test_options_become_those_of_s3fs():
     assert s3_options({"sse_kms_key_id": "arn"})["s3_additional_kwargs"]["ServerSideEncryption"] == "aws:kms"
     with pytest.raises(StoreError, match="sse='rot13' is unknown"):
         s3_options({"sse": "rot13"})
-    with pytest.raises(StoreError, match="sse_key stands alone"):
+    with pytest.raises(StoreError, match="sse_key cannot be combined"):
         s3_options({"sse": "AES256", "sse_key": CUSTOMER_KEY})
 
 
@@ -275,7 +275,7 @@ def test_a_result_has_a_url(radosgw_server, url, capsys):
 def test_a_directory_has_no_urls(tmp_path, capsys):
     toil.compute(written("x"), store=tmp_path / "store", progress=False)
     assert main(["files", str(tmp_path / "store"), "url", "result.txt"]) == 1
-    assert "no place of which URLs can be made for others" in capsys.readouterr().err
+    assert "has no signed URLs" in capsys.readouterr().err
 
 
 def test_no_secret_is_written_anywhere(radosgw_server, url, tmp_path, capfd):
@@ -290,7 +290,7 @@ def test_no_secret_is_written_anywhere(radosgw_server, url, tmp_path, capfd):
     places += [repr(record) for _, record in open_store(url).log.read()]
     for secret in secrets.values():
         assert not [text for text in places if re.search(re.escape(secret), text)]
-    with pytest.raises(CorruptObjectError, match="another key"):
+    with pytest.raises(CorruptObjectError, match="a key other than"):
         open_store(url, **{**given, "encryption_key": CUSTOMER_KEY})
 
 
@@ -437,7 +437,7 @@ class Told(Relay):
             "The object was stored using a form of Server Side Encryption.",
             "store option sse_key",
         ),
-        (400, "InvalidBucketName", "The specified bucket is not valid.", "the name of a bucket"),
+        (400, "InvalidBucketName", "The specified bucket is not valid.", "check the name of the bucket"),
     ],
 )
 def test_errors_of_the_server_come_with_advice(moto_server, moto_url, status, code, message, hint):

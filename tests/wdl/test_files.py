@@ -49,13 +49,13 @@ workflow w {
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        ('File x = "link"', "link is a link to /etc/passwd, which the command has not made"),
-        ('Directory x = "d"', "d/link is a link to /etc/passwd, which the command has not made"),
-        ('Directory x = "lost"', "lost/link is a link to "),
+        ('File x = "link"', "link is a symlink to /etc/passwd, which the command did not create"),
+        ('Directory x = "d"', "d/link is a symlink to /etc/passwd, which the command did not create"),
+        ('Directory x = "lost"', "lost/link is a symlink to "),
         ('Directory? x = "file"', "file is not a directory"),
-        ('File x = "/etc/passwd"', "there is no file or directory /etc/passwd where the command runs"),
-        ('Array[File] x = glob("../*")', "glob(): '../*' leads out of where the command runs"),
-        ('String x = read_string("none")', "read_string(): there is no file or directory none"),
+        ('File x = "/etc/passwd"', "no such file or directory: /etc/passwd in the task's working directory"),
+        ('Array[File] x = glob("../*")', "glob(): glob pattern '../*' points outside the working directory"),
+        ('String x = read_string("none")', "read_string(): no such file or directory: none"),
     ],
 )
 def test_what_is_no_output_of_the_command(tmp_path, output, said):

@@ -139,7 +139,7 @@ def test_no_member_of_an_object_and_no_archive_leads_out_of_its_directory(tmp_pa
     (tmp_path / "archive/MANIFEST.json").write_text('{"mainWorkflowURL": "../doc.wdl"}')
     done = run(["archive"], tmp_path)
     assert done.status == 2
-    assert "'../doc.wdl' cannot be the name of a file" in done.stderr
+    assert "'../doc.wdl' is not a valid name for a file" in done.stderr
 
 
 def test_folders_of_inputs_lead_nowhere_else(tmp_path):

@@ -155,11 +155,11 @@ def test_check_outlives_the_linter(folder):
     ("words", "said"),
     [
         (("hello.wdl", "nmaes=x"), "hello.wdl:7:1: hello has no input 'nmaes'; did you mean 'names'?"),
-        (("hello.wdl", "limit=many"), "input limit: 'many' is no Int"),
+        (("hello.wdl", "limit=many"), "input limit: 'many' is not a valid Int"),
         (("hello.wdl", '{"hello.limit": "many"}'), 'hello.wdl:8:56: input hello.limit cannot be "many"'),
-        (("hello.wdl", "letter=lost.txt"), "hello.wdl:8:42: input hello.letter: there is no file"),
+        (("hello.wdl", "letter=lost.txt"), "hello.wdl:8:42: input hello.letter: file not found"),
         (("hello.wdl", "--task", "greet"), "hello.wdl:3:11: greet needs the input greet.name of type String"),
-        (("hello.wdl", "--task", "great"), "hello.wdl has no task or workflow 'great', but hello, greet"),
+        (("hello.wdl", "--task", "great"), "hello.wdl has no task or workflow 'great'; it has hello, greet"),
         (
             ("hello.wdl", "greet.runtime.memory=lots"),
             "hello.greet.runtime.memory cannot be \"lots\": 'lots' is not",
@@ -167,12 +167,12 @@ def test_check_outlives_the_linter(folder):
         (("hello.wdl", "greet.runtime.cpu=many"), 'input hello.greet.runtime.cpu cannot be "many"'),
         (
             ("hello.wdl", "greet.requirements.containr=x"),
-            "no requirement 'containr'; did you mean 'container'?",
+            "unknown requirement 'containr'; did you mean 'container'?",
         ),
         (("hello.wdl", "meet.runtime.cpu=2"), "hello has no input 'meet.runtime.cpu'"),
-        (("hello.wdl", "letter=."), " is a directory, and a File is wanted"),
-        (("none.wdl",), "there is no WDL document none.wdl"),
-        (("hello.wdl", "none.json"), "there is no file of inputs none.json"),
+        (("hello.wdl", "letter=."), " is a directory, not a File"),
+        (("none.wdl",), "WDL document not found: none.wdl"),
+        (("hello.wdl", "none.json"), "input file not found: none.json"),
     ],
 )
 def test_wrong_inputs_are_told_in_one_line_before_anything_runs(folder, words, said):
@@ -207,9 +207,9 @@ def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
         (task_with(command="echo broken >&2; exit 3"), "broken"),
         (task_with(command="kill -15 $$"), "ended with exit status 143, and wrote nothing"),
         (task_with(command="exit 137"), "status 137, most likely killed for more than its 2 GiB of memory"),
-        (task_with(output='File f = "none.txt"'), "document.wdl:7:12: there is no file or directory none.txt"),
+        (task_with(output='File f = "none.txt"'), "document.wdl:7:12: no such file or directory: none.txt"),
         (task_with(output="Int i = read_int(stdout())"), "document.wdl:7:20:"),
-        (task_with(more='runtime { inlineDockerfile: "FROM x" }'), "inlineDockerfile is not built here"),
+        (task_with(more='runtime { inlineDockerfile: "FROM x" }'), "inlineDockerfile is not supported"),
         (task_with(more='runtime { memory: "lots" }'), "runtime of task t: 'lots' is not a size"),
         (task_with(more="runtime { cpu: 4200 }"), "task t: asks for 4200 cores, "),
     ],
@@ -299,7 +299,7 @@ def test_a_missing_output_may_be_none(folder):
 def test_a_missing_file_in_an_array_is_no_output(folder):
     done = wdl(folder, source=task_with(output='Array[File] g = ["a", "b"]', command="touch b"))
     assert done.status == 1
-    assert "document.wdl:7:12: there is no file or directory a" in done.stderr
+    assert "document.wdl:7:12: no such file or directory: a" in done.stderr
 
 
 def test_a_workflow_may_name_files_that_are_not_there(folder):
@@ -536,8 +536,8 @@ task t {{
 def test_options_of_placeholders_fit_what_was_read(folder, version):
     assert values(wdl(folder, source=UNION.format(version=version)))["t.said"] == "1, 2 y"
     for options, given, said in [
-        ("sep=','", "1", "the option sep is for an Array, and this is Int"),
-        ("true='y' false='n'", "[1]", "the options true and false are for a Boolean"),
+        ("sep=','", "1", "the option sep needs an Array, not Int"),
+        ("true='y' false='n'", "[1]", "the options true and false need a Boolean"),
         ("", "[1]", "needs the option sep"),
     ]:
         source = f'version {version}\nworkflow w {{ String s = "~{{{options} read_json(write_json({given}))}}" }}\n'

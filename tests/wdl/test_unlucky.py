@@ -22,12 +22,12 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["w.wdl", "-o", "w.wdl/out"], "the outputs cannot go to "),
+        (["w.wdl", "-o", "w.wdl/out"], "cannot write the outputs to "),
         (["w.wdl", "-m", "w.wdl/out.json"], "/w.wdl: File exists"),
         (["random.bin"], "random.bin is no WDL document: it is no text in UTF-8"),
-        (["w.wdl", "random.bin"], "the file of inputs 'random.bin' cannot be read: 'utf-8' codec"),
-        (["w.wdl", "."], "the file of inputs '.' cannot be read: "),
-        (["w.wdl", "-i", ""], "the file of inputs '' cannot be read: "),
+        (["w.wdl", "random.bin"], "input file 'random.bin' cannot be read: 'utf-8' codec"),
+        (["w.wdl", "."], "input file '.' cannot be read: "),
+        (["w.wdl", "-i", ""], "input file '' cannot be read: "),
         (["inputs"], "toilfn wdl inputs looks at one document"),
     ],
 )

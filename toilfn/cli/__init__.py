@@ -18,28 +18,28 @@ from typing import Any
 from toilfn import stdio
 from toilfn.cli.parser import Parser
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
-from toilfn.text import VisibleStream, visible
+from toilfn.text import VisibleStream
 
 __all__ = ["main"]
 
 _COMMANDS = {
     "run": ("toilfn.cli.run", "run a workflow script"),
-    "resume": ("toilfn.cli.resume", "finish what was interrupted, and print the result"),
-    "status": ("toilfn.cli.status", "say how far a workflow is, what runs and what failed"),
-    "logs": ("toilfn.cli.logs", "print what a task printed and logged"),
+    "resume": ("toilfn.cli.resume", "resume an interrupted run and print its result"),
+    "status": ("toilfn.cli.status", "show the progress of a workflow, its running and its failed tasks"),
+    "logs": ("toilfn.cli.logs", "print the output and the log of a task"),
     "debug": ("toilfn.cli.debug", "run one task again in this process, without committing anything"),
-    "events": ("toilfn.cli.events", "print what happened, as JSON lines for programs"),
-    "explain": ("toilfn.cli.explain", "say why a task runs again, or does not"),
-    "graph": ("toilfn.cli.graph", "draw the tasks and what depends on what"),
-    "stats": ("toilfn.cli.stats", "add up time and memory for each kind of task"),
-    "report": ("toilfn.cli.report", "write a page with graph, timeline, use of resources and failures"),
-    "files": ("toilfn.cli.files", "list and fetch files of a workflow"),
-    "pull": ("toilfn.cli.pull", "bring container images to where tasks find them"),
-    "config": ("toilfn.cli.config", "print a file with all settings, to be changed"),
+    "events": ("toilfn.cli.events", "print the events of a workflow as JSON lines, for programs"),
+    "explain": ("toilfn.cli.explain", "explain why a task runs again, or why not"),
+    "graph": ("toilfn.cli.graph", "draw the tasks and their dependencies"),
+    "stats": ("toilfn.cli.stats", "summarise time and memory for each kind of task"),
+    "report": ("toilfn.cli.report", "write an HTML page with graph, timeline, resource use and failures"),
+    "files": ("toilfn.cli.files", "list and fetch the files of a workflow"),
+    "pull": ("toilfn.cli.pull", "download container images to the place where tasks look for them"),
+    "config": ("toilfn.cli.config", "print a settings file with all defaults, to be edited"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
-    "clean": ("toilfn.cli.clean", "remove a store, or what is not needed in it"),
+    "clean": ("toilfn.cli.clean", "remove a store, or the parts of it that are no longer needed"),
     "cluster": ("toilfn.cloud.command", "launch, reach and remove clusters in clouds"),
-    "cwl": ("toilfn.cwl.runner", "run a CWL document; takes cwltool's options"),
+    "cwl": ("toilfn.cwl.runner", "run a CWL document; accepts the options of cwltool"),
     "wdl": ("toilfn.wdl.runner", "run a WDL document, check it, or list its inputs"),
     "wes": ("toilfn.server.client", "submit runs to a server, and look after them"),
     "server": ("toilfn.server.command", "run workflows for others: a GA4GH WES server"),
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ToilfnError as error:
-        stdio.report(visible(f"toilfn: {error}"))
+        stdio.report_error("toilfn", error)
         return 2 if isinstance(error, (InputError, StoreNotFoundError)) else 1
     except KeyboardInterrupt as error:
         stdio.report(f"toilfn: {str(error) or 'interrupted'}")
@@ -98,7 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name.startswith("-"):
         parser.parse_args(arguments)
     if name not in _COMMANDS:
-        raise InputError(f"there is no command {name!r}{_meant(name)}; see toilfn --help")
+        raise InputError(f"unknown command {name!r}{_meant(name)}", hint="toilfn --help lists the commands")
     module_name, summary = _COMMANDS[name]
     return _run(import_module(module_name), name, summary, arguments[1:])
 
@@ -135,11 +135,11 @@ def _overview() -> argparse.ArgumentParser:
     parser = Parser(
         prog="toilfn",
         usage="toilfn COMMAND ...",
-        description="\n".join(["Functions become durable workflows.", "", "commands:", *lines]),
+        description="\n".join(["Turn functions into durable workflows.", "", "commands:", *lines]),
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 
 

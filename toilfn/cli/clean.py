@@ -70,7 +70,10 @@ def _opened(options: argparse.Namespace, url: str) -> Store:
 
 def _agreed(stores: list[Store]) -> bool:
     if not sys.stdin.isatty():
-        raise InputError("removing stores needs --yes where nobody can be asked")
+        raise InputError(
+            "standard input is not a terminal, so the removal cannot be confirmed",
+            hint="pass --yes to remove the stores",
+        )
     print("Remove with all results and files:", *(f"  {store.url}" for store in stores), sep="\n")
     return input("[y/N] ").strip().lower() in ("y", "yes")
 

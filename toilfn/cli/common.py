@@ -57,9 +57,9 @@ def output_file(text: str) -> Path:
     """Read the name of a file that is to be written: its directory must be there, before any work is done."""
     path = Path(text)
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+        raise argparse.ArgumentTypeError(f"directory not found: {path.parent}")
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a directory; name a file")
+        raise argparse.ArgumentTypeError(f"{path} is a directory, not a file")
     return path
 
 

@@ -80,7 +80,7 @@ def command(options: argparse.Namespace) -> int:
     store = open_named(options)
     files = _files(store)
     if options.target is not None and options.action != "get":
-        raise InputError(f"{options.action} takes one FILE, which can be a pattern: what is {options.target}?")
+        raise InputError(f"{options.action} takes one FILE or pattern; unexpected argument {options.target}")
     if options.file is not None:
         files = _find(files, options.file)
     if options.action == "ls":
@@ -88,7 +88,8 @@ def command(options: argparse.Namespace) -> int:
         return 0
     if options.file is None:
         raise InputError(
-            f"toilfn files STORE {options.action} needs a file's name or id; toilfn files STORE lists them"
+            f"toilfn files STORE {options.action} needs the name or id of a file",
+            hint="toilfn files STORE lists the files",
         )
     if options.action == "url":
         for file in files:
@@ -109,9 +110,9 @@ def _targets(files: list[_File], target: Path) -> list[Path]:
     """Return where each file goes: of several that share a name, all get the start of their id in front."""
     if not target.is_dir():
         if len(files) > 1:
-            raise InputError(f"{len(files)} files fit: give a directory that exists for them, not {target}")
+            raise InputError(f"{len(files)} files match, but {target} is not an existing directory")
         if not target.parent.is_dir():
-            raise InputError(f"there is no directory {target.parent} for {target.name}")
+            raise InputError(f"{target}: directory not found: {target.parent}")
         return [target]
     shared = Counter(file.name for file in files)
     names = [file.name if shared[file.name] == 1 else f"{file.id[:_SHORT]}-{file.name}" for file in files]
@@ -140,9 +141,9 @@ def _find(files: list[_File], text: str) -> list[_File]:
     if len(found) == 1:
         return found
     if not found:
-        raise InputError(f"no file has the name or the id {text!r}; toilfn files STORE lists them")
+        raise InputError(f"no file has the name or id {text!r}", hint="toilfn files STORE lists the files")
     lines = [f"  {file.id[:_SHORT]}  {file.name}" for file in found[:_SHOWN]] + ["  ..."] * (len(found) > _SHOWN)
-    raise InputError("\n".join([f"{len(found)} files are called {text!r}; give the start of an id:", *lines]))
+    raise InputError("\n".join([f"{len(found)} files are named {text!r}; give the start of an id:", *lines]))
 
 
 def _list(files: list[_File], view: View, *, as_json: bool) -> None:

@@ -71,6 +71,7 @@ def _stop_leader(store: Store, timeout: float) -> int:
         time.sleep(_LOOK)
     assert leader is not None
     raise StoreLockedError(
-        f"process {leader.pid} on {leader.host} was asked to stop and still runs after"
-        f" {format_duration(timeout)}. It stops when it sees the request; if it hangs, end the process."
+        f"process {leader.pid} on {leader.host} was asked to stop but is still running after"
+        f" {format_duration(timeout)}",
+        hint="the leader stops once it sees the request; if it hangs, kill its process",
     )

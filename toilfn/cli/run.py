@@ -65,7 +65,7 @@ def _script(options: argparse.Namespace) -> str:
     if options.module is None:
         script = Path(options.script)
         if not script.is_file():
-            raise InputError(f"there is no script {options.script}")
+            raise InputError(f"script not found: {options.script}")
         sys.path.insert(0, str(script.resolve().parent))
         return str(options.script)
     sys.path.insert(0, os.getcwd())
@@ -73,7 +73,7 @@ def _script(options: argparse.Namespace) -> str:
     if found is not None and found.submodule_search_locations:  # a package runs its part of this name
         found = _find_spec(f"{options.module}.__main__")
     if found is None or not found.origin:
-        raise InputError(f"there is no module {options.module} that can be run")
+        raise InputError(f"module {options.module} not found, or it cannot be run")
     return found.origin
 
 

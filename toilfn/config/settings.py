@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import urlsplit, urlunsplit
 
 from toilfn.config.parsers import (
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SETTINGS_VARIABLE", "Settings", "add_options", "from_options"]
 
+T = TypeVar("T")
+
 SETTINGS_VARIABLE = "TOILFN_SETTINGS"
 """The environment variable in which `toilfn run` hands its flags to the script, as a JSON object."""
 
@@ -49,10 +51,10 @@ _DEST = "toilfn_"
 """What the names of our flags start with in an argparse namespace, so that a script's own never clash."""
 
 
-def _cluster(value: Any) -> Any:
+def _cluster(value: Any) -> Cluster | str:
     if isinstance(value, str) or hasattr(value, "submit"):
-        return value
-    raise ValueError("give a Cluster object or the name of one, such as 'local'")
+        return cast("Cluster | str", value)
+    raise ValueError("pass a Cluster object or the name of one, such as 'local'")
 
 
 def _accelerators(value: Any) -> str:
@@ -62,15 +64,23 @@ def _accelerators(value: Any) -> str:
     return str(value)
 
 
-def _setting(default: Any, parse: Callable[[Any], Any], group: str, help: str) -> Any:
-    """Build a field of the table; `default` is as people write it."""
+@overload
+def _setting(default: None, parse: Callable[[Any], T], group: str, help: str) -> T | None: ...
+@overload
+def _setting(default: object, parse: Callable[[Any], T], group: str, help: str) -> T: ...
+def _setting(default: object, parse: Callable[[Any], T], group: str, help: str) -> T | None:
+    """Build a field of the table; `default` is as people write it.
+
+    The result has the type of the parser's, so that mypy compares it with the field's annotation.
+    """
     value = None if default is None else parse(default)
-    return field(default=value, metadata={"parse": parse, "group": group, "help": help, "default": default})
+    entry: Any = field(default=value, metadata={"parse": parse, "group": group, "help": help, "default": default})
+    return cast("T | None", entry)
 
 
 _STORE, _CLUSTER, _RESOURCES = "where", "cluster", "resources"
 _FAILURE, _OUTPUT, _EXPERT = "failures", "output", "expert"
-_PLACES = "workers' surroundings"
+_PLACES = "worker environment"
 
 TITLES = (_STORE, _CLUSTER, _RESOURCES, _PLACES, _FAILURE, _OUTPUT, _EXPERT)
 """The groups of settings, in the order in which people read them."""
@@ -80,117 +90,118 @@ TITLES = (_STORE, _CLUSTER, _RESOURCES, _PLACES, _FAILURE, _OUTPUT, _EXPERT)
 class Settings:
     """Everything that can be set for a run. Sizes are in bytes and times in seconds, once resolved."""
 
-    store: str | None = _setting(
-        None, place, _STORE, "path or URL of the job store; without one, a temporary store is used"
-    )
+    store: str | None = _setting(None, place, _STORE, "path or URL of the job store (default: a temporary store)")
     store_options: dict[str, Any] | None = _setting(
         None, named_values, _STORE,
-        "NAME=VALUE: how to reach the store, such as endpoint_url, region, sse, encryption_key; "
-        "env:NAME and file:PATH stand for secrets; may be given several times",
+        "NAME=VALUE option of the store, such as endpoint_url, region, sse or encryption_key; write a secret as "
+        "env:NAME or file:PATH; may be repeated",
     )  # fmt: skip
     clean: str | None = _setting(
         None, one_of("always", "onError", "never", "onSuccess"), _STORE,
-        "when to remove the store at the end: always, onError, never or onSuccess; "
-        "without this, a temporary store goes on success and a named one stays",
+        "when to remove the store at the end of the run: always, onError, never or onSuccess (default: remove a "
+        "temporary store after success, keep a named one)",
     )  # fmt: skip
     durability: str = _setting(
         "full", one_of("full", "none"), _STORE,
-        "full: finished work outlives a loss of power; none: only deaths of processes, for stores on this machine",
+        "full: finished work survives a power failure; none: it survives the death of processes only, which is faster "
+        "for stores on this machine",
     )  # fmt: skip
-    workflow: str | None = _setting(
-        None, str, _STORE, "a name that tells this workflow from others; by default the script's path"
-    )
+    workflow: str | None = _setting(None, str, _STORE, "name of this workflow (default: the script's path)")
 
     cluster: Cluster | str | None = _setting(
-        None, _cluster, _CLUSTER, "where tasks run: local, inline, or the name of a batch system; by default local"
+        None, _cluster, _CLUSTER, "where tasks run: local, inline, or the name of a batch system (default: local)"
     )
     workers: int | None = _setting(
-        None, positive_count, _CLUSTER, "worker processes of the local cluster; by default one for each core"
+        None, positive_count, _CLUSTER, "number of worker processes of the local cluster (default: one for each core)"
     )
     max_jobs: int | None = _setting(
         None,
         positive_count,
         _CLUSTER,
-        "the most jobs to have on the cluster at one time, services aside; by default no limit",
+        "maximum number of jobs on the cluster at once, services not counted (default: no limit)",
     )
     max_local_jobs: int | None = _setting(
         None, positive_count, _CLUSTER,
-        "the most processes beside the leader at one time, for tasks with local=True where others run elsewhere; "
-        "by default one for each core",
+        "maximum number of processes on the leader's machine at once, for tasks with local=True of a run on a batch "
+        "system (default: one for each core)",
     )  # fmt: skip
     max_service_tasks: int | None = _setting(
-        None, count, _CLUSTER, "the most services to run at one time; by default no limit"
+        None, count, _CLUSTER, "maximum number of services that run at once (default: no limit)"
     )
     max_preemptible_service_tasks: int | None = _setting(
-        None, count, _CLUSTER, "and the most on nodes that can be taken away, which the other limit does not count"
+        None,
+        count,
+        _CLUSTER,
+        "maximum number of services that run on preemptible nodes at once; counted separately (default: no limit)",
     )
     service_patience: float = _setting(
         "10m", parse_duration, _CLUSTER,
         "how long tasks may wait in a batch system's queue because of a limit on the user's jobs, while only services "
-        "run, before they fail; 24 times as long where the system gives another reason",
+        "run, before they fail; 24 times as long if the system gives another reason",
     )  # fmt: skip
     bundle: float | None = _setting(
         None, parse_duration, _CLUSTER,
-        "short tasks go to workers together, for about this long at a time: 30s makes few jobs of many tiny tasks "
-        "on a batch system, once a few have shown how long they take; 0 for none; by default 50ms, on batch systems "
-        "2m, and only as far as more than 32 jobs are left",
+        "group short tasks into batches that run for about this long: with 30s, many tiny tasks share one job of a "
+        "batch system, once the first few have been timed; 0 turns batches off (default: 50ms, on batch systems 2m, as "
+        "long as more than 32 jobs are left)",
     )  # fmt: skip
     gather: float | None = _setting(
         None, parse_duration, _CLUSTER,
-        "how long tasks that could start wait for others, to be submitted together; by default 0.5s on batch systems",
+        "delay before ready tasks are submitted, so that more of them are submitted in one call (default: 0.5s on "
+        "batch systems)",
     )  # fmt: skip
     batch_logs: str | None = _setting(
         None, place, _CLUSTER,
-        "a directory that leader and nodes share, for the scripts of a batch system's jobs and what they print; "
-        "by default one in the store, or in the home directory",
+        "directory, shared by the leader and the nodes, for the scripts and the output of a batch system's jobs "
+        "(default: one in the store, or in the home directory)",
     )  # fmt: skip
     keep_batch_logs: bool = _setting(
-        True, boolean, _CLUSTER, "keep what a batch system's jobs print outside their tasks, until they end well"
+        True, boolean, _CLUSTER, "keep the output of a batch system's jobs outside their tasks until the jobs succeed"
     )
     poll_interval: float | None = _setting(
         None,
         parse_duration,
         _CLUSTER,
-        "time between two queries of a batch system; by default the cluster's own choice",
+        "time between two queries of a batch system (default: chosen by the cluster)",
     )
 
-    default_cores: float = _setting(1, cores, _RESOURCES, "cores of a task that names none")
-    default_memory: int = _setting("2Gi", parse_memory, _RESOURCES, "memory of a task that names none")
-    default_disk: int = _setting("2Gi", parse_disk, _RESOURCES, "disk of a task that names none")
+    default_cores: float = _setting(1, cores, _RESOURCES, "default cores per task")
+    default_memory: int = _setting("2Gi", parse_memory, _RESOURCES, "default memory per task")
+    default_disk: int = _setting("2Gi", parse_disk, _RESOURCES, "default disk per task")
     default_walltime: float | None = _setting(
         None,
         parse_duration,
         _RESOURCES,
-        "the longest time for an attempt of a task that names none; by default no limit",
+        "default time limit for one attempt of a task (default: no limit)",
     )
     default_preemptible: bool = _setting(
-        False, boolean, _RESOURCES, "whether a task that does not say may run on a node that can be taken away"
+        False, boolean, _RESOURCES, "run tasks on preemptible nodes unless they say otherwise"
     )
     default_accelerators: str | None = _setting(
-        None, _accelerators, _RESOURCES, "accelerators of a task that names none, such as 1, cuda:2 or nvidia-tesla-k80"
+        None, _accelerators, _RESOURCES, "default accelerators per task, such as 1, cuda:2 or nvidia-tesla-k80"
     )
     max_cores: float | None = _setting(
         None,
         cores,
         _RESOURCES,
-        "the most cores to use at one time, on any cluster; a task that asks for more fails; by default no limit",
+        "maximum cores in use at once, on any cluster; a task that requests more fails (default: no limit)",
     )
     max_memory: int | None = _setting(
         None,
         parse_memory,
         _RESOURCES,
-        "the most memory to use at one time, on any cluster; a task that asks for more fails; by default no limit",
+        "maximum memory in use at once, on any cluster; a task that requests more fails (default: no limit)",
     )
     max_disk: int | None = _setting(
         None,
         parse_disk,
         _RESOURCES,
-        "the most disk to use at one time, on any cluster; a task that asks for more fails; by default no limit",
+        "maximum disk in use at once, on any cluster; a task that requests more fails (default: no limit)",
     )
 
     set_env: dict[str, str] | None = _setting(
         None, environment, _PLACES,
-        "NAME=VALUE for the tasks' environment, or NAME for the value it has here; may be given several times",
+        "environment variable for the tasks: NAME=VALUE, or NAME to pass on its value from here; may be repeated",
     )  # fmt: skip
     deploy: list[str] | None = _setting(
         None, names, _PLACES,
@@ -199,88 +210,96 @@ class Settings:
     )  # fmt: skip
     own_directory: bool = _setting(
         True, boolean, _PLACES,
-        "start each attempt in an empty directory of its own, its temp_dir; without this, tasks share the directory in "
-        "which the cluster starts workers, and those that write files of one name overwrite each other's",
+        "start each attempt in its own empty directory, its temp_dir; otherwise tasks share the directory in which the "
+        "cluster starts workers, and tasks that write files of the same name overwrite each other's files",
     )  # fmt: skip
     fresh_process: bool = _setting(
         False, boolean, _PLACES,
-        "run each attempt in a new process, so that nothing at all of one task reaches another; slower for short tasks",
+        "run each attempt in a new process, so that no state of one task reaches another; slower for short tasks",
     )  # fmt: skip
     work_dir: str | None = _setting(
         None, place, _PLACES,
-        "where each machine keeps temporary directories, copies of files and the locks on them: a local disk; "
-        "by default the system's place",
+        "local directory in which each machine keeps temporary directories, copies of files and their locks "
+        "(default: the system's directory for temporary files)",
     )  # fmt: skip
     clean_work_dir: str = _setting(
         "always", one_of("always", "onError", "never", "onSuccess"), _PLACES,
-        "when to remove the temporary directory of an attempt that has ended; one that stays is named in the log",
+        "when to remove the temporary directory of a finished attempt; the log names a directory that is kept",
     )  # fmt: skip
     coordination_dir: str | None = _setting(
         None, place, _PLACES,
-        "where each machine keeps its locks, if the work directory is shared with other machines: a local disk; "
-        "containers on one machine that share this share the cache of files",
+        "local directory in which each machine keeps its locks, if the work directory is shared with other machines; "
+        "containers on one machine that share this directory share the file cache",
     )  # fmt: skip
     cache_size: int | None = _setting(
         None, parse_size, _PLACES,
-        "the most disk that each machine's cache of files may take, 0 for no cache; by default a fifth of the disk",
+        "maximum size of each machine's file cache, 0 for no cache (default: a fifth of the disk)",
     )  # fmt: skip
 
-    retries: int = _setting(1, count, _FAILURE, "how many more times to try a task that fails")
+    retries: int = _setting(1, count, _FAILURE, "number of retries of a task that fails")
     retry_backoff: float = _setting(
-        "0.5s", parse_duration, _FAILURE, "time before the first retry; doubled for each further one, at most 60s"
+        "0.5s", parse_duration, _FAILURE, "delay before the first retry; doubled for each further one, up to 60s"
     )
     memory_retries: int | None = _setting(
-        None, count, _FAILURE, "the same for a task that was killed for its use of memory; by default as for errors"
+        None,
+        count,
+        _FAILURE,
+        "number of retries of a task that was killed because of its memory use (default: the same as retries)",
     )
     walltime_retries: int | None = _setting(
-        None, count, _FAILURE, "the same for a task that took too long; by default as for errors"
+        None, count, _FAILURE, "number of retries of a task that exceeded its time limit (default: the same as retries)"
     )
     preempted_retries: int | None = _setting(
-        None, count, _FAILURE, "the same for a task whose node was taken away as agreed; by default without limit"
+        None, count, _FAILURE, "number of retries of a task that was preempted (default: no limit)"
     )
-    lost_retries: int = _setting(3, count, _FAILURE, "how many more times to try a task whose worker or node died")
+    lost_retries: int = _setting(3, count, _FAILURE, "number of retries of a task whose worker or node died")
     double_memory: bool = _setting(
-        False, boolean, _FAILURE, "give a task that was killed for its use of memory twice as much in the retry"
+        False,
+        boolean,
+        _FAILURE,
+        "double the memory of a task for its retry after it was killed because of its memory use",
     )
     double_walltime: bool = _setting(
-        False, boolean, _FAILURE, "give a task that took too long twice as much time in the retry"
+        False, boolean, _FAILURE, "double the time limit of a task for its retry after it exceeded its limit"
     )
 
     progress: bool | None = _setting(
-        None, boolean, _OUTPUT, "show progress on standard error: a bar on a terminal, a line now and then elsewhere"
+        None,
+        boolean,
+        _OUTPUT,
+        "show progress on standard error: a bar on a terminal, otherwise a line from time to time",
     )
     log_level: str = _setting(
         "info", one_of("debug", "info", "warning", "error", "critical"), _OUTPUT,
-        "least level of messages: debug, info, warning, error or critical",
+        "minimum level of log messages: debug, info, warning, error or critical",
     )  # fmt: skip
     log_limit: int = _setting(
-        "64Ki", parse_size, _OUTPUT, "how much of an attempt's log to keep; of a longer one the middle is left out"
+        "64Ki",
+        parse_size,
+        _OUTPUT,
+        "maximum size of the log that is kept for each attempt; the middle of a longer log is left out",
     )
     stream_logs: bool = _setting(
-        False, boolean, _OUTPUT, "show on standard error what tasks print, while they run where the cluster can"
+        False, boolean, _OUTPUT, "show the output of tasks on standard error, while they run if the cluster supports it"
     )
     write_logs: str | None = _setting(
-        None, place, _OUTPUT, "a directory for the logs of attempts that failed, a file for each"
+        None, place, _OUTPUT, "write the log of each failed attempt to a file in this directory"
     )
     write_logs_success: bool = _setting(
-        False, boolean, _OUTPUT, "write the logs of attempts that succeeded to that directory, too"
+        False, boolean, _OUTPUT, "with write_logs, also write the logs of attempts that succeeded"
     )
-    write_logs_gzip: bool = _setting(False, boolean, _OUTPUT, "compress the files in that directory")
-    log_file: str | None = _setting(None, place, _OUTPUT, "a file for what the leader has to tell")
+    write_logs_gzip: bool = _setting(False, boolean, _OUTPUT, "compress the files that write_logs writes")
+    log_file: str | None = _setting(None, place, _OUTPUT, "write the leader's log messages to this file")
     log_file_size: int = _setting(
-        "10M", parse_size, _OUTPUT, "how large that file grows before a new one is begun; five old ones stay"
+        "10M", parse_size, _OUTPUT, "size at which the log file is rotated; five old files are kept"
     )
 
     lease_timeout: float = _setting(
-        "30s", parse_duration, _EXPERT, "a leader that has not been heard of for this long may be replaced"
+        "30s", parse_duration, _EXPERT, "a leader that has been silent for this long may be replaced"
     )
-    config: str | None = _setting(None, place, _EXPERT, "a file with settings, such as toilfn config prints")
-    bad_worker: float = _setting(
-        0, probability, _EXPERT, "to try a workflow out: the probability with which a running job is killed"
-    )
-    bad_worker_interval: float = _setting(
-        "1s", parse_duration, _EXPERT, "the time after which that probability counts anew"
-    )
+    config: str | None = _setting(None, place, _EXPERT, "settings file, as printed by toilfn config")
+    bad_worker: float = _setting(0, probability, _EXPERT, "for testing: probability that a running job is killed")
+    bad_worker_interval: float = _setting("1s", parse_duration, _EXPERT, "for testing: time between two such draws")
 
     @classmethod
     def resolve(cls, **keywords: Any) -> Settings:
@@ -418,7 +437,7 @@ def _read(origin: str, given: Mapping[str, Any]) -> dict[str, Any]:
         try:
             values[name] = entry.metadata["parse"](value)
         except (ValueError, TypeError, InputError) as error:
-            raise InputError(f"{origin.format(name)} cannot be used: {_reason(value, error)}") from error
+            raise InputError(f"{origin.format(name)}: {_reason(value, error)}") from error
     return values
 
 
@@ -438,9 +457,9 @@ def _flags() -> dict[str, Any]:
     try:
         given = json.loads(text or "{}")
     except ValueError as error:
-        raise InputError(f"the environment variable {SETTINGS_VARIABLE} is not JSON: {error}") from None
+        raise InputError(f"environment variable {SETTINGS_VARIABLE}: invalid JSON: {error}") from None
     if not isinstance(given, dict):
-        raise InputError(f"the environment variable {SETTINGS_VARIABLE} is not a JSON object")
+        raise InputError(f"environment variable {SETTINGS_VARIABLE}: not a JSON object")
     return given
 
 

@@ -29,16 +29,16 @@ _MAPPINGS = ("set_env", "store_options")
 def in_file(path: str) -> dict[str, Any]:
     """Read a file of the form that dask's configuration has."""
     if not os.path.isfile(path):
-        raise InputError(f"there is no file of settings {path}")
+        raise InputError(f"settings file not found: {path}")
     from dask.config import collect_yaml
 
     try:
         content = next(iter(collect_yaml([path])), {})
     except ValueError as error:
-        raise InputError(f"the file of settings {path} cannot be read: {error}") from None
+        raise InputError(f"settings file {path} cannot be read: {error}") from None
     if "toilfn" not in content:
         raise InputError(
-            f"the file of settings {path} has no section 'toilfn:', under which they stand; see toilfn config"
+            f"settings file {path} has no top-level section 'toilfn:'", hint="toilfn config prints an example"
         )
     return _settings_among(content["toilfn"] or {})
 

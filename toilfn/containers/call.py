@@ -106,7 +106,7 @@ def docker(
         If the container was killed, most likely at the task's memory limit.
     """
     if on_end not in _ENDS:
-        raise InputError(f"on_end={on_end!r}: choose from {', '.join(_ENDS)}")
+        raise InputError(f"on_end={on_end!r} is unknown", hint=f"choose from {', '.join(_ENDS)}")
     context, chosen = current(), choose(engine)
     place = context.temp_dir
     program, words = command(args, entrypoint)
@@ -140,7 +140,7 @@ def _mounts(volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]]) -> Iterato
     for source, there in volumes.items():
         target, mode = there if isinstance(there, tuple) else (there, "rw")
         if mode not in ("rw", "ro"):
-            raise InputError(f"volume {os.fspath(source)}: write 'rw' or 'ro', not {mode!r}")
+            raise InputError(f"volume {os.fspath(source)}: unknown mode {mode!r}", hint="write 'rw' or 'ro'")
         yield Mount(os.path.abspath(source), os.fspath(target), mode == "ro")
 
 
@@ -191,7 +191,7 @@ def _detached(context: Context, engine: Engine, request: Request, on_end: str) -
     if done.returncode:
         words = done.stderr.strip()
         raise ContainerError(
-            f"{engine.name} cannot start a container of {request.image}: {words}", done.returncode, words
+            f"{engine.name} could not start a container of {request.image}: {words}", done.returncode, words
         )
     return Container(request.name, engine.name)
 

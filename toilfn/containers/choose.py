@@ -37,7 +37,7 @@ def choose(name: str | None = None) -> Engine:
     """
     name = name or os.environ.get(VARIABLE) or None
     if name is not None and name not in _ENGINES:
-        raise InputError(f"{name!r} is no container engine: choose from {', '.join(_ENGINES)}")
+        raise InputError(f"unknown container engine {name!r}", hint=f"choose from {', '.join(_ENGINES)}")
     return _first_that_works((name,) if name else tuple(_ENGINES), os.environ.get("PATH"))
 
 
@@ -54,4 +54,6 @@ def _first_that_works(names: tuple[str, ...], path: str | None) -> Engine:
         if not done.returncode:
             return engine
         answers.append(f"{name} does not answer ({done.stderr.strip() or f'exit status {done.returncode}'})")
-    raise ContainerError(f"no container engine works on this machine: {'; '.join(answers)}. Install one, or start it")
+    raise ContainerError(
+        f"no usable container engine found: {'; '.join(answers)}", hint="install one, or start its service"
+    )

@@ -51,7 +51,9 @@ def _listed(entrypoint: Word | Sequence[Word]) -> list[Word]:
 
 def _shell(entrypoint: object, *script: str) -> tuple[str, tuple[str, ...]]:
     if entrypoint is not None:
-        raise InputError(f"a line for the shell or a pipeline is run by sh: leave out entrypoint={entrypoint!r}")
+        raise InputError(
+            f"entrypoint={entrypoint!r} cannot be combined with a shell command or a pipeline, which sh runs"
+        )
     return "sh", ("-c", *script)
 
 
@@ -60,4 +62,6 @@ def _word(value: object) -> str:
         return os.fspath(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise InputError(f"{value!r} cannot be an argument of a program in a container: give a string, a path or a number")
+    raise InputError(
+        f"{value!r} cannot be an argument of a program in a container", hint="pass a string, a path or a number"
+    )

@@ -33,7 +33,7 @@ class Container:
     def __init__(self, name: str, engine: str | None = None) -> None:
         chosen = choose(engine)
         if not isinstance(chosen, Docker):
-            raise InputError(f"containers of {chosen.name} have no names: use docker or podman")
+            raise InputError(f"{chosen.name} containers have no names", hint="use docker or podman")
         self.name = name
         self._engine = chosen
 

@@ -84,5 +84,5 @@ class Docker(Engine):
 def _bind(mount: Mount) -> str:
     for path in (mount.source, mount.target):
         if "," in path or '"' in path:
-            raise InputError(f"{path!r} cannot be mounted into a container: its name has a comma or a quote")
+            raise InputError(f"{path!r} cannot be mounted into a container: its name contains a comma or a quote")
     return f"type=bind,source={mount.source},target={mount.target}" + (",readonly" if mount.read_only else "")

@@ -49,7 +49,7 @@ def _fetch(engine: Engine, image: str) -> None:
         done = _run(engine.pull(image))
         if done.returncode:
             raise ContainerError(
-                f"{engine.name} cannot pull the image {image}: {done.stderr.strip()}", done.returncode, done.stderr
+                f"{engine.name} could not pull the image {image}: {done.stderr.strip()}", done.returncode, done.stderr
             )
         engine.pulled(image)
 

@@ -47,10 +47,12 @@ class Singularity(Engine):
         """Run a container."""
         if request.detach:
             raise InputError(
-                f"{self.name} cannot run a detached container: start it in a thread, or use another engine"
+                f"{self.name} cannot run a detached container", hint="start it in a thread, or use another engine"
             )
         if request.user is not None:
-            raise InputError(f"{self.name} runs containers as the same user: leave out user={request.user!r}")
+            raise InputError(
+                f"{self.name} always runs a container as the current user", hint=f"leave out user={request.user!r}"
+            )
         how = "run" if request.entrypoint is None else "exec"
         program = [] if request.entrypoint is None else [request.entrypoint]
         return [self.program, "--silent", how, *_flags(request), self._file(request.image), *program, *request.command]
@@ -91,7 +93,7 @@ def _source_of(image: str) -> list[str]:
     scheme, _, place = mirror.rpartition("://")
     place = place.rstrip("/")
     if scheme not in ("", "http", "https") or not place:
-        raise InputError(f"{_MIRROR}={mirror}: is not an address; write http://HOST:PORT or https://HOST")
+        raise InputError(f"{_MIRROR}={mirror} is not an address", hint="write http://HOST:PORT or https://HOST")
     return [*(["--no-https"] if scheme == "http" else []), f"docker://{place}/{name}"]
 
 
@@ -129,5 +131,5 @@ def _source(request: Request, path: str) -> str:
 def _bind(mount: Mount) -> str:
     for path in (mount.source, mount.target):
         if ":" in path or "," in path:
-            raise InputError(f"{path!r} cannot be mounted into a container: its name has a colon or a comma")
+            raise InputError(f"{path!r} cannot be mounted into a container: its name contains a colon or a comma")
     return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")

@@ -42,11 +42,15 @@ class Udocker(Engine):
     def run(self, request: Request) -> list[str]:
         """Run a container."""
         if request.detach:
-            raise InputError("udocker cannot run a detached container: start it in a thread, or use another engine")
+            raise InputError(
+                "udocker cannot run a detached container", hint="start it in a thread, or use another engine"
+            )
         program = [] if request.entrypoint is None else [request.entrypoint]
         words = [*program, *request.command]
         if "" in words:
-            raise InputError(f"udocker leaves out arguments that are empty: run {words} as a line for the shell")
+            raise InputError(
+                f"udocker drops empty arguments, as in {words}", hint="pass the command as one string for the shell"
+            )
         return [*self._do("run", *_flags(request)), request.image, *words]
 
     def environment(self, request: Request) -> dict[str, str]:
@@ -76,8 +80,12 @@ def _flags(request: Request) -> Iterator[str]:
 
 def _bind(mount: Mount) -> str:
     if mount.read_only:
-        raise InputError(f"udocker cannot protect {mount.source!r}: mount it as 'rw', or use another engine")
+        raise InputError(
+            f"udocker cannot mount {mount.source!r} read-only", hint="mount it as 'rw', or use another engine"
+        )
     for path in (mount.source, mount.target):
         if ":" in path or path != path.strip():
-            raise InputError(f"{path!r} cannot be mounted into a container: its name has a colon, or ends with a space")
+            raise InputError(
+                f"{path!r} cannot be mounted into a container: its name contains a colon or ends with a space"
+            )
     return f"{mount.source}:{mount.target}"

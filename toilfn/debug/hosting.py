@@ -16,7 +16,7 @@ from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.values import Entry, Values
 from toilfn.resources import Resources
-from toilfn.stdio import report
+from toilfn.stdio import report, report_error
 from toilfn.stores import Store
 from toilfn.worker.inprocess import InThread, executor_here
 
@@ -73,7 +73,8 @@ class Hosting:
             source = self._index.task(missing.args[0])
             name = self._index.functions[source.function].name
             raise InputError(
-                f"the input {name} ({source.id.hex()[:12]}) has no value yet: the task cannot run before it is done"
+                f"the input {name} ({source.id.hex()[:12]}) has no value yet: the task cannot run before that"
+                " task has completed"
             ) from None
 
     def _start(self, task: records.Task) -> None:
@@ -106,7 +107,7 @@ class _Hosted:
                 return value if isinstance(value, bytes) else records.BlobRef(*value)
             self._check(kind, content)
         self._said.put(None)  # for `stop`
-        raise ToilfnError(f"the service {self._name} ended before it served")
+        raise ToilfnError(f"service {self._name} ended before it was ready")
 
     def stop(self) -> None:
         """Have it stop, and wait for that; how it failed, if it did, is told on standard error."""
@@ -116,15 +117,15 @@ class _Hosted:
             while (said := self._said.get_nowait()) is not None:
                 self._check(*messages.read(said))
         except queue.Empty:
-            report(f"toilfn: the service {self._name} has not stopped after {_PATIENCE:g} seconds")
+            report(f"toilfn: service {self._name} did not stop within {_PATIENCE:g} seconds")
         except ToilfnError as error:
-            report(f"toilfn: {error}")
+            report_error("toilfn", error)
 
     def _check(self, kind: str, content: tuple[Any, ...]) -> None:
         made = map(records.decode, content[0]) if kind == "records" else ()
         for record in made:
             if isinstance(record, records.Failure):
-                raise ToilfnError(f"the service {self._name} failed: {record.message}\n{record.traceback}".rstrip())
+                raise ToilfnError(f"service {self._name} failed: {record.message}\n{record.traceback}".rstrip())
 
 
 def merged_options(index: Index, task: records.Task) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path
     """
     place = path.resolve()
     if place in above:
-        raise InputError(f"{path} is a link to a directory that it is in: the tree would have no end")
+        raise InputError(f"{path} is a link to a directory that contains it: the tree would be infinite")
     above = (*above, place)
     entries = (
         gather(child, child.name, put, above) if child.is_dir() else put(child) for child in sorted(path.iterdir())

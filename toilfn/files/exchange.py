@@ -58,7 +58,7 @@ def import_file(
     source = transfer.absolute(url)
     state = transfer.fingerprint(source)
     if state is None:
-        raise InputError(f"cannot import {transfer.shown(source)}: there is no such file")
+        raise InputError(f"cannot import {transfer.shown(source)}: file not found")
     return _import.options(local=local)(source, name, link, state)
 
 
@@ -85,7 +85,7 @@ def input(path: str | os.PathLike[str]) -> Path:
     found = Path(path).expanduser().absolute()
     if not found.is_file():
         what = "it is a directory: use import_directory" if found.is_dir() else "there is no such file"
-        raise InputError(f"{path}: cannot be an input: {what}")
+        raise InputError(f"{path} cannot be an input: {what}")
     return found
 
 
@@ -225,7 +225,7 @@ def _is_promise(value: object) -> bool:
 
 def _check_link(link: str) -> None:
     if link not in ("copy", "hard", "symlink"):
-        raise InputError(f"link={link!r}: choose from copy, hard and symlink")
+        raise InputError(f"link={link!r} is unknown", hint="choose from copy, hard and symlink")
 
 
 # The last parameter is not used: it makes another task of another state of the source or target.

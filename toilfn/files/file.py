@@ -173,7 +173,7 @@ class File:
             if name is None:
                 if mutable:
                     raise InputError(
-                        "outside of a task, path(mutable=True) must be told where: path(name, mutable=True)"
+                        "path(mutable=True) needs a name outside of a task", hint="write path(name, mutable=True)"
                     )
                 return _kept(self)
             if symlink and not mutable:
@@ -208,7 +208,10 @@ class File:
             if the content is not what was written.
         """
         if mode not in ("rb", "r"):
-            raise InputError(f"File.open(mode={mode!r}): a file is only read, with 'rb' or 'r'. See toilfn.open_write")
+            raise InputError(
+                f"File.open(mode={mode!r}): files are read-only",
+                hint="use mode 'rb' or 'r'; toilfn.open_write writes a new file",
+            )
         with _naming(self):
             stream = store_of(self).open_blob(self.ref)
         if mode == "rb":
@@ -361,8 +364,8 @@ def needed_session(what: str) -> Session:
     session = current_session()
     if session is None:
         raise InputError(
-            f"{what} works only inside a task that toilfn.compute runs: dask's own schedulers have no store for files. "
-            "In a script, toilfn.import_file makes a task that imports a file"
+            f"{what} works only inside a task that toilfn.compute runs: dask's own schedulers have no store for files",
+            hint="in a script, use toilfn.import_file, a task that imports a file",
         )
     return session
 

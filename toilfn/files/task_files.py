@@ -120,7 +120,7 @@ class Session:
             transfer.fetch_tree(os.fspath(url), path)
             return gather(path, name, lambda child: self.put(child, move=True))
         if not path.is_dir():
-            raise InputError(f"cannot import {path}: it is no directory")
+            raise InputError(f"cannot import {path}: it is not a directory")
         return gather(path, name, lambda child: self.import_url(child, link=link))
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
@@ -135,7 +135,9 @@ class Session:
         """Do what `toilfn.open_write` says."""
         confined.single(name)
         if mode not in ("wb", "w"):
-            raise InputError(f"open_write(mode={mode!r}): write bytes with 'wb' or text with 'w'")
+            raise InputError(
+                f"open_write(mode={mode!r}): unknown mode", hint="use 'wb' to write bytes or 'w' to write text"
+            )
         draft = self._scratch("write") / "content"
         stream = BinaryWriter(draft) if mode == "wb" else TextWriter(draft, encoding, errors)
         try:
@@ -182,7 +184,9 @@ class Session:
             If the file is in the store of another workflow.
         """
         if file.store != self.store.url:
-            raise InputError(f"file {file.name!r} belongs to the store {file.store}: only its own workflow deletes it")
+            raise InputError(
+                f"file {file.name!r} belongs to the store {file.store}: only the workflow of that store can delete it"
+            )
         if file.id not in self.deleted:
             self.deleted.append(file.id)
 
@@ -227,7 +231,7 @@ class Session:
         if isinstance(leaf, Path):
             return self._adopt_path(leaf)
         if isinstance(leaf, str) and leaf in self.deleted:  # the id of a file
-            raise SerializationError(f"the task returns the file {leaf}, which it has deleted: do one or the other")
+            raise SerializationError(f"the task returned the file {leaf} after deleting it")
         return leaf
 
     def _adopt_path(self, path: Path) -> Path | File | Directory:
@@ -240,12 +244,12 @@ class Session:
                 return gather(place, place.name, self._take)
             return self._take(place)
         except InputError as error:
-            raise SerializationError(f"the task returns a path of its temporary directory, but {error}") from error
+            raise SerializationError(f"the task returned a path in its temporary directory, but {error}") from error
 
     def _refuse_all(self, place: Path) -> None:
         if place == _located(self.temp_dir()):
             raise InputError(
-                f"{place} is the temporary directory itself: make a directory in it for what is to be kept"
+                f"{place} is the temporary directory itself", hint="create a directory in it for the results to keep"
             )
 
     def _is_temporary(self, place: Path) -> bool:
@@ -285,7 +289,8 @@ class Writer:
         """The file written."""
         if self._file is None:
             raise InputError(
-                "the file is in the store only after the `with toilfn.open_write(...)` block has ended well"
+                "the file is not stored yet: it is stored when the `with toilfn.open_write(...)` block exits"
+                " without an error"
             )
         return self._file
 

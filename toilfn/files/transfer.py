@@ -174,7 +174,7 @@ def fetch(url: str, target: Path) -> None:
     try:
         system.get_file(place, str(target))
     except FileNotFoundError as error:
-        raise InputError(f"cannot import {shown(url)}: there is no such file") from error
+        raise InputError(f"cannot import {shown(url)}: file not found") from error
     refuse_directory(url, target.is_dir())
     with contextlib.suppress(OSError, InputError):  # some servers give a file and say nothing of it
         _keep_time(system.info(place), target)
@@ -234,7 +234,7 @@ def fingerprint_tree(url: str) -> str:
     if path is None:
         return _digest(sorted((name, sorted(info.items())) for name, info in _find(url).items()))
     if not path.is_dir():
-        raise InputError(f"cannot import {shown(url)}: there is no such directory")
+        raise InputError(f"cannot import {shown(url)}: directory not found")
     return _digest(list(_states(path, frozenset())))
 
 
@@ -504,7 +504,7 @@ def _find(url: str) -> dict[str, dict[str, Any]]:
     """List all that is in a remote directory, with what the file system knows of it."""
     system, place = _open_filesystem(url)
     if not system.isdir(place):
-        raise InputError(f"cannot import {shown(url)}: there is no such directory")
+        raise InputError(f"cannot import {shown(url)}: directory not found")
     found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
     return {path: info for path, info in found.items() if path.rstrip("/") != place.rstrip("/")}
 
@@ -537,4 +537,4 @@ def _digest(value: object) -> str:
 def refuse_directory(url: str | os.PathLike[str], is_directory: bool) -> None:
     """Raise `InputError` if there is a directory where a file is meant."""
     if is_directory:
-        raise InputError(f"{shown(url)} is a directory: import it with toilfn.import_directory")
+        raise InputError(f"{shown(url)} is a directory", hint="use toilfn.import_directory")

@@ -65,7 +65,7 @@ def from_dask(collection: Any) -> Promise:
     compute(collection, traverse=False, scheduler=scheduler)
     if len(found) != 1:
         raise InputError(
-            f"{type(collection).__name__} has {len(found)} results: turn its parts into promises one by one"
+            f"{type(collection).__name__} has {len(found)} results", hint="turn its parts into promises one by one"
         )
     return found[0]
 

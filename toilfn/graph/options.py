@@ -114,7 +114,7 @@ def normalise(options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         near = difflib.get_close_matches(unknown[0], _READERS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"a task can have {', '.join(_READERS)}"
-        raise InputError(f"there is no task option {unknown[0]!r}: {hint}")
+        raise InputError(f"unknown task option {unknown[0]!r}", hint=hint)
     return {name: _read(name, value) for name, value in options.items()}
 
 
@@ -198,7 +198,7 @@ def _accelerator_fields(spec: str) -> dict[str, Any]:
     if name.isdecimal() and not colon:
         return {"count": int(name)}
     if not re.fullmatch(r"\w[\w.+-]*", name) or (colon and not count.isdecimal()):
-        raise ResourceError(f"{spec!r} is not an accelerator: {_ACCELERATOR_HELP}")
+        raise ResourceError(f"{spec!r} is not an accelerator", hint=_ACCELERATOR_HELP)
     word = "kind" if name == "gpu" else "brand" if name in _BRANDS else "api" if name in _APIS else "model"
     return {word: name, "count": int(count) if colon else 1}
 
@@ -208,7 +208,7 @@ def _check_accelerator(spec: object, fields: dict[str, Any]) -> None:
     right = isinstance(count, int) and not isinstance(count, bool) and count >= 0
     words = {name: value for name, value in fields.items() if name != "count"}
     if not (right and words.keys() <= {"kind", "model", "brand", "api"} and _all_text(words.values())):
-        raise ResourceError(f"{spec!r} is not an accelerator: {_ACCELERATOR_HELP}")
+        raise ResourceError(f"{spec!r} is not an accelerator", hint=_ACCELERATOR_HELP)
 
 
 def _all_text(values: Any) -> bool:
@@ -233,7 +233,7 @@ def _cores(value: Any) -> float:
     except (TypeError, ValueError):
         cores = -1.0
     if isinstance(value, bool) or not isfinite(cores) or cores <= 0:
-        raise ResourceError(f"{value!r} is not a number of cores: write a number above 0, such as 4 or 0.5")
+        raise ResourceError(f"{value!r} is not a number of cores", hint="write a number above 0, such as 4 or 0.5")
     return cores
 
 
@@ -263,13 +263,13 @@ def _retries(value: Any) -> int | dict[str, int | None]:
         return _whole(value)
     unknown = [cause for cause in value if cause not in _CAUSES]
     if unknown:
-        raise TypeError(f"{unknown[0]!r} is not a cause: write {', '.join(_CAUSES)}")
+        raise TypeError(f"{unknown[0]!r} is not a cause of failure; choose from {', '.join(_CAUSES)}")
     return {cause: None if count is None else _whole(count) for cause, count in value.items()}
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise TypeError(f"{value!r} is not a text with at least one character")
+        raise TypeError(f"{value!r} is not a string with at least one character")
     return value
 
 
@@ -279,7 +279,7 @@ def _version(value: Any) -> str:
 
 def _env(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or not _all_text([*value.keys(), *value.values()]):
-        raise TypeError(f"{value!r} is not a dict of names and values that are str")
+        raise TypeError(f"{value!r} is not a dict that maps strings to strings")
     return dict(value)
 
 

@@ -106,31 +106,31 @@ class Promise(Delayed):
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"{self!r} has no attribute {name!r}: the value does not exist yet. "
-            "Pass the promise to a task, or get the value with toilfn.compute(promise)"
+            f"{self!r} has no attribute {name!r}: the value does not exist yet; pass the promise to a"
+            " task, or get the value with toilfn.compute(promise)"
         )
 
     def __bool__(self) -> bool:
-        raise TypeError(f"{self!r} has no truth value yet: decide inside a task, or call toilfn.compute(promise) first")
+        raise TypeError(f"{self!r} has no truth value yet; decide inside a task, or call toilfn.compute(promise) first")
 
     def __len__(self) -> int:
         if self._length is None:
-            raise TypeError(f"{self!r} has no length yet: give its task nout=N, or take len() inside a task")
+            raise TypeError(f"{self!r} has no length yet; declare its task with nout=N, or call len() inside a task")
         return int(self._length)
 
     def __iter__(self) -> Iterator[Promise]:
         if self._length is None:
-            raise TypeError(f"{self!r} cannot be iterated yet: give its task nout=N, or loop inside a task")
+            raise TypeError(f"{self!r} is not iterable yet; declare its task with nout=N, or loop inside a task")
         return (self[i] for i in range(self._length))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a promise stands for a value."""
-        raise TypeError(f"{self!r} cannot be called: it stands for a value, not for the task")
+        raise TypeError(f"{self!r} is not callable: it stands for a value, not for the task")
 
     def __await__(self) -> Any:
         """Refuse: awaiting runs nothing."""
         raise TypeError(
-            f"{self!r} cannot be awaited: in a coroutine, write await asyncio.to_thread(toilfn.compute, promise)"
+            f"{self!r} cannot be awaited; in a coroutine, write await asyncio.to_thread(toilfn.compute, promise)"
         )
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class Promise(Delayed):
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{self!r} cannot be pickled: pass it to a task as an argument, where toilfn replaces it by its value"
+            f"{self!r} cannot be pickled; pass it to a task as an argument, where toilfn replaces it by its value"
         )
 
     def __dask_postcompute__(self) -> tuple[Any, tuple[()]]:
@@ -177,7 +177,7 @@ def _dask_needs(promise: Promise) -> tuple[Promise, ...]:
 
 def _dask_task(promise: Promise) -> DaskTask:
     if options.SERVICE in promise._task.settings:
-        raise GraphError(f"{promise!r} is a service's, which dask cannot run: use toilfn.compute")
+        raise GraphError(f"{promise!r} belongs to a service, which dask cannot run", hint="use toilfn.compute")
     if promise._origin is not promise:
         return _PromiseNode(promise.key, Part(promise), TaskRef(promise._origin.key))
     return _PromiseNode(promise.key, Call(promise), *[TaskRef(need.key) for need in _dask_needs(promise)])

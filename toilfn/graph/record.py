@@ -113,7 +113,9 @@ def record(
         If the value, a function or an argument cannot be stored.
     """
     if isinstance(value, (Task, BoundTask)):
-        raise SerializationError(f"it returned {value!r} itself, which was not called: write return {value.name}(...)")
+        raise SerializationError(
+            f"it returned {value!r} itself instead of calling it", hint=f"write return {value.name}(...)"
+        )
     recorder = Recorder(store, parent, running)
     payload, refs = dumps(value, recorder.identify)
     for promise in spawned:
@@ -173,8 +175,8 @@ class Recorder:
         origin = promise._origin
         if options.SERVICE in origin._task.settings:
             raise SerializationError(
-                f"{promise!r} is a service's, and its value is good only while the service runs: "
-                "pass it to a task that uses it, and take that task's value"
+                f"{promise!r} belongs to a service and is only valid while the service runs",
+                hint="pass it to a task and use that task's value",
             )
         if origin not in self._ids:
             for needed in _in_order(origin, self._ids):
@@ -187,7 +189,8 @@ class Recorder:
             return self._ids[promise._origin if hasattr(type(promise), "_origin") else promise]
         except (KeyError, TypeError):
             raise SerializationError(
-                f"{promise!r} is hidden inside an object: pass it in a list, tuple, set, dict, dataclass or namedtuple"
+                f"{promise!r} is nested inside an object that toilfn cannot look into",
+                hint="pass it in a list, tuple, set, dict, dataclass or namedtuple",
             ) from None
 
     def _name(self, promise: Promise) -> None:

@@ -81,10 +81,10 @@ def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, 
 
 def _check(name: str, value: Any) -> Any:
     if value is None or options.is_late(value):
-        raise ResourceError(f"option {name}: its value came out as {value!r}, which is no requirement")
+        raise ResourceError(f"option {name}: its promise evaluated to {value!r}, which is not a valid requirement")
     if name in ("memory", "disk") and type(value) in (int, float) and 0 <= value < _MEBIBYTE:
         return _MEBIBYTE if name == "memory" else int(value)  # worked out from inputs that may be small, or empty
     try:
         return options.normalise({name: value})[name]
     except InputError as error:
-        raise ResourceError(f"{error} (it came out as {value!r})") from None
+        raise ResourceError(f"{error} (its promise evaluated to {value!r})") from None

@@ -167,7 +167,7 @@ class _Pickler(_ByValue):
         if kind in ATOMS or not hasattr(kind, "__dask_graph__") or not is_collection(obj):
             return None
         if self._ids is None:
-            raise SerializationError(f"{obj!r} cannot be stored here: pass it to the task as an argument")
+            raise SerializationError(f"{obj!r} cannot be stored here", hint="pass it to the task as an argument")
         promise = self._promise_of(obj)
         task = self._ids(promise)
         self._refs[task] = None
@@ -303,7 +303,9 @@ def dumps_function(function: Any) -> bytes:
         return buffer.getvalue()
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
-        raise SerializationError(f"task {name} cannot be stored: {error}. Pass such objects as arguments") from error
+        raise SerializationError(
+            f"task {name} cannot be stored: {error}", hint="pass such objects as arguments"
+        ) from error
 
 
 _LARGEST_SOURCE = 1 << 20

@@ -34,7 +34,7 @@ class Service(Generic[R]):
         object
             What clients need, such as an address.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs a method start")
+        raise NotImplementedError(f"{type(self).__name__} must define the method start")
 
     def check(self) -> bool:
         """Return whether the service still runs: called every ``check_interval`` seconds.
@@ -59,8 +59,9 @@ class ServiceTask(Task[P, R]):
         is_class = isinstance(function, type) and issubclass(function, Service)
         if not (is_class or inspect.isgeneratorfunction(function)):
             raise InputError(
-                f"@service needs a generator function that yields what clients need, or a subclass of toilfn.Service, "
-                f"not {function!r}"
+                f"@service cannot be applied to {function!r}",
+                hint="use it on a generator function that yields the value for its clients, or on a subclass of"
+                " toilfn.Service",
             )
 
     def __repr__(self) -> str:

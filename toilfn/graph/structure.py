@@ -48,8 +48,8 @@ def items_of(iterator: Iterable[Any]) -> list[Any]:
     items = list(islice(iterator, _MOST_ITEMS))
     if len(items) == _MOST_ITEMS:
         raise GraphError(
-            f"a {type(iterator).__name__} has more than {_MOST_ITEMS - 1} items, or no end: "
-            "pass a list of what the task needs"
+            f"a {type(iterator).__name__} has more than {_MOST_ITEMS - 1} items, or is infinite",
+            hint="pass a list of the items that the task needs",
         )
     return items
 
@@ -82,7 +82,7 @@ def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
     try:
         return _rebuild(value, replace, set())
     except RecursionError:
-        raise GraphError(f"a {type(value).__name__} is nested too deeply to be an argument or a result") from None
+        raise GraphError(f"a {type(value).__name__} is nested too deeply") from None
 
 
 def _rebuild(value: Any, replace: Callable[[Any], Any], path: set[int]) -> Any:

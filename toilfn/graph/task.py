@@ -44,7 +44,7 @@ class Task(Generic[P, R]):
         self, function: Callable[P, R], options: dict[str, Any] | None = None, after: Iterable[Any] = ()
     ) -> None:
         if isinstance(function, classmethod):
-            raise InputError(f"@task needs a function, not {function!r}: write @classmethod above @task")
+            raise InputError(f"@task needs a function, not {function!r}", hint="write @classmethod above @task")
         if not callable(function):
             raise InputError(f"@task needs a function, not {function!r}")
         self._refuse(function, options or {})
@@ -76,11 +76,11 @@ class Task(Generic[P, R]):
         """Refuse what can be called but is no task."""
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
             raise InputError(
-                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value. "
-                "Return a list instead; what is to run beside other tasks is a @toilfn.service"
+                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value",
+                hint="return a list instead; use @toilfn.service for a server that runs beside other tasks",
             )
         if _options.SERVICE in options:
-            raise InputError(f"option {_options.SERVICE} is for services: use @toilfn.service")
+            raise InputError(f"option {_options.SERVICE} is only for services", hint="use @toilfn.service")
 
     @property
     def identity(self) -> Identity:
@@ -174,8 +174,8 @@ class Task(Generic[P, R]):
         """
         if not iterables:
             raise TypeError(
-                f"task {self.name}: map needs at least one iterable as a positional argument; for one promise, "
-                "call the task"
+                f"task {self.name}: map needs at least one iterable as a positional argument; for one promise,"
+                " call the task"
             )
         return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
 
@@ -320,8 +320,8 @@ def _refuse_uncalled(leaf: Task[..., Any] | BoundTask[Any]) -> None:
     task, bound = (leaf.__func__, (leaf.__self__,)) if isinstance(leaf, BoundTask) else (leaf, ())
     if task.is_complete_without_arguments(*bound):
         raise GraphError(
-            f"{leaf!r} is an argument, but it was not called: write {task.name}() for its value, "
-            f"or lambda: {task.name}() to pass it as a function"
+            f"{leaf!r} is an argument, but it was not called",
+            hint=f"write {task.name}() for its value, or lambda: {task.name}() to pass it as a function",
         )
 
 

@@ -117,11 +117,14 @@ class Drawing:
         program = shutil.which("dot")
         if program is None:
             raise InputError(
-                "drawing SVG needs Graphviz's command 'dot': install graphviz, or take --format text or dot"
+                "Graphviz's command 'dot', which draws SVG, was not found",
+                hint="install graphviz, or use --format text or dot",
             )
         done = subprocess.run([program, "-Tsvg"], input=self.dot(), capture_output=True, text=True, check=False)
         if done.returncode:
-            raise InputError(f"Graphviz could not draw the graph: {done.stderr.strip()}; take --format text or dot")
+            raise InputError(
+                f"Graphviz could not draw the graph: {done.stderr.strip()}", hint="use --format text or dot"
+            )
         return done.stdout
 
     def _incoming(self) -> dict[str, dict[str, str]]:

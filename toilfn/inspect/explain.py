@@ -129,7 +129,7 @@ def explain(history: History, id: TaskId) -> Explanation:
     """
     task = history.tasks.get(id)
     if task is None:
-        raise InputError(f"the store has no task {id.hex()}")
+        raise InputError(f"task {id.hex()} not found in the store")
     summary, reused = _summary(history, task)
     unseen = tuple(_not_compared(history.functions.get(task.function)))
     if reused:

@@ -205,7 +205,7 @@ class View:
         if text and not found:
             found, match = self._with_id(text.lower()), "have an id that starts with"
         if not found:
-            raise InputError(f"no task has the name or the id {text!r}; {self._known_names()}")
+            raise InputError(f"no task has the name or id {text!r}", hint=self._known_names())
         if len(found) > 1:
             current = {task.id for task in self.current()}
             found = [task for task in found if task.id in current] or found

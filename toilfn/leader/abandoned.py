@@ -47,8 +47,8 @@ def cluster_of(run: Run, place: str) -> Cluster | str | None:
         return make_from(name, run.settings.get("cluster_recipe") or {})
     except (ClusterError, TypeError, ValueError) as error:
         raise ClusterError(
-            f"the run was led on a cluster object of {name}, which cannot be made again: {error}; "
-            f"name the cluster, as in: toilfn resume {place} --cluster slurm, or run the script again"
+            f"the run used a cluster object of {name}, which cannot be built again: {error}",
+            hint=f"name the cluster, as in: toilfn resume {place} --cluster slurm, or run the script again",
         ) from None
 
 
@@ -84,8 +84,8 @@ def living_elsewhere(index: Index, store: Store, settings: Settings, place: str)
         name = run.settings["cluster"]
         if living and name != new["cluster"]:
             raise ClusterError(
-                f"{_count(living)} of this store may still run on the cluster {name}: {_some(living)}; go on there: "
-                f"toilfn resume {place}, or end them first: toilfn kill {place}"
+                f"{_count(living)} of this store may still run on the cluster {name}: {_some(living)}",
+                hint=f"resume there: toilfn resume {place}, or end them first: toilfn kill {place}",
             )
         found |= living
     return found
@@ -98,8 +98,10 @@ def _ask(run: Run, store: Store, place: str) -> dict[JobId, str]:
             return cluster.list(jobs_name(store))
     except (ClusterError, OSError) as error:
         raise ClusterError(
-            f"jobs of this store may still run on the cluster {run.settings['cluster']}, which cannot be asked: "
-            f"{error}\nGo on where it can be asked, or, if you know that none runs: toilfn kill --leave-jobs {place}"
+            f"jobs of this store may still run on the cluster {run.settings['cluster']}, which cannot be"
+            f" queried: {error}",
+            hint="resume from a machine that can reach the cluster; if you know that no job is left: toilfn"
+            f" kill --leave-jobs {place}",
         ) from error
 
 
@@ -193,8 +195,10 @@ def _end_jobs_of(run: Run, store: Store, timeout: float) -> int:
             return len(jobs)
     except (ClusterError, OSError) as error:
         raise ClusterError(
-            f"jobs of {store.url} may be left on the cluster {run.settings['cluster']!r}, which cannot be asked to "
-            f"end them: {error}\nTry again where it can be; their names begin with {jobs_name(store)}"
+            f"jobs of {store.url} may still run on the cluster {run.settings['cluster']!r}; they could not"
+            f" be cancelled: {error}",
+            hint="try again from a machine that can reach the cluster; the names of the jobs begin with"
+            f" {jobs_name(store)}",
         ) from error
 
 
@@ -202,5 +206,5 @@ def _await_end(cluster: Cluster, jobs: set[JobId], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while jobs:
         if time.monotonic() > deadline:
-            raise ClusterError(f"{len(jobs)} jobs still run after {timeout:g} s")
+            raise ClusterError(f"{len(jobs)} jobs are still running after {timeout:g} s")
         jobs -= {update.job for update in cluster.poll(1.0) if update.state is JobState.ENDED}

@@ -74,8 +74,8 @@ def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
     if url.startswith("memory:"):
         if settings.cluster not in (None, "inline"):
             raise ClusterError(
-                f"the store {place} exists in this process only, and other processes cannot reach it: "
-                "use cluster='inline', or a store on disk"
+                f"store {place} exists in this process only, and other processes cannot reach it",
+                hint="use cluster='inline', or a store on disk",
             )
         settings = replace(settings, cluster="inline")
     cluster = make_cluster(settings)
@@ -275,12 +275,12 @@ class Running:
         if leader.is_done:
             return
         if interrupts.is_terminated:
-            _log.warning("ended by SIGTERM; to go on: toilfn resume %s", self._place)
+            _log.warning("ended by SIGTERM; to resume: toilfn resume %s", self._place)
             raise SystemExit(TERMINATED)
         if interrupts.count:
-            raise interrupted_run(f"stopped by Ctrl-C; to go on: toilfn resume {self._place}")
+            raise interrupted_run(f"stopped by Ctrl-C; to resume: toilfn resume {self._place}")
         if self._is_stopped() or self._store.has_flag("kill"):
-            raise KilledError(f"the run was stopped on request; to go on: toilfn resume {self._place}")
+            raise KilledError("the run was stopped on request", hint=f"to resume: toilfn resume {self._place}")
         if leader.failures:
             raise failed_tasks(leader.failures, leader.tasks.name, self._inputs_of(leader), self._log_of, self._place)
         if stuck := leader.stuck():

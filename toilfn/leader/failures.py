@@ -62,9 +62,9 @@ def failed_tasks(
     if len(kinds) > _IN_FULL + _IN_SHORT:
         left = sum(map(len, kinds[_IN_FULL + _IN_SHORT :]))
         parts.append(f"... and {left} more: toilfn status {place} --failed")
-    parts.append(f"Completed work is kept. After fixing the problem, run: toilfn resume {place}")
     names = tuple(name(failure.id) for failure in failures)
-    return FailedTasksError(visible("\n\n".join(parts)), tuple(failures), store, names)
+    hint = f"completed work is kept; after fixing the problem, run: toilfn resume {place}"
+    return FailedTasksError(visible("\n\n".join(parts)), tuple(failures), store, names, hint=hint)
 
 
 def _kinds(failures: Sequence[Failure], name: Callable[[TaskId], str]) -> list[list[Failure]]:
@@ -165,4 +165,4 @@ def _resources(amount: Resources) -> str:
 def stuck_tasks(ids: Sequence[TaskId], name: Callable[[TaskId], str]) -> GraphError:
     """Build the error for tasks that wait for each other."""
     names = ", ".join(f"{name(id_)} ({id_.hex()[:12]})" for id_ in ids[:_NAMED])
-    return GraphError(f"a cycle: these tasks wait for each other and can never start: {names}")
+    return GraphError(f"cycle in the graph: these tasks wait for each other and can never start: {names}")

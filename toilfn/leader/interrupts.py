@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from toilfn.stdio import report
+from toilfn.stdio import report, report_error
 
 __all__ = ["TERMINATED", "Interrupts", "interrupted_run"]
 
@@ -37,7 +37,7 @@ def _print_message(kind: type[BaseException], error: BaseException, trace: Trace
     if not hasattr(error, _MARK):
         sys.__excepthook__(kind, error, trace)
     else:
-        report(f"toilfn: {error}")
+        report_error("toilfn", error)
 
 
 class Interrupts:

@@ -250,8 +250,8 @@ class Leader:
         live = self._cluster.list(self._workflow)
         if strange := sorted(earlier.jobs.keys() - live.keys()):
             raise ClusterError(
-                f"jobs of this store run on another cluster of the same kind: {', '.join(strange[:5])}; "
-                "go on with the settings that the run had, or end them first with toilfn kill"
+                f"jobs of this store run on another cluster of the same kind: {', '.join(strange[:5])}",
+                hint="resume with the settings that the run had, or end the jobs first with toilfn kill",
             )
         live |= {job: name for job, name in earlier.jobs.items() if not live[job]}
         mailbox = earlier.answers or self._answers

@@ -49,7 +49,7 @@ def check_shared(cluster: Cluster, url: str, place: str) -> None:
     if (folder := _node_local(path)) is not None:
         text = f"the store {place} is in {folder}, which each machine has for itself"
         if has_others:
-            raise ClusterError(f"{text}: jobs on other machines cannot reach it; {_ADVICE}")
+            raise ClusterError(f"{text}: jobs on other machines cannot reach it", hint=_ADVICE)
         _log.warning("%s; if jobs run on other machines, %s", text, _ADVICE)
     elif not (kind := _file_system(path)).startswith(_SHARED):
         _log.warning(
@@ -58,7 +58,7 @@ def check_shared(cluster: Cluster, url: str, place: str) -> None:
         )  # fmt: skip
 
 
-_ADVICE = "give --store a folder that leader and nodes share, or a bucket"
+_ADVICE = "use a bucket, or a directory that the leader and the nodes share, as the store"
 
 
 def _node_local(path: str) -> str | None:

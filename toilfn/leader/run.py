@@ -223,9 +223,9 @@ class Session:
         if not names or names & ours or self._is_same_script():
             return
         raise StoreExistsError(
-            f"the store {self._place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])}; "
-            f"this one has {', '.join(sorted(ours)[:5])}. "
-            f"Choose another store, or remove this one: toilfn clean {self._place}"
+            f"store {self._place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])};"
+            f" this one has {', '.join(sorted(ours)[:5])}",
+            hint=f"choose another store, or remove this one: toilfn clean {self._place}",
         )
 
     def _is_same_script(self) -> bool:

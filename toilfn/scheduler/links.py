@@ -59,8 +59,8 @@ class Links:
         for other in others:
             if other not in fresh and not self._knows(other):
                 raise ValueError(
-                    f"task {id.hex()} depends on task {other.hex()}, which the scheduler does not know; "
-                    f"submit that one first, or both together"
+                    f"task {id.hex()} depends on task {other.hex()}, which the scheduler does not know; submit"
+                    " that one first, or both together"
                 )
 
     def link(self, task: Task, parent: TaskId | None, *, is_checkpoint: bool) -> None:

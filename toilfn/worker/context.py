@@ -119,7 +119,7 @@ class Context:
 
         promise = as_promise(promise)
         if not isinstance(promise, Promise):
-            raise TypeError(f"spawn needs the promise that calling a task gives, not {promise!r}")
+            raise TypeError(f"spawn() takes the promise returned by calling a task, not {promise!r}")
         self.spawned.append(promise)
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ def current() -> Context:
         return context
     if len(_entered) == 1:  # a thread that the task started has no context variables of its own
         return _entered[0]
-    raise ToilfnError("no task is running here: current() and spawn() are for the body of a @task function")
+    raise ToilfnError("current() and spawn() work only in the body of a @task function: no task is running here")
 
 
 def spawn(promise: Promise) -> None:

@@ -290,8 +290,8 @@ def _failure(
 ) -> records.Failure:
     if isinstance(error, BdbQuit):
         error = PermanentError(
-            "the task starts a debugger, and a worker has no terminal for it: use cluster='inline', "
-            "or `toilfn debug` for this task alone"
+            "the task starts a debugger, but a worker has no terminal",
+            hint="use cluster='inline', or `toilfn debug` for this task alone",
         )
     cause = Cause.ERROR
     if isinstance(error, MemoryError):

@@ -35,7 +35,7 @@ from toilfn.clusters.local.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
-from toilfn.stdio import flush, open_closed_descriptors, report
+from toilfn.stdio import flush, open_closed_descriptors, report, report_error
 from toilfn.stores import Store, is_local, open_store
 from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
@@ -378,7 +378,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)  # so that everybody sees what it died of
     except ToilfnError as error:
-        report(f"toilfn.worker: {error}")
+        report_error("toilfn.worker", error)
         return NOT_MINE if isinstance(error, _AnsweredError) else 1
     return 0
 

@@ -112,8 +112,9 @@ def check_versions() -> None:
     wanted = os.environ.get(VERSIONS_VARIABLE, versions())
     if wanted != versions():
         raise ToilfnError(
-            f"{WRONG_VERSIONS}: {sys.executable} on {socket.gethostname()} has {versions()}, and the leader {wanted}; "
-            "install the same on both sides, or name another interpreter for the jobs (python=...)"
+            f"{WRONG_VERSIONS}: {sys.executable} on {socket.gethostname()} has {versions()}, and the"
+            f" leader has {wanted}",
+            hint="install the same versions on both sides, or choose another interpreter for the jobs with python=...",
         )
 
 

@@ -214,7 +214,10 @@ def _private(parent: Path, variable: str) -> Path:
         base.mkdir(mode=0o700, parents=True)
     info = base.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o022:
-        raise ToilfnError(f"{base} is not a directory of this user alone: remove it, or set {variable}")
+        raise ToilfnError(
+            f"{base} must be a directory that belongs to you and that no one else can open",
+            hint=f"remove it, or set {variable}",
+        )
     return base
 
 

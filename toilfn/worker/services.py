@@ -41,12 +41,18 @@ class _Generator(Service[Any]):
     def start(self) -> Any:
         value = next(self._steps, _END)
         if value is _END:
-            raise InputError("the service ended without a yield: it yields what its clients need")
+            raise InputError(
+                "the service function ended without a yield",
+                hint="it must yield the value for its clients, exactly once",
+            )
         return value
 
     def stop(self) -> None:
         if next(self._steps, _END) is not _END:
-            raise InputError("the service yields a second time: what follows its one yield is its clean-up")
+            raise InputError(
+                "the service function yielded twice",
+                hint="it must yield exactly once; the code after the yield is clean-up",
+            )
 
 
 def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bool], interval: float) -> None:

@@ -15,8 +15,8 @@ __all__ = ["explained"]
 
 _ADVICE: dict[type, str] = {
     types.GeneratorType: "return a list instead",
-    types.CoroutineType: "a task is an ordinary function: run the coroutine inside it and return its result",
-    io.IOBase: "return a File, which toilfn.write_file makes, or the content",
+    types.CoroutineType: "run the coroutine inside the task, an ordinary function, and return its result",
+    io.IOBase: "return the content, or a File created by toilfn.write_file",
 }
 
 

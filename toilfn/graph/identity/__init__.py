@@ -256,4 +256,6 @@ def _parameters(function: Callable[..., Any]) -> str:
 
 
 def _refuse_promise(promise: Any) -> bytes:
-    raise SerializationError(f"{promise!r} has no identity before its task has one: pass it as an argument of a task")
+    raise SerializationError(
+        f"{promise!r} cannot be hashed before its task is recorded", hint="pass it as an argument of a task"
+    )

@@ -125,8 +125,8 @@ class Encoder:
             raise
         except Exception as error:
             raise SerializationError(
-                f"{self._where()} has no identity that lasts: {error}. "
-                "Pass what it is made from, or make it inside the task"
+                f"{self._where()} cannot be hashed reproducibly: {error}",
+                hint="pass the data it is built from, or create it inside the task",
             ) from error
         finally:
             self._frames.clear()

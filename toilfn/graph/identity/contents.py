@@ -68,8 +68,8 @@ def _read(path: Path) -> str:
                 content.update(block)
     except OSError as error:
         raise InputError(
-            f"the file {path} is an argument, and its content cannot be read: {error.strerror}; "
-            "pass str(path) if only its name counts"
+            f"the content of the file {path}, an argument, cannot be read: {error.strerror}",
+            hint="pass str(path) if only its name counts",
         ) from error
     return content.hexdigest()
 

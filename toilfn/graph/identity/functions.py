@@ -297,7 +297,7 @@ def part_text(value: Any, encoded: bytes) -> str:
 
 
 def _refuse_promise(promise: Any) -> bytes:
-    raise SerializationError(f"{promise!r} is used inside a function: pass it as an argument")
+    raise SerializationError(f"{promise!r} is used inside a function", hint="pass it as an argument")
 
 
 def _shown(value: Any, encoded: bytes) -> str:
