@@ -12,7 +12,10 @@ from toilfn.graph.structure import is_collection, rebuild
 from toilfn.graph.task import as_promise
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from toilfn.background import Run
+    from toilfn.config.keywords import ResumeSettings, RunSettings
 
 __all__ = ["compute", "resume", "submit"]
 
@@ -22,24 +25,24 @@ C = TypeVar("C")
 
 
 @overload
-def compute(promise: A, /, **settings: Any) -> A: ...
+def compute(promise: A, /, **settings: Unpack[RunSettings]) -> A: ...
 @overload
-def compute(first: A, second: B, /, **settings: Any) -> tuple[A, B]: ...
+def compute(first: A, second: B, /, **settings: Unpack[RunSettings]) -> tuple[A, B]: ...
 @overload
-def compute(first: A, second: B, third: C, /, **settings: Any) -> tuple[A, B, C]: ...
+def compute(first: A, second: B, third: C, /, **settings: Unpack[RunSettings]) -> tuple[A, B, C]: ...
 @overload
-def compute(*promises: Any, **settings: Any) -> Any: ...
-def compute(*promises: Any, **settings: Any) -> Any:
-    """Run what promises need, and give their values.
+def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any: ...
+def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any:
+    """Run the tasks that promises need, and return the promises' values.
 
     Parameters
     ----------
     *promises
         Promises, or structures that hold some; an empty list or dict is its own value.
     **settings
-        ``store`` (path or URL; a temporary one without), ``cluster`` (a cluster object or a name such
-        as "local" or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``,
-        ``progress`` and all other fields of `toilfn.config.settings.Settings`.
+        ``store`` (path or URL; by default a temporary one), ``cluster`` (a cluster object or a name such as "local"
+        or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``, ``progress`` and all other
+        keys of `toilfn.config.keywords.RunSettings`.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def compute(*promises: Any, **settings: Any) -> Any:
     Raises
     ------
     FailedTasksError
-        If tasks failed for good; what did not depend on them has run.
+        If tasks failed for good; all tasks that did not depend on them have run.
     GraphError
         If there is no promise among the arguments.
     StoreError
@@ -67,8 +70,8 @@ def compute(*promises: Any, **settings: Any) -> Any:
         raise without_frames(error) from None
 
 
-def submit(*promises: Any, **settings: Any) -> Run:
-    """Start what `compute` would do, in the background of this process.
+def submit(*promises: Any, **settings: Unpack[RunSettings]) -> Run:
+    """Start the same run as `compute` would, in the background of this process.
 
     Parameters
     ----------
@@ -93,7 +96,7 @@ def submit(*promises: Any, **settings: Any) -> Run:
     return Run(session, lambda: session.compute(wanted))
 
 
-def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
+def resume(store: str | os.PathLike[str], **settings: Unpack[ResumeSettings]) -> Any:
     """Finish the newest run of a store.
 
     Parameters
@@ -101,12 +104,12 @@ def resume(store: str | os.PathLike[str], **settings: Any) -> Any:
     store : str or path
         The store of a run that was killed, interrupted or failed.
     **settings
-        As for `compute`.
+        As for `compute`; the keys of `toilfn.config.keywords.ResumeSettings`.
 
     Returns
     -------
     object
-        What `compute` would have returned.
+        The value that `compute` would have returned.
 
     Raises
     ------

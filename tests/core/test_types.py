@@ -1,48 +1,59 @@
-"""What a type checker says to users' programs."""
+"""What type checkers say to users' programs."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-PROGRAM = """
-from __future__ import annotations
-import toilfn as toil
+from toilfn.config.keywords import ResumeSettings, RunSettings
+from toilfn.config.settings import Settings
+from toilfn.graph import options
 
-@toil.task
-def text(x: int) -> str:
-    return str(x)
+PROGRAM = Path(__file__).parent / "typed_user_code.py"
 
-@toil.task(cores=2, memory="1G")
-def length(s: str) -> int:
-    return len(s)
 
-promise: toil.Promise[str] = text(3)
-number: int = toil.compute(length(promise))
-both: tuple[str, int] = toil.compute(text(1), length(text(2)))
-many: list[str] = text.map([1, 2, 3])
-bigger: int = toil.compute(length.options(memory="8G", after=[promise])("x"))
-plain: str = text.__wrapped__(3)
-
-length(3)  # wrong
-length(length("x"))  # wrong
-text("3")  # wrong
-text()  # wrong
-"""
+def wrong_lines() -> set[int]:
+    return {n for n, line in enumerate(PROGRAM.read_text().splitlines(), 1) if line.endswith("# wrong")}
 
 
 @pytest.mark.timeout(300)
-def test_promises_are_typed_as_what_they_stand_for(tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(PROGRAM)
+def test_mypy_refuses_wrong_options_and_values(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent",
-        f"--cache-dir={tmp_path}/cache", str(path),
+        f"--cache-dir={tmp_path}/cache", str(PROGRAM),
     ]  # fmt: skip
     said = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
     found = {int(line.split(":")[1]) for line in said.splitlines() if ": error:" in line}
-    wrong = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if line.endswith("# wrong")}
-    assert found == wrong, said
+    assert found == wrong_lines(), said
+
+
+@pytest.mark.timeout(300)
+def test_pyright_refuses_wrong_options_and_values(tmp_path: Path) -> None:
+    pytest.importorskip("basedpyright", reason="pip install basedpyright")
+    project = tmp_path / "pyrightconfig.json"
+    project.write_text(json.dumps({"typeCheckingMode": "basic", "include": [str(PROGRAM)]}))
+    command = [
+        sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(project),
+    ]  # fmt: skip
+    said = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    found = json.loads(said.stdout)["generalDiagnostics"]
+    errors = [entry for entry in found if entry["severity"] == "error"]
+    assert {entry["range"]["start"]["line"] + 1 for entry in errors} == wrong_lines(), said.stdout
+
+
+def test_the_keywords_of_compute_are_the_settings() -> None:
+    names = {entry.name for entry in fields(Settings)}
+    assert set(RunSettings.__annotations__) | set(ResumeSettings.__annotations__) == names
+    assert set(ResumeSettings.__annotations__) == names - {"store"}
+
+
+def test_the_keywords_of_task_are_the_options_that_are_read() -> None:
+    assert set(options.ServiceOptions.__annotations__) | set(options.TaskOptions.__annotations__) == set(
+        options._READERS
+    )
+    assert set(options.TaskOptions.__annotations__) == set(options._READERS) - {options.SERVICE}

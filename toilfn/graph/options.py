@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
 
 from toilfn.errors import InputError, ResourceError
 from toilfn.events import Budget, Cause
@@ -34,10 +34,13 @@ from toilfn.resources import Accelerator, Resources
 from toilfn.units import parse_disk, parse_duration, parse_memory
 
 if TYPE_CHECKING:
+    from toilfn.config.keywords import Duration, Size
     from toilfn.config.settings import Settings
 
 __all__ = [
     "SERVICE",
+    "ServiceOptions",
+    "TaskOptions",
     "budget",
     "defaults",
     "dynamic",
@@ -60,6 +63,73 @@ _APIS = {"cuda": "nvidia", "rocm": "amd", "opencl": None}
 _ACCELERATOR_HELP = (
     "write a count, or for example 'gpu', 'cuda:1', 'nvidia-tesla-k80:2' or {'brand': 'amd', 'count': 2}"
 )
+
+
+class _Collection(Protocol):
+    """A promise, or another dask collection."""
+
+    def __dask_graph__(self) -> Any: ...
+
+
+AcceleratorSpec: TypeAlias = "int | str | Mapping[str, Any] | Accelerator"
+Late: TypeAlias = "Callable[..., Any] | _Collection"
+"""A requirement that is known with the call's arguments: a function of them, or a promise."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """Keywords of `toilfn.task` and `Task.options`; None stands for "not given"."""
+
+    cores: float | Late | None
+    """Number of CPU cores, such as 4 or 0.5."""
+
+    memory: Size | Late | None
+    """Memory in bytes, or a text such as ``"2G"`` or ``"512Mi"``."""
+
+    disk: Size | Late | None
+    """Disk space for temporary files in bytes, or a text such as ``"10G"``."""
+
+    accelerators: AcceleratorSpec | Sequence[AcceleratorSpec] | Late | None
+    """A count, a text such as ``"nvidia-tesla-k80:2"``, a mapping with brand and count, or several of these."""
+
+    preemptible: bool | Late | None
+    """Whether the task may run on a node that can be taken away at any time."""
+
+    walltime: Duration | Late | None
+    """Time limit for one attempt in seconds, or a text such as ``"1h30m"``."""
+
+    local: bool | Late | None
+    """Whether the task runs on the leader's machine."""
+
+    retries: int | Mapping[str, int | None] | None
+    """Number of retries, or one for each cause: error, memory, walltime, lost and preempted."""
+
+    double_memory: bool | None
+    """Whether a retry after a death by memory use gets twice the memory."""
+
+    double_walltime: bool | None
+    """Whether a retry after an exceeded time limit gets twice the time."""
+
+    checkpoint: bool | None
+    """Whether the task runs again, within its retries, when a task that it led to fails for good."""
+
+    name: str | None
+    """Name of the task in messages and reports (default: the function's name)."""
+
+    nout: int | None
+    """Number of values that the function returns, so that its promise can be unpacked."""
+
+    env: Mapping[str, str] | None
+    """Environment variables that are set while the task runs."""
+
+    version: str | float | None
+    """Identity of the function: while it stays the same, edits of the function do not run finished calls again."""
+
+
+class ServiceOptions(TaskOptions, total=False):
+    """Keywords of `toilfn.service`."""
+
+    check_interval: Duration | None
+    """Time between two checks whether the service is alive, in seconds or as a text such as ``"1m"`` (default: 5 s)."""
 
 
 def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Accelerator:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from toilfn.errors import InputError
 from toilfn.graph.options import SERVICE
 from toilfn.graph.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from toilfn.graph.options import ServiceOptions
 
 __all__ = ["Service", "ServiceTask", "service"]
 
@@ -72,22 +77,23 @@ class ServiceTask(Task[P, R]):
 def service(function: Callable[P, Iterator[R] | Service[R]], /) -> ServiceTask[P, R]: ...
 @overload
 def service(
-    function: None = None, /, **options: Any
+    function: None = None, /, **options: Unpack[ServiceOptions]
 ) -> Callable[[Callable[P, Iterator[R] | Service[R]]], ServiceTask[P, R]]: ...
-def service(function: Any = None, /, **options: Any) -> Any:
-    """Build a generator function, or a subclass of `Service`, a service.
+def service(function: Any = None, /, **options: Unpack[ServiceOptions]) -> Any:
+    """Turn a generator function, or a subclass of `Service`, into a service.
 
-    A generator function yields once, what clients need; its clean-up follows the yield. The promise that a call
-    gives is passed to tasks like any other. The service runs from before its first client starts until its
-    last client, and all that this led to, is complete. It may take promises of other services.
+    A generator function yields exactly once, the value for its clients; the code after the yield is clean-up. A call
+    returns a promise, which is passed to tasks like any other. The service starts before its first client and runs
+    until its last client, and all tasks that the client led to, are complete. It may take promises of other services.
 
     Parameters
     ----------
     function : callable
         The generator function or class, when the decorator is used without arguments.
     **options
-        Those of `toilfn.task`, and ``check_interval`` (seconds, or such as "1m"; by default 5 s): the time
-        between two calls of `Service.check`, and, on batch systems, between two looks at whether to stop.
+        The options of `toilfn.task`, and ``check_interval`` (seconds, or a text such as "1m"; by default 5 s): the
+        time between two calls of `Service.check` and, on batch systems, between two checks whether to stop; see
+        `toilfn.graph.options.ServiceOptions`.
 
     Returns
     -------
@@ -110,5 +116,5 @@ def service(function: Any = None, /, **options: Any) -> Any:
     <Promise of folder>
     """
     if function is not None:
-        return ServiceTask(function, options)
-    return lambda function: ServiceTask(cast("Callable[..., Any]", function), options)
+        return ServiceTask(function, {**options})
+    return lambda function: ServiceTask(cast("Callable[..., Any]", function), {**options})

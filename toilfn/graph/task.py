@@ -16,7 +16,10 @@ from toilfn.graph.requirements import known_later
 from toilfn.graph.structure import ATOMS, is_collection, rebuild
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from toilfn.graph.identity import Identity
+    from toilfn.graph.options import TaskOptions
     from toilfn.graph.promise import Promise
 
 __all__ = ["BoundTask", "Task", "as_promise", "task"]
@@ -130,15 +133,15 @@ class Task(Generic[P, R]):
         except TypeError as error:
             raise TypeError(f"task {self.name}: {error}") from None
 
-    def options(self, /, *, after: Any = (), **overrides: Any) -> Task[P, R]:
+    def options(self, /, *, after: Any = (), **overrides: Unpack[TaskOptions]) -> Task[P, R]:
         """Build a variant of this task with other options, for one call or several.
 
         Parameters
         ----------
         after : promise or iterable of promises
-            What must be complete before, without giving data.
+            Must be complete before the task starts; their values are not passed to it.
         **overrides
-            Any keyword of `task`.
+            Any keyword of `task`; the keys of `toilfn.graph.options.TaskOptions`.
 
         Returns
         -------
@@ -221,14 +224,14 @@ class BoundTask(Generic[R]):
         """Build a promise of the method's value."""
         return self.__func__(self.__self__, *args, **kwargs)
 
-    def options(self, /, **overrides: Any) -> BoundTask[R]:
+    def options(self, /, *, after: Any = (), **overrides: Unpack[TaskOptions]) -> BoundTask[R]:
         """Build a variant with other options, as `Task.options` does."""
-        return BoundTask(self.__func__.options(**overrides), self.__self__)
+        return BoundTask(self.__func__.options(after=after, **overrides), self.__self__)
 
     def map(self, /, *iterables: Iterable[Any], **kwargs: Any) -> list[R]:
         """Call the method once for each item, as `Task.map` does."""
         if not iterables:
-            return self.__func__.map(**kwargs)  # which says what is missing
+            return self.__func__.map(**kwargs)  # raises the error that names the missing argument
         return [self(*items, **kwargs) for items in zip(*iterables, strict=False)]
 
     def __reduce__(self) -> Any:
@@ -241,9 +244,9 @@ class BoundTask(Generic[R]):
 @overload
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(function: None = None, /, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-def task(function: Any = None, /, **options: Any) -> Any:
-    """Build a function's calls tasks of a graph.
+def task(function: None = None, /, **options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+    """Turn a function into a task: its calls return promises and become tasks of a graph.
 
     Parameters
     ----------
@@ -277,8 +280,8 @@ def task(function: Any = None, /, **options: Any) -> Any:
     <Promise of double>
     """
     if function is not None:
-        return Task(function, options)
-    return lambda function: Task(function, options)
+        return Task(function, {**options})
+    return lambda function: Task(function, {**options})
 
 
 def as_promise(leaf: Any) -> Any:
