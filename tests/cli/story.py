@@ -52,8 +52,8 @@ def failure(name: str, attempt: int = 1, final: bool = False) -> Failure:
     return Failure(id_of(name), attempt, "error", "ValueError: bad", "Traceback: bad", b"trying\n", STATS, final)
 
 
-def started(*names: str) -> Started:
-    return Started(tuple(map(id_of, names)), "job", 1000.0)
+def started(*names: str, job: str = "job") -> Started:
+    return Started(tuple(map(id_of, names)), job, 1000.0)
 
 
 def epoch(number: int = 1) -> Epoch:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, task, tell
+from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, started, task, tell
 from toilfn.cli import main
 from toilfn.files.file import File
-from toilfn.model.records import Forget, Outcome
+from toilfn.model.records import Forget, Outcome, Queue
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease
 
@@ -63,11 +63,48 @@ def test_status_as_a_tree_names_what_is_not_done(store: Store, capsys: pytest.Ca
 def test_status_for_programs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     with Lease.acquire(store):
         found = json.loads(printed(capsys, "status", store.url, "--json"))
-    assert found["tasks"] == {"waiting": 2, "running": 1, "done": 4, "failed": 1}
+    assert found["tasks"] == {"waiting": 2, "queued": 0, "running": 1, "done": 4, "failed": 1}
     assert (found["state"], found["run"], found["workflow"]) == ("running", 1, "/home/me/flow.py")
     assert [(task["id"], task["attempts"]) for task in found["running"]] == [(id_of("sort 4").hex(), 1)]
     assert [(task["error"], task["attempts"]) for task in found["failed"]] == [("ValueError: bad", 2)]
     assert set(found["leader"]) == {"host", "pid", "heartbeat"}
+
+
+def test_status_sets_queued_tasks_apart_with_their_jobs_and_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"t{n}" for n in range(4)]
+    store = tell(
+        tmp_path / "store", epoch(), run(*names), function("f"), *(task(name, "f") for name in names),
+        *(started(name, job=f"471{n}") for n, name in enumerate(names)),
+        Queue({"4710": "PENDING Priority", "4711": "PENDING Priority", "4712": "PENDING JobHeldAdmin"}, (), 1001.0),
+        Queue({"4711": "PENDING Resources"}, ("4710",), 1002.0), outcome("t3"),
+    )  # fmt: skip
+    with Lease.acquire(store):
+        text = printed(capsys, "status", store.url)
+        only = printed(capsys, "status", store.url, "--queued")
+        found = json.loads(printed(capsys, "status", store.url, "--json"))
+    assert "tasks     4: 2 queued, 1 running, 1 done" in text
+    (running,) = (line for line in text.split("running:\n")[1].splitlines() if id_of("t0").hex()[:12] in line)
+    assert " 4710 " in running
+    assert [(" 4711 " in only, " 4712 " in only, " 4710 " in only)] == [(True, True, False)]
+    assert "ago: PENDING Resources" in only
+    assert "ago: PENDING JobHeldAdmin" in only
+    assert [(task["job"], task["reason"]) for task in found["queued"]] == [
+        ("4711", "PENDING Resources"), ("4712", "PENDING JobHeldAdmin")
+    ]  # fmt: skip
+    assert [task["job"] for task in found["running"]] == ["4710"]
+    assert found["tasks"]["queued"] == 2
+
+
+def test_nothing_is_queued_without_a_leader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell(
+        tmp_path / "store", epoch(), run("a"), function("f"), task("a", "f"), started("a", job="4710"),
+        Queue({"4710": "PENDING Priority"}, (), 1001.0),
+    )  # fmt: skip
+    text = printed(capsys, "status", str(tmp_path / "store"))
+    assert "tasks     1: 1 waiting" in text
+    assert "Priority" not in text
 
 
 def test_status_of_ended_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
 from toilfn.leader.jobs import Out
-from toilfn.leader.waiting import Waiting
+from toilfn.leader.waiting import Queued, Waiting
+from toilfn.model import records
 
 OURS = "PENDING QOSMaxJobsPerUserLimit"
 
@@ -80,3 +81,43 @@ def test_held_jobs_are_named_with_their_reason_now_and_then(waiting, said):
     for now in range(0, 3 * 3600, 10):
         assert failed(waiting, outs, float(now)) == []
     assert said == ["job j1 may never start: PENDING JobHeldAdmin; somebody has to change something"] * 3
+
+
+class Log:
+    """Keeps what is written."""
+
+    def __init__(self):
+        self.written = []
+
+    def add(self, data):
+        record = records.decode(data)
+        self.written.append((record.waiting, record.begun))
+
+
+def test_the_log_says_what_waits_and_what_has_changed_since():
+    log, first, second = Log(), job(1, reason="PENDING Priority"), job(2, reason="PENDING Priority")
+    queued = Queued(log)
+    queued.write([SERVICE, first, second], 0.0)
+    assert log.written.pop() == ({"j1": "PENDING Priority", "j2": "PENDING Priority"}, ())
+    first.note(Update(first.job, JobState.RUNNING), 6.0)
+    queued.write([first, second], 6.0)
+    assert log.written.pop() == ({}, ("j1",))
+    queued.write([first], 12.0)  # the second has ended: its outcome says so
+    assert log.written.pop() == ({}, ())
+    queued.write([first], 18.0)
+    assert log.written == []
+
+
+def test_reasons_that_change_all_the_time_are_written_now_and_then():
+    log, out = Log(), job(1, reason="PENDING Priority")
+    queued = Queued(log)
+    for now in range(600):
+        out.note(Update(out.job, JobState.QUEUED, None, f"PENDING {now}"), float(now))
+        queued.write([out], float(now))
+    assert len(log.written) == 10
+
+
+def test_a_run_without_a_queue_writes_nothing():
+    log = Log()
+    Queued(log).write([job(1, JobState.RUNNING)], 0.0)
+    assert log.written == []

@@ -24,6 +24,9 @@ from toilfn.units import format_duration
 
 __all__ = ["command", "configure"]
 
+_LISTED = (State.QUEUED, State.RUNNING, State.FAILED)
+"""The states whose tasks are listed; each is an option, too."""
+
 _SHOWN = 10
 """How many tasks each list has when it was not asked for."""
 
@@ -35,6 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store_options(parser)
     parser.add_argument("--failed", action="store_true", help="list all failed tasks, and only them")
     parser.add_argument("--running", action="store_true", help="list all running tasks, and only them")
+    parser.add_argument(
+        "--queued", action="store_true", help="list all tasks in the batch system's queue, and only them"
+    )
     parser.add_argument("--tree", action="store_true", help="show what waits for what as a tree, finished work folded")
     add_json(parser)
 
@@ -45,7 +51,7 @@ def command(options: argparse.Namespace) -> int:
     leader, alive = holder(store), living(store) is not None
     view = open_view(store)
     tasks = view.current()
-    lists = {state: [task for task in tasks if task.state is state] for state in (State.RUNNING, State.FAILED)}
+    lists = {state: [task for task in tasks if task.state is state] for state in _LISTED}
     if options.json:
         counts = Counter(task.state for task in tasks)
         print_json(_as_dict(store.url, view, leader if alive else None, counts, lists))
@@ -53,11 +59,11 @@ def command(options: argparse.Namespace) -> int:
     if options.tree:
         sys.stdout.write(_tree(tasks))
         return 0
-    if not (options.failed or options.running):
+    wanted = [state for state in _LISTED if getattr(options, state.value)]
+    if not wanted:
         _print_summary(store.url, view, leader, alive, tasks)
-    for state, wanted in ((State.RUNNING, options.running), (State.FAILED, options.failed)):
-        if wanted or not (options.failed or options.running):
-            _print_list(state, lists[state], None if wanted else _SHOWN)
+    for state in wanted or _LISTED:
+        _print_list(state, lists[state], None if wanted else _SHOWN, with_jobs=view.has_queue)
     return 0
 
 
@@ -85,7 +91,8 @@ def _as_dict(
         "started": run.time if run else None,
         "leader": leader and {"host": leader.host, "pid": leader.pid, "heartbeat": leader.heartbeat},
         "tasks": {state.value: counts[state] for state in State},
-        "running": [{**_identify(task), "since": task.since} for task in lists[State.RUNNING]],
+        "queued": [{**_submitted(task), "reason": task.reason} for task in lists[State.QUEUED]],
+        "running": [_submitted(task) for task in lists[State.RUNNING]],
         "failed": [{**_identify(task), "cause": task.cause, "error": task.error} for task in lists[State.FAILED]],
     }
 
@@ -93,6 +100,10 @@ def _as_dict(
 def _identify(task: TaskInfo) -> dict[str, Any]:
     begun = task.attempts + (task.state is State.RUNNING)
     return {"id": task.id.hex(), "name": task.name, "attempts": begun}
+
+
+def _submitted(task: TaskInfo) -> dict[str, Any]:
+    return {**_identify(task), "since": task.since, "job": task.job}
 
 
 def _print_summary(url: str, view: View, leader: Holder | None, alive: bool, tasks: list[TaskInfo]) -> None:
@@ -118,17 +129,24 @@ def _advice(url: str, view: View, state: str) -> str:
     return f"{when}; to go on: toilfn resume {url}"
 
 
-def _print_list(state: State, tasks: list[TaskInfo], limit: int | None) -> None:
+def _print_list(state: State, tasks: list[TaskInfo], limit: int | None, *, with_jobs: bool) -> None:
     if not tasks:
         return
     print(f"\n{state.value}:")
-    rows = [
-        [task.short_id, task.name, f"since {_ago(task.since)}" if state is State.RUNNING else task.error]
-        for task in tasks[:limit]
-    ]
-    print_table(["id", "task", ""], rows)
+    with_jobs = with_jobs and state is not State.FAILED
+    rows = [["id", "task", "job", ""]]
+    rows += [[task.short_id, task.name, task.job, _news(state, task)] for task in tasks[:limit]]
+    heading, *rest = rows if with_jobs else [[*row[:2], row[3]] for row in rows]
+    print_table(heading, rest)
     if limit is not None and len(tasks) > limit:
         print(f"... and {len(tasks) - limit} more: --{state.value} lists all")
+
+
+def _news(state: State, task: TaskInfo) -> str:
+    """Return what there is to say of a task that is listed."""
+    if state is State.FAILED:
+        return task.error
+    return f"since {_ago(task.since)}{f': {task.reason}' if task.reason else ''}"
 
 
 def _when(moment: float) -> str:

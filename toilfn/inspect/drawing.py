@@ -17,7 +17,13 @@ from toilfn.text import visible
 
 __all__ = ["Drawing", "Node", "draw"]
 
-_COLORS = {State.DONE: "#b7e1b0", State.FAILED: "#f4a7a0", State.RUNNING: "#f9e29c", State.WAITING: "#e6e6e6"}
+_COLORS = {
+    State.DONE: "#b7e1b0",
+    State.FAILED: "#f4a7a0",
+    State.RUNNING: "#f9e29c",
+    State.QUEUED: "#fbf1cf",
+    State.WAITING: "#e6e6e6",
+}
 _WIDEST = 40
 """How many nodes of a level are drawn beside each other, each with its own lines."""
 _DEEPEST = 40
@@ -54,7 +60,7 @@ class Node:
     @property
     def state(self) -> State:
         """The state that matters most to a reader."""
-        return next(s for s in (State.FAILED, State.RUNNING, State.WAITING, State.DONE) if self.states[s])
+        return next(s for s in (State.FAILED, State.RUNNING, State.QUEUED, State.WAITING, State.DONE) if self.states[s])
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from toilfn.model.records import (
     Function,
     Outage,
     Outcome,
+    Queue,
     Run,
     Started,
     Stats,
@@ -42,6 +43,8 @@ class State(str, Enum):
 
     WAITING = "waiting"
     """Not started, or to be tried again."""
+    QUEUED = "queued"
+    """Given to the cluster, whose system says that the job waits."""
     RUNNING = "running"
     """Given to the cluster, by itself or in a batch, and not heard of since."""
     DONE = "done"
@@ -68,6 +71,8 @@ class TaskInfo:
         Attempts that ended.
     since : float
         When it was last given to the cluster, in seconds since the epoch; 0 when it never was.
+    job, reason : str
+        The cluster's own name for the job, and why that waits, in the system's words; empty where nothing is known.
     cause, error : str
         Why the last attempt failed, and its one-line message; empty when it did not.
     children, refs : tuple of bytes
@@ -88,6 +93,8 @@ class TaskInfo:
     state: State = State.WAITING
     attempts: int = 0
     since: float = 0.0
+    job: str = ""
+    reason: str = ""
     cause: str = ""
     error: str = ""
     children: tuple[TaskId, ...] = ()
@@ -138,6 +145,8 @@ class View:
         One for each leader that the store had.
     ends : dict of int to toilfn.model.records.End
         How runs ended, by their number.
+    has_queue : bool
+        Whether the newest leader's cluster has said that jobs wait in its queue.
     requests : int
         What leaders that ended by themselves have asked of the store's server.
     """
@@ -148,11 +157,15 @@ class View:
         self.epochs: list[Epoch] = []
         self.ends: dict[int, End] = {}
         self.requests = 0
+        self.has_queue = False
         self._store = store
         self._names: dict[bytes, str] = {}
         self._first_start = False
+        self._jobs: dict[str, list[TaskInfo]] = {}
+        """The tasks of each job that the newest leader has submitted."""
         readers: dict[type, Any] = {
             Epoch: self._epoch, Run: self._run, Function: self._function, Task: self._task, Started: self._started,
+            Queue: self._queue,
             Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
             Deleted: lambda _: None, Outage: lambda _: None,
         }  # fmt: skip
@@ -189,7 +202,9 @@ class View:
 
     def stop_running(self) -> None:
         """Take it that nothing runs, as when there is no living leader."""
+        self._back_to_waiting(State.QUEUED)
         self._back_to_waiting(State.RUNNING)
+        self._jobs.clear()
 
     def find(self, text: str) -> TaskInfo:
         """Find the one task that has this name, or whose id in hexadecimal starts with this.
@@ -234,6 +249,7 @@ class View:
 
     def _epoch(self, record: Epoch) -> None:
         self.epochs.append(record)
+        self.has_queue = False
         self.stop_running()
         self._first_start = True
 
@@ -268,7 +284,23 @@ class View:
         for id in record.ids:
             task = self.tasks.get(id)
             if task is not None and task.state is not State.DONE:
-                task.state, task.since = State.RUNNING, record.time
+                task.state, task.since, task.job, task.reason = State.RUNNING, record.time, record.job, ""
+                self._jobs.setdefault(record.job, []).append(task)
+
+    def _queue(self, record: Queue) -> None:
+        self.has_queue = True
+        for job, reason in record.waiting.items():
+            for task in self._under_way(job):
+                task.state, task.reason = State.QUEUED, intern(reason)
+        for job in record.begun:
+            for task in self._under_way(job):
+                task.state, task.reason = State.RUNNING, ""
+
+    def _under_way(self, job: str) -> Iterator[TaskInfo]:
+        """Return the tasks of a job that have not ended and were not given to another job."""
+        for task in self._jobs.get(job, ()):
+            if task.job == job and task.state in (State.QUEUED, State.RUNNING):
+                yield task
 
     def _outcome(self, record: Outcome) -> None:
         task = self.tasks.get(record.id)

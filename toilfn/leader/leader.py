@@ -56,7 +56,7 @@ from toilfn.leader.services import Services, never_ran
 from toilfn.leader.streams import Streams
 from toilfn.leader.tally import Tally
 from toilfn.leader.tasks import Tasks
-from toilfn.leader.waiting import Waiting
+from toilfn.leader.waiting import Queued, Waiting
 from toilfn.leader.watch import Watch
 from toilfn.model import records
 from toilfn.model.index import Index
@@ -127,6 +127,7 @@ class Leader:
         self._capacity = capacity
         self._limit: int | None = None
         self._waiting = Waiting(watch.service_patience, watch.warn)
+        self._queued = Queued(committer)
         self._strays = Strays(answers.so_far)
         self._early: list[Update] = []
         """News of jobs of which the cluster knows already, and the leader does not."""
@@ -181,6 +182,8 @@ class Leader:
                 self._hear(out, message)
             for out, why in list(self._waiting.hopeless(self._jobs, time.monotonic())):
                 self._fail(out, why)
+            if not self._cluster.capabilities.direct:
+                self._queued.write(self._jobs, time.monotonic())
             for name, message in self._strays.news(time.monotonic()):
                 self._hear_stray(name, message)
             self._committer.check()

@@ -1,14 +1,19 @@
-"""Jobs that wait in the cluster's queue for what may never come: they are named, and ended where it cannot come."""
+"""Jobs that wait in the cluster's queue: the log says which, and those that wait for what may never come are named."""
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 
+from toilfn.clusters.base import JobId
+from toilfn.leader.committer import Committer
 from toilfn.leader.jobs import Out
+from toilfn.model import records
+from toilfn.model.records import encode
 from toilfn.units import format_duration
 
-__all__ = ["Waiting"]
+__all__ = ["Queued", "Waiting"]
 
 _OWN_LIMIT = re.compile(r"limit|exceed|(QOS|Assoc)\w*(Max|Grp)|reached|max_run|MaxJobs", re.IGNORECASE)
 """What systems say of a job that waits because the user has other jobs."""
@@ -19,8 +24,41 @@ _FIRST_WARNING, _NEXT_WARNING = 60.0, 3600.0
 _NO_REASON = 24.0
 """How many times longer clients of services may wait where the reason is not the user's own jobs: queues are long."""
 
+_WRITE_AGAIN, _REASONS_AGAIN = 5.0, 60.0
+"""Seconds between two records of what waits, and between two where only reasons have changed, as they often do."""
+
 _SHOWN = 5
 """How many jobs a warning names."""
+
+
+class Queued:
+    """Writes down which jobs wait in the cluster's queue, for those who look at the store.
+
+    Parameters
+    ----------
+    committer : Committer
+    """
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._written: dict[JobId, str] = {}
+        """The jobs that the log says are waiting, and why."""
+        self._next_look = self._next_reasons = 0.0
+
+    def write(self, outs: Iterable[Out], now: float) -> None:
+        """Write down what has changed, now and then."""
+        if now < self._next_look:
+            return
+        live = {out.job: out for out in outs if out.job is not None}
+        waiting = {job: out.reason for job, out in live.items() if out.is_queued}
+        begun = self._written.keys() - waiting.keys()
+        if waiting.keys() == self._written.keys() and (waiting == self._written or now < self._next_reasons):
+            return
+        changed = {job: why for job, why in waiting.items() if self._written.get(job) != why}
+        record = records.Queue(dict(changed), tuple(sorted(begun & live.keys())), time.time())
+        self._committer.add(encode(record))
+        self._written = waiting
+        self._next_look, self._next_reasons = now + _WRITE_AGAIN, now + _REASONS_AGAIN
 
 
 class Waiting:

@@ -16,6 +16,7 @@ from toilfn.model.records import (
     Function,
     Outage,
     Outcome,
+    Queue,
     Record,
     Run,
     Started,
@@ -56,6 +57,11 @@ class Journal:
             case Started():
                 for id in record.ids:
                     yield {"event": "started", **self._of(id), "job": record.job, "time": record.time}
+            case Queue():
+                for job, reason in record.waiting.items():
+                    yield {"event": "queued", "job": job, "reason": reason, "time": record.time}
+                for job in record.begun:
+                    yield {"event": "begun", "job": job, "time": record.time}
             case Outcome():
                 yield from self._outcome(record)
             case Failure():

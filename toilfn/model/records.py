@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from toilfn.stores.segments import Position
 
 __all__ = [
-    "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Record", "Run",
-    "Started", "Stats", "Task", "decode", "encode", "start_of",
+    "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Queue", "Record",
+    "Run", "Started", "Stats", "Task", "decode", "encode", "start_of",
 ]  # fmt: skip
 
 
@@ -118,6 +118,16 @@ class Started(NamedTuple):
     time: float
 
 
+class Queue(NamedTuple):
+    """Which jobs wait in the queue of the cluster's system: what has changed since the last such record."""
+
+    waiting: dict[str, str]
+    """The jobs that wait, by the cluster's own names, each with the reason in the system's words."""
+    begun: tuple[str, ...]
+    """Jobs that had waited, and wait no longer."""
+    time: float
+
+
 class Outcome(NamedTuple):
     """An attempt that succeeded. The first one in the log is the task's; all others are void."""
 
@@ -191,11 +201,13 @@ class End(NamedTuple):
     """What the leader has asked of the store's server."""
 
 
-Record: TypeAlias = Epoch | Run | Function | Task | Started | Outcome | Failure | Forget | Deleted | Outage | End
+Record: TypeAlias = (
+    Epoch | Run | Function | Task | Started | Queue | Outcome | Failure | Forget | Deleted | Outage | End
+)
 
 _KINDS: dict[type, str] = {
     cls: cls.__name__.lower()
-    for cls in (Epoch, Run, Function, Task, Started, Outcome, Failure, Forget, Deleted, Outage, End)
+    for cls in (Epoch, Run, Function, Task, Started, Queue, Outcome, Failure, Forget, Deleted, Outage, End)
 }
 
 

@@ -13,8 +13,20 @@ __all__ = ["graph"]
 _BOX_WIDTH, _BOX_HEIGHT = 170.0, 46.0
 _GAP_X, _GAP_Y = 60.0, 18.0
 _LONGEST = 22
-_FILLS = {State.DONE: "#dff0d8", State.FAILED: "#f7d4d4", State.RUNNING: "#fdf0c4", State.WAITING: "#eef0f3"}
-_STROKES = {State.DONE: "#7fb069", State.FAILED: "#d1495b", State.RUNNING: "#e0b73c", State.WAITING: "#aab2bd"}
+_FILLS = {
+    State.DONE: "#dff0d8",
+    State.FAILED: "#f7d4d4",
+    State.RUNNING: "#fdf0c4",
+    State.QUEUED: "#fdf8e4",
+    State.WAITING: "#eef0f3",
+}
+_STROKES = {
+    State.DONE: "#7fb069",
+    State.FAILED: "#d1495b",
+    State.RUNNING: "#e0b73c",
+    State.QUEUED: "#e0b73c",
+    State.WAITING: "#aab2bd",
+}
 
 
 def graph(drawing: Drawing) -> Markup:
