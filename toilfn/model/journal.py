@@ -40,16 +40,9 @@ class Journal:
     def events(self, record: Record) -> Iterator[dict[str, Any]]:
         """Return what a record tells, as plain values."""
         match record:
-            case Epoch():
-                yield {"event": "leader", "number": record.number, "host": record.host, "pid": record.pid,
-                       "time": record.time}  # fmt: skip
             case Run() if record.number not in self._runs:  # else it was resumed
                 self._runs.add(record.number)
                 yield {"event": "run", "number": record.number, "workflow": record.workflow, "time": record.time}
-            case End():
-                yield {"event": "end", "number": record.number, "status": record.status, "time": record.time}
-            case Outage():
-                yield {"event": "outage", "message": record.message, "time": record.time}
             case Function():
                 self._functions[record.digest] = intern(record.name)
             case Task():
@@ -57,11 +50,6 @@ class Journal:
             case Started():
                 for id in record.ids:
                     yield {"event": "started", **self._of(id), "job": record.job, "time": record.time}
-            case Queue():
-                for job, reason in record.waiting.items():
-                    yield {"event": "queued", "job": job, "reason": reason, "time": record.time}
-                for job in record.begun:
-                    yield {"event": "begun", "job": job, "time": record.time}
             case Outcome():
                 yield from self._outcome(record)
             case Failure():
@@ -71,6 +59,8 @@ class Journal:
             case Forget():
                 self._done.difference_update(record.ids)
                 yield from ({"event": "forgotten", **self._of(id)} for id in record.ids)
+            case _:
+                yield from _of_leader(record)
 
     def _of(self, id: TaskId) -> dict[str, Any]:
         return {"task": id.hex(), "name": self._names.get(id, "?")}
@@ -97,6 +87,23 @@ class Journal:
         yield {"event": "done", **self._of(outcome.id), "attempt": attempt, **_used(outcome.stats)}
         for task in outcome.tasks:
             yield from self._task(task)
+
+
+def _of_leader(record: Record) -> Iterator[dict[str, Any]]:
+    """Return what a record tells that concerns no task: leaders, the batch system, the end of a run."""
+    match record:
+        case Epoch():
+            yield {"event": "leader", "number": record.number, "host": record.host, "pid": record.pid,
+                   "time": record.time}  # fmt: skip
+        case End():
+            yield {"event": "end", "number": record.number, "status": record.status, "time": record.time}
+        case Outage():
+            yield {"event": "outage", "message": record.message, "time": record.time}
+        case Queue():
+            for job, reason in record.waiting.items():
+                yield {"event": "queued", "job": job, "reason": reason, "time": record.time}
+            for job in record.begun:
+                yield {"event": "begun", "job": job, "time": record.time}
 
 
 def _used(stats: Stats) -> dict[str, Any]:
