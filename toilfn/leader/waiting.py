@@ -55,7 +55,9 @@ class Queued:
         if waiting.keys() == self._written.keys() and (waiting == self._written or now < self._next_reasons):
             return
         changed = {job: why for job, why in waiting.items() if self._written.get(job) != why}
-        record = records.Queue(dict(changed), tuple(sorted(begun & live.keys())), time.time())
+        record = records.Queue(
+            {str(job): why for job, why in changed.items()}, tuple(sorted(begun & live.keys())), time.time()
+        )
         self._committer.add(encode(record))
         self._written = waiting
         self._next_look, self._next_reasons = now + _WRITE_AGAIN, now + _REASONS_AGAIN
