@@ -132,12 +132,8 @@ class TESCluster(PolledCluster[LiveJob]):
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start one TES task for each batch. See `Cluster.submit`."""
-        before = set(self._live)
-        try:
-            return [self._create(batch) for batch in batches]
-        except ClusterError:
-            self.kill(self._live.keys() - before)
-            raise
+        jobs = self.one_by_one(batches, lambda batch: {batch.name: self._create(batch)})
+        return [jobs[batch.name] for batch in batches]
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
         """Read one list of all jobs; ask for the reasons of those that ended badly."""
@@ -227,7 +223,8 @@ class TESCluster(PolledCluster[LiveJob]):
         return job
 
     def _watch(self, job: JobId, walltime: str | None) -> None:
-        self._live.setdefault(job, LiveJob(walltime=float(walltime) if walltime else None))
+        with self.lock:
+            self._live.setdefault(job, LiveJob(walltime=float(walltime) if walltime else None))
 
     def _resources(self, resources: Resources) -> dict[str, Any]:
         """Translate requirements (tesResources); sizes are in GB of 10**9 bytes."""

@@ -16,7 +16,7 @@ from toilfn.clusters.common.commands import AwayError, portions
 from toilfn.clusters.common.containersettings import ContainerSettings, setting, walltime_of, worker_words
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import resolved
-from toilfn.errors import ClusterError, InputError
+from toilfn.errors import ClusterError
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
@@ -101,19 +101,12 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start jobs; those of one shape go out as an array. See `Cluster.submit`."""
-        before = set(self._live)
         shapes: defaultdict[Resources, list[Batch]] = defaultdict(list)
         for batch in batches:
             shapes[batch.resources].append(batch)
         most = min(int(self.settings.get("max_array_size", awsjobs.ARRAY_LIMIT)), awsjobs.ARRAY_LIMIT)
-        jobs: dict[str, JobId] = {}
-        try:
-            for group in shapes.values():
-                for portion in awsjobs.portions(group, most):
-                    jobs |= self._submit(portion)
-        except (ClusterError, InputError):
-            self.kill(self._live.keys() - before)
-            raise
+        parts = [portion for group in shapes.values() for portion in awsjobs.portions(group, most)]
+        jobs = self.one_by_one(parts, self._submit)
         return [jobs[batch.name] for batch in batches]
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
@@ -203,7 +196,8 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         base = self.surely(lambda: str(self._amazon.ask("batch", "submit_job", **request)["jobId"]), arrived)
         ids = [f"{base}:{number}" for number in range(len(batches))] if len(batches) > 1 else [base]
         jobs = {batch.name: JobId(id_) for batch, id_ in zip(batches, ids, strict=True)}
-        self._live.update((job, LiveJob(walltime=walltime)) for job in jobs.values())
+        with self.lock:
+            self._live.update((job, LiveJob(walltime=walltime)) for job in jobs.values())
         return jobs
 
     def _described(self, jobs: Sequence[str]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ files and decisions are here. A new system defines what `CommandCluster` marks a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -17,15 +18,15 @@ import sys
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, Session, SubmissionError, worker_command
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, Session, worker_command
 from toilfn.clusters.common.commands import AwayError, Commands, portions
 from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, render
-from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
+from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import JobSettings, job_name, resolved, word
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Cause
@@ -44,9 +45,6 @@ _TAIL = 1000
 
 _LOOK = 30.0
 """Seconds for which a submission is looked for by its name when the answer does not tell its id."""
-
-
-_COMMAND = "\nThe command was: "
 
 _Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, Found]]
 
@@ -94,7 +92,6 @@ class CommandCluster(PolledCluster[_Live]):
         r"limit|exceed|too many|maximum|MaxJobCount|QOSMax|QOSGrp|Assoc(?:Max|Grp)|only \d+ jobs|quota"
     )
     """The same where it takes no more jobs now."""
-    submits_beside = True
     marks: ClassVar[tuple[str, str]] = (".", "")
     """The text before and after the number in an element's id."""
     killer: tuple[str, ...]
@@ -127,6 +124,12 @@ class CommandCluster(PolledCluster[_Live]):
         self._array_limit = self.array_limit
         self._no_records_since: float | None = None
         self._told: set[tuple[str, str]] = set()
+        self._doubtful: dict[tuple[str, ...], str] = {}
+        """The names of submissions of which nobody knows whether they came through, by their batches."""
+        self._repeated: set[str] = set()
+        """The names of submissions that have been sent more than once, and of which nothing else is known yet."""
+        self._sent_again: dict[str, tuple[str, float]] = {}
+        """Of submissions that were sent more than once: the id that counts, and until when others may turn up."""
         job_name(self.settings.get("job_name", ""))
         self.job_script()
 
@@ -241,25 +244,35 @@ class CommandCluster(PolledCluster[_Live]):
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start jobs; those of one shape go out as an array. See `Cluster.submit`."""
-        jobs: dict[str, JobId] = {}
-        shapes: dict[Resources, list[Batch]] = {}
-        for batch in batches:
-            shapes.setdefault(batch.resources, []).append(batch)
-        most = self._array_limit if self.capabilities.arrays else 1
-        try:
-            for shape, group in shapes.items():
-                for portion in portions(group, most):
-                    jobs |= self._submit(shape, portion)
-        except ClusterError as error:
-            words = str(error).partition(_COMMAND)[0]
-            raise SubmissionError(str(error), words, self.refusal(error, words), jobs) from error
+        jobs = self.one_by_one(self._parts(batches), lambda portion: self._submit(portion[0].resources, portion))
         return [jobs[batch.name] for batch in batches]
 
-    def refusal(self, error: ClusterError, words: str) -> Refusal:
+    def _parts(self, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+        """Set batches apart by shape; those that may have been submitted together already stay together."""
+        waiting = {batch.name: batch for batch in batches}
+        for names in list(self._doubtful):
+            if waiting.keys() >= set(names):
+                yield [waiting.pop(name) for name in names]
+            elif not waiting.keys().isdisjoint(names):
+                self._end_doubtful(names)
+        shapes: dict[Resources, list[Batch]] = {}
+        for batch in waiting.values():
+            shapes.setdefault(batch.resources, []).append(batch)
+        most = self._array_limit if self.capabilities.arrays else 1
+        for group in shapes.values():
+            yield from portions(group, most)
+
+    def _end_doubtful(self, names: tuple[str, ...]) -> None:
+        """End a submission that may have come through, because its batches go out in others."""
+        if base := self.patiently(lambda: self._listed(self._doubtful[names])):
+            self.remove([base])
+        del self._doubtful[names]
+
+    def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
         """Judge a refused submission by the system's words."""
         if isinstance(error, AwayError):
             return Refusal.AWAY
-        if re.search(self.final, words, re.IGNORECASE):
+        if isinstance(error, InputError) or re.search(self.final, words, re.IGNORECASE):
             return Refusal.FINAL
         return Refusal.FULL if re.search(self.full, words, re.IGNORECASE) else Refusal.PASSING
 
@@ -272,8 +285,24 @@ class CommandCluster(PolledCluster[_Live]):
         except ClusterError as error:  # a question is never a reason to end what runs
             raise AwayError(str(error)) from None
         self._warn(known)
+        self._end_twins()
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
+
+    def _end_twins(self) -> None:
+        """End jobs of submissions that came through late, after they had been sent again."""
+        now = time.monotonic()
+        self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
+        if not self._sent_again:
+            return
+        twins = {
+            self._base(job): name
+            for job, name in self.names().items()
+            if name in self._sent_again and self._base(job) != self._sent_again[name][0]
+        }
+        if twins:
+            _log.warning("ending %s, which was submitted a second time: its answer came late", " ".join(sorted(twins)))
+            self.remove(sorted(twins))
 
     def _warn(self, known: Mapping[JobId, Found]) -> None:
         """Name jobs that may wait for ever, one of each submission and once. They are waited for, and never removed."""
@@ -336,6 +365,12 @@ class CommandCluster(PolledCluster[_Live]):
     def close(self) -> None:
         """End all jobs; of those of which only the system's own work was left, nothing stays. See `Cluster.close`."""
         done = [(job, live) for job, live in self._live.items() if live.is_ending]
+        with contextlib.suppress(ClusterError):
+            self._end_twins()
+            for name in self._doubtful.values():
+                if base := self._listed(name):
+                    self.remove([base])
+        self._doubtful.clear()
         super().close()
         for job, live in done:
             self.ended(job, live, Found(JobState.ENDED))
@@ -424,34 +459,49 @@ class CommandCluster(PolledCluster[_Live]):
             return []
 
     def _submit(self, shape: Resources, batches: Sequence[Batch]) -> dict[str, JobId]:
-        given = job_name(self.settings.get("job_name", ""))
-        name = f"{f'{given}-' if given else ''}{self.session.workflow}-{secrets.token_hex(4)}"
+        given, key = job_name(self.settings.get("job_name", "")), tuple(batch.name for batch in batches)
+        earlier = self._doubtful.get(key, "")
+        name = earlier or f"{f'{given}-' if given else ''}{self.session.workflow}-{secrets.token_hex(4)}"
         submission = Submission(name, tuple(batches), shape, str(self.log_directory / name))
         script = self.log_directory / f"{name}.sh"
         text = self.script(submission)
         script.touch(mode=0o700)
         script.write_text(text)
-        base = self._send(submission, script, text)
+        base = self.patiently(lambda: self.arrived(name)) if earlier else ""
+        base = base or self._send(submission, script, text, key)
+        self._doubtful.pop(key, None)
         numbers = range(self.first, self.first + len(batches))
         jobs = [self.element(base, n) for n in numbers] if submission.is_array or self.numbers_all else [JobId(base)]
-        for job in jobs:
-            self._watch(job, name)
+        with self.lock:
+            for job in jobs:
+                self._watch(job, name)
+            if earlier or name in self._repeated:
+                self._repeated.discard(name)
+                self._sent_again[name] = (base, time.monotonic() + self.patience)
         return {batch.name: job for batch, job in zip(batches, jobs, strict=True)}
 
-    def _send(self, submission: Submission, script: Path, text: str) -> str:
-        """Submit, also while the controller is briefly away, and never twice."""
+    def _send(self, submission: Submission, script: Path, text: str, key: tuple[str, ...]) -> str:
+        """Submit, also while the controller is briefly away, and never twice as far as the system can tell."""
+        tries = itertools.count()
+
+        def send() -> str:
+            if next(tries):
+                self._repeated.add(submission.name)
+            return self.send(submission, script, text)
+
         try:
-            return self.surely(lambda: self.send(submission, script, text), lambda: self.arrived(submission.name))
+            return self.surely(send, lambda: self.arrived(submission.name))
         except ClusterError as said:
-            with contextlib.suppress(
-                ClusterError
-            ):  # refused, and yet there: the command may have failed after its work
+            # Refused, and yet there: the command may have failed after its work.
+            with contextlib.suppress(ClusterError):
                 if base := self._listed(submission.name):
                     return base
+            if self.refusal(said, str(said)) in (Refusal.AWAY, Refusal.PASSING):
+                self._doubtful[key] = submission.name
             script.unlink(missing_ok=True)
             command = self.submit_command(submission, script)
             kind = AwayError if isinstance(said, AwayError) else ClusterError
-            raise kind(f"{said}{_COMMAND}{shlex.join(command)}\nThe script was:\n{text}") from None
+            raise kind(f"{said}{COMMAND}{shlex.join(command)}\nThe script was:\n{text}") from None
 
     def submission_names(self) -> dict[str, str]:
         """Return the name of each submission of which something lives, by its id."""

@@ -17,16 +17,19 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from toilfn.clusters.base import Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, Session, SubmissionError, Update
 from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses
 from toilfn.errors import ClusterError, InputError
 from toilfn.events import Capacity, Cause
 from toilfn.units import format_duration, parse_duration
 
-__all__ = ["START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
+__all__ = ["COMMAND", "START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
 
 _KILL_AGAIN = 30.0
 """Seconds after which a job that was killed and is still there is killed again: the system may have refused."""
+
+COMMAND = "\nThe command was: "
+"""What comes between a system's words and what it was given, in the error of a submission."""
 
 START_PATIENCE = 30.0
 """How many seconds a service on a network may be without an answer at the start before its address counts as wrong."""
@@ -82,6 +85,7 @@ class PolledCluster(Cluster, Generic[L]):
 
     grace: ClassVar[float] = 60.0
     """Seconds for which a job may be known to nothing in the system before it counts as lost."""
+    submits_beside = True
     place: ClassVar[tuple[str, ...]] = ()
     """The settings that say where its jobs are, none of them secret."""
     unknown: ClassVar[str] = "the system does not know it"
@@ -233,6 +237,27 @@ class PolledCluster(Cluster, Generic[L]):
                 self._answers()
                 return answer
         return ask()
+
+    def one_by_one(self, parts: Iterable[T], create: Callable[[T], Mapping[str, JobId]]) -> dict[str, JobId]:
+        """Submit one part after the other; return the jobs of all by the names of their batches.
+
+        Raises
+        ------
+        SubmissionError
+            If the system refuses one; says what it took before that.
+        """
+        jobs: dict[str, JobId] = {}
+        try:
+            for part in parts:
+                jobs |= create(part)
+        except (ClusterError, InputError) as error:
+            words = str(error).partition(COMMAND)[0]
+            raise SubmissionError(str(error), words, self.refusal(error, words), jobs) from error
+        return jobs
+
+    def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
+        """Judge a refused submission: a service that answers says itself what may pass."""
+        return Refusal.AWAY if isinstance(error, AwayError) else Refusal.FINAL
 
     def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
         """Send something, also while the system is briefly away, and never twice.

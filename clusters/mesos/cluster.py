@@ -7,7 +7,6 @@ import json
 import logging
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +71,6 @@ class MesosCluster(PolledCluster[_Task]):
         super().__init__({"poll_interval": 0.2, **resolved("MesosCluster", "mesos", MesosSettings, settings)})
         self._master: Master | None = None
         self._executors: dict[str, dict[str, Any]] = {}
-        self._lock = threading.RLock()
         self._next_question = 0.0
 
     # The cluster's interface.
@@ -98,7 +96,7 @@ class MesosCluster(PolledCluster[_Task]):
         for batch in batches:
             amounts(batch.resources)
         jobs = [JobId(f"{secrets.token_hex(4)}-{quote(batch.name, safe='')}") for batch in batches]
-        with self._lock:
+        with self.lock:
             for job, batch in zip(jobs, batches, strict=True):
                 self._live[job] = _Task(batch=batch, walltime=walltime_of(self.settings, batch.resources))
         self.patiently(lambda: self._open_master.call("REVIVE"))
@@ -108,14 +106,14 @@ class MesosCluster(PolledCluster[_Task]):
         """Return the news of jobs; now and then, ask for all of them."""
         master = self._open_master
         master.check()
-        with self._lock:
+        with self.lock:
             if time.monotonic() > self._next_question:
                 self._reconcile()
             return {job: self._live[job].found for job in jobs}
 
     def end(self, jobs: Sequence[JobId]) -> None:
         """Kill tasks; those that have not been launched just do not wait any more."""
-        with self._lock:
+        with self.lock:
             launched = {job: self._live[job].agent for job in jobs if job in self._live and self._live[job].agent}
             for job in self._live.keys() & set(jobs) - launched.keys():
                 self._live[job].batch = None
@@ -147,7 +145,7 @@ class MesosCluster(PolledCluster[_Task]):
 
     def _hang_up(self, master: Master) -> None:
         master.stop()
-        with self._lock:
+        with self.lock:
             self._live.clear()
             self._to_kill.clear()
 
@@ -171,7 +169,7 @@ class MesosCluster(PolledCluster[_Task]):
     # What Mesos says, in the thread of the subscription.
 
     def _hear(self, event: Mapping[str, Any]) -> None:
-        with self._lock:
+        with self.lock:
             match event["type"]:
                 case "SUBSCRIBED":  # what was said meanwhile is lost: executors may have ended
                     self._executors.clear()
@@ -301,7 +299,7 @@ class MesosCluster(PolledCluster[_Task]):
             return {}
         tasks = self.patiently(lambda: self._open_master.ask("GET_TASKS")).get("tasks", ())
         names: dict[JobId, str] = {}
-        with self._lock:
+        with self.lock:
             for task in tasks:
                 if task["framework_id"]["value"] == self._open_master.framework_id:
                     job = JobId(task["task_id"]["value"])

@@ -15,9 +15,9 @@ import pytest
 
 from tests.clusters.leaders import counts, result, start
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
-from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, noisy, refuse, slow
-from toilfn.clusters.base import Batch, JobState, Session
-from toilfn.clusters.common import polled
+from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, late, noisy, refuse, slow
+from toilfn.clusters.base import Batch, JobState, Refusal, Session, SubmissionError
+from toilfn.clusters.common import commandline, polled
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
@@ -211,6 +211,58 @@ def test_a_submission_that_is_over_is_found_by_its_name(world, opened, store):
     jobs = submitted(cluster, "quick")
     assert all_end(cluster, jobs)[jobs[0]].cause is None
     ran_once(store, "quick")
+
+
+def test_a_submission_that_nobody_could_find_is_found_when_it_is_tried_again(world, opened, store, monkeypatch):
+    """The answer was lost, and the list said for long that there is no such job."""
+    monkeypatch.setattr(commandline, "_LOOK", 0.5)
+    cluster = opened()
+    world.kit.next(world.submit, deaf("", 0))
+    world.kit.always(world.query, answer("<job_info></job_info>" if world.kind is GridEngineCluster else ""))
+    with pytest.raises(SubmissionError) as refused:
+        submitted(cluster, "wait-1", "wait-2")
+    assert refused.value.refusal is Refusal.PASSING
+    world.kit.always(world.query, "")
+    jobs = submitted(cluster, "wait-1", "wait-2", "wait-3")
+    started(cluster, store, "wait-1", "wait-2", "wait-3")
+    (store / "go").touch()
+    assert [update.cause for update in all_end(cluster, jobs).values()] == [None] * 3
+    assert world.kit.calls()[world.submit] == 2
+    ran_once(store, "wait-1", "wait-2", "wait-3")
+
+
+def test_batches_of_a_doubtful_submission_that_go_out_in_others_run_once(world, opened, store, monkeypatch):
+    monkeypatch.setattr(commandline, "_LOOK", 0.5)
+    cluster = opened()
+    world.kit.next(world.submit, deaf("", 0))
+    world.kit.always(world.query, answer("<job_info></job_info>" if world.kind is GridEngineCluster else ""))
+    with pytest.raises(SubmissionError):
+        submitted(cluster, "sleep-1", "sleep-2")
+    world.kit.always(world.query, "")
+    (job,) = submitted(cluster, "sleep-1")
+    names = cluster.names()
+    assert {cluster._base(other) for other, name in names.items() if name in cluster.submission_names().values()} == {
+        cluster._base(job)
+    }
+    assert len({cluster._base(other) for other in names if names[other].startswith(cluster.session.workflow)}) <= 2
+
+
+def test_a_submission_that_comes_through_late_is_ended(world, opened, store):
+    """It was sent again meanwhile: of the two jobs the one stays whose id is known."""
+    cluster = opened()
+    world.kit.next(world.submit, late(3.0, world.away))
+    jobs = submitted(cluster, "wait-1")
+    base, bases = cluster._base(jobs[0]), set()
+    (name,) = cluster.submission_names().values()
+
+    def has_come_and_gone(_):
+        bases.update(cluster._base(job) for job, called in cluster.names().items() if called == name)
+        known = cluster.names()
+        return len(bases) == 2 and {cluster._base(job) for job, called in known.items() if called == name} == {base}
+
+    polled_until(cluster, has_come_and_gone)
+    (store / "go").touch()
+    assert all_end(cluster, jobs)[jobs[0]].cause is None
 
 
 def test_a_job_that_no_answer_tells_of_is_ended_before_it_counts_as_lost(world, opened, store, monkeypatch):

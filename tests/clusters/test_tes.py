@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from tests.clusters.leaders import counts, result, start, wait_for_marks
+from tests.clusters.leaders import counts, events, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
@@ -71,6 +71,28 @@ def test_jobs_leaders_and_the_server_fail_at_random(tes, start):
         hurt(tes, rng)
     assert result(second) == str(sum(range(12)))
     assert set(counts(marks)) == {f"slow-{i}" for i in range(12)}
+
+
+def test_the_leader_polls_while_the_server_takes_its_time(tes, start):
+    """The second level's submission hangs; what has ended meanwhile is known all the same."""
+    leader, marks = start("tes", "tree", 2, cluster=there(tes))
+    wait_for_marks(leader, marks, 2)
+    tes.may_create.clear()
+    wait_for(lambda: tes.requests.count("POST /ga4gh/tes/v1/tasks") >= 3, "the next submission", 60)
+    before = len(tes.requests)
+    wait_for(lambda: len([asked for asked in tes.requests[before:] if asked.startswith("GET")]) >= 2, "questions", 60)
+    wait_for(lambda: len([event for event in events(marks) if event["event"] == "done"]) == 2, "both outcomes", 60)
+    tes.may_create.set()
+    assert result(leader) == "1"
+
+
+def test_a_shape_that_the_server_refuses_fails_its_tasks_alone(tes, start):
+    leader, marks = start("tes", "large", 2, cluster=there(tes))
+    _, errors = leader.communicate(timeout=200)
+    assert leader.returncode == 1
+    assert "1 task failed" in errors
+    assert "the server has no machine of this size" in errors
+    assert counts(marks) == {"slow-0": 1, "slow-1": 1}
 
 
 def hurt(tes, rng):

@@ -38,10 +38,11 @@ def hungry(path: str) -> tuple[int, int]:
 
 
 @toil.task(walltime=3, retries={"walltime": 2}, double_walltime=True)
-def slow(path: str) -> int:
+def slow(path: str) -> tuple[int, float]:
     count = attempts(path)
-    time.sleep(4)
-    return count
+    if count == 1:
+        time.sleep(3600)
+    return count, toil.current()._limits["walltime"]
 
 
 @toil.task(retries={"error": 0, "lost": 2})
@@ -84,7 +85,7 @@ def test_without_doubling_a_death_by_memory_uses_up_its_own_budget(tmp_path: Pat
 
 
 def test_walltime_doubles_after_a_death_by_walltime(tmp_path: Path) -> None:
-    assert run(slow(str(tmp_path / "count")), tmp_path) == 2
+    assert run(slow(str(tmp_path / "count")), tmp_path) == (2, 6.0)
 
 
 def test_errors_and_lost_workers_have_budgets_of_their_own(tmp_path: Path) -> None:

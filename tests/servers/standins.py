@@ -123,6 +123,12 @@ def deaf(words: str, status: int = 1) -> str:
     return f'"$real" "$@" >/dev/null 2>&1\n{refuse(words, status)}'
 
 
+def late(seconds: float, words: str, status: int = 1) -> str:
+    """Fail at once, and let the real command do its work some time after that."""
+    later = f'(sleep {seconds}; exec "$real" "$@" < "$kit/used/input-$$") >/dev/null 2>&1 &'
+    return f'cat > "$kit/used/input-$$"\n{later}\n{refuse(words, status)}'
+
+
 def slow(seconds: float) -> str:
     """Run the real command later."""
     return f"sleep {seconds}\n"

@@ -74,6 +74,10 @@ class FakeTES:
         Whether all requests are answered with 503.
     loses_answers : int
         How many answers to CreateTask will get lost.
+    largest : float
+        The most memory that a task may ask for, in GB.
+    may_create : threading.Event
+        Tasks are taken while it is set; else CreateTask waits for it.
     requests : list of str
         What was asked.
     """
@@ -84,6 +88,9 @@ class FakeTES:
         self.page = 2047
         self.is_away = False
         self.loses_answers = 0
+        self.largest = 1000.0
+        self.may_create = threading.Event()
+        self.may_create.set()
         self.requests: list[str] = []
         self.tasks: dict[str, dict[str, Any]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -120,6 +127,8 @@ class FakeTES:
     def create(self, body: Any) -> dict[str, Any]:
         """CreateTask."""
         validate("tesTask", body, is_answer=False)
+        if body["resources"]["ram_gb"] > self.largest:
+            raise ValueError("the server has no machine of this size")
         with self._lock:
             name = f"task-{len(self.tasks) + 1}"
             self.tasks[name] = {**body, "id": name, "state": "QUEUED", "creation_time": _now(), "logs": []}
@@ -285,6 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", "/tasks":
                 return "tesListTasksResponse", self.fake.listed(query)
             case "POST", "/tasks":
+                assert self.fake.may_create.wait(60)
                 return "tesCreateTaskResponse", self.fake.create(json.loads(text))
             case "GET", _:
                 return "tesTask", self.fake.show(name, query.get("view", ["MINIMAL"])[0])
