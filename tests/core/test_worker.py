@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from tests.core.batches import Answered, make
 from toilfn.clusters.local.slot import Slot
 from toilfn.model import records
 from toilfn.stores import Store, open_store
+from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
 from toilfn.worker.execute import Executor
@@ -292,3 +294,16 @@ def test_a_recall_gives_back_what_has_not_started(started: int, tmp_path_factory
         ran.append(attempt.task.id)
     assert ran + batch.recall() == made.ids
     assert batch.next() is None
+
+
+def test_how_an_announced_task_ended_is_told_before_the_next_one_begins():
+    """Else that one could end the process, and the leader would charge the task that it believes to be running."""
+    said = []
+    answers = Answers(said.append)
+    answers.running(b"a", 1.0)
+    answers.add(b"outcome of a")
+    answers.begin()
+    assert [msgpack.unpackb(message)[0] for message in said] == ["running", "records"]
+    answers.add(b"outcome of b, which was quick")
+    answers.begin()
+    assert len(said) == 2

@@ -33,6 +33,7 @@ class Answers:
         self._records: list[bytes] = []
         self._kept: list[TaskId] = []
         self._size = 0
+        self._has_announced = False
         self._warnings: deque[tuple[str, str]] = deque()
 
     def warn(self, name: str, text: str) -> None:
@@ -65,7 +66,18 @@ class Answers:
         """Say that a task has been running since `start`, in seconds since the epoch."""
         with self._lock:
             self.flush()
+            self._has_announced = True
             self._say("running", task, start)
+
+    def begin(self) -> None:
+        """Note that the next task begins: if the leader knows what ran before, it is told now how that ended.
+
+        Else it would charge that one if the next task ends this process at once.
+        """
+        if self._has_announced:
+            with self._lock:
+                self._has_announced = False
+                self.flush()
 
     def log(self, task: TaskId, take: Callable[[], bytes]) -> None:
         """Pass on what a running task has printed; it is taken when the task's end cannot be told meanwhile."""

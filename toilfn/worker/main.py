@@ -72,6 +72,7 @@ def work(
     """Run the tasks of a batch; a service stops when `Batch.stop` is set, or when `wait_for_stop` says so."""
     host = Host(answers.started, wait_for_stop or batch.stop.wait)
     while (attempt := batch.next()) is not None:
+        answers.begin()
         result = executor.run(attempt, batch.payloads, host)
         answers.add(encode(result), batch.ended(attempt, result))
     if batch.refused:
