@@ -261,6 +261,8 @@ class Cluster(ABC):
     """Seconds between two queries of a system that has to be asked for news."""
     submits_beside: bool = False
     """Whether `submit` may be called in a thread of its own while others use the cluster."""
+    has_left_jobs: bool = False
+    """After `close`: whether jobs may live on, because the system did not end them."""
     gather: float = 0.5
     """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
     what a submission takes."""

@@ -69,8 +69,6 @@ class CommandCluster(PolledCluster[_Live]):
     """A regular expression for what commands print when the controller is briefly away."""
     absent: ClassVar[str] = ""
     """A regular expression for the system's own words for "there is no such job"."""
-    held: ClassVar[str] = "job {} may never start unless somebody changes something: it is {}"
-    """Message about a held job, with its id and the system's words."""
     no_accounting: ClassVar[str] = ""
     """A regular expression for the words by which a site says that it keeps no accounting."""
     needed: ClassVar[tuple[str, ...]] = ()
@@ -305,15 +303,11 @@ class CommandCluster(PolledCluster[_Live]):
             self.remove(sorted(twins))
 
     def _warn(self, known: Mapping[JobId, Found]) -> None:
-        """Name jobs that may wait for ever, one of each submission and once. They are waited for, and never removed."""
+        """Name jobs in states that are not known, one of each submission and once; the leader names those held."""
         for job, found in known.items():
-            told = (self._base(job), "held" if found.is_held else found.detail)
-            if job not in self._live or told in self._told or not (found.is_held or found.state is JobState.UNKNOWN):
-                continue
-            self._told.add(told)
-            if found.is_held:
-                _log.warning("%s", self.held.format(job, found.detail))
-            else:
+            told = (self._base(job), found.detail)
+            if job in self._live and told not in self._told and found.state is JobState.UNKNOWN:
+                self._told.add(told)
                 _log.warning("job %s is in a state that toilfn does not know, and is waited for: %s", job, found.detail)
 
     def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
@@ -349,6 +343,7 @@ class CommandCluster(PolledCluster[_Live]):
                 raise
             except ClusterError as error:
                 _log.info("%s", error)  # a job that has ended is not an error, and polls show what holds
+                self.has_left_jobs = True
 
     def ended(self, job: JobId, live: _Live, found: Found) -> Found:
         """Add the end of the job's log; the files of a submission go with its last job."""

@@ -197,8 +197,10 @@ class PolledCluster(Cluster, Generic[L]):
 
     def close(self) -> None:
         """End all jobs of this leader."""
+        self.has_left_jobs = False
         self.kill(list(self._live))
         if self._to_kill:
+            self.has_left_jobs = True
             names = " ".join(sorted(self._to_kill))
             _log.warning("these jobs could not be ended and may still be running: %s\n%s", names, self._not_ended)
         self.leave()

@@ -173,6 +173,7 @@ class KubernetesCluster(Cluster):
             return
         self.kill(tuple(self._live))
         self._remove_leftover()
+        self.has_left_jobs = bool(self._leftover)
         if self._leftover:
             _log.warning(
                 "these jobs and pods could not be deleted and may still be running: %s. Delete them with "

@@ -72,6 +72,7 @@ class BesideCluster(Cluster):
             self._here.close()
         finally:
             self._main.close()
+            self.has_left_jobs = self._main.has_left_jobs
 
     def leave(self) -> None:
         """Let the jobs of both run on."""

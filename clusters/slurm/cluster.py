@@ -90,7 +90,6 @@ class SlurmCluster(CommandCluster):
     index = "SLURM_ARRAY_TASK_ID"
     answer = r"^\s*(\d+(?:;\S+)?)\s*$|^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$"
     killer = ("scancel", "--quiet")
-    held = "Slurm job {} may never start: it is {}, see JOB REASON CODES in squeue's manual"
     needed = ("sbatch", "squeue", "scancel")
     room = 0.0  # it counts in minutes, and looks twice a minute
     absent = "Invalid job id specified|Job/step already completing or completed"

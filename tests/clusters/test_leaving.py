@@ -67,6 +67,20 @@ def test_sigterm_leaves_jobs_to_the_next_leader(torque, start):
     assert counts(marks)["patient"] == 1
 
 
+def test_jobs_that_could_not_be_ended_are_looked_for_later(torque, start):
+    """The user has stopped the run while the system refused to end jobs: the store knows that some may live."""
+    leader, marks = start("torque", "patient")
+    wait_for_marks(leader, marks, 1)
+    store = str(marks.parent / "store")
+    replace_command(torque, "qdel", "echo 'qdel: Server could not connect to MOM' >&2; exit 1")
+    toilfn("kill", store)
+    leader.communicate(timeout=120)
+    (alive,) = own_jobs("torque", marks)
+    restore_command(torque, "qdel")
+    assert "1 job" in toilfn("kill", store)
+    wait_for(lambda: alive not in own_jobs("torque", marks), "the job's end", 60)
+
+
 def test_an_outage_that_is_too_long_leaves_jobs(torque, start):
     """The message says that they keep running."""
     leader, marks = start("torque", "patient", cluster={"poll_interval": 0.2, "patience": 1})

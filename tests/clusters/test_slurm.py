@@ -147,14 +147,28 @@ def test_refusals_carry_slurms_words_and_the_script(slurm, opened):
         submitted(huge, "a", shape=Resources(memory=10**6 * 2**20))
 
 
-def test_what_may_wait_for_ever_is_told(slurm, opened, caplog):
+def held(cluster, job, limit=60):
+    """Wait until the leader is told that a job may never start; give that."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        for update in cluster.poll(1.0):
+            assert (update.job, update.state) == (job, JobState.QUEUED)
+            if update.is_held:
+                return update
+    raise AssertionError("nothing was said")
+
+
+def test_what_may_wait_for_ever_is_told(slurm, opened):
     cluster = opened()
     (job,) = submitted(cluster, "a", shape=Resources(cores=1000, memory=2**27))
-    end = time.monotonic() + 30
-    while not caplog.messages:
-        cluster.poll(1.0)
-        assert time.monotonic() < end
-    assert f"Slurm job {job} may never start: it is PENDING PartitionConfig" in caplog.messages[0]
+    assert "PENDING PartitionConfig" in held(cluster, job).detail
+
+
+def test_a_dependency_that_is_never_satisfied_is_told(slurm, opened):
+    failed = slurm.run("sbatch", "--parsable", "--output=/dev/null", "--mem=10", "--wrap=exit 1").strip()
+    cluster = opened(job_extra_directives=[f"--dependency=afterok:{failed}"])
+    (job,) = submitted(cluster, "a")
+    assert "PENDING DependencyNeverSatisfied" in held(cluster, job).detail
 
 
 def test_a_site_without_accounting_knows_no_more(slurm, opened, tmp_path, monkeypatch):
@@ -317,12 +331,9 @@ def test_other_jobs_of_the_user_do_not_matter(slurm, opened, name, tmp_path):
     assert wait(cluster, job, JobState.ENDED).cause is None
 
 
-def test_a_hold_is_named_and_waited_out(slurm, opened, caplog):
+def test_a_hold_is_told_and_waited_out(slurm, opened):
     cluster = opened("true", job_extra_directives=["--hold"])
     (job,) = submitted(cluster, "a")
-    end = time.monotonic() + 30
-    while f"Slurm job {job} may never start: it is PENDING JobHeldUser" not in caplog.text:
-        assert not [update for update in cluster.poll(1.0) if update.state is JobState.ENDED]
-        assert time.monotonic() < end
+    assert "PENDING JobHeldUser" in held(cluster, job).detail
     slurm.run("scontrol", "release", job)
     assert wait(cluster, job, JobState.ENDED).cause is None

@@ -216,3 +216,23 @@ def test_names_are_one_or_several_and_flags_add_up() -> None:
     assert Settings.resolve(deploy="numpy").deploy == ["numpy"]
     with pytest.raises(InputError, match="'deploy' cannot be used"):
         Settings.resolve(deploy=[""])
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--retry", "3", "flow.py"], ["cwl", "--retry", "3", "x"], ["wdl", "run", "--retry", "3", "x"]]
+)
+def test_no_parser_takes_an_abbreviation_for_a_flag(words):
+    """It could be another one than the user has in mind: ``--retry`` was ``--retry-backoff``."""
+    done = subprocess.run([sys.executable, "-m", "toilfn", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode not in (0, 3)
+    assert "--retry" in done.stderr
+
+
+def test_a_scripts_own_parser_takes_no_abbreviation(capsys):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    parser.add_argument("--verbosity")
+    for words in (["--retry", "3"], ["--verb", "x"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(words)
+        assert f"unrecognized arguments: {words[0]}" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -215,3 +216,19 @@ def test_imports_may_be_links(runner, written, tmp_path):
         store = tmp_path / f"store{options}"
         assert runner("--store", store, *options, document, "--file", text).result == {"n": "hello"}
         assert sum(blob.is_symlink() for blob in store.rglob("*")) == links
+
+
+def test_no_output_is_half_written_under_its_name(runner, written, tmp_path):
+    """The disk of the results is full: there is an error, and no file that looks like a result."""
+    (folder := tmp_path / "results").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        document = written("doc.cwl", tool("head -c 1000000 /dev/zero", "{o: stdout}") + "stdout: big.bin\n")
+        done = runner("--outdir", folder, document)
+        left = [path.name for path in folder.rglob("*") if path.is_file()]
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert done.status == 1
+    assert "No space left" in done.messages
+    assert "big.bin" not in left

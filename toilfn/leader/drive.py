@@ -163,7 +163,7 @@ class Running:
             leader.finish()
             committer.then((earlier.answers or answers).close)
             cluster.close()
-            self.may_have_jobs = False
+            self.may_have_jobs = cluster.has_left_jobs and not leader.is_done
         self._judge(leader, interrupts)
         return leader.values
 
