@@ -123,7 +123,7 @@ class CommandCluster(PolledCluster[_Live]):
         self._no_records_since: float | None = None
         self._told: set[tuple[str, str]] = set()
         self._doubtful: dict[tuple[str, ...], str] = {}
-        """The names of submissions of which nobody knows whether they came through, by their batches."""
+        """The names of submissions that may have come through, by their batches."""
         self._repeated: set[str] = set()
         """The names of submissions that have been sent more than once, and of which nothing else is known yet."""
         self._sent_again: dict[str, tuple[str, float]] = {}

@@ -225,7 +225,7 @@ def submit_in_vain(world, cluster, monkeypatch, *names):
     assert refused.value.refusal is Refusal.PASSING
 
 
-def test_a_submission_that_nobody_could_find_is_found_when_it_is_tried_again(world, opened, store, monkeypatch):
+def test_a_submission_that_no_list_named_is_found_when_it_is_tried_again(world, opened, store, monkeypatch):
     """The answer was lost, and the list said for long that there is no such job."""
     cluster = opened()
     submit_in_vain(world, cluster, monkeypatch, "wait-1", "wait-2")

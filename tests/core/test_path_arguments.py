@@ -31,6 +31,11 @@ def length(path: Path) -> int:
 
 
 @toil.task
+def entries(folder: Path) -> int:
+    return len(list(folder.iterdir()))
+
+
+@toil.task
 def through(path: Path) -> Any:
     return length(path)
 
@@ -87,3 +92,9 @@ def test_an_input_must_be_a_file(tmp_path: Path) -> None:
         toil.input(tmp_path / "missing")
     with pytest.raises(InputError, match="import_directory"):
         toil.input(tmp_path)
+
+
+def test_a_folder_is_said_not_to_be_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    toil.compute(entries(folder), store=tmp_path / "store", cluster="inline", progress=False)
+    assert f"not compared: {folder} (a folder: import_directory makes its files count)" in caplog.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -97,10 +98,15 @@ class Codes:
         return self._found[id(value)][1]
 
     def of_file(self, path: Path) -> str:
-        """Identify the content of a file, as `toilfn.graph.identity.contents.content_of` does."""
+        """Identify the content of a file, as `toilfn.graph.identity.contents.content_of` does.
+
+        A folder may be where results go, and counts by its name: it is reported as not compared.
+        """
         content = self._files.get(path)
         if content is None:
             content = self._files[path] = content_of(path)
+            if not content and os.path.isdir(path):
+                self.not_compared[str(path)] = "a folder: import_directory makes its files count"
         return content
 
     def _reach(self) -> Reach:
