@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import os
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
