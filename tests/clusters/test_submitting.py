@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.clusters.leaders import counts, events, result, start, wait_for_marks
+from tests.clusters.leaders import counts, events, own_jobs, result, start, wait_for_marks
 from tests.servers.fixtures import slurm, slurm_server
 from tests.servers.machine import wait_for
 from tests.servers.standins import StandIns, refuse
@@ -74,3 +74,25 @@ def test_one_shape_that_is_refused_fails_its_tasks_alone(slurm, start):
     assert counts(marks) == {"slow-0": 1, "slow-1": 1}
     status = json.dumps(events(marks))
     assert '"input"' in status
+
+
+def test_a_client_that_finds_no_room_beside_its_service_is_named_and_fails(slurm, start):
+    """The service takes the whole node of the partition, so its client waits in the queue."""
+    given = {"poll_interval": 0.3, "partition": "fragile"}
+    leader, marks = start("slurm", "served", cluster=given, service_patience="0.3s")
+    _, errors = leader.communicate(timeout=240)
+    assert leader.returncode == 1
+    assert "client" in errors
+    assert "waits in the queue (PENDING Resources) while nothing but 1 service of this run" in errors
+    assert "service_patience" in errors
+    assert set(counts(marks)) == {"server"}
+    assert own_jobs("slurm", marks) == []
+
+
+@pytest.mark.slow
+def test_a_thousand_quick_tasks_are_few_submissions_and_jobs_by_default(kit, start):
+    leader, marks = start("slurm", "many", 1000)
+    assert result(leader, 550) == str(sum(range(1000)))
+    jobs = {event["job"] for event in events(marks) if event["event"] == "started"}
+    assert len(jobs) <= 150
+    assert kit.calls()["sbatch"] <= 30

@@ -83,6 +83,18 @@ def anxious(marks):
     return "done"
 
 
+@toil.service(**SMALL, cores=4, check_interval=0.2)
+def server(marks):
+    mark(marks, "server")
+    yield 1
+
+
+@toil.task(**SMALL, cores=1, name="client")
+def client(value, marks):
+    mark(marks, "client")
+    return value
+
+
 @toil.task(memory="1Ti", disk="1Mi")
 def huge(marks):
     mark(marks, "huge")
@@ -111,6 +123,8 @@ def chain(n):
 
 def wanted(what, marks, n):
     match what:
+        case "hungry" | "sleepy" | "patient" | "anxious":
+            return {"hungry": hungry, "sleepy": sleepy, "patient": patient, "anxious": anxious}[what](marks)
         case "sort":
             return merge_sort([(7 * i) % n for i in range(n)], marks)
         case "slow":
@@ -119,14 +133,10 @@ def wanted(what, marks, n):
             return total([noop(i) for i in range(n)])
         case "chain":
             return chain(n)
-        case "hungry":
-            return hungry(marks)
-        case "sleepy":
-            return sleepy(marks)
-        case "patient":
-            return patient(marks)
-        case "anxious":
-            return anxious(marks)
+        case "served":
+            return client(server(marks), marks)
+        case "many":
+            return total([noop(i) for i in range(n)])
         case "large":
             return [huge(marks), *(slow(i, marks) for i in range(n))]
         case "tree":
