@@ -259,10 +259,10 @@ class Cluster(ABC):
     """Parameters of the constructor that are a means of this process: a resumed run does without them."""
     poll_interval: float = 2.0
     """Seconds between two queries of a system that has to be asked for news."""
-    submits_beside: bool = False
-    """Whether `submit` may be called in a thread of its own while others use the cluster."""
     has_left_jobs: bool = False
     """After `close`: whether jobs may live on, because the system did not end them."""
+    submits_beside: bool = False
+    """Whether `submit` may be called in a thread of its own while others use the cluster."""
     gather: float = 0.5
     """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
     what a submission takes."""

@@ -91,7 +91,7 @@ def test_a_client_that_finds_no_room_beside_its_service_is_named_and_fails(slurm
 
 @pytest.mark.slow
 def test_a_thousand_quick_tasks_are_few_submissions_and_jobs_by_default(kit, start):
-    leader, marks = start("slurm", "many", 1000)
+    leader, marks = start("slurm", "noop", 1000)
     assert result(leader, 550) == str(sum(range(1000)))
     jobs = {event["job"] for event in events(marks) if event["event"] == "started"}
     assert len(jobs) <= 150

@@ -135,8 +135,6 @@ def wanted(what, marks, n):
             return chain(n)
         case "served":
             return client(server(marks), marks)
-        case "many":
-            return total([noop(i) for i in range(n)])
         case "large":
             return [huge(marks), *(slow(i, marks) for i in range(n))]
         case "tree":
