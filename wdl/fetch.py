@@ -15,6 +15,7 @@ from WDL import Tree, read_source_default
 from WDL.Tree import ReadSourceResult
 
 from toilfn.errors import InputError
+from toilfn.files import transfer
 from toilfn.wdl.paths import is_url
 from toilfn.wdl.syntax import with_plain_version
 
@@ -66,10 +67,7 @@ def _registered(tool: str, version: str) -> str:
 
 
 def _fetch(url: str) -> str:
-    import fsspec
-
     try:
-        with fsspec.open(url, "r", encoding="utf-8") as stream:
-            return str(stream.read())
+        return transfer.read(url).decode().replace("\r\n", "\n")
     except OSError as error:
         raise FileNotFoundError(f"{url}: {error}") from error

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -37,11 +38,8 @@ def read_inputs(place: str) -> dict[str, Any]:
         return _parsed(place, "the inputs")
     if place == "-":
         return _parsed(sys.stdin.read(), "standard input")
-    import fsspec
-
     try:
-        with fsspec.open(place, "r", encoding="utf-8-sig") as stream:
-            text = stream.read()
+        text = (transfer.read(place) if is_url(place) else Path(place).read_bytes()).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"input file not found: {place}") from None
     except Exception as error:  # each of fsspec's drivers has errors of its own

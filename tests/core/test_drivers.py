@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
@@ -10,6 +12,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from toilfn.errors import InputError
 from toilfn.files import transfer
+from toilfn.wdl.fetch import _fetch
+from toilfn.wdl.inputs import read_inputs
 
 
 class DeniedError(Exception):
@@ -44,6 +48,46 @@ def test_a_place_that_does_not_answer_is_named_in_time(silent, monkeypatch, tmp_
     with pytest.raises(InputError, match=f"{silent}: no answer for"):
         transfer.fetch(silent, tmp_path / "x")
     assert transfer.state_of_target(silent) is None
+
+
+@pytest.fixture
+def halting():
+    """The URL of a server that sends a part of what it has announced, and then nothing."""
+
+    class Halting(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "5000000")
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(b"x" * 1000)
+            self.wfile.flush()
+            over.wait(60)
+
+        def log_message(self, *_):
+            pass
+
+    over = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Halting) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/x.json"
+        over.set()
+        server.shutdown()
+        thread.join()
+
+
+def test_a_place_that_stops_in_the_middle_is_named_in_time(halting, monkeypatch):
+    assert fsspec.core.url_to_fs(halting)  # what takes long is loading the driver
+    monkeypatch.setattr(transfer, "_QUESTION", 2.0)
+    with pytest.raises(InputError, match=f"{halting}: no answer for"):
+        transfer.read(halting)
+    assert not transfer.holds(halting, 5_000_000, "00")
+    for read in (read_inputs, _fetch):
+        with pytest.raises(InputError, match=f"{halting}: no answer for"):
+            read(halting)
 
 
 def test_errors_that_only_a_driver_has_name_the_url(tmp_path):

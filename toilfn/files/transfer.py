@@ -41,6 +41,7 @@ __all__ = [
     "make_directory",
     "matching",
     "name_of",
+    "read",
     "refuse_directory",
     "send",
     "shown",
@@ -308,6 +309,36 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
                     os.utime(draft, ns=(modified, modified))
 
 
+def read(url: str) -> bytes:
+    """Return the content of a URL, all of it in memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    InputError
+        If the place cannot be reached, or stops answering.
+    """
+    content = bytearray()
+    _read_through(url, content.extend)
+    return bytes(content)
+
+
+def _read_through(url: str, take: Callable[[bytes], object]) -> None:
+    """Read a URL piece by piece; a driver that stops in the middle is not waited for."""
+    system, place = _open_filesystem(url)
+    taken = 0
+
+    def read_all() -> None:
+        nonlocal taken
+        with system.open(place, "rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                take(chunk)
+                taken += len(chunk)
+
+    _in_time(url, _QUESTION, lambda: taken, read_all)
+
+
 def holds(url: str, size: int, checksum: str) -> bool:
     """Return whether a URL has this content already (size in bytes, BLAKE2b-16 in hexadecimal), by reading it."""
     system, place = _open_filesystem(url)
@@ -315,9 +346,7 @@ def holds(url: str, size: int, checksum: str) -> bool:
         if system.info(place)["size"] != size:
             return False
         digest = hashlib.blake2b(digest_size=16)
-        with system.open(place, "rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        _read_through(url, digest.update)
     except (OSError, InputError):
         return False
     return digest.hexdigest() == checksum
