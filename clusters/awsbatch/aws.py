@@ -8,15 +8,31 @@ from typing import Any
 from toilfn.clusters.common.commands import AwayError, CredentialsError
 from toilfn.errors import ClusterError, InputError
 
-__all__ = ["Amazon"]
+__all__ = ["Amazon", "AmazonRefusalError"]
 
 _THROTTLED = ("TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded")
 
 _CREDENTIALS = (
     "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredTokenException", "ExpiredToken",
-    "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken",
+    "InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken", "AuthFailure",
 )  # fmt: skip
 _FORBIDDEN = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
+_CLOCK = ("RequestExpired", "RequestTimeTooSkewed")
+_QUOTA = ("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "LimitExceeded")
+
+
+class AmazonRefusalError(ClusterError):
+    """A service will not do what was asked.
+
+    Attributes
+    ----------
+    code : str
+        The service's name for the reason, such as ``"DependencyViolation"``.
+    """
+
+    def __init__(self, message: str, code: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class Amazon:
@@ -59,7 +75,7 @@ class Amazon:
             )
         except ImportError as error:
             raise ClusterError(
-                f"AWS Batch needs optional packages: {error}", hint="pip install 'toilfn[aws]'"
+                f"AWS needs optional packages: {error}", hint="pip install 'toilfn[aws]'"
             ) from error
 
         try:
@@ -120,10 +136,14 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     if said.get("Code") in _CREDENTIALS:
         return CredentialsError(text, hint=_credentials_hint())
     if said.get("Code") in _FORBIDDEN:
-        return ClusterError(
-            text, hint="grant the leader's user or role this permission, or use another one (AWS_PROFILE)"
-        )
-    return ClusterError(text)
+        hint = "grant this user or role the permission, or use another one (AWS_PROFILE)"
+    elif said.get("Code") in _CLOCK:
+        hint = "set this machine's clock and try again"
+    elif said.get("Code") in _QUOTA:
+        hint = "ask AWS for a higher quota of this account in this region, or ask for less"
+    else:
+        hint = ""
+    return AmazonRefusalError(text, str(said.get("Code")), hint)
 
 
 def _credentials_hint() -> str:

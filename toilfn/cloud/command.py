@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,6 +16,9 @@ from toilfn.cli.parser import Parser
 from toilfn.cloud.description import Description, from_words, read, template
 from toilfn.errors import InputError
 from toilfn.units import format_duration
+
+if TYPE_CHECKING:
+    from toilfn.cloud.aws import AmazonCloud
 
 __all__ = ["command", "configure"]
 
@@ -130,9 +136,214 @@ def _money(cost: float | None) -> str:
     return "an unknown price" if cost is None else f"{cost:.2f}"
 
 
+# launch and destroy
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the cluster's name")
+
+
+def _launch_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    add_description(parser)
+    parser.add_argument("--dry-run", action="store_true", help="check everything and make nothing")
+
+
+def _launch(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws import steps_of
+    from toilfn.cloud.bootstrap import Secrets
+    from toilfn.cloud.steps import launch
+
+    description = _with_public_key(description_of(options, options.name))
+    if description.cloud != "aws" or description.kind != "slurm":
+        raise InputError(f"cluster {description.name}: only kind slurm on aws can be launched so far")
+    cloud = _cloud(description.name, description.region)
+    cloud.check(description)
+    if options.dry_run:
+        print(f"cluster {description.name}: the description can be launched in {description.region}")
+        return 0
+    launch(description.name, steps_of(cloud, description, Secrets.fresh()), print)
+    print(f"cluster {description.name} is launched; it is ready in some minutes: toilfn cluster ssh {description.name}")
+    return 0
+
+
+def _with_public_key(description: Description) -> Description:
+    """Read the public key, where a path is given."""
+    key = description.public_key
+    if key is None or key.startswith(("ssh-", "ecdsa-")):
+        return description
+    path = Path(key).expanduser()
+    try:
+        return replace(description, public_key=path.read_text(encoding="ascii").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cluster {description.name}: the public key {path} cannot be read: {error}") from None
+
+
+def _cloud(name: str, region: str) -> AmazonCloud:
+    from toilfn.cloud.aws import AmazonCloud
+
+    return AmazonCloud(name, region)
+
+
+def _region(options: argparse.Namespace) -> str:
+    """Return the region that is named, or that of the description here, or the environment's."""
+    found = options.region
+    if not found and Path(_DEFAULT).is_file():
+        found = read(Path(_DEFAULT).read_text(encoding="utf-8"), _DEFAULT).region
+    found = found or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not found:
+        raise InputError("no region is named; add --region, or set AWS_DEFAULT_REGION")
+    return str(found)
+
+
+def _name_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    parser.add_argument(
+        "--region", help="region of the cloud; by default that of cluster.yaml here, or of the environment"
+    )
+
+
+def _destroy_arguments(parser: argparse.ArgumentParser) -> None:
+    _name_arguments(parser)
+    parser.add_argument("--store", metavar="STORE", help="remove this job store, too")
+
+
+def _destroy(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws import steps_of
+    from toilfn.cloud.steps import destroy
+    from toilfn.stores import open_store
+
+    destroy(options.name, steps_of(_cloud(options.name, _region(options))), print)
+    if options.store:
+        open_store(options.store, create=False).destroy()
+        print(f"removed {options.store}")
+    print(f"cluster {options.name}: nothing is left")
+    return 0
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--region", help="region of the cloud; by default that of cluster.yaml here, or of the environment"
+    )
+    add_json(parser)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws import clusters, tags_of
+    from toilfn.clusters.awsbatch.aws import Amazon
+
+    found = clusters(Amazon(_region(options)))
+    rows = []
+    for name, instances in sorted(found.items()):
+        whole = any(tags_of(instance).get("toilfn-node") == "controller" for instance in instances)
+        rows.append({"name": name, "machines": len(instances), "controller": whole})
+    if options.json:
+        print_json(rows)
+    elif rows:
+        cells = [[str(row["name"]), str(row["machines"]), "yes" if row["controller"] else "no"] for row in rows]
+        print_table(["cluster", "machines", "controller"], cells, right={1})
+    else:
+        print("there are no clusters in this region")
+    return 0
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    _name_arguments(parser)
+    add_json(parser)
+
+
+def _show(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws import steps_of, tags_of
+    from toilfn.cloud.steps import found
+
+    cloud = _cloud(options.name, _region(options))
+    instances = [
+        {"machine": i["InstanceId"], "node": tags_of(i).get("toilfn-node", ""), "type": i["InstanceType"],
+         "state": i["State"]["Name"], "address": i.get("PublicIpAddress") or i.get("PrivateIpAddress", "")}
+        for i in cloud.instances()
+    ]  # fmt: skip
+    resources = found(steps_of(cloud))
+    if not resources:
+        raise InputError(f"there is no cluster {options.name!r} in {cloud.region}; see toilfn cluster list")
+    if options.json:
+        print_json({"machines": instances, "resources": resources})
+        return 0
+    print_table(["machine", "node", "type", "state", "address"], [list(i.values()) for i in instances])
+    print("\n" + "\n".join(resources))
+    return 0
+
+
+def _grow_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    parser.add_argument("pool", metavar="POOL", help="one of the description's pools")
+    parser.add_argument("count", metavar="COUNT", type=int, help="how many machines it should have now")
+    add_description(parser)
+
+
+def _grow(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws_machines import AmazonMachines
+    from toilfn.cloud.bootstrap import node_names
+
+    description = description_of(options, options.name)
+    pool = description.pool(options.pool)
+    if not 0 < options.count <= pool.max:
+        raise InputError(f"pool {pool.name}: it may have from 1 to {pool.max} machines, not {options.count}")
+    machines = AmazonMachines(_cloud(description.name, description.region), description)
+    wanted = node_names(pool)[: options.count]
+    there = machines.create(pool, wanted)
+    print(f"pool {pool.name}: {len(there)} of {len(wanted)} machines run or boot")
+    return 0 if len(there) == len(wanted) else 1
+
+
+def _policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Attach it to the user or role that launches. What the cluster's own machines may do is in it, too."
+
+
+def _policy(options: argparse.Namespace) -> int:
+    from toilfn.cloud.policy import launcher_policy
+
+    print_json(launcher_policy())
+    return 0
+
+
+def _nodes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("nodes", metavar="NODES", help="nodes as Slurm writes them: cpu-[0-3],big-1")
+    add_description(parser)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws_machines import AmazonMachines
+    from toilfn.cloud.power import expand, resume
+
+    description = description_of(options)
+    machines = AmazonMachines(_cloud(description.name, description.region), description)
+    failures = resume(description, machines, expand(options.nodes))
+    print("\n".join(failures or [f"{options.nodes}: resumed"]))
+    return 1 if failures else 0
+
+
+def _suspend(options: argparse.Namespace) -> int:
+    from toilfn.cloud.aws_machines import AmazonMachines
+    from toilfn.cloud.power import expand, suspend
+
+    description = description_of(options)
+    machines = AmazonMachines(_cloud(description.name, description.region), description)
+    suspend(description, machines, expand(options.nodes))
+    print(f"{options.nodes}: suspended")
+    return 0
+
+
 _Entry = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
 _COMMANDS: dict[str, _Entry] = {
     "init": ("write a description with every key explained", _init_arguments, _init),
+    "launch": ("make a cluster", _launch_arguments, _launch),
+    "list": ("list the clusters of a region", _list_arguments, _list),
+    "show": ("list the machines and everything else that belongs to a cluster", _show_arguments, _show),
+    "grow": ("start machines of a pool before tasks ask for them", _grow_arguments, _grow),
+    "destroy": ("remove a cluster and everything that belongs to it", _destroy_arguments, _destroy),
+    "policy": ("print the least rights that launching needs on AWS", _policy_arguments, _policy),
+    "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),
+    "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
     "plan": ("estimate machines, time and cost from a finished run", _plan_arguments, _plan),
 }

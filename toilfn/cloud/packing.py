@@ -35,16 +35,23 @@ class Amounts:
 
     def minus(self, other: Amounts, times: float = 1) -> Amounts:
         """Return what is left when `other` is taken away several times."""
-        return Amounts(*(a - times * b for a, b in zip(self.values(), other.values(), strict=True)))
+        return Amounts(
+            self.cores - times * other.cores, self.memory - times * other.memory, self.disk - times * other.disk,
+            self.accelerators - times * other.accelerators,
+        )  # fmt: skip
 
     def fits(self, need: Amounts) -> float:
         """Return how many times a need fits: a whole number, or infinity if it needs nothing."""
-        counts = [
-            max(0, math.floor(free / wanted + _SLACK))
-            for free, wanted in zip(self.values(), need.values(), strict=True)
-            if wanted > 0
-        ]
-        return min(counts, default=math.inf)
+        count = math.inf  # written out, since packing asks this more than anything else
+        if need.cores > 0:
+            count = self.cores / need.cores
+        if need.memory > 0:
+            count = min(count, self.memory / need.memory)
+        if need.disk > 0:
+            count = min(count, self.disk / need.disk)
+        if need.accelerators > 0:
+            count = min(count, self.accelerators / need.accelerators)
+        return count if count == math.inf else max(0, math.floor(count + _SLACK))
 
     def share_of(self, whole: Amounts) -> float:
         """Return the largest of the shares that these amounts are of another's."""

@@ -51,7 +51,7 @@ class Settings:
     inertia: float = 0.1
     compensation: float = 0.0
     overhead: bool = True
-    linger: float = 120.0
+    linger: float = 300.0
     cooldown: float = 300.0
 
 

@@ -1,0 +1,318 @@
+"""Clusters on AWS, against moto: made, listed, grown and removed, with a failure at each call."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from tests.servers.fixtures import *  # noqa: F403
+from toilfn import cli
+from toilfn.cloud.aws import AmazonCloud, clusters, steps_of, tags_of
+from toilfn.cloud.aws_machines import AmazonMachines
+from toilfn.cloud.bootstrap import Secrets
+from toilfn.cloud.description import read
+from toilfn.cloud.policy import launcher_policy, role_policy
+from toilfn.cloud.steps import destroy, found, launch
+from toilfn.clusters.awsbatch.aws import Amazon
+from toilfn.errors import ClusterError, InputError
+
+REGION = "eu-central-1"
+IMAGE = "ami-03cf127a"  # one of moto's
+TEXT = f"""\
+name: NAME
+region: {REGION}
+image: {IMAGE}
+public_key: KEY
+store: s3://bucket/prefix
+tags: {{team: genomics}}
+network: {{allow_from: [192.0.2.0/24]}}
+pools:
+  - name: cpu
+    types: [c5.xlarge, c5.2xlarge]
+    max: 4
+  - name: spot
+    types: [m5.large]
+    spot: true
+    max_price: 0.1
+"""
+SECRETS = Secrets.fresh()
+
+
+class Recorded(Amazon):
+    """Notes the calls, and fails at one of them: before it is sent, or after its answer came."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(REGION, endpoint_url=url)
+        self.calls: list[str] = []
+        self.fail_at: int | None = None
+        self.is_sent = False
+
+    def ask(self, service, operation, **parameters):
+        self.calls.append(f"{service}:{operation}")
+        if len(self.calls) - 1 == self.fail_at and not self.is_sent:
+            raise ClusterError("made to fail")
+        answer = super().ask(service, operation, **parameters)
+        if len(self.calls) - 1 == self.fail_at:
+            raise ClusterError("made to fail after it was done")
+        return answer
+
+
+@pytest.fixture
+def amazon(moto_server) -> Recorded:
+    return Recorded(moto_server.url)
+
+
+def fresh(amazon) -> tuple[AmazonCloud, list]:
+    name = f"c{uuid.uuid4().hex[:12]}"
+    description = read(TEXT.replace("NAME", name).replace("KEY", SECRETS.host_public))
+    cloud = AmazonCloud(name, REGION, amazon, pause=lambda seconds: None)
+    return cloud, steps_of(cloud, description, SECRETS)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def everything(amazon, name: str) -> list[str]:
+    """All that carries a cluster's tag or name, looked up without the code under test."""
+    other = Amazon(REGION, endpoint_url=amazon._endpoint_url)
+    own = [{"Name": "tag:toilfn-cluster", "Values": [name]}]
+    left = [i["InstanceId"] for r in other.ask("ec2", "describe_instances", Filters=own)["Reservations"]
+            for i in r["Instances"] if i["State"]["Name"] != "terminated"]  # fmt: skip
+    left += [g["GroupId"] for g in other.ask("ec2", "describe_security_groups", Filters=own)["SecurityGroups"]]
+    left += [v["VolumeId"] for v in other.ask("ec2", "describe_volumes", Filters=own)["Volumes"]]
+    left += [k["KeyName"] for k in other.ask("ec2", "describe_key_pairs")["KeyPairs"] if name in k["KeyName"]]
+    templates = other.ask("ec2", "describe_launch_templates")["LaunchTemplates"]
+    left += [t["LaunchTemplateName"] for t in templates if name in t["LaunchTemplateName"]]
+    left += [
+        r["RoleName"] for r in other.ask("iam", "list_roles", PathPrefix="/toilfn/")["Roles"] if name in r["RoleName"]
+    ]
+    profiles = other.ask("iam", "list_instance_profiles", PathPrefix="/toilfn/")["InstanceProfiles"]
+    return left + [p["InstanceProfileName"] for p in profiles if name in p["InstanceProfileName"]]
+
+
+def test_a_cluster_is_launched_listed_and_destroyed_without_a_trace(amazon):
+    cloud, steps = fresh(amazon)
+    launch(cloud.name, steps, quiet)
+    controller = cloud.controller()
+    assert controller["InstanceType"] == "t3.medium"
+    assert tags_of(controller)["team"] == "genomics"
+    assert tags_of(controller)["toilfn-host-key"] == SECRETS.host_public
+    assert cloud.name in clusters(amazon)
+    assert {item.partition(":")[0] for item in found(steps)} >= {
+        "roles", "instance profiles", "security groups", "key pairs", "launch templates", "machines",
+    }  # fmt: skip
+    destroy(cloud.name, steps_of(cloud), quiet)
+    assert everything(amazon, cloud.name) == []
+    destroy(cloud.name, steps_of(cloud), quiet)  # nothing to do
+
+
+def test_a_second_launch_is_refused(amazon):
+    cloud, steps = fresh(amazon)
+    launch(cloud.name, steps, quiet)
+    before = everything(amazon, cloud.name)
+    with pytest.raises(ClusterError, match="it exists already"):
+        launch(cloud.name, steps, quiet)
+    assert everything(amazon, cloud.name) == before
+    destroy(cloud.name, steps, quiet)
+
+
+def test_pools_grow_and_shrink_by_the_names_of_nodes(amazon):
+    cloud, steps = fresh(amazon)
+    launch(cloud.name, steps, quiet)
+    description = steps[0].description
+    machines = AmazonMachines(cloud, description)
+    first = machines.create(description.pool("cpu"), ["cpu-0", "cpu-1"])
+    assert set(first) == {"cpu-0", "cpu-1"}
+    again = machines.create(description.pool("cpu"), ["cpu-0", "cpu-2"])
+    assert again["cpu-0"] == first["cpu-0"]
+    assert set(machines.create(description.pool("spot"), ["spot-0"])) == {"spot-0"}
+    there = {tags_of(instance)["toilfn-node"]: instance for instance in cloud.instances()}
+    assert set(there) == {"controller", "cpu-0", "cpu-1", "cpu-2", "spot-0"}
+    assert there["cpu-0"]["InstanceType"] in ("c5.xlarge", "c5.2xlarge")
+    assert tags_of(there["cpu-0"])["toilfn-controller"] == there["controller"]["PrivateIpAddress"]
+    machines.terminate(["cpu-0", "cpu-2", "cpu-3"])
+    assert {tags_of(i)["toilfn-node"] for i in cloud.instances("running")} == {"controller", "cpu-1", "spot-0"}
+    destroy(cloud.name, steps, quiet)
+    assert everything(amazon, cloud.name) == []
+
+
+def number_of_calls(amazon, act) -> int:
+    before = len(amazon.calls)
+    act()
+    return len(amazon.calls) - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_or_repeated(amazon, is_sent):
+    cloud, steps = fresh(amazon)
+    count = number_of_calls(amazon, lambda: launch(cloud.name, steps, quiet))
+    destroy(cloud.name, steps, quiet)
+    for call in range(count):
+        cloud, steps = fresh(amazon)
+        amazon.fail_at, amazon.is_sent = len(amazon.calls) + call, is_sent
+        with pytest.raises(ClusterError, match="made to fail"):
+            launch(cloud.name, steps, quiet)
+        amazon.fail_at = None
+        if call % 2 and cloud.controller() is None:
+            launch(cloud.name, steps, quiet)
+            assert len(cloud.instances()) == 1
+        destroy(cloud.name, steps_of(cloud), quiet)
+        assert everything(amazon, cloud.name) == [], f"call {call}: {amazon.calls[-1]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(amazon, is_sent):
+    cloud, steps = fresh(amazon)
+    launch(cloud.name, steps, quiet)
+    count = number_of_calls(amazon, lambda: destroy(cloud.name, steps, quiet))
+    for call in range(count):
+        cloud, steps = fresh(amazon)
+        launch(cloud.name, steps, quiet)
+        amazon.fail_at, amazon.is_sent = len(amazon.calls) + call, is_sent
+        with pytest.raises(ClusterError, match="made to fail"):
+            destroy(cloud.name, steps_of(cloud), quiet)
+        amazon.fail_at = None
+        destroy(cloud.name, steps_of(cloud), quiet)
+        assert everything(amazon, cloud.name) == [], f"call {call}"
+
+
+def test_what_a_cluster_did_not_make_is_left_alone(amazon):
+    cloud, steps = fresh(amazon)
+    other, others = fresh(amazon)
+    name = f"toilfn-{cloud.name}-{REGION}-worker"
+    amazon.ask("iam", "create_role", RoleName=name, AssumeRolePolicyDocument="{}")
+    launch(other.name, others, quiet)
+    before = everything(amazon, other.name)
+    destroy(cloud.name, steps, quiet)
+    assert everything(amazon, other.name) == before
+    assert amazon.ask("iam", "get_role", RoleName=name)
+    destroy(other.name, others, quiet)
+    amazon.ask("iam", "delete_role", RoleName=name)
+
+
+def actions(calls) -> set[str]:
+    return {f"{call.partition(':')[0]}:{call.partition(':')[2].title().replace('_', '')}" for call in calls}
+
+
+def allowed(policy) -> set[str]:
+    return {action for statement in policy["Statement"] for action in statement["Action"]}
+
+
+def test_every_call_is_within_the_printed_policy_and_the_policy_has_no_more(amazon, capsys):
+    cloud, steps = fresh(amazon)
+    cloud.check(replace(steps[0].description, image=IMAGE))
+    launch(cloud.name, steps, quiet)
+    destroy(cloud.name, steps, quiet)
+    assert cli.main(["cluster", "policy"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == launcher_policy()
+    never_by_name = {"ec2:CreateTags", "iam:TagRole", "iam:TagInstanceProfile", "iam:PassRole", "ec2:CreateFleet",
+                     "ec2:DescribeImages", "ec2:DeleteVolume"}  # fmt: skip
+    assert actions(amazon.calls) <= allowed(printed)
+    assert allowed(printed) - actions(amazon.calls) <= never_by_name
+
+
+def test_the_controller_calls_only_what_its_role_may(amazon):
+    cloud, steps = fresh(amazon)
+    launch(cloud.name, steps, quiet)
+    description, before = steps[0].description, len(amazon.calls)
+    machines = AmazonMachines(cloud, description)
+    machines.create(description.pool("spot"), ["spot-0"])
+    machines.terminate(["spot-0"])
+    assert actions(amazon.calls[before:]) <= allowed(role_policy(description, controller=True))
+    workers = role_policy(description, controller=False)
+    assert {action.partition(":")[0] for action in allowed(workers)} == {"s3"}
+    destroy(cloud.name, steps, quiet)
+
+
+# Bad input
+
+
+def refused(amazon, code: str, at: str):
+    """Let an operation be refused for a reason, as AWS words it."""
+    ask = amazon.ask
+
+    def refuse(service, operation, **parameters):
+        if operation == at:
+            from toilfn.clusters.awsbatch.aws import _refusal
+
+            raise _refusal(service, {"Error": {"Code": code, "Message": "no"}})
+        return ask(service, operation, **parameters)
+
+    amazon.ask = refuse
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("VcpuLimitExceeded", "Ask AWS for a higher quota"),
+        ("ExpiredToken", "give it some that may use this service"),
+        ("AuthFailure", "give it some that may use this service"),
+        ("RequestExpired", "This machine's clock may be wrong"),
+        ("UnauthorizedOperation", "Give this user or role the right"),
+        ("InsufficientInstanceCapacity", "what exists now: roles: "),
+    ],
+)
+def test_a_refusal_at_the_last_step_says_why_and_leaves_nothing_behind_after_destroy(amazon, code, said):
+    cloud, steps = fresh(amazon)
+    ask = amazon.ask
+    refused(amazon, code, "run_instances")
+    with pytest.raises(ClusterError, match=re.escape(said)):
+        launch(cloud.name, steps, quiet)
+    amazon.ask = ask
+    destroy(cloud.name, steps, quiet)
+    assert everything(amazon, cloud.name) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("c5.xlarge", "c5.enormous", "does not have one of the types"),
+        ("tags:", "zones: [eu-central-1z]\ntags:", "zones eu-central-1z has no subnet to use"),
+        ("    types: [m5.large]\n", "    cores: 4\n", "pool spot: name its types"),
+    ],
+)
+def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(amazon, old, new, said):
+    cloud, _ = fresh(amazon)
+    text = TEXT.replace("NAME", cloud.name).replace("KEY", SECRETS.host_public).replace(old, new)
+    with pytest.raises(InputError, match=re.escape(said)):
+        cloud.check(read(text))
+    assert everything(amazon, cloud.name) == []
+
+
+def test_without_credentials_one_line_says_so(monkeypatch, capsys, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    assert cli.main(["cluster", "list", "--region", REGION]) == 1
+    assert "Unable to locate credentials" in capsys.readouterr().err
+
+
+def test_the_whole_way_on_the_command_line(moto_server, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
+    monkeypatch.chdir(tmp_path)
+    name = f"c{uuid.uuid4().hex[:12]}"
+    (tmp_path / "key.pub").write_text(SECRETS.host_public)
+    (tmp_path / "cluster.yaml").write_text(TEXT.replace("NAME", "other").replace("KEY", str(tmp_path / "key.pub")))
+    assert cli.main(["cluster", "launch", name, "--set", "cpu.max=3"]) == 0
+    assert cli.main(["cluster", "launch", name]) == 1
+    assert cli.main(["cluster", "grow", name, "cpu", "2"]) == 0
+    assert cli.main(["cluster", "grow", name, "cpu", "5"]) == 2
+    capsys.readouterr()
+    assert cli.main(["cluster", "show", name, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {machine["node"] for machine in shown["machines"]} == {"controller", "cpu-0", "cpu-1"}
+    assert cli.main(["cluster", "list", "--json"]) == 0
+    assert {"name": name, "machines": 3, "controller": True} in json.loads(capsys.readouterr().out)
+    assert cli.main(["cluster", "destroy", name]) == 0
+    assert cli.main(["cluster", "show", name]) == 2
+    assert f"there is no cluster {name!r}" in capsys.readouterr().err

@@ -1,0 +1,286 @@
+"""How machines become a Slurm cluster when they boot: cloud-init's files, Slurm's configuration and its programs."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from toilfn.cloud.description import Description, PoolDescription
+from toilfn.cloud.machines import MachineType, usable
+from toilfn.errors import ClusterError
+
+__all__ = ["Secrets", "controller_data", "node_names", "slurm_conf", "worker_data"]
+
+_MIB = 2**20
+_HOME = "/opt/toilfn"
+_FILE = "/etc/toilfn/cluster.yaml"
+
+
+@dataclass(frozen=True, repr=False)
+class Secrets:
+    """The keys of one cluster, made when it is launched; they are only in the machines' boot data.
+
+    Attributes
+    ----------
+    munge : bytes
+        What Slurm's daemons know each other by.
+    host_private, host_public : str
+        The controller's ssh host key. The public part is also a tag of the controller.
+    """
+
+    munge: bytes
+    host_private: str
+    host_public: str
+
+    @classmethod
+    def fresh(cls) -> Secrets:
+        """Return new keys.
+
+        Raises
+        ------
+        ClusterError
+            If OpenSSH's ssh-keygen is not installed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "key")
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+            try:
+                subprocess.run(command, check=True, capture_output=True)
+            except FileNotFoundError:
+                raise ClusterError("ssh-keygen is not installed; install OpenSSH's client") from None
+            public = path.with_suffix(".pub").read_text(encoding="ascii").strip()
+            return cls(os.urandom(1024), path.read_text(encoding="ascii"), public)
+
+
+def node_names(pool: PoolDescription) -> list[str]:
+    """Return the names of all machines that a pool may have."""
+    return [f"{pool.name}-{index}" for index in range(pool.max)]
+
+
+# Slurm
+
+
+def slurm_conf(description: Description, sizes: Mapping[str, MachineType], host: str = "controller") -> str:
+    """Return Slurm's configuration: pools are partitions of nodes that exist only while jobs need them.
+
+    Parameters
+    ----------
+    description : Description
+        The cluster.
+    sizes : mapping
+        Type to what it has.
+    host : str, optional
+        The controller's name.
+    """
+    scaling = description.scaling
+    always = ",".join(name for pool in description.pools for name in node_names(pool)[: pool.min])
+    lines = [
+        f"ClusterName={description.name}",
+        f"SlurmctldHost={host}",
+        "SlurmUser=slurm",
+        "AuthType=auth/munge",
+        "StateSaveLocation=/var/lib/slurm/slurmctld",
+        "SlurmdSpoolDir=/var/lib/slurm/slurmd",
+        "SlurmctldLogFile=/var/log/slurm/slurmctld.log",
+        "SlurmdLogFile=/var/log/slurm/slurmd.log",
+        "ProctrackType=proctrack/cgroup",
+        "TaskPlugin=task/cgroup,task/affinity",
+        "ReturnToService=2",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core_Memory",
+        "JobAcctGatherType=jobacct_gather/cgroup",
+        "AccountingStorageType=accounting_storage/slurmdbd",
+        f"AccountingStorageHost={host}",
+        "SlurmctldParameters=enable_configless,idle_on_node_suspend,cloud_reg_addrs",
+        "CommunicationParameters=NoAddrCache",
+        "TreeWidth=65533",
+        "PrivateData=cloud",
+        f"ResumeProgram={_HOME}/resume",
+        f"SuspendProgram={_HOME}/suspend",
+        f"ResumeFailProgram={_HOME}/suspend",
+        f"ResumeTimeout={round(scaling.boot_time)}",
+        f"SuspendTime={round(scaling.idle_time)}",
+        "SuspendTimeout=120",
+        f"Epilog={_HOME}/epilog",
+        *([f"SuspendExcNodes={always}"] if always else []),
+        *(line for pool in description.pools for line in _pool_lines(description, pool, sizes)),
+        f"PartitionName=all Nodes={','.join(map(_range, description.pools))} Default=YES MaxTime=INFINITE State=UP",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pool_lines(description: Description, pool: PoolDescription, sizes: Mapping[str, MachineType]) -> list[str]:
+    kinds = [sizes[kind] for kind in pool.types]
+    rooms = [usable(kind, overhead=description.scaling.overhead) for kind in kinds]
+    cores, memory = min(room.cores for room in rooms), min(room.memory for room in rooms)
+    weight = max(1, round(100 * min(kind.cost() for kind in kinds)))
+    features = ",".join([pool.name, *(["spot"] if pool.spot else [])])
+    size = f"CPUs={cores:.0f} RealMemory={memory // _MIB:.0f}"
+    return [
+        f"NodeName={_range(pool)} {size} State=CLOUD Weight={weight} Features={features}",
+        f"PartitionName={pool.name} Nodes={_range(pool)} MaxTime=INFINITE State=UP",
+    ]
+
+
+def _range(pool: PoolDescription) -> str:
+    return f"{pool.name}-[0-{pool.max - 1}]"
+
+
+_DBD = """\
+AuthType=auth/munge
+DbdHost=controller
+SlurmUser=slurm
+LogFile=/var/log/slurm/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageLoc=slurm
+StorageUser=slurm
+"""
+
+_EPILOG = """\
+#!/bin/sh
+# What toilfn's workers have left goes when the last job of their user has left the machine.
+if [ -z "$(squeue --noheader --nodelist "$(hostname -s)" --user "$SLURM_JOB_UID" --states running)" ]; then
+    find /tmp -maxdepth 1 -name "toilfn-$SLURM_JOB_UID*" -exec rm -rf -- {} +
+fi
+exit 0
+"""
+
+
+def _program(action: str) -> str:
+    return f'#!/bin/sh\nexec {_HOME}/bin/toilfn cluster {action} --file {_FILE} "$1" >> /var/log/slurm/power.log 2>&1\n'
+
+
+_CONTROLLER = """\
+#!/bin/sh
+set -eu
+hostnamectl set-hostname controller
+grep -q ' controller$' /etc/hosts || echo "$(hostname -I | cut -d ' ' -f 1) controller" >> /etc/hosts
+install -o munge -g munge -m 400 {home}/munge.key /etc/munge/munge.key
+systemctl restart munge
+install -d -o slurm -g slurm /var/lib/slurm/slurmctld /var/log/slurm
+install -o slurm -g slurm -m 600 {home}/slurmdbd.conf /etc/slurm/slurmdbd.conf
+install -m 644 {home}/slurm.conf /etc/slurm/slurm.conf
+printf 'CgroupAutomount=yes\\nConstrainRAMSpace=yes\\nConstrainCores=yes\\n' > /etc/slurm/cgroup.conf
+mysql -e "create database if not exists slurm; create user if not exists slurm@localhost identified via unix_socket; \
+grant all on slurm.* to slurm@localhost"
+python3 -m venv {home}
+{home}/bin/pip install -q {requirement}
+echo '/home *(rw,no_root_squash,no_subtree_check)' > /etc/exports
+exportfs -ra
+systemctl enable --now slurmdbd slurmctld
+"""
+
+_WORKER = """\
+#!/bin/sh
+set -eu
+metadata() {{
+    token=$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' http://169.254.169.254/latest/api/token)
+    curl -fsS -H "X-aws-ec2-metadata-token: $token" "http://169.254.169.254/latest/meta-data/$1"
+}}
+# The controller sets these tags when it has the machine's id.
+until node=$(metadata tags/instance/toilfn-node) && controller=$(metadata tags/instance/toilfn-controller); do
+    sleep 2
+done
+hostnamectl set-hostname "$node"
+grep -q ' controller$' /etc/hosts || echo "$controller controller" >> /etc/hosts
+install -o munge -g munge -m 400 {home}/munge.key /etc/munge/munge.key
+systemctl restart munge
+mount -t nfs controller:/home /home
+install -d /var/lib/slurm/slurmd /var/log/slurm
+slurmd -b --conf-server controller -N "$node"
+{warnings}"""
+
+_WARNINGS = """\
+# Two minutes before a spot machine is taken away it takes no new jobs, and running ones get a signal.
+while ! metadata spot/instance-action > /dev/null 2>&1; do
+    sleep 5
+done
+scontrol update nodename="$node" state=drain reason='toilfn: the cloud takes this machine away'
+squeue --noheader --nodelist "$node" --format %A | xargs -r -n 1 scancel --signal=TERM --full
+"""
+
+
+def controller_data(
+    description: Description, sizes: Mapping[str, MachineType], secrets: Secrets, requirement: str = "toilfn[aws]"
+) -> str:
+    """Return cloud-init's data of the controller.
+
+    Parameters
+    ----------
+    description : Description
+        The cluster.
+    sizes : mapping
+        Type to what it has.
+    secrets : Secrets
+        The cluster's keys.
+    requirement : str, optional
+        What pip installs.
+    """
+    script = _CONTROLLER.format(home=_HOME, requirement=shlex.quote(requirement))
+    files: dict[str, tuple[str | bytes, int]] = {
+        f"{_HOME}/munge.key": (secrets.munge, 0o400),
+        f"{_HOME}/slurm.conf": (slurm_conf(description, sizes), 0o644),
+        f"{_HOME}/slurmdbd.conf": (_DBD, 0o600),
+        f"{_HOME}/resume": (_program("resume"), 0o755),
+        f"{_HOME}/suspend": (_program("suspend"), 0o755),
+        f"{_HOME}/epilog": (_EPILOG, 0o755),
+        f"{_HOME}/boot": (script, 0o755),
+        _FILE: (_plain(description), 0o644),
+    }
+    packages = ["slurmctld", "slurmdbd", "slurm-client", "mariadb-server", "munge", "nfs-kernel-server", "python3-venv",
+                "rsync"]  # fmt: skip
+    keys = {"ed25519_private": secrets.host_private, "ed25519_public": secrets.host_public}
+    return _cloud_config(description, packages, files, {"ssh_deletekeys": True, "ssh_keys": keys})
+
+
+def worker_data(description: Description, secrets: Secrets) -> str:
+    """Return cloud-init's data of a pool's machines."""
+    script = _WORKER.format(home=_HOME, warnings=_WARNINGS)
+    files: dict[str, tuple[str | bytes, int]] = {
+        f"{_HOME}/munge.key": (secrets.munge, 0o400),
+        f"{_HOME}/epilog": (_EPILOG, 0o755),
+        f"{_HOME}/boot": (script, 0o755),
+    }
+    packages = ["slurmd", "slurm-client", "munge", "nfs-common", "python3-venv", "podman", "rsync", "curl"]
+    return _cloud_config(description, packages, files, {})
+
+
+def _cloud_config(
+    description: Description,
+    packages: list[str],
+    files: Mapping[str, tuple[str | bytes, int]],
+    more: Mapping[str, object],
+) -> str:
+    writes = [
+        {"path": path, "permissions": f"{mode:04o}", "encoding": "b64",
+         "content": base64.b64encode(content if isinstance(content, bytes) else content.encode()).decode()}
+        for path, (content, mode) in files.items()
+    ]  # fmt: skip
+    commands = [["sh", "-c", command] for command in description.init]
+    config = {"package_update": True, "packages": packages, "write_files": writes,
+              "runcmd": [*commands, [f"{_HOME}/boot"]], **more}  # fmt: skip
+    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=10**6)
+
+
+def _plain(description: Description) -> str:
+    """Return the description as a file that `toilfn.cloud.description.read` understands."""
+    values = asdict(description)
+    values["pools"] = [
+        {key: value for key, value in pool.items() if value not in (None, (), {})} for pool in values["pools"]
+    ]
+    return yaml.safe_dump(_lists({key: value for key, value in values.items() if value not in (None, (), {})}))
+
+
+def _lists(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

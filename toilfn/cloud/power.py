@@ -1,0 +1,103 @@
+"""What Slurm's ResumeProgram and SuspendProgram do: turn names of nodes into machines of a cloud, and back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from toilfn.cloud.bootstrap import node_names
+from toilfn.cloud.description import Description, PoolDescription
+from toilfn.errors import ClusterError, InputError, ToilfnError
+
+__all__ = ["Machines", "expand", "resume", "suspend"]
+
+
+class Machines(Protocol):
+    """Machines of a cloud, by the names that Slurm gives them."""
+
+    def create(self, pool: PoolDescription, names: Sequence[str]) -> Mapping[str, str]:
+        """Make machines; return the addresses of those that could be had, by name."""
+
+    def terminate(self, names: Sequence[str]) -> None:
+        """Remove machines; one that is gone already is no error."""
+
+
+def expand(nodes: str) -> list[str]:
+    """Return the names that one of Slurm's expressions such as ``cpu-[0-3],big-1`` stands for.
+
+    Raises
+    ------
+    ClusterError
+        If Slurm does not understand it, or is not there.
+    """
+    return _scontrol("show", "hostnames", nodes).split()
+
+
+def resume(description: Description, machines: Machines, names: Sequence[str]) -> list[str]:
+    """Start machines for nodes, and let Slurm give up those that cannot be had.
+
+    Slurm runs the jobs of a node that was given up elsewhere, and tries the node again after its SuspendTimeout.
+
+    Parameters
+    ----------
+    description : Description
+        The cluster.
+    machines : Machines
+        Where they come from.
+    names : sequence of str
+        Nodes, as Slurm names them.
+
+    Returns
+    -------
+    list of str
+        The nodes that were given up, each with the reason.
+    """
+    failures = []
+    for pool, wanted in _by_pool(description, names):
+        reason = f"no capacity for {', '.join(pool.types)}"
+        try:
+            addresses: Mapping[str, str] = machines.create(pool, wanted)
+        except ToilfnError as error:
+            addresses, reason = {}, " ".join(str(error).split())
+        for name, address in addresses.items():
+            _scontrol("update", f"nodename={name}", f"nodeaddr={address}", f"nodehostname={name}")
+        if missing := [name for name in wanted if name not in addresses]:
+            _give_up(missing, f"toilfn: {reason}")
+            failures += [f"{name}: {reason}" for name in missing]
+    return failures
+
+
+def _give_up(names: Sequence[str], reason: str) -> None:
+    nodes = ",".join(names)
+    # Down, so that Slurm requeues the jobs; powered down by force, so that it may try the nodes again later.
+    _scontrol("update", f"nodename={nodes}", "state=down", f"reason={reason[:200]}")
+    _scontrol("update", f"nodename={nodes}", "state=power_down_force")
+
+
+def suspend(description: Description, machines: Machines, names: Sequence[str]) -> None:
+    """Remove the machines of nodes."""
+    _by_pool(description, names)
+    machines.terminate(names)
+
+
+def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolDescription, list[str]]]:
+    owners = {name: pool for pool in description.pools for name in node_names(pool)}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name not in owners:
+            raise InputError(f"cluster {description.name}: none of its pools has a node {name!r}")
+        found.setdefault(owners[name].name, []).append(name)
+    return [(description.pool(pool), nodes) for pool, nodes in found.items()]
+
+
+def _scontrol(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    except FileNotFoundError:
+        raise ClusterError("scontrol is not installed; run this on the cluster's controller") from None
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"scontrol {' '.join(arguments)}: no answer within 60 seconds") from None
+    if done.returncode:
+        raise ClusterError(f"scontrol {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
