@@ -105,7 +105,7 @@ def slurm_conf(description: Description, sizes: Mapping[str, MachineType], host:
         "PrivateData=cloud",
         f"ResumeProgram={_HOME}/resume",
         f"SuspendProgram={_HOME}/suspend",
-        f"ResumeFailProgram={_HOME}/suspend",
+        f"ResumeFailProgram={_HOME}/restore",
         f"ResumeTimeout={round(scaling.boot_time)}",
         f"SuspendTime={round(scaling.idle_time)}",
         "SuspendTimeout=120",
@@ -156,7 +156,9 @@ exit 0
 
 
 def _program(action: str) -> str:
-    return f'#!/bin/sh\nexec {_HOME}/bin/toilfn cluster {action} --file {_FILE} "$1" >> /var/log/slurm/power.log 2>&1\n'
+    """Return a program that Slurm calls with nodes; it gets no standard input from Slurm, and so gives none away."""
+    command = f'{_HOME}/bin/toilfn cluster {action} --file {_FILE} "$1"'
+    return f"#!/bin/sh\nexec {command} < /dev/null >> /var/log/slurm/power.log 2>&1\n"
 
 
 _CONTROLLER = """\
@@ -232,6 +234,7 @@ def controller_data(
         f"{_HOME}/slurmdbd.conf": (_DBD, 0o600),
         f"{_HOME}/resume": (_program("resume"), 0o755),
         f"{_HOME}/suspend": (_program("suspend"), 0o755),
+        f"{_HOME}/restore": (_program("restore"), 0o755),
         f"{_HOME}/epilog": (_EPILOG, 0o755),
         f"{_HOME}/boot": (script, 0o755),
         _FILE: (_plain(description), 0o644),

@@ -19,6 +19,8 @@ from toilfn.units import format_duration
 
 if TYPE_CHECKING:
     from toilfn.cloud.aws import AmazonCloud
+    from toilfn.cloud.aws_machines import AmazonMachines
+    from toilfn.cloud.ssh import Host
 
 __all__ = ["command", "configure"]
 
@@ -311,26 +313,93 @@ def _nodes_arguments(parser: argparse.ArgumentParser) -> None:
     add_description(parser)
 
 
-def _resume(options: argparse.Namespace) -> int:
+def _machines(options: argparse.Namespace) -> tuple[Description, AmazonMachines, list[str]]:
     from toilfn.cloud.aws_machines import AmazonMachines
-    from toilfn.cloud.power import expand, resume
+    from toilfn.cloud.power import expand
 
     description = description_of(options)
-    machines = AmazonMachines(_cloud(description.name, description.region), description)
-    failures = resume(description, machines, expand(options.nodes))
+    cloud = _cloud(description.name, description.region)
+    return description, AmazonMachines(cloud, description), expand(options.nodes)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from toilfn.cloud.power import resume
+
+    failures = resume(*_machines(options))
     print("\n".join(failures or [f"{options.nodes}: resumed"]))
     return 1 if failures else 0
 
 
 def _suspend(options: argparse.Namespace) -> int:
-    from toilfn.cloud.aws_machines import AmazonMachines
-    from toilfn.cloud.power import expand, suspend
+    from toilfn.cloud.power import suspend
 
-    description = description_of(options)
-    machines = AmazonMachines(_cloud(description.name, description.region), description)
-    suspend(description, machines, expand(options.nodes))
+    suspend(*_machines(options))
     print(f"{options.nodes}: suspended")
     return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from toilfn.cloud.power import restore
+
+    restore(*_machines(options))
+    print(f"{options.nodes}: did not come up; may be tried again")
+    return 0
+
+
+# Reaching the controller
+
+
+def _reach_arguments(parser: argparse.ArgumentParser) -> None:
+    _name_arguments(parser)
+    parser.add_argument("--identity", metavar="FILE", help="your private key")
+    parser.add_argument("--user", default="admin", help="who logs in; admin")
+
+
+def _host(options: argparse.Namespace) -> Host:
+    from toilfn.cloud.aws import tags_of
+    from toilfn.cloud.ssh import Host
+
+    cloud = _cloud(options.name, _region(options))
+    controller = cloud.controller()
+    if controller is None:
+        raise InputError(f"there is no cluster {options.name!r} in {cloud.region}; see toilfn cluster list")
+    address = controller.get("PublicIpAddress") or controller["PrivateIpAddress"]
+    return Host(address, tags_of(controller)["toilfn-host-key"], options.user)
+
+
+def _ssh_arguments(parser: argparse.ArgumentParser) -> None:
+    _reach_arguments(parser)
+    parser.add_argument("words", metavar="COMMAND", nargs="*", help="what to run there, after --; a shell if missing")
+
+
+def _ssh(options: argparse.Namespace) -> int:
+    from toilfn.cloud.ssh import ssh
+
+    return ssh(_host(options), options.words, options.identity)
+
+
+def _rsync_arguments(parser: argparse.ArgumentParser) -> None:
+    _reach_arguments(parser)
+    parser.add_argument(
+        "words", metavar="ARGUMENT", nargs="+", help="the words of rsync, after --; :PATH is on the cluster"
+    )
+
+
+def _rsync(options: argparse.Namespace) -> int:
+    from toilfn.cloud.ssh import rsync
+
+    return rsync(_host(options), options.words, options.identity)
+
+
+def _forward_arguments(parser: argparse.ArgumentParser) -> None:
+    _reach_arguments(parser)
+    parser.add_argument("ports", metavar="PORT", nargs="+", help="PORT, LOCAL:PORT or LOCAL:HOST:PORT")
+
+
+def _forward(options: argparse.Namespace) -> int:
+    from toilfn.cloud.ssh import forward
+
+    return forward(_host(options), options.ports, options.identity)
 
 
 _Entry = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -340,10 +409,14 @@ _COMMANDS: dict[str, _Entry] = {
     "launch": ("make a cluster", _launch_arguments, _launch),
     "list": ("list the clusters of a region", _list_arguments, _list),
     "show": ("list the machines and everything else that belongs to a cluster", _show_arguments, _show),
+    "ssh": ("open a shell on a cluster's controller, or run a command there", _ssh_arguments, _ssh),
+    "rsync": ("copy files to or from a cluster's controller", _rsync_arguments, _rsync),
+    "forward": ("forward ports of this machine to a cluster's controller", _forward_arguments, _forward),
     "grow": ("start machines of a pool before tasks ask for them", _grow_arguments, _grow),
     "destroy": ("remove a cluster and everything that belongs to it", _destroy_arguments, _destroy),
     "policy": ("print the least rights that launching needs on AWS", _policy_arguments, _policy),
     "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),
     "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
+    "restore": ("remove machines that did not come up in time; Slurm runs this", _nodes_arguments, _restore),
     "plan": ("estimate machines, time and cost from a finished run", _plan_arguments, _plan),
 }

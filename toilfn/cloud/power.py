@@ -10,7 +10,7 @@ from toilfn.cloud.bootstrap import node_names
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.errors import ClusterError, InputError, ToilfnError
 
-__all__ = ["Machines", "expand", "resume", "suspend"]
+__all__ = ["Machines", "expand", "restore", "resume", "suspend"]
 
 
 class Machines(Protocol):
@@ -79,6 +79,15 @@ def suspend(description: Description, machines: Machines, names: Sequence[str]) 
     """Remove the machines of nodes."""
     _by_pool(description, names)
     machines.terminate(names)
+
+
+def restore(description: Description, machines: Machines, names: Sequence[str]) -> None:
+    """Remove what there is of nodes that did not come up in time, and let Slurm try them again.
+
+    Slurm leaves such nodes down, so that without this a pool would lose one with each machine that fails to boot.
+    """
+    suspend(description, machines, names)
+    _scontrol("update", f"nodename={','.join(names)}", "state=resume")
 
 
 def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolDescription, list[str]]]:

@@ -1,0 +1,84 @@
+"""A real Slurm whose nodes do not exist until tasks ask for them, and vanish when they are idle."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import toilfn as toil
+from tests.servers.machine import cache_folder, serve, wait_for
+from tests.servers.slurmcloud import SlurmCloud
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[SlurmCloud]:
+    yield from serve(SlurmCloud())
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that does not look as if each machine had its own."""
+    folder = Path(tempfile.mkdtemp(dir=cache_folder()))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@toil.task(cores=1, memory="500M", disk="100M")
+def where(x):
+    return x, os.environ["SLURMD_NODENAME"]
+
+
+@toil.task(cores=2, memory="500M", disk="100M")
+def die_once(flag):
+    path = Path(flag)
+    node = os.environ["SLURMD_NODENAME"]
+    if not path.exists():
+        path.write_text(node)
+        os.kill(int(Path(os.environ["SLURM_CONF"]).with_name(f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
+        signal.pause()
+    return "done"
+
+
+def slurm(partition: str) -> toil.SlurmCluster:
+    return toil.SlurmCluster(partition=partition, poll_interval=1)
+
+
+def test_a_workflow_runs_on_nodes_that_did_not_exist_and_they_vanish_when_idle(cloud, shared):
+    wait_for(lambda: not any(map(cloud.exists, ("cpu-0", "cpu-1"))), "the nodes to be gone")
+    assert "POWERED_DOWN" in cloud.state("cpu-0")
+    found = toil.compute([where(x) for x in range(8)], store=shared / "run", cluster=slurm("all"))
+    assert [x for x, _ in found] == list(range(8))
+    assert {node for _, node in found} <= {"cpu-0", "cpu-1"}
+    assert "resume" in cloud.log()
+    wait_for(lambda: not any(map(cloud.exists, ("cpu-0", "cpu-1"))), "the nodes to be gone")
+    wait_for(lambda: "POWERED_DOWN" in cloud.state("cpu-0"), "Slurm to know that")
+
+
+def test_a_node_that_does_not_come_up_in_time_can_be_tried_again(cloud):
+    cloud.run("sbatch", "--partition=slow", "--output=/dev/null", "--wrap=true")
+    wait_for(lambda: "restore ['slow-0']" in cloud.log(), "Slurm to give the node up")
+    cloud.run("scancel", "--partition=slow")
+    wait_for(lambda: cloud.state("slow-0").startswith("IDLE"), "the node to be usable again")
+    assert "DOWN" not in cloud.state("slow-0").split("+")
+
+
+def test_a_node_that_the_cloud_does_not_have_is_given_up_with_the_reason_and_tried_again_later(cloud):
+    cloud.run("sbatch", "--partition=none", "--nodelist=none-0", "--output=/dev/null", "--wrap=true")
+    wait_for(lambda: "none-0: no capacity for rare" in cloud.log(), "the answer of the cloud")
+    wait_for(lambda: "suspend ['none-0']" in cloud.log(), "Slurm to power the node down")
+    cloud.run("scancel", "--partition=none")
+    wait_for(lambda: cloud.state("none-0").startswith("IDLE"), "the node to be usable again")
+
+
+def test_a_task_on_a_node_that_is_lost_runs_again_on_another(cloud, shared):
+    flag = shared / "flag"
+    assert toil.compute(die_once(str(flag)), store=shared / "run", cluster=slurm("all"), retries=1) == "done"
+    assert flag.read_text() in ("cpu-0", "cpu-1")

@@ -1,0 +1,147 @@
+"""ssh, rsync and forwarded ports to a cluster's controller, whose host key is known from its launch."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from toilfn.errors import ClusterError, InputError
+
+__all__ = ["Host", "forward", "rsync", "ssh"]
+
+_REFUSED = 255
+"""ssh's exit status when there is no connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where the controller is, and the one key by which it must identify itself.
+
+    Attributes
+    ----------
+    address : str
+        Name or number.
+    key : str
+        Its public host key, such as ``"ssh-ed25519 AAAA..."``.
+    user : str
+        Who logs in.
+    port : int
+        Of its ssh server.
+    """
+
+    address: str
+    key: str
+    user: str = "admin"
+    port: int = 22
+
+
+@contextmanager
+def _options(host: Host, identity: str | None) -> Iterator[list[str]]:
+    """Yield ssh's options; the file of known hosts that they name has the controller's key and nothing else."""
+    if "\n" in host.key or not host.key.startswith(("ssh-", "ecdsa-")):
+        raise InputError(f"host {host.address}: {host.key!r} is not a public key")
+    with tempfile.TemporaryDirectory(prefix="toilfn-ssh-") as folder:
+        known = Path(folder, "known_hosts")
+        known.write_text(f"[{host.address}]:{host.port} {host.key}\n{host.address} {host.key}\n", encoding="ascii")
+        options = [
+            "-o", f"UserKnownHostsFile={known}", "-o", "GlobalKnownHostsFile=/dev/null",
+            "-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no",
+            "-o", "ConnectTimeout=20", "-p", str(host.port),
+        ]  # fmt: skip
+        yield [*options, *(["-i", identity, "-o", "IdentitiesOnly=yes"] if identity else [])]
+
+
+def ssh(host: Host, command: Sequence[str] = (), identity: str | None = None, further: Sequence[str] = ()) -> int:
+    """Open a shell on the controller, or run a command there.
+
+    Parameters
+    ----------
+    host : Host
+        The controller.
+    command : sequence of str, optional
+        Words, which arrive there as they are.
+    identity : str, optional
+        File of the private key.
+    further : sequence of str, optional
+        Further options of ssh.
+
+    Returns
+    -------
+    int
+        The exit status of the shell or command.
+
+    Raises
+    ------
+    ClusterError
+        If there is no connection, for example since another machine answers.
+    """
+    with _options(host, identity) as options:
+        words = [shlex.join(command)] if command else []
+        return _run(["ssh", *options, *further, f"{host.user}@{host.address}", *words], host)
+
+
+def forward(host: Host, ports: Sequence[str], identity: str | None = None) -> int:
+    """Forward ports of this machine to the controller until it is interrupted.
+
+    Parameters
+    ----------
+    host : Host
+        The controller.
+    ports : sequence of str
+        ``"8080"`` for the same port there, or ``"LOCAL:PORT"`` or ``"LOCAL:HOST:PORT"``.
+    identity : str, optional
+        File of the private key.
+    """
+    options = [word for port in ports for word in ("-L", _forwarding(port))]
+    return ssh(host, (), identity, ["-N", "-o", "ExitOnForwardFailure=yes", *options])
+
+
+def _forwarding(port: str) -> str:
+    parts = port.split(":")
+    numbers = [parts[0], parts[-1]]
+    if len(parts) > 3 or not all(number.isdigit() and 0 < int(number) < 65536 for number in numbers):
+        raise InputError(f"{port!r} is not a port to forward; write PORT, LOCAL:PORT or LOCAL:HOST:PORT")
+    there = parts[1] if len(parts) == 3 else "localhost"
+    return f"localhost:{parts[0]}:{there}:{parts[-1]}"
+
+
+def rsync(host: Host, arguments: Sequence[str], identity: str | None = None) -> int:
+    """Copy files by rsync; a path that begins with a colon is on the controller.
+
+    Parameters
+    ----------
+    host : Host
+        The controller.
+    arguments : sequence of str
+        The options and paths of rsync, such as ``["-a", "data/", ":data/"]``.
+    identity : str, optional
+        File of the private key.
+
+    Raises
+    ------
+    InputError
+        If no path is on the controller.
+    """
+    if not any(word.startswith(":") for word in arguments):
+        raise InputError("rsync: no path is on the cluster; begin it with a colon, such as :data/")
+    words = [f"{host.user}@{host.address}{word}" if word.startswith(":") else word for word in arguments]
+    with _options(host, identity) as options:
+        return _run(["rsync", "-e", shlex.join(["ssh", *options]), *words], host)
+
+
+def _run(command: list[str], host: Host) -> int:
+    try:
+        status = subprocess.run(command, check=False).returncode
+    except FileNotFoundError:
+        raise ClusterError(f"{command[0]} is not installed") from None
+    if status == _REFUSED:
+        raise ClusterError(
+            f"{host.user}@{host.address}: there is no connection; ssh has said why. If the host key does not match, "
+            "another machine answers at this address: do not connect to it"
+        )
+    return status
