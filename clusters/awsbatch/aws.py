@@ -30,7 +30,7 @@ class AmazonRefusalError(ClusterError):
         The service's name for the reason, such as ``"DependencyViolation"``.
     """
 
-    def __init__(self, message: str, code: str, hint: str = "") -> None:
+    def __init__(self, message: str, code: str, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.code = code
 
@@ -136,13 +136,13 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     if said.get("Code") in _CREDENTIALS:
         return CredentialsError(text, hint=_credentials_hint())
     if said.get("Code") in _FORBIDDEN:
-        hint = "grant this user or role the permission, or use another one (AWS_PROFILE)"
+        hint: str | None = "grant this user or role the permission, or use another one (AWS_PROFILE)"
     elif said.get("Code") in _CLOCK:
         hint = "set this machine's clock and try again"
     elif said.get("Code") in _QUOTA:
         hint = "ask AWS for a higher quota of this account in this region, or ask for less"
     else:
-        hint = ""
+        hint = None
     return AmazonRefusalError(text, str(said.get("Code")), hint)
 
 

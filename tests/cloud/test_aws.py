@@ -252,11 +252,11 @@ def refused(amazon, code: str, at: str):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("VcpuLimitExceeded", "Ask AWS for a higher quota"),
-        ("ExpiredToken", "give it some that may use this service"),
-        ("AuthFailure", "give it some that may use this service"),
-        ("RequestExpired", "This machine's clock may be wrong"),
-        ("UnauthorizedOperation", "Give this user or role the right"),
+        ("VcpuLimitExceeded", "ask AWS for a higher quota"),
+        ("ExpiredToken", "provide credentials that may use this service"),
+        ("AuthFailure", "provide credentials that may use this service"),
+        ("RequestExpired", "set this machine's clock"),
+        ("UnauthorizedOperation", "grant this user or role the permission"),
         ("InsufficientInstanceCapacity", "what exists now: roles: "),
     ],
 )

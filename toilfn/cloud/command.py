@@ -352,7 +352,7 @@ def _restore(options: argparse.Namespace) -> int:
 def _reach_arguments(parser: argparse.ArgumentParser) -> None:
     _name_arguments(parser)
     parser.add_argument("--identity", metavar="FILE", help="your private key")
-    parser.add_argument("--user", default="admin", help="who logs in; admin")
+    parser.add_argument("--user", default="admin", help="the user there; admin")
 
 
 def _host(options: argparse.Namespace) -> Host:

@@ -1,4 +1,4 @@
-"""What a person writes about a cluster: `cluster.yaml`, checked with line numbers before anything is made."""
+"""The file that a person writes about a cluster: `cluster.yaml`, checked with line numbers before anything is made."""
 
 from __future__ import annotations
 

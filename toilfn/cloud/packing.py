@@ -71,7 +71,7 @@ class Timeline:
     Parameters
     ----------
     free : Amounts
-        What the node has when nothing runs on it.
+        The amounts of a node on which nothing runs.
     """
 
     __slots__ = ("_starts", "_steps")
@@ -104,7 +104,7 @@ class Timeline:
         Parameters
         ----------
         need : Amounts
-            What each task needs.
+            The amounts that each task needs.
         seconds : float
             The time that each takes; infinite for services.
         count : int

@@ -1,4 +1,4 @@
-"""What a run would need on a cluster, how long it would take and what it would cost, from a finished run."""
+"""The machines, the time and the cost of a run on a cluster, estimated from a finished run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pools_of(description: Description, machines: Mapping[str, MachineType] | Non
     description : Description
         Whose ``machines`` say what types have, unless the cloud was asked.
     machines : mapping, optional
-        What the cloud says: type to its size.
+        Type to its size, as the cloud says.
 
     Raises
     ------

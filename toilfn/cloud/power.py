@@ -20,11 +20,11 @@ class Machines(Protocol):
         """Make machines; return the addresses of those that could be had, by name."""
 
     def terminate(self, names: Sequence[str]) -> None:
-        """Remove machines; one that is gone already is no error."""
+        """Remove machines; one that is gone already is passed over."""
 
 
 def expand(nodes: str) -> list[str]:
-    """Return the names that one of Slurm's expressions such as ``cpu-[0-3],big-1`` stands for.
+    """Return the names that a Slurm expression such as ``cpu-[0-3],big-1`` stands for.
 
     Raises
     ------

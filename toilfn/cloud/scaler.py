@@ -74,7 +74,7 @@ class Machine:
     pool, type : str
         Names of its pool and of its machine type.
     loads : tuple of Load
-        What runs on it.
+        The tasks that run on it.
     draining : bool
         Whether it takes no new tasks.
     static : bool
@@ -96,7 +96,7 @@ class Demand:
     Attributes
     ----------
     resources : Resources
-        What each asks for.
+        The resources of each.
     count : int
         How many there are.
     seconds : float
@@ -110,7 +110,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one round passes on to the next.
+    """The state that one round hands to the next.
 
     Attributes
     ----------
@@ -197,9 +197,9 @@ def decide(
     machines : sequence of Machine
         All that exist or boot.
     demand : iterable of Demand
-        What is queued and has no machine yet.
+        The tasks that are queued and have no machine yet.
     memory : Memory
-        What the last round returned; ``Memory()`` for the first.
+        The memory that the last round returned; ``Memory()`` for the first.
     now : float
         The time, in seconds since any epoch.
 

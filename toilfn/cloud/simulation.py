@@ -44,9 +44,9 @@ class Step:
     Attributes
     ----------
     name : str
-        What kind of task it is.
+        The name of its kind.
     resources : Resources
-        What it asks for.
+        The resources that it asks for.
     seconds : float
         How long it takes.
     needs : tuple of int
@@ -61,7 +61,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class PoolUse:
-    """What a run uses of one pool: the most machines at a time, hours of machines, and their cost if it is known."""
+    """The use of one pool by a run: the most machines at a time, hours of machines, and their cost if it is known."""
 
     pool: str
     most: int
@@ -71,7 +71,7 @@ class PoolUse:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run takes.
+    """The outcome of a simulated run.
 
     Attributes
     ----------
@@ -80,9 +80,9 @@ class Plan:
     seconds : float
         From the start to the end of the last.
     pools : tuple of PoolUse
-        What each pool gave.
+        The use of each pool.
     unplaced : tuple of str
-        What no machine can run, with the nearest limit.
+        Tasks that no machine can run, with the nearest limit.
     flips : int
         How often a machine was made of a type of which one had been removed within the last half hour.
     lost : int
@@ -104,7 +104,7 @@ class Plan:
 
 
 class Market(Protocol):
-    """What the cloud has."""
+    """The cloud's supply of machines."""
 
     def available(self, pool: Pool, kind: MachineType, count: int, now: float) -> int:
         """Return how many of so many machines can be had."""
@@ -140,9 +140,9 @@ def simulate(
     boot : float, optional
         Seconds until a new machine takes tasks.
     rule : callable, optional
-        What decides: `decide`, or something with its parameters.
+        The function that decides: `decide`, or something with its parameters.
     market : Market, optional
-        What the cloud has; everything by default.
+        The cloud's supply; everything by default.
     """
     return _Simulation(settings, steps, interval, boot, rule, market or _Plenty()).run()
 

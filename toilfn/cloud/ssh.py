@@ -29,7 +29,7 @@ class Host:
     key : str
         Its public host key, such as ``"ssh-ed25519 AAAA..."``.
     user : str
-        Who logs in.
+        The user who logs in.
     port : int
         Of its ssh server.
     """

@@ -37,7 +37,7 @@ class Step(ABC):
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove all that belong to this cluster; what is gone already is no error."""
+        """Remove all that belong to this cluster; those that are gone already are passed over."""
 
 
 def found(steps: Sequence[Step]) -> list[str]:
