@@ -74,9 +74,7 @@ class Amazon:
                 SSOError,
             )
         except ImportError as error:
-            raise ClusterError(
-                f"AWS needs optional packages: {error}", hint="pip install 'toilfn[aws]'"
-            ) from error
+            raise ClusterError(f"AWS needs optional packages: {error}", hint="pip install 'toilfn[aws]'") from error
 
         try:
             answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)

@@ -200,9 +200,7 @@ def test_credentials_of_aws_that_are_wrong_from_the_start_are_not_waited_for(ama
 
 def test_a_right_that_is_missing_at_aws_is_not_blamed_on_the_credentials(amazon):
     amazon.errors = {"describejobs": "AccessDeniedException"}
-    with pytest.raises(
-        ClusterError, match="no describejobs; grant this user or role the permission"
-    ) as caught:
+    with pytest.raises(ClusterError, match="no describejobs; grant this user or role the permission") as caught:
         Amazon("eu-west-1", None, amazon.url).ask("batch", "describe_jobs", jobs=["j"])
     assert not isinstance(caught.value, CredentialsError)
 
