@@ -14,6 +14,7 @@ from toilfn.config.keywords import ResumeSettings, RunSettings
 from toilfn.config.settings import Settings
 from toilfn.graph import options
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parent / "typed_user_code.py"
 
 
@@ -36,7 +37,7 @@ def test_mypy_refuses_wrong_options_and_values(tmp_path: Path) -> None:
 def test_pyright_refuses_wrong_options_and_values(tmp_path: Path) -> None:
     pytest.importorskip("basedpyright", reason="pip install basedpyright")
     project = tmp_path / "pyrightconfig.json"
-    project.write_text(json.dumps({"typeCheckingMode": "basic", "include": [str(PROGRAM)]}))
+    project.write_text(json.dumps({"typeCheckingMode": "basic", "include": [str(PROGRAM)], "extraPaths": [str(ROOT)]}))
     command = [
         sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "--project", str(project),
     ]  # fmt: skip

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        What follows ``toilfn`` on the command line; by default what this process was given.
+        The words after ``toilfn`` on the command line; by default those of this process.
 
     Returns
     -------

@@ -25,14 +25,16 @@ __all__ = ["command", "configure"]
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("stores", metavar="STORE", nargs="+", help="paths or URLs of job stores")
-    parser.add_argument("--garbage", action="store_true", help="keep the store; remove what nothing in it refers to")
+    parser.add_argument(
+        "--garbage", action="store_true", help="keep the store; remove only the objects that nothing in it refers to"
+    )
     parser.add_argument(
         "--leave-jobs",
         action="store_true",
-        help="do not look for jobs that a leader that died has left in batch systems",
+        help="do not look for jobs that a dead leader left in batch systems",
     )
     add_store_options(parser)
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
 
 
 def command(options: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def command(options: argparse.Namespace) -> int:
     StoreLockedError
         If a leader of a store is alive; the stores named before it are done.
     InputError
-        If nobody is there to be asked, and ``--yes`` was not given.
+        If standard input is not a terminal, and ``--yes`` was not given.
     ClusterError
         If a batch system cannot be asked to end the jobs of a leader that died.
     """

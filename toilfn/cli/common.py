@@ -1,4 +1,4 @@
-"""What several commands share: their arguments, tables, JSON."""
+"""Parts that several commands share: their arguments, tables, JSON."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 def add_task(parser: argparse.ArgumentParser) -> None:
     """Add the TASK argument; `View.find` understands it."""
-    parser.add_argument("task", metavar="TASK", help="a task's name, if only one has it, or the start of its id")
+    parser.add_argument("task", metavar="TASK", help="name of a task, if it is unique, or the start of its id")
 
 
 def output_file(text: str) -> Path:

@@ -29,11 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--follow", action="store_true", help="go on until the store has no living leader")
+    parser.add_argument("--follow", action="store_true", help="wait for new events until the store has no live leader")
 
 
 def command(options: argparse.Namespace) -> int:
-    """Print what happened in a store, one JSON object on each line."""
+    """Print the events of a store, one JSON object on each line."""
     store = open_named(options)
     journal = Journal()
     for record in follow(store) if options.follow else _records(store):
@@ -43,7 +43,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Record]:
-    """Return the records of a store, and then the new ones, until nobody leads it any more.
+    """Yield the records of a store, and then new ones until it has no live leader.
 
     Calls `look` each time before it looks for new ones.
     """

@@ -36,7 +36,7 @@ class _File:
 
     @property
     def id(self) -> str:
-        """What tells its content from others'."""
+        """The digest of its content."""
         return self.handle.id.rpartition("/")[2]
 
     @property
@@ -51,20 +51,20 @@ class _File:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = """\
-FILE is a file's name, if only one has it, or the start of its id; both are listed by ls.
-Or it is a pattern such as '*.bam', for all files with such names."""
+FILE is the name of a file, if it is unique, or the start of its id; ls lists both.
+It can also be a pattern such as '*.bam', for all files with matching names."""
     add_store(parser)
     add_store_options(parser)
     parser.add_argument(
         "action", nargs="?", choices=("ls", "cat", "get", "url"), default="ls", help="ls (default), cat, get or url"
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="which: needed by cat, get and url")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="name, id or pattern; required by cat, get and url")
     parser.add_argument(
         "target", metavar="TARGET", nargs="?", type=Path, help="for get: a file or a directory (default: .)"
     )
     parser.add_argument(
         "--expires", metavar="TIME", type=parse_duration, default=3600.0,
-        help="for url: how long anybody who has it can read the file, in a bucket (default: 1h)",
+        help="for url: how long the URL of a file in a bucket stays valid (default: 1h)",
     )  # fmt: skip
     add_json(parser)
 

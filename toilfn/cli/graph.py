@@ -15,15 +15,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--format", choices=("text", "dot", "svg"), default="text", help="what to make (default: text)")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=output_file, help="where to write it, instead of printing it"
+        "--format", choices=("text", "dot", "svg"), default="text", help="output format (default: text)"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=output_file, help="write the graph to this file instead of printing it"
     )
     parser.add_argument(
         "--all",
         action="store_true",
-        help="draw every task; by default, tasks of one name are one box. "
-        "Very many that are side by side become a table",
+        help="draw every task (default: one box for all tasks of a name); very many parallel tasks become a table",
     )
 
 

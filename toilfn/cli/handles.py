@@ -14,7 +14,7 @@ __all__ = ["Handle", "find_handles"]
 
 
 class Handle(NamedTuple):
-    """What a `toilfn.File` says of itself."""
+    """The identity, name and size of a `toilfn.File`."""
 
     id: str
     """The name of its content in the store."""

@@ -32,17 +32,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leave-jobs",
         action="store_true",
-        help="where no leader lives: do not look for jobs in batch systems, and note that there are none",
+        help="if no leader is alive: do not look for jobs in batch systems, and record that there are none",
     )
 
 
 def command(options: argparse.Namespace) -> int:
-    """Ask the leader of a store to end its jobs and itself, and wait until it did; end the jobs of one that died.
+    """Ask the leader of a store to stop, and wait until it has; end the jobs of a leader that died.
 
     Raises
     ------
     StoreLockedError
-        If it goes on for longer than the timeout.
+        If it still runs after the timeout.
     ClusterError
         If the batch system of a leader that died cannot be asked to end its jobs.
     """
@@ -66,7 +66,7 @@ def _stop_leader(store: Store, timeout: float) -> int:
     while time.monotonic() < deadline:
         now = watch.look()
         if leader is None or now is None or now.epoch != leader.epoch:
-            print(f"stopped; to go on: toilfn resume {store.url}")
+            print(f"stopped; to resume: toilfn resume {store.url}")
             return 0
         time.sleep(_LOOK)
     assert leader is not None

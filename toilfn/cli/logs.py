@@ -23,19 +23,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_store_options(parser)
     add_task(parser)
-    parser.add_argument("--raw", action="store_true", help="do not escape control characters, such as those of colours")
+    parser.add_argument(
+        "--raw", action="store_true", help="do not escape control characters, such as those for colours"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--attempt", type=int, metavar="N", help="show this attempt only, counted through all runs; by default all"
+        "--attempt", type=int, metavar="N", help="show only this attempt, counted across all runs (default: all)"
     )
     which.add_argument(
         "--follow", action="store_true",
-        help="go on with what it prints from now on, until the task is done or nobody runs it",
+        help="show new output as the task prints it, until the task is done or no leader runs it",
     )  # fmt: skip
 
 
 def command(options: argparse.Namespace) -> int:
-    """Print what the attempts of a task printed and logged, and the tracebacks of those that failed.
+    """Print the output and the logs of a task's attempts, and the tracebacks of failed ones.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def _print(store: Store, task: TaskInfo, attempt: Outcome | Failure, shown: str 
 def _nothing(task: TaskInfo, count: int, attempt: int | None) -> str:
     if attempt is None or not count:
         hint = ": --follow shows what it prints" if task.state is State.RUNNING else ""
-        return f"{task.label} has no log yet: no attempt of it has ended; it is {task.state.value}{hint}"
+        return f"{task.label} has no log yet: it is {task.state.value}, and no attempt has finished{hint}"
     return f"{task.label} has no attempt {attempt}: there {'are' if count > 1 else 'is'} {count}"
 
 

@@ -12,18 +12,22 @@ __all__ = ["command", "configure"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.epilog = "TOILFN_IMAGES=DIRECTORY has those that are files where machines without a network see them, too."
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="as tasks name it, such as ubuntu:24.04")
-    parser.add_argument("--engine", help="docker, podman, apptainer, singularity or udocker; by default what works")
+    parser.epilog = "TOILFN_IMAGES=DIRECTORY stores image files where machines without a network can see them, too."
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="name of the image as tasks use it, such as ubuntu:24.04"
+    )
+    parser.add_argument(
+        "--engine", help="docker, podman, apptainer, singularity or udocker (default: the first that works)"
+    )
 
 
 def command(options: argparse.Namespace) -> int:
-    """Bring images to where tasks find them.
+    """Download images to the place where tasks look for them.
 
     Raises
     ------
     ContainerError
-        If there is no engine, or the image cannot be had.
+        If there is no engine, or the image cannot be downloaded.
     """
     engine = choose(options.engine)
     for image in options.images:

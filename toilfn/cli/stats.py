@@ -45,10 +45,10 @@ disk          the most bytes in the temporary directory, looked at every second 
 read          bytes read, from disk or cache, by tasks that take longer than 20 ms; written likewise"""
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--attempts", action="store_true", help="one row for each attempt, failed ones too")
+    parser.add_argument("--attempts", action="store_true", help="print one row for each attempt, including failed ones")
     form = parser.add_mutually_exclusive_group()
     add_json(form)
-    form.add_argument("--human", action="store_true", help="sizes and times as people write them; the default")
+    form.add_argument("--human", action="store_true", help="print sizes and times with units (default)")
     form.add_argument("--csv", action="store_true", help="print plain numbers, separated by commas")
 
 

@@ -33,15 +33,15 @@ _SHOWN = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.epilog = "With --json, a task's attempts are those of all runs; one that runs now counts."
+    parser.epilog = "With --json, the number of attempts counts all runs and includes an attempt that is running now."
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--failed", action="store_true", help="list all failed tasks, and only them")
-    parser.add_argument("--running", action="store_true", help="list all running tasks, and only them")
+    parser.add_argument("--failed", action="store_true", help="list only the failed tasks, and all of them")
+    parser.add_argument("--running", action="store_true", help="list only the running tasks, and all of them")
     parser.add_argument(
-        "--queued", action="store_true", help="list all tasks in the batch system's queue, and only them"
+        "--queued", action="store_true", help="list only the tasks in the batch system's queue, and all of them"
     )
-    parser.add_argument("--tree", action="store_true", help="show what waits for what as a tree, finished work folded")
+    parser.add_argument("--tree", action="store_true", help="show dependencies as a tree, with finished work folded")
     add_json(parser)
 
 

@@ -48,7 +48,7 @@ SETTINGS_VARIABLE = "TOILFN_SETTINGS"
 """The environment variable in which `toilfn run` hands its flags to the script, as a JSON object."""
 
 _DEST = "toilfn_"
-"""What the names of our flags start with in an argparse namespace, so that a script's own never clash."""
+"""Prefix of the names of our flags in an argparse namespace, so that they never clash with a script's own."""
 
 
 def _cluster(value: Any) -> Cluster | str:
@@ -357,15 +357,15 @@ _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)
 
 
 def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] = ()) -> None:
-    """Return a script's own parser the flags of `toilfn run`.
+    """Add the flags of `toilfn run` to a script's own parser.
 
     The parser then accepts options by their full names only: an abbreviation such as ``--retry`` could mean
-    another option than its user has in mind.
+    an option that the user does not mean.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
-        What it parses is read by `from_options`.
+        The parser; `from_options` reads its result.
     leave_out : collection of str
         Names of settings that get no flag.
 

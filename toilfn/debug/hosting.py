@@ -89,7 +89,7 @@ class Hosting:
 
 
 class _Hosted:
-    """One service, and what it says."""
+    """One service that runs in a thread, and its messages."""
 
     def __init__(self, store: Store, function: records.Function, message: bytes) -> None:
         self._name = function.name
@@ -99,7 +99,7 @@ class _Hosted:
         )
 
     def wait_for_value(self) -> bytes | records.BlobRef:
-        """Return what it tells its clients."""
+        """Return the value for its clients."""
         while (said := self._said.get()) is not None:
             kind, content = messages.read(said)
             if kind == "started":
@@ -110,7 +110,7 @@ class _Hosted:
         raise ToilfnError(f"service {self._name} ended before it was ready")
 
     def stop(self) -> None:
-        """Have it stop, and wait for that; how it failed, if it did, is told on standard error."""
+        """Stop the service and wait until it has stopped; report a failure on standard error."""
         self._thread.stop()
         self._thread.join(_PATIENCE)
         try:

@@ -1,6 +1,6 @@
 """One task of a store, run again in this process with its real inputs: `toilfn debug`.
 
-Nothing is committed. What the task writes goes to a temporary directory, and that is removed at the end.
+Nothing is committed. The task writes to a temporary directory, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class Rehearsal:
         Returns
         -------
         object
-            What the function returned: promises where it called tasks.
+            The value that the function returned, with promises where it called tasks.
 
         Raises
         ------
         BaseException
-            What the function raised.
+            The exception that the function raised.
         """
 
         def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,1 +1,1 @@
-"""What a store holds, as typed records, and how it is read."""
+"""The content of a store as typed records, and its readers."""

@@ -1,4 +1,4 @@
-"""What a store's log holds: which tasks there are, which have an outcome, and where to read them."""
+"""The index of a store's log: its tasks, their outcomes, and where to read both."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Stats(NamedTuple):
-    """What one attempt used."""
+    """The resources that one attempt used."""
 
     start: float = 0.0
     """Seconds since the epoch."""
@@ -43,7 +43,7 @@ class Stats(NamedTuple):
     written: int = 0
     """Bytes that they wrote."""
     requests: int = 0
-    """What the worker has asked of the store's server since its last attempt ended, or since it started."""
+    """The worker's requests to the store's server since its last attempt ended, or since it started."""
     disk: int = 0
     """Most bytes that were found in the temporary directory, which is looked at now and then."""
 
@@ -58,7 +58,7 @@ class Epoch(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What was asked for: the newest one is what `toilfn resume` finishes."""
+    """The promises of one run: `toilfn resume` finishes the newest."""
 
     number: int
     workflow: str
@@ -84,7 +84,7 @@ class Function(NamedTuple):
     payload: BlobRef
     """The pickled function, named by its content."""
     parts: dict[str, str]
-    """What went into the digest, in hexadecimal, for `toilfn explain`."""
+    """The parts of the digest, in hexadecimal, for `toilfn explain`."""
 
 
 class Task(NamedTuple):
@@ -99,10 +99,10 @@ class Task(NamedTuple):
     after: tuple[TaskId, ...]
     """Tasks that must be complete first without giving data."""
     options: dict[str, Any]
-    """What this call overrides of the function's options."""
+    """The function's options that this call overrides."""
     parent: TaskId | None
     parts: dict[str, str]
-    """What went into the id, in hexadecimal, for `toilfn explain`: one entry for each argument."""
+    """The parts of the id, in hexadecimal, for `toilfn explain`: one entry for each argument."""
     lineage: bytes = b""
     """Sixteen bytes that stand for this call in its children's ids; the function's body is not part of them."""
     blobs: tuple[BlobRef, ...] = ()
@@ -138,14 +138,14 @@ class Outcome(NamedTuple):
     refs: tuple[TaskId, ...]
     """Tasks whose values the value refers to."""
     tasks: tuple[Task, ...]
-    """What the task created."""
+    """The tasks that the task created."""
     functions: tuple[Function, ...]
     blobs: tuple[BlobRef, ...]
     """Every blob that the attempt made and that the value or its children may refer to."""
     deleted: tuple[str, ...]
     """Names of blobs that the task deleted: they go when the outcome is committed."""
     log: bytes | BlobRef
-    """What the attempt printed and logged."""
+    """The output and the log of the attempt."""
     stats: Stats
     temporary: tuple[str, ...] = ()
     """Names of blobs that go when the task and all it led to is complete."""
@@ -198,7 +198,7 @@ class End(NamedTuple):
     """``"done"``, ``"failed"``, ``"killed"`` or ``"interrupted"``."""
     time: float
     requests: int = 0
-    """What the leader has asked of the store's server."""
+    """The leader's requests to the store's server."""
 
 
 Record: TypeAlias = (

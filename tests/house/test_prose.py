@@ -1,0 +1,15 @@
+"""Folders whose prose is free of the wordings that `tests.house.prose` lists. A folder joins when it is at zero."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.house import prose
+
+CLEAN = ("toilfn/cli", "toilfn/config", "toilfn/debug", "toilfn/model")
+
+
+@pytest.mark.parametrize("folder", CLEAN)
+def test_docstrings_comments_and_messages_are_plain_english(folder: str) -> None:
+    found = [str(finding) for path in prose.files(folder) for finding in prose.findings(path)]
+    assert not found, "\n".join(found)
