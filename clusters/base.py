@@ -263,6 +263,8 @@ class Cluster(ABC):
     """After `close`: whether jobs may live on, because the system did not end them."""
     submits_beside: bool = False
     """Whether `submit` may be called in a thread of its own while others use the cluster."""
+    holds_worker: bool = True
+    """Whether the memory that a batch asks for must hold its worker, too; False where only tasks are counted."""
     gather: float = 0.5
     """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
     what a submission takes."""

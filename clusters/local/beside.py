@@ -33,6 +33,7 @@ class BesideCluster(Cluster):
         self._here = ProcessCluster(most)
         self._ours: set[JobId] = set()
         self.gather = main.gather
+        self.holds_worker = main.holds_worker
         self.submits_beside = main.submits_beside
 
     def open(self, session: Session) -> None:

@@ -76,6 +76,8 @@ class LocalCluster(Cluster):
     )
     not_recorded = frozenset({"launcher"})
 
+    holds_worker = False
+
     def __init__(
         self,
         workers: int | None = None,
@@ -192,10 +194,11 @@ class LocalCluster(Cluster):
             return [Update(job.id, JobState.RUNNING, answers=tuple(messages))] if messages else []
         messages.remove(_DONE)
         self._free(job)
-        if job.verdict is None and not job.devices and FRESH_VARIABLE not in self._environment:
+        is_reusable = not job.devices and FRESH_VARIABLE not in self._environment
+        if job.verdict is None and is_reusable and not job.worker.has_kept_much():
             self._selector.modify(job.worker, selectors.EVENT_READ, None)
             self._idle.append(job.worker)
-        else:  # it was ended on purpose, or has run the one task it is for, or would keep the devices that it saw first
+        else:  # it was ended on purpose, has run its only task, would keep the devices that it saw first, or has grown
             self._selector.unregister(job.worker)
             job.worker.hang_up()
             self._leaving.append(job.worker)

@@ -29,6 +29,7 @@ class InlineCluster(Cluster):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(direct=True, accelerators=True, preemption=True)
+    holds_worker = False
 
     def __init__(self) -> None:
         self._run: Any = None

@@ -23,6 +23,8 @@ from toilfn.clusters.local.wire import Wire
 __all__ = ["Launcher", "Process", "Sweeper", "WorkerProcess", "launch"]
 
 READY = msgpack.packb(("ready",))
+_MOST_KEPT = 512 * 2**20
+"""How many bytes a worker may keep of earlier tasks, where its last task did not ask for more."""
 _EXIT_TIME = 1.0
 """How long a process whose wire is closed may take to end, in seconds."""
 
@@ -82,6 +84,7 @@ class WorkerProcess:
             finally:
                 os.close(life)
         self._wire = Wire(ours)
+        self._first_base = 0
         self._waiting: list[bytes] | None = None
         path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
         # Tasks start elsewhere, so what is relative here must not stay so; and names need not be Unicode.
@@ -119,6 +122,17 @@ class WorkerProcess:
         """Return what it is at, or was when it died; None between tasks, or when that is changing just now."""
         first = self._slot.read()
         return first if first == self._slot.read() else None
+
+    def has_kept_much(self) -> bool:
+        """Return whether it has kept so much memory of earlier tasks that a new worker is better.
+
+        What a worker had when a task began does not count as the task's, so something must bound it.
+        """
+        last = self._slot.last()
+        if not last.task.strip(b"\0"):
+            return False
+        self._first_base = self._first_base or last.base
+        return last.base - self._first_base > max(_MOST_KEPT, last.memory)
 
     def log(self) -> bytes:
         """Return what the running task has printed."""

@@ -11,7 +11,7 @@ from toilfn.events import TaskId
 
 __all__ = ["Doing", "Slot"]
 
-_LAYOUT = struct.Struct("<?16sdqdqd")
+_LAYOUT = struct.Struct("<?16sdqdqdqq")
 _SIZE = mmap.PAGESIZE
 
 
@@ -30,6 +30,10 @@ class Doing(NamedTuple):
     began: float
     """When it started by `time.monotonic`, which all processes of a machine share: while the machine sleeps it stands
     still, and no process sets it."""
+    base: int = 0
+    """How many bytes of memory the worker had when it started the attempt: they are not the task's."""
+    spare: int = 0
+    """How many more bytes are the worker's, for what the store's driver may need meanwhile."""
 
 
 class Slot:
@@ -58,6 +62,10 @@ class Slot:
         only what is read twice alike is certain."""
         busy, *fields = _LAYOUT.unpack_from(self._page, 0)
         return Doing(*fields) if busy else None
+
+    def last(self) -> Doing:
+        """Return what the worker is at, or was at last; all zeros before its first attempt."""
+        return Doing(*_LAYOUT.unpack_from(self._page, 0)[1:])
 
     def close(self) -> None:
         """Return the page up."""

@@ -7,6 +7,7 @@ import time
 
 from toilfn.clusters.local.memory import used_memory
 from toilfn.clusters.local.process import WorkerProcess
+from toilfn.clusters.local.slot import Doing
 from toilfn.events import Cause
 from toilfn.units import format_duration, format_size
 
@@ -33,9 +34,18 @@ def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | Non
     verdict = None
     if doing.walltime and elapsed > doing.walltime:
         verdict = Cause.WALLTIME, f"took longer than its walltime of {format_duration(doing.walltime)}"
-    elif memory and doing.memory and (used := used_memory(worker.pid, doing.memory)) > doing.memory:
-        verdict = Cause.MEMORY, f"used {format_size(used)} of memory and asked for {format_size(doing.memory)}"
+    elif memory and doing.memory:
+        limit = doing.base + doing.spare + doing.memory
+        if (used := used_memory(worker.pid, limit)) > limit:
+            verdict = Cause.MEMORY, _too_much(used - doing.base, doing)
     return verdict if worker.doing() == doing else None  # it may have gone on to another task meanwhile
+
+
+def _too_much(used: int, doing: Doing) -> str:
+    """Say what a task used, without its worker's memory."""
+    asked, base = format_size(doing.memory), format_size(doing.base)
+    more = f"; its worker's own {base} do not count" if doing.base else ""
+    return f"used {format_size(used)} of memory and asked for {asked}{more}"
 
 
 def how_it_ended(status: int, *, in_task: bool) -> Verdict:

@@ -186,7 +186,7 @@ class Executor:
         for name, running in self._running.items():
             used = used_memory(running.process.pid, running.memory)
             if used > running.memory and running.kill_at is None:
-                words = f"used {format_size(used)} of memory and asked for {format_size(running.memory)}"
+                words = f"used {format_size(used)} of memory, its worker included, of {format_size(running.memory)}"
                 self._end(name, "REASON_CONTAINER_LIMITATION_MEMORY", words)
 
     def _reap(self) -> None:

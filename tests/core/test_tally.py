@@ -22,9 +22,17 @@ class Kept:
 @pytest.mark.parametrize(
     ("cause", "said", "expected"),
     [
-        (Cause.MEMORY, "OUT_OF_MEMORY", "OUT_OF_MEMORY; it asked for 2 GiB of memory"),
+        (
+            Cause.MEMORY,
+            "OUT_OF_MEMORY",
+            "OUT_OF_MEMORY; it asked for 2 GiB of memory; ask for more with the option memory",
+        ),
         (Cause.WALLTIME, "TIMEOUT", "TIMEOUT; its walltime is 1m 30s"),
-        (Cause.MEMORY, "used 3 GiB of memory and asked for 2 GiB", "used 3 GiB of memory and asked for 2 GiB"),
+        (
+            Cause.MEMORY,
+            "used 3 GiB of memory and asked for 2 GiB",
+            "used 3 GiB of memory and asked for 2 GiB; ask for more with the option memory",
+        ),
         (Cause.WALLTIME, "took longer than its walltime of 1m 30s", "took longer than its walltime of 1m 30s"),
         (Cause.ERROR, "exit status 1", "exit status 1"),
     ],
@@ -38,3 +46,14 @@ def test_the_failure_of_a_task_that_broke_a_limit_says_what_it_asked_for(
     tally.describe_lost(bytes(16), cause, said, b"", 0.0)
     tally.give_up(bytes(16), cause)
     assert tally.final[bytes(16)].message == expected
+
+
+def test_the_failure_for_memory_names_what_was_added_for_the_worker() -> None:
+    kept: Any = Kept()
+    tally = Tally(kept, lambda _: None, lambda _: "", lambda _: Resources(memory=2 << 30), 64 << 20)
+    tally.describe_lost(bytes(16), Cause.MEMORY, "OUT_OF_MEMORY", b"", 0.0)
+    tally.give_up(bytes(16), Cause.MEMORY)
+    assert tally.final[bytes(16)].message == (
+        "OUT_OF_MEMORY; it asked for 2 GiB of memory, to which 64 MiB were added for its worker; "
+        "ask for more with the option memory"
+    )

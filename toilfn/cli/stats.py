@@ -23,6 +23,7 @@ _MEASURES: dict[str, Callable[[Attempt], float]] = {
     "wait": lambda attempt: attempt.wait,
     "memory": lambda attempt: attempt.memory,
     "memory asked": lambda attempt: attempt.memory_asked,
+    "worker": lambda attempt: attempt.own,
     "disk": lambda attempt: attempt.disk,
     "disk asked": lambda attempt: attempt.disk_asked,
     "read": lambda attempt: attempt.read,
@@ -39,8 +40,9 @@ wall          seconds from start to end of the attempts that succeeded
 cpu           seconds of processor time, subprocesses included
 idle          seconds that the cores asked for were not used
 wait          seconds from when a task could have started to its start
-memory        bytes at the peak; 0 for tasks that are over in 20 ms
+memory        bytes at the peak, without the worker's own; 0 for tasks that are over in 20 ms
 memory asked  bytes, as disk asked
+worker        bytes that the worker itself had when the task began: they do not count as the task's
 disk          the most bytes in the temporary directory, looked at every second and at the end
 read          bytes read, from disk or cache, by tasks that take longer than 20 ms; written likewise"""
     add_store(parser)

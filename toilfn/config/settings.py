@@ -199,6 +199,12 @@ class Settings:
         "maximum disk in use at once, on any cluster; a task that requests more fails (default: no limit)",
     )
 
+    worker_memory: int | None = _setting(
+        None, parse_size, _RESOURCES,
+        "the memory of the worker itself and of the store's driver, which does not count as the task's: batch systems "
+        "are asked for it on top of the task's memory; by default 64Mi with a store in a directory, else 150Mi",
+    )  # fmt: skip
+
     set_env: dict[str, str] | None = _setting(
         None, environment, _PLACES,
         "environment variable for the tasks: NAME=VALUE, or NAME to pass on its value from here; may be repeated",

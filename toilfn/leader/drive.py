@@ -25,7 +25,7 @@ from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
 from toilfn.leader.mailbox import Answers, StoreAnswers
 from toilfn.leader.nodelocal import check_shared
-from toilfn.leader.policy import capped, policy
+from toilfn.leader.policy import capped, policy, worker_memory
 from toilfn.leader.progress import Progress
 from toilfn.leader.terms import jobs_name, terms
 from toilfn.leader.watch import Watch
@@ -46,6 +46,7 @@ from toilfn.worker.passed import (
 )
 from toilfn.worker.scratch import CODE_VARIABLE
 from toilfn.worker.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
+from toilfn.worker.usage import WORKER_MEMORY_VARIABLE
 
 __all__ = ["Running", "choose_cluster"]
 
@@ -221,10 +222,14 @@ class Running:
         if settings.set_env:
             given[SET_VARIABLE] = " ".join(settings.set_env)
         if direct:
-            return {**given, **(settings.set_env or {})}
+            memory = {WORKER_MEMORY_VARIABLE: str(self._worker_memory())}
+            return {**given, **memory, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
         introduction = {} if is_local(self._store.url) else self._store.introduction()
         return {**given, **introduction, ENVIRONMENT_VARIABLE: write_ref(passed), VERSIONS_VARIABLE: versions()}
+
+    def _worker_memory(self) -> int:
+        return worker_memory(self._settings, is_local=is_local(self._store.url))
 
     def _answers(self, cluster: Cluster) -> Answers:
         return Answers() if cluster.capabilities.direct else StoreAnswers(self._store, self._passed)
@@ -268,6 +273,7 @@ class Running:
             ),
             self._store.objects.delete,
             lambda limit: _limited(capacity, limit),
+            self._worker_memory() if cluster.holds_worker else 0,
         )
 
     def _judge(self, leader: Leader, interrupts: Interrupts) -> None:

@@ -99,6 +99,8 @@ class Leader:
         Deletes objects of the store by their names.
     capacity : callable
         Says what can run at one time, given how many jobs the system has taken where it refused more.
+    worker_memory : int
+        The bytes that a job asks for on top of its tasks' memory.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Leader:
         watch: Watch,
         remove: Callable[[Iterable[str]], None],
         capacity: Callable[[int | None], Capacity],
+        worker_memory: int = 0,
     ) -> None:
         self._index = index
         self._loader = loader
@@ -139,8 +142,8 @@ class Leader:
         self._done_before: set[TaskId] = set()
         self.tasks = Tasks(index, loader)
         self.values = Values(index.value)
-        self._tally = Tally(committer, self._tell_failure, self._too_large, scheduler.shape)
-        orders = Orders(self.tasks, self.values, self._tally.attempts, scheduler.shape)
+        self._tally = Tally(committer, self._tell_failure, self._too_large, scheduler.shape, worker_memory)
+        orders = Orders(self.tasks, self.values, self._tally.attempts, scheduler.shape, worker_memory)
         self._jobs = Jobs(cluster, committer, answers, orders, name)
 
     @property

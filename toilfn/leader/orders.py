@@ -28,17 +28,25 @@ class Orders:
     attempts : mapping
         How often each task has failed so far.
     shape : callable
-        Says what a task asks for now.
+        Returns what a task asks for now.
+    worker_memory : int
+        The bytes that a job asks for on top of its tasks' memory.
     """
 
     tasks: Tasks
     values: Values
     attempts: Mapping[TaskId, int]
     shape: Callable[[TaskId], Resources]
+    worker_memory: int = 0
 
     def resources(self, submit: Submit) -> Resources:
-        """Return what the job asks for: what the largest of its tasks does, for as long as all of them need."""
-        return submit.shape if submit.walltime is None else replace(submit.shape, walltime=submit.walltime)
+        """Return what the job asks for: what the largest of its tasks does and its worker needs, for as long as all of
+        them need."""
+        shape, walltime = submit.shape, submit.walltime
+        if walltime is None and not self.worker_memory:
+            return shape
+        memory = shape.memory + self.worker_memory
+        return replace(shape, memory=memory, walltime=shape.walltime if walltime is None else walltime)
 
     def message(self, submit: Submit, *, is_watched: bool) -> bytes:
         """Build the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""

@@ -27,6 +27,8 @@ class Tally:
         Says of a task why it asks for more than there is.
     shape : callable
         Returns what a task asks for.
+    worker_memory : int
+        The bytes that a job asks for on top of its tasks' memory.
 
     Attributes
     ----------
@@ -42,11 +44,13 @@ class Tally:
         ended: Callable[[records.Failure], None],
         too_large: Callable[[TaskId], str],
         shape: Callable[[TaskId], Resources],
+        worker_memory: int = 0,
     ) -> None:
         self._committer = committer
         self._ended = ended
         self._too_large = too_large
         self._shape = shape
+        self._worker_memory = worker_memory
         self._last: dict[TaskId, records.Failure] = {}
         self.attempts: dict[TaskId, int] = {}
         self.final: dict[TaskId, records.Failure] = {}
@@ -59,7 +63,7 @@ class Tally:
         """The same where all that is known comes from the cluster, perhaps also since when it ran."""
         now = time.time()
         stats = records.Stats(start=since, wall=max(0.0, now - since)) if since else records.Stats(start=now)
-        text += _asked(cause, self._shape(id_), text)
+        text += _asked(cause, self._shape(id_), text, self._worker_memory)
         self.describe(records.Failure(id_, self.attempts.get(id_, 0) + 1, cause.value, text, "", log, stats))
 
     def describe_impossible(self, id_: TaskId, text: str) -> None:
@@ -107,10 +111,12 @@ class Tally:
         return _failure(id_, self.attempts.get(id_, 1), cause, text)
 
 
-def _asked(cause: Cause, shape: Resources, said: str) -> str:
-    """Return what a task asked for that has broken a limit, where the cluster has not said it."""
-    if cause is Cause.MEMORY and "asked for" not in said:
-        return f"; it asked for {format_size(shape.memory)} of memory"
+def _asked(cause: Cause, shape: Resources, said: str, worker_memory: int) -> str:
+    """Return what a task asked for that has broken a limit, where the cluster has not said it, and the way out."""
+    if cause is Cause.MEMORY:
+        added = f", to which {format_size(worker_memory)} were added for its worker" if worker_memory else ""
+        asked = "" if "asked for" in said else f"; it asked for {format_size(shape.memory)} of memory{added}"
+        return f"{asked}; ask for more with the option memory"
     if cause is Cause.WALLTIME and shape.walltime and "its walltime" not in said:
         return f"; its walltime is {format_duration(shape.walltime)}"
     return ""

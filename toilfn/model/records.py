@@ -34,7 +34,7 @@ class Stats(NamedTuple):
     cpu: float = 0.0
     """Seconds, user and system, of the task and its children."""
     memory: int = 0
-    """Peak resident bytes, where known."""
+    """Peak resident bytes beyond `own`, where known."""
     host: str = ""
     worker: int = 0
     """The process id."""
@@ -46,6 +46,8 @@ class Stats(NamedTuple):
     """The worker's requests to the store's server since its last attempt ended, or since it started."""
     disk: int = 0
     """Most bytes that were found in the temporary directory, which is looked at now and then."""
+    own: int = 0
+    """Resident bytes of the worker when the attempt began, which are not the task's, where known."""
 
 
 class Epoch(NamedTuple):

@@ -28,7 +28,7 @@ from toilfn.worker.services import NOBODY, Host, serve
 from toilfn.worker.surroundings import Surroundings
 from toilfn.worker.tracebacks import misplaced_file, one_line, user_traceback
 from toilfn.worker.unstorable import explained
-from toilfn.worker.usage import Meter
+from toilfn.worker.usage import Meter, spare_memory
 
 if TYPE_CHECKING:
     from toilfn.stores import Store
@@ -137,6 +137,7 @@ class Executor:
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._mains: dict[bytes, Main] = {}
         self._told_requests = 0
+        self._spare = spare_memory()
         self._disk: DiskUse | None = None
         self._only_this_process = _OnlyThisProcess()
         self.blobs = blobs or BlobCache(store.get_blob)
@@ -220,6 +221,8 @@ class Executor:
                 limits.get("walltime") or 0.0,
                 self._output.position,
                 time.monotonic(),
+                meter.base,
+                self._spare,
             )
         )
 

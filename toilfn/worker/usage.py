@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import resource
 import socket
@@ -12,18 +13,22 @@ from pathlib import Path
 
 from toilfn.model.records import Stats
 
-__all__ = ["Meter", "add_outside"]
+__all__ = ["WORKER_MEMORY_VARIABLE", "Meter", "add_outside", "spare_memory"]
+
+WORKER_MEMORY_VARIABLE = "TOILFN_WORKER_MEMORY"
+"""How many bytes a worker may use for itself, on a cluster that watches tasks' memory with our help."""
 
 _LONG = 0.02
 """Attempts that took less than this many seconds are not asked for their memory and input: that costs as much."""
 
+_PAGE = mmap.PAGESIZE
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Meter:
     """Measures from when it is made."""
 
-    __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_start")
+    __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_start", "base")
 
     def __init__(self) -> None:
         self._start = time.time()
@@ -33,6 +38,8 @@ class Meter:
         self._io = _io_counters()
         self._outside = _outside.cpu
         _outside.peak = 0
+        self.base = resident()
+        """Bytes of memory that this process had then: they are not the attempt's."""
 
     @property
     def start(self) -> float:
@@ -46,9 +53,16 @@ class Meter:
         cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
         if wall <= _LONG:
             return Stats(self._start, wall, cpu, 0, _host(), os.getpid())
-        memory = max(_peak(with_children=children > 0), _outside.peak)
+        memory = max(self._added(with_children=children > 0), _outside.peak)
         read, written = _io_since(self._io)
-        return Stats(self._start, wall, cpu, memory, _host(), os.getpid(), read, written)
+        return Stats(self._start, wall, cpu, memory, _host(), os.getpid(), read, written, own=self.base)
+
+    def _added(self, *, with_children: bool) -> int:
+        """Return the highest resident size since it was last asked for, where the system can tell since when, without
+        what this process had at the start; or that of a child, if it was more than all of this process."""
+        own = _own_peak()
+        child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _RSS_UNIT if with_children else 0
+        return child if child > own else max(0, own - self.base)
 
 
 class _Outside:
@@ -80,12 +94,23 @@ def _children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _peak(*, with_children: bool) -> int:
-    """Return the highest resident size since it was last asked for, where the system can tell since when."""
-    own = _own_peak()
-    if not with_children:
-        return own
-    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _RSS_UNIT)
+def resident() -> int:
+    """Return how many bytes of memory this process has now; 0 where the system does not tell quickly."""
+    fd = _statm_file()
+    return int(os.pread(fd, 64, 0).split(None, 2)[1]) * _PAGE if fd >= 0 else 0
+
+
+@functools.cache
+def _statm_file() -> int:
+    try:
+        return os.open("/proc/self/statm", os.O_RDONLY)
+    except OSError:
+        return -1
+
+
+def spare_memory() -> int:
+    """Return how many bytes of the memory that is meant for the worker itself it does not take yet."""
+    return max(0, int(os.environ.get(WORKER_MEMORY_VARIABLE, "0")) - resident())
 
 
 def _own_peak() -> int:

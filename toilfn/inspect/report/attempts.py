@@ -38,7 +38,7 @@ class Attempt(NamedTuple):
     wait: float
     """From when all that it needs was complete, or the last attempt failed, to its start."""
     memory: int
-    """At the peak; 0 for one too short to be measured."""
+    """At the peak, without the worker's own; 0 for one too short to be measured."""
     disk: int
     """The most that was found in its temporary directory."""
     read: int
@@ -50,6 +50,8 @@ class Attempt(NamedTuple):
     cores_asked: float
     memory_asked: int
     disk_asked: int
+    own: int
+    """The memory that the worker itself had when the attempt began."""
 
     @property
     def label(self) -> str:
@@ -102,7 +104,7 @@ def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resourc
     return Attempt(
         record.id.hex(), task.name, record.attempt, run, result, stats.start, stats.wall, stats.cpu, wait, stats.memory,
         stats.disk, stats.read, stats.written, stats.requests, intern(stats.host), stats.worker,
-        asked.cores, asked.memory, asked.disk,
+        asked.cores, asked.memory, asked.disk, stats.own,
     )  # fmt: skip
 
 
