@@ -347,7 +347,7 @@ class CommandCluster(PolledCluster[_Live]):
 
     def ended(self, job: JobId, live: _Live, found: Found) -> Found:
         """Add the end of the job's log; the files of a submission go with its last job."""
-        if found.cause is None or live.is_killed:
+        if found.cause is None or (live.is_killed and not live.is_late):
             live.log.unlink(missing_ok=True)
         else:
             found = self._explained(live, found)
@@ -449,7 +449,8 @@ class CommandCluster(PolledCluster[_Live]):
 
     def _table(self, name: str) -> list[str]:
         try:
-            return batch_names((self.log_directory / f"{name}.sh").read_text())
+            script = self.log_directory / f"{name}.sh"
+            return batch_names(script.read_text("utf-8", errors="surrogateescape"))
         except OSError:
             return []
 
@@ -461,7 +462,7 @@ class CommandCluster(PolledCluster[_Live]):
         script = self.log_directory / f"{name}.sh"
         text = self.script(submission)
         script.touch(mode=0o700)
-        script.write_text(text)
+        script.write_bytes(text.encode(errors="surrogateescape"))  # names of folders need not be Unicode
         base = self.patiently(lambda: self.arrived(name)) if earlier else ""
         base = base or self._send(submission, script, text, key)
         self._doubtful.pop(key, None)

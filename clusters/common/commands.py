@@ -173,11 +173,8 @@ class Commands:
         try:
             done = subprocess.run(
                 command,
-                input=stdin,
+                input=stdin.encode(errors="surrogateescape"),  # a script may name a folder whose name is not Unicode
                 capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
                 timeout=self._timeout,
                 check=False,
                 env=self.environment(),
@@ -190,10 +187,14 @@ class Commands:
         except OSError as error:  # no process can be started now, or the command's file system is away
             raise AwayError(f"{command[0]} could not be started: {error}") from None
         self._known.add(command[0])
-        return done
+        return subprocess.CompletedProcess(command, done.returncode, _text(done.stdout), _text(done.stderr))
 
     def _is_cleared(self, name: str) -> bool:
         return self._cleared is not None and bool(self._cleared.fullmatch(name))
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace").replace("\r\n", "\n")
 
 
 def _missing(name: str) -> str:

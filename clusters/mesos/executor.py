@@ -203,13 +203,11 @@ class Executor:
         if status == 0:
             self._update(name, "TASK_FINISHED")
         elif running.reason:
-            self._update(name, "TASK_FAILED", running.message, reason=running.reason)
+            self._update(name, "TASK_FAILED", running.message + _tail(running.log), reason=running.reason)
         elif running.kill_at is not None:
             self._update(name, "TASK_KILLED")
         else:
-            tail = running.log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
-            words = f"exit status {status}; its output ends with:\n{tail}"
-            self._update(name, "TASK_FAILED", words, {"status": status})
+            self._update(name, "TASK_FAILED", f"exit status {status}{_tail(running.log)}", {"status": status})
         running.log.unlink(missing_ok=True)
 
     def _update(
@@ -236,6 +234,12 @@ class Executor:
     def _call(self, kind: str, **body: Any) -> dict[str, Any]:
         who = {"framework_id": {"value": self.framework_id}, "executor_id": {"value": self.executor_id}}
         return {"type": kind, **who, **body}
+
+
+def _tail(log: Path) -> str:
+    """Return the end of a task's output, for a message."""
+    tail = log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
+    return f"; its output ends with:\n{tail}" if tail else ""
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

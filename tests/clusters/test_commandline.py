@@ -12,7 +12,7 @@ import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, Session, SubmissionError
-from toilfn.clusters.common.commands import pauses, portions
+from toilfn.clusters.common.commands import Commands, pauses, portions
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
 from toilfn.clusters.lsf.cluster import LSFCluster
@@ -288,6 +288,11 @@ def test_pauses_grow_and_end():
     assert waits[:4] == [0.5, 1, 2, 4]
     assert 100 <= sum(waits) <= 130
     assert max(waits) == 30
+
+
+def test_a_command_is_given_text_that_is_not_unicode_as_it_is():
+    """A script names folders, whose names are bytes."""
+    assert Commands("away").run(["od", "-An", "-tx1"], "/caf\udce9").split() == ["2f", "63", "61", "66", "e9"]
 
 
 def test_portions_lose_nothing():

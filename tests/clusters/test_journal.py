@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import psutil
 import pytest
 
 from tests.clusters.leaders import counts, failures, own_jobs, result, start, wait_for_marks
@@ -25,6 +26,7 @@ def fails(start, name, what, **settings):
     (failure,) = failures(marks)
     assert failure[0] == what
     assert failure[2].splitlines()[0] in errors
+    assert f"{what} was here" in failure[2]  # its output is not lost with its worker
     return failure
 
 
@@ -54,6 +56,7 @@ def test_walltime_on_slurm(slurm, start):
     ((_, cause, message),) = failures(marks)
     assert cause == "walltime"
     assert "TIME LIMIT" in message or "TIMEOUT" in message
+    assert "sleepy was here" in message
 
 
 def test_walltime_on_grid_engine(gridengine, start):
@@ -97,6 +100,18 @@ def test_a_cancelled_job_on_slurm(slurm, start):
     _, cause, message = survives(start, "slurm", cancel)
     assert cause == "lost"
     assert "CANCELLED" in message
+    assert "patient was here" in message
+
+
+def test_a_killed_worker_on_slurm(slurm, start):
+    def kill(marks):
+        for process in psutil.process_iter(["cmdline"]):
+            if str(marks.parent) in " ".join(process.info["cmdline"] or ()) and "toilfn.worker" in str(process.info):
+                process.kill()
+
+    _, cause, message = survives(start, "slurm", kill)
+    assert cause in ("lost", "error")
+    assert "patient was here" in message
 
 
 def test_a_node_that_goes_down_and_comes_back_on_slurm(slurm, start):

@@ -53,6 +53,7 @@ def total(values):
 
 @toil.task(**SMALL, retries=0, name="hungry")
 def hungry(marks):
+    print("hungry was here", flush=True)
     mark(marks, "hungry")
     data = bytearray(900_000_000)
     data[:] = b"1" * len(data)
@@ -61,6 +62,7 @@ def hungry(marks):
 
 @toil.task(**SMALL, retries=0, walltime="1s", name="sleepy")
 def sleepy(marks):
+    print("sleepy was here", flush=True)
     mark(marks, "sleepy")
     time.sleep(120)
 
@@ -68,6 +70,7 @@ def sleepy(marks):
 @toil.task(**SMALL, name="patient")
 def patient(marks):
     """Wait until the test lets the second attempt end."""
+    print("patient was here", flush=True)
     mark(marks, "patient")
     while not (Path(marks) / "go").exists():
         time.sleep(0.1)

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         status = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where its descriptor was closed from the start
+            sys.stdout.flush()  # an error here counts
         return status
     except ToilfnError as error:
         stdio.report_error("toilfn", error)
@@ -123,8 +124,10 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
         if name not in ("run", "debug"):  # in these the streams are for the user's own code
             streams.enter_context(stdio.unfailing_standard_error())
         if name not in _RUN_USERS_CODE and not getattr(options, "raw", False):
-            streams.enter_context(contextlib.redirect_stdout(VisibleStream.over(sys.stdout)))
-            streams.enter_context(contextlib.redirect_stderr(VisibleStream.over(sys.stderr)))
+            if sys.stdout is not None:
+                streams.enter_context(contextlib.redirect_stdout(VisibleStream.over(sys.stdout)))
+            if sys.stderr is not None:
+                streams.enter_context(contextlib.redirect_stderr(VisibleStream.over(sys.stderr)))
         status: int = module.command(options)
     return status
 

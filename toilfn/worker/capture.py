@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import stat
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 from toilfn.clusters.local.output import LOG_LIMIT, open_output, read_output
@@ -24,32 +27,45 @@ class Capture:
         The file that descriptors 1 and 2 append to.
     limit : int
         How many bytes to keep of one attempt; of a longer log the middle is left out.
+    is_jobs : bool
+        Whether the file belongs to a batch system's job: it then keeps its content, and each attempt's part until the
+        attempt has ended.
     """
 
-    def __init__(self, fd: int, limit: int = LOG_LIMIT) -> None:
+    def __init__(self, fd: int, limit: int = LOG_LIMIT, *, is_jobs: bool = False) -> None:
         self._fd = os.dup(fd)  # a task may close or redirect that one
         self._limit = limit
         self._saved: dict[int, int] = {}
         found = os.fstat(fd)
         self._identity = (found.st_dev, found.st_ino)
+        self._is_jobs = is_jobs
         self.position = os.lseek(fd, 0, os.SEEK_END)
         """Where the next attempt's part starts."""
 
     @classmethod
     def take_over(cls, limit: int = LOG_LIMIT) -> Capture:
-        """Send this process's output to a new file until `give_back`."""
-        capture = cls(open_output(), limit)
+        """Send this process's output to one file until `give_back`: the job's own, else a new one.
+
+        What a task has printed is still in the job's own file when the worker is killed, so that the leader finds it.
+        """
+        own = _own_file()
+        capture = cls(open_output() if own is None else own, limit, is_jobs=own is not None)
         for target in (1, 2):
             capture._saved[target] = os.dup(target)
             os.dup2(capture._fd, target)
         return capture
 
     def give_back(self) -> None:
-        """Send output again where it went before `take_over`."""
+        """Send output again where it went before `take_over`, with what an attempt that was ended has printed."""
+        flush()
+        left = b"" if self._is_jobs else read_output(self._fd, self.position, self._limit)
         for target, fd in self._saved.items():
             os.dup2(fd, target)
             os.close(fd)
         self._saved = {}
+        with suppress(OSError):
+            while left:
+                left = left[os.write(1, left) :]
 
     def peek(self, start: int) -> bytes:
         """Return whole lines from a place on, without taking them; at most about as much as is kept of an attempt."""
@@ -64,6 +80,9 @@ class Capture:
         if end == self.position:
             return b""
         data = read_output(self._fd, self.position, self._limit)
+        if self._is_jobs:
+            os.ftruncate(self._fd, self.position)
+            return data
         self.position = end
         if end > _REUSE:
             os.ftruncate(self._fd, 0)
@@ -80,6 +99,21 @@ class Capture:
                 is_ours = False
             if not is_ours:
                 os.dup2(self._fd, target)
+
+
+def _own_file() -> int | None:
+    """Open once more the file that this process's output goes to, if there is one that can be read and written."""
+    try:
+        if not stat.S_ISREG(os.fstat(1).st_mode):
+            return None
+        fd = os.open("/proc/self/fd/1", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except OSError:
+        return None
+    for target in (1, 2):  # nothing may be overwritten by those who have it open as well
+        with suppress(OSError):
+            if os.path.sameopenfile(target, fd):
+                fcntl.fcntl(target, fcntl.F_SETFL, fcntl.fcntl(target, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
 
 
 class NoCapture:
