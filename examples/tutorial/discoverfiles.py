@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import toilfn as toil
 
 
 @toil.task(memory="100M", cores=1, disk="10M")
-def discover_files(path: str) -> str:
+def discover_files(path: Path) -> str:
     return subprocess.run(["ls", path], capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
-    print(*toil.compute(*discover_files.map(sys.argv[1:]), discover_files(".")))
+    # A task starts in a directory of its own: paths, other than texts, become absolute on their way to it.
+    print(*toil.compute(*discover_files.map(map(Path, sys.argv[1:])), discover_files(Path("."))))
