@@ -175,3 +175,29 @@ def test_tasks_with_equal_names_in_the_script_do_not_share_what_they_set(tmp_pat
         return both(first, two(first))
     """
     assert run(tmp_path, body) == "(1, 1)"
+
+
+def test_names_that_occur_only_in_annotations_of_a_class_are_found(tmp_path: Path) -> None:
+    body = """
+    class Sample:
+        pass
+
+    class Plain:
+        sample: "Sample | None"
+        own: "Plain"
+
+    class Row(typing.NamedTuple):
+        sample: "Sample"
+
+    @dataclasses.dataclass
+    class Both:
+        sample: "Sample"
+        names: "typing.List[str]"
+
+    @toil.task(retries=0)
+    def f():
+        hints = [typing.get_type_hints(kind) for kind in (Plain, Row, Both)]
+        return [sorted(hint) for hint in hints], hints[0]["own"] is Plain, hints[1]["sample"] is hints[2]["sample"]
+    """
+    found = run(tmp_path, body)
+    assert found == "([['own', 'sample'], ['sample'], ['names', 'sample']], True, True)"

@@ -345,6 +345,8 @@ class _FunctionPickler(_LocatedPickler):
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is FunctionType and obj.__globals__ is self._main:
             return self._with_annotations(obj, super().reducer_override(obj))
+        if isinstance(obj, type) and obj.__module__ == "__main__":
+            return self._with_class_annotations(obj, super().reducer_override(obj))
         if isinstance(obj, contextlib._GeneratorContextManager):  # of a decorator that @contextmanager made
             return type(obj), (obj.func, obj.args, obj.kwds)  # as its _recreate_cm does
         if isinstance(obj, _CACHED) and not _is_found_by_name(obj):
@@ -355,12 +357,33 @@ class _FunctionPickler(_LocatedPickler):
 
     def _with_annotations(self, function: FunctionType, reduced: Any) -> Any:
         """Add what annotations name that are strings: `typing.get_type_hints` looks it up."""
-        text = " ".join(note for note in function.__annotations__.values() if isinstance(note, str))
-        named = {name: self._main[name] for name in _WORD.findall(text) if name in self._main}
+        named = self._named(function.__annotations__)
         if named and type(reduced) is tuple and len(reduced) > 2:
             globals_ = reduced[2][1]["__globals__"]
-            globals_ |= {name: value for name, value in named.items() if name not in globals_ and _is_at_hand(value)}
+            globals_ |= {name: value for name, value in named.items() if name not in globals_}
         return reduced
+
+    def _with_class_annotations(self, made: type, reduced: Any) -> Any:
+        """Do the same for a class, which has no reference to the script's namespace itself."""
+        named = self._named(vars(made).get("__annotations__", {}))
+        if not named or type(reduced) is not tuple or len(reduced) < 6:
+            return reduced
+        create, args, state, items, pairs, fill = reduced
+        return create, args, (fill, state, self._main_globals, named), items, pairs, _fill_class
+
+    def _named(self, annotations: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what annotations that are strings name in the script's namespace."""
+        text = " ".join(note for note in annotations.values() if isinstance(note, str))
+        named = {name: self._main[name] for name in _WORD.findall(text) if name in self._main}
+        return {name: value for name, value in named.items() if _is_at_hand(value)}
+
+
+def _fill_class(made: type, state: tuple[Any, Any, dict[str, Any], dict[str, Any]]) -> None:
+    """Give a class its content, and the script's namespace what its annotations name."""
+    fill, content, namespace, named = state
+    fill(made, content)
+    for name, value in named.items():
+        namespace.setdefault(name, value)
 
 
 _WORD = re.compile(r"[^\W\d]\w*")
