@@ -258,7 +258,7 @@ def test_the_walltime_is_named(opened):
     [
         ({"role": "nobody"}, "Role 'nobody' is not present"),
         ({"endpoint": "ftp://host"}, "invalid URL for"),
-        ({"endpoint": "127.0.0.1:9"}, "does not answer"),
+        ({"endpoint": "127.0.0.1:9"}, "does not respond"),
         ({"principal": "me", "secret": "wrong"}, "TOILFN_MESOS_PRINCIPAL"),
     ],
 )

@@ -214,7 +214,7 @@ def test_names_are_one_or_several_and_flags_add_up() -> None:
     given = from_options(parser.parse_args(["--deploy", "numpy", "--deploy", "data/"]))
     assert Settings.resolve(**given).deploy == ["numpy", "data/"]
     assert Settings.resolve(deploy="numpy").deploy == ["numpy"]
-    with pytest.raises(InputError, match="'deploy' cannot be used"):
+    with pytest.raises(InputError, match="the setting 'deploy': "):
         Settings.resolve(deploy=[""])
 
 
