@@ -148,6 +148,7 @@ def number_of_calls(amazon, act) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_or_repeated(amazon, is_sent):
     cloud, steps = fresh(amazon)
@@ -167,6 +168,7 @@ def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_o
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(amazon, is_sent):
     cloud, steps = fresh(amazon)
