@@ -17,7 +17,7 @@ __all__ = ["Run"]
 class Run:
     """A handle on what `toilfn.submit` started.
 
-    It ends with the process; `toilfn resume` goes on with it then.
+    It ends with the process; `toilfn resume` then continues it.
     """
 
     def __init__(self, session: Session, work: Callable[[], Any]) -> None:
@@ -43,7 +43,7 @@ class Run:
             self._error = without_frames(error) if isinstance(error, StoreError) else error
 
     def status(self) -> str:
-        """Give ``"running"``, ``"done"`` or ``"failed"``."""
+        """Return ``"running"``, ``"done"`` or ``"failed"``."""
         if self._thread.is_alive():
             return "running"
         return "failed" if self._error else "done"

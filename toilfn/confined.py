@@ -23,7 +23,7 @@ def inside(folder: str | os.PathLike[str], name: object, *, replaced: bool = Fal
     folder : path
         Need not exist. It may be a link, or be reached through links: whoever chose it meant that.
     name : str
-        A relative path. What exists of it may have links that stay in the folder.
+        A relative path. Its existing parts may be links that stay in the folder.
     replaced : bool
         Whether the caller puts something in the place of the last part, as a rename does, and does not write through
         it: that part may then be a link to anywhere.

@@ -54,7 +54,7 @@ class ToilfnError(Exception):
     *args : object
         The message: what happened, to which object.
     hint : str, optional
-        What the user can do about it. The text of the error ends with it; commands print it on a line of its own.
+        The advice for the user. The text of the error ends with it; commands print it on a line of its own.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a task asks for: cores, memory, disk, accelerators, time."""
+"""The resources that a task requests: cores, memory, disk, accelerators, time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Accelerator:
     count : int
         How many devices.
     kind : str
-        What sort of device, for example ``"gpu"``.
+        The kind of device, for example ``"gpu"``.
     model : str or None
         A model name such as ``"nvidia-tesla-k80"``; None takes any.
     brand : str or None

@@ -1,6 +1,6 @@
 """Standard output and error as they are in practice: closed, full, without a reader, None.
 
-What toilfn reports there is for people, and never worth failing the work for. What a program prints as its result is
+Messages that toilfn reports there are for people, and never worth failing the work for. The result of a program is
 another matter: that goes through `print`, and an error there counts.
 """
 
@@ -51,7 +51,7 @@ def standard_error() -> Unfailing:
 
 @contextmanager
 def unfailing_standard_error() -> Iterator[None]:
-    """Make standard error one that cannot fail, for programs of toilfn's and the libraries that report there."""
+    """Make standard error one that cannot fail, for toilfn's programs and the libraries that report there."""
     open_closed_descriptors()
     before = sys.stderr
     sys.stderr = standard_error()

@@ -159,7 +159,7 @@ def _tell_failures(error: FailedTasksError) -> None:
     if any(map(was_too_large, error.failures)):
         lines.append("--runtime-cpu-max and --runtime-memory-max give tasks less than they ask for")
     lines.append(f"what a task has said: toilfn logs {error.store} TASK")
-    lines.append(f"all other work is kept; to go on: toilfn resume {error.store}")
+    lines.append(f"all other work is kept; to resume: toilfn resume {error.store}")
     for line in lines:
         report(visible(f"toilfn: {line}"))
 

@@ -32,7 +32,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_commands_help_begins_with_its_line_of_the_overview(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["events", "--help"])
-    assert "\nPrint what happened, as JSON lines for programs.\n" in capsys.readouterr().out
+    assert "\nPrint the events of a workflow as JSON lines, for programs.\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", cli._COMMANDS)

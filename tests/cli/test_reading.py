@@ -33,7 +33,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0
 
 def test_status_of_a_run_whose_leader_died(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "status", store.url)
-    assert f"stopped; to go on: toilfn resume {store.url}" in text
+    assert f"stopped; to resume: toilfn resume {store.url}" in text
     assert "tasks     8: 3 waiting, 4 done, 1 failed" in text
     assert f"{id_of('sort 3').hex()[:12]}  sort_chunk  ValueError: bad" in text
     assert "running:" not in text
@@ -150,7 +150,7 @@ def test_logs_are_followed_until_the_task_is_done(store: Store) -> None:
 
 def test_logs_of_what_is_not_there(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     which, cut_off = (id_of(name).hex()[:12] for name in ("sort 3", "sort 4"))
-    assert "has ended; it is waiting" in printed(capsys, "logs", store.url, cut_off, status=2)
+    assert "it is waiting, and no attempt has finished" in printed(capsys, "logs", store.url, cut_off, status=2)
     with Lease.acquire(store):
         assert "has ended; it is running" in printed(capsys, "logs", store.url, cut_off, status=2)
     assert "has no attempt 3: there are 2" in printed(capsys, "logs", store.url, which, "--attempt", "3", status=2)

@@ -42,7 +42,7 @@ def test_kill_waits_for_the_leader(store: Store, capsys: pytest.CaptureFixture[s
     leader.start()
     assert main(["kill", store.url, "--timeout", "20s"]) == 0
     leader.join()
-    assert capsys.readouterr().out == f"stopped; to go on: toilfn resume {store.url}\n"
+    assert capsys.readouterr().out == f"stopped; to resume: toilfn resume {store.url}\n"
 
 
 def test_kill_of_a_leader_that_does_not_listen(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def test_an_interrupt_cancels_pending_jobs_at_once(slurm, start):
     leader.send_signal(signal.SIGINT)
     _, errors = leader.communicate(timeout=60)
     assert leader.returncode == -signal.SIGINT
-    assert errors.endswith(f"toilfn: stopped by Ctrl-C; to go on: toilfn resume {marks.parent / 'store'}\n")
+    assert errors.endswith(f"toilfn: stopped by Ctrl-C; to resume: toilfn resume {marks.parent / 'store'}\n")
     assert own_jobs("slurm", marks) == []
     events = toilfn("events", str(marks.parent / "store"))
     assert '"failed"' not in events

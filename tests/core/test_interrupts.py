@@ -55,7 +55,7 @@ def test_the_first_interrupt_waits_for_what_runs(tmp_path: Path) -> None:
     _, errors = leader.communicate(timeout=60)
     assert leader.returncode in (-signal.SIGINT, 130)
     assert "press Ctrl-C again" in errors
-    assert errors.endswith(f"toilfn: stopped by Ctrl-C; to go on: toilfn resume {tmp_path / 'store'}\n")
+    assert errors.endswith(f"toilfn: stopped by Ctrl-C; to resume: toilfn resume {tmp_path / 'store'}\n")
     assert "Traceback" not in errors
     started = sorted(path.name.removeprefix("start") for path in (tmp_path / "marks").glob("start*"))
     ended = sorted(path.name.removeprefix("end") for path in (tmp_path / "marks").glob("end*"))
@@ -86,7 +86,7 @@ def test_the_second_interrupt_stops_at_once(
     _, errors = leader.communicate(timeout=60)
     assert time.monotonic() - began < 20
     assert leader.returncode in statuses
-    assert f"{message}; to go on: toilfn resume {tmp_path / 'store'}\n" in errors
+    assert f"{message}; to resume: toilfn resume {tmp_path / 'store'}\n" in errors
     assert "Traceback" not in errors
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert list((tmp_path / "marks").glob("end*")) == []

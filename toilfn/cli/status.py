@@ -126,7 +126,7 @@ def _advice(url: str, view: View, state: str) -> str:
         return ""
     end = view.ends.get(view.run.number) if view.run else None
     when = f" {_when(end.time)}" if end else ""
-    return f"{when}; to go on: toilfn resume {url}"
+    return f"{when}; to resume: toilfn resume {url}"
 
 
 def _print_list(state: State, tasks: list[TaskInfo], limit: int | None, *, with_jobs: bool) -> None:

@@ -63,7 +63,7 @@ def docker(
     working_dir : path, optional
         Where in the container the program starts; by default `temp_dir`.
     volumes : mapping, optional
-        What else the container sees: path here -> path there, or -> (path there, "ro") to protect it, which
+        Further paths that the container sees: path here -> path there, or -> (path there, "ro") to protect it, which
         udocker cannot.
     env : mapping, optional
         Environment variables of the container; it has none of the task's own.
@@ -83,7 +83,7 @@ def docker(
     detach : bool
         Whether to return at once, with a `Container`. Docker and podman only.
     on_end : {"kill", "stop", "leave"}
-        What becomes of a detached container at the end of the attempt.
+        The fate of a detached container at the end of the attempt.
     name : str, optional
         The container's name.
     engine : {"docker", "podman", "apptainer", "singularity", "udocker"}, optional

@@ -1,4 +1,4 @@
-"""What is run in a container: a program with arguments, a pipeline of several, or a line for the shell."""
+"""The command of a container: a program with arguments, a pipeline of several, or a line for the shell."""
 
 from __future__ import annotations
 

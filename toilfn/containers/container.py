@@ -18,7 +18,7 @@ class Container:
     Parameters
     ----------
     name : str
-        As `toilfn.docker` was told.
+        The choice of `toilfn.docker`.
     engine : str, optional
         Docker or podman; the default is that of `toilfn.docker`.
 

@@ -1,4 +1,4 @@
-"""What is asked of a container engine, and what each engine says in its own words."""
+"""The interface that each container engine implements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Request:
     mounts: tuple[Mount, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
-    """None: whoever runs the task, so that what the container writes belongs to them."""
+    """None: the user who runs the task, so that files that the container writes belong to that user."""
     cores: float = 0.0
     memory: int = 0
     """Bytes; 0 for no limit."""

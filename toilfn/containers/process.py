@@ -43,7 +43,7 @@ class Running:
     engine : Engine
     request : Request
     **streams
-        As `subprocess.Popen` takes them. What comes through a pipe from standard error is passed on to the log.
+        As `subprocess.Popen` takes them. Output that comes through a pipe from standard error is passed on to the log.
     """
 
     def __init__(self, engine: Engine, request: Request, **streams: Any) -> None:
@@ -57,7 +57,7 @@ class Running:
 
     @property
     def stdout(self) -> IO[bytes]:
-        """What the container writes, where stdout is a pipe."""
+        """The output of the container, where stdout is a pipe."""
         assert self._process.stdout is not None
         return self._process.stdout
 
@@ -105,7 +105,7 @@ def _kill_family(pid: int) -> None:
     """Kill a process and all that come from it: not every engine takes its container along when it is killed."""
     with suppress(psutil.NoSuchProcess):
         family = [psutil.Process(pid)]
-        for member in family:  # which grows; who is stopped has no more children
+        for member in family:  # the list grows; a stopped process starts no more children
             with suppress(psutil.NoSuchProcess):
                 member.suspend()
                 family += member.children()

@@ -1,4 +1,4 @@
-"""What a container has taken: control groups count it, since its processes are no children of the task's."""
+"""The resources that a container has used: control groups count them, since its processes are not the task's children."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ done
 
 
 class Usage(NamedTuple):
-    """What all processes of a container have taken."""
+    """The resources that all processes of a container have used."""
 
     cpu: float
     """Seconds."""

@@ -3,8 +3,8 @@
 One directory for each store. An entry is a copy, or a symbolic link to the store's own object
 where that is on the same file system; either way its content was checked against its digest
 when the entry was made. A task gets hard links to entries, in its own temporary directory: they
-are what counts as use, and go with that directory even when the process was killed. Where there
-are no hard links it gets copies.
+count as its use, and disappear with that directory even when the process was killed. Where
+hard links are not possible it gets copies.
 """
 
 from __future__ import annotations

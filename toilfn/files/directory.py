@@ -27,14 +27,14 @@ class Directory:
     name : str
         The directory's own name.
     entries : tuple of File and Directory
-        What is in it.
+        Its content.
     """
 
     name: str
     entries: tuple[File | Directory, ...]
 
     def __toilfn_identity__(self) -> tuple[object, ...]:
-        """What makes two directories the same argument: names and contents."""
+        """The key that makes two directories the same argument: names and contents."""
         return self.name, self.entries
 
     def __iter__(self) -> Iterator[File | Directory]:
@@ -127,7 +127,7 @@ def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path
     path : Path
         The local directory.
     name : str
-        What it is called.
+        Its name.
     put : callable
         Makes a `File` of a path.
     above : tuple of Path

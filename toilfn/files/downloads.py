@@ -1,4 +1,4 @@
-"""What takes long to work out and depends on installed packages only, kept for the user's next process.
+"""A cache of results that take long to compute and depend on installed packages only, for the user's next process.
 
 It is in the user's cache directory (``XDG_CACHE_HOME``, else ``~/.cache``; XDG Base Directory Specification 0.8). What
 others can write is not believed.
@@ -28,7 +28,7 @@ class Kept:
     Parameters
     ----------
     name : str
-        What is in it; a path below ``toilfn``.
+        The kind of its content; a path below ``toilfn``.
     *packages : str
         Those that decide what it is: another version of one has another file.
     """

@@ -31,11 +31,11 @@ def import_file(
     url : str or path
         A path, or any URL that fsspec opens.
     name : str, optional
-        What the `File` is called; by default the last part of the URL.
+        The name of the `File`; by default the last part of the URL.
     link : str
         For a local file: "copy"; or "hard" or "symlink" for a link in a store on the same machine,
         which saves time and room. The file must not be changed or, with "symlink", removed
-        afterwards: whoever reads it then gets `CorruptObjectError`. Where no link can be made it is a copy.
+        afterwards: a task that reads it then gets `CorruptObjectError`. Where no link can be made it is a copy.
     local : bool
         Whether the task runs beside the leader; False for a worker, which must reach the URL, too.
 
@@ -171,7 +171,7 @@ def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = 
         A path, or any URL that fsspec can write to. If it ends with a slash, the file or directory
         keeps its name in there; a file does so, too, in a directory that exists.
     move : bool
-        Leave only a symbolic link in the store, if both are on this machine. What was exported
+        Leave only a symbolic link in the store, if both are on this machine. A file that was exported
         must then stay as it is for as long as the store is used.
 
     Returns

@@ -131,7 +131,7 @@ class File:
     modified: int | None = field(default=None, repr=False, compare=False)
 
     def __toilfn_identity__(self) -> tuple[object, ...]:
-        """What makes two files the same argument: the content, whichever store it is in."""
+        """The key that makes two files the same argument: the content, whichever store it is in."""
         return self.checksum, self.size, self.name, self.executable
 
     @property
@@ -204,7 +204,7 @@ class File:
         Returns
         -------
         file object
-            Whoever reads it from the first byte to the last gets `CorruptObjectError` at the end
+            A program that reads it from the first byte to the last gets `CorruptObjectError` at the end
             if the content is not what was written.
         """
         if mode not in ("rb", "r"):
@@ -247,7 +247,7 @@ def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup
     path : path
         The file.
     name : str, optional
-        What the `File` is called; by default what it is called now.
+        The name of the `File`; by default its present one.
     cleanup : bool
         Delete the `File` when the task, and all that it led to, is done.
 
@@ -279,7 +279,7 @@ def open_write(
     Parameters
     ----------
     name : str
-        What the `File` is called.
+        The name of the `File`.
     mode : str
         ``"wb"`` for bytes or ``"w"`` for text.
     encoding : str

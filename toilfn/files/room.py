@@ -56,7 +56,7 @@ def limit() -> int:
     Raises
     ------
     InputError
-        If the environment variable is no size.
+        If the environment variable is not a size.
     """
     given = os.environ.get(LIMIT_VARIABLE)
     return parse_size(given) if given else shutil.disk_usage(cache_dir()).total // _SHARE
@@ -98,7 +98,7 @@ def _read(ledger: Path) -> int:
 
 
 def _evict(most: int) -> int:
-    """Remove what nobody uses until at most so many bytes are left; gives how many are."""
+    """Remove unused files until at most so many bytes are left; return how many are."""
     drafts, entries = _scan()
     used = drafts + sum(entry.size for entry in entries)
     for entry in sorted(entries):

@@ -314,7 +314,7 @@ class TextWriter(io.TextIOWrapper, Writer):
 
 
 def _located(path: Path) -> Path:
-    """Return an absolute path whose directories are no links."""
+    """Return an absolute path whose directories are not links."""
     return path.parent.resolve() / path.name
 
 

@@ -56,7 +56,7 @@ _CHUNK = 2**20
 T = TypeVar("T")
 
 _QUESTION = 60.0
-"""Seconds in which a driver must answer, or a download go on."""
+"""Seconds within which a driver must answer, or a download make progress."""
 
 _SLOWEST = 100_000
 """Bytes a second of the slowest upload that is waited for."""
@@ -68,10 +68,10 @@ _TOLD = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
     NotImplementedError, InputError, MemoryError,
 )  # fmt: skip
-"""What callers know how to handle."""
+"""Exceptions that callers know how to handle."""
 
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "mtime", "modified", "updated", "date_time", "created")
-"""What file systems call the time of the last change; those that never change a file know when it was made."""
+"""Names that file systems use for the time of the last change; those that never change a file have a creation time."""
 
 
 def local_path(url: str | os.PathLike[str]) -> Path | None:
@@ -140,7 +140,7 @@ def within(url: str, name: str) -> str:
 
 
 def fingerprint(url: str) -> str | None:
-    """Tell one state of a URL's content from another without reading it; None if there is nothing.
+    """Return a token for the state of a URL's content, without reading it; None if there is nothing.
 
     A local file gives its size and modification time, anything else what fsspec knows of it.
 
@@ -187,7 +187,7 @@ def fetch_tree(url: str, target: Path) -> None:
     Raises
     ------
     InputError
-        If there is no directory at the URL, or what it lists is no name for a file.
+        If there is no directory at the URL, or an entry in it is not a valid file name.
     """
     system, place = _open_filesystem(url)
     found = _find(url)
@@ -224,7 +224,7 @@ def _seconds(told: object) -> float | None:
 
 
 def fingerprint_tree(url: str) -> str:
-    """Tell one state of a directory from another without reading the files in it.
+    """Return a token for the state of a directory, without reading the files in it.
 
     Raises
     ------
@@ -397,7 +397,7 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
 
 
 class _Driver:
-    """A file system of fsspec's each of whose calls has a limit of time, and errors that name the URL."""
+    """An fsspec file system whose calls have a time limit each, and whose errors name the URL."""
 
     def __init__(self, system: Any, url: str) -> None:
         self._system = system
@@ -405,7 +405,7 @@ class _Driver:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._system, name)
-        if name == "unstrip_protocol":  # asks nobody
+        if name == "unstrip_protocol":  # asks no server
             return function
         return lambda *args, **named: _in_time(self._url, _QUESTION, lambda: None, function, *args, **named)
 
@@ -438,7 +438,7 @@ def _in_time(
     Parameters
     ----------
     url : str
-        What the call is about.
+        The subject of the call.
     limit : float
         Seconds that it may take without progress.
     progress : callable
@@ -489,7 +489,7 @@ def link_blob(store: Store, path: Path, name: str, *, symbolic: bool) -> BlobRef
     store : Store
         Where to.
     path : Path
-        What it leads to.
+        The destination.
     name : str
         A new blob's.
     symbolic : bool

@@ -177,7 +177,7 @@ class Running:
         """Leave the jobs to the next leader: only the user ends them."""
         self._cluster.leave()
         if self.may_have_jobs:
-            text = f"its jobs on the cluster are left alone; to go on with them: toilfn resume {self._place}"
+            text = f"its jobs on the cluster are left alone; to resume: toilfn resume {self._place}"
             _log.warning("the leader ends; %s; to end them: toilfn kill %s", text, self._place)
 
     def _open(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> None:
