@@ -1,4 +1,4 @@
-"""The resources that a container has used: control groups count them, since its processes are not the task's children."""
+"""The resources a container has used: control groups count them, since its processes are not the task's children."""
 
 from __future__ import annotations
 
