@@ -152,7 +152,7 @@ def test_logs_of_what_is_not_there(store: Store, capsys: pytest.CaptureFixture[s
     which, cut_off = (id_of(name).hex()[:12] for name in ("sort 3", "sort 4"))
     assert "it is waiting, and no attempt has finished" in printed(capsys, "logs", store.url, cut_off, status=2)
     with Lease.acquire(store):
-        assert "has ended; it is running" in printed(capsys, "logs", store.url, cut_off, status=2)
+        assert "it is running, and no attempt has finished" in printed(capsys, "logs", store.url, cut_off, status=2)
     assert "has no attempt 3: there are 2" in printed(capsys, "logs", store.url, which, "--attempt", "3", status=2)
     assert "merge" in printed(capsys, "logs", store.url, "merge", status=2)
     assert "5 tasks are called 'sort_chunk'" in printed(capsys, "logs", store.url, "sort_chunk", status=2)

@@ -199,7 +199,7 @@ def test_forgotten_outcomes_do_not_count(story: Story) -> None:
 
 
 def test_an_unknown_task_is_an_error() -> None:
-    with pytest.raises(InputError, match="no task 6e6f"):
+    with pytest.raises(InputError, match="task 6e6f not found"):
         explain(History([]), b"no")
 
 
