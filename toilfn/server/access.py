@@ -1,4 +1,4 @@
-"""Who asks: tokens, kept as hashes, and what each user may do."""
+"""Users of a server: tokens, kept as hashes, and what each user may do."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _FRESH = 5.0
 
 
 class Principal(NamedTuple):
-    """Who sends a request."""
+    """A user who sends a request."""
 
     name: str
     is_operator: bool
     """Whether all runs may be seen and cancelled."""
 
     def may_see(self, owner: str) -> bool:
-        """Say whether a run of this owner may be seen."""
+        """Return whether a run of this owner may be seen."""
         return self.is_operator or self.name == owner
 
 
 LOCAL = Principal("local", True)
-"""Whoever reaches a server on this machine that has no tokens."""
+"""The user of a server on this machine that has no tokens."""
 
 
 class DeniedError(Exception):
@@ -56,7 +56,7 @@ class Tokens:
         self._objects = place.store.objects
 
     def add(self, name: str, *, is_operator: bool = False) -> str:
-        """Make a token for a user, in the place of an older one, and return it: it is written nowhere.
+        """Create a token for a user, in the place of an older one, and return it: it is written nowhere.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Tokens:
 
 
 class Access:
-    """Tells who sends a request.
+    """Finds out who sends a request.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has a token, so that none is needed; only a server on loopback may be so."""
+        """Whether there are no tokens, so that none is needed; only a server on loopback may be so."""
         return not self._current()
 
     def principal(self, authorization: str | None) -> Principal:

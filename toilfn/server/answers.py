@@ -1,4 +1,4 @@
-"""What the service answers: the objects of the specification, made of what records and indexes hold."""
+"""The answers of the service: the objects of the specification, made of what records and indexes hold."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def service_info(policy: Policy, counts: dict[str, int], url: str, about: dict[s
     url : str
         Of the service, without a slash at its end.
     about : dict of str to str
-        What the operator says of the service: ``id``, ``name``, ``organization``, ``organization_url``, ``contact``,
-        ``auth``.
+        The operator's description of the service: ``id``, ``name``, ``organization``, ``organization_url``,
+        ``contact``, ``auth``.
     """
     kinds = kinds_offered(policy)
     info = {

@@ -1,4 +1,4 @@
-"""The service: routes of WES, and what they do. `Service` holds what they need; pages add routes of their own."""
+"""The service: the routes of WES and their handlers. `Service` holds what they need; pages add routes of their own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREFIX = "/ga4gh/wes/v1"
 
 @dataclass
 class Service:
-    """What requests work on.
+    """The parts that requests work on.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Service:
     policy : Policy
     launch : LaunchSettings
     about : dict of str to str
-        What the operator says of the service.
+        The operator's description of the service.
     prefix : str
         The path of the service, without a slash at its end.
     public_url : str
@@ -67,7 +67,7 @@ class Service:
         self.launcher.start()
 
     def stop(self) -> None:
-        """Stop; runs go on."""
+        """Stop; runs continue."""
         self.launcher.stop()
         self.index.close()
 
@@ -126,6 +126,9 @@ class _Routes:
         counts = await asyncio.to_thread(self._service.index.counts)
         service = self._service
         return _json(answers.service_info(service.policy, counts, self._url(request), service.about))
+
+    async def runs(self, request: Any) -> Any:
+        return await (self.submit(request) if request.method == "POST" else self.list_runs(request))
 
     async def list_runs(self, request: Any) -> Any:
         principal = _principal(request)
@@ -218,7 +221,7 @@ class _Routes:
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
 
     def stream(self, name: str) -> Callable[[Any], Any]:
-        """Make the handler of what a run's command has printed."""
+        """Build the handler of what a run's command has printed."""
 
         async def handle(request: Any) -> Any:
             def find() -> Any:
@@ -287,7 +290,7 @@ def _json(content: Any, body: bytes | None = None, status: int = 200) -> Any:
 
 
 def make_app(service: Service, more_routes: Sequence[Any] = ()) -> Any:
-    """Make the ASGI application.
+    """Build the ASGI application.
 
     Parameters
     ----------
@@ -344,8 +347,7 @@ def _routes(service: Service) -> list[Any]:
         Route("/", do.root),
         Route("/engine/v1/status", do.health),
         Route(f"{base}/service-info", do.info),
-        Route(f"{base}/runs", do.list_runs, methods=["GET"]),
-        Route(f"{base}/runs", do.submit, methods=["POST"]),
+        Route(f"{base}/runs", do.runs, methods=["GET", "POST"]),
         Route(run, do.run_log),
         Route(f"{run}/status", do.status),
         Route(f"{run}/cancel", do.cancel, methods=["POST"]),

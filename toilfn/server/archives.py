@@ -42,7 +42,7 @@ class Limits:
 
 
 class Unpacked(NamedTuple):
-    """What was found in an archive."""
+    """The content of an archive."""
 
     document: str
     params: dict[str, Any]

@@ -1,4 +1,4 @@
-"""``toilfn server``: serve runs to others, and ``toilfn server token``: who may use it."""
+"""``toilfn server``: serve runs to others, and ``toilfn server token``: its users."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _ABOUT_PREFIX = "service_"
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn server") -> int:
-    """Serve until the process is told to end, or manage tokens; returns the exit status.
+    """Serve until the process is ended, or manage tokens; returns the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         By default what this process was given.
     prog : str
-        What the command is called in its help.
+        The name of the command in its help.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from toilfn.errors import InputError
 __all__ = ["ENGINE", "INPUTS", "KINDS", "Kind", "command", "engine_options", "kind_of", "program"]
 
 ENGINE = "toilfn"
-"""What this engine is called in requests."""
+"""The name of this engine in requests."""
 
 INPUTS = "wes_inputs.json"
 """The file of a run's inputs, beside what was uploaded."""
@@ -63,7 +63,7 @@ _TOILS = {
     "log-error": "log-level=error",
     "log-critical": "log-level=critical",
 }
-"""What others call our options."""
+"""Other names of our options."""
 
 
 class Kind(NamedTuple):

@@ -1,4 +1,4 @@
-"""What stands before every request: who sends it, whether it may come from there, and how errors are answered."""
+"""The checks before every request: its sender, its origin, and the answer when something fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a name or an address is that of this machine itself."""
+    """Return whether a name or an address is that of this machine itself."""
     return host in ("localhost", "::1", "ip6-localhost") or host.startswith("127.") or host.endswith(".localhost")
 
 
@@ -78,7 +78,7 @@ class Guard:
             self._audit(scope, answer.status)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
-        """Say why a request is not let through; None if it is."""
+        """Return why a request is not let through; None if it is."""
         own = headers.get("host", "")
         if self._access.is_open and not is_loopback(_host(own)):
             return 403, "this server has no tokens, so that it answers to requests to this machine itself only", {}

@@ -28,7 +28,7 @@ create index if not exists runs_in_state on runs (state, id);
 
 
 class Summary(NamedTuple):
-    """What a list shows of a run. Times are seconds since the epoch."""
+    """A run in a list. Times are seconds since the epoch."""
 
     id: str
     owner: str
@@ -152,7 +152,7 @@ class Index:
         owner : str, optional
             Whose runs; by default everybody's.
         where : mapping, optional
-            What a run must match: ``state``, ``kind``, and ``text`` for a part of its id, document or tags.
+            Conditions: ``state``, ``kind``, and ``text`` for a part of its id, document or tags.
         """
         conditions, values = ["1"], list[Any]()
         wanted = {**(where or {}), **({"owner": owner} if owner is not None else {})}

@@ -83,7 +83,7 @@ class Launcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Start no more leaders; those that there are go on."""
+        """Start no more leaders; those that there are continue."""
         self._ended = True
         self._wake.set()
         self._thread.join()
@@ -129,7 +129,7 @@ class Launcher:
                 busy += self._is_here(id)
             else:
                 waiting.append(run)
-        # What has begun goes on first, and what was cancelled costs nothing.
+        # Runs that have begun are resumed first, and one that was cancelled costs nothing.
         waiting.sort(key=lambda run: (self._index.state(run.id) is State.QUEUED, run.id))
         for run in waiting:
             if busy < self._settings.limit or self._index.state(run.id) is State.CANCELING:
@@ -166,7 +166,7 @@ class Launcher:
         return held is not None and held.host == socket.gethostname()
 
     def _start(self, run: Run) -> bool:
-        """Start a process to lead a run; say whether it takes a place in the queue."""
+        """Start a process to lead a run; return whether it takes a place in the queue."""
         if self._index.state(run.id) is State.CANCELING and self._end_cancelled(run):
             return False
         told = {

@@ -1,8 +1,8 @@
-"""What leads one run: a process of its own that runs the command, until the end is written down.
+"""The leader of one run: a process of its own that runs the command, until the end is written down.
 
 A server starts ``python -m toilfn.server.lead`` in a session of its own and forgets about it. The process takes the
 run's lease, so that one of them wins wherever servers start several; it looks for a request to cancel; and when it
-dies with its server's machine, the next one goes on, since the command finds its finished tasks in the run's job store.
+dies with its server's machine, the next one resumes, since the command finds its finished tasks in the run's job store.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Leader:
             return False
 
     def _has_run(self) -> bool:
-        """Say whether the log of the run's job store says that tasks were submitted."""
+        """Return whether the log of the run's job store says that tasks were submitted."""
         try:
             store = open_store(self._run.store_url, create=False, **self._store_options())
             return any(isinstance(decode(data, position), RunRecord) for position, data in store.log.read())

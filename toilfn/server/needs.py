@@ -1,4 +1,4 @@
-"""What a workflow needs on a server: the files that a document and its inputs refer to, under one folder."""
+"""The needs of a workflow on a server: the files that a document and its inputs refer to, under one folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VERSION = re.compile(r"""^\s*["']?cwlVersion["']?\s*:\s*["']?(v\d\.\d)|^\s*vers
 
 
 class Upload(NamedTuple):
-    """What is sent for a workflow."""
+    """A workflow as it is sent."""
 
     kind: str
     version: str

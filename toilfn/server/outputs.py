@@ -1,4 +1,4 @@
-"""What came out of a run: found when it ends, and shown with URLs by which clients fetch files."""
+"""The outputs of a run: found when it ends, and shown with URLs by which clients fetch files."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
     store.json              as in every job store: what the place can do is found out once
     open/RUN                the run has no final state yet; it is removed afterwards
-    runs/RUN/request        who asked for what, and when
+    runs/RUN/request        the request, its user and its time
     runs/RUN/files/...      attachments, where the place is not a directory
     runs/RUN/leases/N       who leads the run: a lease, as in a job store
     runs/RUN/started        when a leader took it first, and the command
     runs/RUN/running        its tasks were submitted
-    runs/RUN/ending         why it ends: cancelled, or its command ended; whoever comes first decides
+    runs/RUN/ending         why it ends: cancelled, or its command ended; the first of both decides
     runs/RUN/exit           the final state, and the exit code
     runs/RUN/outputs        what came out, as JSON
     runs/RUN/logs/...       standard output and error, where the place is not a directory
@@ -87,7 +87,7 @@ class Place:
         return Run(self, id)
 
     def submit(self, run: Run, request: dict[str, Any]) -> None:
-        """Write down what is asked for: from now on the run is queued."""
+        """Write the request down: from now on the run is queued."""
         self.store.objects.put(f"open/{run.id}", b"")
         run.objects.prepare()
         run.objects.put_new("request", _packed(request))
@@ -136,7 +136,7 @@ class Run:
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """What was asked for.
+        """The request.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class Run:
         return self.note("ending", {"by": "cancel", "user": user})
 
     def is_cancelled(self) -> bool:
-        """Say whether somebody has cancelled the run before its command ended."""
+        """Return whether somebody has cancelled the run before its command ended."""
         return (self.read("ending") or {}).get("by") == "cancel"
 
     def end(self, state: State, exit_code: int | None, notes: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The state of a run, worked out of what its record holds: nobody writes a state down before the end."""
+"""The state of a run, worked out of what its record holds: no state is written down before the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class State(str, Enum):
 
 
 class Facts(NamedTuple):
-    """What is known of a run. Each of these, once true, stays so."""
+    """The facts of a run. Each of these, once true, stays so."""
 
     claimed: bool = False
     """A leader has taken the run."""

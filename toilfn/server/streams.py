@@ -42,7 +42,7 @@ def file_answer(file: BinaryIO, name: str, headers: Any, *, as_text: bool = Fals
     file : binary file
         Is closed in the end.
     name : str
-        What it is called.
+        Its name.
     headers : mapping
         Of the request.
     as_text : bool

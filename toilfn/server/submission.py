@@ -1,4 +1,4 @@
-"""What a client asks for: the fields of a form, checked, and made into the request that a run's record keeps."""
+"""Requests of clients: the fields of a form, checked, and made into the request that a run's record keeps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOOL = re.compile(r"[\w-]+(\.[\w-]+)+/[\w./-]+:[\w.-]+")
 
 @dataclass(frozen=True)
 class Policy:
-    """What the operator allows.
+    """The operator's choices.
 
     Attributes
     ----------

@@ -36,7 +36,7 @@ _OPEN = 32
 
 
 class TaskRow(NamedTuple):
-    """What is known of one task. Times are seconds since the epoch."""
+    """The state of one task. Times are seconds since the epoch."""
 
     number: int
     id: bytes
