@@ -50,7 +50,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_workflow_with_all_it_refers_to(server, folder):
     for program, words in (("toilfn", ["wes", "run"]), ("toilfn-wes-cwl-runner", ["--quiet", "--outdir=/nowhere"])):
-        done = toilfn(*words, "flows/main.cwl", "inputs/in.yml", server=server, cwd=folder, program=program)
+        done = toilfn(
+            *words, (folder / "flows/main.cwl").as_uri(), "inputs/in.yml", server=server, cwd=folder, program=program
+        )
         assert done.returncode == 0, done.stderr
         out = json.loads(done.stdout)["out"]
         assert (out["basename"], out["size"]) == ("out.txt", 8)

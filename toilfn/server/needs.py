@@ -52,6 +52,7 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
         If a file cannot be read, or the kind is not known.
     """
     path, _, fragment = workflow.partition("#")
+    path = unquote(urlsplit(path).path) if path.startswith("file://") else path
     found_kind = kind or _KINDS.get(os.path.splitext(urlsplit(path).path)[1].lower())
     if found_kind is None:
         raise InputError(f"{workflow} is not known to be CWL, WDL or Python; its name must end with .cwl, .wdl or .py")
