@@ -15,10 +15,10 @@ from typing import Any
 import psutil
 
 import toilfn as toil
+from toilfn import protocol
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.local.cluster import LocalCluster
 from toilfn.graph.record import record
-from toilfn.leader import messages
 from toilfn.model import records
 from toilfn.resources import Resources
 from toilfn.stores import Store, temporary_store
@@ -37,8 +37,8 @@ def count_down(n: int) -> Any:
 def batch(store: Store, promises: list[Any]) -> Batch:
     parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
     made = record(promises, (), parent, store)
-    tasks = [(records.encode(task), 1, Resources()) for task in made.tasks]
-    message = messages.run_batch(tasks, {}, map(records.encode, made.functions))
+    tasks = [(records.encode(task), 1, protocol.limits(Resources())) for task in made.tasks]
+    message = protocol.encode(protocol.Run(tasks, {}, list(map(records.encode, made.functions))))
     return Batch("batch", "batch", Resources(), message)
 
 
@@ -48,7 +48,8 @@ def run(cluster: LocalCluster, work: Batch) -> tuple[float, int]:
     cluster.submit([work])
     while True:
         for update in cluster.poll(10):
-            count += sum(len(messages.read(answer)[1][0]) for answer in update.answers if b"records" in answer[:10])
+            said = map(protocol.decode, update.answers)
+            count += sum(len(one.records) for one in said if isinstance(one, protocol.Records | protocol.Done))
             if update.state is JobState.ENDED:
                 assert update.cause is None, update
                 return time.perf_counter() - start, count

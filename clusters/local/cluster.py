@@ -12,21 +12,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import msgpack
-
 from toilfn.clusters.base import FRESH_VARIABLE, Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.clusters.local import machine
 from toilfn.clusters.local.process import Launcher, Sweeper, WorkerProcess, launch
 from toilfn.clusters.local.watch import Verdict, broken_limit, how_it_ended
 from toilfn.errors import ClusterError
 from toilfn.events import Capacity, Cause
+from toilfn.protocol import DONE, RECALL
 from toilfn.resources import Accelerator, Resources
 from toilfn.units import parse_disk, parse_memory
 
 __all__ = ["LocalCluster"]
-
-_DONE = msgpack.packb(("done",))
-_RECALL = msgpack.packb(("recall",))
 
 _LOOK = 0.05
 """Seconds between two looks at what the workers use."""
@@ -190,9 +186,9 @@ class LocalCluster(Cluster):
         messages = job.worker.receive()
         if messages is None:
             return [self._ended(job)]
-        if _DONE not in messages:
+        if DONE not in messages:
             return [Update(job.id, JobState.RUNNING, answers=tuple(messages))] if messages else []
-        messages.remove(_DONE)
+        messages.remove(DONE)
         self._free(job)
         is_reusable = not job.devices and FRESH_VARIABLE not in self._environment
         if job.verdict is None and is_reusable and not job.worker.has_kept_much():
@@ -260,7 +256,7 @@ class LocalCluster(Cluster):
     def recall(self, job: JobId) -> None:
         """Pass the wish on to the worker."""
         if job in self._busy:
-            self._busy[job].worker.send(_RECALL)
+            self._busy[job].worker.send(RECALL)
 
     def tell(self, job: JobId, message: bytes) -> None:
         """Send a message to the worker."""

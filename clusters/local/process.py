@@ -13,16 +13,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-import msgpack
-
 from toilfn.clusters.base import worker_command
 from toilfn.clusters.local.output import open_output, read_output
 from toilfn.clusters.local.slot import Doing, Slot
 from toilfn.clusters.local.wire import Wire
+from toilfn.protocol import READY, Open, encode
 
 __all__ = ["Launcher", "Process", "Sweeper", "WorkerProcess", "launch"]
 
-READY = msgpack.packb(("ready",))
 _MOST_KEPT = 512 * 2**20
 """How many bytes a worker may keep of earlier tasks, where its last task did not ask for more."""
 _EXIT_TIME = 1.0
@@ -88,7 +86,7 @@ class WorkerProcess:
         self._waiting: list[bytes] | None = None
         path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
         # Tasks start elsewhere, so what is relative here must not stay so; and names need not be Unicode.
-        self.send(msgpack.packb(("open", store, path), unicode_errors="surrogateescape"))
+        self.send(encode(Open(store, path)))
         self._waiting = []
 
     @property

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from toilfn import protocol
 from toilfn.clusters.base import Batch, Cluster, JobState, Update
 from toilfn.graph.record import record
 from toilfn.graph.serialize import loads, resolve
-from toilfn.leader import messages
 from toilfn.model import records
 from toilfn.model.records import encode
 from toilfn.resources import Resources
@@ -34,8 +34,9 @@ def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **r
     parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
     made = record(list(promises), (), parent, store)
     shape = Resources(**{"memory": 2**30, **resources})
-    tasks = [(encode(task), attempt, shape) for task in made.tasks]
-    return Made(messages.run_batch(tasks, values or {}, map(encode, made.functions)), list(made.refs), shape)
+    tasks = [(encode(task), attempt, protocol.limits(shape)) for task in made.tasks]
+    order = protocol.Run(tasks, values or {}, list(map(encode, made.functions)))
+    return Made(protocol.encode(order), list(made.refs), shape)
 
 
 @dataclass
@@ -51,18 +52,19 @@ class Answered:
     ends: list[Update] = field(default_factory=list)
 
     def hear(self, message: bytes) -> None:
-        kind, rest = messages.read(message)
-        self.kinds.append(kind)
-        if rest and kind in ("records", "done"):
-            for data in rest[0]:
-                record: Any = records.decode(data)
-                kept = self.outcomes if isinstance(record, records.Outcome) else self.failures
-                kept[record.id] = record
-            self.kept += rest[1]
-        elif kind == "returned":
-            self.returned += rest[0]
-        elif kind == "running":
-            self.running.append(rest[0])
+        said = protocol.decode(message)
+        self.kinds.append(type(said).__name__.lower())
+        match said:
+            case protocol.Records(made, tail_calls) | protocol.Done(made, tail_calls):
+                for data in made:
+                    record: Any = records.decode(data)
+                    kept = self.outcomes if isinstance(record, records.Outcome) else self.failures
+                    kept[record.id] = record
+                self.kept += tail_calls
+            case protocol.Returned(tasks):
+                self.returned += tasks
+            case protocol.Running(task):
+                self.running.append(task)
 
     def value(self, id_: bytes, store: Store) -> Any:
         """The value of a task, with the values that it refers to."""

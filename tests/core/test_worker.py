@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import toilfn as toil
 from tests.core.batches import Answered, make
+from toilfn import protocol
 from toilfn.clusters.local.slot import Slot
 from toilfn.model import records
 from toilfn.stores import Store, open_store
@@ -25,7 +26,6 @@ from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
 from toilfn.worker.execute import Executor
 from toilfn.worker.inprocess import InProcess
-from toilfn.worker.main import unpack
 from toilfn.worker.surroundings import Surroundings
 
 
@@ -262,7 +262,7 @@ def executor_of(store: Store) -> Executor:
 def test_a_loop_of_tail_calls_keeps_only_the_value_that_is_needed(store: Store) -> None:
     executor = executor_of(store)
     made = make(store, same(count_down(500)))
-    batch = Batch(executor, *unpack(made.message)[1:])
+    batch = Batch(executor, protocol.expect(protocol.Run, made.message))
     while (attempt := batch.next()) is not None:
         batch.ended(attempt, executor.run(attempt, batch.payloads))
         assert len(batch.payloads) <= 1
@@ -273,7 +273,7 @@ def test_what_has_no_time_left_for_its_walltime_is_given_back(store: Store) -> N
     for walltime, ran in ((120.0, 5), (60.0, 1)):
         executor = executor_of(store)
         made = make(store, same(count_down(2)), same(2), walltime=60.0)
-        batch = Batch(executor, *unpack(made.message)[1:4], walltime)
+        batch = Batch(executor, protocol.expect(protocol.Run, made.message)._replace(walltime=walltime))
         attempts = []
         while (attempt := batch.next()) is not None:
             attempts.append(attempt.task.id)
@@ -287,7 +287,7 @@ def test_a_recall_gives_back_what_has_not_started(started: int, tmp_path_factory
     store = open_store(tmp_path_factory.mktemp("store"), sync=False)
     executor = executor_of(store)
     made = make(store, *[same(i) for i in range(6)])
-    batch = Batch(executor, *unpack(made.message)[1:])
+    batch = Batch(executor, protocol.expect(protocol.Run, made.message))
     ran = []
     for attempt in itertools.islice(iter(batch.next, None), started):
         assert attempt is not None

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
-import msgpack
-
 from toilfn.errors import StoreError
 from toilfn.events import TaskId
+from toilfn.protocol import Log, expect
 from toilfn.stores import Store
 from toilfn.worker.live import follow_flag, live_prefix
 
@@ -56,7 +55,7 @@ class Following:
             if name not in self._over and count > seen:
                 new = self._store.get_answers(name, seen)
                 self._seen[name] = seen + len(new)
-                text = b"".join(msgpack.unpackb(message)[2] for message in new).decode(errors="replace")
+                text = b"".join(expect(Log, message).text for message in new).decode(errors="replace")
                 self._shown += text
                 self._show(text)
 

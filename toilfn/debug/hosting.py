@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+from toilfn import protocol
 from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ToilfnError
 from toilfn.events import TaskId
 from toilfn.graph import options
-from toilfn.leader import messages
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.values import Entry, Values
+from toilfn.protocol import Records, Run, Started
 from toilfn.resources import Resources
 from toilfn.stdio import report, report_error
 from toilfn.stores import Store
@@ -84,8 +85,8 @@ class Hosting:
 
     def _message(self, task: records.Task) -> bytes:
         function = self._index.functions[task.function]
-        tasks = [(records.encode(task), 1, shape(self._index, task))]
-        return messages.run_batch(tasks, self.inputs_of(task), [records.encode(function)])
+        tasks = [(records.encode(task), 1, protocol.limits(shape(self._index, task)))]
+        return protocol.encode(Run(tasks, self.inputs_of(task), [records.encode(function)]))
 
 
 class _Hosted:
@@ -101,11 +102,10 @@ class _Hosted:
     def wait_for_value(self) -> bytes | records.BlobRef:
         """Return the value for its clients."""
         while (said := self._said.get()) is not None:
-            kind, content = messages.read(said)
-            if kind == "started":
-                _, value = content
-                return value if isinstance(value, bytes) else records.BlobRef(*value)
-            self._check(kind, content)
+            message = protocol.decode(said)
+            if isinstance(message, Started):
+                return records.payload_or_ref(message.value)
+            self._check(message)
         self._said.put(None)  # for `stop`
         raise ToilfnError(f"service {self._name} ended before it was ready")
 
@@ -115,14 +115,14 @@ class _Hosted:
         self._thread.join(_PATIENCE)
         try:
             while (said := self._said.get_nowait()) is not None:
-                self._check(*messages.read(said))
+                self._check(protocol.decode(said))
         except queue.Empty:
             report(f"toilfn: service {self._name} did not stop within {_PATIENCE:g} seconds")
         except ToilfnError as error:
             report_error("toilfn", error)
 
-    def _check(self, kind: str, content: tuple[Any, ...]) -> None:
-        made = map(records.decode, content[0]) if kind == "records" else ()
+    def _check(self, message: protocol.Message) -> None:
+        made = map(records.decode, message.records) if isinstance(message, Records) else ()
         for record in made:
             if isinstance(record, records.Failure):
                 raise ToilfnError(f"service {self._name} failed: {record.message}\n{record.traceback}".rstrip())

@@ -20,9 +20,9 @@ from toilfn.events import TaskId
 from toilfn.files.file import files_in
 from toilfn.graph.code import install
 from toilfn.graph.serialize import loads, resolve
-from toilfn.leader.messages import limits
 from toilfn.model import records
 from toilfn.model.index import Index
+from toilfn.protocol import limits
 from toilfn.stores import Store
 from toilfn.stores.files import FileObjects
 from toilfn.stores.overlay import Overlay

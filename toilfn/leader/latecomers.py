@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from toilfn.clusters.base import JobId, Update
 from toilfn.events import Cause
-from toilfn.leader import messages
+from toilfn.protocol import is_done
 from toilfn.stores import is_local
 from toilfn.worker.passed import WRONG_VERSIONS
 
@@ -45,8 +45,7 @@ class Latecomers:
 
     def is_late(self, update: Update, answers: Sequence[bytes]) -> bool:
         """Return whether a job's end is to be put off; `due` gives it again then."""
-        is_whole = bool(answers) and messages.read(answers[-1])[0] == "done"
-        if update.cause is not None or is_whole:
+        if update.cause is not None or is_done(answers):
             self._since.pop(update.job, None)
             return False
         self._since.setdefault(update.job, time.monotonic())

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any
 
+from toilfn import protocol
 from toilfn.clusters.base import Cluster, JobState, Update
 from toilfn.errors import ClusterError, ResourceError
 from toilfn.events import (
@@ -41,7 +41,6 @@ from toilfn.events import (
     Submit,
     TaskId,
 )
-from toilfn.leader import messages
 from toilfn.leader.adoption import Earlier, adopt
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import too_large
@@ -62,6 +61,7 @@ from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode
 from toilfn.model.values import Values
+from toilfn.protocol import Done, Log, Records, Running, Started, Warnings
 from toilfn.scheduler import Scheduler
 
 __all__ = ["Leader"]
@@ -206,9 +206,8 @@ class Leader:
 
     def _hear_stray(self, name: str, message: bytes) -> None:
         """Take the outcomes of a job that was lost; its failures are nobody's, since the tasks were charged already."""
-        kind, rest = messages.read(message)
-        if rest and kind in ("records", "done"):
-            for data in rest[0]:
+        if isinstance(said := protocol.decode(message), Records | Done):
+            for data in said.records:
                 if isinstance(records.decode(data), records.Outcome):
                     self._record(None, data, name)
 
@@ -406,8 +405,7 @@ class Leader:
         """Return whether a job that is not over has done its work; a site's epilog may still run."""
         if not (update.is_ending or update.state is JobState.UNKNOWN):
             return False
-        answers = self._answers.so_far(out.name)
-        return bool(answers) and messages.read(answers[-1])[0] == "done"
+        return protocol.is_done(self._answers.so_far(out.name))
 
     def _end(self, out: Out, update: Update) -> None:
         now = time.monotonic()
@@ -424,25 +422,27 @@ class Leader:
         self._handle(Lost(out.id, update.cause, now, running, is_sure))
 
     def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:
-        kind, rest = messages.read(message)
-        if rest and kind in ("records", "done"):
-            for data in rest[0]:
+        said = protocol.decode(message)
+        if isinstance(said, Records | Done):
+            for data in said.records:
                 self._record(out, data, name)
-            if out is not None:
-                self._go_on(out, rest[1])
-        elif out is None:
+            if out is not None and said.records:
+                self._go_on(out, said.tail_calls)
             return
-        elif kind == "started":
-            self._service_started(out, *rest)
-        elif kind == "returned":
-            self._handle(Returned(out.id, rest[0]))
-        elif kind == "running":
-            self._runs(out, *rest)
-        elif kind == "warnings":
-            for task, text in rest[0]:
-                self._watch.warned(task, text)
-        elif kind == "log" and self._watch.said is not None:
-            self._watch.said(self.tasks.name(rest[0]), *rest)
+        if out is None:
+            return
+        match said:
+            case Started(id_, value):
+                self._service_started(out, id_, value)
+            case protocol.Returned(ids):
+                self._handle(Returned(out.id, tuple(ids)))
+            case Running(id_, since):
+                self._runs(out, id_, since)
+            case Warnings(lines):
+                for name_of_task, text in lines:
+                    self._watch.warned(name_of_task, text)
+            case Log(id_, text) if self._watch.said is not None:
+                self._watch.said(self.tasks.name(id_), id_, text)
 
     def _go_on(self, out: Out, kept: Sequence[TaskId]) -> None:
         """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
@@ -462,8 +462,8 @@ class Leader:
         ids = (out.running for out in self._jobs)
         return [self.tasks.name(id_) for id_ in ids if id_ is not None and self.tasks.is_open(id_)]
 
-    def _service_started(self, out: Out, id_: TaskId, value: bytes | Sequence[Any]) -> None:
-        self.values.put(id_, value if isinstance(value, bytes) else records.BlobRef(*value), ())
+    def _service_started(self, out: Out, id_: TaskId, value: protocol.Value) -> None:
+        self.values.put(id_, records.payload_or_ref(value), ())
         self._handle(ServiceStarted(out.id, id_))
 
     def _record(self, out: Out | None, data: bytes, name: str) -> None:

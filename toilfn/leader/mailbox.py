@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from toilfn import protocol
 from toilfn.events import TaskId
-from toilfn.leader import messages
 from toilfn.leader.latecomers import Latecomers
 from toilfn.model.records import BlobRef, Task, decode
 from toilfn.stores import MissingObjectError, Store, is_local
@@ -95,17 +95,17 @@ class StoreAnswers(Answers):
         if not name:
             return ()
         try:
-            _, (tasks, *_) = messages.read(self._store.get_batch(name)[0])
+            order = protocol.expect(protocol.Run, self._store.get_batch(name)[0])
         except MissingObjectError:
             return ()
-        return tuple(record.id for record in (decode(data) for data, *_ in tasks) if isinstance(record, Task))
+        return tuple(record.id for record in (decode(data) for data, *_ in order.tasks) if isinstance(record, Task))
 
     def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
         """Read what a batch has answered, from the `start`-th answer on."""
         found = []
         for message in self._store.answers(name, start):
             found.append(message)
-            if messages.read(message)[0] == "done":  # the next one would be asked for in vain
+            if protocol.is_done((message,)):  # the next one would be asked for in vain
                 break
         return found
 

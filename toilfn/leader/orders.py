@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from toilfn import protocol
 from toilfn.events import Submit, TaskId
-from toilfn.leader import messages
 from toilfn.leader.tasks import Tasks
 from toilfn.model import records
 from toilfn.model.records import BlobRef, encode
 from toilfn.model.values import Values
+from toilfn.protocol import Run, limits
 from toilfn.resources import Resources
 
 __all__ = ["Orders"]
@@ -56,11 +57,12 @@ class Orders:
             data = self.tasks.encoded(id_)
             task = records.decode(data)
             assert isinstance(task, records.Task)
-            tasks.append((data, self.attempts.get(id_, 0) + 1, self.shape(id_)))
+            tasks.append((data, self.attempts.get(id_, 0) + 1, limits(self.shape(id_))))
             needs += [need for need in task.needs if need not in within]
             functions[task.function] = self.tasks.function(task)
         walltime = None if is_watched else submit.walltime
-        return messages.run_batch(tasks, self.values.closure(needs), map(encode, functions.values()), walltime)
+        functions_used = [encode(function) for function in functions.values()]
+        return protocol.encode(Run(tasks, self.values.closure(needs), functions_used, walltime))
 
     def functions(self, submit: Submit) -> set[BlobRef]:
         """List the blobs that a batch's functions are in."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-import msgpack
-
 from toilfn.clusters.base import Cluster
 from toilfn.events import TaskId
 from toilfn.graph.serialize import dumps
-from toilfn.leader import messages
 from toilfn.leader.jobs import Out
 from toilfn.leader.mailbox import Answers
 from toilfn.model import records
+from toilfn.protocol import STOP, Started, decode
 
 __all__ = ["Services", "never_ran"]
 
-_STOP = msgpack.packb(("stop",))
 _LOOK = 1.0
 """Seconds between two looks at what services that start have put in the store."""
 
@@ -45,7 +42,7 @@ class Services:
             return
         self._stopped.add(out.name)
         if self._cluster.capabilities.direct and out.job is not None:
-            self._cluster.tell(out.job, _STOP)
+            self._cluster.tell(out.job, STOP)
         else:
             self._answers.stop(out.name)
 
@@ -62,7 +59,7 @@ class Services:
         self._looked = time.monotonic()
         for out in [out for out in outs if out.service and out.name not in self._heard]:
             for message in self._answers.so_far(out.name):
-                if messages.read(message)[0] == "started":
+                if isinstance(decode(message), Started):
                     self._heard.add(out.name)
                     yield out, message
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from toilfn.leader import messages
 from toilfn.leader.jobs import Out
 from toilfn.leader.mailbox import Answers
+from toilfn.protocol import Log, Warnings, decode
 
 __all__ = ["Streams"]
 
@@ -55,4 +55,4 @@ class Streams:
 
 
 def _is_output(message: bytes) -> bool:
-    return messages.read(message)[0] in ("log", "warnings")
+    return isinstance(decode(message), Log | Warnings)

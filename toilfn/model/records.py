@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Queue", "Record",
-    "Run", "Started", "Stats", "Task", "decode", "encode", "start_of",
+    "Run", "Started", "Stats", "Task", "decode", "encode", "payload_or_ref", "start_of",
 ]  # fmt: skip
 
 
@@ -283,6 +283,11 @@ def start_of(kind: type[Task | Outcome]) -> bytes:
     """Return the bytes that all records of a kind start with; the sixteen after them are the task's id."""
     start: bytes = msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
     return start
+
+
+def payload_or_ref(value: Any) -> bytes | BlobRef:
+    """Return a value from a message: its payload, or the reference of the blob that holds it."""
+    return value if isinstance(value, bytes) else BlobRef(*value)
 
 
 def _ref(value: Any) -> Any:

@@ -6,10 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import msgpack
-
+from toilfn import protocol
 from toilfn.events import TaskId
 from toilfn.model.records import BlobRef
+from toilfn.protocol import Done, Log, Message, Records, Returned, Running, Started, Warnings
 
 __all__ = ["Answers"]
 
@@ -31,7 +31,7 @@ class Answers:
         self._send = send
         self._lock = threading.RLock()
         self._records: list[bytes] = []
-        self._kept: list[TaskId] = []
+        self._tail_calls: list[TaskId] = []
         self._size = 0
         self._has_announced = False
         self._warnings: deque[tuple[str, str]] = deque()
@@ -43,12 +43,12 @@ class Answers:
         """
         self._warnings.append((name, text))
 
-    def add(self, record: bytes, kept: TaskId | None = None) -> None:
-        """Keep the record of an attempt, and the task it created that this worker goes on with."""
+    def add(self, record: bytes, tail_call: TaskId | None = None) -> None:
+        """Keep the record of an attempt, and the task it created that this worker has started by itself."""
         with self._lock:
             self._records.append(record)
-            if kept is not None:
-                self._kept.append(kept)
+            if tail_call is not None:
+                self._tail_calls.append(tail_call)
             self._size += len(record)
             if self._size > _MUCH:
                 self.flush()
@@ -57,17 +57,17 @@ class Answers:
         """Send the records and the warnings that wait."""
         with self._lock:
             if warnings := [self._warnings.popleft() for _ in range(len(self._warnings))]:
-                self._say("warnings", warnings)
+                self._say(Warnings(warnings))
             if self._records:
-                self._say("records", self._records, self._kept)
-                self._records, self._kept, self._size = [], [], 0
+                self._say(Records(self._records, self._tail_calls))
+                self._records, self._tail_calls, self._size = [], [], 0
 
     def running(self, task: TaskId, start: float) -> None:
         """Say that a task has been running since `start`, in seconds since the epoch."""
         with self._lock:
             self.flush()
             self._has_announced = True
-            self._say("running", task, start)
+            self._say(Running(task, start))
 
     def begin(self) -> None:
         """Note that the next task begins: if the leader knows what ran before, it is told now how that ended.
@@ -84,34 +84,34 @@ class Answers:
         with self._lock:
             if text := take():
                 self.flush()
-                self._say("log", task, text)
+                self._say(Log(task, text))
 
     def started(self, task: TaskId, value: bytes | BlobRef) -> None:
         """Say that a service has started, and its value."""
         with self._lock:
             self.flush()
-            self._say("started", task, value)
+            self._say(Started(task, value))
 
     def returned(self, take: Callable[[], Iterable[TaskId]]) -> None:
         """Return tasks back; they are taken when nothing else can be said meanwhile."""
         with self._lock:
             tasks = list(take())
             self.flush()
-            self._say("returned", tasks)
+            self._say(Returned(tasks))
 
     def done(self) -> None:
         """Say that the batch is over."""
         with self._lock:
             self.flush()
-            self._say("done")
+            self._say(Done())
 
     def finish(self) -> None:
         """Say that the batch is over, and the records that wait, by one message: each may cost money."""
         with self._lock:
             if self._warnings:
                 self.flush()
-            self._say("done", self._records, self._kept)
-            self._records, self._kept, self._size = [], [], 0
+            self._say(Done(self._records, self._tail_calls))
+            self._records, self._tail_calls, self._size = [], [], 0
 
-    def _say(self, *message: object) -> None:
-        self._send(msgpack.packb(message))
+    def _say(self, message: Message) -> None:
+        self._send(protocol.encode(message))

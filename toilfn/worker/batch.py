@@ -15,6 +15,7 @@ from toilfn.events import TaskId
 from toilfn.graph.options import SERVICE
 from toilfn.graph.serialize import only_reference
 from toilfn.model import records
+from toilfn.protocol import Run
 from toilfn.worker.execute import Attempt, Executor
 from toilfn.worker.payloads import Payloads
 
@@ -34,33 +35,20 @@ class Batch:
     ----------
     executor : Executor
         Runs the attempts.
-    tasks : iterable of (record, attempt, limits)
-        As the message has them.
-    values : mapping
-        Payload or blob, and references, of what the tasks need from outside.
-    functions : iterable of bytes
-        Encoded records.
-    walltime : float, optional
-        The seconds that the system gives to all of it. A task for whose own walltime that leaves too little is
-        refused, unless it is the first: so none dies of what others took.
+    order : Run
+        The message. If it has a walltime for the whole batch, a task whose own walltime no longer fits into the rest
+        is refused, unless it is the first one: so no task dies of the time that others took.
     """
 
-    def __init__(
-        self,
-        executor: Executor,
-        tasks: Any,
-        values: Mapping[TaskId, Any],
-        functions: Any,
-        walltime: float | None = None,
-    ) -> None:
-        executor.learn(map(_function, functions), recorded=True)
+    def __init__(self, executor: Executor, order: Run) -> None:
+        executor.learn(map(_function, order.functions), recorded=True)
         self._executor = executor
-        self._queue = deque(Attempt(_task(record), number, limits) for record, number, limits in tasks)
-        entries = {id_: (_payload(value), refs) for id_, (value, refs) in values.items()}
+        self._queue = deque(Attempt(_task(record), number, limits) for record, number, limits in order.tasks)
+        entries = {id_: (records.payload_or_ref(value), refs) for id_, (value, refs) in order.values.items()}
         self.payloads = Payloads(entries, executor.blobs)
         self._wanted = {need for attempt in self._queue for need in attempt.task.needs} - entries.keys()
         self._incomplete: set[TaskId] = set()
-        self._deadline = math.inf if walltime is None else time.monotonic() + walltime
+        self._deadline = math.inf if order.walltime is None else time.monotonic() + order.walltime
         self._is_first = True
         self._following: Attempt | None = None
         self._head = b""
@@ -167,10 +155,6 @@ def _at_most(asked: Any, given: Any) -> bool:
 
 def _is_reference(outcome: records.Outcome) -> bool:
     return isinstance(outcome.value, bytes) and only_reference(outcome.value, outcome.refs)
-
-
-def _payload(value: Any) -> bytes | records.BlobRef:
-    return value if isinstance(value, bytes) else records.BlobRef(*value)
 
 
 def _task(data: bytes) -> records.Task:

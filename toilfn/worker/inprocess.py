@@ -7,12 +7,13 @@ from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 
 from toilfn.clusters.local.slot import Slot
+from toilfn.protocol import Run, expect
 from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
 from toilfn.worker.execute import Executor
-from toilfn.worker.main import unpack, work
+from toilfn.worker.main import work
 from toilfn.worker.scratch import CODE_VARIABLE
 from toilfn.worker.surroundings import Surroundings, put_back, replace_variables
 
@@ -39,9 +40,8 @@ class InProcess:
     def __call__(self, message: bytes) -> list[bytes]:
         """Run a batch; gives what a worker would have answered."""
         said: list[bytes] = []
-        _, *rest = unpack(message)
         answers = Answers(said.append)
-        work(Batch(self._executor, *rest), self._executor, answers)
+        work(Batch(self._executor, expect(Run, message)), self._executor, answers)
         answers.done()
         return said
 
@@ -71,9 +71,8 @@ class InThread:
     def __init__(
         self, executor: Executor, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]
     ) -> None:
-        _, *rest = unpack(message)
         self._executor = executor
-        self._batch = Batch(executor, *rest)
+        self._batch = Batch(executor, expect(Run, message))
         self._answers = Answers(say)
         self._ended = ended
         self._thread = threading.Thread(target=self._run, name="toilfn-service", daemon=True)

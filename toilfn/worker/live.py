@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgpack
-
 from toilfn.clusters.local.slot import Doing, Slot
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.events import TaskId
+from toilfn.protocol import Log, encode
 from toilfn.stores import Store, is_local
 from toilfn.text import visible
 from toilfn.worker.capture import Capture
@@ -119,7 +118,7 @@ class Live:
         name = f"{live_prefix(doing.task)}{doing.start * 1000:.0f}"
         if name != self._name:
             self._name, self._count = name, 0
-        self._store.put_answers(name, self._count, msgpack.packb(("log", doing.task, lines)))
+        self._store.put_answers(name, self._count, encode(Log(doing.task, lines)))
         self._count += 1
 
 

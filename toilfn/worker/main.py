@@ -24,10 +24,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import msgpack
-
+from toilfn import protocol
 from toilfn.clusters.common.verdicts import NOT_MINE
 from toilfn.clusters.local.output import LOG_LIMIT
 from toilfn.clusters.local.slot import Slot
@@ -35,6 +34,7 @@ from toilfn.clusters.local.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
+from toilfn.protocol import Open, Recall, Run, Stop
 from toilfn.stdio import flush, open_closed_descriptors, report, report_error
 from toilfn.stores import Store, is_local, open_store
 from toilfn.worker.answers import Answers
@@ -171,7 +171,7 @@ class WarmWorker:
     def run(self) -> None:
         """Work until the leader closes the wire."""
         threading.Thread(target=self._listen_or_die, name="toilfn-listener", daemon=True).start()
-        self._wire.send(msgpack.packb(("ready",)))
+        self._wire.send(protocol.READY)
         while (batch := self._batches.get()) is not None:
             work(batch, self._executor, self._answers)
             self._batch = None  # before the leader hears it, and gives us the next one
@@ -202,15 +202,15 @@ class WarmWorker:
         return messages is not None
 
     def _obey(self, message: bytes) -> None:
-        kind, *rest = unpack(message)
-        if kind == "run":
-            self._batch = Batch(self._executor, *rest)
-            self._batches.put(self._batch)
-        elif kind == "recall":
-            batch = self._batch
-            self._answers.returned(list if batch is None else batch.recall)
-        elif kind == "stop" and self._batch is not None:
-            self._batch.stop.set()
+        match protocol.decode(message):
+            case Run() as order:
+                self._batch = Batch(self._executor, order)
+                self._batches.put(self._batch)
+            case Recall():
+                batch = self._batch
+                self._answers.returned(list if batch is None else batch.recall)
+            case Stop() if self._batch is not None:
+                self._batch.stop.set()
 
 
 def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
@@ -237,7 +237,7 @@ def serve_batch(url: str, name: str) -> None:
     check_versions()  # before anything is loaded that may need the leader's
     store, slot = open_store(url, create=False), Slot()
     packed, along = store.get_batch(name)
-    _, *message = unpack(packed)
+    order = protocol.expect(Run, packed)
     if is_local(url) and store.get_answers(name):  # elsewhere that costs, and the first answer is refused
         raise _AnsweredError(name)
     blobs = BlobCache(store.get_blob)
@@ -251,7 +251,7 @@ def serve_batch(url: str, name: str) -> None:
     reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
-        work(Batch(executor, *message), executor, answers, StoreWish(store, name).wait)
+        work(Batch(executor, order), executor, answers, StoreWish(store, name).wait)
         answers.finish()
     finally:
         executor.close()
@@ -312,7 +312,7 @@ def _greeting(wire: Wire) -> tuple[str, list[str]]:
         messages = wire.receive()
     if messages is None:
         os._exit(0)
-    _, store, path = unpack(messages[0])
+    store, path = protocol.expect(Open, messages[0])
     return store, list(path)
 
 
@@ -353,11 +353,6 @@ def _crash() -> NoReturn:
 
 def _log_limit() -> int:
     return int(os.environ.get("TOILFN_LOG_LIMIT", LOG_LIMIT))
-
-
-def unpack(message: bytes) -> Any:
-    """Read a message of the leader."""
-    return msgpack.unpackb(message, use_list=False, strict_map_key=False, unicode_errors="surrogateescape")
 
 
 def main(arguments: Sequence[str]) -> int:
