@@ -23,9 +23,8 @@ from processes import run
 
 import toilfn as toil
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
-from toilfn.events import Capacity
 from toilfn.model import records
-from toilfn.resources import Resources
+from toilfn.resources import Capacity, Resources
 
 
 class InstantCluster(Cluster):

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
-from toilfn.events import Budget, Capacity, Finished, Lost, NewTask, Submit, Submitted, TaskId
-from toilfn.resources import Resources
+from toilfn.ids import Budget, TaskId
+from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import Finished, Lost, NewTask, Submit, Submitted
 
 SIZES = (10_000, 100_000, 1_000_000)
 CHUNK = 5_000

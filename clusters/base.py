@@ -18,8 +18,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, NewType
 
 from toilfn.errors import ClusterError
-from toilfn.events import Capacity, Cause, TaskId
-from toilfn.resources import Resources
+from toilfn.ids import Cause, TaskId
+from toilfn.resources import Capacity, Resources
 
 if TYPE_CHECKING:
     from typing_extensions import Self

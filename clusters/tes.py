@@ -31,7 +31,7 @@ from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, Polled
 from toilfn.clusters.common.settings import resolved
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ import pytest
 
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Session, Update
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 __all__ = ["ClusterContract"]

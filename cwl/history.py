@@ -12,9 +12,9 @@ from cwltool.workflow import Workflow, WorkflowStep
 from toilfn.cwl.documents import Part, Path, step_of
 from toilfn.cwl.reuse import Fresh
 from toilfn.cwl.steps import runs_here
-from toilfn.events import TaskId
 from toilfn.files.file import held_by
 from toilfn.graph.serialize import loads, resolve
+from toilfn.ids import TaskId
 from toilfn.inspect.view import State, View
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef

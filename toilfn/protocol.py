@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import msgpack
 
 from toilfn.errors import ToilfnError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.resources import Resources
 
 __all__ = [

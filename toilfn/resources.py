@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["Accelerator", "Resources"]
+__all__ = ["Accelerator", "Capacity", "Resources"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +60,24 @@ class Resources:
     walltime: float | None = None
     preemptible: bool = False
     local: bool = False
+
+
+class Capacity(NamedTuple):
+    """What the cluster can give at one time.
+
+    ``total`` is None for a cluster that queues by itself (a batch system): then only ``batches`` limits.
+    ``largest`` is the most that a single task may ask for; None knows no limit.
+    """
+
+    total: Resources | None
+    largest: Resources | None = None
+    batches: int | None = None
+    """How many batches may be out at one time, services aside."""
+    services: int | None = None
+    """How many services may run at one time on nodes that are not preemptible."""
+    preemptible_services: int | None = None
+    """And on those that are."""
+    cores: float | None = None
+    """How many cores may be in use at one time, where ``total`` does not say it: the user's limit."""
+    memory: int | None = None
+    disk: int | None = None

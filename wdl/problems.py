@@ -10,7 +10,7 @@ from typing import Any
 from WDL import Error, Expr
 
 from toilfn.errors import ContainerError, InputError, PermanentError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["WDLError", "located", "reason", "was_too_large", "where"]
 

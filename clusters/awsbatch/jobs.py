@@ -18,7 +18,7 @@ from toilfn.clusters.common.containersettings import image_of, setting
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 __all__ = ["ARRAY_LIMIT", "STATES", "batch_names", "definition", "found", "log_stream", "overrides", "portions"]

@@ -29,7 +29,7 @@ from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, 
 from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import JobSettings, job_name, resolved, word
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 from toilfn.units import parse_duration
 

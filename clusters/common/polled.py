@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, Session, SubmissionError, Update
 from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Capacity, Cause
+from toilfn.ids import Cause
+from toilfn.resources import Capacity
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["COMMAND", "START_PATIENCE", "Found", "LiveJob", "PolledCluster"]

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from toilfn.clusters.base import JobState
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["NOT_MINE", "Verdict", "ended", "exceeded", "exit_cause", "queued", "running", "unknown"]
 

@@ -21,8 +21,8 @@ from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.dask.jobs import kill_jobs, run_job
 from toilfn.clusters.dask.link import DaskLink
 from toilfn.errors import ClusterError
-from toilfn.events import Capacity, Cause
-from toilfn.resources import Resources
+from toilfn.ids import Cause
+from toilfn.resources import Capacity, Resources
 
 if TYPE_CHECKING:
     from distributed import Future

@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 from toilfn.clusters.base import JobState
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["EXITS", "FAILED", "STATES", "Failure", "State", "accounted", "queue_rows", "queue_state", "records"]
 

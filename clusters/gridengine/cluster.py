@@ -22,7 +22,7 @@ from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
 from toilfn.clusters.gridengine.answers import queue_rows, queue_state, records
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:

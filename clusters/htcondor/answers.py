@@ -15,7 +15,7 @@ from toilfn.clusters.base import JobState
 from toilfn.clusters.common.json_output import json_values
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import Verdict, ended, exceeded, exit_cause, queued, running, unknown
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = [
     "ATTRIBUTES",

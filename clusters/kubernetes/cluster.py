@@ -28,8 +28,8 @@ from toilfn.clusters.kubernetes.manifest import CONTAINER, WORKFLOW, batches, el
 from toilfn.clusters.kubernetes.settings import KubernetesSettings
 from toilfn.clusters.kubernetes.watcher import Changed, Gone, Listed, News, Watcher
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Capacity, Cause
-from toilfn.resources import Resources
+from toilfn.ids import Cause
+from toilfn.resources import Capacity, Resources
 from toilfn.units import format_duration, parse_duration
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from toilfn.clusters.base import JobState
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["HOPELESS", "blocked", "gone", "is_hopeless", "is_starting", "judge"]
 

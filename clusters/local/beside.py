@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, Session, Update
 from toilfn.clusters.local.processes import ProcessCluster
-from toilfn.events import Capacity
+from toilfn.resources import Capacity
 
 __all__ = ["BesideCluster"]
 

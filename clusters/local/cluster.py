@@ -17,9 +17,9 @@ from toilfn.clusters.local import machine
 from toilfn.clusters.local.process import Launcher, Sweeper, WorkerProcess, launch
 from toilfn.clusters.local.watch import Verdict, broken_limit, how_it_ended
 from toilfn.errors import ClusterError
-from toilfn.events import Capacity, Cause
+from toilfn.ids import Cause
 from toilfn.protocol import DONE, RECALL
-from toilfn.resources import Accelerator, Resources
+from toilfn.resources import Accelerator, Capacity, Resources
 from toilfn.units import parse_disk, parse_memory
 
 __all__ = ["LocalCluster"]

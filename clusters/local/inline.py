@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.clusters.local import machine
-from toilfn.events import Capacity, Cause
-from toilfn.resources import Accelerator, Resources
+from toilfn.ids import Cause
+from toilfn.resources import Accelerator, Capacity, Resources
 
 __all__ = ["InlineCluster"]
 

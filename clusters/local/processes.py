@@ -21,7 +21,7 @@ from toilfn.clusters.base import Batch, Capabilities, JobId, JobState
 from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.local import machine
-from toilfn.events import Capacity
+from toilfn.resources import Capacity
 
 __all__ = ["ProcessCluster"]
 

@@ -7,7 +7,7 @@ import os
 import struct
 from typing import NamedTuple
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 
 __all__ = ["Doing", "Slot"]
 

@@ -8,7 +8,7 @@ import time
 from toilfn.clusters.local.memory import used_memory
 from toilfn.clusters.local.process import WorkerProcess
 from toilfn.clusters.local.slot import Doing
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.units import format_duration, format_size
 
 __all__ = ["Verdict", "broken_limit", "how_it_ended"]

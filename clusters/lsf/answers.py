@@ -13,7 +13,7 @@ from toilfn.clusters.base import JobState
 from toilfn.clusters.common.json_output import has_beginning, json_values
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import Verdict, ended, exit_cause, queued, running, unknown
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["REASONS", "SIGNALS", "STATES", "history", "job_key", "json_records", "queue_record"]
 

@@ -23,7 +23,7 @@ from toilfn.clusters.mesos.offers import Offer, amounts, cut, is_preemptible, su
 from toilfn.clusters.mesos.settings import MesosSettings, credentials, endpoints, framework_info
 from toilfn.clusters.mesos.status import QUEUED, found
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,7 +10,7 @@ from typing import Any
 from toilfn.clusters.base import JobState
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["QUEUED", "STATES", "found"]
 

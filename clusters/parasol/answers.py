@@ -12,7 +12,7 @@ from typing import NamedTuple
 from toilfn.clusters.base import JobState
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["ListedJob", "listed", "results"]
 

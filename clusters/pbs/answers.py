@@ -16,7 +16,7 @@ from toilfn.clusters.base import JobState
 from toilfn.clusters.common.json_output import has_beginning, json_values
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import Verdict, ended, exit_cause, queued, running
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["PBS_EXITS", "STATES", "TORQUE_EXITS", "job_found", "json_jobs", "traced", "variable", "xml_jobs"]
 

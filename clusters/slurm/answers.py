@@ -13,7 +13,7 @@ from typing import NamedTuple
 from toilfn.clusters.base import JobId, JobState
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["REASONS", "SIGNALS", "STATES", "State", "accounting_answer", "names_answer", "queue_answer"]
 

@@ -21,7 +21,7 @@ from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings, word
 from toilfn.clusters.slurm.answers import accounting_answer, names_answer, queue_answer
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 from toilfn.units import parse_duration
 

@@ -22,7 +22,8 @@ from uuid import uuid4
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError
-from toilfn.events import Capacity, Cause
+from toilfn.ids import Cause
+from toilfn.resources import Capacity
 
 __all__ = ["ProcessCluster"]
 

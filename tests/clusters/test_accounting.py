@@ -18,7 +18,7 @@ from toilfn.clusters.lsf.site import read_parameters
 from toilfn.clusters.pbs.answers import PBS_EXITS, TORQUE_EXITS, traced
 from toilfn.clusters.pbs.cluster import PBSCluster
 from toilfn.clusters.pbs.torque import TorqueCluster
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 FORGETFUL = {"lsf": LSFCluster, "torque": TorqueCluster, "pbs": PBSCluster, "htcondor": HTCondorCluster}

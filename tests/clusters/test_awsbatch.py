@@ -19,7 +19,7 @@ from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
 from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)

@@ -15,7 +15,7 @@ from tests.servers.fake.systems import system
 from toilfn.clusters.local.processes import ProcessCluster
 from toilfn.clusters.pbs.torque import TorqueCluster
 from toilfn.clusters.testing import ClusterContract
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 SMALL = {"memory": "400Mi", "disk": "1Mi"}

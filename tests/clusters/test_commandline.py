@@ -17,7 +17,7 @@ from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
 from toilfn.clusters.lsf.cluster import LSFCluster
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 SHAPE = Resources(cores=1, memory=200 * 2**20, disk=2**20)

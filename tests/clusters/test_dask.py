@@ -22,7 +22,7 @@ from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.dask.cluster import DaskCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 __all__ = ["slurm", "slurm_server"]

@@ -21,7 +21,7 @@ from toilfn.clusters.common import commandline, polled
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 __all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server", "start"]

@@ -11,7 +11,7 @@ from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.gridengine.answers import accounted, queue_state
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 __all__ = ["gridengine", "gridengine_server"]

@@ -18,7 +18,7 @@ from toilfn.clusters.htcondor.answers import (
     job_ad,
     json_ads,
 )
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 QUEUED, RUNNING, UNKNOWN, ENDED = JobState.QUEUED, JobState.RUNNING, JobState.UNKNOWN, JobState.ENDED
 

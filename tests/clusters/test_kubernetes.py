@@ -17,7 +17,7 @@ from toilfn.clusters.base import JobState
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 __all__ = ["kubernetes", "kubernetes_server"]

@@ -16,7 +16,7 @@ from toilfn.clusters.kubernetes import cluster as module
 from toilfn.clusters.kubernetes import connection
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 __all__ = ["start"]
 

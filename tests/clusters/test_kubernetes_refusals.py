@@ -13,7 +13,7 @@ from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.kubernetes import connection, verdict
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs"

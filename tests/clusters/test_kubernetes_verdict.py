@@ -8,7 +8,7 @@ import pytest
 
 from toilfn.clusters.base import JobState
 from toilfn.clusters.kubernetes import verdict
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 LOW_MEMORY = "The node was low on resource: memory. Container worker was using 2Gi, which exceeds its request of 0."
 OWN_DISK = "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "

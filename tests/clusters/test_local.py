@@ -26,7 +26,7 @@ from toilfn.clusters.base import JobState, Session
 from toilfn.clusters.local.cluster import LocalCluster
 from toilfn.clusters.local.process import Sweeper
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator
 from toilfn.stores import Store, open_store
 

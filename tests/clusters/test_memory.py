@@ -17,10 +17,10 @@ from tests.servers.fixtures import kubernetes, kubernetes_server, radosgw_server
 from tests.servers.kubernetes import IMAGE, Kubernetes
 from tests.servers.radosgw import RadosGateway
 from toilfn.config.settings import Settings
-from toilfn.events import Submit
 from toilfn.leader.orders import Orders
 from toilfn.leader.policy import worker_memory
 from toilfn.resources import Resources
+from toilfn.scheduler.events import Submit
 
 __all__ = ["kubernetes", "kubernetes_server", "radosgw_server"]
 

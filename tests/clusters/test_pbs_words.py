@@ -8,7 +8,7 @@ import pytest
 
 from toilfn.clusters.base import JobState
 from toilfn.clusters.pbs.answers import PBS_EXITS, STATES, TORQUE_EXITS, job_found, json_jobs, traced, xml_jobs
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 QUEUED, RUNNING, ENDED = JobState.QUEUED, JobState.RUNNING, JobState.ENDED
 LIVE = dict.fromkeys("BHMQTW", QUEUED) | dict.fromkeys("ERSU", RUNNING)

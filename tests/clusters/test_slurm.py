@@ -13,7 +13,7 @@ from toilfn.clusters.base import Batch, JobState, Session
 from toilfn.clusters.slurm.answers import STATES, accounting_answer, queue_answer
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 __all__ = ["alone", "slurm", "slurm_server"]

@@ -11,7 +11,7 @@ from toilfn.clusters.common.commands import AwayError, Commands
 from toilfn.clusters.slurm.answers import REASONS, STATES, accounting_answer, names_answer, queue_answer
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 
 QUEUED, RUNNING, ENDED, UNKNOWN = JobState.QUEUED, JobState.RUNNING, JobState.ENDED, JobState.UNKNOWN
 

@@ -18,7 +18,7 @@ from toilfn.clusters.common.resume import make_again, name_of
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
 SHAPE = Resources(cores=1, memory=200 * 10**6, disk=10**6)

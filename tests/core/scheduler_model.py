@@ -13,19 +13,17 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from random import Random
 
-from toilfn.events import (
-    BatchId,
-    Began,
-    Budget,
-    Capacity,
-    Cause,
+from toilfn.ids import BatchId, Budget, Cause, TaskId
+from toilfn.resources import Accelerator, Capacity, Resources
+from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler.events import (
     Command,
     Complete,
     Event,
     Failed,
     Finished,
     GaveUp,
-    Kept,
+    JobStarted,
     Kill,
     Lost,
     NewTask,
@@ -35,10 +33,8 @@ from toilfn.events import (
     Returned,
     Submit,
     Submitted,
-    TaskId,
+    TailCallStarted,
 )
-from toilfn.resources import Accelerator, Resources
-from toilfn.scheduler import Policy, Scheduler
 
 BUDGET = Budget()
 SMALL = Resources(cores=1, memory=10, disk=1)
@@ -289,7 +285,7 @@ class World:
 
     def dated(self, event: Event) -> Event:
         """Give an event the time at which the leader hears of it."""
-        return event._replace(now=self.now) if isinstance(event, Failed | Lost | Began) else event
+        return event._replace(now=self.now) if isinstance(event, Failed | Lost | JobStarted) else event
 
     def deliver(self, worker: Worker) -> None:
         event = self.dated(worker.news.popleft())
@@ -325,7 +321,7 @@ class World:
             before.add(id)
         self.workers[command.batch] = worker = Worker(command.batch, deque(command.ids), set(self.outcomes))
         if self.random.random() < 0.5:
-            worker.news.append(Began(command.batch, self.now))
+            worker.news.append(JobStarted(command.batch, self.now))
 
     def check_shape(self, id: TaskId, shape: Resources) -> None:
         asked = self.truth.specs[id].new.shape
@@ -417,7 +413,7 @@ class World:
         children = tuple(child.new for child in spec.children)
         worker.news.append(Finished(spec.id, children, tuple(spec.waits), spec.wall))
         if len(children) == 1 and self.random.random() < 0.7 and children[0].shape == spec.new.shape:
-            worker.news.append(Kept(worker.batch, children[0].id))
+            worker.news.append(TailCallStarted(worker.batch, children[0].id))
             worker.todo.appendleft(children[0].id)
 
     # Trouble
@@ -438,7 +434,7 @@ class World:
         kind = random.randrange(6)
         if kind == 0 and self.past:
             event = random.choice(self.past)
-            if not isinstance(event, Capacity | Returned | Kept):
+            if not isinstance(event, Capacity | Returned | TailCallStarted):
                 self.tell(self.dated(event))
         elif kind in (1, 2) and (live := [worker for worker in self.workers.values() if not worker.ended]):
             self.lose(random.choice(live))

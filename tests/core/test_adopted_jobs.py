@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from toilfn.clusters.base import JobId
-from toilfn.events import Budget, Capacity, NewTask, Submitted
+from toilfn.ids import Budget
 from toilfn.leader.adoption import adopt
 from toilfn.leader.jobs import Jobs
 from toilfn.leader.mailbox import Answers
 from toilfn.model.records import Started, decode
-from toilfn.resources import Resources
+from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import NewTask, Submitted
 
 A, B, C = (bytes([n]) * 16 for n in range(3))
 

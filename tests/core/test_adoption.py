@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from toilfn.events import Adopted, Budget, Capacity, Cause, Complete, Finished, Lost, NewTask, Retry, Submit, Submitted
-from toilfn.resources import Resources
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import Adopted, Complete, Finished, Lost, NewTask, Retry, Submit, Submitted
 
 SHAPE = Resources()
 

@@ -10,7 +10,7 @@ import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
 from toilfn.errors import ToilfnError
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.leader.latecomers import Latecomers, Strays
 from toilfn.worker.passed import check_versions, versions
 

@@ -11,8 +11,8 @@ import pytest
 import toilfn
 from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ResourceError
-from toilfn.events import Budget
 from toilfn.graph import options
+from toilfn.ids import Budget
 from toilfn.resources import Accelerator, Resources
 
 K80 = Accelerator(2, model="nvidia-tesla-k80", brand="nvidia")

@@ -14,10 +14,11 @@ import toilfn as toil
 from tests.core.scheduler_model import name, new
 from toilfn.config.settings import Settings
 from toilfn.errors import FailedTasksError, InputError
-from toilfn.events import Budget, Capacity, Cause, Failed, GaveUp, Lost, Retry, Submitted
 from toilfn.graph import options
-from toilfn.resources import Resources
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import Failed, GaveUp, Lost, Retry, Submitted
 
 MIB = 2**20
 

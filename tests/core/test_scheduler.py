@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.core.scheduler_model import name, new, typed
-from toilfn.events import (
-    Budget,
-    Capacity,
-    Cause,
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Capacity, Resources
+from toilfn.scheduler import Policy, Scheduler, State
+from toilfn.scheduler.events import (
     Complete,
     Failed,
     Finished,
     GaveUp,
-    Kept,
     Kill,
     Lost,
     Release,
@@ -21,9 +20,8 @@ from toilfn.events import (
     Returned,
     Submit,
     Submitted,
+    TailCallStarted,
 )
-from toilfn.resources import Resources
-from toilfn.scheduler import Policy, Scheduler, State
 from toilfn.scheduler.states import MOVES
 
 TWO_SLOTS = Capacity(Resources(cores=2, memory=1000, disk=100))
@@ -125,7 +123,7 @@ def test_second_outcome_and_second_submission_are_ignored():
 def test_news_of_what_is_not_known_are_ignored():
     scheduler = make(new(1))
     events = [
-        Finished(name(9)), Failed(name(9), Cause.ERROR, 0.0), Kept(7, name(1)), Returned(7, (name(1),)),
+        Finished(name(9)), Failed(name(9), Cause.ERROR, 0.0), TailCallStarted(7, name(1)), Returned(7, (name(1),)),
         Lost(7, Cause.LOST, 0.0), Failed(name(1), Cause.ERROR, 0.0),
     ]  # fmt: skip
     assert [scheduler.handle(event) for event in events] == [[]] * len(events)
@@ -219,7 +217,7 @@ def test_task_with_doubled_memory_leaves_the_queue_of_its_old_size():
     scheduler = make(new(1), capacity=TWO_SLOTS._replace(batches=1))
     scheduler.dispatch(0.0)
     done(scheduler, 1, children=[new(2, budget=budget), new(3)])
-    scheduler.handle(Kept(1, name(2)))
+    scheduler.handle(TailCallStarted(1, name(2)))
     scheduler.handle(Failed(name(2), Cause.MEMORY, 0.0))
     sizes = {}
     for batch in (1, 2):
@@ -300,7 +298,7 @@ def test_kept_child_runs_in_the_batch_that_made_it():
     scheduler = make(new(1))
     scheduler.dispatch(0.0)
     done(scheduler, 1, children=[new(2)])
-    scheduler.handle(Kept(1, name(2)))
+    scheduler.handle(TailCallStarted(1, name(2)))
     assert scheduler.dispatch(0.0) == []
     assert scheduler.running() == {1: (name(2),)}
     assert typed(*scheduler.handle(Lost(1, Cause.LOST, 0.0))) == typed(Retry(name(2), Cause.LOST, 1, 0.0))
@@ -310,7 +308,7 @@ def test_kept_child_is_charged_before_what_its_batch_has_not_started():
     scheduler = make(new(1), new(2, 1), policy=Policy(target_seconds=0.0))
     assert batches(scheduler.dispatch(0.0)) == [[1, 2]]
     done(scheduler, 1, children=[new(3)])
-    scheduler.handle(Kept(1, name(3)))
+    scheduler.handle(TailCallStarted(1, name(3)))
     assert scheduler.running() == {1: (name(3), name(2))}
     assert typed(*scheduler.handle(Lost(1, Cause.LOST, 0.0))) == typed(Retry(name(3), Cause.LOST, 1, 0.0))
     assert scheduler.state(name(2)) is State.WAITING
@@ -321,7 +319,7 @@ def test_news_of_a_kept_child_may_come_after_it_was_submitted():
     scheduler.dispatch(0.0)
     done(scheduler, 1, children=[new(2)])
     assert batches(scheduler.dispatch(0.0)) == [[2]]
-    scheduler.handle(Kept(1, name(2)))
+    scheduler.handle(TailCallStarted(1, name(2)))
     assert scheduler.running() == {1: (name(2),), 2: ()}
     assert typed(*scheduler.dispatch(1.0)) == typed(Kill(2))
 

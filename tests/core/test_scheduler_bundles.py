@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.scheduler_model import SMALL, name, new, typed
-from toilfn.events import Began, Budget, Capacity, Cause, Failed, Finished, GaveUp, Lost, Submit, Submitted
-from toilfn.resources import Resources
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler.events import Failed, Finished, GaveUp, JobStarted, Lost, Submit, Submitted
 
 BUNDLES = Policy(target_seconds=30.0, max_batch=1000, probes=2)
 
@@ -51,7 +52,7 @@ def test_each_kind_has_probes_of_its_own():
 def test_tasks_that_run_for_longer_than_a_bundle_go_alone_before_the_first_has_ended():
     scheduler = make(*map(new, range(12)))
     first, _ = submits(scheduler.dispatch(0.0))
-    scheduler.handle(Began(first.batch, 50.0))
+    scheduler.handle(JobStarted(first.batch, 50.0))
     assert scheduler.wake_at == 80.0
     assert scheduler.dispatch(79.0) == []
     assert sizes(scheduler.dispatch(80.0)) == [1] * 10

@@ -10,9 +10,9 @@ import tracemalloc
 import pytest
 
 from tests.core.scheduler_model import name, new
-from toilfn.events import Capacity, Complete, Finished, Lost, NewTask, Release, Submit, Submitted
-from toilfn.resources import Resources
+from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler.events import Complete, Finished, Lost, NewTask, Release, Submit, Submitted
 
 DEEP = 100_000
 CAPACITY = Capacity(Resources(cores=2, memory=1000, disk=100))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.core.scheduler_model import SMALL, name, new, typed
-from toilfn.events import Budget, Capacity, Cause, Finished, GaveUp, Lost, Recall, Returned, Submit, Submitted
-from toilfn.resources import Accelerator, Resources
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Accelerator, Capacity, Resources
 from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler.events import Finished, GaveUp, Lost, Recall, Returned, Submit, Submitted
 
 ONE_BY_ONE = Policy(target_seconds=0.0, max_batch=1)
 

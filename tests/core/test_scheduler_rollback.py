@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.scheduler_model import SMALL, name
-from toilfn.events import (
-    Budget,
-    Capacity,
-    Cause,
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Capacity, Resources
+from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler.events import (
     Complete,
     Failed,
     Finished,
@@ -21,15 +21,13 @@ from toilfn.events import (
     Lost,
     NewTask,
     Release,
-    Resolve,
+    RequirementsResolved,
+    ResolveRequirements,
     Retry,
     RollBack,
-    Shaped,
     Submit,
     Submitted,
 )
-from toilfn.resources import Resources
-from toilfn.scheduler import Policy, Scheduler
 
 
 class Trees:
@@ -81,8 +79,8 @@ class Trees:
         assert set(command.ids) <= self.known
         self.batches[command.batch] = list(command.ids)
 
-    def on_resolve(self, command: Resolve) -> None:
-        self.tell(Shaped(command.id, self.random.choice([SMALL, Resources(cores=2, memory=1, disk=1)])))
+    def on_resolverequirements(self, command: ResolveRequirements) -> None:
+        self.tell(RequirementsResolved(command.id, self.random.choice([SMALL, Resources(cores=2, memory=1, disk=1)])))
 
     def on_kill(self, command: Kill) -> None:
         self.batches[command.batch].clear()

@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core.scheduler_model import name, new, typed
-from toilfn.events import (
+from toilfn.ids import Budget, Cause
+from toilfn.resources import Capacity, Resources
+from toilfn.scheduler import Scheduler, State
+from toilfn.scheduler.events import (
     Adopted,
-    Budget,
-    Capacity,
-    Cause,
     Deadlock,
     Failed,
     Finished,
@@ -24,8 +24,6 @@ from toilfn.events import (
     Submit,
     Submitted,
 )
-from toilfn.resources import Resources
-from toilfn.scheduler import Scheduler, State
 
 SMALL = Resources(cores=1, memory=10, disk=1)
 

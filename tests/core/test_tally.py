@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.leader.tally import Tally
 from toilfn.resources import Resources
 

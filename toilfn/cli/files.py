@@ -14,8 +14,8 @@ from toilfn import confined
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
 from toilfn.cli.handles import Handle, find_handles
 from toilfn.errors import InputError
-from toilfn.events import TaskId
 from toilfn.files.cache import set_modified
+from toilfn.ids import TaskId
 from toilfn.inspect.view import View
 from toilfn.model.records import BlobRef, Outcome, decode
 from toilfn.stores import Store

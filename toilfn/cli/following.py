@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from toilfn.errors import StoreError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.protocol import Log, expect
 from toilfn.stores import Store
 from toilfn.worker.live import follow_flag, live_prefix

@@ -10,8 +10,8 @@ from typing import Any
 from toilfn import protocol
 from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ToilfnError
-from toilfn.events import TaskId
 from toilfn.graph import options
+from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.values import Entry, Values

@@ -16,10 +16,10 @@ from typing import Any
 from toilfn import confined
 from toilfn.clusters.local.slot import Slot
 from toilfn.debug.hosting import Hosting, shape
-from toilfn.events import TaskId
 from toilfn.files.file import files_in
 from toilfn.graph.code import install
 from toilfn.graph.serialize import loads, resolve
+from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.protocol import limits

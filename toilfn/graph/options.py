@@ -29,7 +29,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
 
 from toilfn.errors import InputError, ResourceError
-from toilfn.events import Budget, Cause
+from toilfn.ids import Budget, Cause
 from toilfn.resources import Accelerator, Resources
 from toilfn.units import parse_disk, parse_duration, parse_memory
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from toilfn.errors import SerializationError
-from toilfn.events import TaskId
 from toilfn.graph import options
 from toilfn.graph.identity import (
     Codes,
@@ -27,6 +26,7 @@ from toilfn.graph.requirements import LATE, pack
 from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, take_modules_by_value
 from toilfn.graph.structure import ATOMS
 from toilfn.graph.task import BoundTask, Task
+from toilfn.ids import TaskId
 from toilfn.model import records
 
 if TYPE_CHECKING:

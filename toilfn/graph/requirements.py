@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import InputError, ResourceError
-from toilfn.events import TaskId
 from toilfn.graph import options
+from toilfn.ids import TaskId
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from toilfn.errors import SerializationError
-from toilfn.events import TaskId
 from toilfn.graph.identity.modules import file_of, is_made_in_memory, is_singledispatch
 from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
+from toilfn.ids import TaskId
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise

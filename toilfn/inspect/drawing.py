@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from toilfn.errors import InputError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.inspect.view import State, TaskInfo
 from toilfn.text import visible
 

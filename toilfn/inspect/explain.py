@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from toilfn.errors import InputError
-from toilfn.events import TaskId
 from toilfn.graph.identity import NOT_COMPARED
+from toilfn.ids import TaskId
 from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task
 
 __all__ = ["Explanation", "History", "explain"]

@@ -14,7 +14,7 @@ from sys import intern
 from typing import Any, Protocol
 
 from toilfn.errors import InputError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.model.records import (
     Deleted,
     End,

@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from toilfn.clusters.base import JobId
-from toilfn.events import Adopted, Submit, TaskId
+from toilfn.ids import TaskId
 from toilfn.leader.jobs import Jobs, Out
 from toilfn.leader.mailbox import Answers
 from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import Adopted, Submit
 
 __all__ = ["Earlier", "adopt"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from toilfn.config.settings import Settings
 from toilfn.errors import InputError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.model.records import Failure, Outcome
 
 __all__ = ["AttemptLogs", "log_file"]

@@ -13,7 +13,7 @@ from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
-from toilfn.events import Capacity, TaskId
+from toilfn.ids import TaskId
 from toilfn.leader.abandoned import outlives_leaders
 from toilfn.leader.adoption import Earlier
 from toilfn.leader.attemptlogs import AttemptLogs, log_file
@@ -32,6 +32,7 @@ from toilfn.leader.watch import Watch
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.values import Values
+from toilfn.resources import Capacity
 from toilfn.scheduler import Scheduler
 from toilfn.stores import Store, is_local
 from toilfn.stores.options import hand_over

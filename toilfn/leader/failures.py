@@ -9,10 +9,10 @@ from textwrap import indent
 from typing import Any
 
 from toilfn.errors import FailedTasksError, GraphError
-from toilfn.events import Capacity, Cause, TaskId
 from toilfn.graph.serialize import loads
+from toilfn.ids import Cause, TaskId
 from toilfn.model.records import BlobRef, Failure, Task
-from toilfn.resources import Resources
+from toilfn.resources import Capacity, Resources
 from toilfn.text import abridged, last_lines, visible
 from toilfn.units import format_size
 

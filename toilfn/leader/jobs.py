@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
-from toilfn.events import BatchId, Submit, TaskId
+from toilfn.ids import BatchId, TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.mailbox import Answers
 from toilfn.leader.orders import Orders
 from toilfn.leader.submitting import Parcel, Refused, Sent, Submitting
 from toilfn.model import records
 from toilfn.model.records import encode
+from toilfn.scheduler.events import Submit
 
 __all__ = ["Jobs", "Out"]
 

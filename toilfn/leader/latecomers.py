@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from toilfn.clusters.base import JobId, Update
-from toilfn.events import Cause
+from toilfn.ids import Cause
 from toilfn.protocol import is_done
 from toilfn.stores import is_local
 from toilfn.worker.passed import WRONG_VERSIONS

@@ -14,33 +14,7 @@ from itertools import chain
 from toilfn import protocol
 from toilfn.clusters.base import Cluster, JobState, Update
 from toilfn.errors import ClusterError, ResourceError
-from toilfn.events import (
-    BatchId,
-    Began,
-    Capacity,
-    Cause,
-    Command,
-    Complete,
-    Deadlock,
-    Event,
-    Failed,
-    Finished,
-    GaveUp,
-    Kept,
-    Kill,
-    Lost,
-    Recall,
-    Release,
-    Resolve,
-    Retry,
-    Returned,
-    RollBack,
-    ServiceStarted,
-    Shaped,
-    StopService,
-    Submit,
-    TaskId,
-)
+from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.leader.adoption import Earlier, adopt
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import too_large
@@ -49,8 +23,7 @@ from toilfn.leader.latecomers import Strays
 from toilfn.leader.loading import Loader
 from toilfn.leader.mailbox import Answers
 from toilfn.leader.orders import Orders
-from toilfn.leader.rollback import Kept as Checkpointed
-from toilfn.leader.rollback import descendants, files_of
+from toilfn.leader.rollback import CheckpointRecords, descendants, files_of
 from toilfn.leader.services import Services, never_ran
 from toilfn.leader.streams import Streams
 from toilfn.leader.tally import Tally
@@ -62,7 +35,31 @@ from toilfn.model.index import Index
 from toilfn.model.records import encode
 from toilfn.model.values import Values
 from toilfn.protocol import Done, Log, Records, Running, Started, Warnings
+from toilfn.resources import Capacity
 from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import (
+    Command,
+    Complete,
+    Deadlock,
+    Event,
+    Failed,
+    Finished,
+    GaveUp,
+    JobStarted,
+    Kill,
+    Lost,
+    Recall,
+    Release,
+    RequirementsResolved,
+    ResolveRequirements,
+    Retry,
+    Returned,
+    RollBack,
+    ServiceStarted,
+    StopService,
+    Submit,
+    TailCallStarted,
+)
 
 __all__ = ["Leader"]
 
@@ -137,7 +134,7 @@ class Leader:
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._services = Services(cluster, answers)
         self._streams = Streams(answers, is_wanted=watch.said is not None)
-        self._kept = Checkpointed()
+        self._kept = CheckpointRecords()
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
         self.tasks = Tasks(index, loader)
@@ -309,7 +306,7 @@ class Leader:
         match command:
             case RollBack():
                 self._roll_back(command)
-            case Resolve(id_):
+            case ResolveRequirements(id_):
                 self._shape(id_)
             case Recall(batch):
                 self._jobs.recall(batch)
@@ -330,7 +327,7 @@ class Leader:
             )
             self._tally.describe_impossible(id_, message)
             shape = None
-        self._handle(Shaped(id_, shape))
+        self._handle(RequirementsResolved(id_, shape))
 
     def _stop(self, id_: TaskId, batch: BatchId | None) -> None:
         """Stop a service; one that nobody needs any more, and that does not run, is done."""
@@ -384,7 +381,7 @@ class Leader:
         if not self._cluster.capabilities.direct:
             out.note(update, time.monotonic())
             if update.state is JobState.RUNNING and not update.is_ending:
-                self._handle(Began(out.id, time.monotonic()))
+                self._handle(JobStarted(out.id, time.monotonic()))
         if update.state is JobState.ENDED or self._is_done(out, update):
             answers = self._answers.so_far(out.name)
             if self._answers.late is not None:
@@ -449,7 +446,7 @@ class Leader:
         out.running = None
         for id_ in kept:
             if out.owed is None or id_ in out.owed:
-                self._handle(Kept(out.id, id_))
+                self._handle(TailCallStarted(out.id, id_))
                 out.kept = id_
 
     def _runs(self, out: Out, id_: TaskId, start: float) -> None:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from toilfn.config.settings import Settings
-from toilfn.events import Budget, Event, Finished, NewTask, Submitted, TaskId
 from toilfn.graph import options
 from toilfn.graph.requirements import LATE, unpack
 from toilfn.graph.serialize import resolve
+from toilfn.ids import Budget, TaskId
 from toilfn.leader.renewal import Renewal
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef, encode
 from toilfn.model.values import Entry
 from toilfn.resources import Resources
+from toilfn.scheduler.events import Event, Finished, NewTask, Submitted
 
 __all__ = ["Loader"]
 

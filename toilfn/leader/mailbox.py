@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from toilfn import protocol
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.leader.latecomers import Latecomers
 from toilfn.model.records import BlobRef, Task, decode
 from toilfn.stores import MissingObjectError, Store, is_local

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from toilfn import protocol
-from toilfn.events import Submit, TaskId
+from toilfn.ids import TaskId
 from toilfn.leader.tasks import Tasks
 from toilfn.model import records
 from toilfn.model.records import BlobRef, encode
 from toilfn.model.values import Values
 from toilfn.protocol import Run, limits
 from toilfn.resources import Resources
+from toilfn.scheduler.events import Submit
 
 __all__ = ["Orders"]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from toilfn.config.settings import Settings
-from toilfn.events import Capacity
+from toilfn.resources import Capacity
 from toilfn.scheduler import Policy
 
 __all__ = ["capped", "policy", "worker_memory"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from toilfn.events import TaskId
 from toilfn.graph import options
+from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef

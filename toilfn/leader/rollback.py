@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
-from toilfn.events import TaskId
 from toilfn.graph.options import is_checkpoint
+from toilfn.ids import TaskId
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef, Outcome
 
-__all__ = ["Kept", "descendants", "files_of", "gone"]
+__all__ = ["CheckpointRecords", "descendants", "files_of", "gone"]
 
 
 class _Effects(NamedTuple):
@@ -19,7 +19,7 @@ class _Effects(NamedTuple):
     deleted: tuple[str, ...]
 
 
-class Kept:
+class CheckpointRecords:
     """Records of checkpoints that have run, and what their families did to files.
 
     A file that is deleted below a checkpoint is removed when the outermost checkpoint is complete: until then

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, KilledError, StoreExistsError
-from toilfn.events import TaskId
 from toilfn.files.garbage import uncollected
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
+from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.loading import Loader
 from toilfn.model import records

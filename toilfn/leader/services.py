@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from toilfn.clusters.base import Cluster
-from toilfn.events import TaskId
 from toilfn.graph.serialize import dumps
+from toilfn.ids import TaskId
 from toilfn.leader.jobs import Out
 from toilfn.leader.mailbox import Answers
 from toilfn.model import records

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from toilfn.clusters.base import Batch, Cluster, JobId, Refusal, SubmissionError
-from toilfn.events import BatchId
+from toilfn.ids import BatchId
 from toilfn.resources import Resources
 from toilfn.units import format_duration
 

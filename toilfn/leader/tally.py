@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from toilfn.events import Cause, RollBack, TaskId
+from toilfn.ids import Cause, TaskId
 from toilfn.leader.committer import Committer
 from toilfn.model import records
 from toilfn.model.records import encode
 from toilfn.resources import Resources
+from toilfn.scheduler.events import RollBack
 from toilfn.units import format_duration, format_size
 
 __all__ = ["Tally"]

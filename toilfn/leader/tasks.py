@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.leader.loading import Loader
 from toilfn.model import records
 from toilfn.model.index import Index

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from toilfn.clusters.base import JobId
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.model import records
 
 __all__ = ["Watch"]

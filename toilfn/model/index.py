@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from toilfn.events import TaskId
 from toilfn.files.garbage import uncollected
+from toilfn.ids import TaskId
 from toilfn.model.records import (
     BlobRef,
     Deleted,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sys import intern
 from typing import Any
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.model.records import (
     End,
     Epoch,

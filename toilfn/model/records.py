@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args, get_orig
 
 import msgpack
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.stores import checked
 from toilfn.stores.blobs import BlobRef
 
@@ -159,7 +159,7 @@ class Failure(NamedTuple):
     id: TaskId
     attempt: int
     cause: str
-    """A value of `toilfn.events.Cause`."""
+    """A value of `toilfn.ids.Cause`."""
     message: str
     """One line: the error's type and text."""
     traceback: str

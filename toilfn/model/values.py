@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from toilfn.events import TaskId
 from toilfn.graph.serialize import only_reference
+from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 
 __all__ = ["Entry", "Values"]

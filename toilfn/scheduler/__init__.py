@@ -1,6 +1,6 @@
 """Decides which tasks run when, and together with which others.
 
-`Scheduler` is a pure state machine: `toilfn.events` go in, commands come out. The modules:
+`Scheduler` is a pure state machine: `toilfn.scheduler.events` go in, commands come out. The modules:
 
     states      the states of a task and the moves between them
     machine     the scheduler itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.scheduler.packing import Shape
 
 __all__ = ["Draft", "Durations", "Policy"]

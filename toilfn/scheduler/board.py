@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.scheduler.ready import Ready
 from toilfn.scheduler.running import Running
 from toilfn.scheduler.services import Services

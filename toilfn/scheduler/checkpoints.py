@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 
 __all__ = ["Checkpoints"]
 
@@ -23,14 +23,14 @@ class Checkpoints:
         self._above: dict[TaskId, TaskId] = {}
         self._families: dict[TaskId, list[TaskId]] = {}
         #: Tasks of families that were given up.
-        self.hopeless: list[TaskId] = []
+        self.given_up_members: list[TaskId] = []
         #: Clients that have led to what knows a dead service, and that service.
-        self.bereft: list[tuple[TaskId, TaskId]] = []
+        self.clients_to_rerun: list[tuple[TaskId, TaskId]] = []
 
     @property
     def is_due(self) -> bool:
         """Whether something is to be rolled back, perhaps."""
-        return bool(self.hopeless or self.bereft)
+        return bool(self.given_up_members or self.clients_to_rerun)
 
     def __contains__(self, id: object) -> bool:
         return id in self._needs
@@ -55,7 +55,7 @@ class Checkpoints:
     def give_up(self, id: TaskId) -> None:
         """Note that a task was given up: the checkpoint above it, if there is one, is to be rolled back."""
         if any(True for _ in self.above(id)):
-            self.hopeless.append(id)
+            self.given_up_members.append(id)
 
     def above(self, id: TaskId) -> Iterator[TaskId]:
         """Return the checkpoints above a task, the innermost first, without mere clients of services."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.scheduler.batching import Draft, Durations, Policy
 from toilfn.scheduler.board import Board
 from toilfn.scheduler.packing import Pool, Shape
@@ -29,7 +29,7 @@ class Drafting:
     _ready: Ready
     _durations: Durations
     _services: Services
-    _shapeless: set[TaskId]
+    _unresolved: set[TaskId]
     _alone: set[TaskId] = field(default_factory=set)
     """Tasks that may have ended their worker."""
 
@@ -90,7 +90,7 @@ class Drafting:
                 follower = self._tasks.get(id)
                 if follower is None or follower.state is not State.WAITING:
                     continue
-                if id in self._shapeless or id in self._alone or self._services.of(id):  # none of these can go along
+                if id in self._unresolved or id in self._alone or self._services.of(id):  # none of these can go along
                     continue
                 covered[id] = covered.get(id, 0) + 1
                 is_link = follower.pending == len(task.followers) == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from toilfn.events import Release, TaskId
+from toilfn.ids import TaskId
+from toilfn.scheduler.events import Release
 from toilfn.scheduler.states import Task
 
 __all__ = ["Holds"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from toilfn.events import NewTask, TaskId
+from toilfn.ids import TaskId
 from toilfn.scheduler.checkpoints import Checkpoints
+from toilfn.scheduler.events import NewTask
 from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.services import Services
 from toilfn.scheduler.states import State, Task
@@ -95,7 +96,7 @@ class Links:
 
     # Tasks that are done
 
-    def leaders(self, task: Task) -> Sequence[TaskId]:
+    def parents(self, task: Task) -> Sequence[TaskId]:
         """Return the tasks that led to one."""
         return () if task.led_by is None else (task.led_by, *self._led_by.get(task.id, ()))
 
@@ -138,7 +139,7 @@ class Links:
     def _waiting_for(self, task: Task) -> Iterable[TaskId]:
         """Return what cannot go on before a task is complete."""
         yield from {follower.id for follower in self.without_outcome(task.followers)}
-        yield from self.leaders(task)
+        yield from self.parents(task)
 
     def stuck(self) -> list[TaskId]:
         """Return the tasks that wait although nothing they wait for was given up."""

@@ -12,12 +12,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
-from toilfn.events import (
+from toilfn.ids import BatchId, Cause, TaskId
+from toilfn.resources import Capacity, Resources
+from toilfn.scheduler.batching import Draft, Durations, Policy
+from toilfn.scheduler.board import Board
+from toilfn.scheduler.checkpoints import Checkpoints
+from toilfn.scheduler.drafting import Drafting
+from toilfn.scheduler.events import (
     Adopted,
-    BatchId,
-    Began,
-    Capacity,
-    Cause,
     Command,
     Complete,
     Deadlock,
@@ -25,23 +27,18 @@ from toilfn.events import (
     Failed,
     Finished,
     GaveUp,
-    Kept,
+    JobStarted,
     Kill,
     Lost,
     NewTask,
-    Resolve,
+    RequirementsResolved,
+    ResolveRequirements,
     Retry,
     Returned,
     ServiceStarted,
-    Shaped,
     Submitted,
-    TaskId,
+    TailCallStarted,
 )
-from toilfn.resources import Resources
-from toilfn.scheduler.batching import Draft, Durations, Policy
-from toilfn.scheduler.board import Board
-from toilfn.scheduler.checkpoints import Checkpoints
-from toilfn.scheduler.drafting import Drafting
 from toilfn.scheduler.gathering import Gathering
 from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.links import Links
@@ -81,7 +78,7 @@ class Scheduler:
         self._charges = Charges()
         self._holds = Holds(self._tasks)
         self._backoff: list[tuple[float, TaskId]] = []
-        self._shapeless: set[TaskId] = set()
+        self._unresolved: set[TaskId] = set()
         self._running = Running(self._tasks, self._pool, policy)
         self._probes = Probes(self._tasks, self._durations, self._running, policy)
         self._gathering = Gathering(policy.gather)
@@ -90,11 +87,11 @@ class Scheduler:
         self._board = Board(self._tasks, self._ready, self._running, self._services)
         self._links = Links(self._tasks, self._holds, self._services, self._checkpoints)
         self._drafting = Drafting(
-            policy, self._tasks, self._board, self._pool, self._ready, self._durations, self._services, self._shapeless
+            policy, self._tasks, self._board, self._pool, self._ready, self._durations, self._services, self._unresolved
         )
         self._rollback = RollBacks(
             self._tasks, self._board, self._links, self._checkpoints, self._charges, self._holds, self._running,
-            self._services, self._shapeless,
+            self._services, self._unresolved,
         )  # fmt: skip
 
     # What others want to know
@@ -185,7 +182,7 @@ class Scheduler:
     def _adopted(self, event: Adopted, commands: list[Command]) -> None:
         known = [task for id in event.ids if (task := self._tasks.get(id)) is not None]
         tasks = [
-            task for task in known if task.state in (State.WAITING, State.READY) and task.id not in self._shapeless
+            task for task in known if task.state in (State.WAITING, State.READY) and task.id not in self._unresolved
         ]
         if not tasks or any(task.id in self._services or self._services.of(task.id) for task in tasks):
             return  # what ran with the services of that leader ended with it
@@ -203,18 +200,18 @@ class Scheduler:
         self._links.check_known(event.id, event.waits, fresh)
         if event.wall > 0:
             self._durations.learn(task.kind, event.wall)
-        dead_service = self._services.of(task.id)[:1] if task.batch in self._services.doomed else ()
+        dead_service = self._services.of(task.id)[:1] if task.batch in self._services.dying_batches else ()
         self._board.move(task, State.EXPANDED)
         if task.id not in self._checkpoints:
             self._charges.forget(task.id)
-        self._shapeless.discard(task.id)
+        self._unresolved.discard(task.id)
         self._running.forget(task.id)
         self._drafting.forget(task.id)
         self._expand(task, event, fresh, commands)
         if not task.pending:
             self._complete(task, commands)
         else:
-            self._checkpoints.bereft += [(task.id, service) for service in dead_service]
+            self._checkpoints.clients_to_rerun += [(task.id, service) for service in dead_service]
 
     def _expand(self, task: Task, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
         """Replace what a task needed by what it led to."""
@@ -229,7 +226,7 @@ class Scheduler:
             commands += self._holds.let_go(task.needs)
         task.needs = event.waits
 
-    def _kept(self, event: Kept, _: list[Command]) -> None:
+    def _tail_call_started(self, event: TailCallStarted, _: list[Command]) -> None:
         task = self._tasks.get(event.id)
         if task is None or event.batch not in self._running or self._running.has(event.batch, event.id):
             return
@@ -239,13 +236,13 @@ class Scheduler:
             self._board.move(task, State.RUNNING)
             self._running.keep(event.batch, task)
 
-    def _began(self, event: Began, _: list[Command]) -> None:
+    def _job_started(self, event: JobStarted, _: list[Command]) -> None:
         self._probes.began(event.batch, event.now)
 
     def _failed(self, event: Failed, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
         if task is not None and task.state.is_at_work:
-            cause = Cause.LOST if task.batch in self._services.doomed else event.cause
+            cause = Cause.LOST if task.batch in self._services.dying_batches else event.cause
             self._charge(task, cause, event.now, commands)
 
     def _service_started(self, event: ServiceStarted, commands: list[Command]) -> None:
@@ -257,31 +254,31 @@ class Scheduler:
             if user.state is State.WAITING and not user.pending:
                 self._settle(user, commands)
 
-    def _fall(self, service: Task, commands: list[Command]) -> None:
+    def _end_users(self, service: Task, commands: list[Command]) -> None:
         """End what uses a service that does not serve any more."""
         for user in self._links.without_outcome(service.followers):
             if user.state is State.READY:
                 self._board.move(user, State.WAITING)
-            elif user.state.is_at_work and user.batch not in self._services.doomed:
-                self._services.doomed.add(user.batch)
+            elif user.state.is_at_work and user.batch not in self._services.dying_batches:
+                self._services.dying_batches.add(user.batch)
                 commands.append(Kill(user.batch, service.id))
 
-    def _bereave(self, service: Task) -> None:
+    def _rerun_clients(self, service: Task) -> None:
         """Have clients of a service that died run again whose outcome has led to what knows it."""
         clients = (client for id in service.followers if (client := self._tasks.get(id)))
         expanded = [client.id for client in clients if client.state is State.EXPANDED]
-        self._checkpoints.bereft += [(id, service.id) for id in expanded]
+        self._checkpoints.clients_to_rerun += [(id, service.id) for id in expanded]
 
     def _returned(self, event: Returned, commands: list[Command]) -> None:
         for id in reversed(event.ids):
             if event.batch in self._running and self._running.has(event.batch, id):
                 self._settle(self._tasks[id], commands)
 
-    def _shaped(self, event: Shaped, commands: list[Command]) -> None:
+    def _requirements_resolved(self, event: RequirementsResolved, commands: list[Command]) -> None:
         task = self._tasks.get(event.id)
-        if task is None or event.id not in self._shapeless or task.state is not State.WAITING:
+        if task is None or event.id not in self._unresolved or task.state is not State.WAITING:
             return
-        self._shapeless.discard(event.id)
+        self._unresolved.discard(event.id)
         if event.shape is None:
             self._give_up(task, commands)
             return
@@ -290,7 +287,7 @@ class Scheduler:
 
     def _lost(self, event: Lost, commands: list[Command]) -> None:
         left = self._running.end(event.batch, is_lost=event.cause is not None)
-        self._services.doomed.discard(event.batch)
+        self._services.dying_batches.discard(event.batch)
         guilty = next((task for task in left if task.id == event.running), left[0]) if left else None
         if not event.is_sure and len(left) > 1 and self._is_somebodys_fault(left, event.cause):
             self._drafting.separate(left)
@@ -318,12 +315,12 @@ class Scheduler:
         Submitted: _submitted,
         Adopted: _adopted,
         Finished: _finished,
-        Kept: _kept,
-        Began: _began,
+        TailCallStarted: _tail_call_started,
+        JobStarted: _job_started,
         Failed: _failed,
         Returned: _returned,
         ServiceStarted: _service_started,
-        Shaped: _shaped,
+        RequirementsResolved: _requirements_resolved,
         Lost: _lost,
         Capacity: _capacity,
     }
@@ -335,7 +332,7 @@ class Scheduler:
         for task, new in zip(tasks, fresh.values(), strict=True):
             self._links.link(task, new.parent, is_checkpoint=new.is_checkpoint)
         for task in reversed(tasks) if urgent else tasks:
-            if task.id not in self._shapeless and not self._pool.can_ever(task.shape):
+            if task.id not in self._unresolved and not self._pool.can_ever(task.shape):
                 self._give_up(task, commands)
             elif not task.pending:
                 self._settle(task, commands, urgent=urgent)
@@ -346,7 +343,7 @@ class Scheduler:
         if new.is_service:
             self._services.add(new.id)
         if new.is_late:
-            self._shapeless.add(new.id)
+            self._unresolved.add(new.id)
         self._board.add(task)
         return task
 
@@ -355,14 +352,14 @@ class Scheduler:
     def _settle(self, task: Task, commands: list[Command], *, urgent: bool = True) -> None:
         """Put a task that is nowhere where it belongs: it waits, is ready or cannot be run."""
         if task.state is State.SERVING:
-            self._fall(task, commands)
+            self._end_users(task, commands)
         if task.pending or not self._services.may_start(task):
             if task.state is not State.WAITING:
                 self._board.move(task, State.WAITING)
             if self._services.is_over(task.id):
                 commands += self._services.stop(task)
-        elif task.id in self._shapeless:
-            commands.append(Resolve(task.id))
+        elif task.id in self._unresolved:
+            commands.append(ResolveRequirements(task.id))
         elif not self._pool.can_ever(task.shape):
             self._give_up(task, commands)
         elif self._probes.may_start(task, urgent=urgent):
@@ -383,8 +380,8 @@ class Scheduler:
             self._settle(task, commands)
             return
         if task.state is State.SERVING:
-            self._fall(task, commands)
-            self._bereave(task)
+            self._end_users(task, commands)
+            self._rerun_clients(task)
         verdict = self._charges.charge(task.id, cause, task.budget, now)
         commands.append(verdict)
         if isinstance(verdict, GaveUp):
@@ -417,7 +414,7 @@ class Scheduler:
             if task.id not in self._services:  # its followers never waited for its end
                 self._wake(task, commands)
             commands += self._services.forget(task)
-            stack += self._links.count_down(self._tasks[id] for id in self._links.leaders(task))
+            stack += self._links.count_down(self._tasks[id] for id in self._links.parents(task))
             self._links.forget(task.id)
 
     def _wake(self, task: Task, commands: list[Command]) -> None:
@@ -450,10 +447,10 @@ class Scheduler:
         """Let tasks have the services that they ask for."""
         if not self._services.queue:
             return
-        tasks, hopeless = self._services.admit()
+        tasks, without_room = self._services.admit()
         for task in tasks:
             self._settle(task, commands)
-        for task in hopeless:
+        for task in without_room:
             self._give_up_beside(self._services.of(task.id), task, commands)
 
     def _unblock(self, commands: list[Command]) -> None:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
-from toilfn.events import Capacity
-from toilfn.resources import Accelerator, Resources
+from toilfn.resources import Accelerator, Capacity, Resources
 
 __all__ = ["Devices", "Pool", "Shape", "Shapes"]
 

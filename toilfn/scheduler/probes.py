@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
-from toilfn.events import BatchId, TaskId
+from toilfn.ids import BatchId, TaskId
 from toilfn.scheduler.batching import Durations, Policy
 from toilfn.scheduler.running import Running
 from toilfn.scheduler.states import State, Task

@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from itertools import islice
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.scheduler.packing import Pool, Shape
 
 __all__ = ["Ready"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from toilfn.events import Budget, Cause, GaveUp, Retry, TaskId
+from toilfn.ids import Budget, Cause, TaskId
 from toilfn.resources import Resources
+from toilfn.scheduler.events import GaveUp, Retry
 
 __all__ = ["Charges", "enlarged"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from toilfn.events import Cause, Command, Kill, Release, Retry, RollBack, TaskId
+from toilfn.ids import Cause, TaskId
 from toilfn.scheduler.board import Board
 from toilfn.scheduler.checkpoints import Checkpoints
+from toilfn.scheduler.events import Command, Kill, Release, Retry, RollBack
 from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.links import Links
 from toilfn.scheduler.retries import Charges
@@ -30,7 +31,7 @@ class RollBacks:
     _holds: Holds
     _running: Running
     _services: Services
-    _shapeless: set[TaskId]
+    _unresolved: set[TaskId]
 
     def complete(self, id: TaskId) -> list[Release]:
         """Note that a checkpoint is complete: it never runs again."""
@@ -46,14 +47,14 @@ class RollBacks:
 
         Gives each such checkpoint, which is now where it was before it ran, when it may run again, and what to do.
         """
-        bereft, self._checkpoints.bereft = self._checkpoints.bereft, []
-        for id, service in bereft:
+        clients_to_rerun, self._checkpoints.clients_to_rerun = self._checkpoints.clients_to_rerun, []
+        for id, service in clients_to_rerun:
             client = self._tasks.get(id)
             if client is not None and client.state is State.EXPANDED:
                 verdict = Retry(id, Cause.LOST, self._charges.count(id), now)
                 yield client, verdict, self._forget_family(client, service, verdict)
-        hopeless, self._checkpoints.hopeless = self._checkpoints.hopeless, []
-        for id in hopeless:
+        given_up, self._checkpoints.given_up_members = self._checkpoints.given_up_members, []
+        for id in given_up:
             task = self._tasks.get(id)
             if task is not None and task.state is State.FAILED:
                 yield from self._give_up_below(task, now)
@@ -95,4 +96,4 @@ class RollBacks:
         if is_at_work and self._running.is_over(task.batch):
             effects.append(Kill(task.batch))
         effects += self._services.forget(task)
-        self._shapeless.discard(task.id)
+        self._unresolved.discard(task.id)

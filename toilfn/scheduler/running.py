@@ -7,8 +7,9 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from toilfn.events import BatchId, Kill, Recall, Submit, TaskId
+from toilfn.ids import BatchId, TaskId
 from toilfn.scheduler.batching import Draft, Policy
+from toilfn.scheduler.events import Kill, Recall, Submit
 from toilfn.scheduler.packing import Devices, Pool
 from toilfn.scheduler.states import Task
 
@@ -58,7 +59,7 @@ class Running:
         self._last = 0
         self._now = 0.0
         #: Tasks that a batch had when it was lost: it may answer yet.
-        self._strays: set[TaskId] = set()
+        self._may_answer_late: set[TaskId] = set()
         self._overdue: list[tuple[float, BatchId]] = []
         self._kills: deque[tuple[float, BatchId]] = deque()
 
@@ -89,7 +90,7 @@ class Running:
         batch = self._batches[self._last] = _Batch(self._last, draft, self._pool.take(draft.shape), now)
         for id in batch.ids:
             self._tasks[id].batch = batch.id
-        batch.is_suspect = not self._strays.isdisjoint(batch.ids)
+        batch.is_suspect = not self._may_answer_late.isdisjoint(batch.ids)
         if draft.is_divisible and not self._pool.is_queue:
             heapq.heappush(self._overdue, (now + self._patience(draft.seconds), batch.id))
         return Submit(batch.id, batch.ids, batch.shape.resources, draft.walltime)
@@ -127,7 +128,7 @@ class Running:
 
     def forget(self, id: TaskId) -> None:
         """Note that a task has an outcome, and will not get one from a batch that was lost."""
-        self._strays.discard(id)
+        self._may_answer_late.discard(id)
 
     def end(self, id: BatchId, *, is_lost: bool) -> list[Task]:
         """Note that a batch has ended; gives what was left of it."""
@@ -136,7 +137,7 @@ class Running:
         if batch is not None:
             self._pool.give_back(batch.shape, batch.devices)
             if is_lost:
-                self._strays.update(task.id for task in left)
+                self._may_answer_late.update(task.id for task in left)
         return left
 
     # Batches that take too long

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
-from toilfn.events import BatchId, StopService, TaskId
+from toilfn.ids import BatchId, TaskId
+from toilfn.scheduler.events import StopService
 from toilfn.scheduler.packing import Pool, Shape
 from toilfn.scheduler.states import State, Task
 
@@ -23,7 +24,7 @@ _LOOKAHEAD = 32
 
 
 class _Service:
-    __slots__ = ("admitted", "askers", "users")
+    __slots__ = ("admitted", "users", "waiting_users")
 
     def __init__(self) -> None:
         #: The users that are neither complete nor given up.
@@ -31,7 +32,7 @@ class _Service:
         #: Those of them that may run, or have run and led to something that is not complete.
         self.admitted: set[TaskId] = set()
         #: Users that ask for it while what it needs itself is not complete.
-        self.askers: list[TaskId] = []
+        self.waiting_users: list[TaskId] = []
 
 
 class Services:
@@ -58,7 +59,7 @@ class Services:
         self._admitted: dict[TaskId, Shape] = {}
         self._shapes: Counter[Shape] = Counter()
         #: Batches that were killed since a service died.
-        self.doomed: set[BatchId] = set()
+        self.dying_batches: set[BatchId] = set()
 
     def __contains__(self, id: object) -> bool:
         return id in self._services
@@ -114,8 +115,8 @@ class Services:
         for id in self.of(task.id):
             self._services[id].admitted.discard(task.id)
         service = self._services[task.id]
-        self._queue.update(dict.fromkeys(service.askers))
-        service.askers = []
+        self._queue.update(dict.fromkeys(service.waiting_users))
+        service.waiting_users = []
 
     def ended(self, id: TaskId) -> None:
         """Note that a service does not serve any more."""
@@ -186,18 +187,18 @@ class Services:
             Users that can never run beside all their services. They are not in the queue any more.
         """
         settled: list[Task] = []
-        hopeless: list[Task] = []
+        without_room: list[Task] = []
         for id in list(islice(self._queue, _LOOKAHEAD)):
             user = self._tasks.get(id)
             if user is None or user.state is not State.WAITING or user.pending or not self._is_askable(id):
                 del self._queue[id]
             elif not self._pool.can_hold(self._all_shapes(self._closure(id)), user.shape):
                 del self._queue[id]
-                hopeless.append(user)
+                without_room.append(user)
             elif self._has_room(user):
                 del self._queue[id]
                 settled += self._admit(user)
-        return settled, hopeless
+        return settled, without_room
 
     def _is_askable(self, id: TaskId) -> bool:
         """Return whether all that a user's services need is complete; if not, it will be asked again."""
@@ -206,7 +207,7 @@ class Services:
             if task.state is State.FAILED:
                 return False
             if task.pending:
-                self._services[service].askers.append(id)
+                self._services[service].waiting_users.append(id)
                 return False
         return True
 

@@ -4,11 +4,11 @@
 from      to        when
 ========  ========  ==============================================================
 waiting   ready     the last of its needs is complete
-waiting   running   it goes along in the batch that runs its needs; `Kept`, `Adopted`
+waiting   running   it goes along in the batch that runs its needs; `TailCallStarted`, `Adopted`
 waiting   failed    it asks for more than the capacity can ever give
-ready     running   a batch takes it; `Kept`, `Adopted`
+ready     running   a batch takes it; `TailCallStarted`, `Adopted`
 ready     failed    the capacity shrank below what it asks for
-running   running   `Kept` by another batch than the one it was given to
+running   running   `TailCallStarted` by another batch than the one it was given to
 running   ready     `Returned`, `Lost` at no cost, or a retry that is due at once
 running   waiting   the same, while one of its needs is not complete
 running   backoff   `Failed` or `Lost`, to be tried again later
@@ -30,10 +30,10 @@ Any other move is a bug.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
-from toilfn.events import BatchId, Budget, TaskId
+from toilfn.ids import BatchId, Budget, TaskId
 from toilfn.scheduler.packing import Shape
 
 __all__ = ["MOVES", "State", "Task"]
@@ -70,18 +70,18 @@ class State(IntEnum):
         return self is State.RUNNING or self is State.SERVING
 
 
-_W, _R, _RUN, _S, _B, _F, _E, _C = State
-
-MOVES: tuple[frozenset[State], ...] = (
-    frozenset({_R, _RUN, _F, _E}),
-    frozenset({_RUN, _W, _F, _E}),
-    frozenset({_RUN, _R, _W, _S, _B, _F, _E}),
-    frozenset({_R, _W, _B, _F, _E}),
-    frozenset({_R, _W, _F, _E}),
-    frozenset({_E}),
-    frozenset({_C, _R, _W, _B, _F}),
-    frozenset(),
-)
+MOVES: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.READY, State.RUNNING, State.FAILED, State.EXPANDED}),
+    State.READY: frozenset({State.RUNNING, State.WAITING, State.FAILED, State.EXPANDED}),
+    State.RUNNING: frozenset(
+        {State.RUNNING, State.READY, State.WAITING, State.SERVING, State.BACKOFF, State.FAILED, State.EXPANDED}
+    ),
+    State.SERVING: frozenset({State.READY, State.WAITING, State.BACKOFF, State.FAILED, State.EXPANDED}),
+    State.BACKOFF: frozenset({State.READY, State.WAITING, State.FAILED, State.EXPANDED}),
+    State.FAILED: frozenset({State.EXPANDED}),
+    State.EXPANDED: frozenset({State.COMPLETE, State.READY, State.WAITING, State.BACKOFF, State.FAILED}),
+    State.COMPLETE: frozenset(),
+}
 """For each state, the states that can follow."""
 
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from toilfn import protocol
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 from toilfn.protocol import Done, Log, Message, Records, Returned, Running, Started, Warnings
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from toilfn.clusters.base import FRESH_VARIABLE
-from toilfn.events import TaskId
 from toilfn.graph.options import SERVICE
 from toilfn.graph.serialize import only_reference
+from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.protocol import Run
 from toilfn.worker.execute import Attempt, Executor

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import ToilfnError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.worker.scratch import Deferred, OwnDirectory, Scratch
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from toilfn.clusters.local.slot import Doing, Slot
 from toilfn.errors import PermanentError, SerializationError, StoreError
-from toilfn.events import Cause, TaskId
 from toilfn.files.task_files import Session
 from toilfn.graph import options
 from toilfn.graph.record import Recorded, Running, record, store_payload
 from toilfn.graph.serialize import Main, dumps, load_function, loads, resolve
+from toilfn.ids import Cause, TaskId
 from toilfn.model import records
 from toilfn.stdio import flush
 from toilfn.worker.context import Context

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from toilfn.clusters.local.slot import Doing, Slot
 from toilfn.errors import StoreError, ToilfnError
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.protocol import Log, encode
 from toilfn.stores import Store, is_local
 from toilfn.text import visible

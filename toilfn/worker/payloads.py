@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from toilfn.events import TaskId
+from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 
 __all__ = ["BlobCache", "Payloads"]

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from toilfn.errors import InputError, StoreError
-from toilfn.events import TaskId
 from toilfn.graph.service import Service
+from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
 from toilfn.stores.lease import Watch

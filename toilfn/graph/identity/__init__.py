@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toilfn.errors import SerializationError
-from toilfn.events import TaskId
 from toilfn.graph.identity.canonical import Encoder, digest
 from toilfn.graph.identity.contents import content_of
 from toilfn.graph.identity.functions import NOT_COMPARED, Reach, part_text
 from toilfn.graph.identity.modules import is_own
 from toilfn.graph.structure import ATOMS
+from toilfn.ids import TaskId
 
 __all__ = [
     "NOT_COMPARED",

@@ -9,8 +9,8 @@ from sys import intern
 from typing import NamedTuple
 
 from toilfn.config.settings import Settings
-from toilfn.events import TaskId
 from toilfn.graph import options
+from toilfn.ids import TaskId
 from toilfn.inspect.view import State, TaskInfo, View
 from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task, decode
 from toilfn.resources import Resources

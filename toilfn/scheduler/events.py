@@ -1,4 +1,4 @@
-"""What goes into the scheduler (events) and what comes out (commands).
+"""The events that go into the scheduler, and the commands that come out.
 
 These are plain values: no clock, no store, no threads. Times are seconds on any
 monotonic scale that the caller keeps to.
@@ -6,59 +6,16 @@ monotonic scale that the caller keeps to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from toilfn.resources import Resources
+from toilfn.ids import BatchId, Budget, Cause, TaskId
+from toilfn.resources import Capacity, Resources
 
 __all__ = [
-    "Adopted", "BatchId", "Began", "Budget", "Capacity", "Cause", "Command", "Complete", "Deadlock", "Event", "Failed",
-    "Finished", "GaveUp", "Kept", "Kill", "Lost", "NewTask", "Recall", "Release", "Resolve", "Retry", "Returned",
-    "RollBack", "ServiceStarted", "Shaped", "StopService", "Submit", "Submitted", "TaskId",
+    "Adopted", "Command", "Complete", "Deadlock", "Event", "Failed", "Finished", "GaveUp", "JobStarted", "Kill", "Lost",
+    "NewTask", "Recall", "Release", "RequirementsResolved", "ResolveRequirements", "Retry", "Returned", "RollBack",
+    "ServiceStarted", "StopService", "Submit", "Submitted", "TailCallStarted",
 ]  # fmt: skip
-
-TaskId: TypeAlias = bytes
-"""Sixteen bytes: the task's identity."""
-
-BatchId: TypeAlias = int
-"""A number the scheduler gives to each batch it submits, never used twice."""
-
-
-class Cause(str, Enum):
-    """Why an attempt ended without an outcome; each has a retry budget of its own."""
-
-    ERROR = "error"
-    """The task raised, or its process ended by itself."""
-    MEMORY = "memory"
-    """Killed for using more memory than it asked for."""
-    WALLTIME = "walltime"
-    """Killed for taking longer than it asked for."""
-    LOST = "lost"
-    """The worker or its node died."""
-    PREEMPTED = "preempted"
-    """The node was taken away as agreed."""
-    INPUT = "input"
-    """Nothing a retry can mend: the value cannot be stored, the requirement cannot be met."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How many times an attempt may fail for each cause before the task is given up.
-
-    ``None`` is without limit. ``double_memory`` doubles the memory after `Cause.MEMORY`, and ``double_walltime``
-    the walltime after `Cause.WALLTIME`, up to the largest that the capacity can give; what was doubled stays so.
-    """
-
-    error: int | None = 1
-    memory: int | None = 1
-    walltime: int | None = 1
-    lost: int | None = 3
-    preempted: int | None = None
-    double_memory: bool = False
-    double_walltime: bool = False
-    backoff: float = 0.5
-    """Seconds before the first retry after an error; doubled for each further one, at most 60."""
 
 
 class NewTask(NamedTuple):
@@ -74,7 +31,7 @@ class NewTask(NamedTuple):
     parent: TaskId | None = None
     """The task that created this one, which is complete only when this one is."""
     is_late: bool = False
-    """Whether its shape depends on the values it needs: `Resolve` asks for it when these are complete."""
+    """Whether its shape depends on the values it needs: `ResolveRequirements` asks for it when these are complete."""
     is_service: bool = False
     """Whether it runs beside the tasks that need it, until these and all that they led to are complete."""
     is_checkpoint: bool = False
@@ -109,14 +66,14 @@ class Adopted(NamedTuple):
     now: float
 
 
-class Kept(NamedTuple):
+class TailCallStarted(NamedTuple):
     """A worker goes on with a task that its own batch just created (a tail call): it is running, in that batch."""
 
     batch: BatchId
     id: TaskId
 
 
-class Began(NamedTuple):
+class JobStarted(NamedTuple):
     """A batch that waited in the cluster's queue runs now."""
 
     batch: BatchId
@@ -145,8 +102,8 @@ class ServiceStarted(NamedTuple):
     id: TaskId
 
 
-class Shaped(NamedTuple):
-    """The answer to `Resolve`."""
+class RequirementsResolved(NamedTuple):
+    """The answer to `ResolveRequirements`."""
 
     id: TaskId
     shape: Resources | None
@@ -167,29 +124,18 @@ class Lost(NamedTuple):
     none is charged and each runs alone from now on: so that one is found, and the others do not pay for it."""
 
 
-class Capacity(NamedTuple):
-    """What the cluster can give at one time.
-
-    ``total`` is None for a cluster that queues by itself (a batch system): then only ``batches`` limits.
-    ``largest`` is the most that a single task may ask for; None knows no limit.
-    """
-
-    total: Resources | None
-    largest: Resources | None = None
-    batches: int | None = None
-    """How many batches may be out at one time, services aside."""
-    services: int | None = None
-    """How many services may run at one time on nodes that are not preemptible."""
-    preemptible_services: int | None = None
-    """And on those that are."""
-    cores: float | None = None
-    """How many cores may be in use at one time, where ``total`` does not say it: the user's limit."""
-    memory: int | None = None
-    disk: int | None = None
-
-
 Event: TypeAlias = (
-    Submitted | Adopted | Finished | Kept | Began | Failed | Returned | ServiceStarted | Shaped | Lost | Capacity
+    Submitted
+    | Adopted
+    | Finished
+    | TailCallStarted
+    | JobStarted
+    | Failed
+    | Returned
+    | ServiceStarted
+    | RequirementsResolved
+    | Lost
+    | Capacity
 )
 
 
@@ -213,8 +159,8 @@ class Recall(NamedTuple):
     batch: BatchId
 
 
-class Resolve(NamedTuple):
-    """Find out what a task asks for: what it needs is complete. Answered by `Shaped`."""
+class ResolveRequirements(NamedTuple):
+    """Find out what a task asks for: what it needs is complete. Answered by `RequirementsResolved`."""
 
     id: TaskId
 
@@ -289,5 +235,15 @@ class Deadlock(NamedTuple):
 
 
 Command: TypeAlias = (
-    Submit | Resolve | Recall | Kill | Complete | Release | Retry | GaveUp | RollBack | StopService | Deadlock
+    Submit
+    | ResolveRequirements
+    | Recall
+    | Kill
+    | Complete
+    | Release
+    | Retry
+    | GaveUp
+    | RollBack
+    | StopService
+    | Deadlock
 )
