@@ -383,6 +383,7 @@ class World:
             assert self.retried[command.id, command.cause] == allowed
 
     def check_completions(self) -> None:
+        self.scheduler.check()
         seen: dict[TaskId, bool] = {}
         complete = {id for id in self.known if self.truth.is_complete(id, self.outcomes, seen)}
         assert self.completed == Counter(dict.fromkeys(complete, 1))

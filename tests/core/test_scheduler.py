@@ -346,8 +346,47 @@ def test_impossible_move_tells_the_story_of_the_task():
     scheduler = make(new(1))
     scheduler.dispatch(0.0)
     with pytest.raises(RuntimeError, match=rf"task {name(1).hex()} running.* cannot become complete.*ready to running"):
-        scheduler._board.move(scheduler._tasks[name(1)], State.COMPLETE)
+        scheduler._state.move(scheduler._tasks[name(1)], State.COMPLETE)
 
 
 def test_every_state_but_complete_accepts_an_outcome():
     assert [state for state in State if State.EXPANDED not in MOVES[state]] == [State.EXPANDED, State.COMPLETE]
+
+
+def contradict_counts(state):
+    state.counts[State.READY] += 1
+
+
+def contradict_links(state):
+    state.tasks[name(2)].pending = 0
+
+
+def contradict_queues(state):
+    state.tasks[name(2)].state = State.READY
+
+
+def contradict_batches(state):
+    state.tasks[name(1)].batch = 99
+
+
+def leave_behind(state):
+    state.unresolved.add(name(9))
+
+
+@pytest.mark.parametrize(
+    ("contradict", "said"),
+    [
+        (contradict_counts, "0 tasks are ready, and 1 are counted"),
+        (contradict_links, "has 1 tasks to wait for"),
+        (contradict_queues, "is ready and waits for others"),
+        (contradict_batches, "batch 99 has tasks and has ended"),
+        (leave_behind, "is still among those that are unresolved"),
+    ],
+)
+def test_a_state_that_contradicts_itself_is_found(contradict, said):
+    scheduler = make(new(1), new(2, 1, kind=1), policy=Policy(target_seconds=0.0, max_batch=1, check=True))
+    scheduler.dispatch(0.0)
+    scheduler.check()
+    contradict(scheduler._state)
+    with pytest.raises(RuntimeError, match=f"the scheduler has a bug: .*{said}"):
+        scheduler.dispatch(1.0)

@@ -72,6 +72,7 @@ class Trees:
         if self.random.random() < 0.2:
             self.scheduler = pickle.loads(pickle.dumps(self.scheduler))
         self.obey(self.scheduler.handle(event))
+        self.scheduler.check()
         assert sum(self.scheduler.counts().values()) == len(self.known)
 
     def on_submit(self, command: Submit) -> None:

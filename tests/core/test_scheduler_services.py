@@ -309,6 +309,7 @@ class Simulation:
         return [one for one, task in self.tasks.items() if name(number) in task.needs]
 
     def obey(self, commands):
+        self.scheduler.check()
         for command in commands:
             getattr(self, type(command).__name__, lambda _: None)(command)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,10 @@ from toilfn.config.settings import Settings
 from toilfn.resources import Capacity
 from toilfn.scheduler import Policy
 
-__all__ = ["capped", "policy", "worker_memory"]
+__all__ = ["CHECK_VARIABLE", "capped", "policy", "worker_memory"]
+
+CHECK_VARIABLE = "TOILFN_CHECK_SCHEDULER"
+"""Has the scheduler check its whole state each time it starts tasks; for tests, and to find a bug."""
 
 _PROBES = 4
 _MOST_IN_A_BUNDLE = 1000
@@ -33,7 +37,7 @@ def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
         Whether the cluster queues by itself: a job is slow to start there, and it is worth while to find out first
         how much goes into one.
     """
-    chosen = Policy(gather=gather if settings.gather is None else settings.gather)
+    chosen = Policy(gather=gather if settings.gather is None else settings.gather, check=CHECK_VARIABLE in os.environ)
     if settings.fresh_process:
         return replace(chosen, target_seconds=0.0, max_batch=1)
     if settings.bundle is None:

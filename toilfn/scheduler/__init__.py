@@ -1,22 +1,23 @@
 """Decides which tasks run when, and together with which others.
 
-`Scheduler` is a pure state machine: `toilfn.scheduler.events` go in, commands come out. The modules:
+`Scheduler` is a pure state machine: events go in, commands come out. The modules:
 
+    events      the events that go in, and the commands that come out
+    state       all that a scheduler knows, and the conditions under which it makes sense
     states      the states of a task and the moves between them
-    machine     the scheduler itself
-    board       the tasks that are not complete, and their moves
+    machine     the scheduler itself: what follows from each event
     links       which task waits for which other
+    holds       which values are still needed
     packing     shapes, and the pool of resources that batches take from
-    ready       the queues of ready tasks, and whose turn it is
+    ready       the queues of ready tasks; whose turn it is, and when
     batching    how much work goes into one batch
     drafting    which tasks go into one batch
-    gathering   how long ready tasks wait for others to go out with
-    probes      learning how long tasks take from a few, before the others go out
-    running     the batches that are out
-    retries     what a failure costs
-    holds       which values are still needed
-    checkpoints which tasks go with a checkpoint that is rolled back
-    rollback    how they go
+    probes      learning how long tasks take from a few, before the others start
+    running     the batches that were submitted
+    retries     the price of a failure
+    services    when services start and stop, and which tasks may use them
+    checkpoints which tasks belong to a checkpoint that is rolled back
+    rollback    how they are taken away
 """
 
 from __future__ import annotations

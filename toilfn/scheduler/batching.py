@@ -16,7 +16,7 @@ _SLOWER = 4.0
 
 @dataclass(frozen=True)
 class Policy:
-    """What may be tuned.
+    """The rules that can be tuned.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Policy:
     recall_factor, recall_after : float
         A batch is overdue when it takes this many times longer than expected, and this many seconds.
     kill_after : float
-        Seconds after which a batch is killed that goes on although nothing of it is needed any more.
+        Seconds after which a batch is killed that continues although none of its tasks is needed any more.
     gather : float
         For how many seconds ready tasks wait for others, to go out in one submission.
     probes : int or None
@@ -38,6 +38,8 @@ class Policy:
         For how many seconds at most the others wait for that.
     spread : int or None
         Ready tasks are put together only as far as that leaves so many batches; None puts them together anyway.
+    check : bool
+        Whether each `dispatch` checks the whole state, to find a bug where it happens.
     """
 
     target_seconds: float = 0.05
@@ -50,6 +52,7 @@ class Policy:
     probes: int | None = None
     probe_patience: float = math.inf
     spread: int | None = None
+    check: bool = False
 
 
 class Durations:

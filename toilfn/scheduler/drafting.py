@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import islice
 
 from toilfn.ids import TaskId
-from toilfn.scheduler.batching import Draft, Durations, Policy
-from toilfn.scheduler.board import Board
-from toilfn.scheduler.packing import Pool, Shape
-from toilfn.scheduler.ready import Ready
-from toilfn.scheduler.services import Services
+from toilfn.scheduler.batching import Draft
+from toilfn.scheduler.packing import Shape
+from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, Task
 
 __all__ = ["Drafting"]
 
 
-@dataclass
 class Drafting:
-    """What of a scheduler decides which tasks run together."""
+    """Puts ready tasks of one shape, and tasks that can follow them, together into batches."""
 
-    _policy: Policy
-    _tasks: dict[TaskId, Task]
-    _board: Board
-    _pool: Pool
-    _ready: Ready
-    _durations: Durations
-    _services: Services
-    _unresolved: set[TaskId]
-    _alone: set[TaskId] = field(default_factory=set)
-    """Tasks that may have ended their worker."""
+    def __init__(self, state: SchedulerState) -> None:
+        self._state = state
+        self._policy = state.policy
+        self._tasks = state.tasks
+        self._pool = state.pool
+        self._ready = state.ready
+        self._durations = state.durations
+        self._services = state.services
+        self._unresolved = state.unresolved
+        self._alone = state.alone
 
     def separate(self, tasks: Iterable[Task]) -> None:
         """Have tasks run alone from now on."""
@@ -51,7 +47,7 @@ class Drafting:
         covered: dict[TaskId, int] = {}
         while (task := self.next(shape)) is not None and self._may_join(task, draft):
             self._ready.pop(shape)
-            self._board.move(task, State.RUNNING)
+            self._state.move(task, State.RUNNING)
             if shape.is_service or task.id in self._alone:
                 break
             self._take_followers(draft, covered)
@@ -100,4 +96,4 @@ class Drafting:
                 if covered[id] == follower.pending and draft.offer_follower(
                     id, seconds, follower.shape, is_link=is_link
                 ):
-                    self._board.move(follower, State.RUNNING)
+                    self._state.move(follower, State.RUNNING)

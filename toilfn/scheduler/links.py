@@ -5,34 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from toilfn.ids import TaskId
-from toilfn.scheduler.checkpoints import Checkpoints
 from toilfn.scheduler.events import NewTask
-from toilfn.scheduler.holds import Holds
-from toilfn.scheduler.services import Services
+from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, Task
 
 __all__ = ["Links"]
 
 
 class Links:
-    """The edges of the graph: who needs whom, and who led to whom.
+    """The edges of the graph: who needs whom, and who led to whom."""
 
-    Parameters
-    ----------
-    tasks : dict
-        The tasks that are not complete: most of their edges are kept in them.
-    holds : Holds
-    services : Services
-    checkpoints : Checkpoints
-    """
-
-    def __init__(self, tasks: dict[TaskId, Task], holds: Holds, services: Services, checkpoints: Checkpoints) -> None:
-        self._tasks = tasks
-        self._holds = holds
-        self._services = services
-        self._checkpoints = checkpoints
-        #: For a task that several others led to: all but the first of these.
-        self._led_by: dict[TaskId, list[TaskId]] = {}
+    def __init__(self, state: SchedulerState) -> None:
+        self._tasks = state.tasks
+        self._holds = state.holds
+        self._services = state.services
+        self._checkpoints = state.checkpoints
+        self._led_by = state.further_parents
 
     # New tasks
 

@@ -14,9 +14,7 @@ from typing import Any, ClassVar
 
 from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.resources import Capacity, Resources
-from toilfn.scheduler.batching import Draft, Durations, Policy
-from toilfn.scheduler.board import Board
-from toilfn.scheduler.checkpoints import Checkpoints
+from toilfn.scheduler.batching import Draft, Policy
 from toilfn.scheduler.drafting import Drafting
 from toilfn.scheduler.events import (
     Adopted,
@@ -39,16 +37,13 @@ from toilfn.scheduler.events import (
     Submitted,
     TailCallStarted,
 )
-from toilfn.scheduler.gathering import Gathering
-from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.links import Links
-from toilfn.scheduler.packing import Pool, Shapes
+from toilfn.scheduler.packing import Pool
 from toilfn.scheduler.probes import Probes
-from toilfn.scheduler.ready import Ready
-from toilfn.scheduler.retries import Charges, enlarged
+from toilfn.scheduler.ready import Gathering
+from toilfn.scheduler.retries import enlarged
 from toilfn.scheduler.rollback import RollBacks
-from toilfn.scheduler.running import Running
-from toilfn.scheduler.services import Services
+from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, Task
 
 __all__ = ["Scheduler"]
@@ -69,38 +64,44 @@ class Scheduler:
     """
 
     def __init__(self, capacity: Capacity, policy: Policy = Policy()) -> None:  # noqa: B008 - it is immutable
+        self._state = state = SchedulerState(policy, Pool(capacity))
         self._policy = policy
-        self._tasks: dict[TaskId, Task] = {}
-        self._shapes = Shapes()
-        self._pool = Pool(capacity)
-        self._ready = Ready(policy.patience)
-        self._durations = Durations()
-        self._charges = Charges()
-        self._holds = Holds(self._tasks)
-        self._backoff: list[tuple[float, TaskId]] = []
-        self._unresolved: set[TaskId] = set()
-        self._running = Running(self._tasks, self._pool, policy)
-        self._probes = Probes(self._tasks, self._durations, self._running, policy)
+        # The parts of the state by short names: each is looked up several times for each task.
+        self._tasks = state.tasks
+        self._pool = state.pool
+        self._shapes = state.shapes
+        self._ready = state.ready
+        self._durations = state.durations
+        self._charges = state.charges
+        self._holds = state.holds
+        self._backoff = state.backoff
+        self._unresolved = state.unresolved
+        self._running = state.running
+        self._services = state.services
+        self._checkpoints = state.checkpoints
         self._gathering = Gathering(policy.gather)
-        self._services = Services(self._tasks, self._pool)
-        self._checkpoints = Checkpoints()
-        self._board = Board(self._tasks, self._ready, self._running, self._services)
-        self._links = Links(self._tasks, self._holds, self._services, self._checkpoints)
-        self._drafting = Drafting(
-            policy, self._tasks, self._board, self._pool, self._ready, self._durations, self._services, self._unresolved
-        )
-        self._rollback = RollBacks(
-            self._tasks, self._board, self._links, self._checkpoints, self._charges, self._holds, self._running,
-            self._services, self._unresolved,
-        )  # fmt: skip
+        self._probes = Probes(state)
+        self._links = Links(state)
+        self._drafting = Drafting(state)
+        self._rollback = RollBacks(state, self._links)
 
-    # What others want to know
+    # Questions
+
+    def check(self) -> None:
+        """Check everything that is true between two calls; for tests and for the hunt for a bug.
+
+        Raises
+        ------
+        RuntimeError
+            If the state contradicts itself.
+        """
+        self._state.check()
 
     @property
     def idle(self) -> bool:
         """Whether nothing is ready, running or to be tried again: the run is over."""
         is_due = self._services.queue or self._checkpoints.is_due or self._probes
-        return not (is_due or any(self._board.counts[state] for state in _GOING_ON))
+        return not (is_due or any(self._state.counts[state] for state in _GOING_ON))
 
     @property
     def largest(self) -> Resources | None:
@@ -120,7 +121,7 @@ class Scheduler:
 
     def counts(self) -> dict[str, int]:
         """Count the tasks in each state, by the state's name in lower case."""
-        return {state.name.lower(): self._board.counts[state] for state in State}
+        return {state.name.lower(): self._state.counts[state] for state in State}
 
     def is_complete(self, id: TaskId) -> bool:
         """Return whether a task, and all that it led to, have outcomes."""
@@ -188,7 +189,7 @@ class Scheduler:
             return  # what ran with the services of that leader ended with it
         draft = Draft(tasks[0].shape, self._policy, math.inf, math.inf)
         for task in tasks:
-            self._board.move(task, State.RUNNING)
+            self._state.move(task, State.RUNNING)
             draft.ids.append(task.id)
         commands.append(self._running.begin(draft, event.now))
 
@@ -201,7 +202,7 @@ class Scheduler:
         if event.wall > 0:
             self._durations.learn(task.kind, event.wall)
         dead_service = self._services.of(task.id)[:1] if task.batch in self._services.dying_batches else ()
-        self._board.move(task, State.EXPANDED)
+        self._state.move(task, State.EXPANDED)
         if task.id not in self._checkpoints:
             self._charges.forget(task.id)
         self._unresolved.discard(task.id)
@@ -233,7 +234,7 @@ class Scheduler:
         if task.state in (State.WAITING, State.READY, State.RUNNING):
             if task.state is State.RUNNING:
                 self._running.doubt(task)
-            self._board.move(task, State.RUNNING)
+            self._state.move(task, State.RUNNING)
             self._running.keep(event.batch, task)
 
     def _job_started(self, event: JobStarted, _: list[Command]) -> None:
@@ -249,7 +250,7 @@ class Scheduler:
         if not self._running.has(event.batch, event.id) or self._tasks[event.id].state is State.SERVING:
             return
         service = self._tasks[event.id]
-        self._board.move(service, State.SERVING)
+        self._state.move(service, State.SERVING)
         for user in reversed(self._links.without_outcome(service.followers)):
             if user.state is State.WAITING and not user.pending:
                 self._settle(user, commands)
@@ -258,7 +259,7 @@ class Scheduler:
         """End what uses a service that does not serve any more."""
         for user in self._links.without_outcome(service.followers):
             if user.state is State.READY:
-                self._board.move(user, State.WAITING)
+                self._state.move(user, State.WAITING)
             elif user.state.is_at_work and user.batch not in self._services.dying_batches:
                 self._services.dying_batches.add(user.batch)
                 commands.append(Kill(user.batch, service.id))
@@ -344,7 +345,7 @@ class Scheduler:
             self._services.add(new.id)
         if new.is_late:
             self._unresolved.add(new.id)
-        self._board.add(task)
+        self._state.add(task)
         return task
 
     # Moves
@@ -355,7 +356,7 @@ class Scheduler:
             self._end_users(task, commands)
         if task.pending or not self._services.may_start(task):
             if task.state is not State.WAITING:
-                self._board.move(task, State.WAITING)
+                self._state.move(task, State.WAITING)
             if self._services.is_over(task.id):
                 commands += self._services.stop(task)
         elif task.id in self._unresolved:
@@ -363,14 +364,14 @@ class Scheduler:
         elif not self._pool.can_ever(task.shape):
             self._give_up(task, commands)
         elif self._probes.may_start(task, urgent=urgent):
-            self._board.move(task, State.READY)
+            self._state.move(task, State.READY)
             self._ready.add(task.id, task.shape, urgent=urgent)
         elif task.state is not State.WAITING:
-            self._board.move(task, State.WAITING)
+            self._state.move(task, State.WAITING)
 
     def _give_up(self, task: Task, commands: list[Command]) -> None:
         """Give up a task that asks for too much."""
-        self._board.move(task, State.FAILED)
+        self._state.move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
         self._checkpoints.give_up(task.id)
         commands += self._services.leave(task)
@@ -385,7 +386,7 @@ class Scheduler:
         verdict = self._charges.charge(task.id, cause, task.budget, now)
         commands.append(verdict)
         if isinstance(verdict, GaveUp):
-            self._board.move(task, State.FAILED)
+            self._state.move(task, State.FAILED)
             commands += self._services.leave(task)
             self._checkpoints.give_up(task.id)
             return
@@ -395,7 +396,7 @@ class Scheduler:
 
     def _postpone(self, task: Task, retry: Retry, now: float, commands: list[Command]) -> None:
         if retry.at > now:
-            self._board.move(task, State.BACKOFF)
+            self._state.move(task, State.BACKOFF)
             heapq.heappush(self._backoff, (retry.at, task.id))
         else:
             self._settle(task, commands)
@@ -405,7 +406,7 @@ class Scheduler:
         stack = [task]
         while stack:
             task = stack.pop()
-            self._board.move(task, State.COMPLETE)
+            self._state.move(task, State.COMPLETE)
             del self._tasks[task.id]
             commands.append(Complete(task.id))
             commands += self._holds.finish(task)
@@ -427,6 +428,8 @@ class Scheduler:
 
     def dispatch(self, now: float) -> list[Command]:
         """Start what can be started, and whatever else is due."""
+        if self._policy.check:
+            self._state.check()
         commands: list[Command] = []
         self._end_backoffs(now, commands)
         for checkpoint, verdict, undone in self._rollback.due(now):
@@ -455,11 +458,11 @@ class Scheduler:
 
     def _unblock(self, commands: list[Command]) -> None:
         """When nothing goes on but services, stop those that nobody can use now; if there is none, it is a deadlock."""
-        serving = self._board.counts[State.SERVING]
+        serving = self._state.counts[State.SERVING]
         if (
             not serving
-            or self._board.counts[State.RUNNING]
-            or self._board.counts[State.BACKOFF]
+            or self._state.counts[State.RUNNING]
+            or self._state.counts[State.BACKOFF]
             or self._services.is_stopping
         ):
             return

@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from toilfn.ids import BatchId, TaskId
-from toilfn.scheduler.batching import Durations, Policy
-from toilfn.scheduler.running import Running
+from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, Task
 
 __all__ = ["Probes"]
@@ -23,20 +22,14 @@ class Probes:
     The others wait until one of the few has ended, or runs for so long that its kind is not to be put
     together anyway. Probes that wait in the cluster's queue hold them back, too, until patience ends.
 
-    Parameters
-    ----------
-    tasks : dict
-        The tasks that are not complete.
-    durations : Durations
-    running : Running
-    policy : Policy
-        With its `probes` None, nothing is ever held back.
+    With `probes` of the policy None, nothing is ever held back.
     """
 
-    def __init__(self, tasks: dict[TaskId, Task], durations: Durations, running: Running, policy: Policy) -> None:
-        self._tasks = tasks
-        self._durations = durations
-        self._running = running
+    def __init__(self, state: SchedulerState) -> None:
+        policy = state.policy
+        self._tasks = state.tasks
+        self._durations = state.durations
+        self._running = state.running
         self._most = math.inf if policy.probes is None else policy.probes
         self._long = policy.target_seconds
         self._probes: dict[int, set[TaskId]] = {}

@@ -1,4 +1,4 @@
-"""The queues of ready tasks, one for each shape, and whose turn it is."""
+"""The queues of ready tasks, one for each shape; whose turn it is, and when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from toilfn.ids import TaskId
 from toilfn.scheduler.packing import Pool, Shape
 
-__all__ = ["Ready"]
+__all__ = ["Gathering", "Ready"]
 
 _LOOKAHEAD = 32
 """How many shapes that do not fit are looked past, so that a turn costs the same with thousands of them."""
@@ -126,3 +126,33 @@ class Ready:
         self._urgent.serve(shape)
         self._fresh.serve(shape)
         return shape
+
+
+class Gathering:
+    """Lets ready tasks gather for a short time, so that many go out in one submission.
+
+    Parameters
+    ----------
+    seconds : float
+        From when there is something to start until all that is ready by then is started.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    @property
+    def over_at(self) -> float | None:
+        """The time at which `is_over` is to be asked again; None if nothing waits."""
+        return None if self._since is None else self._since + self._seconds
+
+    def is_over(self, now: float) -> bool:
+        """Return whether what is ready may be started; asked whenever there is anything."""
+        if not self._seconds:
+            return True
+        if self._since is None:
+            self._since = now
+        if now < self._since + self._seconds:
+            return False
+        self._since = None
+        return True

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from toilfn.ids import Cause, TaskId
-from toilfn.scheduler.board import Board
-from toilfn.scheduler.checkpoints import Checkpoints
 from toilfn.scheduler.events import Command, Kill, Release, Retry, RollBack
-from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.links import Links
-from toilfn.scheduler.retries import Charges
-from toilfn.scheduler.running import Running
-from toilfn.scheduler.services import Services
+from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, Task
 
 __all__ = ["RollBacks"]
 
 
-@dataclass
 class RollBacks:
-    """Everything of a scheduler that knows of tasks, to remove them from."""
+    """Takes away all that a checkpoint led to, so that it can run again."""
 
-    _tasks: dict[TaskId, Task]
-    _board: Board
-    _links: Links
-    _checkpoints: Checkpoints
-    _charges: Charges
-    _holds: Holds
-    _running: Running
-    _services: Services
-    _unresolved: set[TaskId]
+    def __init__(self, state: SchedulerState, links: Links) -> None:
+        self._state = state
+        self._links = links
+        self._tasks = state.tasks
+        self._checkpoints = state.checkpoints
+        self._charges = state.charges
+        self._holds = state.holds
+        self._running = state.running
+        self._services = state.services
+        self._unresolved = state.unresolved
 
     def complete(self, id: TaskId) -> list[Release]:
         """Note that a checkpoint is complete: it never runs again."""
@@ -80,7 +74,7 @@ class RollBacks:
         for id in family:
             self._charges.forget(id)
             self._running.forget(id)
-        self._board.counts[State.COMPLETE] -= self._holds.forget(family)
+        self._state.counts[State.COMPLETE] -= self._holds.forget(family)
         self._checkpoints.forget(checkpoint.id)
         checkpoint.needs = self._checkpoints.needs(checkpoint.id)
         waits = (need for need in checkpoint.needs if need in self._tasks and need not in self._services)
@@ -92,7 +86,7 @@ class RollBacks:
         """Take a task away as if it had never been."""
         is_at_work = task.state.is_at_work
         self._links.detach(task)
-        self._board.remove(task)
+        self._state.remove(task)
         if is_at_work and self._running.is_over(task.batch):
             effects.append(Kill(task.batch))
         effects += self._services.forget(task)

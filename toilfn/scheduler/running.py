@@ -77,6 +77,10 @@ class Running:
         batch = self._batches.get(id)
         return [] if batch is None else [self._tasks[task] for task in batch.order() if self.has(id, task)]
 
+    def count_left(self, id: BatchId) -> int:
+        """Return how many tasks a batch that has not ended still has to answer for."""
+        return self._batches[id].left
+
     def has(self, id: BatchId, task_id: TaskId) -> bool:
         """Return whether a batch has to answer for a task."""
         task = self._tasks.get(task_id)

@@ -1,0 +1,16 @@
+"""Every leader of these tests checks the state of its scheduler."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from toilfn.leader.policy import CHECK_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _checked_schedulers():
+    os.environ[CHECK_VARIABLE] = "1"
+    yield
+    del os.environ[CHECK_VARIABLE]

@@ -1,0 +1,189 @@
+"""All that a scheduler knows, in one place, and the conditions under which it makes sense.
+
+`SchedulerState` holds the data. The rules (`machine`, `links`, `drafting`, `probes`, `rollback`) are built over one
+state, and keep short names for the parts they use. A task changes its state through `SchedulerState.move` only, which
+keeps the counts, the queues and the batches in step.
+
+`SchedulerState.check` says what holds between any two calls of the scheduler. A new field belongs there, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+
+from toilfn.ids import TaskId
+from toilfn.scheduler.batching import Durations, Policy
+from toilfn.scheduler.checkpoints import Checkpoints
+from toilfn.scheduler.holds import Holds
+from toilfn.scheduler.packing import Pool, Shapes
+from toilfn.scheduler.ready import Ready
+from toilfn.scheduler.retries import Charges
+from toilfn.scheduler.running import Running
+from toilfn.scheduler.services import Services
+from toilfn.scheduler.states import MOVES, State, Task
+
+__all__ = ["SchedulerState"]
+
+_REMEMBERED_MOVES = 256
+
+
+class SchedulerState:
+    """The data of one scheduler. It can be pickled.
+
+    The fields depend on each other: change a task's state with `move` only.
+
+    Parameters
+    ----------
+    policy : Policy
+    pool : Pool
+    """
+
+    def __init__(self, policy: Policy, pool: Pool) -> None:
+        self.policy = policy
+        #: The resources that the cluster has, and how many of them batches use.
+        self.pool = pool
+        #: Each task that is known and not complete. Of a complete one only the id is kept, in `holds.complete`.
+        self.tasks: dict[TaskId, Task] = {}
+        #: The number of tasks in each state, complete ones included; indexed by `State`.
+        self.counts = [0] * len(State)
+        #: The latest moves of tasks, for the report of a bug.
+        self.latest_moves: deque[tuple[TaskId, State, State]] = deque(maxlen=_REMEMBERED_MOVES)
+        #: One `Shape` for all tasks that ask for the same resources.
+        self.shapes = Shapes()
+        #: The queues of tasks that are ready.
+        self.ready = Ready(policy.patience)
+        #: How long tasks of each kind take.
+        self.durations = Durations()
+        #: The failures of tasks that may yet succeed.
+        self.charges = Charges()
+        #: The complete tasks, and how many others will still load each value.
+        self.holds = Holds(self.tasks)
+        #: A heap of (time, task): the tasks that failed, and when each is tried again. An entry whose task is not in
+        #: the state BACKOFF any more is ignored when its time comes.
+        self.backoff: list[tuple[float, TaskId]] = []
+        #: The tasks whose requirements depend on values, and are not known yet.
+        self.unresolved: set[TaskId] = set()
+        #: The tasks that run alone, since each of them may have ended its worker.
+        self.alone: set[TaskId] = set()
+        #: For a task with several parents: all but the first, which is `Task.led_by`.
+        self.further_parents: dict[TaskId, list[TaskId]] = {}
+        #: The batches that were submitted and have not ended.
+        self.running = Running(self.tasks, self.pool, policy)
+        #: The services among the tasks, and their users.
+        self.services = Services(self.tasks, self.pool)
+        #: The tasks that can be rolled back, and the tasks that would go with each of them.
+        self.checkpoints = Checkpoints()
+
+    # Moves
+
+    def add(self, task: Task) -> None:
+        """Take in a new task: it waits."""
+        self.tasks[task.id] = task
+        self.counts[task.state] += 1
+
+    def move(self, task: Task, state: State) -> None:
+        """Move a task to another state.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no such move.
+        """
+        old = task.state
+        if state not in MOVES[old]:
+            moves = [f"{old.name} to {new.name}" for moved, old, new in self.latest_moves if moved == task.id]
+            raise RuntimeError(
+                f"the scheduler has a bug: {task!r} cannot become {state.name.lower()}. "
+                f"Its latest moves: {', '.join(moves).lower() or 'none'}"
+            )
+        self.latest_moves.append((task.id, old, state))
+        self.counts[state] += 1
+        task.state = state
+        self._leave(task, old, is_still_at_work=state is State.SERVING)
+
+    def remove(self, task: Task) -> None:
+        """Take a task away as if it had never been."""
+        self._leave(task, task.state, is_still_at_work=False)
+        del self.tasks[task.id]
+
+    def _leave(self, task: Task, old: State, *, is_still_at_work: bool) -> None:
+        self.counts[old] -= 1
+        if old is State.READY:
+            self.ready.discard(task.shape)
+        elif old.is_at_work and not is_still_at_work:
+            self.running.leave(task)
+            self.services.ended(task.id)
+
+    # Invariants
+
+    def check(self) -> None:
+        """Check that the fields agree with each other; this looks at every task.
+
+        Raises
+        ------
+        RuntimeError
+            If they do not.
+        """
+        wrong = [text for find in _CHECKS for text in find(self)]
+        if wrong:
+            raise RuntimeError(f"the scheduler has a bug: {'; '.join(wrong[:5])}")
+
+    def _wrong_counts(self) -> Iterator[str]:
+        counts = Counter(task.state for task in self.tasks.values())
+        counts[State.COMPLETE] += len(self.holds.complete)
+        for state in State:
+            if counts[state] != self.counts[state]:
+                yield f"{counts[state]} tasks are {state.name.lower()}, and {self.counts[state]} are counted"
+        yield from (f"{id.hex()} is complete and is not" for id in self.tasks.keys() & self.holds.complete)
+
+    def _wrong_links(self) -> Iterator[str]:
+        children = Counter(parent for task in self.tasks.values() for parent in self._parents(task))
+        for task in self.tasks.values():
+            if task.state.has_outcome:
+                pending = children[task.id]
+            else:
+                needs = [need for id in task.needs if (need := self.tasks.get(id)) is not None]
+                pending = sum(need.id not in self.services for need in needs)
+                if any(task.id not in need.followers for need in needs):
+                    yield f"{task!r} needs a task that does not know of it"
+            if task.pending != pending:
+                yield f"{task!r} has {pending} tasks to wait for"
+
+    def _parents(self, task: Task) -> tuple[TaskId, ...]:
+        return () if task.led_by is None else (task.led_by, *self.further_parents.get(task.id, ()))
+
+    def _wrong_queues(self) -> Iterator[str]:
+        ready = [task for task in self.tasks.values() if task.state is State.READY]
+        counts = Counter(task.shape for task in ready)
+        for shape in {*counts, *self.ready.shapes()}:
+            if counts[shape] != self.ready.count(shape):
+                yield f"{counts[shape]} tasks of {shape} are ready, and {self.ready.count(shape)} are counted"
+        yield from (f"{task!r} is ready and waits for others" for task in ready if task.pending)
+        due = {id for _, id in self.backoff}
+        for task in self.tasks.values():
+            if task.state is State.BACKOFF and task.id not in due:
+                yield f"{task!r} is never tried again"
+
+    def _wrong_batches(self) -> Iterator[str]:
+        at_work = Counter(task.batch for task in self.tasks.values() if task.state.is_at_work)
+        yield from (f"batch {batch} has tasks and has ended" for batch in at_work.keys() - set(self.running))
+        for batch in self.running:
+            if self.running.count_left(batch) != at_work[batch]:
+                yield f"batch {batch} runs {at_work[batch]} tasks, and {self.running.count_left(batch)} are counted"
+
+    def _left_behind(self) -> Iterator[str]:
+        """Find tasks that have an outcome, or are not known, where only others belong."""
+        for name, ids in (("unresolved", self.unresolved), ("alone", self.alone)):
+            open_ = (id for id in ids if (task := self.tasks.get(id)) is None or task.state.has_outcome)
+            yield from (f"{id.hex()} is still among those that are {name}" for id in open_)
+        yield from (f"{id.hex()} still has parents" for id in self.further_parents.keys() - self.tasks.keys())
+
+
+_CHECKS: tuple[Callable[[SchedulerState], Iterator[str]], ...] = (
+    SchedulerState._wrong_counts,
+    SchedulerState._wrong_links,
+    SchedulerState._wrong_queues,
+    SchedulerState._wrong_batches,
+    SchedulerState._left_behind,
+)
