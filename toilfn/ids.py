@@ -30,7 +30,7 @@ class Cause(str, Enum):
     PREEMPTED = "preempted"
     """The node was taken away as agreed."""
     INPUT = "input"
-    """Nothing a retry can mend: the value cannot be stored, the requirement cannot be met."""
+    """A retry cannot fix it: the value cannot be stored, the requirement cannot be met."""
 
 
 @dataclass(frozen=True, slots=True)
