@@ -108,7 +108,7 @@ class Log(NamedTuple):
 
 
 class Warnings(NamedTuple):
-    """What running tasks have logged as warnings, or worse."""
+    """The lines that running tasks have logged at the level WARNING or above."""
 
     lines: Sequence[tuple[str, str]]
     """The name of the task, and the text."""

@@ -84,7 +84,7 @@ class Draft:
     Parameters
     ----------
     shape : Shape
-        What the batch will be given.
+        The resources that the batch gets.
     policy : Policy
     longest : float
         The longest that the batch may take if each of its tasks takes all the time it may, in seconds.

@@ -50,7 +50,7 @@ class Finished(NamedTuple):
 
     id: TaskId
     children: tuple[NewTask, ...] = ()
-    """What the task created. It is complete only when all of them are."""
+    """The tasks that it created. It is complete only when all of them are."""
     waits: tuple[TaskId, ...] = ()
     """Other tasks its value refers to: it is complete only when they are."""
     wall: float = 0.0
@@ -67,7 +67,7 @@ class Adopted(NamedTuple):
 
 
 class TailCallStarted(NamedTuple):
-    """A worker goes on with a task that its own batch just created (a tail call): it is running, in that batch."""
+    """A worker has started a task that its own batch just created (a tail call): the task runs in that batch."""
 
     batch: BatchId
     id: TaskId
@@ -196,7 +196,7 @@ class Retry(NamedTuple):
 
 
 class GaveUp(NamedTuple):
-    """The task's budget is used up; what needs it will not run. The rest goes on."""
+    """The task's budget is used up; the tasks that need it will not run. All others continue."""
 
     id: TaskId
     cause: Cause

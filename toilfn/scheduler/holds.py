@@ -12,7 +12,7 @@ __all__ = ["Holds"]
 
 
 class Holds:
-    """Counts, for each task, who will still load its value.
+    """Counts, for each task, how many others will still load its value.
 
     A task without an outcome holds what it needs. A value holds the ones it refers to, except while
     it is released itself.
@@ -59,7 +59,7 @@ class Holds:
         return []
 
     def forget(self, ids: Iterable[TaskId]) -> int:
-        """Forget complete tasks that nobody holds; says how many of the given ones were complete."""
+        """Forget complete tasks whose values no task holds; return how many of the given ones were complete."""
         gone = [id for id in ids if id in self.complete]
         for id in gone:
             self.complete.discard(id)

@@ -13,7 +13,7 @@ __all__ = ["Links"]
 
 
 class Links:
-    """The edges of the graph: who needs whom, and who led to whom."""
+    """The edges of the graph: the needs of each task, and the tasks that led to it."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._tasks = state.tasks
@@ -115,7 +115,7 @@ class Links:
     # Tasks that wait for good
 
     def held_up_by(self, ids: Iterable[TaskId]) -> set[TaskId]:
-        """Return some tasks and all that cannot go on before they are complete."""
+        """Return some tasks, and all that cannot run or be complete before them."""
         found = set(ids)
         stack = list(found)
         while stack:
@@ -125,7 +125,7 @@ class Links:
         return found
 
     def _waiting_for(self, task: Task) -> Iterable[TaskId]:
-        """Return what cannot go on before a task is complete."""
+        """Return the tasks that cannot run or be complete before a task is complete."""
         yield from {follower.id for follower in self.without_outcome(task.followers)}
         yield from self.parents(task)
 

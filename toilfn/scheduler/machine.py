@@ -1,4 +1,4 @@
-"""The scheduler: a state machine that is told what happened and says what to do.
+"""The scheduler: a state machine that takes in events and returns commands.
 
 A task's way through its states is the table in `toilfn.scheduler.states`. Nothing here looks at the
 whole graph: an event costs what it is about, and `dispatch` costs what it starts. A further
@@ -59,7 +59,7 @@ class Scheduler:
     Parameters
     ----------
     capacity : Capacity
-        What the cluster can give; a `Capacity` event changes it.
+        The resources that the cluster has; a `Capacity` event changes it.
     policy : Policy, optional
     """
 
@@ -370,7 +370,7 @@ class Scheduler:
             self._state.move(task, State.WAITING)
 
     def _give_up(self, task: Task, commands: list[Command]) -> None:
-        """Give up a task that asks for too much."""
+        """Fail a task that asks for too much."""
         self._state.move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
         self._checkpoints.give_up(task.id)
@@ -419,7 +419,7 @@ class Scheduler:
             self._links.forget(task.id)
 
     def _wake(self, task: Task, commands: list[Command]) -> None:
-        """Tell the followers of a task that it is complete."""
+        """Free the followers of a task that is complete."""
         for follower in reversed(self._links.count_down(self._links.without_outcome(task.followers))):
             if follower.state is State.WAITING:
                 self._settle(follower, commands)
@@ -457,7 +457,7 @@ class Scheduler:
             self._give_up_beside(self._services.of(task.id), task, commands)
 
     def _unblock(self, commands: list[Command]) -> None:
-        """When nothing goes on but services, stop those that nobody can use now; if there is none, it is a deadlock."""
+        """When only services run, stop those that no task can use now; if there is none, report a deadlock."""
         serving = self._state.counts[State.SERVING]
         if (
             not serving
@@ -475,7 +475,7 @@ class Scheduler:
             self._give_up_beside(self._services.serving(), self._tasks[blocked[0]], commands)
 
     def _give_up_beside(self, services: Iterable[TaskId], task: Task, commands: list[Command]) -> None:
-        """Give up a task for which there is no room beside services."""
+        """Fail a task for which there is no room beside services."""
         commands.append(Deadlock(task.id, tuple(services)))
         self._give_up(task, commands)
 

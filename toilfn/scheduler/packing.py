@@ -1,4 +1,4 @@
-"""What fits: the shapes of tasks, and the pool of resources that batches take from."""
+"""The shapes of tasks, and the pool of resources that batches take from."""
 
 from __future__ import annotations
 

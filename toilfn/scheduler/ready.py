@@ -27,10 +27,6 @@ class _Lane:
             queue = self.queues[shape] = deque()
         return queue
 
-    def drop_empty(self, shape: Shape) -> None:
-        if not self.queues[shape]:
-            del self.queues[shape]
-
     def serve(self, shape: Shape) -> None:
         if shape in self.queues:
             self.queues.move_to_end(shape)
@@ -42,12 +38,12 @@ class _Lane:
 class Ready:
     """Which ready task comes next.
 
-    What a running family led to comes before tasks that nothing led to, newest first: to finish
+    Tasks that a running family led to come before tasks that nothing led to, newest first: to finish
     what was begun keeps graphs and values in memory small. The rest is first in, first out.
     Shapes take turns, and one that does not fit is looked past; but after it has been passed over
     `patience` times, everything else is held back until it fits.
 
-    A task that stops being ready in another way than by `pop` stays in its queue: whoever pops must
+    A task that stops being ready in another way than by `pop` stays in its queue: the caller of `pop` must
     check. `count` is exact.
 
     Parameters
@@ -93,16 +89,15 @@ class Ready:
 
     def peek(self, shape: Shape) -> TaskId:
         """Return the next task of a shape, which may not be ready any more."""
-        return self._lane(shape).queue(shape)[0]
+        return (self._urgent if shape in self._urgent.queues else self._fresh).queues[shape][0]
 
     def pop(self, shape: Shape) -> None:
         """Remove the task that `peek` gave from its queue."""
-        lane = self._lane(shape)
-        lane.queue(shape).popleft()
-        lane.drop_empty(shape)
-
-    def _lane(self, shape: Shape) -> _Lane:
-        return self._urgent if shape in self._urgent.queues else self._fresh
+        queues = (self._urgent if shape in self._urgent.queues else self._fresh).queues
+        queue = queues[shape]
+        queue.popleft()
+        if not queue:
+            del queues[shape]
 
     def choose(self, pool: Pool) -> Shape | None:
         """Return the shape whose turn it is, of those for which there is room; None if there is none."""

@@ -1,4 +1,4 @@
-"""What a failure costs: another attempt, now or later, or the task."""
+"""The price of a failure: another attempt, now or later, or the task."""
 
 from __future__ import annotations
 

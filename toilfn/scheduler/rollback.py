@@ -39,7 +39,7 @@ class RollBacks:
 
         Of the checkpoints above a task that was given up, that is the innermost one that has retries left.
 
-        Gives each such checkpoint, which is now where it was before it ran, when it may run again, and what to do.
+        Yield each such checkpoint, which is now where it was before it ran, when it may run again, and the commands.
         """
         clients_to_rerun, self._checkpoints.clients_to_rerun = self._checkpoints.clients_to_rerun, []
         for id, service in clients_to_rerun:

@@ -29,7 +29,7 @@ class _Batch:
         self.started = started
         #: How many tasks it still has to answer for.
         self.left = len(self.ids)
-        #: Tasks that it made and goes on with, before its own.
+        #: The tail calls that it has started: they come before its own tasks.
         self.kept: deque[TaskId] | None = None
         #: Whether tasks of it may get their outcomes from elsewhere.
         self.is_suspect = False
@@ -86,7 +86,7 @@ class Running:
         task = self._tasks.get(task_id)
         return task is not None and task.batch == id and task.state.is_at_work
 
-    # What batches go through
+    # The life of a batch
 
     def begin(self, draft: Draft, now: float) -> Submit:
         """Submit a batch of running tasks, for which there is room."""
@@ -105,7 +105,7 @@ class Running:
         return max(self._policy.recall_after, self._policy.recall_factor * expected)
 
     def keep(self, id: BatchId, task: Task) -> None:
-        """Note that a batch goes on with a running task that it made."""
+        """Note that a batch has started a tail call, which is running."""
         batch = self._batches[id]
         kept = batch.kept = batch.kept or deque()
         while kept and not self.has(id, kept[0]):

@@ -1,4 +1,4 @@
-"""Services: when they start, who may use them, and when they stop.
+"""Services: when they start and stop, and which tasks may use them.
 
 A task that needs services is one of their *users*. When all else that it needs is complete it asks for them,
 and is *admitted* when there is room for all of them, for itself, and for each user admitted before, at one
@@ -43,7 +43,7 @@ class Services:
     tasks : dict
         The tasks that are not complete.
     pool : Pool
-        What they must fit into.
+        The resources that they must fit into.
     """
 
     def __init__(self, tasks: dict[TaskId, Task], pool: Pool) -> None:
@@ -79,10 +79,10 @@ class Services:
         return service is not None and bool(service.users)
 
     def is_over(self, id: TaskId) -> bool:
-        """Return whether it is a service that nobody needs any more."""
+        """Return whether it is a service that no task needs any more."""
         return id in self._services and not self.is_wanted(id)
 
-    # What becomes of them
+    # Their lives
 
     def add(self, id: TaskId) -> None:
         """Take note of a service, before its users."""
@@ -97,7 +97,7 @@ class Services:
                 self._services[service].users.add(task.id)
 
     def may_start(self, task: Task) -> bool:
-        """Return whether a task whose other needs are complete can start now; if not, it is told when it can."""
+        """Return whether a task whose other needs are complete can start now; if not, it is settled again later."""
         if task.id in self._services:
             if not self._services[task.id].admitted:
                 self._rest(task)
@@ -244,11 +244,11 @@ class Services:
                     stack.append(self._tasks[id])
         return [task for task in reversed(settled) if task.state is State.WAITING]
 
-    # When nothing goes on
+    # When nothing else runs
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a service was told to stop and has not."""
+        """Whether a service was asked to stop and still runs."""
         return bool(self._stopping)
 
     def serving(self) -> list[TaskId]:

@@ -98,22 +98,26 @@ class SchedulerState:
                 f"Its latest moves: {', '.join(moves).lower() or 'none'}"
             )
         self.latest_moves.append((task.id, old, state))
+        self.counts[old] -= 1
         self.counts[state] += 1
         task.state = state
-        self._leave(task, old, is_still_at_work=state is State.SERVING)
+        if old is State.READY:
+            self.ready.discard(task.shape)
+        elif (old is State.RUNNING or old is State.SERVING) and state is not State.SERVING:
+            self._stop_work(task)
 
     def remove(self, task: Task) -> None:
         """Take a task away as if it had never been."""
-        self._leave(task, task.state, is_still_at_work=False)
+        self.counts[task.state] -= 1
+        if task.state is State.READY:
+            self.ready.discard(task.shape)
+        elif task.state.is_at_work:
+            self._stop_work(task)
         del self.tasks[task.id]
 
-    def _leave(self, task: Task, old: State, *, is_still_at_work: bool) -> None:
-        self.counts[old] -= 1
-        if old is State.READY:
-            self.ready.discard(task.shape)
-        elif old.is_at_work and not is_still_at_work:
-            self.running.leave(task)
-            self.services.ended(task.id)
+    def _stop_work(self, task: Task) -> None:
+        self.running.leave(task)
+        self.services.ended(task.id)
 
     # Invariants
 

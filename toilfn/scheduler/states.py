@@ -96,7 +96,7 @@ class Task:
 
     def __init__(self, id: TaskId, needs: tuple[TaskId, ...], shape: Shape, kind: int, budget: Budget) -> None:
         self.id = id
-        #: What it needs; once it has an outcome, what its value refers to.
+        #: The tasks that it needs; once it has an outcome, those that its value refers to.
         self.needs = needs
         self.shape = shape
         self.kind = kind
