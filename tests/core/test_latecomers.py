@@ -100,7 +100,7 @@ def test_a_worker_of_another_version_says_what_differs(monkeypatch):
     monkeypatch.setenv("TOILFN_VERSIONS", versions())
     check_versions()
     monkeypatch.setenv("TOILFN_VERSIONS", "toilfn 9.1 and Python 3.8")
-    with pytest.raises(ToilfnError, match=r"and the leader toilfn 9\.1 and Python 3\.8") as caught:
+    with pytest.raises(ToilfnError, match=r"and the leader has toilfn 9\.1 and Python 3\.8") as caught:
         check_versions()
     assert sys.executable in str(caught.value)
     assert versions() in str(caught.value)
