@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import uuid
@@ -178,8 +179,12 @@ def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(amazon, is_sen
         cloud, steps = fresh(amazon)
         launch(cloud.name, steps, quiet)
         amazon.fail_at, amazon.is_sent = len(amazon.calls) + call, is_sent
-        with pytest.raises(ClusterError, match="made to fail"):
+        is_finished = False
+        with contextlib.suppress(ClusterError):
             destroy(cloud.name, steps_of(cloud), quiet)
+            is_finished = True
+        # How often it looks whether machines are gone differs, so that the last of the calls may not come.
+        assert not is_finished or len(amazon.calls) <= amazon.fail_at
         amazon.fail_at = None
         destroy(cloud.name, steps_of(cloud), quiet)
         assert everything(amazon, cloud.name) == [], f"call {call}"
