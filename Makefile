@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit docs map test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -24,6 +24,8 @@ help:
 	@echo "lint          ruff and mypy only"
 	@echo "format        fix what ruff can fix"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
+	@echo "docs          build the site in build/site"
+	@echo "map           draw the packages and their imports in docs/architecture.md"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
 	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
 	@echo "conformance-wdl  run a suite of WDL in containers; make conformance-wdl SUITE=DIR for another one"
@@ -68,6 +70,15 @@ format: .venv/dev
 unit: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
+# The site, from the pages in docs/ and the code; it needs no network, and any warning is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html; for its search: $(BIN)/python -m http.server --directory build/site"
+
+# The rooms and who imports whom, in docs/architecture.md.
+map: .venv/bin/python
+	$(BIN)/python -m tests.house.map
+
 test-pythons:
 	WORKERS=$(WORKERS) .ci/pythons $(PYTHONS)
 
@@ -102,6 +113,10 @@ clean:
 
 .venv/with-%: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e ".[$*]"
+	@touch $@ .venv/installed
+
+.venv/docs: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e ".[docs]"
 	@touch $@ .venv/installed
 
 .venv/dev: pyproject.toml | .venv/bin/python

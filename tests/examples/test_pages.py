@@ -11,7 +11,7 @@ import pytest
 
 from tests.house.pages import blocks, setup
 
-RUN = ["README.md"]
+RUN = ["README.md", "docs/getting-started.md", "docs/guides.md", "docs/tasks.md"]
 
 
 def execute(command: list[str], folder: Path) -> None:
