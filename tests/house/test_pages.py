@@ -7,6 +7,7 @@ import re
 import pytest
 
 import toilfn
+from tests.house import prose
 from tests.house.pages import code, dead_links, pages
 from tests.house.rooms import ROOT
 from toilfn.cli import main
@@ -56,6 +57,18 @@ def test_settings_options_and_flags_exist(capsys):
     commands = {"run", *re.findall(r"`toilfn ([a-z]+)", text)}
     known = set().union(*(flags_of(command, capsys) for command in commands))
     assert set(re.findall(r"--[a-z][a-z-]*", text)) <= known
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.parts[0] != "changelog.d"], ids=str)
+def test_pages_have_no_wording_to_avoid(page):
+    assert list(map(str, prose.findings(page))) == []
+
+
+def test_the_architecture_names_files_that_exist():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:toilfn|stores|clusters|tests|docs)/[\w/]+(?:\.\w+|/))`", text))
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", pages(), ids=str)
