@@ -59,7 +59,11 @@ def test_settings_options_and_flags_exist(capsys):
     assert set(re.findall(r"--[a-z][a-z-]*", text)) <= known
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if page.parts[0] != "changelog.d"], ids=str)
+HELD = [page for page in pages() if page.parts[0] != "changelog.d" and "decisions" not in page.parts]
+"""Decisions and fragments quote messages as they were."""
+
+
+@pytest.mark.parametrize("page", HELD, ids=str)
 def test_pages_have_no_wording_to_avoid(page):
     assert list(map(str, prose.findings(page))) == []
 
