@@ -45,7 +45,7 @@ def test_commands_exist(page, capsys):
 
 def flags_of(command, capsys):
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([*command, "--help"])
     return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
 
 
@@ -54,7 +54,7 @@ def test_settings_options_and_flags_exist(capsys):
     names = set(re.findall(r"`(\w+)=", text))
     assert {"max_jobs", "retries"} <= names
     normalise(dict.fromkeys(names - Settings.__dataclass_fields__.keys()))
-    commands = {"run", *re.findall(r"`toilfn ([a-z]+)", text)}
+    commands = {("run",), *(tuple(found.split()) for found in re.findall(r"`toilfn ((?:cluster )?[a-z]+)", text))}
     known = set().union(*(flags_of(command, capsys) for command in commands))
     assert set(re.findall(r"--[a-z][a-z-]*", text)) <= known
 
