@@ -25,6 +25,7 @@ from toilfn.files.directory import Directory
 from toilfn.files.exchange import export, import_file
 from toilfn.files.file import File, local_content
 from toilfn.graph.task import task
+from toilfn.moved import relocated
 from toilfn.worker.context import current
 
 __all__ = ["deliver"]
@@ -50,6 +51,7 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> di
     DeliveryError
         If something cannot be written, as when the disk is full.
     """
+    outdir, shared = transfer.absolute(outdir), relocated(shared)
     folder = Folder(outdir, outdir)
     try:
         if (place := transfer.local_path(outdir)) is not None:

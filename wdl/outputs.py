@@ -6,11 +6,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toilfn.files.exchange import export
+from toilfn.files.transfer import absolute
 from toilfn.graph.task import task
+from toilfn.moved import relocated
 from toilfn.wdl.paths import work_folder
 from toilfn.wdl.problems import WDLError
 from toilfn.wdl.values import Entries, PathText, Stored
@@ -58,6 +60,9 @@ def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[s
         Where to.
     """
     full = {f"{name}.{output}": plain for output, plain in outputs.items()}
+    delivery = replace(
+        delivery, directory=absolute(delivery.directory), file=delivery.file and relocated(delivery.file)
+    )
     directory = delivery.directory.rstrip("/")
     put = _where_made(directory) if delivery.is_relative else _in_own_folder
     found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}

@@ -10,7 +10,9 @@ import pytest
 
 from tests.house.rooms import Module, modules
 
-VOCABULARY = tuple(f"toilfn.{name}" for name in ("confined", "errors", "ids", "protocol", "resources", "text", "units"))
+VOCABULARY = tuple(
+    f"toilfn.{name}" for name in ("confined", "errors", "ids", "moved", "protocol", "resources", "text", "units")
+)
 ROOM_NAMES = ("toilfn.cloud", "toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters", "toilfn.server")
 
 

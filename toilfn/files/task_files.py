@@ -95,6 +95,7 @@ class Session:
         InputError
             If there is nothing at the URL, or a directory.
         """
+        url = transfer.absolute(url)
         path = transfer.local_path(url)
         if name is None:
             name = transfer.name_of(url)
@@ -114,6 +115,7 @@ class Session:
             If there is no directory at the URL.
         """
         name = confined.single(transfer.name_of(url) if name is None else name)
+        url = transfer.absolute(url)
         path = transfer.local_path(url)
         if path is None:
             path = self._scratch("import")

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.model.records import BlobRef
+from toilfn.moved import relocated
 from toilfn.stores import Store, refuse_missing_slashes
 from toilfn.stores.blobs import hash_file
 
@@ -100,7 +101,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
     path = local_path(url)
     if path is None:
         return os.fspath(url)
-    return str(path.absolute()) + ("/" if os.fspath(url).endswith("/") else "")
+    return relocated(str(path.absolute())) + ("/" if os.fspath(url).endswith("/") else "")
 
 
 def shown(url: str | os.PathLike[str]) -> str:

@@ -26,6 +26,7 @@ from toilfn.errors import SerializationError
 from toilfn.graph.identity.modules import file_of, is_made_in_memory, is_singledispatch
 from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
 from toilfn.ids import TaskId
+from toilfn.moved import MOVED_VARIABLE, relocated
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise
@@ -209,6 +210,15 @@ class _Unpickler(pickle.Unpickler):
         return value
 
 
+class _MovedUnpickler(_Unpickler):
+    """Translates paths of a project that has moved: see `toilfn.moved`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "PosixPath" and module.startswith("pathlib"):
+            return lambda *parts: Path(relocated(str(Path(*parts))))
+        return super().find_class(module, name)
+
+
 def loads(payload: bytes, values: Mapping[TaskId, Any]) -> Any:
     """Load a payload.
 
@@ -229,7 +239,8 @@ def loads(payload: bytes, values: Mapping[TaskId, Any]) -> Any:
     KeyError
         If a task's value is missing.
     """
-    return _Unpickler(io.BytesIO(payload), values).load()
+    unpickler = _MovedUnpickler if MOVED_VARIABLE in os.environ else _Unpickler
+    return unpickler(io.BytesIO(payload), values).load()
 
 
 def resolve(ids: Iterable[TaskId], entries: Mapping[TaskId, tuple[bytes, tuple[TaskId, ...]]]) -> dict[TaskId, Any]:

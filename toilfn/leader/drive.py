@@ -32,6 +32,7 @@ from toilfn.leader.watch import Watch
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.values import Values
+from toilfn.moved import MOVED_VARIABLE
 from toilfn.resources import Capacity
 from toilfn.scheduler import Scheduler
 from toilfn.stores import Store, is_local
@@ -209,6 +210,8 @@ class Running:
             OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
             START_VARIABLE: _directory(),
         }
+        if MOVED_VARIABLE in os.environ:
+            given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]
         given |= hand_over(self._store.url, private=direct)
         if settings.work_dir is not None:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)

@@ -25,6 +25,7 @@ from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode
 from toilfn.model.values import Values
+from toilfn.moved import moved_from, new_place
 from toilfn.stdio import open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.worker.scratch import base_dir
@@ -189,9 +190,13 @@ class Session:
             from toilfn.leader.abandoned import cluster_of
 
             self._settings = replace(self._settings, cluster=cluster_of(run, self._place))
-        committer = self._take_the_lead()
-        committer.add(encode(run._replace(settings=self._settings.as_dict())))  # it has not ended, nor where it began
-        return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
+        home = run.settings.get("home")
+        settings = {**self._settings.as_dict(), "home": home}
+        here = self._home()
+        with new_place(moved_from(home, here[1]) if home and here else None):
+            committer = self._take_the_lead()
+            committer.add(encode(run._replace(settings=settings)))  # it has not ended, nor where it began
+            return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
@@ -203,12 +208,17 @@ class Session:
             workflow=self._workflow,
             results=payload,
             roots=refs,
-            settings=self._settings.as_dict(),
+            settings={**self._settings.as_dict(), "home": self._home()},
             code=self._code_of(recorder) if first else None,
             time=time.time(),
         )
         self._write(chain([run], first, made), loader)
         return run
+
+    def _home(self) -> list[str] | None:
+        """Return the working directory and the store's path, if it is a directory on this machine: `toilfn.moved`."""
+        place = self.store.objects.local_path("store.json") if is_local(self.store.url) else None
+        return None if place is None else [os.getcwd(), str(place.parent)]
 
     def _code_of(self, recorder: Recorder) -> records.BlobRef | None:
         """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""
