@@ -76,7 +76,8 @@ _KEPT = [
     "no_proxy",
 ]
 _KEPT_BEGINNINGS = (
-    "LC_", "XDG_", "DASK_", "TOILFN_", "AWS_", "GOOGLE_", "CLOUDSDK_", "LSF_", "DOCKER_", "SINGULARITY_", "APPTAINER_",
+    "LC_", "XDG_", "DASK_", "TOILFN_", "AWS_", "GOOGLE_", "CLOUDSDK_", "LSF_",
+    "APPTAINER_", "CONTAINERS_", "DOCKER_", "SINGULARITY_",
 )  # fmt: skip
 
 _log = logging.getLogger("toilfn.server")
