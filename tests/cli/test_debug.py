@@ -171,7 +171,7 @@ def test_services_of_a_task_that_fails_stop_too(folder: Path) -> None:
 
 def test_a_service_that_cannot_start_says_why(folder: Path) -> None:
     err = toilfn(folder, "debug", "store", "lost_client", status=1).stderr
-    assert "the service broken failed: OSError: no such port" in err
+    assert "service broken failed: OSError: no such port" in err
 
 
 def test_log_messages_are_shown_as_workers_write_them(folder: Path) -> None:

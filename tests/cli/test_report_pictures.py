@@ -17,7 +17,7 @@ from toilfn.inspect.view import State
 
 
 def attempt(start, wall, cpu=0.0, wait=0.0, cores=1.0):
-    return Attempt("ab" * 16, "work", 1, 1, "done", start, wall, cpu, wait, 0, 0, 0, 0, 0, "host", 1, cores, 0, 0)
+    return Attempt("ab" * 16, "work", 1, 1, "done", start, wall, cpu, wait, 0, 0, 0, 0, 0, "host", 1, cores, 0, 0, 0)
 
 
 def area(levels):

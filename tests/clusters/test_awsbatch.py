@@ -208,7 +208,7 @@ def test_an_image_that_is_not_there_is_named(opened):
         ({"queue": None}, "TOILFN_AWS_BATCH_QUEUE"),
         ({"queue": f"{QUEUE}-off"}, "DISABLED"),
         ({"image": None}, "TOILFN_IMAGE"),
-        ({"endpoint_url": "http://127.0.0.1:9"}, "does not answer"),
+        ({"endpoint_url": "http://127.0.0.1:9"}, "does not respond"),
         ({"profile": "nosuch"}, "nosuch"),
         ({"region": "no where"}, "no where"),
     ],

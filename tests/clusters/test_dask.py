@@ -109,7 +109,7 @@ def test_accelerators_are_reserved(dask_cluster, run):
 def test_a_missing_scheduler_says_what_to_do(run):
     with pytest.raises(ClusterError, match=r"DaskCluster\('tcp://host:8786'\)"):
         run(None, "exit 0")
-    with pytest.raises(ClusterError, match="does not answer"):
+    with pytest.raises(ClusterError, match="does not respond"):
         run("tcp://127.0.0.1:1", "exit 0", timeout=0.5)
 
 

@@ -216,4 +216,4 @@ def test_wrong_settings_are_told_at_once(kubernetes, tmp_path, monkeypatch):
 def test_an_api_that_is_not_there_is_told(kubernetes, tmp_path, monkeypatch):
     text = Path(kubernetes.environment["KUBECONFIG"]).read_text()
     (tmp_path / "config").write_text(text.replace("127.0.0.1:26860", "127.0.0.1:9"))
-    assert "https://127.0.0.1:9 does not answer" in refused(tmp_path, kubeconfig=str(tmp_path / "config"), patience=3)
+    assert "https://127.0.0.1:9 does not respond" in refused(tmp_path, kubeconfig=str(tmp_path / "config"), patience=3)

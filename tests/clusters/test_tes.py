@@ -13,7 +13,7 @@ from tests.clusters.leaders import counts, events, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, Session, SubmissionError
 from toilfn.clusters.common.resume import make_again, name_of
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
@@ -208,7 +208,7 @@ def test_what_is_asked_for_is_in_the_task(opened):
 
 
 def test_accelerators_need_the_backends_word(opened):
-    with pytest.raises(InputError, match="backend_parameters"):
+    with pytest.raises(SubmissionError, match="backend_parameters"):
         opened().submit([batch(shape=Resources(accelerators=(Accelerator(1),)))])
 
 
@@ -227,7 +227,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(tes, opened):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"endpoint": "http://127.0.0.1:9"}, "does not answer(.|\n)*Is endpoint= "),
+        ({"endpoint": "http://127.0.0.1:9"}, "does not respond(.|\n)*check endpoint="),
         ({"endpoint": "127.0.0.1:9"}, "invalid URL for"),
         ({"endpoint": "http://me:secret@host"}, "invalid URL for"),
         ({"image": None}, "TOILFN_IMAGE"),

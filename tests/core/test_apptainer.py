@@ -144,5 +144,5 @@ def test_images_of_docker_hub_come_from_a_mirror(
 
 def test_a_mirror_that_is_not_an_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGULARITY_DOCKER_HUB_MIRROR", "ftp://mirror")
-    with pytest.raises(toil.FailedTasksError, match="SINGULARITY_DOCKER_HUB_MIRROR=ftp://mirror: is not an address"):
+    with pytest.raises(toil.FailedTasksError, match="SINGULARITY_DOCKER_HUB_MIRROR=ftp://mirror is not an address"):
         inline(lambda: toil.docker("ubuntu:24.04"))

@@ -117,7 +117,7 @@ def test_an_unknown_setting_names_the_nearest() -> None:
 
 
 def test_an_unknown_cluster(tmp_path: Path) -> None:
-    with pytest.raises(toil.ToilfnError, match=r"'slurmm': did you mean 'slurm'\?"):
+    with pytest.raises(toil.ToilfnError, match=r"unknown cluster 'slurmm'; did you mean 'slurm'\?"):
         compute(tmp_path, same(1), cluster="slurmm")
     with pytest.raises(toil.StoreNotFoundError, match="nothing was run"):
         toil.resume(tmp_path / "store")
@@ -183,5 +183,5 @@ def test_a_command_line_user_sees_no_internals(tmp_path: Path) -> None:
         [sys.executable, "-m", "toilfn", "run", str(script)], capture_output=True, text=True, timeout=60
     )
     assert result.returncode in (1, 2)
-    assert "holds no promise" in result.stderr
+    assert "contains no promise" in result.stderr
     assert "Traceback" not in result.stderr

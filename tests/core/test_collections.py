@@ -109,9 +109,9 @@ def test_what_an_argument_hides_in_an_object_is_refused(make: Any) -> None:
 def test_nothing_to_compute_is_nothing() -> None:
     assert computed([]) == []
     assert computed(square(2), [], {}) == (4, [], {})
-    with pytest.raises(GraphError, match="holds no promise"):
+    with pytest.raises(GraphError, match="contains no promise"):
         computed([1])
-    with pytest.raises(GraphError, match="holds no promise"):
+    with pytest.raises(GraphError, match="contains no promise"):
         computed(square)
 
 

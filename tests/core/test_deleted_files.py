@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import toilfn as toil
+from toilfn.files.file import files_in
 from toilfn.cli import main
 
 
@@ -67,7 +68,7 @@ def use_last(value: Any, edit: str) -> str:
 
 
 def file_in(value: Any) -> toil.File:
-    (file,) = toil.files.files_in(value)
+    (file,) = files_in(value)
     return file
 
 

@@ -102,7 +102,7 @@ class TestListing:
         directory = toil.import_directory(tree)
         directory.delete()
         assert len(session.deleted) == 4
-        with pytest.raises(toil.SerializationError, match="deleted"):
+        with pytest.raises(toil.SerializationError, match="deleting it"):
             session.adopt(directory)
 
 
@@ -111,7 +111,7 @@ class TestImport:
         (tree / "link").symlink_to(tree / "sub" / "deep")
         assert toil.import_directory(tree)["link/\n"].read_text() == "c"
         (tree / "sub" / "loop").symlink_to(tree)
-        with pytest.raises(toil.InputError, match="no end"):
+        with pytest.raises(toil.InputError, match="would be infinite"):
             toil.import_directory(tree)
 
     def test_urls(self, session):

@@ -95,7 +95,7 @@ def _located(error: ToilfnError) -> ToilfnError:
     """Add to an error's message which line of the user's own files it comes from."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame.filename)]
     if own:
-        error.args = (f"{error} ({own[-1].filename}, line {own[-1].lineno})", *error.args[1:])
+        error.args = (f"{error.message} ({own[-1].filename}, line {own[-1].lineno})", *error.args[1:])
     return error
 
 

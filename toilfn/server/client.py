@@ -23,7 +23,7 @@ from toilfn.server.needs import Upload, upload_of
 from toilfn.stdio import unfailing_standard_error
 from toilfn.text import visible
 
-__all__ = ["Client", "RefusedError", "configure", "main"]
+__all__ = ["Client", "RefusedError", "command", "configure", "main"]
 
 ENDPOINT_VARIABLES = ("TOILFN_WES_ENDPOINT", "TOIL_WES_ENDPOINT")
 _ENDPOINT = "http://localhost:8080"
