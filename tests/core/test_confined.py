@@ -177,7 +177,7 @@ def test_a_record_cannot_name_objects_outside_of_its_store(tmp_path, name, capsy
         store.objects.local_path,
         lambda name: store.objects.delete([name]),
     ):
-        with pytest.raises(CorruptObjectError, match="cannot name an object"):
+        with pytest.raises(CorruptObjectError, match="is not a valid object name"):
             use(name)
     store.log.append([encode(Deleted((name,)))])
     main(["clean", str(tmp_path / "store"), "--garbage"])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import toilfn as toil
-from toilfn.files.file import files_in
 from toilfn.cli import main
+from toilfn.files.file import files_in
 
 
 def count(place: str, name: str) -> None:

@@ -76,7 +76,7 @@ def test_normalised_options_can_be_packed_and_are_stable() -> None:
 
 
 def test_an_unknown_option_names_the_nearest_one() -> None:
-    with pytest.raises(InputError, match=r"'memry': did you mean 'memory'\?"):
+    with pytest.raises(InputError, match=r"'memry'; did you mean 'memory'\?"):
         options.normalise({"memry": 1})
     with pytest.raises(InputError, match="a task can have cores, memory"):
         options.normalise({"xyzzy": 1})

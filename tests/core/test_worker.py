@@ -185,7 +185,7 @@ def test_an_interrupt_ends_the_run_when_it_is_in_this_process(run: Any) -> None:
     ("kind", "text"),
     [
         ("generator", "value is a generator: return a list instead"),
-        ("file", "value['rows'][1] is a _io.BufferedWriter: return a File"),
+        ("file", "value['rows'][1] is a _io.BufferedWriter: return the content, or a File"),
         ("lock", "value[1]['a'][1] is a _thread.lock"),
         ("object", "value.bad is a _thread.lock"),
     ],

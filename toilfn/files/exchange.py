@@ -84,7 +84,7 @@ def input(path: str | os.PathLike[str]) -> Path:
     """
     found = Path(path).expanduser().absolute()
     if not found.is_file():
-        what = "it is a directory: use import_directory" if found.is_dir() else "there is no such file"
+        what = "it is a directory: use import_directory" if found.is_dir() else "file not found"
         raise InputError(f"{path} cannot be an input: {what}")
     return found
 
