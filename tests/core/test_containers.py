@@ -258,7 +258,7 @@ def test_an_image_is_pulled_once_on_a_machine(podman: Containers, tmp_path: Path
 def test_what_the_engine_says_of_an_image_that_is_not_there(podman: Containers) -> None:
     missing = f"127.0.0.1:{PORT}/no/such:image"
     with pytest.raises(
-        toil.FailedTasksError, match=r"podman cannot pull the image .*/no/such:image: .*manifest unknown"
+        toil.FailedTasksError, match=r"podman could not pull the image .*/no/such:image: .*manifest unknown"
     ):
         inline(lambda: toil.docker(missing, ["true"]))
 

@@ -77,7 +77,7 @@ def test_an_image_is_pulled_once_on_a_machine(engine: Containers, tmp_path: Path
     cluster = toil.LocalCluster(workers=4)
     assert toil.compute(hello.map(range(4)), store=tmp_path / "store", cluster=cluster) == [f"{n}\n" for n in range(4)]
     assert engine.pulls(tag) == 1
-    with pytest.raises(toil.FailedTasksError, match="udocker cannot pull the image no/such:image: Error: "):
+    with pytest.raises(toil.FailedTasksError, match="udocker could not pull the image no/such:image: Error: "):
         inline(lambda: toil.docker("no/such:image"))
 
 

@@ -92,7 +92,7 @@ def test_workers_of_the_leader_itself_get_all(monkeypatch):
 )
 def test_job_scripts_get_no_secrets(name, value):
     options.remember("s3://b/x", {"region": "r", name: value})
-    with pytest.raises(StoreError, match=f"option {name} is a secret.*{name}=file:PATH"):
+    with pytest.raises(StoreError, match=f"option {name}: it is a secret.*{name}=file:PATH"):
         options.hand_over("s3://b/x", private=False)
 
 
@@ -124,7 +124,7 @@ def test_a_damaged_variable_is_told(monkeypatch):
 
 
 def test_options_that_a_directory_does_not_have(tmp_path):
-    with pytest.raises(StoreError, match="is a directory, has no option region"):
+    with pytest.raises(StoreError, match=r"\(a directory\) has no option region"):
         open_store(tmp_path / "x", region="eu-west-1")
 
 
@@ -165,7 +165,7 @@ def test_options_are_handed_to_the_driver_by_its_signature_or_by_a_prefix():
 
 def test_a_secret_behind_the_prefix_is_a_secret():
     options.remember("sftp://h/x", {"fs.password": "geheim"})
-    with pytest.raises(StoreError, match=r"option fs\.password is a secret"):
+    with pytest.raises(StoreError, match=r"option fs\.password: it is a secret"):
         options.hand_over("sftp://h/x", private=False)
 
 

@@ -31,7 +31,7 @@ task t {
 """
     words = ("-i", "-", "--none", "i", "--none", "t.j", "--empty", "t.s", "--empty", "xs")
     assert values(wdl(tmp_path, *words, source=source)) == {"t.all": "<> 0 false 4"}
-    assert "input j: Int? has no empty value" in wdl(tmp_path, "s=x", "xs=y", "--empty", "j", source=source).stderr
+    assert "input j: Int? cannot be empty" in wdl(tmp_path, "s=x", "xs=y", "--empty", "j", source=source).stderr
 
 
 def test_tasks_get_no_more_than_there_is_and_defaults_for_what_they_do_not_say(tmp_path):
@@ -154,6 +154,6 @@ def test_archives_are_documents(tmp_path, monkeypatch):
     assert values(run(["folder", "who=Bob", *options], tmp_path)) == {"w.s": "Hello Bob!"}
     assert values(run(["inputs", "flow.zip", "--required"], tmp_path)) == {"w.who": "String"}
     (tmp_path / "flow.zip").write_text("no archive")
-    assert "flow.zip is no archive: " in run(["flow.zip", *options], tmp_path).stderr
+    assert "flow.zip is not a valid archive: " in run(["flow.zip", *options], tmp_path).stderr
     (tmp_path / "folder/MANIFEST.json").write_text("{}")
     assert "does not name the main document as mainWorkflowURL" in run(["folder", *options], tmp_path).stderr

@@ -111,6 +111,9 @@ class ResumeSettings(TypedDict, total=False):
     max_disk: Size | None
     """Maximum disk in use at once, on any cluster; a task that requests more fails (default: no limit)."""
 
+    worker_memory: Size | None
+    """Memory of the worker and the store's driver, added to each request (default: 64Mi or, remote, 150Mi)."""
+
     set_env: Mapping[str, str] | Sequence[str] | str | None
     """Environment variable for the tasks: NAME=VALUE, or NAME to pass on its value from here; may be repeated."""
 

@@ -201,8 +201,8 @@ class Settings:
 
     worker_memory: int | None = _setting(
         None, parse_size, _RESOURCES,
-        "the memory of the worker itself and of the store's driver, which does not count as the task's: batch systems "
-        "are asked for it on top of the task's memory; by default 64Mi with a store in a directory, else 150Mi",
+        "the memory of the worker itself and of the store's driver, which does not count as the task's: it is added "
+        "to each request to a batch system; by default 64Mi with a store in a directory, else 150Mi",
     )  # fmt: skip
 
     set_env: dict[str, str] | None = _setting(
