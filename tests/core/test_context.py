@@ -86,7 +86,7 @@ def in_a_thread() -> str:
 
 @toil.task
 def spawn_a_number() -> str:
-    with pytest.raises(TypeError, match="spawn needs the promise that calling a task gives, not 3"):
+    with pytest.raises(TypeError, match="promise returned by calling a task, not 3"):
         toil.spawn(3)
     return "refused"
 
