@@ -92,7 +92,7 @@ def test_no_name_of_an_output_leads_out_of_the_output_directory(runner, written,
     if name:  # an empty one is none: cwltool fills in the file's own
         assert done.status == 1
         assert "Traceback" not in done.messages
-        assert "is not a valid name for a file" in done.messages
+        assert "is not a valid" in done.messages
     assert sorted(path.name for path in tmp_path.rglob("x")) == ["x"] * (not name)
 
 

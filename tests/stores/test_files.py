@@ -117,7 +117,7 @@ def test_a_missing_store_is_not_made(tmp_path):
 def test_another_format_is_told(store, tmp_path):
     meta = tmp_path / "store" / "store.json"
     meta.write_text(meta.read_text().replace('"format": 1', '"format": 7'))
-    with pytest.raises(StoreFormatError, match="has format 7, and this toilfn reads format 1"):
+    with pytest.raises(StoreFormatError, match="has format 7, but this toilfn reads format 1"):
         open_store(tmp_path / "store")
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_nothing(store, tmp_path, monkeypatch, write):
 
     before = tree(tmp_path)
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(StoreError, match=r"Cannot write flags/x in file://.*No space left"):
+    with pytest.raises(StoreError, match=r"cannot write flags/x in file://.*No space left"):
         getattr(store.objects, write)("flags/x", b"x")
     assert tree(tmp_path) == before
 
