@@ -46,15 +46,19 @@ class EncryptedObjects(Objects):
         Where the encrypted objects are.
     key : bytes
         32 bytes.
+    folder : str
+        Where `inner` is within the store, such as ``"runs/x/"``: names are authenticated with it, so that an object
+        reads the same through its folder and through the store.
     """
 
-    def __init__(self, inner: Objects, key: bytes) -> None:
+    def __init__(self, inner: Objects, key: bytes, folder: str = "") -> None:
         self.url = inner.url
         self.conditional = inner.conditional
         self.parallel = inner.parallel
         self.sync = inner.sync
         self._inner = inner
         self._key = key
+        self._folder = folder
         self._key_id = _derive(key, b"", b"key id")[:8]
 
     @property
@@ -64,7 +68,7 @@ class EncryptedObjects(Objects):
 
     def below(self, folder: str) -> EncryptedObjects:
         """Return the objects of a folder."""
-        return EncryptedObjects(self._inner.below(folder), self._key)
+        return EncryptedObjects(self._inner.below(folder), self._key, f"{self._folder}{folder}/")
 
     def get(self, name: str) -> bytes:
         """Read an object."""
@@ -161,7 +165,7 @@ class EncryptedObjects(Objects):
         yield cipher.encrypt(_nonce(number, last=True), chunk, None)
 
     def _cipher(self, name: str, salt: bytes) -> AESGCM:
-        return AESGCM(_derive(self._key, salt, name.encode()))
+        return AESGCM(_derive(self._key, salt, (self._folder + name).encode()))
 
     def _opened(self, name: str, sealed: BinaryIO) -> BinaryIO:
         header = sealed.read(_HEADER)

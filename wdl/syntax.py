@@ -74,7 +74,7 @@ def with_plain_version(text: str, place: str) -> str:
     if version not in _grammar.versions:
         line = (before + found["gap"]).count("\n") + 1
         pos = Error.SourcePosition(place, place, line, 1, line, 1)
-        known = "1.0, 1.1, 1.2, development, or draft-2 by saying nothing"
+        known = "1.0, 1.1, 1.2, development, and draft-2 (a document without a version line)"
         raise Error.SyntaxError(
             pos, f"WDL {version} is not supported; supported versions are {known}", version, version
         )

@@ -119,7 +119,7 @@ def test_an_unknown_setting_names_the_nearest() -> None:
 def test_an_unknown_cluster(tmp_path: Path) -> None:
     with pytest.raises(toil.ToilfnError, match=r"unknown cluster 'slurmm'; did you mean 'slurm'\?"):
         compute(tmp_path, same(1), cluster="slurmm")
-    with pytest.raises(toil.StoreNotFoundError, match="nothing was run"):
+    with pytest.raises(toil.StoreNotFoundError, match="nothing to resume"):
         toil.resume(tmp_path / "store")
 
 

@@ -143,7 +143,7 @@ def test_a_step_with_secrets_that_the_workflow_does_not_hide_is_refused(runner, 
     written("workflow.cwl", WORKFLOW.replace("HINTS", ""))
     done = runner("--enable-ext", "--store", tmp_path / "store", "workflow.cwl", "--password", "swordfish")
     assert done.status == 33
-    assert "the step use has cwltool:Secrets" in done.messages
+    assert "step use has cwltool:Secrets" in done.messages
     assert not (tmp_path / "store").exists()
 
 

@@ -133,6 +133,6 @@ def test_a_server_that_is_gone_is_an_error_soon(radosgw_server: radosgw.RadosGat
     with Hostile(radosgw.PORT, 0, seed=1).running() as gone:
         pass
     start = time.monotonic()
-    with pytest.raises(StoreError, match=r"Cannot read store\.json in s3://hostile/x: .*Could not connect"):
+    with pytest.raises(StoreError, match=r"cannot read store\.json in s3://hostile/x: .*Could not connect"):
         open_store("s3://hostile/x", endpoint_url=gone.url)
     assert time.monotonic() - start < 60

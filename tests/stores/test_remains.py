@@ -89,7 +89,7 @@ def test_garbage_is_collected_however_young(store, tmp_path):
 class TestStrays:
     def test_a_stray_object_is_named_not_what_it_seems_to_miss(self, store):
         store.objects.put("log/0000000000000009", b"an editor's backup")
-        with pytest.raises(CorruptObjectError, match=r"log/0000000000000009 in .* is no object of a log"):
+        with pytest.raises(CorruptObjectError, match=r"log/0000000000000009 in .* is not an object of a log"):
             list(store.log.read())
 
     def test_one_of_another_store(self, store, tmp_path):
@@ -172,7 +172,7 @@ def test_what_is_left_of_a_store_without_its_description_can_be_removed(tmp_path
     toil.compute(one(), store=url, progress=False, cluster="inline")
     store = open_store(url)
     store.objects.delete(["store.json"])
-    with pytest.raises(StoreError, match=r"is what is left of a job store without its store.json; .* toilfn clean"):
+    with pytest.raises(StoreError, match=r"is an incomplete job store: store.json is missing; .* toilfn clean"):
         open_store(url)
     assert main(["clean", url, "--yes"]) == 0
     told = capsys.readouterr()

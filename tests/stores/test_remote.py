@@ -103,19 +103,19 @@ def test_an_object_that_cannot_be_written_is_named(monkeypatch):
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
     for write in (store.objects.put, store.objects.put_new):
-        with pytest.raises(StoreError, match=r"Cannot write flags/x in memory://tests/.*: quota exceeded"):
+        with pytest.raises(StoreError, match=r"cannot write flags/x in memory://tests/.*: quota exceeded"):
             write("flags/x", b"")
 
 
 def test_unknown_scheme():
-    with pytest.raises(StoreError, match=r"Cannot open the job store nosuch://a/b .*not known: nosuch.*Use a path"):
+    with pytest.raises(StoreError, match=r"job store nosuch://a/b .*not known: nosuch; use a path"):
         open_store("nosuch://a/b")
 
 
 def test_missing_driver_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules, "toilfn.stores.s3", raising=False)
-    with pytest.raises(StoreError, match=r"s3://bucket/x needs a driver for s3://.*pip install 'toilfn\[s3\]'"):
+    with pytest.raises(StoreError, match=r"s3://bucket/x: no driver for s3:// is installed; pip install .*s3"):
         open_store("s3://bucket/x")
 
 

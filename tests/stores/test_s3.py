@@ -102,7 +102,7 @@ def test_destroying_leaves_what_is_not_the_stores(radosgw_server, url):
 
 
 def test_wrong_credentials_are_an_error(radosgw_server, url):
-    with pytest.raises(StoreError, match=r"Cannot read store\.json in s3://tests/.*SignatureDoesNotMatch") as caught:
+    with pytest.raises(StoreError, match=r"cannot read store\.json in s3://tests/.*SignatureDoesNotMatch") as caught:
         open_store(url, **on(radosgw_server, key=KEY, secret="wrong"))
     assert "wrong" not in str(caught.value)
     options._remembered.pop(url)
@@ -121,12 +121,12 @@ def test_a_key_of_ones_own(radosgw_server, url, tmp_path):
         assert stream.read() == b"end"
     with pytest.raises(client(radosgw_server).exceptions.ClientError):
         client(radosgw_server).get_object(**key_of(url, ref.name))
-    with pytest.raises(StoreError, match=r"Cannot read store\.json"):
+    with pytest.raises(StoreError, match=r"cannot read store\.json"):
         open_store(url, create=False, **on(radosgw_server, sse_key=OTHER_KEY))
     with pytest.raises(StoreError, match="must not hold"):
         store.objects.presigned_url(ref.name, 60)
     options._remembered.pop(url)
-    with pytest.raises(StoreError, match=r"Cannot read store\.json"):
+    with pytest.raises(StoreError, match=r"cannot read store\.json"):
         open_store(url, create=False, **on(radosgw_server))
 
 

@@ -90,7 +90,7 @@ def test_signs_hexadecimal_numbers_null_in_metadata_and_a_comment_beside_the_ver
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("# new\nversion #\n1.3\nworkflow w {}\n", "3:1: WDL 1.3 is not supported; versions are 1.0"),
+        ("# new\nversion #\n1.3\nworkflow w {}\n", "3:1: WDL 1.3 is not supported; supported versions are 1.0"),
         (
             "version 1.2\nenum X { A }\nworkflow w {}\n",
             "2:1: 'enum' is unexpected here; expected the end, 'import', 'struct', 'task', 'workflow'",

@@ -24,11 +24,11 @@ def folder(tmp_path):
     [
         (["w.wdl", "-o", "w.wdl/out"], "cannot write the outputs to "),
         (["w.wdl", "-m", "w.wdl/out.json"], "/w.wdl: File exists"),
-        (["random.bin"], "random.bin is no WDL document: it is no text in UTF-8"),
+        (["random.bin"], "random.bin is not a WDL document: not UTF-8 text"),
         (["w.wdl", "random.bin"], "input file 'random.bin' cannot be read: 'utf-8' codec"),
         (["w.wdl", "."], "input file '.' cannot be read: "),
         (["w.wdl", "-i", ""], "input file '' cannot be read: "),
-        (["inputs"], "toilfn wdl inputs looks at one document"),
+        (["inputs"], "toilfn wdl inputs takes exactly one document"),
     ],
 )
 def test_one_line_before_anything_runs(folder, words, said):
