@@ -6,6 +6,7 @@ import argparse
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import Any
@@ -15,6 +16,7 @@ from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.process import Process
 
 from toilfn.api import compute
+from toilfn.cli.common import is_dry_run, print_plan
 from toilfn.clusters.local.cluster import LocalCluster
 from toilfn.clusters.local.forkserver import Nursery
 from toilfn.config.settings import Settings, from_options
@@ -55,15 +57,26 @@ class Executor:
         bypass = options.bypass_file_store or updates_in_place(process)
         ready = inputs.resolved(process, job, context)
         self._recording.begin(process)
+        if is_dry_run(options):
+            sys.exit(self._plan(process, ready, context, nonce, bypass))
         with _shared(context) if bypass else nullcontext("") as shared, self._settings(process) as settings:
-            files = inputs.document_files(process)
-            reuse = not (options.no_reuse or bypass)
-            part = bundle(process, Engine.of(context, shared), files, nonce, reuse=reuse)
-            outputs = steps.begin(part, inputs.imported(ready, bypass=bypass, link=options.link_imports))
+            outputs = self._outputs(process, ready, Engine.of(context, shared), nonce, bypass)
             outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
             result = _computed(deliver(outputs, outdir, shared, nonce), settings)
             self._recording.end(process, ready, result, settings)
             return result, "success"
+
+    def _outputs(self, process: Process, ready: dict[str, Any], engine: Engine, nonce: str, bypass: bool) -> Any:
+        """Build the promise of the outputs, which are not delivered yet."""
+        reuse = not (self._options.no_reuse or bypass)
+        part = bundle(process, engine, inputs.document_files(process), nonce, reuse=reuse)
+        return steps.begin(part, inputs.imported(ready, bypass=bypass, link=self._options.link_imports))
+
+    def _plan(self, process: Process, ready: dict[str, Any], context: RuntimeContext, nonce: str, bypass: bool) -> int:
+        """Print what would run; return the exit status."""
+        outputs = self._outputs(process, ready, Engine.of(context, ""), nonce, bypass)
+        settings = {"workflow": process.tool["id"], **implied_settings(self._options), **from_options(self._options)}
+        return print_plan(compute(outputs, dry_run=True, **settings), as_json=self._options.json)
 
     @contextmanager
     def _settings(self, process: Process) -> Iterator[dict[str, Any]]:

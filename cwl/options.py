@@ -9,6 +9,7 @@ from typing import Any
 from cwltool.argparser import arg_parser
 from cwltool.utils import DEFAULT_TMP_PREFIX
 
+from toilfn.cli.common import add_dry_run
 from toilfn.config.settings import add_options
 
 __all__ = ["implied_settings", "make_parser"]
@@ -23,6 +24,7 @@ def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
         "What was interrupted goes on with: toilfn resume STORE"
     )
     _add_own(parser.add_argument_group("toilfn: CWL"))
+    add_dry_run(parser)
     add_options(parser, leave_out=("workflow",))
     return parser
 

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from toilfn.files.exchange import export, import_directory, import_file, import_files, input
     from toilfn.files.file import File, open_write, write_file
     from toilfn.graph.service import Service, service
+    from toilfn.inspect.plan import Plan, PlannedTask
     from toilfn.resources import Accelerator, Resources
     from toilfn.worker.context import current, spawn
 
@@ -107,6 +108,7 @@ _MODULES = {
     ),
     "toilfn.files.exchange": ("export", "import_directory", "import_file", "import_files", "input"),
     "toilfn.files.file": ("File", "open_write", "write_file"),
+    "toilfn.inspect.plan": ("Plan", "PlannedTask"),
     "toilfn.graph.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
     "toilfn.api": ("compute", "resume", "submit"),
@@ -143,6 +145,8 @@ __all__ = [
     "PBSCluster",
     "ParasolCluster",
     "PermanentError",
+    "Plan",
+    "PlannedTask",
     "Promise",
     "ResourceError",
     "Resources",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from toilfn.config.settings import Settings
 from toilfn.errors import GraphError, StoreError, StoreNotFoundError
@@ -16,14 +18,61 @@ if TYPE_CHECKING:
 
     from toilfn.background import Run
     from toilfn.config.keywords import ResumeSettings, RunSettings
+    from toilfn.inspect.plan import Plan
 
-__all__ = ["compute", "resume", "submit"]
+__all__ = ["SOMETHING_TO_RUN", "DryRun", "compute", "dry_run", "resume", "submit"]
 
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 
 
+SOMETHING_TO_RUN = 3
+"""Exit status of a command whose dry run found something to run."""
+
+
+class _StopScriptError(SystemExit):
+    """Ends a script in a dry run at its first `compute` that has something to run."""
+
+
+class DryRun:
+    """What a command with ``--dry-run`` has found so far.
+
+    Attributes
+    ----------
+    plan : Plan or None
+        The plans of all calls of `compute` so far, in one; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+
+    def take(self, plan: Plan) -> None:
+        """Add the plan of the next `compute`; end the script if something would run."""
+        self.plan = plan if self.plan is None else plan.after(self.plan)
+        if plan:
+            raise _StopScriptError(SOMETHING_TO_RUN)
+
+
+_dry_runs: list[DryRun] = []
+"""The one that is under way, if any."""
+
+
+@contextmanager
+def dry_run() -> Iterator[DryRun]:
+    """Let each `compute` of this process make a plan, until the first one that has something to run ends the script.
+
+    Those before it return their values, which are in the store.
+    """
+    _dry_runs.append(DryRun())
+    try:
+        yield _dry_runs[-1]
+    finally:
+        _dry_runs.pop()
+
+
+@overload
+def compute(*promises: Any, dry_run: Literal[True], **settings: Unpack[RunSettings]) -> Plan: ...
 @overload
 def compute(promise: A, /, **settings: Unpack[RunSettings]) -> A: ...
 @overload
@@ -32,13 +81,15 @@ def compute(first: A, second: B, /, **settings: Unpack[RunSettings]) -> tuple[A,
 def compute(first: A, second: B, third: C, /, **settings: Unpack[RunSettings]) -> tuple[A, B, C]: ...
 @overload
 def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any: ...
-def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any:
+def compute(*promises: Any, dry_run: bool = False, **settings: Unpack[RunSettings]) -> Any:
     """Run the tasks that promises need, and return the promises' values.
 
     Parameters
     ----------
     *promises
         Promises, or structures that hold some; an empty list or dict is its own value.
+    dry_run : bool
+        Return a `Plan` of what would run and what would be reused; run and write nothing.
     **settings
         ``store`` (path or URL; by default a temporary one), ``cluster`` (a cluster object or a name such as "local"
         or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``, ``progress`` and all other
@@ -47,7 +98,7 @@ def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any:
     Returns
     -------
     object
-        The value of one promise; a tuple of values for several.
+        The value of one promise; a tuple of values for several. With `dry_run`, a `Plan`.
 
     Raises
     ------
@@ -61,6 +112,10 @@ def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any:
     from toilfn.leader.run import Session
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
+    if dry_run:
+        return _plan(wanted, resolved)
+    if _dry_runs:
+        _dry_runs[-1].take(_plan(wanted, resolved))
     try:
         with Session(resolved, workflow=_workflow(resolved)) as session:
             return session.compute(wanted)
@@ -92,24 +147,32 @@ def submit(*promises: Any, **settings: Unpack[RunSettings]) -> Run:
     from toilfn.leader.run import Session
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
+    if _dry_runs:
+        _dry_runs[-1].take(_plan(wanted, resolved))
     session = Session(resolved, workflow=_workflow(resolved))
     return Run(session, lambda: session.compute(wanted))
 
 
-def resume(store: str | os.PathLike[str], **settings: Unpack[ResumeSettings]) -> Any:
+@overload
+def resume(store: str | os.PathLike[str], *, dry_run: Literal[True], **settings: Unpack[ResumeSettings]) -> Plan: ...
+@overload
+def resume(store: str | os.PathLike[str], *, dry_run: bool = False, **settings: Unpack[ResumeSettings]) -> Any: ...
+def resume(store: str | os.PathLike[str], *, dry_run: bool = False, **settings: Unpack[ResumeSettings]) -> Any:
     """Finish the newest run of a store.
 
     Parameters
     ----------
     store : str or path
         The store of a run that was killed, interrupted or failed.
+    dry_run : bool
+        Return a `Plan` of what would run; run and write nothing.
     **settings
         As for `compute`; the keys of `toilfn.config.keywords.ResumeSettings`.
 
     Returns
     -------
     object
-        The value that `compute` would have returned.
+        The value that `compute` would have returned. With `dry_run`, a `Plan`.
 
     Raises
     ------
@@ -120,8 +183,13 @@ def resume(store: str | os.PathLike[str], **settings: Unpack[ResumeSettings]) ->
     """
     from toilfn.leader.run import Session
 
+    resolved = Settings.resolve(**{**settings, "store": os.fspath(store)})
+    if dry_run:
+        from toilfn.inspect.planning import plan_resume
+
+        return plan_resume(resolved)
     try:
-        with Session(Settings.resolve(**{**settings, "store": os.fspath(store)}), create=False) as session:
+        with Session(resolved, create=False) as session:
             if not session.index.runs:
                 raise StoreNotFoundError(f"store {store}: no workflow has run in it yet, so there is nothing to resume")
             return session.resume()
@@ -129,6 +197,13 @@ def resume(store: str | os.PathLike[str], **settings: Unpack[ResumeSettings]) ->
         from toilfn.stores.checked import without_frames
 
         raise without_frames(error) from None
+
+
+def _plan(wanted: Any, settings: Settings) -> Plan:
+    """Return what the run would do, without writing anything."""
+    from toilfn.inspect.planning import plan_compute
+
+    return plan_compute(wanted, settings)
 
 
 def _wanted(promises: tuple[Any, ...]) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO, cast
 
-__all__ = ["VisibleStream", "abridged", "last_lines", "visible"]
+__all__ = ["VisibleStream", "abridged", "last_lines", "table", "visible"]
 
 _LONGEST_LINE = 500
 """Characters of a line that are shown by `abridged` and `last_lines`."""
@@ -67,6 +67,23 @@ def abridged(text: str, first: int, last: int) -> str:
 def last_lines(text: str, count: int) -> str:
     """Return the last lines of a text, each cut to 500 characters."""
     return "\n".join(map(_cut, text.rstrip().splitlines()[-count:]))
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    r"""Return a table of aligned columns, those in `right` (by index) to the right.
+
+    Examples
+    --------
+    >>> table(["task", "tries"], [["a", "1"]], right={1}).splitlines()
+    ['task  tries', 'a         1']
+    """
+    lines = [list(headings), *([visible(cell, one_line=True) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = (
+        [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    )
+    return "".join(f"{'  '.join(cells).rstrip()}\n" for cells in aligned)
 
 
 def _cut(line: str) -> str:

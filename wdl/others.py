@@ -14,7 +14,7 @@ _INSTEAD = {
     ("--cfg",): "options, or --config with a file that 'toilfn config' makes",
     ("--copy-input-files-for",): "--copy-input-files, which is for all tasks",
     ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR': JSON lines of all that happened",
-    ("-j", "--json"): "'toilfn wdl inputs DOCUMENT', which prints a file of inputs to be filled in",
+    ("-j",): "'toilfn wdl inputs DOCUMENT', which prints a file of inputs to be filled in",
     ("-v", "--verbose", "--debug"): "--stream-logs for what commands say, and --log-level debug",
     ("--no-color",): "--no-progress, or nothing",
     ("--metadata-output",): "--store DIR, and then 'toilfn stats DIR' or 'toilfn report DIR'",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
+from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
 from toilfn.clusters.local.cluster import LocalCluster
 from toilfn.clusters.local.forkserver import Nursery
 from toilfn.config.settings import Settings, add_options, from_options
@@ -53,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group("inputs DOCUMENT").add_argument(
         "--required", action="store_true", help="only those that must be given"
     )
+    add_dry_run(parser)
     add_options(parser)
     add_others(parser)
 
@@ -133,10 +135,14 @@ def command(options: argparse.Namespace) -> int:
     options.inputs = [*first, *options.inputs]
     parsed = document.load_document(place, path=options.path, strict=options.quant_check)
     node = document.entrypoint(parsed, options.entrypoint)
-    promise = _promise(options, parsed, node)
     from toilfn import compute
     from toilfn.wdl.outputs import as_text
 
+    if is_dry_run(options):
+        promise = _outputs(options, parsed, node)
+        settings = {"workflow": node.name, **from_options(options)}
+        return print_plan(compute(promise, dry_run=True, **settings), as_json=options.json)
+    promise = _promise(options, parsed, node)
     try:
         with _settings(options, node.name) as settings:
             outputs = compute(promise, **settings)
@@ -189,19 +195,25 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
     """Build the promise of the delivered outputs."""
     from toilfn.wdl.outputs import Delivery, deliver
-    from toilfn.wdl.tasks import start
 
-    given, base = _given(node, [*options.inputs, *options.words])
-    given |= dict.fromkeys(options.none) | {name: inputs.empty(node, name) for name in options.empty}
-    link: Link = "symlink" if options.reference_inputs else "copy"
-    encoded = inputs.encode_inputs(node, given, base, link=link, on_workers=options.run_imports_on_workers)
-    outputs = start(parsed, node, encoded, _machine(options), alone=True)
+    outputs = _outputs(options, parsed, node)
     directory = options.directory if is_url(options.directory) else os.path.abspath(options.directory)
     file = os.path.abspath(options.file) if options.file else None
     _make_directories(directory, os.path.dirname(file or directory))
     return deliver(
         outputs, node.name, Delivery(directory, file, options.dialect, options.relative, secrets.token_hex(8))
     )
+
+
+def _outputs(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
+    """Build the promise of the outputs."""
+    from toilfn.wdl.tasks import start
+
+    given, base = _given(node, [*options.inputs, *options.words])
+    given |= dict.fromkeys(options.none) | {name: inputs.empty(node, name) for name in options.empty}
+    link: Link = "symlink" if options.reference_inputs else "copy"
+    encoded = inputs.encode_inputs(node, given, base, link=link, on_workers=options.run_imports_on_workers)
+    return start(parsed, node, encoded, _machine(options), alone=True)
 
 
 def _machine(options: argparse.Namespace) -> Machine:

@@ -67,6 +67,22 @@ def test_the_same_store_runs_again_only_what_has_changed(runner, job, tmp_path):
     assert attempts(tmp_path / "store")["join"] == 2
 
 
+def test_a_dry_run_says_what_would_run_and_writes_nothing(runner, job, tmp_path):
+    arguments = ("--store", tmp_path / "store", "--outdir", "out", DOCUMENTS / "shout.cwl", job)
+    dry = runner("--dry-run", *arguments)
+    assert dry.status == 3, dry.messages
+    assert "would run: " in dry.printed
+    assert not (tmp_path / "store").exists()
+    assert runner(*arguments).status == 0
+    dry = runner("--dry-run", "--json", *arguments)
+    assert dry.status == 0, dry.messages
+    assert json.loads(dry.printed)["reused"]["mark"] == 4
+    job.write_text(job.read_text().replace('"c"', '"d"'))
+    dry = runner("--dry-run", *arguments)
+    assert dry.status == 3
+    assert "the tasks that shout.cwl creates" in dry.printed
+
+
 def test_no_reuse_runs_everything_again(runner, tmp_path):
     arguments = ("--store", tmp_path / "store", DOCUMENTS / "hello.cwl", "--message", "hi")
     runner(*arguments)

@@ -54,6 +54,21 @@ def task_with(inputs: str = "", command: str = "true", output: str = "", more: s
     )
 
 
+def test_a_dry_run_says_what_would_run_and_writes_nothing(folder):
+    words = ("hello.wdl", "names=Ada", "--store", "store")
+    dry = wdl(folder, *words, "--dry-run")
+    assert dry.status == 3, dry.stderr
+    assert "would run: " in dry.stdout
+    assert [path.name for path in folder.iterdir()] == ["hello.wdl"]
+    values(wdl(folder, *words))
+    dry = wdl(folder, *words, "--dry-run", "--json")
+    assert dry.status == 0, dry.stderr
+    assert json.loads(dry.stdout)["reused"]["greet"] == 2
+    assert wdl(folder, "hello.wdl", "names=Bob", "--store", "store", "--dry-run").status == 3
+    refused = wdl(folder, *words, "--json")
+    assert (refused.status, "--json needs --dry-run" in refused.stderr) == (2, True)
+
+
 def test_outputs_are_printed_with_the_paths_of_their_files(folder):
     found = values(wdl(folder, "hello.wdl", "names=Ada", "names=Bob"))
     assert found["hello.texts"] == ["Hello, Hello, Ada!", "Hello, Hello, Bob!"]

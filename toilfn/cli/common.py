@@ -10,15 +10,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TextIO
 
+from toilfn.api import SOMETHING_TO_RUN
 from toilfn.config.settings import Settings, add_options, from_options
+from toilfn.errors import InputError
+from toilfn.inspect.plan import Plan
 from toilfn.inspect.view import View
 from toilfn.stores import Store, open_store
 from toilfn.stores.lease import living
-from toilfn.text import visible
+from toilfn.text import table
 
 __all__ = [
-    "add_json", "add_store", "add_store_options", "add_task", "named_options", "open_named", "open_view", "output_file",
-    "print_json", "print_table",
+    "add_dry_run", "add_json", "add_store", "add_store_options", "add_task", "is_dry_run", "named_options",
+    "open_named", "open_view", "output_file", "print_json", "print_plan", "print_table",
 ]  # fmt: skip
 
 
@@ -46,6 +49,36 @@ def named_options(options: argparse.Namespace) -> dict[str, Any]:
 def add_json(parser: argparse._ActionsContainer) -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def add_dry_run(parser: argparse._ActionsContainer, *, json: bool = True) -> None:
+    """Add ``--dry-run`` and, unless there is one already, ``--json``; `print_plan` does what they say."""
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="print what would run and why, what would be reused, resources and expected time; run and write nothing; "
+        f"exit status {SOMETHING_TO_RUN} if anything would run",
+    )  # fmt: skip
+    if json:
+        parser.add_argument("--json", action="store_true", help="with --dry-run, print the plan as JSON")
+
+
+def is_dry_run(options: argparse.Namespace) -> bool:
+    """Return whether there was ``--dry-run``.
+
+    Raises
+    ------
+    InputError
+        If there was only ``--json``, which is for dry runs.
+    """
+    if options.json and not options.dry_run:
+        raise InputError("--json needs --dry-run", hint="toilfn status STORE --json describes a run")
+    return bool(options.dry_run)
+
+
+def print_plan(plan: Plan, *, as_json: bool) -> int:
+    """Print what a dry run has found; return the exit status."""
+    print_json(plan.as_dict()) if as_json else print(plan)
+    return SOMETHING_TO_RUN if plan else 0
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:
@@ -81,13 +114,7 @@ def print_json(value: Any, stream: TextIO | None = None) -> None:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
     """Print aligned columns, those in `right` (by index) to the right."""
-    lines = [list(headings), *([visible(cell, one_line=True) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    sys.stdout.write(table(headings, rows, right))
 
 
 def _plain(value: Any) -> Any:

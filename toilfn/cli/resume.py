@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from toilfn.cli.common import add_json, add_store, output_file, print_json
+from toilfn.cli.common import add_dry_run, add_json, add_store, output_file, print_json, print_plan
 from toilfn.config.settings import add_options, from_options
 
 __all__ = ["command", "configure"]
@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "toilfn resume STORE [flags]"
     add_store(parser)
     add_json(parser)
+    add_dry_run(parser, json=False)
     parser.add_argument(
         "--output", metavar="FILE", type=output_file,
         help="write the result to a file: a pickle, or JSON with --json",
@@ -28,6 +29,9 @@ def command(options: argparse.Namespace) -> int:
     """Finish the newest run of a store, and print its result."""
     from toilfn.api import resume
 
+    if options.dry_run:
+        plan = resume(options.store, dry_run=True, **from_options(options))
+        return print_plan(plan, as_json=options.json)
     value = resume(options.store, **from_options(options))
     if options.output is not None:
         _write(value, options.output, as_json=options.json)

@@ -9,13 +9,17 @@ import runpy
 import sys
 import traceback
 from bdb import BdbQuit
+from contextlib import nullcontext, redirect_stdout
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
+from toilfn.api import dry_run
+from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
 from toilfn.config.settings import SETTINGS_VARIABLE, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, KilledError, ToilfnError
+from toilfn.inspect.plan import Plan
 from toilfn.stdio import report
 
 __all__ = ["command", "configure"]
@@ -27,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file that calls toilfn.compute")
     what.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead, as with python -m")
+    add_dry_run(parser)
     parser.set_defaults(rest=[])  # what follows "--"
     add_options(parser)
 
@@ -42,9 +47,28 @@ def command(options: argparse.Namespace) -> int:
     script = _script(options)
     os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
     sys.argv = [script, *options.rest]
+    if is_dry_run(options):
+        return _dry_run(script, options)
+    return _run(script, options.module)
+
+
+def _dry_run(script: str, options: argparse.Namespace) -> int:
+    """Run the script up to its first `compute` that has something to run, and print what that would have done."""
+    # With --json the script prints elsewhere, so that standard output is JSON.
+    with dry_run() as found, redirect_stdout(sys.stderr) if options.json else nullcontext():
+        try:
+            status = _run(script, options.module)
+        except SystemExit:
+            if not found.plan:  # the script has ended by itself
+                raise
+            status = 0
+    return status or print_plan(Plan() if found.plan is None else found.plan, as_json=options.json)
+
+
+def _run(script: str, module: str | None) -> int:
     try:
-        if options.module:
-            runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+        if module:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(script, run_name="__main__")
     except (FailedTasksError, KilledError):

@@ -227,6 +227,10 @@ class Recorder:
         id_ = self._given(promise)
         return id_ + value_identity(promise._path) if promise._path else id_
 
+    def ids(self) -> list[TaskId]:
+        """List the ids of all tasks, each after what it needs."""
+        return list(self._ids.values())
+
     def functions(self) -> list[Task[..., Any]]:
         """List one task of each function."""
         return list(self._functions.values())

@@ -17,7 +17,7 @@ from toilfn.graph.identity import NOT_COMPARED
 from toilfn.ids import TaskId
 from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task
 
-__all__ = ["Explanation", "History", "explain"]
+__all__ = ["Explanation", "History", "explain", "reasons_to_run"]
 
 _MOST_INPUTS = 1000
 """How many inputs of inputs are compared."""
@@ -58,12 +58,14 @@ class History:
         self.tasks: dict[TaskId, Task] = {}
         self.done: dict[TaskId, float] = {}
         """When each task that has an outcome was run, in seconds since the epoch."""
+        self.seconds: dict[TaskId, float] = {}
+        """How long the attempt took that gave each outcome."""
         self.failures: dict[TaskId, Failure] = {}
         self.newest_run: Run | None = None
         self._led_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._of_name: dict[str, list[TaskId]] = defaultdict(list)
         for record in records:
-            self._read(record)
+            self.add(record)
 
     def name(self, task: Task) -> str:
         """Return the name of a task: that of the call, or else of its function."""
@@ -71,6 +73,10 @@ class History:
             return own
         function = self.functions.get(task.function)
         return function.name if function else "?"
+
+    def led_to(self, id: TaskId) -> tuple[TaskId, ...]:
+        """List the tasks that a task's value refers to, and those that it created."""
+        return self._led_to.get(id, ())
 
     def before(self, task: Task) -> list[Task]:
         """List the tasks of the same name that the store knew before this one."""
@@ -89,15 +95,17 @@ class History:
                 stack.extend((*task.needs, *task.after, *self._led_to.get(current, ())))
         return id in seen
 
-    def _read(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
+        """Take in the next record."""
         if isinstance(record, Function):
             self.functions[record.digest] = record
         elif isinstance(record, Task):
-            self._add(record)
+            self._add_task(record)
         elif isinstance(record, Outcome):
             self.functions.update((function.digest, function) for function in record.functions)
             for task in record.tasks:
-                self._add(task)
+                self._add_task(task)
+            self.seconds.setdefault(record.id, record.stats.wall)
             self.done.setdefault(record.id, record.stats.start)
             self._led_to[record.id] = (*record.refs, *(task.id for task in record.tasks))
         elif isinstance(record, Failure):
@@ -108,7 +116,7 @@ class History:
         elif isinstance(record, Run):
             self.newest_run = record
 
-    def _add(self, task: Task) -> None:
+    def _add_task(self, task: Task) -> None:
         if task.id not in self.tasks:
             self.tasks[task.id] = task._replace(args=b"", blobs=())
             self._of_name[self.name(task)].append(task.id)
@@ -134,11 +142,29 @@ def explain(history: History, id: TaskId) -> Explanation:
     unseen = tuple(_not_compared(history.functions.get(task.function)))
     if reused:
         return Explanation(id, summary, unseen)
-    earlier = _nearest(task, history.before(task))
-    if earlier is None:
-        return Explanation(id, summary, (f"no earlier task of {history.name(task)} is in the store", *unseen))
-    compared = f"compared with the earlier task {earlier.id.hex()[:12]}:"
-    return Explanation(id, summary, (compared, *_all_reasons(history, task, earlier), *unseen))
+    return Explanation(id, summary, (*reasons_to_run(history, task, history.before(task)), *unseen))
+
+
+def reasons_to_run(history: History, task: Task, earlier: list[Task]) -> tuple[str, ...]:
+    """Compare a task with the most similar of earlier ones.
+
+    Parameters
+    ----------
+    history : History
+        Has both.
+    task : Task
+    earlier : list of Task
+        Tasks of the same name.
+
+    Returns
+    -------
+    tuple of str
+        The task that it is compared with, and what differs; or that there is none.
+    """
+    nearest = _nearest(task, earlier)
+    if nearest is None:
+        return (f"no earlier task of {history.name(task)} is in the store",)
+    return f"compared with the earlier task {nearest.id.hex()[:12]}:", *_all_reasons(history, task, nearest)
 
 
 def _not_compared(function: Function | None) -> Iterator[str]:
