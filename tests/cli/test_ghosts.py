@@ -12,7 +12,7 @@ from tests.servers.fake.systems import system
 from toilfn.cli import main
 from toilfn.clusters.base import Batch, Cluster, Session
 from toilfn.clusters.common.resume import make_again
-from toilfn.leader.terms import jobs_name
+from toilfn.leader.cluster_context import jobs_name
 from toilfn.resources import Resources
 from toilfn.stores import open_store
 from toilfn.stores.store import Store

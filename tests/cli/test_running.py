@@ -13,7 +13,7 @@ import pytest
 
 from toilfn.config.settings import Settings
 from toilfn.inspect.view import State, TaskInfo, View
-from toilfn.leader.badworkers import BadWorkers
+from toilfn.leader.callbacks import BadWorkers
 from toilfn.stores import open_store
 from toilfn.worker.passed import ENVIRONMENT_VARIABLE, adopt_environment, pack_environment, write_ref
 

@@ -17,7 +17,7 @@ from tests.servers.fixtures import kubernetes, kubernetes_server, radosgw_server
 from tests.servers.kubernetes import IMAGE, Kubernetes
 from tests.servers.radosgw import RadosGateway
 from toilfn.config.settings import Settings
-from toilfn.leader.orders import Orders
+from toilfn.leader.jobs import BatchMessages
 from toilfn.leader.policy import worker_memory
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Submit
@@ -139,7 +139,7 @@ def test_jobs_ask_for_their_workers_memory_too(given: str | None, is_local: bool
     added = worker_memory(Settings.resolve(worker_memory=given), is_local=is_local)
     assert added == expected
     nothing: Any = None
-    orders = Orders(nothing, nothing, {}, nothing, added)
+    orders = BatchMessages(nothing, nothing, {}, nothing, added)
     asked = orders.resources(Submit(1, (bytes(16),), Resources(memory=1 << 30, walltime=60.0), 90.0))
     assert asked == Resources(memory=(1 << 30) + expected, walltime=90.0)
     unlimited = orders.resources(Submit(1, (bytes(16),), Resources(memory=1 << 30, walltime=60.0), None))

@@ -14,7 +14,7 @@ from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, 
 from toilfn.cli import main
 from toilfn.clusters import cluster_class
 from toilfn.clusters.base import Session
-from toilfn.leader.terms import jobs_name
+from toilfn.leader.cluster_context import jobs_name
 from toilfn.stores import open_store
 
 __all__ = ["alone", "gridengine", "gridengine_server", "slurm", "slurm_server", "start"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
-from toilfn.leader.jobs import Out
+from toilfn.leader.jobs import SubmittedBatch
 from toilfn.leader.waiting import Queued, Waiting
 from toilfn.model import records
 
@@ -23,40 +23,40 @@ def waiting(said):
 
 
 def job(number, state=JobState.QUEUED, reason="", service=None, is_held=False):
-    out = Out(number, f"1-{number}", JobId(f"j{number}"), service=service)
-    out.note(Update(out.job, state, None, reason, is_held=is_held), 0.0)
-    return out
+    batch = SubmittedBatch(number, f"1-{number}", JobId(f"j{number}"), service=service)
+    batch.note(Update(batch.job, state, None, reason, is_held=is_held), 0.0)
+    return batch
 
 
 SERVICE = job(1, JobState.RUNNING, service=b"s")
 
 
-def failed(waiting, outs, now):
-    return [(out.job, why) for out, why in waiting.hopeless(outs, now)]
+def failed(waiting, batches, now):
+    return [(batch.job, why) for batch, why in waiting.stuck(batches, now)]
 
 
 def test_clients_that_wait_for_their_own_service_are_named_and_fail(waiting, said):
-    outs = [SERVICE, job(2, reason=OURS)]
-    assert failed(waiting, outs, 59.0) == []
+    batches = [SERVICE, job(2, reason=OURS)]
+    assert failed(waiting, batches, 59.0) == []
     assert said == []
-    assert failed(waiting, outs, 61.0) == []
+    assert failed(waiting, batches, 61.0) == []
     text = f"job j2 waits in the queue ({OURS}) while nothing but 1 service of this run (j1) runs"
     assert said == [f"{text}; it fails after 10m 00s (service_patience)"]
-    assert failed(waiting, outs, 599.0) == []
-    ((name, why),) = failed(waiting, outs, 601.0)
+    assert failed(waiting, batches, 599.0) == []
+    ((name, why),) = failed(waiting, batches, 601.0)
     assert name == "j2"
     assert "QOSMaxJobsPerUserLimit" in why
     assert "1 service of this run (j1)" in why
 
 
 def test_a_long_queue_is_no_deadlock_for_long(waiting):
-    outs = [SERVICE, job(2, reason="PENDING Priority")]
-    assert failed(waiting, outs, 14_000.0) == []
-    assert len(failed(waiting, outs, 14_500.0)) == 1
+    batches = [SERVICE, job(2, reason="PENDING Priority")]
+    assert failed(waiting, batches, 14_000.0) == []
+    assert len(failed(waiting, batches, 14_500.0)) == 1
 
 
 @pytest.mark.parametrize(
-    "outs",
+    "batches",
     [
         [job(2, reason=OURS)],
         [SERVICE],
@@ -64,8 +64,8 @@ def test_a_long_queue_is_no_deadlock_for_long(waiting):
     ],
     ids=["no service", "no client", "something else runs"],
 )
-def test_what_can_go_on_is_left_alone(waiting, said, outs):
-    assert failed(waiting, outs, 1e6) == []
+def test_what_can_go_on_is_left_alone(waiting, said, batches):
+    assert failed(waiting, batches, 1e6) == []
     assert said == []
 
 
@@ -77,9 +77,9 @@ def test_a_reason_that_changes_starts_the_time_again(waiting):
 
 
 def test_held_jobs_are_named_with_their_reason_now_and_then(waiting, said):
-    outs = [job(1, reason="PENDING JobHeldAdmin", is_held=True), job(2, reason="PENDING Priority")]
+    batches = [job(1, reason="PENDING JobHeldAdmin", is_held=True), job(2, reason="PENDING Priority")]
     for now in range(0, 3 * 3600, 10):
-        assert failed(waiting, outs, float(now)) == []
+        assert failed(waiting, batches, float(now)) == []
     assert said == ["job j1 may never start: PENDING JobHeldAdmin; somebody has to change something"] * 3
 
 
@@ -109,11 +109,11 @@ def test_the_log_says_what_waits_and_what_has_changed_since():
 
 
 def test_reasons_that_change_all_the_time_are_written_now_and_then():
-    log, out = Log(), job(1, reason="PENDING Priority")
+    log, batch = Log(), job(1, reason="PENDING Priority")
     queued = Queued(log)
     for now in range(600):
-        out.note(Update(out.job, JobState.QUEUED, None, f"PENDING {now}"), float(now))
-        queued.write([out], float(now))
+        batch.note(Update(batch.job, JobState.QUEUED, None, f"PENDING {now}"), float(now))
+        queued.write([batch], float(now))
     assert len(log.written) == 10
 
 

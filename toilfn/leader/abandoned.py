@@ -15,7 +15,7 @@ from toilfn.clusters.common.resume import make_again, make_from
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError
-from toilfn.leader.terms import jobs_name, terms
+from toilfn.leader.cluster_context import jobs_name, terms
 from toilfn.model.index import Index
 from toilfn.model.records import End, Epoch, Run, encode
 from toilfn.stores import Store

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from toilfn.clusters.base import JobId
 from toilfn.ids import TaskId
-from toilfn.leader.jobs import Jobs, Out
+from toilfn.leader.jobs import Jobs, SubmittedBatch
 from toilfn.leader.mailbox import Answers
 from toilfn.scheduler import Scheduler
 from toilfn.scheduler.events import Adopted, Submit
@@ -67,5 +67,5 @@ def _adopt(
     adopted = scheduler.handle(Adopted(valid, time.monotonic()))
     for command in adopted:
         if isinstance(command, Submit):
-            jobs.add(Out(command.batch, name, job, owed=None if valid == tasks else set(valid)), command.ids)
+            jobs.add(SubmittedBatch(command.batch, name, job, owed=None if valid == tasks else set(valid)), command.ids)
     return bool(adopted)

@@ -17,7 +17,8 @@ from toilfn.ids import TaskId
 from toilfn.leader.abandoned import outlives_leaders
 from toilfn.leader.adoption import Earlier
 from toilfn.leader.attemptlogs import AttemptLogs, log_file
-from toilfn.leader.badworkers import BadWorkers
+from toilfn.leader.callbacks import BadWorkers, Callbacks
+from toilfn.leader.cluster_context import jobs_name, terms
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.leader.interrupts import TERMINATED, Interrupts, interrupted_run
@@ -27,8 +28,6 @@ from toilfn.leader.mailbox import Answers, StoreAnswers
 from toilfn.leader.nodelocal import check_shared
 from toilfn.leader.policy import capped, policy, worker_memory
 from toilfn.leader.progress import Progress
-from toilfn.leader.terms import jobs_name, terms
-from toilfn.leader.watch import Watch
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.values import Values
@@ -264,7 +263,7 @@ class Running:
             committer,
             answers,
             f"{self._index.epoch.number}",
-            Watch(
+            Callbacks(
                 should_drain=lambda: interrupts.should_drain,
                 should_stop=lambda: interrupts.should_stop or self._is_stopped() or flag.is_set(),
                 tick=progress.update,

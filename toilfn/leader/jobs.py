@@ -3,27 +3,93 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from toilfn import protocol
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
 from toilfn.ids import BatchId, TaskId
 from toilfn.leader.committer import Committer
+from toilfn.leader.loading import TaskRecords
 from toilfn.leader.mailbox import Answers
-from toilfn.leader.orders import Orders
 from toilfn.leader.submitting import Parcel, Refused, Sent, Submitting
 from toilfn.model import records
-from toilfn.model.records import encode
+from toilfn.model.records import BlobRef, encode
+from toilfn.model.values import Values
+from toilfn.protocol import Run, limits
+from toilfn.resources import Resources
 from toilfn.scheduler.events import Submit
 
-__all__ = ["Jobs", "Out"]
+__all__ = ["BatchMessages", "Jobs", "SubmittedBatch"]
+
+
+@dataclass
+class BatchMessages:
+    """Builds the messages to workers, and what the cluster learns of each batch.
+
+    Attributes
+    ----------
+    tasks : TaskRecords
+    values : Values
+        What tasks need from others.
+    attempts : mapping
+        How often each task has failed so far.
+    shape : callable
+        Returns what a task asks for now.
+    worker_memory : int
+        The bytes that a job asks for on top of its tasks' memory.
+    """
+
+    tasks: TaskRecords
+    values: Values
+    attempts: Mapping[TaskId, int]
+    shape: Callable[[TaskId], Resources]
+    worker_memory: int = 0
+
+    def resources(self, submit: Submit) -> Resources:
+        """Return what the job asks for: what the largest of its tasks does and its worker needs, for as long as all of
+        them need."""
+        shape, walltime = submit.shape, submit.walltime
+        if walltime is None and not self.worker_memory:
+            return shape
+        memory = shape.memory + self.worker_memory
+        return replace(shape, memory=memory, walltime=shape.walltime if walltime is None else walltime)
+
+    def message(self, submit: Submit, *, is_watched: bool) -> bytes:
+        """Build the message for the worker; `is_watched`: whether the cluster sees to each task's walltime itself."""
+        within = set(submit.ids)
+        tasks, needs, functions = [], [], {}
+        for id_ in submit.ids:
+            data = self.tasks.encoded(id_)
+            task = records.decode(data)
+            assert isinstance(task, records.Task)
+            tasks.append((data, self.attempts.get(id_, 0) + 1, limits(self.shape(id_))))
+            needs += [need for need in task.needs if need not in within]
+            functions[task.function] = self.tasks.function(task)
+        walltime = None if is_watched else submit.walltime
+        functions_used = [encode(function) for function in functions.values()]
+        return protocol.encode(Run(tasks, self.values.closure(needs), functions_used, walltime))
+
+    def functions(self, submit: Submit) -> set[BlobRef]:
+        """List the blobs that a batch's functions are in."""
+        return {self.tasks.function(self.tasks.get(id_)).payload for id_ in submit.ids}
+
+    def label(self, submit: Submit) -> str:
+        """Name a batch for people."""
+        first = self.tasks.name(submit.ids[0])
+        return first if len(submit.ids) == 1 else f"{first} and {len(submit.ids) - 1} more"
+
+    def is_service(self, submit: Submit) -> bool:
+        """Return whether a batch is a service: that is alone in its batch."""
+        return self.tasks.is_service(submit.ids[0])
+
 
 _MOST, _MUCH = 16, 256 * 1024
 """How many messages are kept together at most, and how many bytes are enough: each worker reads all of them."""
 
 
 @dataclass(slots=True)
-class Out:
+class SubmittedBatch:
     """A batch that the cluster has."""
 
     id: BatchId
@@ -62,7 +128,7 @@ class Out:
 
 
 class Jobs:
-    """Sends batches to the cluster, and knows which are out.
+    """Sends batches to the cluster, and knows which are submitted.
 
     Parameters
     ----------
@@ -71,7 +137,7 @@ class Jobs:
     committer : Committer
     answers : Answers
         For a cluster that is not direct.
-    orders : Orders
+    batch_messages : BatchMessages
     name : str
         What batches' names begin with: unique to this leader.
 
@@ -81,43 +147,45 @@ class Jobs:
         The name of the batch that was sent last.
     """
 
-    def __init__(self, cluster: Cluster, committer: Committer, answers: Answers, orders: Orders, name: str) -> None:
+    def __init__(
+        self, cluster: Cluster, committer: Committer, answers: Answers, batch_messages: BatchMessages, name: str
+    ) -> None:
         self._cluster = cluster
         self._committer = committer
         self._answers = answers
-        self._orders = orders
+        self._messages = batch_messages
         self._name = name
-        self._outs: dict[BatchId, Out] = {}
+        self._submitted: dict[BatchId, SubmittedBatch] = {}
         self._ids: dict[BatchId, tuple[TaskId, ...]] = {}
         """The tasks of batches that the cluster has not taken yet."""
-        self._by_job: dict[JobId, Out] = {}
+        self._by_job: dict[JobId, SubmittedBatch] = {}
         self._submitting = Submitting(cluster)
         self.newest = f"{name}-0"
 
     def __bool__(self) -> bool:
-        return bool(self._outs)
+        return bool(self._submitted)
 
-    def __iter__(self) -> Iterator[Out]:
-        return iter(self._outs.values())
+    def __iter__(self) -> Iterator[SubmittedBatch]:
+        return iter(self._submitted.values())
 
     def names(self) -> Collection[JobId]:
-        """Return the cluster's names of the jobs that are out."""
+        """Return the cluster's names of the jobs that are submitted."""
         return self._by_job.keys()
 
-    def of(self, job: JobId) -> Out | None:
+    def of(self, job: JobId) -> SubmittedBatch | None:
         """Find the batch that a job runs."""
         return self._by_job.get(job)
 
-    def batch(self, id_: BatchId) -> Out:
+    def batch(self, id_: BatchId) -> SubmittedBatch:
         """Find a batch by the scheduler's number."""
-        return self._outs[id_]
+        return self._submitted[id_]
 
     def submit(self, submits: Sequence[Submit]) -> None:
         """Send batches to the cluster, in one go."""
         batches = list(self._prepare(submits))
         for submit, batch in zip(submits, batches, strict=True):
             service = submit.ids[0] if batch.is_service else None
-            self._outs[submit.batch] = Out(submit.batch, batch.name, None, service=service)
+            self._submitted[submit.batch] = SubmittedBatch(submit.batch, batch.name, None, service=service)
             self._ids[submit.batch] = submit.ids
         parcels = [Parcel(submit.batch, batch) for submit, batch in zip(submits, batches, strict=True)]
         beside = [parcel for parcel in parcels if self._cluster.submits_beside and not parcel.batch.resources.local]
@@ -146,24 +214,28 @@ class Jobs:
         """How many jobs the system took at most, where it has refused more."""
         return self._submitting.limit
 
-    def withdraw(self) -> list[Out]:
+    def withdraw(self) -> list[SubmittedBatch]:
         """Cancel the jobs that have not begun; return the batches that were not even sent."""
-        waiting = [out for out in self if out.job is not None and out.is_queued and not out.is_withdrawn]
-        for out in waiting:
-            out.is_withdrawn = True
+        waiting = [
+            submitted
+            for submitted in self
+            if submitted.job is not None and submitted.is_queued and not submitted.is_withdrawn
+        ]
+        for submitted in waiting:
+            submitted.is_withdrawn = True
         if waiting:
-            self._cluster.kill([out.job for out in waiting if out.job is not None])
-        return [self._outs[parcel.id] for parcel in self._submitting.withdraw()]
+            self._cluster.kill([submitted.job for submitted in waiting if submitted.job is not None])
+        return [self._submitted[parcel.id] for parcel in self._submitting.withdraw()]
 
     def close(self) -> None:
         """Wait until the cluster knows all jobs that it was given."""
         self._submitting.close()
 
     def _arrived(self, parcel: Parcel, job: JobId) -> None:
-        out = self._outs[parcel.id]
-        out.job = job
-        self.add(out, self._ids.pop(parcel.id))
-        if out.is_unwanted:
+        submitted = self._submitted[parcel.id]
+        submitted.job = job
+        self.add(submitted, self._ids.pop(parcel.id))
+        if submitted.is_unwanted:
             self._cluster.kill([job])
 
     def _prepare(self, submits: Iterable[Submit]) -> Iterator[Batch]:
@@ -172,7 +244,7 @@ class Jobs:
         messages: list[bytes] = []
         for submit in submits:
             group.append(submit)
-            messages.append(self._orders.message(submit, is_watched=self._cluster.capabilities.direct))
+            messages.append(self._messages.message(submit, is_watched=self._cluster.capabilities.direct))
             if len(group) == _MOST or sum(map(len, messages)) > _MUCH:
                 yield from self._group(group, messages)
                 group, messages = [], []
@@ -183,53 +255,53 @@ class Jobs:
         name = f"{self._name}-{group[0].batch}"
         direct = self._cluster.capabilities.direct
         if not direct:
-            self._answers.put(name, messages, set().union(*map(self._orders.functions, group)))
+            self._answers.put(name, messages, set().union(*map(self._messages.functions, group)))
         for place, (submit, message) in enumerate(zip(group, messages, strict=True)):
             self.newest = f"{name}-{place}"
             yield Batch(
                 self.newest,
-                self._orders.label(submit),
-                self._orders.resources(submit),
+                self._messages.label(submit),
+                self._messages.resources(submit),
                 message if direct else b"",
-                self._orders.is_service(submit),
+                self._messages.is_service(submit),
             )
 
-    def add(self, out: Out, ids: Sequence[TaskId]) -> None:
+    def add(self, submitted: SubmittedBatch, ids: Sequence[TaskId]) -> None:
         """Take in a batch that the cluster has, and write down which tasks it is at."""
-        assert out.job is not None
-        self._outs[out.id] = self._by_job[out.job] = out
-        self._committer.add(encode(records.Started(tuple(ids), out.job, time.time())))
+        assert submitted.job is not None
+        self._submitted[submitted.id] = self._by_job[submitted.job] = submitted
+        self._committer.add(encode(records.Started(tuple(ids), submitted.job, time.time())))
 
-    def remove(self, out: Out) -> None:
+    def remove(self, submitted: SubmittedBatch) -> None:
         """Forget a batch that has ended."""
-        del self._outs[out.id]
-        self._ids.pop(out.id, None)
-        if out.job is not None:
-            del self._by_job[out.job]
+        del self._submitted[submitted.id]
+        self._ids.pop(submitted.id, None)
+        if submitted.job is not None:
+            del self._by_job[submitted.job]
 
     def kill(self, id_: BatchId, service: TaskId | None) -> None:
         """End a batch; `service` is the service whose death is the reason, if that is it."""
-        out = self._outs[id_]
-        out.dead_service = service
-        if out.job is None:
-            out.is_unwanted = True
+        submitted = self._submitted[id_]
+        submitted.dead_service = service
+        if submitted.job is None:
+            submitted.is_unwanted = True
         else:
-            self._cluster.kill([out.job])
+            self._cluster.kill([submitted.job])
 
     def recall(self, id_: BatchId) -> None:
         """Ask a batch to give back what it has not started."""
-        if (job := self._outs[id_].job) is not None:
+        if (job := self._submitted[id_].job) is not None:
             self._cluster.recall(job)
 
     def restrict(self, left: Callable[[BatchId], Sequence[TaskId]], void: set[TaskId]) -> None:
-        """Have the batches that are out speak only of what they still have to do, and of what that leads to.
+        """Have the batches that are submitted speak only of what they still have to do, and of what that leads to.
 
         Parameters
         ----------
         left : callable
             Gives the tasks that a batch still has to answer for.
         void : set of TaskId
-            Tasks that were rolled back.
+            TaskRecords that were rolled back.
         """
-        for out in self:
-            out.owed = set(left(out.id)) - void
+        for submitted in self:
+            submitted.owed = set(left(submitted.id)) - void

@@ -16,20 +16,16 @@ from toilfn.clusters.base import Cluster, JobState, Update
 from toilfn.errors import ClusterError, ResourceError
 from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.leader.adoption import Earlier, adopt
+from toilfn.leader.callbacks import Callbacks
 from toilfn.leader.committer import Committer
-from toilfn.leader.failures import too_large
-from toilfn.leader.jobs import Jobs, Out
-from toilfn.leader.latecomers import Strays
-from toilfn.leader.loading import Loader
-from toilfn.leader.mailbox import Answers
-from toilfn.leader.orders import Orders
+from toilfn.leader.failures import Failures, too_large
+from toilfn.leader.jobs import BatchMessages, Jobs, SubmittedBatch
+from toilfn.leader.loading import Loader, TaskRecords
+from toilfn.leader.mailbox import Answers, LostJobAnswers
 from toilfn.leader.rollback import CheckpointRecords, descendants, files_of
 from toilfn.leader.services import Services, never_ran
 from toilfn.leader.streams import Streams
-from toilfn.leader.tally import Tally
-from toilfn.leader.tasks import Tasks
 from toilfn.leader.waiting import Queued, Waiting
-from toilfn.leader.watch import Watch
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode
@@ -91,7 +87,7 @@ class Leader:
         For clusters that are not direct.
     name : str
         What batches' names begin with: unique to this leader.
-    watch : Watch
+    callbacks : Callbacks
     remove : callable
         Deletes objects of the store by their names.
     capacity : callable
@@ -110,7 +106,7 @@ class Leader:
         committer: Committer,
         answers: Answers,
         name: str,
-        watch: Watch,
+        callbacks: Callbacks,
         remove: Callable[[Iterable[str]], None],
         capacity: Callable[[int | None], Capacity],
         worker_memory: int = 0,
@@ -122,31 +118,31 @@ class Leader:
         self._workflow = workflow
         self._committer = committer
         self._answers = answers
-        self._watch = watch
+        self._callbacks = callbacks
         self._remove = remove
         self._capacity = capacity
         self._limit: int | None = None
-        self._waiting = Waiting(watch.service_patience, watch.warn)
+        self._waiting = Waiting(callbacks.service_patience, callbacks.warn)
         self._queued = Queued(committer)
-        self._strays = Strays(answers.so_far)
+        self._lost_jobs = LostJobAnswers(answers.so_far)
         self._early: list[Update] = []
         """News of jobs of which the cluster knows already, and the leader does not."""
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
         self._services = Services(cluster, answers)
-        self._streams = Streams(answers, is_wanted=watch.said is not None)
+        self._streams = Streams(answers, is_wanted=callbacks.said is not None)
         self._kept = CheckpointRecords()
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
-        self.tasks = Tasks(index, loader)
+        self.tasks = TaskRecords(index, loader)
         self.values = Values(index.value)
-        self._tally = Tally(committer, self._tell_failure, self._too_large, scheduler.shape, worker_memory)
-        orders = Orders(self.tasks, self.values, self._tally.attempts, scheduler.shape, worker_memory)
-        self._jobs = Jobs(cluster, committer, answers, orders, name)
+        self._failures = Failures(committer, self._report_failure, self._too_large, scheduler.shape, worker_memory)
+        batch_messages = BatchMessages(self.tasks, self.values, self._failures.attempts, scheduler.shape, worker_memory)
+        self._jobs = Jobs(cluster, committer, answers, batch_messages, name)
 
     @property
     def failures(self) -> tuple[records.Failure, ...]:
         """The last failure of each task that was given up."""
-        return tuple(self._tally.final.values())
+        return tuple(self._failures.final.values())
 
     def run(self, roots: Iterable[TaskId], earlier: Earlier = Earlier()) -> None:  # noqa: B008 - it is immutable
         """Run until the roots are complete, or nothing more can run.
@@ -170,7 +166,7 @@ class Leader:
         self._bring(self._loader.load(self._roots))
         self._adopt(earlier)
         while not self._is_over():
-            if not self._watch.should_drain():
+            if not self._callbacks.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic()))
             else:
                 self._withdraw()
@@ -178,28 +174,28 @@ class Leader:
             self._send()
             for update in self._updates():
                 self._take(update)
-            for out, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
-                self._hear(out, message)
-            for out, why in list(self._waiting.hopeless(self._jobs, time.monotonic())):
-                self._fail(out, why)
+            for batch, message in chain(self._services.news(self._jobs), self._streams.news(self._jobs)):
+                self._hear(batch, message)
+            for batch, why in list(self._waiting.stuck(self._jobs, time.monotonic())):
+                self._fail(batch, why)
             if not self._cluster.capabilities.direct:
                 self._queued.write(self._jobs, time.monotonic())
-            for name, message in self._strays.news(time.monotonic()):
+            for name, message in self._lost_jobs.news(time.monotonic()):
                 self._hear_stray(name, message)
             self._committer.check()
-            if victims := self._watch.victims(self._jobs.names()):
+            if victims := self._callbacks.victims(self._jobs.names()):
                 self._cluster.kill(victims)
-            self._watch.tick(self._scheduler.counts(), self._running_names)
-        self._forget_strays()
+            self._callbacks.tick(self._scheduler.counts(), self._running_names)
+        self._stop_listening()
 
-    def _fail(self, out: Out, text: str) -> None:
+    def _fail(self, batch: SubmittedBatch, text: str) -> None:
         """Fail the tasks of a batch that cannot run, for good."""
-        for id_ in self._scheduler.left(out.id):
-            self._tally.describe_impossible(id_, text)
+        for id_ in self._scheduler.left(batch.id):
+            self._failures.describe_impossible(id_, text)
             self._handle(Failed(id_, Cause.INPUT, time.monotonic()))
-        if out.job is not None:
-            out.is_withdrawn = True
-            self._cluster.kill([out.job])
+        if batch.job is not None:
+            batch.is_withdrawn = True
+            self._cluster.kill([batch.job])
 
     def _hear_stray(self, name: str, message: bytes) -> None:
         """Take the outcomes of a job that was lost; its failures are nobody's, since the tasks were charged already."""
@@ -208,8 +204,8 @@ class Leader:
                 if isinstance(records.decode(data), records.Outcome):
                     self._record(None, data, name)
 
-    def _forget_strays(self) -> None:
-        for name, heard in self._strays.drop().items():
+    def _stop_listening(self) -> None:
+        for name, heard in self._lost_jobs.drop().items():
             self._forget(name, heard)
 
     def _updates(self) -> list[Update]:
@@ -228,21 +224,21 @@ class Leader:
 
     def _withdraw(self) -> None:
         """Cancel the jobs that wait in the cluster's queue: nothing more is to be started."""
-        for out in self._jobs.withdraw():
-            self._drop(out)
+        for batch in self._jobs.withdraw():
+            self._drop(batch)
 
-    def _drop(self, out: Out) -> None:
+    def _drop(self, batch: SubmittedBatch) -> None:
         """Forget a batch that never became a job."""
-        self._forget(out.name, 0)
-        self._jobs.remove(out)
-        self._handle(Lost(out.id, None, time.monotonic()))
+        self._forget(batch.name, 0)
+        self._jobs.remove(batch)
+        self._handle(Lost(batch.id, None, time.monotonic()))
 
     def _send(self) -> None:
         """Submit what is ready, and fail what the cluster refuses for good."""
         for refused in self._jobs.send(time.monotonic()):
-            out = self._jobs.batch(refused.parcel.id)
-            self._fail(out, refused.text)
-            self._drop(out)
+            batch = self._jobs.batch(refused.parcel.id)
+            self._fail(batch, refused.text)
+            self._drop(batch)
         if self._jobs.limit != self._limit:
             self._limit = self._jobs.limit
             self._handle(self._capacity(self._limit))
@@ -269,9 +265,9 @@ class Leader:
         self._committer.then(lambda: (mailbox or self._answers).forget(name, count))
 
     def _is_over(self) -> bool:
-        if self._watch.should_stop():
+        if self._callbacks.should_stop():
             return True
-        return not self._jobs if self._watch.should_drain() else self._scheduler.idle
+        return not self._jobs if self._callbacks.should_drain() else self._scheduler.idle
 
     def _patience(self) -> float:
         wake_at = self._scheduler.wake_at
@@ -293,9 +289,9 @@ class Leader:
                     deleted = self._kept.complete(id_, self._index)
                     self._delete((*self._temporary.pop(id_, ()), *deleted))
                 case Retry(id_, cause, attempt):
-                    self._tally.retry(id_, cause, attempt)
+                    self._failures.retry(id_, cause, attempt)
                 case GaveUp(id_, cause):
-                    self._tally.give_up(id_, cause)
+                    self._failures.give_up(id_, cause)
                 case _:
                     self._obey_for_now(command)
         if submits:
@@ -315,7 +311,7 @@ class Leader:
             case StopService(id_, place):
                 self._stop(id_, place)
             case Deadlock(id_, services):
-                self._tally.describe_impossible(id_, self._services.deadlock(list(map(self.tasks.name, services))))
+                self._failures.describe_impossible(id_, self._services.deadlock(list(map(self.tasks.name, services))))
 
     def _shape(self, id_: TaskId) -> None:
         """Find out what a task asks for whose requirements come from values."""
@@ -325,7 +321,7 @@ class Leader:
             message = (
                 str(error) if isinstance(error, ResourceError) else f"its requirements are not to be read: {error!r}"
             )
-            self._tally.describe_impossible(id_, message)
+            self._failures.describe_impossible(id_, message)
             shape = None
         self._handle(RequirementsResolved(id_, shape))
 
@@ -334,13 +330,13 @@ class Leader:
         if batch is not None:
             self._services.stop(self._jobs.batch(batch))
             return
-        self._tally.write_described(id_)
+        self._failures.write_described(id_)
         outcome = never_ran(id_)
         self._outcome(outcome, encode(outcome))
 
     def _roll_back(self, command: RollBack) -> None:
         """Forget what followed from a task's outcome, and that itself."""
-        self._forget_strays()  # what they say may be of what is void now
+        self._stop_listening()  # what they say may be of what is void now
         top = self._scheduler.outermost_checkpoint(command.id) or command.id
         record = self._kept.record(command.id) or encode(self._index.task(command.id))
         void = descendants(self._index, (command.id, *command.family))
@@ -353,13 +349,13 @@ class Leader:
                 self._index.forget(id_)
             self._loader.encoded.pop(id_, None)
             self._temporary.pop(id_, None)
-            self._tally.forget(id_)
+            self._failures.forget(id_)
         self.values.drop(void)
         self._jobs.restrict(self._scheduler.left, set(void))
         self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
         self._remove_later(tuple(files))
         self._loader.encoded[command.id] = record
-        self._tally.roll_back(command, text)
+        self._failures.roll_back(command, text)
 
     @property
     def is_done(self) -> bool:
@@ -371,125 +367,127 @@ class Leader:
         return [id_ for id_ in self._scheduler.stuck() if self.tasks.is_open(id_)]
 
     def _take(self, update: Update) -> None:
-        out = self._jobs.of(update.job)
-        if out is None:
+        batch = self._jobs.of(update.job)
+        if batch is None:
             if self._jobs.is_submitting:  # the answer to the submission may not be here yet
                 self._early.append(update)
             return
         for message in update.answers:
-            self._hear(out, message)
+            self._hear(batch, message)
         if not self._cluster.capabilities.direct:
-            out.note(update, time.monotonic())
+            batch.note(update, time.monotonic())
             if update.state is JobState.RUNNING and not update.is_ending:
-                self._handle(JobStarted(out.id, time.monotonic()))
-        if update.state is JobState.ENDED or self._is_done(out, update):
-            answers = self._answers.so_far(out.name)
+                self._handle(JobStarted(batch.id, time.monotonic()))
+        if update.state is JobState.ENDED or self._is_done(batch, update):
+            answers = self._answers.so_far(batch.name)
             if self._answers.late is not None:
                 if self._answers.late.is_late(update, answers):
                     return
                 update = self._answers.late.explained(update, answers)
-            for message in self._streams.rest(out.name, answers):
-                self._hear(out, message)
+            for message in self._streams.rest(batch.name, answers):
+                self._hear(batch, message)
             if not self._cluster.capabilities.direct:
                 if update.cause is Cause.LOST:
-                    self._strays.add(out.name, len(answers))
+                    self._lost_jobs.add(batch.name, len(answers))
                 else:
-                    self._forget(out.name, len(answers))
-            self._jobs.remove(out)
-            self._end(out, update)
+                    self._forget(batch.name, len(answers))
+            self._jobs.remove(batch)
+            self._end(batch, update)
 
-    def _is_done(self, out: Out, update: Update) -> bool:
+    def _is_done(self, batch: SubmittedBatch, update: Update) -> bool:
         """Return whether a job that is not over has done its work; a site's epilog may still run."""
         if not (update.is_ending or update.state is JobState.UNKNOWN):
             return False
-        return protocol.is_done(self._answers.so_far(out.name))
+        return protocol.is_done(self._answers.so_far(batch.name))
 
-    def _end(self, out: Out, update: Update) -> None:
+    def _end(self, batch: SubmittedBatch, update: Update) -> None:
         now = time.monotonic()
-        if out.is_withdrawn:
+        if batch.is_withdrawn:
             update = replace(update, cause=None)  # it never began: that is no attempt
-        left = self._scheduler.left(out.id)
-        known = update.running or out.running
+        left = self._scheduler.left(batch.id)
+        known = update.running or batch.running
         known = known if known in left else None
         running = known or (left[0] if left else None)
         is_sure = known is not None or len(left) == 1 or self._cluster.capabilities.direct
         if update.cause is not None and running is not None:
-            detail = f"its service {self.tasks.name(out.dead_service)} has died" if out.dead_service else update.detail
-            self._tally.describe_lost(running, update.cause, detail, update.log, update.since)
-        self._handle(Lost(out.id, update.cause, now, running, is_sure))
+            detail = (
+                f"its service {self.tasks.name(batch.dead_service)} has died" if batch.dead_service else update.detail
+            )
+            self._failures.describe_lost(running, update.cause, detail, update.log, update.since)
+        self._handle(Lost(batch.id, update.cause, now, running, is_sure))
 
-    def _hear(self, out: Out | None, message: bytes, name: str = "") -> None:
+    def _hear(self, batch: SubmittedBatch | None, message: bytes, name: str = "") -> None:
         said = protocol.decode(message)
         if isinstance(said, Records | Done):
             for data in said.records:
-                self._record(out, data, name)
-            if out is not None and said.records:
-                self._go_on(out, said.tail_calls)
+                self._record(batch, data, name)
+            if batch is not None and said.records:
+                self._note_tail_calls(batch, said.tail_calls)
             return
-        if out is None:
+        if batch is None:
             return
         match said:
             case Started(id_, value):
-                self._service_started(out, id_, value)
+                self._service_started(batch, id_, value)
             case protocol.Returned(ids):
-                self._handle(Returned(out.id, tuple(ids)))
+                self._handle(Returned(batch.id, tuple(ids)))
             case Running(id_, since):
-                self._runs(out, id_, since)
+                self._runs(batch, id_, since)
             case Warnings(lines):
                 for name_of_task, text in lines:
-                    self._watch.warned(name_of_task, text)
-            case Log(id_, text) if self._watch.said is not None:
-                self._watch.said(self.tasks.name(id_), id_, text)
+                    self._callbacks.warned(name_of_task, text)
+            case Log(id_, text) if self._callbacks.said is not None:
+                self._callbacks.said(self.tasks.name(id_), id_, text)
 
-    def _go_on(self, out: Out, kept: Sequence[TaskId]) -> None:
+    def _note_tail_calls(self, batch: SubmittedBatch, kept: Sequence[TaskId]) -> None:
         """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
-        out.running = None
+        batch.running = None
         for id_ in kept:
-            if out.owed is None or id_ in out.owed:
-                self._handle(TailCallStarted(out.id, id_))
-                out.kept = id_
+            if batch.owed is None or id_ in batch.owed:
+                self._handle(TailCallStarted(batch.id, id_))
+                batch.kept = id_
 
-    def _runs(self, out: Out, id_: TaskId, start: float) -> None:
+    def _runs(self, batch: SubmittedBatch, id_: TaskId, start: float) -> None:
         """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
-        out.running = id_
-        if id_ == out.kept:
-            self._committer.add(encode(records.Started((id_,), out.job or "", start)))
+        batch.running = id_
+        if id_ == batch.kept:
+            self._committer.add(encode(records.Started((id_,), batch.job or "", start)))
 
     def _running_names(self) -> list[str]:
-        ids = (out.running for out in self._jobs)
+        ids = (batch.running for batch in self._jobs)
         return [self.tasks.name(id_) for id_ in ids if id_ is not None and self.tasks.is_open(id_)]
 
-    def _service_started(self, out: Out, id_: TaskId, value: protocol.Value) -> None:
+    def _service_started(self, batch: SubmittedBatch, id_: TaskId, value: protocol.Value) -> None:
         self.values.put(id_, records.payload_or_ref(value), ())
-        self._handle(ServiceStarted(out.id, id_))
+        self._handle(ServiceStarted(batch.id, id_))
 
-    def _record(self, out: Out | None, data: bytes, name: str) -> None:
+    def _record(self, batch: SubmittedBatch | None, data: bytes, name: str) -> None:
         record = records.decode(data)
-        if not isinstance(record, records.Outcome | records.Failure) or not self._counts(out, record, name):
+        if not isinstance(record, records.Outcome | records.Failure) or not self._counts(batch, record, name):
             return
         if isinstance(record, records.Outcome) and self._scheduler.is_wanted(record.id):
-            if out is not None:  # it has stopped for now
-                self._handle(Returned(out.id, (record.id,)))
+            if batch is not None:  # it has stopped for now
+                self._handle(Returned(batch.id, (record.id,)))
         elif isinstance(record, records.Outcome):
             self._outcome(record, data)
         elif self.tasks.is_open(record.id):
-            self._tally.describe(record)
+            self._failures.describe(record)
             self._handle(Failed(record.id, Cause(record.cause), time.monotonic()))
 
-    def _counts(self, out: Out | None, record: records.Outcome | records.Failure, name: str) -> bool:
+    def _counts(self, batch: SubmittedBatch | None, record: records.Outcome | records.Failure, name: str) -> bool:
         """Return whether a record is none of an attempt that a roll-back has made void."""
-        if out is None:
+        if batch is None:
             return not self._index.is_void(record.id, name)
-        if out.owed is None:
+        if batch.owed is None:
             return True
-        counts = record.id in out.owed
+        counts = record.id in batch.owed
         if counts and isinstance(record, records.Outcome):
-            out.owed.update(task.id for task in record.tasks)
+            batch.owed.update(task.id for task in record.tasks)
         return counts
 
     def _outcome(self, outcome: records.Outcome, data: bytes) -> None:
-        if self._watch.ended and self.tasks.is_open(outcome.id):
-            self._watch.ended(self.tasks.name(outcome.id), outcome)
+        if self._callbacks.ended and self.tasks.is_open(outcome.id):
+            self._callbacks.ended(self.tasks.name(outcome.id), outcome)
         record = self._loader.encoded.pop(outcome.id, None)
         if record is None:
             return  # a second outcome: the first one counts
@@ -512,7 +510,7 @@ class Leader:
         fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index.outcomes)
         created = {task.id for task in outcome.tasks}
         waits = {*known, *(ref for ref in outcome.refs if ref not in created)}
-        self._tally.succeed(outcome.id)
+        self._failures.succeed(outcome.id)
         self._handle(
             Finished(
                 outcome.id,
@@ -546,9 +544,9 @@ class Leader:
                     self._temporary[event.id] = outcome.temporary
             self._handle(event)
 
-    def _tell_failure(self, failure: records.Failure) -> None:
-        if self._watch.ended:
-            self._watch.ended(self.tasks.name(failure.id), failure)
+    def _report_failure(self, failure: records.Failure) -> None:
+        if self._callbacks.ended:
+            self._callbacks.ended(self.tasks.name(failure.id), failure)
 
     def _too_large(self, id_: TaskId) -> str:
         return too_large(self._scheduler.shape(id_), self._scheduler.largest, self._capacity(None))

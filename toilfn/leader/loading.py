@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -10,7 +11,6 @@ from toilfn.graph import options
 from toilfn.graph.requirements import LATE, unpack
 from toilfn.graph.serialize import resolve
 from toilfn.ids import Budget, TaskId
-from toilfn.leader.renewal import Renewal
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef, encode
@@ -18,7 +18,82 @@ from toilfn.model.values import Entry
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Event, Finished, NewTask, Submitted
 
-__all__ = ["Loader"]
+__all__ = ["Loader", "StaleOutcomes", "TaskRecords"]
+
+_FILE = re.compile(rb"blobs/[0-9a-f]{2}/[0-9a-f]{32}")
+"""How the name of a file's blob begins in a pickled value; no other blob begins like it."""
+
+
+class StaleOutcomes:
+    """Takes outcomes back in an index.
+
+    Services have ended with their earlier users. Clients of services may have led to what knows a service that is
+    gone. Files may have been deleted when all that needed them had run.
+
+    Parameters
+    ----------
+    index : Index
+    get_blob : callable
+        Reads a large value.
+    """
+
+    def __init__(self, index: Index, get_blob: Callable[[BlobRef], bytes]) -> None:
+        self._index = index
+        self._get_blob = get_blob
+        self._checked: set[TaskId] = set()
+        self._forgotten: list[TaskId] = []
+        self._gone = {match.group() for name in index.deleted if (match := _FILE.match(name.encode()))}
+
+    def prepare(self, task: records.Task) -> None:
+        """Have what a task needs run again, as far as that is needed for the task to run."""
+        if self._has_services():
+            for id_ in (*task.needs, *task.after):
+                if id_ in self._index.outcomes and self._is_service(id_):
+                    self._index.forget(id_)
+        if self._gone:
+            self._renew_files(task)
+
+    def recall_client(self, task: records.Task) -> None:
+        """Have a task run again whose outcome has led to something that is not complete, if it uses services."""
+        if self._has_services() and any(map(self._is_service, (*task.needs, *task.after))):
+            self._forget(task.id)
+
+    def take_forgotten(self) -> tuple[TaskId, ...]:
+        """Return the tasks whose outcomes do not hold any more, once."""
+        forgotten, self._forgotten = tuple(self._forgotten), []
+        return forgotten
+
+    def _renew_files(self, task: records.Task) -> None:
+        """Have those run again whose values hold files that were deleted: the makers, and who passed them on."""
+        stack = [task]
+        while stack:
+            for id_ in self._holders(stack.pop().needs):
+                self._forget(id_)
+                stack.append(self._index.task(id_))
+
+    def _holders(self, needs: Iterable[TaskId]) -> Iterator[TaskId]:
+        """Find the tasks whose values are needed and hold a file that was deleted."""
+        stack = list(needs)
+        while stack:
+            id_ = stack.pop()
+            if id_ in self._checked or id_ not in self._index.outcomes:
+                continue
+            self._checked.add(id_)
+            value, refs = self._index.value(id_)
+            if not self._gone.isdisjoint(_FILE.findall(self._get_blob(value) if isinstance(value, BlobRef) else value)):
+                yield id_
+            else:
+                stack += refs
+
+    def _forget(self, id_: TaskId) -> None:
+        self._index.forget(id_)
+        self._forgotten.append(id_)
+
+    def _is_service(self, id_: TaskId) -> bool:
+        return options.SERVICE in self._index.functions[self._index.task(id_).function].options
+
+    def _has_services(self) -> bool:
+        return any(options.SERVICE in function.options for function in self._index.functions.values())
 
 
 class Loader:
@@ -37,20 +112,20 @@ class Loader:
         self._defaults = options.defaults(settings)
         self._kinds: dict[bytes, int] = {}
         self._asked = lru_cache(maxsize=4096)(self._resolve)
-        self._renewal = Renewal(index, get_blob)
+        self._stale = StaleOutcomes(index, get_blob)
         self._new: list[NewTask] = []
         self.encoded: dict[TaskId, bytes] = {}
 
     def add(self, task: records.Task, data: bytes) -> None:
         """Take in a task that was written to the log just now, with its encoded record."""
-        self._renewal.prepare(task)
+        self._stale.prepare(task)
         self._new.append(self.admit(task, data))
 
     def load(self, roots: Iterable[TaskId]) -> Iterator[Event]:
         """Build the events that bring tasks, and all that they still need, to the scheduler.
 
-        Tasks that are complete are left out. Those that have an outcome but led to something
-        that is not complete come with it, as if they had just finished. Tasks that were added are
+        TaskRecords that are complete are left out. Those that have an outcome but led to something
+        that is not complete come with it, as if they had just finished. TaskRecords that were added are
         among them.
         """
         new, self._new = self._new, []
@@ -65,9 +140,9 @@ class Loader:
             seen.add(id_)
             task = self._index.task(id_)
             if id_ in self._index.outcomes:
-                self._renewal.recall_client(task)
+                self._stale.recall_client(task)
             if id_ not in self._index.outcomes:
-                self._renewal.prepare(task)
+                self._stale.prepare(task)
             new.append(self.admit(task))
             stack.extend((*task.needs, *task.after))
             if id_ in self._index.outcomes:
@@ -97,11 +172,11 @@ class Loader:
 
     def prepare(self, task: records.Task) -> None:
         """Have what a task that is to run needs run again, where that is gone; before `admit`."""
-        self._renewal.prepare(task)
+        self._stale.prepare(task)
 
     def take_forgotten(self) -> tuple[TaskId, ...]:
         """Return the tasks whose outcomes do not hold any more, once."""
-        return self._renewal.take_forgotten()
+        return self._stale.take_forgotten()
 
     def late_shape(
         self, task: records.Task, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
@@ -138,3 +213,54 @@ class Loader:
 
 def _plain(values: dict[str, object]) -> bool:
     return all(value is None or isinstance(value, (str, int, float)) for value in values.values())
+
+
+class TaskRecords:
+    """Looks tasks up, first among those that have no outcome.
+
+    Parameters
+    ----------
+    index : Index
+    loader : Loader
+    """
+
+    def __init__(self, index: Index, loader: Loader) -> None:
+        self._index = index
+        self._loader = loader
+
+    def encoded(self, id_: TaskId) -> bytes:
+        """Return the record of a task that has no outcome, as workers get it."""
+        return self._loader.encoded[id_]
+
+    def is_open(self, id_: TaskId) -> bool:
+        """Return whether a task is known and has no outcome."""
+        return id_ in self._loader.encoded
+
+    def get(self, id_: TaskId) -> records.Task:
+        """Return a task's record.
+
+        Raises
+        ------
+        KeyError
+            If it has an outcome since this leader has run it.
+        """
+        data = self._loader.encoded.get(id_)
+        task = records.decode(data) if data else self._index.task(id_)
+        assert isinstance(task, records.Task)
+        return task
+
+    def function(self, task: records.Task) -> records.Function:
+        """Return the record of a task's function."""
+        return self._index.functions[task.function]
+
+    def name(self, id_: TaskId) -> str:
+        """Return the name of a task's function, for people; of one that this leader has finished, its id."""
+        try:
+            task = self.get(id_)
+        except KeyError:
+            return f"task {id_.hex()[:12]}"
+        return str(task.options.get("name") or self.function(task).name)
+
+    def is_service(self, id_: TaskId) -> bool:
+        """Return whether a task is a service."""
+        return self._loader.is_service(self.get(id_))

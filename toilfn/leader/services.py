@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from toilfn.clusters.base import Cluster
 from toilfn.graph.serialize import dumps
 from toilfn.ids import TaskId
-from toilfn.leader.jobs import Out
+from toilfn.leader.jobs import SubmittedBatch
 from toilfn.leader.mailbox import Answers
 from toilfn.model import records
 from toilfn.protocol import STOP, Started, decode
@@ -36,32 +36,32 @@ class Services:
         self._heard: set[str] = set()
         self._looked = 0.0
 
-    def stop(self, out: Out) -> None:
+    def stop(self, batch: SubmittedBatch) -> None:
         """Tell the service of a batch to stop, once."""
-        if out.name in self._stopped:
+        if batch.name in self._stopped:
             return
-        self._stopped.add(out.name)
-        if self._cluster.capabilities.direct and out.job is not None:
-            self._cluster.tell(out.job, STOP)
+        self._stopped.add(batch.name)
+        if self._cluster.capabilities.direct and batch.job is not None:
+            self._cluster.tell(batch.job, STOP)
         else:
-            self._answers.stop(out.name)
+            self._answers.stop(batch.name)
 
-    def stop_the_last(self, outs: Iterable[Out]) -> None:
-        """Stop all services when nothing else is out."""
-        if all(out.service for out in outs):
-            for out in outs:
-                self.stop(out)
+    def stop_the_last(self, batches: Iterable[SubmittedBatch]) -> None:
+        """Stop all services when nothing else runs."""
+        if all(batch.service for batch in batches):
+            for batch in batches:
+                self.stop(batch)
 
-    def news(self, outs: Iterable[Out]) -> Iterator[tuple[Out, bytes]]:
+    def news(self, batches: Iterable[SubmittedBatch]) -> Iterator[tuple[SubmittedBatch, bytes]]:
         """Look now and then for services that have started, where their workers cannot say so themselves."""
         if self._cluster.capabilities.direct or time.monotonic() - self._looked < _LOOK:
             return
         self._looked = time.monotonic()
-        for out in [out for out in outs if out.service and out.name not in self._heard]:
-            for message in self._answers.so_far(out.name):
+        for batch in [batch for batch in batches if batch.service and batch.name not in self._heard]:
+            for message in self._answers.so_far(batch.name):
                 if isinstance(decode(message), Started):
-                    self._heard.add(out.name)
-                    yield out, message
+                    self._heard.add(batch.name)
+                    yield batch, message
 
     def deadlock(self, names: Sequence[str]) -> str:
         """Say that there is no room for a task beside services."""

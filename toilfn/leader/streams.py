@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from toilfn.leader.jobs import Out
+from toilfn.leader.jobs import SubmittedBatch
 from toilfn.leader.mailbox import Answers
 from toilfn.protocol import Log, Warnings, decode
 
@@ -35,21 +35,21 @@ class Streams:
         self._heard: dict[str, int] = {}
         self._looked = time.monotonic()
 
-    def news(self, outs: Iterable[Out]) -> Iterator[tuple[Out, bytes]]:
+    def news(self, batches: Iterable[SubmittedBatch]) -> Iterator[tuple[SubmittedBatch, bytes]]:
         """Look now and then for new messages about output."""
         if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()
         counts = self._answers.left()
-        for out in list(outs):
-            heard = self._heard.get(out.name, 0)
-            if counts.get(out.name, 0) > heard:
-                new = self._answers.so_far(out.name, heard)
-                self._heard[out.name] = heard + len(new)
-                yield from ((out, message) for message in new if _is_output(message))
+        for batch in list(batches):
+            heard = self._heard.get(batch.name, 0)
+            if counts.get(batch.name, 0) > heard:
+                new = self._answers.so_far(batch.name, heard)
+                self._heard[batch.name] = heard + len(new)
+                yield from ((batch, message) for message in new if _is_output(message))
 
     def rest(self, name: str, answers: Sequence[bytes]) -> Iterator[bytes]:
-        """Leave out of all answers of a batch that ended what `news` gave before."""
+        """Yield the answers of a batch that ended, without those that `news` has yielded."""
         heard = self._heard.pop(name, 0)
         return (message for n, message in enumerate(answers) if n >= heard or not _is_output(message))
 

@@ -88,7 +88,7 @@ class Submitting:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lines: dict[Resources, _Line] = {}
-        self._orders: queue.SimpleQueue[list[Batch] | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[list[Batch] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[list[JobId] | Exception] = queue.SimpleQueue()
         self._under_way: list[Parcel] = []
         self._thread: threading.Thread | None = None
@@ -138,7 +138,7 @@ class Submitting:
     def close(self) -> None:
         """End the thread; waits for a submission under way, whose jobs the cluster knows then."""
         if self._thread is not None:
-            self._orders.put(None)
+            self._requests.put(None)
             self._thread.join(_LONGEST_CALL if self._under_way else None)
 
     def _send(self, now: float) -> None:
@@ -152,10 +152,10 @@ class Submitting:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="toilfn-submitting", daemon=True)
             self._thread.start()
-        self._orders.put([parcel.batch for parcel in self._under_way])
+        self._requests.put([parcel.batch for parcel in self._under_way])
 
     def _run(self) -> None:
-        while (batches := self._orders.get()) is not None:
+        while (batches := self._requests.get()) is not None:
             try:
                 answer: list[JobId] | Exception = self._cluster.submit(batches)
             except Exception as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from toilfn.clusters.base import JobId
 from toilfn.leader.committer import Committer
-from toilfn.leader.jobs import Out
+from toilfn.leader.jobs import SubmittedBatch
 from toilfn.model import records
 from toilfn.model.records import encode
 from toilfn.units import format_duration
@@ -45,12 +45,12 @@ class Queued:
         """The jobs that the log says are waiting, and why."""
         self._next_look = self._next_reasons = 0.0
 
-    def write(self, outs: Iterable[Out], now: float) -> None:
+    def write(self, batches: Iterable[SubmittedBatch], now: float) -> None:
         """Write down what has changed, now and then."""
         if now < self._next_look:
             return
-        live = {out.job: out for out in outs if out.job is not None}
-        waiting = {job: out.reason for job, out in live.items() if out.is_queued}
+        live = {batch.job: batch for batch in batches if batch.job is not None}
+        waiting = {job: batch.reason for job, batch in live.items() if batch.is_queued}
         begun = self._written.keys() - waiting.keys()
         if waiting.keys() == self._written.keys() and (waiting == self._written or now < self._next_reasons):
             return
@@ -80,19 +80,19 @@ class Waiting:
         self._next_look = 0.0
         self._warned: dict[str, float] = {}
 
-    def hopeless(self, outs: Iterable[Out], now: float) -> Iterator[tuple[Out, str]]:
+    def stuck(self, batches: Iterable[SubmittedBatch], now: float) -> Iterator[tuple[SubmittedBatch, str]]:
         """Warn of what waits for something that may never come, and return what waits in vain, each with the reason."""
         if now < self._next_look:
             return
         self._next_look = now + 1.0
-        live = [out for out in outs if out.job is not None]
-        waiting = [out for out in live if out.is_queued and not out.is_withdrawn]
-        self._name_held([out for out in waiting if out.is_held], now)
-        serving = [out for out in live if not out.is_queued]
-        if not waiting or not serving or not all(out.service for out in serving):
+        live = [batch for batch in batches if batch.job is not None]
+        waiting = [batch for batch in live if batch.is_queued and not batch.is_withdrawn]
+        self._name_held([batch for batch in waiting if batch.is_held], now)
+        serving = [batch for batch in live if not batch.is_queued]
+        if not waiting or not serving or not all(batch.service for batch in serving):
             return
-        since = max(out.queued_since for out in waiting)
-        is_ours = all(_OWN_LIMIT.search(out.reason) for out in waiting)
+        since = max(batch.queued_since for batch in waiting)
+        is_ours = all(_OWN_LIMIT.search(batch.reason) for batch in waiting)
         limit = self._patience if is_ours else self._patience * _NO_REASON
         text = (
             f"waits in the queue ({waiting[0].reason or 'no reason given'}) while nothing but "
@@ -100,14 +100,14 @@ class Waiting:
         )
         if now - since >= limit:
             advice = "let the system run more jobs of yours at one time, or raise service_patience"
-            yield from ((out, f"{text}, for {format_duration(now - since)}; {advice}") for out in waiting)
+            yield from ((batch, f"{text}, for {format_duration(now - since)}; {advice}") for batch in waiting)
         elif now - since >= min(_FIRST_WARNING, limit / 4):
             self._say(f"job {_jobs(waiting)} {text}; it fails after {format_duration(limit)} (service_patience)", now)
 
-    def _name_held(self, held: list[Out], now: float) -> None:
-        due = [out for out in held if now - out.queued_since >= _FIRST_WARNING]
-        for reason in dict.fromkeys(out.reason for out in due):
-            jobs = [out for out in due if out.reason == reason]
+    def _name_held(self, held: list[SubmittedBatch], now: float) -> None:
+        due = [batch for batch in held if now - batch.queued_since >= _FIRST_WARNING]
+        for reason in dict.fromkeys(batch.reason for batch in due):
+            jobs = [batch for batch in due if batch.reason == reason]
             self._say(f"job {_jobs(jobs)} may never start: {reason}; somebody has to change something", now)
 
     def _say(self, text: str, now: float) -> None:
@@ -117,6 +117,6 @@ class Waiting:
             self._warn(text)
 
 
-def _jobs(outs: list[Out]) -> str:
-    names = [str(out.job) for out in outs[:_SHOWN]]
-    return ", ".join(names + ["..."] * (len(outs) > _SHOWN))
+def _jobs(batches: list[SubmittedBatch]) -> str:
+    names = [str(batch.job) for batch in batches[:_SHOWN]]
+    return ", ".join(names + ["..."] * (len(batches) > _SHOWN))

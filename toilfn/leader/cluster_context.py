@@ -5,11 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from toilfn.clusters.base import Session
-from toilfn.leader.notes import StoreNotes
+from toilfn.clusters.base import Notes, Session
 from toilfn.stores import Store
 
-__all__ = ["jobs_name", "terms"]
+__all__ = ["StoreNotes", "jobs_name", "terms"]
+
+
+class StoreNotes(Notes):
+    """A cluster's notes in a store.
+
+    Parameters
+    ----------
+    store : Store
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def read(self, name: str) -> bytes:
+        """Return a note; empty if there is none."""
+        return self._store.get_note(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Keep a note instead of an earlier one of the name."""
+        self._store.put_note(name, data)
 
 
 def jobs_name(store: Store) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toilfn.ids import Cause
-from toilfn.leader.tally import Tally
+from toilfn.leader.failures import Failures
 from toilfn.resources import Resources
 
 
@@ -42,7 +42,7 @@ def test_the_failure_of_a_task_that_broke_a_limit_says_what_it_asked_for(
 ) -> None:
     shape = Resources(memory=2 << 30, walltime=90.0)
     kept: Any = Kept()
-    tally = Tally(kept, lambda _: None, lambda _: "", lambda _: shape)
+    tally = Failures(kept, lambda _: None, lambda _: "", lambda _: shape)
     tally.describe_lost(bytes(16), cause, said, b"", 0.0)
     tally.give_up(bytes(16), cause)
     assert tally.final[bytes(16)].message == expected
@@ -50,7 +50,7 @@ def test_the_failure_of_a_task_that_broke_a_limit_says_what_it_asked_for(
 
 def test_the_failure_for_memory_names_what_was_added_for_the_worker() -> None:
     kept: Any = Kept()
-    tally = Tally(kept, lambda _: None, lambda _: "", lambda _: Resources(memory=2 << 30), 64 << 20)
+    tally = Failures(kept, lambda _: None, lambda _: "", lambda _: Resources(memory=2 << 30), 64 << 20)
     tally.describe_lost(bytes(16), Cause.MEMORY, "OUT_OF_MEMORY", b"", 0.0)
     tally.give_up(bytes(16), Cause.MEMORY)
     assert tally.final[bytes(16)].message == (

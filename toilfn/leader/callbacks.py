@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from toilfn.clusters.base import JobId
 from toilfn.ids import TaskId
 from toilfn.model import records
 
-__all__ = ["Watch"]
+__all__ = ["BadWorkers", "Callbacks"]
 
 
 @dataclass(slots=True)
-class Watch:
+class Callbacks:
     """What the world outside may ask of a leader, looked at a few times a second.
 
     Attributes
@@ -47,3 +50,32 @@ class Watch:
     warned: Callable[[str, str], None] = lambda *_: None
     warn: Callable[[str], None] = lambda _: None
     service_patience: float = 600.0
+
+
+T = TypeVar("T")
+
+
+class BadWorkers:
+    """Chooses who is to be killed.
+
+    Parameters
+    ----------
+    probability : float
+        With which each job is chosen in one interval, from 0 to 1.
+    interval : float
+        Seconds.
+    """
+
+    def __init__(self, probability: float, interval: float) -> None:
+        self._probability = probability
+        self._interval = interval
+        self._next = time.monotonic() + interval if probability else float("inf")
+        self._random = random.Random()  # noqa: S311 - this is no secret
+
+    def choose(self, jobs: Collection[T]) -> Sequence[T]:
+        """Choose among the jobs that run now; none before an interval has gone by."""
+        now = time.monotonic()
+        if now < self._next:
+            return ()
+        self._next = now + self._interval
+        return [job for job in jobs if self._random.random() < self._probability]

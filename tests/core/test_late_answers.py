@@ -11,7 +11,7 @@ import pytest
 from toilfn.clusters.base import JobId, JobState, Update
 from toilfn.errors import ToilfnError
 from toilfn.ids import Cause
-from toilfn.leader.latecomers import Latecomers, Strays
+from toilfn.leader.mailbox import LateAnswers, LostJobAnswers
 from toilfn.worker.passed import check_versions, versions
 
 DONE = msgpack.packb(("done",))
@@ -23,12 +23,12 @@ FAILED = Update(JobId("j"), JobState.ENDED, Cause.ERROR, "exit status 1")
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("toilfn.leader.latecomers.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("toilfn.leader.mailbox.time.monotonic", lambda: now[0])
     return now
 
 
 def test_an_end_is_heard_when_the_last_answer_is_there(clock):
-    late = Latecomers("file:///shared/store", limit=10)
+    late = LateAnswers("file:///shared/store", limit=10)
     for answers in ([], [OTHER]):
         assert late.is_late(WELL, answers)
         clock[0] += 1
@@ -39,7 +39,7 @@ def test_an_end_is_heard_when_the_last_answer_is_there(clock):
 
 
 def test_the_store_is_not_looked_at_all_the_time(clock):
-    late = Latecomers("file:///shared/store")
+    late = LateAnswers("file:///shared/store")
     late.is_late(WELL, [])
     assert late.due() == [WELL]
     late.is_late(WELL, [])
@@ -48,7 +48,7 @@ def test_the_store_is_not_looked_at_all_the_time(clock):
 
 
 def test_a_job_whose_answers_never_come_is_lost_and_the_directory_is_named(clock):
-    late = Latecomers("file:///local/store", limit=10)
+    late = LateAnswers("file:///local/store", limit=10)
     late.is_late(WELL, [])
     clock[0] += 11
     (update,) = late.due()
@@ -59,16 +59,16 @@ def test_a_job_whose_answers_never_come_is_lost_and_the_directory_is_named(clock
 
 
 def test_a_worker_that_failed_without_a_word_may_not_have_seen_the_store():
-    late = Latecomers("/local/store")
+    late = LateAnswers("/local/store")
     assert "cannot see the directory /local/store" in late.explained(FAILED, []).detail
     assert late.explained(FAILED, [OTHER]) == FAILED
     assert late.explained(WELL, []) == WELL
-    assert Latecomers("s3://bucket/store").explained(FAILED, []).detail == "exit status 1"
+    assert LateAnswers("s3://bucket/store").explained(FAILED, []).detail == "exit status 1"
 
 
 def test_a_job_that_was_lost_is_still_listened_to_now_and_then():
     said = {"1-0": [OTHER]}
-    strays = Strays(lambda name, start: said[name][start:])
+    strays = LostJobAnswers(lambda name, start: said[name][start:])
     strays.add("1-0", 1)
     assert list(strays.news(0)) == []
     said["1-0"].append(DONE)
@@ -90,7 +90,7 @@ def test_a_job_that_was_lost_is_still_listened_to_now_and_then():
 )
 def test_a_job_that_says_why_it_has_not_started_is_not_said_to_see_no_store(said, advice):
     update = replace(FAILED, detail=said)
-    explained = Latecomers("file:///shared/store").explained(update, []).detail
+    explained = LateAnswers("file:///shared/store").explained(update, []).detail
     assert advice in explained
     assert "cannot see the directory" not in explained
 
