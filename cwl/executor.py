@@ -62,7 +62,7 @@ class Executor:
         with _shared(context) if bypass else nullcontext("") as shared, self._settings(process) as settings:
             outputs = self._outputs(process, ready, Engine.of(context, shared), nonce, bypass)
             outdir = transfer.absolute(options.dest_bucket or context.outdir or os.getcwd())
-            result = _computed(deliver(outputs, outdir, shared, nonce), settings)
+            result = _computed(deliver(outputs, outdir, shared, nonce, options.move_outputs), settings)
             self._recording.end(process, ready, result, settings)
             return result, "success"
 

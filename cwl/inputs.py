@@ -15,7 +15,7 @@ from cwltool.workflow import Workflow
 from schema_salad.ref_resolver import file_uri
 
 from toilfn.cwl.values import Places, local_path, map_objects, objects
-from toilfn.files.exchange import Link, import_directory, import_file
+from toilfn.files.exchange import import_directory, import_file
 
 __all__ = ["document_files", "imported", "resolved"]
 
@@ -65,11 +65,8 @@ def _add_requirements(process: Process, job: dict[str, Any]) -> None:
     process.requirements.extend(given)
 
 
-def imported(job: dict[str, Any], *, bypass: bool = False, link: bool = False) -> dict[str, Any]:
-    """Return inputs with the promise of a file of the store for each location; with `bypass`, local ones stay.
-
-    With `link`, the store gets links to local ones.
-    """
+def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:
+    """Return inputs with the promise of a file of the store for each location; with `bypass`, local ones stay."""
     made: dict[str, Any] = {}
 
     def bring(found: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +75,7 @@ def imported(job: dict[str, Any], *, bypass: bool = False, link: bool = False) -
             return found
         if isinstance(location, str) and not location.startswith("_:"):
             if location not in made:
-                made[location] = _import(found["class"], location, "symlink" if link else "copy")
+                made[location] = _import(found["class"], location)
             found["location"] = made[location]
             if found["class"] == "Directory":
                 found.pop("listing", None)
@@ -110,6 +107,6 @@ def _parts(process: Process) -> Iterator[Any]:
         yield from _parts(step.embedded_tool)
 
 
-def _import(kind: str, location: str, link: Link = "copy") -> Any:
+def _import(kind: str, location: str) -> Any:
     source: str | Path = local_path(location) or location
-    return import_directory(source, link=link) if kind == "Directory" else import_file(source, link=link)
+    return import_directory(source) if kind == "Directory" else import_file(source)

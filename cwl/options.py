@@ -23,6 +23,7 @@ def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
         "Run a document of the Common Workflow Language, with cwltool's options and toilfn's. "
         "What was interrupted goes on with: toilfn resume STORE"
     )
+    parser.set_defaults(move_outputs="copy")  # the store keeps what it has, unless told otherwise
     _add_own(parser.add_argument_group("toilfn: CWL"))
     add_dry_run(parser)
     add_options(parser, leave_out=("workflow",))
@@ -59,12 +60,6 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
         "--disable-streaming",
         action="store_true",
         help="make copies also of inputs that a document marks as streamable; toilfn always does",
-    )
-    group.add_argument(
-        "--link-imports",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="keep links to input files of this machine in the store, not copies; the files must stay as they are",
     )
     group.add_argument(
         "--dest-bucket", "--destBucket", metavar="URL", help="the same as --outdir, for a place such as s3://bucket/run"

@@ -22,7 +22,7 @@ from toilfn.cwl.values import local_path, map_objects
 from toilfn.errors import PermanentError
 from toilfn.files import transfer
 from toilfn.files.directory import Directory
-from toilfn.files.exchange import export, import_file
+from toilfn.files.exchange import import_file, leave_behind, left, put_out
 from toilfn.files.file import File, local_content
 from toilfn.graph.task import task
 from toilfn.moved import relocated
@@ -41,10 +41,11 @@ class DeliveryError(PermanentError):
 
 
 @task(name="deliver", version="2", local=True, **LIGHT)
-def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> dict[str, Any]:
+def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: str = "copy") -> dict[str, Any]:
     """Copy output files to a directory or URL, each one whole or not at all; return the result object.
 
-    What is in the directory `shared` may be linked instead. `nonce` makes each run deliver anew.
+    What is in the directory `shared` may be linked instead. `nonce` makes each run deliver anew. `how` is "copy";
+    "move", which keeps links in the store; or "leave" for files that stay in the store.
 
     Raises
     ------
@@ -52,11 +53,17 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> di
         If something cannot be written, as when the disk is full.
     """
     outdir, shared = transfer.absolute(outdir), relocated(shared)
-    folder = Folder(outdir, outdir)
+    if how == "leave":
+        return {name: map_objects(value, _left) for name, value in outputs.items()}
+    folder = Folder(outdir, outdir, move=how == "move")
     try:
         if (place := transfer.local_path(outdir)) is not None:
             place.mkdir(parents=True, exist_ok=True)
-        return {name: _delivered(value, folder, shared) for name, value in outputs.items()}
+        delivered = {name: _delivered(value, folder, shared) for name, value in outputs.items()}
+        if folder.move:
+            for file, target in folder.moved.items():
+                leave_behind(file, target)
+        return delivered
     except OSError as error:
         what = error.filename2 or error.filename or outdir
         raise DeliveryError(
@@ -64,6 +71,23 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str) -> di
             hint="everything is kept in the store: make room or choose another --outdir, and run again with"
             " the same store",
         ) from None
+
+
+def _left(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the object of a file or a directory that stays in the store."""
+    location = found.get("location")
+    made = {name: value for name, value in found.items() if name not in _DERIVED or name == "secondaryFiles"}
+    if isinstance(location, Directory) or (location is None and found["class"] == "Directory"):
+        inner = [_left(entry) for entry in _listing(found)]
+        return {**made, "location": f"_:{secrets.token_hex(8)}", "basename": _name(found), "listing": inner}
+    if not isinstance(location, File):
+        return found
+    place = left(location)
+    path = transfer.local_path(place)
+    with local_content(location) as content:
+        made |= _measured(found, content)
+    made |= {"location": place if path is None else file_uri(place), "basename": _name(found)}
+    return made if path is None else {**made, "path": place}
 
 
 def _delivered(value: Any, folder: Folder, shared: str) -> Any:
@@ -86,12 +110,18 @@ class Folder:
         Where it is now: a path or URL.
     final : str
         Where it will be when it is whole.
+    move : bool
+        Whether the store keeps links to what is in it.
+    moved : dict
+        The files that were moved, with their places when the directory is whole.
     contents : dict
         What the names in it stand for.
     """
 
     url: str
     final: str
+    move: bool = False
+    moved: dict[File, str] = field(default_factory=dict)
     contents: dict[str, Any] = field(default_factory=dict)
     results: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
@@ -146,7 +176,8 @@ class _Delivery:
     def _directory(self, found: dict[str, Any], name: str) -> list[dict[str, Any]]:
         final = transfer.below(self._folder.final, name, replaced=True)
         with _made_whole(transfer.below(self._folder.url, name, replaced=True)) as draft:
-            delivery = _Delivery(Folder(draft, final), self._shared)
+            inner = Folder(draft, final, move=self._folder.move, moved=self._folder.moved)
+            delivery = _Delivery(inner, self._shared)
             return [delivery.unit(entry) for entry in _listing(found)]
 
     def _file(self, found: dict[str, Any], name: str, *, is_there: bool) -> dict[str, Any]:
@@ -155,6 +186,9 @@ class _Delivery:
         content = _source(found)
         if not is_there:
             self._write(content, target)
+        place = transfer.local_path(target)
+        if place is not None:
+            return _measured(found, place)
         if isinstance(content, File):
             with local_content(content) as path:
                 return _measured(found, path)
@@ -165,7 +199,9 @@ class _Delivery:
         if place is not None and place.is_dir():
             raise IsADirectoryError(0, "a directory exists where a file of this name must be written", target)
         if isinstance(content, File):
-            export(content, target)
+            moved = self._folder.moved
+            put_out(content, target, link=self._folder.move and content not in moved)
+            moved.setdefault(content, transfer.below(self._folder.final, os.path.basename(target)))
             return
         link = bool(self._shared) and content.is_relative_to(self._shared)
         transfer.send(content, target, executable=os.access(content, os.X_OK), link=link)

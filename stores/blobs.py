@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
+import time
 import uuid
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from toilfn.errors import CorruptObjectError
@@ -15,10 +18,20 @@ from toilfn.stores import checked
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["BlobRef", "VerifyingReader", "check", "digest_of", "hash_file", "new_blob_name", "shard"]
+__all__ = [
+    "BlobRef", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref", "new_blob_name",
+    "shard",
+]  # fmt: skip
 
 DIGEST_SIZE = 16
 _CHUNK = 2**20
+
+_MARK = struct.Struct(">4sQQ")
+"""What stands in the place of a digest for a file that was linked and not read: a word, its inode (0: any), its time."""
+
+_MARKED = b"mark"
+
+_CHANGED = "do not change files that were linked into a store; run the script again to import the file as it is now"
 
 
 class BlobRef(NamedTuple):
@@ -28,7 +41,12 @@ class BlobRef(NamedTuple):
     """Its name below the store's prefix, such as ``blobs/3f/...``."""
     size: int
     digest: bytes
-    """BLAKE2b, 16 bytes, of its content."""
+    """BLAKE2b, 16 bytes, of its content; for a link to a file that was not read, a longer mark of the file's state."""
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it is a link to a file whose content is not known, only its size, its inode and its time."""
+        return len(self.digest) == _MARK.size and self.digest.startswith(_MARKED)
 
 
 def shard(folder: str, name: str) -> str:
@@ -81,6 +99,45 @@ def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:
     raise CorruptObjectError(f"{ref.name} in {where} {how}", hint=checked.RESTORE)
 
 
+def linked_ref(name: str, path: str | os.PathLike[str], *, any_inode: bool) -> BlobRef:
+    """Return the reference of a link to a file without reading it: it knows the file again by its state.
+
+    With `any_inode`, the file may be replaced by an equal one: the link is the file itself, or a copy of the store.
+    """
+    found = os.stat(path)
+    return BlobRef(name, found.st_size, _MARK.pack(_MARKED, 0 if any_inode else found.st_ino, found.st_mtime_ns))
+
+
+def check_file(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None:
+    """Compare a file with the reference: its content, or the state of what is a link.
+
+    Raises
+    ------
+    CorruptObjectError
+        If they differ; names what the link leads to.
+    """
+    if ref.is_marked:
+        _check_state(ref, path, where)
+    else:
+        check(ref, *hash_file(path), where)
+
+
+def _check_state(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None:
+    _, inode, modified = _MARK.unpack(ref.digest)
+    source = f"{ref.name} in {where} is a link to {Path(path).resolve()}, which"
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise CorruptObjectError(f"{source} is gone", hint=_CHANGED) from None
+    if found.st_size != ref.size:
+        raise CorruptObjectError(f"{source} has {found.st_size} bytes instead of {ref.size}", hint=_CHANGED)
+    if found.st_mtime_ns != modified:
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.st_mtime))
+        raise CorruptObjectError(f"{source} was changed after it was linked, at {moment}", hint=_CHANGED)
+    if inode and found.st_ino != inode:
+        raise CorruptObjectError(f"{source} was replaced by another file", hint=_CHANGED)
+
+
 class VerifyingReader(io.RawIOBase):
     """A stream of a blob's bytes that raises at their end when they are not what was stored.
 
@@ -94,12 +151,15 @@ class VerifyingReader(io.RawIOBase):
         What they must be.
     where : str
         The store's URL, for messages.
+    path : path, optional
+        The file behind a link that is known by its state.
     """
 
-    def __init__(self, stream: BinaryIO, ref: BlobRef, where: str) -> None:
+    def __init__(self, stream: BinaryIO, ref: BlobRef, where: str, path: Path | None = None) -> None:
         self._stream = stream
         self._ref = ref
         self._where = where
+        self._path = path
         self._hasher = blake2b(digest_size=DIGEST_SIZE)
         self._hashed = 0
 
@@ -140,6 +200,10 @@ class VerifyingReader(io.RawIOBase):
         super().close()
 
     def _verify(self, start: int, data: bytes, *, ended: bool) -> None:
+        if self._path is not None:
+            if ended or start + len(data) >= self._ref.size:
+                check_file(self._ref, self._path, self._where)
+            return
         fresh = data[self._hashed - start :] if start <= self._hashed else b""
         self._hasher.update(fresh)
         self._hashed += len(fresh)

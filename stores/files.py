@@ -19,10 +19,13 @@ from toilfn.errors import StoreError, StoreNotFoundError
 from toilfn.stores.faults import fault
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 
-__all__ = ["FileObjects"]
+__all__ = ["FileObjects", "clone", "copy_content"]
 
 _FICLONE = 0x40049409
 """Linux's request to share a file's blocks with another file (btrfs, XFS, ...)."""
+
+_LARGE = 2**30
+"""Bytes that the kernel is asked to copy in one call."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """How file systems say that they have no hard links."""
@@ -132,7 +135,7 @@ class FileObjects(Objects):
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""
         with self._translated("read", name), open(self._path(name), "rb") as source, open(path, "wb") as target:
-            _copy(source, target)
+            copy_content(source, target)
 
     def open(self, name: str) -> BinaryIO:
         """Open an object for reading."""
@@ -142,6 +145,11 @@ class FileObjects(Objects):
     def local_path(self, name: str) -> Path | None:
         """Return the file that is the object; it must not be changed."""
         return Path(self._path(name)) if self.exists(name) else None
+
+    def link_target(self, name: str) -> str | None:
+        """Return what an object is a symbolic link to; it may be gone."""
+        path = self._path(name)
+        return os.readlink(path) if os.path.islink(path) else None
 
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
@@ -277,7 +285,7 @@ class FileObjects(Objects):
         descriptor, temporary = self._make_temporary(name)
         try:
             with open(descriptor, "wb") as target, open(path, "rb") as source:
-                _copy(source, target)
+                copy_content(source, target)
                 target.flush()
                 found = os.fstat(source.fileno())
                 os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -335,9 +343,29 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
-    """Copy a file's content, by sharing its blocks where the file system can."""
+def copy_content(source: BinaryIO, target: BinaryIO) -> None:
+    """Copy a file's content, by sharing its blocks where the file system can, else inside of the kernel if it can."""
+    if not clone(source, target) and not _copied_by_the_kernel(source, target):
+        shutil.copyfileobj(source, target, 2**20)
+
+
+def clone(source: BinaryIO, target: BinaryIO) -> bool:
+    """Let a file share all blocks of another one; False if the file system cannot."""
     try:
         fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
     except OSError:
-        shutil.copyfileobj(source, target, 2**20)
+        return False
+    return True
+
+
+def _copied_by_the_kernel(source: BinaryIO, target: BinaryIO) -> bool:
+    """Copy a file's content in the kernel, which a file server does by itself; False if nothing was copied."""
+    copied = 0
+    try:
+        while count := os.copy_file_range(source.fileno(), target.fileno(), _LARGE):
+            copied += count
+    except (OSError, AttributeError) as error:  # between some file systems; not on every platform
+        if copied or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        return False
+    return copied > 0

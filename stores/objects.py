@@ -134,6 +134,10 @@ class Objects(ABC):
         """Return the file that is the object, where one is; it must not be changed."""
         return None
 
+    def link_target(self, name: str) -> str | None:
+        """Return what an object is a symbolic link to, where there are such; it may be gone."""
+        return None
+
     def presigned_url(self, name: str, seconds: int) -> str:
         """Return a URL by which anybody can read an object for so many seconds.
 

@@ -17,7 +17,7 @@ import msgpack
 
 from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError
 from toilfn.stores import checked
-from toilfn.stores.blobs import BlobRef, VerifyingReader, check, digest_of, hash_file, shard
+from toilfn.stores.blobs import BlobRef, VerifyingReader, check, check_file, digest_of, hash_file, shard
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
 from toilfn.stores.objects import ENCRYPTED, META, TEMPORARY, MissingObjectError, Objects
@@ -200,8 +200,10 @@ class Store:
         draft = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
 
         def download() -> None:
+            origin = self.linked_file(ref)
             self.objects.download(ref.name, draft)
-            check(ref, *hash_file(draft), self.url)
+            check_file(ref, draft if origin is None else origin, self.url)
+            check(ref, os.path.getsize(draft), ref.digest, self.url)
 
         try:
             checked.reread(download, self.objects.pause)
@@ -220,17 +222,38 @@ class Store:
         CorruptObjectError
             If it is missing; and when its end is read, if it is cut short or altered.
         """
+        origin = self.linked_file(ref)
         try:
             stream = self.objects.open(ref.name)
         except MissingObjectError:
             raise self._missing(ref) from None
-        return io.BufferedReader(VerifyingReader(stream, ref, self.url), 2**20)
+        return io.BufferedReader(VerifyingReader(stream, ref, self.url, origin), 2**20)
+
+    def linked_file(self, ref: BlobRef) -> Path | None:
+        """Return the file that a blob is a link to, if it is known by its state only; that is checked.
+
+        Raises
+        ------
+        CorruptObjectError
+            If the file is gone, or was changed or replaced.
+        """
+        if not ref.is_marked:
+            return None
+        path = self.objects.local_path(ref.name)
+        if path is None:
+            raise self._missing(ref)
+        check_file(ref, path, self.url)
+        return path
 
     def blob_url(self, ref: BlobRef) -> str:
         """Return where a blob is, for programs that open URLs themselves."""
         return f"{self.url}/{ref.name}"
 
     def _missing(self, ref: BlobRef) -> CorruptObjectError:
+        target = self.objects.link_target(ref.name)
+        if target is not None:
+            hint = "put the file back, or start the workflow in a new store"
+            return CorruptObjectError(f"{ref.name} in {self.url} is a link to {target}, which is gone", hint=hint)
         return CorruptObjectError(f"{ref.name} in {self.url} is missing", hint=checked.RESTORE)
 
     # Flags

@@ -163,7 +163,7 @@ def _expanded(available: Any, name: str) -> str | None:
 
 
 def encode_inputs(
-    node: Any, given: Mapping[str, Any], base: str = "", *, link: Link = "copy", on_workers: bool = False
+    node: Any, given: Mapping[str, Any], base: str = "", *, link: Link | None = None, on_workers: bool = False
 ) -> dict[str, Any]:
     """Check inputs against what a workflow or task declares, and encode them with promises of their files.
 
@@ -258,7 +258,7 @@ def _given_type(declared: Type.Base) -> Type.Base:
 class _Imports(Paths):
     """Paths in a file of inputs: each one becomes an import."""
 
-    def __init__(self, base: str, *, link: Link, on_workers: bool) -> None:
+    def __init__(self, base: str, *, link: Link | None, on_workers: bool) -> None:
         self._base = base
         self._how: dict[str, Any] = {"link": link, "local": not on_workers}
         self._stored: dict[tuple[str, bool], Stored] = {}

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from toilfn.files.exchange import export
+from toilfn.files.directory import Directory
+from toilfn.files.exchange import export, left
 from toilfn.files.transfer import absolute
 from toilfn.graph.task import task
 from toilfn.moved import relocated
@@ -37,6 +38,8 @@ class Delivery:
         folder that is named after its output.
     run : str
         Other for each run, since what an earlier one delivered may be gone.
+    how : {"copy", "move", "leave"}
+        Whether files are copied, or moved and linked in the store, or stay in the store.
     """
 
     directory: str
@@ -44,6 +47,7 @@ class Delivery:
     dialect: str
     is_relative: bool
     run: str
+    how: str = "copy"
 
 
 @task(cores=0.1, memory="256M", local=True, version="2")
@@ -64,7 +68,7 @@ def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[s
         delivery, directory=absolute(delivery.directory), file=delivery.file and relocated(delivery.file)
     )
     directory = delivery.directory.rstrip("/")
-    put = _where_made(directory) if delivery.is_relative else _in_own_folder
+    put = _put(directory, delivery)
     found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
     told = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
     if delivery.file is not None:
@@ -82,11 +86,27 @@ Put = Callable[[Stored, str], str]
 """Exports a file or directory that is at a place among the outputs; gives its path or URL."""
 
 
-def _in_own_folder(stored: Stored, place: str) -> str:
-    return export(stored.content, f"{place}/")
+def _put(directory: str, delivery: Delivery) -> Put:
+    move = delivery.how == "move"
+    if delivery.how == "leave":
+        return _leave
+    return _where_made(directory, move) if delivery.is_relative else _in_own_folder(move)
 
 
-def _where_made(directory: str) -> Put:
+def _leave(stored: Stored, place: str) -> str:
+    if isinstance(stored.content, Directory):
+        raise WDLError(
+            f"output {stored.content.name} is a directory, which is not at one place in the store",
+            hint="leave out --leave-outputs",
+        )
+    return left(stored.content)
+
+
+def _in_own_folder(move: bool) -> Put:
+    return lambda stored, place: export(stored.content, f"{place}/", move=move)
+
+
+def _where_made(directory: str, move: bool) -> Put:
     """Put what commands have made where it was below the directory that they ran in, and all else beside that."""
     taken: dict[str, tuple[Stored, str]] = {}
 
@@ -96,7 +116,7 @@ def _where_made(directory: str) -> Put:
         if other.content != stored.content:
             names = " and ".join(each.removeprefix(f"{directory}/") for each in (output, place))
             raise WDLError(f"{names} are both {stored.content.name}", hint="leave out --use-relative-output-paths")
-        return export(stored.content, f"{folder}/")
+        return export(stored.content, f"{folder}/", move=move)
 
     return put
 

@@ -88,6 +88,13 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
                        dest="dialect", help="cromwell: just the outputs; miniwdl: inside of an object")  # fmt: skip
     group.add_argument("--use-relative-output-paths", action="store_true", dest="relative",
                        help="put files where they were below the directory that their command ran in")  # fmt: skip
+    how = group.add_mutually_exclusive_group()
+    for word, text in (
+        ("copy", "copy output files out of the store (the default)"),
+        ("move", "move output files out of the store, which keeps links to them"),
+        ("leave", "leave output files in the store; the outputs have their paths there"),
+    ):
+        how.add_argument(f"--{word}-outputs", action="store_const", const=word, dest="how", default="copy", help=text)
     group.add_argument("--all-call-outputs", "--allCallOutputs", action="store_true",
                        help="keep the outputs of all of the workflow's calls, too")  # fmt: skip
 
@@ -201,7 +208,9 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
     file = os.path.abspath(options.file) if options.file else None
     _make_directories(directory, os.path.dirname(file or directory))
     return deliver(
-        outputs, node.name, Delivery(directory, file, options.dialect, options.relative, secrets.token_hex(8))
+        outputs,
+        node.name,
+        Delivery(directory, file, options.dialect, options.relative, secrets.token_hex(8), options.how),
     )
 
 
@@ -211,7 +220,7 @@ def _outputs(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
 
     given, base = _given(node, [*options.inputs, *options.words])
     given |= dict.fromkeys(options.none) | {name: inputs.empty(node, name) for name in options.empty}
-    link: Link = "symlink" if options.reference_inputs else "copy"
+    link: Link | None = "symlink" if options.reference_inputs else None
     encoded = inputs.encode_inputs(node, given, base, link=link, on_workers=options.run_imports_on_workers)
     return start(parsed, node, encoded, _machine(options), alone=True)
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import stat
 import sys
 import threading
@@ -148,19 +149,100 @@ class TestImport:
             toil.import_file("s3://bucket/x")
 
     @pytest.mark.parametrize("link", ["hard", "symlink"])
-    def test_links(self, tmp_path, session, link):
+    @pytest.mark.parametrize("checksum", [False, True])
+    def test_links(self, tmp_path, session, link, checksum):
         source = tmp_path / "large.bin"
         source.write_bytes(b"large")
-        file = toil.import_file(source, link=link)
+        file = toil.import_file(source, link=link, checksum=checksum)
         stored = session.store.objects.local_path(file.id)
         assert stored.samefile(source)
         assert stored.is_symlink() == (link == "symlink")
         assert os.access(source, os.W_OK)
         assert file.path().read_bytes() == file.read_bytes() == b"large"
-        assert not file.path().samefile(source)  # which could be written to
+        assert file.path("mine", mutable=True).read_bytes() == b"large"
+        assert not (session.temp_dir() / "mine").samefile(source)
+        assert (len(file.checksum) == 32) == checksum
         source.write_bytes(b"LARGE")
-        with pytest.raises(toil.CorruptObjectError, match=r"large\.bin"):
+        with pytest.raises(toil.CorruptObjectError, match=r"'large\.bin', linked from .*large\.bin"):
             file.read_bytes()
+        with pytest.raises(toil.CorruptObjectError, match=r"large\.bin"):
+            toil.export(file, tmp_path / "out")
+
+    def test_a_linked_file_is_read_where_it_is(self, tmp_path):
+        source = tmp_path / "large.bin"
+        source.write_bytes(b"large")
+        assert toil.import_file(source, link="symlink").path().samefile(source)
+
+    @pytest.mark.parametrize("way", ["path", "read", "export"])
+    @pytest.mark.parametrize("fate", ["gone", "replaced", "longer", "written to", "touched"])
+    def test_a_linked_source_that_does_not_stay_is_named(self, tmp_path, fate, way):
+        source = tmp_path / "large.bin"
+        source.write_bytes(b"large")
+        file = toil.import_file(source, link="symlink")
+        state = source.stat()
+        if fate == "replaced":
+            (tmp_path / "other").write_bytes(b"LARGE")
+            os.utime(tmp_path / "other", ns=(state.st_atime_ns, state.st_mtime_ns))
+            (tmp_path / "other").replace(source)
+        elif fate == "gone":
+            source.unlink()
+        elif fate == "touched":
+            os.utime(source, ns=(1, 1))
+        else:
+            source.write_bytes(b"larger" if fate == "longer" else b"LARGE")
+        told = {
+            "gone": "is gone", "replaced": "was replaced by another file", "longer": "has 6 bytes instead of 5",
+            "written to": "was changed after it was linked", "touched": "was changed after it was linked",
+        }  # fmt: skip
+        ways = {
+            "path": file.path, "read": file.read_bytes, "export": lambda: toil.export(file, tmp_path / "out"),
+        }  # fmt: skip
+        with pytest.raises(toil.CorruptObjectError, match=rf"{re.escape(str(source))}.*{told[fate]}"):
+            ways[way]()
+        assert not (tmp_path / "out").exists()
+
+    def test_a_source_of_hard_links_may_go(self, tmp_path):
+        source = tmp_path / "large.bin"
+        source.write_bytes(b"large")
+        file = toil.import_file(source, link="hard")
+        source.unlink()
+        source.write_bytes(b"other")
+        assert file.read_bytes() == b"large"
+
+    def test_a_change_while_a_linked_file_is_read_is_noticed(self, tmp_path):
+        source = tmp_path / "large.bin"
+        source.write_bytes(bytes(5_000_000))
+        with toil.import_file(source, link="symlink").open() as stream:
+            stream.read(1000)
+            with source.open("r+b") as other:
+                other.seek(4_000_000)
+                other.write(b"x")
+            with pytest.raises(toil.CorruptObjectError, match="was changed after it was linked"):
+                stream.read()
+
+    def test_a_link_takes_no_time_and_no_room_whatever_the_size(self, tmp_path, session):
+        source = tmp_path / "sparse.bin"
+        with source.open("wb") as stream:
+            stream.truncate(50 * 10**9)
+        file = toil.import_file(source, link="symlink")
+        assert file.size == 50 * 10**9
+        assert file.path().stat().st_blocks == source.stat().st_blocks
+
+    def test_a_reflink_is_a_copy_where_there_are_none(self, tmp_path, session):
+        source = tmp_path / "x"
+        source.write_bytes(b"content")
+        file = toil.import_file(source, link="reflink")
+        source.write_bytes(b"CONTENT")
+        assert file.read_bytes() == b"content"
+
+    def test_an_encrypted_store_has_copies(self, tmp_path):
+        pytest.importorskip("cryptography")
+        (tmp_path / "x").write_bytes(b"x")
+        store = open_store(tmp_path / "encrypted", encryption_key="00" * 32)
+        with Session(store, lambda: tmp_path):
+            file = toil.import_file(tmp_path / "x", link="symlink")
+            (tmp_path / "x").write_bytes(b"y")
+            assert file.read_bytes() == b"x"
 
     def test_links_that_cannot_be_made_are_copies(self, tmp_path):
         (tmp_path / "x").write_bytes(b"x")
@@ -170,7 +252,7 @@ class TestImport:
         store.destroy()
 
     def test_unknown_ways_to_link(self, tmp_path):
-        with pytest.raises(toil.InputError, match=r"'soft'.*choose from copy, hard and symlink"):
+        with pytest.raises(toil.InputError, match=r"'soft'.*choose from copy, reflink, hard and symlink"):
             toil.import_file(tmp_path, link="soft")
 
     def test_globs(self, tmp_path, bucket):
@@ -274,6 +356,22 @@ class TestExport:
         assert file.read_bytes() == file.path().read_bytes() == b"moved"
         session.store.objects.delete([file.id])
         assert (tmp_path / "out").read_bytes() == b"moved"
+
+    def test_a_moved_file_that_is_gone_is_named(self, tmp_path):
+        file = made(b"moved")
+        toil.export(file, tmp_path / "out", move=True)
+        (tmp_path / "out").unlink()
+        with pytest.raises(toil.CorruptObjectError, match=re.escape(f"is a link to {tmp_path / 'out'}, which is gone")):
+            file.read_bytes()
+
+    @pytest.mark.parametrize("link", ["hard", "symlink"])
+    def test_a_file_of_the_users_is_never_moved(self, tmp_path, link):
+        source = tmp_path / "mine"
+        source.write_bytes(b"mine")
+        file = toil.import_file(source, link=link)
+        toil.export(file, tmp_path / "out", move=True)
+        (tmp_path / "out").write_bytes(b"changed")
+        assert source.read_bytes() == file.read_bytes() == b"mine"
 
     def test_by_moving_to_another_place_than_this_machine(self, bucket):
         file = made(b"copied")

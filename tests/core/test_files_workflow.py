@@ -87,6 +87,28 @@ def test_in_and_out(compute, source, tmp_path):
     assert Path(result).read_text() == "HELLO"
 
 
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_a_setting_decides_how_files_are_imported(source, tmp_path, cluster):
+    def links(**settings):
+        file = toil.compute(toil.import_file(source), cluster=cluster, **settings)
+        return (Path(settings["store"]) / file.id).is_symlink()
+
+    assert links(store=tmp_path / "linked", link_imports=True)
+    assert not links(store=tmp_path / "copied")
+    assert not links(store=tmp_path / "hard", link_imports="hard")
+    assert links(store=tmp_path / "linked")  # the setting is not part of what a task is
+    promise = shout(toil.import_file(source))
+    assert toil.compute(promise, store=tmp_path / "linked", cluster=cluster).read_text() == "HELLO"
+
+
+def test_a_resume_after_outputs_were_moved(compute, source, tmp_path):
+    made = shout(toil.import_file(source))
+    compute(toil.export(made, tmp_path / "out.txt", move=True))
+    assert compute(made).read_text() == "HELLO"
+    compute(toil.export(shout(made), tmp_path / "more.txt", move=True))
+    assert (tmp_path / "more.txt").read_text() == (tmp_path / "out.txt").read_text() == "HELLO"
+
+
 def test_relative_to_the_script(compute, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     compute(toil.export(toil.import_file("in.txt"), "out.txt"))

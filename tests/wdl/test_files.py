@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,29 @@ task t {
     given = {"t.who": {"name": "Ada", "age": 36}, "t.weight": 1.5, "t.word": "$HOME 'x'"}
     said = values(wdl(tmp_path, source, json.dumps(given)))["t.said"]
     assert said == """{"name": "Ada", "age": 36} 1.500000 $HOME 'x' unset"""
+
+
+MOVED = """\
+version 1.1
+task t {
+  command <<< echo content > out.txt >>>
+  output { File out = "out.txt" }
+}
+"""
+
+
+def test_outputs_are_moved_copied_or_stay_in_the_store(tmp_path):
+    store = tmp_path / "store"
+
+    def out(*words):
+        return Path(values(wdl(tmp_path, MOVED, "--store", "store", *words))["t.out"])
+
+    left = out("--leave-outputs")
+    assert left.is_relative_to(store)
+    moved = out("--move-outputs", "-o", "moved")
+    assert moved == tmp_path / "moved" / "t.out" / "out.txt"
+    assert left.is_symlink()
+    assert left.samefile(moved)
+    copied = out("--copy-outputs", "-o", "copied")
+    assert not copied.samefile(moved)
+    assert left.read_text() == moved.read_text() == copied.read_text() == "content\n"

@@ -32,6 +32,14 @@ def one_of(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def link_kind(value: object) -> str:
+    """Read the way in which files are imported: a kind of link, or yes for a symbolic one and no for a copy."""
+    try:
+        return "symlink" if boolean(value) else "copy"
+    except ValueError:
+        return one_of("copy", "reflink", "hard", "symlink")(value)
+
+
 def place(value: Any) -> str:
     """Read a path or a URL."""
     path: str = os.fspath(value)

@@ -26,6 +26,7 @@ from toilfn.config.parsers import (
     cores,
     count,
     environment,
+    link_kind,
     named_values,
     names,
     one_of,
@@ -105,6 +106,11 @@ class Settings:
         "full", one_of("full", "none"), _STORE,
         "full: finished work survives a power failure; none: it survives the death of processes only, which is faster "
         "for stores on this machine",
+    )  # fmt: skip
+    link_imports: str = _setting(
+        "copy", link_kind, _STORE,
+        "how imports bring files of this machine into the store, unless they say so themselves: copy, or a link that "
+        "takes neither time nor room: reflink, hard or symlink; the files must then stay as they are",
     )  # fmt: skip
     workflow: str | None = _setting(None, str, _STORE, "name of this workflow (default: the script's path)")
 
@@ -359,6 +365,12 @@ _METAVARS = {
     named_values: "NAME=VALUE",
     names: "NAME",
 }
+_LINK_FLAGS = {
+    "--link-imports": "symlink",
+    "--hardlink-imports": "hard",
+    "--reflink-imports": "reflink",
+    "--no-link-imports": "copy",
+}
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
 
@@ -403,6 +415,13 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
     flag = f"--{name.replace('_', '-')}"
     parse, default = entry.metadata["parse"], entry.metadata["default"]
     help = entry.metadata["help"] + (f" (default: {default})" if default not in (None, False) else "")
+    if parse is link_kind:
+        for own, kind in _LINK_FLAGS.items():
+            text = help if own == flag else argparse.SUPPRESS
+            group.add_argument(
+                own, dest=_DEST + name, action="store_const", const=kind, default=argparse.SUPPRESS, help=text
+            )
+        return
     if parse is boolean:
         action: Any = argparse.BooleanOptionalAction
         group.add_argument(flag, dest=_DEST + name, action=action, default=argparse.SUPPRESS, help=help)

@@ -2,7 +2,8 @@
 
 One directory for each store. An entry is a copy, or a symbolic link to the store's own object
 where that is on the same file system; either way its content was checked against its digest
-when the entry was made. A task gets hard links to entries, in its own temporary directory: they
+when the entry was made. A file of the user's that was linked into the store needs no entry:
+its state is checked. A task gets hard links to entries, in its own temporary directory: they
 count as its use, and disappear with that directory even when the process was killed. Where
 hard links are not possible it gets copies.
 """
@@ -25,7 +26,8 @@ from pathlib import Path
 from toilfn.files.room import cache_dir, draft_dir, filling, reserve
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
-from toilfn.stores.blobs import check, hash_file
+from toilfn.stores.blobs import check_file
+from toilfn.stores.files import copy_content
 from toilfn.worker.scratch import Scratch
 
 __all__ = ["borrowed", "forget", "place", "process_dir", "set_modified"]
@@ -126,6 +128,9 @@ def _directory(url: str) -> Path:
 def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None) -> Path | None:
     """Return the verified file of an entry, which is made if need be; None if there is no room for it."""
     entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
+    linked = store.linked_file(ref)
+    if linked is not None and _can_be_linked(linked, entry.parent):
+        return linked.resolve()
     if not _is_verified(entry, ref, modified):
         origin = store.objects.local_path(ref.name)
         if origin is not None and _is_linkable(origin, entry.parent, executable, modified):
@@ -171,10 +176,21 @@ def _is_linkable(origin: Path, directory: Path, executable: bool, modified: int 
     return same_rights and same_time and status.st_dev == directory.stat().st_dev
 
 
+def _can_be_linked(source: Path, directory: Path) -> bool:
+    """Return whether there can be hard links to a file in a directory: not on other file systems, nor to any file."""
+    trial = directory / f".0.{secrets.token_hex(8)}"
+    try:
+        os.link(source.resolve(), trial)
+    except OSError:
+        return False
+    trial.unlink()
+    return True
+
+
 def _link_entry(entry: Path, origin: Path, ref: BlobRef, where: str) -> None:
     draft = entry.with_name(f".0.{secrets.token_hex(8)}")
     try:
-        check(ref, *hash_file(origin), where)
+        check_file(ref, origin, where)
         draft.symlink_to(origin)
         draft.replace(entry)
     finally:
@@ -219,5 +235,5 @@ def _copy(content: Path, target: Path, mode: int) -> None:
         content.open("rb") as source,
         open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as copy,
     ):
-        shutil.copyfileobj(source, copy, 2**20)
+        copy_content(source, copy)
     target.chmod(mode)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from toilfn.errors import InputError
 from toilfn.files import transfer
 from toilfn.files.directory import Directory
 from toilfn.files.file import File, current_session, local_content, needed_session, store_of
+from toilfn.files.links import leave_link
 from toilfn.graph.task import task
+from toilfn.stores.blobs import check_file
 
-__all__ = ["export", "import_directory", "import_file", "import_files", "input"]
+__all__ = ["export", "import_directory", "import_file", "import_files", "input", "leave_behind", "left", "put_out"]
 
-Link = Literal["copy", "hard", "symlink"]
+Link = Literal["copy", "reflink", "hard", "symlink"]
 
 
 def import_file(
-    url: str | os.PathLike[str], name: str | None = None, *, link: Link = "copy", local: bool = True
+    url: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    link: Link | None = None,
+    local: bool = True,
+    checksum: bool = False,
 ) -> File:
     """Bring a file into the job store.
 
@@ -33,11 +40,15 @@ def import_file(
     name : str, optional
         The name of the `File`; by default the last part of the URL.
     link : str
-        For a local file: "copy"; or "hard" or "symlink" for a link in a store on the same machine,
+        For a local file: "copy"; or "reflink", "hard" or "symlink" for a link in a store on the same machine,
         which saves time and room. The file must not be changed or, with "symlink", removed
         afterwards: a task that reads it then gets `CorruptObjectError`. Where no link can be made it is a copy.
+        By default the setting `link_imports` decides.
     local : bool
         Whether the task runs beside the leader; False for a worker, which must reach the URL, too.
+    checksum : bool
+        Whether to read a file that is linked, and compare its content where it is used. Otherwise its size, its time
+        and its inode are compared, and the import takes the same time for a file of any size.
 
     Returns
     -------
@@ -52,14 +63,14 @@ def import_file(
     _check_link(link)
     session = current_session()
     if _is_promise(url):
-        return _import.options(local=local)(url, name, link, None)
+        return _import.options(local=local)(url, name, link, None, checksum)
     if session is not None:
-        return session.import_url(url, name, link)
+        return session.import_url(url, name, link, checksum=checksum)
     source = transfer.absolute(url)
     state = transfer.fingerprint(source)
     if state is None:
         raise InputError(f"cannot import {transfer.shown(source)}: file not found")
-    return _import.options(local=local)(source, name, link, state)
+    return _import.options(local=local)(source, name, link, state, checksum)
 
 
 def input(path: str | os.PathLike[str]) -> Path:
@@ -89,7 +100,9 @@ def input(path: str | os.PathLike[str]) -> Path:
     return found
 
 
-def import_files(pattern: str | os.PathLike[str], *, link: Link = "copy", local: bool = True) -> list[File]:
+def import_files(
+    pattern: str | os.PathLike[str], *, link: Link | None = None, local: bool = True, checksum: bool = False
+) -> list[File]:
     """Bring all files that match a pattern into the job store, several at a time.
 
     In a script this makes a task for each file and returns the promise of the list; inside a
@@ -99,7 +112,7 @@ def import_files(pattern: str | os.PathLike[str], *, link: Link = "copy", local:
     ----------
     pattern : str or path
         A path or URL with ``*``, ``?``, ``[...]`` or ``**`` in it.
-    link, local
+    link, local, checksum
         As for `import_file`.
 
     Returns
@@ -118,12 +131,17 @@ def import_files(pattern: str | os.PathLike[str], *, link: Link = "copy", local:
         raise InputError(f"no file matches {transfer.shown(pattern)}")
     session = current_session()
     if session is not None:
-        return [session.import_url(url, link=link) for url in urls]
-    return _together([import_file(url, link=link, local=local) for url in urls])
+        return [session.import_url(url, link=link, checksum=checksum) for url in urls]
+    return _together([import_file(url, link=link, local=local, checksum=checksum) for url in urls])
 
 
 def import_directory(
-    url: str | os.PathLike[str], name: str | None = None, *, link: Link = "copy", local: bool = True
+    url: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    link: Link | None = None,
+    local: bool = True,
+    checksum: bool = False,
 ) -> Directory:
     """Bring a directory into the job store, with all that is in it.
 
@@ -134,7 +152,7 @@ def import_directory(
     ----------
     url : str or path
         A path, or any URL of a directory that fsspec can list.
-    name, link, local
+    name, link, local, checksum
         As for `import_file`.
 
     Returns
@@ -150,11 +168,11 @@ def import_directory(
     _check_link(link)
     session = current_session()
     if _is_promise(url):
-        return _import_directory.options(local=local)(url, name, link, None)
+        return _import_directory.options(local=local)(url, name, link, None, checksum)
     if session is not None:
-        return session.import_tree(url, name, link)
+        return session.import_tree(url, name, link, checksum=checksum)
     source = transfer.absolute(url)
-    return _import_directory.options(local=local)(source, name, link, transfer.fingerprint_tree(source))
+    return _import_directory.options(local=local)(source, name, link, transfer.fingerprint_tree(source), checksum)
 
 
 def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = False) -> str:
@@ -171,8 +189,8 @@ def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = 
         A path, or any URL that fsspec can write to. If it ends with a slash, the file or directory
         keeps its name in there; a file does so, too, in a directory that exists.
     move : bool
-        Leave only a symbolic link in the store, if both are on this machine. A file that was exported
-        must then stay as it is for as long as the store is used.
+        Leave only a symbolic link in the store, if both are on this machine: on one file system no byte is copied.
+        A file that was exported must then stay as it is for as long as the store is used: later tasks read it there.
 
     Returns
     -------
@@ -197,14 +215,38 @@ def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = 
 
 
 def _export_file(file: File, target: str, move: bool) -> str:
-    origin = store_of(file).objects.local_path(file.id) if move else None
-    if not transfer.holds(target, file.size, file.checksum):
-        with local_content(file) as content:
-            link = origin is not None and origin.samefile(content)
-            transfer.send(content, target, executable=file.executable, link=link, modified=file.modified)
-    if origin is not None:
-        transfer.leave_link(origin, target)
+    put_out(file, target, link=move)
+    if move:
+        leave_behind(file, target)
     return target
+
+
+def put_out(file: File, target: str, *, link: bool) -> None:
+    """Copy a file of a store to a path or URL unless it is there; with `link`, it may be the store's own file."""
+    if transfer.holds(target, file.size, file.checksum):
+        return
+    store = store_of(file)
+    origin = store.objects.local_path(file.id)
+    if origin is None:
+        with local_content(file) as content:
+            transfer.send(content, target, executable=file.executable, modified=file.modified)
+    else:  # without a copy in the node's cache
+        check_file(file.ref, origin, store.url)
+        link = link and not file.source and not origin.is_symlink()  # else it is not the store's
+        transfer.send(origin, target, executable=file.executable, link=link, modified=file.modified)
+
+
+def leave_behind(file: File, target: str) -> None:
+    """Replace a file in the store by a link to its copy, if both are on this machine."""
+    origin = store_of(file).objects.local_path(file.id)
+    if origin is not None and not file.source:  # else the store has a link already
+        leave_link(origin, target)
+
+
+def left(file: File) -> str:
+    """Return where a file is in its store: a path, or a URL."""
+    store = store_of(file)
+    return str(store.objects.local_path(file.id) or store.blob_url(file.ref))
 
 
 def _export_directory(directory: Directory, target: str, move: bool) -> str:
@@ -223,20 +265,22 @@ def _is_promise(value: object) -> bool:
     return hasattr(type(value), "__dask_graph__")
 
 
-def _check_link(link: str) -> None:
-    if link not in ("copy", "hard", "symlink"):
-        raise InputError(f"link={link!r} is unknown", hint="choose from copy, hard and symlink")
+def _check_link(link: str | None) -> None:
+    if link is not None and link not in get_args(Link):
+        raise InputError(f"link={link!r} is unknown", hint="choose from copy, reflink, hard and symlink")
 
 
-# The last parameter is not used: it makes another task of another state of the source or target.
+# The parameter `state` is not used: it makes another task of another state of the source or target.
 @task(local=True, name="import_file", version="2")
-def _import(url: str | os.PathLike[str], name: str | None, link: str, state: str | None) -> File:
-    return needed_session("import_file").import_url(url, name, link)
+def _import(url: str | os.PathLike[str], name: str | None, link: str | None, state: str | None, checksum: bool) -> File:
+    return needed_session("import_file").import_url(url, name, link, checksum=checksum)
 
 
 @task(local=True, name="import_directory", version="1")
-def _import_directory(url: str | os.PathLike[str], name: str | None, link: str, state: str | None) -> Directory:
-    return needed_session("import_directory").import_tree(url, name, link)
+def _import_directory(
+    url: str | os.PathLike[str], name: str | None, link: str | None, state: str | None, checksum: bool
+) -> Directory:
+    return needed_session("import_directory").import_tree(url, name, link, checksum=checksum)
 
 
 @task(local=True, name="import_files", version="1")

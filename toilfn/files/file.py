@@ -114,12 +114,15 @@ class File:
     size : int
         Bytes.
     checksum : str
-        BLAKE2b of the content, 16 bytes, in hexadecimal.
+        BLAKE2b of the content, 16 bytes, in hexadecimal. For a file that was linked into the store without being
+        read, it is longer, and stands for the file's size, time and inode.
     executable : bool
         Whether its owner may execute it.
     modified : int or None
         When the file that it was made of was last written to, in nanoseconds since 1970: its local copies and exports
         have that time, so that an index does not look older than what it is about. None where it is not known.
+    source : str
+        The path of the file that it is a link to, if it was linked into the store.
     """
 
     id: str
@@ -129,6 +132,7 @@ class File:
     executable: bool = False
     store: str = field(default="", repr=False, compare=False)
     modified: int | None = field(default=None, repr=False, compare=False)
+    source: str = field(default="", repr=False, compare=False)
 
     def __toilfn_identity__(self) -> tuple[object, ...]:
         """The key that makes two files the same argument: the content, whichever store it is in."""
@@ -220,13 +224,12 @@ class File:
 
     def read_bytes(self) -> bytes:
         """Read the whole content."""
-        with self.open("rb") as stream:
+        with _naming(self), store_of(self).open_blob(self.ref) as stream:
             return stream.read()
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """Read the whole content as text."""
-        with self.open("r", encoding) as stream:
-            return stream.read()
+        return io.TextIOWrapper(io.BytesIO(self.read_bytes()), encoding).read()
 
     def delete(self) -> None:
         """Delete the file from the store, as soon as the running task is committed.
@@ -399,7 +402,8 @@ def _naming(file: File) -> Iterator[None]:
     try:
         yield
     except CorruptObjectError as error:
-        raise CorruptObjectError(f"file {file.name!r}: {error}") from error
+        name = f"{file.name!r}, linked from {file.source}" if file.source else repr(file.name)
+        raise CorruptObjectError(f"file {name}: {error}") from error
 
 
 def store_of(file: File) -> stores.Store:

@@ -18,11 +18,15 @@ from toilfn.files import cache as filecache
 from toilfn.files import transfer
 from toilfn.files.directory import Directory, gather
 from toilfn.files.file import File, entered, held_by, session_variable
+from toilfn.files.links import link_blob
 from toilfn.graph.structure import rebuild
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name
 
-__all__ = ["BinaryWriter", "Session", "TextWriter"]
+__all__ = ["LINK_VARIABLE", "BinaryWriter", "Session", "TextWriter"]
+
+LINK_VARIABLE = "TOILFN_LINK_IMPORTS"
+"""The environment variable with the kind of link that an import makes that asks for none itself."""
 
 
 class Session:
@@ -87,8 +91,10 @@ class Session:
             self.temporary.append(ref.name)
         return self._file(ref, name, status)
 
-    def import_url(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> File:
-        """Put what is at a URL into the store.
+    def import_url(
+        self, url: str | os.PathLike[str], name: str | None = None, link: str | None = None, *, checksum: bool = False
+    ) -> File:
+        """Put what is at a URL into the store; do what `toilfn.import_file` says.
 
         Raises
         ------
@@ -101,13 +107,16 @@ class Session:
             name = transfer.name_of(url)
         if path is not None:
             transfer.refuse_directory(url, path.is_dir())
-            return self.put(path, name) if link == "copy" else self._put_link(path, name, link)
+            link = link or os.environ.get(LINK_VARIABLE, "copy")
+            return self.put(path, name) if link == "copy" else self._put_link(path, name, link, checksum=checksum)
         draft = self._scratch("import") / "content"
         transfer.fetch(os.fspath(url), draft)
         return self.put(draft, name, move=True)
 
-    def import_tree(self, url: str | os.PathLike[str], name: str | None = None, link: str = "copy") -> Directory:
-        """Put a directory at a URL into the store, with all that is in it.
+    def import_tree(
+        self, url: str | os.PathLike[str], name: str | None = None, link: str | None = None, *, checksum: bool = False
+    ) -> Directory:
+        """Put a directory at a URL into the store, with all that is in it; do what `toilfn.import_directory` says.
 
         Raises
         ------
@@ -123,7 +132,7 @@ class Session:
             return gather(path, name, lambda child: self.put(child, move=True))
         if not path.is_dir():
             raise InputError(f"cannot import {path}: it is not a directory")
-        return gather(path, name, lambda child: self.import_url(child, link=link))
+        return gather(path, name, lambda child: self.import_url(child, link=link, checksum=checksum))
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
         """Return the path for a local copy: where the user wants it, or a new place in the temporary directory."""
@@ -265,13 +274,14 @@ class Session:
             self._known[place] = self.put(place, move=alone and self._is_temporary(place))
         return self._known[place]
 
-    def _put_link(self, path: Path, name: str, link: str) -> File:
+    def _put_link(self, path: Path, name: str, link: str, *, checksum: bool) -> File:
         """Build a link to a file in the store, where both are on this machine; else a copy."""
-        ref = transfer.link_blob(self.store, path, new_blob_name(confined.single(name)), symbolic=link == "symlink")
+        blob = new_blob_name(confined.single(name))
+        ref = link_blob(self.store, path, blob, link=link, checksum=checksum)
         if ref is None:
             return self.put(path, name)
         self.made.append(ref)
-        return self._file(ref, name, path.stat())
+        return replace(self._file(ref, name, path.stat()), source=str(path))
 
     def _file(self, ref: BlobRef, name: str, status: os.stat_result) -> File:
         executable = bool(status.st_mode & 0o111)

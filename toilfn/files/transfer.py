@@ -23,10 +23,9 @@ from urllib.parse import unquote, urlsplit
 
 from toilfn import confined
 from toilfn.errors import InputError
-from toilfn.model.records import BlobRef
 from toilfn.moved import relocated
-from toilfn.stores import Store, refuse_missing_slashes
-from toilfn.stores.blobs import hash_file
+from toilfn.stores import refuse_missing_slashes
+from toilfn.stores.files import copy_content
 
 __all__ = [
     "absolute",
@@ -36,8 +35,6 @@ __all__ = [
     "fingerprint",
     "fingerprint_tree",
     "holds",
-    "leave_link",
-    "link_blob",
     "local_path",
     "make_directory",
     "matching",
@@ -305,7 +302,8 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path, 0o777 if executable else 0o666) as draft:
             if not (link and _linked(source, draft)):
-                shutil.copyfile(source, draft)
+                with source.open("rb") as content, draft.open("wb") as target:
+                    copy_content(content, target)
                 if modified is not None:
                     os.utime(draft, ns=(modified, modified))
 
@@ -480,54 +478,6 @@ def _in_time(
     if isinstance(error, _TOLD) or not isinstance(error, Exception):
         raise error
     raise InputError(f"cannot reach {shown(url)}: {type(error).__name__}: {error}") from error
-
-
-def link_blob(store: Store, path: Path, name: str, *, symbolic: bool) -> BlobRef | None:
-    """Put a link to a local file into a store; None if that is not possible.
-
-    Parameters
-    ----------
-    store : Store
-        Where to.
-    path : Path
-        The destination.
-    name : str
-        A new blob's.
-    symbolic : bool
-        Whether it is a symbolic rather than a hard link.
-    """
-    if local_path(store.url) is None:
-        return None
-    store.objects.put(name, b"")
-    entry = store.objects.local_path(name)
-    try:
-        assert entry is not None
-        _replace_by_link(entry, path.resolve(), symbolic=symbolic)
-    except OSError:
-        store.objects.delete([name])
-        return None
-    return BlobRef(name, *hash_file(entry))
-
-
-def leave_link(entry: Path, target: str) -> None:
-    """Replace a store's own object by a symbolic link to what was exported, if that is on this machine."""
-    path = local_path(target)
-    if path is not None and path.is_file() and not entry.is_symlink():
-        _replace_by_link(entry, path, symbolic=True)
-
-
-def _replace_by_link(entry: Path, path: Path, *, symbolic: bool) -> None:
-    draft = entry.with_name(f".tmp-{secrets.token_hex(8)}")
-    if symbolic:
-        draft.symlink_to(path)
-    else:
-        os.link(path, draft)
-    draft.replace(entry)
-    folder = os.open(entry.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _find(url: str) -> dict[str, dict[str, Any]]:

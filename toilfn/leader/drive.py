@@ -13,6 +13,7 @@ from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
+from toilfn.files.task_files import LINK_VARIABLE
 from toilfn.ids import TaskId
 from toilfn.leader.abandoned import outlives_leaders
 from toilfn.leader.adoption import Earlier
@@ -208,6 +209,7 @@ class Running:
             "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
             OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
             START_VARIABLE: _directory(),
+            LINK_VARIABLE: settings.link_imports,
         }
         if MOVED_VARIABLE in os.environ:
             given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]

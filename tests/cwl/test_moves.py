@@ -1,0 +1,48 @@
+"""Outputs that leave the store without a copy, or do not leave it: ``--move-outputs`` and ``--leave-outputs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+DOCUMENT = """\
+cwlVersion: v1.2
+class: CommandLineTool
+baseCommand: [bash, -c, "mkdir d; echo one > d/x; echo two > a.txt; echo three > a.txt.idx"]
+inputs: {n: int?}
+outputs:
+  d: {type: Directory, outputBinding: {glob: d}}
+  a: {type: File, secondaryFiles: [.idx], outputBinding: {glob: a.txt}}
+"""
+
+
+def in_store(store: Path, text: str) -> Path:
+    """The object with a content."""
+    (found,) = (path for path in (store / "blobs").rglob("*") if path.is_file() and path.read_bytes() == text.encode())
+    return found
+
+
+def test_outputs_are_moved_and_the_store_can_still_be_used(runner, written, tmp_path):
+    document, store, out = written("doc.cwl", DOCUMENT), tmp_path / "store", tmp_path / "out"
+    for options in (("--move-outputs", "--outdir", out), ("--outdir", tmp_path / "again")):
+        result = runner("--store", store, *options, document).result
+        assert (Path(options[-1]) / "a.txt.idx").read_text() == "three\n"
+        assert Path(result["d"]["listing"][0]["path"]).read_text() == "one\n"
+    for text, name in (("one\n", "d/x"), ("two\n", "a.txt"), ("three\n", "a.txt.idx")):
+        assert in_store(store, text).is_symlink()
+        assert in_store(store, text).samefile(out / name)
+        assert (out / name).stat().st_mode & 0o200
+        assert not (tmp_path / "again" / name).samefile(out / name)
+
+
+def test_outputs_may_stay_in_the_store(runner, written, tmp_path):
+    store = tmp_path / "store"
+    result = runner(
+        "--store", store, "--leave-outputs", "--outdir", tmp_path / "out", written("doc.cwl", DOCUMENT)
+    ).result
+    found = [result["a"], result["a"]["secondaryFiles"][0], result["d"]["listing"][0]]
+    assert [each["basename"] for each in found] == ["a.txt", "a.txt.idx", "x"]
+    for each, text in zip(found, ("two\n", "three\n", "one\n"), strict=True):
+        assert Path(each["path"]) == in_store(store, text)
+        assert unquote(urlsplit(each["location"]).path) == each["path"]
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
