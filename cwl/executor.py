@@ -70,7 +70,7 @@ class Executor:
         """Build the promise of the outputs, which are not delivered yet."""
         reuse = not (self._options.no_reuse or bypass)
         part = bundle(process, engine, inputs.document_files(process), nonce, reuse=reuse)
-        return steps.begin(part, inputs.imported(ready, bypass=bypass, link=self._options.link_imports))
+        return steps.begin(part, inputs.imported(ready, bypass=bypass))
 
     def _plan(self, process: Process, ready: dict[str, Any], context: RuntimeContext, nonce: str, bypass: bool) -> int:
         """Print what would run; return the exit status."""
