@@ -27,7 +27,7 @@ DIGEST_SIZE = 16
 _CHUNK = 2**20
 
 _MARK = struct.Struct(">4sQQ")
-"""What stands in the place of a digest for a file that was linked and not read: a word, its inode (0: any), its time."""
+"""What stands in the place of a digest for a link whose file was not read: a word, its inode (0 for any), its time."""
 
 _MARKED = b"mark"
 
