@@ -53,7 +53,7 @@ class InstantCluster(Cluster):
         return job
 
     def _outcome(self, data: bytes) -> bytes:
-        start = len(records.start_of(records.Task))
+        start = len(records.start_of(records.TaskRecord))
         id_ = data[start : start + 16]
         stats = records.Stats(time.time(), 1e-5)
         return records.encode(records.Outcome(id_, 1, self._value, (), (), (), (), (), b"", stats))

@@ -35,7 +35,7 @@ def count_down(n: int) -> Any:
 
 
 def batch(store: Store, promises: list[Any]) -> Batch:
-    parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
+    parent = records.TaskRecord(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
     made = record(promises, (), parent, store)
     tasks = [(records.encode(task), 1, protocol.limits(Resources())) for task in made.tasks]
     message = protocol.encode(protocol.Run(tasks, {}, list(map(records.encode, made.functions))))

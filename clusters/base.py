@@ -29,11 +29,11 @@ __all__ = [
     "Batch",
     "Capabilities",
     "Cluster",
+    "ClusterNotes",
     "JobId",
     "JobState",
-    "Notes",
     "Refusal",
-    "Session",
+    "RunContext",
     "SubmissionError",
     "Update",
     "worker_command",
@@ -96,7 +96,7 @@ class Capabilities:
     worker_cleanup: bool = False
 
 
-class Notes:
+class ClusterNotes:
     """State that a cluster keeps for a later leader, such as the framework's id. In memory here."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ def _ignore(error: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class RunContext:
     """Everything that a leader hands to a cluster when it opens it.
 
     Attributes
@@ -127,7 +127,7 @@ class Session:
         A name unique to the store and safe in job names; jobs carry it, so that they can be listed.
     environment : dict
         Variables to set for workers.
-    notes : Notes
+    notes : ClusterNotes
         Outlive the leader, in the store.
     log_directory : str
         Where a batch system is to put scripts and what jobs print, where the cluster itself has no setting for
@@ -141,7 +141,7 @@ class Session:
     store: str
     workflow: str
     environment: dict[str, str] = field(default_factory=dict)
-    notes: Notes = field(default_factory=Notes, compare=False)
+    notes: ClusterNotes = field(default_factory=ClusterNotes, compare=False)
     log_directory: str = ""
     keep_output: bool = True
     outage: Callable[[str], None] = field(default=_ignore, compare=False)
@@ -276,7 +276,7 @@ class Cluster(ABC):
         return made
 
     @abstractmethod
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready to run batches.
 
         Raises

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError, CredentialsError
 from toilfn.clusters.common.containersettings import (
     ContainerSettings,
@@ -119,9 +119,9 @@ class TESCluster(PolledCluster[LiveJob]):
             "the TES server", _endpoint(self.settings), _credentials(self.settings), _CREDENTIALS_HINT
         )
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """See whether the server answers, and takes the credentials. See `Cluster.open`."""
-        super().open(session)
+        super().open(context)
         image_of(self.settings, "TESCluster")
         try:
             self.patiently(self._greet, START_PATIENCE)
@@ -181,9 +181,9 @@ class TESCluster(PolledCluster[LiveJob]):
     def task(self, batch: Batch, name: str) -> dict[str, Any]:
         """Write the TES task of a batch (tesTask), as `submit` does."""
         given, walltime = self.settings, walltime_of(self.settings, batch.resources)
-        command = [*worker_words(given, self.session), batch.name]
+        command = [*worker_words(given, self.context), batch.name]
         lines = given.get("job_script_prologue", ())
-        tags = {"toilfn.workflow": self.session.workflow, "toilfn.batch": batch.name}
+        tags = {"toilfn.workflow": self.context.workflow, "toilfn.batch": batch.name}
         return {
             "name": name,
             "description": batch.label,
@@ -194,7 +194,7 @@ class TESCluster(PolledCluster[LiveJob]):
                 {
                     "image": image_of(given, "TESCluster"),
                     "command": ["sh", _SCRIPT, *command] if lines else command,
-                    "env": {**self.session.environment, **given.get("env", {})},
+                    "env": {**self.context.environment, **given.get("env", {})},
                 }
             ],
         }
@@ -212,7 +212,7 @@ class TESCluster(PolledCluster[LiveJob]):
             raise ClusterError(f"{error}", hint=_ENDPOINT_HINT) from None
 
     def _create(self, batch: Batch) -> JobId:
-        name = f"{self.session.workflow}-{secrets.token_hex(8)}"
+        name = f"{self.context.workflow}-{secrets.token_hex(8)}"
         task = self.task(batch, name)
 
         def arrived() -> str:
@@ -254,7 +254,7 @@ class TESCluster(PolledCluster[LiveJob]):
     def _listed(self, view: str, workflow: str = "") -> Iterator[dict[str, Any]]:
         """Read all pages of the list of a workflow's tasks."""
         query = {"view": view, "page_size": _PAGE, "tag_key": "toilfn.workflow"}
-        query["tag_value"] = workflow or self.session.workflow
+        query["tag_value"] = workflow or self.context.workflow
         while True:
             page = self._service.get("/tasks", **query)
             yield from page.get("tasks") or ()

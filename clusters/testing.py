@@ -26,7 +26,7 @@ from uuid import uuid4
 
 import pytest
 
-from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Batch, Cluster, JobId, JobState, RunContext, Update
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Resources
@@ -81,15 +81,15 @@ class ClusterContract:
             yield lambda: made.enter_context(closing(make_cluster(**settings)))
 
     @pytest.fixture
-    def session(self, folder: Path) -> Session:
-        """Return a session with a workflow of its own."""
-        return Session(str(folder), f"contract-{uuid4().hex[:8]}", {"TOILFN_CONTRACT": 'it\'s "$HOME" `x`\\'})
+    def context(self, folder: Path) -> RunContext:
+        """Return a context with a workflow of its own."""
+        return RunContext(str(folder), f"contract-{uuid4().hex[:8]}", {"TOILFN_CONTRACT": 'it\'s "$HOME" `x`\\'})
 
     @pytest.fixture
-    def cluster(self, new_cluster: Callable[[], Cluster], session: Session) -> Cluster:
+    def cluster(self, new_cluster: Callable[[], Cluster], context: RunContext) -> Cluster:
         """Return an open cluster."""
         cluster = new_cluster()
-        cluster.open(session)
+        cluster.open(context)
         return cluster
 
     def batches(self, *names: str, resources: Resources | None = None) -> list[Batch]:
@@ -142,11 +142,11 @@ class ClusterContract:
         assert "3" in update.detail
         assert "it failed on purpose" in update.detail
 
-    def test_the_environment_arrives(self, cluster: Cluster, folder: Path, session: Session) -> None:
+    def test_the_environment_arrives(self, cluster: Cluster, folder: Path, context: RunContext) -> None:
         """Values with any character."""
         (job,) = cluster.submit(self.batches("environment"))
         assert self.wait_ended(cluster, [job])[job].cause is None
-        assert (folder / "environment").read_text() == session.environment["TOILFN_CONTRACT"]
+        assert (folder / "environment").read_text() == context.environment["TOILFN_CONTRACT"]
 
     def test_killed_jobs_end(self, cluster: Cluster, folder: Path) -> None:
         """Killing one of several leaves the others alone; killing twice, or a job that has ended, is not an error."""
@@ -161,24 +161,24 @@ class ClusterContract:
         assert self.wait_ended(cluster, jobs[2:])[jobs[2]].cause is None
 
     def test_a_leader_that_comes_back_finds_its_jobs(
-        self, cluster: Cluster, new_cluster: Callable[[], Cluster], session: Session, folder: Path
+        self, cluster: Cluster, new_cluster: Callable[[], Cluster], context: RunContext, folder: Path
     ) -> None:
         """It learns which job runs which batch, and what becomes of them; other workflows' jobs are not its own."""
         jobs = cluster.submit(self.batches("wait it's one", "wait-fail")) + cluster.submit(self.batches("wait-2"))
         self.wait_started(cluster, folder, "wait it's one")
         successor = new_cluster()
-        successor.open(session)
+        successor.open(context)
         assert successor.list("contract-of-others") == {}
-        assert successor.list(session.workflow) == dict(
+        assert successor.list(context.workflow) == dict(
             zip(jobs, ["wait it's one", "wait-fail", "wait-2"], strict=True)
         )
         (folder / "go").touch()
         assert all(update.cause is None for update in self.wait_ended(successor, jobs).values())
-        assert successor.list(session.workflow) == {}
+        assert successor.list(context.workflow) == {}
         assert (folder / "started wait-2").read_text() == "x"
 
     def test_close_leaves_no_job(
-        self, cluster: Cluster, new_cluster: Callable[[], Cluster], session: Session, folder: Path
+        self, cluster: Cluster, new_cluster: Callable[[], Cluster], context: RunContext, folder: Path
     ) -> None:
         """It may be called twice, and the cluster opened again."""
         jobs = cluster.submit(self.batches("sleep-1", "sleep-2"))
@@ -186,11 +186,11 @@ class ClusterContract:
         cluster.close()
         cluster.close()
         successor = new_cluster()
-        successor.open(session)
-        left = successor.list(session.workflow)
+        successor.open(context)
+        left = successor.list(context.workflow)
         assert all(update.cause is not None for update in self.wait_ended(successor, list(left)).values())
         assert set(left) <= set(jobs)
-        cluster.open(session)
+        cluster.open(context)
         (job,) = cluster.submit(self.batches("ok again"))
         assert self.wait_ended(cluster, [job])[job].cause is None
 
@@ -214,4 +214,4 @@ class ClusterContract:
     def test_a_workflow_that_cannot_be_part_of_a_name_is_refused(self, new_cluster: Callable[[], Cluster]) -> None:
         """Names reach command lines and patterns."""
         with pytest.raises((InputError, ClusterError), match="name"):
-            new_cluster().open(Session("/store", "my workflow; rm"))
+            new_cluster().open(RunContext("/store", "my workflow; rm"))

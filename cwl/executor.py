@@ -18,7 +18,7 @@ from cwltool.process import Process
 from toilfn.api import compute
 from toilfn.cli.common import is_dry_run, print_plan
 from toilfn.clusters.local.cluster import LocalCluster
-from toilfn.clusters.local.forkserver import Nursery
+from toilfn.clusters.local.forkserver import ForkServer
 from toilfn.config.settings import Settings, from_options
 from toilfn.cwl import inputs, steps, tools
 from toilfn.cwl.documents import bundle, refuse_unsupported, updates_in_place
@@ -93,9 +93,9 @@ class Executor:
         if resolved.cluster not in (None, "local"):
             yield settings
             return
-        with closing(Nursery()) as nursery:
+        with closing(ForkServer()) as fork_server:
             strict = self._options.strict_memory_limit
-            cluster = LocalCluster(resolved.workers, launcher=nursery, watch_memory=strict)
+            cluster = LocalCluster(resolved.workers, launcher=fork_server, watch_memory=strict)
             yield {**settings, "cluster": cluster}
 
 

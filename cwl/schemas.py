@@ -13,7 +13,7 @@ from cwltool.main import setup_schema
 from schema_salad import schema as salad
 from schema_salad.ref_resolver import NormDict
 
-from toilfn.files.downloads import Kept
+from toilfn.files.downloads import CachedFile
 
 __all__ = ["use_schemas"]
 
@@ -72,8 +72,8 @@ class _Schemas(dict[str, Any]):
         _Pickler(content, 5).dump(schema)
         self._file(name).write(content.getvalue())
 
-    def _file(self, name: str) -> Kept:
-        return Kept(f"cwl/{name}-{self._kind}", *_READERS)
+    def _file(self, name: str) -> CachedFile:
+        return CachedFile(f"cwl/{name}-{self._kind}", *_READERS)
 
 
 class _Pickler(pickle.Pickler):

@@ -22,8 +22,8 @@ from toilfn.cwl.reuse import allows_cache
 from toilfn.cwl.values import Places, local_path, map_objects, objects, with_defaults
 from toilfn.errors import InputError, PermanentError, SerializationError, ToilfnError
 from toilfn.files.directory import Directory
-from toilfn.files.file import File, needed_session
-from toilfn.files.task_files import Session
+from toilfn.files.file import File, needed_task_files
+from toilfn.files.task_files import TaskFiles
 from toilfn.worker.context import current
 
 __all__ = ["ToolError", "UnsupportedError", "run_here"]
@@ -115,7 +115,7 @@ def _kept(
     InputError
         If an output is not a file or a directory, or neither an input nor in the directories of the tool.
     """
-    session = needed_session("a CWL tool")
+    session = needed_task_files("a CWL tool")
     cache, made = context.cachedir, os.path.dirname(context.tmp_outdir_prefix)
     allowed = [session.temp_dir(), Path(made), *([Path(cache)] if cache else [])]
     given = [path for found in objects(inputs) if (path := local_path(found.get("location"))) is not None]
@@ -136,7 +136,7 @@ def _kept(
     return result
 
 
-def _moved(places: Mapping[str, Path], session: Session) -> dict[str, File | Directory]:
+def _moved(places: Mapping[str, Path], session: TaskFiles) -> dict[str, File | Directory]:
     """Move outputs into the store, each once: what is in another one, too, is taken from that."""
     handles: dict[str, File | Directory] = {}
     whole: dict[Path, Directory] = {}
@@ -167,7 +167,7 @@ def _check_place(path: Path, allowed: Sequence[Path], *, follow: bool) -> None:
             raise InputError(f"output {entry.name} is a link to {target}, which the tool did not create")
 
 
-def _stored(path: Path, session: Session) -> File | Directory:
+def _stored(path: Path, session: TaskFiles) -> File | Directory:
     """Move an output into the store; what is in cwltool's cache of calls is copied."""
     if path.is_relative_to(session.temp_dir()):
         adopted: File | Directory = session.adopt(path)

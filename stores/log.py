@@ -303,14 +303,14 @@ class Log:
         last = max(found, default=number)
         numbers = range(number + 1, last + 1)
         if len(found) < len(numbers):
-            self._blame_strays(found, numbers)
+            self._report_unexpected(found, numbers)
         yield from self._load_ahead(numbers, self._load_segment)
         # A listing may be older than what is there now.
         number = max(number, last)
         while self._objects.exists(_name("segment", number := number + 1)):
             yield self._load_segment(number)
 
-    def _blame_strays(self, found: set[int], numbers: range) -> None:
+    def _report_unexpected(self, found: set[int], numbers: range) -> None:
         """Raise the error for an object behind a gap that is not of this log, not one for what it seems to miss."""
         gap = next(number for number in numbers if number not in found)
         for number in sorted(n for n in found if n > gap):

@@ -21,7 +21,7 @@ QUICK = {
     "core": {
         "test_collections", "test_confined", "test_context", "test_drawing", "test_failures", "test_identity_functions",
         "test_options", "test_scheduler", "test_scheduler_bundles", "test_scheduler_packing", "test_scheduler_rollback",
-        "test_scheduler_services", "test_settings", "test_tally", "test_text", "test_units", "test_view",
+        "test_scheduler_services", "test_settings", "test_recorded_failures", "test_text", "test_units", "test_view",
     },
     "house": {
         "test_docstrings", "test_exports", "test_from_toil", "test_imports", "test_metadata", "test_pages",

@@ -109,7 +109,7 @@ def compute(*promises: Any, dry_run: bool = False, **settings: Unpack[RunSetting
     StoreError
         If the store cannot be used.
     """
-    from toilfn.leader.run import Session
+    from toilfn.leader.run import WorkflowRun
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
     if dry_run:
@@ -117,8 +117,8 @@ def compute(*promises: Any, dry_run: bool = False, **settings: Unpack[RunSetting
     if _dry_runs:
         _dry_runs[-1].take(_plan(wanted, resolved))
     try:
-        with Session(resolved, workflow=_workflow(resolved)) as session:
-            return session.compute(wanted)
+        with WorkflowRun(resolved, workflow=_workflow(resolved)) as run:
+            return run.compute(wanted)
     except StoreError as error:
         from toilfn.stores.checked import without_frames
 
@@ -144,13 +144,13 @@ def submit(*promises: Any, **settings: Unpack[RunSettings]) -> Run:
         As `compute`, for what can be known before anything runs.
     """
     from toilfn.background import Run
-    from toilfn.leader.run import Session
+    from toilfn.leader.run import WorkflowRun
 
     wanted, resolved = _wanted(promises), Settings.resolve(**settings)
     if _dry_runs:
         _dry_runs[-1].take(_plan(wanted, resolved))
-    session = Session(resolved, workflow=_workflow(resolved))
-    return Run(session, lambda: session.compute(wanted))
+    run = WorkflowRun(resolved, workflow=_workflow(resolved))
+    return Run(run, lambda: run.compute(wanted))
 
 
 @overload
@@ -181,7 +181,7 @@ def resume(store: str | os.PathLike[str], *, dry_run: bool = False, **settings: 
     StoreLockedError
         If another leader runs it now.
     """
-    from toilfn.leader.run import Session
+    from toilfn.leader.run import WorkflowRun
 
     resolved = Settings.resolve(**{**settings, "store": os.fspath(store)})
     if dry_run:
@@ -189,10 +189,10 @@ def resume(store: str | os.PathLike[str], *, dry_run: bool = False, **settings: 
 
         return plan_resume(resolved)
     try:
-        with Session(resolved, create=False) as session:
-            if not session.index.runs:
+        with WorkflowRun(resolved, create=False) as run:
+            if not run.index.runs:
                 raise StoreNotFoundError(f"store {store}: no workflow has run in it yet, so there is nothing to resume")
-            return session.resume()
+            return run.resume()
     except StoreError as error:
         from toilfn.stores.checked import without_frames
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from toilfn.errors import StoreError
 
 if TYPE_CHECKING:
-    from toilfn.leader.run import Session
+    from toilfn.leader.run import WorkflowRun
 
 __all__ = ["Run"]
 
@@ -20,8 +20,8 @@ class Run:
     It ends with the process; `toilfn resume` then continues it.
     """
 
-    def __init__(self, session: Session, work: Callable[[], Any]) -> None:
-        self._session = session
+    def __init__(self, run: WorkflowRun, work: Callable[[], Any]) -> None:
+        self._workflow_run = run
         self._work = work
         self._value: Any = None
         self._error: BaseException | None = None
@@ -31,11 +31,11 @@ class Run:
     @property
     def store(self) -> str:
         """The store's URL."""
-        return str(self._session.store.url)
+        return str(self._workflow_run.store.url)
 
     def _run(self) -> None:
         try:
-            with self._session:
+            with self._workflow_run:
                 self._value = self._work()
         except BaseException as error:  # raised by result(), in the caller's thread
             from toilfn.stores.checked import without_frames
@@ -77,5 +77,5 @@ class Run:
 
     def kill(self) -> None:
         """Stop the run; the store can be resumed. Waits until it has stopped."""
-        self._session.stop()
+        self._workflow_run.stop()
         self._thread.join()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from toilfn import confined
 from toilfn.errors import InputError
-from toilfn.files.downloads import kept_dir
+from toilfn.files.downloads import user_cache_dir
 
 __all__ = ["Opened", "opened"]
 
@@ -62,7 +62,7 @@ def _main(folder: Path) -> Opened:
 
 
 def _unpacked(archive: Path) -> Path:
-    folder = kept_dir() / "wdl-archives" / hashlib.blake2b(archive.read_bytes(), digest_size=16).hexdigest()
+    folder = user_cache_dir() / "wdl-archives" / hashlib.blake2b(archive.read_bytes(), digest_size=16).hexdigest()
     if folder.exists():
         return folder
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ __all__ = ["Cache"]
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedContent:
     """A file or directory in the cache."""
 
     place: str
@@ -67,7 +67,7 @@ class Cache:
         draft = self._entry.with_name(f".{secrets.token_hex(8)}")
         draft.mkdir(parents=True, mode=0o700)
         try:
-            plain = mapped(dict(outputs), lambda item: _kept(item, draft))
+            plain = mapped(dict(outputs), lambda item: _cached(item, draft))
             (draft / "outputs").write_bytes(pickle.dumps(plain))
             draft.rename(self._entry)
         except OSError:
@@ -76,22 +76,22 @@ class Cache:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _restored(self, kept: Kept) -> Stored:
+    def _restored(self, kept: CachedContent) -> Stored:
         place = self._entry / kept.place
         content: File | Directory = import_directory(place) if kept.is_directory else import_file(place)
         return Stored(content, kept.folder)
 
 
-def _kept(stored: Stored, draft: Path) -> Kept:
+def _cached(stored: Stored, draft: Path) -> CachedContent:
     folder = draft / secrets.token_hex(4)
     folder.mkdir()
     place = export(stored.content, folder / stored.content.name)
-    return Kept(os.path.relpath(place, draft), stored.folder, isinstance(stored.content, Directory))
+    return CachedContent(os.path.relpath(place, draft), stored.folder, isinstance(stored.content, Directory))
 
 
 def mapped(plain: Any, change: Any) -> Any:
     """Copy an encoded value with other files in it."""
-    if isinstance(plain, (Stored, Kept)):
+    if isinstance(plain, (Stored, CachedContent)):
         return change(plain)
     if isinstance(plain, PathText):
         return PathText(change(plain.file))

@@ -10,7 +10,7 @@ from typing import Any
 import lark
 from WDL import _parser
 
-from toilfn.files.downloads import Kept
+from toilfn.files.downloads import CachedFile
 from toilfn.wdl.syntax import Unexpected
 
 __all__ = ["parse"]
@@ -41,8 +41,8 @@ def parse(grammar: str, txt: str, start: str) -> tuple[lark.Tree[Any], list[lark
 def _parser_of(grammar: str, start: str) -> lark.Lark:
     callbacks = {"COMMENT": _parser._lark_comments_buffer.append}
     digest = hashlib.blake2b(f"{start}\n{grammar}".encode(), digest_size=8).hexdigest()
-    kept = Kept(f"wdl/{digest}", "lark", "miniwdl")
-    content = kept.read()
+    cached = CachedFile(f"wdl/{digest}", "lark", "miniwdl")
+    content = cached.read()
     if content is not None:
         try:
             found: lark.Lark = _load(**pickle.loads(content), lexer_callbacks=callbacks)
@@ -55,5 +55,5 @@ def _parser_of(grammar: str, start: str) -> lark.Lark:
     )  # fmt: skip
     tables = io.BytesIO()
     made.save(tables, exclude_options={"lexer_callbacks"})
-    kept.write(tables.getvalue())
+    cached.write(tables.getvalue())
     return made

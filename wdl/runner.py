@@ -15,7 +15,7 @@ from typing import Any
 
 from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
 from toilfn.clusters.local.cluster import LocalCluster
-from toilfn.clusters.local.forkserver import Nursery
+from toilfn.clusters.local.forkserver import ForkServer
 from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, ResourceError
 from toilfn.files.exchange import Link
@@ -192,11 +192,13 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
     """Return the settings of the run; on this machine, with workers that have what is loaded here."""
     settings = {"retries": 0, "workflow": name, **from_options(options)}
     resolved = Settings.resolve(**settings)
-    if resolved.cluster not in (None, "local") or threading.active_count() > 1:  # a nursery must be forked before those
+    if (
+        resolved.cluster not in (None, "local") or threading.active_count() > 1
+    ):  # a fork server must be forked before those
         yield settings
         return
-    with closing(Nursery()) as nursery:
-        yield {**settings, "cluster": LocalCluster(resolved.workers, launcher=nursery)}
+    with closing(ForkServer()) as fork_server:
+        yield {**settings, "cluster": LocalCluster(resolved.workers, launcher=fork_server)}
 
 
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:

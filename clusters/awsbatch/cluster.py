@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.aws import Amazon
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError, portions
 from toilfn.clusters.common.containersettings import ContainerSettings, setting, walltime_of, worker_words
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
@@ -92,9 +92,9 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         self._queue = setting(given, "queue", "TOILFN_AWS_BATCH_QUEUE") or ""
         self._definition = ""
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """See whether the queues are there, and find or make the job definition. See `Cluster.open`."""
-        super().open(session)
+        super().open(context)
         name, properties = awsjobs.definition(self.settings)
         self.patiently(self._check_queues, START_PATIENCE)
         self._definition = self.patiently(lambda: self._defined(name, properties), START_PATIENCE)
@@ -172,17 +172,17 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return str(made["jobDefinitionArn"])
 
     def _submit(self, batches: Sequence[Batch]) -> dict[str, JobId]:
-        given, session, resources = self.settings, self.session, batches[0].resources
-        name = f"{_name(session.workflow)}-{secrets.token_hex(8)}"
+        given, context, resources = self.settings, self.context, batches[0].resources
+        name = f"{_name(context.workflow)}-{secrets.token_hex(8)}"
         queue = self._spot_queue if resources.preemptible else self._queue
         walltime = walltime_of(given, resources)
-        command, prologue = worker_words(given, session), given.get("job_script_prologue", ())
+        command, prologue = worker_words(given, context), given.get("job_script_prologue", ())
         request = {
             "jobName": name,
             "jobQueue": queue,
             "jobDefinition": self._definition,
             "containerOverrides": awsjobs.overrides(
-                batches, command, prologue, {**session.environment, **given.get("env", {})}
+                batches, command, prologue, {**context.environment, **given.get("env", {})}
             ),
             "retryStrategy": {"attempts": 1},  # the leader decides what runs again
             **awsjobs.timeout(walltime),

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, Session, worker_command
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, RunContext, worker_command
 from toilfn.clusters.common.commands import AwayError, Commands, portions
 from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, render
 from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
@@ -227,14 +227,14 @@ class CommandCluster(PolledCluster[_Live]):
 
     # The cluster's interface.
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready; see `Cluster.open`."""
-        super().open(session)
+        super().open(context)
         self.commands.expect(self.needed)
         if unused := [name for name in self.commands.ignored() if re.fullmatch(self.options, name)]:
             variable = f"TOILFN_{self.name.upper()}_ARGS"
             _log.warning("not used: %s of the environment; write what jobs need into %s", ", ".join(unused), variable)
-        self.log_directory = self._place(session)
+        self.log_directory = self._place(context)
         self.log_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._no_records_since = None
         limit = self.patiently(self.site_array_limit)
@@ -313,7 +313,7 @@ class CommandCluster(PolledCluster[_Live]):
     def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
         """Look for jobs by the names of their submissions; see `PolledCluster.still_there`."""
         listed = self.names()
-        left, doomed = set(), dict.fromkeys(jobs)
+        left, to_end = set(), dict.fromkeys(jobs)
         for job in jobs:
             name, place = self._live[job].name, self.split(job)[1]
             twins = {
@@ -324,12 +324,12 @@ class CommandCluster(PolledCluster[_Live]):
             if twins:
                 _log.warning("job %s is in no answer but is still listed, as %s", job, " ".join(sorted(twins)))
                 left.add(job)
-                doomed.update(dict.fromkeys(twins))
+                to_end.update(dict.fromkeys(twins))
             if job in listed and not self._live[job].is_killed:
                 self._live[job].missing_since = None
-                doomed.pop(job)
-        if doomed:
-            self.end(list(doomed))
+                to_end.pop(job)
+        if to_end:
+            self.end(list(to_end))
         return left
 
     def end(self, jobs: Sequence[JobId]) -> None:
@@ -382,7 +382,7 @@ class CommandCluster(PolledCluster[_Live]):
                     f"job_extra_directives: {line!r} is not one line of text", hint="pass one item for each line"
                 )
             own.append(line)
-        session = self._session or Session("STORE", "WORKFLOW")
+        context = self._context or RunContext("STORE", "WORKFLOW")
         python = given.get("python", sys.executable)
         worker = given.get("worker_command", worker_command(python))
         return render(
@@ -391,8 +391,8 @@ class CommandCluster(PolledCluster[_Live]):
             directives=[f"{self.prefix} {line}" for line in own],
             index=self.index,
             first=self.first,
-            command=(*worker, session.store),
-            environment=session.environment,
+            command=(*worker, context.store),
+            environment=context.environment,
             output=self.output_word(submission),
             prologue=given.get("job_script_prologue", ()),
             epilogue=given.get("job_script_epilogue", ()),
@@ -423,18 +423,18 @@ class CommandCluster(PolledCluster[_Live]):
     @property
     def keeps_output(self) -> bool:
         """Whether what jobs print is kept."""
-        asked = self._session is None or self._session.keep_output
+        asked = self._context is None or self._context.keep_output
         return bool(self.settings.get("keep_output", asked))
 
-    def _place(self, session: Session) -> Path:
-        given = self.settings.get("log_directory") or session.log_directory
-        local = session.store.removeprefix("file://")
+    def _place(self, context: RunContext) -> Path:
+        given = self.settings.get("log_directory") or context.log_directory
+        local = context.store.removeprefix("file://")
         if given:
             place = Path(given)
         elif "://" not in local and "::" not in local:
             place = Path(local, "jobs")
         else:
-            place = Path.home() / ".toilfn" / session.workflow
+            place = Path.home() / ".toilfn" / context.workflow
         if "\n" in str(place):
             raise InputError(f"log directory {str(place)!r}: its name contains a line break")
         return place.absolute()
@@ -457,7 +457,7 @@ class CommandCluster(PolledCluster[_Live]):
     def _submit(self, shape: Resources, batches: Sequence[Batch]) -> dict[str, JobId]:
         given, key = job_name(self.settings.get("job_name", "")), tuple(batch.name for batch in batches)
         earlier = self._doubtful.get(key, "")
-        name = earlier or f"{f'{given}-' if given else ''}{self.session.workflow}-{secrets.token_hex(4)}"
+        name = earlier or f"{f'{given}-' if given else ''}{self.context.workflow}-{secrets.token_hex(4)}"
         submission = Submission(name, tuple(batches), shape, str(self.log_directory / name))
         script = self.log_directory / f"{name}.sh"
         text = self.script(submission)

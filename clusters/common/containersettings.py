@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from toilfn.clusters.base import Session, worker_command
+from toilfn.clusters.base import RunContext, worker_command
 from toilfn.errors import InputError
 from toilfn.resources import Resources
 from toilfn.units import parse_duration
@@ -74,10 +74,10 @@ def image_of(settings: Mapping[str, Any], owner: str) -> str:
     return image
 
 
-def worker_words(settings: Mapping[str, Any], session: Session) -> list[str]:
+def worker_words(settings: Mapping[str, Any], context: RunContext) -> list[str]:
     """Return the command of a job; the batch's name comes after it."""
     command = settings.get("worker_command", worker_command(settings.get("python", "python3")))
-    return [*command, session.store]
+    return [*command, context.store]
 
 
 def prologue_script(lines: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, Session, SubmissionError, Update
+from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, RunContext, SubmissionError, Update
 from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -97,7 +97,7 @@ class PolledCluster(Cluster, Generic[L]):
         self.max_jobs: int | None = settings.get("max_jobs")
         self.poll_interval = parse_duration(settings.get("poll_interval", 2.0))
         self.patience = parse_duration(settings.get("patience", 600.0))
-        self._session: Session | None = None
+        self._context: RunContext | None = None
         self.lock = threading.RLock()
         """Held by whoever looks at the jobs or changes them: submissions may run in another thread."""
         self._live: dict[JobId, L] = {}
@@ -143,13 +143,13 @@ class PolledCluster(Cluster, Generic[L]):
 
     # The cluster's interface.
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready; see `Cluster.open`."""
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", session.workflow):
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", context.workflow):
             raise InputError(
-                f"{session.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
+                f"{context.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
             )
-        self._session = session
+        self._context = context
         self._next_look, self._away_since = 0.0, None
 
     def capacity(self) -> Capacity:
@@ -276,17 +276,17 @@ class PolledCluster(Cluster, Generic[L]):
         return self.patiently(lambda: (next(tries) and arrived()) or send())
 
     @property
-    def session(self) -> Session:
-        """The session that `open` received.
+    def context(self) -> RunContext:
+        """The context that `open` received.
 
         Raises
         ------
         ClusterError
             If the cluster is not open.
         """
-        if self._session is None:
+        if self._context is None:
             raise ClusterError("the cluster is not open")
-        return self._session
+        return self._context
 
     def _bear(self, error: AwayError) -> None:
         """Go on without an answer for a while."""
@@ -303,16 +303,16 @@ class PolledCluster(Cluster, Generic[L]):
         """Note that the system does not answer, and give the time since when."""
         if self._away_since is None:
             self._away_since = time.monotonic()
-            if self._session is not None:
-                self._session.outage(str(error))
+            if self._context is not None:
+                self._context.outage(str(error))
         return self._away_since
 
     def _answers(self) -> None:
         """Note that the system answers."""
         if self._away_since is not None:
             self._away_since = None
-            if self._session is not None:
-                self._session.outage("")
+            if self._context is not None:
+                self._context.outage("")
 
     def _kill(self) -> None:
         if self._to_kill:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from toilfn.clusters import base
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.dask.jobs import kill_jobs, run_job
 from toilfn.clusters.dask.link import DaskLink
@@ -74,18 +74,18 @@ class DaskCluster(Cluster):
         self._names = _NAMES if resources is None else dict(resources)
         self._command = list(worker_command or base.worker_command(python or ""))
         self._timeout = timeout
-        self._session: Session | None = None
+        self._context: RunContext | None = None
         self._futures: dict[JobId, Future[Any]] = {}
         self._unproven: dict[JobId, Resources] = {}
         """Jobs submitted before the first worker was there to advertise its resources."""
         self._next_proof = 0.0
         self._ended: queue.SimpleQueue[JobId | None] = queue.SimpleQueue()
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Connect. See `Cluster.open`."""
-        if not session.workflow.replace("-", "").replace("_", "").replace(".", "").isalnum():
-            raise ClusterError(f"{session.workflow!r} is not valid in a job name")
-        self._session = session
+        if not context.workflow.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise ClusterError(f"{context.workflow!r} is not valid in a job name")
+        self._context = context
         try:
             self._link.client()
         except ImportError as error:
@@ -106,7 +106,7 @@ class DaskCluster(Cluster):
 
     def poll(self, timeout: float) -> list[Update]:
         """Wait until a job ends. See `Cluster.poll`."""
-        updates = self._hopeless()
+        updates = self._impossible()
         end = time.monotonic() + (0.0 if updates else timeout)
         with suppress(queue.Empty):
             job = self._ended.get(timeout=max(0.0, end - time.monotonic()))
@@ -145,7 +145,7 @@ class DaskCluster(Cluster):
         """Build a waiting `poll` return."""
         self._ended.put(None)
 
-    def _hopeless(self) -> list[Update]:
+    def _impossible(self) -> list[Update]:
         """End jobs that waited for the first workers, if these cannot run them."""
         if not self._unproven or time.monotonic() < self._next_proof or not self._link.is_up:
             return []
@@ -195,12 +195,12 @@ f" {kept or 'nothing else'}; there are workers with {have}")  # fmt: skip
         return kept
 
     def _submit(self, batch: Batch, resources: dict[str, float]) -> JobId:
-        if self._session is None:
+        if self._context is None:
             raise ClusterError("the cluster is not open")
-        session, client = self._session, self._link.client()
-        job = JobId(f"toilfn/{session.workflow}/{uuid4().hex[:8]}/{batch.name}")
+        context, client = self._context, self._link.client()
+        job = JobId(f"toilfn/{context.workflow}/{uuid4().hex[:8]}/{batch.name}")
         future = client.submit(
-            run_job, str(job), self._command, [session.store, batch.name], session.environment,
+            run_job, str(job), self._command, [context.store, batch.name], context.environment,
             key=job, resources=resources or None, pure=False,
         )  # fmt: skip
         client.publish_dataset(future, name=job)

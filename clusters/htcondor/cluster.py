@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId, Session
+from toilfn.clusters.base import Capabilities, JobId, RunContext
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
@@ -74,12 +74,12 @@ class HTCondorCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
         self._queue: Queue = CommandQueue(self.commands)
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready; see `Cluster.open`."""
         self._queue = chosen_queue(self.commands, self.settings.get("bindings"))
         if isinstance(self._queue, CommandQueue):
             self.commands.expect(("condor_submit", "condor_q", "condor_rm"))
-        super().open(session)
+        super().open(context)
 
     def directives(self, submission: Submission) -> list[str]:
         """Return the submit description's lines that follow from the shape."""

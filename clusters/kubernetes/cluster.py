@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses, portions
 from toilfn.clusters.common.containersettings import image_of, setting
 from toilfn.clusters.common.jobscript import Submission
@@ -84,7 +84,7 @@ class KubernetesCluster(Cluster):
         self.poll_interval = parse_duration(self.settings.get("poll_interval", 2.0))
         self._patience = parse_duration(self.settings.get("patience", 600.0))
         self._pod_timeout = parse_duration(self.settings.get("pod_timeout", 120.0))
-        self._session: Session | None = None
+        self._context: RunContext | None = None
         self._connection: Connection | None = None
         self._watchers: list[Watcher] = []
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
@@ -103,14 +103,14 @@ class KubernetesCluster(Cluster):
         """The first error since which no job could be sent, and its monotonic time."""
         self._is_away = False
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Connect, and start to watch. See `Cluster.open`."""
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", session.workflow):
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", context.workflow):
             raise InputError(
-                f"{session.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
+                f"{context.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
             )
         image_of(self.settings, "KubernetesCluster")
-        self._session, selector = session, f"{WORKFLOW}={session.workflow}"
+        self._context, selector = context, f"{WORKFLOW}={context.workflow}"
         connection = self._connection = Connection(self.settings)
         try:
             connection.check_job(self.manifest())
@@ -154,11 +154,11 @@ class KubernetesCluster(Cluster):
 
     def kill(self, jobs: Iterable[JobId]) -> None:
         """End jobs: a whole Job at once where nothing else of it lives. See `Cluster.kill`."""
-        doomed = [self._live[id_] for id_ in jobs if id_ in self._live]
-        for live in doomed:
+        ending = [self._live[id_] for id_ in jobs if id_ in self._live]
+        for live in ending:
             live.is_killed = True
         kept = {live.job for live in self._live.values() if not live.is_killed}
-        for live in doomed:
+        for live in ending:
             if live.job in self._unsent:
                 if live.job not in kept:
                     self._give_up(live.job, Found(JobState.ENDED, Cause.LOST, "killed"))
@@ -181,7 +181,7 @@ class KubernetesCluster(Cluster):
                 " ".join(sorted(self._leftover)),
                 self._connection.namespace,
                 WORKFLOW,
-                self._session.workflow if self._session else "",
+                self._context.workflow if self._context else "",
             )
         self.leave()
 
@@ -210,7 +210,7 @@ class KubernetesCluster(Cluster):
             submission = Submission("toilfn-example", (batch,), batch.resources, "")
         image = setting(self.settings, "image", "TOILFN_IMAGE") or "IMAGE"
         given = {"owner": user_label(user()), **self.settings, "image": image}
-        return job(submission, self._session or Session("STORE", "WORKFLOW"), given)
+        return job(submission, self._context or RunContext("STORE", "WORKFLOW"), given)
 
     # How it is done.
 
@@ -247,10 +247,10 @@ class KubernetesCluster(Cluster):
 
     def _note_outage(self, error: ClusterError | None) -> None:
         """Report that the API does not answer, and that it does again, once each."""
-        if self._session is None or self._is_away == (error is not None):
+        if self._context is None or self._is_away == (error is not None):
             return
         self._is_away = error is not None
-        self._session.outage(str(error) if error else "")
+        self._context.outage(str(error) if error else "")
         if error:
             patience = format_duration(self._patience)
             _log.warning("%s; the run waits for it, for at most %s (patience)", error, patience)
@@ -258,10 +258,10 @@ class KubernetesCluster(Cluster):
             _log.warning("Kubernetes answers again")
 
     def _submit(self, shape: Resources, portion: Sequence[Batch]) -> dict[str, JobId]:
-        session = self._session
-        if session is None:
+        context = self._context
+        if context is None:
             raise ClusterError("the cluster is not open")
-        name = job_name(self.settings.get("job_name", ""), session.workflow, secrets.token_hex(4))
+        name = job_name(self.settings.get("job_name", ""), context.workflow, secrets.token_hex(4))
         manifest = self._unsent[name] = self.manifest(Submission(name, tuple(portion), shape, ""))
         jobs = {batch: id_ for id_, batch in batches(manifest).items()}
         for id_ in jobs.values():
@@ -277,8 +277,8 @@ class KubernetesCluster(Cluster):
             self._no_sending = self._no_sending or (time.monotonic(), error)
             return False
         except QuotaError as error:
-            if verdict.is_hopeless(str(error)):
-                self._give_up(name, Found(JobState.ENDED, Cause.INPUT, f"{error}; {verdict.HOPELESS}"))
+            if verdict.is_final(str(error)):
+                self._give_up(name, Found(JobState.ENDED, Cause.INPUT, f"{error}; {verdict.QUOTA_TOO_SMALL}"))
                 return True
             self._say(f"jobs wait for the namespace's quota: {error}")
             return False
@@ -466,8 +466,10 @@ class KubernetesCluster(Cluster):
         reason = verdict.blocked(live.pod) if live.pod else ""
         reason = reason or self._warning(name)
         if "exceeded quota" in reason:
-            if verdict.is_hopeless(reason):
-                return [self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.HOPELESS}"))]
+            if verdict.is_final(reason):
+                return [
+                    self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.QUOTA_TOO_SMALL}"))
+                ]
             self._say(f"pods wait for the namespace's quota: {reason}")
             return []
         if not reason:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toilfn.clusters.base import JobId, Session, worker_command
+from toilfn.clusters.base import JobId, RunContext, worker_command
 from toilfn.clusters.common.jobscript import Submission, render
 from toilfn.clusters.kubernetes.placement import ACCELERATOR_LABELS, PREEMPTIBLE_LABELS, affinity, amounts, tolerations
 from toilfn.errors import InputError
@@ -71,13 +71,13 @@ def user_label(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:63].strip("-_.") or "unknown"
 
 
-def job(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+def job(submission: Submission, context: RunContext, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Build the Job of a submission: an Indexed one if it has more than one batch.
 
     Parameters
     ----------
     submission : Submission
-    session : Session
+    context : RunContext
     settings : mapping
         Those of `KubernetesSettings` that are set, with an image and an owner.
 
@@ -89,13 +89,13 @@ def job(submission: Submission, session: Session, settings: Mapping[str, Any]) -
     labels = {
         **settings.get("labels", {}),
         "app.kubernetes.io/managed-by": "toilfn",
-        WORKFLOW: session.workflow,
+        WORKFLOW: context.workflow,
         OWNER: _owner(settings["owner"]),
         JOB: submission.name,
         PREEMPTIBLE: str(submission.resources.preemptible).lower(),
     }
     annotations = dict(settings.get("annotations", {}))
-    template = {"metadata": {"labels": labels, "annotations": annotations}, "spec": _pod(submission, session, settings)}
+    template = {"metadata": {"labels": labels, "annotations": annotations}, "spec": _pod(submission, context, settings)}
     names = json.dumps([batch.name for batch in submission.batches])
     return {
         "apiVersion": "batch/v1",
@@ -165,7 +165,7 @@ def _completion(submission: Submission) -> dict[str, Any]:
     return {"completionMode": "Indexed", "completions": count, "parallelism": count, "backoffLimitPerIndex": 0}
 
 
-def _pod(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _pod(submission: Submission, context: RunContext, settings: Mapping[str, Any]) -> dict[str, Any]:
     resources = submission.resources
     labels = settings.get("preemptible_labels", PREEMPTIBLE_LABELS)
     names = settings.get("accelerator_resources", {})
@@ -174,8 +174,8 @@ def _pod(submission: Submission, session: Session, settings: Mapping[str, Any]) 
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,  # workers never ask the API for anything
         "enableServiceLinks": False,
-        "containers": [_container(submission, session, settings)],
-        "volumes": [volume for volume, _ in _volumes(session, settings)],
+        "containers": [_container(submission, context, settings)],
+        "volumes": [volume for volume, _ in _volumes(context, settings)],
         "affinity": affinity(resources, labels, settings.get("accelerator_labels", ACCELERATOR_LABELS)),
         "tolerations": tolerations(resources, labels, names),
         "imagePullSecrets": [{"name": name} for name in settings.get("image_pull_secrets", ())],
@@ -184,25 +184,25 @@ def _pod(submission: Submission, session: Session, settings: Mapping[str, Any]) 
     }
 
 
-def _container(submission: Submission, session: Session, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _container(submission: Submission, context: RunContext, settings: Mapping[str, Any]) -> dict[str, Any]:
     asked = amounts(submission.resources, settings.get("accelerator_resources", {}))
-    variables = {"TOILFN_WORK_DIR": _work_dir(session), **settings.get("env", {})}
+    variables = {"TOILFN_WORK_DIR": _work_dir(context), **settings.get("env", {})}
     container = {
         "name": CONTAINER,
         "image": settings["image"],
         # Kubernetes expands $(NAME) in what it starts; $$ stands for one $.
-        "command": [settings.get("shell", "/bin/sh"), "-c", _script(submission, session, settings).replace("$", "$$")],
+        "command": [settings.get("shell", "/bin/sh"), "-c", _script(submission, context, settings).replace("$", "$$")],
         "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()],
         "envFrom": [{"secretRef": {"name": name}} for name in settings.get("secret_env", ())],
         "resources": {"requests": asked, "limits": asked},
-        "volumeMounts": [mount for _, mount in _volumes(session, settings)],
+        "volumeMounts": [mount for _, mount in _volumes(context, settings)],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     optional = {"imagePullPolicy": "image_pull_policy", "securityContext": "security_context"}
     return container | {name: settings[key] for name, key in optional.items() if key in settings}
 
 
-def _script(submission: Submission, session: Session, settings: Mapping[str, Any]) -> str:
+def _script(submission: Submission, context: RunContext, settings: Mapping[str, Any]) -> str:
     worker = settings.get("worker_command", worker_command(settings.get("python", "python3")))
     return render(
         submission,
@@ -210,23 +210,23 @@ def _script(submission: Submission, session: Session, settings: Mapping[str, Any
         directives=(),
         index="JOB_COMPLETION_INDEX",
         first=0,
-        command=(*worker, session.store),
-        environment=session.environment,
+        command=(*worker, context.store),
+        environment=context.environment,
         output=None,
         prologue=settings.get("job_script_prologue", ()),
         epilogue=settings.get("job_script_epilogue", ()),
     )
 
 
-def _work_dir(session: Session) -> str:
-    return session.environment.get("TOILFN_WORK_DIR", WORK_DIR)
+def _work_dir(context: RunContext) -> str:
+    return context.environment.get("TOILFN_WORK_DIR", WORK_DIR)
 
 
-def _volumes(session: Session, settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _volumes(context: RunContext, settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Pair each volume with where it is mounted."""
     host = settings.get("host_path")
     work = {"hostPath": {"path": host, "type": "DirectoryOrCreate"}} if host else {"emptyDir": {}}
-    wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(session), work, False)]
+    wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(context), work, False)]
     # A container may run as any user; no one outside the pod sees its volumes.
     for place, name in settings.get("secrets", {}).items():
         wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o444}}, True))

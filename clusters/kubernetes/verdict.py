@@ -15,9 +15,9 @@ from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
 from toilfn.ids import Cause
 
-__all__ = ["HOPELESS", "blocked", "gone", "is_hopeless", "is_starting", "judge"]
+__all__ = ["QUOTA_TOO_SMALL", "blocked", "gone", "is_final", "is_starting", "judge"]
 
-HOPELESS = "the whole quota is less than that: ask for less, or have the quota raised (`kubectl describe quota`)"
+QUOTA_TOO_SMALL = "the whole quota is less than that: ask for less, or have the quota raised (`kubectl describe quota`)"
 
 _NODE_REASONS = {
     "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity", "OutOfcpu", "OutOfmemory",
@@ -85,7 +85,7 @@ def blocked(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def is_hopeless(said: str) -> bool:
+def is_final(said: str) -> bool:
     """Return whether one request is more than the whole quota of the namespace.
 
     Parameters

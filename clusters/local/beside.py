@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, Session, Update
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, RunContext, Update
 from toilfn.clusters.local.processes import ProcessCluster
 from toilfn.resources import Capacity
 
@@ -36,10 +36,10 @@ class BesideCluster(Cluster):
         self.holds_worker = main.holds_worker
         self.submits_beside = main.submits_beside
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready to run batches."""
-        self._main.open(session)
-        self._here.open(session)
+        self._main.open(context)
+        self._here.open(context)
 
     def capacity(self) -> Capacity:
         """Return what the main cluster can run."""

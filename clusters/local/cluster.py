@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from toilfn.clusters.base import FRESH_VARIABLE, Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import FRESH_VARIABLE, Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.local import machine
-from toilfn.clusters.local.process import Launcher, Sweeper, WorkerProcess, launch
+from toilfn.clusters.local.process import Cleaner, Launcher, WorkerProcess, launch
 from toilfn.clusters.local.watch import Verdict, broken_limit, how_it_ended
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
@@ -62,7 +62,7 @@ class LocalCluster(Cluster):
     memory, disk : int or str, optional
         Bytes to use, or such as "8G"; by default what the machine has.
     launcher : callable, optional
-        Starts worker processes, such as a `toilfn.clusters.local.forkserver.Nursery`; by default each is a new Python.
+        Starts worker processes, such as a `ForkServer` of `forkserver`; by default each is a new Python.
     watch_memory : bool
         Whether a task that takes more memory than it asked for is killed.
     """
@@ -90,23 +90,23 @@ class LocalCluster(Cluster):
         self._cores = cores
         self._memory = None if memory is None else parse_memory(memory)
         self._disk = None if disk is None else parse_disk(disk)
-        self._session: Session | None = None
+        self._context: RunContext | None = None
         self._busy: dict[JobId, _Job] = {}
         self._idle: list[WorkerProcess] = []
         self._leaving: list[WorkerProcess] = []
         self._failed: list[Update] = []
-        self._sweeper = Sweeper()
+        self._cleaner = Cleaner()
         self._woken = False
         self._numbers = itertools.count(1)
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Find out what the machine has; workers are started when there is work."""
-        if self._session is not None:
+        if self._context is not None:
             raise ClusterError(
                 "this LocalCluster is in use by another run", hint="create one cluster object for each run"
             )
-        self._session = session
-        self._environment = {**os.environ, **session.environment}
+        self._context = context
+        self._environment = {**os.environ, **context.environment}
         self._next_look = 0.0
         self._devices = machine.nvidia_devices()
         self._total = self._resources()
@@ -149,9 +149,9 @@ class LocalCluster(Cluster):
         return id_
 
     def _new_worker(self, devices: list[str]) -> WorkerProcess:
-        assert self._session is not None
+        assert self._context is not None
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-        worker = WorkerProcess(self._session.store, {**self._environment, **visible}, self._launcher)
+        worker = WorkerProcess(self._context.store, {**self._environment, **visible}, self._launcher)
         self._selector.register(worker, selectors.EVENT_READ)
         return worker
 
@@ -177,7 +177,7 @@ class LocalCluster(Cluster):
                 updates += self._hear(key.data)
             elif isinstance(worker := key.fileobj, WorkerProcess) and worker.receive() is None:
                 self._idle.remove(worker)
-                self._bury(worker)
+                self._remove(worker)
         if self._busy and time.monotonic() >= self._next_look:
             updates += self._look()
         return updates
@@ -207,7 +207,7 @@ class LocalCluster(Cluster):
         cause, detail = job.verdict or how_it_ended(status, in_task=doing is not None)
         if doing is None and log and job.verdict is None:
             detail += ": " + log.decode(errors="replace").strip()[-_DETAIL:]
-        self._bury(job.worker)
+        self._remove(job.worker)
         if doing is None:
             return Update(job.id, JobState.ENDED, cause, detail, log=log)
         return Update(job.id, JobState.ENDED, cause, detail, running=doing.task, log=log, since=doing.start)
@@ -216,11 +216,11 @@ class LocalCluster(Cluster):
         del self._busy[job.id]
         self._devices += job.devices
 
-    def _bury(self, worker: WorkerProcess) -> None:
+    def _remove(self, worker: WorkerProcess) -> None:
         self._selector.unregister(worker)
         worker.end()
         worker.close()
-        self._sweeper.request(self._environment)
+        self._cleaner.request(self._environment)
 
     def _look(self) -> list[Update]:
         """Look after every worker that has a job: is it alive, does it keep to its limits, did it end when told to?"""
@@ -232,7 +232,7 @@ class LocalCluster(Cluster):
             elif start > job.kill_at:
                 job.worker.signal(signal.SIGKILL)
             elif job.verdict is None and (verdict := self._verdict(job)) is not None:
-                self._condemn(job, verdict)
+                self._end_early(job, verdict)
         now = time.monotonic()
         self._next_look = now + max(_LOOK, _LOOK_SHARE * (now - start))
         return updates
@@ -240,7 +240,7 @@ class LocalCluster(Cluster):
     def _verdict(self, job: _Job) -> Verdict | None:
         return broken_limit(job.worker, memory=self._watch_memory)
 
-    def _condemn(self, job: _Job, verdict: Verdict) -> None:
+    def _end_early(self, job: _Job, verdict: Verdict) -> None:
         job.verdict = verdict
         job.kill_at = time.monotonic() + _GRACE
         # A process that takes too much memory would take more while it is asked to stop.
@@ -251,7 +251,7 @@ class LocalCluster(Cluster):
         for id_ in jobs:
             job = self._busy.get(id_)
             if job is not None and job.verdict is None:
-                self._condemn(job, (Cause.LOST, "killed on request"))
+                self._end_early(job, (Cause.LOST, "killed on request"))
 
     def recall(self, job: JobId) -> None:
         """Pass the wish on to the worker."""
@@ -265,11 +265,11 @@ class LocalCluster(Cluster):
 
     def wake(self) -> None:
         """Build a `poll` that waits in another thread return now."""
-        if self._session is not None:
+        if self._context is not None:
             with suppress(BlockingIOError):
                 os.write(self._wake_write, b"!")
 
-    def _hear_last(self) -> None:
+    def _await_last_answers(self) -> None:
         """Let workers say that they are done: a run is over a bit earlier, when it has their answers."""
         deadline = time.monotonic() + _LAST_WORDS
         while any(job.worker.doing() is None for job in self._busy.values()):
@@ -280,9 +280,9 @@ class LocalCluster(Cluster):
 
     def close(self) -> None:
         """End all workers and what they have started, and wait until their temporary files are gone."""
-        if self._session is None:
+        if self._context is None:
             return
-        self._hear_last()
+        self._await_last_answers()
         self.kill(list(self._busy))
         for worker in self._idle:
             worker.hang_up()
@@ -291,9 +291,9 @@ class LocalCluster(Cluster):
             worker.end(max(0.0, deadline - time.monotonic()))
             worker.close()
         if self._busy:
-            self._sweeper.request(self._environment)
-        self._sweeper.finish()
+            self._cleaner.request(self._environment)
+        self._cleaner.finish()
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
-        self._busy, self._idle, self._leaving, self._failed, self._session = {}, [], [], [], None
+        self._busy, self._idle, self._leaving, self._failed, self._context = {}, [], [], [], None

@@ -1,6 +1,6 @@
 """Workers that start with what this process has loaded: forked, where a new Python would import it all again.
 
-A fork is safe only in a process without threads, and a leader has some. So a *nursery* is forked first, before any
+A fork is safe only in a process without threads, and a leader has some. So a *fork_server* is forked first, before any
 thread is started; whenever a worker is wanted, it forks that, and tells how each one ended.
 """
 
@@ -23,14 +23,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-__all__ = ["Nursery"]
+__all__ = ["ForkServer"]
 
 _LARGEST = 2**17
 """Bytes of a message."""
 
 
-class Nursery:
-    """Forks workers for a `LocalCluster`: ``LocalCluster(launcher=Nursery())``.
+class ForkServer:
+    """Forks workers for a `LocalCluster`: ``LocalCluster(launcher=ForkServer())``.
 
     Make it before this process starts threads, and close it after the cluster. It ends with this process, too.
     """
@@ -38,17 +38,17 @@ class Nursery:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ended: dict[int, int] = {}
-        self._born: list[int] = []
+        self._started: list[int] = []
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # it may be closed, full or None
                 stream.flush()
         self._pid = os.fork()
         if self._pid == 0:
             self._socket.close()
-            _leave(_nurse, theirs)
+            _leave(_serve, theirs)
         theirs.close()
 
-    def __call__(self, fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> Fledgling:
+    def __call__(self, fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> ForkedWorker:
         """Start a worker.
 
         Parameters
@@ -63,17 +63,17 @@ class Nursery:
         Raises
         ------
         OSError
-            If the nursery is gone.
+            If the fork server is gone.
         """
         changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
         message = json.dumps([changed, [name for name in os.environ if name not in environment]])
         socket.send_fds(self._socket, [message.encode()], [output, *fds])
-        while not self._born:
+        while not self._started:
             self.listen(None)
-        return Fledgling(self, self._born.pop())
+        return ForkedWorker(self, self._started.pop())
 
     def listen(self, timeout: float | None) -> None:
-        """Hear what the nursery has to say, waiting at most so many seconds for it.
+        """Hear what the fork server has to say, waiting at most so many seconds for it.
 
         Raises
         ------
@@ -85,8 +85,8 @@ class Nursery:
             if not said:
                 raise ConnectionResetError("the process that forks workers has died")
             kind, pid, status = json.loads(said)
-            if kind == "born":
-                self._born.append(pid)
+            if kind == "started":
+                self._started.append(pid)
             else:
                 self._ended[pid] = status
             timeout = 0
@@ -96,17 +96,17 @@ class Nursery:
         return self._ended.get(pid)
 
     def close(self) -> None:
-        """End the nursery."""
+        """End the fork server."""
         self._socket.close()
         os.waitpid(self._pid, 0)
 
 
-class Fledgling:
-    """A worker's process that a nursery has forked."""
+class ForkedWorker:
+    """A worker's process that a fork server has forked."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
+    def __init__(self, fork_server: ForkServer, pid: int) -> None:
         self.pid = pid
-        self._nursery = nursery
+        self._nursery = fork_server
 
     def poll(self) -> int | None:
         """Return its exit status, or None while it runs."""
@@ -138,7 +138,7 @@ def _leave(function: object, *args: object) -> NoReturn:
         os._exit(status)
 
 
-def _nurse(control: socket.socket) -> None:
+def _serve(control: socket.socket) -> None:
     """Fork workers until the other end of a socket closes."""
     os.setsid()  # a terminal's interrupts are for the leader
     gc.freeze()
@@ -154,7 +154,7 @@ def _nurse(control: socket.socket) -> None:
         ready, _, _ = select.select([control, wake], [], [])
         if wake in ready:
             wake.recv(_LARGEST)
-            _tell_ends(control)
+            _report_ends(control)
         if control in ready and not _fork_one(control):
             return
 
@@ -171,14 +171,14 @@ def _fork_one(control: socket.socket) -> bool:
     pid = os.fork()
     if pid == 0:
         control.close()
-        _leave(_hatch, fds, changed, removed)
+        _leave(_become_worker, fds, changed, removed)
     for fd in fds:
         os.close(fd)
-    control.send(json.dumps(["born", pid, 0]).encode())
+    control.send(json.dumps(["started", pid, 0]).encode())
     return True
 
 
-def _tell_ends(control: socket.socket) -> None:
+def _report_ends(control: socket.socket) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -192,7 +192,7 @@ def _tell_ends(control: socket.socket) -> None:
             return
 
 
-def _hatch(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> int:
+def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> int:
     """Become a worker."""
     os.setsid()
     signal.set_wakeup_fd(-1)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.local import machine
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Capacity, Resources
@@ -39,10 +39,10 @@ class InlineCluster(Cluster):
         self._services: dict[JobId, Any] = {}
         self._news: queue.SimpleQueue[Update] = queue.SimpleQueue()
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready; the tasks' store is opened here."""
         # By name, as all clusters start workers: this room does not import the core.
-        self._run = importlib.import_module("toilfn.worker.inprocess").InProcess(session.store, session.environment)
+        self._run = importlib.import_module("toilfn.worker.inprocess").InProcess(context.store, context.environment)
 
     def capacity(self) -> Capacity:
         """Offer the whole machine, to one batch at a time."""

@@ -19,7 +19,7 @@ from toilfn.clusters.local.slot import Doing, Slot
 from toilfn.clusters.local.wire import Wire
 from toilfn.protocol import READY, Open, encode
 
-__all__ = ["Launcher", "Process", "Sweeper", "WorkerProcess", "launch"]
+__all__ = ["Cleaner", "Launcher", "Process", "WorkerProcess", "launch"]
 
 _MOST_KEPT = 512 * 2**20
 """How many bytes a worker may keep of earlier tasks, where its last task did not ask for more."""
@@ -179,7 +179,7 @@ class WorkerProcess:
         os.close(self._output)
 
 
-class Sweeper:
+class Cleaner:
     """Cleans up after workers that were killed, in a process of its own since deferred calls are the user's code."""
 
     def __init__(self) -> None:

@@ -64,7 +64,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
         self._command = tuple(worker_command) or base.worker_command(sys.executable)
         self._waiting: deque[tuple[JobId, str]] = deque()
         self._running: dict[JobId, _Running] = {}
-        self._doomed: dict[JobId, float] = {}
+        self._ending: dict[JobId, float] = {}
         """When processes that were asked to end are ended by force."""
 
     @property
@@ -87,7 +87,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
         """See which processes have ended, and start others; see `PolledCluster.look`."""
-        for job, limit in self._doomed.items():
+        for job, limit in self._ending.items():
             if limit < time.monotonic() and job in self._running:
                 _signal(self._running[job].process, signal.SIGKILL)
         found = {job: self._judge(job) for job in self._running.keys() & set(jobs)}
@@ -98,13 +98,13 @@ class ProcessCluster(PolledCluster[LiveJob]):
         """Ask processes to end; see `PolledCluster.end`."""
         self._waiting = deque(entry for entry in self._waiting if entry[0] not in jobs)
         for job in jobs:
-            if job in self._running and job not in self._doomed:
-                self._doomed[job] = time.monotonic() + _EXIT_TIME
+            if job in self._running and job not in self._ending:
+                self._ending[job] = time.monotonic() + _EXIT_TIME
                 _signal(self._running[job].process, signal.SIGTERM)
 
     def ended(self, job: JobId, live: LiveJob, found: Found) -> Found:
         """Add what a process that failed has printed; see `PolledCluster.ended`."""
-        self._doomed.pop(job, None)
+        self._ending.pop(job, None)
         running = self._running.pop(job, None)
         if running is None or running.output is None:
             return found
@@ -145,17 +145,17 @@ class ProcessCluster(PolledCluster[LiveJob]):
             if one.output is not None:
                 one.output.close()
         self._running.clear()
-        self._doomed.clear()
+        self._ending.clear()
 
     def _start(self) -> None:
         while self._waiting and len(self._running) < self._most:
             job, name = self._waiting.popleft()
             output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
-            mark = f"{self.session.workflow} {job} {name}"
+            mark = f"{self.context.workflow} {job} {name}"
             process = psutil.Popen(
-                [*self._command, self.session.store, name],
+                [*self._command, self.context.store, name],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, **self.session.environment, _VARIABLE: mark}, start_new_session=True,
+                env={**os.environ, **self.context.environment, _VARIABLE: mark}, start_new_session=True,
             )  # fmt: skip
             self._running[job] = _Running(process, output)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, unquote
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Session
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError
 from toilfn.clusters.common.containersettings import prologue_script, setting, walltime_of, worker_words
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
@@ -75,12 +75,12 @@ class MesosCluster(PolledCluster[_Task]):
 
     # The cluster's interface.
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Subscribe, as the framework of an earlier leader if there was one. See `Cluster.open`."""
-        super().open(session)
+        super().open(context)
         given = self.settings
         known = setting(given, "framework_id", "TOILFN_MESOS_FRAMEWORK_ID")
-        noted = session.notes.read(_NOTE).decode()
+        noted = context.notes.read(_NOTE).decode()
         self._executors.clear()
         try:
             self._master = self._subscribed(known or noted)
@@ -89,7 +89,7 @@ class MesosCluster(PolledCluster[_Task]):
                 raise
             _log.warning("%s. Its tasks are gone; registering as a new one.", error)  # its failover_timeout is over
             self._master = self._subscribed("")
-        session.notes.write(_NOTE, self._master.framework_id.encode())
+        context.notes.write(_NOTE, self._master.framework_id.encode())
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Let batches wait for offers, and ask for some. See `Cluster.submit`."""
@@ -129,7 +129,7 @@ class MesosCluster(PolledCluster[_Task]):
         try:
             master.check()
             master.call("TEARDOWN")
-            self.session.notes.write(_NOTE, b"")
+            self.context.notes.write(_NOTE, b"")
         except AwayError as error:
             _log.warning("%s. Its tasks end when failover_timeout is over.", error)
         except ClusterError as error:  # another leader has taken over
@@ -151,7 +151,7 @@ class MesosCluster(PolledCluster[_Task]):
 
     def _subscribed(self, framework_id: str) -> Master:
         given = self.settings
-        info = framework_info(given, self.session.workflow)
+        info = framework_info(given, self.context.workflow)
         self._master = Master(endpoints(given), info, credentials(given), self._hear)
         try:
             self._master.start(framework_id, START_PATIENCE)
@@ -259,12 +259,12 @@ class MesosCluster(PolledCluster[_Task]):
         given = self.settings
         python = given.get("python", "python3" if "image" in given else sys.executable)
         words = [python, "-m", "toilfn.clusters.mesos.executor"]
-        variables = [{"name": n, "type": "VALUE", "value": v} for n, v in self.session.environment.items()]
+        variables = [{"name": n, "type": "VALUE", "value": v} for n, v in self.context.environment.items()]
         return {
-            "executor_id": {"value": f"{self.session.workflow}-{secrets.token_hex(4)}"},
+            "executor_id": {"value": f"{self.context.workflow}-{secrets.token_hex(4)}"},
             "framework_id": {"value": self._open_master.framework_id},
             "type": "CUSTOM",
-            "name": f"toilfn {self.session.workflow}",
+            "name": f"toilfn {self.context.workflow}",
             "source": "toilfn",
             "command": {"shell": False, "value": python, "arguments": words, "environment": {"variables": variables}},
             "resources": resources,
@@ -277,11 +277,11 @@ class MesosCluster(PolledCluster[_Task]):
         """Write a TaskInfo; what the executor is to run is its data."""
         given = self.settings
         python = {} if "image" in given else {"python": sys.executable}
-        command = [*worker_words({**python, **given}, self.session), batch.name]
+        command = [*worker_words({**python, **given}, self.context), batch.name]
         lines = given.get("job_script_prologue", ())
         data = {
             "command": ["sh", "-c", prologue_script(lines), "sh", *command] if lines else command,
-            "environment": {**self.session.environment, **given.get("env", {})},
+            "environment": {**self.context.environment, **given.get("env", {})},
             "memory": batch.resources.memory,
         }
         return {
@@ -295,7 +295,7 @@ class MesosCluster(PolledCluster[_Task]):
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find the live tasks of this framework, and take them over; asks Mesos for the state of each."""
-        if workflow != self.session.workflow:
+        if workflow != self.context.workflow:
             return {}
         tasks = self.patiently(lambda: self._open_master.ask("GET_TASKS")).get("tasks", ())
         names: dict[JobId, str] = {}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from toilfn.clusters.base import Capabilities, JobId, Session
+from toilfn.clusters.base import Capabilities, JobId, RunContext
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
@@ -63,10 +63,10 @@ class ParasolCluster(CommandCluster):
         self._command: str = self.settings.get("parasol_command", "parasol")
         self.killer = (self._command, "remove", "job")
 
-    def open(self, session: Session) -> None:
+    def open(self, context: RunContext) -> None:
         """Get ready, in a folder whose name Parasol can handle."""
         self.commands.expect((self._command,))
-        super().open(session)
+        super().open(context)
         if re.search(r"\s", str(self.log_directory)):
             raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}", hint="set log_directory")
 

@@ -18,7 +18,7 @@ from toilfn.model.records import (
     Run,
     Started,
     Stats,
-    Task,
+    TaskRecord,
     encode,
 )
 from toilfn.stores import Store, open_store
@@ -36,14 +36,18 @@ def function(name: str) -> Function:
     return Function(id_of(f"function {name}"), name, {}, CODE, {})
 
 
-def task(name: str, of: str, needs: Sequence[str] = (), after: Sequence[str] = (), parent: str | None = None) -> Task:
-    return Task(
+def task(
+    name: str, of: str, needs: Sequence[str] = (), after: Sequence[str] = (), parent: str | None = None
+) -> TaskRecord:
+    return TaskRecord(
         id_of(name), id_of(f"function {of}"), b"", tuple(map(id_of, needs)), tuple(map(id_of, after)), {},
         id_of(parent) if parent else None, {},
     )  # fmt: skip
 
 
-def outcome(name: str, tasks: Sequence[Task] = (), log: bytes = b"", value: bytes = b"", wall: float = 2.0) -> Outcome:
+def outcome(
+    name: str, tasks: Sequence[TaskRecord] = (), log: bytes = b"", value: bytes = b"", wall: float = 2.0
+) -> Outcome:
     refs = tuple(task.id for task in tasks)
     return Outcome(id_of(name), 1, value, refs, tuple(tasks), (), (), (), log, STATS._replace(wall=wall))
 

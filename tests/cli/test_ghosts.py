@@ -10,7 +10,7 @@ import pytest
 from tests.cli.story import epoch, run, tell
 from tests.servers.fake.systems import system
 from toilfn.cli import main
-from toilfn.clusters.base import Batch, Cluster, Session
+from toilfn.clusters.base import Batch, Cluster, RunContext
 from toilfn.clusters.common.resume import make_again
 from toilfn.leader.cluster_context import jobs_name
 from toilfn.resources import Resources
@@ -36,7 +36,7 @@ def forsaken(torque: Path, tmp_path: Path) -> Iterator[tuple[Store, Callable[[],
 
     def make() -> Cluster:
         clusters.append(make_again("torque", {**address, "worker_command": ("sh", "-c", "sleep 300")}))
-        clusters[-1].open(Session(store.url, jobs_name(store)))
+        clusters[-1].open(RunContext(store.url, jobs_name(store)))
         return clusters[-1]
 
     jobs = make().submit([Batch(f"1-{n}", "", SHAPE) for n in range(3)])

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.servers.kubernetes import IMAGE
-from toilfn.clusters.base import Batch, JobState, Session, Update
+from toilfn.clusters.base import Batch, JobState, RunContext, Update
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.resources import Resources
 
@@ -32,7 +32,7 @@ def opened(folder: Path, **settings: Any) -> Iterator[KubernetesCluster]:
     cluster = KubernetesCluster(
         **{"image": IMAGE, "poll_interval": 0.1, "worker_command": ["sh", str(worker)], **settings}
     )
-    cluster.open(Session(str(folder), f"test-{uuid4().hex[:8]}"))
+    cluster.open(RunContext(str(folder), f"test-{uuid4().hex[:8]}"))
     try:
         yield cluster
     finally:

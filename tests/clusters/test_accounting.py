@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.servers.fake.systems import system
-from toilfn.clusters.base import Batch, JobId, JobState, Session
+from toilfn.clusters.base import Batch, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError, Commands
 from toilfn.clusters.htcondor.answers import event_log
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
@@ -36,7 +36,7 @@ def test_what_the_queue_forgot_is_asked_of_the_accounting(forgetful, tmp_path):
     """Endings are told apart: well, with an error, killed."""
     (tmp_path / "job.sh").write_text("case $2 in good) exit 0;; bad) exit 4;; *) exec sleep 60;; esac")
     cluster = forgetful(poll_interval=0.1, worker_command=("sh", str(tmp_path / "job.sh")))
-    cluster.open(Session(str(tmp_path), "wf"))
+    cluster.open(RunContext(str(tmp_path), "wf"))
     try:
         shape = Resources(memory=2**27, disk=2**20)
         jobs = cluster.submit([Batch(name, name, shape) for name in ("good", "bad", "killed")])
@@ -63,7 +63,7 @@ def test_event_logs_spare_condor_the_question():
     for spool in system("htcondor"):
         folder = spool.parent
         cluster = HTCondorCluster(poll_interval=0.1, worker_command=("true",), log_directory=str(folder / "logs"))
-        cluster.open(Session(str(folder), "wf"))
+        cluster.open(RunContext(str(folder), "wf"))
         (job,) = cluster.submit([Batch("a", "a", Resources(memory=2**27, disk=2**20))])
         assert wait_ended(cluster, [job])[job].cause is None
         cluster.close()
@@ -75,7 +75,7 @@ def test_memory_is_reserved_as_the_site_counts_it(tmp_path):
     for spool in system("lsf"):
         (spool / "parameters").write_text("\n\tRESOURCE_RESERVE_PER_TASK = Y\n\tMAX_JOB_ARRAY_SIZE = 7\n")
         cluster = LSFCluster(log_directory=str(tmp_path))
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         (line,) = [row for row in cluster.job_script().splitlines() if "rusage" in row]
         assert "mem=2097152" in line  # one core
         cluster.close()

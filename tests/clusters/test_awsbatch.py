@@ -16,7 +16,7 @@ from tests.servers.containers import IMAGE
 from tests.servers.fixtures import awsbatch_server, containers
 from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -98,7 +98,7 @@ def opened(settings, tmp_path):
             **{**settings, "poll_interval": 0.2, "worker_command": ("sh", str(tmp_path / "job.sh")), **changes}
         )
         clusters.append(cluster)
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         return cluster
 
     yield opened

@@ -14,7 +14,7 @@ import pytest
 from tests.servers.fake.systems import system
 from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, noisy, refuse
 from toilfn.clusters import cluster_class
-from toilfn.clusters.base import Batch, JobId, JobState, Session
+from toilfn.clusters.base import Batch, JobId, JobState, RunContext
 from toilfn.errors import ClusterError
 from toilfn.resources import Resources
 
@@ -40,7 +40,7 @@ class Bench:
         self.outages: list[str] = []
         settings = {"poll_interval": 0.1, "patience": 30, "worker_command": ("sh", str(folder / "job.sh"))}
         self.cluster = cluster_class(name)(**settings)
-        self.cluster.open(Session(str(folder), "wf", outage=self.outages.append))
+        self.cluster.open(RunContext(str(folder), "wf", outage=self.outages.append))
 
     def submit(self, *names: str) -> list[JobId]:
         return self.cluster.submit([Batch(name, name, SHAPE) for name in names])
@@ -206,7 +206,7 @@ def test_jobs_of_others_are_not_even_asked_for(name, tmp_path):
     for spool in system(name):
         settings = {"poll_interval": 0.1, "worker_command": ("sh", "-c", "exec sleep 60")}
         cluster = cluster_class(name)(**settings)
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         first, second = (cluster.submit([Batch(one, one, SHAPE)])[0] for one in "ab")
         (spool / "others").write_text(first.partition(".")[0])
         try:
@@ -221,7 +221,7 @@ def test_a_hold_by_a_person_is_waited_for_and_told_once(tmp_path):
     for spool in system("htcondor"):
         worker = ("sh", "-c", 'while ! test -e "$0/go"; do sleep 0.05; done')
         cluster = cluster_class("htcondor")(poll_interval=0.1, worker_command=worker)
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         (job,) = cluster.submit([Batch("a", "a", SHAPE)])
         (spool / "hold").write_text("via condor_hold (by user admin): please call me")
         updates = [update for _ in range(10) for update in cluster.poll(0.2)]
@@ -246,7 +246,7 @@ def test_sites_that_keep_their_parameters_to_themselves_are_used_all_the_same(tm
         kit.always("bparams", refuse("User permission denied", 255))
         kit.next("bqueues", refuse("User permission denied", 255))
         cluster = cluster_class("lsf")(queue="short")
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         cluster.close()
         with pytest.raises(ClusterError, match="No such queue"):
-            cluster_class("lsf")(queue="nowhere").open(Session(str(tmp_path), "wf"))
+            cluster_class("lsf")(queue="nowhere").open(RunContext(str(tmp_path), "wf"))

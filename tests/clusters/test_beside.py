@@ -26,10 +26,10 @@ class TestProcesses(ClusterContract):
     def make_cluster(self) -> Any:
         return partial(ProcessCluster, 8)
 
-    def test_one_after_the_other(self, new_cluster, session, folder):
+    def test_one_after_the_other(self, new_cluster, context, folder):
         cluster = new_cluster()
         cluster._most = 1
-        cluster.open(session)
+        cluster.open(context)
         jobs = cluster.submit(self.batches("wait-1", "ok-2"))
         self.wait_started(cluster, folder, "wait-1")
         assert not (folder / "started ok-2").exists()

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.servers.fake.systems import system
-from toilfn.clusters.base import Batch, JobId, JobState, Session, SubmissionError
+from toilfn.clusters.base import Batch, JobId, JobState, RunContext, SubmissionError
 from toilfn.clusters.common.commands import Commands, pauses, portions
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
@@ -42,7 +42,7 @@ def opened(tmp_path):
     def make(kind, script="exit 0", outage=lambda _: None, **settings):
         (tmp_path / "job.sh").write_text(script)
         cluster = kind(worker_command=("sh", str(tmp_path / "job.sh")), **QUICK | settings)
-        cluster.open(Session(str(tmp_path), "wf", {}, outage=outage))
+        cluster.open(RunContext(str(tmp_path), "wf", {}, outage=outage))
         clusters.append(cluster)
         return cluster
 
@@ -309,12 +309,12 @@ def test_commands_are_logged_for_debugging(lsf, opened, caplog):
 
 def test_where_logs_go_is_a_setting_of_the_run_too(htcondor, tmp_path):
     """The cluster's own setting is the more particular one."""
-    session = Session(str(tmp_path), "wf", {}, log_directory=str(tmp_path / "run"), keep_output=False)
+    context = RunContext(str(tmp_path), "wf", {}, log_directory=str(tmp_path / "run"), keep_output=False)
     for settings, place, keeps in (
         ({}, "run", False),
         ({"log_directory": tmp_path / "own", "keep_output": True}, "own", True),
     ):
         cluster = HTCondorCluster(**settings)
-        cluster.open(session)
+        cluster.open(context)
         assert (cluster.log_directory, cluster.keeps_output) == (tmp_path / place, keeps)
         cluster.close()

@@ -14,7 +14,7 @@ from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
 from toilfn.clusters.awsbatch.aws import Amazon
 from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.common.commands import CredentialsError
 from toilfn.clusters.tes import TESCluster
 from toilfn.errors import ClusterError, InputError
@@ -54,7 +54,7 @@ def on_tes(tes, tmp_path):
         worker_command=("sh", str(tmp_path / "job.sh")),
     )  # fmt: skip
     outages = []
-    cluster.open(Session(str(tmp_path), "wf", outage=outages.append))
+    cluster.open(RunContext(str(tmp_path), "wf", outage=outages.append))
     yield cluster, outages
     cluster.close()
 
@@ -91,7 +91,7 @@ def test_a_token_that_is_wrong_from_the_start_is_not_waited_for(tes, tmp_path):
     cluster = TESCluster(endpoint=tes.url, image="toilfn:test", bearer_token="wrong", python=sys.executable)
     begin = time.monotonic()
     with pytest.raises(ClusterError, match="TOILFN_TES_BEARER_TOKEN"):
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
     assert time.monotonic() - begin < 20  # less than START_PATIENCE
 
 
@@ -159,7 +159,7 @@ def on_amazon(amazon, tmp_path):
         endpoint_url=amazon.url, region="eu-west-1", queue="q", image="toilfn:test", poll_interval=0.1
     )
     outages = []
-    cluster.open(Session("s3://bucket/store", "wf", outage=outages.append))
+    cluster.open(RunContext("s3://bucket/store", "wf", outage=outages.append))
     yield cluster, outages
     amazon.errors = {}
     cluster.close()
@@ -194,7 +194,7 @@ def test_credentials_of_aws_that_are_wrong_from_the_start_are_not_waited_for(ama
     cluster = AWSBatchCluster(endpoint_url=amazon.url, region="eu-west-1", queue="q", image="toilfn:test")
     begin = time.monotonic()
     with pytest.raises(CredentialsError, match="AWS_PROFILE"):
-        cluster.open(Session("s3://bucket/store", "wf"))
+        cluster.open(RunContext("s3://bucket/store", "wf"))
     assert time.monotonic() - begin < 20
 
 

@@ -18,7 +18,7 @@ import toilfn as toil
 from tests.servers.dask import sockets_collected
 from tests.servers.fixtures import slurm, slurm_server
 from tests.servers.machine import alive, wait_for
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.dask.cluster import DaskCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError
@@ -70,7 +70,7 @@ def run(tmp_path):
 
     def run(place, script, shape=Resources(cores=1, memory=2**27), **settings):  # noqa: B008  # it is immutable
         cluster = DaskCluster(place, worker_command=("sh", "-c", script), **settings)
-        cluster.open(Session(str(tmp_path), "wf", {}))
+        cluster.open(RunContext(str(tmp_path), "wf", {}))
         opened.append(cluster)
         (job,) = cluster.submit([Batch("b", "b", shape)])
         end = time.monotonic() + 30
@@ -117,7 +117,7 @@ def test_a_lost_scheduler_ends_its_jobs(tmp_path):
     """And the client does not stay to look for it."""
     with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as first:
         cluster = DaskCluster(first.scheduler_address, worker_command=("sh", "-c", "sleep 3"), timeout=5)
-        cluster.open(Session(str(tmp_path), "wf", {}))
+        cluster.open(RunContext(str(tmp_path), "wf", {}))
         cluster.submit([Batch("slow", "b", Resources(memory=2**20))])
     updates = ended(cluster)
     assert updates[0].cause is Cause.LOST
@@ -140,7 +140,7 @@ def test_the_first_worker_may_be_one_that_cannot_run_what_waits(tmp_path):
     with LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as place:
         cluster = DaskCluster(place, worker_command=("sh", "-c", "exit 0"))
         cluster.poll_interval = 0.1
-        cluster.open(Session(str(tmp_path), "wf", {}))
+        cluster.open(RunContext(str(tmp_path), "wf", {}))
         try:
             cluster.submit([Batch("gpu", "b", Resources(memory=2**20, accelerators=(Accelerator(1),)))])
             assert cluster.poll(0.2) == []

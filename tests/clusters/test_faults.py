@@ -16,7 +16,7 @@ import pytest
 from tests.clusters.leaders import counts, result, start
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, late, noisy, refuse, slow
-from toilfn.clusters.base import Batch, JobState, Refusal, Session, SubmissionError
+from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.common import commandline, polled
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
@@ -79,7 +79,7 @@ def opened(world, tmp_path):
     def make(**settings):
         given = {"poll_interval": 0.2, "patience": 60, "worker_command": ("sh", str(tmp_path / "job.sh"))}
         cluster = world.kind(**given | settings)
-        cluster.open(Session(str(store), f"faults-{tmp_path.name.replace('_', '-')}"[-40:], {}))
+        cluster.open(RunContext(str(store), f"faults-{tmp_path.name.replace('_', '-')}"[-40:], {}))
         clusters.append(cluster)
         return cluster
 
@@ -159,9 +159,9 @@ def test_notices_before_and_after_every_answer_change_nothing(world, opened, sto
     for command in world.commands:
         world.kit.always(command, noisy(before=NOTICE, after="have a nice day", error=world.away))
     cluster = opened()
-    assert cluster.list(cluster.session.workflow) == {}
+    assert cluster.list(cluster.context.workflow) == {}
     jobs = submitted(cluster, "wait-1", "wait-2", "sleep-3")
-    assert opened().list(cluster.session.workflow).keys() == set(jobs)
+    assert opened().list(cluster.context.workflow).keys() == set(jobs)
     cluster.kill(jobs[2:])
     (store / "go").touch()
     ended = all_end(cluster, jobs)
@@ -243,7 +243,7 @@ def test_batches_of_a_doubtful_submission_that_go_out_in_others_run_once(world, 
     (job,) = submitted(cluster, "sleep-1")
 
     def of_the_run():
-        return {cluster._base(other) for other, name in cluster.names().items() if cluster.session.workflow in name}
+        return {cluster._base(other) for other, name in cluster.names().items() if cluster.context.workflow in name}
 
     polled_until(cluster, lambda _: of_the_run() == {cluster._base(job)})
 
@@ -271,7 +271,7 @@ def test_a_job_that_no_answer_tells_of_is_ended_before_it_counts_as_lost(world, 
     assert all_end(cluster, jobs)[jobs[0]].cause is Cause.LOST
     world.kit.always(world.query, "")
     successor = opened()
-    left = successor.list(cluster.session.workflow)
+    left = successor.list(cluster.context.workflow)
     assert all(update.cause is not None for update in all_end(successor, left).values())
 
 
@@ -332,7 +332,7 @@ def test_another_name_in_the_environment_is_not_believed(world, opened, store, m
     cluster = opened()
     jobs = submitted(cluster, "wait-1")
     started(cluster, store, "wait-1")
-    assert cluster.list(cluster.session.workflow).keys() == set(jobs)
+    assert cluster.list(cluster.context.workflow).keys() == set(jobs)
     (store / "go").touch()
     assert all_end(cluster, jobs)[jobs[0]].cause is None
 

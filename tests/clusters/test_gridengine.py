@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.servers.fixtures import gridengine, gridengine_server
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.gridengine.answers import accounted, queue_state
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.errors import ClusterError
@@ -27,7 +27,7 @@ def run(gridengine, tmp_path):
     def run(script, shape=SHAPE, before=None, **settings):
         (tmp_path / "job.sh").write_text(script)
         cluster = GridEngineCluster(poll_interval=0.3, worker_command=("sh", str(tmp_path / "job.sh")), **settings)
-        cluster.open(Session(str(tmp_path), "wf", {}))
+        cluster.open(RunContext(str(tmp_path), "wf", {}))
         clusters.append(cluster)
         (job,) = cluster.submit([Batch("b", "b", shape)])
         if before:

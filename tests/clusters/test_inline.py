@@ -11,7 +11,7 @@ import pytest
 
 import toilfn as toil
 from tests.core.batches import gather, make
-from toilfn.clusters.base import Session
+from toilfn.clusters.base import RunContext
 from toilfn.clusters.local.inline import InlineCluster
 from toilfn.stores import Store, open_store
 
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def cluster(store: Store) -> Iterator[InlineCluster]:
     cluster = InlineCluster()
-    cluster.open(Session(store.url, "test"))
+    cluster.open(RunContext(store.url, "test"))
     yield cluster
     cluster.close()
 
@@ -69,7 +69,7 @@ def test_one_batch_runs_at_a_time_on_the_whole_machine(cluster: InlineCluster) -
 def test_it_may_be_closed_twice_and_opened_again(store: Store) -> None:
     cluster = InlineCluster()
     for _ in range(2):
-        cluster.open(Session(store.url, "test"))
+        cluster.open(RunContext(store.url, "test"))
         cluster.close()
     cluster.close()
 

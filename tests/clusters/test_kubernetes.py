@@ -44,7 +44,7 @@ def make(kubernetes, path, **body):
 
 def labelled(kubernetes, cluster, kind="pods", namespace="default"):
     group = "apis/batch/v1" if kind == "jobs" else "api/v1"
-    selector = f"toilfn/workflow={cluster._session.workflow}"
+    selector = f"toilfn/workflow={cluster._context.workflow}"
     return kubernetes.ask(f"/{group}/namespaces/{namespace}/{kind}?labelSelector={selector}")["items"]
 
 

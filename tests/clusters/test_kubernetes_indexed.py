@@ -89,7 +89,7 @@ def test_lists_longer_than_a_page_are_whole(fake, cluster, tmp_path, monkeypatch
     names = [f"wait-{i}" for i in range(5)]
     jobs = submit(cluster, *names)
     wait_running(cluster, jobs)
-    assert cluster.list(cluster._session.workflow) == {id_: name for name, id_ in jobs.items()}
+    assert cluster.list(cluster._context.workflow) == {id_: name for name, id_ in jobs.items()}
     fake.forget()
     Path(tmp_path, "go").touch()
     assert all_ended_well(cluster, jobs)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.clusters.kubernetes_jobs import ends, opened, submit, wait_running
 from tests.servers.fake.kubernetes import FakeKubernetes, RefusedError
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.kubernetes import connection, verdict
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.errors import ClusterError, InputError
@@ -65,7 +65,7 @@ def test_a_list_whose_next_page_has_expired_is_read_again_as_a_whole(fake, clust
             raise RefusedError(410, GONE)
 
     fake.refuse = expire
-    assert cluster.list(cluster._session.workflow) == {id_: name for name, id_ in jobs.items()}
+    assert cluster.list(cluster._context.workflow) == {id_: name for name, id_ in jobs.items()}
     Path(tmp_path, "go").touch()
     assert all(update.cause is None for update in ends(cluster, jobs).values())
 
@@ -124,7 +124,7 @@ def test_streams_that_end_at_once_without_a_word_are_asked_for_more_and_more_rar
 def test_an_outage_is_reported_once_and_the_run_survives_it(fake, tmp_path, caplog):
     outages = []
     cluster = KubernetesCluster(image="toilfn-tests/worker:1", poll_interval=0.1, worker_command=["true"])
-    cluster.open(Session(str(tmp_path), "test-outage", outage=outages.append))
+    cluster.open(RunContext(str(tmp_path), "test-outage", outage=outages.append))
 
     def away(method, path, query):
         raise RefusedError(503, "the server is currently unable to handle the request")
@@ -263,7 +263,7 @@ def test_a_quota_without_room_for_one_job_ends_the_task_at_once(fake, cluster):
     quota(0)(fake)
     update = ends(cluster, submit(cluster, "ok"))["ok"]
     assert update.cause is Cause.INPUT
-    assert verdict.HOPELESS in update.detail
+    assert verdict.QUOTA_TOO_SMALL in update.detail
 
 
 def pod_quota(amount, number):
@@ -279,7 +279,7 @@ def test_a_quota_without_room_for_one_pod_ends_the_task_after_the_timeout(fake, 
         update = ends(cluster, submit(cluster, "ok"))["ok"]
     assert update.cause is Cause.INPUT
     assert "requests.memory=300Mi" in update.detail
-    assert verdict.HOPELESS in update.detail
+    assert verdict.QUOTA_TOO_SMALL in update.detail
 
 
 def test_pods_that_wait_for_a_quota_are_one_warning_whatever_their_names(fake, tmp_path, caplog):
@@ -294,7 +294,7 @@ def test_pods_that_wait_for_a_quota_are_one_warning_whatever_their_names(fake, t
 
 
 @pytest.mark.parametrize(
-    ("requested", "limited", "is_hopeless"),
+    ("requested", "limited", "is_final"),
     [
         ("pods=1", "pods=2", False),
         ("pods=1", "pods=0", True),
@@ -306,11 +306,11 @@ def test_pods_that_wait_for_a_quota_are_one_warning_whatever_their_names(fake, t
         ("x=?", "x=1", False),
     ],
 )
-def test_whether_a_quota_can_ever_be_enough(requested, limited, is_hopeless):
+def test_whether_a_quota_can_ever_be_enough(requested, limited, is_final):
     used = ",".join(f"{pair.partition('=')[0]}=0" for pair in requested.split(","))
     said = f"exceeded quota: q, requested: {requested}, used: {used}, limited: {limited}"
-    assert verdict.is_hopeless(said) is is_hopeless
-    assert not verdict.is_hopeless("exceeded quota")
+    assert verdict.is_final(said) is is_final
+    assert not verdict.is_final("exceeded quota")
 
 
 # Refusals of one job, and what is wrong in settings.
@@ -379,7 +379,7 @@ def test_any_login_name_becomes_a_label(fake, tmp_path, monkeypatch, name, label
 )
 def test_an_accelerator_is_asked_for_by_its_device_plugins_name(accelerator, settings, resource):
     cluster = KubernetesCluster(image="x", **settings)
-    cluster._session = Session("file:///store", "w")
+    cluster._context = RunContext("file:///store", "w")
     batch = Batch("b", "b", Resources(accelerators=(accelerator,)))
     pod = cluster.manifest(_submission(batch))["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"][resource] == "1"

@@ -22,9 +22,9 @@ import pytest
 
 import toilfn as toil
 from tests.core.batches import Answered, gather, make
-from toilfn.clusters.base import JobState, Session
+from toilfn.clusters.base import JobState, RunContext
 from toilfn.clusters.local.cluster import LocalCluster
-from toilfn.clusters.local.process import Sweeper
+from toilfn.clusters.local.process import Cleaner
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator
@@ -47,7 +47,7 @@ def opened(store: Store, tmp_path: Path) -> Iterator[Callable[..., LocalCluster]
 
         def opened(**settings: Any) -> LocalCluster:
             cluster = LocalCluster(**settings)
-            cluster.open(Session(store.url, "test", {"TOILFN_WORK_DIR": str(work)}))
+            cluster.open(RunContext(store.url, "test", {"TOILFN_WORK_DIR": str(work)}))
             stack.callback(cluster.close)
             return cluster
 
@@ -350,9 +350,9 @@ def test_close_ends_running_tasks(opened: Callable[..., LocalCluster], store: St
 def test_a_closed_cluster_can_be_opened_again(store: Store) -> None:
     cluster = LocalCluster()
     for _ in range(2):
-        cluster.open(Session(store.url, "test"))
+        cluster.open(RunContext(store.url, "test"))
         with pytest.raises(ClusterError, match="in use by another run"):
-            cluster.open(Session(store.url, "test"))
+            cluster.open(RunContext(store.url, "test"))
         answered, (id_,) = run(cluster, store, same(1))
         assert answered.value(id_, store) == 1
         cluster.close()
@@ -402,7 +402,7 @@ def test_devices_are_handed_out_and_taken_back(
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path, store: Store) -> None:
     cluster = LocalCluster()
-    cluster.open(Session(str(tmp_path / "no-such-store"), "test"))
+    cluster.open(RunContext(str(tmp_path / "no-such-store"), "test"))
     cluster.submit([make(store, same(1)).batch])
     (end,) = gather(cluster).ends
     assert (end.cause, end.running) == (Cause.LOST, None)
@@ -430,13 +430,13 @@ def test_wake_ends_a_poll_of_another_thread(cluster: LocalCluster) -> None:
 LEADER = """
     import sys
     from tests.clusters.test_local import hold_the_lock, sleep, start
-    from toilfn.clusters.base import Session
+    from toilfn.clusters.base import RunContext
     from toilfn.clusters.local.cluster import LocalCluster
     from toilfn.stores import open_store
 
     store = open_store(sys.argv[1])
     cluster = LocalCluster()
-    cluster.open(Session(store.url, "test", {"TOILFN_WORK_DIR": sys.argv[2]}))
+    cluster.open(RunContext(store.url, "test", {"TOILFN_WORK_DIR": sys.argv[2]}))
     start(cluster, store, sleep(1000, sys.argv[3]))
     start(cluster, store, hold_the_lock(sys.argv[4]))
     while True:
@@ -471,7 +471,7 @@ def test_tail_calls_stay_in_their_worker(cluster: LocalCluster, store: Store) ->
 def test_a_run_that_is_over_has_no_worker_to_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker says that its batch is done only after it has answered; cleaning up after it would take a process."""
     swept: list[object] = []
-    monkeypatch.setattr(Sweeper, "request", lambda _, environment: swept.append(environment))
+    monkeypatch.setattr(Cleaner, "request", lambda _, environment: swept.append(environment))
     increment = toil.task(lambda x: x + 1)
     for number in range(5):
         store = str(tmp_path / f"store{number}")

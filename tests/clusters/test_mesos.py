@@ -19,7 +19,7 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.mesos import Agent, FakeMesos
 from tests.servers.fake.mesosmessages import CallError
 from tests.servers.machine import wait_for
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.common.resume import make_again, name_of
 from toilfn.clusters.mesos.cluster import MesosCluster
 from toilfn.clusters.mesos.offers import amounts, cut
@@ -111,7 +111,7 @@ def opened(make, tmp_path):
     def opened(script="exit 0", **settings):
         (tmp_path / "job.sh").write_text(script)
         cluster = make(worker_command=("sh", str(tmp_path / "job.sh")), **settings)
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         return cluster
 
     return opened
@@ -220,7 +220,7 @@ def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOILFN_WORK_DIR": str(work)}, check=False)
     assert left(work)
     cluster = make(worker_command=("true",))
-    cluster.open(Session(str(tmp_path), "wf", {"TOILFN_WORK_DIR": str(work)}))
+    cluster.open(RunContext(str(tmp_path), "wf", {"TOILFN_WORK_DIR": str(work)}))
     (job,) = cluster.submit([batch()])
     assert ends(cluster, job).cause is None
     assert left(work)
@@ -238,7 +238,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(opened, make, tmp_path):
     (job,) = cluster.submit([batch()])
     wait_for((tmp_path / "started").exists, "the job")
     again = make_again(name_of(cluster), cluster.address())
-    again.open(cluster.session)
+    again.open(cluster.context)
     try:
         assert again.list("wf") == {job: "b"}
         again.kill([job])
@@ -280,26 +280,26 @@ def test_right_credentials_will_do(mesos, opened, monkeypatch):
 
 
 def test_a_second_leader_ends_the_first_ones_subscription(mesos, make, tmp_path):
-    session = Session(str(tmp_path), "wf")
+    context = RunContext(str(tmp_path), "wf")
     first, second = make(), make()
-    first.open(session)
-    second.open(session)
+    first.open(context)
+    second.open(context)
     with pytest.raises(ClusterError, match=r"failed over|didn't match"):
         first.submit([batch()])
 
 
 def test_a_framework_that_was_removed_meanwhile_is_followed_by_a_new_one(mesos, make, tmp_path):
     """As when no leader came back within failover_timeout."""
-    session = Session(str(tmp_path), "wf")
-    session.notes.write("mesos-framework", b"gone")
+    context = RunContext(str(tmp_path), "wf")
+    context.notes.write("mesos-framework", b"gone")
     mesos.removed.add("gone")
     cluster = make(worker_command=("true",))
-    cluster.open(session)
-    assert session.notes.read("mesos-framework").decode() in mesos.frameworks
+    cluster.open(context)
+    assert context.notes.read("mesos-framework").decode() in mesos.frameworks
     (job,) = cluster.submit([batch()])
     assert ends(cluster, job).cause is None
     with pytest.raises(ClusterError, match="has been removed"):
-        make(framework_id="gone").open(session)
+        make(framework_id="gone").open(context)
 
 
 def test_a_call_that_is_lost_is_made_good(mesos, opened, monkeypatch):

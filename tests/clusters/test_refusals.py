@@ -8,7 +8,7 @@ import toilfn as toil
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
 from toilfn.clusters import cluster_class
-from toilfn.clusters.base import Batch, Session
+from toilfn.clusters.base import Batch, RunContext
 from toilfn.errors import ClusterError
 from toilfn.resources import Resources
 
@@ -24,7 +24,7 @@ def refusal(tmp_path):
     opened = []
 
     def submit(cluster, resources):
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         cluster.submit([Batch("the batch", "label", resources)])
 
     def refusal(name, resources=SMALL, **settings):

@@ -35,7 +35,7 @@ def test_every_name_is_a_cluster(name: str) -> None:
 def test_the_local_cluster_is_made_unless_another_one_is_named() -> None:
     cluster = make_cluster(Settings(workers=3))
     assert isinstance(cluster, LocalCluster)
-    cluster.open(clusters.base.Session("file:///nowhere", "test"))
+    cluster.open(clusters.base.RunContext("file:///nowhere", "test"))
     assert cluster.capacity().batches == 3
     cluster.close()
     assert isinstance(make_cluster(Settings("inline")), InlineCluster)

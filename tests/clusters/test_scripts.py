@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toilfn.clusters.base import Batch, Session
+from toilfn.clusters.base import Batch, RunContext
 from toilfn.clusters.common.jobscript import Submission, batch_names, render
 from toilfn.clusters.gridengine.cluster import GridEngineCluster
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
@@ -40,7 +40,7 @@ def written(cluster, resources, *names) -> str:
     """What would be submitted, with the command and what it reads."""
     batches = tuple(Batch(name, "label", resources) for name in names)
     submission = Submission("toilfn-0a1b-7f", batches, resources, "/shared/it's logs/toilfn-0a1b-7f")
-    cluster._session = Session("/shared/it's store", "toilfn-0a1b", {"NAME": "a $b"})
+    cluster._context = RunContext("/shared/it's store", "toilfn-0a1b", {"NAME": "a $b"})
     cluster.log_directory = Path("/shared/logs")
     script = cluster.script(submission)
     path = Path(f"{submission.log}.sh")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.servers.fixtures import alone, slurm, slurm_server
 from tests.servers.standins import StandIns
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.slurm.answers import STATES, accounting_answer, queue_answer
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError, InputError
@@ -30,7 +30,7 @@ def opened(slurm, tmp_path, request):
         (tmp_path / "job.sh").write_text(script)
         settings = {"poll_interval": 0.3, "worker_command": ("sh", str(tmp_path / "job.sh"))} | settings
         cluster = SlurmCluster(**settings)
-        cluster.open(Session(str(tmp_path), re.sub(r"\W", "-", request.node.name), {}))
+        cluster.open(RunContext(str(tmp_path), re.sub(r"\W", "-", request.node.name), {}))
         clusters.append(cluster)
         return cluster
 
@@ -279,8 +279,8 @@ def test_jobs_of_another_cluster_are_asked_for_there(slurm, opened, tmp_path, mo
     address = cluster.address()
     monkeypatch.delenv("SLURM_CLUSTERS", raising=False)
     successor = SlurmCluster(**address, poll_interval=0.3)
-    successor.open(cluster.session)
-    assert successor.list(cluster.session.workflow) == {jobs[0]: "sleep"}
+    successor.open(cluster.context)
+    assert successor.list(cluster.context.workflow) == {jobs[0]: "sleep"}
     successor.kill([jobs[0]])
     assert wait(successor, jobs[0], JobState.ENDED).cause is Cause.LOST
     assert wait(cluster, jobs[0], JobState.ENDED).cause is Cause.LOST
@@ -309,7 +309,7 @@ def test_the_environments_habits_and_an_enclosing_job_change_nothing(slurm, open
     assert (tmp_path / "srun").read_text() == "srun works\n"
     (job,) = submitted(cluster, "b")
     successor = opened(script)
-    assert successor.list(cluster.session.workflow) == {job: "b"}
+    assert successor.list(cluster.context.workflow) == {job: "b"}
     successor.kill([job])
     assert wait(successor, job, JobState.ENDED).cause is Cause.LOST
 
@@ -326,7 +326,7 @@ def test_what_is_set_on_purpose_has_its_place(slurm, opened, monkeypatch, tmp_pa
 def test_other_jobs_of_the_user_do_not_matter(slurm, opened, name, tmp_path):
     slurm.run("sbatch", f"--job-name={name}", "--output=/dev/null", "--wrap=sleep 3", "--mem=10")
     cluster = opened("true")
-    assert cluster.list(cluster.session.workflow) == {}
+    assert cluster.list(cluster.context.workflow) == {}
     (job,) = submitted(cluster, "a")
     assert wait(cluster, job, JobState.ENDED).cause is None
 

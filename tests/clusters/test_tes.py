@@ -13,7 +13,7 @@ from tests.clusters.leaders import counts, events, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
-from toilfn.clusters.base import Batch, JobState, Session, SubmissionError
+from toilfn.clusters.base import Batch, JobState, RunContext, SubmissionError
 from toilfn.clusters.common.resume import make_again, name_of
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
@@ -110,7 +110,7 @@ def opened(tes, tmp_path):
         (tmp_path / "job.sh").write_text(script)
         words = ("sh", str(tmp_path / "job.sh"))
         cluster = TESCluster(**there(tes, poll_interval=0.1, worker_command=words) | settings)
-        cluster.open(Session(str(tmp_path), "wf"))
+        cluster.open(RunContext(str(tmp_path), "wf"))
         clusters.append(cluster)
         return cluster
 
@@ -218,7 +218,7 @@ def test_the_jobs_of_a_dead_leader_are_found_by_address(tes, opened):
     address = cluster.address()
     assert "hidden" not in repr(address)
     again = make_again(name_of(cluster), address)
-    again.open(Session(cluster.session.store, "wf"))
+    again.open(RunContext(cluster.context.store, "wf"))
     assert again.list("wf") == {job: "b"}
     again.kill([job])
     assert ends(again, job).cause is Cause.LOST

@@ -13,7 +13,7 @@ from tests.servers.fake.systems import system
 from tests.servers.fixtures import alone, gridengine, gridengine_server, slurm, slurm_server
 from toilfn.cli import main
 from toilfn.clusters import cluster_class
-from toilfn.clusters.base import Session
+from toilfn.clusters.base import RunContext
 from toilfn.leader.cluster_context import jobs_name
 from toilfn.stores import open_store
 
@@ -85,7 +85,7 @@ def test_a_killed_leaders_jobs_are_ended_by_kill(slurm, start, tmp_path):
     leader.communicate()
     store = open_store(str(tmp_path / "store"))
     cluster = cluster_class("slurm")()
-    cluster.open(Session(store.url, jobs_name(store)))
+    cluster.open(RunContext(store.url, jobs_name(store)))
     with closing(cluster):
         assert len(cluster.list(jobs_name(store))) > 3
         assert main(["kill", store.url]) == 0

@@ -31,7 +31,7 @@ class Made:
 
 def make(store: Store, *promises: Any, attempt: int = 1, values: Any = None, **resources: Any) -> Made:
     """Make a batch of different promises and all that they need, in order."""
-    parent = records.Task(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
+    parent = records.TaskRecord(b"p" * 16, b"", b"", (), (), {}, None, {}, lineage=os.urandom(16))
     made = record(list(promises), (), parent, store)
     shape = Resources(**{"memory": 2**30, **resources})
     tasks = [(encode(task), attempt, protocol.limits(shape)) for task in made.tasks]

@@ -8,7 +8,7 @@ from toilfn.clusters.base import JobId
 from toilfn.ids import Budget
 from toilfn.leader.adoption import adopt
 from toilfn.leader.jobs import Jobs
-from toilfn.leader.mailbox import Answers
+from toilfn.leader.mailbox import Mailbox
 from toilfn.model.records import Started, decode
 from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Scheduler
@@ -24,7 +24,7 @@ class Written(list):
         self.append(decode(record))
 
 
-class Messages(Answers):
+class Messages(Mailbox):
     """Batches 1-1 and 1-2 are known; of others the message is gone."""
 
     def tasks(self, name):

@@ -15,7 +15,7 @@ import pytest
 import toilfn as toil
 from toilfn.cli.handles import find_handles
 from toilfn.files.file import passed_on
-from toilfn.files.task_files import Session
+from toilfn.files.task_files import TaskFiles
 from toilfn.graph.identity import arguments_digest
 from toilfn.stores import open_store
 
@@ -30,7 +30,7 @@ def _own_cache(tmp_path, monkeypatch):
 def session(tmp_path):
     """A running attempt."""
     (tmp_path / "temp").mkdir()
-    with Session(open_store(tmp_path / "mine"), lambda: tmp_path / "temp") as session:
+    with TaskFiles(open_store(tmp_path / "mine"), lambda: tmp_path / "temp") as session:
         yield session
 
 

@@ -36,7 +36,7 @@ class Story:
         needs = tuple(value.id for value in (*args, *kw.values()) if isinstance(value, Reference))
         name = function.__name__
         self.log.append(records.Function(identity.digest, name, {}, BLOB, identity.parts))
-        self.log.append(records.Task(id, identity.digest, b"x", needs, (), {}, None, parts))
+        self.log.append(records.TaskRecord(id, identity.digest, b"x", needs, (), {}, None, parts))
         if done:
             self.clock += 1
             stats = records.Stats(start=self.clock)
@@ -171,14 +171,14 @@ def test_pins_and_python_versions(story: Story) -> None:
     record = next(r for r in story.log if isinstance(r, records.Function) and "python" in r.parts)
     story.log[story.log.index(record)] = record._replace(parts={**record.parts, "python": "3.1"})
     other = records.Function(b"other" * 3, "f", {}, BLOB, record.parts)
-    task = next(r for r in story.log if isinstance(r, records.Task) and r.id == id)
+    task = next(r for r in story.log if isinstance(r, records.TaskRecord) and r.id == id)
     story.log += [other, task._replace(id=b"new", function=other.digest)]
     assert any("the version of Python" in reason and "3.1 -> 3" in reason for reason in story.explain(b"new").reasons)
 
 
 def test_a_further_call_that_is_the_same(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1)
-    task = next(r for r in story.log if isinstance(r, records.Task) and r.id == id)
+    task = next(r for r in story.log if isinstance(r, records.TaskRecord) and r.id == id)
     story.log.append(task._replace(id=b"second"))
     assert "a further call with the same arguments" in story.explain(b"second").reasons[1]
 
@@ -186,7 +186,7 @@ def test_a_further_call_that_is_the_same(story: Story) -> None:
 def test_children_that_outcomes_carry_are_known(story: Story) -> None:
     parent = story.call(edited("f", "(x): return x"), 1)
     function = next(r for r in story.log if isinstance(r, records.Function))
-    child = records.Task(b"child", b"g digest", b"", (), (), {}, parent, {"0": "1"})
+    child = records.TaskRecord(b"child", b"g digest", b"", (), (), {}, parent, {"0": "1"})
     made = function._replace(digest=b"g digest", name="g")
     story.log.append(records.Outcome(b"other", 1, b"", (), (child,), (made,), (), (), b"", records.Stats()))
     assert story.explain(b"child").summary.startswith("g (")

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import toilfn as toil
 from toilfn.files.file import files_in, holds_files, passed_on
-from toilfn.files.task_files import Session
+from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
 
 
@@ -50,7 +50,7 @@ def attempt(tmp_path):
     def start(store):
         temp = tmp_path / f"temp-{uuid.uuid4().hex}"
         temp.mkdir()
-        return Session(store, lambda: temp)
+        return TaskFiles(store, lambda: temp)
 
     return start
 

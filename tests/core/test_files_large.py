@@ -12,7 +12,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import toilfn as toil
-from toilfn.files.task_files import Session
+from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
 
 here, size = Path(sys.argv[1]), int(sys.argv[2])
@@ -24,7 +24,7 @@ def peak():  # not getrusage's, which counts what the process that forked this o
     status = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) // 1024
 
-with Session(open_store(here / "store"), lambda: here / "temp"):
+with TaskFiles(open_store(here / "store"), lambda: here / "temp"):
     before = peak()
     file = toil.import_file(here / "source")
     assert file.path().stat().st_size == file.size == size

@@ -21,7 +21,7 @@ import pytest
 import toilfn as toil
 from tests.servers.fixtures import gcs_server
 from toilfn.files import transfer
-from toilfn.files.task_files import Session
+from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
 
 __all__ = ["gcs_server"]
@@ -32,7 +32,7 @@ def session(tmp_path, monkeypatch):
     """A running attempt."""
     monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
     (tmp_path / "temp").mkdir()
-    with Session(open_store(tmp_path / "store"), lambda: tmp_path / "temp") as session:
+    with TaskFiles(open_store(tmp_path / "store"), lambda: tmp_path / "temp") as session:
         yield session
 
 
@@ -239,7 +239,7 @@ class TestImport:
         pytest.importorskip("cryptography")
         (tmp_path / "x").write_bytes(b"x")
         store = open_store(tmp_path / "encrypted", encryption_key="00" * 32)
-        with Session(store, lambda: tmp_path):
+        with TaskFiles(store, lambda: tmp_path):
             file = toil.import_file(tmp_path / "x", link="symlink")
             (tmp_path / "x").write_bytes(b"y")
             assert file.read_bytes() == b"x"
@@ -247,7 +247,7 @@ class TestImport:
     def test_links_that_cannot_be_made_are_copies(self, tmp_path):
         (tmp_path / "x").write_bytes(b"x")
         store = open_store(f"memory://{uuid.uuid4().hex}", create=True)
-        with Session(store, lambda: tmp_path / "temp"):
+        with TaskFiles(store, lambda: tmp_path / "temp"):
             assert toil.import_file(tmp_path / "x", link="hard").read_bytes() == b"x"
         store.destroy()
 

@@ -96,7 +96,7 @@ def test_every_kind_of_record_survives(store):
     stats = records.Stats()
     ref = records.BlobRef("blobs/aa/x", 1, b"d" * 16)
     function = records.Function(b"f" * 16, "f", {}, ref, {"a": "b"})
-    task = records.Task(b"t" * 16, b"f" * 16, b"args", (b"n" * 16,), (), {}, None, {})
+    task = records.TaskRecord(b"t" * 16, b"f" * 16, b"args", (b"n" * 16,), (), {}, None, {})
     for record in (
         records.Epoch(1, "h", 1, 0.0), records.Run(1, "w", b"", (b"t" * 16,), {}, None, 1.0), function, task,
         records.Run(1, "w", b"", (), {}, ref, 1), records.Started((b"t" * 16,), "job", 1.0),

@@ -16,7 +16,7 @@ from toilfn.containers.command import Arguments, Word, command
 from toilfn.containers.container import Container
 from toilfn.containers.engine import Engine, Mount, Request
 from toilfn.containers.images import forget, provide
-from toilfn.containers.process import Running, Streams, running
+from toilfn.containers.process import RunningProgram, Streams, running
 from toilfn.errors import ContainerError, InputError
 from toilfn.worker.context import Context, current
 from toilfn.worker.scratch import Deferred
@@ -145,7 +145,7 @@ def _mounts(volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]]) -> Iterato
 
 
 @contextmanager
-def _foreground(context: Context, engine: Engine, request: Request, streams: Streams) -> Iterator[Running]:
+def _foreground(context: Context, engine: Engine, request: Request, streams: Streams) -> Iterator[RunningProgram]:
     removal: Deferred | None = None
     if engine.keeps_containers:
         removal = context.defer(_remove, request.name, engine.name)
@@ -162,7 +162,7 @@ def _foreground(context: Context, engine: Engine, request: Request, streams: Str
         removal.cancel()  # the engine has removed it
 
 
-def _output(run: AbstractContextManager[Running], path: Path | None, *, text: bool) -> bytes | str | Path:
+def _output(run: AbstractContextManager[RunningProgram], path: Path | None, *, text: bool) -> bytes | str | Path:
     with run as process:
         output: bytes = b"" if path is not None else process.stdout.read()
     if path is not None:
@@ -170,7 +170,7 @@ def _output(run: AbstractContextManager[Running], path: Path | None, *, text: bo
     return output.decode() if text else output
 
 
-def _lines(run: AbstractContextManager[Running], *, text: bool) -> Iterator[bytes] | Iterator[str]:
+def _lines(run: AbstractContextManager[RunningProgram], *, text: bool) -> Iterator[bytes] | Iterator[str]:
     with run as process:
         yield from io.TextIOWrapper(process.stdout, encoding="utf-8") if text else process.stdout
 

@@ -16,7 +16,7 @@ from toilfn.containers.engine import Engine, Request
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.units import format_size
 
-__all__ = ["Running", "Streams", "end_leftovers", "running"]
+__all__ = ["RunningProgram", "Streams", "end_leftovers", "running"]
 
 _TAIL = 4096
 """How many bytes of standard error an exception has."""
@@ -35,7 +35,7 @@ class Streams(NamedTuple):
     """None: the task's log. `subprocess.STDOUT` is the only number."""
 
 
-class Running:
+class RunningProgram:
     """A container in the foreground.
 
     Parameters
@@ -147,13 +147,13 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
 
 
 @contextmanager
-def running(engine: Engine, request: Request, streams: Streams) -> Iterator[Running]:
+def running(engine: Engine, request: Request, streams: Streams) -> Iterator[RunningProgram]:
     """Run a container for as long as the block lasts, with files opened for its streams."""
     with ExitStack() as stack:
         stdin = stack.enter_context(streams.stdin.open("rb")) if streams.stdin else subprocess.DEVNULL
         stdout = stack.enter_context(streams.stdout.open("wb")) if streams.stdout else subprocess.PIPE
         stderr = stack.enter_context(streams.stderr.open("wb")) if isinstance(streams.stderr, Path) else streams.stderr
-        run = Running(engine, request, stdin=stdin, stdout=stdout, stderr=stderr or subprocess.PIPE)
+        run = RunningProgram(engine, request, stdin=stdin, stdout=stdout, stderr=stderr or subprocess.PIPE)
         try:
             yield run
         finally:

@@ -53,7 +53,7 @@ class Hosting:
     ) -> None:
         self._stack.close()
 
-    def inputs_of(self, task: records.Task) -> dict[TaskId, Entry]:
+    def inputs_of(self, task: records.TaskRecord) -> dict[TaskId, Entry]:
         """Return the values that a task needs, once the services are up that it uses, and those that these use.
 
         Raises
@@ -78,12 +78,12 @@ class Hosting:
                 " task has completed"
             ) from None
 
-    def _start(self, task: records.Task) -> None:
+    def _start(self, task: records.TaskRecord) -> None:
         hosted = _Hosted(self._store, self._index.functions[task.function], self._message(task))
         self._stack.callback(hosted.stop)
         self._values.put(task.id, hosted.wait_for_value(), ())
 
-    def _message(self, task: records.Task) -> bytes:
+    def _message(self, task: records.TaskRecord) -> bytes:
         function = self._index.functions[task.function]
         tasks = [(records.encode(task), 1, protocol.limits(shape(self._index, task)))]
         return protocol.encode(Run(tasks, self.inputs_of(task), [records.encode(function)]))
@@ -128,11 +128,11 @@ class _Hosted:
                 raise ToilfnError(f"service {self._name} failed: {record.message}\n{record.traceback}".rstrip())
 
 
-def merged_options(index: Index, task: records.Task) -> dict[str, Any]:
+def merged_options(index: Index, task: records.TaskRecord) -> dict[str, Any]:
     """Return what a task's call and its function's decorator say together."""
     return dict(options.merge(index.functions[task.function].options, task.options))
 
 
-def shape(index: Index, task: records.Task) -> Resources:
+def shape(index: Index, task: records.TaskRecord) -> Resources:
     """Return what a task asks for."""
     return options.resources(merged_options(index, task), options.defaults(Settings()))

@@ -148,11 +148,11 @@ class _Stage(Executor):
         self._runs = runs
         self.value: Any = None
 
-    def _call(self, task: records.Task, payloads: Payloads) -> Any:
+    def _call(self, task: records.TaskRecord, payloads: Payloads) -> Any:
         values = resolve(task.needs, payloads) if task.needs else {}
         args, kwargs = loads(self.blobs.get(task.args), values)
         function = self._function(task.function)
-        self._surroundings.settle()
+        self._surroundings.restore_environment()
         self.value = self._make_call(function, args, kwargs)
         return self.value
 

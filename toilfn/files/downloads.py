@@ -14,15 +14,15 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["Kept", "kept_dir"]
+__all__ = ["CachedFile", "user_cache_dir"]
 
 
-def kept_dir() -> Path:
+def user_cache_dir() -> Path:
     """Return the directory of all that is kept for this user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "toilfn"
 
 
-class Kept:
+class CachedFile:
     """One file of the user's cache directory.
 
     Parameters
@@ -36,7 +36,7 @@ class Kept:
     def __init__(self, name: str, *packages: str) -> None:
         makers = "\n".join([sys.version, *(f"{package} {version(package)}" for package in packages)])
         digest = hashlib.blake2b(makers.encode(), digest_size=8).hexdigest()
-        self._path = kept_dir() / f"{name}-{digest}"
+        self._path = user_cache_dir() / f"{name}-{digest}"
 
     def read(self) -> bytes | None:
         """Return the content, if there is one that only this user could have written."""

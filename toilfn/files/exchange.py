@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from toilfn.errors import InputError
 from toilfn.files import transfer
 from toilfn.files.directory import Directory
-from toilfn.files.file import File, current_session, local_content, needed_session, store_of
+from toilfn.files.file import File, current_task_files, local_content, needed_task_files, store_of
 from toilfn.files.links import leave_link
 from toilfn.graph.task import task
 from toilfn.stores.blobs import check_file
@@ -61,7 +61,7 @@ def import_file(
         If there is nothing at the URL, or a directory.
     """
     _check_link(link)
-    session = current_session()
+    session = current_task_files()
     if _is_promise(url):
         return _import.options(local=local)(url, name, link, None, checksum)
     if session is not None:
@@ -129,7 +129,7 @@ def import_files(
     urls = transfer.matching(transfer.absolute(pattern))
     if not urls:
         raise InputError(f"no file matches {transfer.shown(pattern)}")
-    session = current_session()
+    session = current_task_files()
     if session is not None:
         return [session.import_url(url, link=link, checksum=checksum) for url in urls]
     return _together([import_file(url, link=link, local=local, checksum=checksum) for url in urls])
@@ -166,7 +166,7 @@ def import_directory(
         If there is no directory at the URL.
     """
     _check_link(link)
-    session = current_session()
+    session = current_task_files()
     if _is_promise(url):
         return _import_directory.options(local=local)(url, name, link, None, checksum)
     if session is not None:
@@ -273,14 +273,14 @@ def _check_link(link: str | None) -> None:
 # The parameter `state` is not used: it makes another task of another state of the source or target.
 @task(local=True, name="import_file", version="2")
 def _import(url: str | os.PathLike[str], name: str | None, link: str | None, state: str | None, checksum: bool) -> File:
-    return needed_session("import_file").import_url(url, name, link, checksum=checksum)
+    return needed_task_files("import_file").import_url(url, name, link, checksum=checksum)
 
 
 @task(local=True, name="import_directory", version="1")
 def _import_directory(
     url: str | os.PathLike[str], name: str | None, link: str | None, state: str | None, checksum: bool
 ) -> Directory:
-    return needed_session("import_directory").import_tree(url, name, link, checksum=checksum)
+    return needed_task_files("import_directory").import_tree(url, name, link, checksum=checksum)
 
 
 @task(local=True, name="import_files", version="1")

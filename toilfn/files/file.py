@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from toilfn.files.directory import Directory
-    from toilfn.files.task_files import BinaryWriter, Session, TextWriter
+    from toilfn.files.task_files import BinaryWriter, TaskFiles, TextWriter
 
 __all__ = [
     "File",
-    "current_session",
+    "current_task_files",
     "entered",
     "files_in",
     "held_by",
     "holds_files",
     "local_content",
-    "needed_session",
+    "needed_task_files",
     "new_place",
     "open_write",
     "passed_on",
-    "session_variable",
     "store_of",
+    "task_files_variable",
     "write_file",
 ]
 
-session_variable: ContextVar[Session] = ContextVar("toilfn_files")
+task_files_variable: ContextVar[TaskFiles] = ContextVar("toilfn_files")
 """The session of the running attempt."""
 
-entered: list[Session] = []
+entered: list[TaskFiles] = []
 """All sessions of this process."""
 
 _holder: ContextVar[str] = ContextVar("toilfn_holder", default="")
@@ -169,7 +169,7 @@ class File:
         FileExistsError
             If there is something at `name`.
         """
-        session = current_session()
+        session = current_task_files()
         with _naming(self):
             store = store_of(self)
             if session is not None:
@@ -239,7 +239,7 @@ class File:
         InputError
             If no task is running.
         """
-        needed_session("File.delete").delete(self)
+        needed_task_files("File.delete").delete(self)
 
 
 def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup: bool = False) -> File:
@@ -263,7 +263,7 @@ def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup
     InputError
         If no task is running, or there is no such file.
     """
-    return needed_session("write_file").put(Path(path), name, cleanup=cleanup)
+    return needed_task_files("write_file").put(Path(path), name, cleanup=cleanup)
 
 
 @overload
@@ -303,7 +303,7 @@ def open_write(
     InputError
         If no task is running.
     """
-    return needed_session("open_write").writer(name, mode, encoding, errors, cleanup=cleanup)
+    return needed_task_files("open_write").writer(name, mode, encoding, errors, cleanup=cleanup)
 
 
 def passed_on(path: Path) -> Path | File | Directory:
@@ -312,7 +312,7 @@ def passed_on(path: Path) -> Path | File | Directory:
     That is a `File` or a `Directory` if the path is in the temporary directory of the task that is running, which
     will be gone when the new one runs; else the path.
     """
-    session = current_session()
+    session = current_task_files()
     return path if session is None else session.pass_on(path)
 
 
@@ -348,15 +348,15 @@ class _Nowhere:
         return len(data)
 
 
-def current_session() -> Session | None:
+def current_task_files() -> TaskFiles | None:
     """Return the session of the task that is running here; None outside of tasks."""
-    session = session_variable.get(None)
+    session = task_files_variable.get(None)
     if session is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
         return entered[0]
     return session
 
 
-def needed_session(what: str) -> Session:
+def needed_task_files(what: str) -> TaskFiles:
     """Return the session of the task that is running here.
 
     Raises
@@ -364,7 +364,7 @@ def needed_session(what: str) -> Session:
     InputError
         If there is none; names what was called.
     """
-    session = current_session()
+    session = current_task_files()
     if session is None:
         raise InputError(
             f"{what} works only inside a task that toilfn.compute runs: dask's own schedulers have no store for files",
@@ -375,7 +375,7 @@ def needed_session(what: str) -> Session:
 
 def new_place(own_name: str, name: str | os.PathLike[str] | None) -> Path:
     """Return the path for a local copy: where the user wants it, or a new one that ends with the task or script."""
-    session = current_session()
+    session = current_task_files()
     if session is not None:
         return session.new_place(own_name, name)
     own_name = confined.single(own_name)
@@ -408,7 +408,7 @@ def _naming(file: File) -> Iterator[None]:
 
 def store_of(file: File) -> stores.Store:
     """Return the store a file is in: the running task's, or the one it was made in by another workflow."""
-    session = current_session()
+    session = current_task_files()
     if session is not None and file.store in ("", session.store.url):
         return session.store
     try:

@@ -17,19 +17,19 @@ from toilfn.errors import InputError, SerializationError
 from toilfn.files import cache as filecache
 from toilfn.files import transfer
 from toilfn.files.directory import Directory, gather
-from toilfn.files.file import File, entered, held_by, session_variable
+from toilfn.files.file import File, entered, held_by, task_files_variable
 from toilfn.files.links import link_blob
 from toilfn.graph.structure import rebuild
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name
 
-__all__ = ["LINK_VARIABLE", "BinaryWriter", "Session", "TextWriter"]
+__all__ = ["LINK_VARIABLE", "BinaryWriter", "TaskFiles", "TextWriter"]
 
 LINK_VARIABLE = "TOILFN_LINK_IMPORTS"
 """The environment variable with the kind of link that an import makes that asks for none itself."""
 
 
-class Session:
+class TaskFiles:
     """Makes the functions of `toilfn.files` work inside a ``with`` block.
 
     Parameters
@@ -59,8 +59,8 @@ class Session:
         self._known: dict[Path, File] = {}
         self._passed: dict[tuple[Path, str | None], File] = {}
 
-    def __enter__(self) -> Session:
-        self._token: Token[Session] = session_variable.set(self)
+    def __enter__(self) -> TaskFiles:
+        self._token: Token[TaskFiles] = task_files_variable.set(self)
         self._held = held_by(self.store)
         self._held.__enter__()
         entered.append(self)
@@ -69,7 +69,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         entered.remove(self)
         self._held.__exit__(None, None, None)
-        session_variable.reset(self._token)
+        task_files_variable.reset(self._token)
 
     def put(self, path: Path, name: str | None = None, *, move: bool = False, cleanup: bool = False) -> File:
         """Put a local file into the store; with `move`, the file need not stay where it is.

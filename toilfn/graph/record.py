@@ -55,7 +55,7 @@ class Recorded:
         The pickled value, or where it is.
     refs : tuple of TaskId
         The tasks whose values it refers to.
-    tasks : list of records.Task
+    tasks : list of records.TaskRecord
         The tasks it leads to, each after what it needs.
     functions : list of records.Function
         The functions of these tasks.
@@ -65,7 +65,7 @@ class Recorded:
 
     value: bytes | records.BlobRef
     refs: tuple[TaskId, ...]
-    tasks: list[records.Task] = field(default_factory=list)
+    tasks: list[records.TaskRecord] = field(default_factory=list)
     functions: list[records.Function] = field(default_factory=list)
     blobs: list[records.BlobRef] = field(default_factory=list)
 
@@ -81,10 +81,10 @@ def store_payload(payload: bytes, store: BlobStore, blobs: list[records.BlobRef]
 def record(
     value: Any,
     spawned: Sequence[Promise],
-    parent: records.Task,
+    parent: records.TaskRecord,
     store: BlobStore,
     known: Callable[[bytes], bool] = lambda _: False,
-    running: Running | None = None,
+    running: RunningFunction | None = None,
 ) -> Recorded:
     """Record what a task returned and spawned.
 
@@ -94,13 +94,13 @@ def record(
         The returned value, with promises at any depth.
     spawned : sequence of Promise
         Promises that must be complete before the task is, without being part of its value.
-    parent : records.Task
+    parent : records.TaskRecord
         The task.
     store : BlobStore
         Where large payloads and functions go.
     known : callable, optional
         Whether the store has the record of a function's digest.
-    running : Running, optional
+    running : RunningFunction, optional
         The task's function.
 
     Returns
@@ -123,14 +123,14 @@ def record(
     blobs: list[records.BlobRef] = []
     recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
     for made in recorder.emit(lambda _: False, known, recorded.blobs):
-        if isinstance(made, records.Task):
+        if isinstance(made, records.TaskRecord):
             recorded.tasks.append(made)
         else:
             recorded.functions.append(made)
     return recorded
 
 
-class Running(NamedTuple):
+class RunningFunction(NamedTuple):
     """The function of the task that runs: its record, and itself where it is loaded."""
 
     record: records.Function
@@ -141,7 +141,7 @@ _codes: dict[bytes, Codes] = {}
 """What is known of the code that the tasks of this process lead to, by the digests of their functions."""
 
 
-def _codes_of(running: Running | None) -> Codes:
+def _codes_of(running: RunningFunction | None) -> Codes:
     if running is None:  # in a notebook, what functions lead to may have been redefined since the last run
         _codes.clear()
         take_modules_by_value()
@@ -157,7 +157,9 @@ def _codes_of(running: Running | None) -> Codes:
 class Recorder:
     """Gives ids to promises and turns them into records."""
 
-    def __init__(self, store: BlobStore, parent: records.Task | None = None, running: Running | None = None) -> None:
+    def __init__(
+        self, store: BlobStore, parent: records.TaskRecord | None = None, running: RunningFunction | None = None
+    ) -> None:
         self._store = store
         self._codes = _codes_of(running)
         self._identities: dict[Task[..., Any], Identity] = {}
@@ -237,7 +239,7 @@ class Recorder:
 
     def emit(
         self, complete: Callable[[TaskId], bool], known: Callable[[bytes], bool], blobs: list[records.BlobRef]
-    ) -> Iterator[records.Function | records.Task]:
+    ) -> Iterator[records.Function | records.TaskRecord]:
         """Build the records of all tasks that must run, each after what it needs and after its function's.
 
         Parameters
@@ -268,7 +270,7 @@ class Recorder:
                 stack.extend(needed._origin for needed in (*promise._deps, *promise._after))
         return ((promise, id_) for promise, id_ in self._ids.items() if promise in wanted)
 
-    def _record(self, promise: Promise, id_: TaskId, blobs: list[records.BlobRef]) -> records.Task:
+    def _record(self, promise: Promise, id_: TaskId, blobs: list[records.BlobRef]) -> records.TaskRecord:
         task = promise._task
         payload, refs = self._pickled(promise)
         own_blobs: list[records.BlobRef] = []
@@ -276,7 +278,7 @@ class Recorder:
         blobs.extend(own_blobs)
         digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity, self._codes)
         late = pack(promise._requires, self._given)
-        return records.Task(
+        return records.TaskRecord(
             id=id_,
             function=self._identity(task).digest,
             args=args,

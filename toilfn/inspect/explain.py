@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from toilfn.errors import InputError
 from toilfn.graph.identity import NOT_COMPARED
 from toilfn.ids import TaskId
-from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task
+from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, TaskRecord
 
 __all__ = ["Explanation", "History", "explain", "reasons_to_run"]
 
@@ -55,7 +55,7 @@ class History:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.functions: dict[bytes, Function] = {}
-        self.tasks: dict[TaskId, Task] = {}
+        self.tasks: dict[TaskId, TaskRecord] = {}
         self.done: dict[TaskId, float] = {}
         """When each task that has an outcome was run, in seconds since the epoch."""
         self.seconds: dict[TaskId, float] = {}
@@ -67,7 +67,7 @@ class History:
         for record in records:
             self.add(record)
 
-    def name(self, task: Task) -> str:
+    def name(self, task: TaskRecord) -> str:
         """Return the name of a task: that of the call, or else of its function."""
         if isinstance(own := task.options.get("name"), str):
             return own
@@ -78,7 +78,7 @@ class History:
         """List the tasks that a task's value refers to, and those that it created."""
         return self._led_to.get(id, ())
 
-    def before(self, task: Task) -> list[Task]:
+    def before(self, task: TaskRecord) -> list[TaskRecord]:
         """List the tasks of the same name that the store knew before this one."""
         same = self._of_name[self.name(task)]
         return [self.tasks[id] for id in same[: same.index(task.id)]]
@@ -99,7 +99,7 @@ class History:
         """Take in the next record."""
         if isinstance(record, Function):
             self.functions[record.digest] = record
-        elif isinstance(record, Task):
+        elif isinstance(record, TaskRecord):
             self._add_task(record)
         elif isinstance(record, Outcome):
             self.functions.update((function.digest, function) for function in record.functions)
@@ -116,7 +116,7 @@ class History:
         elif isinstance(record, Run):
             self.newest_run = record
 
-    def _add_task(self, task: Task) -> None:
+    def _add_task(self, task: TaskRecord) -> None:
         if task.id not in self.tasks:
             self.tasks[task.id] = task._replace(args=b"", blobs=())
             self._of_name[self.name(task)].append(task.id)
@@ -145,15 +145,15 @@ def explain(history: History, id: TaskId) -> Explanation:
     return Explanation(id, summary, (*reasons_to_run(history, task, history.before(task)), *unseen))
 
 
-def reasons_to_run(history: History, task: Task, earlier: list[Task]) -> tuple[str, ...]:
+def reasons_to_run(history: History, task: TaskRecord, earlier: list[TaskRecord]) -> tuple[str, ...]:
     """Compare a task with the most similar of earlier ones.
 
     Parameters
     ----------
     history : History
         Has both.
-    task : Task
-    earlier : list of Task
+    task : TaskRecord
+    earlier : list of TaskRecord
         Tasks of the same name.
 
     Returns
@@ -174,7 +174,7 @@ def _not_compared(function: Function | None) -> Iterator[str]:
             yield f"not compared: {key.removeprefix(NOT_COMPARED)} ({what})"
 
 
-def _summary(history: History, task: Task) -> tuple[str, bool]:
+def _summary(history: History, task: TaskRecord) -> tuple[str, bool]:
     """Return what became of a task, and whether an earlier run than the newest one did it."""
     label = f"{history.name(task)} ({task.id.hex()[:12]})"
     done = history.done.get(task.id)
@@ -192,17 +192,17 @@ def _moment(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
-def _nearest(task: Task, candidates: list[Task]) -> Task | None:
+def _nearest(task: TaskRecord, candidates: list[TaskRecord]) -> TaskRecord | None:
     """Choose the earlier task with the most in common; among equals, the newest."""
 
-    def common(other: Task) -> tuple[int, bool, bool]:
+    def common(other: TaskRecord) -> tuple[int, bool, bool]:
         equal = sum(task.parts.get(key) == part for key, part in other.parts.items())
         return equal, other.lineage == task.lineage, other.function == task.function
 
     return max(reversed(candidates), key=common, default=None)
 
 
-def _all_reasons(history: History, task: Task, earlier: Task) -> list[str]:
+def _all_reasons(history: History, task: TaskRecord, earlier: TaskRecord) -> list[str]:
     """Compare two tasks, and where their inputs are different tasks, those; say each reason once."""
     found: dict[str, None] = {}
     seen: set[TaskId] = set()
@@ -220,7 +220,7 @@ def _all_reasons(history: History, task: Task, earlier: Task) -> list[str]:
     ]
 
 
-def _changed_inputs(history: History, new: Task, old: Task) -> Iterator[tuple[Task, Task]]:
+def _changed_inputs(history: History, new: TaskRecord, old: TaskRecord) -> Iterator[tuple[TaskRecord, TaskRecord]]:
     """Pair the inputs that differ with the earlier ones in their places."""
     for new_id, old_id in zip((*new.needs, *new.after), (*old.needs, *old.after), strict=False):
         pair = history.tasks.get(new_id), history.tasks.get(old_id)
@@ -228,7 +228,7 @@ def _changed_inputs(history: History, new: Task, old: Task) -> Iterator[tuple[Ta
             yield pair[0], pair[1]
 
 
-def _reasons(history: History, new: Task, old: Task, inputs: dict[TaskId, str]) -> Iterator[str]:
+def _reasons(history: History, new: TaskRecord, old: TaskRecord, inputs: dict[TaskId, str]) -> Iterator[str]:
     name = history.name(new)
     functions = history.functions.get(new.function), history.functions.get(old.function)
     if functions[0] is not None and functions[1] is not None and new.function != old.function:
@@ -283,7 +283,7 @@ def _differences(old: dict[str, str], new: dict[str, str]) -> Iterator[tuple[str
             yield key, old.get(key), new.get(key)
 
 
-def _by_name(task: Task, function: Function | None) -> dict[str, str]:
+def _by_name(task: TaskRecord, function: Function | None) -> dict[str, str]:
     """Return the parts of a task's arguments by the names of the parameters."""
     names = function.parts.get("parameters", "").split(", ") if function else []
 

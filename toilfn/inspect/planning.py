@@ -107,8 +107,8 @@ class _Maker:
         self._loader = Loader(self.index, settings, store.get_blob)
         self._created = Counter(self._name(task.parent) for task in self._history.tasks.values() if task.parent)
 
-    def _earlier_of_each_name(self) -> dict[str, list[records.Task]]:
-        found: dict[str, list[records.Task]] = defaultdict(list)
+    def _earlier_of_each_name(self) -> dict[str, list[records.TaskRecord]]:
+        found: dict[str, list[records.TaskRecord]] = defaultdict(list)
         for task in self._history.tasks.values():
             found[self._history.name(task)].append(task)
         return dict(found)
@@ -120,7 +120,7 @@ class _Maker:
     def add(self, recorder: Recorder) -> None:
         """Take in the tasks of a script."""
         for record in recorder.emit(self.index.is_complete, self.index.outcomes.__contains__, []):
-            if isinstance(record, records.Task):
+            if isinstance(record, records.TaskRecord):
                 self._loader.add(record, encode(record))
             else:
                 self.index.functions[record.digest] = record
@@ -175,7 +175,7 @@ class _Maker:
             planned.append(PlannedTask(task.id.hex(), name, reasons, shape, self._seconds(name)))
         return planned
 
-    def _reasons(self, id: TaskId, earlier: list[records.Task]) -> tuple[str, ...]:
+    def _reasons(self, id: TaskId, earlier: list[records.TaskRecord]) -> tuple[str, ...]:
         """Say why a task would run."""
         history = self._history
         if id not in self._known:

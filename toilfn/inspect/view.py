@@ -28,7 +28,7 @@ from toilfn.model.records import (
     Run,
     Started,
     Stats,
-    Task,
+    TaskRecord,
     decode,
 )
 
@@ -164,8 +164,8 @@ class View:
         self._jobs: dict[str, list[TaskInfo]] = {}
         """The tasks of each job that the newest leader has submitted."""
         readers: dict[type, Any] = {
-            Epoch: self._epoch, Run: self._run, Function: self._function, Task: self._task, Started: self._started,
-            Queue: self._queue,
+            Epoch: self._epoch, Run: self._run, Function: self._function, TaskRecord: self._task,
+            Started: self._started, Queue: self._queue,
             Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
             Deleted: lambda _: None, Outage: lambda _: None,
         }  # fmt: skip
@@ -270,7 +270,7 @@ class View:
     def _function(self, record: Function) -> None:
         self._names[record.digest] = intern(record.name)
 
-    def _task(self, record: Task) -> None:
+    def _task(self, record: TaskRecord) -> None:
         if record.id in self.tasks:
             return
         name = record.options.get("name") or self._names.get(record.function, "?")

@@ -15,7 +15,7 @@ from toilfn.clusters.common.resume import make_again, make_from
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError
-from toilfn.leader.cluster_context import jobs_name, terms
+from toilfn.leader.cluster_context import jobs_name, run_context
 from toilfn.model.index import Index
 from toilfn.model.records import End, Epoch, Run, encode
 from toilfn.stores import Store
@@ -180,7 +180,7 @@ def _reached(run: Run, store: Store) -> Iterator[Cluster]:
         main.patience = min(main.patience, START_PATIENCE)  # somebody waits for the answer
     cluster = BesideCluster(main)
     try:
-        cluster.open(terms(store, run.settings))
+        cluster.open(run_context(store, run.settings))
         yield cluster
     finally:
         cluster.leave()

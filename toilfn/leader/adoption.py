@@ -10,7 +10,7 @@ from typing import NamedTuple
 from toilfn.clusters.base import JobId
 from toilfn.ids import TaskId
 from toilfn.leader.jobs import Jobs, SubmittedBatch
-from toilfn.leader.mailbox import Answers
+from toilfn.leader.mailbox import Mailbox
 from toilfn.scheduler import Scheduler
 from toilfn.scheduler.events import Adopted, Submit
 
@@ -22,13 +22,13 @@ class Earlier(NamedTuple):
 
     jobs: Mapping[JobId, str] = MappingProxyType({})
     """Living jobs, with their batches, that were given to the cluster with other settings."""
-    answers: Answers | None = None
+    mailbox: Mailbox | None = None
     """Where their workers' answers are, if this leader's own workers do not put theirs there."""
 
 
 def adopt(
     live: Mapping[JobId, str],
-    answers: Answers,
+    mailbox: Mailbox,
     is_void: Callable[[TaskId, str], bool],
     scheduler: Scheduler,
     jobs: Jobs,
@@ -39,7 +39,7 @@ def adopt(
     ----------
     live : mapping
         The jobs of the workflow, and the names of their batches.
-    answers : Answers
+    mailbox : Mailbox
         Has the batches' messages.
     is_void : callable
         Whether what a batch says of a task does not count.
@@ -51,18 +51,18 @@ def adopt(
     list of JobId
         The jobs of which nothing is needed any more.
     """
-    return [job for job, name in live.items() if not _adopt(job, name, answers, is_void, scheduler, jobs)]
+    return [job for job, name in live.items() if not _adopt(job, name, mailbox, is_void, scheduler, jobs)]
 
 
 def _adopt(
     job: JobId,
     name: str,
-    answers: Answers,
+    mailbox: Mailbox,
     is_void: Callable[[TaskId, str], bool],
     scheduler: Scheduler,
     jobs: Jobs,
 ) -> bool:
-    tasks = answers.tasks(name)
+    tasks = mailbox.tasks(name)
     valid = tuple(id_ for id_ in tasks if not is_void(id_, name))
     adopted = scheduler.handle(Adopted(valid, time.monotonic()))
     for command in adopted:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from toilfn.clusters.base import Notes, Session
+from toilfn.clusters.base import ClusterNotes, RunContext
 from toilfn.stores import Store
 
-__all__ = ["StoreNotes", "jobs_name", "terms"]
+__all__ = ["StoredNotes", "jobs_name", "run_context"]
 
 
-class StoreNotes(Notes):
+class StoredNotes(ClusterNotes):
     """A cluster's notes in a store.
 
     Parameters
@@ -37,12 +37,12 @@ def jobs_name(store: Store) -> str:
     return f"toilfn-{store.id[:12]}"
 
 
-def terms(
+def run_context(
     store: Store,
     settings: Mapping[str, Any],
     environment: dict[str, str] | None = None,
     outage: Callable[[str], None] = lambda _: None,
-) -> Session:
+) -> RunContext:
     """Make what a cluster is opened with.
 
     Parameters
@@ -55,11 +55,11 @@ def terms(
     outage : callable, optional
         What is to be told of outages.
     """
-    return Session(
+    return RunContext(
         store.url,
         jobs_name(store),
         environment or {},
-        StoreNotes(store),
+        StoredNotes(store),
         settings.get("batch_logs") or "",
         settings.get("keep_batch_logs", True),
         outage,

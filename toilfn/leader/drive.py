@@ -19,13 +19,13 @@ from toilfn.leader.abandoned import outlives_leaders
 from toilfn.leader.adoption import Earlier
 from toilfn.leader.attemptlogs import AttemptLogs, log_file
 from toilfn.leader.callbacks import BadWorkers, Callbacks
-from toilfn.leader.cluster_context import jobs_name, terms
+from toilfn.leader.cluster_context import jobs_name, run_context
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.leader.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
-from toilfn.leader.mailbox import Answers, StoreAnswers
+from toilfn.leader.mailbox import Mailbox, StoreMailbox
 from toilfn.leader.nodelocal import check_shared
 from toilfn.leader.policy import capped, policy, worker_memory
 from toilfn.leader.progress import Progress
@@ -153,7 +153,7 @@ class Running:
         self._open(run.code, resumed, committer)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
-                answers = self._answers(cluster)
+                answers = self._mailbox(cluster)
                 leader = self._leader(cluster, loader, committer, answers, interrupts, progress)
                 earlier = self._earlier(direct=cluster.capabilities.direct)
                 leader.run(run.roots, earlier)
@@ -164,7 +164,7 @@ class Running:
             self._leave()
         else:
             leader.finish()
-            committer.then((earlier.answers or answers).close)
+            committer.then((earlier.mailbox or answers).close)
             cluster.close()
             self.may_have_jobs = cluster.has_left_jobs and not leader.is_done
         self._judge(leader, interrupts)
@@ -173,7 +173,7 @@ class Running:
     def _earlier(self, *, direct: bool) -> Earlier:
         """Return what earlier leaders may have left, whose workers may have answered through the store."""
         was_far = direct and any(map(outlives_leaders, self._index.runs))
-        return Earlier(self._elsewhere, StoreAnswers(self._store) if was_far else None)
+        return Earlier(self._elsewhere, StoreMailbox(self._store) if was_far else None)
 
     def _leave(self) -> None:
         """Leave the jobs to the next leader: only the user ends them."""
@@ -193,7 +193,7 @@ class Running:
 
         variables = (ENVIRONMENT_VARIABLE, CODE_VARIABLE)
         self._passed = [read_ref(environment[name]) for name in variables if name in environment]
-        cluster.open(terms(self._store, self._settings.as_dict(), environment, outage))
+        cluster.open(run_context(self._store, self._settings.as_dict(), environment, outage))
         if not cluster.capabilities.direct:
             check_shared(cluster, self._store.url, self._place)
 
@@ -236,15 +236,15 @@ class Running:
     def _worker_memory(self) -> int:
         return worker_memory(self._settings, is_local=is_local(self._store.url))
 
-    def _answers(self, cluster: Cluster) -> Answers:
-        return Answers() if cluster.capabilities.direct else StoreAnswers(self._store, self._passed)
+    def _mailbox(self, cluster: Cluster) -> Mailbox:
+        return Mailbox() if cluster.capabilities.direct else StoreMailbox(self._store, self._passed)
 
     def _leader(
         self,
         cluster: Cluster,
         loader: Loader,
         committer: Committer,
-        answers: Answers,
+        mailbox: Mailbox,
         interrupts: Interrupts,
         progress: Progress,
     ) -> Leader:
@@ -263,7 +263,7 @@ class Running:
             cluster,
             jobs_name(self._store),
             committer,
-            answers,
+            mailbox,
             f"{self._index.epoch.number}",
             Callbacks(
                 should_drain=lambda: interrupts.should_drain,

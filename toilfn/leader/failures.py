@@ -14,7 +14,7 @@ from toilfn.graph.serialize import loads
 from toilfn.ids import Cause, TaskId
 from toilfn.leader.committer import Committer
 from toilfn.model import records
-from toilfn.model.records import BlobRef, Failure, Task, encode
+from toilfn.model.records import BlobRef, Failure, TaskRecord, encode
 from toilfn.resources import Capacity, Resources
 from toilfn.scheduler.events import RollBack
 from toilfn.text import abridged, last_lines, visible
@@ -221,13 +221,13 @@ class _Later:
 
 
 def describe_arguments(
-    task: Task, name: Callable[[TaskId], str], get_blob: Callable[[BlobRef], bytes], limit: int = 200
+    task: TaskRecord, name: Callable[[TaskId], str], get_blob: Callable[[BlobRef], bytes], limit: int = 200
 ) -> str:
     """Show a task's arguments as they would be written, values of other tasks by name.
 
     Parameters
     ----------
-    task : Task
+    task : TaskRecord
     name : callable
         Gives the name of a task that an argument comes from.
     get_blob : callable

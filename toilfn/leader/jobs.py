@@ -11,7 +11,7 @@ from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
 from toilfn.ids import BatchId, TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.loading import TaskRecords
-from toilfn.leader.mailbox import Answers
+from toilfn.leader.mailbox import Mailbox
 from toilfn.leader.submitting import Parcel, Refused, Sent, Submitting
 from toilfn.model import records
 from toilfn.model.records import BlobRef, encode
@@ -62,7 +62,7 @@ class BatchMessages:
         for id_ in submit.ids:
             data = self.tasks.encoded(id_)
             task = records.decode(data)
-            assert isinstance(task, records.Task)
+            assert isinstance(task, records.TaskRecord)
             tasks.append((data, self.attempts.get(id_, 0) + 1, limits(self.shape(id_))))
             needs += [need for need in task.needs if need not in within]
             functions[task.function] = self.tasks.function(task)
@@ -102,7 +102,7 @@ class SubmittedBatch:
     """The service that it runs."""
     dead_service: TaskId | None = None
     """The service whose death is the reason why it was killed."""
-    kept: TaskId | None = None
+    tail_call: TaskId | None = None
     """The newest task that its worker went on with by itself."""
     is_unwanted: bool = False
     """Whether it is to be killed as soon as the cluster has taken it."""
@@ -135,7 +135,7 @@ class Jobs:
     cluster : Cluster
         Opened.
     committer : Committer
-    answers : Answers
+    mailbox : Mailbox
         For a cluster that is not direct.
     batch_messages : BatchMessages
     name : str
@@ -148,11 +148,11 @@ class Jobs:
     """
 
     def __init__(
-        self, cluster: Cluster, committer: Committer, answers: Answers, batch_messages: BatchMessages, name: str
+        self, cluster: Cluster, committer: Committer, mailbox: Mailbox, batch_messages: BatchMessages, name: str
     ) -> None:
         self._cluster = cluster
         self._committer = committer
-        self._answers = answers
+        self._mailbox = mailbox
         self._messages = batch_messages
         self._name = name
         self._submitted: dict[BatchId, SubmittedBatch] = {}
@@ -255,7 +255,7 @@ class Jobs:
         name = f"{self._name}-{group[0].batch}"
         direct = self._cluster.capabilities.direct
         if not direct:
-            self._answers.put(name, messages, set().union(*map(self._messages.functions, group)))
+            self._mailbox.put(name, messages, set().union(*map(self._messages.functions, group)))
         for place, (submit, message) in enumerate(zip(group, messages, strict=True)):
             self.newest = f"{name}-{place}"
             yield Batch(

@@ -21,10 +21,10 @@ from toilfn.leader.committer import Committer
 from toilfn.leader.failures import Failures, too_large
 from toilfn.leader.jobs import BatchMessages, Jobs, SubmittedBatch
 from toilfn.leader.loading import Loader, TaskRecords
-from toilfn.leader.mailbox import Answers, LostJobAnswers
+from toilfn.leader.mailbox import LostJobAnswers, Mailbox
 from toilfn.leader.rollback import CheckpointRecords, descendants, files_of
-from toilfn.leader.services import Services, never_ran
-from toilfn.leader.streams import Streams
+from toilfn.leader.services import ServiceMessages, never_ran
+from toilfn.leader.streams import OutputMessages
 from toilfn.leader.waiting import Queued, Waiting
 from toilfn.model import records
 from toilfn.model.index import Index
@@ -83,7 +83,7 @@ class Leader:
         The name under which the cluster has this workflow's jobs.
     committer : Committer
         Writes records.
-    answers : Answers
+    mailbox : Mailbox
         For clusters that are not direct.
     name : str
         What batches' names begin with: unique to this leader.
@@ -104,7 +104,7 @@ class Leader:
         cluster: Cluster,
         workflow: str,
         committer: Committer,
-        answers: Answers,
+        mailbox: Mailbox,
         name: str,
         callbacks: Callbacks,
         remove: Callable[[Iterable[str]], None],
@@ -117,27 +117,27 @@ class Leader:
         self._cluster = cluster
         self._workflow = workflow
         self._committer = committer
-        self._answers = answers
+        self._mailbox = mailbox
         self._callbacks = callbacks
         self._remove = remove
         self._capacity = capacity
         self._limit: int | None = None
         self._waiting = Waiting(callbacks.service_patience, callbacks.warn)
         self._queued = Queued(committer)
-        self._lost_jobs = LostJobAnswers(answers.so_far)
+        self._lost_jobs = LostJobAnswers(mailbox.so_far)
         self._early: list[Update] = []
         """News of jobs of which the cluster knows already, and the leader does not."""
         self._temporary: dict[TaskId, tuple[str, ...]] = {}
-        self._services = Services(cluster, answers)
-        self._streams = Streams(answers, is_wanted=callbacks.said is not None)
-        self._kept = CheckpointRecords()
+        self._services = ServiceMessages(cluster, mailbox)
+        self._streams = OutputMessages(mailbox, is_wanted=callbacks.said is not None)
+        self._checkpoints = CheckpointRecords()
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
         self.tasks = TaskRecords(index, loader)
         self.values = Values(index.value)
         self._failures = Failures(committer, self._report_failure, self._too_large, scheduler.shape, worker_memory)
         batch_messages = BatchMessages(self.tasks, self.values, self._failures.attempts, scheduler.shape, worker_memory)
-        self._jobs = Jobs(cluster, committer, answers, batch_messages, name)
+        self._jobs = Jobs(cluster, committer, mailbox, batch_messages, name)
 
     @property
     def failures(self) -> tuple[records.Failure, ...]:
@@ -211,7 +211,7 @@ class Leader:
     def _updates(self) -> list[Update]:
         early, self._early = self._early, []
         news = [*early, *self._cluster.poll(_SOON if early else self._patience())]
-        return news if self._answers.late is None else [*news, *self._answers.late.due()]
+        return news if self._mailbox.late is None else [*news, *self._mailbox.late.due()]
 
     @property
     def has_jobs(self) -> bool:
@@ -252,17 +252,17 @@ class Leader:
                 hint="resume with the settings that the run had, or end the jobs first with toilfn kill",
             )
         live |= {job: name for job, name in earlier.jobs.items() if not live[job]}
-        mailbox = earlier.answers or self._answers
+        mailbox = earlier.mailbox or self._mailbox
         for name in mailbox.left().keys() - live.values():
             answers = mailbox.so_far(name)
             for message in answers:
                 self._hear(None, message, name)
             self._forget(name, len(answers), mailbox)
-        if useless := adopt(live, self._answers, self._index.is_void, self._scheduler, self._jobs):
+        if useless := adopt(live, self._mailbox, self._index.is_void, self._scheduler, self._jobs):
             self._cluster.kill(useless)
 
-    def _forget(self, name: str, count: int, mailbox: Answers | None = None) -> None:
-        self._committer.then(lambda: (mailbox or self._answers).forget(name, count))
+    def _forget(self, name: str, count: int, mailbox: Mailbox | None = None) -> None:
+        self._committer.then(lambda: (mailbox or self._mailbox).forget(name, count))
 
     def _is_over(self) -> bool:
         if self._callbacks.should_stop():
@@ -286,7 +286,7 @@ class Leader:
                     if id_ not in self._roots:
                         self.values.release(id_)
                 case Complete(id_):
-                    deleted = self._kept.complete(id_, self._index)
+                    deleted = self._checkpoints.complete(id_, self._index)
                     self._delete((*self._temporary.pop(id_, ()), *deleted))
                 case Retry(id_, cause, attempt):
                     self._failures.retry(id_, cause, attempt)
@@ -338,11 +338,11 @@ class Leader:
         """Forget what followed from a task's outcome, and that itself."""
         self._stop_listening()  # what they say may be of what is void now
         top = self._scheduler.outermost_checkpoint(command.id) or command.id
-        record = self._kept.record(command.id) or encode(self._index.task(command.id))
+        record = self._checkpoints.record(command.id) or encode(self._index.task(command.id))
         void = descendants(self._index, (command.id, *command.family))
         what = "died" if command.cause is Cause.LOST else "failed for good"
         text = f"rolled back: {self.tasks.name(command.failed)} (task {command.failed.hex()[:12]}) {what}"
-        files = list(self._kept.forget(top, void))
+        files = list(self._checkpoints.forget(top, void))
         for id_ in void:
             if id_ in self._index.outcomes:
                 files += files_of(self._index.outcome(id_))
@@ -379,11 +379,11 @@ class Leader:
             if update.state is JobState.RUNNING and not update.is_ending:
                 self._handle(JobStarted(batch.id, time.monotonic()))
         if update.state is JobState.ENDED or self._is_done(batch, update):
-            answers = self._answers.so_far(batch.name)
-            if self._answers.late is not None:
-                if self._answers.late.is_late(update, answers):
+            answers = self._mailbox.so_far(batch.name)
+            if self._mailbox.late is not None:
+                if self._mailbox.late.is_late(update, answers):
                     return
-                update = self._answers.late.explained(update, answers)
+                update = self._mailbox.late.explained(update, answers)
             for message in self._streams.rest(batch.name, answers):
                 self._hear(batch, message)
             if not self._cluster.capabilities.direct:
@@ -398,7 +398,7 @@ class Leader:
         """Return whether a job that is not over has done its work; a site's epilog may still run."""
         if not (update.is_ending or update.state is JobState.UNKNOWN):
             return False
-        return protocol.is_done(self._answers.so_far(batch.name))
+        return protocol.is_done(self._mailbox.so_far(batch.name))
 
     def _end(self, batch: SubmittedBatch, update: Update) -> None:
         now = time.monotonic()
@@ -439,18 +439,18 @@ class Leader:
             case Log(id_, text) if self._callbacks.said is not None:
                 self._callbacks.said(self.tasks.name(id_), id_, text)
 
-    def _note_tail_calls(self, batch: SubmittedBatch, kept: Sequence[TaskId]) -> None:
+    def _note_tail_calls(self, batch: SubmittedBatch, tail_calls: Sequence[TaskId]) -> None:
         """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
         batch.running = None
-        for id_ in kept:
+        for id_ in tail_calls:
             if batch.owed is None or id_ in batch.owed:
                 self._handle(TailCallStarted(batch.id, id_))
-                batch.kept = id_
+                batch.tail_call = id_
 
     def _runs(self, batch: SubmittedBatch, id_: TaskId, start: float) -> None:
         """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
         batch.running = id_
-        if id_ == batch.kept:
+        if id_ == batch.tail_call:
             self._committer.add(encode(records.Started((id_,), batch.job or "", start)))
 
     def _running_names(self) -> list[str]:
@@ -496,7 +496,7 @@ class Leader:
         if outermost is None:
             self._delete(outcome.deleted)
         else:
-            self._kept.keep(outermost, outcome, record)
+            self._checkpoints.keep(outermost, outcome, record)
         if outcome.temporary:
             self._temporary[outcome.id] = outcome.temporary
         for function in outcome.functions:

@@ -44,7 +44,7 @@ class StaleOutcomes:
         self._forgotten: list[TaskId] = []
         self._gone = {match.group() for name in index.deleted if (match := _FILE.match(name.encode()))}
 
-    def prepare(self, task: records.Task) -> None:
+    def prepare(self, task: records.TaskRecord) -> None:
         """Have what a task needs run again, as far as that is needed for the task to run."""
         if self._has_services():
             for id_ in (*task.needs, *task.after):
@@ -53,7 +53,7 @@ class StaleOutcomes:
         if self._gone:
             self._renew_files(task)
 
-    def recall_client(self, task: records.Task) -> None:
+    def recall_client(self, task: records.TaskRecord) -> None:
         """Have a task run again whose outcome has led to something that is not complete, if it uses services."""
         if self._has_services() and any(map(self._is_service, (*task.needs, *task.after))):
             self._forget(task.id)
@@ -63,7 +63,7 @@ class StaleOutcomes:
         forgotten, self._forgotten = tuple(self._forgotten), []
         return forgotten
 
-    def _renew_files(self, task: records.Task) -> None:
+    def _renew_files(self, task: records.TaskRecord) -> None:
         """Have those run again whose values hold files that were deleted: the makers, and who passed them on."""
         stack = [task]
         while stack:
@@ -116,7 +116,7 @@ class Loader:
         self._new: list[NewTask] = []
         self.encoded: dict[TaskId, bytes] = {}
 
-    def add(self, task: records.Task, data: bytes) -> None:
+    def add(self, task: records.TaskRecord, data: bytes) -> None:
         """Take in a task that was written to the log just now, with its encoded record."""
         self._stale.prepare(task)
         self._new.append(self.admit(task, data))
@@ -154,7 +154,7 @@ class Loader:
         del new
         yield from finished
 
-    def admit(self, task: records.Task, data: bytes | None = None) -> NewTask:
+    def admit(self, task: records.TaskRecord, data: bytes | None = None) -> NewTask:
         """Keep a task's record, encoded as `data`, and say what the scheduler is to know of it."""
         self.encoded[task.id] = encode(task) if data is None else data
         shape, budget = self._asks(task)
@@ -166,11 +166,11 @@ class Loader:
         kinds = LATE in task.options, self.is_service(task), is_checkpoint
         return NewTask(task.id, needs, shape, kind, budget, task.parent, *kinds)
 
-    def is_service(self, task: records.Task) -> bool:
+    def is_service(self, task: records.TaskRecord) -> bool:
         """Return whether a task is a service."""
         return options.SERVICE in self._index.functions[task.function].options
 
-    def prepare(self, task: records.Task) -> None:
+    def prepare(self, task: records.TaskRecord) -> None:
         """Have what a task that is to run needs run again, where that is gone; before `admit`."""
         self._stale.prepare(task)
 
@@ -179,13 +179,13 @@ class Loader:
         return self._stale.take_forgotten()
 
     def late_shape(
-        self, task: records.Task, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
+        self, task: records.TaskRecord, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
     ) -> Resources:
         """Return what a task asks for whose requirements come from values.
 
         Parameters
         ----------
-        task : records.Task
+        task : records.TaskRecord
         closure : callable
             Gives the values of tasks, and of all that they refer to.
 
@@ -202,7 +202,7 @@ class Loader:
         own = options.merge(self._index.functions[task.function].options, task.options)
         return options.resources(unpack(own, resolve(awaited, entries)), self._defaults)
 
-    def _asks(self, task: records.Task) -> tuple[Resources, Budget]:
+    def _asks(self, task: records.TaskRecord) -> tuple[Resources, Budget]:
         asked = self._asked if _plain(task.options) else self._resolve
         return asked(task.function, tuple(task.options.items()))
 
@@ -236,7 +236,7 @@ class TaskRecords:
         """Return whether a task is known and has no outcome."""
         return id_ in self._loader.encoded
 
-    def get(self, id_: TaskId) -> records.Task:
+    def get(self, id_: TaskId) -> records.TaskRecord:
         """Return a task's record.
 
         Raises
@@ -246,10 +246,10 @@ class TaskRecords:
         """
         data = self._loader.encoded.get(id_)
         task = records.decode(data) if data else self._index.task(id_)
-        assert isinstance(task, records.Task)
+        assert isinstance(task, records.TaskRecord)
         return task
 
-    def function(self, task: records.Task) -> records.Function:
+    def function(self, task: records.TaskRecord) -> records.Function:
         """Return the record of a task's function."""
         return self._index.functions[task.function]
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from toilfn import protocol
 from toilfn.clusters.base import JobId, Update
 from toilfn.ids import Cause, TaskId
-from toilfn.model.records import BlobRef, Task, decode
+from toilfn.model.records import BlobRef, TaskRecord, decode
 from toilfn.protocol import is_done
 from toilfn.stores import MissingObjectError, Store, is_local
 from toilfn.worker.passed import WRONG_VERSIONS
 from toilfn.worker.payloads import BlobCache
 from toilfn.worker.services import stop_flag
 
-__all__ = ["Answers", "LateAnswers", "LostJobAnswers", "StoreAnswers"]
+__all__ = ["LateAnswers", "LostJobAnswers", "Mailbox", "StoreMailbox"]
 
 _LATE = 60.0
 """Seconds within which answers must be seen: NFS may know a directory's old state for so long (acdirmax, nfs(5))."""
@@ -135,7 +135,7 @@ _TOGETHER = 400
 """How many batches are deleted together. What is left by a leader that dies before, the next one reads in vain."""
 
 
-class Answers:
+class Mailbox:
     """Where a cluster that is not direct leaves messages: none for a direct one.
 
     Attributes
@@ -174,7 +174,7 @@ class Answers:
         """Delete what is still to be deleted."""
 
 
-class StoreAnswers(Answers):
+class StoreMailbox(Mailbox):
     """Batches and their answers in a store.
 
     Parameters
@@ -212,7 +212,9 @@ class StoreAnswers(Answers):
             order = protocol.expect(protocol.Run, self._store.get_batch(name)[0])
         except MissingObjectError:
             return ()
-        return tuple(record.id for record in (decode(data) for data, *_ in order.tasks) if isinstance(record, Task))
+        return tuple(
+            record.id for record in (decode(data) for data, *_ in order.tasks) if isinstance(record, TaskRecord)
+        )
 
     def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
         """Read what a batch has answered, from the `start`-th answer on."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from toilfn.leader.drive import Running
     from toilfn.stores.lease import Lease
 
-__all__ = ["Session"]
+__all__ = ["WorkflowRun"]
 
 _CHUNK = 5000
 """How many records go into one segment when a graph is written."""
@@ -44,7 +44,7 @@ _MANY_SEGMENTS = 500
 """More segments than this are joined when the next leader starts."""
 
 
-class Session:
+class WorkflowRun:
     """Works on a store, as its leader as soon as there is anything to write.
 
     What is complete already is only read: that neither needs the lease nor leaves a trace.
@@ -120,7 +120,7 @@ class Session:
             self.store.log.compact([data for _, data in self.store.log.read()])
             self.index = Index.load(self.store.log)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> WorkflowRun:
         return self
 
     def __exit__(
@@ -248,7 +248,7 @@ class Session:
             encoded = [encode(record) for record in part]
             self.store.log.append(encoded)
             for record, data in zip(part, encoded, strict=True):
-                if isinstance(record, records.Task):
+                if isinstance(record, records.TaskRecord):
                     loader.add(record, data)
                 elif isinstance(record, records.Function):
                     self.index.functions[record.digest] = record

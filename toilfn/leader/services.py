@@ -9,29 +9,29 @@ from toilfn.clusters.base import Cluster
 from toilfn.graph.serialize import dumps
 from toilfn.ids import TaskId
 from toilfn.leader.jobs import SubmittedBatch
-from toilfn.leader.mailbox import Answers
+from toilfn.leader.mailbox import Mailbox
 from toilfn.model import records
 from toilfn.protocol import STOP, Started, decode
 
-__all__ = ["Services", "never_ran"]
+__all__ = ["ServiceMessages", "never_ran"]
 
 _LOOK = 1.0
 """Seconds between two looks at what services that start have put in the store."""
 
 
-class Services:
+class ServiceMessages:
     """Talks to the workers of services.
 
     Parameters
     ----------
     cluster : Cluster
-    answers : Answers
+    mailbox : Mailbox
         For clusters that are not direct.
     """
 
-    def __init__(self, cluster: Cluster, answers: Answers) -> None:
+    def __init__(self, cluster: Cluster, mailbox: Mailbox) -> None:
         self._cluster = cluster
-        self._answers = answers
+        self._mailbox = mailbox
         self._stopped: set[str] = set()
         self._heard: set[str] = set()
         self._looked = 0.0
@@ -44,7 +44,7 @@ class Services:
         if self._cluster.capabilities.direct and batch.job is not None:
             self._cluster.tell(batch.job, STOP)
         else:
-            self._answers.stop(batch.name)
+            self._mailbox.stop(batch.name)
 
     def stop_the_last(self, batches: Iterable[SubmittedBatch]) -> None:
         """Stop all services when nothing else runs."""
@@ -58,7 +58,7 @@ class Services:
             return
         self._looked = time.monotonic()
         for batch in [batch for batch in batches if batch.service and batch.name not in self._heard]:
-            for message in self._answers.so_far(batch.name):
+            for message in self._mailbox.so_far(batch.name):
                 if isinstance(decode(message), Started):
                     self._heard.add(batch.name)
                     yield batch, message

@@ -17,7 +17,7 @@ from toilfn.model.records import (
     Outcome,
     Record,
     Run,
-    Task,
+    TaskRecord,
     decode,
     start_of,
 )
@@ -79,7 +79,7 @@ class Index:
             If an object of the log is missing or damaged.
         """
         index = cls(log)
-        outcome, task = start_of(Outcome), start_of(Task)
+        outcome, task = start_of(Outcome), start_of(TaskRecord)
         after_outcome, after_task = slice(len(outcome), len(outcome) + 16), slice(len(task), len(task) + 16)
         for position, data in log.read():
             # Of the many tasks and outcomes only the ids are read now; most are never looked at.
@@ -111,14 +111,14 @@ class Index:
             case Epoch():
                 self.epoch = record
 
-    def task(self, id_: TaskId) -> Task:
+    def task(self, id_: TaskId) -> TaskRecord:
         """Read a task's record."""
         if id_ not in self._tasks and not self._knows_children:
             self._find_children()
         record = decode(self._log.fetch(self._tasks[id_]), self._tasks[id_])
         if isinstance(record, Outcome):
             return next(task for task in record.tasks if task.id == id_)
-        assert isinstance(record, Task)
+        assert isinstance(record, TaskRecord)
         return record
 
     def _find_children(self) -> None:

@@ -21,7 +21,7 @@ from toilfn.model.records import (
     Run,
     Started,
     Stats,
-    Task,
+    TaskRecord,
 )
 
 __all__ = ["Journal"]
@@ -45,7 +45,7 @@ class Journal:
                 yield {"event": "run", "number": record.number, "workflow": record.workflow, "time": record.time}
             case Function():
                 self._functions[record.digest] = intern(record.name)
-            case Task():
+            case TaskRecord():
                 yield from self._task(record)
             case Started():
                 for id in record.ids:
@@ -70,7 +70,7 @@ class Journal:
         self._attempts[id] += 1
         return self._attempts[id]
 
-    def _task(self, task: Task) -> Iterator[dict[str, Any]]:
+    def _task(self, task: TaskRecord) -> Iterator[dict[str, Any]]:
         if task.id in self._names:
             return
         self._names[task.id] = task.options.get("name") or self._functions.get(task.function, "?")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Queue", "Record",
-    "Run", "Started", "Stats", "Task", "decode", "encode", "payload_or_ref", "start_of",
+    "Run", "Started", "Stats", "TaskRecord", "decode", "encode", "payload_or_ref", "start_of",
 ]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ class Function(NamedTuple):
     """The parts of the digest, in hexadecimal, for `toilfn explain`."""
 
 
-class Task(NamedTuple):
+class TaskRecord(NamedTuple):
     """One call of a function."""
 
     id: TaskId
@@ -139,7 +139,7 @@ class Outcome(NamedTuple):
     """The pickled value, or where it is."""
     refs: tuple[TaskId, ...]
     """Tasks whose values the value refers to."""
-    tasks: tuple[Task, ...]
+    tasks: tuple[TaskRecord, ...]
     """The tasks that the task created."""
     functions: tuple[Function, ...]
     blobs: tuple[BlobRef, ...]
@@ -204,12 +204,12 @@ class End(NamedTuple):
 
 
 Record: TypeAlias = (
-    Epoch | Run | Function | Task | Started | Queue | Outcome | Failure | Forget | Deleted | Outage | End
+    Epoch | Run | Function | TaskRecord | Started | Queue | Outcome | Failure | Forget | Deleted | Outage | End
 )
 
 _KINDS: dict[type, str] = {
     cls: cls.__name__.lower()
-    for cls in (Epoch, Run, Function, Task, Started, Queue, Outcome, Failure, Forget, Deleted, Outage, End)
+    for cls in (Epoch, Run, Function, TaskRecord, Started, Queue, Outcome, Failure, Forget, Deleted, Outage, End)
 }
 
 
@@ -279,7 +279,7 @@ def _is_stored_as(value: Any, hint: Any) -> bool:
     return type(value) is (tuple if issubclass(plain, tuple) else plain)
 
 
-def start_of(kind: type[Task | Outcome]) -> bytes:
+def start_of(kind: type[TaskRecord | Outcome]) -> bytes:
     """Return the bytes that all records of a kind start with; the sixteen after them are the task's id."""
     start: bytes = msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
     return start
@@ -303,10 +303,10 @@ def _function(fields: list[Any]) -> Function:
     return Function(digest, name, options, BlobRef(*payload), parts)
 
 
-def _task(fields: Any) -> Task:
+def _task(fields: Any) -> TaskRecord:
     id, function, args, needs, after, options, parent, parts, lineage, blobs = fields
     refs = tuple(BlobRef(*blob) for blob in blobs)
-    return Task(id, function, _ref(args), needs, after, options, parent, parts, lineage, refs)
+    return TaskRecord(id, function, _ref(args), needs, after, options, parent, parts, lineage, refs)
 
 
 def _outcome(fields: list[Any]) -> Outcome:

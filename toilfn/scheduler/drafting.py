@@ -10,7 +10,7 @@ from toilfn.ids import TaskId
 from toilfn.scheduler.batching import Draft
 from toilfn.scheduler.packing import Shape
 from toilfn.scheduler.state import SchedulerState
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import State, TaskState
 
 __all__ = ["Drafting"]
 
@@ -29,7 +29,7 @@ class Drafting:
         self._unresolved = state.unresolved
         self._alone = state.alone
 
-    def separate(self, tasks: Iterable[Task]) -> None:
+    def separate(self, tasks: Iterable[TaskState]) -> None:
         """Have tasks run alone from now on."""
         self._alone.update(task.id for task in tasks)
 
@@ -58,13 +58,13 @@ class Drafting:
         """How many more batches are to be out before tasks are put together that could run at one time."""
         return 0 if self._policy.spread is None else self._policy.spread - self._pool.batches
 
-    def _may_join(self, task: Task, draft: Draft) -> bool:
+    def _may_join(self, task: TaskState, draft: Draft) -> bool:
         """Add a ready task to a batch, if it may be there."""
         if draft.ids and task.id in self._alone:
             return False
         return draft.offer(task.id, self._durations.expect(task.kind))
 
-    def next(self, shape: Shape) -> Task | None:
+    def next(self, shape: Shape) -> TaskState | None:
         """Return the next ready task of a shape; it stays in its queue."""
         while self._ready.count(shape):
             task = self._tasks.get(self._ready.peek(shape))

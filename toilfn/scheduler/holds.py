@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from toilfn.ids import TaskId
 from toilfn.scheduler.events import Release
-from toilfn.scheduler.states import Task
+from toilfn.scheduler.states import TaskState
 
 __all__ = ["Holds"]
 
@@ -23,7 +23,7 @@ class Holds:
         The tasks that are not complete: their counts are kept in them.
     """
 
-    def __init__(self, tasks: dict[TaskId, Task]) -> None:
+    def __init__(self, tasks: dict[TaskId, TaskState]) -> None:
         self._tasks = tasks
         self._counts: dict[TaskId, int] = {}
         self._refs: dict[TaskId, tuple[TaskId, ...]] = {}
@@ -48,7 +48,7 @@ class Holds:
         """Undo `hold`."""
         return [release for id in ids if self._drop(id) for release in self._release(id)]
 
-    def finish(self, task: Task) -> list[Release]:
+    def finish(self, task: TaskState) -> list[Release]:
         """Note that a task is complete, and not among the others any more. Its value refers to what it needs now."""
         self.complete.add(task.id)
         if task.needs:

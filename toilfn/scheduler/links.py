@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from toilfn.ids import TaskId
 from toilfn.scheduler.events import NewTask
 from toilfn.scheduler.state import SchedulerState
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import State, TaskState
 
 __all__ = ["Links"]
 
@@ -52,7 +52,7 @@ class Links:
                     " that one first, or both together"
                 )
 
-    def link(self, task: Task, parent: TaskId | None, *, is_checkpoint: bool) -> None:
+    def link(self, task: TaskState, parent: TaskId | None, *, is_checkpoint: bool) -> None:
         """Join a new task to what it needs, and to the task that created it."""
         needs = [self._tasks.get(id) for id in task.needs]
         for need in needs:
@@ -71,7 +71,7 @@ class Links:
         if parent is not None:
             self._checkpoints.descend(task.id, parent)
 
-    def lead(self, task: Task, id: TaskId) -> None:
+    def lead(self, task: TaskState, id: TaskId) -> None:
         """Note that a task with an outcome led to another one, without which it is not complete."""
         other = self._tasks.get(id)
         if other is None or other.led_by == task.id:
@@ -84,15 +84,15 @@ class Links:
 
     # Tasks that are done
 
-    def parents(self, task: Task) -> Sequence[TaskId]:
+    def parents(self, task: TaskState) -> Sequence[TaskId]:
         """Return the tasks that led to one."""
         return () if task.led_by is None else (task.led_by, *self._led_by.get(task.id, ()))
 
-    def without_outcome(self, ids: Iterable[TaskId]) -> list[Task]:
+    def without_outcome(self, ids: Iterable[TaskId]) -> list[TaskState]:
         """Pick the tasks that are still to have an outcome."""
         return [task for id in ids if (task := self._tasks.get(id)) is not None and not task.state.has_outcome]
 
-    def count_down(self, tasks: Iterable[Task]) -> list[Task]:
+    def count_down(self, tasks: Iterable[TaskState]) -> list[TaskState]:
         """Note that each of some tasks waits for one less; gives those that wait for none any more."""
         free = []
         for task in tasks:
@@ -105,7 +105,7 @@ class Links:
         """Forget who led to a task."""
         self._led_by.pop(id, None)
 
-    def detach(self, task: Task) -> None:
+    def detach(self, task: TaskState) -> None:
         """Forget what a task needs and who led to it, as if it had never been."""
         if not task.state.has_outcome:
             for need in filter(None, map(self._tasks.get, task.needs)):
@@ -124,7 +124,7 @@ class Links:
             stack += waiting
         return found
 
-    def _waiting_for(self, task: Task) -> Iterable[TaskId]:
+    def _waiting_for(self, task: TaskState) -> Iterable[TaskId]:
         """Return the tasks that cannot run or be complete before a task is complete."""
         yield from {follower.id for follower in self.without_outcome(task.followers)}
         yield from self.parents(task)

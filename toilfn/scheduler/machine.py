@@ -44,7 +44,7 @@ from toilfn.scheduler.ready import Gathering
 from toilfn.scheduler.retries import enlarged
 from toilfn.scheduler.rollback import RollBacks
 from toilfn.scheduler.state import SchedulerState
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import State, TaskState
 
 __all__ = ["Scheduler"]
 
@@ -214,7 +214,7 @@ class Scheduler:
         else:
             self._checkpoints.clients_to_rerun += [(task.id, service) for service in dead_service]
 
-    def _expand(self, task: Task, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
+    def _expand(self, task: TaskState, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
         """Replace what a task needed by what it led to."""
         task.pending = 0
         self._insert(fresh, commands, urgent=True)
@@ -255,7 +255,7 @@ class Scheduler:
             if user.state is State.WAITING and not user.pending:
                 self._settle(user, commands)
 
-    def _end_users(self, service: Task, commands: list[Command]) -> None:
+    def _end_users(self, service: TaskState, commands: list[Command]) -> None:
         """End what uses a service that does not serve any more."""
         for user in self._links.without_outcome(service.followers):
             if user.state is State.READY:
@@ -264,7 +264,7 @@ class Scheduler:
                 self._services.dying_batches.add(user.batch)
                 commands.append(Kill(user.batch, service.id))
 
-    def _rerun_clients(self, service: Task) -> None:
+    def _rerun_clients(self, service: TaskState) -> None:
         """Have clients of a service that died run again whose outcome has led to what knows it."""
         clients = (client for id in service.followers if (client := self._tasks.get(id)))
         expanded = [client.id for client in clients if client.state is State.EXPANDED]
@@ -299,7 +299,7 @@ class Scheduler:
             else:
                 self._settle(task, commands)
 
-    def _is_somebodys_fault(self, left: Sequence[Task], cause: Cause | None) -> bool:
+    def _is_somebodys_fault(self, left: Sequence[TaskState], cause: Cause | None) -> bool:
         """Return whether one of some tasks probably ended its worker: a node rarely dies twice with the same tasks."""
         if cause is Cause.LOST:
             return self._charges.count(left[0].id) > 0
@@ -338,9 +338,9 @@ class Scheduler:
             elif not task.pending:
                 self._settle(task, commands, urgent=urgent)
 
-    def _create(self, new: NewTask) -> Task:
+    def _create(self, new: NewTask) -> TaskState:
         shape = self._shapes.of(new.shape, is_service=new.is_service)
-        task = Task(new.id, new.needs, shape, new.kind, new.budget)
+        task = TaskState(new.id, new.needs, shape, new.kind, new.budget)
         if new.is_service:
             self._services.add(new.id)
         if new.is_late:
@@ -350,7 +350,7 @@ class Scheduler:
 
     # Moves
 
-    def _settle(self, task: Task, commands: list[Command], *, urgent: bool = True) -> None:
+    def _settle(self, task: TaskState, commands: list[Command], *, urgent: bool = True) -> None:
         """Put a task that is nowhere where it belongs: it waits, is ready or cannot be run."""
         if task.state is State.SERVING:
             self._end_users(task, commands)
@@ -369,14 +369,14 @@ class Scheduler:
         elif task.state is not State.WAITING:
             self._state.move(task, State.WAITING)
 
-    def _give_up(self, task: Task, commands: list[Command]) -> None:
+    def _give_up(self, task: TaskState, commands: list[Command]) -> None:
         """Fail a task that asks for too much."""
         self._state.move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
         self._checkpoints.give_up(task.id)
         commands += self._services.leave(task)
 
-    def _charge(self, task: Task, cause: Cause, now: float, commands: list[Command]) -> None:
+    def _charge(self, task: TaskState, cause: Cause, now: float, commands: list[Command]) -> None:
         if self._services.is_over(task.id):
             self._settle(task, commands)
             return
@@ -394,14 +394,14 @@ class Scheduler:
         task.shape = self._shapes.of(asked, is_service=task.shape.is_service)
         self._postpone(task, verdict, now, commands)
 
-    def _postpone(self, task: Task, retry: Retry, now: float, commands: list[Command]) -> None:
+    def _postpone(self, task: TaskState, retry: Retry, now: float, commands: list[Command]) -> None:
         if retry.at > now:
             self._state.move(task, State.BACKOFF)
             heapq.heappush(self._backoff, (retry.at, task.id))
         else:
             self._settle(task, commands)
 
-    def _complete(self, task: Task, commands: list[Command]) -> None:
+    def _complete(self, task: TaskState, commands: list[Command]) -> None:
         """Complete a task, and those that it was the last to be waited for."""
         stack = [task]
         while stack:
@@ -418,7 +418,7 @@ class Scheduler:
             stack += self._links.count_down(self._tasks[id] for id in self._links.parents(task))
             self._links.forget(task.id)
 
-    def _wake(self, task: Task, commands: list[Command]) -> None:
+    def _wake(self, task: TaskState, commands: list[Command]) -> None:
         """Free the followers of a task that is complete."""
         for follower in reversed(self._links.count_down(self._links.without_outcome(task.followers))):
             if follower.state is State.WAITING:
@@ -474,7 +474,7 @@ class Scheduler:
         if blocked and not stops and len(self._running) == serving:
             self._give_up_beside(self._services.serving(), self._tasks[blocked[0]], commands)
 
-    def _give_up_beside(self, services: Iterable[TaskId], task: Task, commands: list[Command]) -> None:
+    def _give_up_beside(self, services: Iterable[TaskId], task: TaskState, commands: list[Command]) -> None:
         """Fail a task for which there is no room beside services."""
         commands.append(Deadlock(task.id, tuple(services)))
         self._give_up(task, commands)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from toilfn.ids import BatchId, TaskId
 from toilfn.scheduler.state import SchedulerState
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import State, TaskState
 
 __all__ = ["Probes"]
 
@@ -51,7 +51,7 @@ class Probes:
         times += [since + self._patience for since in self._since.values() if not math.isinf(self._patience)]
         return min(times, default=None)
 
-    def may_start(self, task: Task, *, urgent: bool) -> bool:
+    def may_start(self, task: TaskState, *, urgent: bool) -> bool:
         """Return whether a task may be ready now; if not, `free` gives it later, with `urgent`."""
         if math.isinf(self._most) or task.shape.is_service or self._is_known(task.kind):
             return True
@@ -70,7 +70,7 @@ class Probes:
         if not math.isinf(self._most):
             heapq.heappush(self._began, (now + self._long, batch))
 
-    def free(self, now: float) -> Iterator[tuple[Task, bool]]:
+    def free(self, now: float) -> Iterator[tuple[TaskState, bool]]:
         """Return the tasks that need not be held back any more, and how urgent each one is."""
         self._learn_from_long_ones(now)
         for kind in list(self._held):

@@ -8,7 +8,7 @@ from toilfn.ids import Cause, TaskId
 from toilfn.scheduler.events import Command, Kill, Release, Retry, RollBack
 from toilfn.scheduler.links import Links
 from toilfn.scheduler.state import SchedulerState
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import State, TaskState
 
 __all__ = ["RollBacks"]
 
@@ -34,7 +34,7 @@ class RollBacks:
         self._checkpoints.complete(id)
         return self._holds.let_go(needs)
 
-    def due(self, now: float) -> Iterator[tuple[Task, Retry, list[Command]]]:
+    def due(self, now: float) -> Iterator[tuple[TaskState, Retry, list[Command]]]:
         """Roll back what must be.
 
         Of the checkpoints above a task that was given up, that is the innermost one that has retries left.
@@ -53,7 +53,7 @@ class RollBacks:
             if task is not None and task.state is State.FAILED:
                 yield from self._give_up_below(task, now)
 
-    def _give_up_below(self, task: Task, now: float) -> Iterator[tuple[Task, Retry, list[Command]]]:
+    def _give_up_below(self, task: TaskState, now: float) -> Iterator[tuple[TaskState, Retry, list[Command]]]:
         for id in self._checkpoints.above(task.id):
             checkpoint = self._tasks[id]
             verdict = self._charges.charge(id, Cause.ERROR, checkpoint.budget, now)
@@ -61,7 +61,7 @@ class RollBacks:
                 yield checkpoint, verdict, self._forget_family(checkpoint, task.id, verdict)
                 return
 
-    def _forget_family(self, checkpoint: Task, failed: TaskId, verdict: Retry) -> list[Command]:
+    def _forget_family(self, checkpoint: TaskState, failed: TaskId, verdict: Retry) -> list[Command]:
         """Forget all that a checkpoint led to, and its outcome."""
         family = dict.fromkeys(self._checkpoints.family(checkpoint.id))
         live = [self._tasks[id] for id in family if id in self._tasks]
@@ -82,7 +82,7 @@ class RollBacks:
         outside = [command for command in effects if getattr(command, "id", None) not in family]
         return [RollBack(checkpoint.id, tuple(family), failed, verdict.cause, verdict.attempt), *outside]
 
-    def _remove(self, task: Task, effects: list[Command]) -> None:
+    def _remove(self, task: TaskState, effects: list[Command]) -> None:
         """Take a task away as if it had never been."""
         is_at_work = task.state.is_at_work
         self._links.detach(task)

@@ -11,15 +11,15 @@ from toilfn.ids import BatchId, TaskId
 from toilfn.scheduler.batching import Draft, Policy
 from toilfn.scheduler.events import Kill, Recall, Submit
 from toilfn.scheduler.packing import Devices, Pool
-from toilfn.scheduler.states import Task
+from toilfn.scheduler.states import TaskState
 
-__all__ = ["Running"]
+__all__ = ["RunningBatches"]
 
 
 class _Batch:
     """A batch that was submitted and has not ended."""
 
-    __slots__ = ("devices", "id", "ids", "is_suspect", "kept", "left", "shape", "started")
+    __slots__ = ("devices", "id", "ids", "is_suspect", "left", "shape", "started", "tail_calls")
 
     def __init__(self, id: BatchId, draft: Draft, devices: Devices, started: float) -> None:
         self.id = id
@@ -30,16 +30,16 @@ class _Batch:
         #: How many tasks it still has to answer for.
         self.left = len(self.ids)
         #: The tail calls that it has started: they come before its own tasks.
-        self.kept: deque[TaskId] | None = None
+        self.tail_calls: deque[TaskId] | None = None
         #: Whether tasks of it may get their outcomes from elsewhere.
         self.is_suspect = False
 
     def order(self) -> Iterable[TaskId]:
         """Return the ids of its tasks, in the order in which they run."""
-        return dict.fromkeys((*self.kept, *self.ids)) if self.kept else self.ids
+        return dict.fromkeys((*self.tail_calls, *self.ids)) if self.tail_calls else self.ids
 
 
-class Running:
+class RunningBatches:
     """All batches that were submitted and have not ended.
 
     Parameters
@@ -51,7 +51,7 @@ class Running:
     policy : Policy
     """
 
-    def __init__(self, tasks: dict[TaskId, Task], pool: Pool, policy: Policy) -> None:
+    def __init__(self, tasks: dict[TaskId, TaskState], pool: Pool, policy: Policy) -> None:
         self._tasks = tasks
         self._pool = pool
         self._policy = policy
@@ -72,7 +72,7 @@ class Running:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def left(self, id: BatchId) -> list[Task]:
+    def left(self, id: BatchId) -> list[TaskState]:
         """Return the tasks that a batch still has to answer for, in the order in which they run."""
         batch = self._batches.get(id)
         return [] if batch is None else [self._tasks[task] for task in batch.order() if self.has(id, task)]
@@ -104,21 +104,21 @@ class Running:
         expected = 0.0 if math.isinf(seconds) else seconds
         return max(self._policy.recall_after, self._policy.recall_factor * expected)
 
-    def keep(self, id: BatchId, task: Task) -> None:
+    def keep(self, id: BatchId, task: TaskState) -> None:
         """Note that a batch has started a tail call, which is running."""
         batch = self._batches[id]
-        kept = batch.kept = batch.kept or deque()
-        while kept and not self.has(id, kept[0]):
-            kept.popleft()
-        kept.append(task.id)
+        tail_calls = batch.tail_calls = batch.tail_calls or deque()
+        while tail_calls and not self.has(id, tail_calls[0]):
+            tail_calls.popleft()
+        tail_calls.append(task.id)
         batch.left += 1
         task.batch = id
 
-    def doubt(self, task: Task) -> None:
+    def doubt(self, task: TaskState) -> None:
         """Note that the outcome of a running task may come from elsewhere than its batch."""
         self._batches[task.batch].is_suspect = True
 
-    def leave(self, task: Task) -> None:
+    def leave(self, task: TaskState) -> None:
         """Note that a task is not its batch's any more."""
         batch = self._batches.get(task.batch)
         if batch is not None:
@@ -134,7 +134,7 @@ class Running:
         """Note that a task has an outcome, and will not get one from a batch that was lost."""
         self._may_answer_late.discard(id)
 
-    def end(self, id: BatchId, *, is_lost: bool) -> list[Task]:
+    def end(self, id: BatchId, *, is_lost: bool) -> list[TaskState]:
         """Note that a batch has ended; gives what was left of it."""
         left = self.left(id)
         batch = self._batches.pop(id, None)

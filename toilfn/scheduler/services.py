@@ -15,7 +15,7 @@ from itertools import islice
 from toilfn.ids import BatchId, TaskId
 from toilfn.scheduler.events import StopService
 from toilfn.scheduler.packing import Pool, Shape
-from toilfn.scheduler.states import State, Task
+from toilfn.scheduler.states import State, TaskState
 
 __all__ = ["Services"]
 
@@ -46,7 +46,7 @@ class Services:
         The resources that they must fit into.
     """
 
-    def __init__(self, tasks: dict[TaskId, Task], pool: Pool) -> None:
+    def __init__(self, tasks: dict[TaskId, TaskState], pool: Pool) -> None:
         self._tasks = tasks
         self._pool = pool
         self._services: dict[TaskId, _Service] = {}
@@ -88,7 +88,7 @@ class Services:
         """Take note of a service, before its users."""
         self._services[id] = _Service()
 
-    def link(self, task: Task) -> None:
+    def link(self, task: TaskState) -> None:
         """Take note of a task's use of services."""
         uses = tuple(dict.fromkeys(need for need in task.needs if need in self._services)) if self._services else ()
         if uses:
@@ -96,7 +96,7 @@ class Services:
             for service in uses:
                 self._services[service].users.add(task.id)
 
-    def may_start(self, task: Task) -> bool:
+    def may_start(self, task: TaskState) -> bool:
         """Return whether a task whose other needs are complete can start now; if not, it is settled again later."""
         if task.id in self._services:
             if not self._services[task.id].admitted:
@@ -109,7 +109,7 @@ class Services:
             return False
         return all(self._tasks[id].state is State.SERVING for id in self.of(task.id))
 
-    def _rest(self, task: Task) -> None:
+    def _rest(self, task: TaskState) -> None:
         """Note that a service is not to run now; those that waited for its needs can ask again."""
         self._active.discard(task.id)
         for id in self.of(task.id):
@@ -122,7 +122,7 @@ class Services:
         """Note that a service does not serve any more."""
         self._stopping.discard(id)
 
-    def leave(self, task: Task) -> list[StopService]:
+    def leave(self, task: TaskState) -> list[StopService]:
         """Note that a task is complete or given up; gives the services to stop that only it still needed."""
         self._queue.pop(task.id, None)
         if task.id in self._services:
@@ -136,7 +136,7 @@ class Services:
                 stops += [] if service.users else self.stop(self._tasks[id])
         return stops
 
-    def forget(self, task: Task) -> list[StopService]:
+    def forget(self, task: TaskState) -> list[StopService]:
         """Note that a task is complete; gives the services to stop that only it still needed."""
         stops = self.leave(task)
         self._uses.pop(task.id, None)
@@ -144,7 +144,7 @@ class Services:
         self._active.discard(task.id)
         return stops
 
-    def stop(self, task: Task) -> list[StopService]:
+    def stop(self, task: TaskState) -> list[StopService]:
         """Stop a service, wherever it is on its way."""
         if task.id in self._stopping or task.state is State.FAILED or task.state.has_outcome:
             return []
@@ -176,18 +176,18 @@ class Services:
 
     # Admission
 
-    def admit(self) -> tuple[list[Task], list[Task]]:
+    def admit(self) -> tuple[list[TaskState], list[TaskState]]:
         """Admit users for whose services there is room.
 
         Returns
         -------
-        list of Task
+        list of TaskState
             Services and users that may have become ready.
-        list of Task
+        list of TaskState
             Users that can never run beside all their services. They are not in the queue any more.
         """
-        settled: list[Task] = []
-        without_room: list[Task] = []
+        settled: list[TaskState] = []
+        without_room: list[TaskState] = []
         for id in list(islice(self._queue, _LOOKAHEAD)):
             user = self._tasks.get(id)
             if user is None or user.state is not State.WAITING or user.pending or not self._is_askable(id):
@@ -224,13 +224,13 @@ class Services:
     def _all_shapes(self, ids: Iterable[TaskId]) -> list[Shape]:
         return [self._tasks[id].shape for id in ids]
 
-    def _has_room(self, user: Task) -> bool:
+    def _has_room(self, user: TaskState) -> bool:
         more = set(self._closure(user.id)) - self._active
         shapes = self._all_shapes(self._active | more)
         beside = {user.shape, *self._shapes} if more else {user.shape}
         return all(self._pool.can_hold(shapes, shape) for shape in beside)
 
-    def _admit(self, user: Task) -> list[Task]:
+    def _admit(self, user: TaskState) -> list[TaskState]:
         self._admitted[user.id] = user.shape
         self._shapes[user.shape] += 1
         stack, settled = [user], []

@@ -19,9 +19,9 @@ from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.packing import Pool, Shapes
 from toilfn.scheduler.ready import Ready
 from toilfn.scheduler.retries import Charges
-from toilfn.scheduler.running import Running
+from toilfn.scheduler.running import RunningBatches
 from toilfn.scheduler.services import Services
-from toilfn.scheduler.states import MOVES, State, Task
+from toilfn.scheduler.states import MOVES, State, TaskState
 
 __all__ = ["SchedulerState"]
 
@@ -44,7 +44,7 @@ class SchedulerState:
         #: The resources that the cluster has, and how many of them batches use.
         self.pool = pool
         #: Each task that is known and not complete. Of a complete one only the id is kept, in `holds.complete`.
-        self.tasks: dict[TaskId, Task] = {}
+        self.tasks: dict[TaskId, TaskState] = {}
         #: The number of tasks in each state, complete ones included; indexed by `State`.
         self.counts = [0] * len(State)
         #: The latest moves of tasks, for the report of a bug.
@@ -66,10 +66,10 @@ class SchedulerState:
         self.unresolved: set[TaskId] = set()
         #: The tasks that run alone, since each of them may have ended its worker.
         self.alone: set[TaskId] = set()
-        #: For a task with several parents: all but the first, which is `Task.led_by`.
+        #: For a task with several parents: all but the first, which is `TaskState.led_by`.
         self.further_parents: dict[TaskId, list[TaskId]] = {}
         #: The batches that were submitted and have not ended.
-        self.running = Running(self.tasks, self.pool, policy)
+        self.running = RunningBatches(self.tasks, self.pool, policy)
         #: The services among the tasks, and their users.
         self.services = Services(self.tasks, self.pool)
         #: The tasks that can be rolled back, and the tasks that would go with each of them.
@@ -77,12 +77,12 @@ class SchedulerState:
 
     # Moves
 
-    def add(self, task: Task) -> None:
+    def add(self, task: TaskState) -> None:
         """Take in a new task: it waits."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
 
-    def move(self, task: Task, state: State) -> None:
+    def move(self, task: TaskState, state: State) -> None:
         """Move a task to another state.
 
         Raises
@@ -106,7 +106,7 @@ class SchedulerState:
         elif (old is State.RUNNING or old is State.SERVING) and state is not State.SERVING:
             self._stop_work(task)
 
-    def remove(self, task: Task) -> None:
+    def remove(self, task: TaskState) -> None:
         """Take a task away as if it had never been."""
         self.counts[task.state] -= 1
         if task.state is State.READY:
@@ -115,7 +115,7 @@ class SchedulerState:
             self._stop_work(task)
         del self.tasks[task.id]
 
-    def _stop_work(self, task: Task) -> None:
+    def _stop_work(self, task: TaskState) -> None:
         self.running.leave(task)
         self.services.ended(task.id)
 
@@ -154,7 +154,7 @@ class SchedulerState:
             if task.pending != pending:
                 yield f"{task!r} has {pending} tasks to wait for"
 
-    def _parents(self, task: Task) -> tuple[TaskId, ...]:
+    def _parents(self, task: TaskState) -> tuple[TaskId, ...]:
         return () if task.led_by is None else (task.led_by, *self.further_parents.get(task.id, ()))
 
     def _wrong_queues(self) -> Iterator[str]:

@@ -36,7 +36,7 @@ from enum import IntEnum
 from toilfn.ids import BatchId, Budget, TaskId
 from toilfn.scheduler.packing import Shape
 
-__all__ = ["MOVES", "State", "Task"]
+__all__ = ["MOVES", "State", "TaskState"]
 
 
 class State(IntEnum):
@@ -85,7 +85,7 @@ MOVES: Mapping[State, frozenset[State]] = {
 """For each state, the states that can follow."""
 
 
-class Task:
+class TaskState:
     """A task that is not complete.
 
     There may be millions of these, so other tasks are named by id, and what is rare is kept

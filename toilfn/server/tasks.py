@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toilfn.errors import StoreNotFoundError
-from toilfn.model.records import Epoch, Failure, Forget, Function, Outcome, Record, Started, Stats, Task, decode
+from toilfn.model.records import Epoch, Failure, Forget, Function, Outcome, Record, Started, Stats, TaskRecord, decode
 from toilfn.stores import BlobRef, Store, open_store
 from toilfn.stores.log import Position
 
@@ -183,7 +183,7 @@ class _Fold:
         match record:
             case Function():
                 self._function(record)
-            case Task():
+            case TaskRecord():
                 self._task(record)
             case Started():
                 for id in record.ids:
@@ -213,7 +213,7 @@ class _Fold:
         self._names[function.digest] = _clean(function.name)
         self._do("insert or replace into functions values (?, ?)", function.digest, _clean(function.name))
 
-    def _task(self, task: Task) -> None:
+    def _task(self, task: TaskRecord) -> None:
         name = _clean(str(task.options.get("name") or self._names.get(task.function, "?")))
         self._do("insert or ignore into tasks (id, name, state, attempts, host, cause, error)"
                  " values (?, ?, 'waiting', 0, '', '', '')", task.id, name)  # fmt: skip

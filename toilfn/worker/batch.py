@@ -108,7 +108,7 @@ class Batch:
     def _has_time(self, limits: Mapping[str, Any]) -> bool:
         return time.monotonic() + (limits.get("walltime") or 0.0) <= self._deadline
 
-    def _limits(self, child: records.Task, parent: Attempt) -> Mapping[str, Any]:
+    def _limits(self, child: records.TaskRecord, parent: Attempt) -> Mapping[str, Any]:
         """Return what a child may use: what it asks for, where that is less than its parent got."""
         asked, given = self._executor.options(child), self._executor.options(parent.task)
         own = {name: asked[name] for name in _AT_MOST if asked.get(name) not in (None, given.get(name))}
@@ -124,7 +124,7 @@ class Batch:
         for name in self._names:
             self.payloads.put(name, outcome.value, outcome.refs)
 
-    def _tail_call(self, attempt: Attempt, result: records.Outcome | records.Failure) -> records.Task | None:
+    def _tail_call(self, attempt: Attempt, result: records.Outcome | records.Failure) -> records.TaskRecord | None:
         if isinstance(result, records.Failure) or FRESH_VARIABLE in os.environ:
             return None
         ready = [task for task in result.tasks if not task.needs and not task.after]
@@ -157,9 +157,9 @@ def _is_reference(outcome: records.Outcome) -> bool:
     return isinstance(outcome.value, bytes) and only_reference(outcome.value, outcome.refs)
 
 
-def _task(data: bytes) -> records.Task:
+def _task(data: bytes) -> records.TaskRecord:
     record = records.decode(data)
-    assert isinstance(record, records.Task)
+    assert isinstance(record, records.TaskRecord)
     return record
 
 

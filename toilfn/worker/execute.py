@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from toilfn.clusters.local.slot import Doing, Slot
 from toilfn.errors import PermanentError, SerializationError, StoreError
-from toilfn.files.task_files import Session
+from toilfn.files.task_files import TaskFiles
 from toilfn.graph import options
-from toilfn.graph.record import Recorded, Running, record, store_payload
+from toilfn.graph.record import Recorded, RunningFunction, record, store_payload
 from toilfn.graph.serialize import Main, dumps, load_function, loads, resolve
 from toilfn.ids import Cause, TaskId
 from toilfn.model import records
@@ -46,7 +46,7 @@ _LARGE_LOG = 64 * 1024
 class Attempt(NamedTuple):
     """A task to be run, and how."""
 
-    task: records.Task
+    task: records.TaskRecord
     number: int
     """1 for the first."""
     limits: Mapping[str, Any]
@@ -149,11 +149,11 @@ class Executor:
             if recorded:
                 self._recorded.add(function.digest)
 
-    def knows(self, task: records.Task) -> bool:
+    def knows(self, task: records.TaskRecord) -> bool:
         """Return whether the task's function is one of those."""
         return task.function in self._records
 
-    def options(self, task: records.Task) -> Mapping[str, Any]:
+    def options(self, task: records.TaskRecord) -> Mapping[str, Any]:
         """Return what the task's call and its function's decorator say together."""
         function = self._records[task.function].options
         return options.merge(function, task.options) if task.options else function
@@ -180,7 +180,7 @@ class Executor:
         own = self._scratch.own_dir() if self._surroundings.has_own_directories else None
         context = Context(task.id, name, attempt.number, attempt.limits, self._scratch, own)
         self._disk = DiskUse(context)
-        files = Session(self._store, lambda: context.temp_dir)
+        files = TaskFiles(self._store, lambda: context.temp_dir)
         self._announce(attempt, meter)
         self._surroundings.enter(context.cores, settings.get("env") or {}, -1 if own is None else own.fd)
         try:
@@ -226,11 +226,11 @@ class Executor:
             )
         )
 
-    def _call(self, task: records.Task, payloads: Payloads) -> Any:
+    def _call(self, task: records.TaskRecord, payloads: Payloads) -> Any:
         function = self._function(task.function)
         values = resolve(task.needs, payloads) if task.needs else {}
         args, kwargs = loads(self.blobs.get(task.args), values)
-        self._surroundings.settle()
+        self._surroundings.restore_environment()
         return function(*args, **kwargs)
 
     def _serve(self, made: Any, id_: TaskId, host: Host, interval: float) -> None:
@@ -247,18 +247,20 @@ class Executor:
         self._surroundings.be_main(self._mains[digest])
         return function
 
-    def _record(self, value: Any, context: Context, files: Session, task: records.Task, *, has_files: bool) -> Recorded:
+    def _record(
+        self, value: Any, context: Context, files: TaskFiles, task: records.TaskRecord, *, has_files: bool
+    ) -> Recorded:
         try:
             if has_files or files.deleted:
                 value = files.adopt(value)
-            running = Running(self._records[task.function], self._functions[task.function])
+            running = RunningFunction(self._records[task.function], self._functions[task.function])
             return record(value, context.spawned, task, self._store, self._recorded.__contains__, running)
         except SerializationError as error:
             # The frames of recording and pickling tell the user nothing.
             raise explained(error, value, context.name).with_traceback(None) from None
 
     def _end(
-        self, attempt: Attempt, result: Recorded | BaseException, files: Session, meter: Meter
+        self, attempt: Attempt, result: Recorded | BaseException, files: TaskFiles, meter: Meter
     ) -> records.Outcome | records.Failure:
         log = self._keep_log(_surely(self._output.take, b""))
         stats = self._with_requests(_surely(meter.read, records.Stats(meter.start)))

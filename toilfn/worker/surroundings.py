@@ -99,10 +99,10 @@ class Surroundings:
         if self._state is not None:
             sys.modules["__main__"] = main
 
-    def settle(self) -> None:
+    def restore_environment(self) -> None:
         """Take what is here now for what the attempt found: all that it needs is loaded, and its code runs next."""
         if self._state is not None:
-            self._state.settle(self._replaced)
+            self._state.restore_environment(self._replaced)
 
     def leave(self) -> None:
         """Put back what `enter` and the attempt changed."""
@@ -160,7 +160,7 @@ class ProcessState:
         self._recursion, self._timeout, self._gc = sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()
         self._loggers.take()
 
-    def settle(self, replaced: Mapping[str, str | None]) -> None:
+    def restore_environment(self, replaced: Mapping[str, str | None]) -> None:
         """Take note of what modules have changed that were imported since, and seed random numbers afresh."""
         if len(sys.modules) != self._modules:
             self.take()

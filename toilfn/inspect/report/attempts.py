@@ -12,7 +12,7 @@ from toilfn.config.settings import Settings
 from toilfn.graph import options
 from toilfn.ids import TaskId
 from toilfn.inspect.view import State, TaskInfo, View
-from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, Task, decode
+from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, TaskRecord, decode
 from toilfn.resources import Resources
 from toilfn.stores import Store
 
@@ -73,7 +73,7 @@ def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
     for run, record in _numbered(store):
         if isinstance(record, Function):
             asked.learn_function(record)
-        elif isinstance(record, Task):
+        elif isinstance(record, TaskRecord):
             asked.learn_task(record)
         elif isinstance(record, Forget):
             done.difference_update(record.ids)
@@ -124,7 +124,7 @@ class _Asked:
         self._functions[function.digest] = function
         self._kinds[function.digest] = options.resources(function.options, self._defaults)
 
-    def learn_task(self, task: Task) -> None:
+    def learn_task(self, task: TaskRecord) -> None:
         shape = self._kinds.get(task.function, self._defaults)
         if task.options and task.function in self._functions:
             merged = options.merge(self._functions[task.function].options, task.options)

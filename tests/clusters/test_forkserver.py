@@ -17,7 +17,7 @@ from pathlib import Path
 
 import toilfn as toil
 from toilfn.clusters.local.cluster import LocalCluster
-from toilfn.clusters.local.forkserver import Nursery
+from toilfn.clusters.local.forkserver import ForkServer
 
 os.loaded = "before the fork"  # on a module that no worker imports anew
 
@@ -39,8 +39,8 @@ def waits(mark):
     signal.pause()
 
 def main(what, folder):
-    with closing(Nursery()) as nursery:
-        cluster = LocalCluster(2, launcher=nursery)
+    with closing(ForkServer()) as fork_server:
+        cluster = LocalCluster(2, launcher=fork_server)
         settings = {"cluster": cluster, "progress": False, "retry_backoff": 0.01, "set_env": {"COLOUR": "blue"}}
         if what == "look":
             print(json.dumps(toil.compute([look(i) for i in range(4)], **settings)))
@@ -93,9 +93,9 @@ def test_workers_die_with_the_leader(start, tmp_path):
     mark = tmp_path / "mark"
     wait_for(lambda: mark.exists() and mark.read_text())
     worker = psutil.Process(int(mark.read_text()))
-    nursery = worker.parent()
+    fork_server = worker.parent()
     process.kill()
-    wait_for(lambda: not is_alive(worker) and not is_alive(nursery))
+    wait_for(lambda: not is_alive(worker) and not is_alive(fork_server))
 
 
 def is_alive(process):
