@@ -36,7 +36,7 @@ class _StopScriptError(SystemExit):
 
 
 class DryRun:
-    """What a command with ``--dry-run`` has found so far.
+    """The findings so far of a command with ``--dry-run``.
 
     Attributes
     ----------

@@ -63,7 +63,7 @@ class Resources:
 
 
 class Capacity(NamedTuple):
-    """What the cluster can give at one time.
+    """The resources that a cluster has at one time.
 
     ``total`` is None for a cluster that queues by itself (a batch system): then only ``batches`` limits.
     ``largest`` is the most that a single task may ask for; None knows no limit.

@@ -6,7 +6,7 @@ import pytest
 
 from tests.house import prose
 
-CLEAN = ("toilfn/containers", "toilfn/files", "toilfn/cli", "toilfn/config", "toilfn/debug", "toilfn/model")
+CLEAN = ("toilfn",)
 
 
 @pytest.mark.parametrize("folder", CLEAN)

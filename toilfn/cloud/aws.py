@@ -52,7 +52,7 @@ class AmazonCloud:
     name, region : str
         The cluster's name and region.
     amazon : Amazon, optional
-        What asks; credentials are those that botocore finds.
+        The session that sends requests; credentials are those that botocore finds.
     pause : callable, optional
         Waits for some seconds.
     """
@@ -113,13 +113,13 @@ class AmazonCloud:
         while left := [i["InstanceId"] for i in self.instances() if i["InstanceId"] in ids]:
             if waited >= limit:
                 raise ClusterError(
-                    f"{', '.join(left)}: they were told to terminate but still exist after {limit:g} seconds"
+                    f"{', '.join(left)}: their termination was requested, but they still exist after {limit:g} seconds"
                 )
             self.pause(5)
             waited += 5
 
     def insistently(self, act: Callable[[], Any], limit: float = 300.0) -> None:
-        """Remove something that others may use for a while still; what is gone is no error."""
+        """Remove something that others may still use for a while; it is not an error if it is gone."""
         waited = 0.0
         while True:
             try:
@@ -247,7 +247,7 @@ class _AmazonStep(Step):
 
 
 class _Role(_AmazonStep):
-    """What the controller may do, and what workers may: reach the store."""
+    """The permissions of the controller, and of workers: to reach the store."""
 
     title = "roles"
 
@@ -290,7 +290,7 @@ class _Role(_AmazonStep):
 
 
 class _Profile(_Role):
-    """What gives the roles to machines."""
+    """The instance profiles, which give the roles to machines."""
 
     title = "instance profiles"
 
@@ -328,7 +328,7 @@ class _Profile(_Role):
 
 
 class _Group(_AmazonStep):
-    """Who may open connections: the machines among themselves, and people by ssh."""
+    """The permitted connections: among the machines, and by ssh from outside."""
 
     title = "security groups"
 

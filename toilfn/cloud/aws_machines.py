@@ -65,7 +65,7 @@ class AmazonMachines:
         return [instance for reservation in found for instance in reservation["Instances"]]
 
     def terminate(self, names: Sequence[str]) -> None:
-        """Remove machines; one that is gone already is no error."""
+        """Remove machines; it is not an error if one is gone already."""
         ids = [i["InstanceId"] for i in self._cloud.instances() if tags_of(i).get(NODE) in names]
         if ids:
             with ignoring(*GONE):

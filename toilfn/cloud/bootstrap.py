@@ -225,7 +225,7 @@ def controller_data(
     secrets : Secrets
         The cluster's keys.
     requirement : str, optional
-        What pip installs.
+        The requirement that pip installs.
     """
     script = _CONTROLLER.format(home=_HOME, requirement=shlex.quote(requirement))
     files: dict[str, tuple[str | bytes, int]] = {

@@ -21,7 +21,7 @@ __all__ = [
 
 T = TypeVar("T")
 Value = Any
-"""What a YAML file or an option holds."""
+"""A value as a YAML file or an option holds it."""
 Parser = Callable[[Value], Any]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
@@ -130,7 +130,7 @@ def _plain_text(value: Value) -> str:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a machine type has, for `toilfn cluster plan` and for clouds that are not asked."""
+    """The resources of a machine type, for `toilfn cluster plan` and for clouds without a query for them."""
 
     cores: float = _key(_number, "virtual CPUs")
     memory: int = _key(parse_memory, "memory, such as 32Gi")

@@ -66,7 +66,7 @@ def amounts_of(resources: Resources) -> Amounts:
 
 
 class Timeline:
-    """What is free on a node at each time from now on.
+    """The free resources of a node at each time from now on.
 
     Parameters
     ----------

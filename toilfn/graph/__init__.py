@@ -1,1 +1,1 @@
-"""What a script builds: tasks, promises, their identity and how they are recorded."""
+"""The graph that a script builds: tasks, promises, their identity and how they are recorded."""

@@ -209,7 +209,7 @@ def _package_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_inside(folder: Path) -> bool:
-    """Return whether a folder in a package belongs to it, and is no virtual environment, cache or version control."""
+    """Return whether a folder in a package belongs to it: is not a virtual environment, a cache or version control."""
     return not (folder.name.startswith(".") or folder.name in _NOT_PACKAGES or (folder / "pyvenv.cfg").exists())
 
 

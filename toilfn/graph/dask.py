@@ -49,7 +49,7 @@ def from_dask(collection: Any) -> Promise:
     Raises
     ------
     InputError
-        If it is no dask collection, or one with several results.
+        If it is not a dask collection, or has several results.
     """
     if not is_dask_collection(collection):
         raise InputError(f"{collection!r} is not a dask collection")

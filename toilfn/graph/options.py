@@ -139,8 +139,8 @@ def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Acce
     ----------
     spec : int, str, mapping or Accelerator
         A count; or a kind (``gpu``), a brand (``nvidia``, ``amd``), an API (``cuda``, ``rocm``, ``opencl``) or a
-        model, with a count after a colon when it is not 1; or the attributes of `Accelerator`. What is not said
-        is a gpu, and one.
+        model, with a count after a colon when it is not 1; or the attributes of `Accelerator`. The defaults
+        are the kind gpu, and one of them.
 
     Raises
     ------

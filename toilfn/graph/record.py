@@ -47,7 +47,7 @@ class BlobStore(Protocol):
 
 @dataclass(slots=True)
 class Recorded:
-    """What became of a value and of the promises in it.
+    """The records made of a value and of the promises in it.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ class RunningFunction(NamedTuple):
 
 
 _codes: dict[bytes, Codes] = {}
-"""What is known of the code that the tasks of this process lead to, by the digests of their functions."""
+"""The known digests of the code that the tasks of this process lead to, by the digests of their functions."""
 
 
 def _codes_of(running: RunningFunction | None) -> Codes:
@@ -216,7 +216,7 @@ class Recorder:
 
     @property
     def not_compared(self) -> dict[str, str]:
-        """What the functions lead to that could not be looked into, with what it is."""
+        """Opaque objects that the functions lead to, each with its type."""
         return self._codes.not_compared
 
     def _digest_of_arguments(self, promise: Promise) -> bytes:
@@ -245,7 +245,7 @@ class Recorder:
         Parameters
         ----------
         complete : callable
-            Whether a task need not run. What only such tasks need is left out too.
+            Whether a task need not run. Tasks that only such tasks need are left out too.
         known : callable
             Whether no record of a task's id or of a function's digest is wanted.
         blobs : list of BlobRef
@@ -338,7 +338,7 @@ def _in_order(promise: Promise, done: Container[Promise]) -> Iterator[Promise]:
             entered.add(current)
             waiting = [dep._origin for dep in (*current._deps, *current._after) if dep._origin not in done]
             stack.extend(needed for needed in reversed(waiting) if needed._deps or needed._after)
-            # What needs nothing, as most of a wide graph, takes no turn on the stack.
+            # A task that needs nothing, as most of a wide graph, takes no turn on the stack.
             for needed in waiting:
                 if not (needed._deps or needed._after or needed in done):
                     yield needed

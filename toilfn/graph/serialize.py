@@ -296,7 +296,7 @@ _AROUND_REFERENCE = _around_reference()
 def dumps_function(function: Any) -> bytes:
     """Pickle a task's function.
 
-    What can be imported by name travels by name; everything else, such as a function of the
+    An object that can be imported by name travels by name; everything else, such as a function of the
     script or of a notebook, by value.
 
     Raises
@@ -340,7 +340,7 @@ class _MainGlobals(dict[str, Any]):
 class _FunctionPickler(_LocatedPickler):
     """Pickles tasks' functions: all that is the script's comes back in one namespace.
 
-    Wrappers of Python's own that cloudpickle cannot take apart are made anew where they are loaded.
+    Wrappers from the standard library that cloudpickle cannot take apart are made anew where they are loaded.
     """
 
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
@@ -390,7 +390,7 @@ class _FunctionPickler(_LocatedPickler):
 
 
 def _fill_class(made: type, state: tuple[Any, Any, dict[str, Any], dict[str, Any]]) -> None:
-    """Give a class its content, and the script's namespace what its annotations name."""
+    """Fill a class, and add to the script's namespace the names in its annotations."""
     fill, content, namespace, named = state
     fill(made, content)
     for name, value in named.items():
@@ -444,7 +444,7 @@ def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
     callable
         The plain function.
     Main
-        What is to be ``__main__`` while it runs.
+        The module that is ``__main__`` while it runs.
     """
     from toilfn.graph.task import Task
 
@@ -474,7 +474,7 @@ def take_modules_by_value() -> None:
 
     These are modules that were made in memory, or loaded from a path under a name that leads to no file.
     """
-    modules: list[tuple[str, Any]] = list(sys.modules.items())  # some are no modules
+    modules: list[tuple[str, Any]] = list(sys.modules.items())  # some values are not modules
     for name, module in modules:
         if name in ("__main__", "__mp_main__") or not isinstance(module, ModuleType) or _looked_at.get(name) is module:
             continue

@@ -37,7 +37,7 @@ class Service(Generic[R]):
         Returns
         -------
         object
-            What clients need, such as an address.
+            The value for clients, such as an address.
         """
         raise NotImplementedError(f"{type(self).__name__} must define the method start")
 
@@ -45,7 +45,7 @@ class Service(Generic[R]):
         """Return whether the service still runs: called every ``check_interval`` seconds.
 
         An exception means that the service has failed: it is stopped, its clients are lost, and it is started anew.
-        False means that it has ended well and needs no further checks: its clients go on with what it has left behind,
+        False means that it has ended well and needs no further checks: its clients continue with the data that it left,
         and `stop` is called when the last of them is complete.
         """
         return True

@@ -76,7 +76,7 @@ class Task(Generic[P, R]):
         )
 
     def _refuse(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
-        """Refuse what can be called but is no task."""
+        """Refuse a callable that cannot be a task."""
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
             raise InputError(
                 f"task {function.__qualname__} is a generator or coroutine function: a task returns one value",
@@ -87,7 +87,7 @@ class Task(Generic[P, R]):
 
     @property
     def identity(self) -> Identity:
-        """What the function does now, as a digest and its parts."""
+        """The current identity of the function: a digest and its parts."""
         from toilfn.graph.identity import function_identity
 
         return function_identity(self.__wrapped__, self.settings.get("version"))
@@ -96,7 +96,7 @@ class Task(Generic[P, R]):
     def _arity(self) -> tuple[int, int] | None:
         """The least and the most positional arguments; None where only a full check will do."""
         try:
-            # What a decorator returned is what is called: it may add arguments that the function below it takes.
+            # The decorator's result is what is called: it may add arguments that the function below it takes.
             parameters = inspect.signature(self.__wrapped__, follow_wrapped=False).parameters.values()
         except (TypeError, ValueError):
             return (0, sys.maxsize)

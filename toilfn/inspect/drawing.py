@@ -51,7 +51,7 @@ class Node:
 
     @property
     def summary(self) -> str:
-        """What became of its tasks: ``"done"``, or ``"100 tasks: 98 done, 2 failed"``."""
+        """The state of its tasks: ``"done"``, or ``"100 tasks: 98 done, 2 failed"``."""
         if self.states.total() == 1:
             return next(iter(self.states)).value
         counts = ", ".join(f"{self.states[state]} {state.value}" for state in State if self.states[state])
@@ -134,7 +134,7 @@ class Drawing:
         return done.stdout
 
     def _incoming(self) -> dict[str, dict[str, str]]:
-        """Say for each node which others lead to it, and how such an edge is drawn."""
+        """Return for each node the others that lead to it, and how such an edge is drawn."""
         incoming: dict[str, dict[str, str]] = {label: {} for label in self.nodes}
         for node in self.nodes.values():
             for made in node.creates:

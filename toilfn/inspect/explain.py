@@ -25,7 +25,7 @@ _MOST_INPUTS = 1000
 
 @dataclass(frozen=True)
 class Explanation:
-    """What there is to say of a task.
+    """The explanation of a task.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Explanation:
     summary : str
         Whether it was reused, run, or still has to run.
     reasons : tuple of str
-        What differs from the earlier task, and what is not compared.
+        The differences from the earlier task, and the parts that are not compared.
     """
 
     task: TaskId
@@ -45,7 +45,7 @@ class Explanation:
 
 
 class History:
-    """What a store's records say of its tasks.
+    """The tasks of a store as its records describe them.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def _function_reasons(new: Function, old: Function) -> Iterator[str]:
 
 
 def _part_name(key: str, function: str) -> str:
-    """Say in words what a part of a function's identity is."""
+    """Describe a part of a function's identity in words."""
     kind, _, name = key.partition(" ")
     names = {
         "python": "the version of Python (other versions have other bytecode, so all is run again)",

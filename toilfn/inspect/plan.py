@@ -28,7 +28,7 @@ class PlannedTask:
     reasons : tuple of str
         Why it would run; empty for the later ones of very many tasks of a name.
     resources : Resources or None
-        What it requests; None if that depends on values that are not known yet.
+        Its requirements; None if that depends on values that are not known yet.
     seconds : float or None
         The median of the earlier tasks of its name in the store; None if there are none.
     """
@@ -48,14 +48,14 @@ class Plan:
     ----------
     store : str or None
     tasks : tuple of PlannedTask
-        What would run.
+        The tasks that would run.
     reused : dict of str to int
         How many finished tasks of each name would be reused.
     work, longest, elapsed : float or None
         Expected seconds: of all tasks together, of the longest chain of tasks, and of the run; None where the store
         has no statistics or, for the last one, the number of workers is not known.
     unknown : tuple of str
-        What cannot be known before the run.
+        Facts that cannot be known before the run.
     """
 
     store: str | None = None

@@ -139,7 +139,7 @@ class _Maker:
         return seen
 
     def plan(self, roots: tuple[TaskId, ...], asked: set[TaskId], unseen: list[str]) -> Plan:
-        """Say what the leader would run for `roots`; `asked` are all tasks that the script asks for."""
+        """Return what the leader would run for `roots`; `asked` are all tasks that the script requests."""
         new: list[NewTask] = []
         waits: dict[TaskId, tuple[TaskId, ...]] = {}
         for event in () if all(map(self.index.is_complete, roots)) else self._loader.load(roots):
@@ -176,7 +176,7 @@ class _Maker:
         return planned
 
     def _reasons(self, id: TaskId, earlier: list[records.TaskRecord]) -> tuple[str, ...]:
-        """Say why a task would run."""
+        """Return why a task would run."""
         history = self._history
         if id not in self._known:
             return reasons_to_run(history, history.tasks[id], earlier)

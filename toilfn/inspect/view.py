@@ -39,7 +39,7 @@ _CANDIDATES = 10
 
 
 class State(str, Enum):
-    """What the log says of a task."""
+    """The state of a task, according to the log."""
 
     WAITING = "waiting"
     """Not started, or to be tried again."""
@@ -48,14 +48,14 @@ class State(str, Enum):
     RUNNING = "running"
     """Given to the cluster, by itself or in a batch, and not heard of since."""
     DONE = "done"
-    """It has an outcome. What it created may still have to run."""
+    """It has an outcome. The tasks that it created may still have to run."""
     FAILED = "failed"
     """Given up."""
 
 
 @dataclass(slots=True)
 class TaskInfo:
-    """What is known of one task.
+    """The facts about one task.
 
     Attributes
     ----------
@@ -121,14 +121,14 @@ class _Log(Protocol):
 
 
 class Readable(Protocol):
-    """What a view needs of a store."""
+    """The part of a store that a view needs."""
 
     @property
     def log(self) -> _Log: ...
 
 
 class View:
-    """What a store's log says now.
+    """The state of a store, according to its log.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class View:
     has_queue : bool
         Whether the newest leader's cluster has said that jobs wait in its queue.
     requests : int
-        What leaders that ended by themselves have asked of the store's server.
+        The requests to the store's server by leaders that ended by themselves.
     """
 
     def __init__(self, store: Readable) -> None:

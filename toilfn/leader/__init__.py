@@ -1,1 +1,1 @@
-"""What runs in the leader's process: from the lease to the result."""
+"""The leader's process: from the lease to the result."""

@@ -27,7 +27,7 @@ _NAMED = 5
 
 
 def cluster_of(run: Run, place: str) -> Cluster | str | None:
-    """Return where to go on with a run: on the cluster that its record names, made again with its settings.
+    """Return the cluster on which to continue a run: the one that its record names, made again with its settings.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def living_elsewhere(index: Index, store: Store, settings: Settings, place: str)
     Raises
     ------
     ClusterError
-        If jobs live on another cluster, or nobody can be asked whether some do.
+        If jobs live on another cluster, or no cluster can be asked whether some do.
     """
     new = settings.as_dict()
     found: dict[JobId, str] = {}
@@ -166,7 +166,7 @@ def _where(settings: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def outlives_leaders(run: Run) -> bool:
-    """Return whether the jobs of a run's cluster may go on when its leader dies."""
+    """Return whether the jobs of a run's cluster may continue when its leader dies."""
     is_far = run.settings.get("cluster") not in (None, "local", "inline")
     return is_far and run.settings.get("cluster_address", {}) is not None
 

@@ -18,7 +18,7 @@ __all__ = ["Earlier", "adopt"]
 
 
 class Earlier(NamedTuple):
-    """What leaders before this one have left, besides what the cluster knows by itself."""
+    """Jobs and messages of earlier leaders, besides those that the cluster can list."""
 
     jobs: Mapping[JobId, str] = MappingProxyType({})
     """Living jobs, with their batches, that were given to the cluster with other settings."""

@@ -1,4 +1,4 @@
-"""What becomes of attempts' logs while a run goes on: shown as they come, written to a directory and a log file."""
+"""The logs of attempts during a run: shown as they arrive, written to a directory and a log file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the world outside may ask of a leader."""
+"""The functions through which a leader reports to the outside, and learns that it should stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BadWorkers", "Callbacks"]
 
 @dataclass(slots=True)
 class Callbacks:
-    """What the world outside may ask of a leader, looked at a few times a second.
+    """Functions that a leader calls, some of them a few times a second.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class BadWorkers:
         self._probability = probability
         self._interval = interval
         self._next = time.monotonic() + interval if probability else float("inf")
-        self._random = random.Random()  # noqa: S311 - this is no secret
+        self._random = random.Random()  # noqa: S311 - not a secret
 
     def choose(self, jobs: Collection[T]) -> Sequence[T]:
         """Choose among the jobs that run now; none before an interval has gone by."""

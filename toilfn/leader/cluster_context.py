@@ -1,4 +1,4 @@
-"""What a cluster is told of the workflow whose jobs it runs."""
+"""The facts that a cluster gets about the workflow whose jobs it runs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run_context(
     environment : dict, optional
         Variables for workers.
     outage : callable, optional
-        What is to be told of outages.
+        Called with the description of an outage.
     """
     return RunContext(
         store.url,

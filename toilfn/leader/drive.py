@@ -93,7 +93,7 @@ class Running:
     store : Store
         Led by this process.
     index : Index
-        What is in it.
+        The index of its log.
     settings : Settings
     cluster : Cluster
         Not open yet.

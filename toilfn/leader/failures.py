@@ -255,7 +255,7 @@ def _describe(failure: Failure, name: str, inputs: str, log: str, place: str) ->
 
 
 def too_large(asked: Resources, offered: Resources | None, capacity: Capacity) -> str:
-    """Say that a task asks for more than the cluster can ever give, or than the user's limits allow."""
+    """Describe a task that requests more than the cluster can ever provide, or than the user's limits allow."""
     limits = {"cores": capacity.cores, "memory": capacity.memory, "disk": capacity.disk}
     if over := [name for name, most in limits.items() if most is not None and getattr(asked, name) > most]:
         names = " and ".join(f"max_{name}={_amount(name, limits[name])}" for name in over)

@@ -22,7 +22,7 @@ _MARK = "is_run_by_toilfn"
 def interrupted_run(message: str) -> KeyboardInterrupt:
     """Build the exception of a run that Ctrl-C has stopped; the message says how to continue.
 
-    Where nobody catches it, only the message is printed: where in toilfn the leader was does not matter. It is no
+    If it is not caught, only the message is printed: where in toilfn the leader was does not matter. It is not a
     subclass, since Python ends a process by SIGINT for `KeyboardInterrupt` itself only.
     """
     error = KeyboardInterrupt(message)
@@ -33,7 +33,7 @@ def interrupted_run(message: str) -> KeyboardInterrupt:
 
 
 def _print_message(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print what nobody has caught: an interrupted run in one line, everything else as Python does."""
+    """Print an exception that was not caught: an interrupted run in one line, everything else as Python does."""
     if not hasattr(error, _MARK):
         sys.__excepthook__(kind, error, trace)
     else:

@@ -31,7 +31,7 @@ class BatchMessages:
     ----------
     tasks : TaskRecords
     values : Values
-        What tasks need from others.
+        The values of tasks, for those that need them.
     attempts : mapping
         How often each task has failed so far.
     shape : callable
@@ -103,7 +103,7 @@ class SubmittedBatch:
     dead_service: TaskId | None = None
     """The service whose death is the reason why it was killed."""
     tail_call: TaskId | None = None
-    """The newest task that its worker went on with by itself."""
+    """The newest task that its worker started by itself."""
     is_unwanted: bool = False
     """Whether it is to be killed as soon as the cluster has taken it."""
     is_queued: bool = False
@@ -139,7 +139,7 @@ class Jobs:
         For a cluster that is not direct.
     batch_messages : BatchMessages
     name : str
-        What batches' names begin with: unique to this leader.
+        The beginning of the names of batches: unique to this leader.
 
     Attributes
     ----------

@@ -73,7 +73,7 @@ class Leader:
     Parameters
     ----------
     index : Index
-        What the store has.
+        The content of the store.
     loader : Loader
         Brings tasks of the store to the scheduler.
     scheduler : Scheduler
@@ -86,7 +86,7 @@ class Leader:
     mailbox : Mailbox
         For clusters that are not direct.
     name : str
-        What batches' names begin with: unique to this leader.
+        The beginning of the names of batches: unique to this leader.
     callbacks : Callbacks
     remove : callable
         Deletes objects of the store by their names.
@@ -152,7 +152,7 @@ class Leader:
         roots : iterable of TaskId
             The tasks whose values are wanted.
         earlier : Earlier
-            What leaders before this one have left.
+            Jobs and messages of earlier leaders.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class Leader:
             self._cluster.kill([batch.job])
 
     def _hear_stray(self, name: str, message: bytes) -> None:
-        """Take the outcomes of a job that was lost; its failures are nobody's, since the tasks were charged already."""
+        """Take the outcomes of a job that was lost; its failures are ignored, since the tasks were charged already."""
         if isinstance(said := protocol.decode(message), Records | Done):
             for data in said.records:
                 if isinstance(records.decode(data), records.Outcome):
@@ -326,7 +326,7 @@ class Leader:
         self._handle(RequirementsResolved(id_, shape))
 
     def _stop(self, id_: TaskId, batch: BatchId | None) -> None:
-        """Stop a service; one that nobody needs any more, and that does not run, is done."""
+        """Stop a service; one that no task needs any more, and that does not run, is done."""
         if batch is not None:
             self._services.stop(self._jobs.batch(batch))
             return
@@ -403,7 +403,7 @@ class Leader:
     def _end(self, batch: SubmittedBatch, update: Update) -> None:
         now = time.monotonic()
         if batch.is_withdrawn:
-            update = replace(update, cause=None)  # it never began: that is no attempt
+            update = replace(update, cause=None)  # it never began, so this is not an attempt
         left = self._scheduler.left(batch.id)
         known = update.running or batch.running
         known = known if known in left else None
@@ -448,7 +448,7 @@ class Leader:
                 batch.tail_call = id_
 
     def _runs(self, batch: SubmittedBatch, id_: TaskId, start: float) -> None:
-        """Note what a worker has been at for a while; a task that it went on with has not been noted before."""
+        """Note the task that a worker has been running for a while; a tail call has not been noted before."""
         batch.running = id_
         if id_ == batch.tail_call:
             self._committer.add(encode(records.Started((id_,), batch.job or "", start)))

@@ -76,7 +76,7 @@ class LateAnswers:
         return replace(update, detail=f"{update.detail}{_missing_package(update.detail) or self._hint(update.detail)}")
 
     def _hint(self, said: str = "") -> str:
-        """Say that the node may not see the store, unless the worker has said itself what is wrong."""
+        """Return a hint that the node may not see the store, unless the worker has reported what is wrong."""
         if not is_local(self._store) or "Traceback" in said or WRONG_VERSIONS in said:
             return ""
         return f". If its node cannot see the directory {self._store}: let the store be one that leader and nodes share"
@@ -95,7 +95,7 @@ def _missing_package(said: str) -> str:
 
 
 class LostJobAnswers:
-    """Batches whose jobs were lost: a worker that nobody could find may still have done its work.
+    """Batches whose jobs were lost: a worker that could not be found may still have done its work.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ _SMALL = 64 * 1024
 """The largest blob that goes with messages, in bytes."""
 
 _TOGETHER = 400
-"""How many batches are deleted together. What is left by a leader that dies before, the next one reads in vain."""
+"""How many batches are deleted together. If a leader dies before it deletes them, the next one reads them in vain."""
 
 
 class Mailbox:
@@ -165,7 +165,7 @@ class Mailbox:
         return ()
 
     def stop(self, name: str) -> None:
-        """Tell the service of a batch to stop."""
+        """Ask the service of a batch to stop."""
 
     def forget(self, name: str, count: int) -> None:
         """Delete a batch's message and its answers, sooner or later: what they say is durable."""

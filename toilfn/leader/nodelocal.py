@@ -20,7 +20,7 @@ _SHARED = (
     "nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "gfs2", "ocfs2", "panfs", "pvfs", "orangefs", "glusterfs", "smb",
     "cifs", "afs", "9p", "virtiofs", "wekafs", "vastnfs", "quobyte", "autofs", "daos",
 )  # fmt: skip
-"""What the types of file systems begin with that several machines may share."""
+"""The beginnings of the types of file systems that several machines may share."""
 
 
 def check_shared(cluster: Cluster, url: str, place: str) -> None:

@@ -1,4 +1,4 @@
-"""What settings mean for the scheduler."""
+"""The scheduler's policy, from the settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_IN_A_BUNDLE = 1000
 _ON_QUEUES: dict[str, Any] = {
     "target_seconds": 120.0, "max_batch": _MOST_IN_A_BUNDLE, "probes": 16, "probe_patience": 600.0, "spread": 32,
 }  # fmt: skip
-"""What a reasonable administrator wants where the user says nothing: few tasks go out as they are; of many, some show
+"""The default, as an administrator would want it: few tasks are submitted one by one; of many, some show
 how long they take before the others are put together into jobs of some minutes."""
 
 

@@ -23,7 +23,7 @@ _INTERVAL = 10.0
 
 
 class Progress:
-    """What a leader tells about its run while it goes on; it writes to standard error.
+    """Progress reports of a leader on its run, on standard error.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Progress:
         self._next = self._began + _PATIENCE
 
     def update(self, counts: Mapping[str, int], running: Callable[[], Sequence[str]] = tuple) -> None:
-        """Tell the state of the run; cheap enough to be called all the time.
+        """Report the state of the run; cheap enough to be called all the time.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class Progress:
         return self._display
 
     def _line(self) -> str:
-        """Say it all in one line, such as ``12/80 tasks, 2 running, 12.5s, 1.0 tasks/s (sort x 2)``."""
+        """Return the state in one line, such as ``12/80 tasks, 2 running, 12.5s, 1.0 tasks/s (sort x 2)``."""
         elapsed = time.monotonic() - self._began
         rate = self._done / max(elapsed, 1e-9)
         parts = [f"{self._done}/{self._total} tasks"]

@@ -1,4 +1,4 @@
-"""What a leader keeps while checkpoints may be rolled back, and what goes with a roll-back."""
+"""Records that a leader keeps while checkpoints may be rolled back, and the tasks and files of a roll-back."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _MANY_SEGMENTS = 500
 class WorkflowRun:
     """Works on a store, as its leader as soon as there is anything to write.
 
-    What is complete already is only read: that neither needs the lease nor leaves a trace.
+    Results that are complete are only read: that neither needs the lease nor leaves a trace.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class WorkflowRun:
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
-        # What has not run is written again: its options may be others now, and the newest record counts.
+        # Tasks that have not run are written again: their options may have changed, and the newest record counts.
         made = recorder.emit(self.index.is_complete, self.index.outcomes.__contains__, [])
         first = list(islice(made, 1))
         run = records.Run(
@@ -297,7 +297,7 @@ class WorkflowRun:
 def _open(settings: Settings, workflow: str, create: bool) -> Store:
     if settings.store is None:
         return temporary_store(workflow)
-    # Only stores on disk can be told not to wait for the disk.
+    # Only stores on disk have the option not to wait for the disk.
     options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
     return open_store(settings.store, create=create, workflow=workflow, **options, **(settings.store_options or {}))
 
@@ -306,11 +306,11 @@ _logger = logging.getLogger("toilfn")
 
 _MOST_NAMES = 5
 _said: set[str] = set()
-"""What this process has said already that it does not compare."""
+"""The names about which this process has warned already."""
 
 
 def _say_not_compared(found: Mapping[str, str]) -> None:
-    """Say once what tasks use whose edits run nothing again."""
+    """Warn once about objects that tasks use and whose edits do not run a task again."""
     new = sorted(found.keys() - _said)
     if not new:
         return

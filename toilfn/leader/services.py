@@ -37,7 +37,7 @@ class ServiceMessages:
         self._looked = 0.0
 
     def stop(self, batch: SubmittedBatch) -> None:
-        """Tell the service of a batch to stop, once."""
+        """Ask the service of a batch to stop, once."""
         if batch.name in self._stopped:
             return
         self._stopped.add(batch.name)
@@ -64,7 +64,7 @@ class ServiceMessages:
                     yield batch, message
 
     def deadlock(self, names: Sequence[str]) -> str:
-        """Say that there is no room for a task beside services."""
+        """Return the message that there is no room for a task beside services."""
         return (
             f"there is never room for it beside the services that must run with it: {', '.join(names)}. "
             "Let them ask for less, raise max_service_tasks, or use a larger cluster"

@@ -1,4 +1,4 @@
-"""What tasks print and warn of while they run, from clusters that do not carry messages: through the store."""
+"""Output and warnings of running tasks, from clusters that do not carry messages: through the store."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Refused(NamedTuple):
 
     parcel: Parcel
     text: str
-    """What the system said; for the first of several also what it was given."""
+    """The system's answer; for the first of several also what was submitted."""
 
 
 @dataclass

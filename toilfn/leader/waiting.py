@@ -16,7 +16,7 @@ from toilfn.units import format_duration
 __all__ = ["Queued", "Waiting"]
 
 _OWN_LIMIT = re.compile(r"limit|exceed|(QOS|Assoc)\w*(Max|Grp)|reached|max_run|MaxJobs", re.IGNORECASE)
-"""What systems say of a job that waits because the user has other jobs."""
+"""Reasons that systems give for a job that waits because the user has other jobs."""
 
 _FIRST_WARNING, _NEXT_WARNING = 60.0, 3600.0
 """Seconds after which a job that does not start is named, and after which it is named again."""

@@ -1,1 +1,1 @@
-"""What runs on a worker: one attempt after the other, and what each needs around it."""
+"""A worker: it runs one attempt after the other, and prepares the surroundings of each."""

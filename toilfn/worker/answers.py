@@ -1,4 +1,4 @@
-"""What a worker says to its leader: collected for a moment, then sent together."""
+"""A worker's messages to its leader: collected for a moment, then sent together."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class Answers:
                 self._records, self._tail_calls, self._size = [], [], 0
 
     def running(self, task: TaskId, start: float) -> None:
-        """Say that a task has been running since `start`, in seconds since the epoch."""
+        """Report that a task has been running since `start`, in seconds since the epoch."""
         with self._lock:
             self.flush()
             self._has_announced = True
             self._say(Running(task, start))
 
     def begin(self) -> None:
-        """Note that the next task begins: if the leader knows what ran before, it is told now how that ended.
+        """Note that the next task begins: if the leader knows what ran before, it learns now how that ended.
 
         Else it would charge that one if the next task ends this process at once.
         """
@@ -80,14 +80,14 @@ class Answers:
                 self.flush()
 
     def log(self, task: TaskId, take: Callable[[], bytes]) -> None:
-        """Pass on what a running task has printed; it is taken when the task's end cannot be told meanwhile."""
+        """Pass on what a running task has printed; it is taken when the task's end cannot be reported meanwhile."""
         with self._lock:
             if text := take():
                 self.flush()
                 self._say(Log(task, text))
 
     def started(self, task: TaskId, value: bytes | BlobRef) -> None:
-        """Say that a service has started, and its value."""
+        """Report that a service has started, and its value."""
         with self._lock:
             self.flush()
             self._say(Started(task, value))
@@ -100,13 +100,13 @@ class Answers:
             self._say(Returned(tasks))
 
     def done(self) -> None:
-        """Say that the batch is over."""
+        """Report that the batch is over."""
         with self._lock:
             self.flush()
             self._say(Done())
 
     def finish(self) -> None:
-        """Say that the batch is over, and the records that wait, by one message: each may cost money."""
+        """Report that the batch is over, with the records that wait, in one message: each may cost money."""
         with self._lock:
             if self._warnings:
                 self.flush()

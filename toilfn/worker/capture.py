@@ -1,4 +1,4 @@
-"""What tasks print: everything that reaches file descriptors 1 and 2, also from subprocesses."""
+"""The output of tasks: everything that reaches file descriptors 1 and 2, also from subprocesses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Capture:
     def take_over(cls, limit: int = LOG_LIMIT) -> Capture:
         """Send this process's output to one file until `give_back`: the job's own, else a new one.
 
-        What a task has printed is still in the job's own file when the worker is killed, so that the leader finds it.
+        The output of a task is still in the job's own file when the worker is killed, so that the leader finds it.
         """
         own = _own_file()
         capture = cls(open_output() if own is None else own, limit, is_jobs=own is not None)

@@ -1,4 +1,4 @@
-"""What a task can ask about itself while it runs."""
+"""Facts about the running task, for its own function."""
 
 from __future__ import annotations
 

@@ -106,13 +106,13 @@ class Executor:
     store : Store
         Where functions, large values and files are.
     output : Output
-        What the attempts print.
+        Captures the output of attempts.
     slot : Slot
         Where to say what is being done.
     surroundings : Surroundings
         Directory and environment of the attempts.
     fatal : type of exceptions, or several
-        What ends the attempt without a record when it is raised; everything else is the task's own failure.
+        Exceptions that end the attempt without a record; all others are failures of the task.
     blobs : BlobCache, optional
         Reads the store's blobs, and may have some already.
     """
@@ -168,7 +168,7 @@ class Executor:
         payloads : Payloads
             The values that the task needs.
         host : Host
-            What the task needs if it is a service; by default it has no clients, and stops at once.
+            The hooks for the task if it is a service; by default it has no clients, and stops at once.
         """
         return self._surroundings.context().run(self._run, attempt, payloads, host)
 
@@ -308,7 +308,7 @@ def _failure(
 
 
 def _surely(measure: Callable[[], T], default: T) -> T:
-    """Do what may fail in ways that nobody foresaw: a task's answer must not be lost for its log or its statistics."""
+    """Do what may fail in unforeseen ways: a task's answer must not be lost for its log or its statistics."""
     try:
         return measure()
     except Exception:

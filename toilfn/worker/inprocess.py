@@ -21,7 +21,7 @@ __all__ = ["InProcess", "InThread", "executor_here"]
 
 
 class InProcess:
-    """Runs batches when it is called. What tasks print is not captured, so that a debugger can talk.
+    """Runs batches when it is called. Output of tasks is not captured, so that a debugger can be used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a running task prints, for those who want it before the task has ended, and its warnings, for everybody."""
+"""The output of running tasks, where it is requested, and their warnings."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Live:
         self._count = 0
 
     def show(self, doing: Doing) -> None:
-        """Put up what is new, if it is wanted. What the store does not take is left to the task's log."""
+        """Put up what is new, if it is requested. Output that the store does not accept remains in the task's log."""
         if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()

@@ -53,10 +53,10 @@ __all__ = ["main", "start", "work"]
 _logger = logging.getLogger(__name__)
 
 _PERIOD = 0.02
-"""How long records wait, and how long a task runs before it is told, in seconds."""
+"""How long records wait, and how long a task runs before it is reported, in seconds."""
 
 _STREAM = "TOILFN_STREAM_LOGS"
-"""The environment variable that is set where the leader is told what tasks print while they run."""
+"""The environment variable that is set where the leader gets the output of tasks while they run."""
 
 _STORE_PERIOD = 5.0
 """The same where each message is an object in the store."""
@@ -90,7 +90,7 @@ class Reporter:
     period : float
         Seconds that are long.
     tail : Tail, optional
-        What the tasks print, if the leader is to be told while they run.
+        The end of the tasks' output, if the leader gets it while they run.
     live : Live, optional
         The same for those who ask for it in the store.
     look : callable
@@ -129,7 +129,7 @@ class Reporter:
         self._look()
 
     def run(self) -> NoReturn:
-        """Report now and then. What the store does not take now it may take the next time, or at the end."""
+        """Report now and then. A message that the store refuses now may be accepted the next time, or at the end."""
         while True:
             time.sleep(self._period)
             try:
@@ -137,7 +137,7 @@ class Reporter:
             except StoreError:
                 pass
             except Exception:
-                _logger.exception("the leader cannot be told what the task does")
+                _logger.exception("the state of the task cannot be reported to the leader")
 
 
 class WarmWorker:
@@ -186,7 +186,7 @@ class WarmWorker:
         self._batches.put(None)
 
     def _listen_or_die(self) -> None:
-        """Listen, and end the process if that fails: nobody could reach it any more, and it would wait for ever."""
+        """Listen, and end the process if that fails: the leader could not reach it, and it would wait for ever."""
         try:
             self._listen()
         except BaseException:
@@ -259,7 +259,7 @@ def serve_batch(url: str, name: str) -> None:
 
 
 def _stream(slot: Slot, output: Capture) -> Tail | None:
-    """Return what the leader is told of tasks' output while they run; None if it does not want that."""
+    """Return the sender of tasks' output while they run; None if the leader does not request it."""
     return Tail(slot, output) if os.environ.get(_STREAM) else None
 
 
@@ -285,7 +285,7 @@ class _AnsweredError(ToilfnError):
 def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answers: Answers) -> Executor:
     start_streams()
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
-    if _STREAM not in os.environ:  # else the leader is told all that tasks print, and that is among it
+    if _STREAM not in os.environ:  # else the leader gets all output of tasks, which includes the warnings
         logging.root.addHandler(Warnings(answers.warn))
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=_forget_terminate)

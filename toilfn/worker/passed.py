@@ -1,4 +1,4 @@
-"""What a leader passes on to workers on other machines, through blobs that environment variables name."""
+"""Settings and code that a leader passes to workers on other machines, in blobs that environment variables name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VERSIONS_VARIABLE = "TOILFN_VERSIONS"
 """The environment variable with the leader's versions of toilfn and Python."""
 
 WRONG_VERSIONS = "the versions of worker and leader differ"
-"""What a worker says that cannot work for its leader."""
+"""The message of a worker that cannot work for its leader."""
 
 SET_VARIABLE = "TOILFN_SET_ENV"
 """The environment variable that has the names of those in the setting ``set_env``, with blanks between them."""

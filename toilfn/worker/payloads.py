@@ -55,7 +55,7 @@ class BlobCache:
 
 
 class Payloads(Mapping[TaskId, tuple[bytes, tuple[TaskId, ...]]]):
-    """Payloads and what they refer to, by task; blobs are read when they are asked for."""
+    """Payloads and what they refer to, by task; blobs are read when they are needed."""
 
     def __init__(self, entries: dict[TaskId, Entry], blobs: BlobCache) -> None:
         self._entries = entries

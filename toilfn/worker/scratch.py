@@ -1,7 +1,7 @@
 """Temporary directories and deferred calls of this process, and of processes that died.
 
 Each process has one directory, with a lock on a file in it for as long as the process lives. A
-directory that nobody locks belongs to the dead: whoever finds it makes the calls that were
+directory without a lock was left by a dead process: the next worker makes the calls that were
 deferred there, and removes it.
 """
 
@@ -122,7 +122,7 @@ class Scratch:
         return OwnDirectory(self.new_dir()) if spare is None else spare
 
     def take_back(self, directory: OwnDirectory) -> None:
-        """Keep a directory that nobody has used for the next attempt."""
+        """Keep an unused directory for the next attempt."""
         self._spare = directory
 
     def remove_dir(self, directory: Path) -> None:
@@ -222,7 +222,7 @@ def _private(parent: Path, variable: str) -> Path:
 
 
 def _token(directory: Path) -> str:
-    """Return the name that all who share a coordination directory have in common, and nobody else."""
+    """Return the name that is common to all workers that share a coordination directory, and to no others."""
     file = directory / "name"
     if not file.exists():
         draft = directory / f".name-{os.getpid()}"

@@ -20,7 +20,7 @@ _END = object()
 
 
 class Host(NamedTuple):
-    """What a service needs of its worker."""
+    """The functions of a worker that a service needs."""
 
     announce: Callable[[TaskId, bytes | BlobRef], None]
     """Tells the leader the service's value, pickled."""
@@ -61,7 +61,7 @@ def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bo
     Parameters
     ----------
     made : generator or Service
-        What the service's call gave.
+        The result of calling the service's function.
     announce : callable
         Told what the service tells its clients.
     wait : callable
@@ -72,7 +72,7 @@ def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bo
     Raises
     ------
     Exception
-        What a check has raised: the service has failed.
+        The exception of a check: the service has failed.
     """
     service = made if isinstance(made, Service) else _Generator(made)
     value = service.start()

@@ -1,4 +1,4 @@
-"""What an attempt finds around itself, and how its process is put back for the next one.
+"""The surroundings of an attempt, and how its process is restored for the next one.
 
 A worker runs one attempt after the other, and none may see what an earlier one has changed: `Surroundings` gives each
 its directory and environment variables, and `ProcessState` restores what the attempt left altered.
@@ -287,7 +287,7 @@ class _Seeds:
         self._undo: list[Callable[[], None]] = []
 
     def renew(self) -> None:
-        """Seed them with numbers that nobody knows."""
+        """Seed them with unpredictable numbers."""
         numpy = sys.modules.get("numpy.random")
         if not self._is_worker:
             self._remember(numpy)

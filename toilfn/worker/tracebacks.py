@@ -30,12 +30,12 @@ def one_line(error: BaseException) -> str:
 
 
 def misplaced_file(error: BaseException | None, start: str) -> str:
-    """Say that a file which a task has not found is in the directory where the script was started, and what to do.
+    """Describe a file that a task has not found but that is in the directory where the script was started, with a hint.
 
     Parameters
     ----------
     error : BaseException
-        What the task raised; what led to it counts too.
+        The exception of the task; its causes count too.
     start : str
         That directory.
 
@@ -58,9 +58,9 @@ def misplaced_file(error: BaseException | None, start: str) -> str:
 
 
 def user_traceback(error: BaseException) -> str:
-    """Format an exception and what caused it, without frames of toilfn's core.
+    """Format an exception and what caused it, without frames of the core of toilfn.
 
-    It is empty for an error of toilfn's with no other frames: its message says all. Where another error has only such
+    It is empty for a `ToilfnError` with no other frames: its message says all. Where another error has only such
     frames, the fault is toilfn's, and they are shown.
     """
     try:

@@ -21,14 +21,14 @@ _ADVICE: dict[type, str] = {
 
 
 def explained(error: SerializationError, value: Any, task: str) -> SerializationError:
-    """Say more about why what a task returned cannot be stored.
+    """Describe why the value of a task cannot be stored.
 
     Parameters
     ----------
     error : SerializationError
         How storing it failed.
     value : object
-        What the task returned.
+        The value that the task returned.
     task : str
         The task's name.
 

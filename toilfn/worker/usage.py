@@ -1,4 +1,4 @@
-"""What an attempt takes: time, processor time, memory, bytes read and written."""
+"""The resources that an attempt uses: time, processor time, memory, bytes read and written."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Meter:
 
 
 class _Outside:
-    """What was done for this process by others than its children, such as containers: counted like children."""
+    """The usage of processes that work for this one but are not its children, such as containers; counted as if."""
 
     cpu = 0.0
     peak = 0

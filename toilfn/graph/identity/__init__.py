@@ -1,8 +1,8 @@
-"""What identifies functions, values, calls and tasks, across processes, machines and runs.
+"""The identity of functions, values, calls and tasks, across processes, machines and runs.
 
 A task is what it computes: the digest of its function (with all of the user's own code that the
 function leads to), the digest of its arguments (with the ids of the promises among them), the
-call that made it, and the how-manieth such call it is.
+call that made it, and its ordinal among identical calls.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Codes:
         self._found: dict[int, tuple[Any, bytes]] = {}
         self._files: dict[Path, str] = {}
         self.not_compared: dict[str, str] = {}
-        """What could not be looked into, with what it is."""
+        """Names of opaque objects, each with its type."""
 
     def of_function(self, function: Callable[..., Any], version: str | None = None) -> Identity:
         """Identify a function as `function_identity` does."""
@@ -154,7 +154,7 @@ def function_identity(function: Callable[..., Any], version: str | None = None) 
     -------
     Identity
         Over the bytecode, defaults, closure, and all functions, classes, modules and values of the user's own that
-        these lead to. Code that is installed counts by its name only. What cannot be looked into, such as a lock, is
+        these lead to. Code that is installed counts by its name only. An opaque object, such as a lock, is
         named among the parts.
 
     Raises
@@ -201,7 +201,7 @@ def arguments_identity(
     promise_id : callable
         Returns the bytes that stand for a promise: its task's id and its selection.
     codes : Codes, optional
-        What is known of code and files already. A `pathlib.Path` of a file counts by the file's content, too.
+        The known digests of code and files. A `pathlib.Path` of a file counts by the file's content, too.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def lineage(parent_lineage: bytes, function_name: str, arguments_digest: bytes, 
 
     The function's body is left out, so that editing a function does not run unchanged children of it again. So are
     positional arguments of types that have ``__toilfn_lineage__ = False``: children that these do not reach stay the
-    same. Whoever uses such a type sees to it that no two calls of one parent differ by such an argument only.
+    same. The user of such a type makes sure that no two calls of one parent differ by such an argument only.
     """
     return digest(b"call" + parent_lineage + arguments_digest + b"%d " % ordinal + function_name.encode())
 

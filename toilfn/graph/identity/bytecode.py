@@ -1,4 +1,4 @@
-"""What a piece of bytecode does, without where it is: no lines, no file, no docstrings, no comments.
+"""The behaviour of a piece of bytecode, without its place: no lines, no file, no docstrings, no comments.
 
 Bytecode rather than source, since what is hashed must be what runs: `docs/decisions` says more.
 """
@@ -19,7 +19,7 @@ from toilfn.graph.structure import ATOMS
 __all__ = ["Analysis", "Import", "analyse"]
 
 _NOT_BEHAVIOUR = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
-"""What class and module bodies store for people."""
+"""Names that class and module bodies store for people."""
 
 _IGNORED = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "RESUME"})
 _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
@@ -37,7 +37,7 @@ class Import(NamedTuple):
     """How many dots it begins with."""
     name: str
     items: tuple[str, ...]
-    """What follows ``import`` in ``from name import ...``."""
+    """The names after ``import`` in ``from name import ...``."""
 
 
 class Analysis(NamedTuple):

@@ -216,7 +216,7 @@ class Encoder:
             return describe(value)
         if kind in _CODE or isinstance(value, (type, *_toilfn_class("graph.task", "Task"))):
             return b"\1" + self._code(value)
-        if is_collection(value):  # in an object, where it is no argument of its own
+        if is_collection(value):  # inside an object, where it is not an argument of its own
             return b"\2" + self._promise(value)
         if self._file is not None and isinstance(value, Path):
             return Node("path", (kind.__name__, str(value), self._file(value)))
@@ -383,7 +383,7 @@ def _describe_descriptor(value: Any) -> Node:
 
 
 _NEW_OBJECT = object().__reduce_ex__(4)[0]
-"""What makes the instances of classes that do not say how they are pickled."""
+"""The functions that make instances of classes without a pickling method of their own."""
 
 _FLAT = frozenset({list, tuple, dict, set, frozenset})
 

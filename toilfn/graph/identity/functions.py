@@ -1,4 +1,4 @@
-"""What a function does: its code and all of the user's own code that it leads to.
+"""The behaviour of a function: its code and all of the user's own code that it leads to.
 
 Functions, classes and modules that are the user's own are *units*. `Reach` starts at one and follows
 names, attributes, closures, defaults and imports to all others; each unit adds a part, and the
@@ -45,7 +45,7 @@ NOT_COMPARED = "not compared "
 """The beginning of the names of parts that say what could not be looked into; they are not in a digest."""
 
 _CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
-"""What has, or needs, no part of its own where a name leads to it."""
+"""Types whose objects need no part of their own where a name leads to them."""
 
 
 class _Module(NamedTuple):
@@ -68,12 +68,12 @@ class Reach:
         Parts that are known already, by their names: values and classes of modules, as they were when the graph was
         built. The tasks that have run here since may have changed them.
     values : dict, optional
-        What stands for values that hold no code, by their ids; added to.
+        Substitutes for values that hold no code, by their ids; added to.
 
     Attributes
     ----------
     parts : dict of str to str
-        What was found: digests, and constants that are short as they are written in Python.
+        The parts found: digests, and short constants as they are written in Python.
     modules : set of str
         Names of the user's modules that are used whole, or imported inside of functions.
     """

@@ -109,7 +109,7 @@ def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resourc
 
 
 class _Asked:
-    """What tasks ask for, by their records and the newest run's defaults."""
+    """The requirements of tasks, by their records and the newest run's defaults."""
 
     def __init__(self, view: View) -> None:
         recorded = view.run.settings if view.run else {}
