@@ -94,7 +94,7 @@ class Log:
         The number of this leader's lease; written into segments for people.
     writer : str
         What tells this log's segments from those of any other writer.
-    segments : int
+    length : int
         How many segments there were after the newest snapshot, when the log was read last.
     """
 
@@ -107,7 +107,7 @@ class Log:
         self._writing = threading.RLock()
         self._cache = _Cache()
         self.epoch = 0
-        self.segments = 0
+        self.length = 0
         self.writer = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex}"
 
     @property
@@ -129,12 +129,12 @@ class Log:
         """
         snapshot = self._newest_snapshot()
         number, writer, fences = snapshot.number, snapshot.writer, set(snapshot.fences)
-        self.segments = 0
+        self.length = 0
         for segment in self._load_ahead(range(snapshot.parts), lambda part: self._load_part(snapshot, part)):
             yield from segment.items()
         for segment in self._segments_after(number):
             number = segment.header.number
-            self.segments += 1
+            self.length += 1
             if segment.header.writer != writer:
                 writer = segment.header.writer
                 fences.add(number)
@@ -151,9 +151,25 @@ class Log:
         number : int
             The number of a segment that was read before.
         """
-        if self._newest_number() > number:
-            return None
-        return (item for segment in self._segments_after(number) for item in segment.items())
+        segments = self.segments(number)
+        return None if segments is None else (item for segment in segments for item in segment.items())
+
+    def segments(self, after: int = 0) -> Iterator[Segment] | None:
+        """Iterate over the objects that hold the records behind a segment; None if the log was compacted since.
+
+        Parameters
+        ----------
+        after : int
+            The number of a segment that was read before; by default all records are read, from the newest snapshot on.
+        """
+        if not after:
+            return self._all_segments()
+        return None if self._newest_number() > after else self._segments_after(after)
+
+    def _all_segments(self) -> Iterator[Segment]:
+        snapshot = self._newest_snapshot()
+        yield from self._load_ahead(range(snapshot.parts), lambda part: self._load_part(snapshot, part))
+        yield from self._segments_after(snapshot.number)
 
     def fetch(self, position: Position) -> bytes:
         """Read one record.

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 from toilfn.api import SOMETHING_TO_RUN
 from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.errors import InputError
+from toilfn.inspect.fold.columns import Detail
+from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.plan import Plan
 from toilfn.inspect.view import View
 from toilfn.stores import Store, open_store
@@ -21,7 +23,7 @@ from toilfn.text import table
 
 __all__ = [
     "add_dry_run", "add_json", "add_store", "add_store_options", "add_task", "is_dry_run", "named_options",
-    "open_named", "open_view", "output_file", "print_json", "print_plan", "print_table",
+    "open_fold", "open_named", "open_view", "output_file", "print_json", "print_plan", "print_table",
 ]  # fmt: skip
 
 
@@ -103,6 +105,16 @@ def open_view(store: Store) -> View:
     if leader is None:
         view.stop_running()
     return view
+
+
+def open_fold(store: Store, detail: Detail = Detail.STATES) -> Fold:
+    """Fold a store's log; nothing runs in the store if it has no living leader."""
+    leader = living(store)  # before the log, as in `open_view`
+    fold = Fold(detail)
+    fold.update(store)
+    if leader is None:
+        fold.stop_running()
+    return fold
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:

@@ -5,32 +5,29 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from statistics import fmean, median
 
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
+from toilfn.inspect.fold.columns import Detail, Kind
+from toilfn.inspect.fold.figures import FIGURES, MEASURES, Sums, Usage, total
+from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.report.attempts import Attempt, attempts_of
 from toilfn.inspect.view import View
 from toilfn.units import format_duration, format_size
 
 __all__ = ["command", "configure"]
 
-_MEASURES: dict[str, Callable[[Attempt], float]] = {
+_TIMES = ("wall", "cpu", "idle", "wait")
+_OF_ATTEMPTS: dict[str, Callable[[Attempt], float]] = {
     "wall": lambda attempt: attempt.wall,
     "cpu": lambda attempt: attempt.cpu,
-    "idle": lambda attempt: max(0.0, attempt.wall * attempt.cores_asked - attempt.cpu),
     "wait": lambda attempt: attempt.wait,
     "memory": lambda attempt: attempt.memory,
     "memory asked": lambda attempt: attempt.memory_asked,
-    "worker": lambda attempt: attempt.own,
-    "disk": lambda attempt: attempt.disk,
-    "disk asked": lambda attempt: attempt.disk_asked,
     "read": lambda attempt: attempt.read,
     "written": lambda attempt: attempt.written,
 }
-_TIMES = ("wall", "cpu", "idle", "wait")
-_FIGURES = ("min", "median", "mean", "max", "total")
+"""The columns of the list of attempts."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,86 +54,61 @@ read          bytes read, from disk or cache, by tasks that take longer than 20 
 def command(options: argparse.Namespace) -> int:
     """Print what tasks took, and what they asked for: for each name, and for the whole run."""
     store = open_named(options)
-    view = View(store)
-    attempts = list(attempts_of(store, view))
     if options.attempts:
-        _print_attempts(attempts, as_json=options.json, as_csv=options.csv)
+        _print_attempts(list(attempts_of(store, View(store))), as_json=options.json, as_csv=options.csv)
         return 0
-    groups = _gather(attempts)
+    fold = Fold(Detail.USAGE)
+    fold.update(store)
+    # Those that took longest together come first.
+    kinds = sorted((kind for kind in fold.kinds if kind.usage.sums.attempts), key=lambda kind: -kind.usage.sums.wall)
+    sums = _sums(total(kind.usage for kind in kinds), fold.requests)
     if options.json:
-        tasks = {name: _as_dict(group) for name, group in groups.items()}
-        print_json({"tasks": tasks, "run": _sums(attempts, view.requests)})
+        print_json({"tasks": {kind.name: _as_dict(kind.usage) for kind in kinds}, "run": sums})
     elif options.csv:
-        _print_csv(groups)
+        _print_csv(kinds)
     else:
-        _print_table(groups)
-        _print_sums(_sums(attempts, view.requests))
+        _print_table(kinds)
+        _print_sums(sums)
     return 0
 
 
-def _gather(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
-    """Sort attempts by their tasks' names; those that took longest together come first."""
-    groups: dict[str, list[Attempt]] = defaultdict(list)
-    for attempt in attempts:
-        groups[attempt.name].append(attempt)
-    return dict(sorted(groups.items(), key=lambda item: -sum(attempt.wall for attempt in item[1])))
+def _as_dict(usage: Usage) -> dict[str, object]:
+    figures = {measure.replace(" ", "_"): usage.figures(measure) for measure in MEASURES}
+    return {"done": usage.done, "failed_attempts": usage.failed, **figures}
 
 
-def _figures(group: Iterable[Attempt], measure: str) -> dict[str, float]:
-    values = [_MEASURES[measure](attempt) for attempt in group if attempt.result == "done"] or [0.0]
-    found = (min(values), median(values), fmean(values), max(values), sum(values))
-    return dict(zip(_FIGURES, found, strict=True))
+def _sums(sums: Sums, leaders: int) -> dict[str, float]:
+    """Describe the whole store, failed attempts too: what was asked for, used, and asked for in vain.
 
-
-def _counts(group: list[Attempt]) -> tuple[int, int]:
-    done = sum(attempt.result == "done" for attempt in group)
-    return done, len(group) - done
-
-
-def _as_dict(group: list[Attempt]) -> dict[str, object]:
-    done, failed = _counts(group)
-    figures = {measure.replace(" ", "_"): _figures(group, measure) for measure in _MEASURES}
-    return {"done": done, "failed_attempts": failed, **figures}
-
-
-def _sums(attempts: list[Attempt], leaders: int) -> dict[str, float]:
-    """Add up the whole store, failed attempts too: what was asked for, used, and asked for in vain.
-
-    Memory counts by the time for which it was held, in bytes times seconds, where its use is known.
     `leaders` is how many requests these have sent to the store's server.
     """
-    known = [attempt for attempt in attempts if attempt.memory]
-    cores = sum(attempt.cores_asked * attempt.wall for attempt in attempts)
-    cpu = sum(attempt.cpu for attempt in attempts)
-    memory_asked = sum(attempt.memory_asked * attempt.wall for attempt in known)
-    memory = sum(attempt.memory * attempt.wall for attempt in known)
     return {
-        "attempts": len(attempts),
-        "failed_attempts": sum(attempt.result != "done" for attempt in attempts),
-        "wall": sum(attempt.wall for attempt in attempts),
-        "wait": sum(attempt.wait for attempt in attempts),
-        "core_seconds_asked": cores,
-        "core_seconds_used": cpu,
-        "core_seconds_unused": max(0.0, cores - cpu),
-        "memory_seconds_asked": memory_asked,
-        "memory_seconds_used": memory,
-        "memory_seconds_unused": max(0.0, memory_asked - memory),
-        "read": sum(attempt.read for attempt in attempts),
-        "written": sum(attempt.written for attempt in attempts),
-        "requests": leaders + sum(attempt.requests for attempt in attempts),
+        "attempts": sums.attempts,
+        "failed_attempts": sums.failed,
+        "wall": sums.wall,
+        "wait": sums.wait,
+        "core_seconds_asked": sums.cores_asked,
+        "core_seconds_used": sums.cpu,
+        "core_seconds_unused": max(0.0, sums.cores_asked - sums.cpu),
+        "memory_seconds_asked": sums.memory_asked,
+        "memory_seconds_used": sums.memory_used,
+        "memory_seconds_unused": max(0.0, sums.memory_asked - sums.memory_used),
+        "read": sums.read,
+        "written": sums.written,
+        "requests": leaders + sums.requests,
         "requests_of_leaders": leaders,
     }
 
 
-def _print_table(groups: Mapping[str, list[Attempt]]) -> None:
+def _print_table(kinds: Iterable[Kind]) -> None:
     rows = []
-    for name, group in groups.items():
-        own = [name, *map(str, _counts(group))]
-        for measure in _MEASURES:
+    for kind in kinds:
+        own = [kind.name, str(kind.usage.done), str(kind.usage.failed)]
+        for measure in MEASURES:
             write = format_duration if measure in _TIMES else _size
-            rows.append([*own, measure, *map(write, _figures(group, measure).values())])
+            rows.append([*own, measure, *map(write, kind.usage.figures(measure).values())])
             own = ["", "", ""]
-    print_table(["task", "done", "failed", "", *_FIGURES], rows, right={1, 2, *range(4, 9)})
+    print_table(["task", "done", "failed", "", *FIGURES], rows, right={1, 2, *range(4, 9)})
 
 
 def _size(value: float) -> str:
@@ -171,11 +143,12 @@ def _memory(sums: Mapping[str, float]) -> str:
     return f"{100 * used / asked:.0f} % used of what was asked for while tasks ran"
 
 
-def _print_csv(groups: Mapping[str, list[Attempt]]) -> None:
+def _print_csv(kinds: Iterable[Kind]) -> None:
     rows = csv.writer(sys.stdout)
-    rows.writerow(["task", "done", "failed attempts", "measure", *_FIGURES])
-    for name, group in groups.items():
-        rows.writerows([name, *_counts(group), measure, *_figures(group, measure).values()] for measure in _MEASURES)
+    rows.writerow(["task", "done", "failed attempts", "measure", *FIGURES])
+    for kind in kinds:
+        own = [kind.name, kind.usage.done, kind.usage.failed]
+        rows.writerows([*own, measure, *kind.usage.figures(measure).values()] for measure in MEASURES)
 
 
 def _print_attempts(attempts: list[Attempt], *, as_json: bool, as_csv: bool) -> None:
@@ -186,14 +159,13 @@ def _print_attempts(attempts: list[Attempt], *, as_json: bool, as_csv: bool) -> 
         rows.writerow(Attempt._fields)
         rows.writerows(attempts)
     else:
-        measures = ("wall", "cpu", "wait", "memory", "memory asked", "read", "written")
         print_table(
-            ["id", "task", "run", "attempt", "result", *measures],
-            [_row(attempt, measures) for attempt in attempts],
-            right={2, 3, *range(5, 5 + len(measures))},
+            ["id", "task", "run", "attempt", "result", *_OF_ATTEMPTS],
+            [_row(attempt) for attempt in attempts],
+            right={2, 3, *range(5, 5 + len(_OF_ATTEMPTS))},
         )
 
 
-def _row(attempt: Attempt, measures: Iterable[str]) -> list[str]:
-    values = [(format_duration if m in _TIMES else _size)(_MEASURES[m](attempt)) for m in measures]
+def _row(attempt: Attempt) -> list[str]:
+    values = [(format_duration if m in _TIMES else _size)(of(attempt)) for m, of in _OF_ATTEMPTS.items()]
     return [attempt.task[:12], attempt.name, str(attempt.run), str(attempt.number), attempt.result, *values]

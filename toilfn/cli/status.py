@@ -6,19 +6,23 @@ import argparse
 import sys
 import time
 from collections import Counter
+from itertools import islice
 from typing import Any
 
 from toilfn.cli.common import (
     add_json,
     add_store,
     add_store_options,
+    open_fold,
     open_named,
     open_view,
     print_json,
     print_table,
 )
 from toilfn.inspect.drawing import draw
-from toilfn.inspect.view import State, TaskInfo, View
+from toilfn.inspect.fold.columns import Row
+from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.view import State, TaskInfo
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.units import format_duration
 
@@ -48,22 +52,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> int:
     """Return how the newest run of a store is."""
     store = open_named(options)
-    leader, alive = holder(store), living(store) is not None
-    view = open_view(store)
-    tasks = view.current()
-    lists = {state: [task for task in tasks if task.state is state] for state in _LISTED}
-    if options.json:
-        counts = Counter(task.state for task in tasks)
-        print_json(_as_dict(store.url, view, leader if alive else None, counts, lists))
-        return 0
     if options.tree:
-        sys.stdout.write(_tree(tasks))
+        sys.stdout.write(_tree(open_view(store).current()))
         return 0
+    leader, alive = holder(store), living(store) is not None
+    fold = open_fold(store)
+    counts = sum(fold.counts(), Counter[State]())
     wanted = [state for state in _LISTED if getattr(options, state.value)]
+    shown = None if wanted or options.json else _SHOWN
+    lists = {state: fold.rows(list(islice(fold.in_state(state), shown))) for state in _LISTED}
+    if options.json:
+        print_json(_as_dict(store.url, fold, leader if alive else None, counts, lists))
+        return 0
     if not wanted:
-        _print_summary(store.url, view, leader, alive, tasks)
+        _print_summary(store.url, fold, leader, alive, counts)
     for state in wanted or _LISTED:
-        _print_list(state, lists[state], None if wanted else _SHOWN, with_jobs=view.has_queue)
+        _print_list(state, lists[state], counts[state], with_jobs=fold.has_queue)
     return 0
 
 
@@ -72,22 +76,22 @@ def _tree(tasks: list[TaskInfo]) -> str:
     return draw(tasks, every_task=lambda task: task.state is not State.DONE).text()
 
 
-def _run_state(view: View, alive: bool) -> str:
+def run_state(fold: Fold, alive: bool) -> str:
     """Return how a run is in one word."""
-    if view.status == "open":
+    if fold.status == "open":
         return "running" if alive else "stopped"
-    return view.status
+    return fold.status
 
 
 def _as_dict(
-    url: str, view: View, leader: Holder | None, counts: Counter[State], lists: dict[State, list[TaskInfo]]
+    url: str, fold: Fold, leader: Holder | None, counts: Counter[State], lists: dict[State, list[Row]]
 ) -> dict[str, Any]:
-    run = view.run
+    run = fold.run
     return {
         "store": url,
         "workflow": run.workflow if run else None,
         "run": run.number if run else 0,
-        "state": _run_state(view, leader is not None),
+        "state": run_state(fold, leader is not None),
         "started": run.time if run else None,
         "leader": leader and {"host": leader.host, "pid": leader.pid, "heartbeat": leader.heartbeat},
         "tasks": {state.value: counts[state] for state in State},
@@ -97,52 +101,51 @@ def _as_dict(
     }
 
 
-def _identify(task: TaskInfo) -> dict[str, Any]:
+def _identify(task: Row) -> dict[str, Any]:
     begun = task.attempts + (task.state is State.RUNNING)
     return {"id": task.id.hex(), "name": task.name, "attempts": begun}
 
 
-def _submitted(task: TaskInfo) -> dict[str, Any]:
+def _submitted(task: Row) -> dict[str, Any]:
     return {**_identify(task), "since": task.since, "job": task.job}
 
 
-def _print_summary(url: str, view: View, leader: Holder | None, alive: bool, tasks: list[TaskInfo]) -> None:
-    if view.run is None:
+def _print_summary(url: str, fold: Fold, leader: Holder | None, alive: bool, counts: Counter[State]) -> None:
+    if fold.run is None:
         print("nothing was run in this store yet")
         return
-    state = _run_state(view, alive)
-    print(f"workflow  {view.run.workflow}")
-    print(f"run       {view.run.number}, started {_when(view.run.time)}: {state}{_advice(url, view, state)}")
+    state = run_state(fold, alive)
+    print(f"workflow  {fold.run.workflow}")
+    print(f"run       {fold.run.number}, started {_when(fold.run.time)}: {state}{_advice(url, fold, state)}")
     if leader is not None:
         beat = f"last sign of life {_ago(leader.heartbeat)}" if alive else f"gone since {_when(leader.heartbeat)}"
         print(f"leader    process {leader.pid} on {leader.host}, {beat}")
-    counts = Counter(task.state for task in tasks)
     parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
-    print(f"tasks     {len(tasks)}: {', '.join(parts)}")
+    print(f"tasks     {counts.total()}: {', '.join(parts)}")
 
 
-def _advice(url: str, view: View, state: str) -> str:
+def _advice(url: str, fold: Fold, state: str) -> str:
     if state in ("done", "running"):
         return ""
-    end = view.ends.get(view.run.number) if view.run else None
+    end = fold.ends.get(fold.run.number) if fold.run else None
     when = f" {_when(end.time)}" if end else ""
     return f"{when}; to resume: toilfn resume {url}"
 
 
-def _print_list(state: State, tasks: list[TaskInfo], limit: int | None, *, with_jobs: bool) -> None:
+def _print_list(state: State, tasks: list[Row], count: int, *, with_jobs: bool) -> None:
     if not tasks:
         return
     print(f"\n{state.value}:")
     with_jobs = with_jobs and state is not State.FAILED
     rows = [["id", "task", "job", ""]]
-    rows += [[task.short_id, task.name, task.job, _news(state, task)] for task in tasks[:limit]]
+    rows += [[task.short_id, task.name, task.job, _news(state, task)] for task in tasks]
     heading, *rest = rows if with_jobs else [[*row[:2], row[3]] for row in rows]
     print_table(heading, rest)
-    if limit is not None and len(tasks) > limit:
-        print(f"... and {len(tasks) - limit} more: --{state.value} lists all")
+    if count > len(tasks):
+        print(f"... and {count - len(tasks)} more: --{state.value} lists all")
 
 
-def _news(state: State, task: TaskInfo) -> str:
+def _news(state: State, task: Row) -> str:
     """Return what there is to say of a task that is listed."""
     if state is State.FAILED:
         return task.error

@@ -116,7 +116,7 @@ class WorkflowRun:
 
     def _compact(self) -> None:
         """Join the log's segments when earlier runs have left many."""
-        if self.store.log.segments > _MANY_SEGMENTS:
+        if self.store.log.length > _MANY_SEGMENTS:
             self.store.log.compact([data for _, data in self.store.log.read()])
             self.index = Index.load(self.store.log)
 

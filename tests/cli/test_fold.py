@@ -1,0 +1,205 @@
+"""A run folded from its log says the same as the log's records one by one."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+
+import pytest
+
+from toilfn.errors import CorruptObjectError
+from toilfn.inspect.fold.columns import Detail
+from toilfn.inspect.fold.curves import Timescale
+from toilfn.inspect.fold.figures import Figures
+from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.report.attempts import attempts_of
+from toilfn.inspect.view import State, View
+from toilfn.model.records import (
+    BlobRef,
+    End,
+    Epoch,
+    Failure,
+    Forget,
+    Function,
+    Outcome,
+    Queue,
+    Record,
+    Run,
+    Started,
+    Stats,
+    Task,
+    encode,
+)
+from toilfn.stores import Store, open_store
+
+NAMES = ("load", "split", "sum up")
+
+
+def stats_of(luck: random.Random, start: float) -> Stats:
+    wall = luck.random() * 5
+    return Stats(start, wall, wall * luck.random(), luck.randrange(2**30), f"node{luck.randrange(3)}", 7)
+
+
+def history(seed: int) -> Iterator[Record]:
+    """A store in which two leaders ran, tasks made tasks, failed and were forgotten."""
+    luck = random.Random(seed)
+    functions = [bytes([kind]) * 16 for kind in range(len(NAMES))]
+    ids: list[bytes] = []
+    now = 1000.0
+
+    def task(parent: bytes | None = None) -> Task:
+        needs = tuple(luck.sample(ids, min(len(ids), luck.randrange(3))))
+        ids.append(luck.randbytes(16))
+        given = {"memory": 2**20} if luck.random() < 0.3 else {}
+        return Task(ids[-1], luck.choice(functions), b"", needs, (), given, parent, {})
+
+    for number in (1, 2):
+        yield Epoch(number, "leader", 1, now)
+        for digest, name in zip(functions, NAMES, strict=True):
+            yield Function(digest, name, {"cores": 2}, BlobRef("f", 1, bytes(16)), {})
+        new = [task() for _ in range(12)]
+        yield Run(number, "script.py", b"", tuple(t.id for t in new[-4:]), {"default_memory": 5}, None, now)
+        yield from new
+        for job in range(30):
+            now += luck.random()
+            some = luck.sample(ids, 3)
+            yield Started(tuple(some), f"job{job}", now)
+            if luck.random() < 0.3:
+                yield Queue({f"job{job}": "Priority"}, (f"job{job - 1}",), now)
+            for id in some[: luck.randrange(4)]:
+                now += luck.random() * 3
+                if luck.random() < 0.3:
+                    yield Failure(id, 1, "error", "ValueError: x", "", b"", stats_of(luck, now), luck.random() < 0.5)
+                    continue
+                made = tuple(task(id) for _ in range(luck.randrange(3)))
+                refs = tuple(t.id for t in made[:1])
+                yield Outcome(id, 1, b"v", refs, made, (), (), (), b"", stats_of(luck, now))
+        if luck.random() < 0.5:
+            yield Forget(tuple(luck.sample(ids, 2)))
+    if luck.random() < 0.5:
+        yield End(2, "failed", now)
+
+
+def write(store: Store, records: list[Record]) -> None:
+    store.log.append([encode(record) for record in records])
+
+
+def said(fold: Fold) -> dict[str, object]:
+    rows = {row.id: row for row in fold.rows(fold.numbers())}
+    return {
+        "rows": {id: (r.name, r.state, r.attempts, r.reason, r.cause, r.error) for id, r in rows.items()},
+        "counts": dict(zip([kind.name for kind in fold.kinds], fold.counts(), strict=True)),
+        "status": fold.status,
+        "listed": {state: {row.id for row in fold.rows(list(fold.in_state(state)))} for state in State},
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_fold_says_what_the_records_say(tmp_path: Path, seed: int, pieces: int) -> None:
+    store, records = open_store(str(tmp_path / "store"), sync=False), list(history(seed))
+    fold = Fold(Detail.ATTEMPTS)
+    step = -(-len(records) // pieces)
+    for first in range(0, len(records), step):
+        write(store, records[first : first + step])
+        assert fold.update(store)
+    assert not fold.update(store)
+    view = View(store)
+    current = view.current()
+    found = said(fold)
+    assert found["rows"] == {
+        id: (t.name, t.state, t.attempts, t.reason if t.state is State.QUEUED else "", t.cause, t.error)
+        for id, t in {t.id: t for t in current}.items()
+    }
+    counts: dict[str, Counter[State]] = {kind.name: Counter() for kind in fold.kinds}
+    for task in current:
+        counts[task.name][task.state] += 1
+    assert found["counts"] == counts
+    assert found["status"] == view.status
+    assert found["listed"] == {state: {t.id for t in current if t.state is state} for state in State}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_figures_of_few_attempts_are_exact(tmp_path: Path, seed: int) -> None:
+    store = open_store(str(tmp_path / "store"), sync=False)
+    write(store, list(history(seed)))
+    fold = Fold(Detail.CURVES)
+    fold.update(store)
+    attempts = list(attempts_of(store, View(store)))
+    for kind in fold.kinds:
+        own = [attempt for attempt in attempts if attempt.name == kind.name]
+        done = [attempt for attempt in own if attempt.result == "done"]
+        assert (kind.usage.done, kind.usage.failed) == (len(done), len(own) - len(done))
+        assert kind.usage.sums.wall == pytest.approx(sum(attempt.wall for attempt in own))
+        measures: dict[str, list[float]] = {
+            "wall": [a.wall for a in done], "memory": [a.memory for a in done],
+            "memory asked": [a.memory_asked for a in done],
+            "idle": [max(0.0, a.wall * a.cores_asked - a.cpu) for a in done],
+        }  # fmt: skip
+        for measure, values in measures.items():
+            figures = (min(values), median(values), fmean(values), max(values), sum(values)) if values else (0,) * 5
+            assert tuple(kind.usage.figures(measure).values()) == pytest.approx(figures)
+    assert sum(worker.attempts for worker in fold.measures.workers.values()) == len(attempts)
+
+
+def test_a_compacted_log_is_read_from_its_start(tmp_path: Path) -> None:
+    store, records = open_store(str(tmp_path / "store"), sync=False), list(history(1))
+    write(store, records)
+    fold = Fold()
+    fold.update(store)
+    store.log.compact([encode(record) for record in records])
+    write(store, [End(2, "killed", 1.0)])
+    assert fold.update(store)
+    whole = Fold()
+    whole.update(store)
+    assert said(fold) == said(whole)
+    assert fold.status == "killed"
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), sync=False)
+    write(store, list(history(1)))
+    store.log.append([encode(Epoch(3, "leader", 1, 0.0)), b"\x93\xa7outcome\x01\x02"])
+    with pytest.raises(CorruptObjectError, match=r"the record at byte \d+ of log/0000000000000002"):
+        Fold().update(store)
+
+
+def test_the_median_of_very_many_values_is_near() -> None:
+    luck, figures = random.Random(0), Figures()
+    values = [luck.lognormvariate(0, 2) for _ in range(100_000)]
+    for first in range(0, len(values), 4096):
+        figures.add(values[first : first + 4096])
+    rank = sum(value < figures.median for value in values) / len(values)
+    assert rank == pytest.approx(0.5, abs=0.005)
+    assert (figures.least, figures.greatest, figures.count) == (min(values), max(values), len(values))
+    assert figures.total == pytest.approx(sum(values))
+
+
+def test_levels_of_very_many_short_attempts_never_exceed_what_there_was() -> None:
+    """Two workers, each with one short attempt after the other for hours, are two at every time."""
+    scale = Timescale(100.0)
+    level = scale.level()
+    for worker in range(2):
+        for first in range(0, 50_000, 1000):
+            starts = [100.0 + 0.3 * number + 0.1 * worker for number in range(first, first + 1000)]
+            scale.add(starts, [start + 0.3 for start in starts], [(level, [1.0] * 1000)])
+    curve = level.curve(scale.used, 200)
+    times, width = scale.points(200)
+    assert len(curve.means) == len(times) <= 201
+    assert max(curve.peaks) == pytest.approx(2.0)
+    assert curve.means[50] == pytest.approx(2.0)
+    assert sum(curve.means) * width == pytest.approx(2 * 50_000 * 0.3, rel=0.02)
+
+
+def test_a_long_attempt_counts_for_all_its_time() -> None:
+    scale = Timescale(0.0)
+    level = scale.level()
+    scale.add([10.0], [5000.0], [(level, [3.0])])
+    scale.add([0.0], [10_000.0], [(level, [1.0])])
+    times, _ = scale.points(100)
+    at = dict(zip(times, level.curve(scale.used, 100).means, strict=True))
+    assert at[min(times, key=lambda time: abs(time - 2500))] == pytest.approx(4.0)
+    assert at[min(times, key=lambda time: abs(time - 7500))] == pytest.approx(1.0)

@@ -1,0 +1,109 @@
+"""The parts of a fold: what is kept of tasks, kinds, workers and attempts."""
+
+from __future__ import annotations
+
+from array import array
+from enum import IntEnum
+from typing import NamedTuple
+
+from toilfn.ids import TaskId
+from toilfn.inspect.fold.curves import Levels
+from toilfn.inspect.fold.figures import Usage
+from toilfn.inspect.view import State
+from toilfn.resources import Resources
+
+__all__ = ["Attempts", "Detail", "Kind", "Row", "Variant", "Worker"]
+
+
+class Detail(IntEnum):
+    """How much is kept; each includes those before it."""
+
+    STATES = 0
+    """States, errors, what runs."""
+    USAGE = 1
+    """Statistics of each kind."""
+    CURVES = 2
+    """Levels over time, workers, and how kinds lead to each other."""
+    ATTEMPTS = 3
+    """Every attempt: its times, and where its record is."""
+
+
+class Row(NamedTuple):
+    """One task."""
+
+    number: int
+    """From 0, in the order in which the store learnt of them."""
+    id: TaskId
+    name: str
+    state: State
+    attempts: int
+    """Those that ended."""
+    since: float
+    """When it was given to the cluster, if it is there now; seconds since the epoch."""
+    job: str
+    reason: str
+    """Why the job waits, in the words of the cluster's system."""
+    cause: str
+    error: str
+    """Why the last attempt failed: its one-line message."""
+
+    @property
+    def short_id(self) -> str:
+        """The start of the id in hexadecimal, which commands understand."""
+        return self.id.hex()[:12]
+
+
+class Kind:
+    """The tasks of one name.
+
+    Attributes
+    ----------
+    name : str
+    number : int
+    usage : Usage
+    running : Levels or None
+        How many attempts ran at each time.
+    """
+
+    __slots__ = ("name", "number", "running", "usage")
+
+    def __init__(self, name: str, number: int, running: Levels | None) -> None:
+        self.name = name
+        self.number = number
+        self.usage = Usage()
+        self.running = running
+
+
+class Variant(NamedTuple):
+    """Tasks of one kind that ask for the same."""
+
+    kind: Kind
+    asked: Resources
+
+
+class Worker:
+    """A process that ran attempts, or all on one host when there are very many."""
+
+    __slots__ = ("attempts", "busy", "cpu", "failed", "host", "levels", "process")
+
+    def __init__(self, host: str, process: int, levels: Levels) -> None:
+        self.host = host
+        self.process = process
+        self.levels = levels
+        self.attempts = self.failed = 0
+        self.busy = self.cpu = 0.0
+
+
+class Attempts:
+    """The columns of all attempts, in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self.task = array("I")
+        self.cause = array("B")
+        self.start, self.wall, self.cpu, self.wait = array("d"), array("f"), array("f"), array("f")
+        self.memory = array("Q")
+        self.worker = array("I")
+        self.segment, self.offset, self.size = array("I"), array("Q"), array("I")
+        self.segments: list[str] = []
+        self.causes: list[str] = [""]
+        self.workers: dict[tuple[str, int], int] = {}
