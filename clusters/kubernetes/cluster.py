@@ -25,6 +25,7 @@ from toilfn.clusters.common.settings import resolved
 from toilfn.clusters.kubernetes import verdict
 from toilfn.clusters.kubernetes.connection import Connection, QuotaError, RefusedError, user
 from toilfn.clusters.kubernetes.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name, user_label
+from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, departing
 from toilfn.clusters.kubernetes.settings import KubernetesSettings
 from toilfn.clusters.kubernetes.watcher import Changed, Gone, Listed, News, Watcher
 from toilfn.errors import ClusterError, InputError
@@ -387,6 +388,8 @@ class KubernetesCluster(Cluster):
     def _ended(self, id_: JobId, live: _Live, found: Found) -> Update:
         if live.is_killed and found.cause is not None:
             found = Found(JobState.ENDED, Cause.LOST, "killed")
+        elif found.cause is Cause.LOST and live.pod is not None:
+            found = self._excused(found, live.pod)
         elif found.cause not in (None, Cause.LOST, Cause.PREEMPTED) and live.pod is not None:
             found = found._replace(detail=found.detail + self._printed(live.pod))
         del self._live[id_]
@@ -395,6 +398,16 @@ class KubernetesCluster(Cluster):
             del self._alive[live.job]
             self._remove(live.job, self._api.delete_job)
         return Update(id_, JobState.ENDED, found.cause, found.detail)
+
+    def _excused(self, found: Found, pod: Mapping[str, Any]) -> Found:
+        """Judge a lost pod by its node: one that was drained or taken away costs the task nothing."""
+        try:
+            node = self._api.node(pod["spec"]["nodeName"]) if pod["spec"].get("nodeName") else None
+        except ClusterError:
+            return found
+        labels = self.settings.get("preemptible_labels", PREEMPTIBLE_LABELS)
+        why = departing(node, labels) if node else ""
+        return found._replace(cause=Cause.PREEMPTED, detail=f"{found.detail}; {why}") if why else found
 
     def _printed(self, pod: Mapping[str, Any]) -> str:
         """Return the end of what the worker printed outside its tasks."""

@@ -88,6 +88,7 @@ class Connection:
         self._version, self._rights = client.VersionApi(self._client), client.AuthorizationV1Api(self._client)
         self._job = client.V1Job
         self._settings = settings
+        self._sees_nodes = True
         self._raised = client.ApiException
 
     def version(self) -> tuple[int, int]:
@@ -215,6 +216,17 @@ class Connection:
         )
         with closing(response):
             return bytes(response.data)[-size:].decode(errors="replace").strip()
+
+    def node(self, name: str) -> dict[str, Any] | None:
+        """Return a node; None if it is gone, or if this user may not see nodes, which is not needed to run tasks."""
+        if self._sees_nodes:
+            try:
+                return self._ask(self._pods.read_node, name)
+            except GoneError:
+                return None
+            except RefusedError as error:
+                self._sees_nodes = error.status != 403
+        return None
 
     def warnings(self, name: str) -> Sequence[str]:
         """List what Kubernetes has to complain of in an object, oldest first."""

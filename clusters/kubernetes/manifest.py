@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 from toilfn.clusters.base import JobId, RunContext, worker_command
 from toilfn.clusters.common.jobscript import Submission, render
-from toilfn.clusters.kubernetes.placement import ACCELERATOR_LABELS, PREEMPTIBLE_LABELS, affinity, amounts, tolerations
+from toilfn.clusters.kubernetes.placement import (
+    ACCELERATOR_LABELS,
+    PREEMPTIBLE_LABELS,
+    affinity,
+    amounts,
+    tolerations,
+    undisturbed,
+)
 from toilfn.errors import InputError
 from toilfn.units import parse_duration
 
@@ -95,7 +102,8 @@ def job(submission: Submission, context: RunContext, settings: Mapping[str, Any]
         PREEMPTIBLE: str(submission.resources.preemptible).lower(),
     }
     annotations = dict(settings.get("annotations", {}))
-    template = {"metadata": {"labels": labels, "annotations": annotations}, "spec": _pod(submission, context, settings)}
+    own = undisturbed(submission.resources) | annotations
+    template = {"metadata": {"labels": labels, "annotations": own}, "spec": _pod(submission, context, settings)}
     names = json.dumps([batch.name for batch in submission.batches])
     return {
         "apiVersion": "batch/v1",

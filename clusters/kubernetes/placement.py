@@ -8,7 +8,9 @@ from typing import Any
 
 from toilfn.resources import Accelerator, Resources
 
-__all__ = ["ACCELERATOR_LABELS", "PREEMPTIBLE_LABELS", "affinity", "amounts", "tolerations"]
+__all__ = [
+    "ACCELERATOR_LABELS", "PREEMPTIBLE_LABELS", "affinity", "amounts", "departing", "tolerations", "undisturbed",
+]  # fmt: skip
 
 PREEMPTIBLE_LABELS: dict[str, str] = {
     "cloud.google.com/gke-spot": "true",
@@ -27,6 +29,17 @@ ACCELERATOR_LABELS = (
     "nvidia.com/gpu.product",
 )
 """Where GKE, EKS' autoscaler, AKS and NVIDIA's feature discovery tell a node's model of accelerator."""
+
+_DEPARTING = (
+    "node.kubernetes.io/unschedulable",
+    "ToBeDeletedByClusterAutoscaler",
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+    "aws-node-termination-handler/",
+    "cloud.google.com/impending-node-termination",
+    "node.cloudprovider.kubernetes.io/shutdown",
+)
+"""The beginnings of the taints of nodes that are drained, removed by an autoscaler, or taken away by their cloud."""
 
 _MAKERS = {"tpu": "google", "neuron": "aws", "gaudi": "habana"}
 """Vendors of the kinds of accelerator that are not NVIDIA's."""
@@ -100,6 +113,40 @@ def tolerations(
     resource_names: Iterable[str] = dict.fromkeys(_resource(device, names) for device in resources.accelerators)
     found += [{"key": name, "operator": "Exists", "effect": "NoSchedule"} for name in resource_names]
     return found
+
+
+def undisturbed(resources: Resources) -> dict[str, str]:
+    """Return the annotations by which Karpenter, EKS and the autoscaler leave a node alone while the pod runs.
+
+    GKE Autopilot refuses the second one for pods on spot machines.
+    """
+    keep = {} if resources.preemptible else {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    return {"karpenter.sh/do-not-disrupt": "true", **keep}
+
+
+def departing(node: Mapping[str, Any], preemptible_labels: Mapping[str, str]) -> str:
+    """Return why pods of a node are lost by nobody's fault: it is being emptied, or belongs to a spot pool.
+
+    Parameters
+    ----------
+    node : mapping
+        As the API gives it.
+    preemptible_labels : mapping
+        Labels of nodes that may be taken away.
+
+    Returns
+    -------
+    str
+        Empty if neither holds.
+    """
+    name, spec, labels = node["metadata"]["name"], node.get("spec", {}), node["metadata"].get("labels", {})
+    for taint in spec.get("taints") or []:
+        if taint["key"].startswith(_DEPARTING):
+            return f"node {name} has the taint {taint['key']}"
+    if spec.get("unschedulable"):
+        return f"node {name} is cordoned"
+    label = next((key for key, value in preemptible_labels.items() if labels.get(key) == value), None)
+    return f"node {name} has the label {label}={labels[label]}" if label else ""
 
 
 def _rule(key: str, operator: str, values: list[str]) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.ids import Cause
 
-__all__ = ["REASONS", "SIGNALS", "STATES", "State", "accounting_answer", "names_answer", "queue_answer"]
+__all__ = [
+    "REASONS", "SIGNALS", "SPOT_FEATURES", "STATES", "State", "accounting_answer", "names_answer", "node_of_lost",
+    "queue_answer", "taken_answer",
+]  # fmt: skip
 
 _QUEUED, _RUNNING, _ENDED = JobState.QUEUED, JobState.RUNNING, JobState.ENDED
 
@@ -106,6 +109,9 @@ SIGNALS: dict[int, Cause] = {
 
 _UNSAID = ("", "None", "JobLaunchFailure", "NonZeroExitCode")
 
+SPOT_FEATURES = frozenset({"spot", "preemptible"})
+"""Features of nodes that a cloud may take away; `toilfn cluster launch` and other launchers give nodes the first."""
+
 _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?))?")
 
 _MOST = 1_000_000
@@ -131,6 +137,30 @@ def names_answer(text: str) -> Iterator[tuple[JobId, str, str]]:
         if match and bar:
             for one in _elements(match) or [JobId(match[1])]:
                 yield one, cluster.strip(), name.strip()
+
+
+def node_of_lost(found: Found) -> str:
+    """Return the node of a job that was lost with it, or by a signal from outside; nothing of one that was cancelled.
+
+    A range such as ``n[1-3]`` is left out: a job of one task has one node.
+    """
+    killed = r"FAILED, .*(?:signal (?:9|15)|exit status (?:137|143))\b"
+    match = re.fullmatch(rf"(?:NODE_FAIL|{killed}).*, on ([\w.-]+)", found.detail)
+    return match[1] if match and found.cause is Cause.LOST else ""
+
+
+def taken_answer(text: str) -> dict[str, str]:
+    """Read lines of node, features and reason, with bars between them: which nodes a cloud took away or never had.
+
+    The value is the reason as far as toilfn gave it; a node in a pool of spot machines needs none.
+    """
+    found = {}
+    for line in text.splitlines():
+        node, features, reason = (part.strip() for part in (*line.split("|"), "", "")[:3])
+        own = reason if reason.startswith("toilfn: ") else ""
+        if own or SPOT_FEATURES & set(features.split(",")):
+            found[node] = own
+    return found
 
 
 def _queue_row(line: str) -> tuple[re.Match[str], Found] | None:

@@ -19,7 +19,7 @@ from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings, word
-from toilfn.clusters.slurm.answers import accounting_answer, names_answer, queue_answer
+from toilfn.clusters.slurm.answers import accounting_answer, names_answer, node_of_lost, queue_answer, taken_answer
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
@@ -203,6 +203,21 @@ class SlurmCluster(CommandCluster):
                     return {}
                 raise
             found |= self._whole(accounting_answer(output), cluster)
+        return found
+
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+        """Ask queue and accounting, and whether a cloud is to blame for lost jobs; see `CommandCluster.look`."""
+        found = super().look(jobs)
+        lost = {job: node for job, said in found.items() if (node := node_of_lost(said))}
+        if lost:
+            nodes = ",".join(sorted(set(lost.values())))
+            fields = "NodeList:256|,Features:256|,Reason:256"
+            answer = self.commands.consult(["sinfo", "--noheader", "--Node", f"--nodes={nodes}", f"--Format={fields}"])
+            reasons = taken_answer(answer)
+            for job, node in lost.items():
+                if node in reasons:
+                    detail = "; ".join(filter(None, (found[job].detail, reasons[node])))
+                    found[job] = found[job]._replace(cause=Cause.PREEMPTED, detail=detail)
         return found
 
     def remove(self, jobs: Sequence[str]) -> None:

@@ -6,14 +6,18 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import toilfn as toil
 from tests.servers.machine import cache_folder, serve, wait_for
+from tests.servers.metadata import metadata
 from tests.servers.slurmcloud import SlurmCloud
+from toilfn.cloud.notices import AmazonNotices, watch
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +86,50 @@ def test_a_task_on_a_node_that_is_lost_runs_again_on_another(cloud, shared):
     flag = shared / "flag"
     assert toil.compute(die_once(str(flag)), store=shared / "run", cluster=slurm("all"), retries=1) == "done"
     assert flag.read_text() in ("cpu-0", "cpu-1")
+
+
+@toil.task(cores=1, memory="500M", disk="100M")
+def save_when_warned(folder):
+    """Wait until the machine is taken away, and use the grace; the second time there is something to continue from."""
+    saved = Path(folder, "saved")
+    if saved.exists():
+        return saved.read_text()
+    Path(folder, "began").touch()
+    try:
+        signal.pause()
+    finally:
+        time.sleep(1)
+        saved.write_text("what was done so far")
+
+
+def test_a_warned_node_takes_nothing_new_and_its_tasks_have_their_grace_at_no_cost(cloud, shared):
+    with ThreadPoolExecutor(1) as pool, metadata() as machine:
+        once = {"retries": 0, "lost_retries": 0, "store": shared / "run"}
+        run = pool.submit(toil.compute, save_when_warned(str(shared)), cluster=slurm("spot"), **once)
+        wait_for((shared / "began").exists, "the task to begin")
+        machine.take_away()
+        watch("spot-0", AmazonNotices(machine.url))
+        assert "DRAIN" in cloud.state("spot-0")
+        assert run.result() == "what was done so far"
+    wait_for(lambda: cloud.state("spot-0").startswith("IDLE"), "the node to be usable again")
+    assert "DRAIN" not in cloud.state("spot-0")
+
+
+def test_a_machine_that_vanishes_from_a_pool_of_spot_machines_costs_its_tasks_nothing(cloud, shared):
+    flag = shared / "flag"
+    once = {"retries": 0, "lost_retries": 0, "store": shared / "run"}
+    assert toil.compute(die_once(str(flag)), cluster=slurm("spot"), **once) == "done"
+    assert flag.read_text() == "spot-0"
+
+
+def test_a_task_waits_at_no_cost_while_the_cloud_has_no_machine(cloud, shared, caplog):
+    once = {"retries": 0, "lost_retries": 0, "store": shared / "run"}
+    cloud.run("scontrol", "update", "nodename=cpu-0", "state=drain", "reason=test")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(toil.compute, where(1), cluster=slurm("none"), **once)
+            wait_for(lambda: cloud.log().count("none-0: no capacity for rare") > 1, "the cloud to be asked twice", 120)
+            cloud.run("scontrol", "update", "nodename=cpu-0", "state=resume")
+            assert run.result(timeout=200)[0] == 1
+    finally:
+        cloud.run("scontrol", "update", "nodename=cpu-0", "state=resume", check=False)

@@ -247,15 +247,15 @@ class Running:
 
 
 class Nodes:
-    """All nodes, and the pods that run on them."""
+    """Some nodes, by default all that are always there, and the pods that run on them."""
 
-    def __init__(self, api: Api, folder: Path) -> None:
-        self.api, self.folder = api, folder
+    def __init__(self, api: Api, folder: Path, nodes: dict[str, dict[str, Any]] | None = None) -> None:
+        self.api, self.folder, self.nodes = api, folder, nodes or NODES
         self.running: dict[str, Running] = {}
         self.is_stopped = threading.Event()
 
     def register(self) -> None:
-        for name, node in NODES.items():
+        for name, node in self.nodes.items():
             labels = {"kubernetes.io/hostname": name, **node["labels"]}
             spec = {"taints": node.get("taints", [])}
             with contextlib.suppress(urllib.error.HTTPError):
@@ -283,7 +283,7 @@ class Nodes:
 
     def handle(self, pod: Pod) -> None:
         uid = pod["metadata"]["uid"]
-        if pod["spec"].get("nodeName") not in NODES:
+        if pod["spec"].get("nodeName") not in self.nodes:
             return
         if "deletionTimestamp" in pod["metadata"]:
             threading.Thread(target=self.remove, args=(pod,), daemon=True).start()

@@ -21,6 +21,7 @@ from toilfn.cloud.power import expand, restore, resume, suspend
 DESCRIPTION = """\
 name: local
 region: here
+scaling: {cooldown: 10s}
 pools:
   - name: cpu
     types: [box]
@@ -31,6 +32,10 @@ pools:
   - name: slow
     types: [box]
     max: 1
+  - name: spot
+    types: [box]
+    max: 1
+    spot: true
 """
 
 CONFIGURATION = """\
@@ -76,6 +81,7 @@ DebugFlags=Power
 PartitionName=all Nodes=cpu-[0-1] Default=YES MaxTime=INFINITE State=UP
 PartitionName=none Nodes=none-0,cpu-0 MaxTime=INFINITE State=UP
 PartitionName=slow Nodes=slow-0 MaxTime=INFINITE State=UP
+PartitionName=spot Nodes=spot-0 MaxTime=INFINITE State=UP
 """
 
 PROGRAM = """\
@@ -139,7 +145,7 @@ class SlurmCloud(Server):
         host = socket.gethostname()
         names = [name for pool in self.description.pools for name in node_names(pool)]
         nodes = [f"NodeName={name} NodeHostname={host} CPUs=2 RealMemory=2000 State=CLOUD Port={PORT + i}"
-                 f" Weight={1 if name == 'none-0' else 10}" for i, name in enumerate(names)]  # fmt: skip
+                 f" Weight={1 if name == 'none-0' else 10}{' Features=spot' if name == 'spot-0' else ''}" for i, name in enumerate(names)]  # fmt: skip
         text = CONFIGURATION.format(folder=self.folder, host=host, nodes="\n".join(nodes))
         (self.folder / "slurm.conf").write_text(text)
         for action in ("resume", "suspend", "restore"):

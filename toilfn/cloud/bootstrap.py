@@ -21,7 +21,10 @@ __all__ = ["Secrets", "controller_data", "node_names", "slurm_conf", "worker_dat
 
 _MIB = 2**20
 _HOME = "/opt/toilfn"
-_FILE = "/etc/toilfn/cluster.yaml"
+"""Python's environment with toilfn: on the controller, which lends it to the other machines at the same place."""
+_ETC = "/etc/toilfn"
+"""Keys, configuration and programs, which each machine has for itself."""
+_FILE = f"{_ETC}/cluster.yaml"
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,13 +106,13 @@ def slurm_conf(description: Description, sizes: Mapping[str, MachineType], host:
         "CommunicationParameters=NoAddrCache",
         "TreeWidth=65533",
         "PrivateData=cloud",
-        f"ResumeProgram={_HOME}/resume",
-        f"SuspendProgram={_HOME}/suspend",
-        f"ResumeFailProgram={_HOME}/restore",
+        f"ResumeProgram={_ETC}/resume",
+        f"SuspendProgram={_ETC}/suspend",
+        f"ResumeFailProgram={_ETC}/restore",
         f"ResumeTimeout={round(scaling.boot_time)}",
         f"SuspendTime={round(scaling.idle_time)}",
         "SuspendTimeout=120",
-        f"Epilog={_HOME}/epilog",
+        f"Epilog={_ETC}/epilog",
         *([f"SuspendExcNodes={always}"] if always else []),
         *(line for pool in description.pools for line in _pool_lines(description, pool, sizes)),
         f"PartitionName=all Nodes={','.join(map(_range, description.pools))} Default=YES MaxTime=INFINITE State=UP",
@@ -166,17 +169,18 @@ _CONTROLLER = """\
 set -eu
 hostnamectl set-hostname controller
 grep -q ' controller$' /etc/hosts || echo "$(hostname -I | cut -d ' ' -f 1) controller" >> /etc/hosts
-install -o munge -g munge -m 400 {home}/munge.key /etc/munge/munge.key
+install -o munge -g munge -m 400 {etc}/munge.key /etc/munge/munge.key
 systemctl restart munge
 install -d -o slurm -g slurm /var/lib/slurm/slurmctld /var/log/slurm
-install -o slurm -g slurm -m 600 {home}/slurmdbd.conf /etc/slurm/slurmdbd.conf
-install -m 644 {home}/slurm.conf /etc/slurm/slurm.conf
+install -o slurm -g slurm -m 600 {etc}/slurmdbd.conf /etc/slurm/slurmdbd.conf
+install -m 644 {etc}/slurm.conf /etc/slurm/slurm.conf
 printf 'CgroupAutomount=yes\\nConstrainRAMSpace=yes\\nConstrainCores=yes\\n' > /etc/slurm/cgroup.conf
 mysql -e "create database if not exists slurm; create user if not exists slurm@localhost identified via unix_socket; \
 grant all on slurm.* to slurm@localhost"
 python3 -m venv {home}
 {home}/bin/pip install -q {requirement}
 echo '/home *(rw,no_root_squash,no_subtree_check)' > /etc/exports
+echo '{home} *(ro,no_subtree_check)' >> /etc/exports
 exportfs -ra
 systemctl enable --now slurmdbd slurmctld
 """
@@ -194,20 +198,15 @@ until node=$(metadata tags/instance/toilfn-node) && controller=$(metadata tags/i
 done
 hostnamectl set-hostname "$node"
 grep -q ' controller$' /etc/hosts || echo "$controller controller" >> /etc/hosts
-install -o munge -g munge -m 400 {home}/munge.key /etc/munge/munge.key
+install -o munge -g munge -m 400 {etc}/munge.key /etc/munge/munge.key
 systemctl restart munge
+install -d {home}
 mount -t nfs controller:/home /home
+mount -t nfs controller:{home} {home}
 install -d /var/lib/slurm/slurmd /var/log/slurm
 slurmd -b --conf-server controller -N "$node"
-{warnings}"""
-
-_WARNINGS = """\
-# Two minutes before a spot machine is taken away it takes no new jobs, and running ones get a signal.
-while ! metadata spot/instance-action > /dev/null 2>&1; do
-    sleep 5
-done
-scontrol update nodename="$node" state=drain reason='toilfn: the cloud takes this machine away'
-squeue --noheader --nodelist "$node" --format %A | xargs -r -n 1 scancel --signal=TERM --full
+# A machine that the cloud takes away is drained before, and what runs there is warned.
+systemd-run --unit=toilfn-watch --property=Restart=on-failure {home}/bin/toilfn cluster watch "$node" --cloud {cloud}
 """
 
 
@@ -227,16 +226,16 @@ def controller_data(
     requirement : str, optional
         The requirement that pip installs.
     """
-    script = _CONTROLLER.format(home=_HOME, requirement=shlex.quote(requirement))
+    script = _CONTROLLER.format(home=_HOME, etc=_ETC, requirement=shlex.quote(requirement))
     files: dict[str, tuple[str | bytes, int]] = {
-        f"{_HOME}/munge.key": (secrets.munge, 0o400),
-        f"{_HOME}/slurm.conf": (slurm_conf(description, sizes), 0o644),
-        f"{_HOME}/slurmdbd.conf": (_DBD, 0o600),
-        f"{_HOME}/resume": (_program("resume"), 0o755),
-        f"{_HOME}/suspend": (_program("suspend"), 0o755),
-        f"{_HOME}/restore": (_program("restore"), 0o755),
-        f"{_HOME}/epilog": (_EPILOG, 0o755),
-        f"{_HOME}/boot": (script, 0o755),
+        f"{_ETC}/munge.key": (secrets.munge, 0o400),
+        f"{_ETC}/slurm.conf": (slurm_conf(description, sizes), 0o644),
+        f"{_ETC}/slurmdbd.conf": (_DBD, 0o600),
+        f"{_ETC}/resume": (_program("resume"), 0o755),
+        f"{_ETC}/suspend": (_program("suspend"), 0o755),
+        f"{_ETC}/restore": (_program("restore"), 0o755),
+        f"{_ETC}/epilog": (_EPILOG, 0o755),
+        f"{_ETC}/boot": (script, 0o755),
         _FILE: (_plain(description), 0o644),
     }
     packages = ["slurmctld", "slurmdbd", "slurm-client", "mariadb-server", "munge", "nfs-kernel-server", "python3-venv",
@@ -247,11 +246,11 @@ def controller_data(
 
 def worker_data(description: Description, secrets: Secrets) -> str:
     """Return cloud-init's data of a pool's machines."""
-    script = _WORKER.format(home=_HOME, warnings=_WARNINGS)
+    script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud)
     files: dict[str, tuple[str | bytes, int]] = {
-        f"{_HOME}/munge.key": (secrets.munge, 0o400),
-        f"{_HOME}/epilog": (_EPILOG, 0o755),
-        f"{_HOME}/boot": (script, 0o755),
+        f"{_ETC}/munge.key": (secrets.munge, 0o400),
+        f"{_ETC}/epilog": (_EPILOG, 0o755),
+        f"{_ETC}/boot": (script, 0o755),
     }
     packages = ["slurmd", "slurm-client", "munge", "nfs-common", "python3-venv", "podman", "rsync", "curl"]
     return _cloud_config(description, packages, files, {})
@@ -270,7 +269,7 @@ def _cloud_config(
     ]  # fmt: skip
     commands = [["sh", "-c", command] for command in description.init]
     config = {"package_update": True, "packages": packages, "write_files": writes,
-              "runcmd": [*commands, [f"{_HOME}/boot"]], **more}  # fmt: skip
+              "runcmd": [*commands, [f"{_ETC}/boot"]], **more}  # fmt: skip
     return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, width=10**6)
 
 

@@ -346,6 +346,19 @@ def _restore(options: argparse.Namespace) -> int:
     return 0
 
 
+def _watch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("node", metavar="NODE", help="Slurm's name for this machine")
+    parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud that it is in; aws")
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from toilfn.cloud.notices import AmazonNotices, GoogleNotices, watch
+
+    announced = watch(options.node, GoogleNotices() if options.cloud == "google" else AmazonNotices())
+    print(f"{options.node}: drained ({announced})")
+    return 0
+
+
 # Reaching the controller
 
 
@@ -418,5 +431,6 @@ _COMMANDS: dict[str, _Entry] = {
     "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),
     "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
     "restore": ("remove machines that did not come up in time; Slurm runs this", _nodes_arguments, _restore),
+    "watch": ("drain this node when the cloud takes its machine away; each machine runs this", _watch_arguments, _watch),
     "plan": ("estimate machines, time and cost from a finished run", _plan_arguments, _plan),
 }

@@ -158,6 +158,7 @@ class Scaling:
     overhead: bool = _key(_flag, "whether the system keeps some memory and disk of a machine", True)
     idle_time: float = _key(parse_duration, "after which a machine without tasks is removed", 300.0)
     boot_time: float = _key(parse_duration, "after which a machine that did not come up is given up", 900.0)
+    cooldown: float = _key(parse_duration, "after which the cloud is asked again for what it did not have", 300.0)
 
 
 @dataclass(frozen=True)

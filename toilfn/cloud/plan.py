@@ -87,6 +87,6 @@ def make_plan(
     scaling = description.scaling
     settings = Settings(
         pools_of(description, machines), scaling.target_time, 0.0, scaling.compensation, scaling.overhead,
-        scaling.idle_time,
+        scaling.idle_time, scaling.cooldown,
     )  # fmt: skip
     return simulate(settings, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -10,7 +11,9 @@ from toilfn.cloud.bootstrap import node_names
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.errors import ClusterError, InputError, ToilfnError
 
-__all__ = ["Machines", "expand", "restore", "resume", "suspend"]
+__all__ = ["Machines", "drain", "expand", "restore", "resume", "suspend"]
+
+_log = logging.getLogger(__name__)
 
 
 class Machines(Protocol):
@@ -37,7 +40,7 @@ def expand(nodes: str) -> list[str]:
 def resume(description: Description, machines: Machines, names: Sequence[str]) -> list[str]:
     """Start machines for nodes, and let Slurm give up those that cannot be had.
 
-    Slurm runs the jobs of a node that was given up elsewhere, and tries the node again after its SuspendTimeout.
+    Slurm runs the jobs of a node that was given up elsewhere, and tries the node again after ``scaling.cooldown``.
 
     Parameters
     ----------
@@ -63,16 +66,23 @@ def resume(description: Description, machines: Machines, names: Sequence[str]) -
         for name, address in addresses.items():
             _scontrol("update", f"nodename={name}", f"nodeaddr={address}", f"nodehostname={name}")
         if missing := [name for name in wanted if name not in addresses]:
-            _give_up(missing, f"toilfn: {reason}")
+            _give_up(missing, f"toilfn: {reason}", description.scaling.cooldown)
             failures += [f"{name}: {reason}" for name in missing]
     return failures
 
 
-def _give_up(names: Sequence[str], reason: str) -> None:
+def _give_up(names: Sequence[str], reason: str, cooldown: float) -> None:
+    """Set nodes down, so that Slurm looks elsewhere, and let it try them again later.
+
+    Meanwhile the reason is there for people, and for leaders whose jobs have been given up with the nodes.
+    """
     nodes = ",".join(names)
-    # Down, so that Slurm requeues the jobs; powered down by force, so that it may try the nodes again later.
     _scontrol("update", f"nodename={nodes}", "state=down", f"reason={reason[:200]}")
-    _scontrol("update", f"nodename={nodes}", "state=power_down_force")
+    again = 'sleep "$1"; scontrol update nodename="$2" state=power_down_force'
+    subprocess.Popen(
+        ["sh", "-c", again, "sh", f"{cooldown:g}", nodes], start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def suspend(description: Description, machines: Machines, names: Sequence[str]) -> None:
@@ -90,6 +100,30 @@ def restore(description: Description, machines: Machines, names: Sequence[str]) 
     _scontrol("update", f"nodename={','.join(names)}", "state=resume")
 
 
+def drain(node: str, reason: str) -> None:
+    """Let a node take nothing new, and warn what runs there; Slurm powers it down when its jobs have left.
+
+    Parameters
+    ----------
+    node : str
+        Slurm's name for it.
+    reason : str
+        Why, for people who look at the node.
+
+    Raises
+    ------
+    ClusterError
+        If Slurm does not answer.
+    """
+    _slurm("scontrol", "update", f"nodename={node}", "state=power_down_asap", f"reason=toilfn: {reason}"[:200])
+    running = _slurm("squeue", "--noheader", f"--nodelist={node}", "--states=running", "--format=%A").split()
+    for job in dict.fromkeys(running):
+        try:
+            _slurm("scancel", "--signal=TERM", "--full", job)
+        except ClusterError as error:
+            _log.info("%s", error)  # a job that has just ended needs no warning
+
+
 def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolDescription, list[str]]]:
     owners = {name: pool for pool in description.pools for name in node_names(pool)}
     found: dict[str, list[str]] = {}
@@ -101,12 +135,16 @@ def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolD
 
 
 def _scontrol(*arguments: str) -> str:
+    return _slurm("scontrol", *arguments)
+
+
+def _slurm(*command: str) -> str:
     try:
-        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
-        raise ClusterError("scontrol is not installed; run this on the cluster's controller") from None
+        raise ClusterError(f"{command[0]} is not installed; run this on a machine of the cluster") from None
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"scontrol {' '.join(arguments)}: no answer within 60 seconds") from None
+        raise ClusterError(f"{' '.join(command)}: no answer within 60 seconds") from None
     if done.returncode:
-        raise ClusterError(f"scontrol {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
+        raise ClusterError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout

@@ -1,0 +1,75 @@
+"""A machine learns from its cloud that it will be taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.metadata import Metadata, metadata
+from toilfn.cloud import notices
+from toilfn.cloud.notices import AmazonNotices, GoogleNotices, watch
+from toilfn.errors import ClusterError
+
+
+@pytest.fixture
+def cloud() -> Iterator[Metadata]:
+    with metadata() as server:
+        yield server
+
+
+def test_aws_announces_an_end_with_its_time(cloud):
+    machine = AmazonNotices(cloud.url)
+    assert machine.look() == ""
+    cloud.take_away()
+    assert machine.look() == "terminate at 2026-11-30T12:00:00Z"
+    assert len(cloud.tokens) == 1
+
+
+def test_a_token_that_has_expired_is_replaced(cloud):
+    machine = AmazonNotices(cloud.url)
+    machine.look()
+    cloud.take_away()
+    cloud.expire_tokens()
+    with pytest.raises(OSError, match="401"):
+        machine.look()
+    assert machine.look().startswith("terminate")
+
+
+def test_google_announces_that_it_preempts(cloud):
+    machine = GoogleNotices(cloud.url)
+    assert machine.look() == ""
+    cloud.take_away()
+    assert machine.look() == "preempted"
+
+
+def test_the_addresses_are_those_of_the_environment(cloud, monkeypatch):
+    cloud.take_away()
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{cloud.url}/")
+    monkeypatch.setenv("GCE_METADATA_HOST", cloud.url.removeprefix("http://"))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert AmazonNotices().look()
+    assert GoogleNotices().look()
+
+
+def test_a_node_is_drained_once_also_when_metadata_or_slurm_are_away_at_first(cloud, monkeypatch):
+    drained, pauses = [], []
+
+    def drain(node: str, reason: str) -> None:
+        drained.append((node, reason))
+        if len(drained) == 1:
+            raise ClusterError("Unable to contact slurm controller")
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            cloud.take_away()
+
+    monkeypatch.setattr(notices, "drain", drain)
+    cloud.expire_tokens()
+    machine = AmazonNotices(cloud.url)
+    machine._token = "of an earlier boot"
+    assert watch("spot-3", machine, pause).startswith("terminate at")
+    reason = "the cloud takes this machine away: terminate at 2026-11-30T12:00:00Z"
+    assert drained == [("spot-3", reason)] * 2
+    assert pauses == [5.0] * 3
