@@ -125,7 +125,7 @@ def undisturbed(resources: Resources) -> dict[str, str]:
 
 
 def departing(node: Mapping[str, Any], preemptible_labels: Mapping[str, str]) -> str:
-    """Return why pods of a node are lost by nobody's fault: it is being emptied, or belongs to a spot pool.
+    """Return why pods of a node are lost without being at fault: it is being emptied, or belongs to a spot pool.
 
     Parameters
     ----------

@@ -45,6 +45,11 @@ class Pool:
         found = self._api.ask("GET", PODS)["items"]
         return [pod for pod in found if pod["spec"].get("nodeSelector", {}).get("pool") == self.name]
 
+    def is_wanted(self) -> bool:
+        """Return whether a pod waits for a node."""
+        said = [condition for pod in self.pods() for condition in pod["status"].get("conditions", [])]
+        return any(condition.get("reason") == "Unschedulable" for condition in said)
+
     def drain(self) -> None:
         """Do what `kubectl drain` does."""
         self._api.ask("PATCH", f"/api/v1/nodes/{self.node}", {"spec": {"unschedulable": True}}, MERGE)
@@ -70,8 +75,7 @@ def pool(kubernetes) -> Iterator[Pool]:
 def test_pods_wait_for_a_node_run_when_it_joins_and_ask_to_be_left_alone(pool, tmp_path):
     with opened(tmp_path, pod_template=pool.template, annotations={"team": "lab"}) as cluster:
         jobs = submit(cluster, "do echo done")
-        wait_for(lambda: any(said["reason"] == "Unschedulable" for pod in pool.pods()
-                             for said in pod["status"].get("conditions", [])), "the pod to be unschedulable")  # fmt: skip
+        wait_for(pool.is_wanted, "the pod to be unschedulable")
         annotations = pool.pods()[0]["metadata"]["annotations"]
         assert annotations["karpenter.sh/do-not-disrupt"] == "true"
         assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"

@@ -1,4 +1,4 @@
-"""What a run would need, how long it would take and what it would cost."""
+"""The machines, the time and the cost that a run is expected to take."""
 
 from __future__ import annotations
 

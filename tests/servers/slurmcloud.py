@@ -144,8 +144,9 @@ class SlurmCloud(Server):
         (self.folder / "state").mkdir()
         host = socket.gethostname()
         names = [name for pool in self.description.pools for name in node_names(pool)]
+        more = {"none-0": "Weight=1", "spot-0": "Weight=10 Features=spot"}
         nodes = [f"NodeName={name} NodeHostname={host} CPUs=2 RealMemory=2000 State=CLOUD Port={PORT + i}"
-                 f" Weight={1 if name == 'none-0' else 10}{' Features=spot' if name == 'spot-0' else ''}" for i, name in enumerate(names)]  # fmt: skip
+                 f" {more.get(name, 'Weight=10')}" for i, name in enumerate(names)]  # fmt: skip
         text = CONFIGURATION.format(folder=self.folder, host=host, nodes="\n".join(nodes))
         (self.folder / "slurm.conf").write_text(text)
         for action in ("resume", "suspend", "restore"):

@@ -431,6 +431,6 @@ _COMMANDS: dict[str, _Entry] = {
     "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),
     "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
     "restore": ("remove machines that did not come up in time; Slurm runs this", _nodes_arguments, _restore),
-    "watch": ("drain this node when the cloud takes its machine away; each machine runs this", _watch_arguments, _watch),
+    "watch": ("drain this node when its machine is taken away; each machine runs this", _watch_arguments, _watch),
     "plan": ("estimate machines, time and cost from a finished run", _plan_arguments, _plan),
 }

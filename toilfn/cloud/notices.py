@@ -48,7 +48,7 @@ class Notices(Protocol):
 
 
 class AmazonNotices:
-    """Interruption notices in the metadata of AWS, which are asked for with a token of version 2.
+    """Interruption notices in the metadata of AWS, read with a token (version 2 of its service).
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class GoogleNotices:
 
 
 def _ask(url: str, headers: Mapping[str, str], method: str = "GET") -> str:
-    request = urllib.request.Request(url, headers=dict(headers), method=method)
+    request = urllib.request.Request(url, headers=dict(headers), method=method)  # noqa: S310
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has another machine's metadata
     with direct.open(request, timeout=_TIMEOUT) as answer:
         return str(answer.read().decode())
