@@ -57,7 +57,7 @@ class Cache:
         """Return the outputs of the same call in another run, with its files in this run's store."""
         try:
             plain = pickle.loads((self._entry / "outputs").read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, AttributeError):  # the latter: another version of toilfn wrote it
             return None
         current().log.info("outputs are those of an earlier run: %s", self._entry)
         return mapped(plain, self._restored)  # type: ignore[no-any-return]  # a dict gives a dict

@@ -208,9 +208,10 @@ Record: TypeAlias = (
 )
 
 _KINDS: dict[type, str] = {
-    cls: cls.__name__.lower()
-    for cls in (Epoch, Run, Function, TaskRecord, Started, Queue, Outcome, Failure, Forget, Deleted, Outage, End)
-}
+    Epoch: "epoch", Run: "run", Function: "function", TaskRecord: "task", Started: "started", Queue: "queue",
+    Outcome: "outcome", Failure: "failure", Forget: "forget", Deleted: "deleted", Outage: "outage", End: "end",
+}  # fmt: skip
+"""The words for records in the store: part of its format, whatever the classes are called."""
 
 
 def encode(record: Record) -> bytes:
