@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
@@ -10,6 +11,7 @@ import pytest
 import toilfn as toil
 from toilfn import cli
 from toilfn.cloud.machines import MachineType, Pool
+from toilfn.cloud.prices import cache_file, offered
 from toilfn.cloud.scaler import Settings
 from toilfn.cloud.simulation import Step, simulate
 from toilfn.resources import Resources
@@ -109,3 +111,88 @@ def test_a_plan_without_the_sizes_of_machines_says_where_they_belong(finished, c
     file.write_text(CLUSTER.partition("machines:")[0])
     assert cli.main(["cluster", "plan", str(finished / "run"), "--file", str(file)]) == 2
     assert "the size of box.large is not known; add it to the description's machines" in capsys.readouterr().err
+
+
+SCRIPT = """\
+import sys
+import toilfn as toil
+
+@toil.task(cores=2, memory="1Gi", disk="1Gi")
+def square(x):
+    return x * x
+
+@toil.task
+def total(values):
+    return sum(values)
+
+print(toil.compute(total([square(x) for x in range(int(sys.argv[1]))])))
+"""
+
+
+def test_a_plan_is_made_from_the_graph_of_a_script_that_has_never_run(tmp_path, capfd):
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [str(tmp_path / "script.py"), "--file", str(tmp_path / "cluster.yaml"), "--task-time", "1h", "--json"]
+    assert cli.main(["cluster", "plan", *words, "--", "12"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["tasks"] == 13
+    assert plan["pools"][0]["most"] == 3
+    # Three machines of four cores take six squares at a time, and the total waits for all of them.
+    assert plan["seconds"] >= 3 * 3600
+    assert any("none of them has finished" in reason for reason in plan["unknown"])
+
+
+def test_a_script_that_fails_is_not_planned(tmp_path, capfd):
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [str(tmp_path / "script.py"), "--file", str(tmp_path / "cluster.yaml")]
+    assert cli.main(["cluster", "plan", *words, "--", "many"]) == 2
+    assert "its dry run failed" in capfd.readouterr().err
+
+
+OFFERS = """\
+"FormatVersion","v1.0"
+"Publication Date","2026-11-01T00:00:00Z"
+"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","Tenancy","vCPU","Memory","Operating System",\
+"CapacityStatus","Pre Installed S/W"
+"A","OnDemand","Hrs","0.5","USD","box.large","Shared","4","32 GiB","Linux","Used","NA"
+"B","OnDemand","Hrs","0.9","USD","box.large","Shared","4","32 GiB","Windows","Used","NA"
+"C","Reserved","Hrs","0.1","USD","box.large","Shared","4","32 GiB","Linux","Used","NA"
+"D","OnDemand","Hrs","0.6","USD","box.large","Dedicated","4","32 GiB","Linux","Used","NA"
+"E","OnDemand","Hrs","0","USD","box.large","Shared","4","32 GiB","Linux","AllocatedCapacityReservation","NA"
+"F","OnDemand","Hrs","24.5","USD","box.huge","Shared","448","12,288 GiB","Linux","Used","NA"
+"G","OnDemand","Hrs","1","USD","host","Shared","NA","NA","Linux","Used","NA"
+"""
+
+
+def test_sizes_and_prices_come_from_the_offer_file(finished, capsys):
+    file, offers = finished / "cluster.yaml", finished / "index.csv"
+    file.write_text(CLUSTER.partition("machines:")[0])
+    offers.write_text(OFFERS)
+    words = ["cluster", "plan", str(finished / "run"), "--file", str(file), "--prices", str(offers), "--json"]
+    assert cli.main(words) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["cost"] == pytest.approx(plan["pools"][0]["hours"] * 0.5)
+    offers.write_text("a,b\n1,2\n")
+    assert cli.main(words) == 2
+    assert "not an offer file of AWS EC2" in capsys.readouterr().err
+
+
+def test_offers_are_read_once_in_thirty_days(tmp_path, monkeypatch):
+    downloads = []
+
+    def download(url: str, timeout: float) -> io.BytesIO:
+        downloads.append(url)
+        return io.BytesIO(OFFERS.encode())
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", download)
+    first = offered("eu-central-1", now=0.0)
+    assert first["box.huge"].memory == 12288 * GIB
+    assert offered("eu-central-1", now=29 * 86400.0) == first
+    assert len(downloads) == 1
+    cache_file("eu-central-1").write_text("damaged")
+    assert offered("eu-central-1", now=0.0) == first
+    offered("eu-central-1", now=31 * 86400.0)
+    assert len(downloads) == 3
+    assert all("/eu-central-1/index.csv" in url for url in downloads)

@@ -15,7 +15,7 @@ from toilfn.cli.common import add_json, add_store_options, open_named, output_fi
 from toilfn.cli.parser import Parser
 from toilfn.cloud.description import Description, from_words, read, template
 from toilfn.errors import InputError
-from toilfn.units import format_duration
+from toilfn.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from toilfn.cloud.aws import AmazonCloud
@@ -29,6 +29,7 @@ _DEFAULT = "cluster.yaml"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
+    parser.set_defaults(rest=[])  # the words after "--"
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for name, (summary, arguments, function) in _COMMANDS.items():
         own = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
@@ -107,30 +108,52 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="the job store of a finished run")
+    parser.add_argument("what", metavar="STORE|SCRIPT", help="the job store of a finished run, or a script to run")
     add_description(parser)
+    parser.add_argument(
+        "--store", help="for a script, a store whose finished tasks say how long each takes; by default its own"
+    )
+    parser.add_argument(
+        "--task-time", type=parse_duration, default=600.0, metavar="DURATION",
+        help="time of a task of a script if no task of its name has finished in the store; 10m",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prices", metavar="SOURCE",
+        help="sizes and prices of types that the description does not give: aws for those that AWS publishes (a large "
+        "file, kept for 30 days), or the path of such a file",
+    )  # fmt: skip
     add_store_options(parser)
     add_json(parser)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from toilfn.cloud.plan import make_plan, steps_of
+    from toilfn.cloud.plan import make_plan, steps_of, steps_of_script
+    from toilfn.cloud.prices import offered
 
     description = description_of(options)
-    steps = steps_of(open_named(options))
-    if not steps:
-        raise InputError(f"{options.store}: no task has succeeded there, so nothing is known about how long one takes")
-    plan = make_plan(description, steps)
+    unknown: list[str] = []
+    if Path(options.what).is_file():
+        steps, unknown = steps_of_script(options.what, options.rest, options.task_time, options.store)
+        if not steps:
+            print(f"{options.what}: there is nothing to run")
+            return 0
+    else:
+        steps = steps_of(open_named(options, options.what))
+        if not steps:
+            raise InputError(f"{options.what}: no task has succeeded there, so it is not known how long a task takes")
+    plan = make_plan(description, steps, offered(description.region, options.prices) if options.prices else None)
     if options.json:
         pools = [{"pool": u.pool, "most": u.most, "hours": u.hours, "cost": u.cost} for u in plan.pools]
         print_json({"tasks": plan.tasks, "seconds": plan.seconds, "cost": plan.cost, "pools": pools,
-                    "unplaced": plan.unplaced})  # fmt: skip
+                    "unplaced": plan.unplaced, "unknown": unknown})  # fmt: skip
         return 1 if plan.unplaced else 0
     rows = [[use.pool, str(use.most), f"{use.hours:.2f}", _money(use.cost)] for use in plan.pools]
     print_table(["pool", "machines", "hours", "cost"], rows, right={1, 2, 3})
     print(f"\n{plan.tasks} tasks in {format_duration(plan.seconds)}, for {_money(plan.cost)}")
     for reason in plan.unplaced:
         print(f"cannot run: {reason}")
+    for reason in unknown:
+        print(f"not known before the run: {reason}")
     return 1 if plan.unplaced else 0
 
 
@@ -388,20 +411,23 @@ def _ssh_arguments(parser: argparse.ArgumentParser) -> None:
 def _ssh(options: argparse.Namespace) -> int:
     from toilfn.cloud.ssh import ssh
 
-    return ssh(_host(options), options.words, options.identity)
+    return ssh(_host(options), [*options.words, *options.rest], options.identity)
 
 
 def _rsync_arguments(parser: argparse.ArgumentParser) -> None:
     _reach_arguments(parser)
     parser.add_argument(
-        "words", metavar="ARGUMENT", nargs="+", help="the words of rsync, after --; :PATH is on the cluster"
+        "words", metavar="ARGUMENT", nargs="*", help="the words of rsync, after --; :PATH is on the cluster"
     )
 
 
 def _rsync(options: argparse.Namespace) -> int:
     from toilfn.cloud.ssh import rsync
 
-    return rsync(_host(options), options.words, options.identity)
+    words = [*options.words, *options.rest]
+    if not words:
+        raise InputError("nothing to copy is named; such as: toilfn cluster rsync NAME -- -a workflow.py :")
+    return rsync(_host(options), words, options.identity)
 
 
 def _forward_arguments(parser: argparse.ArgumentParser) -> None:
@@ -432,5 +458,5 @@ _COMMANDS: dict[str, _Entry] = {
     "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
     "restore": ("remove machines that did not come up in time; Slurm runs this", _nodes_arguments, _restore),
     "watch": ("drain this node when its machine is taken away; each machine runs this", _watch_arguments, _watch),
-    "plan": ("estimate machines, time and cost from a finished run", _plan_arguments, _plan),
+    "plan": ("estimate machines, time and cost of a finished run or a script", _plan_arguments, _plan),
 }

@@ -1,10 +1,15 @@
-"""The machines, the time and the cost of a run on a cluster, estimated from a finished run."""
+"""The machines, the time and the cost of a run on a cluster, estimated from a finished run or a script's graph."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from toilfn.api import SOMETHING_TO_RUN
 from toilfn.cloud.description import Description
 from toilfn.cloud.machines import MachineType, Pool
 from toilfn.cloud.scaler import Settings
@@ -12,10 +17,10 @@ from toilfn.cloud.simulation import Plan, Step, simulate
 from toilfn.errors import InputError
 from toilfn.inspect.report.attempts import attempts_of
 from toilfn.inspect.view import View
-from toilfn.resources import Resources
+from toilfn.resources import Accelerator, Resources
 from toilfn.stores import Store
 
-__all__ = ["make_plan", "pools_of", "steps_of"]
+__all__ = ["make_plan", "pools_of", "steps_of", "steps_of_script"]
 
 
 def pools_of(description: Description, machines: Mapping[str, MachineType] | None = None) -> tuple[Pool, ...]:
@@ -42,16 +47,18 @@ def pools_of(description: Description, machines: Mapping[str, MachineType] | Non
 
 def _sized(description: Description, pool: str, kind: str, machines: Mapping[str, MachineType]) -> MachineType:
     chosen = description.pool(pool)
-    given = description.machines.get(kind)
+    given, known = description.machines.get(kind), machines.get(kind)
     if given is None and kind not in machines:
         raise InputError(
             f"pool {pool}: the size of {kind} is not known; add it to the description's machines, such as "
             f"{kind}: {{cores: 16, memory: 32Gi, price: 0.68}}"
         )
+    on_demand = given.price if given is not None and given.price is not None else known.price if known else None
+    spot = given.spot_price if given is not None and given.spot_price is not None else chosen.max_price
+    price = spot if chosen.spot and spot is not None else on_demand
     if given is None:
-        return replace(machines[kind], disk=chosen.disk_of(kind))
-    price = given.spot_price if chosen.spot and given.spot_price is not None else given.price
-    price = price if price is not None else chosen.max_price
+        assert known is not None
+        return replace(known, disk=chosen.disk_of(kind), price=price)
     return MachineType(kind, given.cores, given.memory, chosen.disk_of(kind), price)
 
 
@@ -68,6 +75,53 @@ def steps_of(store: Store) -> list[Step]:
         resources = Resources(attempt.cores_asked, attempt.memory_asked, attempt.disk_asked)
         steps.append(Step(attempt.name, resources, attempt.wall, needs))
     return steps
+
+
+def steps_of_script(
+    script: str, arguments: Sequence[str], task_time: float, store: str | None = None
+) -> tuple[list[Step], list[str]]:
+    """Return the tasks that a script would run now, by a dry run of it, and what cannot be known before it runs.
+
+    Parameters
+    ----------
+    script : str
+        A file that `toilfn run` runs.
+    arguments : sequence of str
+        The script's own arguments.
+    task_time : float
+        Seconds that a task takes of whose name the store has no finished one.
+    store : str, optional
+        The job store; by default the script's own.
+
+    Raises
+    ------
+    InputError
+        If the script fails before its first `compute`.
+    """
+    command = [sys.executable, "-m", "toilfn", "run", script, "--dry-run", "--json"]
+    command += [*(["--store", store] if store else []), "--", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, SOMETHING_TO_RUN):
+        raise InputError(f"{script}: its dry run failed with exit status {done.returncode}")
+    plan = json.loads(done.stdout)
+    positions = {task["id"]: index for index, task in enumerate(plan["tasks"])}
+    steps = [
+        Step(
+            task["name"],
+            _resources(task["resources"]),
+            task_time if task["seconds"] is None else task["seconds"],
+            tuple(positions[need] for need in task["needs"]),
+        )
+        for task in plan["tasks"]
+    ]
+    return steps, list(plan["unknown"])
+
+
+def _resources(asked: Mapping[str, Any] | None) -> Resources:
+    if asked is None:  # they depend on values of other tasks; a task needs some at least
+        return Resources()
+    devices = tuple(Accelerator(**device) for device in asked["accelerators"])
+    return Resources(**{**asked, "accelerators": devices})
 
 
 def make_plan(

@@ -31,6 +31,8 @@ class PlannedTask:
         Its requirements; None if that depends on values that are not known yet.
     seconds : float or None
         The median of the earlier tasks of its name in the store; None if there are none.
+    needs : tuple of str
+        The ids of the tasks of the plan that it waits for.
     """
 
     id: str
@@ -38,6 +40,7 @@ class PlannedTask:
     reasons: tuple[str, ...]
     resources: Resources | None
     seconds: float | None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ class _Maker:
     def _planned(self, tasks: list[NewTask]) -> list[PlannedTask]:
         compared: Counter[str] = Counter()
         planned = []
+        ids = {task.id for task in tasks}
         for task in tasks:
             name = self._name(task.id)
             earlier = self._earlier.get(name, [])
@@ -172,7 +173,8 @@ class _Maker:
             is_compared = compared[name] <= max(_COMPARED, _COMPARISONS // (len(earlier) or 1))
             reasons = self._reasons(task.id, earlier) if is_compared else ()
             shape = None if task.is_late else task.shape
-            planned.append(PlannedTask(task.id.hex(), name, reasons, shape, self._seconds(name)))
+            needs = tuple(need.hex() for need in task.needs if need in ids)
+            planned.append(PlannedTask(task.id.hex(), name, reasons, shape, self._seconds(name), needs))
         return planned
 
     def _reasons(self, id: TaskId, earlier: list[records.TaskRecord]) -> tuple[str, ...]:
