@@ -124,7 +124,7 @@ def test_a_stream_that_cannot_fail_passes_everything_else_on(tmp_path: Path) -> 
 def test_a_command_does_not_need_standard_output(tmp_path: Path) -> None:
     (tmp_path / "flow.py").write_text(FLOW)
     subprocess.run([sys.executable, "flow.py"], cwd=tmp_path, check=True, capture_output=True)
-    for command in ("status store", "stats store"):
+    for command in ("status store", "stats store", "status store --tree", "files store", "graph store"):
         line = f"{sys.executable} -m toilfn {command} >&-"
         done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.stderr, done.returncode) == ("", 0)

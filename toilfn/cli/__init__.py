@@ -123,6 +123,9 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     with contextlib.ExitStack() as streams:
         if name not in ("run", "debug"):  # in these the streams are for the user's own code
             streams.enter_context(stdio.unfailing_standard_error())
+            if sys.stdout is None:  # its descriptor was closed from the start
+                nowhere = streams.enter_context(open(os.devnull, "w"))
+                streams.enter_context(contextlib.redirect_stdout(nowhere))
         if name not in _RUN_USERS_CODE and not getattr(options, "raw", False):
             if sys.stdout is not None:
                 streams.enter_context(contextlib.redirect_stdout(VisibleStream.over(sys.stdout)))
