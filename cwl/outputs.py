@@ -40,7 +40,7 @@ class DeliveryError(PermanentError):
     is_explained = True
 
 
-@task(name="deliver", version="2", local=True, **LIGHT)
+@task(name="deliver", version="2", local=True, delivers=True, **LIGHT)
 def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: str = "copy") -> dict[str, Any]:
     """Copy output files to a directory or URL, each one whole or not at all; return the result object.
 

@@ -50,7 +50,7 @@ class Delivery:
     how: str = "copy"
 
 
-@task(cores=0.1, memory="256M", local=True, version="2")
+@task(cores=0.1, memory="256M", local=True, version="2", delivers=True)
 def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[str, Any]:
     """Export all files in outputs, and give the outputs as JSON has them.
 

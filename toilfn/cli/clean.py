@@ -7,15 +7,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 
 from toilfn.cli.common import add_store_options, named_options, open_named
 from toilfn.errors import InputError, StoreNotFoundError
 from toilfn.files.cache import forget
 from toilfn.leader.abandoned import end_jobs
-from toilfn.leader.rollback import gone
-from toilfn.model.index import Index
-from toilfn.model.records import BlobRef, Deleted, Epoch, Outcome, decode, encode
+from toilfn.leader.garbage import live_blobs
+from toilfn.model.records import Deleted, Epoch, encode
 from toilfn.stores import Store, open_remains
 from toilfn.stores.lease import Lease
 
@@ -106,42 +104,9 @@ def _told(store: Store) -> str:
 
 def _collect(store: Store) -> None:
     with Lease.acquire(store) as lease:
-        live, deleted = _live(store)
+        live, deleted = live_blobs(store)
         # A leader that was suspended and wakes up now must not commit what refers to the blobs that go.
         epoch = Epoch(lease.epoch, socket.gethostname(), os.getpid(), time.time())
         store.log.append([encode(epoch), *([encode(Deleted(tuple(deleted)))] if deleted else [])])
         count = store.collect(live)
     print(f"removed {count} object{'s' * (count != 1)} of {store.url}")
-
-
-def _live(store: Store) -> tuple[set[str], set[str]]:
-    """List the blobs that records refer to, without those that tasks deleted or that were rolled back.
-
-    Returns
-    -------
-    set of str
-        Their names.
-    set of str
-        Names of files that tasks deleted, of which the log does not say yet that they are removed.
-    """
-    index = Index.load(store.log)
-    referred: set[str] = set()
-    deleted: set[str] = set()
-    for position, data in store.log.read():
-        record = decode(data, position)
-        if isinstance(record, Outcome):
-            if index.outcomes.get(record.id) != position:  # of what it made, later attempts use the functions only
-                referred.update(ref.name for ref in _refs(record.functions))
-                continue
-            deleted.update(gone(index, record))
-        referred.update(ref.name for ref in _refs(record))
-    return referred - deleted, deleted - index.deleted
-
-
-def _refs(value: object) -> Iterator[BlobRef]:
-    """Find the references in a record, at any depth."""
-    if isinstance(value, BlobRef):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _refs(part)

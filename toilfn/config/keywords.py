@@ -39,6 +39,14 @@ class ResumeSettings(TypedDict, total=False):
     """Full: finished work survives a power failure; none: it survives the death of processes only, which is faster
     for stores on this machine (default: full)."""
 
+    link_imports: bool | Literal["copy", "reflink", "hard", "symlink"] | None
+    """How imports bring files of this machine into the store, unless they say so themselves: copy, or a link that takes
+    neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)."""
+
+    intermediates: Literal["keep", "drop"] | None
+    """Files that no unfinished task needs and that the run does not return: keep them, or drop them during the run and
+    make them again when a later run needs them (default: keep)."""
+
     workflow: str | None
     """Name of this workflow (default: the script's path)."""
 

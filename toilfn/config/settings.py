@@ -107,10 +107,15 @@ class Settings:
         "full: finished work survives a power failure; none: it survives the death of processes only, which is faster "
         "for stores on this machine",
     )  # fmt: skip
-    link_imports: str = _setting(
-        "copy", link_kind, _STORE,
+    link_imports: str | None = _setting(
+        None, link_kind, _STORE,
         "how imports bring files of this machine into the store, unless they say so themselves: copy, or a link that "
-        "takes neither time nor room: reflink, hard or symlink; the files must then stay as they are",
+        "takes neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)",
+    )  # fmt: skip
+    intermediates: str | None = _setting(
+        None, one_of("keep", "drop"), _STORE,
+        "files that no unfinished task needs and that the run does not return: keep them, or drop them during the run "
+        "and make them again when a later run needs them (default: keep)",
     )  # fmt: skip
     workflow: str | None = _setting(None, str, _STORE, "name of this workflow (default: the script's path)")
 

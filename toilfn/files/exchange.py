@@ -288,6 +288,6 @@ def _together(files: list[File]) -> list[File]:
     return files
 
 
-@task(local=True, name="export", version="2")
+@task(local=True, name="export", version="2", delivers=True)
 def _export(file: Any, url: str, move: bool, state: str) -> str:
     return export(file, url, move=move)

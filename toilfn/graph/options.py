@@ -12,7 +12,8 @@ nout           int
 retries        int, or dict of a cause's name to int (or None: without limit)
 env            dict of str to str
 name, version  str
-preemptible, checkpoint, local, double_memory, double_walltime    bool
+intermediates  "keep" or "drop"
+preemptible, checkpoint, local, delivers, double_memory, double_walltime    bool
 =============  ==================================================================
 
 None stands for the default. A requirement that is known only when the call's arguments are (a promise, or a
@@ -26,7 +27,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 from toilfn.errors import InputError, ResourceError
 from toilfn.ids import Budget, Cause
@@ -111,6 +112,12 @@ class TaskOptions(TypedDict, total=False):
 
     checkpoint: bool | None
     """Whether the task runs again, within its retries, when a task that it led to fails for good."""
+
+    intermediates: Literal["keep", "drop"] | None
+    """Whether files that the task makes are removed when no task needs them any more (default: the run's setting)."""
+
+    delivers: bool | None
+    """Whether files that the task reads are outputs of the run, which are kept when others are dropped."""
 
     name: str | None
     """Name of the task in messages and reports (default: the function's name)."""
@@ -322,6 +329,12 @@ def _exactly(kind: type) -> Callable[[Any], Any]:
     return check
 
 
+def _keep_or_drop(value: Any) -> str:
+    if value not in ("keep", "drop"):
+        raise ValueError(f"{value!r} is not 'keep' or 'drop'")
+    return str(value)
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TypeError(f"{value!r} is not a whole number of 0 or more")
@@ -368,6 +381,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "double_memory": _exactly(bool),
     "double_walltime": _exactly(bool),
     "checkpoint": _exactly(bool),
+    "intermediates": _keep_or_drop,
+    "delivers": _exactly(bool),
     "name": _text,
     "nout": _whole,
     SERVICE: parse_duration,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from toilfn.errors import InputError
 from toilfn.graph.identity import NOT_COMPARED
 from toilfn.ids import TaskId
-from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, TaskRecord
+from toilfn.model.records import Deleted, Failure, Forget, Function, Outcome, Record, Run, TaskRecord
 
 __all__ = ["Explanation", "History", "explain", "reasons_to_run"]
 
@@ -62,6 +62,11 @@ class History:
         """How long the attempt took that gave each outcome."""
         self.failures: dict[TaskId, Failure] = {}
         self.newest_run: Run | None = None
+        self.renewed: dict[TaskId, str] = {}
+        """Why tasks were run again although they had an outcome."""
+        self.dropped: set[TaskId] = set()
+        """Tasks whose files were removed when nothing needed them any more."""
+        self._makers: dict[str, TaskId] = {}
         self._led_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._of_name: dict[str, list[TaskId]] = defaultdict(list)
         for record in records:
@@ -108,11 +113,17 @@ class History:
             self.seconds.setdefault(record.id, record.stats.wall)
             self.done.setdefault(record.id, record.stats.start)
             self._led_to[record.id] = (*record.refs, *(task.id for task in record.tasks))
+            self._makers.update((blob.name, record.id) for blob in record.blobs)
         elif isinstance(record, Failure):
             self.failures[record.id] = record
         elif isinstance(record, Forget):
             for id in record.ids:
                 self.done.pop(id, None)
+                self.dropped.discard(id)
+                if record.reason:
+                    self.renewed[id] = record.reason
+        elif isinstance(record, Deleted) and record.dropped:
+            self.dropped.update(self._makers[name] for name in record.names if name in self._makers)
         elif isinstance(record, Run):
             self.newest_run = record
 
@@ -140,8 +151,13 @@ def explain(history: History, id: TaskId) -> Explanation:
         raise InputError(f"task {id.hex()} not found in the store")
     summary, reused = _summary(history, task)
     unseen = tuple(_not_compared(history.functions.get(task.function)))
+    if id in history.dropped:
+        told = "nothing needed its files any more, so they were dropped; it runs again when one is needed"
+        unseen = (told, *unseen)
     if reused:
         return Explanation(id, summary, unseen)
+    if id in history.renewed:
+        return Explanation(id, summary, (f"it ran again: {history.renewed[id]}", *unseen))
     return Explanation(id, summary, (*reasons_to_run(history, task, history.before(task)), *unseen))
 
 

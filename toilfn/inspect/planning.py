@@ -142,6 +142,7 @@ class _Maker:
         """Return what the leader would run for `roots`; `asked` are all tasks that the script requests."""
         new: list[NewTask] = []
         waits: dict[TaskId, tuple[TaskId, ...]] = {}
+        self._loader.renew_results(roots)
         for event in () if all(map(self.index.is_complete, roots)) else self._loader.load(roots):
             if isinstance(event, Submitted):
                 new += event.tasks

@@ -22,6 +22,8 @@ from toilfn.leader.callbacks import BadWorkers, Callbacks
 from toilfn.leader.cluster_context import jobs_name, run_context
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
+from toilfn.leader.garbage import remove_garbage
+from toilfn.leader.intermediates import Intermediates
 from toilfn.leader.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
@@ -150,11 +152,13 @@ class Running:
             If tasks wait for each other.
         """
         cluster = self._cluster
+        committer.sync()
+        self._sweep()
         self._open(run.code, resumed, committer)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
                 answers = self._mailbox(cluster)
-                leader = self._leader(cluster, loader, committer, answers, interrupts, progress)
+                leader = self._leader(cluster, run, loader, committer, answers, interrupts, progress)
                 earlier = self._earlier(direct=cluster.capabilities.direct)
                 leader.run(run.roots, earlier)
         except BaseException:
@@ -209,7 +213,7 @@ class Running:
             "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
             OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
             START_VARIABLE: _directory(),
-            LINK_VARIABLE: settings.link_imports,
+            LINK_VARIABLE: settings.link_imports or "copy",
         }
         if MOVED_VARIABLE in os.environ:
             given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]
@@ -242,6 +246,7 @@ class Running:
     def _leader(
         self,
         cluster: Cluster,
+        run: records.Run,
         loader: Loader,
         committer: Committer,
         mailbox: Mailbox,
@@ -279,7 +284,22 @@ class Running:
             self._store.objects.delete,
             lambda limit: _limited(capacity, limit),
             self._worker_memory() if cluster.holds_worker else 0,
+            self._intermediates(run, loader),
         )
+
+    def _intermediates(self, run: records.Run, loader: Loader) -> Intermediates | None:
+        """Return what counts the readers of files, if any are to be dropped."""
+        drops = self._settings.intermediates == "drop"
+        if not (drops or any(each.options.get("intermediates") == "drop" for each in self._index.functions.values())):
+            return None
+        return Intermediates(self._index, run, loader.encoded, self._store.open_blob, drops=drops)
+
+    def _sweep(self) -> None:
+        """Remove what attempts have left that were killed with an earlier leader, if files are to be dropped."""
+        was_killed = any(run.number not in self._index.ended for run in self._index.runs)
+        may_live = not self._cluster.capabilities.direct or any(map(outlives_leaders, self._index.runs))
+        if self._settings.intermediates == "drop" and was_killed and not may_live:
+            remove_garbage(self._store)
 
     def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
         """Raise what a run that did not end well is to raise."""

@@ -19,6 +19,7 @@ from toilfn.leader.adoption import Earlier, adopt
 from toilfn.leader.callbacks import Callbacks
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import Failures, too_large
+from toilfn.leader.intermediates import Drops, Intermediates
 from toilfn.leader.jobs import BatchMessages, Jobs, SubmittedBatch
 from toilfn.leader.loading import Loader, TaskRecords
 from toilfn.leader.mailbox import LostJobAnswers, Mailbox
@@ -94,6 +95,8 @@ class Leader:
         Says what can run at one time, given how many jobs the system has taken where it refused more.
     worker_memory : int
         The bytes that a job asks for on top of its tasks' memory.
+    intermediates : Intermediates, optional
+        Knows which files nothing needs any more; by default all are kept.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Leader:
         remove: Callable[[Iterable[str]], None],
         capacity: Callable[[int | None], Capacity],
         worker_memory: int = 0,
+        intermediates: Intermediates | None = None,
     ) -> None:
         self._index = index
         self._loader = loader
@@ -121,6 +125,7 @@ class Leader:
         self._callbacks = callbacks
         self._remove = remove
         self._capacity = capacity
+        self._drops = Drops(intermediates, committer, remove, loader.encoded)
         self._limit: int | None = None
         self._waiting = Waiting(callbacks.service_patience, callbacks.warn)
         self._queued = Queued(committer)
@@ -186,6 +191,8 @@ class Leader:
             if victims := self._callbacks.victims(self._jobs.names()):
                 self._cluster.kill(victims)
             self._callbacks.tick(self._scheduler.counts(), self._running_names)
+            self._drops.write(time.monotonic())
+        self._drops.write(None)
         self._stop_listening()
 
     def _fail(self, batch: SubmittedBatch, text: str) -> None:
@@ -286,6 +293,7 @@ class Leader:
                     if id_ not in self._roots:
                         self.values.release(id_)
                 case Complete(id_):
+                    self._drops.completed(id_)
                     deleted = self._checkpoints.complete(id_, self._index)
                     self._delete((*self._temporary.pop(id_, ()), *deleted))
                 case Retry(id_, cause, attempt):
@@ -355,6 +363,7 @@ class Leader:
         self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
         self._remove_later(tuple(files))
         self._loader.encoded[command.id] = record
+        self._drops.rolled_back(void, self.tasks.get(command.id))
         self._failures.roll_back(command, text)
 
     @property
@@ -504,10 +513,13 @@ class Leader:
         for task in outcome.tasks:
             if task.id not in self._index.outcomes:
                 self._loader.prepare(task)
+        if outcome.refs:
+            self._loader.renew_results(outcome.refs)
         known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
         self._bring(self._loader.load(known) if known else ())
         self.values.put(outcome.id, outcome.value, outcome.refs)
         fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index.outcomes)
+        self._drops.finished(outcome, record)
         created = {task.id for task in outcome.tasks}
         waits = {*known, *(ref for ref in outcome.refs if ref not in created)}
         self._failures.succeed(outcome.id)
@@ -534,8 +546,11 @@ class Leader:
     def _bring(self, events: Iterable[Event]) -> None:
         """Hand over what was loaded; the values of finished tasks keep those that they refer to in memory."""
         events = list(events)
-        if forgotten := self._loader.take_forgotten():
-            self._committer.add(encode(records.Forget(forgotten)))
+        forgotten = self._loader.take_forgotten()
+        for reason in sorted(set(forgotten.values())):
+            ids = tuple(id_ for id_, why in forgotten.items() if why == reason)
+            self._committer.add(encode(records.Forget(ids, reason=reason)))
+        self._drops.loaded(forgotten, events)
         for event in events:
             if isinstance(event, Finished):
                 outcome = self._index.outcome(event.id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -11,6 +10,7 @@ from toilfn.graph import options
 from toilfn.graph.requirements import LATE, unpack
 from toilfn.graph.serialize import resolve
 from toilfn.ids import Budget, TaskId
+from toilfn.leader.intermediates import FILE
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef, encode
@@ -19,9 +19,6 @@ from toilfn.resources import Resources
 from toilfn.scheduler.events import Event, Finished, NewTask, Submitted
 
 __all__ = ["Loader", "StaleOutcomes", "TaskRecords"]
-
-_FILE = re.compile(rb"blobs/[0-9a-f]{2}/[0-9a-f]{32}")
-"""How the name of a file's blob begins in a pickled value; no other blob begins like it."""
 
 
 class StaleOutcomes:
@@ -41,8 +38,8 @@ class StaleOutcomes:
         self._index = index
         self._get_blob = get_blob
         self._checked: set[TaskId] = set()
-        self._forgotten: list[TaskId] = []
-        self._gone = {match.group() for name in index.deleted if (match := _FILE.match(name.encode()))}
+        self._forgotten: dict[TaskId, str] = {}
+        self._gone, self._dropped = _keys(index.deleted), _keys(index.dropped)
 
     def prepare(self, task: records.TaskRecord) -> None:
         """Have what a task needs run again, as far as that is needed for the task to run."""
@@ -51,49 +48,85 @@ class StaleOutcomes:
                 if id_ in self._index.outcomes and self._is_service(id_):
                     self._index.forget(id_)
         if self._gone:
-            self._renew_files(task)
+            self._renew(self._holders(task.needs, self._gone, self._checked))
 
-    def recall_client(self, task: records.TaskRecord) -> None:
-        """Have a task run again whose outcome has led to something that is not complete, if it uses services."""
+    def recall(self, task: records.TaskRecord) -> None:
+        """Have a task run again whose outcome has led to something that is not complete and cannot run as it is.
+
+        It may know a service that is gone, or name files that are gone.
+        """
         if self._has_services() and any(map(self._is_service, (*task.needs, *task.after))):
-            self._forget(task.id)
+            self._forget(task.id, "a service that it used has ended")
+        elif self._gone:
+            children = (id_ for id_ in self._index.leads_to(task.id) if id_ not in self._index.outcomes)
+            if any(self._names_gone(self._index.task(id_)) for id_ in children):
+                self._renew([task.id])
 
-    def take_forgotten(self) -> tuple[TaskId, ...]:
-        """Return the tasks whose outcomes do not hold any more, once."""
-        forgotten, self._forgotten = tuple(self._forgotten), []
+    def lacks_files(self, roots: Iterable[TaskId]) -> bool:
+        """Return whether values that a run returns hold files that were dropped."""
+        return any(True for _ in self._lacking(roots))
+
+    def renew_results(self, roots: Iterable[TaskId]) -> None:
+        """Have those run again that made files that were dropped and that a run returns."""
+        self._renew(self._lacking(roots))
+
+    def take_forgotten(self) -> dict[TaskId, str]:
+        """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
+        forgotten, self._forgotten = self._forgotten, {}
         return forgotten
 
-    def _renew_files(self, task: records.TaskRecord) -> None:
-        """Have those run again whose values hold files that were deleted: the makers, and who passed them on."""
-        stack = [task]
-        while stack:
-            for id_ in self._holders(stack.pop().needs):
-                self._forget(id_)
-                stack.append(self._index.task(id_))
+    def _lacking(self, roots: Iterable[TaskId]) -> Iterator[TaskId]:
+        return self._holders(roots, self._dropped, set()) if self._dropped else iter(())
 
-    def _holders(self, needs: Iterable[TaskId]) -> Iterator[TaskId]:
-        """Find the tasks whose values are needed and hold a file that was deleted."""
+    def _renew(self, holders: Iterable[TaskId]) -> None:
+        """Have those run again whose values hold files that are gone: the makers, and who passed them on.
+
+        A task that was created with the name of such a file is created anew.
+        """
+        stack = list(holders)
+        while stack:
+            id_ = stack.pop()
+            if id_ not in self._index.outcomes:
+                continue
+            task = self._index.task(id_)
+            self._forget(id_, "a file that it made is gone, and a task that is to run needs it")
+            stack += self._holders(task.needs, self._gone, self._checked)
+            if task.parent is not None and self._names_gone(task):
+                stack.append(task.parent)
+
+    def _holders(self, needs: Iterable[TaskId], gone: set[bytes], checked: set[TaskId]) -> Iterator[TaskId]:
+        """Find the tasks whose values are needed and hold a file that is gone."""
         stack = list(needs)
         while stack:
             id_ = stack.pop()
-            if id_ in self._checked or id_ not in self._index.outcomes:
+            if id_ in checked or id_ not in self._index.outcomes:
                 continue
-            self._checked.add(id_)
+            checked.add(id_)
             value, refs = self._index.value(id_)
-            if not self._gone.isdisjoint(_FILE.findall(self._get_blob(value) if isinstance(value, BlobRef) else value)):
+            if not gone.isdisjoint(self._names(value)):
                 yield id_
             else:
                 stack += refs
 
-    def _forget(self, id_: TaskId) -> None:
+    def _names(self, payload: bytes | BlobRef) -> list[bytes]:
+        return FILE.findall(self._get_blob(payload) if isinstance(payload, BlobRef) else payload)
+
+    def _names_gone(self, task: records.TaskRecord) -> bool:
+        return not self._gone.isdisjoint(self._names(task.args))
+
+    def _forget(self, id_: TaskId, reason: str) -> None:
         self._index.forget(id_)
-        self._forgotten.append(id_)
+        self._forgotten[id_] = reason
 
     def _is_service(self, id_: TaskId) -> bool:
         return options.SERVICE in self._index.functions[self._index.task(id_).function].options
 
     def _has_services(self) -> bool:
         return any(options.SERVICE in function.options for function in self._index.functions.values())
+
+
+def _keys(names: Iterable[str]) -> set[bytes]:
+    return {match.group() for name in names if (match := FILE.match(name.encode()))}
 
 
 class Loader:
@@ -124,8 +157,8 @@ class Loader:
     def load(self, roots: Iterable[TaskId]) -> Iterator[Event]:
         """Build the events that bring tasks, and all that they still need, to the scheduler.
 
-        TaskRecords that are complete are left out. Those that have an outcome but led to something
-        that is not complete come with it, as if they had just finished. TaskRecords that were added are
+        Tasks that are complete are left out. Those that have an outcome but led to something
+        that is not complete come with it, as if they had just finished. Tasks that were added are
         among them.
         """
         new, self._new = self._new, []
@@ -140,7 +173,7 @@ class Loader:
             seen.add(id_)
             task = self._index.task(id_)
             if id_ in self._index.outcomes:
-                self._stale.recall_client(task)
+                self._stale.recall(task)
             if id_ not in self._index.outcomes:
                 self._stale.prepare(task)
             new.append(self.admit(task))
@@ -174,9 +207,13 @@ class Loader:
         """Have what a task that is to run needs run again, where that is gone; before `admit`."""
         self._stale.prepare(task)
 
-    def take_forgotten(self) -> tuple[TaskId, ...]:
-        """Return the tasks whose outcomes do not hold any more, once."""
+    def take_forgotten(self) -> dict[TaskId, str]:
+        """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
         return self._stale.take_forgotten()
+
+    def renew_results(self, roots: Iterable[TaskId]) -> None:
+        """Have those run again that made what a run returns, where that was dropped; before `add` and `load`."""
+        self._stale.renew_results(roots)
 
     def late_shape(
         self, task: records.TaskRecord, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]

@@ -20,7 +20,7 @@ from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
 from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
-from toilfn.leader.loading import Loader
+from toilfn.leader.loading import Loader, StaleOutcomes
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode
@@ -39,6 +39,9 @@ __all__ = ["WorkflowRun"]
 
 _CHUNK = 5000
 """How many records go into one segment when a graph is written."""
+
+_REMEMBERED = ("intermediates", "link_imports")
+"""Settings that a resumed run has from its start, unless they are given anew."""
 
 _MANY_SEGMENTS = 500
 """More segments than this are joined when the next leader starts."""
@@ -163,10 +166,11 @@ class WorkflowRun:
             payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
         _say_not_compared(recorder.not_compared)
-        if all(map(self.index.is_complete, refs)):
+        if self._has_all(refs):
             return self._result(payload, refs, Values(self.index.value))
         committer = self._take_the_lead()
         loader = Loader(self.index, self._settings, self.store.get_blob)
+        loader.renew_results(refs)
         run = self._record(recorder, payload, refs, loader)
         del recorder  # it holds as much as the graph itself
         return self._finish(run, loader, committer)
@@ -184,19 +188,31 @@ class WorkflowRun:
             from toilfn.graph.code import install
 
             install(self.store.get_blob(run.code), base_dir() / "code")
-        if all(map(self.index.is_complete, run.roots)):
+        if self._has_all(run.roots):
             return self._result(run.results, run.roots, Values(self.index.value))
         if self._settings.cluster is None:
             from toilfn.leader.abandoned import cluster_of
 
             self._settings = replace(self._settings, cluster=cluster_of(run, self._place))
+        kept: dict[str, Any] = {
+            name: run.settings.get(name) for name in _REMEMBERED if getattr(self._settings, name) is None
+        }
+        self._settings = replace(self._settings, **kept)
         home = run.settings.get("home")
         settings = {**self._settings.as_dict(), "home": home}
         here = self._home()
         with new_place(moved_from(home, here[1]) if home and here else None):
             committer = self._take_the_lead()
             committer.add(encode(run._replace(settings=settings)))  # it has not ended, nor where it began
-            return self._finish(run, Loader(self.index, self._settings, self.store.get_blob), committer, resumed=True)
+            loader = Loader(self.index, self._settings, self.store.get_blob)
+            loader.renew_results(run.roots)
+            return self._finish(run, loader, committer, resumed=True)
+
+    def _has_all(self, roots: tuple[TaskId, ...]) -> bool:
+        """Return whether the store has the results of a run, with their files."""
+        if not all(map(self.index.is_complete, roots)):
+            return False
+        return not (self.index.dropped and StaleOutcomes(self.index, self.store.get_blob).lacks_files(roots))
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""

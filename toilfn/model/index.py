@@ -45,6 +45,8 @@ class Index:
         Function records by their digest.
     deleted : set of str
         Names of files that were deleted.
+    dropped : set of str
+        Names of those that were removed because nothing needed them any more.
     outcomes : dict
         Place of each task's outcome: the first in the log, unless it was forgotten.
     runs : list of Run
@@ -62,6 +64,7 @@ class Index:
         self._knows_children = False
         self._void: dict[TaskId, tuple[int, ...]] = {}
         self.deleted: set[str] = set()
+        self.dropped: set[str] = set()
         self.outcomes: dict[TaskId, Position] = {}
         self.functions: dict[bytes, Function] = {}
         self.runs: list[Run] = []
@@ -103,6 +106,8 @@ class Index:
                         del self.outcomes[id_], self._leads_to[id_]
             case Deleted():
                 self.deleted.update(record.names)
+                if record.dropped:
+                    self.dropped.update(record.names)
             case Run():
                 self.runs = [*(run for run in self.runs if run.number != record.number), record]
                 self.ended.pop(record.number, None)

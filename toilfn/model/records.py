@@ -175,6 +175,8 @@ class Forget(NamedTuple):
     ids: tuple[TaskId, ...]
     before: str = ""
     """The name of the newest batch by then: what that one and earlier ones say of these tasks does not count."""
+    reason: str = ""
+    """Why they run again, for people."""
 
 
 class Deleted(NamedTuple):
@@ -182,6 +184,11 @@ class Deleted(NamedTuple):
 
     names: tuple[str, ...]
     """Of their blobs."""
+    dropped: bool = False
+    """Whether nothing needed them any more, so that they are made again when something does."""
+    size: int = 0
+    """The bytes of dropped files."""
+    time: float = 0.0
 
 
 class Outage(NamedTuple):

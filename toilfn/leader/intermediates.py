@@ -1,0 +1,350 @@
+"""Which files of a store nothing needs any more: `intermediates="drop"` removes them during the run.
+
+A file is named in values and in arguments, by the name of its blob. It is held by each task without an outcome whose
+arguments name it, or whose needed values do, also through the values that these refer to; and by what runs return.
+Decision 025 says why this is enough.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+from toilfn.graph.options import SERVICE, is_checkpoint
+from toilfn.ids import TaskId
+from toilfn.leader.committer import Committer
+from toilfn.leader.rollback import files_of
+from toilfn.model import records
+from toilfn.model.index import Index
+from toilfn.model.records import BlobRef, decode, encode
+from toilfn.scheduler.events import Event, Finished, Submitted
+
+__all__ = ["FILE", "Drops", "Intermediates", "file_names"]
+
+FILE = re.compile(rb"blobs/[0-9a-f]{2}/[0-9a-f]{32}")
+"""How the name of a file's blob begins in a pickled value; no other blob begins like it."""
+
+_LENGTH = len("blobs/00/") + 32
+_CHUNK = 2**20
+_INTERVAL = 1.0
+_AT_ONCE = 1000
+"""How many files one record names."""
+
+
+def file_names(payload: bytes | BlobRef, open_blob: Callable[[BlobRef], BinaryIO]) -> frozenset[bytes]:
+    """Find the files that a payload names, by the beginnings of their names; a large one is read piece by piece."""
+    if isinstance(payload, bytes):
+        return frozenset(FILE.findall(payload))
+    found: set[bytes] = set()
+    rest = b""
+    with open_blob(payload) as stream:
+        while chunk := stream.read(_CHUNK):
+            found.update(FILE.findall(rest + chunk))
+            rest = (rest + chunk)[1 - _LENGTH :]
+    return frozenset(found)
+
+
+def _key(name: str) -> bytes:
+    return name[:_LENGTH].encode()
+
+
+class _Value(NamedTuple):
+    files: frozenset[bytes]
+    refs: tuple[TaskId, ...]
+
+
+class _Open(NamedTuple):
+    files: frozenset[bytes]
+    needs: tuple[TaskId, ...]
+
+
+class Intermediates:
+    """Counts for each file who will still read it.
+
+    The numbers of files that are held are kept in step by `opened`, `finished`, `completed` and `forgotten`, in any
+    order: a file goes only by `take`, which looks at the numbers at that moment.
+
+    Parameters
+    ----------
+    index : Index
+        The records that earlier leaders have left in the store.
+    run : records.Run
+        The run that is led.
+    encoded : mapping
+        The records of tasks that have no outcome and may be new.
+    open_blob : callable
+        Opens a large payload.
+    drops : bool
+        Whether files go of tasks that do not say so themselves.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        run: records.Run,
+        encoded: Mapping[TaskId, bytes],
+        open_blob: Callable[[BlobRef], BinaryIO],
+        *,
+        drops: bool,
+    ) -> None:
+        self._index = index
+        self._encoded = encoded
+        self._open_blob = open_blob
+        self._drops = drops
+        self._files: dict[bytes, BlobRef] = {}
+        self._held: Counter[bytes] = Counter()
+        self._needed: Counter[TaskId] = Counter()
+        self._values: dict[TaskId, _Value] = {}
+        self._alive: dict[TaskId, _Value] = {}
+        self._open: dict[TaskId, _Open] = {}
+        self._free: set[bytes] = set()
+        self._delivered: set[TaskId] = set()
+        self._load(run)
+
+    def _load(self, current: records.Run) -> None:
+        """Take note of the files that there are, of what runs return and deliver, and of what is not finished."""
+        for id_ in self._index.outcomes:
+            self._add_files(self._index.task(id_), self._index.outcome(id_))
+        runs = [*(run for run in self._index.runs if run.number != current.number), current]
+        newest = {run.workflow: run.number for run in runs}
+        for run in runs:
+            is_done = run is not current and self._index.ended.get(run.number) == "done"
+            if is_done or newest[run.workflow] == run.number:  # else the script was edited before that run was done
+                self._held.update(FILE.findall(run.results))
+                self._need(run.roots)
+                self._walk(run.roots)
+
+    def _walk(self, roots: Iterable[TaskId]) -> None:
+        """Take note of the tasks behind some roots that are to run, or may run again, or deliver what they read."""
+        stack, seen = list(roots), set(roots)
+        while stack:
+            id_ = stack.pop()
+            task = _task(self._encoded[id_]) if id_ in self._encoded else self._index.task(id_)
+            ends = id_ in self._index.outcomes
+            if not ends or self._delivers(task) or (self._may_run_again(task) and not self._index.is_complete(id_)):
+                self.opened(task)
+            more = (*task.needs, *task.after, *(self._index.leads_to(id_) if ends else ()))
+            stack += [other for other in more if other not in seen]
+            seen.update(more)
+
+    def opened(self, task: records.TaskRecord) -> None:
+        """Note that a task is to run."""
+        self._close(task.id)
+        entry = _Open(file_names(task.args, self._open_blob), task.needs)
+        self._open[task.id] = entry
+        self._held.update(entry.files)
+        self._need(entry.needs)
+
+    def finished(self, task: records.TaskRecord, outcome: records.Outcome) -> None:
+        """Note that a task has an outcome, after its children were opened."""
+        self._add_files(task, outcome)
+        self._values[task.id] = _Value(file_names(outcome.value, self._open_blob), outcome.refs)
+        if self._needed[task.id]:
+            self._revive([task.id])
+        if self._delivers(task):
+            self._delivered.add(task.id)
+        elif not self._may_run_again(task):
+            self._close(task.id)
+
+    def reopened(self, id_: TaskId) -> None:
+        """Note that a task with an outcome of an earlier leader's time is not complete: perhaps it runs again."""
+        task = self._index.task(id_)
+        if self._may_run_again(task):
+            self.opened(task)
+
+    def completed(self, id_: TaskId) -> None:
+        """Note that a task and all that it led to is complete: it never runs again."""
+        if id_ not in self._delivered:
+            self._close(id_)
+
+    def forgotten(self, ids: Iterable[TaskId]) -> None:
+        """Note that outcomes are void; those to run again are opened after that."""
+        for id_ in ids:
+            self._close(id_)
+            self._values.pop(id_, None)
+            if id_ in self._alive:
+                self._lay_down(id_)
+
+    def take(self) -> list[BlobRef]:
+        """Return the files that nothing needs, once."""
+        gone = [key for key in self._free if not self._held[key]]
+        self._free.clear()
+        return [self._files.pop(key) for key in gone if key in self._files]
+
+    def _may_run_again(self, task: records.TaskRecord) -> bool:
+        """Return whether a task with an outcome may be rolled back: checkpoints, and clients of services."""
+        functions = self._index.functions
+        function = functions.get(task.function)
+        if function is not None and is_checkpoint(function.options, task.options):
+            return True
+        return any(SERVICE in functions[need.function].options for need in self._tasks_of(task.needs, task.after))
+
+    def _delivers(self, task: records.TaskRecord) -> bool:
+        """Return whether what a task reads are outputs of the run."""
+        return bool(self._option(task, "delivers"))
+
+    def _option(self, task: records.TaskRecord, name: str) -> Any:
+        own = task.options.get(name)
+        return self._index.functions[task.function].options.get(name) if own is None else own
+
+    def _tasks_of(self, needs: tuple[TaskId, ...], after: tuple[TaskId, ...]) -> Iterator[records.TaskRecord]:
+        if any(SERVICE in function.options for function in self._index.functions.values()):
+            for id_ in (*needs, *after):
+                yield self._index.task(id_)
+
+    def _add_files(self, task: records.TaskRecord, outcome: records.Outcome) -> None:
+        own = self._option(task, "intermediates")
+        if (own == "drop") if own else self._drops:
+            names = set(files_of(outcome)) - self._index.deleted - set(outcome.deleted)
+            for blob in outcome.blobs:
+                if blob.name in names:
+                    self._files[_key(blob.name)] = blob
+                    self._free.add(_key(blob.name))
+
+    def _close(self, id_: TaskId) -> None:
+        entry = self._open.pop(id_, None)
+        if entry is not None:
+            self._let_go(entry.files)
+            self._need_no_more(entry.needs)
+
+    def _need(self, ids: Iterable[TaskId]) -> None:
+        fresh = []
+        for id_ in ids:
+            self._needed[id_] += 1
+            if self._needed[id_] == 1:
+                fresh.append(id_)
+        self._revive(fresh)
+
+    def _revive(self, ids: Iterable[TaskId]) -> None:
+        """Hold what values name that are needed, and the values that they refer to."""
+        stack = list(ids)
+        while stack:
+            id_ = stack.pop()
+            value = None if id_ in self._alive else self._value(id_)
+            if value is None:
+                continue
+            self._alive[id_] = value
+            self._held.update(value.files)
+            for ref in value.refs:
+                self._needed[ref] += 1
+                if self._needed[ref] == 1:
+                    stack.append(ref)
+
+    def _value(self, id_: TaskId) -> _Value | None:
+        if id_ not in self._values and id_ in self._index.outcomes:
+            payload, refs = self._index.value(id_)
+            self._values[id_] = _Value(file_names(payload, self._open_blob), refs)
+        return self._values.get(id_)
+
+    def _need_no_more(self, ids: Iterable[TaskId]) -> None:
+        for id_ in ids:
+            self._needed[id_] -= 1
+            if not self._needed[id_]:
+                del self._needed[id_]
+                if id_ in self._alive:
+                    self._lay_down(id_)
+
+    def _lay_down(self, id_: TaskId) -> None:
+        """Let go of the files of a value that no task needs, and of the values that only it refers to."""
+        stack = [id_]
+        while stack:
+            value = self._alive.pop(stack.pop())
+            self._let_go(value.files)
+            for ref in value.refs:
+                self._needed[ref] -= 1
+                if not self._needed[ref]:
+                    del self._needed[ref]
+                    if ref in self._alive:
+                        stack.append(ref)
+
+    def _let_go(self, files: Iterable[bytes]) -> None:
+        for key in files:
+            self._held[key] -= 1
+            if not self._held[key]:
+                del self._held[key]
+                self._free.add(key)
+
+
+class Drops:
+    """Has files removed that nothing needs any more, and records that: a later reader has them made again.
+
+    Parameters
+    ----------
+    readers : Intermediates or None
+        None if all files are kept.
+    committer : Committer
+    remove : callable
+        Deletes objects of the store by their names.
+    encoded : mapping
+        The records of the tasks that have no outcome.
+    """
+
+    def __init__(
+        self,
+        readers: Intermediates | None,
+        committer: Committer,
+        remove: Callable[[Iterable[str]], None],
+        encoded: Mapping[TaskId, bytes],
+    ) -> None:
+        self._readers = readers
+        self._committer = committer
+        self._remove = remove
+        self._encoded = encoded
+        self._wrote = 0.0
+
+    def loaded(self, forgotten: Iterable[TaskId], events: Iterable[Event]) -> None:
+        """Note which outcomes do not hold any more, and what was brought to the scheduler."""
+        if self._readers is None:
+            return
+        self._readers.forgotten(forgotten)
+        for event in events:
+            if isinstance(event, Submitted):
+                for new in event.tasks:
+                    if new.id in self._encoded:
+                        self._readers.opened(_task(self._encoded[new.id]))
+            elif isinstance(event, Finished):
+                self._readers.reopened(event.id)
+
+    def finished(self, outcome: records.Outcome, record: bytes) -> None:
+        """Note an outcome of the task of a record; the tasks that it created are among those without an outcome."""
+        if self._readers is None:
+            return
+        for task in outcome.tasks:
+            if task.id in self._encoded:
+                self._readers.opened(task)
+        self._readers.finished(_task(record), outcome)
+
+    def completed(self, id_: TaskId) -> None:
+        """Note that a task and all that it led to is complete."""
+        if self._readers is not None:
+            self._readers.completed(id_)
+
+    def rolled_back(self, void: Iterable[TaskId], task: records.TaskRecord) -> None:
+        """Note that outcomes are void, and that a task runs again."""
+        if self._readers is not None:
+            self._readers.forgotten(void)
+            self._readers.opened(task)
+
+    def write(self, now: float | None) -> None:
+        """Remove what is not needed, now and then; at once without a time."""
+        if self._readers is None or (now is not None and now < self._wrote + _INTERVAL):
+            return
+        self._wrote = now or 0.0
+        files = self._readers.take()
+        for start in range(0, len(files), _AT_ONCE):
+            self._write(files[start : start + _AT_ONCE])
+
+    def _write(self, group: list[BlobRef]) -> None:
+        names = tuple(file.name for file in group)
+        size = sum(file.size for file in group)
+        self._committer.add(encode(records.Deleted(names, dropped=True, size=size, time=time.time())))
+        self._committer.then(lambda: self._remove(names))
+
+
+def _task(data: bytes) -> records.TaskRecord:
+    task = decode(data)
+    assert isinstance(task, records.TaskRecord)
+    return task
