@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from toilfn.clusters.pbs.torque import TorqueCluster
     from toilfn.clusters.slurm.cluster import SlurmCluster
     from toilfn.clusters.tes import TESCluster
+    from toilfn.config.params import params
     from toilfn.config.settings import add_options, from_options
     from toilfn.containers.call import docker
     from toilfn.containers.container import Container
     from toilfn.errors import (
         ClusterError,
+        CommandError,
         ContainerError,
         ContainerMemoryError,
         CorruptObjectError,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from toilfn.graph.service import Service, service
     from toilfn.inspect.plan import Plan, PlannedTask
     from toilfn.resources import Accelerator, Resources
+    from toilfn.steps.shell import ShellTask, shell
     from toilfn.worker.context import current, spawn
 
     _T = TypeVar("_T")
@@ -84,10 +87,12 @@ _MODULES = {
     "toilfn.clusters.pbs.torque": ("TorqueCluster",),
     "toilfn.containers.call": ("docker",),
     "toilfn.containers.container": ("Container",),
+    "toilfn.steps.shell": ("ShellTask", "shell"),
     "toilfn.worker.context": ("current", "spawn"),
     "toilfn.files.directory": ("Directory",),
     "toilfn.errors": (
         "ClusterError",
+        "CommandError",
         "ContainerError",
         "ContainerMemoryError",
         "CorruptObjectError",
@@ -113,6 +118,7 @@ _MODULES = {
     "toilfn.resources": ("Accelerator", "Resources"),
     "toilfn.api": ("compute", "resume", "submit"),
     "toilfn.graph.service": ("Service", "service"),
+    "toilfn.config.params": ("params",),
     "toilfn.config.settings": ("add_options", "from_options"),
 }
 _LANGUAGES = ("cwl", "wdl")
@@ -123,6 +129,7 @@ __all__ = [
     "AWSBatchCluster",
     "Accelerator",
     "ClusterError",
+    "CommandError",
     "Container",
     "ContainerError",
     "ContainerMemoryError",
@@ -153,6 +160,7 @@ __all__ = [
     "Run",
     "SerializationError",
     "Service",
+    "ShellTask",
     "SlurmCluster",
     "StoreError",
     "StoreExistsError",
@@ -175,8 +183,10 @@ __all__ = [
     "import_files",
     "input",
     "open_write",
+    "params",
     "resume",
     "service",
+    "shell",
     "spawn",
     "submit",
     "task",

@@ -153,6 +153,26 @@ class ContainerMemoryError(ContainerError, MemoryError):
     """A container was killed, most likely for more memory than its task may use; `double_memory` helps."""
 
 
+class CommandError(ToilfnError):
+    """The command of a shell step failed, or did not make its outputs.
+
+    Attributes
+    ----------
+    exit_code : int
+        Exit status of the command, or the negative number of the signal that killed it; -1 if it did not run or ended
+        well without making an output.
+    stderr : str
+        The end of what was written to standard error.
+    """
+
+    is_explained = True
+
+    def __init__(self, message: str, exit_code: int = -1, stderr: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+        self.stderr = stderr
+
+
 class KilledError(ToilfnError):
     """The workflow was stopped on request; the store can be resumed."""
 

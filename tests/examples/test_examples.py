@@ -158,3 +158,11 @@ def test_variants(run, tmp_path):
 
 def test_service(run):
     assert run("service.py") == "(6, 6, 6)\n"
+
+
+def test_the_pipelines_of_other_engines(run, tmp_path):
+    (tmp_path / "a b.txt").write_text("x y\nx\n")
+    (tmp_path / "c.txt").write_text("x\ny\nz\n")
+    run("port_snakemake.py", "a b.txt", "c.txt")
+    assert (tmp_path / "table.tsv").read_text().split() == ["2", "x", "1", "z", "1", "y", "1", "y", "1", "x"]
+    assert run("port_nextflow.py", "c.txt") == "X\nY\nZ\n"

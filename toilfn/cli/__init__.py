@@ -113,6 +113,8 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
+    if hasattr(module, "help_for") and not parser.epilog:
+        parser.epilog = module.help_for(arguments)
     rest: list[str] = []
     if parser.get_default("rest") is not None and "--" in arguments:
         cut = arguments.index("--")

@@ -17,6 +17,7 @@ from types import TracebackType
 
 from toilfn.api import dry_run
 from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
+from toilfn.config.params import PARAMS_VARIABLE, describe, given
 from toilfn.config.settings import SETTINGS_VARIABLE, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, KilledError, ToilfnError
 from toilfn.inspect.plan import Plan
@@ -31,9 +32,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file that calls toilfn.compute")
     what.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead, as with python -m")
+    group = parser.add_argument_group("parameters of the script (toil.params); --help after SCRIPT lists them")
+    group.add_argument(
+        "--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
+    )
+    group.add_argument(
+        "--params",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a YAML or JSON file of them; may be repeated",
+    )
     add_dry_run(parser)
     parser.set_defaults(rest=[])  # what follows "--"
     add_options(parser)
+
+
+def help_for(arguments: list[str]) -> str:
+    """Return the part of the help that is about the parameters of the script among the arguments."""
+    scripts = (Path(word) for word in arguments if word.endswith(".py"))
+    entries = [entry for script in scripts if script.is_file() for entry in describe(script)]
+    if not entries:
+        return ""
+    width = max(len(name) for name, _, _ in entries)
+    lines = [f"  {name:<{width}}  {kind}{f': {help}' if help else ''}" for name, kind, help in entries]
+    return "\n".join(["parameters of this script, as --param NAME=VALUE:", *lines])
 
 
 def command(options: argparse.Namespace) -> int:
@@ -46,6 +69,7 @@ def command(options: argparse.Namespace) -> int:
     """
     script = _script(options)
     os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
+    os.environ[PARAMS_VARIABLE] = json.dumps(given(options.params, options.param))
     sys.argv = [script, *options.rest]
     if is_dry_run(options):
         return _dry_run(script, options)

@@ -67,6 +67,7 @@ class History:
         self.dropped: set[TaskId] = set()
         """Tasks whose files were removed when nothing needed them any more."""
         self._makers: dict[str, TaskId] = {}
+        self.runs: list[Run] = []
         self._led_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._of_name: dict[str, list[TaskId]] = defaultdict(list)
         for record in records:
@@ -126,6 +127,7 @@ class History:
             self.dropped.update(self._makers[name] for name in record.names if name in self._makers)
         elif isinstance(record, Run):
             self.newest_run = record
+            self.runs = [*(run for run in self.runs if run.number != record.number), record]
 
     def _add_task(self, task: TaskRecord) -> None:
         if task.id not in self.tasks:
@@ -180,7 +182,19 @@ def reasons_to_run(history: History, task: TaskRecord, earlier: list[TaskRecord]
     nearest = _nearest(task, earlier)
     if nearest is None:
         return (f"no earlier task of {history.name(task)} is in the store",)
-    return f"compared with the earlier task {nearest.id.hex()[:12]}:", *_all_reasons(history, task, nearest)
+    compared = f"compared with the earlier task {nearest.id.hex()[:12]}:"
+    return compared, *_all_reasons(history, task, nearest), *_changed_parameters(history, nearest)
+
+
+def _changed_parameters(history: History, earlier: TaskRecord) -> Iterator[str]:
+    """Compare the parameters of the newest run with those of the run that ran a task."""
+    done = history.done.get(earlier.id, 0.0)
+    before = [run for run in history.runs if run.time <= done]
+    if before and history.newest_run is not None:
+        old, new = (run.settings.get("params") or {} for run in (before[-1], history.newest_run))
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                yield f"parameter {name} of the run: {old.get(name)!r} -> {new.get(name)!r}"
 
 
 def _not_compared(function: Function | None) -> Iterator[str]:

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, KilledError, StoreExistsError
 from toilfn.files.garbage import uncollected
@@ -224,7 +225,7 @@ class WorkflowRun:
             workflow=self._workflow,
             results=payload,
             roots=refs,
-            settings={**self._settings.as_dict(), "home": self._home()},
+            settings={**self._settings.as_dict(), "home": self._home(), "params": chosen()},
             code=self._code_of(recorder) if first else None,
             time=time.time(),
         )

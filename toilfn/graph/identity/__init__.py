@@ -120,7 +120,8 @@ class Codes:
         name = getattr(function, "__qualname__", None) or type(function).__qualname__
         if version is not None:
             parts = {"name": f"{getattr(function, '__module__', '')}.{name}", "version": version}
-            return Identity(_digest_parts(parts), parts)
+            # The names of the parameters are for `toilfn explain` alone.
+            return Identity(_digest_parts(parts), {**parts, "parameters": _parameters(function)})
         reach = self._reach()
         if isinstance(function, types.FunctionType):
             reach.add_function(function, name)

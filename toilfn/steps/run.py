@@ -1,0 +1,188 @@
+"""Running a shell step: its script, its surroundings, its outputs."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toilfn.errors import CommandError, ContainerError, InputError
+from toilfn.files.directory import Directory
+from toilfn.files.exchange import import_directory
+from toilfn.files.file import File
+from toilfn.graph.task import Task
+from toilfn.steps.conda import activated
+from toilfn.steps.template import Field, Template, text_of
+from toilfn.text import last_lines
+from toilfn.worker.context import current
+
+__all__ = ["OUT", "STEP"]
+
+OUT = "out"
+"""The name of a step's only output where it has no other."""
+
+_SCRIPT = ".toilfn-command.sh"
+_TAIL = 8192
+"""Bytes of standard error that are kept for an error."""
+_LINES = 20
+_IN_CONTAINER = 'if command -v bash >/dev/null; then exec bash -euo pipefail "$1"; fi; exec sh -eu "$1"'
+_MODULES = """\
+if ! command -v module >/dev/null; then
+  for file in /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /etc/profile.d/z00_lmod.sh "${MODULESHOME:-/}/init/bash"
+  do if [ -r "$file" ]; then . "$file"; break; fi; done
+fi
+"""
+_MEBIBYTE = 2**20
+
+
+def _run(command: str, outputs: Any, surroundings: dict[str, Any], /, **values: Any) -> Any:
+    """Run a step's command; return what it made, or what it printed where no outputs are declared."""
+    paths = {} if outputs is None else _paths(outputs, values)
+    for path in paths.values():
+        if parent := os.path.dirname(path.rstrip("/")):
+            os.makedirs(parent, exist_ok=True)
+    given = {**_limits(), **values, **{name: path.rstrip("/") for name, path in paths.items()}}
+
+    def words(field: Field) -> list[str]:
+        return text_of(given[field.name], field, _local_path)
+
+    template = Template(command)
+    printed = _execute(template.script(words), template.shown(words), surroundings, values, capture=outputs is None)
+    if outputs is None:
+        return printed
+    made = {name: _made(name, path) for name, path in paths.items()}
+    return made if isinstance(outputs, Mapping) else made[OUT]
+
+
+STEP: Task[..., Any] = Task(_run, {"name": "shell", "version": "1"})
+"""The task of which every shell step is a call."""
+
+
+def _limits() -> dict[str, Any]:
+    context = current()
+    return {"cores": math.ceil(context.cores), "memory_mb": context.memory // _MEBIBYTE}
+
+
+def _paths(outputs: Any, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the path of each output, relative to the task's directory."""
+    named = outputs if isinstance(outputs, Mapping) else {OUT: outputs}
+
+    def words(field: Field) -> list[str]:
+        return text_of(values[field.name], field, lambda _: None)
+
+    paths = {name: Template(text, is_shell=False).filled(words) for name, text in named.items()}
+    for name, path in paths.items():
+        if os.path.isabs(path) or ".." in Path(path).parts:
+            raise InputError(f"output {name}: {path!r} is not a path below the task's own directory")
+    return paths
+
+
+def _local_path(value: Any) -> str | None:
+    return str(value.path()) if isinstance(value, (File, Directory)) else None
+
+
+def _made(name: str, path: str) -> Any:
+    """Return what a command has made at the path of an output."""
+    if glob.has_magic(path):
+        return [Path(found) for found in sorted(glob.glob(path, recursive=True))]
+    if path.endswith("/"):
+        if not os.path.isdir(path):
+            raise CommandError(f"output {name}: the command has made no directory {path}")
+        return import_directory(path.rstrip("/"))
+    if not os.path.isfile(path):
+        raise CommandError(f"output {name}: the command has made no file {path}")
+    return Path(path)
+
+
+def _execute(script: str, shown: str, surroundings: dict[str, Any], values: Mapping[str, Any], *, capture: bool) -> str:
+    """Run a script where its step wants it; return its standard output, if it is to be captured."""
+    image = surroundings.get("container")
+    if image:
+        Path(_SCRIPT).write_text(script)
+        return _in_container(image, shown, values, surroundings, capture=capture)
+    loads = "".join(f"module load {shlex.quote(name)} || exit 1\n" for name in surroundings.get("modules", ()))
+    Path(_SCRIPT).write_text(f"{_MODULES if loads else ''}{loads}set -euo pipefail\n{script}")
+    bash = shutil.which("bash")
+    if bash is None:
+        raise CommandError("shell steps need bash, which was not found on this machine")
+    argv = [*activated(surroundings["conda"]), bash, _SCRIPT] if surroundings.get("conda") else [bash, _SCRIPT]
+    sys.stdout.flush()
+    process = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if capture else None, stderr=subprocess.PIPE
+    )
+    tail = _Tail(process)
+    with process:
+        output = process.stdout.read() if process.stdout is not None else b""
+        words = tail.end()
+        status = process.wait()
+    os.unlink(_SCRIPT)
+    if status:
+        raise _failed(shown, status, words)
+    return output.decode()
+
+
+class _Tail:
+    """Passes the standard error of a process on to the task's log, and keeps its end."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._kept = b""
+        self._thread = threading.Thread(target=self._pass_on, name="toilfn-shell", daemon=True)
+        self._thread.start()
+
+    def _pass_on(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            while chunk := os.read(stream.fileno(), 65536):
+                self._kept = (self._kept + chunk)[-_TAIL:]
+                os.write(2, chunk)
+
+    def end(self) -> str:
+        """Wait for the end, and return what was kept."""
+        self._thread.join()
+        return self._kept.decode(errors="replace")
+
+
+def _failed(shown: str, status: int, words: str) -> CommandError:
+    said = last_lines(words, _LINES)
+    how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+    return CommandError(f"the command {how}: {shown}{said and f'{os.linesep}{said}'}", status, said)
+
+
+def _in_container(
+    image: str, shown: str, values: Mapping[str, Any], surroundings: dict[str, Any], *, capture: bool
+) -> str:
+    from toilfn.containers.call import docker
+    from toilfn.containers.choose import choose
+
+    engine = surroundings.get("engine")
+    mode = "rw" if choose(engine).name == "udocker" else "ro"  # udocker protects nothing, and refuses to be asked
+    try:
+        printed = docker(
+            image, ["sh", "-c", _IN_CONTAINER, "sh", _SCRIPT], entrypoint=None, engine=engine, text=True,
+            volumes={path: (path, mode) for path in _outside(values)},
+        )  # fmt: skip
+    except ContainerError as error:
+        if error.exit_code < 0 or isinstance(error, MemoryError):
+            raise
+        raise _failed(shown, error.exit_code, error.stderr) from None
+    if not capture:
+        print(printed, end="", flush=True)
+    return str(printed)
+
+
+def _outside(value: Any) -> list[str]:
+    """List the paths among values that are not in the task's own directory, which the container has anyway."""
+    if isinstance(value, Mapping):
+        return list(dict.fromkeys(path for item in value.values() for path in _outside(item)))
+    if isinstance(value, (list, tuple)):
+        return [path for item in value for path in _outside(item)]
+    return [str(value)] if isinstance(value, Path) and value.is_absolute() else []
