@@ -161,7 +161,7 @@ class _Quotes:
 
     def __init__(self) -> None:
         self._open = [""]
-        """The constructs that are open around this place: a quote, a backquote, ``#``, ``((`` or ``(``; ``""`` outside of all."""
+        """The constructs around this place: a quote, a backquote, ``#``, ``((`` or ``(``; ``""`` outside of all."""
         self._last = ""
         self._document = False
         """Whether a here-document was announced, and then begun by the end of its line."""
