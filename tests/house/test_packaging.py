@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import sysconfig
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,28 +154,30 @@ def test_benchmarks_find_the_programs_of_the_environment(tmp_path):
 # Installers find the versions of every extra at once: none of them looks at a package twice.
 
 
-def installer(folder: Path, *needs: str) -> Path:
-    """Make an environment with an installer in it."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "-q", *needs]
+def installer(folder: Path, need: str) -> Path:
+    """Put an installer into a folder of its own; `PYTHONPATH` leads there."""
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, need]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no package index is in reach: {done.stderr[-300:]}")
-    return folder / "bin"
+    return folder
 
 
-@pytest.fixture(scope="session")
-def pips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {version: installer(tmp_path_factory.mktemp("pip"), f"pip=={version}") for version in PIPS}
+@pytest.fixture(scope="module")
+def pips(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    return functools.cache(lambda version: installer(tmp_path_factory.mktemp(f"pip-{version}-"), f"pip=={version}"))
 
 
-def looked_at(python: Path, extra: str, report: Path) -> tuple[Counter[str], int]:
+def looked_at(pip: Path, needed: str, report: Path) -> tuple[Counter[str], int]:
     """Let pip look for an extra; give how often it looked at each package, and how many it would install."""
     options = ["--dry-run", "--ignore-installed", "--no-color", "--report", str(report)]
-    command = [python, "-m", "pip", "install", *options, f"{ROOT}[{extra}]"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "install", *options, needed]
+    environment = os.environ | {"PYTHONPATH": str(pip)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    return Counter(COLLECTING.findall(done.stdout)), len(json.loads(report.read_text())["install"])
+    found = json.loads(report.read_text())
+    assert found["pip_version"] in pip.name
+    return Counter(COLLECTING.findall(done.stdout)), len(found["install"])
 
 
 @pytest.mark.slow
@@ -180,17 +185,17 @@ def looked_at(python: Path, extra: str, report: Path) -> tuple[Counter[str], int
 @pytest.mark.parametrize(
     ("version", "extra"), [(PIPS[-1], extra) for extra in EXTRAS] + [(version, "all") for version in PIPS[:-1]]
 )
-def test_pip_finds_an_extra_without_walking_back(pips, tmp_path, version, extra):
-    counts, installed = looked_at(pips[version] / "python", extra, tmp_path / "report.json")
+def test_pip_finds_an_extra_without_walking_back(pips, wheel, tmp_path, version, extra):
+    counts, installed = looked_at(pips(version), f"{wheel}[{extra}]", tmp_path / "report.json")
     assert {name: count for name, count in counts.items() if count > 1} == {}
     assert len(counts) <= installed + 5  # a package is collected once more for its extras
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_uv_finds_all_extras_without_walking_back(tmp_path):
-    programs = installer(tmp_path / "uv", "uv")
-    command = [programs / "uv", "pip", "install", "--dry-run", "-v", "--python", programs / "python", f"{ROOT}[all]"]
+def test_uv_finds_all_extras_without_walking_back(wheel, tmp_path):
+    uv = installer(tmp_path / "uv", "uv") / "bin" / "uv"
+    command = [uv, "pip", "install", "--dry-run", "-v", "--python", sys.executable, "--reinstall", f"{wheel}[all]"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     counts = Counter(name for name, _ in set(SELECTING.findall(done.stderr)))
