@@ -1,6 +1,7 @@
 """Kubernetes: each batch is the pod of a Job, and many of one shape are the pods of one Indexed Job.
 
-News come by watching jobs and pods. The leader may be anywhere from where the API can be reached, or in a pod.
+News come by watching jobs and pods, and a thread sends jobs. The leader may be anywhere from where the API can be
+reached, or in a pod.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import resolved
 from toilfn.clusters.kubernetes import verdict
-from toilfn.clusters.kubernetes.connection import Connection, QuotaError, RefusedError, user
+from toilfn.clusters.kubernetes.connection import Connection, user
 from toilfn.clusters.kubernetes.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name, user_label
 from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, departing
+from toilfn.clusters.kubernetes.sender import Answer, NoRoom, NotSent, Sender, Sent
 from toilfn.clusters.kubernetes.settings import KubernetesSettings
 from toilfn.clusters.kubernetes.watcher import Changed, Gone, Listed, News, Watcher
 from toilfn.errors import ClusterError, InputError
@@ -88,7 +90,7 @@ class KubernetesCluster(Cluster):
         self._context: RunContext | None = None
         self._connection: Connection | None = None
         self._watchers: list[Watcher] = []
-        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._live: dict[JobId, _Live] = {}
         self._alive: Counter[str] = Counter()
         self._leftover: dict[str, Callable[[str], None]] = {}
@@ -96,12 +98,9 @@ class KubernetesCluster(Cluster):
         self._array_limit = 1
         self._has_run = False
         self._said: set[str] = set()
-        self._unsent: dict[str, dict[str, Any]] = {}
-        """Jobs that the API has not taken yet."""
-        self._ready: list[Update] = []
-        """News for the next poll."""
-        self._no_sending: tuple[float, ClusterError] | None = None
-        """The first error since which no job could be sent, and its monotonic time."""
+        self._sender: Sender | None = None
+        self._unsent: set[str] = set()
+        """The names of jobs that the API has not taken yet."""
         self._is_away = False
 
     def open(self, context: RunContext) -> None:
@@ -124,6 +123,7 @@ class KubernetesCluster(Cluster):
         self._array_limit = max(1, most) if version >= _INDEXED else 1
         self._news = queue.SimpleQueue()
         self._watchers = [Watcher(connection, kind, selector, self._news) for kind in ("job", "pod")]
+        self._sender = Sender(connection, self._news, self.poll_interval)
 
     def capacity(self) -> Capacity:
         """Return no limits but `max_jobs`: Kubernetes has its own queue."""
@@ -143,7 +143,7 @@ class KubernetesCluster(Cluster):
     def poll(self, timeout: float) -> list[Update]:
         """Wait for news. See `Cluster.poll`."""
         end = time.monotonic() + timeout
-        updates, self._ready = self._ready, []
+        updates: list[Update] = []
         is_awake = False
         while not updates and not is_awake and (left := end - time.monotonic()) > 0:
             until_look = max(0.0, self._next_look - time.monotonic()) if self._live else left
@@ -161,8 +161,8 @@ class KubernetesCluster(Cluster):
         kept = {live.job for live in self._live.values() if not live.is_killed}
         for live in ending:
             if live.job in self._unsent:
-                if live.job not in kept:
-                    self._give_up(live.job, Found(JobState.ENDED, Cause.LOST, "killed"))
+                if live.job not in kept and self._sender is not None:
+                    self._sender.withdraw(live.job)
             elif live.job not in kept:
                 self._remove(live.job, self._api.delete_job)
             elif live.pod is not None:
@@ -173,6 +173,8 @@ class KubernetesCluster(Cluster):
         if self._connection is None:
             return
         self.kill(tuple(self._live))
+        self._stop_sending()
+        self._take(0.0, [])  # the API may have jobs that nobody wants any more
         self._remove_leftover()
         self.has_left_jobs = bool(self._leftover)
         if self._leftover:
@@ -190,6 +192,7 @@ class KubernetesCluster(Cluster):
         """Hang up, and let the jobs run on."""
         if self._connection is None:
             return
+        self._stop_sending()
         for watcher in self._watchers:
             watcher.stop()
         self._connection.close()
@@ -198,7 +201,6 @@ class KubernetesCluster(Cluster):
         self._alive.clear()
         self._leftover.clear()
         self._unsent.clear()
-        self._ready.clear()
 
     def wake(self) -> None:
         """Build a waiting `poll` return."""
@@ -260,55 +262,41 @@ class KubernetesCluster(Cluster):
 
     def _submit(self, shape: Resources, portion: Sequence[Batch]) -> dict[str, JobId]:
         context = self._context
-        if context is None:
+        if context is None or self._sender is None:
             raise ClusterError("the cluster is not open")
         name = job_name(self.settings.get("job_name", ""), context.workflow, secrets.token_hex(4))
-        manifest = self._unsent[name] = self.manifest(Submission(name, tuple(portion), shape, ""))
+        manifest = self.manifest(Submission(name, tuple(portion), shape, ""))
         jobs = {batch: id_ for id_, batch in batches(manifest).items()}
+        self._unsent.add(name)
         for id_ in jobs.values():
             self._watch(id_, name, since=float("inf"))
-        self._send(name)
+        self._sender.put(name, manifest)
         return jobs
 
-    def _send(self, name: str) -> bool:
-        """Send a job; return whether that is settled. One for which there is no room now is sent again later."""
-        try:
-            self._api.create_job(self._unsent[name])
-        except AwayError as error:
-            self._no_sending = self._no_sending or (time.monotonic(), error)
-            return False
-        except QuotaError as error:
-            if verdict.is_final(str(error)):
-                self._give_up(name, Found(JobState.ENDED, Cause.INPUT, f"{error}; {verdict.QUOTA_TOO_SMALL}"))
-                return True
-            self._say(f"jobs wait for the namespace's quota: {error}")
-            return False
-        except RefusedError as error:
-            self._give_up(name, Found(JobState.ENDED, Cause.INPUT, str(error)))
-            return True
-        del self._unsent[name]
-        self._no_sending = None
-        now = time.monotonic()
-        for live in self._live.values():
-            if live.job == name:
-                live.since, live.next_look = now, now + self._pod_timeout
-        return True
+    def _stop_sending(self) -> None:
+        if self._sender is not None:
+            self._sender.stop()
+            self._sender = None
 
-    def _give_up(self, name: str, found: Found) -> None:
-        """End the batches of a job that was never sent."""
-        del self._unsent[name]
+    def _sent(self, name: str, at: float) -> None:
+        """Note that the API has a job, and delete it if it was killed meanwhile."""
+        self._unsent.discard(name)
+        batches = [live for live in self._live.values() if live.job == name]
+        for live in batches:
+            live.since, live.next_look = at, at + self._pod_timeout
+        if batches and all(live.is_killed for live in batches):
+            self._remove(name, self._api.delete_job)
+
+    def _not_sent(self, name: str, why: str, is_doubtful: bool) -> list[Update]:
+        """End the batches of a job that the API will not have."""
+        self._unsent.discard(name)
         lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
-        self._alive[name] += 1  # there is no job to delete
-        self._ready += [self._ended(id_, live, found) for id_, live in lost]
-        del self._alive[name]
-        self.wake()
-
-    def _send_rest(self) -> None:
-        if not self._unsent:
-            self._no_sending = None
-        for name in tuple(self._unsent):
-            if not self._send(name):
-                return
+        found = Found(JobState.ENDED, Cause.INPUT, why)
+        if not is_doubtful:
+            self._alive[name] += 1  # there is no job to delete
+        updates = [self._ended(id_, live, found) for id_, live in lost]
+        self._alive.pop(name, None)
+        return updates
 
     def _watch(self, id_: JobId, name: str, since: float | None = None) -> None:
         if id_ not in self._live:
@@ -327,8 +315,14 @@ class KubernetesCluster(Cluster):
                 news = self._news.get_nowait()
         return is_awake
 
-    def _learn(self, news: News) -> list[Update]:
+    def _learn(self, news: News | Answer) -> list[Update]:
         match news:
+            case Sent(name, at):
+                self._sent(name, at)
+            case NotSent(name, why, is_doubtful):
+                return self._not_sent(name, why, is_doubtful)
+            case NoRoom(why):
+                self._say(f"jobs wait for the namespace's quota: {why}")
             case Changed("pod", pod):
                 return self._saw(pod)
             case Gone("pod", pod):
@@ -437,9 +431,8 @@ class KubernetesCluster(Cluster):
         """Look for jobs that do not make progress."""
         self._check_outage()
         self._remove_leftover()
-        self._send_rest()
         now = time.monotonic()
-        updates, self._ready = self._ready, []
+        updates: list[Update] = []
         looks = 0
         for id_, live in tuple(self._live.items()):
             if now > live.left_at:
@@ -453,7 +446,7 @@ class KubernetesCluster(Cluster):
 
     def _check_outage(self) -> None:
         """Report an outage, and end the run after a long one."""
-        found = [self._no_sending, *(watcher.trouble() for watcher in self._watchers)]
+        found = [source.trouble() for source in (self._sender, *self._watchers) if source is not None]
         troubles = [trouble for trouble in found if trouble is not None]
         if not troubles:
             self._note_outage(None)
@@ -462,7 +455,6 @@ class KubernetesCluster(Cluster):
         away = time.monotonic() - since
         if away > self._patience:
             self._live.clear()  # so that `close` leaves the jobs alone
-            self._unsent.clear()
             raise ClusterError(
                 f"{error}\nno news of the jobs for {format_duration(away)} (setting patience); the jobs keep running",
                 hint="resume the run later",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -266,6 +267,69 @@ def test_a_quota_without_room_for_one_job_ends_the_task_at_once(fake, cluster):
     assert verdict.QUOTA_TOO_SMALL in update.detail
 
 
+# A slow API.
+
+
+@pytest.fixture
+def held(fake):
+    """Let each request that makes a job take until the event is set."""
+    go = threading.Event()
+
+    def hold(method, path, query):
+        if (method, path) == ("POST", JOBS):
+            assert go.wait(60)
+
+    yield lambda: setattr(fake, "refuse", hold) or go
+    go.set()
+
+
+def posts(fake):
+    return sum(request == ("POST", JOBS) for request in fake.requests)
+
+
+def test_the_leader_polls_while_the_api_takes_its_time(fake, cluster, held, tmp_path):
+    first = submit(cluster, "wait-0")
+    wait_running(cluster, first)
+    go = held()
+    others = submit(cluster, "ok-1", "ok-2")
+    until(cluster, lambda: posts(fake) == 2)
+    Path(tmp_path, "go").touch()
+    assert ends(cluster, first)["wait-0"].cause is None
+    assert len([kind for kind, _ in fake.objects if kind == "jobs"]) <= 1
+    go.set()
+    assert {update.cause for update in ends(cluster, others).values()} == {None}
+
+
+@pytest.mark.parametrize("way", ["kill", "close"])
+def test_a_job_that_is_ended_while_it_is_sent_is_deleted(fake, tmp_path, held, way):
+    with opened(tmp_path) as cluster:
+        go = held()
+        jobs = submit(cluster, "wait-0")
+        until(cluster, lambda: posts(fake) == 1)
+        if way == "kill":
+            cluster.kill(jobs.values())
+        threading.Timer(0.2, go.set).start()  # the answer comes after the order to end it
+        if way == "kill":
+            assert ends(cluster, jobs)["wait-0"].cause is Cause.LOST
+    assert not fake.objects or all("deletionTimestamp" in item["metadata"] for item in fake.objects.values())
+
+
+def test_a_job_whose_answer_was_lost_is_deleted_when_it_is_ended(fake, tmp_path):
+    """The API has made the job, and nobody has been told."""
+
+    def lose(method, path, query):
+        if (method, path) == ("POST", JOBS):
+            raise RefusedError(504, "the request has timed out")
+
+    with opened(tmp_path) as cluster:
+        fake.refuse_after = lose
+        jobs = submit(cluster, "wait-0")
+        until(cluster, lambda: fake.objects)
+        cluster.kill(jobs.values())
+        assert ends(cluster, jobs)["wait-0"].cause is Cause.LOST
+    assert not fake.objects or all("deletionTimestamp" in item["metadata"] for item in fake.objects.values())
+
+
 def pod_quota(amount, number):
     return (
         f'Error creating: pods "toilfn-x-{number}" is forbidden: exceeded quota: q, requested: {amount}, '
@@ -358,7 +422,8 @@ def test_a_setting_that_fits_no_job_is_named_at_the_start(fake, tmp_path, settin
 def test_any_login_name_becomes_a_label(fake, tmp_path, monkeypatch, name, label):
     monkeypatch.setenv("LOGNAME", name)
     with opened(tmp_path) as cluster:
-        submit(cluster, "ok")
+        submit(cluster, "wait")
+        until(cluster, lambda: fake.objects)
         (job,) = (item for (kind, _), item in fake.objects.items() if kind == "jobs")
         assert job["metadata"]["labels"]["toilfn/owner"] == label
 

@@ -70,6 +70,8 @@ class FakeKubernetes:
         """What the user has no right to, such as ``watch pods``."""
         self.refuse: Callable[[str, str, dict[str, str]], None] = lambda method, path, query: None
         """Called with each request; raises `RefusedError` for one that is not to be answered as usual."""
+        self.refuse_after: Callable[[str, str, dict[str, str]], None] = lambda method, path, query: None
+        """The same after the work: the answer is lost."""
         self.stream_error: Object | None = None
         """What each stream ends with as soon as it begins."""
         self.generation = 0
@@ -302,6 +304,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.fake.requests.append((method, url.path))
         try:
             found = self.found(method, url.path, query, body)
+            self.server.fake.refuse_after(method, url.path, query)
         except RefusedError as error:
             return self.send(error.status, {"kind": "Status", "message": error.message, "code": error.status})
         except Exception as error:
