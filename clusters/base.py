@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FRESH_VARIABLE",
+    "OUTPUT_VARIABLE",
     "Batch",
     "Capabilities",
     "Cluster",
@@ -41,6 +42,10 @@ __all__ = [
 
 FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
 """The environment variable that workers find where each attempt is to have a process of its own."""
+
+OUTPUT_VARIABLE = "TOILFN_OUTPUT_FILE"
+"""The environment variable that names a file where a worker keeps what its task has printed, so that this outlives it:
+for systems whose jobs print into a pipe."""
 
 _START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.worker.main import start; start()"
 

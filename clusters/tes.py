@@ -166,6 +166,14 @@ class TESCluster(PolledCluster[LiveJob]):
             return True
         return state is not JobState.ENDED
 
+    def namesakes(self, name: str) -> list[JobId]:
+        """Return the ids of all live tasks of a name."""
+        tasks = [task for task in self._listed("BASIC") if task.get("name") == name]
+        unknown = STATES["UNKNOWN"]
+        return [
+            JobId(task["id"]) for task in tasks if STATES.get(task.get("state", ""), unknown)[0] is not JobState.ENDED
+        ]
+
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live tasks by their tag, and take them over."""
         found: dict[JobId, str] = {}
@@ -212,14 +220,15 @@ class TESCluster(PolledCluster[LiveJob]):
             raise ClusterError(f"{error}", hint=_ENDPOINT_HINT) from None
 
     def _create(self, batch: Batch) -> JobId:
-        name = f"{self.context.workflow}-{secrets.token_hex(8)}"
-        task = self.task(batch, name)
+        def send(name: str) -> str:
+            return str(self._service.post("/tasks", self.task(batch, name))["id"])
 
-        def arrived() -> str:
+        def arrived(name: str) -> str:
             return next((found["id"] for found in self._listed("BASIC") if found.get("name") == name), "")
 
-        job = JobId(self.surely(lambda: self._service.post("/tasks", task)["id"], arrived))
-        self._watch(job, task["tags"].get("toilfn.walltime"))
+        name = f"{self.context.workflow}-{secrets.token_hex(8)}"
+        job = JobId(self.once((batch.name,), name, send, arrived))
+        self._watch(job, self.task(batch, name)["tags"].get("toilfn.walltime"))
         return job
 
     def _watch(self, job: JobId, walltime: str | None) -> None:

@@ -105,9 +105,24 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         for batch in batches:
             shapes[batch.resources].append(batch)
         most = min(int(self.settings.get("max_array_size", awsjobs.ARRAY_LIMIT)), awsjobs.ARRAY_LIMIT)
+        self._end_doubtful(batches)
         parts = [portion for group in shapes.values() for portion in awsjobs.portions(group, most)]
         jobs = self.one_by_one(parts, self._submit)
         return [jobs[batch.name] for batch in batches]
+
+    def _end_doubtful(self, batches: Sequence[Batch]) -> None:
+        """End submissions that may have come through, where their batches may go out in other arrays now."""
+        names = {batch.name for batch in batches}
+        for key in [key for key in self._doubtful if len(key) > 1 and not names.isdisjoint(key)]:
+            if found := self.patiently(lambda key=key: self.namesakes(self._doubtful[key])):  # type: ignore[misc]
+                self.end(found)
+            del self._doubtful[key]
+
+    def namesakes(self, name: str) -> list[JobId]:
+        """Return the ids of all live jobs of a name, of arrays their own."""
+        ids = [job for queue in dict.fromkeys((self._queue, self._spot_queue)) for job in self._named(queue, name)]
+        living = [job for job in self._described(ids) if awsjobs.STATES.get(job["status"]) is not JobState.ENDED]
+        return [*dict.fromkeys(JobId(_parent(job["jobId"])) for job in living)]
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
         """Describe jobs, a hundred at a time."""
@@ -173,12 +188,10 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
 
     def _submit(self, batches: Sequence[Batch]) -> dict[str, JobId]:
         given, context, resources = self.settings, self.context, batches[0].resources
-        name = f"{_name(context.workflow)}-{secrets.token_hex(8)}"
         queue = self._spot_queue if resources.preemptible else self._queue
         walltime = walltime_of(given, resources)
         command, prologue = worker_words(given, context), given.get("job_script_prologue", ())
         request = {
-            "jobName": name,
             "jobQueue": queue,
             "jobDefinition": self._definition,
             "containerOverrides": awsjobs.overrides(
@@ -190,10 +203,14 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
             **({"tags": given["tags"], "propagateTags": True} if "tags" in given else {}),
         }
 
-        def arrived() -> str:
+        def send(name: str) -> str:
+            return str(self._amazon.ask("batch", "submit_job", jobName=name, **request)["jobId"])
+
+        def arrived(name: str) -> str:
             return next((_parent(job) for job in self._named(queue, name)), "")
 
-        base = self.surely(lambda: str(self._amazon.ask("batch", "submit_job", **request)["jobId"]), arrived)
+        name = f"{_name(context.workflow)}-{secrets.token_hex(8)}"
+        base = self.once(tuple(batch.name for batch in batches), name, send, arrived)
         ids = [f"{base}:{number}" for number in range(len(batches))] if len(batches) > 1 else [base]
         jobs = {batch.name: JobId(id_) for batch, id_ in zip(batches, ids, strict=True)}
         with self.lock:

@@ -122,12 +122,8 @@ class CommandCluster(PolledCluster[_Live]):
         self._array_limit = self.array_limit
         self._no_records_since: float | None = None
         self._told: set[tuple[str, str]] = set()
-        self._doubtful: dict[tuple[str, ...], str] = {}
-        """The names of submissions that may have come through, by their batches."""
         self._repeated: set[str] = set()
         """The names of submissions that have been sent more than once, and of which nothing else is known yet."""
-        self._sent_again: dict[str, tuple[str, float]] = {}
-        """Of submissions that were sent more than once: the id that counts, and until when others may turn up."""
         job_name(self.settings.get("job_name", ""))
         self.job_script()
 
@@ -283,7 +279,6 @@ class CommandCluster(PolledCluster[_Live]):
         except ClusterError as error:  # a question is never a reason to end what runs
             raise AwayError(str(error)) from None
         self._warn(known)
-        self._end_twins()
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
 

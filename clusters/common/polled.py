@@ -102,6 +102,10 @@ class PolledCluster(Cluster, Generic[L]):
         """Held by whoever looks at the jobs or changes them: submissions may run in another thread."""
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
+        self._doubtful: dict[tuple[str, ...], str] = {}
+        """The names of submissions that may have come through, by their batches."""
+        self._sent_again: dict[str, tuple[str, float]] = {}
+        """Of submissions that were sent more than once: the id that counts, and until when others may turn up."""
         self._not_ended = ""
         """Why jobs could not be ended the last time."""
         self._woken = threading.Event()
@@ -136,6 +140,10 @@ class PolledCluster(Cluster, Generic[L]):
         """
         self.end(jobs)
         return set()
+
+    def namesakes(self, name: str) -> list[JobId]:
+        """Return the ids of all live submissions of a name, for systems that use `once`. Raises as `look` does."""
+        return []
 
     def ended(self, job: JobId, live: L, found: Found) -> Found:
         """Add details about a job that has just ended, and forget its notes."""
@@ -174,6 +182,7 @@ class PolledCluster(Cluster, Generic[L]):
             self._end_late()
             self._kill_again()
             self._kill()
+            self._end_twins()
             known = self.look(list(self._live))
             known |= self._missing([job for job in self._live if job not in known])
         except AwayError as error:
@@ -261,6 +270,55 @@ class PolledCluster(Cluster, Generic[L]):
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
         """Judge a refused submission: a service that answers says itself what may pass."""
         return Refusal.AWAY if isinstance(error, AwayError) else Refusal.FINAL
+
+    def once(
+        self, batches: tuple[str, ...], name: str, send: Callable[[str], str], arrived: Callable[[str], str]
+    ) -> str:
+        """Submit batches under a name, also while the system is briefly away, and never twice; return the id.
+
+        A submission that may have come through although it failed keeps its name, and is looked for by that name
+        before its batches are submitted again. One that turns up after it was sent again is ended.
+
+        Parameters
+        ----------
+        batches : tuple of str
+            Their names.
+        name : str
+            The submission's, if there was no earlier one of these batches.
+        send : callable
+            Submits under a name; returns the id.
+        arrived : callable
+            Asks for the id of the submission of a name; empty if there is none.
+        """
+        earlier = self._doubtful.pop(batches, "")
+        name = earlier or name
+        sent = 1 if earlier else 0
+
+        def attempt() -> str:
+            nonlocal sent
+            if sent and (found := arrived(name)):
+                return found
+            sent += 1
+            return send(name)
+
+        try:
+            base = self.patiently(attempt)
+        except AwayError:
+            self._doubtful[batches] = name
+            raise
+        if sent > 1:
+            with self.lock:
+                self._sent_again[name] = (base, time.monotonic() + self.patience)
+        return base
+
+    def _end_twins(self) -> None:
+        """End submissions that came through late, after they had been sent again."""
+        now = time.monotonic()
+        self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
+        for name, (base, _) in self._sent_again.items():
+            if twins := [job for job in self.namesakes(name) if job != base]:
+                _log.warning("ending %s, which was submitted a second time: its answer came late", " ".join(twins))
+                self.end(twins)
 
     def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
         """Send something, also while the system is briefly away, and never twice.

@@ -382,10 +382,9 @@ class KubernetesCluster(Cluster):
     def _ended(self, id_: JobId, live: _Live, found: Found) -> Update:
         if live.is_killed and found.cause is not None:
             found = Found(JobState.ENDED, Cause.LOST, "killed")
-        elif found.cause is Cause.LOST and live.pod is not None:
-            found = self._excused(found, live.pod)
-        elif found.cause not in (None, Cause.LOST, Cause.PREEMPTED) and live.pod is not None:
-            found = found._replace(detail=found.detail + self._printed(live.pod))
+        elif found.cause is not None and live.pod is not None:
+            found = self._excused(found, live.pod) if found.cause is Cause.LOST else found
+            found = found._replace(detail=found.detail + self._printed(live.pod, found.cause))
         del self._live[id_]
         self._alive[live.job] -= 1
         if not self._alive[live.job]:
@@ -403,14 +402,19 @@ class KubernetesCluster(Cluster):
         why = departing(node, labels) if node else ""
         return found._replace(cause=Cause.PREEMPTED, detail=f"{found.detail}; {why}") if why else found
 
-    def _printed(self, pod: Mapping[str, Any]) -> str:
-        """Return the end of what the worker printed outside its tasks."""
-        name = pod["metadata"]["name"]
+    def _printed(self, pod: Mapping[str, Any], cause: Cause | None) -> str:
+        """Return the end of what the task had printed, and of what the worker printed outside its tasks."""
+        said = verdict.last_words(pod)[-_TAIL:].strip()
+        printed = f"; its output ends with:\n{said}" if said else ""
+        if cause in (Cause.LOST, Cause.PREEMPTED):  # its node may be gone
+            return printed
         try:
-            text = self._api.log(name, CONTAINER, _TAIL)
+            text = self._api.log(pod["metadata"]["name"], CONTAINER, _TAIL)
         except ClusterError as error:
-            return f"; its log cannot be read: {error}"
-        return f"; its log ends with:\n{text}" if text else ""
+            return printed or f"; its log cannot be read: {error}"
+        if not text or text in said:
+            return printed
+        return f"{'' if said in text else printed}; its log ends with:\n{text}"
 
     def _remove(self, name: str, delete: Callable[[str], None]) -> None:
         """Delete a job or a pod, later if the API does not answer now."""

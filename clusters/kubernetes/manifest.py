@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toilfn.clusters.base import JobId, RunContext, worker_command
+from toilfn.clusters.base import OUTPUT_VARIABLE, JobId, RunContext, worker_command
 from toilfn.clusters.common.jobscript import Submission, render
 from toilfn.clusters.kubernetes.placement import (
     ACCELERATOR_LABELS,
@@ -50,6 +50,7 @@ CONTAINER = "worker"
 INDEX = "batch.kubernetes.io/job-completion-index"
 """The annotation of an Indexed Job's pods."""
 WORK_DIR = "/var/lib/toilfn"
+_MESSAGE = "/dev/termination-log"
 _DAY = 86400.0
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
@@ -194,7 +195,7 @@ def _pod(submission: Submission, context: RunContext, settings: Mapping[str, Any
 
 def _container(submission: Submission, context: RunContext, settings: Mapping[str, Any]) -> dict[str, Any]:
     asked = amounts(submission.resources, settings.get("accelerator_resources", {}))
-    variables = {"TOILFN_WORK_DIR": _work_dir(context), **settings.get("env", {})}
+    variables = {"TOILFN_WORK_DIR": _work_dir(context), OUTPUT_VARIABLE: _MESSAGE, **settings.get("env", {})}
     container = {
         "name": CONTAINER,
         "image": settings["image"],
@@ -204,6 +205,8 @@ def _container(submission: Submission, context: RunContext, settings: Mapping[st
         "envFrom": [{"secretRef": {"name": name}} for name in settings.get("secret_env", ())],
         "resources": {"requests": asked, "limits": asked},
         "volumeMounts": [mount for _, mount in _volumes(context, settings)],
+        # The pod's status has the end of this file, however the container has ended, and also after the pod is deleted.
+        "terminationMessagePath": _MESSAGE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     optional = {"imagePullPolicy": "image_pull_policy", "securityContext": "security_context"}

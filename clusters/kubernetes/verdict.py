@@ -15,7 +15,7 @@ from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.kubernetes.manifest import CONTAINER, PREEMPTIBLE
 from toilfn.ids import Cause
 
-__all__ = ["QUOTA_TOO_SMALL", "blocked", "gone", "is_final", "is_starting", "judge"]
+__all__ = ["QUOTA_TOO_SMALL", "blocked", "gone", "is_final", "is_starting", "judge", "last_words"]
 
 QUOTA_TOO_SMALL = "the whole quota is less than that: ask for less, or have the quota raised (`kubectl describe quota`)"
 
@@ -69,6 +69,12 @@ def gone(pod: Mapping[str, Any] | None) -> Found:
         return Found(JobState.ENDED, Cause.LOST, "its job was deleted before it had a pod")
     found = _disrupted(pod)
     return found or Found(JobState.ENDED, _lost(pod), f"its pod {pod['metadata']['name']} was deleted")
+
+
+def last_words(pod: Mapping[str, Any]) -> str:
+    """Return what the worker left as its container's termination message: what the task that it ran had printed."""
+    ends = (status.get("state", {}).get("terminated") for status in _statuses(pod) if status["name"] == CONTAINER)
+    return "".join(str(end.get("message") or "") for end in ends if end)
 
 
 def is_starting(pod: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from tests.clusters.kubernetes_jobs import ends, opened, run, submit, wait_running
 from tests.servers.fixtures import kubernetes, kubernetes_server
 from tests.servers.kubernetes import IMAGE
+from tests.servers.machine import wait_for
 from toilfn.clusters.base import JobState
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.clusters.testing import ClusterContract
@@ -95,6 +96,7 @@ def test_secrets_and_config_maps_are_files_and_variables_and_seen_nowhere_else(k
     command = 'do echo "$KEY $PLAIN" $(cat /var/lib/toilfn-secrets/KEY /var/lib/toilfn-notes/note)'
     with opened(tmp_path, secret_env=["vault"], env={"PLAIN": "$(x) $y"}, **places) as cluster:
         jobs = submit(cluster, command)
+        wait_for(lambda: labelled(kubernetes, cluster, "jobs"), "the job")
         (job,) = labelled(kubernetes, cluster, "jobs")
         assert ends(cluster, jobs)[command].cause is None
         assert (tmp_path / "output").read_text() == f"{SECRET} $(x) $y {SECRET}hello\n"
@@ -120,6 +122,7 @@ def test_a_template_is_laid_over_the_pod(kubernetes, tmp_path):
     (tmp_path / "pod.yaml").write_text(json.dumps(template))  # which is YAML, too
     with opened(tmp_path, pod_template=str(tmp_path / "pod.yaml"), security_context={"runAsUser": 0}) as cluster:
         jobs = submit(cluster, "do echo $MORE")
+        wait_for(lambda: labelled(kubernetes, cluster, "jobs"), "the job")
         (job,) = labelled(kubernetes, cluster, "jobs")
         assert all(update.cause is None for update in ends(cluster, jobs).values())
     pod = job["spec"]["template"]
@@ -133,7 +136,7 @@ def test_a_namespace_is_kept_to(kubernetes, tmp_path):
     make(kubernetes, "/api/v1/namespaces", metadata={"name": "lab"})
     with opened(tmp_path, namespace="lab") as cluster:
         jobs = submit(cluster, "do echo")
-        assert len(labelled(kubernetes, cluster, "jobs", "lab")) == 1
+        wait_for(lambda: labelled(kubernetes, cluster, "jobs", "lab"), "the job")
         assert ends(cluster, jobs)["do echo"].cause is None
 
 

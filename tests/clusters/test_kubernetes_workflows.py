@@ -11,9 +11,11 @@ import urllib.error
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 import yaml
 
+from tests.clusters.test_journal import fails, survives
 from tests.clusters.test_workflows import adopts, counts, result, sorts, start, wait_for_marks
 from tests.servers.fixtures import alone, kubernetes, kubernetes_server
 from tests.servers.kubernetes import IMAGE
@@ -33,6 +35,22 @@ def test_merge_sort(kubernetes, start):
 
 def test_a_killed_leaders_jobs_are_adopted(kubernetes, start):
     adopts(start, "kubernetes", 20, cluster=CLUSTER)
+
+
+@pytest.mark.parametrize(("what", "cause"), [("hungry", "memory"), ("sleepy", "walltime")])
+def test_what_a_task_had_printed_before_its_limit_is_in_the_error(kubernetes, start, what, cause):
+    assert fails(start, "kubernetes", what, cluster=CLUSTER)[1] == cause
+
+
+def test_what_a_task_had_printed_before_its_worker_was_killed_is_in_the_error(kubernetes, start):
+    def kill(marks):
+        for process in psutil.process_iter(["cmdline"]):
+            if str(marks.parent) in " ".join(process.info["cmdline"] or ()) and "toilfn.worker" in str(process.info):
+                process.kill()
+
+    _, cause, message = survives(start, "kubernetes", kill, cluster=CLUSTER)
+    assert cause == "lost"
+    assert "patient was here" in message
 
 
 def names(kubernetes, path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from functools import partial
 
@@ -13,7 +14,7 @@ from tests.clusters.leaders import counts, events, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
-from toilfn.clusters.base import Batch, JobState, RunContext, SubmissionError
+from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.common.resume import make_again, name_of
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
@@ -192,6 +193,34 @@ def test_a_lost_answer_does_not_make_a_second_task(tes, opened):
     (job,) = cluster.submit([batch()])
     assert ends(cluster, job).cause is None
     assert len(tes.tasks) == 1
+
+
+def test_a_task_whose_answer_was_lost_in_a_long_outage_is_found_when_it_is_tried_again(tes, opened):
+    cluster = opened(patience=0.4)
+    tes.loses_answers, tes.goes_away = 1, True
+    with pytest.raises(SubmissionError) as caught:
+        cluster.submit([batch()])
+    assert caught.value.refusal is Refusal.AWAY
+    tes.is_away = False
+    (job,) = cluster.submit([batch()])
+    assert ends(cluster, job).cause is None
+    assert len(tes.tasks) == 1
+
+
+def test_a_task_that_is_made_after_it_was_asked_for_again_is_ended(tes, opened):
+    late = threading.Event()
+    tes.late.append(late)
+    cluster = opened("sleep 60")
+    (job,) = cluster.submit([batch()])
+    assert len(tes.tasks) == 1
+    late.set()
+
+    def is_ended():
+        cluster.poll(0.2)
+        return [task["state"] for name, task in tes.tasks.items() if name != job] == ["CANCELED"]
+
+    wait_for(is_ended, "the end of the second task", 30)
+    assert tes.tasks[job]["state"] != "CANCELED"
 
 
 def test_what_is_asked_for_is_in_the_task(opened):

@@ -84,6 +84,7 @@ class Running:
         self.api, self.pod, self.uid = api, pod, pod["metadata"]["uid"]
         self.folder = folder / "pods" / self.uid
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.message = self.folder / "termination-log"
         self.process: subprocess.Popen[bytes] | None = None
         self.is_unwanted = threading.Event()
         self.started = now()
@@ -139,6 +140,9 @@ class Running:
         for place, source in places.items():
             here = shlex.quote(place)
             lines.append(f"mkdir -p {here} && mount --bind {shlex.quote(str(source))} {here}")
+        told = self.container["terminationMessagePath"]
+        self.message.touch(mode=0o666)
+        lines.append(f": >> {told} && mount --bind {shlex.quote(str(self.message))} {told}")
         return " && ".join([*lines, 'exec "$@"'])
 
     def overlay(self, number: int, folder: Path) -> str:
@@ -191,10 +195,12 @@ class Running:
 
     def start(self, script: str, variables: dict[str, str]) -> None:
         words = [expand(word, variables) for word in self.container["command"] + self.container.get("args", [])]
-        with (self.folder / "log").open("wb") as log:
+        with (self.folder / "log").open("wb") as log:  # behind a pipe, as a kubelet has it
+            self.logger = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log, start_new_session=True)
+        with self.logger.stdin as pipe:
             self.process = subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", script, "sh", *words],
-                env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=os.environ | variables, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True,
             )  # fmt: skip
         self.report("Running", {"running": {"startedAt": self.started}})
 
@@ -215,7 +221,10 @@ class Running:
             elif self.verdict == "Deleted" and time.monotonic() > deadline:
                 self.end("Deleted", signal.SIGKILL)
             time.sleep(0.05)
-        self.ended(self.process.wait())
+        code = self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # something that the pod started may live on
+            self.logger.wait(1)
+        self.ended(code)
 
     def end(self, verdict: str, number: signal.Signals) -> None:
         assert self.process is not None
@@ -227,12 +236,20 @@ class Running:
         code = 128 - code if code < 0 else code
         reason = self.verdict if self.verdict == "OOMKilled" else "Error" if code else "Completed"
         state = {"exitCode": code, "reason": reason, "startedAt": self.started, "finishedAt": now()}
+        state["message"] = self.told(code)
         more = {"reason": self.verdict, "message": "Pod was active on the node longer than the specified deadline"}
         self.report(
             "Failed" if code else "Succeeded",
             {"terminated": state},
             more if self.verdict == "DeadlineExceeded" else {},
         )
+
+    def told(self, code: int) -> str:
+        """Read the end of the termination message, or of the log where that is the policy and there is none."""
+        said = self.message.read_bytes()[-4096:]
+        if not said and code and self.container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+            said = (self.folder / "log").read_bytes()[-2048:]
+        return said.decode(errors="replace")
 
     def report(self, phase: str, state: dict[str, Any], more: dict[str, Any] | None = None) -> None:
         container = {"name": self.container["name"], "image": self.container["image"], "imageID": "", "restartCount": 0}

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+from toilfn.clusters.base import OUTPUT_VARIABLE
 from toilfn.clusters.local.output import LOG_LIMIT, open_output, read_output
 from toilfn.stdio import flush, text_output
 
@@ -44,11 +45,15 @@ class Capture:
 
     @classmethod
     def take_over(cls, limit: int = LOG_LIMIT) -> Capture:
-        """Send this process's output to one file until `give_back`: the job's own, else a new one.
+        """Send this process's output to one file until `give_back`: the job's own, one that its system keeps, or a new
+        one.
 
         The output of a task is still in the job's own file when the worker is killed, so that the leader finds it.
         """
+        kept = os.environ.pop(OUTPUT_VARIABLE, "")  # it is not for workers that a task may start
         own = _own_file()
+        if own is None and kept:
+            own = _regular(kept)
         capture = cls(open_output() if own is None else own, limit, is_jobs=own is not None)
         for target in (1, 2):
             capture._saved[target] = os.dup(target)
@@ -103,17 +108,24 @@ class Capture:
 
 def _own_file() -> int | None:
     """Open once more the file that this process's output goes to, if there is one that can be read and written."""
-    try:
-        if not stat.S_ISREG(os.fstat(1).st_mode):
-            return None
-        fd = os.open("/proc/self/fd/1", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-    except OSError:
+    fd = _regular("/proc/self/fd/1")
+    if fd is None:
         return None
     for target in (1, 2):  # nothing may be overwritten by those who have it open as well
         with suppress(OSError):
             if os.path.sameopenfile(target, fd):
                 fcntl.fcntl(target, fcntl.F_SETFL, fcntl.fcntl(target, fcntl.F_GETFL) | os.O_APPEND)
     return fd
+
+
+def _regular(path: str) -> int | None:
+    """Open a file that exists and can be read and written; None if it is not such a file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 class NoCapture:

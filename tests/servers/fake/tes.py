@@ -88,6 +88,8 @@ class FakeTES:
         self.page = 2047
         self.is_away = False
         self.loses_answers = 0
+        self.goes_away = False
+        self.late: list[threading.Event] = []
         self.largest = 1000.0
         self.may_create = threading.Event()
         self.may_create.set()
@@ -136,6 +138,16 @@ class FakeTES:
             self._threads.append(thread)
         thread.start()
         return {"id": name}
+
+    def create_later(self, body: Any, when: threading.Event) -> None:
+        """Do the work of CreateTask when nobody waits for its answer any more."""
+
+        def create() -> None:
+            assert when.wait(60)
+            self.create(body)
+
+        self._threads.append(threading.Thread(target=create))
+        self._threads[-1].start()
 
     def show(self, name: str, view: str) -> dict[str, Any]:
         """GetTask."""
@@ -267,6 +279,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(503, {"message": "the service is restarting"})
         if not self.fake.allows(self.headers.get("Authorization", "")):
             return self._answer(401, {"message": "who are you?"})
+        if self.command == "POST" and self.path == f"{BASE}/tasks" and self.fake.late:
+            self.fake.create_later(json.loads(text), self.fake.late.pop())
+            self.close_connection = True
+            return None
         try:
             kind, found = self._call(urlsplit(self.path).path, text)
         except KeyError as error:
@@ -275,6 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(400, {"message": str(error)})
         if kind == "tesCreateTaskResponse" and self.fake.loses_answers:
             self.fake.loses_answers -= 1
+            self.fake.is_away = self.fake.goes_away
             self.close_connection = True
             return None
         if kind:
