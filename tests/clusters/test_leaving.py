@@ -122,7 +122,7 @@ def test_nothing_runs_here_while_jobs_run_there(torque, start):
     for words in (["resume", store, "--cluster", "local"], ["resume", store, "--cluster", "inline"]):
         said = toilfn(*words, status=1)
         (job,) = own_jobs("torque", marks)
-        assert f"1 job of this store may still run on the cluster torque: {job}; resume there" in said
+        assert f"1 job of this store may still run on the cluster torque: {job}\nhint: resume there: " in said
     leader, _ = start("local", "patient", cluster={})
     assert "end them first: toilfn kill" in leader.communicate(timeout=60)[1]
     assert counts(marks)["patient"] == 1
@@ -138,7 +138,7 @@ def test_nothing_runs_here_while_nobody_can_say_whether_jobs_run_there(torque, s
     wait_for(lambda: own_jobs("torque", marks) == [], "the job to end")
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     said = toilfn("resume", store, "--cluster", "local", status=1)
-    assert "may still run on the cluster torque, which cannot be asked" in said
+    assert "may still run on the cluster torque, which cannot be queried" in said
     toilfn("kill", "--leave-jobs", store)
     assert "done" in toilfn("resume", store, "--cluster", "local")
     assert counts(marks)["patient"] == 1

@@ -9,10 +9,10 @@ import pytest
 
 from tests.servers.fixtures import alone, slurm, slurm_server
 from tests.servers.standins import StandIns
-from toilfn.clusters.base import Batch, JobState, RunContext
+from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.slurm.answers import STATES, accounting_answer, queue_answer
 from toilfn.clusters.slurm.cluster import SlurmCluster
-from toilfn.errors import ClusterError, InputError
+from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
 
@@ -185,8 +185,9 @@ def test_arrays_keep_to_the_sites_limit(slurm, opened):
 
 
 def test_a_log_directory_that_slurm_cannot_write_to_is_refused(slurm, opened, tmp_path):
-    with pytest.raises(InputError, match="backslash"):
+    with pytest.raises(SubmissionError, match="backslash") as caught:
         submitted(opened(log_directory=str(tmp_path / "a\\b")), "a")
+    assert caught.value.refusal is Refusal.FINAL
 
 
 def squeue(job, state, code="0", nodes="n1", reason="None"):
