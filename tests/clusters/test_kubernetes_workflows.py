@@ -37,9 +37,8 @@ def test_a_killed_leaders_jobs_are_adopted(kubernetes, start):
     adopts(start, "kubernetes", 20, cluster=CLUSTER)
 
 
-@pytest.mark.parametrize(("what", "cause"), [("hungry", "memory"), ("sleepy", "walltime")])
-def test_what_a_task_had_printed_before_its_limit_is_in_the_error(kubernetes, start, what, cause):
-    assert fails(start, "kubernetes", what, cluster=CLUSTER)[1] == cause
+def test_what_a_task_had_printed_before_it_was_out_of_memory_is_in_the_error(kubernetes, start):
+    assert fails(start, "kubernetes", "hungry", cluster=CLUSTER)[1] == "memory"
 
 
 def test_what_a_task_had_printed_before_its_worker_was_killed_is_in_the_error(kubernetes, start):
