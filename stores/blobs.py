@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = [
-    "BlobRef", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref", "new_blob_name",
+    "BlobRef", "Hasher", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref", "new_blob_name",
     "shard",
 ]  # fmt: skip
 
@@ -73,16 +73,31 @@ def digest_of(data: bytes | memoryview) -> bytes:
     return blake2b(data, digest_size=DIGEST_SIZE).digest()
 
 
+class Hasher:
+    """Computes size and digest of bytes that come in pieces."""
+
+    def __init__(self) -> None:
+        self._hasher = blake2b(digest_size=DIGEST_SIZE)
+        self.size = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take in the next piece."""
+        self._hasher.update(data)
+        self.size += len(data)
+
+    def digest(self) -> bytes:
+        """Return the digest of all pieces."""
+        return self._hasher.digest()
+
+
 def hash_file(path: str | os.PathLike[str]) -> tuple[int, bytes]:
     """Return a file's size and digest, in constant memory."""
-    hasher = blake2b(digest_size=DIGEST_SIZE)
+    hasher = Hasher()
     buffer = memoryview(bytearray(_CHUNK))
-    size = 0
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             hasher.update(buffer[:count])
-            size += count
-    return size, hasher.digest()
+    return hasher.size, hasher.digest()
 
 
 def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:

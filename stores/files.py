@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from toilfn.errors import StoreError, StoreNotFoundError
+from toilfn.stores.blobs import Hasher
 from toilfn.stores.faults import fault
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 
@@ -131,6 +132,15 @@ class FileObjects(Objects):
             self._replace(temporary, self._path(name))
             if move:
                 os.unlink(path)
+
+    def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+        """Do `upload`, and return the size and the digest of what was written."""
+        with self._translated("write", name):
+            hasher = Hasher()
+            temporary = self._copy_in(path, name, hasher)
+            fault("objects.temporary")
+            self._replace(temporary, self._path(name))
+            return hasher.size, hasher.digest()
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""
@@ -281,11 +291,14 @@ class FileObjects(Objects):
             self._seal(file.fileno(), found.st_mode)
         return True
 
-    def _copy_in(self, path: str | os.PathLike[str], name: str) -> str:
+    def _copy_in(self, path: str | os.PathLike[str], name: str, hasher: Hasher | None = None) -> str:
         descriptor, temporary = self._make_temporary(name)
         try:
             with open(descriptor, "wb") as target, open(path, "rb") as source:
-                copy_content(source, target)
+                if hasher is None:
+                    copy_content(source, target)
+                else:
+                    _copy_hashed(source, target, hasher)
                 target.flush()
                 found = os.fstat(source.fileno())
                 os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -347,6 +360,15 @@ def copy_content(source: BinaryIO, target: BinaryIO) -> None:
     """Copy a file's content, by sharing its blocks where the file system can, else inside of the kernel if it can."""
     if not clone(source, target) and not _copied_by_the_kernel(source, target):
         shutil.copyfileobj(source, target, 2**20)
+
+
+def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher) -> None:
+    """Copy a file's content, which must be read anyway."""
+    is_cloned = clone(source, target)
+    while chunk := source.read(2**20):
+        hasher.update(chunk)
+        if not is_cloned:
+            target.write(chunk)
 
 
 def clone(source: BinaryIO, target: BinaryIO) -> bool:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from toilfn import confined
 from toilfn.errors import CorruptObjectError, InputError, StoreError
+from toilfn.stores.blobs import hash_file
 
 __all__ = ["MissingBucketError", "MissingObjectError", "Objects", "checked_name"]
 
@@ -121,6 +122,12 @@ class Objects(ABC):
     @abstractmethod
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
         """Write or replace an object with a file's content; with `move`, the file is given away."""
+
+    def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+        """Do `upload`, and return the size and the digest of what was written; the file is read once if possible."""
+        size, digest = hash_file(path)
+        self.upload(path, name)
+        return size, digest
 
     @abstractmethod
     def download(self, name: str, path: str | os.PathLike[str]) -> None:

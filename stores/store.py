@@ -159,6 +159,8 @@ class Store:
         move : bool
             Give the file away: it is gone afterwards, and renamed into the store where that is possible.
         """
+        if name is not None and not move:
+            return BlobRef(name, *self.objects.upload_hashed(path, name))
         size, digest = hash_file(path)
         if name is None:
             name = _content_name(digest)

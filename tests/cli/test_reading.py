@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import toilfn as toil
 from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, started, task, tell
 from toilfn.cli import main
 from toilfn.files.file import File
@@ -281,6 +283,51 @@ def test_files_are_listed_printed_and_fetched(tmp_path: Path, capfdbinary: pytes
     assert main(["files", url, "get", file["id"][:12], str(tmp_path)]) == 0
     assert main(["files", url, "get", "out.txt", str(tmp_path / "other")]) == 0
     assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "other").read_bytes() == b"kept"
+
+
+@toil.task
+def written_by(text: str) -> toil.File:
+    return toil.write_file(Path(shutil.copy(__file__, "source.py")), text)
+
+
+@toil.task
+def passes_on(file: toil.File) -> int:
+    """Hand one file to another task by its name alone, and write one in vain."""
+    with toil.open_write("only-an-argument") as own:
+        own.write(b"mine")
+    return reads(own.file, file)
+
+
+@toil.task
+def reads(own: toil.File, file: toil.File) -> int:
+    return own.size + file.size
+
+
+@toil.task(retries=0)
+def fails(file: toil.File) -> None:
+    toil.write_file(file.path(), "in-vain")
+    raise ValueError("after it has written")
+
+
+def test_files_that_were_passed_on_and_their_readers_are_listed(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    file = written_by("returned")
+    with pytest.raises(toil.FailedTasksError):
+        toil.compute(passes_on(file), fails(file), store=tmp_path / "store", cluster="inline", progress=False)
+    store = str(tmp_path / "store")
+    capfdbinary.readouterr()
+    assert main(["files", store, "--json", "--all"]) == 0
+    found = {each["name"]: each for each in json.loads(capfdbinary.readouterr().out)}
+    assert set(found) == {"returned", "only-an-argument", "in-vain"}
+    assert [len(found[name]["read_by"]) for name in ("returned", "only-an-argument", "in-vain")] == [3, 1, 0]
+    assert main(["files", store]) == 0
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert any("only-an-argument" in line and "passes_on" in line and "reads" in line for line in lines)
+    assert not any("in-vain" in line for line in lines)
+    assert main(["files", store, "cat", f"file://{store}/{found['only-an-argument']['object']}"]) == 0
+    assert capfdbinary.readouterr().out == b"mine"
+    assert main(["files", store, "cat", "in-vain", "--all"]) == 0
 
 
 def test_files_are_chosen_by_patterns(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
-from toilfn.files import cache, room
+from toilfn.files import cache, digests, room
 from toilfn.model.records import BlobRef
 from toilfn.stores import new_blob_name, open_store
+from toilfn.stores.blobs import hash_file
 
 KIB = 1024
 
@@ -285,3 +286,36 @@ def test_four_processes_stay_under_the_limit(tmp_path):
     worst = [int(process.communicate(text, timeout=60)[0]) for process in running]
     assert 0 < max(worst) <= 10 * KIB
     assert 0 < in_use() <= 10 * KIB
+
+
+def test_a_large_file_is_read_once_for_its_digest(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(digests, "check_file", lambda ref, path, where: read.append(path))
+    ref = BlobRef("blobs/00/x", 2 * 2**20, b"0" * 16)
+    path = tmp_path / "x"
+    path.write_bytes(bytes(ref.size))
+    path.chmod(0o444)
+    for _ in range(2):
+        digests.check_once(ref, path, "here")
+    assert read == [path]
+    other = ref._replace(digest=b"1" * 16)
+    digests.check_once(other, path, "here")  # another content is expected
+    path.chmod(0o644)
+    path.write_bytes(b"x" * ref.size)
+    path.chmod(0o444)
+    digests.check_once(ref, path, "here")  # it was changed
+    assert read == [path] * 3
+    digests.remember(ref, path)
+    digests.check_once(ref, path, "here")
+    assert read == [path] * 3
+
+
+def test_a_memory_of_digests_that_cannot_be_used_is_not_missed(tmp_path):
+    (room.cache_dir() / "digests.sqlite").unlink(missing_ok=True)
+    (room.cache_dir() / "digests.sqlite").mkdir()
+    path = tmp_path / "x"
+    path.write_bytes(bytes(2**21))
+    path.chmod(0o444)
+    digests.check_once(BlobRef("blobs/00/x", *hash_file(path)), path, "here")
+    with pytest.raises(toil.CorruptObjectError, match="was altered"):
+        digests.check_once(BlobRef("blobs/00/x", 2**21, bytes(16)), path, "here")

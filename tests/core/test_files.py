@@ -472,3 +472,14 @@ def test_big_files_take_constant_memory(store, attempt, tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_the_address_of_a_file(tmp_path):
+    with TaskFiles(open_store(tmp_path / "store"), lambda: tmp_path) as session:
+        with toil.open_write("x") as writer:
+            writer.write(b"content")
+        file = writer.file
+        assert str(file) == f"{file}" == file.url() == f"{session.store.url}/{file.id}"
+        assert Path(str(file).removeprefix("file://")).read_bytes() == b"content"
+        with pytest.raises(toil.StoreError, match="signed URLs"):
+            file.url(expires="1h")

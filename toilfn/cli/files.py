@@ -6,9 +6,11 @@ import argparse
 import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import BinaryIO
 
 from toilfn import confined
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
@@ -17,7 +19,7 @@ from toilfn.errors import InputError
 from toilfn.files.cache import set_modified
 from toilfn.ids import TaskId
 from toilfn.inspect.view import View
-from toilfn.model.records import BlobRef, Outcome, decode
+from toilfn.model.records import BlobRef, Deleted, Outcome, TaskRecord, decode
 from toilfn.stores import Store
 from toilfn.units import format_size, parse_duration
 
@@ -25,14 +27,24 @@ __all__ = ["command", "configure"]
 
 _SHORT = 12
 _SHOWN = 10
+_READERS = 3
 
 
 @dataclass(slots=True)
 class _File:
-    """A file, and the task that made it."""
+    """A file, and the tasks that made it and read it.
+
+    Attributes
+    ----------
+    handle : Handle
+    task : TaskId or None
+        The task that made it, or that was created with it; None for one that only an attempt has written that failed.
+    readers : list of TaskId
+    """
 
     handle: Handle
-    task: TaskId
+    task: TaskId | None
+    readers: list[TaskId] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -51,7 +63,7 @@ class _File:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = """\
-FILE is the name of a file, if it is unique, or the start of its id; ls lists both.
+FILE is the name of a file, if it is unique, the start of its id (ls lists both), or its URL in the store: str(file).
 It can also be a pattern such as '*.bam', for all files with matching names."""
     add_store(parser)
     add_store_options(parser)
@@ -66,6 +78,9 @@ It can also be a pattern such as '*.bam', for all files with matching names."""
         "--expires", metavar="TIME", type=parse_duration, default=3600.0,
         help="for url: how long the URL of a file in a bucket stays valid (default: 1h)",
     )  # fmt: skip
+    parser.add_argument(
+        "--all", action="store_true", help="also files of attempts that failed, were killed or are running"
+    )
     add_json(parser)
 
 
@@ -78,7 +93,7 @@ def command(options: argparse.Namespace) -> int:
         If there is no such file; if more than one has the name; if several are to become one.
     """
     store = open_named(options)
-    files = _files(store)
+    files = _files(store, left=options.all)
     if options.target is not None and options.action != "get":
         raise InputError(f"{options.action} takes one FILE or pattern; unexpected argument {options.target}")
     if options.file is not None:
@@ -97,13 +112,25 @@ def command(options: argparse.Namespace) -> int:
         return 0
     if options.action == "cat":
         for file in files:
-            with store.open_blob(file.ref) as stream:
+            with _opened(store, file) as stream:
                 shutil.copyfileobj(stream, sys.stdout.buffer)
         return 0
     for file, path in zip(files, _targets(files, options.target or Path()), strict=True):
+        _fetch(store, file, path)
+    return 0
+
+
+def _opened(store: Store, file: _File) -> BinaryIO:
+    """Open a file; what it must be is not known of one that no outcome has."""
+    return store.objects.open(file.ref.name) if file.task is None else store.open_blob(file.ref)
+
+
+def _fetch(store: Store, file: _File, path: Path) -> None:
+    if file.task is None:
+        store.objects.download(file.ref.name, path)
+    else:
         store.fetch_blob(file.ref, path)
         set_modified(path, file.handle.modified)
-    return 0
 
 
 def _targets(files: list[_File], target: Path) -> list[Path]:
@@ -119,24 +146,55 @@ def _targets(files: list[_File], target: Path) -> list[Path]:
     return [confined.inside(target, confined.single(name), replaced=True) for name in names]
 
 
-def _files(store: Store) -> list[_File]:
-    """List the files in the values of tasks, those that were deleted later left out."""
+def _files(store: Store, *, left: bool = False) -> list[_File]:
+    """List the files in values and arguments of tasks, without those that were deleted.
+
+    With `left`, also those that attempts wrote that failed or were killed.
+    """
     found: dict[Handle, _File] = {}
     deleted: set[str] = set()
+    in_values: dict[TaskId, list[Handle]] = {}
+    tasks: dict[TaskId, TaskRecord] = {}
+    referred: set[str] = set()
     for position, data in store.log.read():
         record = decode(data, position)
-        if not isinstance(record, Outcome):
-            continue
-        deleted.update(record.deleted)
-        value = store.get_blob(record.value) if isinstance(record.value, BlobRef) else record.value
-        for handle in find_handles(value):
-            found.setdefault(handle, _File(handle, record.id))
+        if isinstance(record, TaskRecord):
+            tasks[record.id] = record
+        elif isinstance(record, Deleted):
+            deleted.update(record.names)
+        elif isinstance(record, Outcome):
+            deleted.update(record.deleted)
+            referred.update(blob.name for blob in record.blobs)
+            tasks.update((task.id, task) for task in record.tasks)
+            in_values[record.id] = _handles(store, record.value)
+            for handle in in_values[record.id]:
+                found.setdefault(handle, _File(handle, record.id))
+    for task in tasks.values():
+        own = _handles(store, task.args)
+        for handle in dict.fromkeys([*own, *(handle for id in task.needs for handle in in_values.get(id, ()))]):
+            found.setdefault(handle, _File(handle, task.parent)).readers.append(task.id)
+    if left:
+        found.update((file.handle, file) for file in _left(store, referred))
     return [file for file in found.values() if file.handle.id not in deleted]
+
+
+def _handles(store: Store, payload: bytes | BlobRef) -> list[Handle]:
+    return find_handles(store.get_blob(payload) if isinstance(payload, BlobRef) else payload)
+
+
+def _left(store: Store, referred: set[str]) -> Iterator[_File]:
+    """Find the files that no outcome has: their attempts failed, were killed, or are running."""
+    for name in store.objects.list("blobs/"):
+        _, dash, own = name.rpartition("/")[2].partition("-")
+        if dash and name not in referred:
+            yield _File(Handle(name, own, store.objects.size(name), "", False), None)
 
 
 def _find(files: list[_File], text: str) -> list[_File]:
     if (matching := [file for file in files if fnmatchcase(file.name, text)]) and set(text) & set("*?["):
         return matching
+    if (named := [file for file in files if text.endswith(f"/{file.ref.name}")]) and "/" in text:
+        return named
     found = [file for file in files if file.name == text] or [file for file in files if file.id.startswith(text)]
     if len(found) == 1:
         return found
@@ -147,12 +205,25 @@ def _find(files: list[_File], text: str) -> list[_File]:
 
 
 def _list(files: list[_File], view: View, *, as_json: bool) -> None:
-    makers = {file.task: view.tasks[file.task] for file in files}
     if as_json:
         print_json([
-            {"id": file.id, "name": file.name, "size": file.ref.size, "task": file.task.hex(), "object": file.ref.name}
+            {"id": file.id, "name": file.name, "size": file.ref.size, "task": file.task and file.task.hex(),
+             "object": file.ref.name, "read_by": [id.hex() for id in file.readers]}
             for file in files
         ])  # fmt: skip
         return
-    rows = [[file.id[:_SHORT], format_size(file.handle.size), file.name, makers[file.task].label] for file in files]
-    print_table(["id", "size", "name", "made by"], rows, right={1})
+    rows = [
+        [file.id[:_SHORT], format_size(file.handle.size), file.name, _maker(file, view), _readers(file, view)]
+        for file in files
+    ]
+    print_table(["id", "size", "name", "made by", "read by"], rows, right={1})
+
+
+def _maker(file: _File, view: View) -> str:
+    return "an attempt that did not end well" if file.task is None else view.tasks[file.task].label
+
+
+def _readers(file: _File, view: View) -> str:
+    names = Counter(view.tasks[id].label for id in file.readers if id in view.tasks)
+    shown = [name if count == 1 else f"{name} ({count})" for name, count in names.most_common(_READERS)]
+    return ", ".join([*shown, *(["..."] if len(names) > _READERS else [])])

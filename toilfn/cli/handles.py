@@ -65,8 +65,9 @@ class _Reader(pickle.Unpickler):
 
         class Noted:
             def __setstate__(self, state: list[Any]) -> None:
-                # The address of its store, which is this one, comes before the time.
-                found.append(Handle(*state[:5], *state[6:7]))
+                store = state[5] if len(state) > 5 else ""
+                if not store or store.startswith("="):  # it is in this store, not in that of another workflow
+                    found.append(Handle(*state[:5], *state[6:7]))
 
         return Noted
 

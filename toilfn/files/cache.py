@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from toilfn.files.digests import check_once
 from toilfn.files.room import cache_dir, draft_dir, filling, reserve
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
-from toilfn.stores.blobs import check_file
 from toilfn.stores.files import copy_content
 from toilfn.worker.scratch import Scratch
 
@@ -190,7 +190,7 @@ def _can_be_linked(source: Path, directory: Path) -> bool:
 def _link_entry(entry: Path, origin: Path, ref: BlobRef, where: str) -> None:
     draft = entry.with_name(f".0.{secrets.token_hex(8)}")
     try:
-        check_file(ref, origin, where)
+        check_once(ref, origin, where)
         draft.symlink_to(origin)
         draft.replace(entry)
     finally:

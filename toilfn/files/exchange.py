@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 
 from toilfn.errors import InputError
 from toilfn.files import transfer
+from toilfn.files.digests import check_once
 from toilfn.files.directory import Directory
 from toilfn.files.file import File, current_task_files, local_content, needed_task_files, store_of
 from toilfn.files.links import leave_link
 from toilfn.graph.task import task
-from toilfn.stores.blobs import check_file
 
 __all__ = ["export", "import_directory", "import_file", "import_files", "input", "leave_behind", "left", "put_out"]
 
@@ -231,7 +231,7 @@ def put_out(file: File, target: str, *, link: bool) -> None:
         with local_content(file) as content:
             transfer.send(content, target, executable=file.executable, modified=file.modified)
     else:  # without a copy in the node's cache
-        check_file(file.ref, origin, store.url)
+        check_once(file.ref, origin, store.url)
         link = link and not file.source and not origin.is_symlink()  # else it is not the store's
         transfer.send(origin, target, executable=file.executable, link=link, modified=file.modified)
 

@@ -19,6 +19,7 @@ from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
 from toilfn.files import cache as filecache
 from toilfn.graph.structure import ATOMS
 from toilfn.model.records import BlobRef
+from toilfn.units import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +138,32 @@ class File:
     def __toilfn_identity__(self) -> tuple[object, ...]:
         """The key that makes two files the same argument: the content, whichever store it is in."""
         return self.checksum, self.size, self.name, self.executable
+
+    def __str__(self) -> str:
+        """Return the URL of the content in the store, which `toilfn files` and other programs understand."""
+        return f"{self.store}/{self.id}" if self.store else self.id
+
+    def url(self, expires: float | str | None = None) -> str:
+        """Return a URL by which other programs read the content.
+
+        Parameters
+        ----------
+        expires : float or str, optional
+            In seconds, or a text such as ``"2d"``: makes a signed URL that anyone can read until then, at most for
+            seven days. Without it, the URL is that of the file or object itself.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        StoreError
+            If the store has no signed URLs.
+        """
+        if expires is None:
+            return str(self)
+        return store_of(self).objects.presigned_url(self.id, round(parse_duration(expires)))
 
     @property
     def ref(self) -> BlobRef:

@@ -16,6 +16,7 @@ from toilfn import confined
 from toilfn.errors import InputError, SerializationError
 from toilfn.files import cache as filecache
 from toilfn.files import transfer
+from toilfn.files.digests import remember
 from toilfn.files.directory import Directory, gather
 from toilfn.files.file import File, entered, held_by, task_files_variable
 from toilfn.files.links import link_blob
@@ -86,6 +87,7 @@ class TaskFiles:
         status = path.stat()
         # A name of its own, though an equal blob may exist: files are deleted one by one.
         ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move)
+        remember(ref, self.store.objects.local_path(ref.name))
         self.made.append(ref)
         if cleanup:
             self.temporary.append(ref.name)

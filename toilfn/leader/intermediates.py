@@ -29,7 +29,6 @@ FILE = re.compile(rb"blobs/[0-9a-f]{2}/[0-9a-f]{32}")
 
 _LENGTH = len("blobs/00/") + 32
 _CHUNK = 2**20
-_INTERVAL = 1.0
 _AT_ONCE = 1000
 """How many files one record names."""
 
@@ -280,6 +279,8 @@ class Drops:
         Deletes objects of the store by their names.
     encoded : mapping
         The records of the tasks that have no outcome.
+    interval : float
+        Seconds between two groups.
     """
 
     def __init__(
@@ -288,11 +289,13 @@ class Drops:
         committer: Committer,
         remove: Callable[[Iterable[str]], None],
         encoded: Mapping[TaskId, bytes],
+        interval: float,
     ) -> None:
         self._readers = readers
         self._committer = committer
         self._remove = remove
         self._encoded = encoded
+        self._interval = interval
         self._wrote = 0.0
 
     def loaded(self, forgotten: Iterable[TaskId], events: Iterable[Event]) -> None:
@@ -330,7 +333,7 @@ class Drops:
 
     def write(self, now: float | None) -> None:
         """Remove what is not needed, now and then; at once without a time."""
-        if self._readers is None or (now is not None and now < self._wrote + _INTERVAL):
+        if self._readers is None or (now is not None and now < self._wrote + self._interval):
             return
         self._wrote = now or 0.0
         files = self._readers.take()

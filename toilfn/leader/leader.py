@@ -64,6 +64,9 @@ _POLL = 0.2
 """The longest wait for news, in seconds, so that flags and progress are looked at."""
 
 
+_DROP_INTERVAL = 0.1
+"""Seconds between two groups of files that are removed because nothing needs them."""
+
 _SOON = 0.02
 """The same while news of a job are there before the job."""
 
@@ -125,7 +128,7 @@ class Leader:
         self._callbacks = callbacks
         self._remove = remove
         self._capacity = capacity
-        self._drops = Drops(intermediates, committer, remove, loader.encoded)
+        self._drops = Drops(intermediates, committer, remove, loader.encoded, _DROP_INTERVAL)
         self._limit: int | None = None
         self._waiting = Waiting(callbacks.service_patience, callbacks.warn)
         self._queued = Queued(committer)

@@ -1,0 +1,87 @@
+"""Digests of large files that this user's processes on this machine have computed: each file is read once.
+
+They are known by device, inode, size and time of modification, in one small database of the work directory. It is only
+a memory: where it cannot be read or written, files are read again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from toilfn.files.room import cache_dir
+from toilfn.model.records import BlobRef
+from toilfn.stores.blobs import check_file
+
+__all__ = ["check_once", "remember"]
+
+_LEAST = 2**20
+"""Bytes of a file whose digest is kept: smaller ones are read more quickly than the database."""
+
+_MOST = 100_000
+"""How many digests are kept."""
+
+_RECENT = 2 * 10**9
+"""Nanoseconds since the last change of a file in which a further change might have the same time."""
+
+
+def check_once(ref: BlobRef, path: Path, where: str) -> None:
+    """Compare a file with its reference, unless it was compared before and has not changed since.
+
+    Raises
+    ------
+    CorruptObjectError
+        If they differ.
+    """
+    if ref.is_marked or ref.size < _LEAST:
+        check_file(ref, path, where)
+        return
+    key = _key(path)
+    if key is not None and _known(key) == ref.digest:
+        return
+    check_file(ref, path, where)
+    if key is not None and key == _key(path):
+        _keep(key, ref.digest)
+
+
+def remember(ref: BlobRef, path: Path | None) -> None:
+    """Note that a file has the content of a reference, which was computed when it was written."""
+    if path is not None and not ref.is_marked and ref.size >= _LEAST and (key := _key(path)) is not None:
+        _keep(key, ref.digest)
+
+
+def _key(path: Path) -> str | None:
+    """Return what a file is known by; None for one that was changed just now."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if time.time_ns() - found.st_ctime_ns < _RECENT and found.st_mode & 0o222:
+        return None
+    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+
+@contextmanager
+def _database() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(cache_dir() / "digests.sqlite", timeout=2.0)) as connection, connection:
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("CREATE TABLE IF NOT EXISTS digests (file TEXT PRIMARY KEY, digest BLOB, time REAL)")
+        yield connection
+
+
+def _known(key: str) -> bytes | None:
+    with suppress(sqlite3.Error, OSError), _database() as connection:
+        row = connection.execute("SELECT digest FROM digests WHERE file = ?", (key,)).fetchone()
+        return bytes(row[0]) if row else None
+    return None
+
+
+def _keep(key: str, digest: bytes) -> None:
+    with suppress(sqlite3.Error, OSError), _database() as connection:
+        connection.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (key, digest, time.time()))
+        last = connection.execute("SELECT max(rowid) FROM digests").fetchone()[0]
+        connection.execute("DELETE FROM digests WHERE rowid <= ?", (last - _MOST,))
