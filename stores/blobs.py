@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = [
-    "BlobRef", "Hasher", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref", "new_blob_name",
-    "shard",
+    "BlobRef", "Hasher", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref",
+    "new_blob_name", "shard",
 ]  # fmt: skip
 
 DIGEST_SIZE = 16
