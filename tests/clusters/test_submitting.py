@@ -89,6 +89,23 @@ def test_a_client_that_finds_no_room_beside_its_service_is_named_and_fails(slurm
     assert own_jobs("slurm", marks) == []
 
 
+def test_a_client_that_the_site_lets_run_beside_no_other_job_is_named_and_fails(slurm, start):
+    """The quality of service lets each user have one running job."""
+    leader, marks = start("slurm", "served", cluster={"poll_interval": 0.3, "qos": "single"}, service_patience="20s")
+    _, errors = leader.communicate(timeout=240)
+    assert leader.returncode == 1
+    assert "waits in the queue (PENDING QOSMaxJobsPerUserLimit) while nothing but 1 service of this run" in errors
+    assert "let the system run more jobs of yours at one time, or raise service_patience" in errors
+    assert set(counts(marks)) == {"server"}
+    assert own_jobs("slurm", marks) == []
+
+
+def test_tasks_of_a_site_that_runs_one_job_at_a_time_run_one_after_the_other(slurm, start):
+    leader, marks = start("slurm", "slow", 3, cluster={"poll_interval": 0.3, "qos": "single"})
+    assert result(leader) == "3"
+    assert counts(marks) == {f"slow-{n}": 1 for n in range(3)}
+
+
 @pytest.mark.slow
 def test_a_thousand_quick_tasks_are_few_submissions_and_jobs_by_default(kit, start):
     leader, marks = start("slurm", "noop", 1000)

@@ -45,6 +45,7 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePass={folder}/munge.sock
 AccountingStoragePort=26819
+AccountingStorageEnforce=limits,qos
 MaxArraySize=1001
 MaxJobCount=10000
 MinJobAge={min_job_age}
@@ -84,6 +85,7 @@ class Slurm(Server):
     """A cluster whose nodes have four cores each, whatever the machine has.
 
     Two are for everybody; a test may take that of ``fragile`` down, and jobs of ``urgent`` preempt ``patient`` ones.
+    With ``--qos=single`` each user has one running job at a time.
     """
 
     name = "slurm"
@@ -116,6 +118,8 @@ class Slurm(Server):
         self._daemon("slurmdbd")
         wait_for(lambda: self.run("sacctmgr", "-n", "list", "cluster") is not None, "slurmdbd")
         self.run("sacctmgr", "-i", "add", "cluster", "toilfn", check=False)
+        self.run("sacctmgr", "-i", "add", "qos", "single", "MaxJobsPerUser=1", check=False)
+        self.run("sacctmgr", "-i", "modify", "user", "root", "set", "qos+=single", check=False)
         self.start_controller()
         for node in self.nodes:
             self.start_node(node)
