@@ -8,6 +8,7 @@ outlive a leader that dies, and its successor finds them.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -16,7 +17,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from toilfn.clusters import base
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
+from toilfn.clusters.base import (
+    Batch,
+    Capabilities,
+    Cluster,
+    JobId,
+    JobState,
+    Refusal,
+    RunContext,
+    SubmissionError,
+    Update,
+)
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.dask.jobs import kill_jobs, run_job
 from toilfn.clusters.dask.link import DaskLink
@@ -58,6 +69,7 @@ class DaskCluster(Cluster):
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
     holds_worker = False  # dask counts what is asked for against what its workers advertise, and limits nothing
     gather = 0.02
+    submits_beside = True
 
     def __init__(
         self,
@@ -76,6 +88,7 @@ class DaskCluster(Cluster):
         self._timeout = timeout
         self._context: RunContext | None = None
         self._futures: dict[JobId, Future[Any]] = {}
+        self._lock = threading.Lock()
         self._unproven: dict[JobId, Resources] = {}
         """Jobs submitted before the first worker was there to advertise its resources."""
         self._next_proof = 0.0
@@ -98,11 +111,17 @@ class DaskCluster(Cluster):
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start one dask task for each batch. See `Cluster.submit`."""
         workers = self._workers()
-        wanted = [self._asked(batch.resources, workers) for batch in batches]
-        jobs = [self._submit(batch, resources) for batch, resources in zip(batches, wanted, strict=True)]
+        jobs: dict[str, JobId] = {}
+        for batch in batches:
+            try:
+                asked = self._asked(batch.resources, workers)
+            except ClusterError as error:
+                raise SubmissionError(str(error), str(error), Refusal.FINAL, jobs) from error
+            jobs[batch.name] = self._submit(batch, asked)
         if not workers:
-            self._unproven |= {job: batch.resources for job, batch in zip(jobs, batches, strict=True)}
-        return jobs
+            with self._lock:
+                self._unproven |= {jobs[batch.name]: batch.resources for batch in batches}
+        return [jobs[batch.name] for batch in batches]
 
     def poll(self, timeout: float) -> list[Update]:
         """Wait until a job ends. See `Cluster.poll`."""
@@ -152,13 +171,14 @@ class DaskCluster(Cluster):
         self._next_proof = time.monotonic() + self.poll_interval
         if not (workers := self._workers()):
             return []
+        with self._lock:
+            unproven, self._unproven = self._unproven, {}
         updates = []
-        for job, resources in self._unproven.items():
+        for job, resources in unproven.items():
             try:
                 self._asked(resources, workers)
             except ClusterError as error:
                 updates += self._given_up(job, str(error))
-        self._unproven.clear()
         return updates
 
     def _given_up(self, job: JobId, why: str) -> list[Update]:

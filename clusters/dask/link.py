@@ -34,6 +34,8 @@ class DaskLink:
         self._timeout = timeout
         self._client: Client | None = None
         self._loop: _Loop | None = None
+        self._lock = threading.RLock()
+        """Held while a client is made or closed: submissions may run in another thread."""
 
     @property
     def is_up(self) -> bool:
@@ -48,10 +50,11 @@ class DaskLink:
         ClusterError
             If the scheduler does not answer in time.
         """
-        if self._client is None or not self.is_up:
-            self.close()
-            self._client = self._borrowed() or self._own()
-        return self._client
+        with self._lock:
+            if self._client is None or not self.is_up:
+                self.close()
+                self._client = self._borrowed() or self._own()
+            return self._client
 
     def address(self) -> dict[str, Any] | None:
         """Return the argument that finds the scheduler from elsewhere; None where it ends with this process."""
@@ -65,8 +68,9 @@ class DaskLink:
 
     def close(self) -> None:
         """Disconnect; the user's own client stays as it is. May be called twice."""
-        client, loop = self._client, self._loop
-        self._client = self._loop = None
+        with self._lock:
+            client, loop = self._client, self._loop
+            self._client = self._loop = None
         if loop is not None:
             try:
                 if client is not None:

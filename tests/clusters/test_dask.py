@@ -193,15 +193,49 @@ def test_jobs_and_what_they_started_die_with_their_worker(tmp_path):
 
 def test_a_job_whose_worker_dies_while_it_starts_it_never_begins(tmp_path):
     script = (
-        "import os, signal; from toilfn.clusters import daskjobs\n"
-        "daskjobs._kill_with_us = lambda leash, group: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "daskjobs.run_job('job', ['sh', '-c', 'echo $$ > job; sleep 1000'], [], {})"
+        "import os, signal; from toilfn.clusters.dask import jobs\n"
+        "jobs._kill_with_us = lambda leash, group: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "jobs.run_job('job', ['sh', '-c', 'echo $$ > job; sleep 1000'], [], {})"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
     session = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
     psutil.wait_procs(session, timeout=60)
     assert not (tmp_path / "job").exists()
     assert not any(process.is_running() for process in session)
+
+
+def test_the_leader_polls_while_a_submission_takes_its_time(dask_cluster, tmp_path):
+    """The second submission waits until the leader has heard of the end of the first one's job."""
+    has_ended = threading.Event()
+
+    class Slow(DaskCluster):
+        count = 0
+
+        def submit(self, batches):
+            self.count += 1
+            if self.count == 2:
+                assert has_ended.wait(60)
+            return super().submit(batches)
+
+        def poll(self, timeout):
+            updates = super().poll(timeout)
+            if any(update.state is JobState.ENDED for update in updates):
+                has_ended.set()
+            return updates
+
+    tasks = [patient.options(memory=f"{100 + n} MiB")(str(tmp_path), n) for n in range(2)]
+    (tmp_path / "go").touch()
+    assert toil.compute(*tasks, store=tmp_path / "store", cluster=Slow(dask_cluster.scheduler_address)) == (0, 1)
+
+
+def test_a_shape_that_no_worker_has_fails_its_tasks_alone(dask_cluster, tmp_path):
+    (tmp_path / "go").touch()
+    possible, impossible = patient(str(tmp_path), 0), patient.options(memory="100 GiB")(str(tmp_path), 1)
+    with pytest.raises(toil.FailedTasksError, match="no dask worker has"):
+        toil.compute(
+            possible, impossible, store=tmp_path / "store", cluster=DaskCluster(dask_cluster.scheduler_address)
+        )
+    assert [mark.name for mark in tmp_path.glob("mark-*")] == ["mark-0"]
 
 
 def test_a_lost_scheduler_that_comes_back_costs_its_jobs_one_attempt(tmp_path):
