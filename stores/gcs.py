@@ -88,6 +88,9 @@ class GcsObjects(BucketObjects):
         stream: BinaryIO = self._fs.open(path, "rb", block_size=PART_SIZE)
         return stream
 
+    def _server_of(self, system: Any) -> str | None:
+        return str(system._endpoint)
+
     def _sign(self, path: str, seconds: int) -> str:
         url: str = self._fs.sign(path, expiration=seconds, version="v4")
         return url

@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from toilfn import confined
 from toilfn.errors import CorruptObjectError, InputError, StoreError
@@ -140,6 +140,10 @@ class Objects(ABC):
     def local_path(self, name: str) -> Path | None:
         """Return the file that is the object, where one is; it must not be changed."""
         return None
+
+    def copy_out(self, name: str, system: Any, place: str) -> bool:
+        """Have the server copy an object to a place of an fsspec file system; False if these are two servers."""
+        return False
 
     def link_target(self, name: str) -> str | None:
         """Return what an object is a symbolic link to, where there are such; it may be gone."""

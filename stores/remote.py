@@ -170,6 +170,22 @@ class FsspecObjects(Objects):
             return io.BytesIO(self.get(name))
         return self._do("read", name, lambda: self._open(self._path(name)))
 
+    def copy_out(self, name: str, system: Any, place: str) -> bool:
+        """Have the server copy an object to a place of an fsspec file system; False if these are two servers."""
+        server = self._server_of(self._fs)
+        if server is None or type(system) is not type(self._fs) or self._server_of(system) != server:
+            return False
+        try:
+            self._fs.cp_file(self._path(name), place)
+        except Exception as error:  # such as no right to write there with the credentials of the store
+            _log.debug("%s cannot copy %s to %s itself: %s", self.url, name, place, reason(error))
+            return False
+        return True
+
+    def _server_of(self, system: Any) -> str | None:
+        """Return the server that a file system of this kind asks; None if it does not copy by itself."""
+        return None
+
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
         if self.conditional:

@@ -134,6 +134,13 @@ class S3Objects(BucketObjects):
         stream: BinaryIO = self._fs.open(path, "rb", block_size=PART_SIZE)
         return stream
 
+    def _server_of(self, system: Any) -> str | None:
+        if self._customer_key:
+            return None
+        system.connect()
+        endpoint = str(system.s3.meta.endpoint_url)
+        return "Amazon" if endpoint.endswith(".amazonaws.com") else endpoint
+
     def _sign(self, path: str, seconds: int) -> str:
         if self._customer_key:
             raise StoreError(f"{self.url} is encrypted with your own key (sse_key), which a URL must not contain")

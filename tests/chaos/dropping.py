@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from pathlib import Path
 
 import toilfn as toil
@@ -12,6 +13,10 @@ SIZE = 256 * 1024
 CHAINS = 16
 STEPS = 10
 RESULTS = SIZE * CHAINS
+
+
+WORK = 0.05
+"""Seconds that a task takes, besides its files."""
 
 
 def content(text: str) -> bytes:
@@ -27,6 +32,7 @@ def first(chain: int) -> toil.File:
 
 @toil.task
 def step(part: toil.File, number: int) -> toil.File:
+    time.sleep(WORK)
     with toil.open_write("part") as file:
         file.write(content(hashlib.sha256(part.read_bytes()).hexdigest() + str(number)))
     return file.file

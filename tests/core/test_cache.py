@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import toilfn as toil
+from toilfn.cli import main
 from toilfn.files import cache, digests, room
 from toilfn.model.records import BlobRef
 from toilfn.stores import new_blob_name, open_store
@@ -319,3 +321,25 @@ def test_a_memory_of_digests_that_cannot_be_used_is_not_missed(tmp_path):
     digests.check_once(BlobRef("blobs/00/x", *hash_file(path)), path, "here")
     with pytest.raises(toil.CorruptObjectError, match="was altered"):
         digests.check_once(BlobRef("blobs/00/x", 2**21, bytes(16)), path, "here")
+
+
+def test_the_cache_is_shown_and_cleaned_by_size_and_age(store, put, tmp_path, capsys):
+    refs = [put(2) for _ in range(3)]
+    for number, ref in enumerate(refs):
+        cache.place(store, ref, tmp_path / str(number))
+    (tmp_path / "0").unlink()
+    (tmp_path / "1").unlink()  # the last one is in use
+    assert main(["cache", "show", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["size"] for each in found] == [2 * KIB] * 3
+    assert [each["in_use"] for each in found].count(True) == 1
+    assert main(["cache"]) == 0
+    assert "3 files, 6 KiB of at most 10 KiB" in capsys.readouterr().out
+    assert main(["cache", "clean", "--older-than", "1h"]) == 0
+    assert "removed 0 files" in capsys.readouterr().out
+    assert main(["cache", "clean", "--max-size", "4Ki"]) == 0
+    assert "removed 1 file, 2 KiB" in capsys.readouterr().out
+    assert main(["cache", "clean"]) == 0
+    assert "removed 1 file" in capsys.readouterr().out
+    assert (tmp_path / "2").stat().st_size == 2 * KIB
+    assert len(room.cached_files()) == 1

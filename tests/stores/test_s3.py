@@ -24,6 +24,7 @@ from tests.servers.radosgw import KEY, KMS_KEY, SECRET, RadosGateway
 from tests.servers.relay import Answer, Relay, Request
 from toilfn.cli import main
 from toilfn.errors import CorruptObjectError, StoreError, StoreNotFoundError
+from toilfn.files.task_files import TaskFiles
 from toilfn.stores import new_blob_name, open_store, options
 from toilfn.stores.s3 import s3_options
 from toilfn.stores.testing import StoreContract
@@ -444,3 +445,31 @@ def test_errors_of_the_server_come_with_advice(moto_server, moto_url, status, co
     with Told(moto.PORT, status, code, message, []).running() as relay, pytest.raises(StoreError) as raised:
         open_store(moto_url, endpoint_url=relay.url, region="us-east-1")
     assert hint in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [10, 9 * 2**20])
+def test_an_export_to_the_same_server_is_copied_there(moto_server, tmp_path, monkeypatch, size):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", Moto().url)
+    store = open_store(f"s3://contract/{uuid.uuid4().hex}", endpoint_url=Moto().url, create_bucket=True)
+    target = f"s3://contract/exports/{uuid.uuid4().hex}"
+    with TaskFiles(store, lambda: tmp_path):
+        with toil.open_write("x") as writer:
+            writer.write(b"x" * size)
+        with monkeypatch.context() as patched:
+            patched.setattr(store.objects, "download", None)
+            patched.setattr(store.objects, "open", None)
+            toil.export(writer.file, target)
+        assert toil.import_file(target).checksum == writer.file.checksum
+
+
+def test_an_export_to_another_server_passes_through_here(moto_server, radosgw_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", Moto().url)
+    options = {"endpoint_url": RadosGateway().url, "create_bucket": True, "key": KEY, "secret": SECRET}
+    store = open_store(f"s3://contract/{uuid.uuid4().hex}", **options)
+    target = f"s3://contract/exports/{uuid.uuid4().hex}"
+    open_store(f"s3://contract/{uuid.uuid4().hex}", endpoint_url=Moto().url, create_bucket=True)
+    with TaskFiles(store, lambda: tmp_path):
+        with toil.open_write("x") as writer:
+            writer.write(b"content")
+        toil.export(writer.file, target)
+        assert toil.import_file(target).read_bytes() == b"content"

@@ -34,6 +34,7 @@ _COMMANDS = {
     "stats": ("toilfn.cli.stats", "summarise time and memory for each kind of task"),
     "report": ("toilfn.cli.report", "write an HTML page with graph, timeline, resource use and failures"),
     "files": ("toilfn.cli.files", "list and fetch the files of a workflow"),
+    "cache": ("toilfn.cli.cache", "show this machine's cache of files, or remove files from it"),
     "pull": ("toilfn.cli.pull", "download container images to the place where tasks look for them"),
     "config": ("toilfn.cli.config", "print a settings file with all defaults, to be edited"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),

@@ -227,6 +227,8 @@ def put_out(file: File, target: str, *, link: bool) -> None:
         return
     store = store_of(file)
     origin = store.objects.local_path(file.id)
+    if origin is None and transfer.copied_by_server(store.objects, file.id, target, file.size):
+        return
     if origin is None:
         with local_content(file) as content:
             transfer.send(content, target, executable=file.executable, modified=file.modified)

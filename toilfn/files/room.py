@@ -20,7 +20,9 @@ from typing import NamedTuple
 from toilfn.units import parse_size
 from toilfn.worker.scratch import base_dir, state_dir
 
-__all__ = ["LIMIT_VARIABLE", "cache_dir", "draft_dir", "filling", "limit", "reserve"]
+__all__ = [
+    "LIMIT_VARIABLE", "CacheEntry", "cache_dir", "cached_files", "draft_dir", "filling", "limit", "reserve", "trim",
+]  # fmt: skip
 
 LIMIT_VARIABLE = "TOILFN_CACHE_SIZE"
 """The environment variable with the most bytes that the cache may take, such as ``100G``; 0 for no cache."""
@@ -29,11 +31,15 @@ _SHARE = 5  # without a limit from the user, one part in five of the disk
 _LOCKS = 256
 
 
-class _Entry(NamedTuple):
+class CacheEntry(NamedTuple):
+    """A copy of a file in the cache."""
+
     used: int
+    """When it was used last, in nanoseconds since 1970."""
     size: int
     path: Path
     is_free: bool
+    """Whether no running attempt has a link to it."""
 
 
 def cache_dir() -> Path:
@@ -110,7 +116,31 @@ def _evict(most: int) -> int:
     return used
 
 
-def _scan() -> tuple[int, list[_Entry]]:
+def cached_files() -> list[CacheEntry]:
+    """List the cache's own copies of files."""
+    return _scan()[1]
+
+
+def trim(most: int, before: float) -> list[CacheEntry]:
+    """Remove copies that were not used since `before`, in seconds since 1970, until at most `most` bytes are left.
+
+    A file that running attempts hold links to is not removed. Returns those that were.
+    """
+    removed = []
+    ledger = _state() / "used"
+    with _locked(ledger):
+        drafts, entries = _scan()
+        used = drafts + sum(entry.size for entry in entries)
+        for entry in sorted(entries):
+            if used > most and entry.is_free and entry.used <= before * 1e9:
+                entry.path.unlink(missing_ok=True)
+                used -= entry.size
+                removed.append(entry)
+        ledger.write_text(str(used))
+    return removed
+
+
+def _scan() -> tuple[int, list[CacheEntry]]:
     """List the cache's own copies, and sum up what is being brought in; what the dead left half-done goes."""
     drafts, entries = 0, []
     for path in cache_dir().glob("*/*"):
@@ -120,7 +150,7 @@ def _scan() -> tuple[int, list[_Entry]]:
         with suppress(FileNotFoundError):
             status = path.lstat()
             if not path.is_symlink() and path.parent.name != "locks":
-                entries.append(_Entry(status.st_atime_ns, status.st_size, path, status.st_nlink == 1))
+                entries.append(CacheEntry(status.st_atime_ns, status.st_size, path, status.st_nlink == 1))
     return drafts, entries
 
 

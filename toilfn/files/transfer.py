@@ -24,12 +24,13 @@ from urllib.parse import unquote, urlsplit
 from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.moved import relocated
-from toilfn.stores import refuse_missing_slashes
+from toilfn.stores import Objects, refuse_missing_slashes
 from toilfn.stores.files import copy_content
 
 __all__ = [
     "absolute",
     "below",
+    "copied_by_server",
     "fetch",
     "fetch_tree",
     "fingerprint",
@@ -308,6 +309,17 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
                     os.utime(draft, ns=(modified, modified))
 
 
+def copied_by_server(objects: Objects, name: str, url: str, size: int) -> bool:
+    """Have a store's server copy an object to a URL of its own; False if it cannot, and nothing was written."""
+    if local_path(url) is not None:
+        return False
+    system, place = _open_filesystem(url)
+    if not isinstance(system, _Driver):
+        return False
+    limit = _QUESTION + size / _SLOWEST
+    return _in_time(url, limit, lambda: None, objects.copy_out, name, system.inner, place)
+
+
 def read(url: str) -> bytes:
     """Return the content of a URL, all of it in memory.
 
@@ -401,6 +413,11 @@ class _Driver:
     def __init__(self, system: Any, url: str) -> None:
         self._system = system
         self._url = url
+
+    @property
+    def inner(self) -> Any:
+        """The file system itself."""
+        return self._system
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._system, name)

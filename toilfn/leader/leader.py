@@ -64,8 +64,8 @@ _POLL = 0.2
 """The longest wait for news, in seconds, so that flags and progress are looked at."""
 
 
-_DROP_INTERVAL = 0.1
-"""Seconds between two groups of files that are removed because nothing needs them."""
+_DROP_INTERVAL = 0.02
+"""Seconds between two groups of files that are removed because nothing needs them, as between segments of the log."""
 
 _SOON = 0.02
 """The same while news of a job are there before the job."""
