@@ -30,7 +30,7 @@ _KILL_AGAIN = 30.0
 """Seconds after which a job that was killed and is still there is killed again: the system may have refused."""
 
 COMMAND = "\nThe command was: "
-"""What comes between a system's words and what it was given, in the error of a submission."""
+"""The text between a system's words and the request that it refused, in the error of a submission."""
 
 START_PATIENCE = 30.0
 """How many seconds a service on a network may be without an answer at the start before its address counts as wrong."""

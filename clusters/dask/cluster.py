@@ -67,7 +67,7 @@ class DaskCluster(Cluster):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
-    holds_worker = False  # dask counts what is asked for against what its workers advertise, and limits nothing
+    holds_worker = False  # dask checks requests against what its workers advertise, and limits nothing
     gather = 0.02
     submits_beside = True
 

@@ -174,7 +174,7 @@ class KubernetesCluster(Cluster):
             return
         self.kill(tuple(self._live))
         self._stop_sending()
-        self._take(0.0, [])  # the API may have jobs that nobody wants any more
+        self._take(0.0, [])  # the API may have jobs that are not wanted any more
         self._remove_leftover()
         self.has_left_jobs = bool(self._leftover)
         if self._leftover:

@@ -44,7 +44,7 @@ Answer = Sent | NotSent | NoRoom
 
 
 class Sender:
-    """Gives jobs to the API, one after the other, so that nobody else waits for it.
+    """Gives jobs to the API, one after the other, so that the leader does not wait for it.
 
     Each job that was put in is either `Sent` or `NotSent` one day. A job keeps its name, so one whose answer was lost
     is not made a second time.

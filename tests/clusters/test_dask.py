@@ -197,7 +197,8 @@ def test_a_job_whose_worker_dies_while_it_starts_it_never_begins(tmp_path):
         "jobs._kill_with_us = lambda leash, group: os.kill(os.getpid(), signal.SIGKILL)\n"
         "jobs.run_job('job', ['sh', '-c', 'echo $$ > job; sleep 1000'], [], {})"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
     session = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(tmp_path)]
     psutil.wait_procs(session, timeout=60)
     assert not (tmp_path / "job").exists()
