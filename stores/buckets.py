@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import StoreError
-from toilfn.stores.objects import MissingBucketError
+from toilfn.stores.objects import MissingBucketError, NewObject
 from toilfn.stores.remote import FsspecObjects
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects", "is_passing_status"]
 
@@ -19,6 +24,8 @@ PART_SIZE = 8 * 2**20
 
 PARTS_AT_A_TIME = 4
 """So a file of any size takes a few dozen MiB of memory."""
+
+_PARTS_OF_ONE_SIZE = 1000
 
 _LONGEST_URL = 7 * 86400
 """Seconds for which a signed URL may hold. Source: Amazon and Google, "Signature Version 4"."""
@@ -77,6 +84,11 @@ class BucketObjects(FsspecObjects):
                 hint="choose between 1 second and 7 days",
             )
         return self._do("sign a URL for", name, lambda: self._sign(self._path(name), seconds))
+
+    def open_new(self, name: str) -> NewObject:
+        """Open a new object to write it in parts, in constant memory."""
+        stream = self._do("write", name, lambda: self._fs.open(self._path(name), "wb", block_size=PART_SIZE))
+        return _Upload(stream, lambda error: self._failed("write", name, error))
 
     def clear(self, folder: str) -> None:
         """Delete every object below a folder."""
@@ -139,3 +151,51 @@ class BucketObjects(FsspecObjects):
                 hint="create it, or pass the store option create_bucket=true",
             )
         return super()._not_found(name, error)
+
+
+class _Upload(NewObject):
+    """An upload in parts, which the driver begins with the first one; a small object goes up in one request.
+
+    Parameters
+    ----------
+    stream : object
+        The driver's own.
+    failed : callable
+        Makes the error from the driver's.
+    """
+
+    def __init__(self, stream: Any, failed: Callable[[Exception], StoreError]) -> None:
+        self._stream = stream
+        self._failed = failed
+        self._written = 0
+
+    def writable(self) -> bool:
+        """Say that this stream can be written."""
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write the next bytes."""
+        # Of a very large object the later parts are larger, since there may be 10,000 only.
+        self._stream.blocksize = PART_SIZE * 2 ** (self._written // (PART_SIZE * _PARTS_OF_ONE_SIZE)).bit_length()
+        with self._explained():
+            count = int(self._stream.write(bytes(data)))
+        self._written += count
+        return count
+
+    def finish(self) -> None:
+        """Let the object appear."""
+        with self._explained():
+            self._stream.close()
+
+    def give_up(self) -> None:
+        """Remove the parts that went up."""
+        with suppress(Exception):  # the place's own rules remove them later
+            self._stream.discard()
+        self._stream.closed = True
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise self._failed(error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from toilfn import confined
 from toilfn.errors import CorruptObjectError, InputError, StoreError
 from toilfn.stores.blobs import hash_file
 
-__all__ = ["MissingBucketError", "MissingObjectError", "Objects", "checked_name"]
+__all__ = ["MissingBucketError", "MissingObjectError", "NewObject", "Objects", "checked_name"]
 
 META = "store.json"
 """The name of the object that says what a store is."""
@@ -50,6 +51,18 @@ def checked_name(name: str, where: str) -> str:
             f"{name!r} is not a valid object name in {where}; the record that refers to it was altered"
         )
     return name
+
+
+class NewObject(io.RawIOBase):
+    """An object that is written piece by piece, and appears when it is whole."""
+
+    def finish(self) -> None:
+        """Let the object appear."""
+        raise NotImplementedError
+
+    def give_up(self) -> None:
+        """Remove what was written."""
+        raise NotImplementedError
 
 
 class Objects(ABC):
@@ -122,6 +135,10 @@ class Objects(ABC):
     @abstractmethod
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
         """Write or replace an object with a file's content; with `move`, the file is given away."""
+
+    def open_new(self, name: str) -> NewObject | None:
+        """Open a new object to write it without a local file; None where a local file serves as well."""
+        return None
 
     def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
         """Do `upload`, and return the size and the digest of what was written; the file is read once if possible."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tracemalloc
 import urllib.error
 import urllib.request
 import uuid
@@ -473,3 +474,42 @@ def test_an_export_to_another_server_passes_through_here(moto_server, radosgw_se
             writer.write(b"content")
         toil.export(writer.file, target)
         assert toil.import_file(target).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("size", [0, 1000, 30 * 2**20])
+def test_a_file_goes_up_while_it_is_written(moto_server, tmp_path, size):
+    store = open_store(f"s3://contract/{uuid.uuid4().hex}", endpoint_url=Moto().url, create_bucket=True)
+    with TaskFiles(store, lambda: tmp_path):
+        tracemalloc.start()
+        with toil.open_write("x") as writer:
+            for _ in range(size // 1000):
+                writer.write(b"x" * 1000)
+            writer.write(b"x" * (size % 1000))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert not list(tmp_path.iterdir())  # no local file
+        assert peak < 28 * 2**20
+        assert writer.file.size == size
+        assert writer.file.read_bytes() == b"x" * size
+
+
+def fail_to_write(size):
+    with toil.open_write("x", "w") as writer:
+        writer.write("x" * size)
+        raise KeyError
+
+
+@pytest.mark.parametrize("size", [1000, 20 * 2**20])
+def test_nothing_is_left_of_a_file_whose_task_failed(moto_server, tmp_path, size):
+    store = open_store(f"s3://contract/{uuid.uuid4().hex}", endpoint_url=Moto().url, create_bucket=True)
+    with TaskFiles(store, lambda: tmp_path) as files:
+        with pytest.raises(KeyError):
+            fail_to_write(size)
+        assert not files.made
+        with toil.open_write("seeks", seekable=True) as other:
+            other.write(b"bad")
+            other.seek(0)
+            other.write(b"bet")
+        assert other.file.read_bytes() == b"bet"
+    assert [name.rpartition("-")[2] for name in store.objects.list("blobs/")] == ["seeks"]
+    assert store.objects.sweep(0) == 0  # no parts of an upload either

@@ -371,10 +371,10 @@ _METAVARS = {
     names: "NAME",
 }
 _LINK_FLAGS = {
-    "--link-imports": "symlink",
-    "--hardlink-imports": "hard",
-    "--reflink-imports": "reflink",
-    "--no-link-imports": "copy",
+    "--link-imports": ("symlink", "import files of this machine as symbolic links; they must stay as they are"),
+    "--hardlink-imports": ("hard", "import files of this machine as hard links; they must stay as they are"),
+    "--reflink-imports": ("reflink", "import files of this machine as reflinks, which share their blocks"),
+    "--no-link-imports": ("copy", "import files of this machine as copies (the default)"),
 }
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}
 
@@ -421,8 +421,7 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, entry: Field[Any]) -> N
     parse, default = entry.metadata["parse"], entry.metadata["default"]
     help = entry.metadata["help"] + (f" (default: {default})" if default not in (None, False) else "")
     if parse is link_kind:
-        for own, kind in _LINK_FLAGS.items():
-            text = help if own == flag else argparse.SUPPRESS
+        for own, (kind, text) in _LINK_FLAGS.items():
             group.add_argument(
                 own, dest=_DEST + name, action="store_const", const=kind, default=argparse.SUPPRESS, help=text
             )

@@ -295,16 +295,30 @@ def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup
 
 @overload
 def open_write(
-    name: str, mode: Literal["wb"] = "wb", *, cleanup: bool = False
+    name: str, mode: Literal["wb"] = "wb", *, cleanup: bool = False, seekable: bool = False
 ) -> AbstractContextManager[BinaryWriter]: ...
 @overload
 def open_write(
-    name: str, mode: Literal["w"], *, encoding: str = "utf-8", errors: str = "strict", cleanup: bool = False
+    name: str,
+    mode: Literal["w"],
+    *,
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    cleanup: bool = False,
+    seekable: bool = False,
 ) -> AbstractContextManager[TextWriter]: ...
 def open_write(
-    name: str, mode: str = "wb", *, encoding: str = "utf-8", errors: str = "strict", cleanup: bool = False
+    name: str,
+    mode: str = "wb",
+    *,
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    cleanup: bool = False,
+    seekable: bool = False,
 ) -> Any:
     """Write a new file of the job store, inside a task.
+
+    In a bucket it goes up in parts while it is written, without a local file and in constant memory.
 
     Parameters
     ----------
@@ -318,6 +332,8 @@ def open_write(
         What to do with letters that the encoding has not, as of `open`.
     cleanup : bool
         Delete the `File` when the task, and all that it led to, is done.
+    seekable : bool
+        Whether the open file must be able to jump back, as some formats need; it then is a local one until it is whole.
 
     Returns
     -------
@@ -330,7 +346,7 @@ def open_write(
     InputError
         If no task is running.
     """
-    return needed_task_files("open_write").writer(name, mode, encoding, errors, cleanup=cleanup)
+    return needed_task_files("open_write").writer(name, mode, encoding, errors, cleanup=cleanup, seekable=seekable)
 
 
 def passed_on(path: Path) -> Path | File | Directory:

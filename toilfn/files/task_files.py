@@ -6,11 +6,12 @@ import contextlib
 import io
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextvars import Token
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toilfn import confined
 from toilfn.errors import InputError, SerializationError
@@ -23,6 +24,11 @@ from toilfn.files.links import link_blob
 from toilfn.graph.structure import rebuild
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name
+from toilfn.stores.blobs import Hasher
+from toilfn.stores.objects import NewObject
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["LINK_VARIABLE", "BinaryWriter", "TaskFiles", "TextWriter"]
 
@@ -143,7 +149,7 @@ class TaskFiles:
 
     @contextlib.contextmanager
     def writer(
-        self, name: str, mode: str, encoding: str, errors: str, *, cleanup: bool
+        self, name: str, mode: str, encoding: str, errors: str, *, cleanup: bool, seekable: bool = False
     ) -> Iterator[BinaryWriter | TextWriter]:
         """Do what `toilfn.open_write` says."""
         confined.single(name)
@@ -151,16 +157,36 @@ class TaskFiles:
             raise InputError(
                 f"open_write(mode={mode!r}): unknown mode", hint="use 'wb' to write bytes or 'w' to write text"
             )
-        draft = self._scratch("write") / "content"
-        stream = BinaryWriter(draft) if mode == "wb" else TextWriter(draft, encoding, errors)
+        blob = new_blob_name(name)
+        upload = None if seekable else self.store.objects.open_new(blob)
+        draft = self._scratch("write") / "content" if upload is None else None
+        raw = _Hashed(upload) if upload is not None else io.FileIO(str(draft), "w")
+        stream = BinaryWriter(raw) if mode == "wb" else TextWriter(raw, encoding, errors)
         try:
             yield stream
-        except BaseException:
             stream.close()
-            draft.unlink()
+            if isinstance(raw, _Hashed):
+                raw.upload.finish()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is raised
+                stream.close()
+            if isinstance(raw, _Hashed):
+                raw.upload.give_up()
+            elif draft is not None:
+                draft.unlink()
             raise
-        stream.close()
-        stream.file = self.put(draft, name, move=True, cleanup=cleanup)
+        if isinstance(raw, _Hashed):
+            stream.file = self._written(raw, blob, name, cleanup=cleanup)
+        elif draft is not None:
+            stream.file = self.put(draft, name, move=True, cleanup=cleanup)
+
+    def _written(self, raw: _Hashed, blob: str, name: str, *, cleanup: bool) -> File:
+        """Return the file of an upload that has ended well."""
+        ref = BlobRef(blob, raw.hasher.size, raw.hasher.digest())
+        self.made.append(ref)
+        if cleanup:
+            self.temporary.append(ref.name)
+        return File(ref.name, name, ref.size, ref.digest.hex(), False, self.store.url, time.time_ns())
 
     def place(
         self, file: File, store: Store, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
@@ -316,15 +342,32 @@ class Writer:
 class BinaryWriter(io.BufferedWriter, Writer):
     """A `Writer` of bytes."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path, "w"))
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__(raw)
 
 
 class TextWriter(io.TextIOWrapper, Writer):
     """A `Writer` of text."""
 
-    def __init__(self, path: Path, encoding: str, errors: str) -> None:
-        super().__init__(io.BufferedWriter(io.FileIO(path, "w")), encoding=encoding, errors=errors)
+    def __init__(self, raw: io.RawIOBase, encoding: str, errors: str) -> None:
+        super().__init__(io.BufferedWriter(raw), encoding=encoding, errors=errors)
+
+
+class _Hashed(io.RawIOBase):
+    """Passes bytes on to a new object of the store, and computes their digest."""
+
+    def __init__(self, upload: NewObject) -> None:
+        self.upload = upload
+        self.hasher = Hasher()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        view = memoryview(data).cast("B")
+        count = self.upload.write(view) or 0
+        self.hasher.update(view[:count])
+        return count
 
 
 def _located(path: Path) -> Path:
