@@ -1,4 +1,4 @@
-"""Outputs that leave the store without a copy, or do not leave it: ``--move-outputs`` and ``--leave-outputs``."""
+"""Files that leave the store: ``--move-outputs``, ``--leave-outputs`` and ``--intermediates drop``."""
 
 from __future__ import annotations
 
@@ -46,3 +46,51 @@ def test_outputs_may_stay_in_the_store(runner, written, tmp_path):
         assert Path(each["path"]) == in_store(store, text)
         assert unquote(urlsplit(each["location"]).path) == each["path"]
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+CHAIN = """\
+cwlVersion: v1.2
+class: Workflow
+requirements: {ScatterFeatureRequirement: {}}
+inputs: {names: "string[]", edit: {type: string, default: ""}}
+outputs: {out: {type: File, outputSource: join/out}}
+steps:
+  make: {run: make.cwl, scatter: name, in: {name: names}, out: [out]}
+  more: {run: more.cwl, scatter: file, in: {file: make/out}, out: [out]}
+  join: {run: join.cwl, in: {files: more/out, edit: edit}, out: [out]}
+"""
+
+
+def test_files_between_steps_go_and_are_made_again_for_an_edit(runner, written, tmp_path):
+    def step(name: str, inputs: str, command: str) -> None:
+        written(
+            f"{name}.cwl",
+            f"{{cwlVersion: v1.2, class: CommandLineTool, inputs: {inputs}, outputs: {{out: stdout}}, stdout: part.txt,"
+            " requirements: {ShellCommandRequirement: {}},"
+            f" arguments: [{{shellQuote: false, valueFrom: '{command}'}}]}}",
+        )
+
+    step("make", "{name: string}", f"echo made >> {tmp_path}/marks; echo $(inputs.name)")
+    step("more", "{file: File}", "cat $(inputs.file.path); echo more")
+    step(
+        "join",
+        '{files: "File[]", edit: string}',
+        "cat $(inputs.files[0].path) $(inputs.files[1].path); echo $(inputs.edit)",
+    )
+    document, job = written("doc.cwl", CHAIN), written("job.json", '{"names": ["a", "b"]}')
+    store = tmp_path / "store"
+
+    def run(*more: str) -> str:
+        options = ("--store", store, "--intermediates", "drop", "--outdir", tmp_path / "out")
+        result = runner(*options, document, *more).result
+        assert len([path for path in (store / "blobs").rglob("*part.txt") if path.is_file()]) == 1 + len(texts)
+        return Path(result["out"]["path"]).read_text()
+
+    texts: list[str] = []
+    texts.append(run(str(job)))
+    edited = written("edited.json", '{"names": ["a", "b"], "edit": "x"}')
+    assert texts == ["a\nmore\nb\nmore\n\n"]
+    assert (tmp_path / "marks").read_text() == "made\n" * 2
+    texts.append(run(str(edited)))
+    assert texts[1] == "a\nmore\nb\nmore\nx\n"
+    assert (tmp_path / "marks").read_text() == "made\n" * 4

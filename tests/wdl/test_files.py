@@ -106,3 +106,35 @@ def test_outputs_are_moved_copied_or_stay_in_the_store(tmp_path):
     copied = out("--copy-outputs", "-o", "copied")
     assert not copied.samefile(moved)
     assert left.read_text() == moved.read_text() == copied.read_text() == "content\n"
+
+
+CHAIN = """\
+version 1.1
+task make {
+  input { String name }
+  command <<< echo ~{name} > part.txt >>>
+  output { File out = "part.txt" }
+}
+task join {
+  input { Array[File] files  String edit = "" }
+  command <<< cat ~{sep(" ", files)} > part.txt; echo ~{edit} >> part.txt >>>
+  output { File out = "part.txt" }
+}
+workflow w {
+  input { String edit = "" }
+  scatter (name in ["a", "b"]) {
+    call make { input: name }
+    call join as more { input: files = [make.out] }
+  }
+  call join { input: files = more.out, edit }
+  output { File out = join.out }
+}
+"""
+
+
+def test_files_between_calls_go(tmp_path):
+    for number, edit in enumerate(("", "x"), 1):
+        words = ("--store", "store", "--intermediates", "drop", f"edit={edit}")
+        assert Path(values(wdl(tmp_path, CHAIN, *words))["w.out"]).read_text() == f"a\n\nb\n\n{edit}\n"
+        left = [path for path in (tmp_path / "store" / "blobs").rglob("*part.txt") if path.is_file()]
+        assert len(left) == number

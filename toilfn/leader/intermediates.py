@@ -167,6 +167,16 @@ class Intermediates:
             if id_ in self._alive:
                 self._lay_down(id_)
 
+    def renewed(self, ids: Iterable[TaskId]) -> None:
+        """Note that tasks with an outcome run again; files that their values named are held as long as this leader.
+
+        An earlier run may have returned them.
+        """
+        for id_ in ids:
+            self._close(id_)
+            self._values.pop(id_, None)
+            self._alive.pop(id_, None)
+
     def take(self) -> list[BlobRef]:
         """Return the files that nothing needs, once."""
         gone = [key for key in self._free if not self._held[key]]
@@ -302,7 +312,7 @@ class Drops:
         """Note which outcomes do not hold any more, and what was brought to the scheduler."""
         if self._readers is None:
             return
-        self._readers.forgotten(forgotten)
+        self._readers.renewed(forgotten)
         for event in events:
             if isinstance(event, Submitted):
                 for new in event.tasks:

@@ -513,11 +513,7 @@ class Leader:
             self._temporary[outcome.id] = outcome.temporary
         for function in outcome.functions:
             self._index.functions.setdefault(function.digest, function)
-        for task in outcome.tasks:
-            if task.id not in self._index.outcomes:
-                self._loader.prepare(task)
-        if outcome.refs:
-            self._loader.renew_results(outcome.refs)
+        self._loader.prepare(outcome)
         known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
         self._bring(self._loader.load(known) if known else ())
         self.values.put(outcome.id, outcome.value, outcome.refs)

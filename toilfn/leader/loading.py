@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from toilfn.config.settings import Settings
@@ -41,14 +41,17 @@ class StaleOutcomes:
         self._forgotten: dict[TaskId, str] = {}
         self._gone, self._dropped = _keys(index.deleted), _keys(index.dropped)
 
-    def prepare(self, task: records.TaskRecord) -> None:
-        """Have what a task needs run again, as far as that is needed for the task to run."""
+    def prepare(self, task: records.TaskRecord, created: Container[TaskId] = ()) -> None:
+        """Have what a task needs run again, as far as that is needed for the task to run.
+
+        The tasks of `created` have new records, whatever they named before.
+        """
         if self._has_services():
             for id_ in (*task.needs, *task.after):
                 if id_ in self._index.outcomes and self._is_service(id_):
                     self._index.forget(id_)
         if self._gone:
-            self._renew(self._holders(task.needs, self._gone, self._checked))
+            self._renew(self._holders(task.needs, self._gone, self._checked), created)
 
     def recall(self, task: records.TaskRecord) -> None:
         """Have a task run again whose outcome has led to something that is not complete and cannot run as it is.
@@ -66,9 +69,9 @@ class StaleOutcomes:
         """Return whether values that a run returns hold files that were dropped."""
         return any(True for _ in self._lacking(roots))
 
-    def renew_results(self, roots: Iterable[TaskId]) -> None:
-        """Have those run again that made files that were dropped and that a run returns."""
-        self._renew(self._lacking(roots))
+    def renew_results(self, roots: Iterable[TaskId], created: Container[TaskId] = ()) -> None:
+        """Have those run again that made files that were dropped and that a run, or a task, returns."""
+        self._renew(self._lacking(roots), created)
 
     def take_forgotten(self) -> dict[TaskId, str]:
         """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
@@ -78,7 +81,7 @@ class StaleOutcomes:
     def _lacking(self, roots: Iterable[TaskId]) -> Iterator[TaskId]:
         return self._holders(roots, self._dropped, set()) if self._dropped else iter(())
 
-    def _renew(self, holders: Iterable[TaskId]) -> None:
+    def _renew(self, holders: Iterable[TaskId], created: Container[TaskId] = ()) -> None:
         """Have those run again whose values hold files that are gone: the makers, and who passed them on.
 
         A task that was created with the name of such a file is created anew.
@@ -91,7 +94,7 @@ class StaleOutcomes:
             task = self._index.task(id_)
             self._forget(id_, "a file that it made is gone, and a task that is to run needs it")
             stack += self._holders(task.needs, self._gone, self._checked)
-            if task.parent is not None and self._names_gone(task):
+            if task.parent is not None and id_ not in created and self._names_gone(task):
                 stack.append(task.parent)
 
     def _holders(self, needs: Iterable[TaskId], gone: set[bytes], checked: set[TaskId]) -> Iterator[TaskId]:
@@ -203,9 +206,14 @@ class Loader:
         """Return whether a task is a service."""
         return options.SERVICE in self._index.functions[task.function].options
 
-    def prepare(self, task: records.TaskRecord) -> None:
-        """Have what a task that is to run needs run again, where that is gone; before `admit`."""
-        self._stale.prepare(task)
+    def prepare(self, outcome: records.Outcome) -> None:
+        """Have run again what the tasks need that an outcome created, and what it returns, where that is gone."""
+        created = {task.id for task in outcome.tasks}
+        for task in outcome.tasks:
+            if task.id not in self._index.outcomes:
+                self._stale.prepare(task, created)
+        if outcome.refs:
+            self._stale.renew_results(outcome.refs, created)
 
     def take_forgotten(self) -> dict[TaskId, str]:
         """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
