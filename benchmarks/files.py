@@ -1,4 +1,4 @@
-"""What files cost: bytes written to disk, and time.
+"""The cost of files: bytes written to disk, and time.
 
     python benchmarks/files.py cache [FOLDER] [MEGABYTES] [TASKS]   many tasks read one file of another file system
     python benchmarks/files.py link [GIGABYTES]                     a sparse file is imported as a link, and read

@@ -43,3 +43,41 @@ def test_a_disk_that_may_not_be_written_to(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(toil.StoreError, match=r"store.*Read-only"):
         toil.compute(block(1), store=disk / "store", progress=False)
+
+
+@toil.task(retries=0)
+def large() -> toil.File:
+    with toil.open_write("large") as file:
+        file.write(bytes(700_000))
+    return file.file
+
+
+@toil.task(retries=0)
+def copied(file: toil.File) -> toil.File:
+    with toil.open_write("copy") as copy:
+        copy.write(file.read_bytes())
+    return copy.file
+
+
+@pytest.mark.parametrize("intermediates", ["keep", "drop"])
+def test_a_disk_that_is_full_of_files_is_told_and_they_are_kept(disk: Path, intermediates: str) -> None:
+    (disk / "work").mkdir()
+    settings = {"store": disk / "store", "work_dir": disk / "work", "progress": False, "intermediates": intermediates}
+    with pytest.raises(toil.FailedTasksError, match="No space left"):
+        toil.compute(copied(large()), workers=1, **settings)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    assert toil.resume(disk / "store", work_dir=disk / "work", progress=False).size == 700_000
+
+
+def test_an_export_to_a_full_disk_leaves_the_file_in_the_store(
+    disk: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = tmp_path_factory.mktemp("elsewhere") / "store"
+    (disk / "filler").write_bytes(bytes(600_000))
+    made = large()
+    with pytest.raises(toil.FailedTasksError, match="No space left"):
+        toil.compute(toil.export(made, disk / "out", move=True), store=store, progress=False, retries=0)
+    assert not list(disk.glob("*out*"))
+    (disk / "filler").unlink()
+    assert toil.compute(toil.export(made, disk / "out", move=True), store=store, progress=False) == str(disk / "out")
+    assert toil.compute(made, store=store, progress=False).read_bytes() == bytes(700_000)

@@ -167,6 +167,13 @@ def test_imports_on_workers_run_at_the_same_time(compute, tmp_path):
             thread.join()
 
 
+def test_exports_may_run_on_workers(compute, source, tmp_path):
+    made = shout(toil.import_file(source))
+    targets = [tmp_path / "out" / str(number) for number in range(3)]
+    assert compute(*[toil.export(made, target, local=False) for target in targets]) == tuple(map(str, targets))
+    assert [target.read_text() for target in targets] == ["HELLO"] * 3
+
+
 def test_with_dasks_own_schedulers_the_error_says_what_to_do(source):
     import dask
 

@@ -175,7 +175,7 @@ def import_directory(
     return _import_directory.options(local=local)(source, name, link, transfer.fingerprint_tree(source), checksum)
 
 
-def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = False) -> str:
+def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = False, local: bool = True) -> str:
     """Copy a file or a directory of the job store to a path or URL, each file whole or not at all.
 
     With a promise this makes a task and returns its promise; a file is exported
@@ -191,6 +191,8 @@ def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = 
     move : bool
         Leave only a symbolic link in the store, if both are on this machine: on one file system no byte is copied.
         A file that was exported must then stay as it is for as long as the store is used: later tasks read it there.
+    local : bool
+        Whether the task runs beside the leader; False for a worker, which must reach the URL, too.
 
     Returns
     -------
@@ -204,7 +206,9 @@ def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = 
     """
     target = transfer.absolute(url)
     if _is_promise(file):
-        return _export(file, target, move, transfer.state_of_target(target) or secrets.token_hex(8))
+        return _export.options(local=local)(
+            file, target, move, transfer.state_of_target(target) or secrets.token_hex(8)
+        )
     if isinstance(file, Directory):
         return _export_directory(file, target, move)
     if type(file) is not File:
