@@ -179,7 +179,7 @@ def _files(store: Store, *, left: bool = False) -> list[_File]:
 
 
 def _handles(store: Store, payload: bytes | BlobRef) -> list[Handle]:
-    return find_handles(store.get_blob(payload) if isinstance(payload, BlobRef) else payload)
+    return find_handles(store.get_blob(payload) if isinstance(payload, BlobRef) else payload, only_own=True)
 
 
 def _left(store: Store, referred: set[str]) -> Iterator[_File]:

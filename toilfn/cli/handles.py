@@ -25,11 +25,14 @@ class Handle(NamedTuple):
     modified: int | None = None
 
 
-def find_handles(payload: bytes) -> list[Handle]:
-    """List the files that a pickled value refers to, each once."""
+def find_handles(payload: bytes, *, only_own: bool = False) -> list[Handle]:
+    """List the files that a pickled value refers to, each once.
+
+    With `only_own`, those in the stores of other workflows are left out; the value must then come from a store.
+    """
     if b"toilfn.files.file" not in payload:
         return []
-    reader = _Reader(io.BytesIO(payload))
+    reader = _Reader(io.BytesIO(payload), only_own)
     reader.load()
     return list(dict.fromkeys(reader.found))
 
@@ -54,19 +57,20 @@ class _Ignored(metaclass=_Nothing):
 
 
 class _Reader(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO) -> None:
+    def __init__(self, stream: io.BytesIO, only_own: bool) -> None:
         super().__init__(stream)
+        self._only_own = only_own
         self.found: list[Handle] = []
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) != ("toilfn.files.file", "File"):
             return _Ignored
-        found = self.found
+        found, only_own = self.found, self._only_own
 
         class Noted:
             def __setstate__(self, state: list[Any]) -> None:
                 store = state[5] if len(state) > 5 else ""
-                if not store or store.startswith("="):  # it is in this store, not in that of another workflow
+                if not only_own or not store or store.startswith("="):
                     found.append(Handle(*state[:5], *state[6:7]))
 
         return Noted
