@@ -31,7 +31,7 @@ from toilfn.model.records import (
     Run,
     Started,
     Stats,
-    Task,
+    TaskRecord,
     encode,
 )
 from toilfn.stores import open_store
@@ -66,7 +66,8 @@ def history(tasks: int, is_open: bool) -> Iterator[Record]:
     for number, id in enumerate(ids):
         kind = number // width
         needs = (ids[number - width],) if kind else ()
-        yield Task(id, bytes([kind]) * 16, b"arguments of this task", needs, (), {}, None, {"0": "00" * 16}, b"l" * 16)
+        args = b"arguments of this task"
+        yield TaskRecord(id, bytes([kind]) * 16, args, needs, (), {}, None, {"0": "00" * 16}, b"l" * 16)
     clocks = [BEGIN + 1.0] * WORKERS
     numbers = range(len(ids)) if not is_open else range(len(ids) - width // 2)
     for first in range(0, len(numbers), 64):

@@ -11,11 +11,11 @@ from statistics import fmean, median
 import pytest
 
 from toilfn.errors import CorruptObjectError
+from toilfn.inspect.attempts import attempts_of
 from toilfn.inspect.fold.columns import Detail
 from toilfn.inspect.fold.curves import Timescale
 from toilfn.inspect.fold.figures import Figures
 from toilfn.inspect.fold.run import Fold
-from toilfn.inspect.report.attempts import attempts_of
 from toilfn.inspect.view import State, View
 from toilfn.model.records import (
     BlobRef,
@@ -30,7 +30,7 @@ from toilfn.model.records import (
     Run,
     Started,
     Stats,
-    Task,
+    TaskRecord,
     encode,
 )
 from toilfn.stores import Store, open_store
@@ -50,11 +50,11 @@ def history(seed: int) -> Iterator[Record]:
     ids: list[bytes] = []
     now = 1000.0
 
-    def task(parent: bytes | None = None) -> Task:
+    def task(parent: bytes | None = None) -> TaskRecord:
         needs = tuple(luck.sample(ids, min(len(ids), luck.randrange(3))))
         ids.append(luck.randbytes(16))
         given = {"memory": 2**20} if luck.random() < 0.3 else {}
-        return Task(ids[-1], luck.choice(functions), b"", needs, (), given, parent, {})
+        return TaskRecord(ids[-1], luck.choice(functions), b"", needs, (), given, parent, {})
 
     for number in (1, 2):
         yield Epoch(number, "leader", 1, now)

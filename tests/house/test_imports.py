@@ -13,7 +13,15 @@ from tests.house.rooms import Module, modules
 VOCABULARY = tuple(
     f"toilfn.{name}" for name in ("confined", "errors", "ids", "moved", "protocol", "resources", "text", "units")
 )
-ROOM_NAMES = ("toilfn.cloud", "toilfn.cwl", "toilfn.wdl", "toilfn.stores", "toilfn.clusters", "toilfn.server")
+ROOM_NAMES = (
+    "toilfn.cloud",
+    "toilfn.cwl",
+    "toilfn.wdl",
+    "toilfn.stores",
+    "toilfn.clusters",
+    "toilfn.pages",
+    "toilfn.server",
+)
 
 
 def imported(module: Module) -> Iterator[str]:
@@ -54,7 +62,8 @@ MAY_IMPORT = {
     "core": {"vocabulary", "scheduler", "toilfn.stores", "toilfn.clusters", "core"},
     "toilfn.cloud": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.cloud"},
     "toilfn.cwl": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.cwl"},
-    "toilfn.server": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.server"},
+    "toilfn.pages": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.pages"},
+    "toilfn.server": {"toilfn.pages", "vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.server"},
     "toilfn.wdl": {"vocabulary", "toilfn.stores", "toilfn.clusters", "core", "toilfn.wdl"},
 }
 

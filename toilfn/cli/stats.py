@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
+from toilfn.inspect.attempts import Attempt, attempts_of
 from toilfn.inspect.fold.columns import Detail, Kind
 from toilfn.inspect.fold.figures import FIGURES, MEASURES, Sums, Usage, total
 from toilfn.inspect.fold.run import Fold
-from toilfn.inspect.report.attempts import Attempt, attempts_of
 from toilfn.inspect.view import View
 from toilfn.units import format_duration, format_size
 

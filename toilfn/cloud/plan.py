@@ -15,7 +15,7 @@ from toilfn.cloud.machines import MachineType, Pool
 from toilfn.cloud.scaler import Settings
 from toilfn.cloud.simulation import Plan, Step, simulate
 from toilfn.errors import InputError
-from toilfn.inspect.report.attempts import attempts_of
+from toilfn.inspect.attempts import attempts_of
 from toilfn.inspect.view import View
 from toilfn.resources import Accelerator, Resources
 from toilfn.stores import Store

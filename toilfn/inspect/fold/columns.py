@@ -95,9 +95,16 @@ class Worker:
 
 
 class Attempts:
-    """The columns of all attempts, in the order in which they ended."""
+    """The columns of all attempts, in the order in which they ended.
 
-    def __init__(self) -> None:
+    Attributes
+    ----------
+    is_whole : bool
+        False if there are too many, so that none is kept.
+    """
+
+    def __init__(self, *, is_whole: bool = True) -> None:
+        self.is_whole = is_whole
         self.task = array("I")
         self.cause = array("B")
         self.start, self.wall, self.cpu, self.wait = array("d"), array("f"), array("f"), array("f")

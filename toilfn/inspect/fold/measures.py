@@ -38,6 +38,8 @@ class Measures:
         None if levels are not wanted.
     queued, cpu, memory : Levels
         Tasks that were given to the cluster and did not run yet; cores and bytes that attempts used.
+    cores_asked, memory_asked : Levels
+        Cores and bytes that they had asked for.
     workers : dict
         By host and process.
     """
@@ -45,6 +47,7 @@ class Measures:
     def __init__(self) -> None:
         self.scale: Timescale | None = None
         self.queued, self.cpu, self.memory = Levels(), Levels(), Levels()
+        self.cores_asked, self.memory_asked = Levels(), Levels()
         self.workers: dict[tuple[str, int], Worker] = {}
         self._buffers: dict[tuple[int, bool], tuple[Variant, _Buffer]] = {}
 
@@ -52,7 +55,7 @@ class Measures:
         """Note levels from a moment on."""
         if self.scale is None:
             self.scale = Timescale(moment)
-            self.scale.levels += [self.queued, self.cpu, self.memory]
+            self.scale.levels += [self.queued, self.cpu, self.memory, self.cores_asked, self.memory_asked]
             for kind in kinds:
                 kind.running = self.scale.level()
 
@@ -108,6 +111,7 @@ class Measures:
         assert kind.running is not None
         levels: list[tuple[Levels, Iterable[float]]] = [
             (kind.running, repeat(1.0)), (self.cpu, used), (self.memory, memories),
+            (self.cores_asked, repeat(asked.cores)), (self.memory_asked, repeat(float(asked.memory))),
         ]  # fmt: skip
         self.scale.add(starts, ends, levels)
         if pairs := [pair for pair in zip(buffer.given, starts, strict=True) if 0 < pair[0] < pair[1]]:

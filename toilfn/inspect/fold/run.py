@@ -32,6 +32,8 @@ _WAITING, _QUEUED, _RUNNING, _DONE, _FAILED, _UNKNOWN = range(6)
 """States by number; an unknown task was named by another one, and not recorded itself."""
 _CLOSED = (_DONE, _UNKNOWN)
 """States of tasks of which further attempts do not count."""
+_FEW = 100_000
+"""Attempts that are kept where only curves are wanted: so many can be drawn one by one."""
 _ROWS = 4096
 """By how many rows columns of tasks grow."""
 _READ_AGAIN = 5
@@ -95,6 +97,7 @@ class Fold:
         self._parent = array("i")
         self._ended = array("d")
         self._last = array("i")
+        self._worker_names: list[tuple[str, int]] = []
         self._variants: list[Variant] = []
         self._known_variants: dict[bytes | tuple[bytes, str], int] = {}
         self._known_kinds: dict[str, Kind] = {}
@@ -294,9 +297,6 @@ class Fold:
         self._known_variants[(function, repr(given)) if given else function] = len(self._variants) - 1
         return len(self._variants) - 1
 
-    def _kind_of(self, task: int) -> Kind:
-        return self._variants[self._variant[task]].kind
-
     def _started(self, raw: Sequence[Any], *_: int) -> None:
         _, ids, job, moment = raw
         if self._first_start:  # a new leader is at work: it tries again what failed before
@@ -332,9 +332,9 @@ class Fold:
     def _lead_to(self, task: int, tasks: Sequence[Sequence[Any]], refs: Sequence[TaskId]) -> None:
         children = [self._task(*child) for child in tasks]
         if self.detail >= Detail.CURVES:
-            own = self._kind_of(task).number
+            own = self.kind_of(task).number
             for child in children:
-                self.links[own, self._kind_of(child).number, "creates"] = None
+                self.links[own, self.kind_of(child).number, "creates"] = None
         self._lead_first[task] = len(self._leads)
         self._leads.extend(children)
         self._leads.extend(map(self._number, refs))
@@ -370,11 +370,14 @@ class Fold:
             self._failed_at[task] = end
         variant = self._variant[task]
         self.measures.add(variant, self._variants[variant], stats, wait, given, is_done=is_done)
-        if self.detail >= Detail.ATTEMPTS:
+        if self.attempts.is_whole and self.detail >= Detail.CURVES:
             self._note(task, stats, wait, cause, offset, size)
 
     def _note(self, task: int, stats: Sequence[Any], wait: float, cause: int, offset: int, size: int) -> None:
         kept = self.attempts
+        if self.detail < Detail.ATTEMPTS and len(kept.task) == _FEW:
+            self.attempts = Attempts(is_whole=False)
+            return
         self._last[task] = len(kept.task)
         kept.task.append(task)
         kept.cause.append(cause)
@@ -507,10 +510,51 @@ class Fold:
     def _row(self, number: int, id: TaskId) -> Row:
         since, job = self._under_way.get(number, _NEVER)
         cause, error = self._problems.get(number, ("", ""))
-        name = self._kind_of(number).name
+        name = self.kind_of(number).name
         state = _STATES[self._state[number]]
         reason = self._reasons.get(number, "") if state is State.QUEUED else ""
         return Row(number, id, name, state, self._ended_count[number], since, job, reason, cause, error)
+
+    def state_of(self, number: int) -> State:
+        """Return the state of a task."""
+        return _STATES[self._state[number]]
+
+    def kind_of(self, number: int) -> Kind:
+        """Return the kind of a task."""
+        return self._variants[self._variant[number]].kind
+
+    def error_of(self, number: int) -> str:
+        """Return why the last attempt of a task failed; empty if it did not."""
+        return self._problems.get(number, ("", ""))[1]
+
+    def count_of(self, number: int) -> int:
+        """Return how many attempts of a task have ended."""
+        return self._ended_count[number]
+
+    def worker(self, number: int) -> tuple[str, int]:
+        """Return the host and the process id of a worker, by its number in `attempts`."""
+        if len(self._worker_names) != len(self.attempts.workers):
+            self._worker_names = list(self.attempts.workers)
+        return self._worker_names[number]
+
+    def last_attempt(self, number: int) -> int | None:
+        """Return the place in `attempts` of a task's last attempt; None if there is none, or it is not kept."""
+        last = self._last[number]
+        return last if 0 <= last < len(self.attempts.task) else None
+
+    def position(self, attempt: int) -> Position:
+        """Return where in the log the record of an attempt is."""
+        kept = self.attempts
+        return Position(kept.segments[kept.segment[attempt]], kept.offset[attempt], kept.size[attempt])
+
+    def since(self) -> list[tuple[int, float]]:
+        """Return the tasks that are running, and when each was given to the cluster."""
+        return [(task, given) for task, (given, _) in self._under_way.items() if self._state[task] == _RUNNING]
+
+    def number(self, id: TaskId) -> int | None:
+        """Return the number of a task; None if there is none of this id."""
+        number = self._ids.get(id)
+        return None if number is None or self._state[number] == _UNKNOWN else number
 
     def ids(self) -> list[TaskId]:
         """Return the ids of all tasks, in the order of their numbers."""

@@ -5,28 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from toilfn.inspect.drawing import Drawing, Node
-from toilfn.inspect.report.html import Markup, element
 from toilfn.inspect.view import State
+from toilfn.pages.markup import Markup, element
 
 __all__ = ["graph"]
 
 _BOX_WIDTH, _BOX_HEIGHT = 170.0, 46.0
 _GAP_X, _GAP_Y = 60.0, 18.0
 _LONGEST = 22
-_FILLS = {
-    State.DONE: "#dff0d8",
-    State.FAILED: "#f7d4d4",
-    State.RUNNING: "#fdf0c4",
-    State.QUEUED: "#fdf8e4",
-    State.WAITING: "#eef0f3",
-}
-_STROKES = {
-    State.DONE: "#7fb069",
-    State.FAILED: "#d1495b",
-    State.RUNNING: "#e0b73c",
-    State.QUEUED: "#e0b73c",
-    State.WAITING: "#aab2bd",
-}
 
 
 def graph(drawing: Drawing) -> Markup:
@@ -43,7 +29,13 @@ def graph(drawing: Drawing) -> Markup:
     width = max((x for x, _ in corners), default=0.0) + _BOX_WIDTH
     height = max((y for _, y in corners), default=0.0) + _BOX_HEIGHT
     return element(
-        "svg", *parts, viewBox=f"-4 -4 {width + 8:.0f} {height + 8:.0f}", width=width, height=height, role="img"
+        "svg",
+        *parts,
+        viewBox=f"-4 -4 {width + 8:.0f} {height + 8:.0f}",
+        width=width,
+        height=height,
+        role="img",
+        aria_label="The kinds of tasks and how they lead to each other",
     )
 
 
@@ -120,10 +112,10 @@ def _box(node: Node, x: float, y: float) -> Markup:
     return element(
         "g",
         element("title", f"{node.label}: {node.summary}"),
-        element("rect", x=x, y=y, width=_BOX_WIDTH, height=_BOX_HEIGHT, rx=6, fill=_FILLS[node.state],
-                stroke=_STROKES[node.state]),
+        element("rect", x=x, y=y, width=_BOX_WIDTH, height=_BOX_HEIGHT, rx=6),
         element("text", name, x=x + _BOX_WIDTH / 2, y=y + 19, text_anchor="middle", class_="name"),
         element("text", _short(node), x=x + _BOX_WIDTH / 2, y=y + 36, text_anchor="middle"),
+        class_=f"box {node.state.value}",
     )  # fmt: skip
 
 

@@ -1,0 +1,256 @@
+"""The pages of one run as routes of Starlette: where the run comes from, the dashboard and the server say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from toilfn.cli.following import Following
+from toilfn.errors import InputError, ToilfnError
+from toilfn.inspect.view import State
+from toilfn.model.records import Failure
+from toilfn.pages import charts, contents
+from toilfn.pages.render import POLICY, asset, render
+from toilfn.pages.run import PAGE, SORTS, Query, RunView, UnknownTaskError
+from toilfn.stores import MissingObjectError
+from toilfn.text import visible
+
+__all__ = ["RunPages", "html", "same_origin", "statics"]
+
+_LOOK = 1.0
+"""Seconds between two looks for news."""
+_SILENCE = 15
+"""Looks without news after which a comment keeps the connection open."""
+_LONGEST_TAIL = 64 << 10
+"""Bytes of a log that a page shows."""
+_ASSETS = {
+    "htmx.min.js": "text/javascript", "uPlot.iife.min.js": "text/javascript", "pages.js": "text/javascript",
+    "uPlot.min.css": "text/css", "pages.css": "text/css", "LICENSES.txt": "text/plain",
+}  # fmt: skip
+
+
+def html(template: str, code: int = 200, **values: Any) -> Any:
+    """Answer with a page."""
+    from starlette.responses import HTMLResponse
+
+    headers = {"content-security-policy": POLICY, "cache-control": "no-store"}
+    return HTMLResponse(render(template, **values), code, headers)
+
+
+def statics(base: str) -> list[Any]:
+    """Return the routes of style sheets and scripts."""
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    async def serve(request: Any) -> Any:
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            return Response("there is no such file\n", 404, media_type="text/plain")
+        headers = {"cache-control": "max-age=300"}
+        return Response(await asyncio.to_thread(asset, name), headers=headers, media_type=_ASSETS[name])
+
+    return [Route(f"{base}/static/{{name}}", serve)]
+
+
+def same_origin(request: Any) -> bool:
+    """Return whether a request that changes something was sent by one of our own pages."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("host", "")
+
+
+class RunPages:
+    """The pages of a run.
+
+    Parameters
+    ----------
+    find : callable
+        Returns the run of a request; raises `ToilfnError` if there is none.
+    base : callable
+        Returns the URL of the run's pages, without a slash at its end.
+    static : str
+        The URL of the style sheets.
+    home : str
+        The URL of the page above.
+    kill : callable, optional
+        Stops the run of a request; without it, pages have no such button.
+    """
+
+    def __init__(
+        self, find: Callable[[Any], RunView], base: Callable[[Any], str], static: str, home: str,
+        kill: Callable[[Any], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._find = find
+        self._base = base
+        self._static = static
+        self._home = home
+        self._kill = kill
+
+    def routes(self, path: str) -> list[Any]:
+        """Return the routes below a path."""
+        from starlette.routing import Route
+
+        task = f"{path}/task/{{task}}"
+        routes = [
+            Route(path or "/", self._page(self.overview)),
+            Route(f"{path}/part/run", self._page(self.part)),
+            Route(f"{path}/tasks", self._page(self.tasks)),
+            Route(f"{path}/details", self._page(self.details)),
+            Route(f"{path}/details.json", self._page(self.details_json)),
+            Route(task, self._page(self.task)),
+            Route(f"{task}/log/{{attempt:int}}", self._page(self.log)),
+            Route(f"{task}/live", self.live),
+            Route(f"{path}/events", self.events),
+        ]
+        if self._kill:
+            routes.append(Route(f"{path}/kill", self.kill, methods=["POST"]))
+        return routes
+
+    def _page(self, make: Callable[[Any, RunView], Any]) -> Callable[[Any], Any]:
+        async def handle(request: Any) -> Any:
+            try:
+                return await asyncio.to_thread(lambda: make(request, self._find(request)))
+            except ToilfnError as error:
+                code = _code(error)
+                return html("error.html", code, status=code, text=visible(str(error)), **self._shared(request))
+
+        return handle
+
+    def _shared(self, request: Any) -> dict[str, Any]:
+        return {"base": self._base(request), "static": self._static, "home": self._home, "frozen": None}
+
+    def _run(self, request: Any, view: RunView) -> dict[str, Any]:
+        window = charts.Window.read(
+            request.query_params.get("from", ""), request.query_params.get("to", ""), charts.whole(view)
+        )
+        return {**contents.run(view, window, self._base(request)), "actions": self._kill is not None}
+
+    def overview(self, request: Any, view: RunView) -> Any:
+        """Answer with the page of the run."""
+        return html("run.html", **self._shared(request), **self._run(request, view))
+
+    def part(self, request: Any, view: RunView) -> Any:
+        """Answer with the part of the page that changes."""
+        return html("parts/run.html", **self._shared(request), **self._run(request, view))
+
+    def tasks(self, request: Any, view: RunView) -> Any:
+        """Answer with the table of tasks."""
+        query = Query.read(request.query_params)
+        rows, count = view.tasks(query)
+        links = {}
+        for sort in SORTS:
+            falling = (sort == query.sort and not query.descending) or (sort != query.sort and sort in _FALLING)
+            links[sort] = query._replace(sort=sort, descending=falling, page=1).fields()
+        names = sorted(kind.name for kind, _ in view.kinds())
+        return html("tasks.html", **self._shared(request), summary=view.summary(), query=query, rows=rows, count=count,
+                    links=links, names=names, first=(query.page - 1) * PAGE,
+                    pages=max(1, math.ceil(count / PAGE)))  # fmt: skip
+
+    def task(self, request: Any, view: RunView) -> Any:
+        """Answer with the page of a task."""
+        row, found = view.task(request.path_params["task"])
+        attempts = []
+        for attempt, record in found:
+            text = b"".join(view.log(record))
+            trace = record.traceback or record.message if isinstance(record, Failure) else ""
+            tail = text[-_LONGEST_TAIL:].decode(errors="replace")
+            attempts.append((attempt, tail, trace, len(text) > _LONGEST_TAIL))
+        return html("task.html", **self._shared(request), summary=view.summary(), row=row, attempts=attempts)
+
+    def log(self, request: Any, view: RunView) -> Any:
+        """Answer with the whole log of an attempt."""
+        from starlette.responses import StreamingResponse
+
+        _, found = view.task(request.path_params["task"])
+        number = request.path_params["attempt"]
+        if not 0 < number <= len(found):
+            raise UnknownTaskError(f"the task has no attempt {number}")
+        record = found[number - 1][1]
+        trace = [record.traceback.encode(errors="replace")] if isinstance(record, Failure) else []
+        headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
+        return StreamingResponse([*view.log(record), *trace], headers=headers, media_type="text/plain; charset=utf-8")
+
+    def details(self, request: Any, view: RunView) -> Any:
+        """Answer with settings, versions and hosts."""
+        return html("details.html", **self._shared(request), **contents.details(view), summary=view.summary())
+
+    def details_json(self, request: Any, view: RunView) -> Any:
+        """Answer with the same as JSON."""
+        from starlette.responses import Response
+
+        return Response(json.dumps(contents.as_json(view), indent=1, default=str), media_type="application/json")
+
+    async def kill(self, request: Any) -> Any:
+        """Stop the run."""
+        from starlette.responses import PlainTextResponse, RedirectResponse
+
+        assert self._kill is not None
+        if not same_origin(request):
+            return PlainTextResponse("this request was not sent by a page of this server\n", 403)
+        await asyncio.to_thread(self._kill, request)
+        return RedirectResponse(self._base(request) or "/", 303)
+
+    async def events(self, request: Any) -> Any:
+        """Send an event when there is news; its id is the place in the log, so that a client continues from there."""
+        view = await asyncio.to_thread(self._find, request)
+        return _stream(self._news(request, view))
+
+    async def _news(self, request: Any, view: RunView) -> AsyncIterator[str]:
+        known = request.headers.get("last-event-id") or await asyncio.to_thread(view.mark)
+        yield f"retry: 2000\nid: {known}\n\n"
+        silent = 0
+        while not await request.is_disconnected():
+            with suppress(ToilfnError):
+                mark = await asyncio.to_thread(view.mark)
+                silent += 1
+                if mark != known:
+                    known, silent = mark, 0
+                    yield f"id: {mark}\nevent: news\ndata: {mark}\n\n"
+                elif silent >= _SILENCE:
+                    silent = 0
+                    yield ": nothing new\n\n"
+            await asyncio.sleep(_LOOK)
+
+    async def live(self, request: Any) -> Any:
+        """Send the lines that a running task prints."""
+        view = await asyncio.to_thread(self._find, request)
+        row, _ = await asyncio.to_thread(view.task, request.path_params["task"])
+        return _stream(self._lines(request, view, row.id))
+
+    async def _lines(self, request: Any, view: RunView, id: bytes) -> AsyncIterator[str]:
+        texts: list[str] = []
+        following = Following(view.store, id, texts.append)
+        await asyncio.to_thread(following.__enter__)
+        try:
+            while not await request.is_disconnected():
+                await asyncio.to_thread(following.look)
+                if texts:
+                    yield f"event: text\ndata: {json.dumps(visible(''.join(texts)))}\n\n"
+                    texts.clear()
+                row, _ = await asyncio.to_thread(view.task, id.hex())
+                if row.state not in (State.RUNNING, State.QUEUED):
+                    yield "event: over\ndata: 1\n\n"
+                    return
+                await asyncio.sleep(_LOOK)
+        finally:
+            await asyncio.to_thread(following.__exit__, None, None, None)
+
+
+_FALLING = ("start", "duration", "cpu", "memory", "wait", "attempts")
+"""Columns that a first click sorts from the greatest to the least."""
+
+
+def _code(error: ToilfnError) -> int:
+    if isinstance(error, (UnknownTaskError, MissingObjectError)):
+        return 404
+    return 400 if isinstance(error, InputError) else 500
+
+
+def _stream(events: AsyncIterator[str]) -> Any:
+    from starlette.responses import StreamingResponse
+
+    return StreamingResponse(events, headers={"cache-control": "no-store"}, media_type="text/event-stream")
