@@ -18,7 +18,7 @@ from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.errors import ClusterError, InputError
 from toilfn.resources import Accelerator
 
-__all__ = ["AmazonCloud", "clusters", "ignoring", "steps_of", "tags_of"]
+__all__ = ["AmazonCloud", "AmazonStep", "RoleStep", "clusters", "ignoring", "steps_of", "tags_of"]
 
 NODE, POOL, CONTROLLER, HOST_KEY = "toilfn-node", "toilfn-pool", "toilfn-controller", "toilfn-host-key"
 
@@ -195,13 +195,18 @@ class AmazonCloud:
             If types, zones, subnets or images are not there.
         """
         types = [kind for pool in description.pools for kind in pool.types]
-        if pools := [pool.name for pool in description.pools if not pool.types]:
+        is_slurm = description.kind == "slurm"
+        if is_slurm and (pools := [pool.name for pool in description.pools if not pool.types]):
             raise InputError(f"pool {pools[0]}: name its types; sizes alone are for `toilfn cluster plan` so far")
-        self.machine_types([*types, description.controller])
+        if is_slurm:
+            types.append(description.controller)
+        if types:
+            self.machine_types(types)
         networks = {subnet["VpcId"] for subnet in self.subnets(description)}
         if len(networks) > 1:
             raise InputError(f"cluster {self.name}: its subnets are in several networks: {', '.join(sorted(networks))}")
-        self.image(description)
+        if is_slurm:
+            self.image(description)
 
     def tags(self, description: Description, *kinds: str, **more: str) -> list[dict[str, Any]]:
         """Return the tags of what is made, for each kind of resource."""
@@ -235,29 +240,49 @@ def clusters(amazon: Amazon) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-class _AmazonStep(Step):
+class AmazonStep(Step):
+    """A step on AWS.
+
+    Parameters
+    ----------
+    cloud : AmazonCloud
+        Where.
+    description : Description, optional
+        What to make; it is not needed to find and to remove.
+    """
+
     def __init__(self, cloud: AmazonCloud, description: Description | None) -> None:
         self.cloud = cloud
         self._description = description
 
     @property
     def description(self) -> Description:
+        """The description of what is to be made."""
         assert self._description is not None  # only `make` asks, and `launch` has one
         return self._description
 
 
-class _Role(_AmazonStep):
-    """The permissions of the controller, and of workers: to reach the store."""
+class RoleStep(AmazonStep):
+    """Roles, which are found by their names and must have the tag.
 
-    title = "roles"
+    Attributes
+    ----------
+    parts : tuple of str
+        The ends of their names.
+    """
 
-    def _names(self) -> list[str]:
-        return [f"toilfn-{self.cloud.name}-{self.cloud.region}-{part}" for part in ("controller", "worker")]
+    parts: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """Return the names of all roles that a cluster may have."""
+        return [f"toilfn-{self.cloud.name}-{self.cloud.region}-{part}" for part in self.parts]
 
     def exists(self) -> list[str]:
-        return [name for name in self._names() if self._is_mine(name)]
+        """Return the names of those that exist and carry the tag."""
+        return [name for name in self.names() if self.is_mine(name)]
 
-    def _is_mine(self, name: str) -> bool:
+    def is_mine(self, name: str) -> bool:
+        """Return whether one exists and carries the tag."""
         try:
             role = self.cloud.ask("iam", "get_role", RoleName=name)["Role"]
         except AmazonRefusalError as error:
@@ -265,6 +290,20 @@ class _Role(_AmazonStep):
                 return False
             raise
         return tags_of(role).get(TAG) == self.cloud.name
+
+    def remove(self) -> None:
+        """Remove the roles with their permissions."""
+        for name in self.exists():
+            with ignoring(*GONE):
+                self.cloud.ask("iam", "delete_role_policy", RoleName=name, PolicyName="toilfn")
+            self.cloud.insistently(lambda name=name: self.cloud.ask("iam", "delete_role", RoleName=name))  # type: ignore[misc]
+
+
+class _Role(RoleStep):
+    """The permissions of the controller, and of workers: to reach the store."""
+
+    title = "roles"
+    parts = ("controller", "worker")
 
     def make(self) -> None:
         if self.description.profile:
@@ -274,7 +313,7 @@ class _Role(_AmazonStep):
                  "Statement": [{"Effect": "Allow", "Principal": trusted, "Action": "sts:AssumeRole"}]}  # fmt: skip
         tags = self.cloud.tags(self.description, "role")[0]["Tags"]
         there = self.exists()
-        for name in self._names():
+        for name in self.names():
             if name not in there:
                 self.cloud.ask("iam", "create_role", RoleName=name, Path="/toilfn/",
                                AssumeRolePolicyDocument=json.dumps(trust), Tags=tags)  # fmt: skip
@@ -282,19 +321,13 @@ class _Role(_AmazonStep):
                 self.cloud.ask("iam", "put_role_policy", RoleName=name, PolicyName="toilfn",
                                PolicyDocument=json.dumps(policy))  # fmt: skip
 
-    def remove(self) -> None:
-        for name in self.exists():
-            with ignoring(*GONE):
-                self.cloud.ask("iam", "delete_role_policy", RoleName=name, PolicyName="toilfn")
-            self.cloud.insistently(lambda name=name: self.cloud.ask("iam", "delete_role", RoleName=name))  # type: ignore[misc]
-
 
 class _Profile(_Role):
     """The instance profiles, which give the roles to machines."""
 
     title = "instance profiles"
 
-    def _is_mine(self, name: str) -> bool:
+    def is_mine(self, name: str) -> bool:
         return self._profile(name) is not None
 
     def _profile(self, name: str) -> dict[str, Any] | None:
@@ -310,7 +343,7 @@ class _Profile(_Role):
         if self.description.profile:
             return
         tags = self.cloud.tags(self.description, "role")[0]["Tags"]
-        for name in self._names():
+        for name in self.names():
             profile = self._profile(name)
             if profile is None:
                 self.cloud.ask("iam", "create_instance_profile", InstanceProfileName=name, Path="/toilfn/", Tags=tags)
@@ -327,7 +360,7 @@ class _Profile(_Role):
                 self.cloud.ask("iam", "delete_instance_profile", InstanceProfileName=name)
 
 
-class _Group(_AmazonStep):
+class _Group(AmazonStep):
     """The permitted connections: among the machines, and by ssh from outside."""
 
     title = "security groups"
@@ -355,7 +388,7 @@ class _Group(_AmazonStep):
             self.cloud.insistently(lambda group=group: self.cloud.ask("ec2", "delete_security_group", GroupId=group))  # type: ignore[misc]
 
 
-class _KeyPair(_AmazonStep):
+class _KeyPair(AmazonStep):
     """The public key of the person who launches."""
 
     title = "key pairs"
@@ -378,7 +411,7 @@ class _KeyPair(_AmazonStep):
                 self.cloud.ask("ec2", "delete_key_pair", KeyName=name)
 
 
-class _Templates(_AmazonStep):
+class _Templates(AmazonStep):
     """How the machines of each pool, and the controller, are made."""
 
     title = "launch templates"
@@ -436,7 +469,7 @@ class _Templates(_AmazonStep):
                 self.cloud.ask("ec2", "delete_launch_template", LaunchTemplateName=name)
 
 
-class _Machines(_AmazonStep):
+class _Machines(AmazonStep):
     """All machines; making them means to start the controller, which starts the others."""
 
     title = "machines"
@@ -460,7 +493,7 @@ class _Machines(_AmazonStep):
         self.cloud.terminate([instance["InstanceId"] for instance in self.cloud.instances()])
 
 
-class _Volumes(_AmazonStep):
+class _Volumes(AmazonStep):
     """Disks that a machine has left behind."""
 
     title = "volumes"

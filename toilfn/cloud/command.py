@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from toilfn.cloud.aws import AmazonCloud
     from toilfn.cloud.aws_machines import AmazonMachines
     from toilfn.cloud.ssh import Host
+    from toilfn.cloud.steps import Step
 
 __all__ = ["command", "configure"]
 
@@ -175,21 +176,51 @@ def _launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    from toilfn.cloud.aws import steps_of
+    from toilfn.cloud import aws, eks
     from toilfn.cloud.bootstrap import Secrets
     from toilfn.cloud.steps import launch
 
     description = _with_public_key(description_of(options, options.name))
-    if description.cloud != "aws" or description.kind != "slurm":
-        raise InputError(f"cluster {description.name}: only kind slurm on aws can be launched so far")
-    cloud = _cloud(description.name, description.region)
+    name, region = description.name, description.region
+    if description.kind == "dask":
+        raise InputError(f"cluster {name}: dask-cloudprovider launches clusters of dask; docs/cloud.md has an example")
+    if description.cloud != "aws":
+        raise InputError(f"cluster {name}: clusters can be launched on aws only so far")
+    cloud = _cloud(name, region)
     cloud.check(description)
     if options.dry_run:
-        print(f"cluster {description.name}: the description can be launched in {description.region}")
+        print(f"cluster {name}: the description can be launched in {region}")
         return 0
-    launch(description.name, steps_of(cloud, description, Secrets.fresh()), print)
-    print(f"cluster {description.name} is launched; it is ready in some minutes: toilfn cluster ssh {description.name}")
+    if description.kind == "kubernetes":
+        launch(name, eks.steps_of(cloud, description), print)
+        print(
+            f"cluster {name} is launched. To use it:\n"
+            f"  aws eks update-kubeconfig --region {region} --name toilfn-{name}\n"
+            f"  toilfn cluster manifests {name} | kubectl apply -f -"
+        )
+        return 0
+    launch(name, aws.steps_of(cloud, description, Secrets.fresh()), print)
+    print(f"cluster {name} is launched; it is ready in some minutes: toilfn cluster ssh {name}")
     return 0
+
+
+def _manifests_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_name(parser)
+    add_description(parser)
+
+
+def _manifests(options: argparse.Namespace) -> int:
+    from toilfn.cloud.eks import manifests
+
+    print(manifests(description_of(options, options.name)), end="")
+    return 0
+
+
+def _all_steps(cloud: AmazonCloud) -> list[Step]:
+    """Return the steps of every kind of cluster: without a description the kind is not known."""
+    from toilfn.cloud import aws, eks
+
+    return [*aws.steps_of(cloud), *eks.steps_of(cloud)]
 
 
 def _with_public_key(description: Description) -> Description:
@@ -234,11 +265,10 @@ def _destroy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _destroy(options: argparse.Namespace) -> int:
-    from toilfn.cloud.aws import steps_of
     from toilfn.cloud.steps import destroy
     from toilfn.stores import open_store
 
-    destroy(options.name, steps_of(_cloud(options.name, _region(options))), print)
+    destroy(options.name, _all_steps(_cloud(options.name, _region(options))), print)
     if options.store:
         open_store(options.store, create=False).destroy()
         print(f"removed {options.store}")
@@ -254,19 +284,27 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from toilfn.cloud import eks
     from toilfn.cloud.aws import clusters, tags_of
     from toilfn.clusters.awsbatch.aws import Amazon
 
-    found = clusters(Amazon(_region(options)))
-    rows = []
+    amazon = Amazon(_region(options))
+    found = clusters(amazon)
+    rows: list[dict[str, Any]] = [
+        {"name": name, "kind": "kubernetes", "machines": None, "controller": True} for name in eks.clusters(amazon)
+    ]
     for name, instances in sorted(found.items()):
         whole = any(tags_of(instance).get("toilfn-node") == "controller" for instance in instances)
-        rows.append({"name": name, "machines": len(instances), "controller": whole})
+        rows.append({"name": name, "kind": "slurm", "machines": len(instances), "controller": whole})
     if options.json:
         print_json(rows)
     elif rows:
-        cells = [[str(row["name"]), str(row["machines"]), "yes" if row["controller"] else "no"] for row in rows]
-        print_table(["cluster", "machines", "controller"], cells, right={1})
+        cells = [
+            [row["name"], row["kind"], "" if row["machines"] is None else str(row["machines"]),
+             "yes" if row["controller"] else "no"]
+            for row in rows
+        ]  # fmt: skip
+        print_table(["cluster", "kind", "machines", "controller"], cells, right={2})
     else:
         print("there are no clusters in this region")
     return 0
@@ -278,7 +316,7 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from toilfn.cloud.aws import steps_of, tags_of
+    from toilfn.cloud.aws import tags_of
     from toilfn.cloud.steps import found
 
     cloud = _cloud(options.name, _region(options))
@@ -287,14 +325,16 @@ def _show(options: argparse.Namespace) -> int:
          "state": i["State"]["Name"], "address": i.get("PublicIpAddress") or i.get("PrivateIpAddress", "")}
         for i in cloud.instances()
     ]  # fmt: skip
-    resources = found(steps_of(cloud))
+    resources = found(_all_steps(cloud))
     if not resources:
         raise InputError(f"there is no cluster {options.name!r} in {cloud.region}; see toilfn cluster list")
     if options.json:
         print_json({"machines": instances, "resources": resources})
         return 0
-    print_table(["machine", "node", "type", "state", "address"], [list(i.values()) for i in instances])
-    print("\n" + "\n".join(resources))
+    if instances:
+        print_table(["machine", "node", "type", "state", "address"], [list(i.values()) for i in instances])
+        print()
+    print("\n".join(resources))
     return 0
 
 
@@ -446,6 +486,7 @@ _Entry = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argpars
 _COMMANDS: dict[str, _Entry] = {
     "init": ("write a description with every key explained", _init_arguments, _init),
     "launch": ("make a cluster", _launch_arguments, _launch),
+    "manifests": ("write the pools of a Kubernetes cluster for kubectl apply", _manifests_arguments, _manifests),
     "list": ("list the clusters of a region", _list_arguments, _list),
     "show": ("list the machines and everything else that belongs to a cluster", _show_arguments, _show),
     "ssh": ("open a shell on a cluster's controller, or run a command there", _ssh_arguments, _ssh),

@@ -24,7 +24,11 @@ _REMOVE = ("TerminateInstances", "DeleteSecurityGroup", "DeleteKeyPair", "Delete
 _ROLES = (
     "GetRole", "CreateRole", "TagRole", "PutRolePolicy", "DeleteRolePolicy", "DeleteRole", "PassRole",
     "GetInstanceProfile", "CreateInstanceProfile", "TagInstanceProfile", "AddRoleToInstanceProfile",
-    "RemoveRoleFromInstanceProfile", "DeleteInstanceProfile",
+    "RemoveRoleFromInstanceProfile", "DeleteInstanceProfile", "AttachRolePolicy", "DetachRolePolicy",
+)  # fmt: skip
+_KUBERNETES = (
+    "ListClusters", "DescribeCluster", "CreateCluster", "DeleteCluster", "TagResource",
+    "ListPodIdentityAssociations", "CreatePodIdentityAssociation",
 )  # fmt: skip
 
 
@@ -44,6 +48,7 @@ def launcher_policy() -> dict[str, Any]:
             _allow("ec2", _DESCRIBE),
             _allow("ec2", _MAKE),
             _allow("ec2", _REMOVE, condition=tagged),
+            _allow("eks", _KUBERNETES),
             _allow("iam", [a for a in _ROLES if "Profile" not in a], "arn:aws:iam::*:role/toilfn/*"),
             _allow("iam", [a for a in _ROLES if "Profile" in a], "arn:aws:iam::*:instance-profile/toilfn/*"),
             _allow(
