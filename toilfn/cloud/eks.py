@@ -1,6 +1,6 @@
 """Kubernetes on AWS: an EKS cluster in Auto Mode, where AWS makes and removes nodes as pods need them.
 
-What pools of the description become are objects inside Kubernetes, which `manifests` writes for kubectl.
+Pools of the description become objects inside Kubernetes, which `manifests` writes for kubectl.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def clusters(amazon: Amazon) -> list[str]:
         token = {"nextToken": answer["nextToken"]}
 
 
-# What belongs into Kubernetes
+# The objects in Kubernetes
 
 
 def manifests(description: Description) -> str:
