@@ -131,5 +131,5 @@ def test_a_record_has_a_largest_size(tmp_path):
 @pytest.mark.parametrize("kind", typing.get_args(records.Record), ids=lambda kind: kind.__name__)
 def test_every_record_is_described(kind):
     pages = (Path(toilfn.stores.__file__).parent / "FORMAT.md").read_text().splitlines()
-    (items,) = [line.split("|")[2] for line in pages if line.startswith(f"| `{kind.__name__.lower()}` |")]
+    (items,) = [line.split("|")[2] for line in pages if line.startswith(f"| `{records.KINDS[kind]}` |")]
     assert items.count(";") + 1 == len(kind._fields)

@@ -214,7 +214,7 @@ Record: TypeAlias = (
     Epoch | Run | Function | TaskRecord | Started | Queue | Outcome | Failure | Forget | Deleted | Outage | End
 )
 
-_KINDS: dict[type, str] = {
+KINDS: dict[type, str] = {
     Epoch: "epoch", Run: "run", Function: "function", TaskRecord: "task", Started: "started", Queue: "queue",
     Outcome: "outcome", Failure: "failure", Forget: "forget", Deleted: "deleted", Outage: "outage", End: "end",
 }  # fmt: skip
@@ -226,7 +226,7 @@ def encode(record: Record) -> bytes:
 
     Text that is not Unicode, such as Python's own form of a file name in another encoding, is written with escapes.
     """
-    fields = (_KINDS[type(record)], *record)
+    fields = (KINDS[type(record)], *record)
     try:
         packed: bytes = msgpack.packb(fields)
     except UnicodeEncodeError:
@@ -289,7 +289,7 @@ def _is_stored_as(value: Any, hint: Any) -> bool:
 
 def start_of(kind: type[TaskRecord | Outcome]) -> bytes:
     """Return the bytes that all records of a kind start with; the sixteen after them are the task's id."""
-    start: bytes = msgpack.packb((_KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
+    start: bytes = msgpack.packb((KINDS[kind], bytes(16), *kind._fields[1:])).partition(bytes(16))[0]
     return start
 
 
@@ -331,9 +331,9 @@ def _failure(fields: list[Any]) -> Failure:
     return failure._replace(log=_ref(failure.log), stats=Stats(*failure.stats))
 
 
-_CLASSES: dict[str, type] = {kind: cls for cls, kind in _KINDS.items()}
+_CLASSES: dict[str, type] = {kind: cls for cls, kind in KINDS.items()}
 
 _READERS: dict[str, Any] = {
-    **{kind: (lambda fields, cls=cls: cls(*fields)) for cls, kind in _KINDS.items()},
+    **{kind: (lambda fields, cls=cls: cls(*fields)) for cls, kind in KINDS.items()},
     "run": _run, "function": _function, "task": _task, "outcome": _outcome, "failure": _failure,
 }  # fmt: skip
