@@ -145,5 +145,7 @@ def text_output(fd: int) -> io.TextIOWrapper:
 def flush(*streams: Any) -> None:
     """Write out what streams hold, by default standard output and error, as far as that is possible."""
     for stream in streams or (sys.stdout, sys.stderr):
-        with suppress(Exception):
+        try:  # noqa: SIM105  # `suppress` takes longer, and this is done for every task
             stream.flush()
+        except Exception:  # noqa: S110
+            pass

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import toilfn as toil
+from toilfn.cli import main
 from toilfn.errors import InputError
 from toilfn.graph.identity import arguments_identity, contents
 
@@ -87,14 +88,80 @@ def test_what_is_not_a_file_counts_by_its_name(tmp_path: Path) -> None:
     assert len({identity(tmp_path / name) for name in ("missing", "pipe", ".")}) == 3
 
 
-def test_an_input_must_be_a_file(tmp_path: Path) -> None:
+def test_an_input_must_be_a_file_or_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="file not found"):
         toil.input(tmp_path / "missing")
-    with pytest.raises(InputError, match="import_directory"):
-        toil.input(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="not a file or folder"):
+        toil.input(tmp_path / "pipe")
 
 
-def test_a_folder_is_said_not_to_be_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@toil.task
+def total(folder: Path) -> int:
+    return sum(len(path.read_text()) for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_edit_in_a_folder_runs_its_tasks_again_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inner := tmp_path / "folder" / "inner").mkdir(parents=True)
+    store = tmp_path / "store"
+    for text in ("one", "three", "three"):
+        (inner / "text").write_text(text)
+        wanted = total(toil.input(tmp_path / "folder"))
+        assert toil.compute(wanted, store=store, cluster="inline", progress=False) == len(text)
+    assert main(["explain", str(store), "total"]) == 0
+    assert "total" in capsys.readouterr().out
+    (inner / "more").write_text("!")
+    (inner / "text").write_text("four")
+    assert toil.compute(wanted, store=store, cluster="inline", progress=False) == 5
+    assert main(["explain", str(store), "total"]) == 0
+    said = capsys.readouterr().out
+    assert f"inner/text in {tmp_path / 'folder'} changed" in said
+    assert f"inner/more in {tmp_path / 'folder'} is new" in said
+
+
+def test_a_folder_counts_by_names_contents_and_kinds(tmp_path: Path) -> None:
     (folder := tmp_path / "folder").mkdir()
-    toil.compute(entries(folder), store=tmp_path / "store", cluster="inline", progress=False)
-    assert f"not compared: {folder} (a folder: import_directory makes its files count)" in caplog.text
+    seen = [identity(folder)]
+
+    def differs() -> None:
+        assert identity([folder]) == identity([folder])
+        seen.append(identity(folder))
+
+    (folder / "a").touch()
+    differs()
+    (folder / "a").rename(folder / "b")
+    differs()
+    (folder / "b").write_text("text")
+    differs()
+    (folder / "empty").mkdir()
+    differs()
+    (folder / "round").symlink_to(".")
+    differs()
+    (folder / "dangling").symlink_to("nowhere")
+    differs()
+    os.mkfifo(folder / "pipe")
+    differs()
+    (folder / "line\nbreak").touch()
+    differs()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text("one")
+    differs()
+    (tmp_path / "elsewhere").write_text("two")
+    differs()
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_folder_that_is_too_large_is_said_not_to_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(contents, "_MOST_FILES", 2)
+    (folder := tmp_path / "folder").mkdir()
+    for number in range(3):
+        (folder / str(number)).touch()
+    for expected in (3, 3):
+        assert toil.compute(entries(folder), store=tmp_path / "store", cluster="inline", progress=False) == expected
+        (folder / "more").touch()
+    assert f"not compared: {folder} (a folder with more than 2 files: import_directory makes" in caplog.text
+    assert identity(folder) != identity(tmp_path)

@@ -30,7 +30,7 @@ def command(options: argparse.Namespace) -> int:
     """
     store = open_named(options)
     task = View(store).find(options.task)
-    found = explain(History(decode(data, position) for position, data in store.log.read()), task.id)
+    found = explain(History((decode(data, position) for position, data in store.log.read()), store.get_blob), task.id)
     if options.json:
         print_json({"task": task.id.hex(), "name": task.name, "summary": found.summary, "reasons": found.reasons})
     else:

@@ -74,14 +74,15 @@ def import_file(
 
 
 def input(path: str | os.PathLike[str]) -> Path:
-    """Check that a file exists, and pass it to tasks by its path and content: an edit of the file runs them again.
+    """Check that a file or folder exists, and pass it to tasks by its path and content: an edit runs them again.
 
-    The file stays where it is, so each machine that runs tasks must reach it; `import_file` copies it into the store.
+    It stays where it is, so each machine that runs tasks must reach it; `import_file` and `import_directory` copy into
+    the store.
 
     Parameters
     ----------
     path : str or path
-        A file on this machine.
+        A file or folder on this machine.
 
     Returns
     -------
@@ -91,12 +92,11 @@ def input(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If there is no such file.
+        If there is neither.
     """
     found = Path(path).expanduser().absolute()
-    if not found.is_file():
-        what = "it is a directory: use import_directory" if found.is_dir() else "file not found"
-        raise InputError(f"{path} cannot be an input: {what}")
+    if not found.is_file() and not found.is_dir():
+        raise InputError(f"{path} cannot be an input: {'not a file or folder' if found.exists() else 'file not found'}")
     return found
 
 

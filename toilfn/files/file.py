@@ -57,17 +57,22 @@ _SAME = "="
 """Comes before the address of a pickled file that is in the store that holds the pickle, wherever that is moved."""
 
 
-@contextlib.contextmanager
-def held_by(store: stores.Store) -> Iterator[None]:
+class held_by:  # noqa: N801  # used as a function; a generator takes longer, and every task needs this
     """Let the files in payloads that are written and read in the block be in the store that holds the payloads.
 
     The address of such a file is that of the store where it is read: a copy of a store is a store of its own.
     """
-    token = _holder.set(store.url)
-    try:
-        yield
-    finally:
-        _holder.reset(token)
+
+    __slots__ = ("_token", "_url")
+
+    def __init__(self, store: stores.Store) -> None:
+        self._url = store.url
+
+    def __enter__(self) -> None:
+        self._token = _holder.set(self._url)
+
+    def __exit__(self, *_: object) -> None:
+        _holder.reset(self._token)
 
 
 T = TypeVar("T")

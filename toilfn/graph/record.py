@@ -9,11 +9,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from toilfn.errors import SerializationError
 from toilfn.graph import options
 from toilfn.graph.identity import (
+    FOLDER,
     Codes,
     Identity,
     arguments_digest,
@@ -116,11 +118,13 @@ def record(
         raise SerializationError(
             f"it returned {value!r} itself instead of calling it", hint=f"write return {value.name}(...)"
         )
+    blobs: list[records.BlobRef] = []
+    if type(value) in ATOMS and not spawned:  # most tasks are like this
+        return Recorded(store_payload(pickle.dumps(value, PROTOCOL), store, blobs), (), blobs=blobs)
     recorder = Recorder(store, parent, running)
     payload, refs = dumps(value, recorder.identify)
     for promise in spawned:
         recorder.identify(promise)
-    blobs: list[records.BlobRef] = []
     recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
     for made in recorder.emit(lambda _: False, known, recorded.blobs):
         if isinstance(made, records.TaskRecord):
@@ -162,6 +166,7 @@ class Recorder:
     ) -> None:
         self._store = store
         self._codes = _codes_of(running)
+        self._codes.forget_files()
         self._identities: dict[Task[..., Any], Identity] = {}
         self._parent = parent.id if parent else None
         self._lineage = parent.lineage if parent else b""
@@ -171,6 +176,7 @@ class Recorder:
         self._calls: dict[TaskId, int] = {}
         self._ordinals: dict[TaskId, int] = {}
         self._functions: dict[bytes, Task[..., Any]] = {}
+        self._listings: dict[Path, records.BlobRef] = {}
 
     def identify(self, promise: Promise) -> TaskId:
         """Return the id of the task behind a promise, after those of everything it needs."""
@@ -275,8 +281,9 @@ class Recorder:
         payload, refs = self._pickled(promise)
         own_blobs: list[records.BlobRef] = []
         args = store_payload(payload, self._store, own_blobs)
-        blobs.extend(own_blobs)
         digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity, self._codes)
+        parts.update(self._folders(promise, own_blobs))
+        blobs.extend(own_blobs)
         late = pack(promise._requires, self._given)
         return records.TaskRecord(
             id=id_,
@@ -290,6 +297,17 @@ class Recorder:
             lineage=lineage(self._lineage, task.name, self._reaching(promise, digest), self._ordinals.get(id_, 0)),
             blobs=tuple(own_blobs),
         )
+
+    def _folders(self, promise: Promise, blobs: list[records.BlobRef]) -> dict[str, str]:
+        """Keep what was in the folders among the arguments, for `toilfn explain`; return the parts that name it."""
+        parts = {}
+        for path, tree in self._codes.folders_in((promise._args, promise._kwargs)).items():
+            if path not in self._listings:
+                self._listings[path] = self._store.put_blob(tree.listing())
+            ref = self._listings[path]
+            blobs.append(ref)
+            parts[f"{FOLDER}{path}"] = f"{ref.name} {ref.size} {ref.digest.hex()}"
+        return parts
 
     def _reaching(self, promise: Promise, digest: bytes) -> bytes:
         """Return the digest of the arguments that count in the children's ids (`toilfn.graph.identity.lineage`)."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from toilfn.errors import InputError
-from toilfn.graph.identity import NOT_COMPARED
+from toilfn.errors import InputError, StoreError
+from toilfn.graph.identity import FOLDER, NOT_COMPARED
+from toilfn.graph.identity.contents import Tree
 from toilfn.ids import TaskId
-from toilfn.model.records import Deleted, Failure, Forget, Function, Outcome, Record, Run, TaskRecord
+from toilfn.model.records import BlobRef, Deleted, Failure, Forget, Function, Outcome, Record, Run, TaskRecord
 
 __all__ = ["Explanation", "History", "explain", "reasons_to_run"]
 
@@ -51,9 +52,12 @@ class History:
     ----------
     records : iterable of Record
         The store's log, in order.
+    read : callable, optional
+        Reads a blob of the store, which has what was in the folders among the arguments.
     """
 
-    def __init__(self, records: Iterable[Record]) -> None:
+    def __init__(self, records: Iterable[Record], read: Callable[[BlobRef], bytes] | None = None) -> None:
+        self.read = read
         self.functions: dict[bytes, Function] = {}
         self.tasks: dict[TaskId, TaskRecord] = {}
         self.done: dict[TaskId, float] = {}
@@ -183,7 +187,8 @@ def reasons_to_run(history: History, task: TaskRecord, earlier: list[TaskRecord]
     if nearest is None:
         return (f"no earlier task of {history.name(task)} is in the store",)
     compared = f"compared with the earlier task {nearest.id.hex()[:12]}:"
-    return compared, *_all_reasons(history, task, nearest), *_changed_parameters(history, nearest)
+    inside = _changes_in_folders(task, nearest, history.read) if history.read is not None else ()
+    return compared, *_all_reasons(history, task, nearest), *inside, *_changed_parameters(history, nearest)
 
 
 def _changed_parameters(history: History, earlier: TaskRecord) -> Iterator[str]:
@@ -195,6 +200,30 @@ def _changed_parameters(history: History, earlier: TaskRecord) -> Iterator[str]:
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
                 yield f"parameter {name} of the run: {old.get(name)!r} -> {new.get(name)!r}"
+
+
+_MOST_CHANGES = 10
+"""How many files of one folder are named."""
+
+
+def _changes_in_folders(new: TaskRecord, old: TaskRecord, read: Callable[[BlobRef], bytes]) -> Iterator[str]:
+    """Name the files that differ in the folders among two tasks' arguments."""
+    for key, before, after in _differences(old.parts, new.parts):
+        if not key.startswith(FOLDER) or before is None or after is None:
+            continue
+        try:
+            trees = [Tree.read(read(_listing(part))).entries for part in (before, after)]
+        except StoreError:  # it was removed together with the earlier task
+            continue
+        changes = [f"{name} in {key.removeprefix(FOLDER)}{_change(*both)}" for name, *both in _differences(*trees)]
+        yield from sorted(changes)[:_MOST_CHANGES]
+        if len(changes) > _MOST_CHANGES:
+            yield f"and {len(changes) - _MOST_CHANGES} more in {key.removeprefix(FOLDER)}"
+
+
+def _listing(part: str) -> BlobRef:
+    name, size, digest = part.split(" ")
+    return BlobRef(name, int(size), bytes.fromhex(digest))
 
 
 def _not_compared(function: Function | None) -> Iterator[str]:
@@ -320,4 +349,4 @@ def _by_name(task: TaskRecord, function: Function | None) -> dict[str, str]:
     def name(key: str) -> str:
         return names[int(key)] if key.isdecimal() and int(key) < len(names) and names[0] else key
 
-    return {name(key): part for key, part in task.parts.items()}
+    return {name(key): part for key, part in task.parts.items() if not key.startswith(FOLDER)}

@@ -101,7 +101,7 @@ class _Maker:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._settings = settings
         self.index = Index.load(store.log)
-        self._history = History(decode(data, position) for position, data in store.log.read())
+        self._history = History((decode(data, position) for position, data in store.log.read()), store.get_blob)
         self._known = set(self._history.tasks)
         self._earlier = self._earlier_of_each_name()
         self._loader = Loader(self.index, settings, store.get_blob)

@@ -50,6 +50,7 @@ class Batch:
         self._incomplete: set[TaskId] = set()
         self._deadline = math.inf if order.walltime is None else time.monotonic() + order.walltime
         self._is_first = True
+        self._needs_fresh = FRESH_VARIABLE in os.environ
         self._following: Attempt | None = None
         self._head = b""
         self._names: list[TaskId] = []
@@ -111,6 +112,8 @@ class Batch:
     def _limits(self, child: records.TaskRecord, parent: Attempt) -> Mapping[str, Any]:
         """Return what a child may use: what it asks for, where that is less than its parent got."""
         asked, given = self._executor.options(child), self._executor.options(parent.task)
+        if asked is given:
+            return parent.limits
         own = {name: asked[name] for name in _AT_MOST if asked.get(name) not in (None, given.get(name))}
         return {**parent.limits, **own} if own else parent.limits
 
@@ -125,7 +128,9 @@ class Batch:
             self.payloads.put(name, outcome.value, outcome.refs)
 
     def _tail_call(self, attempt: Attempt, result: records.Outcome | records.Failure) -> records.TaskRecord | None:
-        if isinstance(result, records.Failure) or FRESH_VARIABLE in os.environ:
+        if isinstance(result, records.Failure) or self._needs_fresh:
+            return None
+        if not result.tasks:
             return None
         ready = [task for task in result.tasks if not task.needs and not task.after]
         if len(ready) != 1:

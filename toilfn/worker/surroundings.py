@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 import warnings
-from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # makes no enumeration members
+from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # no enumerations
+from _signal import pthread_sigmask as _sigmask
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -141,6 +142,10 @@ class ProcessState:
         self._is_worker = is_worker
         self._seeds = _Seeds(is_worker=is_worker)
         self._loggers = _Loggers()
+        self._steps = (
+            self._restore_environment, self._restore_path, self._restore_system, self._restore_python,
+            self._restore_warnings, self._loggers.restore, self._seeds.restore,
+        )  # fmt: skip
         self.take()
 
     def take(self) -> None:
@@ -152,7 +157,7 @@ class ProcessState:
         self._umask = os.umask(0o77)
         os.umask(self._umask)
         self._handlers = _handlers()
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._mask = _sigmask(signal.SIG_BLOCK, ())
         self._locale = locale.setlocale(locale.LC_ALL)
         self._warnings, self._filters = warnings.filters, list(warnings.filters)
         self._streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
@@ -172,10 +177,7 @@ class ProcessState:
 
     def restore(self) -> None:
         """Put everything back. One part that cannot be put back does not keep the others from it."""
-        for restore in (
-            self._restore_environment, self._restore_path, self._restore_system, self._restore_python,
-            self._restore_warnings, self._loggers.restore, self._seeds.restore,
-        ):  # fmt: skip
+        for restore in self._steps:
             try:
                 restore()
             except Exception:
@@ -212,12 +214,12 @@ class ProcessState:
             socket.setdefaulttimeout(self._timeout)
         if threading.current_thread() is not threading.main_thread():
             return  # only that one may set handlers
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        _sigmask(_SIG_SETMASK, self._mask)
         if self._is_worker:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        if (now := _handlers()) != self._handlers:
-            for number, handler, before in zip(_SIGNALS, now, self._handlers, strict=True):
-                if handler != before:
+        if not all(map(operator.is_, map(_getsignal, _SIGNALS), self._handlers)):
+            for number, handler, before in zip(_SIGNALS, _handlers(), self._handlers, strict=True):
+                if handler is not before:
                     signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _restore_python(self) -> None:
@@ -255,7 +257,8 @@ _ATTRIBUTES: tuple[tuple[Any, str], ...] = (
     (threading, "excepthook"), (warnings, "showwarning"), (warnings, "formatwarning"),
 )  # fmt: skip
 
-_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_SIGNALS = sorted(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+_SIG_SETMASK = int(signal.SIG_SETMASK)
 
 
 def _handlers() -> list[Any]:
@@ -312,16 +315,16 @@ class _Seeds:
 class _Loggers:
     """Levels, handlers and filters of all loggers."""
 
-    _plain = operator.attrgetter("level", "disabled", "propagate")
-    _lists = operator.attrgetter("handlers", "filters")
+    _state = operator.attrgetter("level", "disabled", "propagate", "handlers", "filters")
 
     def take(self) -> None:
         """Remember them as they are now."""
         self._manager = logging.root.manager
         self._disabled = self._manager.disable
         self._known = self._all()
-        self._values = list(map(self._plain, self._known))
-        self._contents = [([*handlers], [*filters]) for handlers, filters in map(self._lists, self._known)]
+        self._states = [
+            (*plain, [*handlers], [*filters]) for *plain, handlers, filters in map(self._state, self._known)
+        ]
         self._count = len(self._manager.loggerDict)
 
     def restore(self) -> None:
@@ -331,12 +334,11 @@ class _Loggers:
         if len(self._manager.loggerDict) != self._count:
             for logger in self._all()[len(self._known) :]:
                 self._known.append(logger)
-                self._values.append((logging.NOTSET, False, True))
-                self._contents.append(([], []))
+                self._states.append((logging.NOTSET, False, True, [], []))
             self._count = len(self._manager.loggerDict)
-        if list(map(self._plain, self._known)) != self._values or list(map(self._lists, self._known)) != self._contents:
-            for logger, values, contents in zip(self._known, self._values, self._contents, strict=True):
-                self._reset(logger, values, contents)
+        if list(map(self._state, self._known)) != self._states:
+            for logger, state in zip(self._known, self._states, strict=True):
+                self._reset(logger, *state)
 
     def _all(self) -> list[logging.Logger]:
         known = getattr(self, "_known", [logging.root])
@@ -345,9 +347,15 @@ class _Loggers:
         return [*known, *(logger for logger in found if isinstance(logger, logging.Logger) and logger not in seen)]
 
     def _reset(
-        self, logger: logging.Logger, values: tuple[int, bool, bool], contents: tuple[list[Any], list[Any]]
+        self,
+        logger: logging.Logger,
+        level: int,
+        disabled: bool,
+        propagate: bool,
+        handlers: list[Any],
+        filters: list[Any],
     ) -> None:
-        if logger.level != values[0]:
-            logger.setLevel(values[0])
-        _, logger.disabled, logger.propagate = values
-        logger.handlers[:], logger.filters[:] = contents
+        if logger.level != level:
+            logger.setLevel(level)
+        logger.disabled, logger.propagate = disabled, propagate
+        logger.handlers[:], logger.filters[:] = handlers, filters

@@ -35,7 +35,7 @@ class Meter:
         self._clock = time.perf_counter()
         self._cpu = time.process_time()
         self._children = _children_cpu()
-        self._io = _io_counters()
+        self._io = _recent_io.at(self._clock)
         self._outside = _outside.cpu
         _outside.peak = 0
         self.base = resident()
@@ -127,6 +127,27 @@ def _io_counters() -> bytes:
     """Return what the system counts of this process's input and output, children that have ended included."""
     fd = _io_file()
     return os.pread(fd, 256, 0) if fd >= 0 else b""
+
+
+class _RecentIO:
+    """The last reading of `_io_counters`: quick attempts share one, since a reading takes as long as such a task.
+
+    What an attempt has read and written is therefore counted from up to `_LONG` seconds before it began.
+    """
+
+    def __init__(self) -> None:
+        self._counters = b""
+        self._read = (0, float("-inf"))
+
+    def at(self, now: float) -> bytes:
+        """Return a reading of this process that is good enough now."""
+        pid, when = self._read
+        if now - when > _LONG or pid != os.getpid():
+            self._counters, self._read = _io_counters(), (os.getpid(), now)
+        return self._counters
+
+
+_recent_io = _RecentIO()
 
 
 def _io_since(before: bytes) -> tuple[int, int]:

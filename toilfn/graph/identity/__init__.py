@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 from toilfn.errors import SerializationError
 from toilfn.graph.identity.canonical import Encoder, digest
-from toilfn.graph.identity.contents import content_of
+from toilfn.graph.identity.contents import Tree, TreeTooLargeError, content_of, tree_of
 from toilfn.graph.identity.functions import NOT_COMPARED, Reach, part_text
 from toilfn.graph.identity.modules import is_own
 from toilfn.graph.structure import ATOMS
 from toilfn.ids import TaskId
 
 __all__ = [
+    "FOLDER",
     "NOT_COMPARED",
     "Codes",
     "Identity",
@@ -35,6 +36,9 @@ __all__ = [
     "task_id",
     "value_identity",
 ]
+
+FOLDER = "files in "
+"""The beginning of the names of a task's parts that say what was in a folder among its arguments."""
 
 _ALL_ATOMS = ATOMS.issuperset
 _SHORT = 40
@@ -67,6 +71,7 @@ class Codes:
         self._functions: dict[tuple[int, str | None], tuple[Any, Identity]] = {}
         self._found: dict[int, tuple[Any, bytes]] = {}
         self._files: dict[Path, str] = {}
+        self._trees: dict[Path, Tree] = {}
         self.not_compared: dict[str, str] = {}
         """Names of opaque objects, each with its type."""
 
@@ -98,16 +103,37 @@ class Codes:
         return self._found[id(value)][1]
 
     def of_file(self, path: Path) -> str:
-        """Identify the content of a file, as `toilfn.graph.identity.contents.content_of` does.
-
-        A folder may be where results go, and counts by its name: it is reported as not compared.
-        """
+        """Identify the content of a file, or of all that is in a folder; what is neither counts by its name."""
         content = self._files.get(path)
         if content is None:
-            content = self._files[path] = content_of(path)
-            if not content and os.path.isdir(path):
-                self.not_compared[str(path)] = "a folder: import_directory makes its files count"
+            content = self._files[path] = self._of_folder(path) if os.path.isdir(path) else content_of(path)
         return content
+
+    def _of_folder(self, path: Path) -> str:
+        try:
+            tree = self._trees[path] = tree_of(path)
+        except TreeTooLargeError as error:
+            self.not_compared[str(path)] = f"{error}: import_directory makes its files count"
+            return ""
+        return tree.digest
+
+    def folders_in(self, value: Any) -> dict[Path, Tree]:
+        """Return the folders among a call's arguments that count by what is in them."""
+        if not self._trees:
+            return {}
+        found: dict[Path, Tree] = {}
+        Encoder(lambda _: b"", lambda _: b"", lambda path: self._see(path, found)).encode(value)
+        return found
+
+    def _see(self, path: Path, found: dict[Path, Tree]) -> str:
+        if path in self._trees:
+            found[path] = self._trees[path]
+        return ""
+
+    def forget_files(self) -> None:
+        """Read files again that have changed since: those that tasks write change while a worker lives."""
+        self._files.clear()
+        self._trees.clear()
 
     def _reach(self) -> Reach:
         return Reach(fixed=self._fixed, values=self._values)

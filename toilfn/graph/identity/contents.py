@@ -1,26 +1,31 @@
-"""The contents of files that are arguments: a file is read once, until its size, time or inode is another one."""
+"""The contents of files and folders that are arguments: a file is read once, until its size, time or inode changes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from stat import S_ISREG
+from typing import NamedTuple
 
 from toilfn.errors import InputError
 from toilfn.graph.identity.canonical import DIGEST_SIZE
 
-__all__ = ["content_of"]
+__all__ = ["Tree", "TreeTooLargeError", "content_of", "tree_of"]
 
 _WORTH_KEEPING = 2**20
 """Bytes: smaller files are read as quickly as they are looked up."""
 
 _SETTLED = 2 * 10**9
 """Nanoseconds: a file that was written a shorter time ago may be written again without another time."""
+
+_MOST_FILES = 10_000
+_MOST_BYTES = 8 << 30
+"""A folder with more in it is not compared: to read it would take minutes where disks are slow."""
 
 _TABLE = "CREATE TABLE IF NOT EXISTS contents (path TEXT PRIMARY KEY, state TEXT, digest TEXT)"
 
@@ -35,7 +40,7 @@ def content_of(path: Path) -> str:
     Returns
     -------
     str
-        A digest in hexadecimal; nothing for what does not exist or is not a regular file, which counts by its name.
+        A digest in hexadecimal; nothing for what does not exist or is not a regular file: `tree_of` is for folders.
 
     Raises
     ------
@@ -46,8 +51,12 @@ def content_of(path: Path) -> str:
         status = os.stat(path)
     except (OSError, ValueError):
         return ""
-    if not S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return ""
+    return _content(path, status)
+
+
+def _content(path: Path, status: os.stat_result) -> str:
     if status.st_size < _WORTH_KEEPING:
         return _read(path)
     name = os.path.realpath(path)
@@ -58,6 +67,95 @@ def content_of(path: Path) -> str:
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
             _keep(name, state, known)
     return known
+
+
+class Tree(NamedTuple):
+    """What is in a folder: for each name below it what stands for its content, in order of the names."""
+
+    entries: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """What stands for the whole folder, in hexadecimal."""
+        return blake2b(self.listing(), digest_size=DIGEST_SIZE).hexdigest()
+
+    def listing(self) -> bytes:
+        """Return the tree as bytes that `read` understands."""
+        return b"\0".join(os.fsencode(part) for entry in self.entries.items() for part in entry)
+
+    @classmethod
+    def read(cls, listing: bytes) -> Tree:
+        """Return the tree that a listing was made of."""
+        parts = [os.fsdecode(part) for part in listing.split(b"\0")] if listing else []
+        return cls(dict(zip(parts[::2], parts[1::2], strict=True)))
+
+
+class TreeTooLargeError(Exception):
+    """A folder holds too much to be compared; the message says how much."""
+
+
+def tree_of(folder: Path) -> Tree:
+    """Identify a folder by the names and contents of all that is in it.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    Tree
+        A symbolic link to a file counts by that file's content, one to a folder by its target: nothing is visited
+        twice, and links that lead round in circles do no harm.
+
+    Raises
+    ------
+    TreeTooLargeError
+        If there are too many files, or they are too large.
+    InputError
+        If something in it cannot be read.
+    """
+    found = sorted(_walk(folder))
+    return Tree({name: _entry(Path(folder, name), status) for name, status in found})
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Find all that is below a folder, with its status, until it is too much."""
+    stack, count, size = [""], 0, 0
+    while stack:
+        below = stack.pop()
+        for name in _names(folder / below):
+            name = os.path.join(below, name)
+            try:
+                status = os.stat(folder / name)
+            except OSError:  # a dangling link, or it has vanished since
+                status = os.lstat(folder / name)
+            if stat.S_ISDIR(status.st_mode) and not os.path.islink(folder / name):
+                stack.append(name)
+            count, size = count + 1, size + (status.st_size if stat.S_ISREG(status.st_mode) else 0)
+            if count > _MOST_FILES:
+                raise TreeTooLargeError(f"a folder with more than {_MOST_FILES:,} files")
+            if size > _MOST_BYTES:
+                raise TreeTooLargeError(f"a folder with more than {_MOST_BYTES >> 30} GiB in it")
+            yield name, status
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder}, in an argument, cannot be read: {error.strerror}",
+            hint="pass str(path) if only its name counts",
+        ) from error
+
+
+def _entry(path: Path, status: os.stat_result) -> str:
+    """Return what stands for one name in a folder."""
+    if stat.S_ISREG(status.st_mode):
+        return _content(path, status)
+    if os.path.islink(path):
+        return f"link to {os.readlink(path)}"
+    return "folder" if stat.S_ISDIR(status.st_mode) else "special file"
 
 
 def _read(path: Path) -> str:
