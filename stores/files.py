@@ -31,6 +31,9 @@ _LARGE = 2**30
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """How file systems say that they have no hard links."""
 
+_LOCK = f"{TEMPORARY}lock"
+"""Where there are no hard links: the file whose lock a writer of a new object holds."""
+
 _log = logging.getLogger("toilfn.stores")
 
 
@@ -164,7 +167,9 @@ class FileObjects(Objects):
     def sweep(self, age: float) -> int:
         """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
         latest = time.time() - age if age > 0 else float("inf")  # the file server's clock may be ahead
-        old = [p for p in _walk(self._root) if os.path.basename(p).startswith(TEMPORARY) and _modified(p) <= latest]
+        drafts = (path for path in _walk(self._root) if os.path.basename(path).startswith(TEMPORARY))
+        # Another process may hold the lock: whoever found a new file in its place would not wait for that one.
+        old = [path for path in drafts if path != self._path(_LOCK) and _modified(path) <= latest]
         for path in old:
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -178,6 +183,8 @@ class FileObjects(Objects):
     def remove_root(self) -> None:
         """Remove the directory if it is empty; a link to it stays."""
         with suppress(OSError):
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(_LOCK))
             os.rmdir(self._root)
 
     def is_empty(self) -> bool:
@@ -249,7 +256,7 @@ class FileObjects(Objects):
     def _rename_new(self, temporary: str, path: str) -> bool:
         """Do without hard links: look, then rename, with a lock that the system takes back when its holder dies."""
         self._say_unconditional()
-        with open(self._path(f"{TEMPORARY}lock"), "ab") as lock:
+        with open(self._path(_LOCK), "ab") as lock:
             with suppress(OSError):  # no locks either: then the lease alone keeps a second writer out
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.exists(path):

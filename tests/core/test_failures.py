@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +97,40 @@ def test_a_failed_commands_last_words_are_in_the_error(promise: toil.Promise[Non
         toil.compute(promise, cluster="inline", progress=False)
     assert "reference index is missing" in str(raised.value)
     assert "half done" in str(raised.value)
+
+
+@toil.task(retries=0)
+def imports(name: str) -> None:
+    importlib.import_module(name)
+
+
+@toil.task(retries=0)
+def does_without() -> None:
+    try:
+        importlib.import_module("not_installed_here")
+    except ImportError:
+        int("no number")
+
+
+@toil.task(retries=0)
+def needs_it_for_a_format() -> None:
+    try:
+        importlib.import_module("not_installed_here.excel")
+    except ImportError as error:
+        raise ValueError("cannot read this format") from error
+
+
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_a_package_that_the_worker_lacks_is_named_with_its_interpreter(cluster: str, tmp_path: Path) -> None:
+    for number, lazy in enumerate((imports("not_installed_here"), needs_it_for_a_format())):
+        with pytest.raises(toil.FailedTasksError, match="not_installed_here") as caught:
+            toil.compute(lazy, store=tmp_path / f"store{number}", cluster=cluster, progress=False)
+        said = " ".join(str(caught.value).split())
+        assert f"{sys.executable} on {socket.gethostname()} has no module 'not_installed_here" in said
+        assert "install it there" in said
+
+
+def test_a_package_that_the_task_does_without_is_not_named(tmp_path: Path) -> None:
+    with pytest.raises(toil.FailedTasksError, match="invalid literal") as caught:
+        toil.compute(does_without(), store=tmp_path / "store", cluster="inline", progress=False)
+    assert "install it there" not in str(caught.value)

@@ -130,6 +130,45 @@ def test_pools_run_functions_of_the_script(tmp_path: Path, cluster: str, method:
     assert run(tmp_path, body, cluster=cluster) == "14"
 
 
+@pytest.mark.parametrize(
+    ("cluster", "way"),
+    [
+        ("LocalCluster(workers=1)", "SPAWN.Pool(2)"),
+        ("ProcessCluster()", "ProcessPoolExecutor(2, mp_context=SPAWN)"),
+    ],
+)
+def test_pools_are_spawned_without_the_scripts_file(tmp_path: Path, cluster: str, way: str) -> None:
+    body = f"""
+    import pathlib
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    FACTOR = 2
+
+    class Number:
+        def __init__(self, value):
+            self.value = value
+
+    def double(number):
+        return Number(FACTOR * number.value)
+
+    @toil.task
+    def removed(script):
+        pathlib.Path(script).unlink()
+
+    @toil.task(retries=0)
+    def pool(_):
+        SPAWN = get_context("spawn")
+        with {way} as pool:
+            return sum(number.value for number in pool.map(double, map(Number, range(4))))
+
+    @toil.task
+    def f(script=__file__):
+        return pool(removed(script))
+    """
+    assert run(tmp_path, body, cluster=cluster) == "12"
+
+
 def test_hints_and_source_are_found_as_in_the_script(tmp_path: Path) -> None:
     body = """
     class Point:

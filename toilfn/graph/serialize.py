@@ -16,6 +16,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -95,8 +96,24 @@ class Main(ModuleType):
     `typing.get_type_hints` and by `inspect`.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_payload",)
+
+    def __init__(self, payload: bytes = b"") -> None:
         super().__init__("__main__")
+        self._payload = payload
+
+    @property
+    def __spec__(self) -> ModuleSpec | None:  # type: ignore[override]
+        """What a process that `multiprocessing` spawns gets its main module from.
+
+        Such a process would run the script's file. Where that is not, because the script was typed in or this is
+        another machine, the process loads what the task uses of the script instead (`toilfn.worker.spawned`).
+        """
+        if not self._payload or os.path.isfile(vars(self).get("__file__", "")):
+            return None
+        from toilfn.worker import spawned
+
+        return ModuleSpec(spawned.__name__, None) if spawned.keep(self._payload) else None
 
 
 class _LocatedPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
@@ -455,7 +472,7 @@ def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
     from toilfn.graph.task import Task
 
     stream = io.BytesIO(payload)
-    unpickler = _FunctionUnpickler(stream)
+    unpickler = _FunctionUnpickler(stream, payload)
     function: Callable[..., Any] = unpickler.load()
     if stream.tell() < len(payload):
         for name, text in pickle.load(stream).items():
@@ -466,11 +483,13 @@ def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
 
 
 class _FunctionUnpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO) -> None:
+    def __init__(self, file: io.BytesIO, payload: bytes) -> None:
         super().__init__(file)
         self.main = Main()
+        self._payload = payload
 
     def persistent_load(self, pid: Any) -> dict[str, Any]:
+        self.main._payload = self._payload  # it has something of the script
         vars(self.main).update(pid)
         return vars(self.main)
 

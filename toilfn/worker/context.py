@@ -85,6 +85,10 @@ class Context:
             self._temp_dir = self._scratch.new_dir() if self._own is None else self._own.path
         return self._temp_dir
 
+    def scratch_dir(self) -> Path:
+        """Make a directory beside the attempt's own, which nobody looks into; it is removed when the worker ends."""
+        return self._scratch.new_dir()
+
     @property
     def has_temp_dir(self) -> bool:
         """Whether anyone has used `temp_dir` yet."""

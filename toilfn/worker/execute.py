@@ -26,7 +26,7 @@ from toilfn.worker.payloads import BlobCache, Payloads
 from toilfn.worker.scratch import Scratch
 from toilfn.worker.services import NOBODY, Host, serve
 from toilfn.worker.surroundings import Surroundings
-from toilfn.worker.tracebacks import misplaced_file, one_line, user_traceback
+from toilfn.worker.tracebacks import misplaced_file, missing_module, one_line, user_traceback
 from toilfn.worker.unstorable import explained
 from toilfn.worker.usage import Meter, spare_memory
 
@@ -270,7 +270,9 @@ class Executor:
         self._slot.clear()
         if isinstance(result, BaseException):
             failure = _failure(attempt, result, log, stats)
-            hint = misplaced_file(result, self._surroundings.start) if self._surroundings.has_own_directories else ""
+            hint = missing_module(result)
+            if not hint and self._surroundings.has_own_directories:
+                hint = misplaced_file(result, self._surroundings.start)
             return failure._replace(message=f"{failure.message}; {hint}") if hint else failure
         return records.Outcome(
             attempt.task.id, attempt.number, result.value, result.refs, tuple(result.tasks), tuple(result.functions),

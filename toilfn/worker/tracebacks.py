@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 
 from toilfn.errors import ToilfnError
 from toilfn.text import abridged, last_lines
 
-__all__ = ["misplaced_file", "one_line", "user_traceback"]
+__all__ = ["misplaced_file", "missing_module", "one_line", "user_traceback"]
 
 _OWN = os.path.dirname(os.path.abspath(__file__))
 _LONGEST = 500
@@ -54,6 +56,33 @@ def misplaced_file(error: BaseException | None, start: str) -> str:
                 f"own: give it pathlib.Path({name!r}) as an argument, or run with own_directory=False"
             )
         error = error.__cause__ or error.__context__
+    return ""
+
+
+def missing_module(one: BaseException | None) -> str:
+    """Describe a module that an import in a task has not found, with a hint.
+
+    Returns
+    -------
+    str
+        Which interpreter lacks it, or has another version of it; empty when this is not what happened.
+    """
+    where = f"{sys.executable} on {socket.gethostname()}"
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if isinstance(one, ModuleNotFoundError) and one.name:
+            package = one.name.partition(".")[0]
+            found = "" if package == one.name or package not in sys.modules else f" in the {package} that it imports"
+            return (
+                f"{where} has no module {one.name!r}{found}: install it there, choose one that has it with "
+                "python=..., or, if it is yours, import it at the top of the script, so that it travels with the tasks"
+            )
+        if isinstance(one, ImportError) and one.name and one.path and one.name.partition(".")[0] != "__main__":
+            return (
+                f"{where} imports {one.name!r} from {one.path}: it may be another version there than the script needs"
+            )
+        one = one.__cause__  # and not what the task was handling: it may do without that module
     return ""
 
 
