@@ -104,7 +104,7 @@ class Main(ModuleType):
 
     @property
     def __spec__(self) -> ModuleSpec | None:  # type: ignore[override]
-        """What a process that `multiprocessing` spawns gets its main module from.
+        """The specification from which a process that `multiprocessing` spawns gets its main module.
 
         Such a process would run the script's file. Where that is not, because the script was typed in or this is
         another machine, the process loads what the task uses of the script instead (`toilfn.worker.spawned`).

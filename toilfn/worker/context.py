@@ -86,7 +86,7 @@ class Context:
         return self._temp_dir
 
     def scratch_dir(self) -> Path:
-        """Make a directory beside the attempt's own, which nobody looks into; it is removed when the worker ends."""
+        """Create a directory outside of the attempt's own; it is removed when the worker ends."""
         return self._scratch.new_dir()
 
     @property

@@ -132,7 +132,7 @@ def _io_counters() -> bytes:
 class _RecentIO:
     """The last reading of `_io_counters`: quick attempts share one, since a reading takes as long as such a task.
 
-    What an attempt has read and written is therefore counted from up to `_LONG` seconds before it began.
+    So the bytes that an attempt reads and writes are counted from up to `_LONG` seconds before it began.
     """
 
     def __init__(self) -> None:

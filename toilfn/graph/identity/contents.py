@@ -70,13 +70,13 @@ def _content(path: Path, status: os.stat_result) -> str:
 
 
 class Tree(NamedTuple):
-    """What is in a folder: for each name below it what stands for its content, in order of the names."""
+    """The names in a folder, in order, each with a text that stands for its content."""
 
     entries: dict[str, str]
 
     @property
     def digest(self) -> str:
-        """What stands for the whole folder, in hexadecimal."""
+        """A digest of the whole folder, in hexadecimal."""
         return blake2b(self.listing(), digest_size=DIGEST_SIZE).hexdigest()
 
     def listing(self) -> bytes:
