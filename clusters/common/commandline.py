@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, RunContext, worker_command
 from toilfn.clusters.common.commands import AwayError, Commands, portions
-from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, render
+from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, is_preemptible, render
 from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import JobSettings, job_name, resolved, word
 from toilfn.errors import ClusterError, InputError
@@ -102,6 +102,8 @@ class CommandCluster(PolledCluster[_Live]):
     """The most elements of an array where the site does not say."""
     log_causes: ClassVar[Mapping[str, Cause]] = {}
     """Regular expressions for what the system itself writes into a job's output."""
+    lost_nodes: ClassVar[str] = ""
+    """A regular expression for what is said of a job that was lost with its node."""
     unknown: ClassVar[str] = "neither queue nor accounting knows it"
     query_limit: ClassVar[int] = 500
     """The most submissions that one query names."""
@@ -345,7 +347,7 @@ class CommandCluster(PolledCluster[_Live]):
         if found.cause is None or (live.is_killed and not live.is_late):
             live.log.unlink(missing_ok=True)
         else:
-            found = self._explained(live, found)
+            found = self._excused(live, self._explained(live, found))
         self._alive[live.name] -= 1
         if not self._alive[live.name]:
             for suffix in self.files:
@@ -442,12 +444,12 @@ class CommandCluster(PolledCluster[_Live]):
                 self._live[job] = _Live(name=name, log=self.log_directory / f"{name}{suffix}.log")
                 self._alive[name] += 1
 
-    def _table(self, name: str) -> list[str]:
+    def _script(self, name: str) -> str:
+        """Read the script of a submission; empty if it is gone."""
         try:
-            script = self.log_directory / f"{name}.sh"
-            return batch_names(script.read_text("utf-8", errors="surrogateescape"))
+            return (self.log_directory / f"{name}.sh").read_text("utf-8", errors="surrogateescape")
         except OSError:
-            return []
+            return ""
 
     def _submit(self, shape: Resources, batches: Sequence[Batch]) -> dict[str, JobId]:
         given, key = job_name(self.settings.get("job_name", "")), tuple(batch.name for batch in batches)
@@ -525,6 +527,12 @@ class CommandCluster(PolledCluster[_Live]):
             known |= question(portion)
         return known
 
+    def _excused(self, live: _Live, found: Found) -> Found:
+        """Judge a job that was lost with its node: a task that agreed to lose its node has not failed when it does."""
+        if found.cause is not Cause.LOST or not self.lost_nodes or not re.search(self.lost_nodes, found.detail):
+            return found
+        return found._replace(cause=Cause.PREEMPTED) if is_preemptible(self._script(live.name)) else found
+
     def _explained(self, live: _Live, found: Found) -> Found:
         """Add the end of the job's log, and what the system itself wrote there."""
         if not self.keeps_output:
@@ -551,7 +559,7 @@ class CommandCluster(PolledCluster[_Live]):
         tables: dict[str, list[str]] = {}
         for job, name in self.patiently(self.names).items():
             if f"-{name}".rpartition("-")[0].endswith(f"-{workflow}"):
-                table = tables[name] if name in tables else tables.setdefault(name, self._table(name))
+                table = tables[name] if name in tables else tables.setdefault(name, batch_names(self._script(name)))
                 place = (self.split(job)[1] or self.first) - self.first
                 found[job] = table[place] if place < len(table) else ""
                 self._watch(job, name)

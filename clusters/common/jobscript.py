@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from toilfn.clusters.base import Batch
 from toilfn.resources import Resources
 
-__all__ = ["Submission", "batch_names", "filtered", "render"]
+__all__ = ["Submission", "batch_names", "filtered", "is_preemptible", "render"]
+
+_PREEMPTIBLE = "# toilfn: these jobs may run on nodes that can be taken away"
 
 _ROW = re.compile(r"^(?:\d+\) )?toilfn_batch=(.*?)(?: ;;)?$", re.MULTILINE)
 
@@ -87,6 +89,7 @@ def render(
     str
     """
     lines = [f"#!{shell}", *directives, ""]
+    lines += [_PREEMPTIBLE] if submission.resources.preemptible else []
     lines += [f"exec >{output} 2>&1"] if output else []
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     lines += _guarded(prologue)
@@ -103,6 +106,11 @@ def filtered(directives: Sequence[str], skip: Sequence[str]) -> list[str]:
 def batch_names(script: str) -> list[str]:
     """Read the table of a script back: the batches' names, in the elements' order."""
     return [shlex.split(row)[0] for row in _ROW.findall(script)]
+
+
+def is_preemptible(script: str) -> bool:
+    """Return whether a script is that of jobs that may run on nodes that can be taken away."""
+    return _PREEMPTIBLE in script.splitlines()
 
 
 def _guarded(prologue: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -208,6 +209,11 @@ class PolledCluster(Cluster, Generic[L]):
     def close(self) -> None:
         """End all jobs of this leader."""
         self.has_left_jobs = False
+        with suppress(ClusterError):
+            self._end_twins()
+            for name in self._doubtful.values():
+                if doubtful := self.namesakes(name):
+                    self.end(doubtful)
         self.kill(list(self._live))
         if self._to_kill:
             self.has_left_jobs = True

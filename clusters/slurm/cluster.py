@@ -94,6 +94,7 @@ class SlurmCluster(CommandCluster):
     room = 0.0  # it counts in minutes, and looks twice a minute
     absent = "Invalid job id specified|Job/step already completing or completed"
     no_accounting = "accounting storage is disabled"
+    lost_nodes = "^(NODE_FAIL|BOOT_FAIL)|NodeDown|DUE TO NODE FAILURE"
     cleared = (
         r"(SBATCH|SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO|SRUN|SALLOC|SLURMD)_.*"
         r"|SLURM_(?!(CONF|CONF_SERVER|CLUSTERS|JWT|SACK_SOCKET|SACK_KEY)$).*"

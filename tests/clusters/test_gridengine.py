@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 import time
 
 import pytest
 
+import toilfn as toil
 from tests.servers.fixtures import gridengine, gridengine_server
 from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.gridengine.answers import accounted, queue_state
@@ -46,6 +49,34 @@ def run(gridengine, tmp_path):
 
 def test_the_walltime_is_named(run):
     assert run("sleep 60", Resources(cores=1, memory=2**28, walltime=2)).cause is Cause.WALLTIME
+
+
+@toil.task(memory="50 MiB", disk="1 MiB")
+def filled(size):
+    """Take memory, with threads beside; give the limit of the address space."""
+    ready = threading.Barrier(5)
+
+    def take():
+        kept = [bytes(100) for _ in range(1000)]
+        ready.wait()
+        return kept
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    data = bytearray(size)
+    ready.wait()
+    for thread in threads:
+        thread.join()
+    return len(data), resource.getrlimit(resource.RLIMIT_AS)[0]
+
+
+def test_the_workers_own_memory_is_part_of_h_vmem(gridengine, tmp_path):
+    """It limits the address space: the threads of a worker must leave the task's memory to the task."""
+    cluster = GridEngineCluster(poll_interval=0.3)
+    size = 45 * 2**20
+    found = toil.compute(filled(size), store=tmp_path / "store", cluster=cluster, worker_memory="100 MiB")
+    assert found == (size, 150 * 2**20)
 
 
 def test_a_job_that_is_deleted_while_it_waits_is_lost(gridengine, run, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -177,6 +178,16 @@ def test_a_site_without_accounting_knows_no_more(slurm, opened, tmp_path, monkey
     (tmp_path / "slurm.conf").write_text(text.replace("accounting_storage/slurmdbd", "accounting_storage/none"))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert cluster.account(["1"]) == {}
+
+
+def test_a_node_that_vanishes_under_a_preemptible_job_has_preempted_it(alone, slurm, opened):
+    cluster = opened(partition="fragile")
+    (job,) = running(cluster, "a", shape=replace(SHAPE, preemptible=True))
+    slurm.run("scontrol", "update", "NodeName=n3", "State=DOWN", "Reason=test")
+    try:
+        assert wait(cluster, job, JobState.ENDED).cause is Cause.PREEMPTED
+    finally:
+        slurm.run("scontrol", "update", "NodeName=n3", "State=RESUME", check=False)
 
 
 def test_arrays_keep_to_the_sites_limit(slurm, opened):

@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import queue
+import resource
 import select
 import signal
 import socket
@@ -53,6 +54,7 @@ __all__ = ["main", "start", "work"]
 _logger = logging.getLogger(__name__)
 
 _PERIOD = 0.02
+_M_ARENA_MAX = -8  # of <malloc.h>
 """How long records wait, and how long a task runs before it is reported, in seconds."""
 
 _STREAM = "TOILFN_STREAM_LOGS"
@@ -379,10 +381,23 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _save_addresses() -> None:
+    """Have all threads share one heap where a job's address space is limited, as by h_vmem of Grid Engine.
+
+    Otherwise glibc reserves 64 MiB of it for each thread, and the threads of a bucket's driver leave the task nothing.
+    """
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        import ctypes
+
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def start() -> NoReturn:
     """Be the process of a worker, whatever threads and `atexit` functions its tasks leave behind."""
     try:
         open_closed_descriptors()
+        _save_addresses()
         status = main(sys.argv[1:])
         flush()
     except BaseException:
