@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from toilfn.clusters.base import Cluster
-from toilfn.errors import ClusterError
+from toilfn.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "make_cluster"]
+__all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "local_cluster", "make_cluster"]
 
 REGISTRY: dict[str, tuple[str, str]] = {
     "awsbatch": ("toilfn.clusters.awsbatch.cluster:AWSBatchCluster", "pip install 'toilfn[aws]'"),
@@ -44,6 +45,10 @@ class Wanted(Protocol):
         """A cluster, or the name of one; None is the local one."""
 
     @property
+    def cluster_settings(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """Settings of cluster classes by the names of their clusters."""
+
+    @property
     def workers(self) -> int | None:
         """How many processes the local cluster may have."""
 
@@ -66,13 +71,36 @@ def make_cluster(wanted: Wanted) -> Cluster:
         If there is no cluster of that name, or what it needs is not installed.
     """
     if wanted.cluster in (None, "local"):
-        from toilfn.clusters.local.cluster import LocalCluster
-
-        return LocalCluster(workers=wanted.workers)
-    cluster = wanted.cluster if isinstance(wanted.cluster, Cluster) else cluster_class(str(wanted.cluster))()
+        return local_cluster(wanted)
+    name = wanted.cluster
+    cluster = name if isinstance(name, Cluster) else cluster_class(str(name))(**_section(wanted, str(name)))
     if wanted.poll_interval is not None:
         cluster.poll_interval = wanted.poll_interval
     return cluster
+
+
+def local_cluster(wanted: Wanted, **more: Any) -> Cluster:
+    """Build the cluster of this machine, with what settings say of it."""
+    from toilfn.clusters.local.cluster import LocalCluster
+
+    return LocalCluster(**{"workers": wanted.workers, **more, **_section(wanted, "local")})
+
+
+def _section(wanted: Wanted, name: str) -> dict[str, Any]:
+    """Return what flags and files say of a cluster, in the types that it takes."""
+    own = dict((wanted.cluster_settings or {}).get(name) or {})
+    if not own:
+        return own
+    from toilfn.clusters.common.settings import SECTIONS, checked, settings_of
+
+    if name not in SECTIONS:
+        return own
+    known = settings_of(name)
+    if wrong := [key for key in own if key not in known]:
+        near = get_close_matches(wrong[0], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+        raise InputError(f"cluster {name} has no setting {wrong[0]!r}", hint=hint)
+    return checked(name, own, known)
 
 
 def cluster_class(name: str) -> type[Cluster]:

@@ -17,7 +17,7 @@ from cwltool.process import Process
 
 from toilfn.api import compute
 from toilfn.cli.common import is_dry_run, print_plan
-from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters import local_cluster
 from toilfn.clusters.local.forkserver import ForkServer
 from toilfn.config.settings import Settings, from_options
 from toilfn.cwl import inputs, steps, tools
@@ -95,7 +95,7 @@ class Executor:
             return
         with closing(ForkServer()) as fork_server:
             strict = self._options.strict_memory_limit
-            cluster = LocalCluster(resolved.workers, launcher=fork_server, watch_memory=strict)
+            cluster = local_cluster(resolved, launcher=fork_server, watch_memory=strict)
             yield {**settings, "cluster": cluster}
 
 

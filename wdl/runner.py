@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
-from toilfn.clusters.local.cluster import LocalCluster
+from toilfn.clusters import local_cluster
 from toilfn.clusters.local.forkserver import ForkServer
 from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, ResourceError
@@ -198,7 +198,7 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
         yield settings
         return
     with closing(ForkServer()) as fork_server:
-        yield {**settings, "cluster": LocalCluster(resolved.workers, launcher=fork_server)}
+        yield {**settings, "cluster": local_cluster(resolved, launcher=fork_server)}
 
 
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:

@@ -7,19 +7,36 @@ import re
 import shlex
 import types
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
-
-import dask.config
 
 from toilfn.errors import InputError
 
-__all__ = ["JobSettings", "job_name", "resolved", "word"]
+__all__ = ["SECTIONS", "JobSettings", "checked", "job_name", "resolved", "settings_of", "typed", "word"]
 
 _WORDS = ("submit_args", "worker_command")
 """The settings that are parts of a command: a string is split as a shell would."""
 
 _LONGEST_NAME = 100
 """The most characters of `job_name`: it becomes part of the names of files."""
+
+
+SECTIONS = {
+    "local": "toilfn.clusters.local.cluster:LocalSettings",
+    "slurm": "toilfn.clusters.slurm.cluster:SlurmSettings",
+    "gridengine": "toilfn.clusters.gridengine.cluster:GridEngineSettings",
+    "lsf": "toilfn.clusters.lsf.cluster:LSFSettings",
+    "pbs": "toilfn.clusters.pbs.cluster:PBSSettings",
+    "torque": "toilfn.clusters.pbs.cluster:PBSSettings",
+    "htcondor": "toilfn.clusters.htcondor.cluster:HTCondorSettings",
+    "parasol": "toilfn.clusters.parasol.cluster:ParasolSettings",
+    "kubernetes": "toilfn.clusters.kubernetes.settings:KubernetesSettings",
+    "awsbatch": "toilfn.clusters.awsbatch.cluster:AWSBatchSettings",
+    "tes": "toilfn.clusters.tes:TESSettings",
+    "mesos": "toilfn.clusters.mesos.settings:MesosSettings",
+    "dask": "toilfn.clusters.dask.cluster:DaskSettings",
+}
+"""The section of each cluster in files, and the typed dictionary of what it may contain."""
 
 
 class JobSettings(TypedDict, total=False):
@@ -112,6 +129,8 @@ def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> 
     InputError
         If a value is of another type; names the setting.
     """
+    import dask.config
+
     known = get_type_hints(kind)
     configured = dask.config.get(f"toilfn.{section}", None) or {}
     if not isinstance(configured, Mapping):
@@ -120,6 +139,29 @@ def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> 
     for key in settings:
         if key not in known:
             raise TypeError(f"{owner} has no setting {key!r}; it has: {_listed(known)}")
+    return checked(section, settings, known)
+
+
+def settings_of(section: str) -> dict[str, Any]:
+    """Return the types of a cluster's settings, by their names."""
+    return get_type_hints(typed(section))
+
+
+def typed(section: str) -> type:
+    """Return the typed dictionary of a cluster's settings."""
+    module, _, name = SECTIONS[section].partition(":")
+    found: type = getattr(import_module(module), name)
+    return found
+
+
+def checked(section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert values to their settings' types; None counts as not given.
+
+    Raises
+    ------
+    InputError
+        If a value is of another type; names the setting.
+    """
     return {key: _checked(section, key, value, known[key]) for key, value in settings.items() if value is not None}
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from uuid import uuid4
 
 from toilfn.clusters import base
@@ -42,6 +42,33 @@ __all__ = ["DaskCluster"]
 
 _NAMES = {"cores": "cores", "memory": "memory", "disk": "disk", "gpu": "GPU"}
 """Our names of resources, and those that dask workers usually advertise."""
+
+
+class DaskSettings(TypedDict, total=False):
+    """Settings of `DaskCluster` in files, and as flags.
+
+    Parameters
+    ----------
+    cluster : str
+        Address of the scheduler; by default that of dask's configuration.
+    resources : mapping of str to str
+        The names under which the workers advertise resources.
+    python : str
+        The interpreter on the workers.
+    worker_command : sequence of str
+        Command that runs a batch; the store's URL and the batch's name are appended.
+    max_jobs : int
+        Maximum number of jobs in the scheduler at one time.
+    timeout : float
+        Seconds to wait for the scheduler; 30 by default.
+    """
+
+    cluster: str
+    resources: Mapping[str, str]
+    python: str
+    worker_command: Sequence[str]
+    max_jobs: int
+    timeout: float
 
 
 class DaskCluster(Cluster):

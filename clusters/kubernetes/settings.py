@@ -14,7 +14,8 @@ class KubernetesSettings(TypedDict, total=False):
     Parameters
     ----------
     image : str
-        The workers' image; it has Python, toilfn and what the tasks import. ``docker/Dockerfile`` makes one.
+        The workers' image; it has Python, toilfn and what the tasks import. The page on Kubernetes
+        says how to build one.
         By default that of ``TOILFN_IMAGE``.
     namespace : str
         Where jobs are made; by default that of the context, or of the leader's own pod.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 from toilfn.clusters.base import FRESH_VARIABLE, Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.local import machine
@@ -48,6 +48,25 @@ class _Job:
     verdict: Verdict | None = None
     """The reason why it was ended."""
     kill_at: float = float("inf")
+
+
+class LocalSettings(TypedDict, total=False):
+    """Settings of `LocalCluster` in files, and as flags.
+
+    Parameters
+    ----------
+    cores : float
+        Cores to use on this machine; by default all that this process may use.
+    memory, disk : str or float
+        Memory and disk to use on this machine, such as ``"8G"``; by default all that it has.
+    watch_memory : bool
+        Kill a task that takes more memory than it requested; the default.
+    """
+
+    cores: float
+    memory: str | float
+    disk: str | float
+    watch_memory: bool
 
 
 class LocalCluster(Cluster):

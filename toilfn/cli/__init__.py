@@ -37,7 +37,9 @@ _COMMANDS = {
     "files": ("toilfn.cli.files", "list and fetch the files of a workflow"),
     "cache": ("toilfn.cli.cache", "show this machine's cache of files, or remove files from it"),
     "pull": ("toilfn.cli.pull", "download container images to the place where tasks look for them"),
-    "config": ("toilfn.cli.config", "print a settings file with all defaults, to be edited"),
+    "config": ("toilfn.cli.config", "print a settings file to be edited, or show the settings and their origins"),
+    "init": ("toilfn.cli.init", "write a small project: a script, its settings, and a test"),
+    "completion": ("toilfn.cli.completion", "print the code with which bash, zsh or fish completes command lines"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
     "clean": ("toilfn.cli.clean", "remove a store, or the parts of it that are no longer needed"),
     "cluster": ("toilfn.cloud.command", "launch, reach and remove clusters in clouds"),
@@ -93,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:
+        from toilfn.cli.completion import complete
+
+        complete(_COMMANDS)
     parser = _overview()
     if not arguments:
         stdio.report(parser.format_help().rstrip())

@@ -53,6 +53,10 @@ class ResumeSettings(TypedDict, total=False):
     cluster: Cluster | str | None
     """Where tasks run: local, inline, or the name of a batch system (default: local)."""
 
+    cluster_settings: Mapping[str, Mapping[str, Any]] | None
+    """Settings of cluster classes by the names of their clusters, such as {'slurm': {'partition': 'long'}}; as flags
+    --slurm-partition long and so on, in files sections of these names."""
+
     workers: int | None
     """Number of worker processes of the local cluster (default: one for each core)."""
 
@@ -210,6 +214,9 @@ class ResumeSettings(TypedDict, total=False):
 
     config: Place | None
     """Settings file, as printed by toilfn config."""
+
+    profile: str | None
+    """Name of the section under 'profiles' in a settings file whose settings are used."""
 
     bad_worker: float | None
     """For testing: probability that a running job is killed (default: 0)."""

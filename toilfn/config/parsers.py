@@ -108,6 +108,13 @@ def names(value: Any) -> list[str]:
     return [os.fspath(name) for name in found]
 
 
+def sections(value: Any) -> dict[str, dict[str, Any]]:
+    """Read sections: a mapping of names to mappings of settings."""
+    if not isinstance(value, Mapping) or not all(isinstance(own, Mapping) for own in value.values()):
+        raise ValueError("write a mapping of clusters to mappings of their settings")
+    return {str(name): {str(key).replace("-", "_"): item for key, item in own.items()} for name, own in value.items()}
+
+
 def named_values(value: Any) -> dict[str, Any]:
     """Read options: a mapping, also as JSON; ``NAME=VALUE`` where the value may be JSON; or a list of these."""
     if isinstance(value, str) and value.startswith("{"):

@@ -6,8 +6,9 @@ help text. A value comes from the first of these that has one:
 1. a keyword of `compute`;
 2. a flag of `toilfn run`, handed to the script in the environment variable ``TOILFN_SETTINGS``;
 3. the file that the setting ``config`` names, which `toilfn config` makes;
-4. ``dask.config``, under ``toilfn`` and in kebab-case: ``~/.config/dask/toilfn.yaml``, ``DASK_TOILFN__MAX_JOBS=10``;
-5. the default.
+4. the section of ``profiles`` that the setting ``profile`` names;
+5. ``dask.config``, under ``toilfn`` and in kebab-case: ``~/.config/dask/toilfn.yaml``, ``DASK_TOILFN__MAX_JOBS=10``;
+6. the default. A variable of the environment wins over a profile.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import urlsplit, urlunsplit
 
+from toilfn.config.flags import add_when_mentioned
 from toilfn.config.parsers import (
     boolean,
     cores,
@@ -33,8 +35,9 @@ from toilfn.config.parsers import (
     place,
     positive_count,
     probability,
+    sections,
 )
-from toilfn.config.sources import configured, in_file
+from toilfn.config.sources import configured, in_environment, in_file, joined, profiled
 from toilfn.errors import InputError
 from toilfn.units import parse_disk, parse_duration, parse_memory, parse_size
 
@@ -122,6 +125,11 @@ class Settings:
     cluster: Cluster | str | None = _setting(
         None, _cluster, _CLUSTER, "where tasks run: local, inline, or the name of a batch system (default: local)"
     )
+    cluster_settings: dict[str, Any] | None = _setting(
+        None, sections, _CLUSTER,
+        "settings of cluster classes by the names of their clusters, such as {'slurm': {'partition': 'long'}}; as "
+        "flags --slurm-partition long and so on, in files sections of these names",
+    )  # fmt: skip
     workers: int | None = _setting(
         None, positive_count, _CLUSTER, "number of worker processes of the local cluster (default: one for each core)"
     )
@@ -315,6 +323,9 @@ class Settings:
         "30s", parse_duration, _EXPERT, "a leader that has been silent for this long may be replaced"
     )
     config: str | None = _setting(None, place, _EXPERT, "settings file, as printed by toilfn config")
+    profile: str | None = _setting(
+        None, str, _EXPERT, "name of the section under 'profiles' in a settings file whose settings are used"
+    )
     bad_worker: float = _setting(0, probability, _EXPERT, "for testing: probability that a running job is killed")
     bad_worker_interval: float = _setting("1s", parse_duration, _EXPERT, "for testing: time between two such draws")
 
@@ -332,13 +343,24 @@ class Settings:
         InputError
             If a name is unknown or a value cannot be read; says where it came from.
         """
-        config = keywords.get("config") or _flags().get("config")
-        values = {
-            **_read("the configuration 'toilfn.{}'", configured()),
-            **_read(f"the setting '{{}}' in {config}", in_file(config) if config else {}),
-            **_read("the flag '{}'", _flags()),
-            **_read("the setting '{}'", keywords),
-        }
+        flags, standing = _flags(), configured()
+        given = {**standing, **flags, **{name: value for name, value in keywords.items() if value is not None}}
+        config, profile = given.get("config"), given.get("profile")
+        layers = [("the configuration 'toilfn.{}'", standing)]
+        if profile:
+            layers += [
+                (f"the setting '{{}}' of profile {profile}", profiled(profile, config)),
+                (_VARIABLE, in_environment()),
+            ]
+        if config:
+            layers.append((f"the setting '{{}}' in {config}", in_file(config)))
+        layers += [("the flag '{}'", flags), ("the setting '{}'", keywords)]
+        values: dict[str, Any] = {}
+        for origin, layer in layers:
+            found = _read(origin, layer)
+            if "cluster_settings" in found:
+                found["cluster_settings"] = joined(values.get("cluster_settings") or {}, found["cluster_settings"])
+            values.update(found)
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
@@ -349,6 +371,14 @@ class Settings:
 
             values["cluster"], values["cluster_address"] = name_of(self.cluster), self.cluster.address()
             values["cluster_recipe"] = recipe_of(self.cluster)
+        elif (self.cluster_settings or {}).get(self.cluster or "local"):
+            from toilfn.clusters import make_cluster
+            from toilfn.clusters.common.resume import recipe_of
+
+            made = make_cluster(self)
+            values["cluster"], values["cluster_address"] = self.cluster or "local", made.address()
+            values["cluster_recipe"] = recipe_of(made)
+        values["cluster_settings"] = sorted(self.cluster_settings or {})
         if self.set_env is not None:
             values["set_env"] = sorted(self.set_env)  # values may be secrets
         if self.store_options is not None:
@@ -357,6 +387,8 @@ class Settings:
             values["store"] = _without_password(self.store)
         return values
 
+
+_VARIABLE = "the environment variable of '{}'"
 
 _METAVARS = {
     parse_size: "SIZE",
@@ -407,7 +439,10 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
         title = entry.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(f"toilfn: {title}")
-        _add_flag(groups[title], name, entry)
+        if name == "cluster_settings":
+            add_when_mentioned(parser, _DEST + name)
+        else:
+            _add_flag(groups[title], name, entry)
 
 
 def from_options(namespace: argparse.Namespace) -> dict[str, Any]:

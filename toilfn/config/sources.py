@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import site
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from toilfn.clusters.common.settings import SECTIONS
 from toilfn.errors import InputError
 
 
@@ -19,7 +20,8 @@ def configured() -> dict[str, Any]:
         return {}
     import dask.config
 
-    return _settings_among(dask.config.get("toilfn", None) or {})
+    # The other clusters' classes read their sections themselves.
+    return _settings_among(dask.config.get("toilfn", None) or {}, ("local", "dask"))
 
 
 _MAPPINGS = ("set_env", "store_options")
@@ -28,6 +30,61 @@ _MAPPINGS = ("set_env", "store_options")
 
 def in_file(path: str) -> dict[str, Any]:
     """Read a file of the form that dask's configuration has."""
+    return _settings_among(_content(path))
+
+
+def profiled(name: str, config: str | None) -> dict[str, Any]:
+    """Return the settings of a profile: a section under ``profiles`` of the configuration of dask or of a file.
+
+    Raises
+    ------
+    InputError
+        If there is no such profile; lists those that there are.
+    """
+    import dask.config
+
+    found = dict(dask.config.get("toilfn.profiles", None) or {})
+    if config:
+        found |= _content(config).get("profiles") or {}
+    if not isinstance(found.get(name), Mapping):
+        known = ", ".join(sorted(found)) or "none"
+        raise InputError(f"profile {name!r} not found; the settings files have: {known}")
+    return _settings_among(found[name])
+
+
+def in_environment() -> dict[str, Any]:
+    """Return the settings that environment variables have."""
+    from dask.config import collect_env
+
+    return _settings_among(collect_env().get("toilfn") or {})
+
+
+def joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Join sections; settings of the second win."""
+    return {name: {**first.get(name, {}), **second.get(name, {})} for name in {**first, **second}}
+
+
+def origins(profile: str | None, config: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the sources of settings with what each says, from the weakest to the strongest; flags come after them."""
+    from dask.config import collect_env, collect_yaml
+
+    found = []
+    for place in _config_places():
+        for file in sorted(_yaml_files(place)):
+            content = next(iter(collect_yaml([str(file)])), {})
+            if isinstance(content.get("toilfn"), Mapping):
+                found.append((str(file), _settings_among(content["toilfn"])))
+    if profile:
+        found.append((f"profile {profile}", profiled(profile, config)))
+    environment = _settings_among(collect_env().get("toilfn") or {})
+    found.append(("environment variable", environment))
+    if config:
+        found.append((config, in_file(config)))
+    return found
+
+
+def _content(path: str) -> Mapping[str, Any]:
+    """Read the section ``toilfn`` of a file."""
     if not os.path.isfile(path):
         raise InputError(f"settings file not found: {path}")
     from dask.config import collect_yaml
@@ -40,13 +97,16 @@ def in_file(path: str) -> dict[str, Any]:
         raise InputError(
             f"settings file {path} has no top-level section 'toilfn:'", hint="toilfn config prints an example"
         )
-    return _settings_among(content["toilfn"] or {})
+    section: Mapping[str, Any] = content["toilfn"] or {}
+    return section
 
 
-def _settings_among(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the sections of other parts, such as those of clusters."""
+def _settings_among(entries: Mapping[str, Any], sections: Collection[str] = SECTIONS) -> dict[str, Any]:
+    """Return the settings, with the sections of clusters as one of them; leave out the sections of other parts."""
     found = {name.replace("-", "_"): value for name, value in entries.items()}
-    return {name: value for name, value in found.items() if name in _MAPPINGS or not isinstance(value, Mapping)}
+    own = {name: value for name, value in found.items() if name in _MAPPINGS or not isinstance(value, Mapping)}
+    clusters = {name: value for name, value in found.items() if name in sections and isinstance(value, Mapping)}
+    return {**own, **({"cluster_settings": clusters} if clusters else {})}
 
 
 def _mentioned() -> bool:
