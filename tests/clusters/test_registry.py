@@ -18,6 +18,7 @@ from toilfn.errors import ClusterError
 
 class Settings(NamedTuple):
     cluster: Any = None
+    cluster_settings: Any = None
     workers: int | None = None
     poll_interval: float | None = None
 
