@@ -106,7 +106,7 @@ def test_a_run_from_start_to_clean(toilfn: Shell) -> None:
     toilfn.gate.touch()
     assert toilfn("run", "flow.py", "--store", "store", "--", str(toilfn.gate)) == "result {'sum': 14}\n"
     assert toilfn.status()["state"] == "done"
-    assert toilfn.status()["tasks"] == {"waiting": 0, "running": 0, "done": 7, "failed": 0}
+    assert toilfn.status()["tasks"] == {"waiting": 0, "queued": 0, "running": 0, "done": 7, "failed": 0}
     assert toilfn("logs", "store", "numbers") == "counting to 4\n"
     assert toilfn("resume", "store") == "{'sum': 14}\n"
     assert toilfn("resume", "store", "--output", "value.pickle") == ""

@@ -81,7 +81,7 @@ def test_buckets_are_made_only_when_asked_to(radosgw_server):
     bucket = f"new-{uuid.uuid4().hex}"
     with pytest.raises(StoreError, match=rf"bucket {bucket} of .*pass the store option create_bucket=true"):
         open_store(f"s3://{bucket}/x", endpoint_url=radosgw_server.url)
-    with pytest.raises(StoreError, match="no bucket"):
+    with pytest.raises(StoreError, match="does not exist"):
         open_store(f"s3://{bucket}/x", create=False, **on(radosgw_server))
     buckets = [entry["Name"] for entry in client(radosgw_server).list_buckets()["Buckets"]]
     assert bucket not in buckets
@@ -125,7 +125,7 @@ def test_a_key_of_ones_own(radosgw_server, url, tmp_path):
         client(radosgw_server).get_object(**key_of(url, ref.name))
     with pytest.raises(StoreError, match=r"cannot read store\.json"):
         open_store(url, create=False, **on(radosgw_server, sse_key=OTHER_KEY))
-    with pytest.raises(StoreError, match="must not hold"):
+    with pytest.raises(StoreError, match="must not contain"):
         store.objects.presigned_url(ref.name, 60)
     options._remembered.pop(url)
     with pytest.raises(StoreError, match=r"cannot read store\.json"):
