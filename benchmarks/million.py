@@ -22,7 +22,7 @@ import psutil
 from processes import run
 
 import toilfn as toil
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.model import records
 from toilfn.resources import Capacity, Resources
 
@@ -32,7 +32,7 @@ class InstantCluster(Cluster):
 
     capabilities = Capabilities(direct=True)
 
-    def open(self, session: Session) -> None:
+    def open(self, session: RunContext) -> None:
         self._updates: list[Update] = []
         self._number = 0
         self._value = pickle.dumps(1, 5)

@@ -34,7 +34,7 @@ class Meter:
         return Stats(self.start, time.perf_counter() - self._clock)
 
 
-class Session:
+class TaskFiles:
     made = deleted = temporary = ()
 
     def __init__(self, *_):
@@ -47,7 +47,7 @@ class Session:
         pass
 
 
-execute.Meter, execute.Session = Meter, Session
+execute.Meter, execute.TaskFiles = Meter, TaskFiles
 capture.Capture.take = lambda self: b""
 """
 """What Python runs first in a worker that observes nothing."""

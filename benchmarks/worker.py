@@ -16,7 +16,7 @@ import psutil
 
 import toilfn as toil
 from toilfn import protocol
-from toilfn.clusters.base import Batch, JobState, Session
+from toilfn.clusters.base import Batch, JobState, RunContext
 from toilfn.clusters.local.cluster import LocalCluster
 from toilfn.graph.record import record
 from toilfn.model import records
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=100_000)
     given = parser.parse_args()
     store, cluster = temporary_store(), LocalCluster()
-    cluster.open(Session(store.url, "benchmark"))
+    cluster.open(RunContext(store.url, "benchmark"))
     start, _ = run(cluster, batch(store, [nothing(0)]))
     print(f"{'first task':>12}: {start * 1e3:.0f} ms after submit, the start of the worker included")
     measure(cluster, "no-op task", batch(store, [nothing(i) for i in range(given.tasks)]), given.tasks)

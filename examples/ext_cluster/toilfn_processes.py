@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import uuid4
 
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, Session, Update
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
@@ -55,15 +55,15 @@ class ProcessCluster(Cluster):
         self._command = list(worker_command)
         self._interval = poll_interval
         self._live: set[JobId] = set()
-        self._session: Session | None = None
+        self._context: RunContext | None = None
         self._woken = threading.Event()
 
-    def open(self, session: Session) -> None:
-        if not re.fullmatch(r"[\w.-]+", session.workflow):
-            raise ClusterError(f"{session.workflow!r} cannot be the name of a folder")
-        self._session = session
+    def open(self, context: RunContext) -> None:
+        if not re.fullmatch(r"[\w.-]+", context.workflow):
+            raise ClusterError(f"{context.workflow!r} cannot be the name of a folder")
+        self._context = context
         self._root.mkdir(mode=0o700, exist_ok=True)
-        (self._root / session.workflow).mkdir(exist_ok=True)
+        (self._root / context.workflow).mkdir(exist_ok=True)
 
     def capacity(self) -> Capacity:
         return Capacity(total=None, batches=os.cpu_count())
@@ -72,13 +72,13 @@ class ProcessCluster(Cluster):
         return [self._start(batch) for batch in batches]
 
     def _start(self, batch: Batch) -> JobId:
-        assert self._session is not None, "open first"
-        job = JobId(f"{self._session.workflow}/{uuid4().hex}")
+        assert self._context is not None, "open first"
+        job = JobId(f"{self._context.workflow}/{uuid4().hex}")
         folder = self._root / job
         folder.mkdir()
         (folder / "batch").write_text(batch.name)
-        words = ["sh", "-c", _SCRIPT, "sh", str(folder), *self._command, self._session.store, batch.name]
-        environment = os.environ | self._session.environment
+        words = ["sh", "-c", _SCRIPT, "sh", str(folder), *self._command, self._context.store, batch.name]
+        environment = os.environ | self._context.environment
         process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         threading.Thread(target=process.wait, daemon=True).start()
         (folder / "pid").write_text(str(process.pid))

@@ -212,7 +212,7 @@ def test_attempts_are_numbered_through_all_runs(tmp_path: Path, capsys: pytest.C
     assert printed(capsys, "logs", store.url, "f", "--attempt", "4").startswith("trying")
     printed(capsys, "report", store.url, "-o", str(tmp_path / "r.html"))
     page = (tmp_path / "r.html").read_text()
-    assert all(f"run {run}, attempt {number}: ValueError" in page for run, number in [(1, 1), (1, 2), (2, 3), (2, 4)])
+    assert "4 attempts, the last one ended by: error" in page
 
 
 def test_stats_of_what_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

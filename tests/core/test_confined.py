@@ -128,16 +128,13 @@ class TestForgedNames:
             toil.compute(bring(str(tmp_path / "source"), name), store=tmp_path / "other")
 
     def test_files_get(self, made, tmp_path, name, monkeypatch, capsys):
-        forged = dataclasses.replace(made, name=name)
-
         @toil.task
         def forge() -> File:
-            return forged
+            Path("content").write_text("bad")
+            return dataclasses.replace(toil.write_file("content"), name=name)
 
-        toil.compute(forge(), store=tmp_path / "forged")
-        assert (
-            main(["files", str(tmp_path / "forged"), "get", forged.id.rpartition("/")[2], str(tmp_path / "out")]) == 2
-        )
+        id = toil.compute(forge(), store=tmp_path / "forged").id.rpartition("/")[2]
+        assert main(["files", str(tmp_path / "forged"), "get", id, str(tmp_path / "out")]) == 2
         assert "is not a valid" in capsys.readouterr().err
 
 

@@ -149,10 +149,14 @@ class Fold:
         return self.cursor != before
 
     def _add(self, segment: Segment) -> None:
-        """Take the records of a segment."""
+        """Take the records of a segment.
+
+        The readers of the most frequent kinds take plain values; one that returns False has not used the record, which
+        is then checked like those of all other kinds.
+        """
         unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=len(segment.data) + 1)
         unpacker.feed(memoryview(segment.data)[segment.start :])
-        readers: dict[str, Callable[..., None]] = {
+        readers: dict[str, Callable[..., bool | None]] = {
             "outcome": self._outcome, "task": self._recorded, "failure": self._failure, "started": self._started,
             "function": self._function,
         }  # fmt: skip
@@ -161,10 +165,10 @@ class Fold:
         try:
             for raw, offset, size in zip(unpacker, offsets, segment.sizes, strict=False):
                 reader = readers.get(raw[0])
-                if reader is not None:
-                    reader(raw, offset, size)
-                else:
-                    self._other(decode(segment.data[offset : offset + size], Position(segment.name, offset, size)))
+                if reader is None or reader(raw, offset, size) is False:
+                    record = decode(segment.data[offset : offset + size], Position(segment.name, offset, size))
+                    if reader is None:
+                        self._other(record)
         except Exception:  # msgpack has many kinds
             _blame(segment)
             raise
@@ -311,11 +315,11 @@ class Fold:
                 if self._reasons:
                     self._reasons.pop(task, None)
 
-    def _outcome(self, raw: Sequence[Any], offset: int, size: int) -> None:
+    def _outcome(self, raw: Sequence[Any], offset: int, size: int) -> bool | None:
         _, id, _, _, refs, tasks, functions, _, _, _, stats, _ = raw
         task = self._ids.get(id)
         if task is None or self._state[task] in _CLOSED:
-            return
+            return False
         for function in functions:
             self._learn(function)
         if tasks or refs:
@@ -340,11 +344,11 @@ class Fold:
         self._leads.extend(map(self._number, refs))
         self._lead_count[task] = len(self._leads) - self._lead_first[task]
 
-    def _failure(self, raw: Sequence[Any], offset: int, size: int) -> None:
+    def _failure(self, raw: Sequence[Any], offset: int, size: int) -> bool | None:
         _, id, _, cause, message, _, _, stats, final = raw
         task = self._ids.get(id)
         if task is None or self._state[task] in _CLOSED:
-            return
+            return False
         causes = self.attempts.causes
         if cause not in causes:
             causes.append(cause)
