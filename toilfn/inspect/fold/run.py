@@ -151,12 +151,12 @@ class Fold:
     def _add(self, segment: Segment) -> None:
         """Take the records of a segment.
 
-        The readers of the most frequent kinds take plain values; one that returns False has not used the record, which
-        is then checked like those of all other kinds.
+        The readers of the most frequent kinds take plain values, and return whether they used them. A record that was
+        not used is checked like those of all other kinds.
         """
         unpacker = msgpack.Unpacker(use_list=False, strict_map_key=False, max_buffer_size=len(segment.data) + 1)
         unpacker.feed(memoryview(segment.data)[segment.start :])
-        readers: dict[str, Callable[..., bool | None]] = {
+        readers: dict[str, Callable[..., bool]] = {
             "outcome": self._outcome, "task": self._recorded, "failure": self._failure, "started": self._started,
             "function": self._function,
         }  # fmt: skip
@@ -165,7 +165,7 @@ class Fold:
         try:
             for raw, offset, size in zip(unpacker, offsets, segment.sizes, strict=False):
                 reader = readers.get(raw[0])
-                if reader is None or reader(raw, offset, size) is False:
+                if reader is None or not reader(raw, offset, size):
                     record = decode(segment.data[offset : offset + size], Position(segment.name, offset, size))
                     if reader is None:
                         self._other(record)
@@ -223,15 +223,17 @@ class Fold:
                 self._state[task] = _WAITING
                 self._lead_count[task] = 0
 
-    def _function(self, raw: Sequence[Any], *_: int) -> None:
+    def _function(self, raw: Sequence[Any], *_: int) -> bool:
         self._learn(raw[1:])
+        return True
 
     def _learn(self, fields: Sequence[Any]) -> None:
         digest, name, given, *_ = fields
         self._functions[digest] = intern(name), given
 
-    def _recorded(self, raw: Sequence[Any], *_: int) -> None:
+    def _recorded(self, raw: Sequence[Any], *_: int) -> bool:
         self._task(*raw[1:])
+        return True
 
     def _task(
         self, id: TaskId, function: bytes, _args: Any, needs: Sequence[TaskId], after: Sequence[TaskId],
@@ -301,7 +303,7 @@ class Fold:
         self._known_variants[(function, repr(given)) if given else function] = len(self._variants) - 1
         return len(self._variants) - 1
 
-    def _started(self, raw: Sequence[Any], *_: int) -> None:
+    def _started(self, raw: Sequence[Any], *_: int) -> bool:
         _, ids, job, moment = raw
         if self._first_start:  # a new leader is at work: it tries again what failed before
             self._replace_states(_FAILED)
@@ -314,8 +316,9 @@ class Fold:
                 self._under_way[task] = given
                 if self._reasons:
                     self._reasons.pop(task, None)
+        return True
 
-    def _outcome(self, raw: Sequence[Any], offset: int, size: int) -> bool | None:
+    def _outcome(self, raw: Sequence[Any], offset: int, size: int) -> bool:
         _, id, _, _, refs, tasks, functions, _, _, _, stats, _ = raw
         task = self._ids.get(id)
         if task is None or self._state[task] in _CLOSED:
@@ -332,6 +335,7 @@ class Fold:
         self._state[task] = _DONE
         if self._problems:
             self._problems.pop(task, None)
+        return True
 
     def _lead_to(self, task: int, tasks: Sequence[Sequence[Any]], refs: Sequence[TaskId]) -> None:
         children = [self._task(*child) for child in tasks]
@@ -344,7 +348,7 @@ class Fold:
         self._leads.extend(map(self._number, refs))
         self._lead_count[task] = len(self._leads) - self._lead_first[task]
 
-    def _failure(self, raw: Sequence[Any], offset: int, size: int) -> bool | None:
+    def _failure(self, raw: Sequence[Any], offset: int, size: int) -> bool:
         _, id, _, cause, message, _, _, stats, final = raw
         task = self._ids.get(id)
         if task is None or self._state[task] in _CLOSED:
@@ -357,6 +361,7 @@ class Fold:
         if not final:
             self.retries[cause] += 1
         self._problems[task] = intern(cause), intern(message)
+        return True
 
     def _attempt(self, task: int, stats: Sequence[Any], is_done: bool, cause: int, offset: int, size: int) -> None:
         """Note an attempt that ended."""
