@@ -42,6 +42,8 @@ def wheels():
     folder = cache_folder() / "wheels-3.11"
     target = ["--python-version", "3.11", "--only-binary=:all:", "--dest", str(folder)]
     platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in (17, 24, 27, 28)] + ["--platform=manylinux2014_x86_64"]
+    for earlier in folder.glob("toilfn-*.whl"):
+        earlier.unlink()  # pip would take this for the new one, whose name is the same
     with tempfile.TemporaryDirectory() as build:
         own = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", build, str(ROOT)]
         subprocess.run(own, check=True)

@@ -24,7 +24,7 @@ from kubernetes.client import V1Job, V1SelfSubjectAccessReview
 from pydantic import ValidationError
 
 from tests.servers.kubernetes import TOKEN
-from tests.servers.kubernetes_node import Api, Nodes
+from tests.servers.kubernetes_node import NODES, Api, Nodes
 
 Object = dict[str, Any]
 
@@ -347,6 +347,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return self.server.fake.get("pods", name)
             case ("GET", "pods", True, "log"):
                 return self.server.fake.nodes.log("default", name)
+            case ("GET", "nodes", True, None):
+                if name not in NODES:
+                    raise RefusedError(404, f'nodes "{name}" not found')
+                return {"metadata": {"name": name, "labels": NODES[name]["labels"]}, "spec": {}}
             case ("POST", "jobs", False, None):
                 return self.server.fake.create_job(body)
             case ("PATCH", "pods", True, "status"):
