@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from toilfn.cloud.machines import MachineType, Pool, has_devices, shortfall, usable
 from toilfn.cloud.packing import Amounts, Timeline, amounts_of
@@ -22,6 +23,8 @@ __all__ = [
 
 _STEPS = 32
 """The remaining times of running tasks are rounded up to this part of the target time, so that timelines are alike."""
+_ROUNDS = 4
+"""How often the same tasks are packed at most, to find how many new machines they need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +214,29 @@ def decide(
         For the next round. `note_created` adds to it what the cloud could not do.
     """
     machines = sorted(machines, key=lambda machine: machine.id)  # the answer does not depend on the order
-    packed = _Packing(settings, machines, memory, now)
-    for group in sorted(_merged(demand), key=_size_order, reverse=True):
-        packed.add(group)
+    packed = _settled(settings, machines, sorted(_merged(demand), key=_size_order, reverse=True), memory, now)
     compensating = packed.compensate()
     return _Outcome(settings, machines, memory, now, packed, compensating).decide()
+
+
+def _settled(
+    settings: Settings, machines: Sequence[Machine], groups: Sequence[Demand], memory: Memory, now: float
+) -> _Packing:
+    """Return a packing that stays the same in the next round, when the new machines exist.
+
+    New machines are opened group by group, and a later group may fill what an earlier one has left: packed once more
+    into all of them, the same tasks may need fewer.
+    """
+    planned: dict[tuple[str, str], int] = {}
+    for _ in range(_ROUNDS):
+        packed = _Packing(settings, machines, memory, now, planned)
+        for group in groups:
+            packed.add(group)
+        wanted = packed.created()
+        if wanted == planned:
+            break
+        planned = wanted
+    return packed
 
 
 def note_created(settings: Settings, memory: Memory, wanted: Create, got: int, now: float) -> Memory:
@@ -273,7 +294,10 @@ class _Bin:
 class _Packing:
     """The queued tasks in machines that exist, then in new ones."""
 
-    def __init__(self, settings: Settings, machines: Sequence[Machine], memory: Memory, now: float) -> None:
+    def __init__(
+        self, settings: Settings, machines: Sequence[Machine], memory: Memory, now: float,
+        planned: Mapping[tuple[str, str], int],
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.pools = {pool.name: pool for pool in settings.pools}
         self.sizes = {name: sum(machine.pool == name for machine in machines) for name in self.pools}
@@ -283,10 +307,11 @@ class _Packing:
         self._now = now
         self._room = {(pool.name, kind.name): usable(kind, overhead=settings.overhead)
                       for pool in settings.pools for kind in pool.types}  # fmt: skip
-        self.bins = self._existing()
+        self._ranks = {key: rank for rank, key in enumerate(self._room)}
+        self.bins = self._existing(planned)
 
-    def _existing(self) -> list[_Bin]:
-        """Return what exists: machines in use first, the fullest at the front, and at the end those that drain."""
+    def _existing(self, planned: Mapping[tuple[str, str], int]) -> list[_Bin]:
+        """Return what exists or is planned: the fullest machines first, and at the end those that drain."""
         known = [m for m in self._machines if (m.pool, m.type) in self._room]
         alike: dict[object, _Bin] = {}
         for machine in sorted(known, key=self._preference):
@@ -296,10 +321,25 @@ class _Packing:
             key = (machine.pool, machine.type, machine.draining, timeline.key())
             pool = self.pools[machine.pool]
             alike.setdefault(key, _Bin(pool, pool.by_name[machine.type], timeline, [])).machines.append(machine)
-        return list(alike.values())
+        ranked = [(self._preference(bin_.machines[0])[:3], bin_) for bin_ in alike.values()]
+        for (name, kind), count in planned.items():
+            pool, room = self.pools[name], self._room[name, kind]
+            new = _Bin(pool, pool.by_name[kind], Timeline(room), [], count)
+            ranked.append(((False, 0.0, self._ranks[name, kind]), new))
+            self.sizes[name] += count
+        return [bin_ for _, bin_ in sorted(ranked, key=itemgetter(0))]
 
-    def _preference(self, machine: Machine) -> tuple[bool, float, str]:
-        return machine.draining, -self.fullness(machine), machine.id
+    def _preference(self, machine: Machine) -> tuple[bool, float, int, str]:
+        return machine.draining, -self.fullness(machine), self._ranks[machine.pool, machine.type], machine.id
+
+    def created(self) -> dict[tuple[str, str], int]:
+        """Count the new machines that tasks were placed on, by pool and type."""
+        counts: dict[tuple[str, str], int] = {}
+        for bin_ in self.bins:
+            if bin_.new and bin_.is_used and not bin_.is_missing:
+                key = bin_.pool.name, bin_.kind.name
+                counts[key] = counts.get(key, 0) + bin_.new
+        return counts
 
     def fullness(self, machine: Machine) -> float:
         """Return the share of a machine that is in use."""
@@ -418,7 +458,9 @@ class _Packing:
                 wanted = round_half_up(self.settings.compensation * (missing.pop(kind.name, 0) + made))
                 extra = max(0, min(wanted - made, pool.max - self.sizes[pool.name]))
                 if extra:
-                    self.bins.append(_Bin(pool, kind, Timeline(self._room[pool.name, kind.name]), [], extra))
+                    self.bins.append(
+                        _Bin(pool, kind, Timeline(self._room[pool.name, kind.name]), [], extra, is_used=True)
+                    )
                     self.sizes[pool.name] += extra
                 if made + extra:
                     found[pool.name, kind.name] = made + extra
@@ -453,7 +495,11 @@ class _Outcome:
 
     def _pool(self, pool: Pool) -> list[Action]:
         machines = [m for m in self._machines if m.pool == pool.name]
-        new = [bin_ for bin_ in self._packed.bins if bin_.pool is pool and bin_.new and not bin_.is_missing]
+        new = [
+            bin_
+            for bin_ in self._packed.bins
+            if bin_.pool is pool and bin_.new and bin_.is_used and not bin_.is_missing
+        ]
         needed = [m for m in machines if m.id in self._used or m.loads or m.static]
         wanted = max(pool.min, min(pool.max, len(needed) + sum(bin_.new for bin_ in new)))
         average = self._smooth(pool, wanted)
