@@ -108,7 +108,7 @@ class ClusterNotes:
         self._notes: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes:
-        """Return a note; empty if there is none."""
+        """Return a note, or an empty value if it does not exist."""
         return self._notes.get(name, b"")
 
     def write(self, name: str, data: bytes) -> None:

@@ -32,7 +32,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.E
 """How file systems say that they have no hard links."""
 
 _LOCK = f"{TEMPORARY}lock"
-"""Where there are no hard links: the file whose lock a writer of a new object holds."""
+"""The lock file that the writer of a new object holds on file systems without hard links."""
 
 _log = logging.getLogger("toilfn.stores")
 

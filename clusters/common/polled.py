@@ -294,7 +294,7 @@ class PolledCluster(Cluster, Generic[L]):
         send : callable
             Submits under a name; returns the id.
         arrived : callable
-            Asks for the id of the submission of a name; empty if there is none.
+            Returns the id of the submission with this name, or an empty value if the system has none.
         """
         earlier = self._doubtful.pop(batches, "")
         name = earlier or name

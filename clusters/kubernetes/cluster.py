@@ -293,7 +293,7 @@ class KubernetesCluster(Cluster):
         lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
         found = Found(JobState.ENDED, Cause.INPUT, why)
         if not is_doubtful:
-            self._alive[name] += 1  # there is no job to delete
+            self._alive[name] += 1  # the API server has no job to delete
         updates = [self._ended(id_, live, found) for id_, live in lost]
         self._alive.pop(name, None)
         return updates

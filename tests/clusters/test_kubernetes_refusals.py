@@ -315,7 +315,7 @@ def test_a_job_that_is_ended_while_it_is_sent_is_deleted(fake, tmp_path, held, w
 
 
 def test_a_job_whose_answer_was_lost_is_deleted_when_it_is_ended(fake, tmp_path):
-    """The API has made the job, and nobody has been told."""
+    """The API server creates the job, but its answer is lost."""
 
     def lose(method, path, query):
         if (method, path) == ("POST", JOBS):

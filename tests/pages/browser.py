@@ -20,7 +20,7 @@ SHOTS = Path(__file__).parents[2] / "build" / "pages"
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Start the browser; a test is skipped where there is none, but not in CI."""
+    """Start the browser. Without one, a test is skipped; in CI it fails."""
     sync_api = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium")
     if program is None and not os.environ.get("CI"):

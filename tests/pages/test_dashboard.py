@@ -99,8 +99,8 @@ def test_bad_urls_have_one_clear_answer(page_url: str) -> None:
     base = page_url.partition("?")[0]
     for path, code, words in (
         ("tasks?page=0", 400, "is not a number above 0"), ("tasks?state=x", 400, "is not a state"),
-        ("tasks?sort=x", 400, "is not a column"), ("task/zz", 404, "there is no task"),
-        (f"task/{'0' * 32}/log/1", 404, "there is no task"),
+        ("tasks?sort=x", 400, "is not a column"), ("task/zz", 404, "not found in this store"),
+        (f"task/{'0' * 32}/log/1", 404, "not found in this store"),
     ):  # fmt: skip
         with pytest.raises(HTTPError) as refused:
             opener.open(base + path, timeout=30)

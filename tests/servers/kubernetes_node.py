@@ -245,7 +245,7 @@ class Running:
         )
 
     def told(self, code: int) -> str:
-        """Read the end of the termination message, or of the log where that is the policy and there is none."""
+        """Read the end of the termination message, or of the log if the message is empty and the policy allows it."""
         said = self.message.read_bytes()[-4096:]
         if not said and code and self.container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
             said = (self.folder / "log").read_bytes()[-2048:]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """Both clouds' addresses; there is no notice until `take_away` is called."""
+    """The metadata addresses of both clouds; `take_away` announces an interruption."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

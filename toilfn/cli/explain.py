@@ -26,7 +26,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If there is no such task.
+        If the task does not exist.
     """
     store = open_named(options)
     task = View(store).find(options.task)

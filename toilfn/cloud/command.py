@@ -136,7 +136,7 @@ def _plan(options: argparse.Namespace) -> int:
     if Path(options.what).is_file():
         steps, unknown = steps_of_script(options.what, options.rest, options.task_time, options.store)
         if not steps:
-            print(f"{options.what}: there is nothing to run")
+            print(f"{options.what}: nothing to run")
             return 0
     else:
         steps = steps_of(open_named(options, options.what))

@@ -38,7 +38,7 @@ class Notices(Protocol):
     interval: float
 
     def look(self) -> str:
-        """Return the cloud's announcement in words; an empty text if there is none.
+        """Return the text of the cloud's announcement, or an empty string without one.
 
         Raises
         ------

@@ -39,7 +39,7 @@ def profiled(name: str, config: str | None) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If there is no such profile; lists those that there are.
+        If the profile does not exist; the message lists the existing profiles.
     """
     import dask.config
 

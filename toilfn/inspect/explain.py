@@ -181,7 +181,7 @@ def reasons_to_run(history: History, task: TaskRecord, earlier: list[TaskRecord]
     Returns
     -------
     tuple of str
-        The task that it is compared with, and what differs; or that there is none.
+        The task that it is compared with and the differences, or a line that says that no earlier task was found.
     """
     nearest = _nearest(task, earlier)
     if nearest is None:

@@ -30,7 +30,7 @@ class PlannedTask:
     resources : Resources or None
         Its requirements; None if that depends on values that are not known yet.
     seconds : float or None
-        The median of the earlier tasks of its name in the store; None if there are none.
+        The median of earlier tasks of the same name in the store; None if no such task has run.
     needs : tuple of str
         The ids of the tasks of the plan that it waits for.
     """

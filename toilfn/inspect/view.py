@@ -201,7 +201,7 @@ class View:
         return [task for id, task in self.tasks.items() if id in seen]
 
     def stop_running(self) -> None:
-        """Take it that nothing runs, as when there is no living leader."""
+        """Mark all running tasks as no longer running, because no leader is alive."""
         self._back_to_waiting(State.QUEUED)
         self._back_to_waiting(State.RUNNING)
         self._jobs.clear()

@@ -24,7 +24,7 @@ class StoredNotes(ClusterNotes):
         self._store = store
 
     def read(self, name: str) -> bytes:
-        """Return a note; empty if there is none."""
+        """Return a note, or an empty value if it does not exist."""
         return self._store.get_note(name)
 
     def write(self, name: str, data: bytes) -> None:

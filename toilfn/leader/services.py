@@ -64,7 +64,7 @@ class ServiceMessages:
                     yield batch, message
 
     def deadlock(self, names: Sequence[str]) -> str:
-        """Return the message that there is no room for a task beside services."""
+        """Return the message that running services leave no room for a task."""
         return (
             f"there is never room for it beside the services that must run with it: {', '.join(names)}. "
             "Let them ask for less, raise max_service_tasks, or use a larger cluster"

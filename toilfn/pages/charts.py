@@ -112,7 +112,7 @@ def timeline(view: RunView, window: Window, base: str | None = None) -> Markup:
     window : Window
         The stretch of time that is drawn.
     base : str
-        The URL of the run, for links to tasks; without one there are none.
+        The URL of the run, for links to tasks; None leaves the links out.
     """
     with view.lock:
         fold = view.fold

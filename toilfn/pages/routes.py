@@ -50,7 +50,7 @@ def statics(base: str) -> list[Any]:
     async def serve(request: Any) -> Any:
         name = request.path_params["name"]
         if name not in _ASSETS:
-            return Response("there is no such file\n", 404, media_type="text/plain")
+            return Response("file not found\n", 404, media_type="text/plain")
         headers = {"cache-control": "max-age=300"}
         return Response(await asyncio.to_thread(asset, name), headers=headers, media_type=_ASSETS[name])
 
@@ -69,7 +69,7 @@ class RunPages:
     Parameters
     ----------
     find : callable
-        Returns the run of a request; raises `ToilfnError` if there is none.
+        Returns the run of a request, or raises `ToilfnError` if the run is unknown.
     base : callable
         Returns the URL of the run's pages, without a slash at its end.
     static : str

@@ -43,7 +43,7 @@ class Summary(NamedTuple):
     ended: float
     counts: Counter[State]
     remaining: float | None
-    """An estimate; None where there is nothing to base one on."""
+    """An estimate, or None if no finished task allows one."""
     leader: Holder | None
     is_led: bool
     outage: str
@@ -93,7 +93,7 @@ class Failed(NamedTuple):
 
 
 class UnknownTaskError(InputError):
-    """There is no such task or attempt."""
+    """The task or attempt does not exist."""
 
 
 class Query(NamedTuple):
@@ -142,7 +142,7 @@ class RunView:
     Parameters
     ----------
     open : callable
-        Opens the store; raises `StoreNotFoundError` while there is none.
+        Opens the store, or raises `StoreNotFoundError` if it does not exist yet.
     detail : Detail
         How much is kept.
     """
@@ -336,13 +336,13 @@ class RunView:
         Raises
         ------
         UnknownTaskError
-            If there is no such task.
+            If the task does not exist.
         """
         with self._lock:
             self.refresh()
             number = self.fold.number(bytes.fromhex(id)) if _is_id(id) else None
             if number is None:
-                raise UnknownTaskError(f"there is no task {id!r} in this store")
+                raise UnknownTaskError(f"task {id!r} not found in this store")
             places = [at for at, task in enumerate(self.fold.attempts.task) if task == number]
             found = [(self.attempt(at, n), self._record(at)) for n, at in enumerate(places, 1)]
             return self.fold.rows([number])[0], found

@@ -37,7 +37,7 @@ def activated(environment: Any) -> list[str]:
     Raises
     ------
     CommandError
-        If there is no conda, or it cannot make the environment.
+        If conda is not installed, or if it cannot create the environment.
     """
     program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
     if program is None:

@@ -66,7 +66,7 @@ def shell(
     -------
     ShellTask
         Call it with the inputs. The promise's value is the output file, a dict of files if there are several outputs,
-        or what the command prints if there are none.
+        or the command's standard output if it declares no outputs.
 
     Raises
     ------

@@ -140,7 +140,7 @@ class FakeTES:
         return {"id": name}
 
     def create_later(self, body: Any, when: threading.Event) -> None:
-        """Do the work of CreateTask when nobody waits for its answer any more."""
+        """Create a task after the client has stopped waiting for the answer."""
 
         def create() -> None:
             assert when.wait(60)

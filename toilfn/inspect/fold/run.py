@@ -454,7 +454,7 @@ class Fold:
         return end.status if end else "open"
 
     def stop_running(self) -> None:
-        """Take it that nothing runs, as when there is no living leader."""
+        """Mark all running tasks as no longer running, because no leader is alive."""
         self._replace_states(_QUEUED, _RUNNING)
         self._under_way.clear()
         self._reasons.clear()
@@ -547,7 +547,7 @@ class Fold:
         return self._worker_names[number]
 
     def last_attempt(self, number: int) -> int | None:
-        """Return the place in `attempts` of a task's last attempt; None if there is none, or it is not kept."""
+        """Return the index in `attempts` of a task's last attempt; None if the task has none, or if it is not kept."""
         last = self._last[number]
         return last if 0 <= last < len(self.attempts.task) else None
 
@@ -561,7 +561,7 @@ class Fold:
         return [(task, given) for task, (given, _) in self._under_way.items() if self._state[task] == _RUNNING]
 
     def number(self, id: TaskId) -> int | None:
-        """Return the number of a task; None if there is none of this id."""
+        """Return the number of a task, or None if the id is unknown."""
         number = self._ids.get(id)
         return None if number is None or self._state[number] == _UNKNOWN else number
 
