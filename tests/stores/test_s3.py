@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import boto3
 import pytest
+import s3fs
 
 import toilfn as toil
 from tests.servers import moto, radosgw
@@ -448,9 +449,15 @@ def test_errors_of_the_server_come_with_advice(moto_server, moto_url, status, co
     assert hint in str(raised.value)
 
 
+def point_to_moto(monkeypatch):
+    """Make s3:// URLs lead to moto; s3fs keeps file systems, and those of earlier tests may lead elsewhere."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", Moto().url)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 @pytest.mark.parametrize("size", [10, 9 * 2**20])
 def test_an_export_to_the_same_server_is_copied_there(moto_server, tmp_path, monkeypatch, size):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", Moto().url)
+    point_to_moto(monkeypatch)
     store = open_store(f"s3://contract/{uuid.uuid4().hex}", endpoint_url=Moto().url, create_bucket=True)
     target = f"s3://contract/exports/{uuid.uuid4().hex}"
     with TaskFiles(store, lambda: tmp_path):
@@ -464,7 +471,7 @@ def test_an_export_to_the_same_server_is_copied_there(moto_server, tmp_path, mon
 
 
 def test_an_export_to_another_server_passes_through_here(moto_server, radosgw_server, tmp_path, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", Moto().url)
+    point_to_moto(monkeypatch)
     options = {"endpoint_url": RadosGateway().url, "create_bucket": True, "key": KEY, "secret": SECRET}
     store = open_store(f"s3://contract/{uuid.uuid4().hex}", **options)
     target = f"s3://contract/exports/{uuid.uuid4().hex}"
