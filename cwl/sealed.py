@@ -50,7 +50,7 @@ class Sealed(SecretStore):
         Raises
         ------
         cwltool.errors.UnsupportedRequirement
-            If it is no text.
+            If it is not text.
         """
         if value is None or (isinstance(value, str) and _SEALED.fullmatch(value)):
             return value

@@ -38,8 +38,9 @@ exec >../usage 2>/dev/null
 {REPORT}"""
 """Run by the container's own sh: so an exit status of the command is never taken for one of the engine.
 
-Commands that were written for Cromwell take it that there is a ``TMPDIR``. Who is no user of the image has a home that
-cannot be written. What root has made is given to the owner of the command, whoever that is in there.
+Commands that were written for Cromwell expect ``TMPDIR`` to be set. A user that the image does not know has a home
+directory that cannot be written. Files that root has made are given to the owner of the command, whoever that is in
+the container.
 """
 
 

@@ -27,7 +27,7 @@ def parse(grammar: str, txt: str, start: str) -> tuple[lark.Tree[Any], list[lark
     Raises
     ------
     Unexpected
-        If it is no document.
+        If it is not a document.
     """
     key = (grammar, start)
     if key not in _parser._lark_cache:

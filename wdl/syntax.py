@@ -106,7 +106,7 @@ class Unexpected(lark.exceptions.UnexpectedInput):
 
 
 _MANY = 12
-"""More than that is no help."""
+"""More alternatives than these do not help the reader."""
 
 _IN_WORDS = {"CNAME": "a name", "$END": "the end"}
 

@@ -105,7 +105,7 @@ def records(source: IO[bytes]) -> Iterator[bytes]:
     Raises
     ------
     ClusterError
-        If what comes is no RecordIO, or ends within a record.
+        If the stream is not in RecordIO format, or ends within a record.
     """
     while line := source.readline(20):
         if not line.strip().isdigit() or int(line) > _LONGEST:

@@ -176,7 +176,7 @@ class TestReturned:
     def test_special_files_are_refused(self, session):
         (session.temp_dir() / "out").mkdir()
         os.mkfifo(session.temp_dir() / "out" / "pipe")
-        with pytest.raises(toil.SerializationError, match="pipe is no"):
+        with pytest.raises(toil.SerializationError, match="pipe is not a file"):
             session.adopt(session.temp_dir() / "out")
 
     def test_as_an_argument(self, session):

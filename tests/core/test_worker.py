@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,15 @@ def caused() -> Any:
         fail.__wrapped__("the cause")
     except ValueError as error:
         raise RuntimeError("first line\nsecond line") from error
+
+
+@toil.task
+def misused(how: str) -> Any:
+    if how == "file":
+        return toil.write_file("nowhere.txt")
+    if how == "option":
+        return same.options(memory="lots")("value")
+    return same("value").attribute
 
 
 @toil.task
@@ -162,6 +172,13 @@ def test_a_failure_has_one_line_and_the_users_part_of_the_traceback(run: Any) ->
     assert "raise RuntimeError" in failure.traceback
     assert "ValueError: the cause" in failure.traceback
     assert "execute.py" not in failure.traceback
+
+
+@pytest.mark.parametrize("how", ["file", "option", "attribute"])
+def test_the_traceback_ends_in_the_users_line_where_toilfn_refuses_a_call(run: Any, how: str) -> None:
+    answered, (id_,) = run(misused(how))
+    files = re.findall(r'File "(.*)", line', answered.failures[id_].traceback)
+    assert files == [__file__]
 
 
 @pytest.mark.parametrize(

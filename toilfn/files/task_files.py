@@ -88,8 +88,9 @@ class TaskFiles:
         """
         name = confined.single(path.name if name is None else name)
         if not path.is_file():
-            state = "is a directory: store its files, or an archive of them" if path.is_dir() else "is no file"
-            raise InputError(f"{path} {state}")
+            if path.is_dir():
+                raise InputError(f"{path} is a directory", hint="store its files, or an archive of them")
+            raise InputError(f"{path} is not a file" if os.path.lexists(path) else f"{path} does not exist")
         status = path.stat()
         # A name of its own, though an equal blob may exist: files are deleted one by one.
         ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move)

@@ -14,7 +14,9 @@ from toilfn.text import abridged, last_lines
 
 __all__ = ["misplaced_file", "missing_module", "one_line", "user_traceback"]
 
-_OWN = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_NOT_CORE = ("clusters", "cwl", "stores", "wdl")
+"""Subpackages of toilfn whose frames say something to users."""
 _LONGEST = 500
 _MOST_LINES = 1000
 """Lines of a traceback that a store keeps; the text of an exception may have any number."""
@@ -134,7 +136,12 @@ def _output(error: BaseException) -> str:
 
 def _leave_out_own(part: traceback.TracebackException) -> bool:
     """Keep the frames of others, if there are any; say whether there are."""
-    kept = [frame for frame in part.stack if os.path.dirname(frame.filename) != _OWN]
+    kept = [frame for frame in part.stack if not _is_core(frame.filename)]
     if kept:
         part.stack = traceback.StackSummary.from_list(kept)
     return bool(kept)
+
+
+def _is_core(filename: str) -> bool:
+    """Return whether a file belongs to the core of toilfn."""
+    return filename.startswith(_PACKAGE) and filename[len(_PACKAGE) :].partition(os.sep)[0] not in _NOT_CORE
