@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def test_a_failure_has_the_command_its_status_and_the_end_of_standard_error(tmp_
     assert "line 30\n" not in raised.value.failures[0].message  # type: ignore[attr-defined]
     assert "Traceback" not in message
     log = subprocess.run(
-        ["python", "-m", "toilfn", "logs", tmp_path / "run", "fails"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "toilfn", "logs", tmp_path / "run", "fails"], capture_output=True, text=True, check=True
     ).stdout
     assert "line 1\n" in log
 

@@ -128,6 +128,7 @@ class Server(ABC):
         """Stop what a killed test run left behind, and begin with an empty folder."""
         if self.folder.exists():
             self.stop()
+            unmount(self.folder)
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
 
@@ -229,6 +230,13 @@ def end_process(pid_file: Path, limit: float = 20.0) -> None:
         wait_for(lambda: not alive(pid_file), f"process {pid} to end", limit)
     except RuntimeError:
         os.kill(pid, signal.SIGKILL)
+
+
+def unmount(folder: Path) -> None:
+    """Unmount what a killed daemon left mounted in a folder; Docker's mounts its data root on itself."""
+    places = [Path(partition.mountpoint) for partition in psutil.disk_partitions(all=True)]
+    for place in sorted((place for place in places if place.is_relative_to(folder)), reverse=True):
+        subprocess.run(["umount", "--lazy", str(place)], check=False)
 
 
 def alive(pid_file: Path) -> bool:

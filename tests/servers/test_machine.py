@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.servers.machine import BY_HAND, Server, alive, end_process, start_daemon
+from tests.servers.machine import BY_HAND, Server, alive, end_process, start_daemon, unmount
 
 
 class Sleeper(Server):
@@ -74,3 +75,16 @@ def test_a_process_that_got_the_number_of_a_killed_one_is_not_a_user(sleeper: Sl
     assert alive(sleeper.folder / "sleep.pid")
     sleeper.release(BY_HAND)
     assert not alive(sleeper.folder / "sleep.pid")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+def test_a_folder_that_a_killed_daemon_left_mounted_is_cleared(sleeper: Sleeper) -> None:
+    (sleeper.folder / "data-root" / "below").mkdir(parents=True)
+    for place in (sleeper.folder / "data-root", sleeper.folder / "data-root" / "below"):
+        subprocess.run(["mount", "--bind", str(place), str(place)], check=True)
+    try:
+        sleeper.acquire(str(os.getpid()))
+        assert not (sleeper.folder / "data-root").exists()
+        sleeper.release(str(os.getpid()))
+    finally:
+        unmount(sleeper.folder)
