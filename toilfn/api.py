@@ -1,10 +1,10 @@
-"""`compute`, `submit` and `resume`."""
+"""`compute`, `submit`, `resume` and `rerun`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from toilfn.background import Run
     from toilfn.config.keywords import ResumeSettings, RunSettings
     from toilfn.inspect.plan import Plan
+    from toilfn.leader.forcing import Force
 
-__all__ = ["SOMETHING_TO_RUN", "DryRun", "compute", "dry_run", "resume", "submit"]
+__all__ = ["SOMETHING_TO_RUN", "DryRun", "compute", "dry_run", "rerun", "resume", "submit"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -72,16 +73,18 @@ def dry_run() -> Iterator[DryRun]:
 
 
 @overload
-def compute(*promises: Any, dry_run: Literal[True], **settings: Unpack[RunSettings]) -> Plan: ...
+def compute(*promises: Any, dry_run: Literal[True], force: Any = (), **settings: Unpack[RunSettings]) -> Plan: ...
 @overload
-def compute(promise: A, /, **settings: Unpack[RunSettings]) -> A: ...
+def compute(promise: A, /, *, force: Any = (), **settings: Unpack[RunSettings]) -> A: ...
 @overload
-def compute(first: A, second: B, /, **settings: Unpack[RunSettings]) -> tuple[A, B]: ...
+def compute(first: A, second: B, /, *, force: Any = (), **settings: Unpack[RunSettings]) -> tuple[A, B]: ...
 @overload
-def compute(first: A, second: B, third: C, /, **settings: Unpack[RunSettings]) -> tuple[A, B, C]: ...
+def compute(
+    first: A, second: B, third: C, /, *, force: Any = (), **settings: Unpack[RunSettings]
+) -> tuple[A, B, C]: ...
 @overload
-def compute(*promises: Any, **settings: Unpack[RunSettings]) -> Any: ...
-def compute(*promises: Any, dry_run: bool = False, **settings: Unpack[RunSettings]) -> Any:
+def compute(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> Any: ...
+def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: Unpack[RunSettings]) -> Any:
     """Run the tasks that promises need, and return the promises' values.
 
     Parameters
@@ -90,6 +93,9 @@ def compute(*promises: Any, dry_run: bool = False, **settings: Unpack[RunSetting
         Promises, or structures that hold some; an empty list or dict is its own value.
     dry_run : bool
         Return a `Plan` of what would run and what would be reused; run and write nothing.
+    force : object or sequence of them
+        Promises, tasks (for all calls of each) or names of tasks that run again although they are done, together with
+        all that depends on them.
     **settings
         ``store`` (path or URL; by default a temporary one), ``cluster`` (a cluster object or a name such as "local"
         or "inline"), ``clean`` ("always", "onError", "never", "onSuccess"), ``retries``, ``progress`` and all other
@@ -105,32 +111,33 @@ def compute(*promises: Any, dry_run: bool = False, **settings: Unpack[RunSetting
     FailedTasksError
         If tasks failed for good; all tasks that did not depend on them have run.
     GraphError
-        If there is no promise among the arguments.
+        If there is no promise among the arguments, or something is to be forced that is not part of the graph.
     StoreError
         If the store cannot be used.
     """
+    from toilfn.leader.forcing import Force
     from toilfn.leader.run import WorkflowRun
 
-    wanted, resolved = _wanted(promises), Settings.resolve(**settings)
+    wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
     if dry_run:
-        return _plan(wanted, resolved)
+        return _plan(wanted, resolved, forced)
     if _dry_runs:
-        _dry_runs[-1].take(_plan(wanted, resolved))
+        _dry_runs[-1].take(_plan(wanted, resolved, forced))
     try:
         with WorkflowRun(resolved, workflow=_workflow(resolved)) as run:
-            return run.compute(wanted)
+            return run.compute(wanted, forced)
     except StoreError as error:
         from toilfn.stores.checked import without_frames
 
         raise without_frames(error) from None
 
 
-def submit(*promises: Any, **settings: Unpack[RunSettings]) -> Run:
+def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> Run:
     """Start the same run as `compute` would, in the background of this process.
 
     Parameters
     ----------
-    *promises, **settings
+    *promises, force, **settings
         As for `compute`.
 
     Returns
@@ -144,13 +151,14 @@ def submit(*promises: Any, **settings: Unpack[RunSettings]) -> Run:
         As `compute`, for what can be known before anything runs.
     """
     from toilfn.background import Run
+    from toilfn.leader.forcing import Force
     from toilfn.leader.run import WorkflowRun
 
-    wanted, resolved = _wanted(promises), Settings.resolve(**settings)
+    wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
     if _dry_runs:
-        _dry_runs[-1].take(_plan(wanted, resolved))
+        _dry_runs[-1].take(_plan(wanted, resolved, forced))
     run = WorkflowRun(resolved, workflow=_workflow(resolved))
-    return Run(run, lambda: run.compute(wanted))
+    return Run(run, lambda: run.compute(wanted, forced))
 
 
 @overload
@@ -181,29 +189,75 @@ def resume(store: str | os.PathLike[str], *, dry_run: bool = False, **settings: 
     StoreLockedError
         If another leader runs it now.
     """
+    from toilfn.leader.forcing import NO_FORCE
+
+    return _resume(store, NO_FORCE, dry_run=dry_run, **settings)
+
+
+def rerun(
+    store: str | os.PathLike[str],
+    tasks: Sequence[str],
+    *,
+    downstream: bool = False,
+    dry_run: bool = False,
+    **settings: Unpack[ResumeSettings],
+) -> Any:
+    """Run finished tasks of a store's newest run again, and finish the run.
+
+    Parameters
+    ----------
+    store : str or path
+        The store.
+    tasks : sequence of str
+        Names of tasks, or starts of their ids.
+    downstream : bool
+        Whether all that depends on them runs again, too. Otherwise only tasks do whose values hold files of theirs.
+    dry_run : bool
+        Return a `Plan` of what would run; run and write nothing.
+    **settings
+        As for `resume`.
+
+    Returns
+    -------
+    object
+        As `resume` returns it.
+
+    Raises
+    ------
+    InputError
+        If the run has no task of a name.
+    StoreNotFoundError, StoreLockedError
+        As `resume` raises them.
+    """
+    from toilfn.leader.forcing import Force
+
+    return _resume(store, Force(tuple(tasks), downstream), dry_run=dry_run, **settings)
+
+
+def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **settings: Any) -> Any:
     from toilfn.leader.run import WorkflowRun
 
     resolved = Settings.resolve(**{**settings, "store": os.fspath(store)})
     if dry_run:
         from toilfn.inspect.planning import plan_resume
 
-        return plan_resume(resolved)
+        return plan_resume(resolved, force)
     try:
         with WorkflowRun(resolved, create=False) as run:
             if not run.index.runs:
                 raise StoreNotFoundError(f"store {store}: no workflow has run in it yet, so there is nothing to resume")
-            return run.resume()
+            return run.resume(force)
     except StoreError as error:
         from toilfn.stores.checked import without_frames
 
         raise without_frames(error) from None
 
 
-def _plan(wanted: Any, settings: Settings) -> Plan:
+def _plan(wanted: Any, settings: Settings, force: Force) -> Plan:
     """Return what the run would do, without writing anything."""
     from toilfn.inspect.planning import plan_compute
 
-    return plan_compute(wanted, settings)
+    return plan_compute(wanted, settings, force)
 
 
 def _wanted(promises: tuple[Any, ...]) -> Any:

@@ -25,6 +25,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "run": ("toilfn.cli.run", "run a workflow script"),
     "resume": ("toilfn.cli.resume", "resume an interrupted run and print its result"),
+    "rerun": ("toilfn.cli.rerun", "run finished tasks of a run again"),
     "status": ("toilfn.cli.status", "show the progress of a workflow, its running and its failed tasks"),
     "logs": ("toilfn.cli.logs", "print the output and the log of a task"),
     "debug": ("toilfn.cli.debug", "run one task again in this process, without committing anything"),
@@ -49,7 +50,7 @@ _COMMANDS = {
     "server": ("toilfn.server.command", "run workflows for others: a GA4GH WES server"),
 }
 
-_RUN_USERS_CODE = {"run", "resume", "debug", "wdl"}
+_RUN_USERS_CODE = {"run", "resume", "rerun", "debug", "wdl"}
 """Commands whose process may print whatever the user's code or a progress bar prints; the others escape it."""
 
 _EXAMPLES = """\

@@ -239,6 +239,10 @@ class Recorder:
         """List the ids of all tasks, each after what it needs."""
         return list(self._ids.values())
 
+    def id_of(self, promise: Promise) -> TaskId | None:
+        """Return the id of the task behind a promise, or None if it is not among those that were identified."""
+        return self._ids.get(promise._origin)
+
     def functions(self) -> list[Task[..., Any]]:
         """List one task of each function."""
         return list(self._functions.values())

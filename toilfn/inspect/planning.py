@@ -19,6 +19,7 @@ from toilfn.graph.serialize import dumps
 from toilfn.ids import TaskId
 from toilfn.inspect.explain import History, reasons_to_run
 from toilfn.inspect.plan import Plan, PlannedTask, by_name
+from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph
 from toilfn.leader.loading import Loader
 from toilfn.model import records
 from toilfn.model.index import Index
@@ -45,7 +46,7 @@ class _Nowhere:
         return records.BlobRef("", len(data), b"")
 
 
-def plan_compute(wanted: Any, settings: Settings) -> Plan:
+def plan_compute(wanted: Any, settings: Settings, force: Force = NO_FORCE) -> Plan:
     """Return what `compute` would do with promises.
 
     Parameters
@@ -53,6 +54,8 @@ def plan_compute(wanted: Any, settings: Settings) -> Plan:
     wanted : object
         A structure that holds promises.
     settings : Settings
+    force : Force
+        What runs again in any case.
 
     Raises
     ------
@@ -63,16 +66,20 @@ def plan_compute(wanted: Any, settings: Settings) -> Plan:
         made = _Maker(store, settings)
         recorder = Recorder(_Nowhere())
         _, roots = dumps(wanted, recorder.identify)
+        made.force(forced_in_graph(force, recorder, made.index, roots))
         made.add(recorder)
         unseen = [f"whether {place} ({what}) has changed" for place, what in sorted(recorder.not_compared.items())]
         return made.plan(roots, {*recorder.ids(), *roots}, unseen)
 
 
-def plan_resume(settings: Settings) -> Plan:
+def plan_resume(settings: Settings, force: Force = NO_FORCE) -> Plan:
     """Return what `resume` would do with the store that the settings name."""
     with _reading(settings, needed=True) as store:
         made = _Maker(store, settings)
-        roots = made.index.runs[-1].roots if made.index.runs else ()
+        run = made.index.runs[-1] if made.index.runs else None
+        forced = forced_by_name(force, made.index, run.roots if run else (), store.open_blob)
+        made.force(forced)
+        roots = (*run.roots, *run.forced, *forced.ids) if run else ()
         return made.plan(roots, made.reached(roots), [])
 
 
@@ -105,6 +112,7 @@ class _Maker:
         self._known = set(self._history.tasks)
         self._earlier = self._earlier_of_each_name()
         self._loader = Loader(self.index, settings, store.get_blob)
+        self._forgotten: dict[TaskId, str] = {}
         self._created = Counter(self._name(task.parent) for task in self._history.tasks.values() if task.parent)
 
     def _earlier_of_each_name(self) -> dict[str, list[records.TaskRecord]]:
@@ -125,6 +133,10 @@ class _Maker:
             else:
                 self.index.functions[record.digest] = record
             self._history.add(record)
+
+    def force(self, forced: Forced) -> None:
+        """Have finished tasks run again; before `add`."""
+        self._loader.force(forced.again, REASON)
 
     def reached(self, roots: Iterable[TaskId]) -> set[TaskId]:
         """Return the tasks that roots need or led to, as far as the store knows them."""
@@ -148,6 +160,7 @@ class _Maker:
                 new += event.tasks
             elif isinstance(event, Finished):
                 waits[event.id] = event.waits
+        self._forgotten = self._loader.take_forgotten()
         would_run = [task for task in new if task.id not in waits]
         planned = self._planned(would_run)
         running = {task.id for task in would_run}
@@ -183,6 +196,8 @@ class _Maker:
         history = self._history
         if id not in self._known:
             return reasons_to_run(history, history.tasks[id], earlier)
+        if self._forgotten.get(id) == REASON:
+            return (REASON,)
         if id in history.done:
             return ("a file that it made was deleted, or a service has ended, and a task that is to run needs it",)
         if failure := history.failures.get(id):

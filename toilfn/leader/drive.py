@@ -160,7 +160,7 @@ class Running:
                 answers = self._mailbox(cluster)
                 leader = self._leader(cluster, run, loader, committer, answers, interrupts, progress)
                 earlier = self._earlier(direct=cluster.capabilities.direct)
-                leader.run(run.roots, earlier)
+                leader.run((*run.roots, *run.forced), earlier)
         except BaseException:
             self._leave()
             raise

@@ -73,6 +73,11 @@ class StaleOutcomes:
         """Have those run again that made files that were dropped and that a run, or a task, returns."""
         self._renew(self._lacking(roots), created)
 
+    def force(self, ids: Iterable[TaskId], reason: str) -> None:
+        """Have finished tasks run again."""
+        for id_ in ids:
+            self._forget(id_, reason)
+
     def take_forgotten(self) -> dict[TaskId, str]:
         """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
         forgotten, self._forgotten = self._forgotten, {}
@@ -222,6 +227,10 @@ class Loader:
     def renew_results(self, roots: Iterable[TaskId]) -> None:
         """Have those run again that made what a run returns, where that was dropped; before `add` and `load`."""
         self._stale.renew_results(roots)
+
+    def force(self, ids: Iterable[TaskId], reason: str) -> None:
+        """Have finished tasks run again because the user asks for it; before `add` and `load`."""
+        self._stale.force(ids, reason)
 
     def late_shape(
         self, task: records.TaskRecord, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
-from toilfn.errors import FencedError, KilledError, StoreExistsError
+from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
 from toilfn.files.garbage import uncollected
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
 from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
+from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph, known_names
 from toilfn.leader.loading import Loader, StaleOutcomes
 from toilfn.model import records
 from toilfn.model.index import Index
@@ -154,42 +155,52 @@ class WorkflowRun:
         """Ask a run in another thread to end at once."""
         self._stopped = True
 
-    def compute(self, wanted: Any) -> Any:
+    def compute(self, wanted: Any, force: Force = NO_FORCE) -> Any:
         """Run what promises need, and return their values."""
         from toilfn.files.file import held_by
 
         with held_by(self.store):
-            return self._compute(wanted)
+            return self._compute(wanted, force)
 
-    def _compute(self, wanted: Any) -> Any:
+    def _compute(self, wanted: Any, force: Force) -> Any:
         recorder = Recorder(self.store)
         with uncollected():
             payload, refs = dumps(wanted, recorder.identify)
         self._check_workflow(recorder)
         _say_not_compared(recorder.not_compared)
-        if self._has_all(refs):
+        forced = forced_in_graph(force, recorder, self.index, refs)
+        if not forced.again and self._has_all(refs):
+            _check_known(forced)
             return self._result(payload, refs, Values(self.index.value))
         committer = self._take_the_lead()
-        loader = Loader(self.index, self._settings, self.store.get_blob)
+        loader = self._loader(forced)
         loader.renew_results(refs)
         run = self._record(recorder, payload, refs, loader)
         del recorder  # it holds as much as the graph itself
         return self._finish(run, loader, committer)
 
-    def resume(self) -> Any:
+    def _loader(self, forced: Forced) -> Loader:
+        loader = Loader(self.index, self._settings, self.store.get_blob)
+        # Only now nobody else writes: since we looked, another leader may have taken some back itself.
+        loader.force((id_ for id_ in forced.again if id_ in self.index.outcomes), REASON)
+        return loader
+
+    def resume(self, force: Force = NO_FORCE) -> Any:
         """Finish the newest run of the store."""
         from toilfn.files.file import held_by
 
         with held_by(self.store):
-            return self._resume()
+            return self._resume(force)
 
-    def _resume(self) -> Any:
+    def _resume(self, force: Force) -> Any:
         run = self.index.runs[-1]
+        forced = forced_by_name(force, self.index, run.roots, self.store.open_blob)
+        run = run._replace(forced=tuple(dict.fromkeys((*run.forced, *forced.ids))))
         if run.code is not None:
             from toilfn.graph.code import install
 
             install(self.store.get_blob(run.code), base_dir() / "code")
-        if self._has_all(run.roots):
+        if not forced.again and self._has_all((*run.roots, *run.forced)):
             return self._result(run.results, run.roots, Values(self.index.value))
         if self._settings.cluster is None:
             from toilfn.leader.abandoned import cluster_of
@@ -205,7 +216,7 @@ class WorkflowRun:
         with new_place(moved_from(home, here[1]) if home and here else None):
             committer = self._take_the_lead()
             committer.add(encode(run._replace(settings=settings)))  # it has not ended, nor where it began
-            loader = Loader(self.index, self._settings, self.store.get_blob)
+            loader = self._loader(forced)
             loader.renew_results(run.roots)
             return self._finish(run, loader, committer, resumed=True)
 
@@ -320,6 +331,13 @@ def _open(settings: Settings, workflow: str, create: bool) -> Store:
 
 
 _logger = logging.getLogger("toilfn")
+
+
+def _check_known(forced: Forced) -> None:
+    """Raise if nothing is left that could have a name that was to be forced: then it is misspelled."""
+    if forced.unknown:
+        raise GraphError(f"force: no task is called {forced.unknown[0]!r}", hint=known_names(forced.names))
+
 
 _MOST_NAMES = 5
 _said: set[str] = set()

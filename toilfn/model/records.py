@@ -73,6 +73,8 @@ class Run(NamedTuple):
     code: BlobRef | None
     """The archive of the user's own modules."""
     time: float
+    forced: tuple[TaskId, ...] = ()
+    """Tasks that must be complete as well, which the user has asked to run again."""
 
 
 class Function(NamedTuple):

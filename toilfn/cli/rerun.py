@@ -1,0 +1,43 @@
+"""``toilfn rerun STORE TASK``."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from toilfn.cli.common import add_store
+from toilfn.cli.resume import add_arguments, finish
+
+__all__ = ["command", "configure"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.usage = "toilfn rerun STORE TASK [TASK ...] [--downstream] [flags]"
+    parser.epilog = (
+        "What else of the run is not finished runs as well. The functions are those in the store: to run "
+        "edited ones, run the script."
+    )
+    add_store(parser)
+    parser.add_argument(
+        "tasks", metavar="TASK", nargs="+", help="name of a task, for all tasks of that name, or the start of an id"
+    )
+    parser.add_argument(
+        "--downstream", action="store_true",
+        help="run all that depends on the tasks again, too (default: nothing but the tasks, and what has returned files"
+        " of theirs)",
+    )  # fmt: skip
+    add_arguments(parser)
+
+
+def command(options: argparse.Namespace) -> int:
+    """Run finished tasks again, and print the result of the run.
+
+    Raises
+    ------
+    InputError
+        If the run has no task of a name.
+    """
+    from toilfn.api import rerun
+
+    return finish(partial(rerun, tasks=options.tasks, downstream=options.downstream), options)
