@@ -55,7 +55,7 @@ def plan_compute(wanted: Any, settings: Settings, force: Force = NO_FORCE) -> Pl
         A structure that holds promises.
     settings : Settings
     force : Force
-        What runs again in any case.
+        Finished tasks that run again.
 
     Raises
     ------

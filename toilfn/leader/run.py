@@ -181,7 +181,7 @@ class WorkflowRun:
 
     def _loader(self, forced: Forced) -> Loader:
         loader = Loader(self.index, self._settings, self.store.get_blob)
-        # Only now nobody else writes: since we looked, another leader may have taken some back itself.
+        # Now no other leader writes: one that led meanwhile may have taken some of these back already.
         loader.force((id_ for id_ in forced.again if id_ in self.index.outcomes), REASON)
         return loader
 
