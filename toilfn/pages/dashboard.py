@@ -21,7 +21,7 @@ from toilfn.pages.run import RunView
 __all__ = ["command", "configure", "make_app"]
 
 _HEADERS = (
-    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin"), (b"x-frame-options", b"DENY"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )  # fmt: skip
 

@@ -47,5 +47,5 @@ def page(store: Store) -> str:
     script = asset("uPlot.iife.min.js") + asset("pages.js")
     return render(
         "run.html", **contents.run(view, window, None), **contents.details(view), base="", static="", home="",
-        frozen=SimpleNamespace(style=style, script=script.replace("</script", "<\\/script")),
+        site=None, served=None, frozen=SimpleNamespace(style=style, script=script.replace("</script", "<\\/script")),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import math
 from collections.abc import AsyncIterator, Callable
@@ -17,10 +18,11 @@ from toilfn.model.records import Failure
 from toilfn.pages import charts, contents
 from toilfn.pages.render import POLICY, asset, render
 from toilfn.pages.run import PAGE, SORTS, Query, RunView, UnknownTaskError
+from toilfn.pages.streams import file_answer, search, tail
 from toilfn.stores import MissingObjectError
 from toilfn.text import visible
 
-__all__ = ["RunPages", "html", "same_origin", "statics"]
+__all__ = ["RunPages", "answering", "events", "html", "same_origin", "statics"]
 
 _LOOK = 1.0
 """Seconds between two looks for news."""
@@ -61,6 +63,27 @@ def same_origin(request: Any) -> bool:
     """Return whether a request that changes something was sent by one of our own pages."""
     origin = request.headers.get("origin")
     return origin is not None and urlsplit(origin).netloc == request.headers.get("host", "")
+
+
+def answering(make: Callable[[Any], Any], around: Callable[[Any], dict[str, Any]]) -> Callable[[Any], Any]:
+    """Build the handler of a page, which answers errors with a page, too.
+
+    Parameters
+    ----------
+    make : callable
+        Returns the answer to a request.
+    around : callable
+        Returns the values that each template needs.
+    """
+
+    async def handle(request: Any) -> Any:
+        try:
+            return await asyncio.to_thread(make, request)
+        except ToilfnError as error:
+            code = _code(error)
+            return html("error.html", code, status=code, text=visible(str(error)), **around(request))
+
+    return handle
 
 
 class RunPages:
@@ -111,17 +134,22 @@ class RunPages:
         return routes
 
     def _page(self, make: Callable[[Any, RunView], Any]) -> Callable[[Any], Any]:
-        async def handle(request: Any) -> Any:
-            try:
-                return await asyncio.to_thread(lambda: make(request, self._find(request)))
-            except ToilfnError as error:
-                code = _code(error)
-                return html("error.html", code, status=code, text=visible(str(error)), **self._shared(request))
+        return answering(lambda request: make(request, self._find(request)), self._around)
 
-        return handle
+    def _around(self, request: Any) -> dict[str, Any]:
+        return {"base": self._base(request), "static": self._static, "home": self._home, "frozen": None, "site": None}
 
-    def _shared(self, request: Any) -> dict[str, Any]:
-        return {"base": self._base(request), "static": self._static, "home": self._home, "frozen": None}
+    def _shared(self, request: Any, view: RunView) -> dict[str, Any]:
+        mark = self.mark(request, view)  # first: news that come while the page is made are told again
+        return {**self._around(request), "served": self.served(request), "mark": mark}
+
+    def served(self, request: Any) -> Any:
+        """Return what a server knows of the run beside its store; None if there is no server."""
+        return None
+
+    def mark(self, request: Any, view: RunView) -> str:
+        """Return what changes whenever the pages do."""
+        return view.mark()
 
     def _run(self, request: Any, view: RunView) -> dict[str, Any]:
         window = charts.Window.read(
@@ -131,11 +159,11 @@ class RunPages:
 
     def overview(self, request: Any, view: RunView) -> Any:
         """Answer with the page of the run."""
-        return html("run.html", **self._shared(request), **self._run(request, view))
+        return html("run.html", **self._shared(request, view), **self._run(request, view))
 
     def part(self, request: Any, view: RunView) -> Any:
         """Answer with the part of the page that changes."""
-        return html("parts/run.html", **self._shared(request), **self._run(request, view))
+        return html("parts/run.html", **self._shared(request, view), **self._run(request, view))
 
     def tasks(self, request: Any, view: RunView) -> Any:
         """Answer with the table of tasks."""
@@ -146,37 +174,44 @@ class RunPages:
             falling = (sort == query.sort and not query.descending) or (sort != query.sort and sort in _FALLING)
             links[sort] = query._replace(sort=sort, descending=falling, page=1).fields()
         names = sorted(kind.name for kind, _ in view.kinds())
-        return html("tasks.html", **self._shared(request), summary=view.summary(), query=query, rows=rows, count=count,
-                    links=links, names=names, first=(query.page - 1) * PAGE,
+        return html("tasks.html", **self._shared(request, view), summary=view.summary(), query=query, rows=rows,
+                    count=count, links=links, names=names, first=(query.page - 1) * PAGE,
                     pages=max(1, math.ceil(count / PAGE)))  # fmt: skip
 
     def task(self, request: Any, view: RunView) -> Any:
         """Answer with the page of a task."""
         row, found = view.task(request.path_params["task"])
-        attempts = []
+        attempts, text = [], request.query_params.get("q", "")
         for attempt, record in found:
-            text = b"".join(view.log(record))
+            log = io.BytesIO(b"".join(view.log(record)))
             trace = record.traceback or record.message if isinstance(record, Failure) else ""
-            tail = text[-_LONGEST_TAIL:].decode(errors="replace")
-            attempts.append((attempt, tail, trace, len(text) > _LONGEST_TAIL))
-        return html("task.html", **self._shared(request), summary=view.summary(), row=row, attempts=attempts)
+            attempts.append((attempt, *tail(log, _LONGEST_TAIL), trace, search(log, text) if text else None))
+        return html(
+            "task.html", **self._shared(request, view), summary=view.summary(), row=row, attempts=attempts, text=text
+        )
 
     def log(self, request: Any, view: RunView) -> Any:
-        """Answer with the whole log of an attempt."""
-        from starlette.responses import StreamingResponse
-
-        _, found = view.task(request.path_params["task"])
+        """Answer with the log of an attempt, or with the part of it that is asked for."""
+        row, found = view.task(request.path_params["task"])
         number = request.path_params["attempt"]
         if not 0 < number <= len(found):
             raise UnknownTaskError(f"the task has no attempt {number}")
         record = found[number - 1][1]
         trace = [record.traceback.encode(errors="replace")] if isinstance(record, Failure) else []
-        headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
-        return StreamingResponse([*view.log(record), *trace], headers=headers, media_type="text/plain; charset=utf-8")
+        text, name = b"".join([*view.log(record), *trace]), f"{row.short_id}-{number}.log"
+        return file_answer(io.BytesIO(text), name, request.headers, as_text=True, download=name)
 
     def details(self, request: Any, view: RunView) -> Any:
         """Answer with settings, versions and hosts."""
-        return html("details.html", **self._shared(request), **contents.details(view), summary=view.summary())
+        return self._details(request, view, [], [])
+
+    def _details(
+        self, request: Any, view: RunView, facts: list[tuple[str, Any]], texts: list[tuple[str, str]]
+    ) -> Any:  # fmt: skip
+        """Answer with details, and before them further facts and texts."""
+        found = contents.details(view)
+        found["details"] = [*facts, *found["details"]]
+        return html("details.html", **self._shared(request, view), **found, summary=view.summary(), texts=texts)
 
     def details_json(self, request: Any, view: RunView) -> Any:
         """Answer with the same as JSON."""
@@ -197,23 +232,7 @@ class RunPages:
     async def events(self, request: Any) -> Any:
         """Send an event when there is news; its id is the place in the log, so that a client continues from there."""
         view = await asyncio.to_thread(self._find, request)
-        return _stream(self._news(request, view))
-
-    async def _news(self, request: Any, view: RunView) -> AsyncIterator[str]:
-        known = request.headers.get("last-event-id") or await asyncio.to_thread(view.mark)
-        yield f"retry: 2000\nid: {known}\n\n"
-        silent = 0
-        while not await request.is_disconnected():
-            with suppress(ToilfnError):
-                mark = await asyncio.to_thread(view.mark)
-                silent += 1
-                if mark != known:
-                    known, silent = mark, 0
-                    yield f"id: {mark}\nevent: news\ndata: {mark}\n\n"
-                elif silent >= _SILENCE:
-                    silent = 0
-                    yield ": nothing new\n\n"
-            await asyncio.sleep(_LOOK)
+        return events(request, lambda: self.mark(request, view))
 
     async def live(self, request: Any) -> Any:
         """Send the lines that a running task prints."""
@@ -248,6 +267,29 @@ def _code(error: ToilfnError) -> int:
     if isinstance(error, (UnknownTaskError, MissingObjectError)):
         return 404
     return 400 if isinstance(error, InputError) else 500
+
+
+def events(request: Any, mark: Callable[[], str]) -> Any:
+    """Answer with server-sent events: one whenever a mark changes, and the mark is its id."""
+    return _stream(_news(request, mark))
+
+
+async def _news(request: Any, look: Callable[[], str]) -> AsyncIterator[str]:
+    known = request.headers.get("last-event-id") or request.query_params.get("after", "")
+    known = known if known.isprintable() else ""
+    yield f"retry: 2000\nid: {known}\n\n"
+    silent = 0
+    while not await request.is_disconnected():
+        with suppress(ToilfnError):
+            mark = await asyncio.to_thread(look)
+            silent += 1
+            if mark != known:
+                known, silent = mark, 0
+                yield f"id: {mark}\nevent: news\ndata: {mark}\n\n"
+            elif silent >= _SILENCE:
+                silent = 0
+                yield ": nothing new\n\n"
+        await asyncio.sleep(_LOOK)
 
 
 def _stream(events: AsyncIterator[str]) -> Any:

@@ -154,6 +154,7 @@ class RunView:
         self._looked = float("-inf")
         self._leader: Holder | None = None
         self._is_led = False
+        self._is_settled = False
         self.fold = Fold(detail)
 
     @property
@@ -174,11 +175,23 @@ class RunView:
             self._store = self._open()
         return self._store
 
+    @property
+    def size(self) -> int:
+        """How many tasks are held in memory."""
+        return self.fold.size
+
+    def settle(self) -> None:
+        """Read the log a last time: nobody leads the run any more."""
+        with self._lock:
+            if not self._is_settled:
+                self._looked = float("-inf")
+                self._is_settled = self.refresh() > 0
+
     def refresh(self) -> int:
         """Read what is new, and return the place in the log up to which it was read."""
         with self._lock:
             now = time.monotonic()
-            if now - self._looked > _FRESH:
+            if now - self._looked > _FRESH and not self._is_settled:
                 try:
                     store = self.store
                 except StoreNotFoundError:

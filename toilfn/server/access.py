@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from toilfn.errors import InputError
 from toilfn.server.records import Place
+from toilfn.server.sessions import Session, Sessions
 from toilfn.stores import MissingObjectError
 
 __all__ = ["LOCAL", "Access", "DeniedError", "Principal", "Tokens"]
@@ -99,10 +100,12 @@ class Access:
     Parameters
     ----------
     tokens : Tokens
+    sessions : Sessions
     """
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, sessions: Sessions) -> None:
         self._tokens = tokens
+        self._sessions = sessions
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Any]] = {}
         self._read = float("-inf")
@@ -112,8 +115,15 @@ class Access:
         """Whether there are no tokens, so that none is needed; only a server on loopback may be so."""
         return not self._current()
 
-    def principal(self, authorization: str | None) -> Principal:
-        """Return who sends a request with this header.
+    def principal(self, authorization: str | None, session: str = "") -> Principal:
+        """Return who sends a request.
+
+        Parameters
+        ----------
+        authorization : str or None
+            The header of this name.
+        session : str
+            The id of a browser's session; is looked at where there is no such header.
 
         Raises
         ------
@@ -123,6 +133,8 @@ class Access:
         known = self._current()
         if not known:
             return LOCAL
+        if not authorization and session:
+            return self._of_session(session, known)
         if not authorization:
             raise DeniedError("a token is needed: send the header 'Authorization: Bearer TOKEN'")
         scheme, _, credential = authorization.strip().partition(" ")
@@ -132,6 +144,28 @@ class Access:
             if hmac.compare_digest(content["hash"], digest) and user in (None, name):
                 return Principal(name, bool(content["operator"]))
         raise DeniedError("the token is not known here; ask the operator for another one")
+
+    def _of_session(self, id: str, known: dict[str, dict[str, Any]]) -> Principal:
+        found = self._sessions.find(id)
+        token = known.get(found.user) if found else None
+        if found is None or token is None or not hmac.compare_digest(token["hash"], found.token_hash):
+            raise DeniedError("the session is over; log in again")
+        return Principal(found.user, bool(token["operator"]))
+
+    def log_in(self, token: str) -> str:
+        """Open a session for the user of a token, and return its id.
+
+        Raises
+        ------
+        DeniedError
+            If the token is not known.
+        """
+        user = self.principal(f"Bearer {token.strip()}").name
+        return self._sessions.open(Session(user, _hash(token.strip())))
+
+    def log_out(self, session: str) -> None:
+        """End a session."""
+        self._sessions.close(session)
 
     def _current(self) -> dict[str, dict[str, Any]]:
         with self._lock:

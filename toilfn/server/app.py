@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
+import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from toilfn.errors import InputError
+from toilfn.errors import InputError, ToilfnError
+from toilfn.pages.run import RunView
+from toilfn.pages.streams import file_answer
 from toilfn.server import answers
 from toilfn.server.access import LOCAL, Access, Principal, Tokens
 from toilfn.server.guard import Guard
-from toilfn.server.index import Index
+from toilfn.server.index import Filter, Index, Summary
 from toilfn.server.launcher import Launcher, LaunchSettings
-from toilfn.server.records import Place, Run
+from toilfn.server.records import Notes, Place, Run
+from toilfn.server.sessions import Sessions
 from toilfn.server.states import State, state_of
-from toilfn.server.streams import file_answer, open_inside
+from toilfn.server.streams import open_inside, open_stream
 from toilfn.server.submission import Policy, request_of
-from toilfn.server.tasks import TaskIndex, Tasks
+from toilfn.server.tasks import Views, log_of, task_of, tasks_page
 from toilfn.server.uploads import Form, read_form
 from toilfn.stores import MissingObjectError
 
-__all__ = ["Service", "make_app"]
+__all__ = ["PAGES", "Service", "make_app"]
 
 PREFIX = "/ga4gh/wes/v1"
+PAGES = "/ui"
+"""The path of the pages for people."""
+_PATIENCE = 10.0
+"""Seconds for which lists wait for the index."""
+_READ_AGAIN = 5
+
+_log = logging.getLogger("toilfn.server")
 
 
 @dataclass
@@ -56,20 +69,44 @@ class Service:
     origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.access = Access(Tokens(self.place))
+        self.access = Access(Tokens(self.place), Sessions(self.place))
         self.index = Index(self.place.work / "index.sqlite")
-        self.tasks = Tasks()
+        self.views = Views()
         self.launcher = Launcher(self.place, self.index, self.launch)
+        self.began = time.time()
+        self.unread = 0
+        self._is_complete = threading.Event()
+        self._ending = threading.Event()
+        self._reader = threading.Thread(target=self._read_records, name="toilfn-records", daemon=True)
 
     def start(self) -> None:
-        """Bring the index up to date, and begin to lead runs."""
-        self.index.rebuild(self.place)
+        """Begin to lead runs, and to bring the index up to date; requests are answered meanwhile."""
+        self._reader.start()
         self.launcher.start()
 
     def stop(self) -> None:
         """Stop; runs continue."""
+        self._ending.set()
         self.launcher.stop()
+        self._reader.join()
         self.index.close()
+
+    def _read_records(self) -> None:
+        while not self._ending.is_set():
+            try:
+                for left in self.index.rebuild(self.place):
+                    self.unread = left
+                    if self._ending.is_set():
+                        return
+                self._is_complete.set()
+                return
+            except ToilfnError as error:  # the place is away
+                _log.warning("%s; the records are read again in %d s", error, _READ_AGAIN)
+                self._ending.wait(_READ_AGAIN)
+
+    def wait_for_index(self) -> None:
+        """Wait until lists have all runs; for a while only, since a server with very many runs must answer, too."""
+        self._is_complete.wait(_PATIENCE)
 
     def run(self, id: str, principal: Principal) -> Run:
         """Return a run that a user may see.
@@ -96,10 +133,27 @@ class Service:
             self.state(run)
             self.launcher.wake()
 
-    def tasks_of(self, run: Run) -> TaskIndex:
+    def view(self, run: Run) -> RunView:
         """Return the tasks of a run."""
-        options = self.place.options if run.request.get("store") else {}
-        return self.tasks.of(run.id, run.folder, run.store_url, **options)
+        return self.views.of(run, is_final=self.state(run).is_final)
+
+    def annotate(self, run: Run, notes: Notes) -> None:
+        """Write down the labels of a run, and whether it is archived."""
+        run.set_notes(notes)
+        self.index.annotate(run.id, notes)
+
+    def delete(self, run: Run) -> None:
+        """Remove a run that has ended, with all it holds.
+
+        Raises
+        ------
+        InputError
+            If it has not ended.
+        """
+        if not self.state(run).is_final:
+            raise InputError(f"{run.id} has not ended; cancel it first")
+        self.launcher.delete(run)
+        self.views.forget(run.id)
 
     def submit(self, run: Run, fields: dict[str, str], principal: Principal) -> None:
         """Check a form whose files are in the run's folder, and accept the run.
@@ -134,8 +188,13 @@ class _Routes:
         principal = _principal(request)
         size = answers.page_size(request.query_params.get("page_size"))
         before = answers.read_token(request.query_params.get("page_token"))
-        owner = None if principal.is_operator else principal.name
-        rows = await asyncio.to_thread(self._service.index.page, size + 1, before, owner=owner)
+        wanted = Filter(None if principal.is_operator else principal.name)
+
+        def find() -> list[Summary]:
+            self._service.wait_for_index()
+            return self._service.index.page(size + 1, before, wanted=wanted)
+
+        rows = await asyncio.to_thread(find)
         more = answers.token(rows[size - 1].id) if len(rows) > size else ""
         runs = [answers.summary(row) for row in rows[:size]]
         return _json({**answers.listed(runs, "runs", more), "workflows": runs})
@@ -188,7 +247,7 @@ class _Routes:
                 after = answers.read_number(request.query_params.get("page_token"))
             except InputError as error:  # the specification has no status 400 here
                 raise MissingObjectError(f"there is no such page: {error}") from None
-            rows = self._service.tasks_of(run).page(size + 1, after)
+            rows = tasks_page(self._service.view(run), size + 1, after)
             more = answers.token(rows[size - 1].number) if len(rows) > size else ""
             tasks = [answers.task_log(row, f"{url}/runs/{run.id}") for row in rows[:size]]
             return answers.listed(tasks, "task_logs", more)
@@ -200,7 +259,7 @@ class _Routes:
 
         def make() -> Any:
             run = self._run(request)
-            row = self._service.tasks_of(run).task(_task_id(request))
+            row = task_of(self._service.view(run), _task_id(request))
             if row is None:
                 raise MissingObjectError(f"there is no task {request.path_params['task_id']!r} in {run.id}")
             return answers.task_log(row, f"{url}/runs/{run.id}")
@@ -212,10 +271,10 @@ class _Routes:
 
         def find() -> Any:
             run = self._run(request)
-            tasks, id = self._service.tasks_of(run), _task_id(request)
-            if tasks.task(id) is None:
+            view, id = self._service.view(run), _task_id(request)
+            if task_of(view, id) is None:
                 raise MissingObjectError(f"there is no task {request.path_params['task_id']!r} in {run.id}")
-            return tasks.log_of(id)
+            return log_of(view, id)
 
         pieces = await asyncio.to_thread(find)
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
@@ -224,17 +283,7 @@ class _Routes:
         """Build the handler of what a run's command has printed."""
 
         async def handle(request: Any) -> Any:
-            def find() -> Any:
-                run = self._run(request)
-                path = run.folder / name
-                if path.exists():
-                    return path.open("rb", buffering=0)
-                try:
-                    return run.objects.open(name)
-                except MissingObjectError:
-                    return None
-
-            file = await asyncio.to_thread(find)
+            file = await asyncio.to_thread(lambda: open_stream(self._run(request), name))
             return _json({}, b"") if file is None else file_answer(file, name, request.headers, as_text=True)
 
         return handle
@@ -260,7 +309,8 @@ class _Routes:
     async def root(self, request: Any) -> Any:
         from starlette.responses import RedirectResponse
 
-        return RedirectResponse(f"{self._service.prefix}/service-info", 302)
+        is_browser = "text/html" in request.headers.get("accept", "")
+        return RedirectResponse(PAGES if is_browser else f"{self._service.prefix}/service-info", 302)
 
     def _run(self, request: Any) -> Run:
         return self._service.run(request.path_params["run_id"], _principal(request))
@@ -329,7 +379,7 @@ def make_app(service: Service, more_routes: Sequence[Any] = ()) -> Any:
     app.state.service = service
     app.router.redirect_slashes = False
     public = frozenset({"/", f"{service.prefix}/service-info", "/engine/v1/status"})
-    guarded: Any = Guard(app, service.access, public, frozenset(service.origins))
+    guarded: Any = Guard(app, service.access, public, frozenset(service.origins), PAGES)
     if service.origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=list(service.origins), allow_methods=["GET", "POST"],

@@ -18,6 +18,7 @@ from toilfn.server.engines import KINDS
 from toilfn.server.guard import is_loopback
 from toilfn.server.launcher import LaunchSettings
 from toilfn.server.records import Place
+from toilfn.server.site import site_routes
 from toilfn.server.submission import Policy
 from toilfn.stdio import unfailing_standard_error
 from toilfn.text import VisibleStream
@@ -146,7 +147,8 @@ def _serve(options: argparse.Namespace) -> int:
     bad = [word for word in options.opt if not word.startswith("-") or "\0" in word]
     if bad:
         raise InputError(f"--opt {bad[0]!r} is not an option; write it as in --opt=--retries=2")
-    app = make_app(_service(options, place))
+    service = _service(options, place)
+    app = make_app(service, site_routes(service))
     uvicorn.run(
         app, host=options.host, port=options.port, ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key,
         log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=10,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from toilfn.server.access import Access, DeniedError
 from toilfn.server.answers import error, json_bytes
+from toilfn.server.sessions import session_of
 
 __all__ = ["Guard", "is_loopback"]
 
@@ -20,7 +21,7 @@ Message = MutableMapping[str, Any]
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
 )
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
@@ -42,11 +43,16 @@ class Guard:
     public : collection of str
         Paths that need no credential.
     origins : collection of str
-        Origins whose pages may send requests; CORS is about the same ones.
+        Origins whose pages may send requests; CORS is about the same ones. They may not use the server's own pages.
+    pages : str
+        The path of the server's own pages, without a slash at its end.
     """
 
-    def __init__(self, app: Any, access: Access, public: frozenset[str], origins: frozenset[str]) -> None:
+    def __init__(
+        self, app: Any, access: Access, public: frozenset[str], origins: frozenset[str], pages: str
+    ) -> None:  # fmt: skip
         self._app = app
+        self._pages = pages
         self._access = access
         self._public = public
         self._origins = origins
@@ -79,20 +85,34 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
         """Return why a request is not let through; None if it is."""
-        own = headers.get("host", "")
+        own, session = headers.get("host", ""), session_of(headers.get("cookie", ""))
         if self._access.is_open and not is_loopback(_host(own)):
             return 403, "this server has no tokens, so that it answers to requests to this machine itself only", {}
         origin = headers.get("origin")
         is_foreign = headers.get("sec-fetch-site") == "cross-site" if origin is None else urlsplit(origin).netloc != own
         if scope["method"] not in _SAFE and is_foreign and origin not in self._origins:
             return 403, "this request was sent by a page of another site", {}
+        # A browser sends a cookie by itself, so that its own word is needed that our page sent the form.
+        by_page = self._is_page(scope["path"]) or (session and "authorization" not in headers)
+        if scope["method"] not in _SAFE and by_page and not _is_own(headers):
+            return 403, "this request was not sent by a page of this server", {}
         try:
-            scope.setdefault("state", {})["principal"] = self._access.principal(headers.get("authorization"))
+            principal = self._access.principal(headers.get("authorization"), session)
+            scope.setdefault("state", {}).update(principal=principal, session=session)
         except DeniedError as denied:
-            if scope["path"] in self._public and "authorization" not in headers:
+            if (scope["path"] in self._public or self._is_for_all(scope["path"])) and "authorization" not in headers:
                 return None
+            if self._is_page(scope["path"]) and "text/html" in headers.get("accept", "") and scope["method"] == "GET":
+                wanted = quote(f"{scope['path']}?{scope['query_string'].decode('latin-1')}".rstrip("?"))
+                return 303, str(denied), {"location": f"{self._pages}/login?next={wanted}"}
             return 401, str(denied), {"www-authenticate": 'Bearer realm="toilfn", Basic realm="toilfn"'}
         return None
+
+    def _is_page(self, path: str) -> bool:
+        return path == self._pages or path.startswith(f"{self._pages}/")
+
+    def _is_for_all(self, path: str) -> bool:
+        return path == f"{self._pages}/login" or path.startswith(f"{self._pages}/static/")
 
     def _audit(self, scope: Scope, status: int) -> None:
         """Log who has changed something, or tried to."""
@@ -105,6 +125,14 @@ class Guard:
             principal.name if principal else "-", client, scope["method"], scope["path"], status,
             "".join(f" {name}={value}" for name, value in scope.get("state", {}).get("audit", {}).items()),
         )  # fmt: skip
+
+
+def _is_own(headers: dict[str, str]) -> bool:
+    """Return whether the browser says that one of this server's pages has sent a request."""
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site") == "same-origin"
+    return urlsplit(origin).netloc == headers.get("host", "")
 
 
 def _host(header: str) -> str:

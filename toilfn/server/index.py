@@ -5,26 +5,35 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toilfn.server.records import Place, Run
+from toilfn.server.records import Notes, Place, Run
 from toilfn.server.states import State, state_of
 from toilfn.stores import MissingObjectError
 
-__all__ = ["Index", "Summary"]
+__all__ = ["Filter", "Index", "Summary"]
 
 _ORDER = {state.value: number for number, state in enumerate(State)}
 
 _TABLES = """
 create table if not exists runs (
     id text primary key, owner text not null, state text not null, rank integer not null, submitted real not null,
-    started real, ended real, kind text not null, name text not null, tags text not null
+    started real, ended real, kind text not null, name text not null, tags text not null, reason text not null,
+    labels text not null, archived integer not null, params text not null
 ) without rowid;
 create index if not exists runs_of_owner on runs (owner, id);
 create index if not exists runs_in_state on runs (state, id);
 """
+_LONGEST = 4000
+"""Characters of a run's inputs that are searched."""
+_READERS = 8
+"""Threads that read records: in a bucket, each record is some requests."""
+_BLOCK = 500
+"""Runs between two commits while the index is made."""
 
 
 class Summary(NamedTuple):
@@ -39,10 +48,35 @@ class Summary(NamedTuple):
     kind: str
     name: str
     """The document."""
+    reason: str
+    """Why it failed, in one line; empty if it did not."""
+    archived: bool
     tags: dict[str, str]
+    labels: dict[str, str]
+
+
+class Filter(NamedTuple):
+    """The runs of a list; a field that is None is not looked at."""
+
+    owner: str | None = None
+    state: str | None = None
+    kind: str | None = None
+    text: str | None = None
+    """A part of the id, document, tags, labels, inputs, or reason, in any case."""
+    archived: bool | None = None
+
+    def conditions(self) -> Iterator[tuple[str, Sequence[Any]]]:
+        """Yield conditions of SQL with their values."""
+        for name in ("owner", "state", "kind", "archived"):
+            if (value := getattr(self, name)) is not None:
+                yield f"{name} = ?", [value]
+        if self.text:
+            columns = ("id", "name", "tags", "labels", "params", "reason")
+            yield f"({' or '.join(f'instr(lower({each}), ?)' for each in columns)})", [self.text.lower()] * len(columns)
 
 
 _COLUMNS = ", ".join(Summary._fields)
+_EVERYTHING = Filter()
 
 
 class Index:
@@ -59,7 +93,7 @@ class Index:
         self._path = path
         try:
             self._database = self._open()
-            self._database.execute(f"select {_COLUMNS}, rank from runs limit 1").fetchone()  # noqa: S608 - constants
+            self._database.execute(f"select {_COLUMNS}, rank, params from runs limit 1").fetchone()  # noqa: S608 - constants
         except sqlite3.DatabaseError:
             for end in ("", "-wal", "-shm"):
                 Path(f"{path}{end}").unlink(missing_ok=True)
@@ -77,19 +111,21 @@ class Index:
         with self._lock:
             self._database.close()
 
-    def rebuild(self, place: Place) -> None:
-        """Bring the index up to date with all records: those that it lacks, and those that are gone."""
+    def rebuild(self, place: Place) -> Iterator[int]:
+        """Bring the index up to date with all records, the newest first; yields how many runs are left to look at."""
         known = {id: State(state) for id, state in self._all("select id, state from runs")}
-        there = place.ids()
+        there, noted = place.survey()
         for id in known.keys() - there:
             self.forget(id)
-        for id in sorted(there):
-            if id not in known or not known[id].is_final:
-                run = place.run(id)
-                try:
-                    self.note(run, state_of(run.facts()))
-                except MissingObjectError:
-                    continue  # it was deleted just now
+        missing = [id for id in sorted(there, reverse=True) if id not in known or not known[id].is_final or id in noted]
+        left = len(missing)
+        yield left
+        with ThreadPoolExecutor(_READERS, "toilfn-index") as readers:
+            rows = readers.map(lambda id: _row(place.run(id)), missing)
+            while block := list(islice(rows, _BLOCK)):
+                self._put(row for row in block if row is not None)
+                left -= len(block)
+                yield left
 
     def expect(self, open_ids: Collection[str], place: Place) -> None:
         """Look at runs that seemed to have no final state, and are no longer listed as such."""
@@ -111,21 +147,28 @@ class Index:
         MissingObjectError
             If there is no such run.
         """
-        if self.state(run.id) is state:
-            return
-        started = (run.read("started") or {}).get("time")
-        ended = (run.read("exit") or {}).get("time") if state.is_final else None
-        request = run.request
-        row = (
-            run.id, request["owner"], state.value, _ORDER[state.value], request["submitted"], started, ended,
-            request["kind"], _clean(request["document"]), json.dumps(request["request"]["tags"]),
-        )  # fmt: skip
+        if self.state(run.id) is not state:
+            self._put([_values(run, state)])
+
+    def _put(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        with self._lock:
+            self._database.execute("begin immediate")
+            self._database.executemany(
+                "insert into runs (id, owner, state, rank, submitted, started, ended, kind, name, tags, reason, labels,"
+                " archived, params) values (:id, :owner, :state, :rank, :submitted, :started, :ended, :kind, :name,"
+                " :tags, :reason, :labels, :archived, :params) on conflict (id) do update set state=excluded.state,"
+                " rank=excluded.rank, started=excluded.started, ended=excluded.ended, reason=excluded.reason,"
+                " labels=excluded.labels, archived=excluded.archived where excluded.rank >= runs.rank",
+                rows,
+            )
+            self._database.execute("commit")
+
+    def annotate(self, id: str, notes: Notes) -> None:
+        """Note what people have noted of a run."""
         with self._lock:
             self._database.execute(
-                "insert into runs (id, owner, state, rank, submitted, started, ended, kind, name, tags)"
-                " values (?,?,?,?,?,?,?,?,?,?) on conflict (id) do update set state=excluded.state, rank=excluded.rank,"
-                " started=excluded.started, ended=excluded.ended where excluded.rank > runs.rank",
-                row,
+                "update runs set labels = ?, archived = ? where id = ?",
+                (_text(notes.labels), notes.archived, id),
             )
 
     def forget(self, id: str) -> None:
@@ -139,8 +182,8 @@ class Index:
         return State(found[0][0]) if found else None
 
     def page(
-        self, size: int, before: str = "", *, owner: str | None = None, where: Mapping[str, Any] | None = None
-    ) -> list[Summary]:
+        self, size: int, before: str = "", *, after: str = "", wanted: Filter = _EVERYTHING
+    ) -> list[Summary]:  # fmt: skip
         """List runs, the newest first.
 
         Parameters
@@ -149,31 +192,29 @@ class Index:
             The most runs to return.
         before : str
             The id of the last run of the page before.
-        owner : str, optional
-            Whose runs; by default everybody's.
-        where : mapping, optional
-            Conditions: ``state``, ``kind``, and ``text`` for a part of its id, document or tags.
+        after : str
+            The id of the first run of the page that follows; instead of `before`.
+        wanted : Filter
         """
-        conditions, values = ["1"], list[Any]()
-        wanted = {**(where or {}), **({"owner": owner} if owner is not None else {})}
-        for name, value in wanted.items():
-            if name in ("state", "kind", "owner"):
-                conditions.append(f"{name} = ?")
-                values.append(value)
-            elif name == "text":
-                conditions.append("(instr(id, ?) or instr(name, ?) or instr(tags, ?))")
-                values += [value] * 3
-        if before:
-            conditions.append("id < ?")
-            values.append(before)
-        query = f"select {_COLUMNS} from runs where {' and '.join(conditions)} order by id desc limit ?"  # noqa: S608
-        return [Summary._make((*row[:8], json.loads(row[8]))) for row in self._all(query, [*values, size])]
+        conditions, values = _joined(wanted)
+        if before or after:
+            conditions += f" and id {'<' if before else '>'} ?"
+            values.append(before or after)
+        order = "" if after and not before else "desc"
+        query = f"select {_COLUMNS} from runs where {conditions} order by id {order} limit ?"  # noqa: S608 - constants
+        rows = [_summary(row) for row in self._all(query, [*values, size])]
+        return rows if order else rows[::-1]
 
-    def counts(self, owner: str | None = None) -> dict[str, int]:
+    def counts(self, wanted: Filter = _EVERYTHING) -> dict[str, int]:
         """Return how many runs are in each state."""
-        if owner is None:
-            return dict(self._all("select state, count(*) from runs group by state"))
-        return dict(self._all("select state, count(*) from runs where owner = ? group by state", [owner]))
+        conditions, values = _joined(wanted)
+        return dict(self._all(f"select state, count(*) from runs where {conditions} group by state", values))  # noqa: S608
+
+    def mark(self, owner: str | None) -> str:
+        """Return what changes with every list of a user's runs."""
+        conditions, values = _joined(Filter(owner))
+        query = f"select count(*), coalesce(max(id), ''), coalesce(sum(rank), 0), coalesce(sum(archived), 0) from runs where {conditions}"  # noqa: S608, E501
+        return "-".join(map(str, self._all(query, values)[0]))
 
     def ended_before(self, moment: float) -> list[str]:
         """List runs that ended before a moment, in seconds since the epoch."""
@@ -182,6 +223,42 @@ class Index:
     def _all(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
         with self._lock:
             return self._database.execute(query, tuple(values)).fetchall()
+
+
+def _joined(wanted: Filter) -> tuple[str, list[Any]]:
+    pairs = list(wanted.conditions())
+    return " and ".join(["1", *(text for text, _ in pairs)]), [value for _, values in pairs for value in values]
+
+
+def _summary(row: Sequence[Any]) -> Summary:
+    return Summary._make((*row[:9], bool(row[9]), json.loads(row[10]), json.loads(row[11])))
+
+
+def _row(run: Run) -> dict[str, Any] | None:
+    """Return the row of a run; None if it was deleted just now."""
+    try:
+        return _values(run, state_of(run.facts()))
+    except MissingObjectError:
+        return None
+
+
+def _values(run: Run, state: State) -> dict[str, Any]:
+    started = (run.read("started") or {}).get("time")
+    ended = run.read("exit") or {} if state.is_final else {}
+    request, notes = run.request, run.notes()
+    is_failed = state in (State.EXECUTOR_ERROR, State.SYSTEM_ERROR)
+    reason = (ended.get("reason") or next(iter(ended.get("notes") or []), "")) if is_failed else ""
+    return {
+        "id": run.id, "owner": request["owner"], "state": state.value, "rank": _ORDER[state.value],
+        "submitted": request["submitted"], "started": started, "ended": ended.get("time"), "kind": request["kind"],
+        "name": _clean(request["document"]), "tags": _text(request["request"]["tags"]), "reason": _clean(reason),
+        "labels": _text(notes.labels), "archived": notes.archived, "params": _text(request["params"])[:_LONGEST],
+    }  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    """Return JSON that can be searched: with letters as they are."""
+    return _clean(json.dumps(value, ensure_ascii=False))
 
 
 def _clean(text: str) -> str:

@@ -17,6 +17,7 @@ from toilfn.errors import StoreLockedError, ToilfnError
 from toilfn.server.index import Index
 from toilfn.server.lead import environment
 from toilfn.server.records import Place, Run
+from toilfn.server.sessions import Sessions
 from toilfn.server.states import State, state_of
 from toilfn.stores import MissingObjectError
 from toilfn.stores.lease import Watch
@@ -212,6 +213,7 @@ class Launcher:
         for id in self._index.ended_before(now - age) if age is not None else ():
             self.delete(self._place.run(id))
         self._place.sweep(now - _UNFINISHED)
+        Sessions(self._place).sweep()
 
     def delete(self, run: Run) -> None:
         """Remove a run that has ended, with all it holds."""

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 
 from toilfn.errors import StoreError, StoreLockedError, StoreNotFoundError, ToilfnError
+from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.view import State as TaskState
 from toilfn.model.records import Run as RunRecord
 from toilfn.model.records import decode
 from toilfn.server import outputs
@@ -40,6 +42,9 @@ _LOOK_FAR = 2.0
 _GRACE = 20.0
 """Seconds that a cancelled run has to end its tasks before it is ended by signals."""
 _LAST_GRACE = 5.0
+_LONGEST_REASON = 400
+_TAIL = 16 << 10
+"""Bytes of what a command has printed that are looked at for why it failed."""
 _MOST_LEADERS = 10
 """How many leaders of a run may die before the run is given up."""
 
@@ -254,7 +259,23 @@ class Leader:
             notes.append(f"leaders that died before: {self._lease.epoch - 1}")
         for name in ("stdout", "stderr", "outputs"):
             run.keep_files(name)
-        run.end(State.COMPLETE if code == 0 else State.EXECUTOR_ERROR, code, notes)
+        reason = "" if code == 0 else self._reason()
+        run.end(State.COMPLETE if code == 0 else State.EXECUTOR_ERROR, code, notes, reason)
+
+    def _reason(self) -> str:
+        """Return in one line why the command failed: its first failed task, or the last line that it printed."""
+        fold = Fold()
+        with suppress(ToilfnError):
+            fold.update(open_store(self._run.store_url, create=False, **self._store_options()))
+        failed = list(fold.in_state(TaskState.FAILED))
+        if failed:
+            row = fold.rows(failed[:1])[0]
+            more = f" (and {len(failed) - 1} more failed tasks)" if len(failed) > 1 else ""
+            return f"{row.name}: {row.error}"[:_LONGEST_REASON] + more
+        with (self._run.folder / "stderr").open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
+            lines = stream.read().decode(errors="replace").split("\n")
+        return next((line.strip()[:_LONGEST_REASON] for line in reversed(lines) if line.strip()), "")
 
 
 def _store_variables(run: Run) -> dict[str, str]:

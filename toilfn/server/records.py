@@ -8,10 +8,12 @@
     runs/RUN/started        when a leader took it first, and the command
     runs/RUN/running        its tasks were submitted
     runs/RUN/ending         why it ends: cancelled, or its command ended; the first of both decides
-    runs/RUN/exit           the final state, and the exit code
+    runs/RUN/exit           the final state, the exit code, and why the run failed
     runs/RUN/outputs        what came out, as JSON
     runs/RUN/logs/...       standard output and error, where the place is not a directory
+    runs/RUN/notes          labels, and whether the run is archived: the one object that changes
     tokens/NAME             a hash of the token of a user
+    sessions/HASH           who has logged in with a browser
 
 A run's files are in the folder RUN of the work directory; of a place that is a directory, that is its folder ``work``.
 """
@@ -27,7 +29,7 @@ import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from toilfn.errors import InputError
 from toilfn.server.states import Facts, State
@@ -35,7 +37,7 @@ from toilfn.stores import MissingObjectError, Store, is_local, open_store
 from toilfn.stores.lease import Lease
 from toilfn.stores.store import Meta
 
-__all__ = ["Place", "Run"]
+__all__ = ["Notes", "Place", "Run"]
 
 _ID = re.compile(r"run-[0-9a-f]{32}")
 
@@ -96,10 +98,11 @@ class Place:
         """List the runs without a final state, in the order in which they were submitted."""
         return sorted(self._ids("open/"))
 
-    def ids(self) -> set[str]:
-        """Return all runs that were submitted."""
-        names = self.store.objects.list("runs/")
-        return {name.split("/")[1] for name in names if name.endswith("/request") and name.count("/") == 2}
+    def survey(self) -> tuple[set[str], set[str]]:
+        """Return all runs that were submitted, and those of which something is noted."""
+        names = [name.split("/") for name in self.store.objects.list("runs/") if name.count("/") == 2]
+        found = [{id for _, id, name in names if name == wanted} for wanted in ("request", "notes")]
+        return found[0], found[1]
 
     def sweep(self, before: float) -> None:
         """Remove what requests that never were accepted have left, those from before a moment."""
@@ -114,6 +117,14 @@ class Place:
         for name in self.store.objects.list(folder):
             if _ID.fullmatch(id := name.removeprefix(folder)):
                 yield id
+
+
+class Notes(NamedTuple):
+    """What people have noted of a run."""
+
+    labels: dict[str, str]
+    archived: bool = False
+    """Whether lists leave the run out, unless they are asked for archived ones."""
 
 
 class Run:
@@ -193,12 +204,21 @@ class Run:
         """Return whether somebody has cancelled the run before its command ended."""
         return (self.read("ending") or {}).get("by") == "cancel"
 
-    def end(self, state: State, exit_code: int | None, notes: list[str]) -> None:
+    def end(self, state: State, exit_code: int | None, notes: list[str], reason: str = "") -> None:
         """Write down the final state: that of a cancelled run is always the same, and the first one written stays."""
         if not self.note("ending", {"by": "exit"}) and self.is_cancelled():
             state = State.CANCELED
-        self.note("exit", {"state": state.value, "exit_code": exit_code, "notes": notes})
+        self.note("exit", {"state": state.value, "exit_code": exit_code, "notes": notes, "reason": reason})
         self.place.store.objects.delete([f"open/{self.id}"])
+
+    def notes(self) -> Notes:
+        """Return what people have noted of the run."""
+        found = self.read("notes") or {}
+        return Notes(found.get("labels", {}), found.get("archived", False))
+
+    def set_notes(self, notes: Notes) -> None:
+        """Write down what people note of the run; the last one who does so wins."""
+        self.objects.put("notes", _packed(notes._asdict()))
 
     def lease(self, timeout: float) -> Lease:
         """Become the leader of the run.

@@ -441,6 +441,11 @@ class Fold:
     # Answers
 
     @property
+    def size(self) -> int:
+        """How many tasks are known, also from the names that others have of them."""
+        return len(self._ids)
+
+    @property
     def run(self) -> Run | None:
         """The newest run."""
         return self.runs[-1] if self.runs else None

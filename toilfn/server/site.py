@@ -1,0 +1,303 @@
+"""The server's own pages: the list of runs, the page of each run, logging in, and how the server is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode
+
+from toilfn import __version__
+from toilfn.errors import InputError
+from toilfn.pages.routes import answering, events, html, statics
+from toilfn.server.access import LOCAL, DeniedError, Principal
+from toilfn.server.app import PAGES, Service
+from toilfn.server.index import Filter, Summary
+from toilfn.server.records import Notes, Run
+from toilfn.server.runpages import ServedRun, labels_of
+from toilfn.server.sessions import COOKIE, LIFETIME
+from toilfn.server.states import State
+
+__all__ = ["Query", "site_routes"]
+
+_PAGE = 50
+"""Runs on a page."""
+_LONGEST_FORM = 1 << 20
+_STATES = [state.value for state in State]
+
+
+class Query(NamedTuple):
+    """Which runs a list shows: the fields of its URL."""
+
+    q: str = ""
+    state: str = ""
+    kind: str = ""
+    owner: str = ""
+    archived: str = ""
+    before: str = ""
+    after: str = ""
+
+    @classmethod
+    def read(cls, given: Any) -> Query:
+        """Read the fields of a URL.
+
+        Raises
+        ------
+        InputError
+            If a state is named that runs cannot have.
+        """
+        query = cls(**{name: given.get(name, "") for name in cls._fields})
+        if query.state and query.state not in _STATES:
+            raise InputError(f"state: {query.state!r} is not a state of runs")
+        return query
+
+    def url(self, **changes: str) -> str:
+        """Return the URL of the list, with some fields changed; the changed list begins with its first page."""
+        fields = self._replace(**{"before": "", "after": "", **changes})._asdict()
+        words = urlencode({name: value for name, value in fields.items() if value})
+        return f"{PAGES}?{words}" if words else PAGES
+
+    def filter(self, principal: Principal) -> Filter:
+        """Return the filter of the index, as far as the user may look."""
+        owner = (self.owner or None) if principal.is_operator else principal.name
+        return Filter(owner, self.state or None, self.kind or None, self.q or None, bool(self.archived))
+
+
+class _Site:
+    """The handlers of the pages that are not about one run."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def around(self, request: Any, at: str = "") -> dict[str, Any]:
+        """Return the values that each template needs."""
+        principal = user_of(request)
+        site = {"user": principal, "at": at, "can_leave": bool(getattr(request.state, "session", ""))}
+        return {"base": "", "static": f"{PAGES}/static", "home": PAGES, "frozen": None, "served": None, "site": site}
+
+    def runs(self, request: Any) -> Any:
+        """Answer with the list of runs."""
+        principal, query, index = user_of(request), Query.read(request.query_params), self._service.index
+        wanted = query.filter(principal)
+        mark = index.mark(wanted.owner)
+        rows = index.page(_PAGE + 1, query.before, after=query.after, wanted=wanted)
+        has_more = len(rows) > _PAGE
+        backwards = bool(query.after and not query.before)
+        rows = (rows[1:] if backwards else rows[:_PAGE]) if has_more else rows
+        links = _links(
+            query, rows, has_older=has_more or backwards, has_newer=has_more if backwards else bool(query.before)
+        )
+        return html(
+            "runs.html", **self.around(request, "runs"), query=query, rows=rows, mark=mark, links=links,
+            counts=_counts(query, index.counts(wanted._replace(state=None))), states=_STATES,
+            kinds=self._service.policy.kinds, unread=self._service.unread,
+        )  # fmt: skip
+
+    async def events(self, request: Any) -> Any:
+        """Send an event when a list changes."""
+        principal = user_of(request)
+        owner = None if principal.is_operator else principal.name
+        return events(request, partial(self._service.index.mark, owner))
+
+    def login(self, request: Any) -> Any:
+        """Answer with the form for a token."""
+        wanted = _own_path(request.query_params.get("next", ""))
+        return html("login.html", **self._before_login(), next=wanted, refused="")
+
+    def _before_login(self) -> dict[str, Any]:
+        return {"base": "", "static": f"{PAGES}/static", "home": PAGES, "frozen": None, "served": None, "site": None}
+
+    async def log_in(self, request: Any) -> Any:
+        """Open a session, and lead to the page that was wanted."""
+        if request.method != "POST":
+            return await asyncio.to_thread(self.login, request)
+        from starlette.responses import RedirectResponse
+
+        fields = await fields_of(request)
+        wanted = _own_path(fields.get("next", ""))
+        try:
+            session = await asyncio.to_thread(self._service.access.log_in, fields.get("token", ""))
+        except DeniedError as denied:
+            return html("login.html", 401, **self._before_login(), next=wanted, refused=str(denied))
+        answer = RedirectResponse(wanted, 303)
+        is_secure = request.url.scheme == "https" or self._service.public_url.startswith("https:")
+        answer.set_cookie(COOKIE, session, max_age=LIFETIME, secure=is_secure, httponly=True, samesite="strict")
+        return answer
+
+    async def log_out(self, request: Any) -> Any:
+        """End the session."""
+        from starlette.responses import RedirectResponse
+
+        if request.state.session:
+            await asyncio.to_thread(self._service.access.log_out, request.state.session)
+        answer = RedirectResponse(f"{PAGES}/login", 303)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    def health(self, request: Any) -> Any:
+        """Answer with how the server is."""
+        service = self._service
+        counts, disk = service.index.counts(), shutil.disk_usage(service.place.work)
+        facts: list[tuple[str, Any]] = [
+            ("starts leaders of runs", "yes" if service.launcher.is_alive else "no: its thread has ended"),
+            ("leaders that this server has started", f"{service.launcher.busy()} of at most {service.launch.limit}"),
+            ("records to be read yet", f"{service.unread:,}"),
+        ]
+        if user_of(request).is_operator:
+            facts += [
+                ("place of the records", service.place.url), ("files of the runs", service.place.work),
+                ("process", os.getpid()), ("load of the machine", ", ".join(f"{each:.1f}" for each in os.getloadavg())),
+            ]  # fmt: skip
+        return html("health.html", **self.around(request, "health"), facts=facts, counts=counts, disk=disk,
+                    is_well=service.launcher.is_alive, began=service.began, version=__version__)  # fmt: skip
+
+
+def _links(query: Query, rows: list[Summary], *, has_older: bool, has_newer: bool) -> dict[str, str]:
+    """Return the URLs of the pages before and after this one, which stay the same when runs are added."""
+    links = {"newer": query.url(after=rows[0].id), "older": query.url(before=rows[-1].id)} if rows else {}
+    there = {"newer": has_newer, "older": has_older}
+    return {name: url for name, url in links.items() if there[name]} | ({"first": query.url()} if has_newer else {})
+
+
+def _counts(query: Query, counts: dict[str, int]) -> list[tuple[str, int, str]]:
+    """Return the states with the number of runs in them, and the URL of their list."""
+    return [(state, counts[state], query.url(state=state)) for state in _STATES if counts.get(state)]
+
+
+def user_of(request: Any) -> Principal:
+    """Return who sends a request."""
+    principal: Principal = getattr(request.state, "principal", LOCAL)
+    return principal
+
+
+def _own_path(text: str) -> str:
+    """Return the path of a page of this server, whatever a URL says."""
+    is_own = (text == PAGES or text.startswith((f"{PAGES}/", f"{PAGES}?"))) and text.isprintable() and "\\" not in text
+    return text if is_own else PAGES
+
+
+async def fields_of(request: Any) -> dict[str, str]:
+    """Read the fields of a small form.
+
+    Raises
+    ------
+    InputError
+        If it is too large, or not a form.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _LONGEST_FORM:
+            raise InputError(f"the form is larger than {_LONGEST_FORM} bytes")
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=1000))
+    except ValueError as error:
+        raise InputError(f"the form cannot be read: {error}") from None
+
+
+class _Actions:
+    """What forms do to a run."""
+
+    def __init__(self, service: Service, site: _Site) -> None:
+        self._service = service
+        self._site = site
+
+    def _run(self, request: Any) -> Run:
+        run = self._service.run(request.path_params["run_id"], user_of(request))
+        request.state.audit = {"run": run.id}
+        return run
+
+    def changing(self, act: Callable[[Run, dict[str, str], Principal], str | None]) -> Callable[[Any], Any]:
+        """Build the handler of a form: it acts, and leads to a page of the run or to another one."""
+        from starlette.responses import RedirectResponse
+
+        async def handle(request: Any) -> Any:
+            fields = await fields_of(request)
+
+            def make(request: Any) -> Any:
+                run = self._run(request)
+                url = act(run, fields, user_of(request))
+                return RedirectResponse(url or f"{PAGES}/runs/{run.id}", 303)
+
+            return await answering(make, self._site.around)(request)
+
+        return handle
+
+    def cancel(self, run: Run, fields: dict[str, str], principal: Principal) -> None:
+        """Cancel a run."""
+        self._service.cancel(run, principal)
+
+    def label(self, run: Run, fields: dict[str, str], principal: Principal) -> None:
+        """Replace the labels of a run."""
+        self._service.annotate(run, run.notes()._replace(labels=labels_of(fields.get("labels", ""))))
+
+    def archive(self, run: Run, fields: dict[str, str], principal: Principal) -> None:
+        """Archive a run, or take it back."""
+        self._service.annotate(run, Notes(run.notes().labels, fields.get("archived") == "yes"))
+
+    def delete(self, run: Run, fields: dict[str, str], principal: Principal) -> str:
+        """Delete a run."""
+        self._service.delete(run)
+        return PAGES
+
+    def ask(self, request: Any) -> Any:
+        """Answer with what deleting a run frees."""
+        run = self._run(request)
+        state = self._service.state(run)
+        sizes = [(name, _size(run.folder / part)) for name, part in _PARTS]
+        kept = [url for url in (run.request["outputs"],) if url]
+        return html("delete.html", **self._site.around(request), run=run, name=run.request["document"],
+                    state=state.value, is_final=state.is_final, sizes=sizes, total=sum(size for _, size in sizes),
+                    kept=kept, store=run.request["store"])  # fmt: skip
+
+
+_PARTS = (("what was uploaded", "files"), ("outputs", "outputs"), ("job store", "store"), ("standard output", "stdout"),
+          ("standard error", "stderr"))  # fmt: skip
+
+
+def _size(path: os.PathLike[str]) -> int:
+    """Return the bytes that a file or a folder has on the disk; what has several names counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                found = os.lstat(os.path.join(folder, name))
+            except FileNotFoundError:
+                continue
+            seen[found.st_dev, found.st_ino] = found.st_blocks * 512
+    if not os.path.isdir(path) and os.path.exists(path):
+        return os.lstat(path).st_blocks * 512
+    return sum(seen.values())
+
+
+def site_routes(service: Service) -> list[Any]:
+    """Return the routes of all pages, for `toilfn.server.app.make_app`."""
+    from starlette.routing import Route
+
+    site = _Site(service)
+    actions = _Actions(service, site)
+    run = f"{PAGES}/runs/{{run_id}}"
+
+    def page(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return answering(make, site.around)
+
+    def form(path: str, act: Callable[[Run, dict[str, str], Principal], str | None]) -> Any:
+        return Route(path, actions.changing(act), methods=["POST"])
+
+    return [
+        *statics(PAGES),
+        Route(PAGES, page(site.runs)),
+        Route(f"{PAGES}/events", site.events),
+        Route(f"{PAGES}/health", page(site.health)),
+        Route(f"{PAGES}/login", site.log_in, methods=["GET", "POST"]),
+        Route(f"{PAGES}/logout", site.log_out, methods=["POST"]),
+        form(f"{run}/cancel", actions.cancel),
+        form(f"{run}/labels", actions.label),
+        form(f"{run}/archive", actions.archive),
+        Route(f"{run}/delete", page(actions.ask)),
+        form(f"{run}/delete", actions.delete),
+        *ServedRun(service, site.around).routes(run),
+    ]
