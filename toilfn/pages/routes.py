@@ -140,7 +140,7 @@ class RunPages:
         return {"base": self._base(request), "static": self._static, "home": self._home, "frozen": None, "site": None}
 
     def _shared(self, request: Any, view: RunView) -> dict[str, Any]:
-        mark = self.mark(request, view)  # first: news that come while the page is made are told again
+        mark = self.mark(request, view)  # first, so that news during the rest of the work cause another event
         return {**self._around(request), "served": self.served(request), "mark": mark}
 
     def served(self, request: Any) -> Any:
@@ -191,7 +191,7 @@ class RunPages:
         )
 
     def log(self, request: Any, view: RunView) -> Any:
-        """Answer with the log of an attempt, or with the part of it that is asked for."""
+        """Answer with the log of an attempt, or with the part of it that the request wants."""
         row, found = view.task(request.path_params["task"])
         number = request.path_params["attempt"]
         if not 0 < number <= len(found):

@@ -120,11 +120,11 @@ class Place:
 
 
 class Notes(NamedTuple):
-    """What people have noted of a run."""
+    """Notes of people about a run."""
 
     labels: dict[str, str]
     archived: bool = False
-    """Whether lists leave the run out, unless they are asked for archived ones."""
+    """Whether lists leave the run out, unless archived ones are wanted."""
 
 
 class Run:

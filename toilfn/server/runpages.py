@@ -55,7 +55,7 @@ class Served(NamedTuple):
     archived: bool
     reason: str
     notes: list[str]
-    """What the server says about the run's end."""
+    """Remarks of the server about the run's end."""
     exit_code: int | None
     stderr: str
     """The end of what the command has printed, of a run that failed or has not begun to run tasks."""

@@ -1,4 +1,4 @@
-"""Sessions of browsers: who has logged in by a token, for some hours. The browser gets an id, the place its hash."""
+"""Sessions of browsers: a user logs in by a token for some hours. The browser gets an id, the place its hash."""
 
 from __future__ import annotations
 

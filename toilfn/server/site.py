@@ -199,7 +199,7 @@ async def fields_of(request: Any) -> dict[str, str]:
 
 
 class _Actions:
-    """What forms do to a run."""
+    """The changes that forms make to a run."""
 
     def __init__(self, service: Service, site: _Site) -> None:
         self._service = service
