@@ -1,6 +1,6 @@
-"""The job store: a log and blobs, in any place that fsspec can write to.
+"""The job store: a log and blobs, in any place fsspec can write to.
 
-`FORMAT.md` beside this file says what is written where.
+`FORMAT.md`, in this directory, specifies the format of every object.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ def open_store(
     Parameters
     ----------
     url : str or path
-        A path, ``file://...``, or any URL that fsspec can write to.
+        A path, ``file://...``, or any URL fsspec can write to.
     create : bool
-        Whether to make the store if there is none.
+        Whether to create the store if there is none.
     workflow : str
-        What a new store is for; for people.
-    **storage_options
-        How to reach it; `docs/stores.md` lists them, and what is not listed is for fsspec's file system. For files:
-        ``sync=False`` makes a new store whose writes outlive every death of a process but not a loss of power.
-        This process remembers them for the next time the store is opened without any.
+        The name of the workflow, recorded in a new store for people to read.
+        **storage_options
+        How to reach the store. `docs/stores.md` lists the options; all others are passed to fsspec's file system.
+        For a directory, ``sync=False`` creates a store whose writes survive a crash of the process but may be lost
+        in a power failure. This process reuses the options when it opens the store again without any.
 
     Raises
     ------
     StoreNotFoundError
-        If there is no store, and none is to be made.
+        If there is no store and `create` is false.
     StoreFormatError
-        If the store was made by a toilfn with another format.
+        If the store was created by a version of toilfn with another format.
     StoreError
-        If the place cannot be used; says why and what to do.
+        If the place cannot be used. The message says why, and the hint what to do.
     """
     if not os.fspath(url):
         raise StoreError("the path or URL of the store is empty", hint="write '.' for the current directory")
@@ -82,7 +82,7 @@ def open_store(
 
 
 def open_remains(url: str | os.PathLike[str], **storage_options: Any) -> Store | None:
-    """Open what is left of a job store without its ``store.json``, to be removed; None if nothing there is of a store.
+    """Open the remains of a job store that has lost its ``store.json``, to remove them; return None if there are none.
 
     Parameters
     ----------
@@ -105,12 +105,12 @@ def open_remains(url: str | os.PathLike[str], **storage_options: Any) -> Store |
 
 
 def refuse_missing_slashes(url: str | os.PathLike[str]) -> None:
-    """Refuse ``s3:bucket/x``, which would be a directory of that name.
+    """Refuse a URL such as ``s3:bucket/x``, which would otherwise be taken for a directory of that name.
 
     Raises
     ------
     InputError
-        If it looks like a URL in which slashes are missing.
+        If the text looks like a URL without its slashes.
     """
     match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?!//|:)/?(.*)", url) if isinstance(url, str) else None
     if match is None or match[1] == "data":
@@ -125,7 +125,7 @@ def refuse_missing_slashes(url: str | os.PathLike[str]) -> None:
 
 
 def is_local(url: str | os.PathLike[str]) -> bool:
-    """Return whether a store's URL is a path or a ``file://`` one."""
+    """Return whether a store's URL is a path or begins with ``file://``."""
     scheme = _SCHEME.match(url) if isinstance(url, str) else None
     return scheme is None or scheme[0] == "file://"
 
@@ -135,12 +135,12 @@ def _path(url: str | os.PathLike[str]) -> str:
 
 
 def temporary_store(workflow: str = "") -> Store:
-    """Build a store in a new directory under the system's temporary one.
+    """Create a store in a new directory below the system's temporary directory.
 
     Parameters
     ----------
     workflow : str
-        What it is for; for people.
+        The name of the workflow, for people to read.
     """
     return open_store(tempfile.mkdtemp(prefix="toilfn-"), workflow=workflow, sync=False)
 
@@ -152,12 +152,12 @@ def _open(
     workflow: str,
     connect: Callable[[str, dict[str, Any]], Objects],
 ) -> Store:
-    options.remember(url, {name: value for name, value in given.items() if name != "sync"})  # the store remembers that
+    options.remember(url, {name: value for name, value in given.items() if name != "sync"})  # store.json has sync
     wanted = options.resolved({**options.known(url), **given})
     key, makes_bucket = wanted.pop("encryption_key", None), wanted.pop("create_bucket", False)
     place = connect(url, wanted)
     objects = _encrypted(place, key)
-    meta = None if new else Meta.told(objects.url)
+    meta = None if new else Meta.from_leader(objects.url)
     if meta is None:
         meta = _read_meta(place, objects, make_bucket=new and makes_bucket)
     if meta is None:
@@ -215,12 +215,12 @@ def _connect(url: str, wanted: dict[str, Any]) -> FsspecObjects:
     except Exception as error:
         known = "a path, file://, s3://, gs:// or another fsspec scheme"
         why = options.masked(str(error), wanted)
-        cause = error if why == str(error) else None  # its traceback would show the secret
+        cause = error if why == str(error) else None  # the cause's traceback would show the secret
         raise StoreError(f"job store {url} ({scheme}://) cannot be opened: {why}", hint=f"use {known}") from cause
 
 
 def _driver(scheme: str) -> type[FsspecObjects]:
-    """Return the class for a scheme: drivers are imported when they are needed."""
+    """Return the class for a scheme. Drivers are imported only when needed."""
     match _EXTRAS.get(scheme):
         case "s3":
             from toilfn.stores.s3 import S3Objects

@@ -1,4 +1,4 @@
-"""Blobs: byte objects that are written once, referred to by name, size and digest, and verified when read."""
+"""Blobs: objects that are written once, referred to by name, size and digest, and verified when read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGEST_SIZE = 16
 _CHUNK = 2**20
 
 _MARK = struct.Struct(">4sQQ")
-"""What stands in the place of a digest for a link whose file was not read: a word, its inode (0 for any), its time."""
+"""The mark that replaces the digest of a link to a file that was not read: a tag, the inode (0: any), the mtime."""
 
 _MARKED = b"mark"
 
@@ -38,24 +38,24 @@ class BlobRef(NamedTuple):
     """A byte object in the store."""
 
     name: str
-    """Its name below the store's prefix, such as ``blobs/3f/...``."""
+    """Name below the store's prefix, such as ``blobs/3f/...``."""
     size: int
     digest: bytes
-    """BLAKE2b, 16 bytes, of its content; for a link to a file that was not read, a longer mark of the file's state."""
+    """BLAKE2b digest of the content, 16 bytes; for a link to a file that was not read, a longer mark of its state."""
 
     @property
     def is_marked(self) -> bool:
-        """Whether it is a link to a file whose content is not known, only its size, its inode and its time."""
+        """Whether this is a link to a file that was not read: only its size, inode and modification time are known."""
         return len(self.digest) == _MARK.size and self.digest.startswith(_MARKED)
 
 
 def shard(folder: str, name: str) -> str:
-    """Return an object's full name: two digits of a hash spread a folder's objects.
+    """Return an object's full name, with two digits of a hash to spread the objects of a folder.
 
     Raises
     ------
     ValueError
-        If the name is not fit to be the last part of an object's name.
+        If `name` cannot be the last part of an object's name.
     """
     if not name or "/" in name or name.startswith("."):
         raise ValueError(f"{name!r} is not a valid object name: it is empty, contains '/' or starts with '.'")
@@ -63,35 +63,35 @@ def shard(folder: str, name: str) -> str:
 
 
 def new_blob_name(hint: str = "") -> str:
-    """Build a name that no other blob has; it ends in what is left of `hint`, for people who look."""
+    """Return a unique blob name. For readability it ends in `hint`, with unusual characters replaced."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", hint)[-64:]
     return shard("blobs", f"{uuid.uuid4().hex}-{readable}" if readable else uuid.uuid4().hex)
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
-    """Return the digest that references carry."""
+    """Return the digest of some bytes, as used in references."""
     return blake2b(data, digest_size=DIGEST_SIZE).digest()
 
 
 class Hasher:
-    """Computes size and digest of bytes that come in pieces."""
+    """Computes the size and the digest of data that arrives in pieces."""
 
     def __init__(self) -> None:
         self._hasher = blake2b(digest_size=DIGEST_SIZE)
         self.size = 0
 
     def update(self, data: bytes | memoryview) -> None:
-        """Take in the next piece."""
+        """Add the next piece."""
         self._hasher.update(data)
         self.size += len(data)
 
     def digest(self) -> bytes:
-        """Return the digest of all pieces."""
+        """Return the digest of all pieces so far."""
         return self._hasher.digest()
 
 
 def hash_file(path: str | os.PathLike[str]) -> tuple[int, bytes]:
-    """Return a file's size and digest, in constant memory."""
+    """Return a file's size and digest, using constant memory."""
     hasher = Hasher()
     buffer = memoryview(bytearray(_CHUNK))
     with open(path, "rb", buffering=0) as file:
@@ -101,7 +101,7 @@ def hash_file(path: str | os.PathLike[str]) -> tuple[int, bytes]:
 
 
 def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:
-    """Compare what was read with the reference.
+    """Check the size and the digest of data that was read against its reference.
 
     Raises
     ------
@@ -115,21 +115,21 @@ def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:
 
 
 def linked_ref(name: str, path: str | os.PathLike[str], *, any_inode: bool) -> BlobRef:
-    """Return the reference of a link to a file without reading it: it knows the file again by its state.
+    """Return a reference for a link to a file without reading it: the file's size, inode and mtime identify it.
 
-    With `any_inode`, the file may be replaced by an equal one: the link is the file itself, or a copy of the store.
+    With `any_inode` the inode is not checked, since it may change: with a hard link, or when the store is copied.
     """
     found = os.stat(path)
     return BlobRef(name, found.st_size, _MARK.pack(_MARKED, 0 if any_inode else found.st_ino, found.st_mtime_ns))
 
 
 def check_file(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None:
-    """Compare a file with the reference: its content, or the state of what is a link.
+    """Check a file against its reference: its content, or, for a link that was not read, its state.
 
     Raises
     ------
     CorruptObjectError
-        If they differ; names what the link leads to.
+        If they differ. For a link, the message names its target.
     """
     if ref.is_marked:
         _check_state(ref, path, where)
@@ -154,20 +154,20 @@ def _check_state(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None
 
 
 class VerifyingReader(io.RawIOBase):
-    """A stream of a blob's bytes that raises at their end when they are not what was stored.
+    """A stream of a blob's bytes that raises an error at its end if they are not the bytes that were stored.
 
-    Reading from start to end verifies; after a jump over unread bytes nothing can be said, and nothing is.
+    Reading from start to end verifies the blob. After a seek over unread bytes it cannot be verified, and is not.
 
     Parameters
     ----------
     stream : BinaryIO
-        The blob's bytes; closed with this stream.
+        The blob's bytes; it is closed with this stream.
     ref : BlobRef
-        What they must be.
+        The expected size and digest.
     where : str
         The store's URL, for messages.
     path : path, optional
-        The file behind a link that is known by its state.
+        The target of a link that is checked by its state.
     """
 
     def __init__(self, stream: BinaryIO, ref: BlobRef, where: str, path: Path | None = None) -> None:
@@ -179,19 +179,19 @@ class VerifyingReader(io.RawIOBase):
         self._hashed = 0
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True: this stream can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Return whether the store's own stream can jump."""
+        """Return whether the underlying stream can seek."""
         return self._stream.seekable()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Jump."""
+        """Change the position, as `io.IOBase.seek` does."""
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return where the stream stands."""
+        """Return the current position."""
         return self._stream.tell()
 
     def readinto(self, buffer: WriteableBuffer) -> int:
@@ -200,7 +200,7 @@ class VerifyingReader(io.RawIOBase):
         Raises
         ------
         CorruptObjectError
-            At the end, if the bytes were not those that were stored.
+            At the end, if the bytes are not those that were stored.
         """
         view = memoryview(buffer).cast("B")
         start = self._stream.tell()
@@ -210,7 +210,7 @@ class VerifyingReader(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close the store's own stream too."""
+        """Close this stream and the underlying one."""
         self._stream.close()
         super().close()
 

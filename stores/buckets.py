@@ -1,4 +1,4 @@
-"""What object stores with buckets have in common, whichever driver talks to them."""
+"""The common part of the drivers for object stores with buckets."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 __all__ = ["PARTS_AT_A_TIME", "PART_SIZE", "BucketObjects", "is_passing_status"]
 
 PART_SIZE = 8 * 2**20
-"""Bytes of a file that go up or come down in one request."""
+"""Bytes of a file transferred in one request."""
 
 PARTS_AT_A_TIME = 4
-"""So a file of any size takes a few dozen MiB of memory."""
+"""Parts transferred at the same time: transferring a file of any size takes a few dozen MiB of memory."""
 
 _PARTS_OF_ONE_SIZE = 1000
 
 _LONGEST_URL = 7 * 86400
-"""Seconds for which a signed URL may hold. Source: Amazon and Google, "Signature Version 4"."""
+"""Longest validity of a signed URL, in seconds. Source: Amazon and Google, "Signature Version 4"."""
 
 _HASHED = re.compile(r"[0-9a-f]{2}/")
 
 
 def is_passing_status(status: int) -> bool:
-    """Return whether another try may help after a server's answer; 501 and 505 say what it will never do."""
+    """Return whether a request that got this HTTP status may succeed if repeated; 501 and 505 are permanent."""
     return status in (408, 429) or (500 <= status < 600 and status not in (501, 505))
 
 
 class BucketObjects(FsspecObjects):
-    """Objects in a bucket: there are no folders, and listings come in pages."""
+    """Objects in a bucket, which has no folders and returns listings in pages."""
 
     _requests = 0
 
     @property
     def requests(self) -> int:
-        """How many requests this process has sent, failed ones included."""
+        """Number of requests this process has sent, including failed ones."""
         return self._requests
 
     @property
@@ -57,26 +57,26 @@ class BucketObjects(FsspecObjects):
 
     @abstractmethod
     def make_bucket(self) -> None:
-        """Build the bucket."""
+        """Create the bucket."""
 
     @abstractmethod
     def _page(self, prefix: str, after: str | None) -> tuple[list[str], str | None]:
-        """List one page of the keys that start so, after a mark; also give the mark of the next page, if any."""
+        """Return one page of the keys with a prefix, from a page token on, and the token of the next page, if any."""
 
     @abstractmethod
     def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
-        """Return whether it was the bucket that was not found, not only the object in it."""
+        """Return whether the bucket itself was not found, not only the object in it."""
 
     @abstractmethod
     def _sign(self, path: str, seconds: int) -> str: ...
 
     def presigned_url(self, name: str, seconds: int) -> str:
-        """Return a URL by which anybody can read an object for some time: at most seven days.
+        """Return a URL with which anyone can read an object for a limited time, at most seven days.
 
         Raises
         ------
         StoreError
-            If it could not hold for so long, or would hold for no time at all.
+            If `seconds` is not positive, or is more than seven days.
         """
         if not 0 < seconds <= _LONGEST_URL:
             raise StoreError(
@@ -86,7 +86,7 @@ class BucketObjects(FsspecObjects):
         return self._do("sign a URL for", name, lambda: self._sign(self._path(name), seconds))
 
     def open_new(self, name: str) -> NewObject:
-        """Open a new object to write it in parts, in constant memory."""
+        """Open a new object for writing in parts, using constant memory."""
         stream = self._do("write", name, lambda: self._fs.open(self._path(name), "wb", block_size=PART_SIZE))
         return _Upload(stream, lambda error: self._failed("write", name, error))
 
@@ -98,7 +98,7 @@ class BucketObjects(FsspecObjects):
         """Do nothing: a prefix without objects is gone."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects, many by one request where that can be; those that are gone are no error."""
+        """Delete objects, many by one request where possible; missing ones are ignored."""
         waiting = iter(names)
         while group := list(islice(waiting, 1000)):
             self._delete_group(group)
@@ -124,11 +124,11 @@ class BucketObjects(FsspecObjects):
             yield from found
 
     def _is_hashed(self, start: str, path: str) -> bool:
-        """Return whether names go on with two digits of a hash, so that there are as many with each digit."""
+        """Return whether the names below `start` begin with two digits of a hash, and so are spread evenly."""
         return start.endswith("/") and _HASHED.match(self._key(path)[len(start) :]) is not None
 
     def _find_at_once(self, prefix: str, start: str) -> Iterator[str]:
-        """List a large folder, the names with each digit at the same time."""
+        """List a large folder by one concurrent listing for each first digit."""
         with ThreadPoolExecutor(self.parallel) as pool:
             for found in pool.map(lambda digit: self._find_all(prefix, start + digit), "0123456789abcdef"):
                 yield from found
@@ -154,14 +154,14 @@ class BucketObjects(FsspecObjects):
 
 
 class _Upload(NewObject):
-    """An upload in parts, which the driver begins with the first one; a small object goes up in one request.
+    """An upload in parts, which the driver starts with the first part; a small object is sent in one request.
 
     Parameters
     ----------
     stream : object
-        The driver's own.
+        The driver's stream.
     failed : callable
-        Makes the error from the driver's.
+        Converts a driver's error into a `StoreError`.
     """
 
     def __init__(self, stream: Any, failed: Callable[[Exception], StoreError]) -> None:
@@ -170,12 +170,12 @@ class _Upload(NewObject):
         self._written = 0
 
     def writable(self) -> bool:
-        """Say that this stream can be written."""
+        """Return True: this stream can be written."""
         return True
 
     def write(self, data: ReadableBuffer) -> int:
         """Write the next bytes."""
-        # Of a very large object the later parts are larger, since there may be 10,000 only.
+        # The later parts of a very large object are larger, since there can be at most 10,000 parts.
         self._stream.blocksize = PART_SIZE * 2 ** (self._written // (PART_SIZE * _PARTS_OF_ONE_SIZE)).bit_length()
         with self._explained():
             count = int(self._stream.write(bytes(data)))
@@ -183,13 +183,13 @@ class _Upload(NewObject):
         return count
 
     def finish(self) -> None:
-        """Let the object appear."""
+        """Complete the upload, which makes the object visible."""
         with self._explained():
             self._stream.close()
 
     def give_up(self) -> None:
-        """Remove the parts that went up."""
-        with suppress(Exception):  # the place's own rules remove them later
+        """Remove the parts that were uploaded."""
+        with suppress(Exception):  # the bucket's own lifecycle rules remove them later
             self._stream.discard()
         self._stream.closed = True
 

@@ -1,4 +1,4 @@
-"""The one function that reads what an object of a store says, and names the object when that is not what it must be."""
+"""Parse and validate the objects of a store; an error names the damaged object."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ T = TypeVar("T")
 _READS = 3
 
 RESTORE = "put the object back from a copy, or start the workflow in a new store"
-"""What helps when an object that no other one can replace is damaged."""
+"""The hint for a damaged object that nothing can replace."""
 
 
 def read(kind: type[T], data: bytes, parse: Callable[[bytes], Any], what: str, advice: str = RESTORE) -> T:
-    """Parse an object and build what it stands for, with fields of the right types.
+    """Parse an object, check the types of its fields, and return it.
 
     Parameters
     ----------
     kind : type
-        A `NamedTuple`, whose annotations are the fields' types, or any other type that `parse` must return.
+        A `NamedTuple`, whose annotations give the types of the fields, or any other type that `parse` must return.
     data : bytes
-        The object.
+        The bytes of the object.
     parse : callable
-        Such as `json.loads`; returns the fields by name or in order. It may raise any error; toilfn's own pass.
+        A function such as `json.loads` that returns the fields by name or in order. It may raise any error; a
+        `ToilfnError` is passed on, and all others count as damage.
     what : str
         The object's name and the store's URL, for the message.
     advice : str
-        What to do when the object is damaged.
+        The hint for a damaged object.
 
     Raises
     ------
     CorruptObjectError
-        If the object is not what `kind` says.
+        If the object cannot be parsed, or does not fit `kind`.
     """
     try:
         found = parse(data)
@@ -59,19 +60,19 @@ def read(kind: type[T], data: bytes, parse: Callable[[bytes], Any], what: str, a
 
 
 def reread(get: Callable[[], T], pause: float) -> T:
-    """Read something, and once or twice more if it is damaged: what a network has altered is right the next time.
+    """Read an object, and read it again up to twice if it is damaged: the network may have altered it.
 
     Parameters
     ----------
     get : callable
-        Reads and verifies.
+        Reads and verifies the object.
     pause : float
-        Seconds before the second try; the third waits twice as long.
+        Seconds to wait before the second attempt; the wait before the third is twice as long.
 
     Raises
     ------
     CorruptObjectError
-        If it is damaged each time.
+        If the object is damaged in every attempt.
     """
     for attempt in range(_READS - 1):
         with suppress(CorruptObjectError):
@@ -81,14 +82,14 @@ def reread(get: Callable[[], T], pause: float) -> T:
 
 
 def without_frames(error: StoreError) -> StoreError:
-    """Return an error without the frames of toilfn's own code, which tell its reader nothing; logs have them."""
+    """Return an error without its traceback through toilfn's own code, which does not help users; log that instead."""
     logging.getLogger("toilfn.stores").debug("the store cannot be used", exc_info=error)
     error.__cause__, error.__suppress_context__ = None, True
     return error.with_traceback(None)
 
 
 def damaged(what: str, why: str, advice: str = RESTORE) -> CorruptObjectError:
-    """Build the error for an object that is not what it must be."""
+    """Build the error for a damaged object."""
     return CorruptObjectError(f"{what} is damaged: {why}", hint=advice)
 
 
@@ -110,7 +111,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value is of an annotated type; numbers are finite and not negative in all that a store says."""
+    """Return whether a value is of an annotated type; a store holds only finite numbers that are not negative."""
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is dict:

@@ -1,9 +1,10 @@
-"""Objects that are encrypted before they leave the machine, wherever they are kept.
+"""Client-side encryption: objects are encrypted before they leave the machine.
 
-Each object is a header and chunks. The header is eight bytes that say what it is, eight that tell one key from
-another, and sixteen random ones. From these, the user's key and the object's name comes the object's own key
-(HKDF with SHA-256, RFC 5869), with which AES-GCM encrypts and authenticates chunk after chunk. A chunk's nonce is its
-number and whether it is the last one: so chunks cannot be altered, swapped, left out or taken from another object.
+Each object is a header and chunks. The header has eight bytes that identify the format, eight that identify the key,
+and sixteen random bytes. Each object has a key of its own, derived from the user's key, the random bytes and the
+object's name (HKDF with SHA-256, RFC 5869). With it, AES-GCM encrypts and authenticates each chunk. The nonce of a
+chunk is its number and whether it is the last one, so that altering, swapping, omitting or inserting chunks is
+detected.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ _HEADER = len(ENCRYPTED) + 8 + _SALT
 
 
 class EncryptedObjects(Objects):
-    """Encrypts what is written to other objects and decrypts what is read.
+    """Encrypts data written to other objects, and decrypts data read from them.
 
     Names, sizes and times are not hidden.
 
     Parameters
     ----------
     inner : Objects
-        Where the encrypted objects are.
+        The encrypted objects.
     key : bytes
         32 bytes.
     folder : str
-        Where `inner` is within the store, such as ``"runs/x/"``: names are authenticated with it, so that an object
-        reads the same through its folder and through the store.
+        The folder of `inner` within the store, such as ``"runs/x/"``. Names are authenticated with it, so that an
+        object can be read both through its folder and through the store.
     """
 
     def __init__(self, inner: Objects, key: bytes, folder: str = "") -> None:
@@ -63,7 +64,7 @@ class EncryptedObjects(Objects):
 
     @property
     def requests(self) -> int:
-        """How many requests were sent."""
+        """Number of requests this process has sent."""
         return self._inner.requests
 
     def below(self, folder: str) -> EncryptedObjects:
@@ -88,11 +89,11 @@ class EncryptedObjects(Objects):
         return self._inner.exists(name)
 
     def size(self, name: str) -> int:
-        """Return the size of what is in an object."""
+        """Return the size of an object's decrypted content."""
         return _plain_size(self._inner.size(name))
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Iterate over the names that start so."""
+        """Iterate over the names with a prefix."""
         return self._inner.list(prefix)
 
     def delete(self, names: Iterable[str]) -> None:
@@ -100,7 +101,7 @@ class EncryptedObjects(Objects):
         self._inner.delete(names)
 
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
-        """Write or replace an object with a file's content; with `move`, the file is given away."""
+        """Write or replace an object with a file's content; with `move`, the file is removed afterwards."""
         with tempfile.NamedTemporaryFile(prefix="toilfn-") as draft, open(path, "rb") as source:
             for part in self._sealed(name, source):
                 draft.write(part)
@@ -110,7 +111,7 @@ class EncryptedObjects(Objects):
             os.unlink(path)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
-        """Write what is in an object to a file, which is replaced."""
+        """Write an object's decrypted content to a file, which is replaced."""
         with tempfile.NamedTemporaryFile(prefix="toilfn-") as draft:
             self._inner.download(name, draft.name)
             with open(draft.name, "rb") as sealed, self._opened(name, sealed) as source, open(path, "wb") as target:
@@ -126,11 +127,11 @@ class EncryptedObjects(Objects):
             raise
 
     def versions(self) -> int:
-        """Count what the place keeps of deleted objects."""
+        """Return the number of old versions that the place keeps of deleted or replaced objects."""
         return self._inner.versions()
 
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written."""
+        """Delete half-written objects."""
         return self._inner.sweep(age)
 
     def clear(self, folder: str) -> None:
@@ -142,12 +143,12 @@ class EncryptedObjects(Objects):
         self._inner.remove_root()
 
     def try_out(self) -> None:
-        """Find out what the place can do."""
+        """Test which operations the place supports."""
         self._inner.try_out()
         self.conditional = self._inner.conditional
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing under the prefix."""
+        """Return whether there are no objects below the prefix."""
         return self._inner.is_empty()
 
     def _seal(self, name: str, data: bytes) -> bytes:
@@ -170,7 +171,7 @@ class EncryptedObjects(Objects):
     def _opened(self, name: str, sealed: BinaryIO) -> BinaryIO:
         header = sealed.read(_HEADER)
         if len(header) < _HEADER or header[: len(ENCRYPTED)] != ENCRYPTED:
-            raise self._damaged(name, "is cut short, or was written without encryption")
+            raise self._damaged(name, "is truncated, or was written without encryption")
         if header[len(ENCRYPTED) : -_SALT] != self._key_id:
             raise self._damaged(name, "was altered, or encrypted with a key other than encryption_key")
         reader = _Reader(sealed, self._cipher(name, header[-_SALT:]), lambda: self._damaged(name, "was altered"))
@@ -183,16 +184,16 @@ class EncryptedObjects(Objects):
 
 
 class _Reader(io.RawIOBase):
-    """A stream of what is in an encrypted object; each chunk is verified before any of it is given.
+    """A stream of an encrypted object's content; each chunk is verified before any of it is returned.
 
     Parameters
     ----------
     sealed : BinaryIO
-        The encrypted object; closed with this stream.
+        The encrypted object; it is closed with this stream.
     cipher : AESGCM
-        With the object's own key.
+        The cipher, with the object's own key.
     damaged : callable
-        Makes the error for a chunk that is not what was written.
+        Builds the error for an altered chunk.
     """
 
     def __init__(self, sealed: BinaryIO, cipher: AESGCM, damaged: Callable[[], CorruptObjectError]) -> None:
@@ -207,30 +208,30 @@ class _Reader(io.RawIOBase):
         self._chunk = b""
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True: this stream can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Say that this stream can jump."""
+        """Return True: this stream can seek."""
         return True
 
     def tell(self) -> int:
-        """Return where the stream stands."""
+        """Return the current position."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Jump."""
+        """Change the position, as `io.IOBase.seek` does."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, start + offset)
         return self._position
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read into a buffer, at most to the end of a chunk.
+        """Read into a buffer, at most up to the end of a chunk.
 
         Raises
         ------
         CorruptObjectError
-            If the chunk was altered, or is not the one that was written there.
+            If the chunk was altered, or belongs to another place.
         """
         view = memoryview(buffer).cast("B")
         self._load(min(self._position // _CHUNK, self._last))
@@ -241,7 +242,7 @@ class _Reader(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close the encrypted object too."""
+        """Close this stream and the encrypted object."""
         self._sealed.close()
         super().close()
 
@@ -262,7 +263,7 @@ def _nonce(number: int, *, last: bool) -> bytes:
 
 
 def _plain_size(sealed: int) -> int:
-    """Return the size of what is in an encrypted object of so many bytes; 0 for one that is cut short."""
+    """Return the size of the content of an encrypted object of `sealed` bytes; 0 if it is truncated."""
     body = max(sealed - _HEADER, _TAG)
     return body - _TAG * -(-body // _SEALED)
 

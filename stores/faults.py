@@ -1,6 +1,6 @@
-"""Named points in the write path at which a test can end the process.
+"""Named points in the write path at which a test can kill the process.
 
-``TOILFN_FAULT=objects.linked:3`` kills it with SIGKILL at the third passing of that point.
+``TOILFN_FAULT=objects.linked:3`` sends it SIGKILL when it passes that point for the third time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["fault", "hook", "killer"]
 
 
 def killer(plan: str) -> Callable[[str], None] | None:
-    """Build the function that kills as planned, by ``POINT:PASSING``; None for an empty plan."""
+    """Build a function that kills the process as a plan ``POINT:COUNT`` says; return None for an empty plan."""
     point, _, passing = plan.partition(":")
     if not point:
         return None
@@ -29,10 +29,10 @@ def killer(plan: str) -> Callable[[str], None] | None:
 
 
 hook: Callable[[str], None] | None = killer(os.environ.get("TOILFN_FAULT", ""))
-"""Called with the name of each point that is passed. Tests may put their own here."""
+"""Called with the name of each point that the process passes. Tests may replace it."""
 
 
 def fault(name: str) -> None:
-    """Pass a point."""
+    """Call the hook, if there is one, at a named point."""
     if hook is not None:
         hook(name)

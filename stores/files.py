@@ -1,4 +1,4 @@
-"""Objects as files of a directory, on any POSIX file system."""
+"""Objects as files in a directory, on any POSIX file system."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checke
 __all__ = ["FileObjects", "clone", "copy_content"]
 
 _FICLONE = 0x40049409
-"""Linux's request to share a file's blocks with another file (btrfs, XFS, ...)."""
+"""The Linux ioctl that makes a file share its blocks with another one (btrfs, XFS, ...)."""
 
 _LARGE = 2**30
-"""Bytes that the kernel is asked to copy in one call."""
+"""Bytes to copy by one system call."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-"""How file systems say that they have no hard links."""
+"""Errors of file systems without hard links."""
 
 _LOCK = f"{TEMPORARY}lock"
 """The lock file that the writer of a new object holds on file systems without hard links."""
@@ -38,17 +38,17 @@ _log = logging.getLogger("toilfn.stores")
 
 
 class FileObjects(Objects):
-    """Objects as files.
+    """Objects as files in a directory.
 
-    A new object is a temporary file that is then linked to its name, which only one writer can do; an
-    object is replaced by renaming. Directories are private to the user.
+    A new object is written to a temporary file, which is then hard-linked to its name: only one writer can do that.
+    An object is replaced by a rename. Directories are accessible to the user only.
 
     Parameters
     ----------
     root : path
-        The directory. It is not made here.
+        The directory. `prepare` creates it.
     sync : bool
-        Whether a write returns only when it would outlive a loss of power.
+        Whether a write returns only when it would survive a power failure.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, sync: bool = True) -> None:
@@ -57,7 +57,7 @@ class FileObjects(Objects):
         self.sync = sync
 
     def prepare(self) -> None:
-        """Build the directory, for the user only."""
+        """Create the directory, accessible to the user only."""
         try:
             os.makedirs(os.path.dirname(self._root), exist_ok=True)
             with suppress(FileExistsError):
@@ -84,7 +84,7 @@ class FileObjects(Objects):
             self._replace(temporary, self._path(name))
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object unless there is one: of several writers one gets True."""
+        """Write an object unless there is one; exactly one of several writers gets True."""
         with self._translated("write", name):
             temporary = self._write_temporary(name, data)
             fault("objects.temporary")
@@ -104,7 +104,7 @@ class FileObjects(Objects):
             return os.stat(self._path(name)).st_size
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Iterate over the names that start so, in no particular order."""
+        """Iterate over the names with a prefix, in no particular order."""
         folder = prefix.rpartition("/")[0]
         with self._translated("list", prefix):
             for path in _walk(self._path(folder)):
@@ -113,20 +113,19 @@ class FileObjects(Objects):
                     yield name
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone are no error."""
+        """Delete objects; missing ones are ignored."""
         for name in names:
             with self._translated("delete", name), suppress(FileNotFoundError):
                 os.unlink(self._path(name))
             fault("objects.deleted")
 
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
-        """Write or replace an object with a file's content; with `move`, the file is given away.
+        """Write or replace an object with a file's content; with `move`, the file is removed or renamed into the store.
 
-        The object can be executed if the file could, and cannot be written by anyone, since other
-        places may hold links to it.
+        The object is executable if the file is. It is read-only, since there may be hard links to it elsewhere.
         """
         with self._translated("write", name):
-            if move and self._give(path, name):
+            if move and self._prepare_rename(path, name):
                 fault("objects.temporary")
                 if self._renamed(path, self._path(name)):
                     return
@@ -137,7 +136,7 @@ class FileObjects(Objects):
                 os.unlink(path)
 
     def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
-        """Do `upload`, and return the size and the digest of what was written."""
+        """Upload a file, and return the size and the digest of the content that was written."""
         with self._translated("write", name):
             hasher = Hasher()
             temporary = self._copy_in(path, name, hasher)
@@ -156,19 +155,19 @@ class FileObjects(Objects):
             return open(self._path(name), "rb", buffering=0)
 
     def local_path(self, name: str) -> Path | None:
-        """Return the file that is the object; it must not be changed."""
+        """Return the path of the object's file, which must not be changed."""
         return Path(self._path(name)) if self.exists(name) else None
 
     def link_target(self, name: str) -> str | None:
-        """Return what an object is a symbolic link to; it may be gone."""
+        """Return the target of an object that is a symbolic link, even if the target no longer exists."""
         path = self._path(name)
         return os.readlink(path) if os.path.islink(path) else None
 
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
+        """Delete half-written objects older than `age` seconds, or all of them for 0; return their number."""
         latest = time.time() - age if age > 0 else float("inf")  # the file server's clock may be ahead
         drafts = (path for path in _walk(self._root) if os.path.basename(path).startswith(TEMPORARY))
-        # Another process may hold the lock: whoever found a new file in its place would not wait for that one.
+        # Keep the lock file: a process may hold it, and one that locked a new file instead would not wait.
         old = [path for path in drafts if path != self._path(_LOCK) and _modified(path) <= latest]
         for path in old:
             with suppress(FileNotFoundError):
@@ -181,14 +180,14 @@ class FileObjects(Objects):
             shutil.rmtree(self._path(folder))
 
     def remove_root(self) -> None:
-        """Remove the directory if it is empty; a link to it stays."""
+        """Remove the directory if it is empty; a symbolic link to a directory stays."""
         with suppress(OSError):
             with suppress(FileNotFoundError):
                 os.unlink(self._path(_LOCK))
             os.rmdir(self._root)
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing in the directory but what a store that is just being made leaves."""
+        """Return whether the directory is empty, except for the temporary files of a store that is being created."""
         with self._translated("list", ""):
             return all(name.startswith(TEMPORARY) for name in os.listdir(self._root))
 
@@ -228,7 +227,7 @@ class FileObjects(Objects):
             return tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
 
     def _make_folders(self, folder: str) -> None:
-        """Build a folder of the store and those above it, but never the store itself: it may have been deleted."""
+        """Create a folder of the store and its parents, but never the store's directory: it may have been deleted."""
         if not os.path.isdir(self._root):
             raise StoreNotFoundError(f"job store {self.url} no longer exists: it was deleted or unmounted")
         path = self._root
@@ -242,7 +241,7 @@ class FileObjects(Objects):
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # Over NFS a link that was made can be reported so, when the first answer was lost.
+            # Over NFS, the link may have been made by an earlier try of this very call whose answer was lost.
             if os.stat(temporary).st_nlink != 2:
                 return False
         except OSError as error:
@@ -254,17 +253,17 @@ class FileObjects(Objects):
         return True
 
     def _rename_new(self, temporary: str, path: str) -> bool:
-        """Do without hard links: look, then rename, with a lock that the system takes back when its holder dies."""
-        self._say_unconditional()
+        """Create an object without hard links: check, then rename, under a lock that ends with its process."""
+        self._warn_unconditional()
         with open(self._path(_LOCK), "ab") as lock:
-            with suppress(OSError):  # no locks either: then the lease alone keeps a second writer out
+            with suppress(OSError):  # no locks either: only the lease keeps a second writer out
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.exists(path):
                 return False
             self._replace(temporary, path)
             return True
 
-    def _say_unconditional(self) -> None:
+    def _warn_unconditional(self) -> None:
         if self.conditional:
             _log.warning(
                 "%s has no hard links: only the lease keeps leaders on other hosts from writing to it", self.url
@@ -277,7 +276,7 @@ class FileObjects(Objects):
         self._flush_folder(os.path.dirname(path))
 
     def _renamed(self, path: str | os.PathLike[str], target: str) -> bool:
-        """Rename a file into the store; False where the system cannot, as between two mounts of one file system."""
+        """Rename a file into the store; return False if that is impossible, as between mounts of one file system."""
         try:
             self._replace(path, target)
         except OSError as error:
@@ -286,8 +285,8 @@ class FileObjects(Objects):
             return False
         return True
 
-    def _give(self, path: str | os.PathLike[str], name: str) -> bool:
-        """Build a file ready to be renamed into the store; False if it has to be copied."""
+    def _prepare_rename(self, path: str | os.PathLike[str], name: str) -> bool:
+        """Prepare a file for being renamed into the store; return False if it must be copied instead."""
         self._make_folders(os.path.dirname(name))
         found = os.lstat(path)
         same_device = found.st_dev == os.stat(os.path.dirname(self._path(name))).st_dev
@@ -295,7 +294,7 @@ class FileObjects(Objects):
         if not (same_device and ours_alone):
             return False
         with open(path, "rb") as file:
-            self._seal(file.fileno(), found.st_mode)
+            self._make_read_only(file.fileno(), found.st_mode)
         return True
 
     def _copy_in(self, path: str | os.PathLike[str], name: str, hasher: Hasher | None = None) -> str:
@@ -309,13 +308,13 @@ class FileObjects(Objects):
                 target.flush()
                 found = os.fstat(source.fileno())
                 os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
-                self._seal(target.fileno(), found.st_mode)
+                self._make_read_only(target.fileno(), found.st_mode)
         except BaseException:
             os.unlink(temporary)
             raise
         return temporary
 
-    def _seal(self, descriptor: int, mode: int) -> None:
+    def _make_read_only(self, descriptor: int, mode: int) -> None:
         os.fchmod(descriptor, 0o555 if mode & 0o111 else 0o444)
         self._flush(descriptor)
 
@@ -341,7 +340,7 @@ def _unencodable(path: str, error: UnicodeEncodeError) -> StoreError:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Iterate over the files below a folder, which may be gone or going."""
+    """Iterate over the files below a folder, which another process may be deleting."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -364,13 +363,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def copy_content(source: BinaryIO, target: BinaryIO) -> None:
-    """Copy a file's content, by sharing its blocks where the file system can, else inside of the kernel if it can."""
+    """Copy a file's content: by sharing its blocks if possible, else in the kernel, else through a buffer."""
     if not clone(source, target) and not _copied_by_the_kernel(source, target):
         shutil.copyfileobj(source, target, 2**20)
 
 
 def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher) -> None:
-    """Copy a file's content, which must be read anyway."""
+    """Copy a file's content and compute its digest; the content is read in any case."""
     is_cloned = clone(source, target)
     while chunk := source.read(2**20):
         hasher.update(chunk)
@@ -379,7 +378,7 @@ def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher) -> None:
 
 
 def clone(source: BinaryIO, target: BinaryIO) -> bool:
-    """Let a file share all blocks of another one; False if the file system cannot."""
+    """Share all blocks of a file with another one; return False if the file system cannot."""
     try:
         fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
     except OSError:
@@ -388,12 +387,12 @@ def clone(source: BinaryIO, target: BinaryIO) -> bool:
 
 
 def _copied_by_the_kernel(source: BinaryIO, target: BinaryIO) -> bool:
-    """Copy a file's content in the kernel, which a file server does by itself; False if nothing was copied."""
+    """Copy a file's content in the kernel, or on a file server that can; return False if nothing was copied."""
     copied = 0
     try:
         while count := os.copy_file_range(source.fileno(), target.fileno(), _LARGE):
             copied += count
-    except (OSError, AttributeError) as error:  # between some file systems; not on every platform
+    except (OSError, AttributeError) as error:  # unsupported between some file systems and on some platforms
         if copied or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         return False

@@ -15,11 +15,11 @@ from toilfn.stores.options import for_driver
 __all__ = ["GcsObjects"]
 
 _BOUNDARY = b"--==0=="
-"""What gcsfs puts between the parts of a request that writes an object at once; content must not hold it."""
+"""The separator gcsfs uses in a request that writes a whole object; the content must not contain it."""
 
 
 class GcsObjects(BucketObjects):
-    """Objects in a bucket of Google Cloud Storage.
+    """Objects in a Google Cloud Storage bucket.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class GcsObjects(BucketObjects):
     url : str
         The prefix, as people write it.
     trace : aiohttp.TraceConfig
-        Of the file system's session; its requests are counted.
+        The trace of the file system's session, used to count requests.
     """
 
     def __init__(self, fs: gcsfs.GCSFileSystem, root: str, url: str, trace: aiohttp.TraceConfig) -> None:
@@ -38,7 +38,7 @@ class GcsObjects(BucketObjects):
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> GcsObjects:
-        """Build one from a URL and the options of gcsfs."""
+        """Build an instance from a URL and the options of gcsfs."""
         options = for_driver(
             options, [gcsfs.GCSFileSystem, gcsfs.core.GCSFileSystem], f"job store {url} (Google Storage)"
         )
@@ -49,8 +49,8 @@ class GcsObjects(BucketObjects):
         return cls(fs, fs._strip_protocol(url), url, trace)
 
     def make_bucket(self) -> None:
-        """Build the bucket, in the location that the option ``default_location`` names."""
-        self._do("make the bucket of", "", lambda: self._fs.mkdir(self._bucket))
+        """Create the bucket, in the location given by the option ``default_location``."""
+        self._do("create the bucket of", "", lambda: self._fs.mkdir(self._bucket))
 
     async def _count(self, *_: object) -> None:
         self._requests += 1
@@ -66,7 +66,7 @@ class GcsObjects(BucketObjects):
         try:
             self._fs.pipe_file(path, data, mode="create", chunksize=_chunk_size(data))
         except ChecksumError as error:
-            # There was none, so this is what we wrote; left there, it would be taken for an object that is damaged.
+            # There was no such object, so this one is ours. Remove it, or it would be taken for a damaged object.
             self._fs.rm_file(path)
             raise ConnectionError("the object was altered during the transfer") from error
 
@@ -96,7 +96,7 @@ class GcsObjects(BucketObjects):
         return url
 
     def _has_no_bucket(self, name: str, error: FileNotFoundError) -> bool:
-        if name != META:  # the first object that is asked for; what follows is spared a second request
+        if name != META:  # META is read first, so later requests need not check for the bucket again
             return False
         try:
             self._fs.call("GET", "b/{}/o", self._bucket, maxResults=1)
@@ -111,5 +111,5 @@ class GcsObjects(BucketObjects):
 
 
 def _chunk_size(data: bytes) -> int:
-    """Return the size from which gcsfs writes an object apart from its description."""
+    """Return the size above which gcsfs sends an object separately from its metadata."""
     return len(data) if _BOUNDARY in data else max(len(data) + 1, PART_SIZE)

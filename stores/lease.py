@@ -1,10 +1,10 @@
-"""The lease: who leads a store, for people and for the next leader.
+"""The lease: an object that says which process leads a store, for people and for the next leader.
 
-It is advice. It keeps a second leader out as long as the first one shows that it lives; if it errs,
-the log still lets one of them write and fences the other.
+The lease is advisory. It keeps a second leader out as long as the first one renews it. If it is wrong, the log still
+lets only one leader write, and fences the other.
 
-Clocks of different hosts differ, so the times in a lease prove nothing. A leader counts as dead when its heartbeat did
-not change for a whole timeout while somebody watched it, on the watcher's own monotonic clock.
+The clocks of different hosts differ, so the times in a lease prove nothing. A leader counts as dead when its heartbeat
+has not changed for a whole timeout, measured by the monotonic clock of the process that watches it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from toilfn.stores.store import Store
 __all__ = ["Holder", "Lease", "Watch", "holder", "living"]
 
 _BEATS = 6
-"""Heartbeats in one timeout: some may be late or lost."""
+"""Heartbeats per timeout, so that some of them may be late or lost."""
 
 _SAME_START = 2.0
-"""Seconds by which two readings of a process's start may differ."""
+"""Seconds by which two readings of a process's start time may differ."""
 
 _NAME = re.compile(r"leases/[0-9]{16}")
 
-_VANISHING = 50
-"""How many times in a row a lease that is listed may be gone when it is read."""
+_READ_ATTEMPTS = 50
+"""How many times to list and read the newest lease while newer leaders keep deleting it."""
 
 _ADVICE = "if no leader of the store is running, delete this object"
 
@@ -48,13 +48,13 @@ _log = logging.getLogger("toilfn.stores")
 
 
 class Holder(NamedTuple):
-    """What a lease says of the leader that took it. Times are seconds since the epoch."""
+    """The content of a lease: the leader that holds it. Times are in seconds since the epoch."""
 
     epoch: int
     host: str
     pid: int
     machine: str
-    """Tells machines, their reboots and their containers apart: a process id means something in one only."""
+    """Identifies the host, its boot and its container: a process id is unique only within these."""
     started: float
     """When the process started."""
     acquired: float
@@ -65,49 +65,49 @@ class Holder(NamedTuple):
 
     @property
     def is_gone(self) -> bool:
-        """Whether the leader has given the store up, or was a process of this machine that has ended."""
+        """Whether the leader has released the lease, or was a process of this machine that has ended."""
         return self.released or (self.machine == _machine() and not _is_running(self.pid, self.started))
 
     def holds(self, now: float, timeout: float = 0.0) -> bool:
-        """Return whether the leader lives, by a clock that it shares with the caller."""
+        """Return whether the leader is alive, by a clock that it shares with the caller."""
         return not self.is_gone and now - self.heartbeat <= max(timeout, self.timeout)
 
     def seems_fresh(self, now: float) -> bool:
-        """Return whether the heartbeat is recent if this host's clock and the leader's agree, which nobody knows."""
+        """Return whether the heartbeat is recent, assuming that this host's clock and the leader's agree."""
         return abs(now - self.heartbeat) <= self.timeout
 
 
 def holder(store: Store) -> Holder | None:
-    """Return the newest lease of a store, whether it is still held or not; None if there never was one.
+    """Return the newest lease of a store, whether or not it is still held; None if there never was one.
 
     Raises
     ------
     CorruptObjectError
         If it cannot be read.
     """
-    for attempt in range(_VANISHING):
+    for attempt in range(_READ_ATTEMPTS):
         names = _names(store)
         if not names:
             return None
-        with suppress(MissingObjectError):  # a newer leader has just taken it away
+        with suppress(MissingObjectError):  # a newer leader has just deleted it
             return checked.reread(partial(_read, store, names[-1]), store.objects.pause)
         time.sleep(min(0.01 * attempt, 0.2))
     raise checked.damaged(_label(names[-1], store.url), "it is listed but cannot be read", _ADVICE)
 
 
 class Watch:
-    """Watches the newest lease of a store: a leader lives as long as its heartbeat changes.
+    """Watches the newest lease of a store: a leader is alive as long as its heartbeat changes.
 
     Parameters
     ----------
     store : Store
     timeout : float
-        Seconds without a change after which the leader counts as dead, if the lease itself does not say more.
+        Seconds without a change after which the leader counts as dead. A longer timeout in the lease takes precedence.
 
     Attributes
     ----------
     has_changed : bool
-        Whether a lease that was seen was renewed, or another one taken, since.
+        Whether the lease was renewed, or another one was taken, since this object first saw one.
     """
 
     def __init__(self, store: Store, timeout: float = 0.0) -> None:
@@ -119,11 +119,11 @@ class Watch:
 
     @property
     def epoch(self) -> int:
-        """The number of the lease that was seen last; 0 if there was none."""
+        """The epoch of the last lease that was seen; 0 if there was none."""
         return self._seen.epoch if self._seen else 0
 
     def look(self) -> Holder | None:
-        """Return the lease of the leader; None as soon as there is none, or its leader counts as dead."""
+        """Return the leader's lease; None if there is none, or if its leader counts as dead."""
         held = holder(self._store)
         if held != self._seen:
             self.has_changed = self._seen is not None
@@ -133,32 +133,32 @@ class Watch:
         return held
 
     def remember(self) -> None:
-        """Let the next `Watch.recalled` of this process know how long the lease has not changed."""
+        """Save how long the lease has not changed, for the next call of `Watch.recalled` in this process."""
         _watched[self._store.url] = (self._seen, self._since)
 
     @classmethod
     def recalled(cls, store: Store, timeout: float) -> Watch:
-        """Build one that knows what the last one of this process has seen."""
+        """Build a watch that continues from the state the last one in this process saved."""
         watch = cls(store, timeout)
         watch._seen, watch._since = _watched.pop(store.url, (None, 0.0))
         watch.look()
-        watch.has_changed = False  # between then and now it may have changed and died
+        watch.has_changed = False  # a change before now does not show that the leader is still alive
         return watch
 
     def decided(self, held: Holder, limit: float | None = None) -> bool:
-        """Wait until it is certain whether a leader lives: it renews its lease, or does not for the timeout.
+        """Wait until the leader renews its lease or the timeout passes, and return whether the leader is alive.
 
         Parameters
         ----------
         held : Holder
-            Its lease, as `look` gave it.
+            The lease that `look` returned.
         limit : float, optional
-            Seconds after which a leader that did not renew its lease is taken for dead; by default the timeout.
+            Seconds after which a leader that has not renewed its lease counts as dead. The default is the timeout.
 
         Returns
         -------
         bool
-            Whether it lives.
+            Whether the leader is alive.
         """
         pause = min(max(held.timeout, 0.1) / _BEATS / 4, 1.0)
         end = None if limit is None else time.monotonic() + limit
@@ -172,11 +172,11 @@ class Watch:
 
 
 _watched: dict[str, tuple[Holder | None, float]] = {}
-"""By a store's URL: the lease that kept this process out, and since when on its monotonic clock."""
+"""For each store's URL: the lease that kept this process out, and since when it has not changed (monotonic time)."""
 
 
 def living(store: Store) -> Holder | None:
-    """Return the lease of the leader that most likely leads a store, for people; waits for a heartbeat if need be."""
+    """Return the lease of the leader that is probably alive, for display; wait for a heartbeat if necessary."""
     watch = Watch(store)
     held = watch.look()
     if held is None or held.seems_fresh(time.time()):
@@ -185,14 +185,14 @@ def living(store: Store) -> Holder | None:
 
 
 class Lease:
-    """A store's lease, held by this process until `release` or its end.
+    """A store's lease, held by this process until it calls `release` or ends.
 
     Attributes
     ----------
     epoch : int
-        One more than that of the leader before.
+        The number of this lease: one more than that of the previous leader.
     lost : bool
-        Whether another leader has been seen to take over.
+        Whether another leader has taken over.
     """
 
     def __init__(self, store: Store, held: Holder, clock: Callable[[], float] | None = None) -> None:
@@ -211,22 +211,23 @@ class Lease:
         Parameters
         ----------
         store : Store
-            The store. Segments that its log writes from now on carry the lease's epoch.
+            The store. Its log writes the lease's epoch into all further segments.
         timeout : float
             Seconds without a heartbeat after which a leader counts as dead.
         clock : callable, optional
-            A clock that all leaders of the store share, in seconds since the epoch: heartbeats are compared with it.
-            By default each host has its own, and a leader counts as dead when it was watched for `timeout` seconds.
+            A clock that all leaders of the store share, in seconds since the epoch; heartbeats are compared with it.
+            By default each host has its own clock, and a leader counts as dead after it was watched for `timeout`
+            seconds without a heartbeat.
 
         Raises
         ------
         StoreLockedError
-            If another leader is alive; names it, and what to do.
+            If another leader is alive. The message names it, and says what to do.
         """
         while True:
-            last = _last_epoch(store, timeout, clock)  # whoever takes the next one meanwhile wins
-            held = _claim(last + 1, (clock or time.time)(), timeout)
-            if _take(store, held):
+            last = _last_epoch(store, timeout, clock)  # another process may take the next epoch first, and wins
+            held = _new_holder(last + 1, (clock or time.time)(), timeout)
+            if _write_new(store, held):
                 break
         store.objects.delete(name for name in _names(store) if name < _name(held.epoch))
         store.log.epoch = held.epoch
@@ -235,13 +236,13 @@ class Lease:
         return lease
 
     def release(self) -> None:
-        """Return the store up. May be called twice."""
+        """Release the lease. Further calls do nothing."""
         if not self._ended.is_set():
             self._ended.set()
             self._thread.join()
             if not self._write(self._held._replace(heartbeat=self._clock(), released=True)):
-                with suppress(StoreError):  # the warning says why, and what the run raises must not be hidden
-                    self._store.objects.delete([_name(self.epoch)])  # a disk that is full has room for that
+                with suppress(StoreError):  # a warning was logged; do not hide the run's own error
+                    self._store.objects.delete([_name(self.epoch)])  # works even if the disk is full
 
     def __enter__(self) -> Lease:
         return self
@@ -256,7 +257,7 @@ class Lease:
             self._write(self._held._replace(heartbeat=self._clock()))
 
     def _write(self, held: Holder) -> bool:
-        """Write this lease, unless another leader has taken over; whether the store says so now."""
+        """Write this lease, unless another leader has taken over; return False if the store could not be written."""
         try:
             newest = holder(self._store)
             if newest is None or newest.epoch > self.epoch:
@@ -265,13 +266,13 @@ class Lease:
             else:
                 self._store.objects.put(_name(self.epoch), _encode(held))
         except StoreError as error:
-            _log.warning("The lease of %s could not be renewed: %s", self._store.url, error)
+            _log.warning("could not renew the lease of %s: %s", self._store.url, error)
             return False
         return True
 
 
 def _last_epoch(store: Store, timeout: float, clock: Callable[[], float] | None) -> int:
-    """Return the epoch of the last leader, or 0, when it does not live; to see that may take the whole timeout."""
+    """Return the epoch of the last leader, or 0, once it is known to be dead; that may take the whole timeout."""
     watch = Watch.recalled(store, timeout)
     last = watch.look()
     now = (clock or time.time)()
@@ -279,26 +280,26 @@ def _last_epoch(store: Store, timeout: float, clock: Callable[[], float] | None)
         return watch.epoch
     if clock is None and not last.seems_fresh(now):
         _log.warning(
-            "waiting up to %.0f s to see whether process %d on %s still renews its lease of %s",
+            "waiting up to %.0f s to find out whether process %d on %s still renews its lease of %s",
             max(timeout, last.timeout), last.pid, last.host, store.url,
         )  # fmt: skip
         if not watch.decided(last):
             return watch.epoch
     watch.remember()
-    raise StoreLockedError(_describe(store, last, now))
+    raise _in_use(store, last, now)
 
 
-def _take(store: Store, held: Holder) -> bool:
-    """Write a new lease, and say whether it is ours: the answer to a write that succeeded may have been lost."""
+def _write_new(store: Store, held: Holder) -> bool:
+    """Write a new lease, and return whether it is ours: a write may have succeeded although its answer was lost."""
     name, content = _name(held.epoch), _encode(held)
     if store.objects.put_new(name, content):
         return True
-    with suppress(MissingObjectError):  # a newer leader has just taken it away
+    with suppress(MissingObjectError):  # a newer leader has just deleted it
         return store.objects.get(name) == content
     return False
 
 
-def _claim(epoch: int, now: float, timeout: float) -> Holder:
+def _new_holder(epoch: int, now: float, timeout: float) -> Holder:
     started = psutil.Process().create_time()
     return Holder(epoch, socket.gethostname(), os.getpid(), _machine(), started, now, now, timeout)
 
@@ -312,7 +313,7 @@ def _encode(held: Holder) -> bytes:
 
 
 def _names(store: Store) -> list[str]:
-    """List the leases in order; what has another name, such as a copy that an editor made, is not the store's."""
+    """List the leases in order, ignoring objects with other names, such as an editor's backup copy."""
     return sorted(name for name in store.objects.list("leases/") if _NAME.fullmatch(name))
 
 
@@ -328,20 +329,20 @@ def _label(name: str, where: str) -> str:
     return f"the job store {where}: {name}"
 
 
-def _describe(store: Store, last: Holder, now: float) -> str:
+def _in_use(store: Store, last: Holder, now: float) -> StoreLockedError:
     since = _shown(last.acquired)
     age = f"{max(0, now - last.heartbeat):.0f} s ago" if last.seems_fresh(now) else "a moment ago"
-    return (
-        f"The job store {store.url} is in use by process {last.pid} on {last.host} since {since}"
-        f" (epoch {last.epoch}, last sign of life {age})."
-        f" Wait for it or end it: toilfn kill {store.url}. If it is dead, try again in {last.timeout:.0f} s."
+    return StoreLockedError(
+        f"job store {store.url} is in use by process {last.pid} on {last.host} since {since}"
+        f" (epoch {last.epoch}, last heartbeat {age})",
+        hint=f"wait for it, or end it: toilfn kill {store.url}; if it is dead, try again in {last.timeout:.0f} s",
     )
 
 
 def _shown(seconds: float) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError):  # a time that no calendar has
+    except (OverflowError, ValueError, OSError):  # a time outside the calendar's range
         return f"{seconds:.0f}"
 
 

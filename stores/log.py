@@ -1,11 +1,11 @@
-"""The log: numbered segments of records, each written once, that only one writer at a time can make longer.
+"""The log: numbered segments of records. Each segment is written once, and only one writer at a time can append.
 
-To append is to write the object of the next number with put-if-absent. A writer that finds the
-number taken by another has been fenced. `Log.compact` moves the live records to a snapshot.
+A writer appends by creating the object with the next number, unless it exists. A writer that finds its number taken by
+another writer has been fenced. `Log.compact` moves the live records to a snapshot.
 
-A suspended writer may wake up much later and try the number it had in mind. It must find it taken,
-so two kinds of replaced segments stay, without records: the first one of each writer, which is
-where its predecessor would go on, and the newest one, which also shows when a snapshot is missing.
+A suspended writer may wake up much later and try to write its next number. It must find it taken. So two kinds of
+replaced segments stay, without their records: the first segment of each writer, which is the one its predecessor would
+write next, and the newest one, which also reveals a missing snapshot.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME = re.compile(r"(?:log|snapshots)/([0-9]{16})(\.[0-9]{6})?")
 
 
 class _Cache:
-    """The segments that were used last, up to some bytes."""
+    """The most recently used segments, up to `_CACHE_SIZE` bytes."""
 
     def __init__(self) -> None:
         self._segments: OrderedDict[str, Segment] = OrderedDict()
@@ -60,19 +60,19 @@ class _Cache:
 
 
 class _Parts(NamedTuple):
-    """The record of a snapshot's own object."""
+    """The single record in the main object of a snapshot."""
 
     parts: int
     fences: tuple[int, ...]
 
 
 class _Snapshot(NamedTuple):
-    """What a snapshot's own object says."""
+    """The content of the main object of a snapshot."""
 
     number: int = 0
     parts: int = 0
     fences: tuple[int, ...] = ()
-    """Numbers of the segments at which a new writer began."""
+    """Numbers of the segments with which a new writer began."""
     writer: str = ""
 
 
@@ -84,18 +84,18 @@ class Log:
     Parameters
     ----------
     objects : Objects
-        Where the store is.
+        The objects of the store.
     store_id : str
-        The store's id, which every object of the log carries.
+        The store's id, which is part of every object of the log.
 
     Attributes
     ----------
     epoch : int
-        The number of this leader's lease; written into segments for people.
+        The number of this leader's lease, written into segments for people to read.
     writer : str
-        What tells this log's segments from those of any other writer.
+        Identifies the segments that this object writes.
     length : int
-        How many segments there were after the newest snapshot, when the log was read last.
+        Number of segments after the newest snapshot when the log was last read.
     """
 
     def __init__(self, objects: Objects, store_id: str) -> None:
@@ -112,20 +112,20 @@ class Log:
 
     @property
     def next_number(self) -> int:
-        """The number that the next segment gets. Reads the log, if that was not done yet."""
+        """The number of the next segment. Reads the log, unless it was read before."""
         while self._next is None:
             deque(self.read(), maxlen=0)
         return self._next
 
     def read(self) -> Iterator[tuple[Position, bytes]]:
-        """Iterate over all records and their places, from the newest snapshot on.
+        """Iterate over all records and their positions, starting with the newest snapshot.
 
         Raises
         ------
         CorruptObjectError
-            If an object is missing, cut short, altered or misplaced; all records before it were given.
+            If an object is missing, truncated, altered or misplaced. All records before it have been yielded.
         StoreError
-            If the log was compacted by its leader in the meantime: read it again.
+            If the leader compacted the log in the meantime; read it again.
         """
         snapshot = self._newest_snapshot()
         number, writer, fences = snapshot.number, snapshot.writer, set(snapshot.fences)
@@ -140,11 +140,11 @@ class Log:
                 fences.add(number)
             yield from segment.items()
         with self._writing:
-            if self._last_writer != self.writer:  # once it writes, it goes on after its own segments only
+            if self._last_writer != self.writer:  # after its first write, a writer appends only after its own segments
                 self._next, self._last_writer, self._fences = number + 1, writer, fences
 
     def read_after(self, number: int) -> Iterator[tuple[Position, bytes]] | None:
-        """Iterate over the records behind a segment; None if the log was compacted since: then all must be read.
+        """Iterate over the records after a segment; None if the log was compacted since, so that all must be read.
 
         Parameters
         ----------
@@ -155,12 +155,12 @@ class Log:
         return None if segments is None else (item for segment in segments for item in segment.items())
 
     def segments(self, after: int = 0) -> Iterator[Segment] | None:
-        """Iterate over the objects that hold the records behind a segment; None if the log was compacted since.
+        """Iterate over the objects that hold the records after a segment; None if the log was compacted since.
 
         Parameters
         ----------
         after : int
-            The number of a segment that was read before; by default all records are read, from the newest snapshot on.
+            The number of a segment that was read before. By default all objects from the newest snapshot on are read.
         """
         if not after:
             return self._all_segments()
@@ -189,12 +189,12 @@ class Log:
         return segment.data[position.offset : end]
 
     def append(self, records: Sequence[bytes]) -> list[Position]:
-        """Write records as one new segment; when this returns, they are durable.
+        """Write records as one new segment. They are durable when this method returns.
 
         Raises
         ------
         FencedError
-            If another leader has written to the log since this one read it.
+            If another leader has written to the log since this object read it.
         StoreError
             If the place cannot be written to. The records may or may not be in the log.
         """
@@ -204,14 +204,14 @@ class Log:
             return list(segment.positions())
 
     def compact(self, records: Iterable[bytes]) -> list[Position]:
-        """Replace all segments by a snapshot, and give the new places of the records.
+        """Replace all segments by a snapshot, and return the new positions of the records.
 
-        The process may end at any point of this: the log then holds either the old segments or the snapshot.
+        The process may be killed at any point. The log then holds either the old segments or the snapshot.
 
         Parameters
         ----------
         records : iterable of bytes
-            All live records, in the order in which they are to be read.
+            All live records, in the order in which they will be read.
 
         Raises
         ------
@@ -249,7 +249,7 @@ class Log:
         return segment
 
     def _put_segment(self, segment: Segment) -> bool:
-        """Write a segment; False if its number holds an earlier append that seemed to fail and did not."""
+        """Write a segment; return False if an earlier append that seemed to fail has in fact used its number."""
         if self._objects.put_new(segment.name, segment.data):
             return True
         there = self._load("segment", segment.name, segment.header.number, fences=True)
@@ -258,7 +258,7 @@ class Log:
         return there.data == segment.data
 
     def _become_writer(self, first: Segment) -> None:
-        """Note a fence, unless the number was free only because a writer that was thought dead has compacted."""
+        """Record a segment as a fence, unless its number was free only because another writer has compacted the log."""
         newest = self._newest_number()
         if newest >= first.header.number:
             raise self._fenced(self._load("snapshot", _name("snapshot", newest), newest))
@@ -283,7 +283,7 @@ class Log:
         fault("compact.snapshot")
 
     def _delete_replaced(self, number: int) -> None:
-        """Delete what a snapshot replaces, fences last: a stale writer must find its number taken at any time."""
+        """Delete the objects that a snapshot replaces, fences last: a stale writer must find its number taken."""
         kept = {*self._fences, number}
         numbers = [n for n in self._numbers("log/") if n <= number]
         self._objects.delete(_name("segment", n) for n in numbers if n not in kept)
@@ -295,7 +295,7 @@ class Log:
             self._empty(n)
 
     def _empty(self, number: int) -> None:
-        """Take the records out of a replaced segment that has to stay."""
+        """Remove the records from a replaced segment that must stay."""
         fence = self._load("segment", _name("segment", number), number, fences=True)
         if fence.header.records:
             header = fence.header._replace(kind="fence")
@@ -321,13 +321,13 @@ class Log:
         if len(found) < len(numbers):
             self._report_unexpected(found, numbers)
         yield from self._load_ahead(numbers, self._load_segment)
-        # A listing may be older than what is there now.
+        # A listing may be out of date.
         number = max(number, last)
         while self._objects.exists(_name("segment", number := number + 1)):
             yield self._load_segment(number)
 
     def _report_unexpected(self, found: set[int], numbers: range) -> None:
-        """Raise the error for an object behind a gap that is not of this log, not one for what it seems to miss."""
+        """Raise an error if an object after a gap is not of this log, instead of one about missing segments."""
         gap = next(number for number in numbers if number not in found)
         for number in sorted(n for n in found if n > gap):
             self._load("segment", _name("segment", number), number, fences=True)
@@ -347,24 +347,24 @@ class Log:
         return self._load(kind, position.segment, _number(position.segment))
 
     def _load(self, kind: str, name: str, number: int, *, fences: bool = False) -> Segment:
-        """Read an object and see that it is what its name says."""
+        """Read an object and check that it matches its name."""
         try:
             segment = checked.reread(
                 lambda: unpack(name, self._objects.get(name), self._objects.url), self._objects.pause
             )
         except MissingObjectError:
-            raise self._vanished(name, number, "is missing") from None
+            raise self._gone(name, number, "is missing") from None
         header = segment.header
         if header.store != self._store_id:
             raise corrupt(name, self._objects.url, f"belongs to another store ({header.store})")
         if header.kind == "fence" and kind == "segment" and header.number == number and not fences:
-            raise self._vanished(name, number, "has lost its records")
+            raise self._gone(name, number, "has lost its records")
         if header.number != number or header.kind not in (kind, "fence"):
             raise corrupt(name, self._objects.url, f"is a copy of another object ({header.kind} {header.number})")
         return segment
 
-    def _vanished(self, name: str, number: int, what: str) -> StoreError:
-        """Return why an object that should be there is not: damage, or a leader that has just compacted the log."""
+    def _gone(self, name: str, number: int, what: str) -> StoreError:
+        """Build the error for a missing object: either the store is damaged, or the log has just been compacted."""
         newest = self._newest_number()
         if newest > number or (newest == number and name.startswith("log/")):
             return StoreError(
@@ -373,7 +373,7 @@ class Log:
         return corrupt(name, self._objects.url, what)
 
     def _numbers(self, folder: str) -> Iterator[int]:
-        """Iterate over the numbers of the segments or of the snapshots that a listing shows."""
+        """Iterate over the numbers of the segments or the snapshots that a listing shows."""
         found = map(_NAME.fullmatch, self._objects.list(folder))
         return (int(match[1]) for match in found if match and not match[2])
 
@@ -381,7 +381,7 @@ class Log:
         return max(self._numbers("snapshots/"), default=0)
 
     def _load_ahead(self, numbers: Iterable[int], load: Callable[[int], Segment]) -> Iterator[Segment]:
-        """Load in order, a few at a time where the store answers slowly."""
+        """Load objects in order, several at a time if the store answers slowly."""
         if self._objects.parallel == 1:
             yield from map(load, numbers)
             return
@@ -406,7 +406,7 @@ def _number(name: str) -> int:
 
 
 def _chunks(records: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
-    """Split records into lists of some bytes."""
+    """Split records into lists of about `size` bytes."""
     chunk: list[bytes] = []
     total = 0
     for record in records:

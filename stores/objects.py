@@ -1,4 +1,4 @@
-"""Objects: named byte strings under one prefix, the only thing a store asks of the place that holds it."""
+"""Objects: named byte strings below one prefix. This interface is all a store requires of the place that holds it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from toilfn.stores.blobs import hash_file
 __all__ = ["MissingBucketError", "MissingObjectError", "NewObject", "Objects", "checked_name"]
 
 META = "store.json"
-"""The name of the object that says what a store is."""
+"""The name of the object that describes the store."""
 
 TEMPORARY = ".tmp-"
-"""How the last part of a name starts while its object is being written; such names are never listed."""
+"""The prefix of the last part of a name while its object is being written; such names are never listed."""
 
 
 ENCRYPTED = b"toilfnE\x01"
-"""How an object starts that was encrypted before it was written (`toilfn.stores.encrypted`)."""
+"""The first bytes of an object that was encrypted before it was written (`toilfn.stores.encrypted`)."""
 
 
 class MissingObjectError(StoreError):
-    """There is no object of this name. Where something refers to it, that is a `CorruptObjectError`."""
+    """There is no object of this name. If another object refers to it, `CorruptObjectError` is raised instead."""
 
 
 class MissingBucketError(StoreError):
@@ -35,12 +35,12 @@ class MissingBucketError(StoreError):
 
 
 def checked_name(name: str, where: str) -> str:
-    """Return an object's name, or a folder's with a slash at its end, if it stays below the store's prefix.
+    """Check that the name of an object, or of a folder with a final slash, stays below the prefix, and return it.
 
     Raises
     ------
     CorruptObjectError
-        If it leads elsewhere: a record that holds such a name was altered.
+        If it leads elsewhere: the record that contains it was altered.
     """
     try:
         fits = not name or confined.relative(name) == name.removesuffix("/")
@@ -54,10 +54,10 @@ def checked_name(name: str, where: str) -> str:
 
 
 class NewObject(io.RawIOBase):
-    """An object that is written piece by piece, and appears when it is whole."""
+    """An object that is written in pieces, and becomes visible when it is complete."""
 
     def finish(self) -> None:
-        """Let the object appear."""
+        """Complete the object, which makes it visible."""
         raise NotImplementedError
 
     def give_up(self) -> None:
@@ -66,24 +66,24 @@ class NewObject(io.RawIOBase):
 
 
 class Objects(ABC):
-    """Named byte strings under one prefix.
+    """Named byte strings below one prefix.
 
-    A name is some parts joined by slashes. Objects appear whole or not at all, and a reader sees
-    an object that was written before it began to read.
+    A name consists of parts joined by slashes. An object becomes visible as a whole or not at all, and a reader sees
+    every object that was written before it began to read.
 
-    Methods raise `MissingObjectError` for an object that must exist and does not, and `StoreError`
-    with the object's name and the system's own words for anything else that goes wrong.
+    Methods raise `MissingObjectError` if a required object does not exist, and `StoreError` with the object's name
+    and the system's own message for all other failures.
 
     Attributes
     ----------
     url : str
         The prefix, as people write it.
     conditional : bool
-        Whether `put_new` lets one writer only win, wherever the writers run.
+        Whether exactly one of several `put_new` calls succeeds, even on different hosts.
     parallel : int
-        How many objects it pays to read at a time.
+        Number of objects worth reading at the same time.
     sync : bool
-        Whether a write returns only when it would outlive a loss of power.
+        Whether a write returns only when it would survive a power failure.
     """
 
     url: str
@@ -93,12 +93,12 @@ class Objects(ABC):
 
     @property
     def pause(self) -> float:
-        """Seconds to wait before something damaged is read again: it may have been altered on its way."""
+        """Seconds to wait before reading a damaged object again: it may have been altered in transit."""
         return 0.0 if self.parallel == 1 else 0.2
 
     @property
     def requests(self) -> int:
-        """How many requests this process has sent, failed ones included; 0 where they cost nothing."""
+        """Number of requests this process has sent, including failed ones; 0 if requests cost nothing."""
         return 0
 
     @abstractmethod
@@ -111,9 +111,9 @@ class Objects(ABC):
 
     @abstractmethod
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object unless there is one: of several writers one gets True.
+        """Write an object unless there is one; exactly one of several writers gets True.
 
-        False may also mean that this very call wrote it and the answer was lost on its way.
+        False may also mean that this call wrote the object but the server's answer was lost.
         """
 
     @abstractmethod
@@ -126,22 +126,22 @@ class Objects(ABC):
 
     @abstractmethod
     def list(self, prefix: str) -> Iterator[str]:
-        """Iterate over the names that start so, in no particular order."""
+        """Iterate over the names with a prefix, in no particular order."""
 
     @abstractmethod
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone are no error."""
+        """Delete objects; missing ones are ignored."""
 
     @abstractmethod
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
-        """Write or replace an object with a file's content; with `move`, the file is given away."""
+        """Write or replace an object with a file's content; with `move`, the file is removed afterwards."""
 
     def open_new(self, name: str) -> NewObject | None:
-        """Open a new object to write it without a local file; None where a local file serves as well."""
+        """Open a new object for writing without a local file; return None if a local file is just as good."""
         return None
 
     def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
-        """Do `upload`, and return the size and the digest of what was written; the file is read once if possible."""
+        """Upload a file, reading it once if possible, and return the size and the digest of the content written."""
         size, digest = hash_file(path)
         self.upload(path, name)
         return size, digest
@@ -155,44 +155,44 @@ class Objects(ABC):
         """Open an object for reading."""
 
     def local_path(self, name: str) -> Path | None:
-        """Return the file that is the object, where one is; it must not be changed."""
+        """Return the path of the object's file, if it is one; the file must not be changed."""
         return None
 
     def copy_out(self, name: str, system: Any, place: str) -> bool:
-        """Have the server copy an object to a place of an fsspec file system; False if these are two servers."""
+        """Have the server copy an object to a path of an fsspec file system; return False if that is another server."""
         return False
 
     def link_target(self, name: str) -> str | None:
-        """Return what an object is a symbolic link to, where there are such; it may be gone."""
+        """Return the target of a symbolic link, even if the target is gone; None for objects that are not links."""
         return None
 
     def presigned_url(self, name: str, seconds: int) -> str:
-        """Return a URL by which anybody can read an object for so many seconds.
+        """Return a URL with which anyone can read an object for some seconds.
 
         Raises
         ------
         StoreError
-            If this place has no such thing.
+            If this kind of store has no signed URLs.
         """
         raise StoreError(f"{self.url}: this kind of store has no signed URLs", hint="use s3:// or gs://")
 
     def below(self, folder: str) -> Objects:
-        """Return the objects of a folder, under names that leave the folder's out.
+        """Return the objects of a folder, with names relative to it.
 
         Raises
         ------
         StoreError
-            If this place has no such thing.
+            If this kind of store cannot do that.
         """
-        raise StoreError(f"{self.url} cannot be opened at a folder of it")
+        raise StoreError(f"{self.url}: this kind of store cannot be opened at one of its folders")
 
     def versions(self) -> int:
-        """Count what the place keeps of the prefix's objects although they were deleted or replaced."""
+        """Return the number of old versions that the place keeps of deleted or replaced objects."""
         return 0
 
     @abstractmethod
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
+        """Delete half-written objects older than `age` seconds, or all of them for 0; return their number."""
 
     @abstractmethod
     def clear(self, folder: str) -> None:
@@ -203,18 +203,18 @@ class Objects(ABC):
         """Remove the prefix itself, if it is a directory and empty."""
 
     def make_bucket(self) -> None:
-        """Build the bucket, where there are such things and this one is missing."""
+        """Create the bucket, if this kind of place has buckets and the bucket is missing."""
 
     def prepare(self) -> None:
-        """Build the prefix itself, where that is something to be made."""
+        """Create the prefix itself, if it must be created, such as a directory."""
 
     def try_out(self) -> None:
-        """Find out what the place can do, before a store is made there."""
+        """Test which operations the place supports, before a store is created there."""
 
     def adopt(self, *, conditional: bool, sync: bool) -> None:
-        """Take note of what was found out, and what was wanted, when the store was made."""
+        """Take over the properties that were recorded when the store was created."""
         self.conditional, self.sync = conditional, sync
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Return whether there is nothing under the prefix but what a store that is just being made leaves."""
+        """Return whether the prefix is empty, except for the temporary objects of a store that is being created."""

@@ -1,7 +1,7 @@
-"""The options of stores: who gave them, what they refer to, and which of them are secrets.
+"""The options of stores: where they come from, which refer to a variable or a file, and which are secrets.
 
-Options are given once, to `toilfn.stores.open_store` or by the setting ``store_options``. This process
-remembers them for the store's URL, and a leader hands them to its workers in an environment variable.
+Options are passed once, to `toilfn.stores.open_store` or by the setting ``store_options``. This process
+remembers them by the store's URL, and a leader passes them to its workers in an environment variable.
 """
 
 from __future__ import annotations
@@ -19,10 +19,20 @@ from typing import Any
 
 from toilfn.errors import StoreError
 
-__all__ = ["VARIABLE", "for_driver", "hand_over", "key_bytes", "known", "masked", "refuse", "remember", "resolved"]
+__all__ = [
+    "VARIABLE",
+    "for_driver",
+    "key_bytes",
+    "known",
+    "masked",
+    "refuse",
+    "remember",
+    "resolved",
+    "worker_variables",
+]
 
 VARIABLE = "TOILFN_STORE_OPTIONS"
-"""The environment variable by which a leader tells workers how to open its store: JSON, options by URL."""
+"""The environment variable in which a leader passes store options to its workers: JSON, options by URL."""
 
 _SECRET = re.compile(r"(^|[_.])(key|secret|token|passw(or)?d|passphrase|credentials?|connection_string)$", re.I)
 """Names of options whose values are secrets."""
@@ -32,28 +42,28 @@ _REFERENCE = re.compile(r"(env|file):(.+)", re.DOTALL)
 _KEY_SIZE = 32
 
 _KEYS = ("encryption_key", "sse_key")
-"""Options that are keys of 32 bytes."""
+"""Options whose values are keys of 32 bytes."""
 
 _PREFIX = "fs."
-"""Comes before the name of an option that is handed to the driver as it is."""
+"""The prefix of an option that is passed to the driver without checking its name."""
 
 _OURS = ("encryption_key", "create_bucket")
-"""Options of every store, or of every bucket."""
+"""Options that every store, or every bucket, accepts."""
 
 _EVERY_DRIVER = ("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "batch_size")
-"""What all of fsspec's file systems take, though their signatures do not say so."""
+"""Options that all fsspec file systems accept although their signatures do not show them."""
 
 _remembered: dict[str, dict[str, Any]] = {}
 
 
 def remember(url: str, options: Mapping[str, Any]) -> None:
-    """Note how a store was opened, for whoever opens it in this process without saying how."""
+    """Remember the options of a store, for later calls in this process that open it without options."""
     if options:
         _remembered[url] = dict(options)
 
 
 def known(url: str) -> dict[str, Any]:
-    """Return the options that were told for a store: by an earlier `remember`, else by the leader of this worker."""
+    """Return a store's options from an earlier `remember`, else from the leader of this worker."""
     if url in _remembered:
         return dict(_remembered[url])
     try:
@@ -63,16 +73,16 @@ def known(url: str) -> dict[str, Any]:
 
 
 def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace references to secrets by what they refer to.
+    """Replace references to secrets by their values.
 
     ``env:NAME`` stands for the value of an environment variable and ``file:PATH`` for the content of a file,
-    on the machine where the store is opened. A file of exactly 32 bytes is a key as it is, and stays bytes: Toil's
-    ``--sseKey`` and ``openssl rand 32`` write such files.
+    both on the machine that opens the store. A file of exactly 32 bytes is a raw key, and its value stays bytes:
+    ``openssl rand 32`` writes such files, and Toil's ``--sseKey`` reads them.
 
     Raises
     ------
     StoreError
-        If there is no such variable or file; the message names the option.
+        If the variable or the file does not exist. The message names the option.
     """
     return {name: _read(name, value) for name, value in options.items()}
 
@@ -80,26 +90,26 @@ def resolved(options: Mapping[str, Any]) -> dict[str, Any]:
 def for_driver(
     given: Mapping[str, Any], drivers: Iterable[type], place: str, *, ours: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Check the names of options, and return the options with those for the driver under its own names.
+    """Check the names of options, and return the options under the driver's own names.
 
-    Drivers take any keyword in silence. So a name must be in a driver's signature, or start with ``fs.``, which says
-    that the driver knows it although its signature does not.
+    Drivers silently accept any keyword. So a name must appear in a driver's signature, or start with ``fs.``, which
+    says that the driver knows the option although its signature does not show it.
 
     Parameters
     ----------
     given : mapping
-        Options, references to secrets replaced.
+        Options whose references to secrets have been resolved.
     drivers : iterable of type
-        The file systems that they may be for.
+        The file systems that may receive them.
     place : str
-        What has these options, for the message.
+        A description of the place, for the message.
     ours : iterable of str
-        Names that toilfn itself understands there.
+        Names that toilfn itself handles.
 
     Raises
     ------
     StoreError
-        If a name is unknown; suggests the nearest one.
+        If a name is unknown. The message suggests the nearest one.
     """
     names = {*ours, *_EVERY_DRIVER, *(name for driver in drivers for name in _parameters(driver))}
     for name in given:
@@ -109,34 +119,34 @@ def for_driver(
 
 
 def refuse(name: str, names: Iterable[str], place: str, advice: str = "") -> StoreError:
-    """Build the error for an option that a place does not have."""
+    """Build the error for an unknown option."""
     near = get_close_matches(name, [*names, *_OURS], n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     return StoreError(f"{place} has no option {name}{meant or advice}")
 
 
 def _parameters(driver: type) -> Iterator[str]:
-    """Iterate over the names that a class and those that it extends give to arguments of their constructors."""
+    """Iterate over the names of the constructor's arguments of a class and its base classes."""
     for cls in driver.__mro__[:-1]:
         for name, parameter in inspect.signature(vars(cls).get("__init__", object)).parameters.items():
             if name != "self" and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 yield name
 
 
-def hand_over(url: str, *, private: bool) -> dict[str, str]:
-    """Return the environment variables with which a worker can open a store that was opened here.
+def worker_variables(url: str, *, private: bool) -> dict[str, str]:
+    """Return the environment variables that a worker needs to open a store that this process has opened.
 
     Parameters
     ----------
     url : str
-        The store's.
+        The store's URL.
     private : bool
-        Whether nobody but the user can see a worker's variables: they are not written to job scripts.
+        Whether only the user can see the variables of a worker, because they are not written to job scripts.
 
     Raises
     ------
     StoreError
-        If a secret would have to be written to a job script; says how to avoid that.
+        If a secret would have to be written to a job script. The hint says how to avoid that.
     """
     options = known(url)
     if not options:
@@ -144,15 +154,15 @@ def hand_over(url: str, *, private: bool) -> dict[str, str]:
     for name, value in options.items():
         if not private and _is_secret(name, value):
             raise StoreError(
-                f"store option {name}: it is a secret and would be visible in this cluster's job scripts",
-                hint=f"give {name}=file:PATH or {name}=env:NAME, which each worker reads on its own machine, or"
-                " leave it to the driver's configuration there",
+                f"store option {name} is a secret and would be visible in this cluster's job scripts",
+                hint=f"pass {name}=file:PATH or {name}=env:NAME, which each worker reads on its own machine, or"
+                " set it in the driver's configuration there",
             )
     return {VARIABLE: json.dumps({url: options})}
 
 
 def masked(text: str, options: Mapping[str, Any]) -> str:
-    """Replace the values of secret options in a driver's error, which may quote a request with all that was sent."""
+    """Replace the values of secret options in a driver's error message, which may quote a whole request."""
     for name, value in options.items():
         if isinstance(value, Mapping):
             text = masked(text, value)
@@ -183,7 +193,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _content(name: str, path: Path) -> str | bytes:
-    """Read a secret from a file: text without the newline at its end, or a key as it is."""
+    """Read a secret from a file: text without its final newline, or a raw key."""
     content = path.read_bytes()
     if name in _KEYS and len(key := content.removesuffix(b"\n") if len(content) > _KEY_SIZE else content) == _KEY_SIZE:
         return key
@@ -191,12 +201,12 @@ def _content(name: str, path: Path) -> str | bytes:
 
 
 def key_bytes(option: str, text: object) -> bytes:
-    """Read a key of 256 bits, written in base64, in hexadecimal digits, or as 32 bytes.
+    """Decode a key of 256 bits, given in base64, in hexadecimal digits, or as 32 bytes.
 
     Raises
     ------
     StoreError
-        If it is not a key; the message does not show it.
+        If it is not such a key. The message does not show the value.
     """
     if isinstance(text, bytes) and len(text) == _KEY_SIZE:
         return text
@@ -206,7 +216,7 @@ def key_bytes(option: str, text: object) -> bytes:
                 if len(key := read(text)) == _KEY_SIZE:
                     return key
     raise StoreError(
-        f"store option {option}: not a key of 32 bytes",
-        hint="give the key in base64 or as 64 hexadecimal digits, or as file:PATH the name of a file with"
-        " such a text or the 32 bytes themselves; `openssl rand -base64 32` makes one",
+        f"store option {option} is not a key of 32 bytes",
+        hint="pass the key in base64 or as 64 hexadecimal digits, or pass file:PATH for a file that contains"
+        " such a text or the 32 bytes themselves; `openssl rand -base64 32` generates a key",
     )

@@ -1,4 +1,4 @@
-"""Objects that are read where they are, while everything written goes elsewhere: for trying things out."""
+"""An overlay of two sets of objects, one of them read-only: for trying out changes to a store."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Overlay"]
 
 
 class Overlay(Objects):
-    """Shows `below` with `above` in front of it; only `above` is ever written to.
+    """Reads an object from `above` if it is there, else from `below`; writes to `above` only.
 
-    Deleting takes away what was written through the overlay, and leaves the objects below as they are.
+    Deleting affects only objects that were written through the overlay.
 
     Parameters
     ----------
     below : Objects
-        Is only read.
+        The objects that are only read.
     above : Objects
-        Takes all that is written.
+        The objects that receive all writes.
     """
 
     def __init__(self, below: Objects, above: Objects) -> None:
@@ -40,11 +40,11 @@ class Overlay(Objects):
         return self._holder(name).get(name)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object above."""
+        """Write an object to the upper layer."""
         self._above.put(name, data)
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object above unless there is one."""
+        """Write an object to the upper layer unless either layer has one."""
         return not self._below.exists(name) and self._above.put_new(name, data)
 
     def exists(self, name: str) -> bool:
@@ -56,15 +56,15 @@ class Overlay(Objects):
         return self._holder(name).size(name)
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Iterate over the names that start so."""
+        """Iterate over the names with a prefix."""
         yield from dict.fromkeys(chain(self._above.list(prefix), self._below.list(prefix)))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete what was written above."""
+        """Delete objects of the upper layer."""
         self._above.delete(names)
 
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
-        """Write an object above with a file's content."""
+        """Write a file's content to an object of the upper layer."""
         self._above.upload(path, name, move=move)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
@@ -76,21 +76,21 @@ class Overlay(Objects):
         return self._holder(name).open(name)
 
     def local_path(self, name: str) -> Path | None:
-        """Return the file that is the object, where one is."""
+        """Return the path of the object's file, if it is one."""
         return self._holder(name).local_path(name)
 
     def sweep(self, age: float) -> int:
-        """Delete what was half-written above."""
+        """Delete half-written objects of the upper layer."""
         return self._above.sweep(age)
 
     def clear(self, folder: str) -> None:
-        """Delete every object above, below a folder."""
+        """Delete every object of the upper layer below a folder."""
         self._above.clear(folder)
 
     def remove_root(self) -> None:
-        """Remove the prefix above, if it is empty."""
+        """Remove the prefix of the upper layer, if it is empty."""
         self._above.remove_root()
 
     def is_empty(self) -> bool:
-        """Return whether nothing is there."""
+        """Return whether both layers are empty."""
         return self._above.is_empty() and self._below.is_empty()

@@ -1,4 +1,4 @@
-"""Objects in any place that fsspec can write to."""
+"""Objects in any place fsspec can write to."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _T = TypeVar("_T")
 
 _ATTEMPTS = 4
 _PATIENCE = 15.0
-"""Seconds after which nothing is tried again, on top of what the driver itself has tried."""
+"""Seconds after which an operation is not repeated; the driver's own retries are not counted."""
 
-_random = random.Random()  # noqa: S311 - spreads tries, guards nothing
-"""Not the global generator, which is the user's to seed."""
+_random = random.Random()  # noqa: S311 - only spreads retries in time
+"""A generator of our own, since the user may seed the global one."""
 
 _MEMORY_LOCK = threading.RLock()
-"""fsspec's memory file system looks and then writes, so its users in one process must take turns."""
+"""fsspec's memory file system checks and then writes in two steps, so its users in one process must take turns."""
 
 _log = logging.getLogger("toilfn.stores")
 
 
 class FsspecObjects(Objects):
-    """Objects in a file system of fsspec's.
+    """Objects in an fsspec file system.
 
     Parameters
     ----------
     fs : fsspec.AbstractFileSystem
         The file system.
     root : str
-        The prefix, as the file system writes it.
+        The prefix, in the notation of the file system.
     url : str
         The prefix, as people write it.
     """
@@ -64,10 +64,10 @@ class FsspecObjects(Objects):
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> FsspecObjects:
-        """Build one from a URL and the options of its file system, which may raise any error."""
+        """Build an instance from a URL and the options of its file system, which may raise any error."""
         schemes = [part.partition("://")[0] for part in url.split("::")]
         drivers = [fsspec.get_filesystem_class(scheme) for scheme in schemes]
-        # In a chain of file systems, options come under the name of the one they are for.
+        # In a URL that chains file systems, the options of each are grouped under its scheme.
         nested = {name: value for name, value in options.items() if name in schemes and isinstance(value, Mapping)}
         plain = {name: value for name, value in options.items() if name not in nested}
         given = for_driver(plain, drivers, f"job store {url} (opened by fsspec)")
@@ -79,7 +79,7 @@ class FsspecObjects(Objects):
 
     @property
     def _fs(self) -> fsspec.AbstractFileSystem:
-        """The file system; in a fork another one, since connections and threads stay with the parent."""
+        """The file system. A forked process builds a new one, since connections and threads stay with its parent."""
         if self._process != os.getpid():
             old = self._opened
             self._opened = type(old)(*old.storage_args, skip_instance_cache=True, **old.storage_options)
@@ -87,11 +87,11 @@ class FsspecObjects(Objects):
         return self._opened
 
     def try_out(self) -> None:
-        """Find out whether the place can write an object only if there is none."""
+        """Test whether the place supports writing an object only if it does not exist."""
         self.conditional = self._do("write", "", self._is_conditional)
 
     def adopt(self, *, conditional: bool, sync: bool) -> None:
-        """Take note of what was found out when the store was made, and say so when it is not much."""
+        """Take over the properties recorded when the store was created, and warn if it has no conditional writes."""
         super().adopt(conditional=conditional, sync=sync)
         if not conditional:
             _log.warning("%s has no conditional writes: only the lease keeps a second leader from writing", self.url)
@@ -114,9 +114,9 @@ class FsspecObjects(Objects):
             self._do("write", name, lambda: self._write_aside(name, lambda path: self._write(path, data)))
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object unless there is one: of several writers one gets True.
+        """Write an object unless there is one; exactly one of several writers gets True.
 
-        False may also mean that this very call wrote it and the answer was lost on its way.
+        False may also mean that this call wrote the object but the server's answer was lost.
         """
         if self.conditional:
             return self._put_conditionally(name, data)
@@ -138,20 +138,20 @@ class FsspecObjects(Objects):
         return self._do("read", name, lambda: self._head(self._path(name)))
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Iterate over the names that start so, in no particular order."""
+        """Iterate over the names with a prefix, in no particular order."""
         for path in self._find(prefix):
             name = path[len(self._root) :].lstrip("/")
             if name.startswith(prefix) and not name.rpartition("/")[2].startswith(TEMPORARY):
                 yield name
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone are no error."""
+        """Delete objects; missing ones are ignored."""
         with ThreadPoolExecutor(self.parallel) as pool:
             for _ in pool.map(self._delete, names):
                 pass
 
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
-        """Write or replace an object with a file's content; with `move`, the file is given away."""
+        """Write or replace an object with a file's content; with `move`, the file is removed afterwards."""
         local = os.fspath(path)
         if self.conditional:
             self._do("write", name, lambda: self._send(local, self._path(name)))
@@ -166,28 +166,28 @@ class FsspecObjects(Objects):
 
     def open(self, name: str) -> BinaryIO:
         """Open an object for reading."""
-        if self._in_memory:  # all that open one of its files share a position
+        if self._in_memory:  # all streams of a file in memory share one position
             return io.BytesIO(self.get(name))
         return self._do("read", name, lambda: self._open(self._path(name)))
 
     def copy_out(self, name: str, system: Any, place: str) -> bool:
-        """Have the server copy an object to a place of an fsspec file system; False if these are two servers."""
+        """Have the server copy an object to a path of an fsspec file system; return False if that is another server."""
         server = self._server_of(self._fs)
         if server is None or type(system) is not type(self._fs) or self._server_of(system) != server:
             return False
         try:
             self._fs.cp_file(self._path(name), place)
-        except Exception as error:  # such as no right to write there with the credentials of the store
-            _log.debug("%s cannot copy %s to %s itself: %s", self.url, name, place, reason(error))
+        except Exception as error:  # for example, the store's credentials may not allow writing there
+            _log.debug("%s: the server could not copy %s to %s: %s", self.url, name, place, reason(error))
             return False
         return True
 
     def _server_of(self, system: Any) -> str | None:
-        """Return the server that a file system of this kind asks; None if it does not copy by itself."""
+        """Identify the server of a file system; None if it cannot copy objects itself."""
         return None
 
     def sweep(self, age: float) -> int:
-        """Delete what writers left half-written more than `age` seconds ago, or with 0 all of it; return how many."""
+        """Delete half-written objects older than `age` seconds, or all of them for 0; return their number."""
         if self.conditional:
             return 0
         latest = time.time() - age if age > 0 else float("inf")
@@ -196,7 +196,7 @@ class FsspecObjects(Objects):
         return len(old)
 
     def clear(self, folder: str) -> None:
-        """Delete every object below a folder, and the folder where such a thing exists."""
+        """Delete every object below a folder, and the folder itself if the place has folders."""
         self.delete(list(self.list(f"{folder}/")))
         with self._lock, suppress(Exception):  # object stores have no folders to remove
             self._fs.rm(self._path(folder), recursive=True)
@@ -207,14 +207,14 @@ class FsspecObjects(Objects):
             self._fs.rmdir(self._root)
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing under the prefix but what a store that is just being made leaves."""
+        """Return whether the prefix is empty, except for the temporary objects of a store that is being created."""
         found = self._do("list", "", self._top)
         return all(path.rpartition("/")[2].startswith(TEMPORARY) for path in found)
 
-    # What drivers do in ways of their own; each is one try, and raises what the driver raises.
+    # Methods that drivers override. Each makes one attempt, and raises the driver's own errors.
 
     def _can_create(self) -> bool:
-        """Return whether the driver does more than look first and write then, which two writers can do together."""
+        """Return whether the driver can create objects atomically: fsspec's default checks first and then writes."""
         method = getattr(self._fs.pipe_file, "__func__", None)
         return method is not fsspec.AbstractFileSystem.pipe_file
 
@@ -234,11 +234,11 @@ class FsspecObjects(Objects):
         return int(self._fs.info(path)["size"])
 
     def _find(self, prefix: str) -> Iterable[str]:
-        """List paths among which are all whose names start with a prefix."""
+        """List the paths whose names start with a prefix, and possibly others."""
         return self._do("list", prefix, lambda: self._find_below(self._path(prefix.rpartition("/")[0])))
 
     def _top(self) -> Sequence[str]:
-        """List what is right under the prefix, folders included; a part of it will do."""
+        """List some or all entries directly below the prefix, including folders."""
         self._fs.invalidate_cache()
         try:
             return list(self._fs.ls(self._root, detail=False))
@@ -256,33 +256,33 @@ class FsspecObjects(Objects):
         return stream
 
     def _is_passing(self, error: Exception) -> bool:
-        """Return whether another try may help: the network failed, or the server asks to come back later."""
+        """Return whether an error is temporary, such as a network failure or an overloaded server."""
         return isinstance(error, (ConnectionError, TimeoutError))
 
     # Helpers
 
     def _is_conditional(self) -> bool:
-        """Try it: some drivers and servers ignore the condition, or refuse it."""
+        """Test whether conditional writes work: some drivers and servers ignore the condition, others refuse it."""
         if not self._can_create():
             return False
         path = self._path(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
             return self._creates(path, b"first") and not self._creates(path, b"second")
         finally:
-            with suppress(Exception):  # what matters is known; garbage collection takes the rest
+            with suppress(Exception):  # the test is done; garbage collection removes the object later
                 self._fs.rm_file(path)
 
     def _creates(self, path: str, data: bytes) -> bool:
-        """Try to create an object, and say whether it is what is there then, whatever the answer was."""
+        """Try to create an object, and return whether the object then has this content, whatever the answer was."""
         try:
             self._create(path, data)
-        except Exception as error:  # the refusal, whatever the driver calls it
+        except Exception as error:  # refused: each driver has its own error for that
             if self._is_passing(error):
                 raise
         try:
             return self._read(path) == data
         except FileNotFoundError:
-            self._write(path, data)  # raises what is really wrong, if it was not the condition
+            self._write(path, data)  # raises the real error if the condition was not the cause
             return False
 
     def _path(self, name: str) -> str:
@@ -307,7 +307,7 @@ class FsspecObjects(Objects):
             except FileExistsError:
                 return False
             except StoreError:
-                # S3's lookalikes differ in how they refuse, and ask a writer that met another one to try again.
+                # S3-compatible servers refuse in different ways, and ask concurrent writers to try again.
                 if self.exists(name):
                     return False
                 if attempt == _ATTEMPTS - 1:
@@ -316,7 +316,7 @@ class FsspecObjects(Objects):
         raise AssertionError("unreachable")
 
     def _write_aside(self, name: str, write: Callable[[str], object]) -> None:
-        """Write under another name and rename, for places where a half-written file could be seen."""
+        """Write to a temporary name and rename, for places where a half-written file would be visible."""
         folder = self._path(name).rpartition("/")[0]
         temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
         self._fs.makedirs(folder, exist_ok=True)
@@ -332,7 +332,7 @@ class FsspecObjects(Objects):
             return False
 
     def _do(self, verb: str, name: str, call: Callable[[], _T]) -> _T:
-        """Call something of the driver's, again when that may help, and tell its errors in the store's own terms."""
+        """Call the driver, repeat the call after temporary errors, and convert its errors into those of the store."""
         deadline = time.monotonic() + _PATIENCE
         for attempt in count():
             try:
@@ -350,11 +350,11 @@ class FsspecObjects(Objects):
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
         hint = self._hint(error)
-        told = f"cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
-        return StoreError(told.rstrip("."), hint=hint or None)
+        message = f"cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
+        return StoreError(message.rstrip("."), hint=hint or None)
 
     def _hint(self, error: Exception) -> str:
-        """Return what may help against a driver's error; empty where its own words say enough."""
+        """Return a hint for a driver's error; empty if its own message is enough."""
         return ""
 
     def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
@@ -362,12 +362,12 @@ class FsspecObjects(Objects):
 
 
 def _pause(attempt: int) -> None:
-    """Wait before the next try, for longer each time; by chance, so that many who failed together do not stay so."""
+    """Wait before the next attempt, longer each time, with jitter to spread processes that failed together."""
     time.sleep(_random.uniform(0.5, 1) * 0.2 * 2**attempt)
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's text, or its type where it has none."""
+    """Return an error's message, or its type if it has none."""
     text = str(error)
     if text not in ("", "None"):
         return text

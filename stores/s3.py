@@ -1,4 +1,4 @@
-"""Objects in S3, or in what speaks its language, through s3fs."""
+"""Objects in Amazon S3 or an S3-compatible service, through s3fs."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from toilfn.stores.options import for_driver, key_bytes
 __all__ = ["S3Objects"]
 
 _MOST_PARTS = 10_000
-"""In one upload. Source: Amazon S3 User Guide, "Multipart upload limits"."""
+"""Largest number of parts of an upload. Source: Amazon S3 User Guide, "Multipart upload limits"."""
 
 _OURS = ("region", "profile", "path_style", "sse", "sse_kms_key_id", "sse_key", "tags")
 
 _LOADER = botocore.loaders.create_loader()
-"""Shared by all sessions: it keeps the description of S3, which takes long to read."""
+"""Shared by all sessions: it caches the description of S3, which is slow to load."""
 
 _ALTERED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
-"""Codes of answers to a write that has arrived altered: nothing was written."""
+"""Error codes for a write whose data was altered in transit; nothing was written."""
 
 _RETRIES = {"mode": "standard", "max_attempts": 3}
-"""botocore's own: exponential backoff with jitter, for throttling, errors of the server and of the network."""
+"""botocore's retries: exponential backoff with jitter, after throttling, server errors and network errors."""
 
 
 class S3Objects(BucketObjects):
-    """Objects in a bucket of S3.
+    """Objects in an S3 bucket.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class S3Objects(BucketObjects):
     url : str
         The prefix, as people write it.
     customer_key : bool
-        Whether the server encrypts with a key that each request brings (SSE-C).
+        Whether the server encrypts with a key that each request contains (SSE-C).
     """
 
     def __init__(self, fs: s3fs.S3FileSystem, root: str, url: str, *, customer_key: bool = False) -> None:
@@ -60,12 +60,12 @@ class S3Objects(BucketObjects):
 
     @classmethod
     def connect(cls, url: str, options: dict[str, Any]) -> S3Objects:
-        """Build one from a URL and a store's options: those of `s3_options` and s3fs's own.
+        """Build an instance from a URL and a store's options: those of `s3_options` and those of s3fs.
 
         Raises
         ------
         StoreError
-            If an option has a value that cannot be used.
+            If the value of an option is invalid.
         """
         root = s3fs.S3FileSystem._strip_protocol(url)
         given = for_driver(options, [s3fs.S3FileSystem], f"job store {url} (S3)", ours=_OURS)
@@ -74,11 +74,11 @@ class S3Objects(BucketObjects):
         return cls(fs, root, url, customer_key="sse_key" in given)
 
     def make_bucket(self) -> None:
-        """Build the bucket, in the region of the connection."""
+        """Create the bucket, in the region of the connection."""
         region = self._region()
         where = {} if region in (None, "us-east-1", "aws-global") else {"LocationConstraint": region}
         extra = {"CreateBucketConfiguration": where} if where else {}
-        self._do("make the bucket of", "", lambda: self._fs.call_s3("create_bucket", Bucket=self._bucket, **extra))
+        self._do("create the bucket of", "", lambda: self._fs.call_s3("create_bucket", Bucket=self._bucket, **extra))
 
     def _region(self) -> str | None:
         self._fs.connect()
@@ -99,7 +99,7 @@ class S3Objects(BucketObjects):
         self._fs.call_s3("put_object", **self._where(path), Body=data, ContentMD5=_md5(data))
 
     def _create(self, path: str, data: bytes) -> None:
-        # By one PUT whatever the size: servers are known that ignore the condition at the end of an upload in parts.
+        # One PUT, whatever the size: some servers ignore the condition when a multipart upload is completed.
         try:
             self._fs.call_s3("put_object", **self._where(path), Body=data, ContentMD5=_md5(data), IfNoneMatch="*")
         except Exception as error:
@@ -143,7 +143,7 @@ class S3Objects(BucketObjects):
 
     def _sign(self, path: str, seconds: int) -> str:
         if self._customer_key:
-            raise StoreError(f"{self.url} is encrypted with your own key (sse_key), which a URL must not contain")
+            raise StoreError(f"{self.url}: cannot sign a URL: it would have to contain your encryption key (sse_key)")
         url: str = self._fs.sign(path, expiration=seconds)
         return url
 
@@ -167,9 +167,9 @@ class S3Objects(BucketObjects):
             region = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
             return f"the bucket is in another region: set the store option region={region or 'REGION'}"
         if code == "InvalidBucketName" or (status == 400 and code in ("", "400")):
-            return f"check the name of the bucket: {self._bucket}"
+            return f"check the bucket's name: {self._bucket}"
         if code in ("ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return "renew the credentials, or choose others by the store options profile, key and secret"
+            return "renew the credentials, or choose others with the store options profile, key and secret"
         if status in (400, 403) and any(word in text.lower() for word in ("customer", "encrypt", "sse")):
             return "if this store is encrypted with your own key, pass the store option sse_key"
         if status == 403:
@@ -180,13 +180,13 @@ class S3Objects(BucketObjects):
         return ""
 
     def sweep(self, age: float) -> int:
-        """Also give up uploads in parts that were begun and never ended: the parts cost money."""
+        """Also abort unfinished multipart uploads, since their parts cost money."""
         count = super().sweep(age)
         for upload in self._do("list the uploads of", "", self._uploads):
             where = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-            with suppress(StoreError):  # it has ended just now
+            with suppress(StoreError):  # it may just have ended
                 self._do(
-                    "give up the upload of", upload["Key"], partial(self._fs.call_s3, "abort_multipart_upload", **where)
+                    "abort the upload of", upload["Key"], partial(self._fs.call_s3, "abort_multipart_upload", **where)
                 )
                 count += 1
         return count
@@ -197,14 +197,14 @@ class S3Objects(BucketObjects):
         except Exception as error:
             if self._is_passing(error):
                 raise
-            return []  # not every server has this, and not everybody the right
+            return []  # not every server supports this, and not every user may do it
         return list(found.get("Uploads", ()))
 
     def versions(self) -> int:
-        """Count the old versions and delete markers under the prefix, which a bucket with versioning keeps."""
+        """Count the old versions and delete markers that a versioned bucket keeps below the prefix."""
         try:
             return self._do("list the versions of", "", self._count_versions)
-        except StoreError:  # not every server has them, and not everybody the right
+        except StoreError:  # not every server supports this, and not every user may do it
             return 0
 
     def _count_versions(self) -> int:
@@ -223,23 +223,23 @@ class S3Objects(BucketObjects):
 def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a store's options into those of s3fs.
 
-    ``region``, ``profile``, ``path_style``, ``sse`` (``AES256`` or ``aws:kms``), ``sse_kms_key_id``, ``sse_key`` and
-    ``tags`` are ours; all others are handed on as they are.
+    toilfn defines ``region``, ``profile``, ``path_style``, ``sse`` (``AES256``, ``aws:kms`` or ``aws:kms:dsse``),
+    ``sse_kms_key_id``, ``sse_key`` and ``tags``; all other options are passed on unchanged.
 
     Raises
     ------
     StoreError
-        If a value cannot be used.
+        If a value is invalid.
     """
     given = dict(options)
     session = AioSession(profile=given.pop("profile", None))
     session.register_component("data_loader", _LOADER)
     client = {"region_name": given.pop("region"), **given.pop("client_kwargs", {})} if "region" in given else {}
-    # Without a word on the signature, botocore signs URLs in a way that S3 refuses for what KMS has encrypted.
+    # By default botocore signs URLs with a version that S3 refuses for objects encrypted by KMS.
     config: dict[str, Any] = {"retries": _RETRIES, "signature_version": "s3v4"}
     if "path_style" in given:
         config["s3"] = {"addressing_style": "path" if given.pop("path_style") else "virtual"}
-    if "endpoint_url" in given:  # few lookalikes know the checksums that AWS has by default
+    if "endpoint_url" in given:  # few S3-compatible servers support the checksums that AWS uses by default
         config |= {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
     extra = {**_encryption(given), **_tags(given), **given.pop("s3_additional_kwargs", {})}
     return {
@@ -253,7 +253,7 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encryption(given: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of encryption by the server out of all options, as S3's requests name them."""
+    """Remove the options for encryption by the server, and return them as parameters of S3 requests."""
     kind, kms_key, key = given.pop("sse", None), given.pop("sse_kms_key_id", None), given.pop("sse_key", None)
     if key is not None and (kind or kms_key):
         raise StoreError("store option sse_key cannot be combined with sse or sse_kms_key_id")
@@ -262,7 +262,7 @@ def _encryption(given: dict[str, Any]) -> dict[str, Any]:
     if kms_key is not None:
         return {"ServerSideEncryption": kind or "aws:kms", "SSEKMSKeyId": kms_key}
     if kind not in (None, "AES256", "aws:kms", "aws:kms:dsse"):
-        raise StoreError(f"store option sse={kind!r} is unknown", hint="choose from AES256, aws:kms and aws:kms:dsse")
+        raise StoreError(f"store option sse: unknown value {kind!r}", hint="choose AES256, aws:kms or aws:kms:dsse")
     return {"ServerSideEncryption": kind} if kind else {}
 
 
@@ -272,7 +272,7 @@ def _tags(given: dict[str, Any]) -> dict[str, str]:
 
 
 def _md5(data: bytes) -> str:
-    """Return what lets the server refuse an object that has arrived altered."""
+    """Return the Content-MD5 header, with which the server detects data altered in transit."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
@@ -281,7 +281,7 @@ def _part_size(local: str) -> int:
 
 
 def _response(error: BaseException | None) -> Mapping[str, Any]:
-    """Return what the server answered, from s3fs's error or from botocore's that it was raised from."""
+    """Return the server's response from an error of botocore, or from an error of s3fs caused by one."""
     while error is not None:
         if isinstance(error, botocore.exceptions.ClientError):
             response: Mapping[str, Any] = error.response

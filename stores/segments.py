@@ -1,4 +1,4 @@
-"""The container of records: what an object of the log looks like, byte by byte (see FORMAT.md)."""
+"""Segments: the binary layout of the log's objects (see FORMAT.md)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = ("segment", "part", "snapshot", "fence")
 
 
 class Position(NamedTuple):
-    """Where a record is."""
+    """The position of a record in the log."""
 
     segment: str
     """The object's name."""
@@ -34,22 +34,22 @@ class Position(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What an object of the log says of itself."""
+    """The header of an object of the log."""
 
     kind: str
     """``"segment"``, ``"part"`` of a snapshot, ``"snapshot"``, or ``"fence"``: a segment whose records moved."""
     store: str
     """The store's id."""
     number: int
-    """The segment's number; for a snapshot, that of the last segment it replaces."""
+    """The segment's number; for a snapshot, the number of the last segment it replaces."""
     part: int
-    """Which part of a snapshot, from 0."""
+    """The number of this part of a snapshot, from 0."""
     writer: str
-    """``host/pid/`` and something random."""
+    """``host/pid/random``: identifies the writer."""
     epoch: int
-    """The writer's lease."""
+    """The number of the writer's lease."""
     records: int
-    """How many records follow."""
+    """Number of records."""
 
 
 class Segment(NamedTuple):
@@ -59,32 +59,32 @@ class Segment(NamedTuple):
     header: Header
     data: bytes
     start: int
-    """Where the first record is."""
+    """Offset of the first record, in bytes."""
     sizes: tuple[int, ...]
 
     def items(self) -> Iterator[tuple[Position, bytes]]:
-        """Iterate over the records and their places."""
+        """Iterate over the positions and the records."""
         starts = list(accumulate(self.sizes, initial=self.start))
         slices = map(slice, starts, starts[1:])
         return zip(self.positions(), map(self.data.__getitem__, slices), strict=True)
 
     def positions(self) -> Iterator[Position]:
-        """Iterate over the places of the records."""
+        """Iterate over the positions of the records."""
         return map(Position, repeat(self.name), accumulate(self.sizes, initial=self.start), self.sizes)
 
 
 def pack(name: str, header: Header, records: Sequence[bytes]) -> Segment:
-    """Build an object from records.
+    """Build an object of the log from records.
 
     Raises
     ------
     StoreError
-        If a record has 4 GiB or more.
+        If a record is 4 GiB or larger.
     """
     sizes = tuple(map(len, records))
     if max(sizes, default=0) > _LARGEST:
         raise StoreError(
-            f"a record of {max(sizes)} bytes is too large for the log, which takes at most 4 GiB",
+            f"a record of {max(sizes)} bytes is too large: the limit of the log is 4 GiB",
             hint="store it as a blob",
         )
     head = msgpack.packb(header._replace(records=len(sizes)))
@@ -95,18 +95,18 @@ def pack(name: str, header: Header, records: Sequence[bytes]) -> Segment:
 
 
 def unpack(name: str, data: bytes, where: str) -> Segment:
-    """Read an object and verify it.
+    """Parse an object of the log and verify it.
 
     Raises
     ------
     CorruptObjectError
-        If it is cut short or altered; `where` is the store's URL, for the message.
+        If the object is truncated or altered. The message contains `where`, the store's URL.
     """
     if len(data) < _START.size or data[: len(MAGIC)] != MAGIC:
-        raise corrupt(name, where, "is cut short, or is not an object of a log")
+        raise corrupt(name, where, "is truncated, or is not an object of a log")
     _, digest, head_size = _START.unpack_from(data)
     if digest_of(memoryview(data)[_DIGESTED:]) != digest:
-        raise corrupt(name, where, "is cut short or was altered")
+        raise corrupt(name, where, "was truncated or altered")
     table = _START.size + head_size
     what = f"{name} in {where}"
     header = checked.read(Header, data[_START.size : table], msgpack.unpackb, what)
@@ -118,5 +118,5 @@ def unpack(name: str, data: bytes, where: str) -> Segment:
 
 
 def corrupt(name: str, where: str, what: str) -> CorruptObjectError:
-    """Build the error that says what is wrong with an object of the log."""
+    """Build the error for a damaged object of the log."""
     return CorruptObjectError(f"{name} in {where} {what}", hint=checked.RESTORE)

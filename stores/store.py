@@ -1,4 +1,4 @@
-"""The job store: a log of records, blobs, and the small objects by which leaders and workers meet."""
+"""The job store: a log of records, blobs, and small objects with which leaders and workers communicate."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ from toilfn.stores.segments import unpack
 __all__ = ["FORMAT", "Meta", "Store", "make", "remains"]
 
 FORMAT = 1
-"""The version of the format that this module reads and writes."""
+"""The version of the store's format that this module reads and writes."""
 
 META_VARIABLE = "TOILFN_STORE_META"
-"""The environment variable by which a leader tells workers what its store's ``store.json`` says: JSON by URL."""
+"""The environment variable in which a leader passes the content of ``store.json`` to its workers: JSON, by URL."""
 
 _COLLECTED = ("blobs", "batches", "answers")
 _FOLDERS = (*_COLLECTED, "flags", "leases", "notes", "snapshots", "log")
 
 
 class Meta(NamedTuple):
-    """What ``store.json`` holds."""
+    """The content of ``store.json``."""
 
     id: str
     created: float
     """Seconds since the epoch."""
     workflow: str
-    """What the creator said the store is for."""
+    """The name of the workflow, as given when the store was created."""
     conditional: bool
-    """Whether the place lets one of several writers of a new object win."""
+    """Whether the place supports writing an object only if it does not exist."""
     sync: bool
-    """Whether writes are to outlive a loss of power."""
+    """Whether writes must survive a power failure."""
 
     @classmethod
-    def told(cls, url: str) -> Meta | None:
-        """Return what this worker's leader has told of the store at a URL, once: that saves a request for each job."""
+    def from_leader(cls, url: str) -> Meta | None:
+        """Return the description that this worker's leader has passed on, once: that saves a request for each job."""
         known = json.loads(os.environ.get(META_VARIABLE) or "{}")
         if url not in known:
             return None
-        del os.environ[META_VARIABLE]  # not for what tasks open and start
+        del os.environ[META_VARIABLE]  # must not affect stores that tasks open, or processes that they start
         return cls(**known[url])
 
     @classmethod
     def read(cls, objects: Objects) -> Meta | None:
-        """Read it; None where there is no store.
+        """Read ``store.json``; return None if there is no store.
 
         Raises
         ------
         StoreFormatError
-            If the store has a version that this toilfn does not know.
+            If the store has a format that this version of toilfn does not know.
         CorruptObjectError
-            If it cannot be read.
+            If the object is damaged.
         """
 
         def get() -> Meta:
@@ -82,32 +82,32 @@ class Meta(NamedTuple):
             return None
 
     def write(self, objects: Objects) -> bool:
-        """Write it, unless another process did at the same time."""
+        """Write ``store.json``; return False if another process has already done so."""
         return objects.put_new(META, json.dumps({"format": FORMAT, **self._asdict()}, indent=1).encode())
 
 
 class Store:
-    """A job store. `toilfn.stores.open_store` makes one.
+    """A job store. Use `toilfn.stores.open_store` to open one.
 
     Parameters
     ----------
     objects : Objects
-        Where it is.
-    meta : Meta
-        What its ``store.json`` says.
+        The objects of the store.
+        meta : Meta
+            The content of ``store.json``.
 
     Attributes
     ----------
     url : str
-        Where it is, as any process on any host with the same view of storage can open it.
-    id : str
-        Unique to it.
-    log : Log
-        Its records.
-    created : float
-        Seconds since the epoch.
-    workflow : str
-        What its creator said it is for.
+        The store's URL, with which any process on any host with the same view of the storage can open it.
+        id : str
+            The store's unique id.
+        log : Log
+            The store's records.
+        created : float
+            The time of its creation, in seconds since the epoch.
+        workflow : str
+            The name of the workflow, as given when the store was created.
     """
 
     def __init__(self, objects: Objects, meta: Meta) -> None:
@@ -122,21 +122,21 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.url}>"
 
-    def introduction(self) -> dict[str, str]:
-        """Return the environment variable that saves each worker reading ``store.json``."""
+    def worker_variables(self) -> dict[str, str]:
+        """Return the environment variable that saves each worker from reading ``store.json``."""
         return {META_VARIABLE: json.dumps({self.url: self._meta._asdict()})}
 
     # Blobs
 
     def put_blob(self, data: bytes, *, name: str | None = None) -> BlobRef:
-        """Write bytes.
+        """Write a blob.
 
         Parameters
         ----------
         data : bytes
             The content.
         name : str, optional
-            A name from `new_blob_name`. Without one the content is the name, and equal blobs are one.
+            A name from `new_blob_name`. Without one, the content's digest is the name: equal blobs are stored once.
         """
         digest = digest_of(data)
         if name is None:
@@ -148,16 +148,16 @@ class Store:
         return BlobRef(name, len(data), digest)
 
     def put_blob_file(self, path: str | os.PathLike[str], *, name: str | None = None, move: bool = False) -> BlobRef:
-        """Write a file's content, in constant memory.
+        """Write a file's content to a blob, using constant memory.
 
         Parameters
         ----------
         path : path
             The file.
         name : str, optional
-            A name from `new_blob_name`. Without one the content is the name, and equal blobs are one.
+            A name from `new_blob_name`. Without one, the content's digest is the name: equal blobs are stored once.
         move : bool
-            Give the file away: it is gone afterwards, and renamed into the store where that is possible.
+            Whether to remove the file, which is renamed into the store if possible.
         """
         if name is not None and not move:
             return BlobRef(name, *self.objects.upload_hashed(path, name))
@@ -177,7 +177,7 @@ class Store:
         Raises
         ------
         CorruptObjectError
-            If it is missing, cut short or altered.
+            If the blob is missing, truncated or altered.
         """
 
         def get() -> bytes:
@@ -191,12 +191,12 @@ class Store:
             raise self._missing(ref) from None
 
     def fetch_blob(self, ref: BlobRef, path: str | os.PathLike[str]) -> None:
-        """Write a blob to a file and verify it, in constant memory; the file appears whole or not at all.
+        """Write a blob to a file and verify it, using constant memory; the file appears complete or not at all.
 
         Raises
         ------
         CorruptObjectError
-            If it is missing, cut short or altered.
+            If the blob is missing, truncated or altered.
         """
         target = Path(path)
         draft = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
@@ -217,12 +217,12 @@ class Store:
                 os.unlink(draft)
 
     def open_blob(self, ref: BlobRef) -> BinaryIO:
-        """Open a blob for reading; one that is read to its end is verified.
+        """Open a blob for reading. It is verified if it is read to its end.
 
         Raises
         ------
         CorruptObjectError
-            If it is missing; and when its end is read, if it is cut short or altered.
+            If the blob is missing; at its end, if it is truncated or altered.
         """
         origin = self.linked_file(ref)
         try:
@@ -232,12 +232,12 @@ class Store:
         return io.BufferedReader(VerifyingReader(stream, ref, self.url, origin), 2**20)
 
     def linked_file(self, ref: BlobRef) -> Path | None:
-        """Return the file that a blob is a link to, if it is known by its state only; that is checked.
+        """Return the file that a blob links to, if the file is checked by its state only, after that check.
 
         Raises
         ------
         CorruptObjectError
-            If the file is gone, or was changed or replaced.
+            If the file is gone, changed or replaced.
         """
         if not ref.is_marked:
             return None
@@ -248,7 +248,7 @@ class Store:
         return path
 
     def blob_url(self, ref: BlobRef) -> str:
-        """Return where a blob is, for programs that open URLs themselves."""
+        """Return a blob's URL, for programs that open URLs themselves."""
         return f"{self.url}/{ref.name}"
 
     def _missing(self, ref: BlobRef) -> CorruptObjectError:
@@ -261,25 +261,25 @@ class Store:
     # Flags
 
     def set_flag(self, name: str) -> None:
-        """Put up a sign, such as "kill", for other processes."""
+        """Set a flag, such as "kill", for other processes."""
         self.objects.put(f"flags/{name}", repr(time.time()).encode())
 
     def has_flag(self, name: str) -> bool:
-        """Return whether a sign is up."""
+        """Return whether a flag is set."""
         return self.objects.exists(f"flags/{name}")
 
     def clear_flag(self, name: str) -> None:
-        """Take a sign down."""
+        """Clear a flag."""
         self.objects.delete([f"flags/{name}"])
 
     # Notes
 
     def put_note(self, name: str, data: bytes) -> None:
-        """Keep what a cluster wants to know again when the next leader comes; nothing secret."""
+        """Save data of a cluster for the next leader; it must not contain secrets."""
         self.objects.put(f"notes/{name}", data)
 
     def get_note(self, name: str) -> bytes:
-        """Read a note; empty if there is none."""
+        """Return a note; empty if there is none."""
         try:
             return self.objects.get(f"notes/{name}")
         except MissingObjectError:
@@ -288,17 +288,17 @@ class Store:
     # Batches and their answers
 
     def put_batches(self, name: str, messages: Sequence[bytes], blobs: Mapping[BlobRef, bytes] | None = None) -> None:
-        """Write the messages of batches NAME-0, NAME-1, ... for their workers, with blobs that these need."""
+        """Write the messages of the batches NAME-0, NAME-1, ... for their workers, with the blobs that these need."""
         packed = msgpack.packb((messages, list((blobs or {}).items())))
         self.objects.put(shard("batches", name), packed)
 
     def get_batch(self, name: str) -> tuple[bytes, dict[BlobRef, bytes]]:
-        """Read a batch's message, and the blobs that came along.
+        """Return a batch's message, and the blobs sent with it.
 
         Raises
         ------
         MissingObjectError
-            If there is none: the batch is over, and its leader has cleared it away.
+            If there is none: the batch has ended, and its leader has removed the message.
         """
         group, _, place = name.rpartition("-")
         full = shard("batches", group)
@@ -313,12 +313,12 @@ class Store:
         return batch.message, batch.blobs
 
     def put_answers(self, name: str, n: int, data: bytes) -> bool:
-        """Write the `n`-th answer (from 0) of a batch's worker; False if another worker's is there."""
+        """Write the `n`-th answer (from 0) of a batch's worker; return False if another worker has written one."""
         full = _answers_name(name, n)
         return self.objects.put_new(full, data) or self.objects.get(full) == data
 
     def answers(self, name: str, start: int = 0) -> Iterator[bytes]:
-        """Read a batch's answers from the `start`-th on, one at a time, as many as there are."""
+        """Iterate over a batch's answers from the `start`-th on, reading one at a time."""
         for n in count(start):
             try:
                 yield self.objects.get(_answers_name(name, n))
@@ -326,11 +326,11 @@ class Store:
                 return
 
     def get_answers(self, name: str, start: int = 0) -> list[bytes]:
-        """Read all of a batch's answers from the `start`-th on."""
+        """Return a batch's answers from the `start`-th on."""
         return list(self.answers(name, start))
 
     def list_answers(self) -> dict[str, int]:
-        """Return how many answers each batch has, by one listing for all batches."""
+        """Return the number of answers of each batch, by one listing for all batches."""
         numbers: dict[str, int] = {}
         for full in self.objects.list("answers/"):
             name, _, n = full.rpartition("/")[2].rpartition("-")
@@ -339,21 +339,21 @@ class Store:
         return numbers
 
     def delete_batches(self, groups: Iterable[str], answers: Mapping[str, int]) -> None:
-        """Delete the messages of groups of batches, and as many of the first answers of each batch as is said."""
+        """Delete the messages of groups of batches, and the first answers of each batch, as many as `answers` says."""
         names = [_answers_name(name, n) for name, number in answers.items() for n in range(number)]
         self.objects.delete([*(shard("batches", name) for name in groups), *names])
 
-    # The end
+    # Cleaning up
 
     def collect(self, live: Iterable[str]) -> int:
-        """Delete what nothing refers to, and say how many objects that were.
+        """Delete all objects that nothing refers to, and return their number.
 
-        No task may be running: what one has written but not committed yet is garbage.
+        No task may be running, since objects that it has written but not yet committed count as garbage.
 
         Parameters
         ----------
         live : iterable of str
-            Names of all blobs, batches and answers that are to stay.
+            Names of all blobs, batches and answers to keep.
         """
         kept = set(live)
         deleted = self.objects.sweep(0)
@@ -366,9 +366,9 @@ class Store:
         return deleted
 
     def destroy(self) -> None:
-        """Delete the store, and nothing that it did not make.
+        """Delete the store, and nothing that it did not create.
 
-        A store that was destroyed by half is still a store, so that it can be destroyed again.
+        If this is interrupted, the remains still count as a store, so that `destroy` can be called again.
         """
         for folder in _FOLDERS:
             self.objects.clear(folder)
@@ -379,19 +379,19 @@ class Store:
 
 
 def make(objects: Objects, workflow: str) -> Meta:
-    """Build a store where none is.
+    """Create a store.
 
     Raises
     ------
     StoreError
-        If something else is there, or the place cannot be written to.
+        If the place is not empty, or cannot be written to.
     """
     if objects.is_empty():
         objects.try_out()
         made = Meta(uuid.uuid4().hex, time.time(), workflow, objects.conditional, objects.sync)
         if made.write(objects):
             return made
-    there = Meta.read(objects)  # another process may have made it just now
+    there = Meta.read(objects)  # another process may just have created it
     if there is None and remains(objects) is not None:
         raise StoreError(
             f"{objects.url} is an incomplete job store: {META} is missing",
@@ -406,7 +406,7 @@ def make(objects: Objects, workflow: str) -> Meta:
 
 
 class _Batch(NamedTuple):
-    """One batch of the group that an object holds."""
+    """One batch of a group that is stored in one object."""
 
     message: bytes
     blobs: dict[BlobRef, bytes]
@@ -418,7 +418,7 @@ def _batch(data: bytes, place: int) -> tuple[bytes, dict[BlobRef, bytes]]:
 
 
 def _fields(data: bytes, url: str) -> dict[str, Any]:
-    """Parse a store's description, and refuse one of another format."""
+    """Parse ``store.json``, and refuse a store of another format."""
     fields: dict[str, Any] = json.loads(data)
     version = fields.pop("format")
     if version != FORMAT:
@@ -430,7 +430,7 @@ def _fields(data: bytes, url: str) -> dict[str, Any]:
 
 
 def remains(objects: Objects) -> Meta | None:
-    """Build a description for what is left of a store that has lost its own; None where there is no object of a log."""
+    """Build a description of a store that has lost its own, from its log; return None if there is no log."""
     for folder in ("log/", "snapshots/"):
         for name in objects.list(folder):
             with suppress(StoreError):
@@ -448,5 +448,5 @@ def _content_name(digest: bytes) -> str:
 
 
 def _answers_name(name: str, n: int) -> str:
-    """Return an answer's name; all answers of a batch are in one folder."""
+    """Return the name of an answer. All answers of a batch are in one folder."""
     return f"{shard('answers', name)}-{n}"

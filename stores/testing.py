@@ -1,10 +1,10 @@
-"""What any place that holds a store must do, as tests that other packages can run on theirs.
+"""Tests of the requirements that every storage must meet. Other packages can run them on their own storage.
 
-Subclass `StoreContract` in a test module, and give it a fixture ``url``: a place where no store is yet.
-Override `options` for what the file system needs. Needs pytest.
+Subclass `StoreContract` in a test module, and override its fixture ``url``: an empty place for a store.
+Set `options` to the options that the file system needs. This module requires pytest.
 """
 
-# ruff: noqa: D102 - a test's name says what it shows
+# ruff: noqa: D102 - the names of the tests say what they check
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ODD_NAMES = ("plain.txt", "two words", "quo'te\"s", "Größe 量.txt", "new\nlin
 
 
 def at_once(calls: Sequence[Callable[[], _T]]) -> list[_T]:
-    """Call functions at the same moment, each in a thread."""
+    """Call functions at the same time, each in a thread of its own."""
     barrier = threading.Barrier(len(calls))
 
     def run(call: Callable[[], _T]) -> _T:
@@ -40,12 +40,12 @@ def at_once(calls: Sequence[Callable[[], _T]]) -> list[_T]:
 
 
 def flipped(data: bytes, at: int) -> bytes:
-    """Return bytes with one bit changed."""
+    """Return the bytes with one bit inverted."""
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
 def each_object_damaged(objects: Objects, prefix: str) -> list[tuple[str, Callable[[], object]]]:
-    """List ways to damage the objects under a prefix: the name of what is damaged, and what does it."""
+    """List ways to damage the objects below a prefix: the name of the object, and a function that damages it."""
     ways: list[tuple[str, Callable[[], object]]] = []
     names = sorted(objects.list(prefix))
     for name in names:
@@ -60,23 +60,23 @@ def each_object_damaged(objects: Objects, prefix: str) -> list[tuple[str, Callab
 
 
 class StoreContract:
-    """The tests. Each one gets a store in a place of its own."""
+    """The tests. Each runs with its own store."""
 
     options: ClassVar[dict[str, Any]] = {}
-    """Storage options for `open_store`."""
+    """Options for `open_store`."""
     conditional = True
-    """Whether the place lets one of several writers of a new object win."""
+    """Whether the place supports writing an object only if it does not exist."""
     damages = 1
-    """Every how-manieth kind of damage to the log is tried: for places that answer slowly."""
+    """Try only every N-th kind of damage to the log; set it higher for slow places."""
 
     @pytest.fixture
     def url(self) -> str:
-        """Return a place where no store is."""
+        """Return the path or URL of an empty place."""
         raise NotImplementedError
 
     @pytest.fixture
     def store(self, url: str) -> Store:
-        """Build a store there."""
+        """Create a store at `url`."""
         return open_store(url, workflow="contract", **self.options)
 
     def reopen(self, store: Store) -> Store:
@@ -98,24 +98,24 @@ class StoreContract:
     def test_two_stores_have_different_ids(self, store: Store, url: str) -> None:
         assert open_store(f"{url}-2", **self.options).id != store.id
 
-    def test_no_store_is_told(self, url: str) -> None:
+    def test_a_missing_store_is_reported(self, url: str) -> None:
         with pytest.raises(StoreNotFoundError, match="no job store at"):
             open_store(url, create=False, **self.options)
 
-    def test_opening_does_not_make_anything(self, url: str) -> None:
+    def test_opening_does_not_create_anything(self, url: str) -> None:
         for _ in range(2):
             with pytest.raises(StoreNotFoundError):
                 open_store(url, create=False, **self.options)
 
     def test_racing_creators_get_one_store(self, url: str) -> None:
         if not self.conditional:
-            pytest.skip("this place cannot")
+            pytest.skip("this place has no conditional writes")
         stores = at_once([partial(open_store, url, **self.options)] * 4)
         assert len({store.id for store in stores}) == 1
 
     # Objects
 
-    def test_what_was_put_is_got(self, store: Store) -> None:
+    def test_an_object_is_read_as_it_was_written(self, store: Store) -> None:
         for data in (b"", b"one", bytes(range(256)) * 5000):
             store.objects.put("flags/x", data)
             assert store.objects.get("flags/x") == data
@@ -128,9 +128,9 @@ class StoreContract:
         assert not store.objects.put_new("flags/x", b"second")
         assert store.objects.get("flags/x") == b"first"
 
-    def test_one_of_many_writers_wins(self, store: Store) -> None:
+    def test_exactly_one_of_many_writers_wins(self, store: Store) -> None:
         if not self.conditional:
-            pytest.skip("this place cannot")
+            pytest.skip("this place has no conditional writes")
         for name in ("flags/a", "flags/b", "flags/c"):
             won = at_once([partial(store.objects.put_new, name, b"%d" % k) for k in range(6)])
             assert sum(won) == 1
@@ -145,7 +145,7 @@ class StoreContract:
             with pytest.raises(MissingObjectError, match="flags/none"):
                 use("flags/none")
 
-    def test_list_gives_names_that_start_so(self, store: Store) -> None:
+    def test_list_returns_names_with_the_prefix(self, store: Store) -> None:
         for name in ("blobs/aa/1", "blobs/ab/2", "blobs/ab/22", "flags/blobs"):
             store.objects.put(name, b"")
         assert sorted(store.objects.list("blobs/")) == ["blobs/aa/1", "blobs/ab/2", "blobs/ab/22"]
@@ -153,7 +153,7 @@ class StoreContract:
         assert list(store.objects.list("nothing/")) == []
         assert "store.json" in set(store.objects.list(""))
 
-    def test_a_folder_has_objects_of_its_own(self, store: Store) -> None:
+    def test_a_folder_can_be_opened(self, store: Store) -> None:
         store.objects.put("notes/a/b", b"outer")
         folder = store.objects.below("notes/a")
         assert list(folder.list("")) == ["b"]
@@ -195,7 +195,7 @@ class StoreContract:
         assert len(refs) == 10
         assert all(name.endswith("a.txt") for name in refs)
 
-    def test_files_come_back(self, store: Store, tmp_path: Path) -> None:
+    def test_files_are_read_as_they_were_written(self, store: Store, tmp_path: Path) -> None:
         data = bytes(range(256)) * 20_000
         (tmp_path / "in").write_bytes(data)
         ref = store.put_blob_file(tmp_path / "in")
@@ -214,7 +214,7 @@ class StoreContract:
             assert not (tmp_path / "in").exists()
             assert store.get_blob(ref) == b"moved"
 
-    def test_streams_can_jump(self, store: Store) -> None:
+    def test_streams_can_seek(self, store: Store) -> None:
         data = bytes(range(256)) * 10_000
         with store.open_blob(store.put_blob(data)) as stream:
             assert stream.seek(-10, 2) == len(data) - 10
@@ -226,7 +226,7 @@ class StoreContract:
             stream.seek(0)
             assert stream.read() == data
 
-    def test_damaged_blobs_are_noticed(self, store: Store, tmp_path: Path) -> None:
+    def test_damaged_blobs_are_detected(self, store: Store, tmp_path: Path) -> None:
         data = b"0123456789" * 100
         ref = store.put_blob(data)
         for bad in (b"", data[:-1], data + b"x", flipped(data, 500), flipped(data, 0)):
@@ -252,7 +252,7 @@ class StoreContract:
 
     # The log
 
-    def test_records_come_back_in_order(self, store: Store) -> None:
+    def test_records_are_read_in_order(self, store: Store) -> None:
         written = [[b"a", b"", b"c" * 100_000], [b"d"], []]
         positions = [position for records in written for position in store.log.append(records)]
         again = self.reopen(store).log
@@ -277,7 +277,7 @@ class StoreContract:
         second.append([b"third"])
         assert self.records(store) == [b"second", b"third"]
 
-    def test_reading_on_does_not_lift_a_fence(self, store: Store) -> None:
+    def test_reading_does_not_lift_a_fence(self, store: Store) -> None:
         store.log.append([b"mine"])
         self.reopen(store).log.append([b"theirs"])
         assert [record for _, record in store.log.read()] == [b"mine", b"theirs"]
@@ -286,7 +286,7 @@ class StoreContract:
 
     def test_two_writers_one_wins_each_number(self, store: Store) -> None:
         if not self.conditional:
-            pytest.skip("this place cannot")
+            pytest.skip("this place has no conditional writes")
         logs = [self.reopen(store).log for _ in range(2)]
         assert [log.next_number for log in logs] == [1, 1]
 
@@ -325,7 +325,7 @@ class StoreContract:
         store.log.append([b"two"])
         assert self.records(store) == [b"one", b"two"]
 
-    def test_compacting_keeps_what_is_live(self, store: Store) -> None:
+    def test_compacting_keeps_the_live_records(self, store: Store) -> None:
         for n in range(10):
             store.log.append([b"%d" % n])
         for live in ([b"3", b"4"], [b"4"], []):
@@ -344,7 +344,7 @@ class StoreContract:
         assert len({position.segment for position in positions}) > 1
         assert self.records(store) == live
 
-    def test_a_leader_that_slept_while_another_compacted_is_fenced(self, store: Store) -> None:
+    def test_a_leader_suspended_while_another_compacted_is_fenced(self, store: Store) -> None:
         old = store.log
         old.append([b"old"])
         idle = self.reopen(store).log
@@ -372,7 +372,7 @@ class StoreContract:
         store.log.append([b"3"])
         assert self.records(store) == [b"1", b"2", b"3"]
 
-    def test_a_reader_is_told_when_the_log_is_compacted_under_it(self, store: Store) -> None:
+    def test_compacting_during_a_read_is_reported(self, store: Store) -> None:
         for n in range(40):
             store.log.append([b"%d" % n])
         reader = self.reopen(store).log.read()
@@ -382,7 +382,7 @@ class StoreContract:
             list(reader)
         assert not isinstance(caught.value, CorruptObjectError)
 
-    def test_damage_to_the_log_is_noticed(self, store: Store) -> None:
+    def test_damage_to_the_log_is_detected(self, store: Store) -> None:
         written = self.write_a_log(store)
         good = {name: store.objects.get(name) for name in store.objects.list("") if name.startswith(("log/", "snap"))}
         last = max(name for name in good if name.startswith("log/"))
@@ -394,7 +394,7 @@ class StoreContract:
         assert self.records(store) == written
 
     def write_a_log(self, store: Store) -> list[bytes]:
-        """Write a log with a snapshot and some segments of two writers; give its records."""
+        """Write a log with a snapshot and some segments of two writers; return its records."""
         for n in range(4):
             store.log.append([b"gone", b"%d" % n])
         store.log.compact([b"%d" % n for n in range(4)])
@@ -404,19 +404,19 @@ class StoreContract:
         return [b"0", b"1", b"2", b"3", b"4", b"+", b"5", b"+", b"6", b"+"]
 
     def check_damaged(self, store: Store, name: str, written: list[bytes], last: str) -> None:
-        """See that a damaged log gives a prefix of its records, and an error that names an object, or all records."""
+        """Check that a damaged log yields all records, or the first ones and an error that names an object."""
         found, error = self.read_until_error(store)
         is_gone = not store.objects.exists(name)
         assert found == written[: len(found)]
         if error is not None:
             assert name in str(error) or is_gone
         elif is_gone and name == last:
-            assert found == written[:-2], "a log cannot know that its last segment is gone"
+            assert found == written[:-2], "a log cannot detect that its last segment is gone"
         else:
             assert found == written
 
     def read_until_error(self, store: Store) -> tuple[list[bytes], CorruptObjectError | None]:
-        """Read as many records as there are, and the error that ended them."""
+        """Read the records up to the first error, and return them and the error."""
         found: list[bytes] = []
         try:
             found.extend(record for _, record in self.reopen(store).log.read())
@@ -453,7 +453,7 @@ class StoreContract:
             store.get_batch("b-1")
 
     @pytest.mark.parametrize("name", ["", "a/b", "../x", "."])
-    def test_names_that_lead_elsewhere_are_refused(self, store: Store, name: str) -> None:
+    def test_names_outside_the_store_are_refused(self, store: Store, name: str) -> None:
         with pytest.raises(ValueError, match="is not a valid object name"):
             store.put_batches(name, [b""])
 
@@ -461,7 +461,7 @@ class StoreContract:
 
     def test_a_second_leader_is_kept_out(self, store: Store) -> None:
         with Lease.acquire(store) as lease:
-            with pytest.raises(StoreLockedError, match=r"in use by process \d+ on .* \(epoch 1, last sign of life"):
+            with pytest.raises(StoreLockedError, match=r"in use by process \d+ on .* \(epoch 1, last heartbeat"):
                 Lease.acquire(self.reopen(store))
             assert lease.epoch == store.log.epoch == 1
             held = holder(store)
@@ -484,7 +484,7 @@ class StoreContract:
 
     def test_racing_leaders_one_wins(self, store: Store) -> None:
         if not self.conditional:
-            pytest.skip("this place cannot")
+            pytest.skip("this place has no conditional writes")
 
         def acquire() -> Lease | None:
             try:
@@ -496,7 +496,7 @@ class StoreContract:
         assert [lease.epoch for lease in leases] == [1]
         leases[0].release()
 
-    # The end
+    # Cleaning up
 
     def test_garbage_is_collected(self, store: Store) -> None:
         live = store.put_blob(b"live")

@@ -46,7 +46,7 @@ def test_status_of_a_run_that_goes_on(store: Store, capsys: pytest.CaptureFixtur
         text = printed(capsys, "status", store.url)
         only = printed(capsys, "status", store.url, "--running")
     assert ": running\n" in text
-    assert "last sign of life" in text
+    assert "last heartbeat" in text
     assert "tasks     8: 2 waiting, 1 running, 4 done, 1 failed" in text
     (line,) = [line for line in only.splitlines() if "sort_chunk" in line]
     assert line.startswith(id_of("sort 4").hex()[:12])

@@ -142,7 +142,7 @@ def test_a_key_for_a_store_without_encryption_is_told(tmp_path):
 @pytest.mark.parametrize("key", ["", "too short", "00" * 31, base64.b64encode(bytes(33)).decode(), 5, "ü" * 32])
 def test_what_is_no_key_is_told_and_not_shown(tmp_path, key):
     with pytest.raises(
-        StoreError, match="not a key of 32 bytes; give the key in base64 or as 64 hexadecimal"
+        StoreError, match="is not a key of 32 bytes; pass the key in base64 or as 64 hexadecimal"
     ) as caught:
         open_store(tmp_path / "store", encryption_key=key)
     assert not key or str(key) not in str(caught.value).replace("64", "")

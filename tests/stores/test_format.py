@@ -124,7 +124,7 @@ def test_a_record_has_a_largest_size(tmp_path):
         def __len__(self):
             return 2**32
 
-    with pytest.raises(StoreError, match="too large for the log"):
+    with pytest.raises(StoreError, match="too large: the limit of the log"):
         open_store(tmp_path).log.append([Huge()])
 
 

@@ -70,7 +70,7 @@ def test_a_store_that_was_opened_is_opened_again_the_same_way(tmp_path):
 
 def test_workers_of_the_leader_itself_get_all(monkeypatch):
     options.remember("s3://b/x", {"sse_key": KEY, "region": "r"})
-    given = options.hand_over("s3://b/x", private=True)
+    given = options.worker_variables("s3://b/x", private=True)
     monkeypatch.setattr(options, "_remembered", {})
     monkeypatch.setenv(options.VARIABLE, given[options.VARIABLE])
     assert options.known("s3://b/x") == {"sse_key": KEY, "region": "r"}
@@ -92,8 +92,8 @@ def test_workers_of_the_leader_itself_get_all(monkeypatch):
 )
 def test_job_scripts_get_no_secrets(name, value):
     options.remember("s3://b/x", {"region": "r", name: value})
-    with pytest.raises(StoreError, match=f"option {name}: it is a secret.*{name}=file:PATH"):
-        options.hand_over("s3://b/x", private=False)
+    with pytest.raises(StoreError, match=f"option {name} is a secret.*{name}=file:PATH"):
+        options.worker_variables("s3://b/x", private=False)
 
 
 def test_a_drivers_error_shows_no_secret(monkeypatch):
@@ -112,8 +112,8 @@ def test_a_drivers_error_shows_no_secret(monkeypatch):
 def test_job_scripts_get_the_rest():
     plain = {"region": "r", "sse_kms_key_id": "arn", "encryption_key": "env:KEY", "sse_key": "file:/x"}
     options.remember("s3://b/x", plain)
-    assert json.loads(options.hand_over("s3://b/x", private=False)[options.VARIABLE]) == {"s3://b/x": plain}
-    assert options.hand_over("s3://b/y", private=False) == {}
+    assert json.loads(options.worker_variables("s3://b/x", private=False)[options.VARIABLE]) == {"s3://b/x": plain}
+    assert options.worker_variables("s3://b/y", private=False) == {}
 
 
 def test_a_damaged_variable_is_told(monkeypatch):
@@ -165,8 +165,8 @@ def test_options_are_handed_to_the_driver_by_its_signature_or_by_a_prefix():
 
 def test_a_secret_behind_the_prefix_is_a_secret():
     options.remember("sftp://h/x", {"fs.password": "geheim"})
-    with pytest.raises(StoreError, match=r"option fs\.password: it is a secret"):
-        options.hand_over("sftp://h/x", private=False)
+    with pytest.raises(StoreError, match=r"option fs\.password is a secret"):
+        options.worker_variables("sftp://h/x", private=False)
 
 
 @pytest.mark.parametrize("url", ["s3:bucket/x", "s3:/bucket/x", "gs:b", "sftp:host/x", "file:x", "S3:bucket/x"])

@@ -440,7 +440,7 @@ class Told(Relay):
             "The object was stored using a form of Server Side Encryption.",
             "store option sse_key",
         ),
-        (400, "InvalidBucketName", "The specified bucket is not valid.", "check the name of the bucket"),
+        (400, "InvalidBucketName", "The specified bucket is not valid.", "check the bucket's name"),
     ],
 )
 def test_errors_of_the_server_come_with_advice(moto_server, moto_url, status, code, message, hint):

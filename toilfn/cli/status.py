@@ -118,7 +118,7 @@ def _print_summary(url: str, fold: Fold, leader: Holder | None, alive: bool, cou
     print(f"workflow  {fold.run.workflow}")
     print(f"run       {fold.run.number}, started {_when(fold.run.time)}: {state}{_advice(url, fold, state)}")
     if leader is not None:
-        beat = f"last sign of life {_ago(leader.heartbeat)}" if alive else f"gone since {_when(leader.heartbeat)}"
+        beat = f"last heartbeat {_ago(leader.heartbeat)}" if alive else f"gone since {_when(leader.heartbeat)}"
         print(f"leader    process {leader.pid} on {leader.host}, {beat}")
     parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
     print(f"tasks     {counts.total()}: {', '.join(parts)}")

@@ -38,7 +38,7 @@ from toilfn.moved import MOVED_VARIABLE
 from toilfn.resources import Capacity
 from toilfn.scheduler import Scheduler
 from toilfn.stores import Store, is_local
-from toilfn.stores.options import hand_over
+from toilfn.stores.options import worker_variables
 from toilfn.worker.passed import (
     ENVIRONMENT_VARIABLE,
     SET_VARIABLE,
@@ -217,7 +217,7 @@ class Running:
         }
         if MOVED_VARIABLE in os.environ:
             given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]
-        given |= hand_over(self._store.url, private=direct)
+        given |= worker_variables(self._store.url, private=direct)
         if settings.work_dir is not None:
             given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
         if settings.coordination_dir is not None:
@@ -234,8 +234,8 @@ class Running:
             memory = {WORKER_MEMORY_VARIABLE: str(self._worker_memory())}
             return {**given, **memory, **(settings.set_env or {})}
         passed = self._store.put_blob(pack_environment(os.environ, settings.set_env or {}))
-        introduction = {} if is_local(self._store.url) else self._store.introduction()
-        return {**given, **introduction, ENVIRONMENT_VARIABLE: write_ref(passed), VERSIONS_VARIABLE: versions()}
+        known_meta = {} if is_local(self._store.url) else self._store.worker_variables()
+        return {**given, **known_meta, ENVIRONMENT_VARIABLE: write_ref(passed), VERSIONS_VARIABLE: versions()}
 
     def _worker_memory(self) -> int:
         return worker_memory(self._settings, is_local=is_local(self._store.url))
