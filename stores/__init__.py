@@ -53,7 +53,7 @@ def open_store(
         Whether to create the store if there is none.
     workflow : str
         The name of the workflow, recorded in a new store for people to read.
-        **storage_options
+    **storage_options
         How to reach the store. `docs/stores.md` lists the options; all others are passed to fsspec's file system.
         For a directory, ``sync=False`` creates a store whose writes survive a crash of the process but may be lost
         in a power failure. This process reuses the options when it opens the store again without any.

@@ -93,21 +93,21 @@ class Store:
     ----------
     objects : Objects
         The objects of the store.
-        meta : Meta
-            The content of ``store.json``.
+    meta : Meta
+        The content of ``store.json``.
 
     Attributes
     ----------
     url : str
         The store's URL, with which any process on any host with the same view of the storage can open it.
-        id : str
-            The store's unique id.
-        log : Log
-            The store's records.
-        created : float
-            The time of its creation, in seconds since the epoch.
-        workflow : str
-            The name of the workflow, as given when the store was created.
+    id : str
+        The store's unique id.
+    log : Log
+        The store's records.
+    created : float
+        The time of its creation, in seconds since the epoch.
+    workflow : str
+        The name of the workflow, as given when the store was created.
     """
 
     def __init__(self, objects: Objects, meta: Meta) -> None:

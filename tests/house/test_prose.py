@@ -6,7 +6,7 @@ import pytest
 
 from tests.house import prose
 
-CLEAN = ("toilfn",)
+CLEAN = ("toilfn", "stores")
 
 
 @pytest.mark.parametrize("folder", CLEAN)

@@ -77,7 +77,7 @@ def try_acquire(store, timeout):
 
 def test_a_living_leader_is_named(store, start):
     process = start(60)
-    with pytest.raises(StoreLockedError, match=rf"process {process.pid} on .* since .* Wait for it or end it"):
+    with pytest.raises(StoreLockedError, match=rf"process {process.pid} on .* since .* wait for it, or end it"):
         Lease.acquire(store)
 
 
