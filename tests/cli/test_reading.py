@@ -9,15 +9,20 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import jsonschema
 import pytest
+from jsonschema import Draft202012Validator
 
 import toilfn as toil
 from tests.cli.story import end, epoch, failure, function, half_done, id_of, outcome, run, started, task, tell
 from toilfn.cli import main
+from toilfn.cli.status import EXIT_STATUSES
 from toilfn.files.file import File
-from toilfn.model.records import Forget, Outcome, Queue
+from toilfn.inspect.summary import schema
+from toilfn.model.records import Forget, Outcome, Queue, encode
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease
 
@@ -117,6 +122,63 @@ def test_status_of_ended_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     tell(tmp_path / "empty", epoch())
     assert printed(capsys, "status", str(tmp_path / "empty")) == "nothing was run in this store yet\n"
     assert json.loads(printed(capsys, "status", str(tmp_path / "empty"), "--json"))["state"] == "empty"
+
+
+def test_what_programs_get_keeps_to_the_published_schema(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["status", "--schema"])
+    published = json.loads(capsys.readouterr().out)
+    assert published == schema()
+    Draft202012Validator.check_schema(published)
+    with Lease.acquire(store):
+        jsonschema.validate(json.loads(printed(capsys, "status", store.url, "--json")), published)
+    found = json.loads(printed(capsys, "status", store.url, "--json"))
+    jsonschema.validate(found, published)
+    assert found["ended"] is None
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "state": "asleep"}, published)
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("done", 0), ("failed", 1), ("stopped", 11), ("interrupted", 12), ("killed", 13), ("empty", 14)],
+)
+def test_the_exit_status_says_how_a_run_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str, status: int
+) -> None:
+    told = {"empty": [epoch()], "stopped": half_done()}.get(state, [*half_done(), end(state)])
+    store = tell(tmp_path / "store", *told)
+    assert main(["status", store.url, "--exit-code", "--json"]) == status
+    found = json.loads(capsys.readouterr().out)
+    jsonschema.validate(found, schema())
+    assert found["state"] == state
+    assert main(["status", store.url]) == 0
+
+
+def test_the_exit_statuses_are_those_of_the_schema_and_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(EXIT_STATUSES) == set(schema()["properties"]["state"]["enum"])
+    with pytest.raises(SystemExit, match="0"):
+        main(["status", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{status} {state}" in said for state, status in EXIT_STATUSES.items())
+
+
+def test_status_waits_until_no_leader_leads(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    lease = Lease.acquire(store)
+    assert main(["status", store.url, "--exit-code"]) == 10
+    ended = threading.Event()
+
+    def finish() -> None:
+        store.log.append([encode(end("failed"))])
+        ended.set()
+        lease.release()
+
+    timer = threading.Timer(0.5, finish)
+    timer.start()
+    assert main(["status", store.url, "--wait", "--exit-code"]) == 1
+    assert ended.is_set()
+    timer.join()
+    assert ": failed" in capsys.readouterr().out
 
 
 def test_long_lists_are_cut_unless_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,11 @@ import argparse
 import sys
 import time
 from collections import Counter
-from itertools import islice
-from typing import Any
 
 from toilfn.cli.common import (
     add_json,
     add_store,
     add_store_options,
-    open_fold,
     open_named,
     open_view,
     print_json,
@@ -22,14 +19,23 @@ from toilfn.cli.common import (
 from toilfn.inspect.drawing import draw
 from toilfn.inspect.fold.columns import Row
 from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.summary import LISTED, rows, run_state, schema, summary
 from toilfn.inspect.view import State, TaskInfo
+from toilfn.stores import Store
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.units import format_duration
 
-__all__ = ["command", "configure"]
+__all__ = ["EXIT_STATUSES", "command", "configure"]
 
-_LISTED = (State.QUEUED, State.RUNNING, State.FAILED)
-"""The states whose tasks are listed; each is an option, too."""
+EXIT_STATUSES = {
+    "done": 0, "failed": 1, "running": 10, "stopped": 11, "interrupted": 12, "killed": 13, "empty": 14,
+}  # fmt: skip
+"""Exit status of ``--exit-code`` for each state of a run; 2 is wrong usage, or no store."""
+
+_LOOK = 0.5
+"""Seconds between two looks at a store with ``--wait``."""
+_SHARE = 10
+"""Looking takes at most one part in so many of the time."""
 
 _SHOWN = 10
 """How many tasks each list has when it was not asked for."""
@@ -37,9 +43,18 @@ _SHOWN = 10
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.epilog = "With --json, the number of attempts counts all runs and includes an attempt that is running now."
+    states = ", ".join(f"{status} {state}" for state, status in EXIT_STATUSES.items())
+    parser.epilog = (
+        "With --json, the number of attempts counts all runs and includes an attempt that is running now; --schema "
+        f"describes the rest. Exit statuses of --exit-code: {states} (nothing was run); 2 for wrong usage or no store."
+    )
     add_store(parser)
     add_store_options(parser)
+    parser.add_argument("--wait", action="store_true", help="wait until no leader leads the store any more")
+    parser.add_argument("--exit-code", action="store_true", help="let the exit status say how the run is (see below)")
+    parser.add_argument(
+        "--schema", action=_Schema, nargs=0, help="print the JSON schema of what --json prints, and exit"
+    )
     parser.add_argument("--failed", action="store_true", help="list only the failed tasks, and all of them")
     parser.add_argument("--running", action="store_true", help="list only the running tasks, and all of them")
     parser.add_argument(
@@ -49,26 +64,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+class _Schema(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print_json(schema())
+        parser.exit()
+
+
 def command(options: argparse.Namespace) -> int:
     """Return how the newest run of a store is."""
     store = open_named(options)
+    leader, is_alive, fold = _read(store, wait=options.wait)
     if options.tree:
         sys.stdout.write(_tree(open_view(store).current()))
-        return 0
-    leader, alive = holder(store), living(store) is not None
-    fold = open_fold(store)
+    elif options.json:
+        print_json(summary(store.url, fold, leader if is_alive else None))
+    else:
+        _print(store.url, fold, leader, is_alive, [state for state in LISTED if getattr(options, state.value)])
+    return EXIT_STATUSES[run_state(fold, alive=is_alive)] if options.exit_code else 0
+
+
+def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
+    """Return the newest leader, whether it is alive, and what the log says."""
+    fold = Fold()
+    while True:
+        began = time.monotonic()
+        leader, is_alive = holder(store), living(store) is not None
+        fold.update(store)  # after the leader: one that ends in between says so there
+        if not (wait and is_alive):
+            break
+        time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
+    if not is_alive:
+        fold.stop_running()
+    return leader, is_alive, fold
+
+
+def _print(url: str, fold: Fold, leader: Holder | None, is_alive: bool, wanted: list[State]) -> None:
     counts = sum(fold.counts(), Counter[State]())
-    wanted = [state for state in _LISTED if getattr(options, state.value)]
-    shown = None if wanted or options.json else _SHOWN
-    lists = {state: fold.rows(list(islice(fold.in_state(state), shown))) for state in _LISTED}
-    if options.json:
-        print_json(_as_dict(store.url, fold, leader if alive else None, counts, lists))
-        return 0
+    lists = rows(fold, None if wanted else _SHOWN)
     if not wanted:
-        _print_summary(store.url, fold, leader, alive, counts)
-    for state in wanted or _LISTED:
+        _print_summary(url, fold, leader, is_alive, counts)
+    for state in wanted or LISTED:
         _print_list(state, lists[state], counts[state], with_jobs=fold.has_queue)
-    return 0
 
 
 def _tree(tasks: list[TaskInfo]) -> str:
@@ -76,45 +112,11 @@ def _tree(tasks: list[TaskInfo]) -> str:
     return draw(tasks, every_task=lambda task: task.state is not State.DONE).text()
 
 
-def run_state(fold: Fold, alive: bool) -> str:
-    """Return how a run is in one word."""
-    if fold.status == "open":
-        return "running" if alive else "stopped"
-    return fold.status
-
-
-def _as_dict(
-    url: str, fold: Fold, leader: Holder | None, counts: Counter[State], lists: dict[State, list[Row]]
-) -> dict[str, Any]:
-    run = fold.run
-    return {
-        "store": url,
-        "workflow": run.workflow if run else None,
-        "run": run.number if run else 0,
-        "state": run_state(fold, leader is not None),
-        "started": run.time if run else None,
-        "leader": leader and {"host": leader.host, "pid": leader.pid, "heartbeat": leader.heartbeat},
-        "tasks": {state.value: counts[state] for state in State},
-        "queued": [{**_submitted(task), "reason": task.reason} for task in lists[State.QUEUED]],
-        "running": [_submitted(task) for task in lists[State.RUNNING]],
-        "failed": [{**_identify(task), "cause": task.cause, "error": task.error} for task in lists[State.FAILED]],
-    }
-
-
-def _identify(task: Row) -> dict[str, Any]:
-    begun = task.attempts + (task.state is State.RUNNING)
-    return {"id": task.id.hex(), "name": task.name, "attempts": begun}
-
-
-def _submitted(task: Row) -> dict[str, Any]:
-    return {**_identify(task), "since": task.since, "job": task.job}
-
-
 def _print_summary(url: str, fold: Fold, leader: Holder | None, alive: bool, counts: Counter[State]) -> None:
     if fold.run is None:
         print("nothing was run in this store yet")
         return
-    state = run_state(fold, alive)
+    state = run_state(fold, alive=alive)
     print(f"workflow  {fold.run.workflow}")
     print(f"run       {fold.run.number}, started {_when(fold.run.time)}: {state}{_advice(url, fold, state)}")
     if leader is not None:
@@ -137,9 +139,9 @@ def _print_list(state: State, tasks: list[Row], count: int, *, with_jobs: bool) 
         return
     print(f"\n{state.value}:")
     with_jobs = with_jobs and state is not State.FAILED
-    rows = [["id", "task", "job", ""]]
-    rows += [[task.short_id, task.name, task.job, _news(state, task)] for task in tasks]
-    heading, *rest = rows if with_jobs else [[*row[:2], row[3]] for row in rows]
+    listed = [["id", "task", "job", ""]]
+    listed += [[task.short_id, task.name, task.job, _news(state, task)] for task in tasks]
+    heading, *rest = listed if with_jobs else [[*row[:2], row[3]] for row in listed]
     print_table(heading, rest)
     if count > len(tasks):
         print(f"... and {count - len(tasks)} more: --{state.value} lists all")

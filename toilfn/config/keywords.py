@@ -209,6 +209,13 @@ class ResumeSettings(TypedDict, total=False):
     log_file_size: Size | None
     """Size at which the log file is rotated; five old files are kept (default: 10M)."""
 
+    on_success: str | Sequence[str] | None
+    """Command that is run once when the run has succeeded, with its summary (as toilfn status --json prints it) on
+    standard input; or an http(s) URL that gets it by POST; not called where nothing had to run."""
+
+    on_failure: str | Sequence[str] | None
+    """The same when the run has failed, or was killed or interrupted."""
+
     lease_timeout: Duration | None
     """A leader that has been silent for this long may be replaced (default: 30s)."""
 

@@ -108,6 +108,15 @@ def names(value: Any) -> list[str]:
     return [os.fspath(name) for name in found]
 
 
+def hook(value: Any) -> str | list[str]:
+    """Read a command, as a line for the shell or as a list of its words, or a URL."""
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(word, str) for word in value):
+        return list(value)
+    raise ValueError("write a command, as a text or as a list of words, or an http or https URL")
+
+
 def sections(value: Any) -> dict[str, dict[str, Any]]:
     """Read sections: a mapping of names to mappings of settings."""
     if not isinstance(value, Mapping) or not all(isinstance(own, Mapping) for own in value.values()):

@@ -28,6 +28,7 @@ from toilfn.config.parsers import (
     cores,
     count,
     environment,
+    hook,
     link_kind,
     named_values,
     names,
@@ -319,6 +320,16 @@ class Settings:
         "10M", parse_size, _OUTPUT, "size at which the log file is rotated; five old files are kept"
     )
 
+    on_success: str | list[str] | None = _setting(
+        None, hook, _OUTPUT,
+        "command that is run once when the run has succeeded, with its summary (as toilfn status --json prints it) on "
+        "standard input; or an http(s) URL that gets it by POST; not called where nothing had to run",
+    )  # fmt: skip
+    on_failure: str | list[str] | None = _setting(
+        None, hook, _OUTPUT,
+        "the same when the run has failed, or was killed or interrupted",
+    )  # fmt: skip
+
     lease_timeout: float = _setting(
         "30s", parse_duration, _EXPERT, "a leader that has been silent for this long may be replaced"
     )
@@ -364,7 +375,7 @@ class Settings:
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, without passwords in URLs, for the store's `Run` record."""
+        """Return the settings as plain values, without what may be secret, for the store's `Run` record."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         if self.cluster is not None and not isinstance(self.cluster, str):
             from toilfn.clusters.common.resume import name_of, recipe_of
@@ -379,6 +390,8 @@ class Settings:
             values["cluster"], values["cluster_address"] = self.cluster or "local", made.address()
             values["cluster_recipe"] = recipe_of(made)
         values["cluster_settings"] = sorted(self.cluster_settings or {})
+        for name in ("on_success", "on_failure"):  # a URL may be a secret, and so may a word of a command
+            values[name] = getattr(self, name) is not None
         if self.set_env is not None:
             values["set_env"] = sorted(self.set_env)  # values may be secrets
         if self.store_options is not None:
@@ -401,6 +414,7 @@ _METAVARS = {
     environment: "NAME[=VALUE]",
     named_values: "NAME=VALUE",
     names: "NAME",
+    hook: "COMMAND",
 }
 _LINK_FLAGS = {
     "--link-imports": ("symlink", "import files of this machine as symbolic links; they must stay as they are"),

@@ -296,7 +296,14 @@ class WorkflowRun:
                 if not running.may_have_jobs:  # else `kill` and later leaders look for them
                     committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
                 committer.sync()
+                self._tell_hook(status)
         return self._result(run.results, run.roots, values)
+
+    def _tell_hook(self, status: str) -> None:
+        if self._settings.on_success or self._settings.on_failure:
+            from toilfn.leader.hooks import call_hook
+
+            call_hook(self._settings, self.store, status)
 
     def _running(self) -> Running:
         from toilfn.leader.drive import Running
