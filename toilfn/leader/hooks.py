@@ -29,7 +29,7 @@ _PATIENCE = 60.0
 
 
 def call_hook(settings: Settings, store: Store, status: str) -> None:
-    """Tell the hook for this end of a run, if there is one; warn if that does not work, since the run's result stands.
+    """Report the end of a run to its hook, if there is one; warn if that does not work, since the run's result stands.
 
     Parameters
     ----------
