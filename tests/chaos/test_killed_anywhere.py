@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.chaos.blobs import references
 from toilfn.model import records
 from toilfn.stores import open_store
 
@@ -133,12 +134,3 @@ def assert_no_garbage(chaos: Chaos) -> None:
     assert present <= referred
     outcomes = {name for record in chaos.log() if isinstance(record, records.Outcome) for name in record.deleted}
     assert referred - outcomes <= present, "a blob that is still needed was removed"
-
-
-def references(record: object) -> list[records.BlobRef]:
-    """All blobs in a record, at any depth."""
-    if isinstance(record, records.BlobRef):
-        return [record]
-    if isinstance(record, tuple):
-        return [ref for item in record for ref in references(item)]
-    return []

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toilfn as toil
+from tests.chaos.blobs import references
 from tests.chaos.mixture import KINDS, TROUBLES, Step, build, plain
 from toilfn.cli import main
 from toilfn.model import records
@@ -154,12 +155,3 @@ def assert_only_what_is_needed(store: Path) -> None:
     needed -= gone
     assert not needed - present, "a file was removed too early"
     assert not present - needed, f"left over: {[(name, (store / name).read_bytes()[:60]) for name in present - needed]}"
-
-
-def references(record: object) -> list[records.BlobRef]:
-    """All blobs in a record, at any depth."""
-    if isinstance(record, records.BlobRef):
-        return [record]
-    if isinstance(record, tuple):
-        return [ref for item in record for ref in references(item)]
-    return []

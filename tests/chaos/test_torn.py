@@ -70,6 +70,8 @@ def copy_over_next(path: Path) -> None:
 
 
 DAMAGES: list[Callable[[Path], None]] = [cut, flip, Path.unlink, copy_over_next]
+HARMLESS = 5
+"""At least so many objects are not needed to finish the run, such as the lease of the dead leader."""
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +99,8 @@ def test_never_a_wrong_result(interrupted: Path, tmp_path: Path, damage: Callabl
         damage(store / name)
         error = failure(store)
         right += error is None
-        assert error is None or names_an_object(error, store), f"{name}: {error}"
-    assert right or damage in (cut, flip)
+        assert error is None or names_an_object(error), f"{name}: {error}"
+    assert right >= HARMLESS
 
 
 def failure(store: Path) -> str | None:
@@ -112,6 +114,6 @@ def failure(store: Path) -> str | None:
     return None
 
 
-def names_an_object(message: str, store: Path) -> bool:
-    """Whether an error names an object of the store, by its path or by its place in the store."""
-    return any(part in message for part in ("log/", "blobs/", "snapshots/", "leases/", "store.json", str(store)))
+def names_an_object(message: str) -> bool:
+    """Whether an error names an object by its place in the store; the store's own name is in every error's hint."""
+    return any(part in message for part in ("log/", "blobs/", "snapshots/", "leases/", "store.json", "no job store at"))

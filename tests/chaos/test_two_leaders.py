@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers.fixtures import radosgw_server
 from tests.servers.radosgw import RadosGateway
+from tests.waiting import wait_for
 
 __all__ = ["radosgw_server"]
 
@@ -68,13 +69,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
             os.kill(leader.pid, signal.SIGCONT)
             leader.kill()
         leader.communicate()
-
-
-def wait_for(condition: Callable[[], bool], limit: float = 120) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_second_leader_is_told_who_leads(store: Store) -> None:

@@ -70,8 +70,10 @@ def test_it_may_be_closed_twice_and_opened_again(store: Store) -> None:
     cluster = InlineCluster()
     for _ in range(2):
         cluster.open(RunContext(store.url, "test"))
+        assert cluster.capacity().batches == 1
         cluster.close()
     cluster.close()
+    assert toil.compute(surroundings(), cluster=cluster, progress=False, set_env={"GREETING": "again"})[0] == "again"
 
 
 @toil.task

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 import toilfn as toil
 from tests.servers.dask import dask_running
+from tests.waiting import wait_for
 
 
 def note(folder: str, line: str) -> None:
@@ -98,13 +98,6 @@ def test_service_whose_leader_is_dead_stops_by_itself(dask_cluster: Any, tmp_pat
     script = tmp_path / "leader.py"
     script.write_text(LEADER)
     with subprocess.Popen([sys.executable, str(script), str(tmp_path), dask_cluster.scheduler_address]) as leader:
-        wait_for(tmp_path / "client")
+        wait_for((tmp_path / "client").exists)
         leader.kill()
-    wait_for(tmp_path / "down")
-
-
-def wait_for(path: Path, limit: float = 30) -> None:
-    deadline = time.monotonic() + limit
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for((tmp_path / "down").exists)

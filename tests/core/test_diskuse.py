@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import toilfn as toil
 from toilfn.model.records import Outcome, Stats, decode
 from toilfn.stores import open_store
+from toilfn.worker import diskuse
 
 MEGABYTE = 2**20
 
@@ -26,8 +28,20 @@ def keeps_some(size: int) -> Path:
 def takes_more_for_a_while(size: int) -> None:
     path = toil.current().temp_dir / "scratch"
     path.write_bytes(bytes(size))
-    time.sleep(2.5)  # it is looked at every second
-    path.unlink()
+    seen, measure = threading.Event(), diskuse._size
+
+    def measured(directory: os.PathLike[str]) -> int:
+        found = measure(directory)
+        if found >= size:
+            seen.set()
+        return found
+
+    diskuse._size = measured
+    try:
+        assert seen.wait(120), "the worker never looked at the directory"
+    finally:
+        diskuse._size = measure
+        path.unlink()
 
 
 @toil.task

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.waiting import wait_for
 
 SCRIPT = """
 import sys, time, toilfn as toil
@@ -26,13 +27,6 @@ def slow(i, folder, seconds):
 folder, seconds = sys.argv[2], float(sys.argv[3])
 print(toil.compute([slow(i, folder, seconds) for i in range(6)], store=sys.argv[1], workers=2, progress=False))
 """
-
-
-def wait_for(condition: Callable[[], bool], limit: float = 60) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def start(folder: Path, seconds: float) -> subprocess.Popen[str]:

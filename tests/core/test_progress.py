@@ -80,5 +80,7 @@ def test_only_the_most_frequent_names_are_shown(at_once: None) -> None:
     assert "(b x 2, a, c, ...)" in stream.getvalue()
 
 
-def test_stop_without_start_is_harmless() -> None:
-    Progress(True).stop()
+def test_stop_without_start_prints_nothing() -> None:
+    stream = io.StringIO()
+    Progress(True, stream=stream).stop()
+    assert stream.getvalue() == ""

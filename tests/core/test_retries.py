@@ -34,7 +34,8 @@ def attempts(path: str) -> int:
 def hungry(path: str) -> tuple[int, int]:
     count = attempts(path)
     held = b"x" * (230 * MIB)
-    time.sleep(0.5 if toil.current().memory < 230 * MIB else 0)
+    while toil.current().memory < 230 * MIB:  # until the watch ends it
+        time.sleep(1)
     return count, toil.current().memory + 0 * len(held)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import toilfn as toil
+from tests.waiting import wait_for
 from toilfn.cli import main
 from toilfn.model.records import Failure, decode
 from toilfn.stores import open_store
@@ -29,13 +30,6 @@ def note(folder: str, line: str) -> None:
 
 def story(folder: Path) -> list[str]:
     return (folder / "story").read_text().split("\n")[:-1]
-
-
-def wait_until(true: Any, limit: float = 20) -> None:
-    deadline = time.monotonic() + limit
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @toil.service(cores=0.1, memory="100M")
@@ -116,7 +110,7 @@ class Finite(toil.Service[str]):
 
 @toil.task(cores=0.1, memory="100M", retries=0)
 def outlive(folder: str) -> str:
-    wait_until(lambda: "ended well" in Path(folder, "story").read_text())
+    wait_for(lambda: "ended well" in Path(folder, "story").read_text())
     time.sleep(0.3)  # several intervals, in which nothing is checked any more
     note(folder, "client")
     return "done"
@@ -279,7 +273,7 @@ def test_new_leader_starts_a_new_service_and_runs_its_clients_again(tmp_path: Pa
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), str(tmp_path), store]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as leader:
-        wait_until((tmp_path / "client1").exists)
+        wait_for((tmp_path / "client1").exists)
         time.sleep(0.3)  # whether the client's outcome is durable by then or not, what follows is the same
         leader.kill()
     (tmp_path / "go").touch()
@@ -292,7 +286,7 @@ def test_service_stops_when_the_run_is_interrupted(tmp_path: Path) -> None:
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), str(tmp_path), str(tmp_path / "store")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leader:
-        wait_until((tmp_path / "client1").exists)
+        wait_for((tmp_path / "client1").exists)
         leader.send_signal(signal.SIGINT)
         (tmp_path / "go").touch()
         leader.wait(20)
@@ -304,7 +298,7 @@ def test_service_stops_when_the_run_is_killed(tmp_path: Path) -> None:
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), str(tmp_path), store]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leader:
-        wait_until((tmp_path / "client1").exists)
+        wait_for((tmp_path / "client1").exists)
         assert main(["kill", store]) == 0
         leader.wait(30)
     assert story(tmp_path) == ["up", "down"]
@@ -321,7 +315,7 @@ class Redis(toil.Service[int]):
             port = int(free.getsockname()[1])
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", os.getcwd()]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(lambda: _answers(port))
+        wait_for(lambda: _answers(port))
         return port
 
     def check(self) -> bool:

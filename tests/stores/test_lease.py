@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.waiting import wait_for
 from toilfn.errors import CorruptObjectError, StoreLockedError
 from toilfn.stores import open_store
 from toilfn.stores.lease import Lease, Watch, holder, living
@@ -58,14 +59,6 @@ def start(store):
     for process in started:
         process.kill()
         process.communicate()
-
-
-def wait_for(condition, limit=30.0):
-    deadline = time.monotonic() + limit
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
-    return result
 
 
 def try_acquire(store, timeout):

@@ -198,7 +198,11 @@ def test_a_profile_of_the_users_configuration(radosgw_server, url, tmp_path, mon
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{tmp_path}/credentials")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    open_store(url, **on(radosgw_server, profile="lab", path_style=True, region="us-east-1"))
+    options = on(radosgw_server, profile="lab", path_style=True, region="us-east-1")
+    open_store(url, **options).log.append([b"written"])
+    assert [record for _, record in open_store(url, create=False, **options).log.read()] == [b"written"]
+    with pytest.raises(StoreError):
+        open_store(url, create=False, **(options | {"profile": "another"}))
 
 
 def test_options_become_those_of_s3fs():
