@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from toilfn.errors import InputError, StoreError, StoreNotFoundError, ToilfnErro
 from toilfn.stores import options
 from toilfn.stores.blobs import BlobRef, new_blob_name
 from toilfn.stores.files import FileObjects
-from toilfn.stores.objects import MissingBucketError, MissingObjectError, Objects
+from toilfn.stores.objects import META, MissingBucketError, MissingObjectError, Objects
 from toilfn.stores.store import Meta, Store, make, remains
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "open_remains",
     "open_store",
     "refuse_missing_slashes",
+    "stores_below",
     "temporary_store",
 ]
 
@@ -102,6 +103,38 @@ def open_remains(url: str | os.PathLike[str], **storage_options: Any) -> Store |
     objects = _encrypted(found[-1], wanted.get("encryption_key"))
     meta = remains(objects)
     return None if meta is None else Store(objects, meta)
+
+
+def stores_below(url: str | os.PathLike[str], depth: int, **storage_options: Any) -> Iterator[str]:
+    """Find the stores at a place and below it, and yield their URLs; folders of stores are not looked into.
+
+    Parameters
+    ----------
+    url : str or path
+        A directory, or a URL.
+    depth : int
+        The number of levels of folders below the place that are looked at.
+    **storage_options
+        As for `open_store`.
+
+    Raises
+    ------
+    StoreError
+        If the place cannot be read.
+    """
+    refuse_missing_slashes(url)
+    local = is_local(url)
+    place = f"file://{_path(url)}" if local else str(url).rstrip("/")
+    wanted = options.resolved({**options.known(place), **storage_options})
+    for name in ("encryption_key", "create_bucket"):
+        wanted.pop(name, None)
+    stack: list[tuple[Objects, int]] = [((_directory if local else _connect)(place, wanted), 0)]
+    while stack:
+        objects, level = stack.pop()
+        if objects.exists(META):
+            yield objects.url
+        elif level < depth:
+            stack += [(objects.below(name), level + 1) for name in sorted(objects.folders(), reverse=True)]
 
 
 def refuse_missing_slashes(url: str | os.PathLike[str]) -> None:

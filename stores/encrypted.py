@@ -92,6 +92,10 @@ class EncryptedObjects(Objects):
         """Return the size of an object's decrypted content."""
         return _plain_size(self._inner.size(name))
 
+    def total_size(self) -> int:
+        """Return the size of all objects in bytes, as they are stored."""
+        return self._inner.total_size()
+
     def list(self, prefix: str) -> Iterator[str]:
         """Iterate over the names with a prefix."""
         return self._inner.list(prefix)

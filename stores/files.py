@@ -71,6 +71,19 @@ class FileObjects(Objects):
         """Return the objects of a folder."""
         return FileObjects(self._path(folder), sync=self.sync)
 
+    def folders(self) -> Iterator[str]:
+        """Iterate over the names of the folders directly below the directory that may be read."""
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(self._root) as entries:
+            yield from (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+    def total_size(self) -> int:
+        """Return the size of all files in bytes; those that vanish meanwhile do not count."""
+        total = 0
+        for path in _walk(self._root):
+            with suppress(FileNotFoundError):
+                total += os.lstat(path).st_size
+        return total
+
     def get(self, name: str) -> bytes:
         """Read an object."""
         with self._translated("read", name), open(self._path(name), "rb", buffering=0) as file:

@@ -186,6 +186,20 @@ class Objects(ABC):
         """
         raise StoreError(f"{self.url}: this kind of store cannot be opened at one of its folders")
 
+    def folders(self) -> Iterator[str]:
+        """Iterate over the names of the folders directly below the prefix; links are not followed.
+
+        Raises
+        ------
+        StoreError
+            If this kind of store cannot do that.
+        """
+        raise StoreError(f"{self.url}: the folders of this kind of store cannot be listed")
+
+    def total_size(self) -> int:
+        """Return the size of all objects in bytes."""
+        return sum(map(self.size, self.list("")))
+
     def versions(self) -> int:
         """Return the number of old versions that the place keeps of deleted or replaced objects."""
         return 0

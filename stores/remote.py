@@ -102,6 +102,17 @@ class FsspecObjects(Objects):
         other._root, other.url = self._path(folder), f"{self.url}/{folder}"
         return other
 
+    def folders(self) -> Iterator[str]:
+        """Iterate over the names of the folders directly below the prefix."""
+        for entry in self._do("list", "", self._entries):
+            path = entry["name"].rstrip("/")
+            if entry["type"] == "directory" and path != self._root.rstrip("/"):
+                yield path.rpartition("/")[2]
+
+    def total_size(self) -> int:
+        """Return the size of all objects in bytes."""
+        return self._do("list", "", lambda: sum(entry["size"] or 0 for entry in self._all_entries().values()))
+
     def get(self, name: str) -> bytes:
         """Read an object."""
         return self._do("read", name, lambda: self._read(self._path(name)))
@@ -244,6 +255,20 @@ class FsspecObjects(Objects):
             return list(self._fs.ls(self._root, detail=False))
         except FileNotFoundError:
             return []
+
+    def _entries(self) -> Sequence[dict[str, Any]]:
+        """List what is directly below the prefix, with its kind."""
+        self._fs.invalidate_cache()
+        try:
+            return list(self._fs.ls(self._root, detail=True))
+        except FileNotFoundError:
+            return []
+
+    def _all_entries(self) -> dict[str, dict[str, Any]]:
+        """Return all objects with their sizes."""
+        self._fs.invalidate_cache()
+        found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
+        return found
 
     def _send(self, local: str, path: str) -> None:
         self._fs.put_file(local, path)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from toilfn.errors import CorruptObjectError, FencedError, StoreError, StoreLockedError, StoreNotFoundError
-from toilfn.stores import BlobRef, MissingObjectError, Objects, Store, new_blob_name, open_store
+from toilfn.stores import BlobRef, MissingObjectError, Objects, Store, new_blob_name, open_store, stores_below
 from toilfn.stores.lease import Lease, holder
 
 __all__ = ["StoreContract"]
@@ -112,6 +112,18 @@ class StoreContract:
             pytest.skip("this place has no conditional writes")
         stores = at_once([partial(open_store, url, **self.options)] * 4)
         assert len({store.id for store in stores}) == 1
+
+    def test_stores_below_a_place_are_found_with_their_sizes(self, url: str) -> None:
+        for name in ("lab/one", "lab/two"):
+            open_store(f"{url}/{name}", **self.options).objects.put("flags/x", b"12345")
+        found = list(stores_below(url, 2, **self.options))
+        assert [place.rpartition("/")[2] for place in found] == ["one", "two"]
+        assert list(stores_below(url, 1, **self.options)) == []
+        assert list(stores_below(found[0], 0, **self.options)) == found[:1]
+        objects = open_store(found[0], create=False, **self.options).objects
+        before = objects.total_size()
+        objects.put("flags/y", b"1234567")
+        assert objects.total_size() >= before + 7
 
     # Objects
 

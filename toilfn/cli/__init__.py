@@ -41,6 +41,7 @@ _COMMANDS = {
     "config": ("toilfn.cli.config", "print a settings file to be edited, or show the settings and their origins"),
     "init": ("toilfn.cli.init", "write a small project: a script, its settings, and a test"),
     "completion": ("toilfn.cli.completion", "print the code with which bash, zsh or fish completes command lines"),
+    "ls": ("toilfn.cli.ls", "list the stores in directories, with their state, size and age"),
     "kill": ("toilfn.cli.kill", "stop a running workflow; it can be resumed"),
     "clean": ("toilfn.cli.clean", "remove a store, or the parts of it that are no longer needed"),
     "cluster": ("toilfn.cloud.command", "launch, reach and remove clusters in clouds"),

@@ -1,4 +1,4 @@
-"""``toilfn clean STORE...``."""
+"""``toilfn clean STORE...`` and ``toilfn clean --older-than TIME DIRECTORY...``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,33 @@ import sys
 import time
 
 from toilfn.cli.common import add_store_options, named_options, open_named
-from toilfn.errors import InputError, StoreNotFoundError
+from toilfn.cli.ls import add_depth
+from toilfn.errors import InputError, StoreLockedError, StoreNotFoundError
 from toilfn.files.cache import forget
+from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.stores import UNREADABLE, Found, stores_at
 from toilfn.leader.abandoned import end_jobs
 from toilfn.leader.garbage import live_blobs
 from toilfn.model.records import Deleted, Epoch, encode
 from toilfn.stores import Store, open_remains
 from toilfn.stores.lease import Lease
+from toilfn.units import format_duration, parse_duration
 
 __all__ = ["command", "configure"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("stores", metavar="STORE", nargs="+", help="paths or URLs of job stores")
+    parser.add_argument(
+        "stores", metavar="STORE", nargs="+",
+        help="paths or URLs of job stores; with --older-than, of directories with stores in them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--older-than", metavar="TIME", type=parse_duration,
+        help="remove the stores in these directories that no leader has used for so long, such as 30d, and no others",
+    )  # fmt: skip
+    add_depth(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print which stores would be removed; remove nothing")
     parser.add_argument(
         "--garbage", action="store_true", help="keep the store; remove only the objects that nothing in it refers to"
     )
@@ -47,13 +60,49 @@ def command(options: argparse.Namespace) -> int:
     ClusterError
         If a batch system cannot be asked to end the jobs of a leader that died.
     """
+    if options.older_than is not None:
+        return _clean_old(options)
     stores = [_opened(options, url) for url in options.stores]
+    if options.dry_run:
+        print(*(f"would remove {'garbage of ' * options.garbage}{store.url}" for store in stores), sep="\n")
+        return 0
     if not options.garbage and not options.yes and not _agreed(stores):
         print("nothing was removed")
         return 1
     for store in stores:
         _collect(store) if options.garbage else _destroy(store, leave_jobs=options.leave_jobs)
     return 0
+
+
+def _clean_old(options: argparse.Namespace) -> int:
+    """Remove the stores that no leader has used for some time; one that is used again meanwhile is left alone."""
+    if options.garbage:
+        raise InputError("--older-than removes stores, so it does not go with --garbage")
+    given = named_options(options)
+    found = [each for place in options.stores for each in stores_at(place, options.depth, given)]
+    for each in found:
+        if each.state == UNREADABLE:
+            print(f"{each.url} is left alone: {each.error}", file=sys.stderr)
+    old = [each for each in found if each.age is not None and each.age > options.older_than]
+    for each in old:
+        print(f"{each.url}: {each.state}, last used {format_duration(round(each.age or 0.0))} ago")
+    if not old or options.dry_run:
+        print(f"{'would remove ' if old else 'no store is so old'}{len(old) or ''}{' stores' * bool(old)}")
+        return 0
+    if not options.yes and not _agreed([each.store for each in old if each.store]):
+        print("nothing was removed")
+        return 1
+    for each in old:
+        _destroy_unused(each, leave_jobs=options.leave_jobs)
+    return 0
+
+
+def _destroy_unused(found: Found, *, leave_jobs: bool) -> None:
+    assert found.store is not None
+    try:
+        _destroy(found.store, leave_jobs=leave_jobs, fold=found.fold)
+    except (StoreLockedError, StoreNotFoundError) as error:
+        print(f"{found.url} is left alone: {error.message}", file=sys.stderr)
 
 
 def _opened(options: argparse.Namespace, url: str) -> Store:
@@ -78,9 +127,12 @@ def _agreed(stores: list[Store]) -> bool:
     return input("[y/N] ").strip().lower() in ("y", "yes")
 
 
-def _destroy(store: Store, *, leave_jobs: bool) -> None:
+def _destroy(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -> None:
+    """Remove a store, unless its log is longer than what was read of it."""
     lease = Lease.acquire(store)
     try:
+        if fold is not None and fold.update(store):
+            raise StoreLockedError("a leader has used it meanwhile")
         if not leave_jobs:
             end_jobs(store)
         store.destroy()
