@@ -38,7 +38,7 @@ class Found:
         Empty where there is none.
     store : Store or None
     fold : Fold or None
-        What its log says.
+        The content of its log.
     """
 
     url: str
