@@ -16,6 +16,7 @@ from schema_salad.exceptions import ValidationException
 from toilfn.cwl import plainpaths, steps
 from toilfn.cwl.documents import Part, bundle, refuse_unsupported
 from toilfn.cwl.engine import Engine
+from toilfn.cwl.fetching import Fetcher
 from toilfn.cwl.inputs import document_files, imported
 from toilfn.cwl.resources import LIGHT
 from toilfn.cwl.sealed import Sealed, secret_inputs
@@ -63,7 +64,7 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
     if unknown:
         raise InputError(f"cwltool's RuntimeContext has no option {unknown[0]!r}")
     plainpaths.teach()
-    loading = LoadingContext({"construct_tool_object": make_tool})
+    loading = LoadingContext({"construct_tool_object": make_tool, "fetcher_constructor": Fetcher})
     loading.podman, loading.singularity = context.podman, context.singularity
     try:
         process = load_tool(os.fspath(document), loading)

@@ -16,6 +16,7 @@ from schema_salad.exceptions import ValidationException
 
 from toilfn.cwl import plainpaths
 from toilfn.cwl.executor import Executor
+from toilfn.cwl.fetching import Fetcher
 from toilfn.cwl.options import make_parser
 from toilfn.cwl.recording import Recording
 from toilfn.cwl.schemas import use_schemas
@@ -47,6 +48,7 @@ def _main(arguments: Sequence[str] | None, prog: str) -> int:
     recording, options.provenance = Recording(options.provenance, options), None  # cwltool would write one of its own
     loading, context = LoadingContext(vars(options)), RuntimeContext(vars(options))
     loading.construct_tool_object = make_tool
+    loading.fetcher_constructor = Fetcher
     plainpaths.teach()
     context.secret_store = Sealed()
     executor: Any = Executor(options, recording)

@@ -88,7 +88,7 @@ class BucketObjects(FsspecObjects):
     def open_new(self, name: str) -> NewObject:
         """Open a new object for writing in parts, using constant memory."""
         stream = self._do("write", name, lambda: self._fs.open(self._path(name), "wb", block_size=PART_SIZE))
-        return _Upload(stream, lambda error: self._failed("write", name, error))
+        return _Upload(stream, self._limited, lambda error: self._failed("write", name, error))
 
     def clear(self, folder: str) -> None:
         """Delete every object below a folder."""
@@ -160,12 +160,15 @@ class _Upload(NewObject):
     ----------
     stream : object
         The driver's stream.
+    limited : callable
+        Calls the driver with a time limit.
     failed : callable
         Converts a driver's error into a `StoreError`.
     """
 
-    def __init__(self, stream: Any, failed: Callable[[Exception], StoreError]) -> None:
+    def __init__(self, stream: Any, limited: Callable[..., Any], failed: Callable[[Exception], StoreError]) -> None:
         self._stream = stream
+        self._limited = limited
         self._failed = failed
         self._written = 0
 
@@ -177,15 +180,16 @@ class _Upload(NewObject):
         """Write the next bytes."""
         # The later parts of a very large object are larger, since there can be at most 10,000 parts.
         self._stream.blocksize = PART_SIZE * 2 ** (self._written // (PART_SIZE * _PARTS_OF_ONE_SIZE)).bit_length()
+        content = bytes(data)
         with self._explained():
-            count = int(self._stream.write(bytes(data)))
+            count = int(self._limited(lambda: self._stream.write(content), size=len(content)))
         self._written += count
         return count
 
     def finish(self) -> None:
         """Complete the upload, which makes the object visible."""
         with self._explained():
-            self._stream.close()
+            self._limited(self._stream.close, size=self._stream.blocksize)
 
     def give_up(self) -> None:
         """Remove the parts that were uploaded."""

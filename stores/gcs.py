@@ -17,6 +17,9 @@ __all__ = ["GcsObjects"]
 _BOUNDARY = b"--==0=="
 """The separator gcsfs uses in a request that writes a whole object; the content must not contain it."""
 
+_TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=30, sock_read=60)
+"""aiohttp's own, and a limit for a server that says nothing, so that gcsfs asks it again."""
+
 
 class GcsObjects(BucketObjects):
     """Objects in a Google Cloud Storage bucket.
@@ -43,7 +46,7 @@ class GcsObjects(BucketObjects):
             options, [gcsfs.GCSFileSystem, gcsfs.core.GCSFileSystem], f"job store {url} (Google Storage)"
         )
         trace = aiohttp.TraceConfig()
-        session = {**options.get("session_kwargs", {}), "trace_configs": [trace]}
+        session = {"timeout": _TIMEOUT, **options.get("session_kwargs", {}), "trace_configs": [trace]}
         given = {"use_listings_cache": False, "consistency": "md5", **options, "session_kwargs": session}
         fs = gcsfs.GCSFileSystem(**{"skip_instance_cache": True, **given})
         return cls(fs, fs._strip_protocol(url), url, trace)

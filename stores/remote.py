@@ -13,14 +13,19 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from itertools import count
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
 from toilfn.errors import StoreError, ToilfnError
+from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 from toilfn.stores.options import for_driver
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 __all__ = ["FsspecObjects", "reason"]
 
@@ -29,6 +34,9 @@ _T = TypeVar("_T")
 _ATTEMPTS = 4
 _PATIENCE = 15.0
 """Seconds after which an operation is not repeated; the driver's own retries are not counted."""
+
+_SILENCE = 300.0
+"""Seconds within which a driver must answer, its own retries included; the time for the transferred bytes is added."""
 
 _random = random.Random()  # noqa: S311 - only spreads retries in time
 """A generator of our own, since the user may seed the global one."""
@@ -115,14 +123,16 @@ class FsspecObjects(Objects):
 
     def get(self, name: str) -> bytes:
         """Read an object."""
-        return self._do("read", name, lambda: self._read(self._path(name)))
+        return self._do("read", name, lambda: self._read(self._path(name)), more=self._time_to_read(name))
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace an object."""
         if self.conditional:
-            self._do("write", name, lambda: self._write(self._path(name), data))
+            self._do("write", name, lambda: self._write(self._path(name), data), size=len(data))
         else:
-            self._do("write", name, lambda: self._write_aside(name, lambda path: self._write(path, data)))
+            self._do(
+                "write", name, lambda: self._write_aside(name, lambda path: self._write(path, data)), size=len(data)
+            )
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object unless there is one; exactly one of several writers gets True.
@@ -163,23 +173,27 @@ class FsspecObjects(Objects):
 
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
         """Write or replace an object with a file's content; with `move`, the file is removed afterwards."""
-        local = os.fspath(path)
+        local, size = os.fspath(path), os.path.getsize(path)
         if self.conditional:
-            self._do("write", name, lambda: self._send(local, self._path(name)))
+            self._do("write", name, lambda: self._send(local, self._path(name)), size=size)
         else:
-            self._do("write", name, lambda: self._write_aside(name, lambda target: self._send(local, target)))
+            self._do(
+                "write", name, lambda: self._write_aside(name, lambda target: self._send(local, target)), size=size
+            )
         if move:
             os.unlink(local)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""
-        self._do("read", name, lambda: self._fetch(self._path(name), os.fspath(path)))
+        more = self._time_to_read(name)
+        self._do("read", name, lambda: self._fetch(self._path(name), os.fspath(path)), more=more)
 
     def open(self, name: str) -> BinaryIO:
         """Open an object for reading."""
         if self._in_memory:  # all streams of a file in memory share one position
             return io.BytesIO(self.get(name))
-        return self._do("read", name, lambda: self._open(self._path(name)))
+        stream = self._do("read", name, lambda: self._open(self._path(name)))
+        return cast("BinaryIO", _Stream(stream, partial(self._do, "read", name)))
 
     def copy_out(self, name: str, system: Any, place: str) -> bool:
         """Have the server copy an object to a path of an fsspec file system; return False if that is another server."""
@@ -210,12 +224,12 @@ class FsspecObjects(Objects):
         """Delete every object below a folder, and the folder itself if the place has folders."""
         self.delete(list(self.list(f"{folder}/")))
         with self._lock, suppress(Exception):  # object stores have no folders to remove
-            self._fs.rm(self._path(folder), recursive=True)
+            self._limited(lambda: self._fs.rm(self._path(folder), recursive=True))
 
     def remove_root(self) -> None:
         """Remove the prefix itself, if it is a directory and empty."""
         with self._lock, suppress(Exception):  # object stores have no folders to remove
-            self._fs.rmdir(self._root)
+            self._limited(lambda: self._fs.rmdir(self._root))
 
     def is_empty(self) -> bool:
         """Return whether the prefix is empty, except for the temporary objects of a store that is being created."""
@@ -327,11 +341,13 @@ class FsspecObjects(Objects):
     def _put_conditionally(self, name: str, data: bytes) -> bool:
         for attempt in range(_ATTEMPTS):
             try:
-                self._do("write", name, lambda: self._create(self._path(name), data))
+                self._do("write", name, lambda: self._create(self._path(name), data), size=len(data))
                 return True
             except FileExistsError:
                 return False
-            except StoreError:
+            except StoreError as error:
+                if isinstance(error.__cause__, NoAnswerError):
+                    raise
                 # S3-compatible servers refuse in different ways, and ask concurrent writers to try again.
                 if self.exists(name):
                     return False
@@ -356,13 +372,23 @@ class FsspecObjects(Objects):
         except (NotImplementedError, FileNotFoundError):
             return False
 
-    def _do(self, verb: str, name: str, call: Callable[[], _T]) -> _T:
+    def _time_to_read(self, name: str) -> Callable[[], float]:
+        """Return a function that asks for an object's size and returns the seconds that reading it may take."""
+        return lambda: limited(_SILENCE, self._head, self._path(name)) / SLOWEST
+
+    def _limited(self, call: Callable[[], _T], *, size: int = 0, more: Callable[[], float] | None = None) -> _T:
+        """Call the driver with a time limit, which is longer if it transfers `size` bytes."""
+        return call() if self._in_memory else limited(_SILENCE + size / SLOWEST, call, more=more)
+
+    def _do(
+        self, verb: str, name: str, call: Callable[[], _T], *, size: int = 0, more: Callable[[], float] | None = None
+    ) -> _T:
         """Call the driver, repeat the call after temporary errors, and convert its errors into those of the store."""
         deadline = time.monotonic() + _PATIENCE
         for attempt in count():
             try:
                 with self._lock:
-                    return call()
+                    return self._limited(call, size=size, more=more)
             except FileNotFoundError as error:
                 raise self._not_found(name, error) from error
             except (FileExistsError, ToilfnError):
@@ -374,7 +400,7 @@ class FsspecObjects(Objects):
         raise AssertionError("unreachable")
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
-        hint = self._hint(error)
+        hint = "try again when the place answers" if isinstance(error, NoAnswerError) else self._hint(error)
         message = f"cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
         return StoreError(message.rstrip("."), hint=hint or None)
 
@@ -384,6 +410,50 @@ class FsspecObjects(Objects):
 
     def _not_found(self, name: str, error: FileNotFoundError) -> StoreError:
         return MissingObjectError(f"object {name} not found in {self.url}")
+
+
+class _Stream(io.RawIOBase):
+    """A driver's stream of which each read has a time limit and is repeated after temporary errors.
+
+    Parameters
+    ----------
+    stream : BinaryIO
+        The driver's stream.
+    do : callable
+        Calls the driver, and converts its errors into those of the store.
+    """
+
+    def __init__(self, stream: BinaryIO, do: Callable[..., Any]) -> None:
+        self._stream = stream
+        self._do = do
+
+    def readable(self) -> bool:
+        """Say that this stream can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return whether the driver's stream can jump."""
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Jump."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return where the stream stands."""
+        return self._stream.tell()
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read into a buffer."""
+        view = memoryview(buffer).cast("B")
+        data: bytes = self._do(lambda: self._stream.read(len(view)), size=len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the driver's stream too."""
+        self._stream.close()
+        super().close()
 
 
 def _pause(attempt: int) -> None:

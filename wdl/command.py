@@ -14,7 +14,7 @@ from toilfn.units import format_size
 from toilfn.wdl.apart import together
 from toilfn.wdl.cache import Cache
 from toilfn.wdl.execution import Execution, run
-from toilfn.wdl.language import binding_type, is_at_least, ordered
+from toilfn.wdl.language import binding_type, is_at_least, ordered, task_uses
 from toilfn.wdl.library import Library, OutputLibrary
 from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import TaskPaths, all_stored
@@ -49,6 +49,7 @@ class Call:
         self.task = node
         self.runtime = runtime
         self.machine = machine
+        self._used = task_uses(node)
         self.place = current().temp_dir / "call"
         self.place.mkdir()
         self.paths = TaskPaths(
@@ -96,6 +97,8 @@ class Call:
                 raise Error.InputError(f"no value was given for {decl.type} {decl.name} of task {self.task.name}")
             return None, Value.Null()
         value = decl.expr.eval(self.env, library).coerce(decl.type)
+        if decl not in self.task.outputs and decl.name not in self._used:
+            return None, value  # what nobody reads is not looked for: it may be a default somewhere far away
         # What the command does not make, it may still name: only inputs and outputs must be there.
         plain = encode(value, decl.type, self.paths, strict=decl not in self.task.postinputs)
         return plain, decode(plain, decl.type, self.paths)

@@ -19,6 +19,7 @@ __all__ = [
     "ordered",
     "plain_meta",
     "task_type",
+    "task_uses",
     "types_in",
 ]
 
@@ -68,6 +69,14 @@ def ordered(decls: Iterable[Tree.Decl]) -> list[Tree.Decl]:
         if decl.workflow_node_id not in found:
             visit(decl)
     return list(found.values())
+
+
+def task_uses(task: Tree.Task) -> set[str]:
+    """Return the names of the declarations that a task's command, environment, outputs or other declarations use."""
+    decls = [*(task.inputs or []), *task.postinputs]
+    expressions = [task.command, *(decl.expr for decl in (*decls, *task.outputs))]
+    used = {getattr(referee, "name", "") for expr in expressions for referee in identifiers(expr)}
+    return used | {decl.name for decl in decls if decl.decor.get("env") is True}
 
 
 def task_type(task: Tree.Task, *, with_return_code: bool) -> Type.StructInstance:

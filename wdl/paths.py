@@ -16,6 +16,7 @@ from toilfn import current, import_directory, import_file
 from toilfn.errors import InputError
 from toilfn.files.directory import Directory, gather
 from toilfn.files.file import File, write_file
+from toilfn.files.transfer import local_path
 from toilfn.wdl.values import Entries, Paths, PathText, Stored
 
 __all__ = [
@@ -176,6 +177,7 @@ class TaskPaths(Paths):
         self._copy = copy
         self._known: dict[str, Stored] = {}
         self._places: dict[Stored, str] = {}
+        self._remote: dict[str, Stored] = {}
         self._written = 0
         found = list(dict.fromkeys(inputs))
         self._folders = numbered(item.folder for item in found)
@@ -273,6 +275,8 @@ class TaskPaths(Paths):
         FileNotFoundError
             If it does not exist, or is outside of the attempt's directory.
         """
+        if is_url(path) and self.beside and local_path(path) is None:
+            return self._downloaded(path, directory=directory)
         place = Path(self._absolute(path))
         if place.is_relative_to(self.place) and place.exists():
             return place
@@ -282,6 +286,12 @@ class TaskPaths(Paths):
             raise FileNotFoundError(path)
         source = os.path.join(self.beside, place.relative_to(self.work))
         return Path(self.path(_imported(source, directory=directory)))
+
+    def _downloaded(self, url: str, *, directory: bool) -> Path:
+        """Return the place of what a URL in the document's own expressions stands for."""
+        if url not in self._remote:
+            self._remote[url] = _imported(url, directory=directory)
+        return Path(self.path(self._remote[url]))
 
     def resolved(self, path: str) -> str:
         """Return the place of what a relative path names, as a value of it has it; or the path, if there is nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cwl.conftest import DOCUMENTS
+from toilfn.cwl import fetching, load
+from toilfn.cwl.runner import main
+from toilfn.errors import InputError
 
 TOOL = "/api/ga4gh/v2/tools/quay.io%2Forg%2Fhello/versions/1.0"
 
@@ -67,3 +71,15 @@ def test_a_document_and_an_input_from_a_server(runner, server, tmp_path):
     (tmp_path / "job.json").write_text(json.dumps({"text": text, "words": ["a"], "loud": False}))
     result = runner(f"{server}/shout.cwl", "job.json").result
     assert Path(result["joined"]["path"]).read_text() == "a: from afar\n"
+
+
+def test_a_server_that_says_nothing_is_named(monkeypatch, caplog):
+    monkeypatch.setattr(fetching, "_SILENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/tool.cwl"
+        assert main(["--disable-color", url]) == 1
+        with pytest.raises(InputError, match=f"{url}(.|\n)*timed out"):
+            load(url)
+    said = caplog.text
+    assert url in said
+    assert "timed out" in said

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
+import threading
 import uuid
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -12,7 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from toilfn.errors import StoreError
-from toilfn.stores import open_store
+from toilfn.stores import open_store, remote
+from toilfn.stores.buckets import _Upload
 from toilfn.stores.remote import FsspecObjects
 from toilfn.stores.testing import StoreContract
 
@@ -132,3 +136,92 @@ def test_a_place_in_use_is_not_touched():
     with pytest.raises(StoreError, match="not empty and is not a job store; nothing was changed"):
         open_store(f"memory://{name}")
     assert fs.find(f"/{name}") == [f"/{name}/data"]
+
+
+class Silent(MemoryFileSystem):
+    """A place that says nothing any more; of an object that is read as a stream, it still gives the beginning."""
+
+    protocol = "silenttest"
+    store: ClassVar[dict] = {}
+    over = threading.Event()
+
+    def wait(self, *args, **named):
+        self.over.wait(60)
+
+    cat_file = pipe_file = info = find = rm_file = put_file = get_file = wait
+
+    def _open(self, path, mode="rb", **named):
+        stream = io.BytesIO(b"begin")
+        read = stream.read
+        stream.read = lambda size=-1: read(size) or self.wait() or b""
+        return stream
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Objects in such a place."""
+    monkeypatch.setattr(remote, "_SILENCE", 0.3)
+    Silent.over.clear()
+    yield FsspecObjects(Silent(skip_instance_cache=True), "/x", "silenttest://x")
+    Silent.over.set()
+
+
+@pytest.mark.parametrize(
+    ("verb", "call"),
+    [
+        ("read", lambda objects, path: objects.get("flags/x")),
+        ("read", lambda objects, path: objects.size("flags/x")),
+        ("read", lambda objects, path: objects.download("flags/x", path)),
+        ("write", lambda objects, path: objects.put("flags/x", b"")),
+        ("write", lambda objects, path: objects.put_new("flags/x", b"")),
+        ("write", lambda objects, path: objects.upload(path, "flags/x")),
+        ("delete", lambda objects, path: objects.delete(["flags/x"])),
+        ("list", lambda objects, path: list(objects.list("flags/x"))),
+    ],
+)
+def test_a_place_that_says_nothing_is_named_in_time(silent, tmp_path, verb, call):
+    (tmp_path / "x").write_bytes(b"x")
+    with pytest.raises(StoreError, match=f"cannot {verb} flags/x in silenttest://x: no answer for") as raised:
+        call(silent, tmp_path / "x")
+    assert "when the place answers" in raised.value.hint
+
+
+def test_a_stream_that_stops_in_the_middle_is_named_in_time(silent):
+    with silent.open("blobs/ab/y") as stream:
+        assert stream.read(5) == b"begin"
+        with pytest.raises(StoreError, match="cannot read blobs/ab/y in silenttest://x: no answer for"):
+            stream.read(5)
+
+
+def test_a_stream_is_read_again_where_that_may_help(silent, monkeypatch):
+    stream = io.BytesIO(b"content")
+    read = stream.read
+    failures = [ConnectionError("reset"), ConnectionError("reset")]
+
+    def flaky(size=-1):
+        if failures:
+            raise failures.pop()
+        return read(size)
+
+    monkeypatch.setattr(stream, "read", flaky, raising=False)
+    monkeypatch.setattr(Silent, "_open", lambda self, path, **named: stream)
+    with silent.open("blobs/ab/y") as opened:
+        assert opened.read() == b"content"
+
+
+def test_an_upload_that_stops_in_the_middle_is_named_in_time(silent):
+    class Part:
+        blocksize = 0
+
+        def write(self, data):
+            Silent.over.wait(60)
+
+        close = write
+
+    def failed(error):
+        return silent._failed("write", "blobs/ab/y", error)
+
+    upload = _Upload(Part(), silent._limited, failed)
+    with pytest.raises(StoreError, match="cannot write blobs/ab/y in silenttest://x: no answer for"):
+        upload.write(b"x")
+    upload._stream.closed = True

@@ -7,7 +7,7 @@ import json
 import psutil
 import pytest
 
-from tests.wdl.running import run
+from tests.wdl.running import run, served
 
 
 def evaluated(folder, kind: str, expression: str, version: str = "1.1"):
@@ -105,6 +105,51 @@ def test_a_default_that_nobody_reads_is_not_looked_for(tmp_path):
     )
     done = run(["doc.wdl"], tmp_path)
     assert json.loads(done.stdout) == {"w.n": 1}
+
+
+_FAR = "http://127.0.0.1:9/none.txt"
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        (f'input {{ File f = "{_FAR}" }} command <<< echo 1 >>>', []),
+        (f'input {{ Array[File] f = ["{_FAR}"] }} command <<< echo 1 >>>', []),
+        (f'input {{ Boolean b = true }} File f = "{_FAR}" command <<< echo 1 >>>', []),
+        (f'input {{ File f = "{_FAR}" }} command <<< cat ~{{f}} >>>', ["f=one.txt"]),
+    ],
+)
+def test_a_default_of_a_task_that_nobody_reads_is_not_looked_for(tmp_path, declared, words):
+    (tmp_path / "one.txt").write_text("1\n")
+    text = f"version 1.1\ntask t {{ {declared} output {{ Int n = read_int(stdout()) }} }}\n"
+    (tmp_path / "task.wdl").write_text(text)
+    (tmp_path / "flow.wdl").write_text(
+        text + "workflow w { input { File? f } call t "
+        + ("{ input: f = select_first([f]) } " if words else "") + "output { Int n = t.n } }\n"
+    )  # fmt: skip
+    for document, key in ("task.wdl", "t.n"), ("flow.wdl", "w.n"):
+        done = run([document, "--container", "none", *words], tmp_path)
+        assert done.status == 0, done.stderr
+        assert json.loads(done.stdout) == {key: 1}
+
+
+def test_a_default_of_a_task_that_is_read_and_not_there_is_named(tmp_path):
+    (tmp_path / "doc.wdl").write_text(
+        f'version 1.1\ntask t {{ input {{ File f = "{_FAR}" }} command <<< cat ~{{f}} >>> }}\n'
+    )
+    done = run(["doc.wdl", "--container", "none"], tmp_path)
+    assert done.status != 0
+    assert _FAR in done.stderr
+
+
+def test_a_default_of_a_task_may_be_a_url(tmp_path):
+    with served({"far.txt": "far"}) as url:
+        (tmp_path / "doc.wdl").write_text(
+            f'version 1.1\ntask t {{ input {{ File f = "{url}/far.txt" Int size = ceil(size(f)) }}'
+            " command <<< cat ~{f} >>> output { String o = read_string(stdout()) + size } }\n"
+        )
+        done = run(["doc.wdl", "--container", "none"], tmp_path)
+    assert json.loads(done.stdout) == {"t.o": "far3"}, done.stderr
 
 
 def test_a_template_has_only_what_can_be_given(tmp_path):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import datetime as dt
 import email.utils
 import glob
 import hashlib
 import os
-import queue
 import re
 import secrets
 import shutil
 import stat
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +22,7 @@ from toilfn.errors import InputError
 from toilfn.moved import relocated
 from toilfn.stores import Objects, refuse_missing_slashes
 from toilfn.stores.files import copy_content
+from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 
 __all__ = [
     "absolute",
@@ -56,12 +53,6 @@ T = TypeVar("T")
 
 _QUESTION = 60.0
 """Seconds within which a driver must answer, or a download make progress."""
-
-_SLOWEST = 100_000
-"""Bytes a second of the slowest upload that is waited for."""
-
-_LOOK = 1.0
-"""Seconds between two looks at how far a call is."""
 
 _TOLD = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
@@ -316,7 +307,7 @@ def copied_by_server(objects: Objects, name: str, url: str, size: int) -> bool:
     system, place = _open_filesystem(url)
     if not isinstance(system, _Driver):
         return False
-    limit = _QUESTION + size / _SLOWEST
+    limit = _QUESTION + size / SLOWEST
     return _in_time(url, limit, lambda: None, objects.copy_out, name, system.inner, place)
 
 
@@ -435,7 +426,7 @@ class _Driver:
 
     def put_file(self, source: str, place: str) -> None:
         """Upload a file; drivers do not say how far they are."""
-        limit = _QUESTION + os.path.getsize(source) / _SLOWEST
+        limit = _QUESTION + os.path.getsize(source) / SLOWEST
         _in_time(self._url, limit, lambda: None, self._system.put_file, source, place)
 
     def _get(self, function: Callable[..., Any], places: Any, targets: list[str]) -> None:
@@ -468,33 +459,14 @@ def _in_time(
     InputError
         If there is no answer in time, or the driver raises an error that is not about what there is.
     """
-    ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
-
-    def call() -> None:
-        try:
-            ended.put((function(*args, **named), None))
-        except BaseException as error:
-            ended.put((None, error))
-
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(call,), name="toilfn-driver", daemon=True).start()
-    seen, since = progress(), time.monotonic()
-    while True:
-        try:
-            value, error = ended.get(timeout=min(limit, _LOOK))
-            break
-        except queue.Empty:
-            now = progress()
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > limit:
-                told = f"{shown(url)}: no answer for {limit:.0f} s; try again when the place answers"
-                raise InputError(told) from None
-    if error is None:
-        return value  # type: ignore[return-value]  # what the function has returned
-    if isinstance(error, _TOLD) or not isinstance(error, Exception):
-        raise error
-    raise InputError(f"cannot reach {shown(url)}: {type(error).__name__}: {error}") from error
+    try:
+        return limited(limit, function, *args, progress=progress, **named)
+    except NoAnswerError as error:
+        raise InputError(f"{shown(url)}: {error}; try again when the place answers") from None
+    except _TOLD:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot reach {shown(url)}: {type(error).__name__}: {error}") from error
 
 
 def _find(url: str) -> dict[str, dict[str, Any]]:
