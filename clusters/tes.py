@@ -21,6 +21,7 @@ from toilfn.clusters.common.commands import AwayError, CredentialsError
 from toilfn.clusters.common.containersettings import (
     ContainerSettings,
     image_of,
+    kept_output,
     prologue_script,
     setting,
     walltime_of,
@@ -189,7 +190,7 @@ class TESCluster(PolledCluster[LiveJob]):
     def task(self, batch: Batch, name: str) -> dict[str, Any]:
         """Write the TES task of a batch (tesTask), as `submit` does."""
         given, walltime = self.settings, walltime_of(self.settings, batch.resources)
-        command = [*worker_words(given, self.context), batch.name]
+        command = kept_output([*worker_words(given, self.context), batch.name])
         lines = given.get("job_script_prologue", ())
         tags = {"toilfn.workflow": self.context.workflow, "toilfn.batch": batch.name}
         return {
@@ -291,7 +292,8 @@ def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
         "its output ends with": f"{executor.get('stdout') or ''}{executor.get('stderr') or ''}",
     }
     shown = [f"; {title}:\n{text.strip()[-_TAIL:]}" for title, text in parts.items() if text.strip()]
-    return Found(JobState.ENDED, cause, f"{word}{status}{''.join(shown)}")
+    log = parts["its output ends with"].encode()
+    return Found(JobState.ENDED, cause, f"{word}{status}{''.join(shown)}", log=log)
 
 
 def _endpoint(settings: Mapping[str, Any]) -> str:

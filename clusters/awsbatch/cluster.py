@@ -32,6 +32,9 @@ _DESCRIBED = 100
 _TAIL = 20
 """How many lines of a failed job's log are shown."""
 
+_LINES = 1000
+"""How many are kept."""
+
 
 class AWSBatchSettings(ContainerSettings, total=False):
     """Settings of `AWSBatchCluster` besides those of `ContainerSettings`.
@@ -244,18 +247,20 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         stream = awsjobs.log_stream(job)
         if found.state is not JobState.ENDED or found.cause is None or not stream:
             return found
-        return found._replace(detail=f"{found.detail}; {self._log(stream)}")
+        words, lines = self._log(stream)
+        said = "\n".join([words, *lines[-_TAIL:]])
+        return found._replace(detail=f"{found.detail}; {said}", log="\n".join(lines).encode())
 
-    def _log(self, stream: str) -> str:
-        """Name a log stream, and give its end where that may be read."""
+    def _log(self, stream: str) -> tuple[str, list[str]]:
+        """Name a log stream, and give its last lines where they may be read."""
         group = self.settings.get("log_group", "/aws/batch/job")
         try:
             answer = self._amazon.ask(
-                "logs", "get_log_events", logGroupName=group, logStreamName=stream, limit=_TAIL, startFromHead=False
+                "logs", "get_log_events", logGroupName=group, logStreamName=stream, limit=_LINES, startFromHead=False
             )
         except (AwayError, ClusterError) as error:
-            return f"its log stream {stream} in {group} cannot be read: {error}"
-        return "\n".join([f"its log stream {stream} in {group} ends with:", *(e["message"] for e in answer["events"])])
+            return f"its log stream {stream} in {group} cannot be read: {error}", []
+        return f"its log stream {stream} in {group} ends with:", [event["message"] for event in answer["events"]]
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find live jobs by their names, and take them over."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toilfn.clusters.base import Batch, JobState
-from toilfn.clusters.common.containersettings import image_of, setting
+from toilfn.clusters.common.containersettings import KEEP_OUTPUT, image_of, setting
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import InputError
@@ -63,8 +63,8 @@ _NAMES = "TOILFN_BATCHES"
 _SCRIPT = f"""\
 toilfn_batch=$(printf '%s\\n' "${_NAMES}" | sed -n "$((${{AWS_BATCH_JOB_ARRAY_INDEX:-0}} + 1))p")
 unset {_NAMES}
-exec "$@" "$toilfn_batch"
-"""
+set -- "$@" "$toilfn_batch"
+{KEEP_OUTPUT}"""
 
 
 def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ from toilfn.clusters.common.commands import AwayError, Commands, portions
 from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, is_preemptible, render
 from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import JobSettings, job_name, resolved, word
+from toilfn.clusters.local.output import read_output
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Resources
@@ -538,13 +539,15 @@ class CommandCluster(PolledCluster[_Live]):
         if not self.keeps_output:
             return found
         try:
-            text = live.log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
+            with live.log.open("rb") as file:
+                log = read_output(file.fileno(), 0)
         except OSError:
             hint = f"there is no output in {self.log_directory}: can the nodes write there? See log_directory."
             return found._replace(detail=f"{found.detail}; {hint}")
+        text = log[-_TAIL:].decode(errors="replace").strip()
         causes = [cause for pattern, cause in self.log_causes.items() if re.search(pattern, text, re.MULTILINE)]
         said = f"; {live.log} ends with:\n{text}" if text else ""
-        return found._replace(cause=(*causes, found.cause)[0], detail=found.detail + said)
+        return found._replace(cause=(*causes, found.cause)[0], detail=found.detail + said, log=log)
 
     def address(self) -> dict[str, Any]:
         """Return where the scripts are that say which job runs what, and what jobs are called."""

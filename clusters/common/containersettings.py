@@ -6,12 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from toilfn.clusters.base import RunContext, worker_command
+from toilfn.clusters.base import OUTPUT_VARIABLE, RunContext, worker_command
+from toilfn.clusters.local.output import LOG_LIMIT
 from toilfn.errors import InputError
 from toilfn.resources import Resources
 from toilfn.units import parse_duration
 
-__all__ = ["ContainerSettings", "image_of", "prologue_script", "setting", "walltime_of", "worker_words"]
+__all__ = [
+    "KEEP_OUTPUT", "ContainerSettings", "image_of", "kept_output", "prologue_script", "setting", "walltime_of",
+    "worker_words",
+]  # fmt: skip
 
 
 class ContainerSettings(TypedDict, total=False):
@@ -57,6 +61,21 @@ def setting(settings: Mapping[str, Any], name: str, variable: str) -> str | None
     return found
 
 
+KEEP_OUTPUT = f"""\
+toilfn_output=$(mktemp) || exec "$@"
+{OUTPUT_VARIABLE}=$toilfn_output "$@" &
+toilfn_worker=$!
+trap 'kill -TERM "$toilfn_worker" 2>/dev/null' TERM INT
+wait "$toilfn_worker"
+toilfn_status=$?
+while kill -0 "$toilfn_worker" 2>/dev/null; do wait "$toilfn_worker"; toilfn_status=$?; done
+tail -c {LOG_LIMIT} "$toilfn_output"
+rm -f "$toilfn_output"
+exit "$toilfn_status"
+"""
+"""Lines of a shell that run its arguments; see `kept_output`."""
+
+
 def image_of(settings: Mapping[str, Any], owner: str) -> str:
     """Return the image.
 
@@ -83,6 +102,15 @@ def worker_words(settings: Mapping[str, Any], context: RunContext) -> list[str]:
 def prologue_script(lines: Sequence[str]) -> str:
     """Write a script that runs lines, and then its arguments as a command in its own place."""
     return "\n".join(["#!/bin/sh", "set -e", *lines, 'exec "$@"', ""])
+
+
+def kept_output(words: Sequence[str]) -> list[str]:
+    """Return a command that runs words, and prints what a task had printed whose worker was killed.
+
+    The worker's output is in a file while a task runs. It is not the first process of its container, so the system that
+    kills it for its memory leaves the shell.
+    """
+    return ["sh", "-c", KEEP_OUTPUT, "toilfn", *words]
 
 
 def walltime_of(settings: Mapping[str, Any], resources: Resources) -> float | None:

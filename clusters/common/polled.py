@@ -52,6 +52,8 @@ class Found(NamedTuple):
     """Whether it is queued and will not start before somebody changes something."""
     is_ending: bool = False
     """Whether its processes are ending or have ended, and it is not over yet."""
+    log: bytes = b""
+    """For a job that has ended: what the task that it ran had printed."""
 
 
 @dataclass(slots=True)
@@ -406,8 +408,10 @@ class PolledCluster(Cluster, Generic[L]):
             (self._to_kill.add if found.is_stuck else self._to_kill.discard)(job)
             found = self.ended(job, live, found)
             if live.is_late and found.cause is not None:
-                found = found._replace(cause=Cause.WALLTIME, detail=f"over its walltime; {found.detail}")
-            return Update(job, JobState.ENDED, found.cause, found.detail)
+                limit = f" of {format_duration(live.walltime)}" if live.walltime else ""
+                detail = f"took longer than its walltime{limit}; {found.detail}"
+                found = found._replace(cause=Cause.WALLTIME, detail=detail)
+            return Update(job, JobState.ENDED, found.cause, found.detail, log=found.log)
         if found.state is JobState.RUNNING and live.walltime is not None and live.deadline is None:
             live.deadline = time.monotonic() + live.walltime
         said = found.detail if found.state is JobState.QUEUED else ""

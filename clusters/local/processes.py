@@ -21,6 +21,7 @@ from toilfn.clusters.base import Batch, Capabilities, JobId, JobState
 from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.local import machine
+from toilfn.clusters.local.output import read_output
 from toilfn.resources import Capacity
 
 __all__ = ["ProcessCluster"]
@@ -110,9 +111,11 @@ class ProcessCluster(PolledCluster[LiveJob]):
             return found
         _reap(running.process)
         with running.output as output:
-            output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
-            text = output.read().decode(errors="replace").strip()
-        return found._replace(detail=f"{found.detail}; it printed: {text}") if found.cause and text else found
+            log = read_output(output.fileno(), 0)
+        if not found.cause:
+            return found
+        text = log[-_TAIL:].decode(errors="replace").strip()
+        return found._replace(detail=f"{found.detail}; it printed: {text}" if text else found.detail, log=log)
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find processes that an earlier leader on this machine has started for the store, and take them over."""

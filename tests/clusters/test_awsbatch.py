@@ -14,9 +14,11 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.awsbatch import QUEUE
 from tests.servers.containers import IMAGE
 from tests.servers.fixtures import awsbatch_server, containers
+from tests.servers.machine import wait_for
 from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
-from toilfn.clusters.base import Batch, JobState, RunContext
+from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
+from toilfn.clusters.common.commands import AwayError
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -128,6 +130,65 @@ def test_the_end_of_a_failed_jobs_log_and_its_streams_name_are_in_the_error(open
     assert "exit status 3" in update.detail
     assert f"its log stream {awsjobs.definition(cluster.settings)[0]}/default/{job}" in update.detail
     assert update.detail.endswith("on purpose")
+
+
+def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_path):
+    cluster = opened('echo it was here >> "$TOILFN_OUTPUT_FILE"; touch "$1/started"; exec sleep 600')
+    (job,) = cluster.submit(named("b", shape=Resources(1, 200 * 2**20, 2**20, walltime=3600)))
+    wait_for((tmp_path / "started").exists, "the job to start")
+    wait_for(lambda: (cluster.poll(0.1), cluster._live[job].deadline)[1] is not None, "the walltime to begin")
+    cluster._live[job].deadline = 0.0
+    update = ends(cluster, job)
+    assert update.cause is Cause.WALLTIME
+    assert update.detail.startswith("took longer than its walltime of 1h 00m; FAILED")
+    assert b"it was here" in update.log
+
+
+class LosesAnswers:
+    """Amazon, of whose answers to submissions some are lost."""
+
+    def __init__(self, amazon, lost):
+        self.amazon = amazon
+        self.lost = lost
+        self.sent = []
+
+    def ask(self, service, method, **named):
+        answer = self.amazon.ask(service, method, **named)
+        if method == "submit_job":
+            self.sent.append(named["jobName"])
+            if self.lost:
+                self.lost -= 1
+                raise AwayError("the answer was lost")
+        return answer
+
+    def __getattr__(self, name):
+        return getattr(self.amazon, name)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_lost_answer_does_not_make_a_second_submission(opened, batch, count):
+    cluster = opened("exit 0")
+    cluster._amazon = LosesAnswers(cluster._amazon, 1)
+    jobs = cluster.submit(named(*"abc"[:count]))
+    assert len(cluster._amazon.sent) == 1
+    assert len(set(jobs)) == count
+    assert [ends(cluster, job).cause for job in jobs[-1:]] == [None]
+    listed = [
+        job for status in ("SUBMITTED", "RUNNING", "SUCCEEDED", "FAILED")
+        for job in batch.list_jobs(jobQueue=QUEUE, jobStatus=status)["jobSummaryList"]
+    ]  # fmt: skip
+    assert [job["jobName"] for job in listed if job["jobName"] in cluster._amazon.sent] == cluster._amazon.sent
+
+
+def test_a_submission_whose_answer_was_lost_in_a_long_outage_is_found_when_it_is_tried_again(opened):
+    cluster = opened("exit 0", patience=0)
+    cluster._amazon = LosesAnswers(cluster._amazon, 1)
+    with pytest.raises(SubmissionError) as refused:
+        cluster.submit(named("a"))
+    assert refused.value.refusal is Refusal.AWAY
+    (job,) = cluster.submit(named("a"))
+    assert len(cluster._amazon.sent) == 1
+    assert ends(cluster, job).cause is None
 
 
 def test_the_job_definition_is_made_once_and_used_again(opened, batch):

@@ -44,6 +44,27 @@ class TestProcesses(ClusterContract):
         (job,) = cluster.submit(self.batches("sleep", resources=Resources(walltime=0.3)))
         assert self.wait_ended(cluster, [job])[job].cause is Cause.WALLTIME
 
+    def test_what_a_killed_process_had_printed_is_its_log(self, context):
+        script = "echo it was here; kill -9 $$"
+        cluster = ProcessCluster(1, worker_command=("sh", "-c", script))
+        cluster.open(context)
+        (job,) = cluster.submit(self.batches("ok"))
+        update = self.wait_ended(cluster, [job])[job]
+        assert update.cause is Cause.LOST
+        assert update.log == b"it was here\n"
+        assert update.detail == "the worker ended with signal 9; it printed: it was here"
+        cluster.close()
+
+    def test_what_took_too_long_says_how_long_it_had(self, context):
+        cluster = ProcessCluster(1, worker_command=("sh", "-c", "echo it was here; exec sleep 60"))
+        cluster.open(context)
+        (job,) = cluster.submit(self.batches("ok", resources=Resources(walltime=1)))
+        update = self.wait_ended(cluster, [job])[job]
+        assert update.cause is Cause.WALLTIME
+        assert update.log == b"it was here\n"
+        assert update.detail.startswith("took longer than its walltime of 1s; ")
+        cluster.close()
+
     def test_the_cause_of_an_end_in_the_middle_of_a_look_is_known(self, cluster, folder, monkeypatch):
         (job,) = cluster.submit(self.batches("sleep-1"))
         self.wait_started(cluster, folder, "sleep-1")

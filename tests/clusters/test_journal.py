@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import psutil
 import pytest
 
-from tests.clusters.leaders import counts, failures, own_jobs, result, start, wait_for_marks
+from tests.clusters.leaders import counts, events, failures, own_jobs, result, start, wait_for_marks
+from tests.servers.awsbatch import QUEUE
+from tests.servers.containers import IMAGE
 from tests.servers.fake.systems import system
-from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
+from tests.servers.fake.tes import FakeTES
+from tests.servers.fixtures import (
+    awsbatch_server,
+    containers,
+    gridengine,
+    gridengine_server,
+    slurm,
+    slurm_server,
+)  # fmt: skip
 from tests.servers.machine import wait_for
 
-__all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server", "start"]
+__all__ = ["awsbatch_server", "containers", "gridengine", "gridengine_server", "slurm", "slurm_server", "start"]
 
 LIMITING = ["lsf", "torque", "pbs", "htcondor"]
 """Fakes of systems that limit memory and time."""
@@ -26,8 +37,58 @@ def fails(start, name, what, **settings):
     (failure,) = failures(marks)
     assert failure[0] == what
     assert failure[2].splitlines()[0] in errors
-    assert f"{what} was here" in errors  # its output is not lost, whether its worker died or not
+    assert f"{what} was here" in errors, errors[-900:]  # its output is not lost, whether its worker died or not
+    assert f"{what} was here" in logged(marks, what)
     return failure
+
+
+def logged(marks, name):
+    """What ``toilfn logs`` prints of the task with this name."""
+    (id_,) = {event["task"] for event in events(marks) if event["event"] == "failed" and event["name"] == name}
+    command = [sys.executable, "-m", "toilfn", "logs", str(marks.parent / "store"), id_]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def tes():
+    """Settings of a TES server."""
+    with FakeTES().running() as fake:
+        yield {"endpoint": fake.url, "image": "toilfn:test", "python": sys.executable, "poll_interval": 0.3}
+
+
+@pytest.fixture
+def aws(awsbatch_server, tmp_path):
+    """Settings of AWS Batch."""
+    return {
+        "endpoint_url": awsbatch_server.url, "queue": QUEUE, "image": IMAGE, "python": sys.executable,
+        "volumes": {**awsbatch_server.folders, str(tmp_path): str(tmp_path)}, "poll_interval": 0.5,
+    }  # fmt: skip
+
+
+def test_a_killed_worker_on_tes(tes, start):
+    assert fails(start, "tes", "doomed", cluster=tes)[1] == "lost"
+
+
+def test_memory_on_aws_batch(aws, start):
+    _, cause, message = fails(start, "awsbatch", "hungry", cluster=aws)
+    assert cause == "memory"
+    assert "it asked for 400 MiB of memory" in message
+
+
+@pytest.mark.parametrize(("what", "cause", "words"), [
+    ("doomed", "lost", "was killed by SIGKILL"),
+    ("sleepy", "walltime", "its walltime of 1s"),
+    ("hungry", "memory", "of memory and asked for 400 MiB"),
+])  # fmt: skip
+def test_limits_on_this_machine(what, cause, words, start):
+    """Here the log is kept apart from the message."""
+    leader, marks = start("local", what, lost_retries=0, cluster={"workers": 1})
+    _, errors = leader.communicate(timeout=180)
+    assert f"{what} was here" in errors
+    ((_, found, message),) = failures(marks)
+    assert found == cause
+    assert words in message
+    assert f"{what} was here" in logged(marks, what)
 
 
 def test_memory_on_slurm(slurm, start):

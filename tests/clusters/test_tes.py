@@ -166,6 +166,18 @@ def test_the_walltime_is_named(opened):
     assert ends(cluster, job).cause is Cause.WALLTIME
 
 
+def test_what_was_printed_before_the_walltime_was_over_is_the_log(opened, tmp_path):
+    cluster = opened('echo it was here >> "$TOILFN_OUTPUT_FILE"; touch "$1/started"; exec sleep 600')
+    (job,) = cluster.submit([batch(shape=Resources(1, 10**8, 10**6, walltime=3600))])
+    wait_for((tmp_path / "started").exists, "the job to start")
+    wait_for(lambda: (cluster.poll(0.1), cluster._live[job].deadline)[1] is not None, "the walltime to begin")
+    cluster._live[job].deadline = 0.0
+    update = ends(cluster, job)
+    assert update.cause is Cause.WALLTIME
+    assert update.detail.startswith("took longer than its walltime of 1h 00m; CANCELED")
+    assert update.log.startswith(b"it was here\n")
+
+
 def test_lines_before_the_worker_are_the_only_input(tes, opened, tmp_path):
     cluster = opened('printf %s "$GREETING" > "$1/said"', job_script_prologue=['export GREETING="it\'s"'])
     (job,) = cluster.submit([batch()])

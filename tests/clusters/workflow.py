@@ -4,6 +4,8 @@ MARKS is a folder in which each attempt leaves a character, so that a test can c
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -67,6 +69,14 @@ def sleepy(marks):
     time.sleep(120)
 
 
+@toil.task(**SMALL, retries=0, name="doomed")
+def doomed(marks):
+    """Be killed as by a system that has no memory left."""
+    print("doomed was here", flush=True)
+    mark(marks, "doomed")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @toil.task(**SMALL, name="patient")
 def patient(marks):
     """Wait until the test lets the second attempt end."""
@@ -126,8 +136,10 @@ def chain(n):
 
 def wanted(what, marks, n):
     match what:
-        case "hungry" | "sleepy" | "patient" | "anxious":
-            return {"hungry": hungry, "sleepy": sleepy, "patient": patient, "anxious": anxious}[what](marks)
+        case "hungry" | "sleepy" | "doomed" | "patient" | "anxious":
+            return {
+                "hungry": hungry, "sleepy": sleepy, "doomed": doomed, "patient": patient, "anxious": anxious
+            }[what](marks)  # fmt: skip
         case "sort":
             return merge_sort([(7 * i) % n for i in range(n)], marks)
         case "slow":

@@ -249,7 +249,7 @@ def _describe(failure: Failure, name: str, inputs: str, log: str, place: str) ->
     lines = [f"{name}({inputs}), task {id_}, attempt {failure.attempt}: {failure.message}"]
     if failure.traceback:
         lines.append(indent(abridged(failure.traceback, 10, 25), "    "))
-    if log.strip():
+    if log.strip() and last_lines(log, 10).strip() not in failure.message:
         lines += [f"  the end of its log (toilfn logs {place} {id_} shows all):", indent(last_lines(log, 10), "    ")]
     return "\n".join(lines)
 

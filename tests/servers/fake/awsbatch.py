@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound
@@ -52,10 +53,15 @@ def details(self: Job) -> dict[str, Any]:
 
 
 def terminate(self: Job, reason: str) -> None:
-    """End an array with its elements."""
-    for child in self._child_jobs or ():
-        _plain_terminate(child, reason)
-    _plain_terminate(self, reason)
+    """End an array with its elements; a container is asked to end first, and what it prints then is in the log."""
+    for job in (*(self._child_jobs or ()), self):
+        container = getattr(job, "container", None)
+        if container is not None and not job.job_stopped:
+            job.job_stopped_reason = reason
+            with suppress(APIError):
+                container.stop(timeout=10)
+            job.join(10)  # its thread keeps the log
+        _plain_terminate(job, reason)
 
 
 def listed(self: BatchBackend, *args: Any, **parameters: Any) -> list[Job]:

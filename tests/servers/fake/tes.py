@@ -181,6 +181,25 @@ class FakeTES:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
 
+    def cancel(self, name: str) -> None:
+        """CancelTask: ask the first process to end, as engines of containers do, and end the others after that."""
+        with self._lock:
+            process = self._processes.get(name)
+            if self.tasks[name]["state"] != "RUNNING" or process is None:
+                self.stop_task(name, "CANCELED")
+                return
+            self.tasks[name]["state"] = "CANCELING"
+        process.terminate()
+        thread = threading.Thread(target=self._finish_off, args=(process,))
+        self._threads.append(thread)
+        thread.start()
+
+    def _finish_off(self, process: subprocess.Popen[bytes]) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
     def live(self) -> list[str]:
         """The ids of tasks that run."""
         return [name for name, task in self.tasks.items() if task["state"] == "RUNNING"]
@@ -200,7 +219,7 @@ class FakeTES:
                     state = "EXECUTOR_ERROR"
                     break
             log["end_time"] = _now()
-            self._step(name, state)
+            self._step(name, "CANCELED" if task["state"] == "CANCELING" else state)
 
     def _execute(self, name: str, executor: dict[str, Any], log: dict[str, Any]) -> bool:
         folder = Path(self._folder.name, name)
@@ -209,16 +228,18 @@ class FakeTES:
         for number, given in enumerate(self.tasks[name].get("inputs", ())):
             (folder / str(number)).write_text(given["content"])
             command = [word.replace(given["path"], str(folder / str(number))) for word in command]
-        with self._lock, (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        with self._lock:
             if not self._step(name, "RUNNING"):
                 return False
             env = {"PATH": os.environ["PATH"], "HOME": str(folder), **executor.get("env", {})}
             process = subprocess.Popen(
-                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-            )
+                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
             self._processes[name] = process
-        status = process.wait()
-        outputs = {"stdout": (folder / "out").read_text()[-5000:], "stderr": (folder / "err").read_text()[-5000:]}
+        out, err = process.communicate()
+        status = process.returncode
+        outputs = {"stdout": out.decode()[-5000:], "stderr": err.decode()[-5000:]}
         log["logs"].append({"exit_code": status if status >= 0 else 128 - status, **outputs, "end_time": _now()})
         return status == 0
 
@@ -316,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", _:
                 return "tesTask", self.fake.show(name, query.get("view", ["MINIMAL"])[0])
             case "POST", _ if name.endswith(":cancel"):
-                self.fake.stop_task(name.removesuffix(":cancel"), "CANCELED")
+                self.fake.cancel(name.removesuffix(":cancel"))
                 return "tesCancelTaskResponse", {}
         raise KeyError(path)
 
