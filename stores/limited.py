@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["SLOWEST", "NoAnswerError", "limited"]
 
@@ -30,11 +30,10 @@ def _nothing() -> None:
 
 def limited(
     limit: float,
-    function: Callable[..., T],
-    *args: Any,
+    function: Callable[[], T],
+    *,
     progress: Callable[[], object] = _nothing,
     more: Callable[[], float] | None = None,
-    **named: Any,
 ) -> T:
     """Call a driver, which may have no limit of time of its own.
 
@@ -43,8 +42,6 @@ def limited(
     limit : float
         Seconds that it may take without progress.
     function : callable
-    *args, **named
-        Its arguments.
     progress : callable
         Returns something else for as long as there is progress.
     more : callable, optional
@@ -59,7 +56,7 @@ def limited(
 
     def call() -> None:
         try:
-            ended.put((function(*args, **named), None))
+            ended.put((function(), None))
         except BaseException as error:
             ended.put((None, error))
 

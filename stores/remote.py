@@ -374,7 +374,7 @@ class FsspecObjects(Objects):
 
     def _time_to_read(self, name: str) -> Callable[[], float]:
         """Return a function that asks for an object's size and returns the seconds that reading it may take."""
-        return lambda: limited(_SILENCE, self._head, self._path(name)) / SLOWEST
+        return lambda: limited(_SILENCE, lambda: self._head(self._path(name))) / SLOWEST
 
     def _limited(self, call: Callable[[], _T], *, size: int = 0, more: Callable[[], float] | None = None) -> _T:
         """Call the driver with a time limit, which is longer if it transfers `size` bytes."""

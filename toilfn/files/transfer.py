@@ -13,6 +13,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -460,7 +461,7 @@ def _in_time(
         If there is no answer in time, or the driver raises an error that is not about what there is.
     """
     try:
-        return limited(limit, function, *args, progress=progress, **named)
+        return limited(limit, partial(function, *args, **named), progress=progress)
     except NoAnswerError as error:
         raise InputError(f"{shown(url)}: {error}; try again when the place answers") from None
     except _TOLD:
