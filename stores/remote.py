@@ -428,7 +428,7 @@ class _Stream(io.RawIOBase):
         self._do = do
 
     def readable(self) -> bool:
-        """Say that this stream can be read."""
+        """Return True: this stream can be read."""
         return True
 
     def seekable(self) -> bool:
