@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     from toilfn.background import Run
     from toilfn.config.keywords import ResumeSettings, RunSettings
+    from toilfn.ids import TaskId
     from toilfn.inspect.plan import Plan
+    from toilfn.inspect.view import TaskInfo
     from toilfn.leader.forcing import Force
 
-__all__ = ["SOMETHING_TO_RUN", "DryRun", "compute", "dry_run", "rerun", "resume", "submit"]
+__all__ = ["SOMETHING_TO_RUN", "DryRun", "Sketch", "compute", "instead_of_running", "rerun", "resume", "submit"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -48,28 +50,53 @@ class DryRun:
     def __init__(self) -> None:
         self.plan: Plan | None = None
 
-    def take(self, plan: Plan) -> None:
+    def take(self, wanted: Any, settings: Settings, force: Force) -> None:
         """Add the plan of the next `compute`; end the script if something would run."""
+        plan = _plan(wanted, settings, force)
         self.plan = plan if self.plan is None else plan.after(self.plan)
         if plan:
             raise _StopScriptError(SOMETHING_TO_RUN)
 
 
-_dry_runs: list[DryRun] = []
+class Sketch:
+    """The graph so far of a script that is to be drawn.
+
+    Attributes
+    ----------
+    tasks : dict
+        The tasks of all calls of `compute` so far, by their ids.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: dict[TaskId, TaskInfo] = {}
+
+    def take(self, wanted: Any, settings: Settings, force: Force) -> None:
+        """Add the tasks of the next `compute`; end the script if something would run."""
+        from toilfn.inspect.planning import sketch_compute
+
+        tasks, would_run = sketch_compute(wanted, settings)
+        self.tasks |= {task.id: task for task in tasks}
+        if would_run:
+            raise _StopScriptError(SOMETHING_TO_RUN)
+
+
+_watching: list[DryRun | Sketch] = []
 """The one that is under way, if any."""
+
+_Watching = TypeVar("_Watching", DryRun, Sketch)
 
 
 @contextmanager
-def dry_run() -> Iterator[DryRun]:
-    """Let each `compute` of this process make a plan, until the first one that has something to run ends the script.
+def instead_of_running(watching: _Watching) -> Iterator[_Watching]:
+    """Show each `compute` to a dry run or a sketch, until one that has something to run ends the script.
 
     Those before it return their values, which are in the store.
     """
-    _dry_runs.append(DryRun())
+    _watching.append(watching)
     try:
-        yield _dry_runs[-1]
+        yield watching
     finally:
-        _dry_runs.pop()
+        _watching.pop()
 
 
 @overload
@@ -121,8 +148,8 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
     wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
     if dry_run:
         return _plan(wanted, resolved, forced)
-    if _dry_runs:
-        _dry_runs[-1].take(_plan(wanted, resolved, forced))
+    if _watching:
+        _watching[-1].take(wanted, resolved, forced)
     try:
         with WorkflowRun(resolved, workflow=_workflow(resolved)) as run:
             return run.compute(wanted, forced)
@@ -155,8 +182,8 @@ def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> 
     from toilfn.leader.run import WorkflowRun
 
     wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
-    if _dry_runs:
-        _dry_runs[-1].take(_plan(wanted, resolved, forced))
+    if _watching:
+        _watching[-1].take(wanted, resolved, forced)
     run = WorkflowRun(resolved, workflow=_workflow(resolved))
     return Run(run, lambda: run.compute(wanted, forced))
 

@@ -84,7 +84,7 @@ def test_names_are_quoted_for_dot() -> None:
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
 def test_graphviz_understands_it(tmp_path: Path) -> None:
-    svg = draw([*tasks_of(tmp_path, *half_done()), TaskInfo(b"1" * 16, 'say "hi" \\ <b>')]).svg()
+    svg = draw([*tasks_of(tmp_path, *half_done()), TaskInfo(b"1" * 16, 'say "hi" \\ <b>')]).picture().decode()
     assert "<svg" in svg
     assert "sort_chunk" in svg
 
@@ -92,4 +92,4 @@ def test_graphviz_understands_it(tmp_path: Path) -> None:
 def test_svg_without_graphviz_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="install graphviz"):
-        draw([]).svg()
+        draw([]).picture()

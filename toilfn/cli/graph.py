@@ -1,22 +1,39 @@
-"""``toilfn graph STORE``."""
+"""``toilfn graph STORE`` and ``toilfn graph SCRIPT``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
-from toilfn.cli.common import add_store, add_store_options, open_named, open_view, output_file
-from toilfn.inspect.drawing import draw
+from toilfn.cli.common import named_options, open_view, output_file
+from toilfn.cli.run import add_parameters, sketch_script
+from toilfn.errors import InputError
+from toilfn.inspect.drawing import Drawing, draw
+from toilfn.inspect.view import TaskInfo
+from toilfn.stores import open_store
 
 __all__ = ["command", "configure"]
+
+_MOST_BOXES = 50
+"""How many tasks a picture has that shows each of them."""
+
+_PICTURES = ("svg", "png", "pdf")
+_FORMATS = ("text", "dot", *_PICTURES)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    add_store(parser)
-    add_store_options(parser)
+    parser.usage = "toilfn graph (STORE | SCRIPT) [flags] [-- the script's own arguments]"
+    parser.epilog = (
+        "Of a store, the newest run is drawn as it is now. A script (a name that ends in .py) is run up to its first "
+        "compute that has something to run, and nothing of its graph runs; tasks that other tasks create are not known "
+        "before. Pictures need Graphviz's command dot."
+    )
+    parser.add_argument("source", metavar="STORE", help="path or URL of a job store, or a Python script")
     parser.add_argument(
-        "--format", choices=("text", "dot", "svg"), default="text", help="output format (default: text)"
+        "--format", choices=_FORMATS, help="output format (default: by the name of the output file, else text)"
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=output_file, help="write the graph to this file instead of printing it"
@@ -24,16 +41,51 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="draw every task (default: one box for all tasks of a name); very many parallel tasks become a table",
+        help="draw every task (default: one box for all tasks of a name in text, and in pictures of more than "
+        f"{_MOST_BOXES} tasks); very many parallel tasks become a table",
     )
+    add_parameters(parser)
 
 
 def command(options: argparse.Namespace) -> int:
-    """Draw the tasks of the newest run."""
-    drawing = draw(open_view(open_named(options)).current(), every_task=lambda _: options.all)
-    text = {"text": drawing.text, "dot": drawing.dot, "svg": drawing.svg}[options.format]()
-    if options.output is None:
-        sys.stdout.write(text)
+    """Draw the tasks of a script, or of the newest run of a store.
+
+    Raises
+    ------
+    InputError
+        If a picture cannot be drawn, or the script calls no `compute`.
+    """
+    format = options.format or _format_of(options.output)
+    if format in ("png", "pdf") and options.output is None:
+        raise InputError(f"{format} is not text", hint=f"name a file for it: -o graph.{format}")
+    if options.source.endswith(".py"):
+        options.script, options.module = options.source, None
+        status, tasks = sketch_script(options)
+        if status:
+            return status
+        if not tasks:
+            raise InputError(f"{options.source} has not called toilfn.compute, so there is no graph to draw")
     else:
-        options.output.write_text(text)
+        tasks = open_view(open_store(options.source, create=False, **named_options(options))).current()
+    _write(_drawing(tasks, format, every=options.all), format, options.output)
     return 0
+
+
+def _format_of(output: Path | None) -> str:
+    """Return the format that a file's name asks for."""
+    ending = output.suffix.lower().removeprefix(".") if output else ""
+    return ending if ending in _FORMATS else "text"
+
+
+def _drawing(tasks: list[TaskInfo], format: str, *, every: bool) -> Drawing:
+    is_small = format != "text" and len(tasks) <= _MOST_BOXES
+    return draw(tasks, every_task=lambda _: every or is_small)
+
+
+def _write(drawing: Drawing, format: str, output: Path | None) -> None:
+    texts: dict[str, Callable[[], str]] = {"text": drawing.text, "dot": drawing.dot}
+    data = texts[format]().encode() if format in texts else drawing.picture(format)
+    if output is None:
+        sys.stdout.write(data.decode())
+    else:
+        output.write_bytes(data)

@@ -9,21 +9,23 @@ import runpy
 import sys
 import traceback
 from bdb import BdbQuit
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
-from toilfn.api import dry_run
+from toilfn.api import DryRun, Sketch, instead_of_running
 from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
 from toilfn.config.params import PARAMS_VARIABLE, describe, given
 from toilfn.config.settings import SETTINGS_VARIABLE, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, KilledError, ToilfnError
 from toilfn.inspect.plan import Plan
+from toilfn.inspect.view import TaskInfo
 from toilfn.stdio import report
 
-__all__ = ["command", "configure"]
+__all__ = ["add_parameters", "command", "configure", "help_for", "sketch_script"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file that calls toilfn.compute")
     what.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead, as with python -m")
+    add_parameters(parser)
+    add_dry_run(parser)
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that a script gets: its parameters, and the settings of its `compute` calls."""
     group = parser.add_argument_group("parameters of the script (toil.params); --help after SCRIPT lists them")
     group.add_argument(
         "--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
@@ -43,7 +51,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a YAML or JSON file of them; may be repeated",
     )
-    add_dry_run(parser)
     parser.set_defaults(rest=[])  # what follows "--"
     add_options(parser)
 
@@ -67,26 +74,49 @@ def command(options: argparse.Namespace) -> int:
     InputError
         If there is no such file or module.
     """
-    script = _script(options)
-    os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
-    os.environ[PARAMS_VARIABLE] = json.dumps(given(options.params, options.param))
-    sys.argv = [script, *options.rest]
-    if is_dry_run(options):
+    is_dry = is_dry_run(options)
+    script = _prepare(options)
+    if is_dry:
         return _dry_run(script, options)
     return _run(script, options.module)
 
 
+def sketch_script(options: argparse.Namespace) -> tuple[int, list[TaskInfo]]:
+    """Run a script up to its first `compute` that has something to run; return its exit status and the tasks so far.
+
+    Standard output is left to the caller: the script prints to standard error.
+    """
+    script, found = _prepare(options), Sketch()
+    with instead_of_running(found), redirect_stdout(sys.stderr):
+        status = _run_until_something_would_run(script, None, lambda: bool(found.tasks))
+    return status, list(found.tasks.values())
+
+
+def _prepare(options: argparse.Namespace) -> str:
+    """Let a script find its flags and arguments; return its path."""
+    script = _script(options)
+    os.environ[SETTINGS_VARIABLE] = json.dumps(from_options(options))
+    os.environ[PARAMS_VARIABLE] = json.dumps(given(options.params, options.param))
+    sys.argv = [script, *options.rest]
+    return script
+
+
 def _dry_run(script: str, options: argparse.Namespace) -> int:
     """Run the script up to its first `compute` that has something to run, and print what that would have done."""
+    found = DryRun()
     # With --json the script prints elsewhere, so that standard output is JSON.
-    with dry_run() as found, redirect_stdout(sys.stderr) if options.json else nullcontext():
-        try:
-            status = _run(script, options.module)
-        except SystemExit:
-            if not found.plan:  # the script has ended by itself
-                raise
-            status = 0
+    with instead_of_running(found), redirect_stdout(sys.stderr) if options.json else nullcontext():
+        status = _run_until_something_would_run(script, options.module, lambda: bool(found.plan))
     return status or print_plan(Plan() if found.plan is None else found.plan, as_json=options.json)
+
+
+def _run_until_something_would_run(script: str, module: str | None, would_run: Callable[[], bool]) -> int:
+    try:
+        return _run(script, module)
+    except SystemExit:
+        if not would_run():  # the script has ended by itself
+            raise
+        return 0
 
 
 def _run(script: str, module: str | None) -> int:

@@ -112,8 +112,13 @@ class Drawing:
         rows = ("".join(cells[start : start + columns]) for start in range(0, len(cells), columns))
         return f'<table border="0" cellborder="1" cellspacing="4">{"".join(f"<tr>{row}</tr>" for row in rows)}</table>'
 
-    def svg(self) -> str:
+    def picture(self, format: str = "svg") -> bytes:
         """Let Graphviz draw the graph.
+
+        Parameters
+        ----------
+        format : str
+            ``"svg"``, ``"png"`` or ``"pdf"``.
 
         Raises
         ------
@@ -123,13 +128,15 @@ class Drawing:
         program = shutil.which("dot")
         if program is None:
             raise InputError(
-                "Graphviz's command 'dot', which draws SVG, was not found",
+                f"Graphviz's command 'dot', which draws {format.upper()}, was not found",
                 hint="install graphviz, or use --format text or dot",
             )
-        done = subprocess.run([program, "-Tsvg"], input=self.dot(), capture_output=True, text=True, check=False)
+        command = [program, f"-T{format}"]
+        done = subprocess.run(command, input=self.dot().encode(), capture_output=True, check=False)
         if done.returncode:
             raise InputError(
-                f"Graphviz could not draw the graph: {done.stderr.strip()}", hint="use --format text or dot"
+                f"Graphviz could not draw the graph: {done.stderr.decode(errors='replace').strip()}",
+                hint="use --format text or dot",
             )
         return done.stdout
 

@@ -19,6 +19,7 @@ from toilfn.graph.serialize import dumps
 from toilfn.ids import TaskId
 from toilfn.inspect.explain import History, reasons_to_run
 from toilfn.inspect.plan import Plan, PlannedTask, by_name
+from toilfn.inspect.view import State, TaskInfo
 from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph
 from toilfn.leader.loading import Loader
 from toilfn.model import records
@@ -27,7 +28,7 @@ from toilfn.model.records import decode, encode
 from toilfn.scheduler.events import Finished, NewTask, Submitted
 from toilfn.stores import Store, open_store
 
-__all__ = ["plan_compute", "plan_resume"]
+__all__ = ["plan_compute", "plan_resume", "sketch_compute"]
 
 _COMPARED = 20
 """How many tasks of each name are compared with earlier ones; more where there are few of these."""
@@ -70,6 +71,16 @@ def plan_compute(wanted: Any, settings: Settings, force: Force = NO_FORCE) -> Pl
         made.add(recorder)
         unseen = [f"whether {place} ({what}) has changed" for place, what in sorted(recorder.not_compared.items())]
         return made.plan(roots, {*recorder.ids(), *roots}, unseen)
+
+
+def sketch_compute(wanted: Any, settings: Settings) -> tuple[list[TaskInfo], bool]:
+    """Return the tasks that promises lead to, as far as they are known before the run, and whether any would run."""
+    with _reading(settings) as store:
+        made = _Maker(store, settings)
+        recorder = Recorder(_Nowhere())
+        _, roots = dumps(wanted, recorder.identify)
+        made.add(recorder)
+        return made.tasks({*recorder.ids(), *roots}), not all(map(made.index.is_complete, roots))
 
 
 def plan_resume(settings: Settings, force: Force = NO_FORCE) -> Plan:
@@ -149,6 +160,22 @@ class _Maker:
                 seen.add(id)
                 stack.extend((*task.needs, *task.after, *self._history.led_to(id)))
         return seen
+
+    def tasks(self, asked: Iterable[TaskId]) -> list[TaskInfo]:
+        """Return what is known of tasks and of all that they need or led to."""
+        reached, history = self.reached(asked), self._history
+        found = []
+        for id, task in history.tasks.items():
+            if id in reached:
+                info = TaskInfo(id, history.name(task), task.needs, task.after, task.parent)
+                if id in history.done:
+                    info.state = State.DONE
+                elif (failure := history.failures.get(id)) and failure.final:
+                    info.state = State.FAILED
+                if id in history.done:
+                    info.children = tuple(led for led in history.led_to(id) if history.tasks[led].parent == id)
+                found.append(info)
+        return found
 
     def plan(self, roots: tuple[TaskId, ...], asked: set[TaskId], unseen: list[str]) -> Plan:
         """Return what the leader would run for `roots`; `asked` are all tasks that the script requests."""
