@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit docs map test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage docs map test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -24,6 +24,7 @@ help:
 	@echo "lint          ruff and mypy only"
 	@echo "format        fix what ruff can fix"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
+	@echo "coverage      pytest with the coverage of every line and branch, in build/coverage"
 	@echo "docs          build the site in build/site"
 	@echo "map           draw the packages and their imports in docs/architecture.md"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
@@ -69,6 +70,10 @@ format: .venv/dev
 
 unit: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# Of all processes; `make coverage ARGS=tests/core` for some tests.
+coverage: .venv/dev
+	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
 
 # The site, from the pages in docs/ and the code; it needs no network, and any warning is an error.
 docs: .venv/docs
