@@ -29,7 +29,7 @@ from toilfn.stores import checked
 from toilfn.stores.objects import MissingObjectError
 from toilfn.stores.store import Store
 
-__all__ = ["Holder", "Lease", "Watch", "holder", "living"]
+__all__ = ["Holder", "Lease", "Watch", "holder", "living", "start_of"]
 
 _BEATS = 6
 """Heartbeats per timeout, so that some of them may be late or lost."""
@@ -300,7 +300,7 @@ def _write_new(store: Store, held: Holder) -> bool:
 
 
 def _new_holder(epoch: int, now: float, timeout: float) -> Holder:
-    started = psutil.Process().create_time()
+    started = start_of(os.getpid())
     return Holder(epoch, socket.gethostname(), os.getpid(), _machine(), started, now, now, timeout)
 
 
@@ -365,10 +365,19 @@ def _read_link(path: str) -> str:
         return ""
 
 
+def start_of(pid: int) -> float:
+    """Return when a process started, in seconds by a clock that stays the same when the machine's clock is set.
+
+    On Linux psutil adds the time of the last boot, which changes with the clock.
+    """
+    booted = psutil.boot_time() if psutil.LINUX else 0.0  # asked first, since older versions of psutil keep the answer
+    return psutil.Process(pid).create_time() - booted
+
+
 def _is_running(pid: int, started: float) -> bool:
     try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < _SAME_START
+        is_same = abs(start_of(pid) - started) < _SAME_START
+        return is_same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

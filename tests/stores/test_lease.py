@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from tests.waiting import wait_for
@@ -71,6 +72,14 @@ def try_acquire(store, timeout):
 def test_a_living_leader_is_named(store, start):
     process = start(60)
     with pytest.raises(StoreLockedError, match=rf"process {process.pid} on .* since .* wait for it, or end it"):
+        Lease.acquire(store)
+
+
+def test_a_living_leader_is_not_robbed_when_the_machines_clock_is_set(store, start, monkeypatch):
+    start(60)
+    booted = psutil.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + 7200)  # the system reckons back from now
+    with pytest.raises(StoreLockedError, match="is in use by process"):
         Lease.acquire(store)
 
 

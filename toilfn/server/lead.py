@@ -31,7 +31,7 @@ from toilfn.server.engines import command, program
 from toilfn.server.records import Place, Run
 from toilfn.server.states import State
 from toilfn.stores import open_store
-from toilfn.stores.lease import Lease, Watch
+from toilfn.stores.lease import Lease, Watch, start_of
 
 __all__ = ["Leader", "environment", "main"]
 
@@ -168,7 +168,7 @@ class Leader:
                 words, cwd=self._run.files, env=self._variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 start_new_session=True,
             )  # fmt: skip
-        (folder / "command.json").write_text(json.dumps([process.pid, psutil.Process(process.pid).create_time()]))
+        (folder / "command.json").write_text(json.dumps([process.pid, start_of(process.pid)]))
         return self._watch(process)
 
     def _watch(self, process: subprocess.Popen[bytes]) -> int:
@@ -237,7 +237,7 @@ class Leader:
         path = self._run.folder / "command.json"
         with suppress(OSError, ValueError, psutil.Error):
             pid, started = json.loads(path.read_bytes())
-            if abs(psutil.Process(pid).create_time() - started) < 1:
+            if abs(start_of(pid) - started) < 1:
                 os.killpg(pid, signal.SIGKILL)
         with suppress(StoreNotFoundError):
             store = open_store(self._run.store_url, create=False, **self._store_options())
