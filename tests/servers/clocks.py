@@ -49,7 +49,8 @@ class WrongClock:
         paths = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.environment = {
             **os.environ, "PYTHONPATH": paths, "LD_PRELOAD": found[0],
-            "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+            "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
         }  # fmt: skip
 
     def set(self, hours: float) -> None:
