@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from toilfn import confined
-from toilfn.errors import CorruptObjectError, InputError, StoreError
+from toilfn.errors import CorruptObjectError, InputError, StoreError, StoreNotFoundError
 from toilfn.stores.blobs import hash_file
 
 __all__ = ["MissingBucketError", "MissingObjectError", "NewObject", "Objects", "checked_name"]
@@ -30,8 +30,8 @@ class MissingObjectError(StoreError):
     """There is no object of this name. If another object refers to it, `CorruptObjectError` is raised instead."""
 
 
-class MissingBucketError(StoreError):
-    """There is no bucket of this name."""
+class MissingBucketError(StoreNotFoundError):
+    """There is no bucket of this name, so there is no store in it."""
 
 
 def checked_name(name: str, where: str) -> str:

@@ -17,13 +17,20 @@ __all__ = ["gcs_server"]
 OPTIONS = {"endpoint_url": GoogleStorage().url, "token": "anon", "project": "tests", "create_bucket": True}
 
 
+@pytest.fixture(scope="module")
+def bucket(gcs_server):
+    """Create the bucket, so that whichever test comes first finds it; return its URL."""
+    open_store(f"gs://contract/{uuid.uuid4().hex}", **OPTIONS)
+    return "gs://contract"
+
+
 class TestGoogleStorage(StoreContract):
     options: ClassVar = OPTIONS
     damages = 41
 
     @pytest.fixture
-    def url(self, gcs_server):
-        return f"gs://contract/{uuid.uuid4().hex}"
+    def url(self, bucket):
+        return f"{bucket}/{uuid.uuid4().hex}"
 
 
 def test_content_that_looks_like_the_end_of_a_request(gcs_server):
