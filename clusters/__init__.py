@@ -1,4 +1,4 @@
-"""Clusters by name; each is imported when it is first used."""
+"""Clusters by name. Each is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "tes": ("toilfn.clusters.tes:TESCluster", ""),
     "torque": ("toilfn.clusters.pbs.torque:TorqueCluster", ""),
 }
-"""Where each cluster's class is, and what to install when importing it fails.
+"""The import path of each cluster's class, and the command to show when importing it fails.
 
-Other packages add theirs with entry points of the group ``toilfn.clusters``.
+Other packages add clusters with entry points of the group ``toilfn.clusters``.
 """
 
 
 class Wanted(Protocol):
-    """The settings that say which cluster to use."""
+    """The settings that select and configure a cluster."""
 
     @property
     def cluster(self) -> Cluster | str | None:
-        """A cluster, or the name of one; None is the local one."""
+        """A cluster or its name; None is the local cluster."""
 
     @property
     def cluster_settings(self) -> Mapping[str, Mapping[str, Any]] | None:
-        """Settings of cluster classes by the names of their clusters."""
+        """Settings of clusters, by their names."""
 
     @property
     def workers(self) -> int | None:
-        """How many processes the local cluster may have."""
+        """Maximum number of worker processes of the local cluster."""
 
     @property
     def poll_interval(self) -> float | None:
-        """Seconds between two queries of a batch system; None leaves that to the cluster."""
+        """Seconds between two queries of a batch system; None means the cluster's default."""
 
 
 def make_cluster(wanted: Wanted) -> Cluster:
-    """Build the cluster that settings name.
+    """Build the cluster that the settings select.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def make_cluster(wanted: Wanted) -> Cluster:
     Raises
     ------
     ClusterError
-        If there is no cluster of that name, or what it needs is not installed.
+        If there is no cluster of that name, or a package it needs is not installed.
     """
     if wanted.cluster in (None, "local"):
         return local_cluster(wanted)
@@ -80,14 +80,14 @@ def make_cluster(wanted: Wanted) -> Cluster:
 
 
 def local_cluster(wanted: Wanted, **more: Any) -> Cluster:
-    """Build the cluster of this machine, with what settings say of it."""
+    """Build the local cluster from its settings."""
     from toilfn.clusters.local.cluster import LocalCluster
 
     return LocalCluster(**{"workers": wanted.workers, **more, **_section(wanted, "local")})
 
 
 def _section(wanted: Wanted, name: str) -> dict[str, Any]:
-    """Return what flags and files say of a cluster, in the types that it takes."""
+    """Return a cluster's settings from flags and files, converted to the right types."""
     own = dict((wanted.cluster_settings or {}).get(name) or {})
     if not own:
         return own
@@ -104,17 +104,17 @@ def _section(wanted: Wanted, name: str) -> dict[str, Any]:
 
 
 def cluster_class(name: str) -> type[Cluster]:
-    """Find a cluster's class by its name.
+    """Return a cluster's class by its name.
 
     Raises
     ------
     ClusterError
-        If there is none (names the nearest one that there is), or what it needs is not installed.
+        If there is no cluster of that name (the hint suggests the nearest one), or a package it needs is not installed.
     """
     added = _added()
     if name not in REGISTRY and name not in added:
         near = get_close_matches(name, cluster_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(cluster_names())}"
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(cluster_names())}"
         raise ClusterError(f"unknown cluster {name!r}", hint=hint)
     try:
         found = _load(REGISTRY[name][0]) if name in REGISTRY else added[name].load()
@@ -127,7 +127,7 @@ def cluster_class(name: str) -> type[Cluster]:
 
 
 def cluster_names() -> list[str]:
-    """List the names that `cluster_class` knows, in order."""
+    """Return the names of all clusters in alphabetical order."""
     return sorted({*REGISTRY, *_added()})
 
 

@@ -1,12 +1,12 @@
 """The interface that every cluster implements.
 
-A cluster takes batches of tasks, runs each as one job, and says how the job ended. It knows
-nothing of graphs, promises or outcomes: a batch is a message for `toilfn.worker`, and what the
-worker answers is handed on as it came.
+A cluster takes batches of tasks, runs each as one job, and reports how the job ended. It knows
+nothing of graphs, promises or outcomes: a batch is a message for `toilfn.worker`, and the
+worker's answers are passed on unchanged.
 
-Two kinds of cluster exist. A *direct* one (`LocalCluster`) carries messages to its workers and
-their answers back itself. Any other starts `worker_command` with STORE and BATCH somewhere,
-and the worker reads the batch from the store and puts its answers there.
+There are two kinds of clusters. A *direct* cluster (such as `LocalCluster`) exchanges messages with its workers
+itself. Any other cluster runs `worker_command` with the arguments STORE and BATCH; that worker reads the batch
+from the store and writes its answers there.
 """
 
 from __future__ import annotations
@@ -41,55 +41,55 @@ __all__ = [
 ]
 
 FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
-"""The environment variable that workers find where each attempt is to have a process of its own."""
+"""The environment variable that tells workers to run each attempt in a new process."""
 
 OUTPUT_VARIABLE = "TOILFN_OUTPUT_FILE"
-"""The environment variable that names a file where a worker keeps what its task has printed, so that this outlives it:
-for systems whose jobs print into a pipe."""
+"""The environment variable with the name of a file to which a worker writes its task's output, so that the output is
+not lost with the worker: for systems whose jobs print to a pipe."""
 
 _START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.worker.main import start; start()"
 
 
 def worker_command(python: str) -> tuple[str, ...]:
-    """Return the command that runs a batch; the store's URL and the batch's name come after it.
+    """Return the command that runs a batch; callers append the store's URL and the batch's name.
 
-    It is not ``python -m toilfn.worker``: Python would look for modules in the current directory first, and a file
-    ``random.py`` among somebody's data would be taken for Python's own. The option ``-P`` exists from Python 3.11 on.
+    It is not ``python -m toilfn.worker``: Python would then look for modules in the current directory first, and import
+    a user's file ``random.py`` instead of the standard library's. The option ``-P`` exists only since Python 3.11.
     """
     return (python, "-c", _START)
 
 
 JobId = NewType("JobId", str)
-"""The cluster's own name for a job, such as ``"4711_3"``."""
+"""The cluster's id of a job, such as ``"4711_3"``."""
 
 
 class JobState(str, Enum):
-    """A cluster's knowledge of a job."""
+    """The state of a job, as far as the cluster knows it."""
 
     QUEUED = "queued"
     RUNNING = "running"
     ENDED = "ended"
-    """It will not run any more; `Update.cause` says how it went."""
+    """The job will not run any more; `Update.cause` says how it ended."""
     UNKNOWN = "unknown"
-    """The cluster does not know the job now. Never taken for success."""
+    """The cluster does not know the job at present. This never counts as success."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """Features that a cluster has.
+    """The features of a cluster.
 
     Attributes
     ----------
     direct : bool
-        Carries messages itself; the store is not used to start batches.
+        The cluster exchanges messages with its workers itself, not through the store.
     arrays : bool
-        Many batches of one shape go out in one submission.
+        Many batches of one shape can be submitted at once.
     memory_limits, walltime_limits : bool
-        The system ends a job that takes more than it asked for.
+        The system ends a job that exceeds its request.
     accelerators, preemption : bool
-        Understands these requirements.
+        The cluster supports these requirements.
     worker_cleanup : bool
-        Can run a clean-up on each node at the end.
+        The cluster can run a clean-up on each node at the end.
     """
 
     direct: bool = False
@@ -102,45 +102,45 @@ class Capabilities:
 
 
 class ClusterNotes:
-    """State that a cluster keeps for a later leader, such as the framework's id. In memory here."""
+    """State that a cluster saves for a later leader, such as a framework's id. This class keeps it in memory only."""
 
     def __init__(self) -> None:
         self._notes: dict[str, bytes] = {}
 
     def read(self, name: str) -> bytes:
-        """Return a note, or an empty value if it does not exist."""
+        """Return a note; empty if there is none."""
         return self._notes.get(name, b"")
 
     def write(self, name: str, data: bytes) -> None:
-        """Keep a note instead of an earlier one of the name; an empty one is forgotten."""
+        """Save a note, replacing an earlier one of that name; an empty value deletes it."""
         self._notes[name] = data
 
 
 def _ignore(error: str) -> None:
-    """Ignore news of outages."""
+    """Ignore a report of an outage."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """Everything that a leader hands to a cluster when it opens it.
+    """The information that a leader passes to a cluster when it opens it.
 
     Attributes
     ----------
     store : str
         The store's URL, as workers must open it.
     workflow : str
-        A name unique to the store and safe in job names; jobs carry it, so that they can be listed.
+        A name unique to the store and valid in job names. It is part of every job's name, so that jobs can be found.
     environment : dict
-        Variables to set for workers.
+        Environment variables for workers.
     notes : ClusterNotes
-        Outlive the leader, in the store.
+        State kept in the store for later leaders.
     log_directory : str
-        Where a batch system is to put scripts and what jobs print, where the cluster itself has no setting for
-        that; empty leaves it to the cluster.
+        The folder for job scripts and job output, unless the cluster's own settings name one; empty means the cluster's
+        default.
     keep_output : bool
-        Whether what jobs print outside their tasks is kept until they end well.
+        Whether to keep what jobs print outside of tasks until the jobs end successfully.
     outage : callable
-        Called with an error when the system stops answering, and with an empty text when it answers again.
+        Called with an error message when the system stops answering, and with an empty text when it answers again.
     """
 
     store: str
@@ -153,30 +153,30 @@ class RunContext:
 
 
 class Refusal(str, Enum):
-    """Prospects of a job whose submission was refused."""
+    """The prospects of a job whose submission was refused."""
 
     FINAL = "final"
-    """The system will never take such a job."""
+    """The system will never accept such a job."""
     FULL = "full"
-    """It takes no more jobs now."""
+    """The system accepts no more jobs at present."""
     PASSING = "passing"
-    """Unknown: the system may take the same job later."""
+    """Unknown: the system may accept the same job later."""
     AWAY = "away"
-    """It does not answer."""
+    """The system does not answer."""
 
 
 class SubmissionError(ClusterError):
-    """A system has refused some of the batches that it was given.
+    """The system refused some of the submitted batches.
 
     Parameters
     ----------
     text : str
-        With the system's words, and what it was given.
+        The message, with the system's own message and the rejected request.
     words : str
-        The system's words.
+        The system's own message.
     refusal : Refusal
     submitted : mapping
-        The batches that it took before that, and their jobs: they are alive.
+        The batches submitted before the refusal, and their jobs, which are alive.
     """
 
     def __init__(self, text: str, words: str, refusal: Refusal, submitted: Mapping[str, JobId]) -> None:
@@ -193,15 +193,15 @@ class Batch:
     Attributes
     ----------
     name : str
-        Unique in the store; for a cluster that is not direct, the worker's BATCH argument.
+        A name unique in the store; unless the cluster is direct, the worker's BATCH argument.
     label : str
-        For people: the name of the first task and how many there are.
+        For people: the name of the first task, and the number of tasks.
     resources : Resources
         The job's requirements.
     message : bytes
-        For a direct cluster: what to send to the worker. Else empty.
+        The message for the worker, if the cluster is direct; else empty.
     is_service : bool
-        Whether it runs until it receives the order to stop.
+        Whether the batch is a service, which runs until it receives the order to stop.
     """
 
     name: str
@@ -213,29 +213,29 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """News of one job.
+    """A change of a job's state.
 
     Attributes
     ----------
     job : JobId
     state : JobState
     cause : Cause or None
-        For an ended job: None when the worker said it was done, else why it ended.
+        For an ended job: why it failed, or None if the worker reported success.
     detail : str
-        The cluster's own words: exit status, signal, reason, where the log is.
+        Details from the cluster: exit status, signal, reason, location of the log.
     is_held : bool
-        For a queued job: whether it will not start before somebody changes something; `detail` has the reason.
+        For a queued job: whether it cannot start until a user or an administrator acts; `detail` has the reason.
     is_ending : bool
-        For a job that is not over: whether its processes have ended or are being ended, and only the system's own work
-        is left. Tasks that it has answered for count already; others may not be started again yet.
+        For a job that has not ended: whether its processes have ended or are being ended, so that only the system's own
+        clean-up is left. Tasks whose outcomes it has reported are done; others must not be started again yet.
     answers : tuple of bytes
-        For a direct cluster: messages of the worker, in order.
+        For a direct cluster: the worker's messages, in order.
     running : TaskId or None
-        For an ended job: the task that was running, where that is known.
+        For an ended job: the task that was running, if known.
     log : bytes
-        And what that task had printed.
+        The output of that task.
     since : float
-        And when that task started, in seconds since the epoch; 0 where that is not known.
+        When that task started, in seconds since the epoch; 0 if unknown.
     """
 
     job: JobId
@@ -251,96 +251,96 @@ class Update:
 
 
 class Cluster(ABC):
-    """Where batches run.
+    """A place where batches run.
 
-    Constructors take settings only: no process is started and nothing is asked before `open`.
-    A cluster object can be opened again after it was closed.
+    A constructor only takes settings: it starts no process and sends no request; `open` does.
+    A cluster can be opened again after it was closed.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
-    made_with: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    """The arguments that the constructor was given, for the record of a run; see `toilfn.clusters.common.resume`."""
+    constructor_arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    """The constructor's arguments, for the record of a run; see `toilfn.clusters.common.resume`."""
     not_recorded: ClassVar[frozenset[str]] = frozenset()
-    """Parameters of the constructor that are a means of this process: a resumed run does without them."""
+    """Parameters of the constructor that make sense only in this process; a resumed run does not get them."""
     poll_interval: float = 2.0
-    """Seconds between two queries of a system that has to be asked for news."""
+    """Seconds between two queries of a system that must be polled."""
     has_left_jobs: bool = False
-    """After `close`: whether jobs may live on, because the system did not end them."""
+    """After `close`: whether jobs may still be running because the system did not end them."""
     submits_beside: bool = False
-    """Whether `submit` may be called in a thread of its own while others use the cluster."""
+    """Whether `submit` may run in a thread of its own while other threads use the cluster."""
     holds_worker: bool = True
-    """Whether the memory that a batch asks for must hold its worker, too; False where only tasks are counted."""
+    """Whether the memory requested for a batch must include the worker process, not only its tasks."""
     gather: float = 0.5
-    """Seconds for which tasks wait for others, to go out in one submission, where the cluster queues by itself: about
-    what a submission takes."""
+    """Seconds for which ready tasks wait for others to be submitted with them, if the cluster has its own queue: about
+    as long as one submission takes."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Build a cluster, and keep what it is made with."""
+        """Create a cluster, and save the constructor's arguments."""
         made = super().__new__(cls)
-        made.made_with = (args, settings)
+        made.constructor_arguments = (args, settings)
         return made
 
     @abstractmethod
     def open(self, context: RunContext) -> None:
-        """Get ready to run batches.
+        """Prepare to run batches.
 
         Raises
         ------
         ClusterError
-            If the system cannot be reached; says what to do.
+            If the system cannot be reached. The hint says what to do.
         """
 
     @abstractmethod
     def capacity(self) -> Capacity:
-        """Return what can run at one time."""
+        """Return how much can run at the same time."""
 
     @abstractmethod
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Start jobs for batches, one each, in order.
+        """Start one job for each batch, and return the jobs in the order of the batches.
 
         Raises
         ------
         ClusterError
-            If the system refuses; carries its own words and what was submitted.
+            If the system refuses a job. The error has the system's message and the jobs submitted so far.
         """
 
     @abstractmethod
     def poll(self, timeout: float) -> list[Update]:
-        """Wait for news, at most `timeout` seconds, and return all there is."""
+        """Wait at most `timeout` seconds for updates, and return them."""
 
     @abstractmethod
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """End jobs. An `Update` of each one follows; a job that is gone is not an error."""
+        """End jobs. `poll` returns an `Update` for each of them; a job that no longer exists is ignored."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all jobs of this leader and free everything. May be called twice."""
+        """End all jobs of this leader, and free all resources. May be called twice."""
 
     def leave(self) -> None:
-        """Free everything, and let jobs run on for the next leader wherever they can outlive this process."""
+        """Free all resources, but let jobs that can outlive this process continue, for the next leader."""
         self.close()
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find live jobs of a workflow, with the names of their batches, for a leader that comes back."""
+        """Return the live jobs of a workflow, with the names of their batches, for a resumed run."""
         return {}
 
     def address(self) -> dict[str, Any] | None:
-        """Return the arguments with which another process makes a cluster that finds this one's jobs with `list`.
+        """Return the constructor's arguments for a cluster object that finds this one's jobs with `list`.
 
-        Plain values that are kept in the store: no secrets, and nothing that only matters for new jobs. None if
-        all jobs end with this process.
+        The arguments are plain values, which are kept in the store: no secrets, and nothing that only matters for new
+        jobs. None if all jobs end with this process.
         """
         return None if self.capabilities.direct else {}
 
     def has_other_machines(self) -> bool | None:
-        """Return whether jobs that need a shared folder may run on other machines; None where that is not known."""
+        """Return whether jobs may run on other machines, and so need a shared folder; None if that is unknown."""
         return False
 
     def recall(self, job: JobId) -> None:
-        """Ask a worker to give back the tasks it has not started. A cluster may ignore it."""
+        """Ask a worker to return the tasks that it has not started. A cluster may ignore this."""
 
     def tell(self, job: JobId, message: bytes) -> None:
-        """For a direct cluster: send one more message to a job's worker, if that still runs."""
+        """For a direct cluster: send a message to a job's worker, if it is still running."""
 
     def wake(self) -> None:
-        """Build a `poll` that waits in another thread return now."""
+        """Wake a `poll` that is waiting in another thread."""

@@ -1,8 +1,8 @@
 """GA4GH TES: the Task Execution Service, version 1.1.
 
-Follows the OpenAPI document of TES 1.1.0 (github.com/ga4gh/task-execution-schemas). Jobs of a workflow have its name
-as a tag, so that one list gives the states of all. The worker fetches all it needs from the store: TES inputs are
-used for nothing but the lines that go before it.
+This module follows the OpenAPI document of TES 1.1.0 (github.com/ga4gh/task-execution-schemas). Each job is tagged with
+the name of its workflow, so that one list request returns the states of all jobs. The worker fetches its data from the
+store; a TES input is used only for `job_script_prologue`.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ STATES: dict[str, tuple[JobState, Cause | None]] = {
     "CANCELED": (JobState.ENDED, Cause.LOST),
     "PREEMPTED": (JobState.ENDED, Cause.PREEMPTED),
 }
-"""TES's words (tesState) and ours. A system error is nothing that the task did: a retry of its own kind."""
+"""TES states (tesState) and their meanings. A system error is not the task's fault, so the job counts as lost."""
 
 _FEW = 8
-"""Up to this many jobs are read one by one; beyond it, the list is read."""
+"""Up to this many jobs are queried one by one; for more, the list of all jobs is read."""
 
 _PAGE = 2000
-"""Tasks in a page of a list; TES allows less than 2048."""
+"""Tasks per page of a list. TES requires less than 2048."""
 
 _TAIL = 1000
-"""How many characters of a failed job's output are shown."""
+"""Number of characters of a failed job's output to show."""
 
 _SCRIPT = "/tmp/toilfn-prologue.sh"  # noqa: S108 - in the job's own container
 
@@ -83,19 +83,19 @@ class TESSettings(ContainerSettings, total=False):
     Parameters
     ----------
     endpoint : str
-        The server, such as ``"https://tes.example.org"``; ``/ga4gh/tes/v1`` is added unless it has a path that ends
-        in ``/v1``. By default that of ``TOILFN_TES_ENDPOINT``, else ``http://localhost:8000``.
+        URL of the server, such as ``"https://tes.example.org"``; ``/ga4gh/tes/v1`` is appended unless its path ends in
+        ``/v1``. Default: ``TOILFN_TES_ENDPOINT``, else ``http://localhost:8000``.
     user, password : str
-        For basic authentication; by default those of ``TOILFN_TES_USER`` and ``TOILFN_TES_PASSWORD``.
+        User and password for basic authentication. Default: ``TOILFN_TES_USER`` and ``TOILFN_TES_PASSWORD``.
     bearer_token : str
-        For bearer authentication; by default that of ``TOILFN_TES_BEARER_TOKEN``. ``"file:PATH"`` names a file that is
-        read for each request, so that a token can be renewed during a run.
+        Token for bearer authentication. Default: ``TOILFN_TES_BEARER_TOKEN``. ``"file:PATH"`` names a file that is read
+        for each request, so that the token can be renewed during a run.
     tags : mapping of str to str
-        Further tags of all jobs.
+        Additional tags for all jobs.
     zones : sequence of str
-        Where jobs may run.
+        Zones in which jobs may run.
     backend_parameters : mapping of str to str
-        Parameters of the server's backend, such as a type of machine; the only way to accelerators.
+        Parameters of the server's backend, such as a machine type; the only way to request accelerators.
     """
 
     endpoint: str
@@ -108,11 +108,11 @@ class TESSettings(ContainerSettings, total=False):
 
 
 class TESCluster(PolledCluster[LiveJob]):
-    """Run tasks on a TES server; see `ContainerSettings` and `TESSettings` for its settings."""
+    """Runs tasks on a TES server; see `ContainerSettings` and `TESSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True, preemption=True)
     place = ("endpoint", "image")
-    unknown = "the TES server does not know it"
+    unknown = "the TES server does not know the job"
 
     def __init__(self, **settings: Unpack[TESSettings]) -> None:
         super().__init__(resolved("TESCluster", "tes", TESSettings, settings))
@@ -121,11 +121,11 @@ class TESCluster(PolledCluster[LiveJob]):
         )
 
     def open(self, context: RunContext) -> None:
-        """See whether the server answers, and takes the credentials. See `Cluster.open`."""
+        """Check that the server answers and accepts the credentials. See `Cluster.open`."""
         super().open(context)
         image_of(self.settings, "TESCluster")
         try:
-            self.patiently(self._greet, START_PATIENCE)
+            self.patiently(self._check_server, START_PATIENCE)
         except CredentialsError:
             raise
         except AwayError as error:
@@ -137,7 +137,7 @@ class TESCluster(PolledCluster[LiveJob]):
         return [jobs[batch.name] for batch in batches]
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Read one list of all jobs; ask for the reasons of those that ended badly."""
+        """Read the states of jobs, and the reasons of those that failed."""
         wanted = set(jobs)
         tasks = map(self._get, jobs) if len(jobs) <= _FEW else self._listed("MINIMAL")
         try:
@@ -145,22 +145,22 @@ class TESCluster(PolledCluster[LiveJob]):
                 JobId(task["id"]): task.get("state", "UNKNOWN") for task in tasks if task and task["id"] in wanted
             }
         except RefusedError as error:
-            if error.status == 403:  # we were allowed to look before
+            if error.status == 403:  # the credentials were accepted before, so they have expired
                 raise CredentialsError(str(error)) from None
             raise
         return {job: self._found(job, state) for job, state in states.items()}
 
     def end(self, jobs: Sequence[JobId]) -> None:
-        """Cancel tasks; that one is gone, or has ended, is not an error."""
+        """Cancel tasks; those that have ended or no longer exist are ignored."""
         for job in jobs:
             try:
                 self._service.post(f"/tasks/{job}:cancel", {})
             except RefusedError as error:
                 if self._is_alive(job):
-                    _log.warning("the job %s could not be ended: %s", job, error)
+                    _log.warning("could not end job %s: %s", job, error)
 
     def _is_alive(self, job: JobId) -> bool:
-        """Ask whether a job may still run; without an answer, it may."""
+        """Return whether a job may still be running; True if the server refuses to say."""
         try:
             state, _ = STATES.get((self._get(job) or {"state": "CANCELED"}).get("state", ""), (JobState.UNKNOWN, None))
         except RefusedError:
@@ -168,7 +168,7 @@ class TESCluster(PolledCluster[LiveJob]):
         return state is not JobState.ENDED
 
     def namesakes(self, name: str) -> list[JobId]:
-        """Return the ids of all live tasks of a name."""
+        """Return the ids of all live tasks with a name."""
         tasks = [task for task in self._listed("BASIC") if task.get("name") == name]
         unknown = STATES["UNKNOWN"]
         return [
@@ -176,7 +176,7 @@ class TESCluster(PolledCluster[LiveJob]):
         ]
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find live tasks by their tag, and take them over."""
+        """Find the live tasks of a workflow by their tag, and adopt them."""
         found: dict[JobId, str] = {}
         for task in self.patiently(lambda: [*self._listed("BASIC", workflow)]):
             tags = task.get("tags") or {}
@@ -188,7 +188,7 @@ class TESCluster(PolledCluster[LiveJob]):
         return found
 
     def task(self, batch: Batch, name: str) -> dict[str, Any]:
-        """Write the TES task of a batch (tesTask), as `submit` does."""
+        """Return the TES task (tesTask) that `submit` sends for a batch."""
         given, walltime = self.settings, walltime_of(self.settings, batch.resources)
         command = kept_output([*worker_words(given, self.context), batch.name])
         lines = given.get("job_script_prologue", ())
@@ -208,7 +208,7 @@ class TESCluster(PolledCluster[LiveJob]):
             ],
         }
 
-    def _greet(self) -> None:
+    def _check_server(self) -> None:
         try:
             self._service.get("/service-info")
         except RefusedError as error:
@@ -237,12 +237,12 @@ class TESCluster(PolledCluster[LiveJob]):
             self._live.setdefault(job, LiveJob(walltime=float(walltime) if walltime else None))
 
     def _resources(self, resources: Resources) -> dict[str, Any]:
-        """Translate requirements (tesResources); sizes are in GB of 10**9 bytes."""
+        """Translate requirements into tesResources; sizes are in GB (10**9 bytes)."""
         given = self.settings
         if resources.accelerators and "backend_parameters" not in given:
             raise InputError(
                 "TES cannot request accelerators",
-                hint="pass your server's own setting in backend_parameters={...}, such as a type of machine",
+                hint="pass your server's own setting in backend_parameters={...}, such as a machine type",
             )
         asked: dict[str, Any] = {
             "cpu_cores": max(1, math.ceil(resources.cores)),
@@ -262,7 +262,7 @@ class TESCluster(PolledCluster[LiveJob]):
             raise
 
     def _listed(self, view: str, workflow: str = "") -> Iterator[dict[str, Any]]:
-        """Read all pages of the list of a workflow's tasks."""
+        """Iterate over a workflow's tasks, reading all pages of the list."""
         query = {"view": view, "page_size": _PAGE, "tag_key": "toilfn.workflow"}
         query["tag_value"] = workflow or self.context.workflow
         while True:
@@ -280,7 +280,7 @@ class TESCluster(PolledCluster[LiveJob]):
 
 
 def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
-    """Return why a task ended badly, from its logs (tesTaskLog, tesExecutorLog)."""
+    """Return why a task failed, from its logs (tesTaskLog, tesExecutorLog)."""
     log = (task.get("logs") or [{}])[-1]
     executor = (log.get("logs") or [{}])[-1]
     said = "\n".join(log.get("system_logs") or ())
@@ -302,7 +302,7 @@ def _endpoint(settings: Mapping[str, Any]) -> str:
 
 
 def _credentials(settings: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
-    """Return what makes the header that says who we are."""
+    """Return a function that builds the header with the credentials."""
     user = setting(settings, "user", "TOILFN_TES_USER")
     password = setting(settings, "password", "TOILFN_TES_PASSWORD")
     token = setting(settings, "bearer_token", "TOILFN_TES_BEARER_TOKEN")
@@ -319,7 +319,7 @@ def _credentials(settings: Mapping[str, Any]) -> Callable[[], dict[str, str]]:
 
 
 def _token(given: str) -> str:
-    """Read a token from its file, where one is named; a file that is briefly away is an outage."""
+    """Return a token, read from its file if one is named; a file that cannot be read at present counts as an outage."""
     if not given.startswith("file:"):
         return given
     path = Path(given.removeprefix("file:")).expanduser()

@@ -1,6 +1,6 @@
-"""The contract of a cluster, as tests that any cluster of jobs can be put through.
+"""The contract of clusters: tests that any cluster of jobs must pass.
 
-Subclass `ClusterContract` in a test module of your package, and give it a fixture ``make_cluster``::
+Subclass `ClusterContract` in a test module of your package, and define the fixture ``make_cluster``::
 
     from toilfn.clusters.testing import ClusterContract
 
@@ -9,9 +9,9 @@ Subclass `ClusterContract` in a test module of your package, and give it a fixtu
         def make_cluster(self):
             return MyCluster
 
-``make_cluster(worker_command=..., **settings)`` makes a cluster that is not open. Its jobs run
-``worker_command STORE BATCH`` instead of the worker of toilfn; the tests' command acts on the batch's name.
-Needs pytest, a POSIX shell, and a temporary folder that jobs can reach.
+``make_cluster(worker_command=..., **settings)`` builds a cluster without opening it. Its jobs run
+``worker_command STORE BATCH`` instead of the worker of toilfn; the command of the tests acts on the batch's name.
+The tests require pytest, a POSIX shell, and a temporary folder that jobs can access.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["ClusterContract"]
 MakeCluster: TypeAlias = Callable[..., Cluster]
 
 _WORKER = """\
-# $1 is the store, a folder; $2 the batch, whose name says what to do.
+# $1 is the store, a folder; $2 is the batch, whose name says what to do.
 printf x >> "$1/started $2"
 case $2 in
 fail*) echo 'it failed on purpose'; exit 3 ;;
@@ -50,30 +50,30 @@ printf x >> "$1/ended $2"
 
 
 class ClusterContract:
-    """Tests of what a leader relies on."""
+    """Tests of the behaviour on which leaders rely."""
 
     patience: ClassVar[float] = 60.0
-    """Seconds within which the system does what it is asked."""
+    """Seconds within which the system must react."""
     resources: ClassVar[Resources] = Resources(cores=1, memory=400 * 2**20, disk=2**20)
-    """A shape that the system can run several jobs of."""
+    """A shape small enough for the system to run several jobs at once."""
     settings: ClassVar[dict[str, Any]] = {"poll_interval": 0.1}
-    """Further settings of every cluster made."""
+    """Additional settings of every cluster under test."""
 
     @pytest.fixture
     def make_cluster(self) -> MakeCluster:
-        """Return what makes a cluster."""
+        """Return a function that builds a cluster."""
         raise NotImplementedError("define the fixture make_cluster")
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        """Return a folder whose name needs quoting; it is the store."""
+        """Return a folder whose name needs quoting, to be used as the store."""
         folder = tmp_path / "it's a $HOME; `x` % store"
         folder.mkdir()
         return folder
 
     @pytest.fixture
     def new_cluster(self, make_cluster: MakeCluster, folder: Path, tmp_path: Path) -> Iterator[Callable[[], Cluster]]:
-        """Return what makes a cluster whose jobs run the tests' command; all of them are closed at the end."""
+        """Return a function that builds clusters whose jobs run the command of the tests; close them at the end."""
         worker = tmp_path / "worker.sh"
         worker.write_text(_WORKER.replace("PYTHON", sys.executable))
         settings = {**self.settings, "worker_command": ("sh", str(worker))}
@@ -82,7 +82,7 @@ class ClusterContract:
 
     @pytest.fixture
     def context(self, folder: Path) -> RunContext:
-        """Return a context with a workflow of its own."""
+        """Return a context with a unique workflow name."""
         return RunContext(str(folder), f"contract-{uuid4().hex[:8]}", {"TOILFN_CONTRACT": 'it\'s "$HOME" `x`\\'})
 
     @pytest.fixture
@@ -93,11 +93,11 @@ class ClusterContract:
         return cluster
 
     def batches(self, *names: str, resources: Resources | None = None) -> list[Batch]:
-        """Make batches of one shape."""
+        """Build batches of one shape."""
         return [Batch(name, f"{name} for people", resources or self.resources) for name in names]
 
     def wait_ended(self, cluster: Cluster, jobs: Sequence[JobId]) -> dict[JobId, Update]:
-        """Poll until all of some jobs have ended; no job may end twice."""
+        """Poll until all given jobs have ended; no job may end twice."""
         ended: dict[JobId, Update] = {}
         limit = time.monotonic() + self.patience
         while not ended.keys() >= set(jobs):
@@ -109,20 +109,20 @@ class ClusterContract:
         return ended
 
     def wait_started(self, cluster: Cluster, folder: Path, *names: str) -> None:
-        """Poll until some batches have started."""
+        """Poll until all given batches have started."""
         limit = time.monotonic() + self.patience
         while not all((folder / f"started {name}").exists() for name in names):
             assert time.monotonic() < limit, f"{names} did not start; have {list(folder.iterdir())}"
             assert not [update for update in cluster.poll(0.2) if update.cause]
 
-    def test_a_job_that_ends_well_has_no_cause(self, cluster: Cluster, folder: Path) -> None:
+    def test_a_successful_job_has_no_cause(self, cluster: Cluster, folder: Path) -> None:
         """Its batch ran once."""
         (job,) = cluster.submit(self.batches("ok"))
         assert self.wait_ended(cluster, [job])[job].cause is None
         assert (folder / "ended ok").read_text() == "x"
 
     def test_each_of_many_jobs_runs_its_own_batch_once(self, cluster: Cluster, folder: Path) -> None:
-        """Jobs are given in the batches' order, also when shapes differ and names need quoting."""
+        """Jobs are returned in the order of the batches, even if shapes differ and names need quoting."""
         other = Resources(cores=2, memory=300 * 2**20, disk=2**20)
         names = ["ok-1", "ok it's $HOME", 'ok "2"; `x`', "fail-3", "ok-4"]
         batches = self.batches(*names)
@@ -134,22 +134,22 @@ class ClusterContract:
             assert (ended[job].cause is None) == batch.name.startswith("ok"), (batch, ended[job])
             assert (folder / f"started {batch.name}").read_text() == "x"
 
-    def test_a_job_that_fails_says_why(self, cluster: Cluster) -> None:
-        """The exit status and what it printed are in the detail."""
+    def test_the_detail_explains_a_failure(self, cluster: Cluster) -> None:
+        """It contains the exit status and the output."""
         (job,) = cluster.submit(self.batches("fail"))
         update = self.wait_ended(cluster, [job])[job]
         assert update.cause is Cause.ERROR
         assert "3" in update.detail
         assert "it failed on purpose" in update.detail
 
-    def test_the_environment_arrives(self, cluster: Cluster, folder: Path, context: RunContext) -> None:
-        """Values with any character."""
+    def test_jobs_get_the_environment(self, cluster: Cluster, folder: Path, context: RunContext) -> None:
+        """Values may contain any character."""
         (job,) = cluster.submit(self.batches("environment"))
         assert self.wait_ended(cluster, [job])[job].cause is None
         assert (folder / "environment").read_text() == context.environment["TOILFN_CONTRACT"]
 
     def test_killed_jobs_end(self, cluster: Cluster, folder: Path) -> None:
-        """Killing one of several leaves the others alone; killing twice, or a job that has ended, is not an error."""
+        """Killing some jobs does not affect others; killing a job twice, or after its end, is not an error."""
         jobs = cluster.submit(self.batches("sleep-1", "sleep-2", "wait-3"))
         self.wait_started(cluster, folder, "sleep-1")
         cluster.kill(jobs[:2])
@@ -160,10 +160,10 @@ class ClusterContract:
         (folder / "go").touch()
         assert self.wait_ended(cluster, jobs[2:])[jobs[2]].cause is None
 
-    def test_a_leader_that_comes_back_finds_its_jobs(
+    def test_a_new_leader_finds_the_jobs_of_the_previous_one(
         self, cluster: Cluster, new_cluster: Callable[[], Cluster], context: RunContext, folder: Path
     ) -> None:
-        """It learns which job runs which batch, and what becomes of them; other workflows' jobs are not its own."""
+        """It learns which job runs which batch and how each ends; jobs of other workflows are left out."""
         jobs = cluster.submit(self.batches("wait it's one", "wait-fail")) + cluster.submit(self.batches("wait-2"))
         self.wait_started(cluster, folder, "wait it's one")
         successor = new_cluster()
@@ -177,10 +177,10 @@ class ClusterContract:
         assert successor.list(context.workflow) == {}
         assert (folder / "started wait-2").read_text() == "x"
 
-    def test_close_leaves_no_job(
+    def test_close_ends_all_jobs(
         self, cluster: Cluster, new_cluster: Callable[[], Cluster], context: RunContext, folder: Path
     ) -> None:
-        """It may be called twice, and the cluster opened again."""
+        """`close` may be called twice, and the cluster opened again."""
         jobs = cluster.submit(self.batches("sleep-1", "sleep-2"))
         self.wait_started(cluster, folder, "sleep-1")
         cluster.close()
@@ -195,7 +195,7 @@ class ClusterContract:
         assert self.wait_ended(cluster, [job])[job].cause is None
 
     def test_poll_keeps_to_its_timeout_and_can_be_woken(self, cluster: Cluster) -> None:
-        """Also with nothing to wait for."""
+        """Even if there is no job to wait for."""
         begin = time.monotonic()
         assert cluster.poll(0.05) == []
         assert time.monotonic() - begin < 5
@@ -204,14 +204,14 @@ class ClusterContract:
         assert cluster.poll(30.0) == []
         assert time.monotonic() - begin < 5
 
-    def test_too_much_memory_is_named(self, cluster: Cluster) -> None:
-        """Where the system limits memory."""
+    def test_exceeding_the_memory_limit_is_reported(self, cluster: Cluster) -> None:
+        """Only for a system that limits memory."""
         if not cluster.capabilities.memory_limits:
             pytest.skip("the system does not limit memory")
         (job,) = cluster.submit(self.batches("memory"))
         assert self.wait_ended(cluster, [job])[job].cause is Cause.MEMORY
 
-    def test_a_workflow_that_cannot_be_part_of_a_name_is_refused(self, new_cluster: Callable[[], Cluster]) -> None:
-        """Names reach command lines and patterns."""
+    def test_a_workflow_name_that_is_invalid_in_job_names_is_refused(self, new_cluster: Callable[[], Cluster]) -> None:
+        """Such names would become part of command lines and patterns."""
         with pytest.raises((InputError, ClusterError), match="name"):
             new_cluster().open(RunContext("/store", "my workflow; rm"))

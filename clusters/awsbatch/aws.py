@@ -1,4 +1,4 @@
-"""Asking Amazon's services through botocore, and telling a refusal from a service that is briefly away."""
+"""A client for AWS services that distinguishes refusals from temporary outages, through botocore."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _QUOTA = ("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExc
 
 
 class AmazonRefusalError(ClusterError):
-    """A service will not do what was asked.
+    """A service refused a request.
 
     Attributes
     ----------
     code : str
-        The service's name for the reason, such as ``"DependencyViolation"``.
+        The error code of the service, such as ``"DependencyViolation"``.
     """
 
     def __init__(self, message: str, code: str, hint: str | None = None) -> None:
@@ -36,12 +36,12 @@ class AmazonRefusalError(ClusterError):
 
 
 class Amazon:
-    """Clients of one account and region, made when they are needed. Credentials are those that botocore finds.
+    """Clients for one account and region, created on demand, with the credentials that botocore finds.
 
     Parameters
     ----------
     region, profile, endpoint_url : str, optional
-        Where, as whom, and for all services another address than Amazon's.
+        The region, the profile, and a URL to use for all services instead of Amazon's.
     """
 
     def __init__(self, region: str | None = None, profile: str | None = None, endpoint_url: str | None = None) -> None:
@@ -51,16 +51,16 @@ class Amazon:
         self._clients: dict[str, Any] = {}
 
     def ask(self, service: str, operation: str, **parameters: Any) -> dict[str, Any]:
-        """Call an operation of a service, once.
+        """Call an operation of a service, without retries.
 
         Raises
         ------
         AwayError
-            If there is no answer, or one that says to try again later, perhaps with other credentials.
+            If there is no answer, or a temporary failure, or the credentials were rejected.
         ClusterError
-            If the service will not do it; carries its own words.
+            If the service refuses the request. The error quotes its message.
         InputError
-            If region, profile or endpoint cannot be used.
+            If region, profile or endpoint is invalid.
         """
         try:
             from botocore.exceptions import (
@@ -82,7 +82,7 @@ class Amazon:
         except ClientError as error:
             refusal = _refusal(service, error.response)
             if isinstance(refusal, CredentialsError):
-                self.close()  # clients keep their credentials; new ones find those that were renewed
+                self.close()  # clients cache credentials; new clients find renewed ones
             raise refusal from None
         except (ConnectionError, HTTPClientError) as error:
             raise AwayError(f"AWS {service} does not respond: {error}") from None
@@ -97,7 +97,7 @@ class Amazon:
             raise InputError(f"AWS {service}: {error}") from None
 
     def pages(self, service: str, operation: str, items: str, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Call an operation that answers in pages, and give the items of all."""
+        """Call an operation that returns pages, and iterate over the items of all pages."""
         token: dict[str, str] = {}
         while True:
             answer = self.ask(service, operation, **parameters, **token)
@@ -117,7 +117,7 @@ class Amazon:
             from botocore.config import Config
             from botocore.session import Session
 
-            # Whether to ask again is for the caller to say: what submits a job must not be sent twice.
+            # The caller decides on retries, since a request that submits a job must not be sent twice.
             config = Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30)
             session = Session(profile=self._profile)
             self._clients[service] = session.create_client(
@@ -138,7 +138,7 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     elif said.get("Code") in _CLOCK:
         hint = "set this machine's clock and try again"
     elif said.get("Code") in _QUOTA:
-        hint = "ask AWS for a higher quota of this account in this region, or ask for less"
+        hint = "request a higher quota from AWS for this account and region, or use fewer resources"
     else:
         hint = None
     return AmazonRefusalError(text, str(said.get("Code")), hint)
@@ -146,6 +146,6 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
 
 def _credentials_hint() -> str:
     return (
-        "provide credentials that may use this service: the leader uses those that botocore finds (AWS_PROFILE, "
+        "provide credentials with access to this service; the leader uses those that botocore finds (AWS_PROFILE, "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, or the role of its machine)"
     )

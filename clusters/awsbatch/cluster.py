@@ -1,4 +1,4 @@
-"""AWS Batch, with containers on EC2. Jobs reach the store with the rights of their role: they get no credentials."""
+"""AWS Batch, with containers on EC2. Jobs access the store with the permissions of their role, not with credentials."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["AWSBatchCluster", "AWSBatchSettings"]
 _log = logging.getLogger(__name__)
 
 _DESCRIBED = 100
-"""The most jobs in one DescribeJobs."""
+"""Maximum number of jobs in one DescribeJobs request."""
 
 _TAIL = 20
-"""How many lines of a failed job's log are shown."""
+"""Number of lines of a failed job's log to show."""
 
 _LINES = 1000
-"""How many are kept."""
+"""Number of lines of a failed job's log to keep."""
 
 
 class AWSBatchSettings(ContainerSettings, total=False):
@@ -42,27 +42,27 @@ class AWSBatchSettings(ContainerSettings, total=False):
     Parameters
     ----------
     queue : str
-        Name or ARN of the job queue; by default that of ``TOILFN_AWS_BATCH_QUEUE``. Tasks that may be preempted go
-        to `spot_queue`, if there is one.
+        Name or ARN of the job queue. Default: ``TOILFN_AWS_BATCH_QUEUE``. Preemptible tasks go to `spot_queue`, if it
+        is set.
     spot_queue : str
-        A queue with spot instances.
+        Name or ARN of a job queue with spot instances.
     region : str
-        By default that of ``TOILFN_AWS_BATCH_REGION``, else what botocore finds.
+        AWS region. Default: ``TOILFN_AWS_BATCH_REGION``, else the one that botocore finds.
     profile, endpoint_url : str
-        Whose credentials, and another address than Amazon's.
+        Profile with the credentials, and URL of the services if they are not Amazon's.
     job_role_arn : str
-        The IAM role that jobs have, and with it their access to the store; assumable by
-        ``ecs-tasks.amazonaws.com``. By default that of ``TOILFN_AWS_BATCH_JOB_ROLE_ARN``.
+        IAM role of the jobs, which gives them access to the store; ``ecs-tasks.amazonaws.com`` must be able to assume
+        it. Default: ``TOILFN_AWS_BATCH_JOB_ROLE_ARN``.
     execution_role_arn : str
-        The role with which ECS starts containers, where that needs one.
+        IAM role with which ECS starts containers, if it needs one.
     volumes : mapping of str to str
-        Folders of the instances and where they are in the containers, such as ``{"/mnt/efs": "/data"}``.
+        Folders of the instances and their mount points in the containers, such as ``{"/mnt/efs": "/data"}``.
     log_group : str
-        Where jobs' output is in CloudWatch; ``/aws/batch/job`` by default.
+        CloudWatch log group with the output of jobs. Default: ``/aws/batch/job``.
     tags : mapping of str to str
         Tags of all jobs.
     max_array_size : int
-        The most jobs in one submission.
+        Maximum number of jobs in one submission.
     """
 
     queue: str
@@ -79,13 +79,13 @@ class AWSBatchSettings(ContainerSettings, total=False):
 
 
 class AWSBatchCluster(PolledCluster[LiveJob]):
-    """Run tasks as AWS Batch jobs; see `ContainerSettings` and `AWSBatchSettings` for its settings."""
+    """Runs tasks as AWS Batch jobs; see `ContainerSettings` and `AWSBatchSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
     )
     place = ("queue", "spot_queue", "region", "profile", "endpoint_url", "image")
-    unknown = "AWS Batch does not know it"
+    unknown = "AWS Batch does not know the job"
 
     def __init__(self, **settings: Unpack[AWSBatchSettings]) -> None:
         super().__init__(resolved("AWSBatchCluster", "awsbatch", AWSBatchSettings, settings))
@@ -96,14 +96,14 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         self._definition = ""
 
     def open(self, context: RunContext) -> None:
-        """See whether the queues are there, and find or make the job definition. See `Cluster.open`."""
+        """Check the queues, and find or create the job definition. See `Cluster.open`."""
         super().open(context)
         name, properties = awsjobs.definition(self.settings)
         self.patiently(self._check_queues, START_PATIENCE)
         self._definition = self.patiently(lambda: self._defined(name, properties), START_PATIENCE)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Start jobs; those of one shape go out as an array. See `Cluster.submit`."""
+        """Start jobs, those of one shape as an array. See `Cluster.submit`."""
         shapes: defaultdict[Resources, list[Batch]] = defaultdict(list)
         for batch in batches:
             shapes[batch.resources].append(batch)
@@ -114,7 +114,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return [jobs[batch.name] for batch in batches]
 
     def _end_doubtful(self, batches: Sequence[Batch]) -> None:
-        """End submissions that may have come through, where their batches may go out in other arrays now."""
+        """End array submissions that may have succeeded, if their batches are now part of other arrays."""
         names = {batch.name for batch in batches}
         for key in [key for key in self._doubtful if len(key) > 1 and not names.isdisjoint(key)]:
             if found := self.patiently(lambda key=key: self.namesakes(self._doubtful[key])):  # type: ignore[misc]
@@ -122,17 +122,17 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
             del self._doubtful[key]
 
     def namesakes(self, name: str) -> list[JobId]:
-        """Return the ids of all live jobs of a name, of arrays their own."""
+        """Return the ids of all live jobs with a name; an array has one id."""
         ids = [job for queue in dict.fromkeys((self._queue, self._spot_queue)) for job in self._named(queue, name)]
         living = [job for job in self._described(ids) if awsjobs.STATES.get(job["status"]) is not JobState.ENDED]
         return [*dict.fromkeys(JobId(_parent(job["jobId"])) for job in living)]
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Describe jobs, a hundred at a time."""
+        """Query jobs, a hundred at a time."""
         return {JobId(job["jobId"]): self._found(job) for job in self._described(jobs)}
 
     def end(self, jobs: Sequence[JobId]) -> None:
-        """Terminate jobs; arrays of which nothing else lives by their own id."""
+        """Terminate jobs; an array without other live elements is terminated as a whole."""
         kept = {_parent(job) for job in self._live.keys() - set(jobs)}
         targets = dict.fromkeys(job if _parent(job) in kept else _parent(job) for job in jobs)
         for target in targets:
@@ -142,10 +142,10 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
                 raise
             except ClusterError as error:
                 names = " ".join(job for job in jobs if job == target or _parent(job) == target)
-                _log.warning("these jobs could not be ended: %s: %s", names, error)
+                _log.warning("could not end these jobs: %s: %s", names, error)
 
     def leave(self) -> None:
-        """Forget all jobs of this leader, and close all connections."""
+        """Stop tracking the jobs of this leader, and close all connections."""
         super().leave()
         self._amazon.close()
 
@@ -155,12 +155,12 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return queue
 
     def _check_queues(self) -> None:
-        """See whether the queues take jobs.
+        """Check that the queues accept jobs.
 
         Raises
         ------
         ClusterError
-            If one does not; names those that there are.
+            If a queue does not exist or accepts no jobs. The message lists the existing queues.
         """
         queues = [*self._amazon.pages("batch", "describe_job_queues", "jobQueues")]
         known = {queue[key]: queue for queue in queues for key in ("jobQueueName", "jobQueueArn")}
@@ -168,16 +168,16 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         for name in (self._queue, self._spot_queue):
             if name not in known:
                 raise ClusterError(
-                    f"AWS Batch queue {name!r} not found in this region; there are {names or 'none'}",
+                    f"AWS Batch queue {name!r} not found in this region; existing queues: {names or 'none'}",
                     hint="pass queue=..., or set TOILFN_AWS_BATCH_QUEUE",
                 )
             queue = known[name]
             if queue["state"] != "ENABLED" or queue["status"] == "INVALID":
-                why = queue.get("statusReason", "it takes no jobs")
+                why = queue.get("statusReason", "it accepts no jobs")
                 raise ClusterError(f"AWS Batch queue {name!r} is {queue['state']}, {queue['status']}: {why}")
 
     def _defined(self, name: str, properties: Mapping[str, Any]) -> str:
-        """Find the job definition of this name, or make it; gives its ARN."""
+        """Find or create the job definition with this name, and return its ARN."""
         found = self._amazon.pages(
             "batch", "describe_job_definitions", "jobDefinitions", jobDefinitionName=name, status="ACTIVE"
         )
@@ -227,12 +227,12 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return found
 
     def _own(self, workflow: str) -> list[JobId]:
-        """Find all jobs of a workflow, also some that have ended."""
+        """Return all jobs of a workflow, including some that have ended."""
         queues = dict.fromkeys((self._queue, self._spot_queue))
         return [job for queue in queues for job in self._named(queue, f"{_name(workflow)}-*")]
 
     def _named(self, queue: str, name: str) -> list[JobId]:
-        """Find the jobs of a name, in which a star stands for the part that is random; of arrays their elements."""
+        """Return the jobs with a name, in which a star stands for the random part; for an array, its elements."""
         filters = [{"name": "JOB_NAME", "values": [name]}]
         pattern = re.compile(re.escape(name).replace(r"\*", "[0-9a-f]{16}"))
         elements: list[JobId] = []
@@ -252,18 +252,18 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return found._replace(detail=f"{found.detail}; {said}", log="\n".join(lines).encode())
 
     def _log(self, stream: str) -> tuple[str, list[str]]:
-        """Name a log stream, and give its last lines where they may be read."""
+        """Return the name of a log stream with a few words, and its last lines if they can be read."""
         group = self.settings.get("log_group", "/aws/batch/job")
         try:
             answer = self._amazon.ask(
                 "logs", "get_log_events", logGroupName=group, logStreamName=stream, limit=_LINES, startFromHead=False
             )
         except (AwayError, ClusterError) as error:
-            return f"its log stream {stream} in {group} cannot be read: {error}", []
-        return f"its log stream {stream} in {group} ends with:", [event["message"] for event in answer["events"]]
+            return f"log stream {stream} in {group} cannot be read: {error}", []
+        return f"log stream {stream} in {group} ends with:", [event["message"] for event in answer["events"]]
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find live jobs by their names, and take them over."""
+        """Find the live jobs of a workflow by their names, and adopt them."""
         found: dict[JobId, str] = {}
         for job in self.patiently(lambda: self._described(self._own(workflow))):
             if awsjobs.STATES.get(job["status"]) is not JobState.ENDED:
@@ -274,15 +274,15 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
 
 
 def _parent(job: str) -> str:
-    """Return the id of the array that an element belongs to; of another job its own."""
+    """Return the id of an element's array; for any other job, its own id."""
     return job.partition(":")[0]
 
 
 def _number(job: str) -> int:
-    """Return an element's number in its array; 0 of another job."""
+    """Return an element's number in its array; 0 for any other job."""
     return int(job.partition(":")[2] or 0)
 
 
 def _name(workflow: str) -> str:
-    """Write a workflow's name with the characters that a job's name may have."""
+    """Replace the characters of a workflow's name that are not allowed in job names."""
     return workflow.replace(".", "_")

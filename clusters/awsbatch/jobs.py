@@ -1,7 +1,7 @@
-"""Job descriptions sent to AWS Batch, and its answers about jobs: pure functions.
+"""Build requests for AWS Batch, and interpret its descriptions of jobs. All functions are pure.
 
-They follow the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container
-Overrides length must be at most 8192", and the reasons that a job's status has.
+Sources are the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container
+Overrides length must be at most 8192", and the status reasons of jobs.
 """
 
 from __future__ import annotations
@@ -32,33 +32,34 @@ STATES = {
     "SUCCEEDED": JobState.ENDED,
     "FAILED": JobState.ENDED,
 }
-"""Batch's words (JobStatus) and ours."""
+"""The states of AWS Batch (JobStatus), and ours."""
 
 REASONS: dict[str, Cause] = {
     r"^Host EC2": Cause.PREEMPTED,
     r"OutOfMemoryError|out of memory": Cause.MEMORY,
     r"Job attempt duration exceeded timeout": Cause.WALLTIME,
 }
-"""What Batch says of a failed job, or of its container, and our cause. The first is how a spot instance goes."""
+"""Patterns for the status reason of a failed job or its container, and their causes. The first means that a spot
+instance was terminated."""
 
 _MISCONFIGURED = "MISCONFIGURATION:"
-"""How the reason begins of a job that waits for what its queue never gives."""
+"""The beginning of the status reason of a job whose queue can never run it."""
 
 ARRAY_LIMIT = 10_000
-"""The most elements of an array job."""
+"""Maximum number of elements of an array job."""
 
 _TABLE = 4000
-"""The most characters of batches' names in one submission: all overrides together are limited to 8192."""
+"""Maximum number of characters of batch names in one submission; all overrides together are limited to 8192."""
 
 _SHORTEST = 60
-"""The shortest timeout of Batch, in seconds."""
+"""The shortest timeout that AWS Batch accepts, in seconds."""
 
 _MIB = 2**20
 _LEAST_MEMORY = 4
-"""MiB."""
+"""Minimum memory of a job, in MiB."""
 
 _NAMES = "TOILFN_BATCHES"
-"""The variable with the names of a submission's batches, a line each."""
+"""The environment variable with the names of a submission's batches, one per line."""
 
 _SCRIPT = f"""\
 toilfn_batch=$(printf '%s\\n' "${_NAMES}" | sed -n "$((${{AWS_BATCH_JOB_ARRAY_INDEX:-0}} + 1))p")
@@ -68,7 +69,7 @@ set -- "$@" "$toilfn_batch"
 
 
 def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Write a job definition (ContainerProperties); its name tells its content, so that it can be used again."""
+    """Return a job definition (ContainerProperties) and its name, which is derived from its content for reuse."""
     volumes = dict(enumerate(settings.get("volumes", {}).items()))
     roles = {
         "jobRoleArn": setting(settings, "job_role_arn", "TOILFN_AWS_BATCH_JOB_ROLE_ARN"),
@@ -76,7 +77,7 @@ def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
     properties = {
         "image": image_of(settings, "AWSBatchCluster"),
-        "command": ["false"],  # each job brings its own, and the size that it needs
+        "command": ["false"],  # each job overrides the command and the size
         "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "128"}],
         "volumes": [{"name": f"v{n}", "host": {"sourcePath": host}} for n, (host, _) in volumes.items()],
         "mountPoints": [
@@ -91,18 +92,18 @@ def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def overrides(
     batches: Sequence[Batch], command: Sequence[str], prologue: Sequence[str], environment: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Write what a submission has of its own (ContainerOverrides).
+    """Return the overrides of a submission (ContainerOverrides).
 
     Parameters
     ----------
     batches : sequence of Batch
-        All of one shape; more than one are an array.
+        Batches of one shape; more than one form an array.
     command : sequence of str
-        What to run; the batch's name comes after it.
+        The command to run; the name of the batch is appended.
     prologue : sequence of str
-        Shell lines before that.
+        Shell lines to run before it.
     environment : mapping
-        Variables for the command.
+        Environment variables for the command.
     """
     variables = {**environment, _NAMES: "\n".join(batch.name for batch in batches)}
     return {
@@ -113,23 +114,23 @@ def overrides(
 
 
 def timeout(walltime: float | None) -> dict[str, Any]:
-    """Write a time limit (JobTimeout), as an argument of SubmitJob."""
+    """Return a time limit (JobTimeout) as an argument of SubmitJob; empty without one."""
     return {} if walltime is None else {"timeout": {"attemptDurationSeconds": max(_SHORTEST, math.ceil(walltime))}}
 
 
 def portions(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
-    """Cut batches of one shape into submissions, by their number and by the length of their names.
+    """Split batches of one shape into submissions, by their number and the length of their names.
 
     Raises
     ------
     InputError
-        If a name has a line break.
+        If a name contains a line break.
     """
     portion: list[Batch] = []
     length = 0
     for batch in batches:
         if "\n" in batch.name:
-            raise InputError(f"batch {batch.name!r}: its name contains a line break")
+            raise InputError(f"batch {batch.name!r}: the name contains a line break")
         if portion and (len(portion) >= most or length + len(batch.name) >= _TABLE):
             yield portion
             portion, length = [], 0
@@ -140,13 +141,13 @@ def portions(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
 
 
 def batch_names(job: Mapping[str, Any]) -> list[str]:
-    """Read the names of a submission's batches back (JobDetail)."""
+    """Return the names of a submission's batches from the description of a job (JobDetail)."""
     environment = job.get("container", {}).get("environment", ())
     return next((item["value"].split("\n") for item in environment if item["name"] == _NAMES), [])
 
 
 def found(job: Mapping[str, Any]) -> Found:
-    """Read what Batch says of a job (JobDetail)."""
+    """Interpret the description of a job (JobDetail)."""
     word, reason = job["status"], job.get("statusReason", "")
     container = _container(job)
     reasons = [text for text in (reason, container.get("reason", "")) if text]
@@ -162,13 +163,13 @@ def found(job: Mapping[str, Any]) -> Found:
 
 
 def log_stream(job: Mapping[str, Any]) -> str:
-    """Return the name of a job's log stream; empty if it did not come so far."""
+    """Return the name of a job's log stream; empty if the job was never started."""
     stream: str = _container(job).get("logStreamName") or ""
     return stream
 
 
 def _container(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Join what is said of a job's container with what is said of its last attempt's."""
+    """Merge the descriptions of a job's container and of the container of its last attempt."""
     attempts = job.get("attempts") or [{}]
     return {**attempts[-1].get("container", {}), **job.get("container", {})}
 

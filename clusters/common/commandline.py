@@ -1,8 +1,8 @@
-"""The base of clusters that are driven by commands, such as ``sbatch`` and ``squeue``.
+"""The base class of clusters that are controlled by commands, such as ``sbatch`` and ``squeue``.
 
-A system is its directives, its commands, and the parsing of their answers; all loops, retries, limits,
-files and decisions are here. A new system defines what `CommandCluster` marks as abstract, and runs
-`toilfn.clusters.testing` against it.
+A subclass defines a system's directives and commands, and parses the output of the commands. This class has all loops,
+retries, limits, files and decisions. A new system implements the abstract methods of `CommandCluster`, and is tested
+with `toilfn.clusters.testing`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ __all__ = ["CommandCluster"]
 _log = logging.getLogger(__name__)
 
 _TAIL = 1000
-"""How many bytes of a failed job's log are shown."""
+"""Number of bytes of a failed job's log to show."""
 
 _LOOK = 30.0
-"""Seconds for which a submission is looked for by its name when the answer does not tell its id."""
+"""Seconds to search for a submission by its name if the command's output does not contain its id."""
 
 _Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, Found]]
 
@@ -53,69 +53,69 @@ _Question: TypeAlias = Callable[[Sequence[str]], dict[JobId, Found]]
 @dataclass(slots=True)
 class _Live(LiveJob):
     name: str = ""
-    """Its submission's."""
+    """The name of the job's submission."""
     log: Path = field(default_factory=Path)
 
 
 class CommandCluster(PolledCluster[_Live]):
-    """A batch system behind commands; see `JobSettings` for its settings."""
+    """A batch system that is controlled by commands; see `JobSettings` for its settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(arrays=True, memory_limits=True, walltime_limits=True)
     settings_type: ClassVar[type] = JobSettings
     name: ClassVar[str]
-    """The system's name in configuration."""
+    """The system's name in the configuration."""
     prefix: ClassVar[str]
-    """Beginning of a directive's line."""
+    """The beginning of a directive line."""
     away: ClassVar[str]
-    """A regular expression for what commands print when the controller is briefly away."""
+    """A regular expression for the messages of commands while the controller is temporarily unavailable."""
     absent: ClassVar[str] = ""
-    """A regular expression for the system's own words for "there is no such job"."""
+    """A regular expression for the system's message "there is no such job"."""
     no_accounting: ClassVar[str] = ""
-    """A regular expression for the words by which a site says that it keeps no accounting."""
+    """A regular expression for the message that a site has no accounting."""
     needed: ClassVar[tuple[str, ...]] = ()
-    """The commands without which nothing can be done."""
+    """The commands that must be installed."""
     cleared: ClassVar[str] = ""
-    """A regular expression for the environment variables that commands do not get, because they would change what a
-    command does or what it prints, or belong to a job that the leader itself runs in."""
+    """A regular expression for environment variables that are not passed to commands: they would change a command's
+    behaviour or output, or they belong to a job in which the leader itself runs."""
     options: ClassVar[str] = ""
-    """A regular expression for those of them with which users mean to set options of their jobs."""
+    """A regular expression for those of them with which users set options of their jobs."""
     answer: ClassVar[str]
-    """A regular expression for what the submitting command prints; its group is the submission's id."""
+    """A regular expression for the output of the submit command; its group is the submission's id."""
     final: ClassVar[str] = (
         r"invalid|unknown|unrecogni[sz]ed|illegal|no such|not (?:permitted|allowed|available|a valid|found|on this)"
         r"|cannot be satisfied|can not be satisfied|denied|failed to parse|unable to open|incorrect|nonexist"
         r"|does not exist|more processors requested|requested node|not a member|has no "
     )
-    """A regular expression for the words with which a system refuses a job for good."""
+    """A regular expression for the messages with which a system refuses a job permanently."""
     full: ClassVar[str] = (
         r"limit|exceed|too many|maximum|MaxJobCount|QOSMax|QOSGrp|Assoc(?:Max|Grp)|only \d+ jobs|quota"
     )
-    """The same where it takes no more jobs now."""
+    """A regular expression for the messages with which it accepts no more jobs at present."""
     marks: ClassVar[tuple[str, str]] = (".", "")
-    """The text before and after the number in an element's id."""
-    killer: tuple[str, ...]
-    """The command that ends jobs; their ids come after it."""
+    """The text before and after the number in the id of an array element."""
+    kill_command: tuple[str, ...]
+    """The command that ends jobs; the ids are appended."""
     index: ClassVar[str] = ""
-    """The variable that holds an array element's number."""
+    """The environment variable with the number of an array element."""
     first: ClassVar[int] = 0
     """The number of an array's first element."""
     array_limit: ClassVar[int] = 1000
-    """The most elements of an array where the site does not say."""
+    """Maximum number of elements of an array, if the site does not define it."""
     log_causes: ClassVar[Mapping[str, Cause]] = {}
-    """Regular expressions for what the system itself writes into a job's output."""
+    """Regular expressions for messages that the system itself writes into a job's output, and the causes they mean."""
     lost_nodes: ClassVar[str] = ""
-    """A regular expression for what is said of a job that was lost with its node."""
-    unknown: ClassVar[str] = "neither queue nor accounting knows it"
+    """A regular expression for the detail of a job that was lost with its node."""
+    unknown: ClassVar[str] = "neither queue nor accounting knows the job"
     query_limit: ClassVar[int] = 500
-    """The most submissions that one query names."""
+    """Maximum number of submissions in one query."""
     kill_limit: ClassVar[int] = 500
-    """The most jobs that one command ends."""
+    """Maximum number of jobs to end by one command."""
     numbers_all: ClassVar[bool] = False
-    """Whether a submission of one job has a number, too."""
+    """Whether the job of a submission that is not an array has a number, too."""
     room: ClassVar[float] = 10.0
-    """Seconds that a job may take longer than its tasks, for Python to start and outcomes to be written."""
+    """Seconds added to the walltime of the tasks, for starting Python and writing outcomes."""
     files: ClassVar[tuple[str, ...]] = (".sh",)
-    """How the names of the files end that each submission has in the log directory, besides its jobs' output."""
+    """Suffixes of a submission's files in the log directory, besides the output of its jobs."""
 
     def __init__(self, **settings: Unpack[JobSettings]) -> None:
         super().__init__(resolved(type(self).__name__, self.name, self.settings_type, settings))
@@ -126,43 +126,43 @@ class CommandCluster(PolledCluster[_Live]):
         self._no_records_since: float | None = None
         self._told: set[tuple[str, str]] = set()
         self._repeated: set[str] = set()
-        """The names of submissions that have been sent more than once, and of which nothing else is known yet."""
+        """Names of submissions that were sent more than once and whose id is not known yet."""
         job_name(self.settings.get("job_name", ""))
         self.job_script()
 
-    # Subclasses define these.
+    # Methods for subclasses to define.
 
     @abstractmethod
     def directives(self, submission: Submission) -> list[str]:
-        """Return the script's directives, without prefix."""
+        """Return the directives of a script, without the prefix."""
 
     @abstractmethod
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
         """Return the command that submits a script."""
 
     def submit_input(self, script: Path, text: str) -> str:
-        """Return what the submitting command reads: the script itself."""
+        """Return the submit command's standard input; by default, the script."""
         return text
 
     def send(self, submission: Submission, script: Path, text: str) -> str:
-        """Submit a script; return the submission's id.
+        """Submit a script, and return the submission's id.
 
-        If the answer holds no id, or may hold several, the job is not submitted again: it is looked up by its name.
+        If the output contains no id, or possibly several, the job is not submitted again but looked up by its name.
         """
         command = self.submit_command(submission, script)
         output = self.commands.run(command, self.submit_input(script, text))
         return self.submitted(output) or self.identified(submission.name, output)
 
     def submitted(self, output: str) -> str:
-        """Read the submission's id from what the submitting command printed; empty if that is not certain."""
+        """Return the submission's id from the output of the submit command; empty if that is not certain."""
         matches = re.finditer(self.answer, output, re.MULTILINE)
         ids = {next(filter(None, match.groups()), "") for match in matches}
         return ids.pop() if len(ids) == 1 else ""
 
     def identified(self, name: str, output: str) -> str:
-        """Find the id of a submission by its name, because what the submitting command printed does not tell it.
+        """Find the id of a submission by its name, because the output of the submit command does not contain it.
 
-        While the system does not answer, nothing is known; the question is repeated for as long as patience lasts.
+        While the system does not answer, the query is repeated until `patience` runs out.
         """
         end = time.monotonic() + _LOOK
         while True:
@@ -176,63 +176,63 @@ class CommandCluster(PolledCluster[_Live]):
             time.sleep(1.0)
 
     def arrived(self, name: str) -> str:
-        """Ask for the id of a submission by its name, also when its jobs have ended; empty if there is none."""
+        """Return the id of a submission with a name, even if its jobs have ended; empty if there is none."""
         return self._listed(name)
 
     def _listed(self, name: str) -> str:
         return next((self._base(job) for job, other in self.names().items() if other == name), "")
 
     def element(self, base: str, number: int) -> JobId:
-        """Return the id of an array's element."""
+        """Return the id of an array element."""
         opening, closing = self.marks
         return JobId(f"{base}{opening}{number}{closing}")
 
     def split(self, job: JobId) -> tuple[str, int | None]:
-        """Return the id of the submission that a job belongs to, and its number if that is an array."""
+        """Return the id of a job's submission, and the job's number if it is an array element."""
         opening, closing = self.marks
         base, _, number = job.removesuffix(closing).partition(opening)
         return base, int(number) if number else None
 
     @abstractmethod
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask once for the states of all jobs of some submissions. A job that is missing from the answer is unknown."""
+        """Query the states of all jobs of some submissions. A job missing from the answer is unknown."""
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask the accounting for jobs that the queue does not know any more; nothing where there is none."""
+        """Query the accounting for jobs that have left the queue; empty if the system has no accounting."""
         return {}
 
     def remove(self, jobs: Sequence[str]) -> None:
-        """End jobs and whole submissions."""
-        self.commands.run([*self.killer, *jobs])
+        """End jobs or whole submissions."""
+        self.commands.run([*self.kill_command, *jobs])
 
     @abstractmethod
     def names(self) -> dict[JobId, str]:
         """Return the names of all live jobs of this user."""
 
     def has_other_machines(self) -> bool | None:
-        """Return None: the system is not asked about its nodes; see `Cluster.has_other_machines`."""
+        """Return None, since the nodes of the system are not queried; see `Cluster.has_other_machines`."""
         return None
 
     def site_array_limit(self) -> int:
-        """Ask for the most elements that an array may have here."""
+        """Return the site's maximum number of array elements."""
         return self.array_limit
 
     def output_word(self, submission: Submission) -> str | None:
-        """Return the shell word for a job's output; None if the system learns it by other means."""
+        """Return the shell word for the file of a job's output; None if a directive names the file."""
         if not self.keeps_output:
             return "/dev/null"
         number = f'."${self.index}"' if submission.is_array or self.numbers_all else ""
         return f"{shlex.quote(submission.log)}{number}.log"
 
-    # The cluster's interface.
+    # The interface of clusters.
 
     def open(self, context: RunContext) -> None:
-        """Get ready; see `Cluster.open`."""
+        """Prepare to run batches; see `Cluster.open`."""
         super().open(context)
         self.commands.expect(self.needed)
         if unused := [name for name in self.commands.ignored() if re.fullmatch(self.options, name)]:
             variable = f"TOILFN_{self.name.upper()}_ARGS"
-            _log.warning("not used: %s of the environment; write what jobs need into %s", ", ".join(unused), variable)
+            _log.warning("ignoring environment variables %s; set options of jobs in %s", ", ".join(unused), variable)
         self.log_directory = self._place(context)
         self.log_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._no_records_since = None
@@ -240,12 +240,12 @@ class CommandCluster(PolledCluster[_Live]):
         self._array_limit = max(1, min(limit, int(self.settings.get("max_array_size", limit))))
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Start jobs; those of one shape go out as an array. See `Cluster.submit`."""
+        """Start jobs, those of one shape as an array. See `Cluster.submit`."""
         jobs = self.one_by_one(self._parts(batches), lambda portion: self._submit(portion[0].resources, portion))
         return [jobs[batch.name] for batch in batches]
 
     def _parts(self, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-        """Set batches apart by shape; those that may have been submitted together already stay together."""
+        """Group batches by shape; batches that may already have been submitted together stay together."""
         waiting = {batch.name: batch for batch in batches}
         for names in list(self._doubtful):
             if waiting.keys() >= set(names):
@@ -260,13 +260,13 @@ class CommandCluster(PolledCluster[_Live]):
             yield from portions(group, most)
 
     def _end_doubtful(self, names: tuple[str, ...]) -> None:
-        """End a submission that may have come through, because its batches go out in others."""
+        """End a submission that may have succeeded, because its batches are now part of other submissions."""
         if base := self.patiently(lambda: self._listed(self._doubtful[names])):
             self.remove([base])
         del self._doubtful[names]
 
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
-        """Judge a refused submission by the system's words."""
+        """Classify a refused submission by the system's message."""
         if isinstance(error, AwayError):
             return Refusal.AWAY
         if isinstance(error, InputError) or re.search(self.final, words, re.IGNORECASE):
@@ -274,19 +274,19 @@ class CommandCluster(PolledCluster[_Live]):
         return Refusal.FULL if re.search(self.full, words, re.IGNORECASE) else Refusal.PASSING
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Ask queue and accounting; see `PolledCluster.look`."""
+        """Query the queue and the accounting; see `PolledCluster.look`."""
         try:
             known = self._ask(self.query, jobs)
         except AwayError:
             raise
-        except ClusterError as error:  # a question is never a reason to end what runs
+        except ClusterError as error:  # a failed query must not end the run
             raise AwayError(str(error)) from None
         self._warn(known)
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
 
     def _end_twins(self) -> None:
-        """End jobs of submissions that came through late, after they had been sent again."""
+        """End jobs of submissions that succeeded late, after they had been submitted again."""
         now = time.monotonic()
         self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
         if not self._sent_again:
@@ -297,19 +297,19 @@ class CommandCluster(PolledCluster[_Live]):
             if name in self._sent_again and self._base(job) != self._sent_again[name][0]
         }
         if twins:
-            _log.warning("ending %s, which was submitted a second time: its answer came late", " ".join(sorted(twins)))
+            _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(sorted(twins)))
             self.remove(sorted(twins))
 
     def _warn(self, known: Mapping[JobId, Found]) -> None:
-        """Name jobs in states that are not known, one of each submission and once; the leader names those held."""
+        """Warn once of each submission with a job in an unknown state; the leader reports held jobs."""
         for job, found in known.items():
             told = (self._base(job), found.detail)
             if job in self._live and told not in self._told and found.state is JobState.UNKNOWN:
                 self._told.add(told)
-                _log.warning("job %s is in a state that toilfn does not know, and is waited for: %s", job, found.detail)
+                _log.warning("job %s is in a state unknown to toilfn; waiting for it to change: %s", job, found.detail)
 
     def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
-        """Look for jobs by the names of their submissions; see `PolledCluster.still_there`."""
+        """Search for jobs by the names of their submissions; see `PolledCluster.still_there`."""
         listed = self.names()
         left, to_end = set(), dict.fromkeys(jobs)
         for job in jobs:
@@ -320,7 +320,7 @@ class CommandCluster(PolledCluster[_Live]):
                 if called == name and (other == job or (other not in self._live and self.split(other)[1] == place))
             }
             if twins:
-                _log.warning("job %s is in no answer but is still listed, as %s", job, " ".join(sorted(twins)))
+                _log.warning("job %s is missing from the answers but still listed, as %s", job, " ".join(sorted(twins)))
                 left.add(job)
                 to_end.update(dict.fromkeys(twins))
             if job in listed and not self._live[job].is_killed:
@@ -331,7 +331,7 @@ class CommandCluster(PolledCluster[_Live]):
         return left
 
     def end(self, jobs: Sequence[JobId]) -> None:
-        """End jobs; arrays of which nothing else lives by their own id. See `PolledCluster.end`."""
+        """End jobs; an array without other live elements is ended as a whole. See `PolledCluster.end`."""
         kept = set(map(self._base, self._live.keys() - set(jobs)))
         targets = dict.fromkeys(job if self._base(job) in kept else self._base(job) for job in jobs)
         for portion in portions(list(targets), self.kill_limit):
@@ -340,11 +340,11 @@ class CommandCluster(PolledCluster[_Live]):
             except AwayError:
                 raise
             except ClusterError as error:
-                _log.info("%s", error)  # a job that has ended is not an error, and polls show what holds
+                _log.info("%s", error)  # the job may have ended; the next poll shows its state
                 self.has_left_jobs = True
 
     def ended(self, job: JobId, live: _Live, found: Found) -> Found:
-        """Add the end of the job's log; the files of a submission go with its last job."""
+        """Add the end of the job's log to the details, and remove a submission's files after its last job."""
         if found.cause is None or (live.is_killed and not live.is_late):
             live.log.unlink(missing_ok=True)
         else:
@@ -356,7 +356,7 @@ class CommandCluster(PolledCluster[_Live]):
         return found
 
     def close(self) -> None:
-        """End all jobs; of those of which only the system's own work was left, nothing stays. See `Cluster.close`."""
+        """End all jobs, and remove the files of jobs that were already ending. See `Cluster.close`."""
         done = [(job, live) for job, live in self._live.items() if live.is_ending]
         with contextlib.suppress(ClusterError):
             self._end_twins()
@@ -368,10 +368,10 @@ class CommandCluster(PolledCluster[_Live]):
         for job, live in done:
             self.ended(job, live, Found(JobState.ENDED))
 
-    # How it is done.
+    # Implementation.
 
     def script(self, submission: Submission) -> str:
-        """Write the script of a submission, as `submit` does."""
+        """Return the script that `submit` writes for a submission."""
         given = self.settings
         own = filtered(self.directives(submission), given.get("job_directives_skip", ()))
         for line in given.get("job_extra_directives", ()):
@@ -397,22 +397,22 @@ class CommandCluster(PolledCluster[_Live]):
         )
 
     def job_script(self) -> str:
-        """Show a script as it would be submitted for one ordinary task: settings are checked by making it."""
+        """Return the script for one ordinary task, which also checks the settings."""
         batch = Batch("BATCH", "example", Resources())
         return self.script(Submission("toilfn-example", (batch,), batch.resources, "LOG"))
 
     def submit_args(self) -> list[str]:
-        """Return the user's own words for the submitting command."""
+        """Return the user's arguments for the submit command."""
         variable = f"TOILFN_{self.name.upper()}_ARGS"
         return list(self.settings.get("submit_args", shlex.split(os.environ.get(variable, ""))))
 
-    def given(self, **templates: str) -> list[str]:
-        """Write a directive for each setting that was given: ``account="-P {}"``."""
+    def setting_directives(self, **templates: str) -> list[str]:
+        """Return a directive for each given setting, from a template such as ``account="-P {}"``."""
         given = {key: word(key, self.settings[key]) for key in templates if key in self.settings}
         return [templates[key].format(value) for key, value in given.items()]
 
     def walltime(self, resources: Resources) -> float | None:
-        """Return a job's time limit in seconds: more than what its tasks may take, so that these have all of it."""
+        """Return a job's time limit in seconds: longer than that of its tasks, so that they can use all of theirs."""
         if resources.walltime is not None:
             return resources.walltime + self.room
         default = self.settings.get("walltime")
@@ -420,7 +420,7 @@ class CommandCluster(PolledCluster[_Live]):
 
     @property
     def keeps_output(self) -> bool:
-        """Whether what jobs print is kept."""
+        """Whether the output of jobs is kept."""
         asked = self._context is None or self._context.keep_output
         return bool(self.settings.get("keep_output", asked))
 
@@ -434,7 +434,7 @@ class CommandCluster(PolledCluster[_Live]):
         else:
             place = Path.home() / ".toilfn" / context.workflow
         if "\n" in str(place):
-            raise InputError(f"log directory {str(place)!r}: its name contains a line break")
+            raise InputError(f"log directory {str(place)!r}: the path contains a line break")
         return place.absolute()
 
     def _watch(self, job: JobId, name: str) -> None:
@@ -446,7 +446,7 @@ class CommandCluster(PolledCluster[_Live]):
                 self._alive[name] += 1
 
     def _script(self, name: str) -> str:
-        """Read the script of a submission; empty if it is gone."""
+        """Return the script of a submission; empty if the file no longer exists."""
         try:
             return (self.log_directory / f"{name}.sh").read_text("utf-8", errors="surrogateescape")
         except OSError:
@@ -460,7 +460,7 @@ class CommandCluster(PolledCluster[_Live]):
         script = self.log_directory / f"{name}.sh"
         text = self.script(submission)
         script.touch(mode=0o700)
-        script.write_bytes(text.encode(errors="surrogateescape"))  # names of folders need not be Unicode
+        script.write_bytes(text.encode(errors="surrogateescape"))  # paths need not be valid Unicode
         base = self.patiently(lambda: self.arrived(name)) if earlier else ""
         base = base or self._send(submission, script, text, key)
         self._doubtful.pop(key, None)
@@ -475,7 +475,7 @@ class CommandCluster(PolledCluster[_Live]):
         return {batch.name: job for batch, job in zip(batches, jobs, strict=True)}
 
     def _send(self, submission: Submission, script: Path, text: str, key: tuple[str, ...]) -> str:
-        """Submit, also while the controller is briefly away, and never twice as far as the system can tell."""
+        """Submit a script, repeatedly while the controller is unavailable, but never twice as far as one can know."""
         tries = itertools.count()
 
         def send() -> str:
@@ -486,7 +486,7 @@ class CommandCluster(PolledCluster[_Live]):
         try:
             return self.surely(send, lambda: self.arrived(submission.name))
         except ClusterError as said:
-            # Refused, and yet there: the command may have failed after its work.
+            # The command may have failed after it had submitted the job.
             with contextlib.suppress(ClusterError):
                 if base := self._listed(submission.name):
                     return base
@@ -498,14 +498,14 @@ class CommandCluster(PolledCluster[_Live]):
             raise kind(f"{said}{COMMAND}{shlex.join(command)}\nThe script was:\n{text}") from None
 
     def submission_names(self) -> dict[str, str]:
-        """Return the name of each submission of which something lives, by its id."""
+        """Return the names of all submissions with live jobs, by their ids."""
         return {self._base(job): live.name for job, live in self._live.items()}
 
     def _base(self, job: JobId) -> str:
         return self.split(job)[0]
 
     def _recorded(self, gone: Iterable[JobId]) -> dict[JobId, Found]:
-        """Ask the accounting. While that does not answer, what it would say is not known; a site may have none."""
+        """Query the accounting, which may be unavailable or, at some sites, not exist."""
         jobs = list(gone)
         try:
             known = self._ask(self.account, jobs)
@@ -514,10 +514,10 @@ class CommandCluster(PolledCluster[_Live]):
             is_away = isinstance(error, AwayError) and not none
             if self._no_records_since is None:
                 self._no_records_since = time.monotonic()
-                _log.warning("%s; the ends of some jobs are not known", error)
+                _log.warning("%s; cannot determine how some jobs ended", error)
             if is_away and time.monotonic() - self._no_records_since < self.patience:
                 return {job: Found(JobState.UNKNOWN, None, "the accounting does not answer") for job in jobs}
-            return {}  # such jobs are judged as unknown ones
+            return {}  # the jobs then count as unknown
         self._no_records_since = None
         return known
 
@@ -529,20 +529,20 @@ class CommandCluster(PolledCluster[_Live]):
         return known
 
     def _excused(self, live: _Live, found: Found) -> Found:
-        """Judge a job that was lost with its node: a task that agreed to lose its node has not failed when it does."""
+        """Classify a job that was lost with its node: if its tasks are preemptible, it was preempted."""
         if found.cause is not Cause.LOST or not self.lost_nodes or not re.search(self.lost_nodes, found.detail):
             return found
         return found._replace(cause=Cause.PREEMPTED) if is_preemptible(self._script(live.name)) else found
 
     def _explained(self, live: _Live, found: Found) -> Found:
-        """Add the end of the job's log, and what the system itself wrote there."""
+        """Add the end of the job's log, and the cause that the system itself wrote there."""
         if not self.keeps_output:
             return found
         try:
             with live.log.open("rb") as file:
                 log = read_output(file.fileno(), 0)
         except OSError:
-            hint = f"there is no output in {self.log_directory}: can the nodes write there? See log_directory."
+            hint = f"no output found in {self.log_directory}; check that nodes can write there (setting log_directory)"
             return found._replace(detail=f"{found.detail}; {hint}")
         text = log[-_TAIL:].decode(errors="replace").strip()
         causes = [cause for pattern, cause in self.log_causes.items() if re.search(pattern, text, re.MULTILINE)]
@@ -550,13 +550,13 @@ class CommandCluster(PolledCluster[_Live]):
         return found._replace(cause=(*causes, found.cause)[0], detail=found.detail + said, log=log)
 
     def address(self) -> dict[str, Any]:
-        """Return where the scripts are that say which job runs what, and what jobs are called."""
+        """Return the folder of the job scripts, which contain the names of batches, and the prefix of job names."""
         return {name: str(self.settings[name]) for name in ("log_directory", "job_name") if self.settings.get(name)}
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find live jobs of a workflow, and take them over: polls tell of them from now on.
+        """Find the live jobs of a workflow and adopt them: from now on, `poll` reports them.
 
-        A job whose script is gone has the empty name instead of its batch's.
+        If a job's script no longer exists, the name of its batch is empty.
         """
         found: dict[JobId, str] = {}
         tables: dict[str, list[str]] = {}

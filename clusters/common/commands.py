@@ -1,7 +1,7 @@
-"""Running the commands of a batch system, and telling a refusal from a system that is briefly away.
+"""Run the commands of a batch system, and distinguish refusals from temporary outages.
 
-A command that only asks (`Commands.ask`) has an answer, or there is an outage: nothing that it may say, no exit status
-and no failure to start it, means anything about a job. Only the system's own words for "there is no such job" do.
+A query (`Commands.ask`) either returns an answer or counts as an outage: no error message, exit status or failure to
+start the command says anything about a job. The only exception is the system's message "there is no such job".
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ __all__ = ["Answer", "AwayError", "Commands", "CredentialsError", "pauses", "por
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
+_MISSING_HINT = (
+    "start the leader where the batch system's commands work, for example on a login node, or load their module first"
+)
 _MOST_WORDS = 2000
-"""How many characters of what a command said are repeated in an error."""
+"""Number of characters of a command's output to quote in an error."""
 
 
 class AwayError(ClusterError):
-    """The system did not answer, or its answer cannot be understood; it may in a while."""
+    """The system did not answer, or its answer could not be parsed; it may answer later."""
 
 
 class CredentialsError(AwayError):
-    """The system does not accept our credentials. At the start they are wrong; later they have expired, and somebody
-    may renew them in a while."""
+    """The system rejected the credentials. At the start, they are wrong; later, they have expired, and the user may
+    renew them."""
 
 
 class Answer(NamedTuple):
@@ -49,14 +52,14 @@ class Commands:
     Parameters
     ----------
     away : str
-        A regular expression for what the commands print when the controller is briefly away.
+        A regular expression for the messages of commands while the controller is temporarily unavailable.
     absent : str
-        A regular expression for the system's own words for "there is no such job". Empty: there are none.
+        A regular expression for the system's message "there is no such job"; empty if it has none.
     timeout : float
-        Seconds after which a command counts as not answered.
+        Seconds after which a command is killed and counts as unanswered.
     cleared : str
-        A regular expression for the names of environment variables that the commands do not get: they would change
-        what a command does, or belong to a job that the leader itself runs in.
+        A regular expression for environment variables that are not passed to commands: they would change a command's
+        behaviour, or they belong to a job in which the leader itself runs.
     """
 
     def __init__(self, away: str, absent: str = "", timeout: float = 120.0, cleared: str = "") -> None:
@@ -67,28 +70,28 @@ class Commands:
         self._known: set[str] = set()
 
     def expect(self, names: Iterable[str]) -> None:
-        """Check that commands exist; if one is gone later, that is an outage.
+        """Check that commands exist. If one of them is missing later, that counts as an outage.
 
         Raises
         ------
         ClusterError
-            If one of them is not on PATH; says what to do.
+            If one of them is not on PATH. The hint says what to do.
         """
         for name in names:
             if shutil.which(name) is None:
-                raise ClusterError(_missing(name))
+                raise ClusterError(_missing(name), hint=_MISSING_HINT)
             self._known.add(name)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment that the commands get."""
+        """Return the environment of commands."""
         return {name: value for name, value in os.environ.items() if not self._is_cleared(name)}
 
     def ignored(self) -> list[str]:
-        """List the variables of this process's environment that the commands do not get."""
+        """Return the names of this process's environment variables that are not passed to commands."""
         return sorted(name for name in os.environ if self._is_cleared(name))
 
     def run(self, command: Sequence[str], stdin: str = "", accept: Sequence[int] = (0,)) -> str:
-        """Run a command that does something, and return what it prints.
+        """Run a command that changes something, and return its output.
 
         Parameters
         ----------
@@ -101,10 +104,10 @@ class Commands:
         Raises
         ------
         AwayError
-            If the system is briefly away, the command could not be started or a signal killed it: it may have done
-            its work all the same.
+            If the system is temporarily unavailable, the command could not be started, or it was killed by a signal.
+            The command may nevertheless have had its effect.
         ClusterError
-            If the system refuses; carries its own words.
+            If the system refuses. The error quotes its message.
         """
         done = self._started(command, stdin)
         if done.returncode == 0:
@@ -119,26 +122,26 @@ class Commands:
         raise ClusterError(f"{command[0]} failed with exit status {done.returncode}: {said}")
 
     def ask(self, command: Sequence[str], accept: Sequence[int] = ()) -> str:
-        """Run a command that only asks, and return its answer.
+        """Run a query, and return its output.
 
-        With exit status 0 there is an answer, whatever is on standard error. With any other there is one only where
-        the system says in its own words that there is no such job.
+        Exit status 0 means that there is an answer, regardless of standard error. With any other status, there is an
+        answer only if the system's message is "there is no such job".
 
         Parameters
         ----------
         command : sequence of str
         accept : sequence of int
-            Further exit statuses with which the command is documented to answer, whatever it says. Avoid them.
+            Other exit statuses that the command's documentation gives for a valid answer. Avoid them.
 
         Raises
         ------
         AwayError
-            If there is no answer, for whatever reason.
+            If there is no answer, for any reason.
         """
         return self.answer(command, accept).text
 
     def answer(self, command: Sequence[str], accept: Sequence[int] = ()) -> Answer:
-        """Run a command that only asks, as `ask` does, and say as well whether it knows of no such job."""
+        """Run a query like `ask`, and also return whether a job does not exist."""
         done = self._started(command, "")
         if done.returncode == 0:
             return Answer(done.stdout, False)
@@ -149,23 +152,23 @@ class Commands:
         raise AwayError(f"{command[0]} {_end(done.returncode)}: {said}")
 
     def consult(self, command: Sequence[str]) -> str:
-        """Run a command whose answer only refines something, such as a site's limits; empty if it is refused.
+        """Run a query whose answer is optional, such as for a site's limits; return an empty text if it is refused.
 
         Raises
         ------
         AwayError
-            If the system is briefly away, by its own words.
+            If the system says that it is temporarily unavailable.
         """
         try:
             return self.run(command)
         except AwayError:
             raise
         except ClusterError as error:
-            _log.info("%s: done without", error)
+            _log.info("%s; continuing without this information", error)
             return ""
 
     def is_absent(self, words: str) -> bool:
-        """Return whether these are the system's own words for "there is no such job"."""
+        """Return whether a text contains the system's message "there is no such job"."""
         return self._absent is not None and bool(self._absent.search(words))
 
     def _started(self, command: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
@@ -173,7 +176,7 @@ class Commands:
         try:
             done = subprocess.run(
                 command,
-                input=stdin.encode(errors="surrogateescape"),  # a script may name a folder whose name is not Unicode
+                input=stdin.encode(errors="surrogateescape"),  # paths in a script need not be valid Unicode
                 capture_output=True,
                 timeout=self._timeout,
                 check=False,
@@ -181,10 +184,10 @@ class Commands:
             )
         except FileNotFoundError:
             missing = _missing(command[0])
-            raise (AwayError if command[0] in self._known else ClusterError)(missing) from None
+            raise (AwayError if command[0] in self._known else ClusterError)(missing, hint=_MISSING_HINT) from None
         except subprocess.TimeoutExpired:
             raise AwayError(f"{command[0]} did not respond within {self._timeout:g} s") from None
-        except OSError as error:  # no process can be started now, or the command's file system is away
+        except OSError as error:  # out of processes, or the command's file system is unavailable
             raise AwayError(f"{command[0]} could not be started: {error}") from None
         self._known.add(command[0])
         return subprocess.CompletedProcess(command, done.returncode, _text(done.stdout), _text(done.stderr))
@@ -198,10 +201,7 @@ def _text(output: bytes) -> str:
 
 
 def _missing(name: str) -> str:
-    return (
-        f"The command {name} is not on this machine's PATH: start the leader where the batch system's "
-        "commands work, for example on a login node, or load their module first."
-    )
+    return f"command {name!r} not found on this machine's PATH"
 
 
 def _end(status: int) -> str:
@@ -214,7 +214,7 @@ def _end(status: int) -> str:
 
 
 def pauses(patience: float, first: float = 0.5, longest: float = 30.0) -> Iterator[float]:
-    """Return the seconds to wait before each further try, growing, until they add up to `patience`."""
+    """Yield the seconds to wait before each further attempt, growing, until they add up to `patience`."""
     total, pause = 0.0, first
     while total < patience:
         yield pause
@@ -223,6 +223,6 @@ def pauses(patience: float, first: float = 0.5, longest: float = 30.0) -> Iterat
 
 
 def portions(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    """Cut a sequence into parts of at most `most` items."""
+    """Split a sequence into parts of at most `most` items."""
     for start in range(0, len(items), most):
         yield items[start : start + most]

@@ -1,4 +1,4 @@
-"""Settings of clusters that run each job in a container, and the container's command."""
+"""Settings of clusters that run each job in a container, and the command of the container."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ class ContainerSettings(TypedDict, total=False):
     Parameters
     ----------
     image : str
-        The image of all jobs: it has toilfn, of the leader's version. By default that of ``TOILFN_IMAGE``.
+        Container image of all jobs; it must contain the leader's version of toilfn. Default: ``TOILFN_IMAGE``.
     python : str
-        The interpreter in the image; ``python3`` by default.
+        Python interpreter in the image. Default: ``python3``.
     env : mapping of str to str
-        Further variables for workers. The system shows them to whoever may see its jobs: no place for secrets.
+        Additional environment variables for workers. Anyone who may see the jobs can see them, so do not pass secrets.
     job_script_prologue : sequence of str
-        Lines for a POSIX shell that run before the worker, such as ``"pip install toilfn==0.1"``.
+        Lines of POSIX shell script to run before the worker, such as ``"pip install toilfn==0.1"``.
     walltime : str or float
-        The longest time of a job whose tasks name none, such as ``"2h"``.
+        Time limit of jobs whose tasks have no walltime, such as ``"2h"``.
     max_jobs : int
-        The most jobs to have in the system at one time.
+        Maximum number of jobs in the system at the same time.
     poll_interval : str or float
-        Time between two queries for all jobs; 2 seconds by default.
+        Time between two queries for all jobs. Default: 2 seconds.
     patience : str or float
-        How long the system may be out of reach before the run ends; 10 minutes by default, and at the start
-        never more than 30 seconds: then it is likely to be a wrong address.
+        How long the system may be unreachable before the run ends. Default: 10 minutes. At the start, at most
+        30 seconds, since a wrong address is then more likely.
     worker_command : sequence of str
-        Command that runs a batch; the store's URL and the batch's name are appended.
+        Command that runs a batch; the store's URL and the name of the batch are appended.
     """
 
     image: str
@@ -56,7 +56,7 @@ class ContainerSettings(TypedDict, total=False):
 
 
 def setting(settings: Mapping[str, Any], name: str, variable: str) -> str | None:
-    """Return a setting, or else what an environment variable of the leader says."""
+    """Return a setting, or else the value of an environment variable of the leader."""
     found: str | None = settings.get(name) or os.environ.get(variable) or None
     return found
 
@@ -77,12 +77,12 @@ exit "$toilfn_status"
 
 
 def image_of(settings: Mapping[str, Any], owner: str) -> str:
-    """Return the image.
+    """Return the container image.
 
     Raises
     ------
     InputError
-        If none is named.
+        If no image is set.
     """
     image = setting(settings, "image", "TOILFN_IMAGE")
     if image is None:
@@ -94,13 +94,13 @@ def image_of(settings: Mapping[str, Any], owner: str) -> str:
 
 
 def worker_words(settings: Mapping[str, Any], context: RunContext) -> list[str]:
-    """Return the command of a job; the batch's name comes after it."""
+    """Return the command of a job; callers append the name of the batch."""
     command = settings.get("worker_command", worker_command(settings.get("python", "python3")))
     return [*command, context.store]
 
 
 def prologue_script(lines: Sequence[str]) -> str:
-    """Write a script that runs lines, and then its arguments as a command in its own place."""
+    """Return a script that runs lines, and then replaces itself by the command in its arguments."""
     return "\n".join(["#!/bin/sh", "set -e", *lines, 'exec "$@"', ""])
 
 

@@ -1,4 +1,4 @@
-"""Asking services over HTTP that speak JSON, and telling a refusal from a service that is briefly away."""
+"""A client for JSON services over HTTP that distinguishes refusals from temporary outages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from toilfn.errors import ClusterError, InputError
 __all__ = ["JsonService", "RefusedError", "refusal"]
 
 _AWAY = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that say: try again later."""
+"""HTTP statuses of temporary failures."""
 
 
 class Answer(Protocol):
-    """The part of the standard library's response that is used here."""
+    """The part of an HTTP response of the standard library that this module uses."""
 
     @property
     def headers(self) -> Message:
@@ -32,14 +32,14 @@ class Answer(Protocol):
 
 
 class RefusedError(ClusterError):
-    """The service answered, and will not do it.
+    """The service refused a request.
 
     Attributes
     ----------
     status : int
         The HTTP status.
     location : str
-        Where a redirection leads, else empty.
+        The target of a redirect, else empty.
     """
 
     def __init__(self, message: str, status: int, location: str = "", *, hint: str | None = None) -> None:
@@ -49,32 +49,32 @@ class RefusedError(ClusterError):
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
-    """A redirection is an error: credentials never follow it to another host."""
+    """Treats redirects as errors, so that credentials are never sent to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class JsonService:
-    """One service.
+    """A JSON service.
 
     Parameters
     ----------
     name : str
-        What to call it in errors, such as ``"the TES server"``.
+        The service's name in errors, such as ``"the TES server"``.
     url : str
-        Base of all paths; http or https, without user and password.
+        Base URL of all paths: http or https, without user and password.
     headers : callable, optional
-        Returns what is sent with each request, such as credentials. They are in no message.
+        Returns headers to send with each request, such as credentials. They never appear in messages.
     hint : str, optional
-        What to do when the service does not accept the credentials; without it, they are not expected to expire.
+        The hint for rejected credentials. Without it, credentials are not expected to expire.
     timeout : float, optional
-        Seconds after which a request counts as not answered.
+        Seconds after which a request counts as unanswered.
 
     Raises
     ------
     InputError
-        If the URL is of another kind.
+        If the URL is invalid.
     """
 
     def __init__(
@@ -100,18 +100,18 @@ class JsonService:
         self._opener = urllib.request.build_opener(_NoRedirection)
 
     def get(self, path: str, **query: Any) -> Any:
-        """Ask; the parameters are `post`'s, those of the query may be lists."""
+        """Send a GET request and return the JSON object; query parameters may be lists. Raises like `post`."""
         return self._ask("GET", f"{path}?{urlencode(query, doseq=True)}" if query else path, None)
 
     def post(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
-        """Send an object and return the one that comes back; None when nothing does.
+        """Send a JSON object by a POST request, and return the object in the response; None if that is empty.
 
         Raises
         ------
         AwayError
-            If there is no answer, or one that says to try again later, perhaps with other credentials.
+            If there is no answer, or a temporary failure, or the credentials were rejected.
         RefusedError
-            If the service will not do it; carries its own words.
+            If the service refuses the request. The error quotes its message.
         """
         return self._ask("POST", path, body, headers)
 
@@ -138,13 +138,13 @@ class JsonService:
 
 
 def refusal(name: str, where: str, status: int, reason: str, answer: Answer, hint: str = "") -> ClusterError:
-    """Judge an answer that is not a success.
+    """Build the error for an unsuccessful response.
 
     Returns
     -------
     ClusterError
-        A `CredentialsError` if the service does not accept the credentials, an `AwayError` if it may do later what it
-        does not do now, else a `RefusedError`.
+        A `CredentialsError` if the credentials were rejected, an `AwayError` if the failure is temporary, else a
+        `RefusedError`.
     """
     try:
         said = answer.read(2000).decode(errors="replace").strip()

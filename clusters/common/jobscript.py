@@ -1,8 +1,7 @@
-"""The script that a batch system runs: one text, made by pure functions, for one batch or an array of them.
+"""Build the script that a batch system runs for one batch or an array of batches.
 
-Each element of an array looks its batch up in a table within the script, so nothing that a user named ever
-passes through a command line or a directive. The table is also how a leader that comes back learns which
-job runs which batch.
+Each array element looks up its batch in a table in the script, so that names chosen by users never become part of a
+command line or a directive. A resumed leader reads the same table to learn which job runs which batch.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ class Submission:
     Attributes
     ----------
     name : str
-        The job's name, never used twice: it tells whether a submission whose answer was lost arrived.
+        The job's name, which is unique: it shows whether a submission whose answer was lost has succeeded.
     batches : tuple of Batch
-        All of one shape. More than one make a job array.
+        Batches of one shape. More than one batch forms a job array.
     resources : Resources
-        The shape.
+        The shape of the batches.
     log : str
-        Where each element's output goes, without the element's number and the suffix.
+        Path of the output files, without the element's number and the suffix.
     """
 
     name: str
@@ -62,27 +61,27 @@ def render(
     prologue: Sequence[str],
     epilogue: Sequence[str],
 ) -> str:
-    """Write a submission's script.
+    """Build the script of a submission.
 
     Parameters
     ----------
     submission : Submission
     shell : str
-        The interpreter; any that reads what a POSIX shell reads.
+        The interpreter: any shell that accepts POSIX shell syntax.
     directives : sequence of str
-        Whole lines for the system.
+        Complete directive lines.
     index : str
-        The variable that holds an array element's number.
+        The environment variable with the number of an array element.
     first : int
         The number of the first element.
     command : sequence of str
-        What to run; the batch's name comes after it.
+        The command to run; the name of the batch is appended.
     environment : mapping
-        Variables for the command.
+        Environment variables for the command.
     output : str or None
-        A shell word for the file that the script sends its output to by itself; None leaves that to the system.
+        A shell word for the file to which the script redirects its output; None if the system redirects it.
     prologue, epilogue : sequence of str
-        The user's lines before and after the command.
+        The user's shell lines before and after the command.
 
     Returns
     -------
@@ -99,27 +98,27 @@ def render(
 
 
 def filtered(directives: Sequence[str], skip: Sequence[str]) -> list[str]:
-    """Leave out the directives that contain any of the given words."""
+    """Return the directives that contain none of the words in `skip`."""
     return [line for line in directives if not any(word in line for word in skip)]
 
 
 def batch_names(script: str) -> list[str]:
-    """Read the table of a script back: the batches' names, in the elements' order."""
+    """Return the names of the batches in a script, in the order of the array elements."""
     return [shlex.split(row)[0] for row in _ROW.findall(script)]
 
 
 def is_preemptible(script: str) -> bool:
-    """Return whether a script is that of jobs that may run on nodes that can be taken away."""
+    """Return whether a script is that of preemptible jobs."""
     return _PREEMPTIBLE in script.splitlines()
 
 
 def _guarded(prologue: Sequence[str]) -> list[str]:
-    """Write the user's lines so that the first one that fails ends the job, and says so."""
+    """Return the user's lines, made to end the job with a message when one of them fails."""
     if not prologue:
         return []
     failed = "toilfn: the job_script_prologue ended with exit status $toilfn_status before the worker was started"
-    told = f'[ -n "$toilfn_begun" ] || echo "{failed}" >&2'
-    return ["toilfn_begun=", f"trap 'toilfn_status=$?; {told}' EXIT", "set -e", *prologue, "set +e", "toilfn_begun=1"]
+    report = f'[ -n "$toilfn_begun" ] || echo "{failed}" >&2'
+    return ["toilfn_begun=", f"trap 'toilfn_status=$?; {report}' EXIT", "set -e", *prologue, "set +e", "toilfn_begun=1"]
 
 
 def _table(batches: Sequence[Batch], index: str, first: int) -> list[str]:
@@ -130,7 +129,7 @@ def _table(batches: Sequence[Batch], index: str, first: int) -> list[str]:
 
 
 def _run(command: str, epilogue: Sequence[str]) -> list[str]:
-    """Put the worker in the shell's place, so that signals reach it; with an epilogue, pass them on."""
+    """Replace the shell by the worker, so that signals reach the worker; with an epilogue, forward signals instead."""
     if not epilogue:
         return [f"exec {command}"]
     forward = ["worker=$!", "trap 'kill -TERM \"$worker\"' TERM USR1 USR2 XCPU INT", 'wait "$worker"', "status=$?"]

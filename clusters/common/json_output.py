@@ -1,4 +1,4 @@
-"""Finding the JSON in what a command printed: a site may have its own lines before and after it."""
+"""Find JSON in the output of a command: a site may print lines of its own before and after it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _DECODER = json.JSONDecoder(strict=False)
 _BEGINNING = re.compile(r"^[ \t]*([\[{])", re.MULTILINE)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _PLACES = 20
-"""In how many places of an answer its beginning is looked for."""
+"""Maximum number of lines at which to try to parse JSON."""
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """Read each whole JSON object or array that begins at the beginning of a line."""
-    text = _SURROGATE.sub(r"\\ufffd", text)  # halves of characters cannot be written anywhere
+    """Yield each complete JSON object or array that begins on a new line."""
+    text = _SURROGATE.sub(r"\\ufffd", text)  # lone surrogates cannot be encoded
     for begin in itertools.islice(_BEGINNING.finditer(text), _PLACES):
         try:
             value, _ = _DECODER.raw_decode(text, begin.start(1))
@@ -29,5 +29,5 @@ def json_values(text: str) -> Iterator[Any]:
 
 
 def has_beginning(text: str) -> bool:
-    """Return whether JSON begins anywhere in a text, whole or not."""
+    """Return whether a text contains the beginning of a JSON value, complete or not."""
     return _BEGINNING.search(text) is not None

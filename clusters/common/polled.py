@@ -1,7 +1,7 @@
-"""The base of clusters that have to be asked for news: when to ask, whom to end, and what an answer means.
+"""The base class of clusters that must be polled: when to poll, which jobs to end, and how to interpret answers.
 
-A system says what it knows of jobs (`PolledCluster.look`) and ends some (`PolledCluster.end`). Limits of time,
-outages, jobs that the system no longer knows, and updates are here.
+A subclass queries jobs (`PolledCluster.look`) and ends them (`PolledCluster.end`). This class handles time limits,
+outages, jobs that the system no longer knows, and updates.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from toilfn.units import format_duration, parse_duration
 __all__ = ["COMMAND", "START_PATIENCE", "Found", "LiveJob", "PolledCluster"]
 
 _KILL_AGAIN = 30.0
-"""Seconds after which a job that was killed and is still there is killed again: the system may have refused."""
+"""Seconds after which a killed job that still exists is killed again: the system may have refused the first time."""
 
 COMMAND = "\nThe command was: "
-"""The text between a system's words and the request that it refused, in the error of a submission."""
+"""The text between the system's message and the refused request in the error of a submission."""
 
 START_PATIENCE = 30.0
-"""How many seconds a service on a network may be without an answer at the start before its address counts as wrong."""
+"""Seconds to wait for a network service at the start, before its address counts as wrong."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """The system's answer about one job."""
+    """The state of one job in the system's answer."""
 
     state: JobState
     cause: Cause | None = None
     detail: str = ""
     is_stuck: bool = False
-    """Whether it stays in the queue although it will not run, until it is killed."""
+    """Whether the job can never run but stays in the queue until it is killed."""
     is_held: bool = False
-    """Whether it is queued and will not start before somebody changes something."""
+    """Whether the job is queued and cannot start until a user or an administrator acts."""
     is_ending: bool = False
-    """Whether its processes are ending or have ended, and it is not over yet."""
+    """Whether the job's processes are ending or have ended, but the job has not."""
     log: bytes = b""
-    """For a job that has ended: what the task that it ran had printed."""
+    """For a job that has ended: the output of its last task."""
 
 
 @dataclass(slots=True)
@@ -61,17 +61,17 @@ class LiveJob:
     """A job that has not ended."""
 
     state: JobState | None = None
-    """None until the system has said something about it."""
+    """The last known state; None before the first answer."""
     missing_since: float | None = None
     is_killed: bool = False
     walltime: float | None = None
-    """How many seconds it may run, for a system that does not see to that itself."""
+    """Seconds the job may run, if the system does not enforce the limit itself."""
     deadline: float | None = None
     is_late: bool = False
     killed_at: float | None = None
-    """When the system was asked to end it, if it was."""
+    """When the job was last killed, if it was."""
     said: str = ""
-    """The last words about it while it was queued."""
+    """The last detail reported while the job was queued."""
     is_ending: bool = False
 
 
@@ -79,21 +79,21 @@ L = TypeVar("L", bound=LiveJob)
 
 
 class PolledCluster(Cluster, Generic[L]):
-    """A system with its own queue that is polled for all jobs at once.
+    """A system with its own queue, polled for all jobs at once.
 
     Parameters
     ----------
     settings : mapping
-        Of which ``max_jobs``, ``poll_interval`` and ``patience`` are read here; `JobSettings` says what they are.
+        The cluster's settings. This class uses ``max_jobs``, ``poll_interval`` and ``patience``; see `JobSettings`.
     """
 
     grace: ClassVar[float] = 60.0
-    """Seconds for which a job may be known to nothing in the system before it counts as lost."""
+    """Seconds for which a job may be missing from all answers before it counts as lost."""
     submits_beside = True
     place: ClassVar[tuple[str, ...]] = ()
-    """The settings that say where its jobs are, none of them secret."""
-    unknown: ClassVar[str] = "the system does not know it"
-    """Message about a job that is missing from the answers."""
+    """The settings needed to find the cluster's jobs again, none of them secret."""
+    unknown: ClassVar[str] = "the system does not know the job"
+    """Detail of a job that is missing from the answers."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -102,73 +102,73 @@ class PolledCluster(Cluster, Generic[L]):
         self.patience = parse_duration(settings.get("patience", 600.0))
         self._context: RunContext | None = None
         self.lock = threading.RLock()
-        """Held by whoever looks at the jobs or changes them: submissions may run in another thread."""
+        """Guards the jobs, since `submit` may run in another thread."""
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
         self._doubtful: dict[tuple[str, ...], str] = {}
-        """The names of submissions that may have come through, by their batches."""
+        """Names of submissions that may have succeeded although they failed, by the names of their batches."""
         self._sent_again: dict[str, tuple[str, float]] = {}
-        """Of submissions that were sent more than once: the id that counts, and until when others may turn up."""
+        """For each submission that was sent more than once: the id to keep, and until when duplicates may appear."""
         self._not_ended = ""
-        """Why jobs could not be ended the last time."""
+        """Why jobs could not be ended at the last attempt."""
         self._woken = threading.Event()
         self._next_look = 0.0
         self._away_since: float | None = None
 
-    # Subclasses define these.
+    # Methods for subclasses to define.
 
     @abstractmethod
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Ask for the states of jobs. A job that is missing from the answer is unknown.
+        """Query the states of jobs. A job missing from the result is unknown.
 
         Raises
         ------
         AwayError
-            If the system does not answer now.
+            If the system does not answer at present.
         """
 
     @abstractmethod
     def end(self, jobs: Sequence[JobId]) -> None:
-        """End jobs; one that is gone is not an error. Raises as `look` does."""
+        """End jobs; those that no longer exist are ignored. Raises like `look`."""
 
     def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
-        """Look once more for jobs of which the system says nothing, and end what may be left of them.
+        """Search by other means for jobs that are missing from the answers, and end any that may be left.
 
-        Called before such jobs count as lost, so that what they ran can be started again. Raises as `look` does.
+        This is called before such jobs count as lost and their batches can be started again. Raises like `look`.
 
         Returns
         -------
         set of JobId
-            Those that are still alive, or may be.
+            The jobs that are, or may be, still alive.
         """
         self.end(jobs)
         return set()
 
     def namesakes(self, name: str) -> list[JobId]:
-        """Return the ids of all live submissions of a name, for systems that use `once`. Raises as `look` does."""
+        """Return the ids of all live submissions with a name, for systems that use `once`. Raises like `look`."""
         return []
 
     def ended(self, job: JobId, live: L, found: Found) -> Found:
-        """Add details about a job that has just ended, and forget its notes."""
+        """Add details about a job that has just ended, and clean up after it."""
         return found
 
-    # The cluster's interface.
+    # The interface of clusters.
 
     def open(self, context: RunContext) -> None:
-        """Get ready; see `Cluster.open`."""
+        """Prepare to run batches; see `Cluster.open`."""
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", context.workflow):
             raise InputError(
-                f"{context.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
+                f"{context.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.' and '-'"
             )
         self._context = context
         self._next_look, self._away_since = 0.0, None
 
     def capacity(self) -> Capacity:
-        """Return no limits but `max_jobs`: the system has its own queue."""
+        """Return no limit except `max_jobs`, since the system has its own queue."""
         return Capacity(total=None, largest=None, batches=self.max_jobs)
 
     def poll(self, timeout: float) -> list[Update]:
-        """Wait for news; asks the system once in each `poll_interval`. See `Cluster.poll`."""
+        """Wait for updates, querying the system once per `poll_interval`. See `Cluster.poll`."""
         wait = min(timeout, self._next_look - time.monotonic()) if self._live else timeout
         if wait > 0:
             self._woken.wait(wait)
@@ -180,7 +180,7 @@ class PolledCluster(Cluster, Generic[L]):
             return self._look_at_all()
 
     def _look_at_all(self) -> list[Update]:
-        """Ask the system about all jobs, after having ended those that are to be ended."""
+        """Kill the jobs that are due, then query the system for all jobs."""
         try:
             self._end_late()
             self._kill_again()
@@ -189,14 +189,14 @@ class PolledCluster(Cluster, Generic[L]):
             known = self.look(list(self._live))
             known |= self._missing([job for job in self._live if job not in known])
         except AwayError as error:
-            self._bear(error)
+            self._tolerate(error)
             return []
-        self._answers()
+        self._note_answer()
         updates = [self._news(job, live, known[job]) for job, live in list(self._live.items()) if job in known]
         return [update for update in updates if update is not None]
 
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """End jobs, with as few calls as possible. See `Cluster.kill`."""
+        """End jobs, with as few requests as possible. See `Cluster.kill`."""
         with self.lock:
             for job in jobs:
                 if job in self._live:
@@ -205,7 +205,7 @@ class PolledCluster(Cluster, Generic[L]):
             try:
                 self._kill()
             except AwayError as error:  # the next poll tries again
-                _log.info("%s; jobs are ended later", error)
+                _log.info("%s; will end the jobs later", error)
                 self._not_ended = str(error)
 
     def close(self) -> None:
@@ -220,29 +220,29 @@ class PolledCluster(Cluster, Generic[L]):
         if self._to_kill:
             self.has_left_jobs = True
             names = " ".join(sorted(self._to_kill))
-            _log.warning("these jobs could not be ended and may still be running: %s\n%s", names, self._not_ended)
+            _log.warning("could not end these jobs, which may still be running: %s\n%s", names, self._not_ended)
         self.leave()
 
     def leave(self) -> None:
-        """Forget all jobs of this leader without ending them."""
+        """Stop tracking the jobs of this leader, without ending them."""
         with self.lock:
             self._live.clear()
             self._to_kill.clear()
 
     def address(self) -> dict[str, Any]:
-        """Return the settings that say where its jobs are. See `Cluster.address`."""
+        """Return the settings needed to find the jobs again. See `Cluster.address`."""
         return {name: self.settings[name] for name in self.place if name in self.settings}
 
     def wake(self) -> None:
-        """Build a waiting `poll` return."""
+        """Wake a waiting `poll`."""
         self._woken.set()
 
-    # How it is done.
+    # Implementation.
 
     def patiently(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
-        """Ask until the system answers, or patience ends; `at_most` is in seconds, too.
+        """Repeat a request until the system answers, for at most `patience` and `at_most` seconds.
 
-        With it, which is at the start, credentials that are not accepted are wrong, and not worth waiting for.
+        `at_most` is used at the start: rejected credentials are then wrong, so waiting for new ones would not help.
         """
         for pause in pauses(min(self.patience, at_most)):
             try:
@@ -250,21 +250,21 @@ class PolledCluster(Cluster, Generic[L]):
             except AwayError as error:
                 if at_most < math.inf and isinstance(error, CredentialsError):
                     raise
-                self._is_away(error)
+                self._note_outage(error)
                 _log.warning("%s; trying again", error)
                 time.sleep(pause)
             else:
-                self._answers()
+                self._note_answer()
                 return answer
         return ask()
 
     def one_by_one(self, parts: Iterable[T], create: Callable[[T], Mapping[str, JobId]]) -> dict[str, JobId]:
-        """Submit one part after the other; return the jobs of all by the names of their batches.
+        """Submit parts one after another, and return all jobs by the names of their batches.
 
         Raises
         ------
         SubmissionError
-            If the system refuses one; says what it took before that.
+            If the system refuses a part. The error has the jobs submitted before that.
         """
         jobs: dict[str, JobId] = {}
         try:
@@ -276,23 +276,23 @@ class PolledCluster(Cluster, Generic[L]):
         return jobs
 
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
-        """Judge a refused submission: a service that answers says itself what may pass."""
+        """Classify a refused submission: here, any answer of the service other than a temporary failure is final."""
         return Refusal.AWAY if isinstance(error, AwayError) else Refusal.FINAL
 
     def once(
         self, batches: tuple[str, ...], name: str, send: Callable[[str], str], arrived: Callable[[str], str]
     ) -> str:
-        """Submit batches under a name, also while the system is briefly away, and never twice; return the id.
+        """Submit batches under a name, repeatedly while the system is unavailable but never twice; return the id.
 
-        A submission that may have come through although it failed keeps its name, and is looked for by that name
-        before its batches are submitted again. One that turns up after it was sent again is ended.
+        A submission that may have succeeded although it failed keeps its name, and is searched for by that name before
+        its batches are submitted again. A duplicate that appears after that is ended.
 
         Parameters
         ----------
         batches : tuple of str
-            Their names.
+            The names of the batches.
         name : str
-            The submission's, if there was no earlier one of these batches.
+            The name of the submission, unless there was an earlier one of these batches.
         send : callable
             Submits under a name; returns the id.
         arrived : callable
@@ -320,23 +320,23 @@ class PolledCluster(Cluster, Generic[L]):
         return base
 
     def _end_twins(self) -> None:
-        """End submissions that came through late, after they had been sent again."""
+        """End submissions that succeeded late, after they had been submitted again."""
         now = time.monotonic()
         self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
         for name, (base, _) in self._sent_again.items():
             if twins := [job for job in self.namesakes(name) if job != base]:
-                _log.warning("ending %s, which was submitted a second time: its answer came late", " ".join(twins))
+                _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(twins))
                 self.end(twins)
 
     def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
-        """Send something, also while the system is briefly away, and never twice.
+        """Send a request, repeatedly while the system is unavailable but never twice.
 
         Parameters
         ----------
         send : callable
-            Gives the id of what was sent.
+            Sends the request; returns the id.
         arrived : callable
-            Asks for the id, or an empty one, when an answer was lost: that may be all that was.
+            Returns the id if an earlier request succeeded and only its answer was lost, else an empty text.
         """
         tries = itertools.count()
         return self.patiently(lambda: (next(tries) and arrived()) or send())
@@ -354,10 +354,10 @@ class PolledCluster(Cluster, Generic[L]):
             raise ClusterError("the cluster is not open")
         return self._context
 
-    def _bear(self, error: AwayError) -> None:
-        """Go on without an answer for a while."""
+    def _tolerate(self, error: AwayError) -> None:
+        """Tolerate an outage until `patience` runs out."""
         now = time.monotonic()
-        away = now - self._is_away(error)
+        away = now - self._note_outage(error)
         if away > self.patience:
             raise ClusterError(
                 f"{error}\nno response for {format_duration(away)}; the jobs keep running", hint="resume the run later"
@@ -365,16 +365,16 @@ class PolledCluster(Cluster, Generic[L]):
         _log.warning("%s; asking again", error)
         self._next_look = now + max(self.poll_interval, min(away, 30.0))
 
-    def _is_away(self, error: AwayError) -> float:
-        """Note that the system does not answer, and give the time since when."""
+    def _note_outage(self, error: AwayError) -> float:
+        """Record that the system does not answer, and return since when (monotonic time)."""
         if self._away_since is None:
             self._away_since = time.monotonic()
             if self._context is not None:
                 self._context.outage(str(error))
         return self._away_since
 
-    def _answers(self) -> None:
-        """Note that the system answers."""
+    def _note_answer(self) -> None:
+        """Record that the system answers."""
         if self._away_since is not None:
             self._away_since = None
             if self._context is not None:
@@ -388,14 +388,14 @@ class PolledCluster(Cluster, Generic[L]):
             self._to_kill.clear()
 
     def _kill_again(self) -> None:
-        """Kill what should have ended long ago."""
+        """Kill again the jobs that have not ended after they were killed."""
         now = time.monotonic()
         for job, live in self._live.items():
             if live.killed_at is not None and now - live.killed_at > _KILL_AGAIN:
                 self._to_kill.add(job)
 
     def _end_late(self) -> None:
-        """End what takes longer than it asked for."""
+        """Kill the jobs that have exceeded their walltime."""
         now = time.monotonic()
         for job, live in self._live.items():
             if live.deadline is not None and live.deadline < now and not live.is_killed:
@@ -422,9 +422,10 @@ class PolledCluster(Cluster, Generic[L]):
         return Update(job, found.state, None, found.detail, is_held=found.is_held, is_ending=found.is_ending)
 
     def _missing(self, jobs: Collection[JobId]) -> dict[JobId, Found]:
-        """Judge jobs that are in no answer. That is never success, and for a while it says nothing at all.
+        """Classify jobs that are missing from the answers: unknown at first, and lost after `grace` seconds.
 
-        After that, they are looked for by other means and ended, so that none runs beside its successor.
+        Before they count as lost, they are searched for by other means and ended, so that none runs at the same time as
+        its successor.
         """
         now = time.monotonic()
         found: dict[JobId, Found] = {}
@@ -439,6 +440,6 @@ class PolledCluster(Cluster, Generic[L]):
             found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
         for job in set(due) - (self.still_there(due) if due else set()):
             killed = self._live[job].is_killed
-            words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s already"
+            words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s"
             found[job] = Found(JobState.ENDED, Cause.LOST, words)
         return found

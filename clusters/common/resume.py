@@ -1,4 +1,4 @@
-"""Recreate a cluster from a run's record, to resume there or to find the run's jobs."""
+"""Recreate a cluster from the record of a run, to resume the run or to find its jobs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from toilfn.errors import ClusterError
 __all__ = ["Recipe", "make_again", "make_from", "name_of", "recipe_of"]
 
 Recipe: TypeAlias = dict[str, Any]
-"""The constructor's arguments as plain values, under ``args`` and ``settings``; or ``unknown``: what is not plain."""
+"""The constructor's arguments as plain values under ``args`` and ``settings``; or under ``unknown``, why not."""
 
 _SECRET = re.compile(r"password|token|credential|secret$|(^|_)key$", re.IGNORECASE)
-"""Names of settings that are never recorded: they come from the configuration again."""
+"""Names of settings that are never recorded; they are read from the configuration again."""
 
 _IMPORT = "toilfn:import"
-"""The key under which the import name of a function or class stands."""
+"""The key of the import name of a function or class."""
 
 
 def name_of(cluster: object) -> str:
-    """Name a cluster's class for `make_again`: as users do, or ``module:class`` where it is not registered."""
+    """Return a name of a cluster's class for `make_again`: its registered name, or else ``module:class``."""
     path = f"{type(cluster).__module__}:{type(cluster).__qualname__}"
     return next((name for name, (place, _) in REGISTRY.items() if place == path), path)
 
 
 def recipe_of(cluster: object) -> Recipe:
-    """Write down how a cluster is made, without secrets, in plain values that a record can hold.
+    """Return the constructor's arguments of a cluster as plain values that a record can hold, without secrets.
 
-    Functions and classes are written by their import names. Where that cannot be, the recipe says what it is that
-    cannot be written down.
+    Functions and classes are represented by their import names. If a value cannot be represented, the recipe contains
+    only the reason.
     """
-    args, settings = getattr(cluster, "made_with", ((), {}))
+    args, settings = getattr(cluster, "constructor_arguments", ((), {}))
     try:
         bound = inspect.signature(type(cluster)).bind(*args, **settings)
         named: dict[str, Any] = {}
@@ -75,21 +75,21 @@ def _plain(value: Any) -> Any:
 
 
 def make_from(name: str, recipe: Recipe) -> Cluster:
-    """Build a cluster like the one that a recipe was written of.
+    """Build a cluster from a recipe.
 
     Parameters
     ----------
     name : str
-        From `name_of`.
+        The name from `name_of`.
     recipe : Recipe
 
     Raises
     ------
     ClusterError
-        If the recipe is not complete, or there is no such class any more.
+        If the recipe is incomplete, or the class no longer exists.
     """
     if "settings" not in recipe:
-        raise ClusterError(f"the settings of the cluster {name} were not recorded: {recipe.get('unknown', 'none')}")
+        raise ClusterError(f"the settings of cluster {name!r} were not recorded: {recipe.get('unknown', 'none')}")
     found = _class(name)
     cluster: Cluster = found(*map(_value, recipe["args"]), **{key: _value(v) for key, v in recipe["settings"].items()})
     return cluster
@@ -102,19 +102,19 @@ def _value(plain: Any) -> Any:
 
 
 def make_again(name: str, address: Mapping[str, Any]) -> Cluster:
-    """Build a cluster with which the jobs of an earlier one can be found.
+    """Build a cluster object that can find the jobs of an earlier one.
 
     Parameters
     ----------
     name : str
-        From `name_of`, or a user's own word.
+        The name from `name_of`, or the name of a registered cluster.
     address : mapping
-        From `Cluster.address`. All else comes from the configuration.
+        The arguments from `Cluster.address`. Everything else comes from the configuration.
 
     Raises
     ------
     ClusterError
-        If there is no such class any more.
+        If the class no longer exists.
     """
     cluster: Cluster = _class(name)(**address)
     return cluster

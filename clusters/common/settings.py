@@ -1,4 +1,4 @@
-"""Settings of clusters that are driven by commands, and the places they are read from."""
+"""Settings of clusters that are controlled by commands, and the reading of all clusters' settings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from toilfn.errors import InputError
 __all__ = ["SECTIONS", "JobSettings", "checked", "job_name", "resolved", "settings_of", "typed", "word"]
 
 _WORDS = ("submit_args", "worker_command")
-"""The settings that are parts of a command: a string is split as a shell would."""
+"""Settings that are parts of a command: a string is split by the rules of the shell."""
 
 _LONGEST_NAME = 100
-"""The most characters of `job_name`: it becomes part of the names of files."""
+"""Maximum number of characters of `job_name`, which becomes part of file names."""
 
 
 SECTIONS = {
@@ -36,51 +36,51 @@ SECTIONS = {
     "mesos": "toilfn.clusters.mesos.settings:MesosSettings",
     "dask": "toilfn.clusters.dask.cluster:DaskSettings",
 }
-"""The section of each cluster in files, and the typed dictionary of what it may contain."""
+"""For each cluster's section in configuration files: the import path of the typed dictionary of its settings."""
 
 
 class JobSettings(TypedDict, total=False):
-    """Settings of every command-line system, by keyword or in ``dask.config`` under ``toilfn.<system>``.
+    """Settings of every command-line system, passed as keywords or set in ``dask.config`` under ``toilfn.<system>``.
 
     Parameters
     ----------
     queue : str
-        Where jobs wait; for Slurm a partition.
+        Queue of the jobs; for Slurm, the partition.
     account : str
-        Account that is charged.
+        Account to charge.
     walltime : str or float
-        The longest time of a job whose tasks name none, such as ``"2h"``.
+        Time limit of jobs whose tasks have no walltime, such as ``"2h"``.
     submit_args : sequence of str
-        Further words for the submitting command. By default those of the environment variable
-        ``TOILFN_<SYSTEM>_ARGS``, split as a shell would.
+        Additional arguments of the submit command. Default: the environment variable ``TOILFN_<SYSTEM>_ARGS``, split by
+        the rules of the shell.
     job_extra_directives : sequence of str
-        Further directives, without the system's prefix (``"--reservation=mine"`` for Slurm).
+        Additional directives, without the system's prefix (``"--reservation=mine"`` for Slurm).
     job_directives_skip : sequence of str
-        Directives that contain one of these words are left out.
+        Texts; directives that contain one of them are left out.
     job_script_prologue, job_script_epilogue : sequence of str
-        Lines before and after the worker's command.
+        Shell lines to run before and after the worker.
     log_directory : str
-        A folder that leader and nodes share, for scripts and output. By default that of the run's setting
-        ``batch_logs``, else ``jobs`` in a store on a file system, else one in the home directory.
+        A folder shared by leader and nodes, for scripts and output. Default: the run's setting ``batch_logs``, else
+        ``jobs`` in a store on a file system, else a folder in the home directory.
     keep_output : bool
-        Whether what jobs print outside their tasks is kept until they end well. By default as the run's setting
-        ``keep_batch_logs`` says.
+        Whether to keep what jobs print outside of tasks until the jobs end successfully. Default: the run's setting
+        ``keep_batch_logs``.
     python : str
-        The interpreter on the nodes; by default this one.
+        Python interpreter on the nodes. Default: the leader's.
     shell : str
-        Shell that runs the script; ``/bin/sh`` by default.
+        Shell that runs the script. Default: ``/bin/sh``.
     job_name : str
-        Prefix of job names, before the workflow's name.
+        Prefix of job names, before the name of the workflow.
     max_jobs : int
-        The most jobs to have in the system at one time.
+        Maximum number of jobs in the system at the same time.
     max_array_size : int
-        The most jobs in one submission; by default the site's limit.
+        Maximum number of jobs in one submission. Default: the site's limit.
     poll_interval : str or float
-        Time between two queries for all jobs; 2 seconds by default.
+        Time between two queries for all jobs. Default: 2 seconds.
     patience : str or float
-        How long the system may be out of reach before the run ends; 10 minutes by default.
+        How long the system may be unreachable before the run ends. Default: 10 minutes.
     worker_command : sequence of str
-        Command that runs a batch; the store's URL and the batch's name are appended.
+        Command that runs a batch; the store's URL and the name of the batch are appended.
     """
 
     queue: str
@@ -104,28 +104,29 @@ class JobSettings(TypedDict, total=False):
 
 
 def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Join keywords with the configuration: what is given wins, None counts as not given.
+    """Merge keywords with the configuration. Keywords take precedence; None counts as not given.
 
     Parameters
     ----------
     owner : str
-        The class, for the error.
+        The class, for error messages.
     section : str
-        The part of the configuration under ``toilfn``.
+        The section of the configuration under ``toilfn``.
     kind : type
-        The TypedDict that lists what there is.
+        The TypedDict of the settings.
     given : mapping
+        The keywords.
 
     Returns
     -------
     dict
-        Values of the types that `kind` names. A string where a list is expected is a list of that one item, and the
-        settings that are parts of a command (`submit_args`, `worker_command`) are split as a shell would.
+        Values of the types in `kind`. A string instead of a list counts as a list of one item; settings that are parts
+        of a command (`submit_args`, `worker_command`) are split by the rules of the shell.
 
     Raises
     ------
     TypeError
-        If there is no such setting; lists all.
+        If there is no such setting. The message lists all settings.
     InputError
         If a value is of another type; names the setting.
     """
@@ -143,7 +144,7 @@ def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> 
 
 
 def settings_of(section: str) -> dict[str, Any]:
-    """Return the types of a cluster's settings, by their names."""
+    """Return the names and types of a cluster's settings."""
     return get_type_hints(typed(section))
 
 
@@ -155,18 +156,18 @@ def typed(section: str) -> type:
 
 
 def checked(section: str, settings: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert values to their settings' types; None counts as not given.
+    """Convert values to the types of their settings, leaving out None.
 
     Raises
     ------
     InputError
-        If a value is of another type; names the setting.
+        If a value has the wrong type. The message names the setting.
     """
     return {key: _checked(section, key, value, known[key]) for key, value in settings.items() if value is not None}
 
 
 def word(name: str, value: object) -> str:
-    """Check that a setting's value can be part of a directive, which the system splits at blanks.
+    """Check that a setting's value can be part of a directive, which the system splits at whitespace, and return it.
 
     Raises
     ------
@@ -176,24 +177,24 @@ def word(name: str, value: object) -> str:
     text = str(value)
     if not text or re.search(r"[\s\"'\\\x00-\x1f\x7f]", text):
         raise InputError(
-            f"{name}={text!r} is not valid in a directive", hint="write it without blanks, quotes and backslashes"
+            f"{name}={text!r} is not valid in a directive", hint="use a value without whitespace, quotes or backslashes"
         )
     return text
 
 
 def job_name(name: str) -> str:
-    """Check that jobs' names may begin with a name.
+    """Check that a name can be the prefix of job names, and return it.
 
     Raises
     ------
     InputError
-        If they may not.
+        If it cannot.
     """
     if name and (len(name) > _LONGEST_NAME or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+=&-]*", name)):
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:20]}..."
         raise InputError(
-            f"job_name={shown!r} cannot be the beginning of job names",
-            hint=f"use at most {_LONGEST_NAME} letters, digits and '_.+=&-', and begin with a letter",
+            f"job_name={shown!r} is not valid as a prefix of job names",
+            hint=f"use at most {_LONGEST_NAME} letters, digits and '_.+=&-', beginning with a letter or '_'",
         )
     return name
 
@@ -203,10 +204,10 @@ def _listed(known: Mapping[str, Any]) -> str:
 
 
 def _checked(section: str, key: str, value: Any, kind: Any) -> Any:
-    """Convert a value to its setting's type."""
+    """Convert a value to the type of its setting."""
     union = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     kinds = [one if get_origin(one) is None else get_origin(one) for one in union]
-    for one, convert in _CONVERTERS.items():  # in this order: where both are allowed, a number stays a number
+    for one, convert in _CONVERTERS.items():  # numbers come first, so that a number stays one if text is also allowed
         if one in kinds and (converted := convert(key, value)) is not None:
             return converted
     if not any(one in _CONVERTERS for one in kinds):
@@ -216,7 +217,7 @@ def _checked(section: str, key: str, value: Any, kind: Any) -> Any:
 
 
 def _text(_: str, value: Any) -> str | None:
-    """Take text and paths; a number is what the environment makes of an account like 4711."""
+    """Return a text, path or number as text: configuration turns an account such as 4711 into a number."""
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
@@ -243,7 +244,7 @@ def _list(key: str, value: Any) -> list[str] | None:
         try:
             return shlex.split(value) if key in _WORDS else [value] if value else []
         except ValueError as error:
-            raise InputError(f"{key}={value!r} cannot be split as a shell would split it: {error}") from None
+            raise InputError(f"{key}={value!r} cannot be split by the rules of the shell: {error}") from None
     if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
         return None
     items = [_text(key, item) for item in value]

@@ -1,4 +1,4 @@
-"""The meaning of ends: of a job's exit status, and the rows of tables of a batch system's words and numbers."""
+"""The meaning of exit statuses, and the rows of the tables of states and reasons of batch systems."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from toilfn.ids import Cause
 __all__ = ["NOT_MINE", "Verdict", "ended", "exceeded", "exit_cause", "queued", "running", "unknown"]
 
 NOT_MINE = 75
-"""The exit status of a worker that found its batch answered by another one (EX_TEMPFAIL of sysexits.h)."""
+"""The exit status of a worker whose batch another worker has already answered (EX_TEMPFAIL of sysexits.h)."""
 
 
 class Verdict(NamedTuple):
-    """The meaning of a state, a reason or an exit status of a system.
+    """The meaning of a state, a reason or an exit status of a batch system.
 
     Attributes
     ----------
     state : JobState
     cause : Cause or None
-        For a job that has ended: None if it ended well.
+        For a job that has ended: why it failed; None if it was successful.
     meaning : str
-        The manual's explanation, in a few words.
+        The manual's explanation, in short.
     source : str
-        The page of the manual, or the file of the system's sources, that says so.
+        The page of the manual, or the file of the system's source code, that documents it.
     """
 
     state: JobState
@@ -35,22 +35,22 @@ class Verdict(NamedTuple):
 
 
 def queued(meaning: str, source: str) -> Verdict:
-    """Build the row of a job that waits."""
+    """Build the row for a job that waits."""
     return Verdict(JobState.QUEUED, None, meaning, source)
 
 
 def running(meaning: str, source: str) -> Verdict:
-    """Build the row of a job that runs, or that a node holds without running it."""
+    """Build the row for a job that runs, or occupies a node without running."""
     return Verdict(JobState.RUNNING, None, meaning, source)
 
 
 def unknown(meaning: str, source: str) -> Verdict:
-    """Build the row of a job of which the system itself does not know whether it runs."""
+    """Build the row for a job of which the system itself does not know whether it runs."""
     return Verdict(JobState.UNKNOWN, None, meaning, source)
 
 
 def ended(cause: Cause | None, meaning: str, source: str) -> Verdict:
-    """Build the row of a job that has ended."""
+    """Build the row for a job that has ended."""
     return Verdict(JobState.ENDED, cause, meaning, source)
 
 
@@ -61,23 +61,23 @@ _LIMITS = (
 
 
 def exceeded(text: str) -> Cause | None:
-    """Read from an administrator's own words whether memory or time was exceeded; None if they name neither."""
+    """Return which limit, memory or time, an administrator's message says was exceeded; None if neither."""
     return next((cause for cause, words in _LIMITS if words.search(text)), None)
 
 
 def exit_cause(status: int, signal: int = 0) -> Cause | None:
-    """Judge how a job's process ended; None is well.
+    """Return why a job failed, from the end of its process; None if it was successful.
 
     Parameters
     ----------
     status : int
-        Its exit status; as shells do, over 128 stands for a signal.
+        The exit status. As in shells, a status above 128 means a signal.
     signal : int
-        The signal that ended it, or 0.
+        The signal that ended the process, or 0.
     """
     signal = signal or max(0, status - 128)
-    if signal in (9, 15):  # sent from outside: nothing in the task does that to its own worker
+    if signal in (9, 15):  # sent from outside: a task does not kill its own worker like this
         return Cause.LOST
-    if status == NOT_MINE:  # the system had lost the first worker and restarted the job
+    if status == NOT_MINE:  # the system lost the first worker and restarted the job
         return Cause.LOST
     return Cause.ERROR if status or signal else None

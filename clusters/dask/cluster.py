@@ -1,8 +1,8 @@
-"""Any cluster of dask.distributed: its workers run toilfn's workers, each as a process of its own.
+"""Any cluster of dask.distributed: its workers start toilfn's workers, each in a process of its own.
 
-The engine may be one that people already have: an address, a client, a ``LocalCluster``, or a cluster object of
-dask-jobqueue or dask-kubernetes, whose pilot jobs then run the tasks. Jobs are published in the scheduler, so they
-outlive a leader that dies, and its successor finds them.
+The cluster may be an existing one: an address, a client, a ``LocalCluster``, or a cluster object of dask-jobqueue or
+dask-kubernetes, whose pilot jobs then run the tasks. Jobs are published as datasets in the scheduler, so they outlive
+the leader, and its successor finds them.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ if TYPE_CHECKING:
 __all__ = ["DaskCluster"]
 
 _NAMES = {"cores": "cores", "memory": "memory", "disk": "disk", "gpu": "GPU"}
-"""Our names of resources, and those that dask workers usually advertise."""
+"""toilfn's names of resources, and the names under which dask workers usually advertise them."""
 
 
 class DaskSettings(TypedDict, total=False):
-    """Settings of `DaskCluster` in files, and as flags.
+    """Settings of `DaskCluster` in files and as flags.
 
     Parameters
     ----------
     cluster : str
-        Address of the scheduler; by default that of dask's configuration.
+        Address of the scheduler. Default: ``scheduler-address`` in dask's configuration.
     resources : mapping of str to str
-        The names under which the workers advertise resources.
+        Names under which the workers advertise resources.
     python : str
-        The interpreter on the workers.
+        Python interpreter on the workers. Default: that of each worker.
     worker_command : sequence of str
-        Command that runs a batch; the store's URL and the batch's name are appended.
+        Command that runs a batch; the store's URL and the name of the batch are appended.
     max_jobs : int
-        Maximum number of jobs in the scheduler at one time.
+        Maximum number of jobs in the scheduler at the same time.
     timeout : float
-        Seconds to wait for the scheduler; 30 by default.
+        Seconds to wait for the scheduler. Default: 30.
     """
 
     cluster: str
@@ -72,29 +72,29 @@ class DaskSettings(TypedDict, total=False):
 
 
 class DaskCluster(Cluster):
-    """Run tasks on a cluster of dask.distributed.
+    """Runs tasks on a cluster of dask.distributed.
 
     Parameters
     ----------
     cluster : str, distributed.Client or cluster object, optional
-        Where: an address, a client, or a cluster object. By default the configured ``scheduler-address``.
+        The address of the scheduler, a client, or a cluster object. Default: the configured ``scheduler-address``.
     resources : mapping, optional
-        How workers advertise what tasks ask for: by default ``{"cores": "cores", "memory": "memory",
-        "disk": "disk", "gpu": "GPU"}``. A resource that no worker advertises is not reserved: a job
-        takes one thread. Cores beyond all workers' threads, memory beyond their limits, and accelerators that no
-        worker advertises are errors.
+        Names under which workers advertise the resources that tasks request. Default: ``{"cores": "cores",
+        "memory": "memory", "disk": "disk", "gpu": "GPU"}``. Resources that no worker advertises are not reserved; a job
+        then takes one thread. Requests for more cores than any worker has threads, for more memory than any worker's
+        limit, and for accelerators that no worker advertises are errors.
     python : str, optional
-        The interpreter on the workers; by default that of each worker.
+        Python interpreter on the workers. Default: that of each worker.
     worker_command : sequence of str, optional
-        Command that runs a batch; the store's URL and the batch's name are appended.
+        Command that runs a batch; the store's URL and the name of the batch are appended.
     max_jobs : int, optional
-        The most jobs to have in the scheduler at one time.
+        Maximum number of jobs in the scheduler at the same time.
     timeout : float
-        Seconds to wait for the scheduler, at first and when it was lost.
+        Seconds to wait for the scheduler, at the start and after its loss.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
-    holds_worker = False  # dask checks requests against what its workers advertise, and limits nothing
+    holds_worker = False  # dask compares requests with advertised resources, and enforces no limits
     gather = 0.02
     submits_beside = True
 
@@ -116,23 +116,25 @@ class DaskCluster(Cluster):
         self._context: RunContext | None = None
         self._futures: dict[JobId, Future[Any]] = {}
         self._lock = threading.Lock()
-        self._unproven: dict[JobId, Resources] = {}
-        """Jobs submitted before the first worker was there to advertise its resources."""
-        self._next_proof = 0.0
+        self._unchecked: dict[JobId, Resources] = {}
+        """Jobs that were submitted before the first worker advertised its resources."""
+        self._next_check = 0.0
         self._ended: queue.SimpleQueue[JobId | None] = queue.SimpleQueue()
 
     def open(self, context: RunContext) -> None:
-        """Connect. See `Cluster.open`."""
+        """Connect to the scheduler. See `Cluster.open`."""
         if not context.workflow.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise ClusterError(f"{context.workflow!r} is not valid in a job name")
         self._context = context
         try:
             self._link.client()
         except ImportError as error:
-            raise ClusterError(f"DaskCluster needs the package distributed: {error}") from error
+            raise ClusterError(
+                f"DaskCluster needs an optional package: {error}", hint="pip install distributed"
+            ) from error
 
     def capacity(self) -> Capacity:
-        """Return no limits but `max_jobs`: dask has its own queue."""
+        """Return no limit except `max_jobs`, since dask has its own queue."""
         return Capacity(total=None, largest=None, batches=self.max_jobs)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -141,13 +143,13 @@ class DaskCluster(Cluster):
         jobs: dict[str, JobId] = {}
         for batch in batches:
             try:
-                asked = self._asked(batch.resources, workers)
+                asked = self._request(batch.resources, workers)
             except ClusterError as error:
                 raise SubmissionError(str(error), str(error), Refusal.FINAL, jobs) from error
             jobs[batch.name] = self._submit(batch, asked)
         if not workers:
             with self._lock:
-                self._unproven |= {jobs[batch.name]: batch.resources for batch in batches}
+                self._unchecked |= {jobs[batch.name]: batch.resources for batch in batches}
         return [jobs[batch.name] for batch in batches]
 
     def poll(self, timeout: float) -> list[Update]:
@@ -163,11 +165,11 @@ class DaskCluster(Cluster):
         return updates
 
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """End jobs: those that wait are cancelled, the processes of others are killed. See `Cluster.kill`."""
+        """Cancel jobs that wait, and kill the processes of the others. See `Cluster.kill`."""
         known = [job for job in jobs if job in self._futures]
         if not known or not self._link.is_up:
             return
-        with suppress(OSError, TimeoutError):  # the jobs of a scheduler that is lost just now are lost, too
+        with suppress(OSError, TimeoutError):  # if the scheduler has just been lost, so have its jobs
             client = self._link.client()
             for job in known:
                 self._forget(job)
@@ -182,28 +184,28 @@ class DaskCluster(Cluster):
             self.leave()
 
     def leave(self) -> None:
-        """Disconnect; the scheduler keeps the published jobs."""
+        """Disconnect. The scheduler keeps the published jobs."""
         self._futures.clear()
-        self._unproven.clear()
+        self._unchecked.clear()
         self._link.close()
 
     def wake(self) -> None:
-        """Build a waiting `poll` return."""
+        """Wake a waiting `poll`."""
         self._ended.put(None)
 
     def _impossible(self) -> list[Update]:
-        """End jobs that waited for the first workers, if these cannot run them."""
-        if not self._unproven or time.monotonic() < self._next_proof or not self._link.is_up:
+        """End jobs that were submitted before the first workers, if the workers cannot run them."""
+        if not self._unchecked or time.monotonic() < self._next_check or not self._link.is_up:
             return []
-        self._next_proof = time.monotonic() + self.poll_interval
+        self._next_check = time.monotonic() + self.poll_interval
         if not (workers := self._workers()):
             return []
         with self._lock:
-            unproven, self._unproven = self._unproven, {}
+            unchecked, self._unchecked = self._unchecked, {}
         updates = []
-        for job, resources in unproven.items():
+        for job, resources in unchecked.items():
             try:
-                self._asked(resources, workers)
+                self._request(resources, workers)
             except ClusterError as error:
                 updates += self._given_up(job, str(error))
         return updates
@@ -219,13 +221,13 @@ class DaskCluster(Cluster):
         found: list[dict[str, Any]] = list(self._link.client().scheduler_info(n_workers=-1)["workers"].values())
         return found
 
-    def _asked(self, resources: Resources, workers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Translate requirements into the dask resources that workers advertise.
+    def _request(self, resources: Resources, workers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Translate requirements into the resources that dask workers advertise.
 
         Raises
         ------
         ClusterError
-            If no worker can ever give them. With no workers yet, there will be some that can.
+            If no worker can satisfy them. Without any workers yet, the requirements are not checked.
         """
         asked: dict[str, float] = {"cores": resources.cores, "memory": resources.memory, "disk": resources.disk}
         for accelerator in resources.accelerators:
@@ -238,7 +240,7 @@ class DaskCluster(Cluster):
         if workers and not any(_suits(worker, resources, kept) for worker in workers):
             have = "; ".join(sorted({_described(worker) for worker in workers}))
             raise ClusterError(f"no dask worker has {resources.cores:g} cores, {resources.memory} bytes of memory and"
-f" {kept or 'nothing else'}; there are workers with {have}")  # fmt: skip
+f" {kept or 'nothing else'}; the workers have {have}")  # fmt: skip
         return kept
 
     def _submit(self, batch: Batch, resources: dict[str, float]) -> JobId:
@@ -264,12 +266,12 @@ f" {kept or 'nothing else'}; there are workers with {have}")  # fmt: skip
                 self._link.client().unpublish_dataset(job)
 
     def _result(self, job: JobId, future: Future[Any]) -> Update:
-        """Report how a job ended."""
+        """Build the update for a job that has ended."""
         try:
             status, tail = future.result(timeout=self._timeout)
         except (CancelledError, TimeoutError) as error:
             return Update(job, JobState.ENDED, Cause.LOST, f"cancelled, or lost with its scheduler: {error}")
-        except Exception as error:  # whatever dask has to say of a job that did not come back
+        except Exception as error:  # dask raises various errors for a lost job
             return Update(job, JobState.ENDED, Cause.LOST, f"{type(error).__name__}: {error}")
         finally:
             self._forget(job)
@@ -284,7 +286,7 @@ f" {kept or 'nothing else'}; there are workers with {have}")  # fmt: skip
         return self._link.address()
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find the published jobs of a workflow, and take them over; polls tell of those that ended meanwhile, too."""
+        """Find the published jobs of a workflow and adopt them; `poll` reports those that have ended, too."""
         client = self._link.client()
         found: dict[JobId, str] = {}
         for job in client.list_datasets():

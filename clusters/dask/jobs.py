@@ -1,4 +1,4 @@
-"""Code that runs inside the workers of dask.distributed: each job is a process of its own, so that it can be killed."""
+"""Functions that run in dask workers: each job is a process of its own, so that it can be killed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from contextlib import contextmanager, suppress
 __all__ = ["kill_jobs", "run_job"]
 
 _TAIL = 1000
-"""How many bytes of a job's output are kept."""
+"""Number of bytes of a job's output to keep."""
 
-_WHEN_TOLD = 'read -r REPLY && exec "$0" "$@" < /dev/null'
-"""A script that runs a job once it can be killed with us; if we die before that, it ends."""
+_AFTER_GO = 'read -r REPLY && exec "$0" "$@" < /dev/null'
+"""A script that waits for a line on standard input before it runs the job; if this process dies first, it exits."""
 
 _processes: dict[str, subprocess.Popen[bytes]] = {}
-"""The jobs that this dask worker runs."""
+"""The processes of the jobs in this dask worker."""
 
 
 def run_job(job: str, command: list[str], arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a job; give its exit status, or the negative number of a signal, and the end of its output."""
+    """Run a job; return its exit status, or the negative number of a signal, and the end of its output."""
     program = command[0] or sys.executable
     with tempfile.TemporaryFile() as output, _leash() as leash:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", _WHEN_TOLD, program, *command[1:], *arguments],
+            ["/bin/sh", "-c", _AFTER_GO, program, *command[1:], *arguments],
             env=os.environ | environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
             start_new_session=True, pass_fds=[leash],
         )  # fmt: skip
@@ -47,7 +47,7 @@ def run_job(job: str, command: list[str], arguments: list[str], environment: dic
 
 @contextmanager
 def _leash() -> Iterator[int]:
-    """Build a pipe that only this process holds the other end of."""
+    """Create a pipe whose other end only this process holds, and yield its read end."""
     leash, ours = os.pipe()
     try:
         yield leash
@@ -57,7 +57,10 @@ def _leash() -> Iterator[int]:
 
 
 def _kill_with_us(leash: int, group: int) -> None:
-    """Have the system kill a job, and all that it started, when this dask worker dies, however it dies."""
+    """Have the kernel kill a job and its descendants when this dask worker dies for any reason.
+
+    When the write end of the pipe closes, the kernel sends SIGKILL, chosen by F_SETSIG, to the owner of the read end.
+    """
     if sys.platform == "linux":
         fcntl.fcntl(leash, fcntl.F_SETOWN, -group)
         fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
@@ -65,7 +68,7 @@ def _kill_with_us(leash: int, group: int) -> None:
 
 
 def kill_jobs(jobs: list[str]) -> None:
-    """End jobs, if they run here, and all that they started."""
+    """Kill those of the jobs that run in this dask worker, with all their descendants."""
     for job in jobs:
         process = _processes.get(job)
         if process is not None:

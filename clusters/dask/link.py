@@ -1,4 +1,4 @@
-"""The connection to a scheduler of dask.distributed: made, made again when the scheduler was lost, surely closed."""
+"""The connection to a scheduler of dask.distributed, renewed after a loss of the scheduler."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PAUSE = 0.1
 
 
 class DaskLink:
-    """Gives a client that works: one of its own, or the user's.
+    """Provides a connected client: its own, or the user's.
 
     Parameters
     ----------
     place : str, distributed.Client, cluster object or None
-        Where the scheduler is; None is the configured ``scheduler-address``.
+        The scheduler; None means the configured ``scheduler-address``.
     timeout : float
-        Seconds to wait for the scheduler, at first and when it was lost.
+        Seconds to wait for the scheduler, at the start and after its loss.
     """
 
     def __init__(self, place: Any, timeout: float) -> None:
@@ -35,15 +35,15 @@ class DaskLink:
         self._client: Client | None = None
         self._loop: _Loop | None = None
         self._lock = threading.RLock()
-        """Held while a client is made or closed: submissions may run in another thread."""
+        """Guards the client, since submissions may run in another thread."""
 
     @property
     def is_up(self) -> bool:
-        """Whether the scheduler can be talked to, as far as is known."""
+        """Whether the client is connected, as far as it knows."""
         return self._client is not None and self._client.status == "running"
 
     def client(self) -> Client:
-        """Return a client that works.
+        """Return a connected client.
 
         Raises
         ------
@@ -53,11 +53,11 @@ class DaskLink:
         with self._lock:
             if self._client is None or not self.is_up:
                 self.close()
-                self._client = self._borrowed() or self._own()
+                self._client = self._users_client() or self._own_client()
             return self._client
 
     def address(self) -> dict[str, Any] | None:
-        """Return the argument that finds the scheduler from elsewhere; None where it ends with this process."""
+        """Return the argument for finding the scheduler from another process; None if it ends with this one."""
         if self._place is None:
             return {}
         if isinstance(self._place, str):
@@ -67,20 +67,20 @@ class DaskLink:
         return {"cluster": self._address()} if isinstance(self._place, Client) else None
 
     def close(self) -> None:
-        """Disconnect; the user's own client stays as it is. May be called twice."""
+        """Disconnect, but leave a user's client open. May be called twice."""
         with self._lock:
             client, loop = self._client, self._loop
             self._client = self._loop = None
         if loop is not None:
             try:
                 if client is not None:
-                    with suppress(OSError, TimeoutError):  # the other side has gone
+                    with suppress(OSError, TimeoutError):  # the scheduler is gone
                         client.close(timeout=self._timeout)
             finally:
                 loop.stop()
 
-    def _borrowed(self) -> Client | None:
-        """Wait until the user's client, if that is what we were given, has found its scheduler (again)."""
+    def _users_client(self) -> Client | None:
+        """Return the user's client, if there is one, once it is connected (again)."""
         from distributed import Client
 
         if not isinstance(self._place, Client):
@@ -92,7 +92,7 @@ class DaskLink:
             raise ClusterError(f"dask client {self._place} is {self._place.status}: its scheduler was lost")
         return self._place
 
-    def _own(self) -> Client:
+    def _own_client(self) -> Client:
         from distributed import Client
 
         address = self._address()
@@ -120,17 +120,17 @@ class DaskLink:
         address = address or dask.config.get("scheduler-address", None)
         if not address:
             raise ClusterError(
-                "no dask scheduler was given",
-                hint="write DaskCluster('tcp://host:8786'), pass a client or a cluster object, or set"
+                "no dask scheduler is set",
+                hint="use DaskCluster('tcp://host:8786'), pass a client or a cluster object, or set"
                 " DASK_SCHEDULER_ADDRESS",
             )
         return str(address)
 
 
 class _Loop:
-    """An event loop in a thread of its own, which ends on request, whatever became of the client in it.
+    """An event loop in a thread of its own that can be ended whatever the state of the client in it.
 
-    Clients that make their own loop leave its thread running when they lose their scheduler for good.
+    A client with its own loop leaves the thread running when it loses its scheduler permanently.
     """
 
     def __init__(self) -> None:
@@ -148,6 +148,6 @@ class _Loop:
         await self._stop.wait()
 
     def stop(self) -> None:
-        """End the thread, and what still runs in it."""
+        """End the thread, and all coroutines in it."""
         self.loop.add_callback(self._stop.set)
         self._thread.join()

@@ -1,8 +1,8 @@
-"""The meaning of what qstat and qacct say about jobs.
+"""Interpret the output of qstat and qacct.
 
-The tables follow the manual pages of qstat(1), sge_status(5), accounting(5) and submit(1), and those of Univa's and
-Altair's releases; each row names its page. Text that is not a record is skipped: parsing gives a verdict or nothing,
-and never an exception.
+The tables follow the manual pages of qstat(1), sge_status(5), accounting(5) and submit(1), also of the releases by
+Univa and Altair; each row names its page. Text that is not a record is skipped: parsing returns a verdict or nothing,
+and never raises an exception.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STATUS = 'sge_status(5), "Failed" states'
 
 
 class State(NamedTuple):
-    """A row of the table of letters."""
+    """The meaning of a state letter."""
 
     state: JobState
     cause: Cause | None
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 STATES: dict[str, State] = {
-    "E": State(JobState.ENDED, Cause.LOST, _QSTAT),  # it could not be started, and waits to be cleared or deleted
+    "E": State(JobState.ENDED, Cause.LOST, _QSTAT),  # could not be started; waits to be cleared or deleted
     "d": State(JobState.RUNNING, None, _QSTAT),
     "r": State(JobState.RUNNING, None, _QSTAT),
     "t": State(JobState.RUNNING, None, _QSTAT),
@@ -46,16 +46,16 @@ STATES: dict[str, State] = {
     "w": State(JobState.QUEUED, None, _QSTAT),
     "q": State(JobState.QUEUED, None, _QSTAT),
     "h": State(JobState.QUEUED, None, _QSTAT),
-    "R": State(JobState.QUEUED, None, _QSTAT),  # restarted: beside it is what it is at now
+    "R": State(JobState.QUEUED, None, _QSTAT),  # restarted; another letter shows the current state
 }
-"""Letters of qstat's states and ours; the first of these that a state has decides."""
+"""The state letters of qstat and their meanings. The first of these that a state contains decides."""
 
 
 class Failure(NamedTuple):
-    """A row of the table of failures."""
+    """The meaning of a ``failed`` number."""
 
     cause: Cause | None
-    """None: the job did run, and its own exit status counts."""
+    """None means that the job ran, and its exit status decides."""
     meaning: str
     page: str = _STATUS
 
@@ -101,35 +101,35 @@ FAILED: dict[int, Failure] = {
     38: Failure(Cause.LOST, "adding supplementary group"),
     100: Failure(None, "assumedly after job"),
 }
-"""Numbers of ``failed`` in accounting records; one that is not here is a failure of the system."""
+"""Numbers of ``failed`` in accounting records; any other number is a failure of the system."""
 
 _ENFORCED = 37
 _AFTER_JOB = (17, 100)
-"""Numbers of ``failed`` of a job that a signal ended: without an exit status it has not ended well."""
+"""Numbers of ``failed`` for a job ended by a signal: without an exit status it was not successful."""
 
 EXITS: dict[int, tuple[Cause, str]] = {
     99: (Cause.LOST, "submit(1), exit status: the job asks to be scheduled again"),
     100: (Cause.ERROR, "submit(1), exit status: the job asks to be put into the error state"),
 }
-"""Exit statuses that mean something to Grid Engine."""
+"""Exit statuses with a special meaning in Grid Engine."""
 
 _MEMORY = (("h_vmem", "maxvmem"), ("s_vmem", "maxvmem"), ("h_rss", "maxrss"), ("s_rss", "maxrss"))
 _TIME = (("h_rt", "ru_wallclock"), ("s_rt", "ru_wallclock"), ("h_rt", "wallclock"), ("s_rt", "wallclock"))
 _CPU = (("h_cpu", "cpu"), ("s_cpu", "cpu"))
-"""Limits among a job's requests, and the field with what it has used."""
+"""The limits a job can request, and the fields with its usage."""
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-"""sge_types(1), memory_specifier."""
+"""Suffixes of sizes. Source: sge_types(1), memory_specifier."""
 
 
 def queue_rows(text: str) -> Iterator[tuple[str, int | None, str, str]] | None:
-    """Read the answer of ``qstat -xml``: number, task, state and name of each job; None if it is not whole."""
+    """Parse the output of ``qstat -xml``: number, task, state and name of each job; None if it is incomplete."""
     start, end = re.search(r"<(?:\?xml|job_info|detailed_job_info)\b", text), text.rfind("</job_info>")
     if start is None or end < start.start():
         return None
     document = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text[start.start() : end])
     try:
-        root = ET.fromstring(f"{document}</job_info>")  # noqa: S314  # it comes from the scheduler that runs our code
+        root = ET.fromstring(f"{document}</job_info>")  # noqa: S314  # comes from the scheduler, which is trusted
     except (ET.ParseError, ValueError):
         return None
     return _rows(root)
@@ -146,7 +146,7 @@ def _rows(root: ET.Element) -> Iterator[tuple[str, int | None, str, str]]:
 
 
 def _tasks(text: str) -> Iterator[int | None]:
-    """Read ``3``, or ``1-5:2`` and lists of such."""
+    """Parse task numbers such as ``3``, ``1-5:2``, or a list of these."""
     spans = [re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?", part) for part in text.split(",")]
     if not text or None in spans:
         yield None
@@ -156,7 +156,7 @@ def _tasks(text: str) -> Iterator[int | None]:
 
 
 def queue_state(letters: str) -> Found:
-    """Judge the letters of qstat's state."""
+    """Interpret the state letters of qstat."""
     row = next((row for letter, row in STATES.items() if letter in letters), None)
     state = row.state if row else JobState.UNKNOWN
     is_held = state is JobState.QUEUED and "h" in letters
@@ -165,7 +165,7 @@ def queue_state(letters: str) -> Found:
 
 
 def records(text: str) -> Iterator[tuple[str, int | None, Found]]:
-    """Read the answer of ``qacct -j``: number, task and verdict of each record; what is not a record is left out."""
+    """Parse the output of ``qacct -j``: number, task and verdict of each record; other text is ignored."""
     for part in re.split(r"^=+\s*$", text, flags=re.MULTILINE):
         pairs = (line.split(maxsplit=1) for line in part.splitlines())
         fields = {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
@@ -176,7 +176,7 @@ def records(text: str) -> Iterator[tuple[str, int | None, Found]]:
 
 
 def accounted(fields: Mapping[str, str]) -> Found | None:
-    """Judge a record of qacct; None if it does not say how the job ended."""
+    """Interpret a record of qacct; None if it does not say how the job ended."""
     failed, status = _number(fields, "failed"), _number(fields, "exit_status")
     if failed is None or status is None:
         return None
@@ -198,7 +198,7 @@ def _cause(failed: int, status: int, fields: Mapping[str, str]) -> Cause | None:
 
 
 def _broken(fields: Mapping[str, str]) -> Cause | None:
-    """Find the limit that a job had and has reached."""
+    """Return which of its limits a job has reached, if any."""
     slots = max(1, _number(fields, "slots") or 1)
     for limit, used in _MEMORY:
         if _size(fields.get(used, "")) >= _size(_request(fields, limit), math.inf) * slots:
@@ -219,7 +219,7 @@ def _number(fields: Mapping[str, str], name: str) -> int | None:
 
 
 def _request(fields: Mapping[str, str], name: str) -> str:
-    """Find a limit among what the job asked for."""
+    """Return a limit from the job's request; empty if there is none."""
     asked = f"{fields.get('category', '')},{fields.get('hard_resources', '')}"
     match = re.search(rf"(?:^|[\s,]){name}=([^\s,]+)", asked)
     return match[1] if match else ""
@@ -231,6 +231,6 @@ def _size(text: str, default: float = 0.0) -> float:
 
 
 def _seconds(text: str, default: float = 0.0) -> float:
-    """Read ``60``, ``60s``, ``12.345`` or ``1:00:00``."""
+    """Parse a time such as ``60``, ``60s``, ``12.345`` or ``1:00:00``."""
     match = re.match(r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,12}(?:\.[0-9]+)?)s?(?![0-9:])", text.strip())
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3]) if match else default

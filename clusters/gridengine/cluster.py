@@ -1,6 +1,6 @@
 """Grid Engine: SGE, Son of Grid Engine, Univa and Altair Grid Engine.
 
-Follows the manual pages of submit(1) (qsub, qdel), qstat(1), qacct(1) and accounting(5).
+This module follows the manual pages of submit(1) (qsub, qdel), qstat(1), qacct(1) and accounting(5).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class GridEngineSettings(JobSettings, total=False):
     Parameters
     ----------
     parallel_environment : str
-        Parallel environment for jobs of more than one core; by default that of ``TOILFN_GRIDENGINE_PE``, else ``smp``.
+        Parallel environment for jobs with more than one core. Default: ``TOILFN_GRIDENGINE_PE``, else ``smp``.
     memory_resources : sequence of str
-        The complexes used to request memory; by default ``h_vmem``. Empty to request none
-        (Toil's ``--manualMemArgs``); then `submit_args` should say something instead.
+        Complexes with which memory is requested. Default: ``h_vmem``. If empty, no memory is requested (like Toil's
+        ``--manualMemArgs``), and `submit_args` should request it instead.
     memory_is_per_slot : bool
-        Whether these count for each slot, as consumables do. True by default.
+        Whether these complexes count per slot, as consumables do. Default: true.
     accelerator_resource : str
-        The complex used to request accelerators; ``gpu`` by default.
+        Complex with which accelerators are requested. Default: ``gpu``.
     """
 
     parallel_environment: str
@@ -57,7 +57,7 @@ class GridEngineSettings(JobSettings, total=False):
 
 
 class GridEngineCluster(CommandCluster):
-    """Run tasks as Grid Engine jobs; see `JobSettings` and `GridEngineSettings` for its settings."""
+    """Runs tasks as Grid Engine jobs; see `JobSettings` and `GridEngineSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
@@ -74,7 +74,7 @@ class GridEngineCluster(CommandCluster):
         "SGE_(?!(ROOT|CELL|QMASTER_PORT|EXECD_PORT|CLUSTER_NAME)$).*"
         "|JOB_(ID|NAME|SCRIPT)|PE_HOSTFILE|NSLOTS|NHOSTS|NQUEUES|RESTARTED"
     )
-    killer = ("qdel",)
+    kill_command = ("qdel",)
     first = 1
     array_limit = 75000
     log_causes: ClassVar[Mapping[str, Cause]] = {r"^MemoryError\b": Cause.MEMORY}
@@ -87,7 +87,7 @@ class GridEngineCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
 
     def directives(self, submission: Submission) -> list[str]:
-        """Return qsub's options for a shape."""
+        """Return the qsub options for a shape."""
         resources, given = submission.resources, self.settings
         slots = math.ceil(resources.cores)
         environment = given.get("parallel_environment", os.environ.get("TOILFN_GRIDENGINE_PE", "smp"))
@@ -104,19 +104,19 @@ class GridEngineCluster(CommandCluster):
             *self._memory(resources, slots),
             *([f"-l h_rt={math.ceil(walltime)}"] if walltime is not None else []),
             *self._accelerators(resources, slots),
-            *self.given(queue="-q {}", account="-P {}"),
+            *self.setting_directives(queue="-q {}", account="-P {}"),
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Return qsub's command line; qsub reads the script from its input."""
+        """Return the qsub command line; qsub reads the script from standard input."""
         return ["qsub", "-terse", *self.submit_args()]
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask qstat for all jobs of this user: it has no way to ask for some."""
-        return {job: queue_state(state) for job, state, _ in self._jobs() if "z" not in state}  # qacct knows these
+        """Query all jobs of this user with qstat, which cannot be limited to some jobs."""
+        return {job: queue_state(state) for job, state, _ in self._jobs() if "z" not in state}  # z: finished
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask qacct, one submission at a time: it takes no list."""
+        """Query submissions with qacct one by one, since it accepts no list."""
         known: dict[JobId, Found] = {}
         for base in bases:
             for number, task, found in records(self.commands.ask(["qacct", "-j", base])):
@@ -125,7 +125,7 @@ class GridEngineCluster(CommandCluster):
         return known
 
     def arrived(self, name: str) -> str:
-        """Ask qstat, and qacct for a job that is over already."""
+        """Search for a submission with qstat, and with qacct in case it has already ended."""
         if base := super().arrived(name):
             return base
         try:
@@ -137,16 +137,16 @@ class GridEngineCluster(CommandCluster):
         return str(numbers[0]) if numbers else ""
 
     def names(self) -> dict[JobId, str]:
-        """Ask qstat for all live jobs of this user."""
+        """Return the names of all live jobs of this user, from qstat."""
         return {job: name for job, _, name in self._jobs()}
 
     def site_array_limit(self) -> int:
-        """Ask for max_aj_tasks."""
+        """Return max_aj_tasks of the site's configuration."""
         match = re.search(r"^max_aj_tasks\s+(\d+)", self.commands.consult(["qconf", "-sconf"]), re.MULTILINE)
         return int(match[1]) or self.array_limit if match else self.array_limit
 
     def _jobs(self) -> Iterator[tuple[JobId, str, str]]:
-        """Return id, state and name of each job of this user, by the system's own idea of who that is."""
+        """Return id, state and name of each job of this user, from qstat."""
         output = self.commands.ask(["qstat", "-xml", "-g", "d", "-s", "prs", "-u", _user()])
         rows = queue_rows(output)
         if rows is None:
@@ -164,12 +164,12 @@ class GridEngineCluster(CommandCluster):
     def _accelerators(self, resources: Resources, slots: int) -> list[str]:
         count = sum(accelerator.count for accelerator in resources.accelerators)
         if count % slots:
-            raise InputError(f"Grid Engine grants accelerators per slot: {count} cannot be divided among {slots} cores")
+            raise InputError(f"Grid Engine allocates accelerators per slot; {count} is not divisible by {slots} cores")
         return [f"-l {self.settings.get('accelerator_resource', 'gpu')}={count // slots}"] if count else []
 
 
 def _user() -> str:
-    """Return this process's user as the password file has it; what LOGNAME says may be somebody else."""
+    """Return the user's name from the password database, since LOGNAME may name another user; ``*`` if it has none."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

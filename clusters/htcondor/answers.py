@@ -1,6 +1,6 @@
-"""What HTCondor says of jobs in ClassAds and event logs, and what that means.
+"""Interpret HTCondor's ClassAds and event logs.
 
-Text that is not a job's ClassAd or an event gives no verdict, and never an exception.
+Text that is neither a job's ClassAd nor an event yields no verdict, and never raises an exception.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ATTRIBUTES = (
     "ClusterId", "ProcId", "JobStatus", "JobBatchName", "ExitCode", "ExitBySignal", "ExitSignal", "HoldReasonCode",
     "HoldReasonSubCode", "HoldReason", "RemoveReason", "RemoteHost", "LastRemoteHost",
 )  # fmt: skip
-"""Attributes that are requested for each job."""
+"""The attributes to request for each job."""
 
 _STATUS = 'HTCondor manual, "Job ClassAd Attributes", JobStatus'
 _HOLD = 'HTCondor manual, "Hold Reason Codes"'
@@ -42,7 +42,7 @@ _OLD_HOLD = "HTCondor, src/condor_includes/condor_holdcodes.h"
 _EVENTS = 'HTCondor manual, "Job Event Log Codes"'
 
 STATES: dict[int, Verdict] = {
-    0: unknown("not yet a whole job", _STATUS),
+    0: unknown("not yet a complete job", _STATUS),
     1: queued("idle", _STATUS),
     2: running("running", _STATUS),
     3: ended(Cause.LOST, "removed", _STATUS),
@@ -51,72 +51,72 @@ STATES: dict[int, Verdict] = {
     6: running("transferring output", _STATUS),
     7: running("suspended", _STATUS),
 }
-"""JobStatus. For 4 the exit code decides, for 5 the hold's code."""
+"""The values of JobStatus. For 4 the exit code decides, for 5 the hold reason code."""
 
 HOLDS: dict[tuple[int, int | None], Verdict] = {
-    (1, None): queued("held by condor_hold, until somebody releases it", _HOLD),
+    (1, None): queued("held by condor_hold, until a user releases it", _HOLD),
     (2, None): ended(Cause.LOST, "held by an error of Globus", _OLD_HOLD),
-    (3, None): ended(Cause.ERROR, "held by the policy in its own description", _HOLD),
+    (3, None): ended(Cause.ERROR, "held by the policy in its submit description", _HOLD),
     (4, None): ended(Cause.LOST, "its credentials are not valid", _HOLD),
-    (5, None): ended(Cause.ERROR, "the policy in its own description is undefined", _HOLD),
+    (5, None): ended(Cause.ERROR, "the policy in its submit description is undefined", _HOLD),
     (6, None): ended(Cause.LOST, "the node could not start it", _HOLD),
     (7, None): ended(Cause.LOST, "the node could not open its output", _HOLD),
     (8, None): ended(Cause.LOST, "the node could not open its input", _HOLD),
     (9, None): ended(Cause.LOST, "its output stream could not be opened", _HOLD),
     (10, None): ended(Cause.LOST, "its input stream could not be opened", _HOLD),
-    (11, None): ended(Cause.LOST, "an error of the protocol of file transfer", _HOLD),
+    (11, None): ended(Cause.LOST, "an error of the file transfer protocol", _HOLD),
     (12, None): ended(Cause.LOST, "its output could not be transferred", _HOLD),
     (13, None): ended(Cause.LOST, "its input could not be transferred", _HOLD),
-    (14, None): ended(Cause.LOST, "the node cannot reach its working directory", _HOLD),
-    (15, None): queued("submitted on hold, until somebody releases it", _HOLD),
+    (14, None): ended(Cause.LOST, "the node cannot access its working directory", _HOLD),
+    (15, None): queued("submitted on hold, until a user releases it", _HOLD),
     (16, None): queued("its input is being spooled", _HOLD),
-    (17, None): ended(Cause.LOST, "its shadow has another version", _HOLD),
-    (18, None): ended(Cause.LOST, "an error of the protocol of file transfer", _HOLD),
+    (17, None): ended(Cause.LOST, "its shadow has an incompatible version", _HOLD),
+    (18, None): ended(Cause.LOST, "an error of the file transfer protocol", _HOLD),
     (19, None): ended(Cause.LOST, "the node's hook that prepares jobs failed", _HOLD),
-    (20, None): ended(Cause.LOST, "it missed the time at which it was to start", _HOLD),
+    (20, None): ended(Cause.LOST, "it missed its start time", _HOLD),
     (21, None): ended(Cause.LOST, "held by the policy of the node", _HOLD),
-    (21, 102): ended(Cause.MEMORY, "held by the policy of the node, over its memory", _HOLD),
-    (21, 104): ended(Cause.ERROR, "held by the policy of the node, over its disk space", _HOLD),
+    (21, 102): ended(Cause.MEMORY, "held by the policy of the node, exceeding its memory", _HOLD),
+    (21, 104): ended(Cause.ERROR, "held by the policy of the node, exceeding its disk space", _HOLD),
     (22, None): ended(Cause.LOST, "its event log could not be opened", _HOLD),
-    (23, None): ended(Cause.LOST, "its user's account is out of reach", _HOLD),
-    (24, None): ended(Cause.LOST, "there is no shadow that fits", _HOLD),
-    (25, None): ended(Cause.ERROR, "its times for cron are not valid", _HOLD),
+    (23, None): ended(Cause.LOST, "its user's account is not available", _HOLD),
+    (24, None): ended(Cause.LOST, "there is no suitable shadow", _HOLD),
+    (25, None): ended(Cause.ERROR, "its cron times are not valid", _HOLD),
     (26, None): ended(Cause.ERROR, "held by the policy of the site", _HOLD),
-    (26, 102): ended(Cause.MEMORY, "held by the policy of the site, over its memory", _HOLD),
-    (26, 104): ended(Cause.ERROR, "held by the policy of the site, over its disk space", _HOLD),
+    (26, 102): ended(Cause.MEMORY, "held by the policy of the site, exceeding its memory", _HOLD),
+    (26, 104): ended(Cause.ERROR, "held by the policy of the site, exceeding its disk space", _HOLD),
     (27, None): ended(Cause.LOST, "the policy of the site is undefined", _HOLD),
-    (28, None): ended(Cause.LOST, "its folder could not be handed to its user", _OLD_HOLD),
-    (29, None): ended(Cause.LOST, "its folder could not be handed to its user", _OLD_HOLD),
-    (30, None): ended(Cause.LOST, "its folder could not be handed back", _OLD_HOLD),
-    (31, None): ended(Cause.LOST, "its folder could not be handed back", _OLD_HOLD),
-    (32, None): ended(Cause.ERROR, "its input is larger than what may be transferred", _HOLD),
-    (33, None): ended(Cause.ERROR, "its output is larger than what may be transferred", _HOLD),
-    (34, None): ended(Cause.MEMORY, "over what it asked for", _HOLD),
-    (34, 102): ended(Cause.MEMORY, "over its memory", _HOLD),
-    (34, 104): ended(Cause.ERROR, "over its disk space", _HOLD),
+    (28, None): ended(Cause.LOST, "its folder could not be given to its user", _OLD_HOLD),
+    (29, None): ended(Cause.LOST, "its folder could not be given to its user", _OLD_HOLD),
+    (30, None): ended(Cause.LOST, "its folder could not be taken back from its user", _OLD_HOLD),
+    (31, None): ended(Cause.LOST, "its folder could not be taken back from its user", _OLD_HOLD),
+    (32, None): ended(Cause.ERROR, "its input exceeds the transfer limit", _HOLD),
+    (33, None): ended(Cause.ERROR, "its output exceeds the transfer limit", _HOLD),
+    (34, None): ended(Cause.MEMORY, "exceeding its request", _HOLD),
+    (34, 102): ended(Cause.MEMORY, "exceeding its memory", _HOLD),
+    (34, 104): ended(Cause.ERROR, "exceeding its disk space", _HOLD),
     (35, None): ended(Cause.ERROR, "its Docker image is not valid", _HOLD),
-    (36, None): ended(Cause.ERROR, "it failed when it was asked for a checkpoint", _HOLD),
-    (37, None): ended(Cause.ERROR, "an error of its settings for EC2", _HOLD),
+    (36, None): ended(Cause.ERROR, "it failed to write a checkpoint", _HOLD),
+    (37, None): ended(Cause.ERROR, "an error in its settings for EC2", _HOLD),
     (38, None): ended(Cause.LOST, "an internal error with EC2", _HOLD),
-    (39, None): ended(Cause.LOST, "an error of the site's settings for EC2", _HOLD),
-    (40, None): ended(Cause.LOST, "EC2 was out of reach", _HOLD),
-    (41, None): ended(Cause.LOST, "an error of EC2's server", _HOLD),
+    (39, None): ended(Cause.LOST, "an error in the site's settings for EC2", _HOLD),
+    (40, None): ended(Cause.LOST, "EC2 was unreachable", _HOLD),
+    (41, None): ended(Cause.LOST, "an error of the EC2 server", _HOLD),
     (42, None): ended(Cause.LOST, "its EC2 instance may be lost", _HOLD),
-    (43, None): ended(Cause.ERROR, "its script before the job failed", _HOLD),
-    (44, None): ended(Cause.ERROR, "its script after the job failed", _HOLD),
-    (45, None): ended(Cause.LOST, "the node's test of singularity failed", _HOLD),
-    (46, None): ended(Cause.WALLTIME, "over its allowed duration", _HOLD),
-    (47, None): ended(Cause.WALLTIME, "over its allowed time of execution", _HOLD),
+    (43, None): ended(Cause.ERROR, "the script before the job failed", _HOLD),
+    (44, None): ended(Cause.ERROR, "the script after the job failed", _HOLD),
+    (45, None): ended(Cause.LOST, "the node's test of Singularity failed", _HOLD),
+    (46, None): ended(Cause.WALLTIME, "exceeding its allowed duration", _HOLD),
+    (47, None): ended(Cause.WALLTIME, "exceeding its allowed execution time", _HOLD),
     (48, None): ended(Cause.LOST, "the shadow's hook that prepares jobs failed", _HOLD),
 }
-"""HoldReasonCode with its HoldReasonSubCode (None: any other). A job whose hold is final is removed from the queue."""
+"""HoldReasonCode and HoldReasonSubCode (None: any other). A job whose hold is permanent is removed from the queue."""
 
 _SPOOLING = 16
 _RESOURCES = 34
-"""The code of holds for what a job used; releases before 9.10 have no subcode."""
+"""The code of holds for resource usage; releases before 9.10 have no subcode."""
 
 _POLICIES = (3, 21, 26)
-"""Codes of holds by expressions that a person wrote: the reason's words may say what was exceeded."""
+"""Codes of holds by expressions in policies: the text of the reason may say what was exceeded."""
 
 EVENTS: dict[str, Verdict] = {
     "000": queued("submitted", _EVENTS),
@@ -137,7 +137,7 @@ EVENTS: dict[str, Verdict] = {
     "015": unknown("a node of a parallel job terminated", _EVENTS),
     "016": unknown("a script after the job terminated", _EVENTS),
     "021": unknown("error of the node", _EVENTS),
-    "022": unknown("its node is out of reach", _EVENTS),
+    "022": unknown("its node is unreachable", _EVENTS),
     "023": running("its node was reached again", _EVENTS),
     "024": queued("its node could not be reached again", _EVENTS),
     "025": unknown("a resource of a grid is up", _EVENTS),
@@ -163,11 +163,11 @@ EVENTS: dict[str, Verdict] = {
     "045": unknown("file removed", _EVENTS),
     "046": ended(Cause.LOST, "skipped as a dataflow job", _EVENTS),
 }
-"""The events of a job's log; what tells nothing of its state is unknown. For 005 the value tells how the job ended."""
+"""The events of a job's log; those that do not affect its state are unknown. For 005 the return value decides."""
 
 
 def json_ads(text: str) -> list[dict[str, Any]] | None:
-    """Read the ClassAds that ``condor_q -json`` prints, which is nothing for none; None for what is not an answer."""
+    """Parse the output of ``condor_q -json``, which is empty if there are no jobs; None if it is not valid."""
     if not text.strip():
         return []
     for ads in json_values(text):
@@ -177,13 +177,13 @@ def json_ads(text: str) -> list[dict[str, Any]] | None:
 
 
 def ad_key(ad: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Read a job's cluster and process from its ClassAd."""
+    """Return the cluster and the process of a job from its ClassAd."""
     cluster, process = _whole(ad, "ClusterId"), _whole(ad, "ProcId")
     return None if cluster is None or process is None else (str(cluster), process)
 
 
 def job_ad(ad: Mapping[str, Any]) -> Found | None:
-    """Judge a job's ClassAd; None if it has no status."""
+    """Interpret a job's ClassAd; None if it has no status."""
     status = _whole(ad, "JobStatus")
     if status is None:
         return None
@@ -194,19 +194,19 @@ def job_ad(ad: Mapping[str, Any]) -> Found | None:
         return hold(code, _whole(ad, "HoldReasonSubCode"), reason)
     if status == 3:
         why = _words(ad, "RemoveReason")
-        removed = Found(JobState.ENDED, _removal(why), f"removed: {why or 'no reason told'}")
+        removed = Found(JobState.ENDED, _removal(why), f"removed: {why or 'no reason given'}")
         return _removed(removed, None if code is None else hold(code, _whole(ad, "HoldReasonSubCode"), reason))
     known = STATES.get(status)
     return Found(known.state if known else JobState.UNKNOWN, None, f"JobStatus {status}")
 
 
 def hold(code: int | None, subcode: int | None, reason: str) -> Found:
-    """Judge a hold: a person's is waited for; what the system holds for a failure will not run any more."""
-    said = f"held: {reason or 'no reason told'}"
+    """Interpret a hold: a user can release a job held by a user; a job held for a failure will never run."""
+    said = f"held: {reason or 'no reason given'}"
     if not code:
         return Found(JobState.QUEUED, None, said, is_held=True)
     precise = None if subcode is None else HOLDS.get((code, subcode))
-    row = precise or HOLDS.get((code, None)) or ended(Cause.LOST, "held for a reason that is new", _HOLD)
+    row = precise or HOLDS.get((code, None)) or ended(Cause.LOST, "held for an unknown reason", _HOLD)
     cause = row.cause
     if code in _POLICIES and precise is None:
         cause = exceeded(reason) or cause
@@ -218,13 +218,13 @@ def hold(code: int | None, subcode: int | None, reason: str) -> Found:
 
 
 def _removal(reason: str) -> Cause:
-    """Return why a job was removed: the site's policy may name what was exceeded."""
+    """Return why a job was removed: the site's policy may name the exceeded limit."""
     by_policy = re.search(r"PERIODIC_REMOVE|policy|exceed", reason, re.IGNORECASE)
     return (exceeded(reason) if by_policy else None) or Cause.LOST
 
 
 def _removed(removed: Found, held: Found | None) -> Found:
-    """Judge a removal: of a job that was held for a failure, that is the reason."""
+    """Interpret a removal: if the job was held for a failure, that failure is the reason."""
     if held is None or held.state is not JobState.ENDED:
         return removed
     return Found(JobState.ENDED, held.cause, f"{held.detail}; {removed.detail}")
@@ -240,7 +240,7 @@ def _completed(ad: Mapping[str, Any]) -> Found:
 
 def _whole(ad: Mapping[str, Any], name: str) -> int | None:
     value = ad.get(name)
-    if isinstance(value, (bool, Enum)):  # the bindings' "undefined" and "error" are whole numbers, too
+    if isinstance(value, (bool, Enum)):  # in the bindings, "undefined" and "error" are also ints
         return None
     match = re.fullmatch(r"-?\d{1,18}", str(value).strip()) if isinstance(value, (int, str)) else None
     return int(match[0]) if match else None
@@ -265,7 +265,7 @@ class _Job:
 
 
 def event_log(text: str) -> dict[tuple[str, int], Found]:
-    """Read the ends of jobs, by cluster and process, from an event log; one that is cut short says what it has."""
+    """Parse an event log, complete or truncated, and return how jobs ended, by cluster and process."""
     jobs: dict[tuple[str, int], _Job] = {}
     for code, cluster, process, said in _EVENT.findall(text):
         if code in EVENTS:
@@ -274,7 +274,7 @@ def event_log(text: str) -> dict[tuple[str, int], Found]:
 
 
 def _event(job: _Job, code: str, said: str) -> None:
-    """Take note of one event of a job."""
+    """Update the state of a job by one event."""
     row = EVENTS.get(code)
     if row is None or row.state is JobState.UNKNOWN:
         return
@@ -307,7 +307,7 @@ def _terminated(said: str, host: str) -> Found:
 
 
 def _ended(status: int | None, signal: int | None, host: str) -> Found:
-    """Judge how a process ended; a process without a status has not ended well."""
+    """Interpret the end of a process; without a status it was not successful."""
     if signal:
         return Found(JobState.ENDED, exit_cause(0, signal), f"signal {signal}, on {host}")
     if status is None:

@@ -1,7 +1,7 @@
 """HTCondor.
 
-Follows the manual pages of condor_submit, condor_q, condor_history and condor_rm. Leader and nodes share a file
-system; nothing is transferred.
+This module follows the manual pages of condor_submit, condor_q, condor_history and condor_rm. The leader and the nodes
+share a file system; no files are transferred.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class HTCondorSettings(JobSettings, total=False):
     Parameters
     ----------
     parameters : mapping
-        Further lines of the submit description, such as ``{"requirements": "TARGET.has_sse4_2 == true"}``.
-        By default those of ``TOILFN_HTCONDOR_PARAMS``: ``name = value`` pairs with semicolons between them.
+        Additional lines of the submit description, such as ``{"requirements": "TARGET.has_sse4_2 == true"}``. Default:
+        ``TOILFN_HTCONDOR_PARAMS``, which has ``name = value`` pairs separated by semicolons.
     bindings : bool
-        Whether to use HTCondor's Python bindings instead of its commands; by default if they are installed
-        (``htcondor2``, of the package ``htcondor``) and find a schedd.
+        Whether to use HTCondor's Python bindings instead of its commands. Default: true if they are installed
+        (``htcondor2``, from the package ``htcondor``) and find a schedd.
     """
 
     parameters: Mapping[str, str]
@@ -46,7 +46,7 @@ class HTCondorSettings(JobSettings, total=False):
 
 
 class HTCondorCluster(CommandCluster):
-    """Run tasks as HTCondor jobs; see `JobSettings` and `HTCondorSettings` for its settings.
+    """Runs tasks as HTCondor jobs; see `JobSettings` and `HTCondorSettings` for the settings.
 
     `job_extra_directives` are lines of the submit description.
     """
@@ -75,14 +75,14 @@ class HTCondorCluster(CommandCluster):
         self._queue: Queue = CommandQueue(self.commands)
 
     def open(self, context: RunContext) -> None:
-        """Get ready; see `Cluster.open`."""
+        """Choose how to talk to the schedd, and prepare to run batches; see `Cluster.open`."""
         self._queue = chosen_queue(self.commands, self.settings.get("bindings"))
         if isinstance(self._queue, CommandQueue):
             self.commands.expect(("condor_submit", "condor_q", "condor_rm"))
         super().open(context)
 
     def directives(self, submission: Submission) -> list[str]:
-        """Return the submit description's lines that follow from the shape."""
+        """Return the lines of the submit description for a shape."""
         resources, given = submission.resources, self.settings
         walltime = self.walltime(resources)
         gpus = sum(accelerator.count for accelerator in resources.accelerators)
@@ -94,7 +94,7 @@ class HTCondorCluster(CommandCluster):
             f"request_disk = {max(1, math.ceil(resources.disk / 2**10))}",
             *([f"request_gpus = {gpus}"] if gpus else []),
             *([f"allowed_execute_duration = {math.ceil(walltime)}"] if walltime is not None else []),
-            *self.given(account="accounting_group = {}"),
+            *self.setting_directives(account="accounting_group = {}"),
             f'environment = "{self.index}=$(Process)"',
             "getenv = true",
             "should_transfer_files = NO",
@@ -105,22 +105,22 @@ class HTCondorCluster(CommandCluster):
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Return condor_submit's command line; it reads the description from its input."""
+        """Return the condor_submit command line; condor_submit reads the description from standard input."""
         return ["condor_submit", "-terse", *self.submit_args()]
 
     def submit_input(self, script: Path, text: str) -> str:
-        """Take the submit description out of the script."""
+        """Extract the submit description from the script."""
         lines = [line.removeprefix(self.prefix).strip() for line in text.splitlines() if line.startswith(self.prefix)]
         place = str(script).replace("$", "$(DOLLAR)")
         return "\n".join([f"executable = {place}", f"log = {place}.events", *_queue_last(lines)]) + "\n"
 
     def send(self, submission: Submission, script: Path, text: str) -> str:
-        """Submit; see `CommandCluster.send`."""
+        """Submit a script; see `CommandCluster.send`."""
         output = self._queue.submit(self.submit_input(script, text), self.submit_args())
         return self.submitted(output) or self.identified(submission.name, output)
 
     def arrived(self, name: str) -> str:
-        """Ask the queue for a submission by its name; what has left the queue is in the event log."""
+        """Search for a submission by its name in the queue, and, if it has left the queue, in its event log."""
         found = super().arrived(name)
         if not found and (logged := re.search(r"^\d{3} \(0*(\d+)\.", self._log(name), re.MULTILINE)):
             return logged[1]
@@ -131,7 +131,7 @@ class HTCondorCluster(CommandCluster):
         self._queue.remove(jobs)
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask the queue."""
+        """Query the queue; see `CommandCluster.query`."""
         try:
             return self._judged(self._queue.queued(bases))
         except NoticesError:
@@ -141,7 +141,7 @@ class HTCondorCluster(CommandCluster):
             return ended
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Read the event logs, and ask for the history of submissions that have none: that takes HTCondor long."""
+        """Read the event logs, and query the history, which is slow, only for submissions without a log."""
         known = self._ended_by_log(bases)
         silent = [base for base in bases if base not in {self.split(job)[0] for job in known}]
         return known | (self._judged(self._queue.history(silent)) if silent else {})
@@ -154,7 +154,7 @@ class HTCondorCluster(CommandCluster):
         return known
 
     def names(self) -> dict[JobId, str]:
-        """Ask for all live jobs of this user."""
+        """Return the names of all live jobs of this user."""
         try:
             ads = self._queue.queued(())
         except NoticesError:
@@ -164,7 +164,7 @@ class HTCondorCluster(CommandCluster):
         return {self.element(*key): name for key, name in batch_names(ads).items()}
 
     def _is_unfinished(self, log: Path) -> bool:
-        """Return whether an event log has jobs that have not ended."""
+        """Return whether an event log contains jobs that have not ended."""
         name = log.name.removesuffix(".sh.events")
         jobs = re.findall(r"^\d{3} \(0*(\d{1,9})\.(\d{1,9})\.", self._log(name), re.MULTILINE)
         return not self._logged(name).keys() >= {self.element(cluster, int(process)) for cluster, process in jobs}
@@ -184,7 +184,7 @@ class HTCondorCluster(CommandCluster):
 
 
 def _variable() -> dict[str, str]:
-    """Read ``TOILFN_HTCONDOR_PARAMS``."""
+    """Parse ``TOILFN_HTCONDOR_PARAMS``."""
     pairs = [pair for pair in os.environ.get("TOILFN_HTCONDOR_PARAMS", "").split(";") if pair.strip()]
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise InputError(f"TOILFN_HTCONDOR_PARAMS: {wrong[0]!r} does not have the form 'name = value'")

@@ -17,33 +17,34 @@ AWAY = (
     "Failed to (connect|fetch ads|commit|query|start)|Can't (find address|connect)|Couldn't contact|communication error"
     "|timed out|[Uu]nable to (locate|connect)|SECMAN|AUTHENTICATE|Connection (refused|reset)|QMGMT|not responding"
 )
-"""Words of a schedd that is briefly away."""
+"""A regular expression for the messages of a temporarily unavailable schedd."""
 
 Ad: TypeAlias = dict[str, Any]
 
 
 class NoticesError(AwayError):
-    """The answer has words, and no job: a notice of the site, as HTCondor prints nothing for none, or a failure."""
+    """The answer is text without any job: either a notice of the site, since HTCondor prints nothing if there are no
+    jobs, or a failure."""
 
 
 class Queue(Protocol):
-    """What `HTCondorCluster` asks of a schedd. Submissions are clusters' ids; jobs are clusters or ``4711.3``."""
+    """A connection to a schedd. A submission is the id of an HTCondor cluster; a job is such an id, or ``4711.3``."""
 
     def submit(self, description: str, arguments: Sequence[str]) -> str:
-        """Submit a description, with the user's further words; return what was answered: ``4711.0 - 4711.3``."""
+        """Submit a description with the user's additional arguments; return the answer, ``4711.0 - 4711.3``."""
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
-        """Return the ads of jobs in the queue; without clusters those of all of this user's."""
+        """Return the ads of the jobs of some clusters in the queue, or, without clusters, of all jobs of this user."""
 
     def history(self, clusters: Sequence[str]) -> list[Ad]:
-        """Return the ads of jobs that left the queue."""
+        """Return the ads of jobs that have left the queue."""
 
     def remove(self, jobs: Sequence[str]) -> None:
-        """End jobs and clusters."""
+        """End jobs or whole clusters."""
 
 
 class CommandQueue:
-    """HTCondor's commands."""
+    """A connection through HTCondor's commands."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
@@ -74,12 +75,12 @@ class CommandQueue:
 
 
 class Bindings:
-    """HTCondor's second Python bindings, the module ``htcondor2``: no process for each question.
+    """A connection through version 2 of HTCondor's Python bindings, which start no process for each query.
 
     Raises
     ------
     ImportError
-        If they are not installed.
+        If the module ``htcondor2`` is not installed.
     """
 
     def __init__(self) -> None:
@@ -88,7 +89,7 @@ class Bindings:
         self._module = htcondor2
 
     def finds_schedd(self) -> bool:
-        """Return whether HTCondor's configuration on this machine leads to a schedd."""
+        """Return whether HTCondor's configuration on this machine names a schedd."""
         try:
             self._module.Schedd()
         except self._module.HTCondorException:
@@ -96,15 +97,15 @@ class Bindings:
         return True
 
     def submit(self, description: str, arguments: Sequence[str]) -> str:
-        """See `Queue.submit`. Words on the command line are ``name=value`` here, as in ``condor_submit -append``."""
+        """See `Queue.submit`. Arguments must be ``name=value``, as for ``condor_submit -append``."""
         wrong = [word for word in arguments if "=" not in word or word.startswith("-")]
         if wrong:
             raise ClusterError(
                 f"submit_args: the Python bindings do not accept {wrong[0]!r}",
-                hint="set bindings=False, or write name=value",
+                hint="set bindings=False, or use name=value",
             )
         lines = "".join(f"{word}\n" for word in arguments)
-        result = self._asked(lambda: self._module.Schedd().submit(self._module.Submit(lines + description)))
+        result = self._call(lambda: self._module.Schedd().submit(self._module.Submit(lines + description)))
         return f"{result.cluster()}.0 - {result.cluster()}.0\n"
 
     def queued(self, clusters: Sequence[str]) -> list[Ad]:
@@ -119,16 +120,16 @@ class Bindings:
     def remove(self, jobs: Sequence[str]) -> None:
         """See `Queue.remove`."""
         constraint = " || ".join(map(_is, jobs))
-        self._asked(lambda: self._module.Schedd().act(self._module.JobAction.Remove, constraint))
+        self._call(lambda: self._module.Schedd().act(self._module.JobAction.Remove, constraint))
 
     def _ads(self, ask: Any) -> list[Ad]:
         try:
             found = list(ask())
-        except self._module.HTCondorException as error:  # a question without an answer says nothing of jobs
+        except self._module.HTCondorException as error:  # a failed query says nothing about jobs
             raise AwayError(f"htcondor: {error}") from error
         return [{name: ad[name] for name in ATTRIBUTES if name in ad} for ad in found]
 
-    def _asked(self, ask: Any) -> Any:
+    def _call(self, ask: Any) -> Any:
         try:
             return ask()
         except self._module.HTCondorException as error:
@@ -137,12 +138,12 @@ class Bindings:
 
 
 def chosen_queue(commands: Commands, wanted: bool | None) -> Queue:
-    """Choose the bindings if they are wanted, or installed and able to find a schedd; else the commands.
+    """Return the bindings if they are wanted, or if they are installed and find a schedd; else the commands.
 
     Raises
     ------
     ClusterError
-        If they are wanted and not installed.
+        If the bindings are wanted and not installed.
     """
     if wanted is False:
         return CommandQueue(commands)

@@ -1,1 +1,1 @@
-"""The parts of `toilfn.clusters.kubernetes.cluster`."""
+"""Kubernetes."""

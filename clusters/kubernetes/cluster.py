@@ -1,7 +1,7 @@
-"""Kubernetes: each batch is the pod of a Job, and many of one shape are the pods of one Indexed Job.
+"""Kubernetes: each batch runs in the pod of a Job, and many batches of one shape in the pods of one Indexed Job.
 
-News come by watching jobs and pods, and a thread sends jobs. The leader may be anywhere from where the API can be
-reached, or in a pod.
+Two threads watch jobs and pods for changes, and another one sends jobs. The leader can run anywhere from where the API
+is reachable, or in a pod.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _TAIL = 1000
-"""How many bytes of a failed pod's log are shown."""
+"""Number of bytes of a failed pod's log to show."""
 _INDEXED = 1, 29
-"""The first version whose Indexed Jobs continue when one of their pods fails (backoffLimitPerIndex)."""
+"""The first version of Kubernetes whose Indexed Jobs continue when one of their pods fails (backoffLimitPerIndex)."""
 _ARRAY_LIMIT = 1000
 _OPENING = 30.0
-"""Seconds within which the API has to answer at the start: then a wrong address is likelier than a short absence."""
+"""Seconds to wait for the API at the start, when a wrong address is more likely than a temporary outage."""
 _BRIEF = 2.0
-"""Seconds for which the API may be without an answer before that is worth a word."""
+"""Seconds of an outage before it is reported."""
 _LOOKS = 20
-"""How many pods that do not start are looked into in one round."""
+"""Maximum number of pods that do not start to examine in one round."""
 _LEAVING = 60.0
-"""Seconds beyond its grace period after which a deleted pod that stays is on a node that is lost."""
+"""Seconds after its grace period after which a deleted pod that still exists counts as lost with its node."""
 
 
 @dataclass(slots=True)
@@ -64,18 +64,18 @@ class _Live:
 
     job: str
     since: float
-    """The monotonic time from which on it was known to be there; infinite while the API has not taken its job."""
+    """The monotonic time since which the API is known to have the batch's job; infinite before that."""
     next_look: float
-    """When to see whether something keeps its pod from starting."""
+    """When to check whether something prevents the pod from starting."""
     pod: dict[str, Any] | None = None
     state: JobState = JobState.QUEUED
     is_killed: bool = False
     left_at: float = field(default=float("inf"))
-    """When its pod is given up after it was deleted."""
+    """When to give up waiting for the end of the pod after it was deleted."""
 
 
 class KubernetesCluster(Cluster):
-    """Run tasks in pods; see `KubernetesSettings` for its settings."""
+    """Runs tasks in pods; see `KubernetesSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
@@ -97,17 +97,17 @@ class KubernetesCluster(Cluster):
         self._next_look = 0.0
         self._array_limit = 1
         self._has_run = False
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._sender: Sender | None = None
         self._unsent: set[str] = set()
-        """The names of jobs that the API has not taken yet."""
+        """The names of jobs that the API has not accepted yet."""
         self._is_away = False
 
     def open(self, context: RunContext) -> None:
-        """Connect, and start to watch. See `Cluster.open`."""
+        """Connect to the API, and start the threads. See `Cluster.open`."""
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", context.workflow):
             raise InputError(
-                f"{context.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.', '-'"
+                f"{context.workflow!r} is not valid in a job name", hint="use letters, digits, '_', '.' and '-'"
             )
         image_of(self.settings, "KubernetesCluster")
         self._context, selector = context, f"{WORKFLOW}={context.workflow}"
@@ -126,11 +126,11 @@ class KubernetesCluster(Cluster):
         self._sender = Sender(connection, self._news, self.poll_interval)
 
     def capacity(self) -> Capacity:
-        """Return no limits but `max_jobs`: Kubernetes has its own queue."""
+        """Return no limit except `max_jobs`, since Kubernetes has its own queue."""
         return Capacity(total=None, largest=None, batches=self.max_jobs)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Start jobs; those of one shape go out as an Indexed Job if the server knows them. See `Cluster.submit`."""
+        """Start jobs, those of one shape as an Indexed Job if the server supports that. See `Cluster.submit`."""
         jobs: dict[str, JobId] = {}
         shapes: dict[Resources, list[Batch]] = {}
         for batch in batches:
@@ -141,7 +141,7 @@ class KubernetesCluster(Cluster):
         return [jobs[batch.name] for batch in batches]
 
     def poll(self, timeout: float) -> list[Update]:
-        """Wait for news. See `Cluster.poll`."""
+        """Wait for changes, and return updates. See `Cluster.poll`."""
         end = time.monotonic() + timeout
         updates: list[Update] = []
         is_awake = False
@@ -154,7 +154,7 @@ class KubernetesCluster(Cluster):
         return updates
 
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """End jobs: a whole Job at once where nothing else of it lives. See `Cluster.kill`."""
+        """End jobs; a Job without other live batches is deleted as a whole. See `Cluster.kill`."""
         ending = [self._live[id_] for id_ in jobs if id_ in self._live]
         for live in ending:
             live.is_killed = True
@@ -169,17 +169,17 @@ class KubernetesCluster(Cluster):
                 self._remove(live.pod["metadata"]["name"], self._api.delete_pod)
 
     def close(self) -> None:
-        """End all jobs of this leader, and hang up."""
+        """End all jobs of this leader, and disconnect."""
         if self._connection is None:
             return
         self.kill(tuple(self._live))
         self._stop_sending()
-        self._take(0.0, [])  # the API may have jobs that are not wanted any more
+        self._take(0.0, [])  # the API may have accepted jobs that were killed meanwhile
         self._remove_leftover()
         self.has_left_jobs = bool(self._leftover)
         if self._leftover:
             _log.warning(
-                "these jobs and pods could not be deleted and may still be running: %s. Delete them with "
+                "could not delete these jobs and pods, which may still be running: %s; delete them with "
                 "`kubectl delete jobs -n %s -l %s=%s`",
                 " ".join(sorted(self._leftover)),
                 self._connection.namespace,
@@ -189,7 +189,7 @@ class KubernetesCluster(Cluster):
         self.leave()
 
     def leave(self) -> None:
-        """Hang up, and let the jobs run on."""
+        """Disconnect, and let the jobs continue."""
         if self._connection is None:
             return
         self._stop_sending()
@@ -203,11 +203,11 @@ class KubernetesCluster(Cluster):
         self._unsent.clear()
 
     def wake(self) -> None:
-        """Build a waiting `poll` return."""
+        """Wake a waiting `poll`."""
         self._news.put(None)
 
     def manifest(self, submission: Submission | None = None) -> dict[str, Any]:
-        """Build the Job of a submission as `submit` does; without one, that of an ordinary task, to look at."""
+        """Return the Job that `submit` creates for a submission; without one, an example for an ordinary task."""
         if submission is None:
             batch = Batch("BATCH", "example", Resources())
             submission = Submission("toilfn-example", (batch,), batch.resources, "")
@@ -215,7 +215,7 @@ class KubernetesCluster(Cluster):
         given = {"owner": user_label(user()), **self.settings, "image": image}
         return job(submission, self._context or RunContext("STORE", "WORKFLOW"), given)
 
-    # How it is done.
+    # Implementation.
 
     @property
     def _api(self) -> Connection:
@@ -224,7 +224,7 @@ class KubernetesCluster(Cluster):
         return self._connection
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """Ask until the API answers."""
+        """Repeat a request until the API answers or `patience` runs out."""
         for pause in pauses(self._patience):
             try:
                 answer = ask()
@@ -237,7 +237,7 @@ class KubernetesCluster(Cluster):
         return ask()
 
     def _at_start(self, ask: Callable[[], T]) -> T:
-        """Ask before anything runs: an address or credentials that do not work then are wrong."""
+        """Send a request at the start, when an address or credentials that do not work are wrong."""
         for pause in pauses(min(_OPENING, self._patience)):
             try:
                 return ask()
@@ -249,14 +249,14 @@ class KubernetesCluster(Cluster):
         return ask()
 
     def _note_outage(self, error: ClusterError | None) -> None:
-        """Report that the API does not answer, and that it does again, once each."""
+        """Report once that the API has stopped answering, and once that it answers again."""
         if self._context is None or self._is_away == (error is not None):
             return
         self._is_away = error is not None
         self._context.outage(str(error) if error else "")
         if error:
             patience = format_duration(self._patience)
-            _log.warning("%s; the run waits for it, for at most %s (patience)", error, patience)
+            _log.warning("%s; waiting for it for at most %s (setting patience)", error, patience)
         else:
             _log.warning("Kubernetes answers again")
 
@@ -279,7 +279,7 @@ class KubernetesCluster(Cluster):
             self._sender = None
 
     def _sent(self, name: str, at: float) -> None:
-        """Note that the API has a job, and delete it if it was killed meanwhile."""
+        """Record that the API has accepted a job, and delete the job if it was killed meanwhile."""
         self._unsent.discard(name)
         batches = [live for live in self._live.values() if live.job == name]
         for live in batches:
@@ -288,7 +288,7 @@ class KubernetesCluster(Cluster):
             self._remove(name, self._api.delete_job)
 
     def _not_sent(self, name: str, why: str, is_doubtful: bool) -> list[Update]:
-        """End the batches of a job that the API will not have."""
+        """End the batches of a job that the API has refused."""
         self._unsent.discard(name)
         lost = [(id_, live) for id_, live in self._live.items() if live.job == name]
         found = Found(JobState.ENDED, Cause.INPUT, why)
@@ -305,7 +305,7 @@ class KubernetesCluster(Cluster):
             self._alive[name] += 1
 
     def _take(self, timeout: float, updates: list[Update]) -> bool:
-        """Take all news there are, waiting for the first; tell whether somebody wants `poll` to return."""
+        """Process all queued events, waiting for the first one; return whether `wake` was called."""
         is_awake = False
         with suppress(queue.Empty):
             news = self._news.get(timeout=max(0.0, timeout))
@@ -322,7 +322,7 @@ class KubernetesCluster(Cluster):
             case NotSent(name, why, is_doubtful):
                 return self._not_sent(name, why, is_doubtful)
             case NoRoom(why):
-                self._say(f"jobs wait for the namespace's quota: {why}")
+                self._warn_once(f"jobs wait for the namespace's quota: {why}")
             case Changed("pod", pod):
                 return self._saw(pod)
             case Gone("pod", pod):
@@ -334,7 +334,7 @@ class KubernetesCluster(Cluster):
         return []
 
     def _saw_all(self, kind: str, items: Sequence[dict[str, Any]], began: float) -> list[Update]:
-        """Compare a list with what was known before it was asked for."""
+        """Compare a list with the batches that were known before the list was requested."""
         before = {id_: live for id_, live in self._live.items() if live.since < began}
         if kind == "job":
             names = {item["metadata"]["name"] for item in items}
@@ -367,7 +367,7 @@ class KubernetesCluster(Cluster):
         return [Update(id_, found.state, None, found.detail)] if is_news else []
 
     def _lost(self, id_: JobId, pod: Mapping[str, Any] | None) -> list[Update]:
-        """Judge a batch whose pod is not there any more."""
+        """Build the update for a batch whose pod no longer exists."""
         live = self._live.get(id_)
         if live is None:
             return []
@@ -375,7 +375,7 @@ class KubernetesCluster(Cluster):
         return [self._ended(id_, live, found if found.state is JobState.ENDED else verdict.gone(pod))]
 
     def _lost_jobs(self, names: set[str]) -> list[Update]:
-        """Judge the batches of jobs that are not there any more; pods that are left tell of themselves."""
+        """Build the updates for batches of jobs that no longer exist. Batches that still have pods are left out."""
         lost = [id_ for id_, live in self._live.items() if live.job in names and live.pod is None]
         return [update for id_ in lost for update in self._lost(id_, None)]
 
@@ -383,7 +383,7 @@ class KubernetesCluster(Cluster):
         if live.is_killed and found.cause is not None:
             found = Found(JobState.ENDED, Cause.LOST, "killed")
         elif found.cause is not None and live.pod is not None:
-            found = self._excused(found, live.pod) if found.cause is Cause.LOST else found
+            found = self._judge_lost(found, live.pod) if found.cause is Cause.LOST else found
             found = found._replace(detail=found.detail + self._printed(live.pod, found.cause))
         del self._live[id_]
         self._alive[live.job] -= 1
@@ -392,8 +392,8 @@ class KubernetesCluster(Cluster):
             self._remove(live.job, self._api.delete_job)
         return Update(id_, JobState.ENDED, found.cause, found.detail)
 
-    def _excused(self, found: Found, pod: Mapping[str, Any]) -> Found:
-        """Judge a lost pod by its node: one that was drained or taken away costs the task nothing."""
+    def _judge_lost(self, found: Found, pod: Mapping[str, Any]) -> Found:
+        """Classify a lost pod by its node: if the node was drained or reclaimed, the pod counts as preempted."""
         try:
             node = self._api.node(pod["spec"]["nodeName"]) if pod["spec"].get("nodeName") else None
         except ClusterError:
@@ -403,7 +403,7 @@ class KubernetesCluster(Cluster):
         return found._replace(cause=Cause.PREEMPTED, detail=f"{found.detail}; {why}") if why else found
 
     def _printed(self, pod: Mapping[str, Any], cause: Cause | None) -> str:
-        """Return the end of what the task had printed, and of what the worker printed outside its tasks."""
+        """Return the end of the task's output, and of the worker's output outside its tasks."""
         said = verdict.last_words(pod)[-_TAIL:].strip()
         printed = f"; its output ends with:\n{said}" if said else ""
         if cause in (Cause.LOST, Cause.PREEMPTED):  # its node may be gone
@@ -417,14 +417,14 @@ class KubernetesCluster(Cluster):
         return f"{'' if said in text else printed}; its log ends with:\n{text}"
 
     def _remove(self, name: str, delete: Callable[[str], None]) -> None:
-        """Delete a job or a pod, later if the API does not answer now."""
+        """Delete a job or a pod; if the API does not answer, try again later."""
         try:
             delete(name)
             self._leftover.pop(name, None)
         except AwayError:
             self._leftover[name] = delete
         except ClusterError as error:
-            _log.warning("%s could not be deleted: %s", name, error)
+            _log.warning("could not delete %s: %s", name, error)
             self._leftover.pop(name, None)
 
     def _remove_leftover(self) -> None:
@@ -432,7 +432,7 @@ class KubernetesCluster(Cluster):
             self._remove(name, delete)
 
     def _look(self) -> list[Update]:
-        """Look for jobs that do not make progress."""
+        """Check for jobs that do not make progress."""
         self._check_outage()
         self._remove_leftover()
         now = time.monotonic()
@@ -460,16 +460,16 @@ class KubernetesCluster(Cluster):
         if away > self._patience:
             self._live.clear()  # so that `close` leaves the jobs alone
             raise ClusterError(
-                f"{error}\nno news of the jobs for {format_duration(away)} (setting patience); the jobs keep running",
+                f"{error}\nno contact for {format_duration(away)} (setting patience); the jobs keep running",
                 hint="resume the run later",
             )
         if away > _BRIEF:
             self._note_outage(error)
 
     def _stuck(self, id_: JobId, live: _Live) -> list[Update]:
-        """Find out what keeps a batch from starting that has waited for long; waiting for a node is not a fault."""
+        """Find out what prevents a batch from starting; waiting for a node is not an error."""
         if live.pod is not None and not verdict.is_starting(live.pod):
-            self._say(f"pods wait for a node: {verdict.judge(live.pod).detail}")
+            self._warn_once(f"pods wait for a node: {verdict.judge(live.pod).detail}")
             return []
         name = live.pod["metadata"]["name"] if live.pod else live.job
         reason = verdict.blocked(live.pod) if live.pod else ""
@@ -479,35 +479,35 @@ class KubernetesCluster(Cluster):
                 return [
                     self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.QUOTA_TOO_SMALL}"))
                 ]
-            self._say(f"pods wait for the namespace's quota: {reason}")
+            self._warn_once(f"pods wait for the namespace's quota: {reason}")
             return []
         if not reason:
             return []
         if live.pod is not None:
             self._remove(name, self._api.delete_pod)
-        # A shape that has worked before will again; one that never did is a mistake in the settings.
+        # If other pods have run, this may be temporary; if none ever has, the settings are wrong.
         cause = Cause.LOST if self._has_run else Cause.INPUT
-        detail = f"its pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
+        detail = f"the pod did not start within {format_duration(self._pod_timeout)} (pod_timeout): {reason}"
         live.pod = None
         return [self._ended(id_, live, Found(JobState.ENDED, cause, detail))]
 
     def _warning(self, name: str) -> str:
-        """Return the last complaint of Kubernetes about a job or a pod, if there is one and we may see it."""
+        """Return the last warning event of a job or a pod; empty if there is none, or this user may not read events."""
         try:
             return "".join(self._api.warnings(name)[-1:])
         except ClusterError as error:
-            self._say(f"why pods do not start cannot be seen: {error}")
+            self._warn_once(f"cannot determine why pods do not start: {error}")
             return ""
 
-    def _say(self, text: str) -> None:
-        """Warn once of what differs in nothing but names and numbers."""
+    def _warn_once(self, text: str) -> None:
+        """Log a warning, unless one that differs only in names and numbers was logged before."""
         key = re.sub(r'"[^"]*"|[a-z]*[\d.]+\w*', "", text)
-        if key not in self._said:
-            self._said.add(key)
+        if key not in self._warned:
+            self._warned.add(key)
             _log.warning("%s", text)
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find a workflow's jobs, and take them over: polls tell of them from now on, also of what has ended."""
+        """Find the jobs of a workflow and adopt them: `poll` reports them from now on, even those that have ended."""
         selector = f"{WORKFLOW}={workflow}"
         jobs, _ = self._patiently(lambda: self._api.list("job", selector))
         pods, _ = self._patiently(lambda: self._api.list("pod", selector))

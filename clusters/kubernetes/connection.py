@@ -1,4 +1,4 @@
-"""Requests to the API of Kubernetes, and what their failures mean."""
+"""Requests to the Kubernetes API, and the meaning of their failures."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["Connection", "ExpiredError", "QuotaError", "RefusedError", "Stream",
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = (5.0, 30.0)
-"""Seconds to connect, and to wait for an answer."""
+"""Timeouts for connecting and for an answer, in seconds."""
 _AWAY = {0, 408, 429, 500, 502, 503, 504}
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-"""Where a pod finds the name of its own namespace."""
+"""The file with the namespace of a pod, in its containers."""
 _PAGE = 500
-"""How many objects are listed in one request."""
+"""Number of objects to list in one request."""
 
 
-class Right(NamedTuple):
-    """Something that a leader does with one kind of object."""
+class Permission(NamedTuple):
+    """An operation of the leader on one kind of object."""
 
     group: str
     resource: str
@@ -42,34 +42,34 @@ class Right(NamedTuple):
 
 
 _NEEDED = [
-    *(Right("batch", "jobs", verb) for verb in ("create", "delete", "list", "watch")),
-    *(Right("", "pods", verb) for verb in ("list", "watch")),
+    *(Permission("batch", "jobs", verb) for verb in ("create", "delete", "list", "watch")),
+    *(Permission("", "pods", verb) for verb in ("list", "watch")),
 ]
-"""Rights that every run needs."""
+"""Permissions that every run needs."""
 _HELPFUL = {
-    Right("", "pods", "delete"): "a task that is stopped may go on until the other tasks of its job have ended",
-    Right("", "pods/log", "get"): "what a failed worker printed will not be shown",
-    Right("", "events", "list"): "why a pod does not start will not be shown",
+    Permission("", "pods", "delete"): "a killed task may continue until the other tasks of its job have ended",
+    Permission("", "pods/log", "get"): "the output of failed workers will not be shown",
+    Permission("", "events", "list"): "the reasons why pods do not start will not be shown",
 }
-"""Rights that a run can do without, and the price."""
+"""Optional permissions, and the consequences of lacking them."""
 
 
 class ExpiredError(AwayError):
-    """The place where a request continues is forgotten, or a stream ended with an error: list everything again."""
+    """The server no longer has the version to continue from, or a stream ended with an error: list everything again."""
 
 
 class Connection:
-    """The API, for one namespace.
+    """A connection to the API for one namespace.
 
     Parameters
     ----------
     settings : mapping
-        Of `KubernetesSettings`: kubeconfig, context, namespace.
+        The settings `kubeconfig`, `context` and `namespace` of `KubernetesSettings`.
 
     Raises
     ------
     ClusterError
-        If there is no configuration to reach a cluster with.
+        If there is no configuration for reaching a cluster.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -80,87 +80,87 @@ class Connection:
                 f"KubernetesCluster needs optional packages: {error}", hint="pip install 'toilfn[kubernetes]'"
             ) from error
         configuration = client.Configuration()
-        configuration.retries = False  # retries are decided by the caller
+        configuration.retries = False  # the caller decides on retries
         self.namespace: str = _configure(configuration, settings)
         self.host: str = configuration.host
         self._client = client.ApiClient(configuration)
         self._jobs, self._pods = client.BatchV1Api(self._client), client.CoreV1Api(self._client)
-        self._version, self._rights = client.VersionApi(self._client), client.AuthorizationV1Api(self._client)
+        self._version, self._authorization = client.VersionApi(self._client), client.AuthorizationV1Api(self._client)
         self._job = client.V1Job
         self._settings = settings
         self._sees_nodes = True
         self._raised = client.ApiException
 
     def version(self) -> tuple[int, int]:
-        """Ask for the server's version."""
+        """Return the server's version."""
         found = self._ask(self._version.get_code)
         major, minor = (int("".join(filter(str.isdigit, str(found[key]))) or 0) for key in ("major", "minor"))
         return major, minor
 
     def check(self, selector: str) -> None:
-        """Find out whether the namespace, the credentials and the rights are right.
+        """Check the namespace, the credentials and the permissions.
 
         Raises
         ------
         AwayError
             If the server does not answer.
         ClusterError
-            If it refuses, or a right is missing.
+            If the server refuses, or a permission is missing.
         """
         try:
             self._ask(self._pods.read_namespace, self.namespace)
         except RefusedError as error:
             if error.status == 404:
                 raise ClusterError(f"namespace {self.namespace!r} not found in {self.host}") from error
-            if error.status != 403:  # an account that may not list namespaces may still use one
+            if error.status != 403:  # an account may use a namespace without permission to read it
                 raise
-        with suppress(RefusedError):  # a server need not answer questions about rights
-            self._check_rights()
+        with suppress(RefusedError):  # a server need not answer queries about permissions
+            self._check_permissions()
         self._ask(self._jobs.list_namespaced_job, self.namespace, label_selector=selector, limit=1)
         self._ask(self._pods.list_namespaced_pod, self.namespace, label_selector=selector, limit=1)
 
-    def _check_rights(self) -> None:
-        missing = [str(right) for right in _NEEDED if not self._may(right)]
-        role = "examples/kubernetes/role.yaml has all rights that a leader needs"
+    def _check_permissions(self) -> None:
+        missing = [str(permission) for permission in _NEEDED if not self._may(permission)]
+        role = "examples/kubernetes/role.yaml has all permissions that a leader needs"
         if missing:
             raise ClusterError(
                 f"Kubernetes at {self.host} does not allow this user to {', '.join(missing)} in the namespace"
                 f" {self.namespace!r}",
-                hint=f"{role}; see `kubectl auth can-i {missing[0]} -n {self.namespace}`",
+                hint=f"{role}; check with `kubectl auth can-i {missing[0]} -n {self.namespace}`",
             )
-        for right, loss in _HELPFUL.items():
-            if not self._may(right):
-                _log.warning("Kubernetes does not allow this user to %s: %s; %s", right, loss, role)
+        for permission, loss in _HELPFUL.items():
+            if not self._may(permission):
+                _log.warning("Kubernetes does not allow this user to %s: %s; %s", permission, loss, role)
 
-    def _may(self, right: Right) -> bool:
-        """Ask whether this user has a right."""
-        resource, _, part = right.resource.partition("/")
-        wanted = {"namespace": self.namespace, "group": right.group, "resource": resource, "verb": right.verb}
+    def _may(self, permission: Permission) -> bool:
+        """Return whether this user has a permission."""
+        resource, _, part = permission.resource.partition("/")
+        wanted = {"namespace": self.namespace, "group": permission.group, "resource": resource, "verb": permission.verb}
         wanted |= {"subresource": part} if part else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": wanted},
         }
-        answer = self._ask(self._rights.create_self_subject_access_review, review)
+        answer = self._ask(self._authorization.create_self_subject_access_review, review)
         return bool(answer.get("status", {}).get("allowed"))
 
     def check_job(self, manifest: dict[str, Any]) -> None:
-        """Compare a job with what the client knows of jobs.
+        """Check the description of a job against the client's model.
 
         Raises
         ------
         InputError
-            If it has a field that the client does not know, or a value of a wrong type.
+            If it has a field that the client does not know, or a value of the wrong type.
         """
-        if validate := getattr(self._job, "model_validate", None):  # older clients take everything
+        if validate := getattr(self._job, "model_validate", None):  # older clients do not validate
             try:
                 validate(manifest)
             except ValueError as error:
                 raise _unfit(error) from None
 
     def create_job(self, manifest: dict[str, Any]) -> None:
-        """Build a job; one of that name is this one, made by a request whose answer was lost."""
+        """Create a job. If one with its name exists, an earlier request has created it whose answer was lost."""
         try:
             self._ask(self._jobs.create_namespaced_job, self.namespace, manifest, field_validation="Strict")
         except RefusedError as error:
@@ -168,17 +168,17 @@ class Connection:
                 raise
 
     def delete_job(self, name: str) -> None:
-        """Delete a job with its pods; one that is gone is not an error."""
+        """Delete a job and its pods; a missing job is ignored."""
         with suppress(GoneError):
             self._ask(self._jobs.delete_namespaced_job, name, self.namespace, propagation_policy="Background")
 
     def delete_pod(self, name: str) -> None:
-        """Delete a pod; one that is gone is not an error."""
+        """Delete a pod; a missing pod is ignored."""
         with suppress(GoneError):
             self._ask(self._pods.delete_namespaced_pod, name, self.namespace)
 
     def list(self, kind: str, selector: str) -> tuple[list[dict[str, Any]], str]:
-        """List all jobs or pods with some labels, and give the version from which to watch them."""
+        """Return all jobs or pods with some labels, and the version from which to watch for changes."""
         items: list[dict[str, Any]] = []
         options = {"label_selector": selector, "limit": _PAGE}
         while True:
@@ -187,7 +187,7 @@ class Connection:
             except ExpiredError:
                 if "_continue" not in options:
                     raise
-                items, options = [], {"label_selector": selector}  # pages are too slow: everything at once
+                items, options = [], {"label_selector": selector}  # too slow for pages; list everything at once
                 continue
             items += page["items"]
             if not (more := page["metadata"].get("continue")):
@@ -196,7 +196,7 @@ class Connection:
         return items, page["metadata"]["resourceVersion"]
 
     def watch(self, kind: str, selector: str, version: str, seconds: int) -> Stream:
-        """Watch jobs or pods from a version on; the server ends the stream after some seconds."""
+        """Watch jobs or pods from a version on. The server ends the stream after `seconds`."""
         response = self._request(
             self._lister(kind),
             self.namespace,
@@ -210,7 +210,7 @@ class Connection:
         return Stream(response, self._meaning)
 
     def log(self, pod: str, container: str, size: int) -> str:
-        """Return the end of what a container printed, at most some bytes."""
+        """Return the end of a container's output, at most `size` bytes."""
         response = self._request(
             self._pods.read_namespaced_pod_log, pod, self.namespace, container=container, tail_lines=50
         )
@@ -218,7 +218,7 @@ class Connection:
             return bytes(response.data)[-size:].decode(errors="replace").strip()
 
     def node(self, name: str) -> dict[str, Any] | None:
-        """Return a node; None if it is gone, or if this user may not see nodes, which is not needed to run tasks."""
+        """Return a node; None if it no longer exists, or if this user may not read nodes, which is optional."""
         if self._sees_nodes:
             try:
                 return self._ask(self._pods.read_node, name)
@@ -229,14 +229,14 @@ class Connection:
         return None
 
     def warnings(self, name: str) -> Sequence[str]:
-        """List what Kubernetes has to complain of in an object, oldest first."""
+        """Return the warning events of an object, oldest first."""
         fields = f"involvedObject.name={name},type=Warning"
         found = self._ask(self._pods.list_namespaced_event, self.namespace, field_selector=fields)
         items = sorted(found["items"], key=lambda event: event.get("lastTimestamp") or "")
         return [f"{event.get('reason', '')}: {event.get('message', '')}" for event in items]
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         self._client.rest_client.pool_manager.clear()
         self._client.close()
 
@@ -266,7 +266,7 @@ class Connection:
             raise self._meaning(error.status or 0, error.body, str(error.reason)) from None
         except (HTTPError, OSError) as error:
             raise AwayError(f"Kubernetes at {self.host} does not respond: {error}") from error
-        except ValueError as error:  # of the client's models
+        except ValueError as error:  # raised by the client's models
             raise _unfit(error) from None
         return response
 
@@ -279,7 +279,7 @@ class Connection:
         return bool(before != configuration.api_key)
 
     def _meaning(self, status: int, body: Any, reason: str) -> ClusterError:
-        """Judge an answer that is not a success."""
+        """Build the error for an unsuccessful response."""
         said = reason
         with suppress(ValueError, TypeError, AttributeError):
             said = json.loads(body).get("message") or reason
@@ -288,19 +288,19 @@ class Connection:
         if status in _AWAY:
             return AwayError(f"Kubernetes at {self.host} is temporarily unavailable: {status} {said}")
         if status == 401:
-            hint = "the credentials are wrong or have expired: see `kubectl config view`, `kubeconfig` and `context`"
-            return CredentialsError(f"Kubernetes at {self.host} does not know this user ({said})", hint=hint)
+            hint = "the credentials are wrong or have expired: check `kubectl config view`, kubeconfig= and context="
+            return CredentialsError(f"Kubernetes at {self.host} rejects the credentials ({said})", hint=hint)
         if status == 403 and "exceeded quota" in said:
-            return QuotaError(f"Kubernetes at {self.host} refuses temporarily: {said}", status)
-        if status == 403 and " cannot " in said:  # the words for a right that is missing
+            return QuotaError(f"Kubernetes at {self.host} temporarily refuses the request: {said}", status)
+        if status == 403 and " cannot " in said:  # the text for a missing permission
             hint = "examples/kubernetes/role.yaml has the permissions that a leader needs"
-            return RefusedError(f"Kubernetes at {self.host} forbids it: {said}", status, hint=hint)
+            return RefusedError(f"Kubernetes at {self.host} forbids the request: {said}", status, hint=hint)
         kind = GoneError if status == 404 else RefusedError
-        return kind(f"Kubernetes at {self.host} refuses: {status} {said}", status)
+        return kind(f"Kubernetes at {self.host} refuses the request: {status} {said}", status)
 
 
 class RefusedError(ClusterError):
-    """The API said no."""
+    """The API refused a request."""
 
     def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -312,11 +312,11 @@ class QuotaError(RefusedError):
 
 
 class GoneError(RefusedError):
-    """There is no such thing."""
+    """The object does not exist."""
 
 
 class Stream:
-    """A stream of changes that another thread may end."""
+    """A stream of changes, which another thread may end."""
 
     def __init__(self, response: HTTPResponse, judge: Callable[[int, Any, str], ClusterError]) -> None:
         self._response, self._judge = response, judge
@@ -327,9 +327,9 @@ class Stream:
         Raises
         ------
         ExpiredError
-            If the server has forgotten some, or cannot continue.
+            If the server no longer has all changes, or cannot continue.
         AwayError
-            If the connection broke.
+            If the connection was interrupted.
         ClusterError
             If the server refuses to continue.
         """
@@ -347,18 +347,18 @@ class Stream:
             self._response.close()
 
     def _error(self, status: Mapping[str, Any]) -> ClusterError:
-        """Judge an event that says why the stream ends; only an outage may be over at the next try."""
+        """Build the error for an event that says why the stream ends."""
         found = self._judge(int(status.get("code") or 500), None, str(status.get("message", "")))
         return ExpiredError(str(found)) if type(found) is AwayError else found
 
     def end(self) -> None:
-        """End it now, from any thread."""
-        with suppress(ValueError, RuntimeError, OSError):  # it has ended by itself
+        """End the stream now, from any thread."""
+        with suppress(ValueError, RuntimeError, OSError):  # the stream has already ended
             self._response.shutdown()
 
 
 def user() -> str:
-    """Return the name of who runs this; where the system has none, the number."""
+    """Return the name of the user who runs this process, or a name made from the user id if there is none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -366,13 +366,13 @@ def user() -> str:
 
 
 def _unfit(error: ValueError) -> InputError:
-    """Name the fields that the client's models refuse."""
+    """Build the error that names the fields the client's models reject."""
     wrong = [
         f"{'.'.join(str(part) for part in found['loc'] if part != 'body')}: {found['msg']}"
         for found in getattr(error, "errors", list)()
     ]
     return InputError(
-        f"the Kubernetes client rejects the job's description: {'; '.join(wrong) or error}",
+        f"the Kubernetes client rejects the description of the job: {'; '.join(wrong) or error}",
         hint="correct pod_template, labels, annotations or security_context; for a field of a newer Kubernetes, "
         "install a newer 'kubernetes' package",
     )
@@ -386,7 +386,7 @@ def _lines(response: HTTPResponse) -> Iterator[bytes]:
 
 
 def _configure(configuration: Configuration, settings: Mapping[str, Any]) -> str:
-    """Fill in how to reach the cluster, as kubectl would; give the namespace."""
+    """Configure the client the way kubectl does, and return the namespace."""
     from kubernetes.config import ConfigException, kube_config, load_incluster_config, load_kube_config
 
     given, context = settings.get("kubeconfig"), settings.get("context")

@@ -1,6 +1,6 @@
-"""The Job that is made for a submission, by pure functions, and what is read back from it.
+"""Build the Job for a submission, and read Jobs back. All functions are pure.
 
-Follows the reference of the API ``batch/v1``, https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/.
+This module follows the reference of the API ``batch/v1``, https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WORKFLOW, OWNER, JOB = "toilfn/workflow", "toilfn/owner", "toilfn/job"
 BATCHES = "toilfn/batches"
 """The annotation with the names of a job's batches, as JSON."""
 PREEMPTIBLE = "toilfn/preemptible"
-"""The label of jobs that may run on nodes that can be taken away."""
+"""The label of preemptible jobs."""
 CONTAINER = "worker"
 """The name of the container that runs tasks."""
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -56,38 +56,38 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
 class Element(NamedTuple):
-    """One pod's worth of a Job."""
+    """One pod of a Job."""
 
     job: str
     number: int | None = None
-    """Its index, in an Indexed Job."""
+    """The index in an Indexed Job."""
 
     @property
     def id(self) -> JobId:
-        """Its name for the leader."""
+        """The leader's id of the pod."""
         return JobId(self.job if self.number is None else f"{self.job}/{self.number}")
 
 
 def job_name(prefix: str, workflow: str, token: str) -> str:
-    """Build a name that Kubernetes takes, with room for what it adds for pods: at most 52 characters."""
+    """Build a valid name of at most 52 characters, which leaves room for the suffixes of pod names."""
     words = re.sub(r"[^a-z0-9]+", "-", f"{prefix}-{workflow}".lower()).strip("-")
     return f"{words[: 51 - len(token)].rstrip('-')}-{token}"
 
 
 def user_label(name: str) -> str:
-    """Build a label's value from the name of a user, such as ``ada-lab.org`` from ``ada@lab.org``."""
+    """Turn a user's name into a valid label value, such as ``ada@lab.org`` into ``ada-lab.org``."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:63].strip("-_.") or "unknown"
 
 
 def job(submission: Submission, context: RunContext, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the Job of a submission: an Indexed one if it has more than one batch.
+    """Build the Job of a submission: an Indexed Job if it has more than one batch.
 
     Parameters
     ----------
     submission : Submission
     context : RunContext
     settings : mapping
-        Those of `KubernetesSettings` that are set, with an image and an owner.
+        The given settings of `KubernetesSettings`, including `image` and `owner`.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def job(submission: Submission, context: RunContext, settings: Mapping[str, Any]
 
 
 def batches(manifest: Mapping[str, Any]) -> dict[JobId, str]:
-    """Read a Job back: its elements, and the names of their batches."""
+    """Return the elements of a Job, and the names of their batches."""
     name = manifest["metadata"]["name"]
     names: list[str] = json.loads(manifest["metadata"].get("annotations", {}).get(BATCHES, "[]"))
     is_indexed = manifest["spec"].get("completionMode") == "Indexed"
@@ -127,13 +127,13 @@ def batches(manifest: Mapping[str, Any]) -> dict[JobId, str]:
 
 
 def element(pod: Mapping[str, Any]) -> Element:
-    """Return which element a pod runs."""
+    """Return the element that a pod runs."""
     index = pod["metadata"].get("annotations", {}).get(INDEX)
     return Element(pod["metadata"]["labels"][JOB], None if index is None else int(index))
 
 
 def merged(ours: Any, theirs: Any) -> Any:
-    """Lay a part of a template over ours: mappings are joined, lists of named things by name, other lists grow."""
+    """Merge a user's template into ours: mappings by key, lists of named items by name; concatenate other lists."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         both = {key: merged(ours[key], value) if key in ours else value for key, value in theirs.items()}
         return {**ours, **both}
@@ -148,12 +148,12 @@ def merged(ours: Any, theirs: Any) -> Any:
 
 
 def _owner(owner: str) -> str:
-    """Check what was given as the owner.
+    """Check that the owner is a valid label value, and return it.
 
     Raises
     ------
     InputError
-        If it cannot be a label's value.
+        If it is not.
     """
     if not _LABEL.fullmatch(owner):
         raise InputError(
@@ -164,9 +164,9 @@ def _owner(owner: str) -> str:
 
 
 def _completion(submission: Submission) -> dict[str, Any]:
-    """Return the fields that let each batch run once: the leader decides what runs again.
+    """Return the fields that make each batch run only once, since the leader decides on retries.
 
-    With a limit for each index instead of one for all, one that fails leaves the others alone.
+    With a limit for each index instead of one for the Job, a failed batch does not affect the others.
     """
     if not submission.is_array:
         return {"backoffLimit": 0}
@@ -181,7 +181,7 @@ def _pod(submission: Submission, context: RunContext, settings: Mapping[str, Any
     walltime = resources.walltime or (parse_duration(settings["walltime"]) if "walltime" in settings else None)
     return {
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,  # workers never ask the API for anything
+        "automountServiceAccountToken": False,  # workers never use the API
         "enableServiceLinks": False,
         "containers": [_container(submission, context, settings)],
         "volumes": [volume for volume, _ in _volumes(context, settings)],
@@ -199,13 +199,13 @@ def _container(submission: Submission, context: RunContext, settings: Mapping[st
     container = {
         "name": CONTAINER,
         "image": settings["image"],
-        # Kubernetes expands $(NAME) in what it starts; $$ stands for one $.
+        # Kubernetes expands $(NAME) in commands; $$ stands for one $.
         "command": [settings.get("shell", "/bin/sh"), "-c", _script(submission, context, settings).replace("$", "$$")],
         "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in variables.items()],
         "envFrom": [{"secretRef": {"name": name}} for name in settings.get("secret_env", ())],
         "resources": {"requests": asked, "limits": asked},
         "volumeMounts": [mount for _, mount in _volumes(context, settings)],
-        # The pod's status has the end of this file, however the container has ended, and also after the pod is deleted.
+        # The pod's status includes the end of this file, however the container ended, even after the pod was deleted.
         "terminationMessagePath": _MESSAGE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
@@ -234,11 +234,11 @@ def _work_dir(context: RunContext) -> str:
 
 
 def _volumes(context: RunContext, settings: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pair each volume with where it is mounted."""
+    """Return each volume with its mount."""
     host = settings.get("host_path")
     work = {"hostPath": {"path": host, "type": "DirectoryOrCreate"}} if host else {"emptyDir": {}}
     wanted: list[tuple[str, dict[str, Any], bool]] = [(_work_dir(context), work, False)]
-    # A container may run as any user; no one outside the pod sees its volumes.
+    # Readable by all, since a container may run as any user; no one outside the pod can access its volumes.
     for place, name in settings.get("secrets", {}).items():
         wanted.append((place, {"secret": {"secretName": name, "defaultMode": 0o444}}, True))
     for place, name in settings.get("config_maps", {}).items():
@@ -250,7 +250,7 @@ def _volumes(context: RunContext, settings: Mapping[str, Any]) -> list[tuple[dic
 
 
 def _override(given: Mapping[str, Any] | str) -> Mapping[str, Any]:
-    """Read the user's pod template; what a whole object has besides metadata and spec is dropped."""
+    """Return the metadata and the spec of the user's pod template."""
     found: Any = _read(given) if isinstance(given, str) else given
     if not isinstance(found, Mapping) or not found.keys() <= {"apiVersion", "kind", "metadata", "spec", "template"}:
         raise InputError("pod_template must be a mapping with 'metadata' and 'spec', as in a PodTemplate")
@@ -259,7 +259,7 @@ def _override(given: Mapping[str, Any] | str) -> Mapping[str, Any]:
 
 
 def _read(path: str) -> Any:
-    import yaml  # the client needs it too
+    import yaml  # a dependency of the client
 
     try:
         return yaml.safe_load(Path(path).read_text())

@@ -1,4 +1,4 @@
-"""On which nodes a pod may run: parts of its specification, made from what tasks ask for."""
+"""Choose the nodes on which a pod may run: the parts of its specification that follow from its requirements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREEMPTIBLE_LABELS: dict[str, str] = {
     "node.kubernetes.io/lifecycle": "spot",
     "karpenter.sh/capacity-type": "spot",
 }
-"""How GKE (both), EKS, AKS, kOps' instance groups and Karpenter label nodes that can be taken away."""
+"""Labels of preemptible nodes in GKE (the first two), EKS, AKS, kOps instance groups and Karpenter."""
 
 ACCELERATOR_LABELS = (
     "cloud.google.com/gke-accelerator",
@@ -28,7 +28,7 @@ ACCELERATOR_LABELS = (
     "kubernetes.azure.com/accelerator",
     "nvidia.com/gpu.product",
 )
-"""Where GKE, EKS' autoscaler, AKS and NVIDIA's feature discovery tell a node's model of accelerator."""
+"""Labels for the accelerator model of a node, by GKE, the EKS autoscaler, AKS and NVIDIA's feature discovery."""
 
 _DEPARTING = (
     "node.kubernetes.io/unschedulable",
@@ -39,31 +39,31 @@ _DEPARTING = (
     "cloud.google.com/impending-node-termination",
     "node.cloudprovider.kubernetes.io/shutdown",
 )
-"""The beginnings of the taints of nodes that are drained, removed by an autoscaler, or taken away by their cloud."""
+"""Prefixes of the taints of nodes that are being drained, removed by an autoscaler, or reclaimed by the cloud."""
 
 _MAKERS = {"tpu": "google", "neuron": "aws", "gaudi": "habana"}
-"""Vendors of the kinds of accelerator that are not NVIDIA's."""
+"""Vendors of the kinds of accelerators that are not made by NVIDIA."""
 _RESOURCES = {
     ("aws", "neuron"): "aws.amazon.com/neuron",
     ("habana", "gaudi"): "habana.ai/gaudi",
     ("intel", "gpu"): "gpu.intel.com/i915",
 }
-"""Resource names of device plugins where they are not ``<brand>.com/<kind>``."""
+"""Resource names of device plugins that differ from ``<brand>.com/<kind>``."""
 
 
 def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
-    """Return the container's resources, as quantities of Kubernetes.
+    """Return the container's resources as Kubernetes quantities.
 
     Parameters
     ----------
     resources : Resources
     names : mapping
-        Resource names for brands or kinds of accelerators, in place of the usual ones.
+        Resource names for brands or kinds of accelerators, overriding the usual ones.
 
     Returns
     -------
     dict
-        Names of resources and amounts: cores in thousandths, memory and disk in bytes, accelerators in devices.
+        Names and amounts of resources: cores in thousandths, memory and disk in bytes, accelerators in devices.
     """
     given = {
         "cpu": f"{math.ceil(resources.cores * 1000)}m",
@@ -80,10 +80,10 @@ def amounts(resources: Resources, names: Mapping[str, str]) -> dict[str, str]:
 def affinity(
     resources: Resources, preemptible_labels: Mapping[str, str], accelerator_labels: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the affinity for nodes.
+    """Return the node affinity.
 
-    A preemptible task prefers nodes that can be taken away, any other keeps off them. A model of accelerator is
-    required, by whichever label the nodes tell it.
+    A preemptible task prefers preemptible nodes; any other task avoids them. If a model of accelerator is requested,
+    one of the labels must name it.
     """
     rules: dict[str, Any] = {}
     required = [] if resources.preemptible else [_rule(key, "NotIn", [v]) for key, v in preemptible_labels.items()]
@@ -116,7 +116,7 @@ def tolerations(
 
 
 def undisturbed(resources: Resources) -> dict[str, str]:
-    """Return the annotations by which Karpenter, EKS and the autoscaler leave a node alone while the pod runs.
+    """Return the annotations that keep Karpenter, EKS and the autoscaler from removing a node while the pod runs.
 
     GKE Autopilot refuses the second one for pods on spot machines.
     """
@@ -125,19 +125,19 @@ def undisturbed(resources: Resources) -> dict[str, str]:
 
 
 def departing(node: Mapping[str, Any], preemptible_labels: Mapping[str, str]) -> str:
-    """Return why pods of a node are lost without being at fault: it is being emptied, or belongs to a spot pool.
+    """Return why a node's pods were lost through no fault of theirs: it is being drained, or is preemptible.
 
     Parameters
     ----------
     node : mapping
-        As the API gives it.
+        The node object from the API.
     preemptible_labels : mapping
-        Labels of nodes that may be taken away.
+        Labels of preemptible nodes.
 
     Returns
     -------
     str
-        Empty if neither holds.
+        Empty if neither is the case.
     """
     name, spec, labels = node["metadata"]["name"], node.get("spec", {}), node["metadata"].get("labels", {})
     for taint in spec.get("taints") or []:
@@ -154,7 +154,7 @@ def _rule(key: str, operator: str, values: list[str]) -> dict[str, Any]:
 
 
 def _resource(accelerator: Accelerator, names: Mapping[str, str]) -> str:
-    """Name the resource that a device plugin gives its devices; Kubernetes compares the case of letters."""
+    """Return the resource name of an accelerator; these names are case-sensitive in Kubernetes."""
     kind, brand = accelerator.kind.lower(), (accelerator.brand or "").lower()
     given = {key.lower(): name for key, name in names.items()}
     maker = brand or _MAKERS.get(kind, "nvidia")

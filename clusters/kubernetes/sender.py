@@ -1,4 +1,4 @@
-"""A thread that gives jobs to the API, in order, and again those that it does not take now."""
+"""A thread that sends jobs to the API in order, and sends those again that are temporarily refused."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 
 
 class Sent(NamedTuple):
-    """The API has a job."""
+    """The API has accepted a job."""
 
     name: str
     at: float
-    """The monotonic time at which it answered."""
+    """The monotonic time of its answer."""
 
 
 class NotSent(NamedTuple):
-    """The API will not have a job, or it was withdrawn."""
+    """The API has refused a job permanently, or the job was withdrawn."""
 
     name: str
     why: str
     is_doubtful: bool = False
-    """Whether the API may have it all the same, because an answer was lost."""
+    """Whether the API may nevertheless have accepted the job, because an answer was lost."""
 
 
 class NoRoom(NamedTuple):
-    """The namespace's quota has no room for a job now."""
+    """The namespace's quota has no room for a job at present."""
 
     why: str
 
@@ -44,18 +44,18 @@ Answer = Sent | NotSent | NoRoom
 
 
 class Sender:
-    """Gives jobs to the API, one after the other, so that the leader does not wait for it.
+    """Sends jobs to the API one after another, so that the leader does not have to wait.
 
-    Each job that was put in is either `Sent` or `NotSent` one day. A job keeps its name, so one whose answer was lost
-    is not made a second time.
+    Each queued job eventually results in `Sent` or `NotSent`. A job keeps its name, so that one whose answer was lost
+    is not created twice.
 
     Parameters
     ----------
     connection : Connection
     news : queue
-        Where answers go.
+        The queue for the results.
     pause : float
-        Seconds after which a job that the API did not take is sent again; longer while it does not answer.
+        Seconds after which a refused job is sent again; longer while the API does not answer.
     """
 
     def __init__(self, connection: Connection, news: queue.SimpleQueue[Any], pause: float) -> None:
@@ -78,17 +78,17 @@ class Sender:
             self._changed.notify()
 
     def withdraw(self, name: str) -> None:
-        """Take a job back. `NotSent` follows, or `Sent` where that is too late."""
+        """Withdraw a job. The result is `NotSent`, or `Sent` if it is too late."""
         with self._changed:
             if self._waiting.pop(name, None) is not None and name != self._current:
                 self._news.put(NotSent(name, "killed", name in self._doubtful))
 
     def trouble(self) -> tuple[float, ClusterError] | None:
-        """Return the first error since which nothing could be sent, and its monotonic time."""
+        """Return the first error since the last success, and its monotonic time."""
         return self._trouble
 
     def stop(self) -> None:
-        """End the thread, after the answer to what is being sent; jobs that wait are not sent."""
+        """End the thread after the current request; queued jobs are not sent."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify()
@@ -113,10 +113,10 @@ class Sender:
             return not self._is_stopped
 
     def _send(self, name: str) -> bool:
-        """Send a job; return whether that is settled."""
+        """Send a job; return whether its result is known."""
         with self._changed:
             manifest = self._waiting.get(name)
-        if manifest is None:  # withdrawn at the last moment
+        if manifest is None:  # just withdrawn
             self._news.put(NotSent(name, "killed", name in self._doubtful))
             return True
         try:
@@ -132,7 +132,7 @@ class Sender:
                 self._news.put(NoRoom(str(error)))
                 return self._is_settled(name)
             answer: Sent | NotSent = NotSent(name, f"{error}; {verdict.QUOTA_TOO_SMALL}")
-        except Exception as error:  # whatever it is: the job's batches must not wait for ever
+        except Exception as error:  # any error must end the job's batches, or they would wait forever
             answer = NotSent(name, str(error) or type(error).__name__)
         else:
             answer = Sent(name, time.monotonic())
@@ -144,7 +144,7 @@ class Sender:
         return True
 
     def _is_settled(self, name: str) -> bool:
-        """Return whether a job that was not taken has been withdrawn meanwhile."""
+        """Return whether a refused job has been withdrawn meanwhile."""
         with self._changed:
             if name in self._waiting:
                 return False

@@ -9,82 +9,82 @@ __all__ = ["KubernetesSettings"]
 
 
 class KubernetesSettings(TypedDict, total=False):
-    """Settings of `KubernetesCluster`, by keyword or in ``dask.config`` under ``toilfn.kubernetes``.
+    """Settings of `KubernetesCluster`, passed as keywords or set in ``dask.config`` under ``toilfn.kubernetes``.
 
     Parameters
     ----------
     image : str
-        The workers' image; it has Python, toilfn and what the tasks import. The page on Kubernetes
-        says how to build one.
-        By default that of ``TOILFN_IMAGE``.
+        Container image of the workers, with Python, toilfn and all modules that tasks import. The page on Kubernetes
+        explains how to build one. Default: ``TOILFN_IMAGE``.
     namespace : str
-        Where jobs are made; by default that of the context, or of the leader's own pod.
+        Namespace of the jobs. Default: that of the context, or of the leader's own pod.
     kubeconfig : str
-        The file that says how to reach the cluster; by default those of ``KUBECONFIG``, else ``~/.kube/config``,
-        else, in a pod, its own service account.
+        Configuration file for reaching the cluster. Default: ``KUBECONFIG``, else ``~/.kube/config``, else, in a pod,
+        its service account.
     context : str
-        One of the file's contexts; by default the current one.
+        Context in the configuration file. Default: the current context.
     owner : str
-        Owner of the run; a label of all jobs and pods. By default the name of the user, with ``-`` for what a label may
-        not contain.
+        Owner of the run, a label of all jobs and pods. Default: the user's name, with ``-`` instead of characters that
+        labels cannot contain.
     service_account : str
-        Whose rights the workers' pods have.
+        Service account of the workers' pods.
     env : mapping of str to str
-        Further variables. Secrets do not belong here: see `secret_env`.
+        Additional environment variables. For secrets, use `secret_env` instead.
     secret_env : sequence of str
-        Secrets whose every key becomes a variable, such as ``AWS_ACCESS_KEY_ID``.
+        Kubernetes secrets. Each of their keys becomes an environment variable, such as ``AWS_ACCESS_KEY_ID``.
     secrets, config_maps : mapping of str to str
-        Folders to make in the pods, and the secret or config map whose keys are the files there, such as
+        Folders to create in the pods, each with the secret or config map whose keys become its files, such as
         ``{"/root/.aws": "aws-credentials"}``.
     host_path : str
-        A folder on the nodes, made when it is not there, in which the pods of a node share a cache of files. It is
-        mounted at the run's `work_dir`, by default ``/var/lib/toilfn``, instead of a volume that ends with the pod.
+        A folder on the nodes, created if missing, in which the pods of a node share a file cache. It is mounted at the
+        run's `work_dir`, by default ``/var/lib/toilfn``, instead of a volume that is deleted with the pod.
     image_pull_policy : str
-        ``"Always"``, ``"IfNotPresent"`` or ``"Never"``; by default what Kubernetes makes of the image's tag.
+        ``"Always"``, ``"IfNotPresent"`` or ``"Never"``. Default: Kubernetes decides by the tag of the image.
     image_pull_secrets : sequence of str
-        Secrets with which private images are pulled.
+        Kubernetes secrets for pulling private images.
     security_context : mapping
-        The container's ``securityContext``, such as ``{"privileged": True}``.
+        ``securityContext`` of the container, such as ``{"privileged": True}``.
     labels, annotations : mapping of str to str
-        More of these for jobs and pods.
+        Additional labels and annotations of jobs and pods.
     pod_template : mapping or str
-        A pod template, or the path of a YAML file with one, that is laid over ours. Mappings are joined; lists of
-        things with names are joined by name, so a container called ``worker`` changes ours; other lists grow.
+        A pod template, or the path of a YAML file with one, to merge into the generated template. Mappings are merged;
+        lists of named items are merged by name, so that a container named ``worker`` changes the generated one; other
+        lists are concatenated.
     preemptible_labels : mapping of str to str
-        Labels of nodes that can be taken away, and their values; also the taints such nodes may have. By default
-        those of GKE, EKS, AKS, kOps and Karpenter.
+        Labels of preemptible nodes and their values, and also the taints that such nodes may have. Default: those of
+        GKE, EKS, AKS, kOps and Karpenter.
     accelerator_labels : sequence of str
-        Labels of nodes any of which may tell the model of their accelerators. By default those of GKE, EKS, AKS and
-        of NVIDIA's feature discovery.
+        Labels of nodes that may name the model of their accelerators. Default: those of GKE, EKS, AKS and NVIDIA's
+        feature discovery.
     accelerator_resources : mapping of str to str
-        The resource for each brand or kind of accelerator, such as ``{"gpu": "nvidia.com/mig-1g.5gb"}``. By default
-        ``<brand>.com/<kind>`` in small letters, such as ``nvidia.com/gpu`` and ``google.com/tpu``, and what the device
-        plugins of AWS, Habana and Intel have instead.
+        Resource name for each brand or kind of accelerator, such as ``{"gpu": "nvidia.com/mig-1g.5gb"}``. Default:
+        ``<brand>.com/<kind>`` in lower case, such as ``nvidia.com/gpu`` and ``google.com/tpu``, or the names used by
+        the device plugins of AWS, Habana and Intel.
     pod_timeout : str or float
-        How long a pod that has a node may be kept from starting, for example by an image that cannot be pulled,
-        before its tasks fail; 2 minutes by default. Waiting for a node has no limit.
+        How long a pod that has a node may fail to start, for example because its image cannot be pulled, before its
+        tasks fail. Default: 2 minutes. Waiting for a node has no limit.
     ttl : str or float
-        How long Kubernetes keeps a job that ended while no leader was there to see it; a day by default.
+        How long Kubernetes keeps a job that ended while no leader was running. Default: a day.
     walltime : str or float
-        The longest time of a job whose tasks name none, such as ``"2h"``.
+        Time limit of jobs whose tasks have no walltime, such as ``"2h"``.
     job_script_prologue, job_script_epilogue : sequence of str
-        Shell lines before and after the worker's command.
+        Shell lines to run before and after the worker.
     python : str
-        The interpreter in the image; ``python3`` by default.
+        Python interpreter in the image. Default: ``python3``.
     shell : str
-        Shell that runs the script in the image; ``/bin/sh`` by default.
+        Shell in the image that runs the script. Default: ``/bin/sh``.
     job_name : str
-        Prefix of job names, before the workflow's name.
+        Prefix of job names, before the name of the workflow.
     max_jobs : int
-        The most jobs to have in the system at one time.
+        Maximum number of jobs in the system at the same time.
     max_array_size : int
-        The most pods of one Indexed Job; 1000 by default.
+        Maximum number of pods in one Indexed Job. Default: 1000.
     poll_interval : str or float
-        Time between two looks at pods that do not start; 2 seconds by default. News come by themselves.
+        Time between two checks for pods that do not start. Default: 2 seconds. Other changes are watched, not polled.
     patience : str or float
-        How long the API may be out of reach before the run ends; 10 minutes by default.
+        How long the API may be unreachable before the run ends. Default: 10 minutes.
     worker_command : sequence of str
-        Command that runs a batch; the store's URL and the batch's name are appended.
+        Command that runs a batch; the store's URL and the name of the batch are appended.
     """
 
     image: str

@@ -1,6 +1,6 @@
-"""The meaning of a pod's status for its batch, and reasons that keep a pod from starting.
+"""Interpret the status of a pod, and find the reasons that prevent a pod from starting.
 
-Follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and "Images".
+This module follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and "Images".
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from toilfn.ids import Cause
 
 __all__ = ["QUOTA_TOO_SMALL", "blocked", "gone", "is_final", "is_starting", "judge", "last_words"]
 
-QUOTA_TOO_SMALL = "the whole quota is less than that: ask for less, or have the quota raised (`kubectl describe quota`)"
+QUOTA_TOO_SMALL = "the whole quota is smaller than that; request less, or raise the quota (`kubectl describe quota`)"
 
 _NODE_REASONS = {
     "NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity", "OutOfcpu", "OutOfmemory",
     "OutOfephemeral-storage", "OutOfpods", "UnexpectedAdmissionError", "DeletionByTaintManager",
     "DeletionByPodGC", "TerminationByKubelet", "EvictionByEvictionAPI",
 }  # fmt: skip
-"""Reasons of pods and of their DisruptionTarget condition for which the task can do nothing."""
+"""Reasons of pods and their DisruptionTarget condition that are not the task's fault."""
 
 _PREEMPTION_REASONS = {"Preempting", "Preempted", "PreemptionByScheduler"}
 
@@ -33,10 +33,10 @@ _BLOCKED = {
     "RegistryUnavailable", "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError",
     "RunContainerError", "StartError",
 }  # fmt: skip
-"""Reasons for which a container waits that seldom pass without help."""
+"""Reasons for a waiting container that rarely go away by themselves."""
 
 _NOT_STARTED = {"ContainerCannotRun", "StartError"}
-"""How Docker and containerd call a container whose command is not there."""
+"""Reasons given by Docker and containerd for a container whose command does not exist."""
 
 _AMOUNTS = re.compile(r"(requested|limited): (\S+)")
 _QUANTITY = re.compile(r"([\d.]+(?:[eE]\d+)?)(\w{0,2})")
@@ -45,12 +45,12 @@ _SUFFIXES |= {f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("
 
 
 def judge(pod: Mapping[str, Any]) -> Found:
-    """Return what becomes of a pod's batch.
+    """Return the state of a pod's batch.
 
     Parameters
     ----------
     pod : mapping
-        As the API gives it.
+        The pod object from the API.
     """
     match pod["status"].get("phase"):
         case "Succeeded":
@@ -64,26 +64,26 @@ def judge(pod: Mapping[str, Any]) -> Found:
 
 
 def gone(pod: Mapping[str, Any] | None) -> Found:
-    """Judge a batch whose pod was removed before it ended, or never made."""
+    """Return the state of a batch whose pod was deleted before it ended, or never created."""
     if pod is None:
-        return Found(JobState.ENDED, Cause.LOST, "its job was deleted before it had a pod")
+        return Found(JobState.ENDED, Cause.LOST, "the job was deleted before it had a pod")
     found = _disrupted(pod)
-    return found or Found(JobState.ENDED, _lost(pod), f"its pod {pod['metadata']['name']} was deleted")
+    return found or Found(JobState.ENDED, _lost(pod), f"pod {pod['metadata']['name']} was deleted")
 
 
 def last_words(pod: Mapping[str, Any]) -> str:
-    """Return what the worker left as its container's termination message: what the task that it ran had printed."""
+    """Return the container's termination message, to which the worker writes the output of the current task."""
     ends = (status.get("state", {}).get("terminated") for status in _statuses(pod) if status["name"] == CONTAINER)
     return "".join(str(end.get("message") or "") for end in ends if end)
 
 
 def is_starting(pod: Mapping[str, Any]) -> bool:
-    """Return whether a pod has a node and does not run yet."""
+    """Return whether a pod has a node but is not running yet."""
     return bool(pod["spec"].get("nodeName")) and pod["status"].get("phase") == "Pending"
 
 
 def blocked(pod: Mapping[str, Any]) -> str:
-    """Return what keeps a pod from starting, in Kubernetes' words; nothing if it is just on its way."""
+    """Return Kubernetes' reason why a pod does not start; empty if it is merely starting."""
     for status in pod["status"].get("initContainerStatuses", []) + pod["status"].get("containerStatuses", []):
         waiting = status.get("state", {}).get("waiting", {})
         if waiting.get("reason") in _BLOCKED:
@@ -92,12 +92,12 @@ def blocked(pod: Mapping[str, Any]) -> str:
 
 
 def is_final(said: str) -> bool:
-    """Return whether one request is more than the whole quota of the namespace.
+    """Return whether a single request exceeds the whole quota of the namespace.
 
     Parameters
     ----------
     said : str
-        The words of the API, such as ``"exceeded quota: lab, requested: pods=1, used: pods=2, limited: pods=2"``.
+        The message of the API, such as ``"exceeded quota: lab, requested: pods=1, used: pods=2, limited: pods=2"``.
     """
     found = {kind: _quantities(text.rstrip(",.;)")) for kind, text in _AMOUNTS.findall(said)}
     limits = found.get("limited", {})
@@ -105,7 +105,7 @@ def is_final(said: str) -> bool:
 
 
 def _quantities(text: str) -> dict[str, float]:
-    """Read amounts such as ``pods=1,requests.memory=2Gi``; one that is not understood is left out."""
+    """Parse amounts such as ``pods=1,requests.memory=2Gi``, leaving out those that cannot be parsed."""
     pairs = (pair.partition("=")[::2] for pair in text.split(","))
     matches = {name: _QUANTITY.fullmatch(amount) for name, amount in pairs}
     return {name: float(m[1]) * _SUFFIXES[m[2]] for name, m in matches.items() if m and m[2] in _SUFFIXES}
@@ -133,10 +133,10 @@ def _failed(pod: Mapping[str, Any]) -> Found:
 
 
 def _disrupted(pod: Mapping[str, Any]) -> Found | None:
-    """Judge a pod that ended, or was deleted, for a reason that the cluster tells."""
+    """Return the state of a pod that was ended or deleted by the cluster for a known reason; None for any other pod."""
     status = pod["status"]
-    told = [c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget" and c["status"] == "True"]
-    for said in (status, *told):
+    conditions = [c for c in status.get("conditions", []) if c["type"] == "DisruptionTarget" and c["status"] == "True"]
+    for said in (status, *conditions):
         reason, message = said.get("reason", ""), said.get("message", "")
         detail = f"{reason}: pod {pod['metadata']['name']}: {message}"
         if reason in _PREEMPTION_REASONS:
@@ -155,19 +155,19 @@ def _too_long(pod: Mapping[str, Any]) -> Found:
 
 
 def _evicted(pod: Mapping[str, Any], message: str) -> Cause:
-    """Blame the task for what it wrote beyond its own limit, and the node for being full."""
+    """Return the cause of an eviction: the task exceeded its own limit, or the node is full."""
     is_own = "exceed" in message and "limit" in message and "low on resource" not in message
     return Cause.ERROR if is_own else _lost(pod)
 
 
 def _lost(pod: Mapping[str, Any]) -> Cause:
-    """A task that agreed to lose its node has not failed when it does."""
+    """Return the cause for the loss of a node, which is preemption for preemptible tasks."""
     labels = pod["metadata"].get("labels", {})
     return Cause.PREEMPTED if labels.get(PREEMPTIBLE) == "true" else Cause.LOST
 
 
 def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return how the worker ended; if it is not to blame, another container."""
+    """Return how the worker's container ended, or, if it did not fail, another container that did."""
     ends = [(status["name"], status.get("state", {}).get("terminated")) for status in _statuses(pod)]
     worker = next((end for name, end in ends if end and name == CONTAINER), None)
     others = [end for _, end in ends if end and end.get("exitCode")]

@@ -1,4 +1,4 @@
-"""A thread that follows what happens to jobs or pods."""
+"""A thread that watches jobs or pods for changes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["Changed", "Gone", "Listed", "News", "Watcher"]
 
 _log = logging.getLogger(__name__)
 _STREAM = 300
-"""Seconds after which a stream is begun anew: what an unnoticed break of the connection can cost."""
+"""Seconds after which a stream is restarted: an undetected loss of the connection lasts at most this long."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 _STEADY = 5.0
-"""Seconds after which an open stream counts as one that works, though it brings nothing."""
+"""Seconds after which an open stream counts as working even without any events."""
 
 
 class Listed(NamedTuple):
-    """All that there was at some time."""
+    """All objects at some time."""
 
     kind: str
     items: list[dict[str, Any]]
     began: float
-    """The monotonic time at which the list was asked for."""
+    """The monotonic time at which the list was requested."""
 
 
 class Changed(NamedTuple):
@@ -39,31 +39,31 @@ class Changed(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """An object that was deleted, as it last was."""
+    """A deleted object, in its last state."""
 
     kind: str
     item: dict[str, Any]
 
 
 News = Listed | Changed | Gone | None
-"""None is a reason to look up, and nothing more."""
+"""An event; None only wakes the receiver."""
 
 
 class Watcher:
-    """Follows jobs or pods with some labels, from now on.
+    """Watches the jobs or pods with some labels.
 
-    A stream that ends is resumed where it ended; when the server has forgotten what came since (410), or ended it with
-    an error, everything is listed again. Each failure in a row waits longer than the one before; `trouble` says since
-    when nothing has worked.
+    A stream that ends is resumed where it ended. If the server no longer has the changes since then (410), or ended the
+    stream with an error, everything is listed again. The pause grows with each consecutive failure; `trouble` returns
+    since when nothing has worked.
 
     Parameters
     ----------
     connection : Connection
     kind : {"job", "pod"}
     selector : str
-        Labels.
+        A label selector.
     news : queue
-        Where news go, in order.
+        The queue for events, in order.
     """
 
     def __init__(self, connection: Connection, kind: str, selector: str, news: queue.SimpleQueue[News]) -> None:
@@ -72,14 +72,14 @@ class Watcher:
         self._stream: Stream | None = None
         self._trouble: tuple[float, ClusterError] | None = None
         self._opened = float("inf")
-        """The monotonic time at which the stream of now was opened."""
+        """The monotonic time at which the current stream was opened."""
         self._pause = _SHORTEST_PAUSE
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name=f"toilfn-{kind}s", daemon=True)
         self._thread.start()
 
     def trouble(self) -> tuple[float, ClusterError] | None:
-        """Return the first error since which nothing has worked, and its monotonic time."""
+        """Return the last error and the monotonic time since which nothing has worked; None if the watch works."""
         if time.monotonic() - self._opened > _STEADY:
             self._works()
         return self._trouble
@@ -98,19 +98,19 @@ class Watcher:
             except ClusterError as error:
                 if isinstance(error, ExpiredError) or not isinstance(error, AwayError):
                     self._version = ""
-                self._bear(error)
+                self._pause_after(error)
             finally:
                 self._opened = float("inf")
 
     def _once(self) -> None:
-        """List if need be, and follow one stream to its end."""
+        """List the objects if necessary, and follow one stream to its end."""
         if not self._version:
             began = time.monotonic()
             items, self._version = self._connection.list(self._kind, self._selector)
             self._news.put(Listed(self._kind, items, began))
         self._stream = self._connection.watch(self._kind, self._selector, self._version, _STREAM)
         opened = self._opened = time.monotonic()
-        if self._stopped.is_set():  # perhaps before there was a stream to end
+        if self._stopped.is_set():  # `stop` may have been called before there was a stream to end
             self._stream.end()
         is_empty = True
         for event in self._stream:
@@ -123,14 +123,14 @@ class Watcher:
             elif event["type"] != "BOOKMARK":
                 self._news.put(Changed(self._kind, item))
         if is_empty and time.monotonic() - opened < _STEADY:
-            raise AwayError(f"watch streams of {self._kind}s end as soon as they begin")
+            raise AwayError(f"watch streams of {self._kind}s end immediately")
         self._works()
 
     def _works(self) -> None:
         self._trouble, self._pause = None, _SHORTEST_PAUSE
 
-    def _bear(self, error: ClusterError) -> None:
-        """Wait a while after an error."""
+    def _pause_after(self, error: ClusterError) -> None:
+        """Record an error, and pause."""
         if self._stopped.is_set():
             return
         if self._trouble is None:

@@ -1,1 +1,1 @@
-"""The machine of the leader as a cluster."""
+"""The leader's machine as a cluster."""

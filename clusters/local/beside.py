@@ -1,4 +1,4 @@
-"""Tasks that run beside the leader, whatever the cluster: those with ``local=True``."""
+"""Tasks with ``local=True``, which run on the leader's machine whatever the cluster."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from toilfn.resources import Capacity
 __all__ = ["BesideCluster"]
 
 _INTERVAL = 0.1
-"""Seconds for which the main cluster is listened to while there are processes here."""
+"""Seconds to wait for the main cluster while there are local processes."""
 
 
 class BesideCluster(Cluster):
-    """Sends batches to a cluster, and those that are to run beside the leader to processes of this machine.
+    """Sends batches to a cluster, except those with ``local=True``, which run in processes of this machine.
 
     Parameters
     ----------
     main : Cluster
-        Not a direct one.
+        The cluster for all other batches; not a direct one.
     most : int, optional
-        How many processes run here at one time; by default one for each core.
+        Maximum number of local processes at the same time; by default one per core.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(arrays=True)
@@ -37,16 +37,16 @@ class BesideCluster(Cluster):
         self.submits_beside = main.submits_beside
 
     def open(self, context: RunContext) -> None:
-        """Get ready to run batches."""
+        """Open both clusters. See `Cluster.open`."""
         self._main.open(context)
         self._here.open(context)
 
     def capacity(self) -> Capacity:
-        """Return what the main cluster can run."""
+        """Return the capacity of the main cluster."""
         return self._main.capacity()
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Send each batch where it belongs."""
+        """Submit each batch to the cluster where it must run."""
         near = [batch for batch in batches if batch.resources.local]
         far = [batch for batch in batches if not batch.resources.local]
         jobs = dict(zip([batch.name for batch in far], self._main.submit(far), strict=True)) if far else {}
@@ -56,13 +56,13 @@ class BesideCluster(Cluster):
         return [jobs[batch.name] for batch in batches]
 
     def poll(self, timeout: float) -> list[Update]:
-        """Listen to both."""
+        """Return the updates of both clusters."""
         if self._here.is_idle:
             return self._main.poll(timeout)
         return [*self._here.poll(0.0), *self._main.poll(min(timeout, _INTERVAL))]
 
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """End jobs."""
+        """End jobs in both clusters."""
         wanted = set(jobs)
         self._here.kill(wanted & self._ours)
         self._main.kill(wanted - self._ours)
@@ -76,36 +76,36 @@ class BesideCluster(Cluster):
             self.has_left_jobs = self._main.has_left_jobs
 
     def leave(self) -> None:
-        """Let the jobs of both run on."""
+        """Leave both clusters; their jobs continue."""
         try:
             self._here.leave()
         finally:
             self._main.leave()
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find live jobs in both places."""
+        """Return the live jobs of a workflow in both clusters."""
         here = self._here.list(workflow)
         self._ours.update(here)
         return self._main.list(workflow) | here
 
     def address(self) -> dict[str, Any] | None:
-        """Return the main cluster's."""
+        """Return the address of the main cluster."""
         return self._main.address()
 
     def has_other_machines(self) -> bool | None:
-        """Ask the main cluster."""
+        """Return whether jobs of the main cluster may run on other machines."""
         return self._main.has_other_machines()
 
     def recall(self, job: JobId) -> None:
-        """Ask a worker of the main cluster to give back what it has not started."""
+        """Ask a worker of the main cluster to return the tasks it has not started."""
         if job not in self._ours:
             self._main.recall(job)
 
     def tell(self, job: JobId, message: bytes) -> None:
-        """Forward to the main cluster: processes here look into the store."""
+        """Forward a message to the main cluster. Local processes read the store instead."""
         if job not in self._ours:
             self._main.tell(job, message)
 
     def wake(self) -> None:
-        """Build a waiting `poll` return."""
+        """Wake a waiting `poll`."""
         self._main.wake()

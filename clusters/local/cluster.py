@@ -1,4 +1,4 @@
-"""The leader's machine: warm worker processes, watched for memory and time."""
+"""The leader's machine: reusable worker processes, whose memory and time are limited."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from toilfn.units import parse_disk, parse_memory
 
 __all__ = ["LocalCluster"]
 
-_LOOK = 0.05
-"""Seconds between two looks at what the workers use."""
+_CHECK = 0.05
+"""Seconds between two checks of the resources that workers use."""
 
-_LOOK_SHARE = 20
-"""A look takes at most one part in so many of the leader's time."""
+_CHECK_SHARE = 20
+"""Checks take at most one part in this many of the leader's time."""
 
-_LAST_WORDS = 0.5
-"""How long a worker between tasks may take to say that its batch is over when the run is, in seconds."""
+_LAST_ANSWERS = 0.5
+"""Seconds to wait at the end of a run for workers to report that their batches are done."""
 
 _GRACE = 2.0
-"""Seconds between asking a worker to end and ending it."""
+"""Seconds between asking a worker to end and killing it."""
 
 _DETAIL = 4096
-"""How many bytes of a dead worker's log go into the update."""
+"""Number of characters of a dead worker's log to show."""
 
 
 @dataclass(slots=True)
@@ -46,21 +46,21 @@ class _Job:
     worker: WorkerProcess
     devices: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
-    """The reason why it was ended."""
+    """Why the job was ended early."""
     kill_at: float = float("inf")
 
 
 class LocalSettings(TypedDict, total=False):
-    """Settings of `LocalCluster` in files, and as flags.
+    """Settings of `LocalCluster` in files and as flags.
 
     Parameters
     ----------
     cores : float
-        Cores to use on this machine; by default all that this process may use.
+        Cores to use on this machine. Default: all that this process may use.
     memory, disk : str or float
-        Memory and disk to use on this machine, such as ``"8G"``; by default all that it has.
+        Memory and disk space to use on this machine, such as ``"8G"``. Default: all memory and all free disk space.
     watch_memory : bool
-        Kill a task that takes more memory than it requested; the default.
+        Whether to kill a task that uses more memory than it requested. Default: true.
     """
 
     cores: float
@@ -75,15 +75,15 @@ class LocalCluster(Cluster):
     Parameters
     ----------
     workers : int, optional
-        How many batches may run at one time; by default as many as the resources allow.
+        Maximum number of batches at the same time; by default as many as the resources allow.
     cores : float, optional
         Cores to use; by default all that this process may use.
     memory, disk : int or str, optional
-        Bytes to use, or such as "8G"; by default what the machine has.
+        Bytes to use, or a text such as ``"8G"``; by default all memory and all free disk space.
     launcher : callable, optional
-        Starts worker processes, such as a `ForkServer` of `forkserver`; by default each is a new Python.
+        Starts worker processes, such as a `ForkServer`; by default, each worker is started by a new Python interpreter.
     watch_memory : bool
-        Whether a task that takes more memory than it asked for is killed.
+        Whether to kill a task that uses more memory than it requested.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -119,7 +119,7 @@ class LocalCluster(Cluster):
         self._numbers = itertools.count(1)
 
     def open(self, context: RunContext) -> None:
-        """Find out what the machine has; workers are started when there is work."""
+        """Determine the machine's resources. Workers are started later, when there is work."""
         if self._context is not None:
             raise ClusterError(
                 "this LocalCluster is in use by another run", hint="create one cluster object for each run"
@@ -145,11 +145,11 @@ class LocalCluster(Cluster):
         )
 
     def capacity(self) -> Capacity:
-        """Offer what the constructor says, else the machine."""
+        """Return the resources given to the constructor, else those of the machine."""
         return Capacity(total=self._total, largest=self._total, batches=self._workers)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Return each batch to an idle worker, or to a new one."""
+        """Send each batch to an idle worker, or to a new one."""
         return [self._start(batch) for batch in batches]
 
     def _start(self, batch: Batch) -> JobId:
@@ -160,7 +160,7 @@ class LocalCluster(Cluster):
             worker = self._new_worker(devices) if devices or not self._idle else self._idle.pop()
         except OSError as error:
             self._devices += devices
-            self._failed.append(Update(id_, JobState.ENDED, Cause.LOST, f"no worker process can be started: {error}"))
+            self._failed.append(Update(id_, JobState.ENDED, Cause.LOST, f"cannot start a worker process: {error}"))
             return id_
         job = self._busy[id_] = _Job(id_, worker, devices)
         self._selector.modify(worker, selectors.EVENT_READ, job)
@@ -175,7 +175,7 @@ class LocalCluster(Cluster):
         return worker
 
     def poll(self, timeout: float) -> list[Update]:
-        """Listen to the workers and look after them."""
+        """Wait for messages of the workers, and check their limits. See `Cluster.poll`."""
         deadline = time.monotonic() + timeout
         while True:
             updates, self._failed = self._failed, []
@@ -198,7 +198,7 @@ class LocalCluster(Cluster):
                 self._idle.remove(worker)
                 self._remove(worker)
         if self._busy and time.monotonic() >= self._next_look:
-            updates += self._look()
+            updates += self._check()
         return updates
 
     def _hear(self, job: _Job) -> list[Update]:
@@ -213,14 +213,14 @@ class LocalCluster(Cluster):
         if job.verdict is None and is_reusable and not job.worker.has_kept_much():
             self._selector.modify(job.worker, selectors.EVENT_READ, None)
             self._idle.append(job.worker)
-        else:  # it was ended on purpose, has run its only task, would keep the devices that it saw first, or has grown
+        else:  # ended early, limited to one task, bound to its devices, or using too much memory
             self._selector.unregister(job.worker)
             job.worker.hang_up()
             self._leaving.append(job.worker)
         return [Update(job.id, JobState.ENDED, answers=tuple(messages))]
 
     def _ended(self, job: _Job) -> Update:
-        """Return how a job ended whose worker is dead, or has closed its wire and will be."""
+        """Build the update for a job whose worker has died or is about to: its connection is closed."""
         self._free(job)
         status, doing, log = job.worker.end(), job.worker.doing(), job.worker.log()
         cause, detail = job.verdict or how_it_ended(status, in_task=doing is not None)
@@ -241,8 +241,8 @@ class LocalCluster(Cluster):
         worker.close()
         self._cleaner.request(self._environment)
 
-    def _look(self) -> list[Update]:
-        """Look after every worker that has a job: is it alive, does it keep to its limits, did it end when told to?"""
+    def _check(self) -> list[Update]:
+        """Check that each busy worker is alive, keeps to its limits, and has ended if it was asked to."""
         start = time.monotonic()
         updates = []
         for job in list(self._busy.values()):
@@ -253,7 +253,7 @@ class LocalCluster(Cluster):
             elif job.verdict is None and (verdict := self._verdict(job)) is not None:
                 self._end_early(job, verdict)
         now = time.monotonic()
-        self._next_look = now + max(_LOOK, _LOOK_SHARE * (now - start))
+        self._next_look = now + max(_CHECK, _CHECK_SHARE * (now - start))
         return updates
 
     def _verdict(self, job: _Job) -> Verdict | None:
@@ -262,18 +262,18 @@ class LocalCluster(Cluster):
     def _end_early(self, job: _Job, verdict: Verdict) -> None:
         job.verdict = verdict
         job.kill_at = time.monotonic() + _GRACE
-        # A process that takes too much memory would take more while it is asked to stop.
+        # A process that uses too much memory would use even more while it shuts down.
         job.worker.signal(signal.SIGKILL if verdict[0] is Cause.MEMORY else signal.SIGTERM)
 
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """Ask workers to end, with all that their tasks have started; after two seconds end them."""
+        """Ask workers to end, with all processes that their tasks have started, and kill them after two seconds."""
         for id_ in jobs:
             job = self._busy.get(id_)
             if job is not None and job.verdict is None:
                 self._end_early(job, (Cause.LOST, "killed on request"))
 
     def recall(self, job: JobId) -> None:
-        """Pass the wish on to the worker."""
+        """Ask the worker to return the tasks it has not started."""
         if job in self._busy:
             self._busy[job].worker.send(RECALL)
 
@@ -283,14 +283,14 @@ class LocalCluster(Cluster):
             self._busy[job].worker.send(message)
 
     def wake(self) -> None:
-        """Build a `poll` that waits in another thread return now."""
+        """Wake a `poll` that is waiting in another thread."""
         if self._context is not None:
             with suppress(BlockingIOError):
                 os.write(self._wake_write, b"!")
 
     def _await_last_answers(self) -> None:
-        """Let workers say that they are done: a run is over a bit earlier, when it has their answers."""
-        deadline = time.monotonic() + _LAST_WORDS
+        """Wait for workers to report that they are done: a run ends as soon as it has their outcomes, a bit earlier."""
+        deadline = time.monotonic() + _LAST_ANSWERS
         while any(job.worker.doing() is None for job in self._busy.values()):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
@@ -298,7 +298,7 @@ class LocalCluster(Cluster):
             self._listen(remaining)
 
     def close(self) -> None:
-        """End all workers and what they have started, and wait until their temporary files are gone."""
+        """End all workers and the processes they have started, and wait until their temporary files are removed."""
         if self._context is None:
             return
         self._await_last_answers()

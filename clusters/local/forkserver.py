@@ -1,7 +1,7 @@
-"""Workers that start with what this process has loaded: forked, where a new Python would import it all again.
+"""Fork workers, which start with all modules that this process has loaded, instead of starting a new Python for each.
 
-A fork is safe only in a process without threads, and a leader has some. So a *fork_server* is forked first, before any
-thread is started; whenever a worker is wanted, it forks that, and tells how each one ended.
+Forking is safe only in a process without threads, and a leader has threads. So a *fork server* is forked first, before
+any thread is started. It forks each worker on request, and reports how each worker ended.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import NoReturn
 __all__ = ["ForkServer"]
 
 _LARGEST = 2**17
-"""Bytes of a message."""
+"""Maximum size of a message in bytes."""
 
 
 class ForkServer:
     """Forks workers for a `LocalCluster`: ``LocalCluster(launcher=ForkServer())``.
 
-    Make it before this process starts threads, and close it after the cluster. It ends with this process, too.
+    Create it before this process starts threads, and close it after the cluster. It also ends with this process.
     """
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class ForkServer:
         self._ended: dict[int, int] = {}
         self._started: list[int] = []
         for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # it may be closed, full or None
+            with suppress(Exception):  # the stream may be closed, full or None
                 stream.flush()
         self._pid = os.fork()
         if self._pid == 0:
             self._socket.close()
-            _leave(_serve, theirs)
+            _run_and_exit(_serve, theirs)
         theirs.close()
 
     def __call__(self, fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> ForkedWorker:
@@ -54,16 +54,16 @@ class ForkServer:
         Parameters
         ----------
         fds : tuple of int
-            Descriptors for the worker's ``--fd``.
+            File descriptors for the worker's ``--fd``.
         output : int
-            A descriptor for its output.
+            A file descriptor for the worker's output.
         environment : mapping
-            All of its environment variables.
+            All environment variables of the worker.
 
         Raises
         ------
         OSError
-            If the fork server is gone.
+            If the fork server has died.
         """
         changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
         message = json.dumps([changed, [name for name in os.environ if name not in environment]])
@@ -73,17 +73,17 @@ class ForkServer:
         return ForkedWorker(self, self._started.pop())
 
     def listen(self, timeout: float | None) -> None:
-        """Hear what the fork server has to say, waiting at most so many seconds for it.
+        """Read the messages of the fork server, waiting at most `timeout` seconds for the first one.
 
         Raises
         ------
         OSError
-            If it is gone.
+            If the fork server has died.
         """
         while select.select([self._socket], [], [], timeout)[0]:
             said = self._socket.recv(_LARGEST)
             if not said:
-                raise ConnectionResetError("the process that forks workers has died")
+                raise ConnectionResetError("the fork server has died")
             kind, pid, status = json.loads(said)
             if kind == "started":
                 self._started.append(pid)
@@ -92,7 +92,7 @@ class ForkServer:
             timeout = 0
 
     def status_of(self, pid: int) -> int | None:
-        """Return a worker's exit status if it is known to have ended."""
+        """Return the exit status of a worker; None if it is not known to have ended."""
         return self._ended.get(pid)
 
     def close(self) -> None:
@@ -102,30 +102,30 @@ class ForkServer:
 
 
 class ForkedWorker:
-    """A worker's process that a fork server has forked."""
+    """A worker process that was forked by a fork server."""
 
     def __init__(self, fork_server: ForkServer, pid: int) -> None:
         self.pid = pid
-        self._nursery = fork_server
+        self._server = fork_server
 
     def poll(self) -> int | None:
-        """Return its exit status, or None while it runs."""
-        self._nursery.listen(0)
-        return self._nursery.status_of(self.pid)
+        """Return the worker's exit status, or None while it runs."""
+        self._server.listen(0)
+        return self._server.status_of(self.pid)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        """Wait until the worker ends, and return its exit status; raises `subprocess.TimeoutExpired`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (status := self._nursery.status_of(self.pid)) is None:
+        while (status := self._server.status_of(self.pid)) is None:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 raise subprocess.TimeoutExpired("toilfn.worker", timeout or 0.0)
-            self._nursery.listen(remaining)
+            self._server.listen(remaining)
         return status
 
 
-def _leave(function: object, *args: object) -> NoReturn:
-    """Be another program: call a function, and end without what the process would do at its end."""
+def _run_and_exit(function: object, *args: object) -> NoReturn:
+    """Call a function in a forked process, and exit without the parent's exit handlers."""
     status = 1
     try:
         status = int(function(*args) or 0)  # type: ignore[operator]  # one of ours
@@ -139,10 +139,10 @@ def _leave(function: object, *args: object) -> NoReturn:
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork workers until the other end of a socket closes."""
-    os.setsid()  # a terminal's interrupts are for the leader
+    """Fork workers until the other end of the socket closes."""
+    os.setsid()  # only the leader handles Ctrl-C
     gc.freeze()
-    importlib.import_module("toilfn.worker.main")  # by its name, as all clusters start workers
+    importlib.import_module("toilfn.worker.main")  # by name, since clusters must not import the core
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
@@ -160,10 +160,10 @@ def _serve(control: socket.socket) -> None:
 
 
 def _fork_one(control: socket.socket) -> bool:
-    """Do what the leader asks for; False when it is gone."""
+    """Fork a worker at the leader's request; return False if the leader is gone."""
     try:
         message, fds, _, _ = socket.recv_fds(control, _LARGEST, 16)
-    except ConnectionResetError:  # the leader was killed before it had read all that we sent
+    except ConnectionResetError:  # the leader was killed before it had read all messages
         return False
     if not message:
         return False
@@ -171,7 +171,7 @@ def _fork_one(control: socket.socket) -> bool:
     pid = os.fork()
     if pid == 0:
         control.close()
-        _leave(_become_worker, fds, changed, removed)
+        _run_and_exit(_become_worker, fds, changed, removed)
     for fd in fds:
         os.close(fd)
     control.send(json.dumps(["started", pid, 0]).encode())
@@ -188,12 +188,12 @@ def _report_ends(control: socket.socket) -> None:
             return
         try:
             control.send(json.dumps(["ended", pid, os.waitstatus_to_exitcode(status)]).encode())
-        except OSError:  # the leader is gone, and so shall we be
+        except OSError:  # the leader is gone; the caller notices that next
             return
 
 
 def _become_worker(fds: list[int], changed: Mapping[str, str], removed: list[str]) -> int:
-    """Become a worker."""
+    """Set up the descriptors, signals and environment of a worker, and run it."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

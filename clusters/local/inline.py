@@ -1,4 +1,4 @@
-"""The leader's own process: for debuggers, and for quick tests of one's own tasks."""
+"""The leader's own process as a cluster: for debuggers, and for quick tests of tasks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from toilfn.resources import Accelerator, Capacity, Resources
 __all__ = ["InlineCluster"]
 
 _PATIENCE = 10.0
-"""Seconds that a service may take to stop when the run is over."""
+"""Seconds that a service may take to stop at the end of the run."""
 
 
 class InlineCluster(Cluster):
-    """Runs one task after the other in the leader's process, while it polls.
+    """Runs one task after another in the leader's process, in `poll`.
 
-    No limit is watched and nothing is captured: breakpoints, prints and profilers work as in any script.
+    No limits are enforced and no output is captured: breakpoints, prints and profilers work as in any script.
     Services run in threads.
     """
 
@@ -37,15 +37,15 @@ class InlineCluster(Cluster):
         self._killed: list[JobId] = []
         self._numbers = itertools.count(1)
         self._services: dict[JobId, Any] = {}
-        self._news: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        self._updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
 
     def open(self, context: RunContext) -> None:
-        """Get ready; the tasks' store is opened here."""
-        # By name, as all clusters start workers: this room does not import the core.
+        """Open the store for the tasks. See `Cluster.open`."""
+        # By name, since clusters must not import the core.
         self._run = importlib.import_module("toilfn.worker.inprocess").InProcess(context.store, context.environment)
 
     def capacity(self) -> Capacity:
-        """Offer the whole machine, to one batch at a time."""
+        """Return the resources of the machine, for one batch at a time."""
         devices = len(machine.nvidia_devices())
         accelerators = (Accelerator(devices, brand="nvidia", api="cuda"),) if devices else ()
         total = Resources(machine.cores(), machine.memory(), machine.disk(), accelerators)
@@ -61,13 +61,16 @@ class InlineCluster(Cluster):
         return [id_ for id_, _ in jobs]
 
     def _serve(self, id_: JobId, batch: Batch) -> None:
-        def say(message: bytes) -> None:
-            self._news.put(Update(id_, JobState.RUNNING, answers=(message,)))
+        def send(message: bytes) -> None:
+            self._updates.put(Update(id_, JobState.RUNNING, answers=(message,)))
 
-        self._services[id_] = self._run.serve(batch.message, say, lambda: self._news.put(Update(id_, JobState.ENDED)))
+        def end() -> None:
+            self._updates.put(Update(id_, JobState.ENDED))
+
+        self._services[id_] = self._run.serve(batch.message, send, end)
 
     def poll(self, timeout: float) -> list[Update]:
-        """Run one batch. Without any, wait for news of services."""
+        """Run one batch; if none is queued, wait for messages of services."""
         updates = [Update(id_, JobState.ENDED, Cause.LOST, "killed on request") for id_ in self._killed]
         self._killed = []
         if self._waiting:
@@ -75,21 +78,21 @@ class InlineCluster(Cluster):
             updates.append(Update(id_, JobState.ENDED, answers=tuple(self._run(batch.message))))
         wait = self._services and not updates
         with suppress(queue.Empty):
-            updates.append(self._news.get(timeout=timeout) if wait and timeout else self._news.get_nowait())
+            updates.append(self._updates.get(timeout=timeout) if wait and timeout else self._updates.get_nowait())
             while True:
-                updates.append(self._news.get_nowait())
+                updates.append(self._updates.get_nowait())
         for update in updates:
             if update.state is JobState.ENDED:
                 self._services.pop(update.job, None)
         return updates
 
     def tell(self, job: JobId, message: bytes) -> None:
-        """Have a service stop: there is nothing else to tell."""
+        """Stop a service: there is no other message for a running job."""
         if job in self._services:
             self._services[job].stop()
 
     def kill(self, jobs: Iterable[JobId]) -> None:
-        """Take batches out of the queue, and have services stop."""
+        """Remove batches from the queue, and stop services."""
         wanted = set(jobs)
         for id_ in wanted & self._services.keys():
             self._services[id_].stop()

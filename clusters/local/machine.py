@@ -1,4 +1,4 @@
-"""The resources of this machine, or of the container that this process is in."""
+"""The resources of this machine, or of the container in which this process runs."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def cores() -> float:
-    """Count the cores that this process may use: its affinity, or the quota of its control groups if that is less."""
+    """Return the number of cores this process may use: its CPU affinity, or the quota of its cgroups if lower."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min([float(count), *_cpu_quotas()])
 
 
 def memory() -> int:
-    """Return the bytes of memory of the machine, or the limit of its control groups if that is less."""
+    """Return the memory of the machine in bytes, or the limit of this process's cgroups if that is less."""
     return min([psutil.virtual_memory().total, *_memory_limits()])
 
 
 def disk() -> int:
-    """Return the bytes that are free where workers put temporary files."""
+    """Return the free disk space in bytes where workers put temporary files."""
     place = os.path.abspath(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir())
-    while not os.path.exists(place):  # the first worker makes it
+    while not os.path.exists(place):  # the first worker will create it
         place = os.path.dirname(place)
     return shutil.disk_usage(place).free
 
 
 def nvidia_devices() -> list[str]:
-    """Return the numbers or names of the NVIDIA devices that this process may use."""
+    """Return the numbers or ids of the NVIDIA devices that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name and name != "-1"]
@@ -66,7 +66,7 @@ def _memory_limits() -> Iterator[int]:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """Iterate over the directories of this process's control group and of those around it, in versions 1 and 2."""
+    """Iterate over the directories of this process's cgroup and its parents, for cgroups v1 and v2."""
     for line in _read(_MEMBERSHIP).splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers and controller not in controllers.split(","):

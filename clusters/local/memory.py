@@ -1,4 +1,4 @@
-"""The memory that a process and all that it started use."""
+"""The memory that a process and its descendants use."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["used_memory"]
 
 
 def used_memory(pid: int, limit: int) -> int:
-    """Return the bytes of memory in use.
+    """Return the memory in use by a process and its descendants, in bytes.
 
     Parameters
     ----------
     pid : int
-        The first process.
+        The id of the process.
     limit : int
-        Resident sizes count pages that processes share more than once. Only a sum above this limit is worth the
-        costly question how much it is really.
+        Resident sizes count shared pages more than once. Only if their sum exceeds this limit is the exact size
+        determined, which is expensive.
 
     Returns
     -------
     int
-        0 when the process is gone.
+        0 if the process no longer exists.
     """
     processes = list(_with_descendants(pid))
     total = sum(filter(None, map(_resident, processes)))
@@ -45,7 +45,7 @@ def _with_descendants(pid: int) -> Iterator[psutil.Process]:
 
 
 def _children(process: psutil.Process) -> list[int]:
-    """List the processes that a process started; Linux can tell without a look at all processes."""
+    """Return the ids of a process's children; on Linux, without examining all processes."""
     tasks = Path(f"/proc/{process.pid}/task")
     try:
         return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]

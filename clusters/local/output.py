@@ -1,4 +1,4 @@
-"""A worker's output: one file without a name, which its cluster can still read when the worker is dead."""
+"""A worker's output: an unnamed file, which the cluster can still read after the worker has died."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tempfile
 __all__ = ["LOG_LIMIT", "open_output", "read_output"]
 
 LOG_LIMIT = 64 * 1024
-"""How many bytes of one attempt's log to keep, where nothing else is said."""
+"""Default number of bytes of an attempt's log to keep."""
 
 
 def open_output() -> int:
-    """Build the file; gives a descriptor. All who write append, whatever else they share it with."""
+    """Create the file, and return a descriptor. All writes append, whichever processes share the file."""
     with tempfile.TemporaryFile() as file:
         fd = os.dup(file.fileno())
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
@@ -21,10 +21,10 @@ def open_output() -> int:
 
 
 def read_output(fd: int, start: int, limit: int = LOG_LIMIT) -> bytes:
-    """Read from a place to the end; of more than `limit` bytes the first and the last half of that."""
+    """Read from an offset to the end; if that is more than `limit` bytes, return the beginning and the end."""
     end = os.lseek(fd, 0, os.SEEK_END)
     if end - start <= limit:
         return os.pread(fd, max(end - start, 0), start)
-    mark = f"\n[... {end - start - limit} bytes and more left out ...]\n".encode()
+    mark = f"\n[... {end - start - limit} or more bytes left out ...]\n".encode()
     half = max(0, limit - len(mark)) // 2
     return os.pread(fd, half, start) + mark + os.pread(fd, half, end - half)

@@ -1,4 +1,4 @@
-"""A warm worker process of a local cluster, as its leader sees it."""
+"""The leader's side of a reusable worker process of a local cluster."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from toilfn.protocol import READY, Open, encode
 __all__ = ["Cleaner", "Launcher", "Process", "WorkerProcess", "launch"]
 
 _MOST_KEPT = 512 * 2**20
-"""How many bytes a worker may keep of earlier tasks, where its last task did not ask for more."""
+"""Bytes of memory that a worker may retain from earlier tasks, or as much as its last task requested, if more."""
 _EXIT_TIME = 1.0
-"""How long a process whose wire is closed may take to end, in seconds."""
+"""Seconds that a worker may take to end after its connection was closed."""
 
 
 class Process(Protocol):
-    """The part of a process that is used here; `subprocess.Popen` has it."""
+    """The part of the interface of `subprocess.Popen` that this module uses."""
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """The process id."""
 
     def poll(self) -> int | None:
-        """Return its exit status, or None while it runs."""
+        """Return the exit status, or None while the process runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        """Wait until the process ends, and return its exit status; raises `subprocess.TimeoutExpired`."""
 
 
 Launcher = Callable[[tuple[int, ...], int, Mapping[str, str]], Process]
-"""Starts a worker in a session of its own, with the descriptors for ``--fd``, one for its output, an environment."""
+"""Starts a worker in a new session. Arguments: descriptors for ``--fd``, a descriptor for output, the environment."""
 
 
 def launch(fds: tuple[int, ...], output: int, environment: Mapping[str, str]) -> Process:
-    """Start a worker with a new Python."""
+    """Start a worker in a new Python interpreter."""
     return subprocess.Popen(
         [*worker_command(sys.executable), "--fd", *map(str, fds)],
         stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -55,10 +55,10 @@ def launch(fds: tuple[int, ...], output: int, environment: Mapping[str, str]) ->
 
 
 class WorkerProcess:
-    """Starts a worker, and carries messages once it is ready for them.
+    """A worker process: starts it, and exchanges messages with it once it is ready.
 
-    The worker is the first of a session of its own, so that one signal reaches all that its tasks start. It dies
-    with the leader: the leader's end of a pipe closes then, and the system sends the signal (`toilfn.worker`).
+    The worker leads a session of its own, so that one signal reaches all processes that its tasks start. It dies with
+    the leader: the leader's end of a pipe closes then, and the kernel sends the worker a signal (`toilfn.worker`).
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class WorkerProcess:
     environment : mapping
         All environment variables of the process.
     launcher : callable
-        Starts it.
+        Starts the process.
     """
 
     def __init__(self, store: str, environment: Mapping[str, str], launcher: Launcher = launch) -> None:
@@ -85,21 +85,21 @@ class WorkerProcess:
         self._first_base = 0
         self._waiting: list[bytes] | None = None
         path = [os.path.abspath(entry) if os.path.exists(entry or ".") else entry for entry in sys.path]
-        # Tasks start elsewhere, so what is relative here must not stay so; and names need not be Unicode.
+        # Tasks run in other directories, so relative paths must become absolute; and paths need not be valid Unicode.
         self.send(encode(Open(store, path)))
         self._waiting = []
 
     @property
     def pid(self) -> int:
-        """The process id, which is also its group's."""
+        """The process id, which is also the id of the process group."""
         return self._process.pid
 
     def fileno(self) -> int:
-        """The descriptor to wait on for messages."""
+        """Return the file descriptor to wait on for messages."""
         return self._wire.fileno()
 
     def send(self, message: bytes) -> None:
-        """Send a message when the worker is ready; a worker that is gone is noticed when it is listened to."""
+        """Send a message once the worker is ready. If the worker has died, `receive` notices that."""
         if self._waiting is not None:
             self._waiting.append(message)
             return
@@ -107,7 +107,7 @@ class WorkerProcess:
             self._wire.send(message)
 
     def receive(self) -> list[bytes] | None:
-        """Read what the worker has said; None when it has ended."""
+        """Return the messages received from the worker; None if it has ended."""
         messages = self._wire.receive()
         if messages and messages[0] == READY:
             del messages[0]
@@ -117,14 +117,14 @@ class WorkerProcess:
         return messages
 
     def doing(self) -> Doing | None:
-        """Return what it is at, or was when it died; None between tasks, or when that is changing just now."""
+        """Return the worker's current task, or the one at its death; None between tasks, or while that is changing."""
         first = self._slot.read()
         return first if first == self._slot.read() else None
 
     def has_kept_much(self) -> bool:
-        """Return whether it has kept so much memory of earlier tasks that a new worker is better.
+        """Return whether the worker retains so much memory of earlier tasks that it should be replaced.
 
-        What a worker had when a task began does not count as the task's, so something must bound it.
+        Memory that a worker uses before a task starts is not charged to the task, so it must be limited here.
         """
         last = self._slot.last()
         if not last.task.strip(b"\0"):
@@ -133,13 +133,13 @@ class WorkerProcess:
         return last.base - self._first_base > max(_MOST_KEPT, last.memory)
 
     def log(self) -> bytes:
-        """Return what the running task has printed."""
+        """Return the output of the current task."""
         doing = self._slot.read()
         return read_output(self._output, doing.log if doing else 0)
 
     def is_dead(self) -> bool:
-        """Return whether it has ended and all that it said has been received. Its end shows in the wire too, unless
-        something that it has started holds the other end."""
+        """Return whether the worker has ended and all its messages have been received. Normally the connection shows
+        the end, too, unless a process started by the worker holds the other end."""
         if self._process.poll() is None:
             return False
         poller = select.poll()
@@ -147,21 +147,21 @@ class WorkerProcess:
         return not poller.poll(0)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the worker and to all that it started."""
+        """Send a signal to the worker and all processes it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def hang_up(self) -> None:
-        """Let an idle worker end by itself."""
+        """Close the connection, so that an idle worker ends."""
         self._wire.close()
 
     def end(self, patience: float = _EXIT_TIME) -> int:
-        """Wait for its end, at most so many seconds, then make an end of it and of what it started.
+        """Wait at most `patience` seconds until the worker ends, then kill it and all processes it has started.
 
         Returns
         -------
         int
-            Its exit status; of a process that a signal killed, the negative number of the signal.
+            The exit status, or the negative number of the signal that killed the worker.
         """
         try:
             self._process.wait(patience)
@@ -172,7 +172,7 @@ class WorkerProcess:
         return status
 
     def close(self) -> None:
-        """Free what the leader holds of a worker that has ended."""
+        """Free the leader's resources for a worker that has ended."""
         self._wire.close()
         self._slot.close()
         os.close(self._life)
@@ -180,28 +180,28 @@ class WorkerProcess:
 
 
 class Cleaner:
-    """Cleans up after workers that were killed, in a process of its own since deferred calls are the user's code."""
+    """Cleans up after killed workers, in a separate process, since deferred functions are the user's code."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._next: Mapping[str, str] | None = None
 
     def request(self, environment: Mapping[str, str]) -> None:
-        """Clean up now, or once more when the clean-up that runs is over."""
+        """Start a clean-up now, or, if one is running, another one after it."""
         self._next = environment
-        self._go_on()
+        self._start_next()
 
     def finish(self, patience: float = 10.0) -> None:
-        """Wait until all is clean, at most so many seconds for each clean-up."""
+        """Wait until all requested clean-ups are done, at most `patience` seconds for each."""
         while self._process is not None:
             try:
                 self._process.wait(patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-            self._go_on()
+            self._start_next()
 
-    def _go_on(self) -> None:
+    def _start_next(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._process = None

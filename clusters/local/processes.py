@@ -1,4 +1,4 @@
-"""Batches as processes of this machine, each with a worker of its own that talks to the store."""
+"""Batches as processes of this machine, each with a worker that communicates through the store."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from toilfn.resources import Capacity
 __all__ = ["ProcessCluster"]
 
 _VARIABLE = "TOILFN_PROCESS"
-"""Says in a process's environment which workflow's it is, which job, and which batch."""
+"""The environment variable of a process with its workflow, job and batch."""
 _INTERVAL = 0.1
 _TAIL = 1000
-"""How many bytes of what a failed process printed are shown."""
+"""Number of bytes of a failed process's output to show."""
 _EXIT_TIME = 10.0
-"""Seconds that a worker has to end when it is asked to."""
+"""Seconds between asking a worker to end and killing it."""
 
 
 class _Running(NamedTuple):
     process: psutil.Process
     output: IO[bytes] | None
-    """None for a process that an earlier leader has started."""
+    """The file with the output; None for a process that an earlier leader started."""
 
 
 class ProcessCluster(PolledCluster[LiveJob]):
-    """Runs some batches at a time, and the others after them, with no other limit than their walltimes.
+    """Runs a limited number of batches at a time and queues the others; enforces only their walltimes.
 
     Parameters
     ----------
     most : int, optional
-        How many at one time; by default one for each core.
+        Maximum number of processes at the same time; by default one per core.
     worker_command : sequence of str, optional
-        Command that runs a batch; the store's URL and the batch's name are appended.
+        Command that runs a batch; the store's URL and the name of the batch are appended.
     poll_interval : float
-        Seconds between two looks at the processes.
+        Seconds between two checks of the processes.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True)
@@ -66,15 +66,15 @@ class ProcessCluster(PolledCluster[LiveJob]):
         self._waiting: deque[tuple[JobId, str]] = deque()
         self._running: dict[JobId, _Running] = {}
         self._ending: dict[JobId, float] = {}
-        """When processes that were asked to end are ended by force."""
+        """For each process that was asked to end: when to kill it."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to hear of."""
+        """Whether there are no live jobs."""
         return not self._live
 
     def capacity(self) -> Capacity:
-        """Return that batches queue here."""
+        """Return no limit, since batches are queued here."""
         return Capacity(total=None)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -87,7 +87,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
         return jobs
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """See which processes have ended, and start others; see `PolledCluster.look`."""
+        """Check which processes have ended, and start others; see `PolledCluster.look`."""
         for job, limit in self._ending.items():
             if limit < time.monotonic() and job in self._running:
                 _signal(self._running[job].process, signal.SIGKILL)
@@ -104,7 +104,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
                 _signal(self._running[job].process, signal.SIGTERM)
 
     def ended(self, job: JobId, live: LiveJob, found: Found) -> Found:
-        """Add what a process that failed has printed; see `PolledCluster.ended`."""
+        """Add the output of a failed process; see `PolledCluster.ended`."""
         self._ending.pop(job, None)
         running = self._running.pop(job, None)
         if running is None or running.output is None:
@@ -115,10 +115,10 @@ class ProcessCluster(PolledCluster[LiveJob]):
         if not found.cause:
             return found
         text = log[-_TAIL:].decode(errors="replace").strip()
-        return found._replace(detail=f"{found.detail}; it printed: {text}" if text else found.detail, log=log)
+        return found._replace(detail=f"{found.detail}; its output ends with: {text}" if text else found.detail, log=log)
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find processes that an earlier leader on this machine has started for the store, and take them over."""
+        """Find the processes that an earlier leader on this machine started for the store, and adopt them."""
         found: dict[JobId, str] = {}
         for process in psutil.process_iter():
             owner, _, rest = _mark(process).partition(" ")
@@ -141,7 +141,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
                 _reap(one.process)
 
     def leave(self) -> None:
-        """Let the processes run on; what waited for one of them to end is not started."""
+        """Let running processes continue; queued batches are not started."""
         super().leave()
         self._waiting.clear()
         for one in self._running.values():
@@ -170,40 +170,40 @@ class ProcessCluster(PolledCluster[LiveJob]):
             status = _exit_status(process)
         except psutil.TimeoutExpired:
             return Found(JobState.RUNNING)
-        if status is None:  # its answers say how it went
+        if status is None:  # unknown; the worker's answers say how it ended
             return Found(JobState.ENDED)
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return Found(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
 
 
 def _mark(process: psutil.Process) -> str:
-    """Read what `ProcessCluster` has written into the environment of a process that it started."""
+    """Return the environment variable that `ProcessCluster` sets for its processes; empty for any other process."""
     try:
-        is_first = os.getsid(process.pid) == process.pid  # the processes that it starts have its environment, too
+        is_first = os.getsid(process.pid) == process.pid  # its children inherit the variable
         return str(process.environ().get(_VARIABLE, "")) if is_first else ""
-    except (OSError, psutil.Error):  # gone, or somebody else's
+    except (OSError, psutil.Error):  # the process is gone, or belongs to another user
         return ""
 
 
 def _reap(process: psutil.Process) -> None:
-    """Have Python know, too, that a process has ended for which psutil has waited."""
+    """Let the subprocess module know that a process has ended, since only psutil has waited for it."""
     if isinstance(process, psutil.Popen):
         process.poll()
 
 
 def _exit_status(process: psutil.Process) -> int | None:
-    """Return how our child has ended: negative, a signal; None when somebody else in this process has reaped it."""
+    """Return a child's exit status, negative for a signal; None if other code in this process has reaped it."""
     return process.wait(timeout=0)
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Return whether a process still does something; one that is not our child may stay as a zombie."""
+    """Return whether a process is still running; one that is not our child may remain as a zombie."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    """Send a signal to a process and all that it has started."""
+    """Send a signal to a process and its process group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)

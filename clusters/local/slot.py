@@ -1,4 +1,4 @@
-"""The current task of a worker, where its cluster can see it even when the worker is dead."""
+"""The current task of a worker, in shared memory, where the cluster can read it even after the worker has died."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ _SIZE = mmap.PAGESIZE
 
 
 class Doing(NamedTuple):
-    """The attempt that a worker is at."""
+    """The attempt that a worker is running."""
 
     task: TaskId
     start: float
     """Seconds since the epoch."""
     memory: int
-    """The most bytes it may use; 0 sets no limit."""
+    """Memory limit in bytes; 0 means no limit."""
     walltime: float
-    """The most seconds it may take; 0 sets no limit."""
+    """Time limit in seconds; 0 means no limit."""
     log: int
-    """Where in the worker's output its log starts."""
+    """Offset in the worker's output at which the attempt's log starts."""
     began: float
-    """When it started by `time.monotonic`, which all processes of a machine share: while the machine sleeps it stands
-    still, and no process sets it."""
+    """When the attempt started, by `time.monotonic`: all processes of a machine share that clock, it does not advance
+    while the machine is suspended, and no one can set it."""
     base: int = 0
-    """How many bytes of memory the worker had when it started the attempt: they are not the task's."""
+    """Bytes of memory that the worker used before the attempt; they are not charged to the task."""
     spare: int = 0
-    """How many more bytes are the worker's, for what the store's driver may need meanwhile."""
+    """Additional bytes that are not charged to the task, since the store's driver may need them."""
 
 
 class Slot:
     """A page of memory that a worker and its cluster share.
 
-    A worker that is killed can say nothing any more, and what it did last may still have been in
-    a buffer; this is how its cluster knows which task to charge, and which limits to watch.
+    A killed worker cannot report anything, and its last messages may be lost in a buffer. This page tells the
+    cluster which task was running, and which limits to enforce.
     """
 
     def __init__(self, fd: int = -1) -> None:
-        """Share the first page of a file, which is made large enough; or, without one, with no one."""
+        """Map the first page of a file, enlarging the file if necessary; without a descriptor, use private memory."""
         if fd >= 0:
             os.ftruncate(fd, _SIZE)
         self._page = mmap.mmap(fd, _SIZE)
 
     def write(self, doing: Doing) -> None:
-        """Return what is being done now."""
+        """Record the current attempt."""
         _LAYOUT.pack_into(self._page, 0, True, *doing)
 
     def clear(self) -> None:
-        """Note that no task runs."""
+        """Record that no task is running."""
         self._page[0] = 0
 
     def read(self) -> Doing | None:
-        """Return what the worker is at; None between tasks. While it changes, what is read may be a mixture:
-        only what is read twice alike is certain."""
+        """Return the worker's current attempt; None between tasks. During a write the result may be a mixture of two
+        attempts: read twice and compare."""
         busy, *fields = _LAYOUT.unpack_from(self._page, 0)
         return Doing(*fields) if busy else None
 
     def last(self) -> Doing:
-        """Return what the worker is at, or was at last; all zeros before its first attempt."""
+        """Return the worker's current or last attempt; all zeros before its first one."""
         return Doing(*_LAYOUT.unpack_from(self._page, 0)[1:])
 
     def close(self) -> None:
-        """Return the page up."""
+        """Release the page."""
         self._page.close()

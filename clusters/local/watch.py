@@ -1,4 +1,4 @@
-"""Whether a worker's task keeps to its limits, and why a worker ended."""
+"""Check the limits of a worker's task, and determine why a worker ended."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from toilfn.units import format_duration, format_size
 __all__ = ["Verdict", "broken_limit", "how_it_ended"]
 
 Verdict = tuple[Cause, str]
-"""Why a batch ended, for the scheduler and for people."""
+"""Why a batch ended: the cause for the scheduler, and a text for people."""
 
 _SHORT = 0.02
-"""Tasks are left alone for so many seconds."""
+"""Seconds for which a task runs before its limits are checked."""
 
 _FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGSYS", "SIGTRAP"}
-"""Signals that a program brings upon itself."""
+"""Signals that are caused by errors of the program itself."""
 
 
 def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | None:
-    """Return which limit a worker's task has broken, if any; with `memory`, that of memory counts, too."""
+    """Return which limit a worker's task has exceeded, if any; the memory limit is checked only with `memory`."""
     doing = worker.doing()
     if doing is None:
         return None
@@ -38,31 +38,31 @@ def broken_limit(worker: WorkerProcess, *, memory: bool = True) -> Verdict | Non
         limit = doing.base + doing.spare + doing.memory
         if (used := used_memory(worker.pid, limit)) > limit:
             verdict = Cause.MEMORY, _too_much(used - doing.base, doing)
-    return verdict if worker.doing() == doing else None  # it may have gone on to another task meanwhile
+    return verdict if worker.doing() == doing else None  # the worker may have started another task meanwhile
 
 
 def _too_much(used: int, doing: Doing) -> str:
-    """Say what a task used, without its worker's memory."""
+    """Describe the memory that a task used, without that of its worker."""
     asked, base = format_size(doing.memory), format_size(doing.base)
-    more = f"; its worker's own {base} do not count" if doing.base else ""
-    return f"used {format_size(used)} of memory and asked for {asked}{more}"
+    more = f" (not counting the {base} of its worker)" if doing.base else ""
+    return f"used {format_size(used)} of memory but requested {asked}{more}"
 
 
 def how_it_ended(status: int, *, in_task: bool) -> Verdict:
-    """Return why a worker ended without a request.
+    """Return why a worker ended that was not asked to.
 
     Parameters
     ----------
     status : int
-        Its exit status, or the negative number of the signal that killed it.
+        The exit status, or the negative number of the signal that killed the worker.
     in_task : bool
-        Whether it was running a task.
+        Whether the worker was running a task.
     """
-    where = "while running it" if in_task else "between two tasks"
+    where = "while running the task" if in_task else "between two tasks"
     if status >= 0:
         return (Cause.ERROR if in_task else Cause.LOST), f"the worker process ended with exit status {status} {where}"
     name = _signal_name(-status)
-    hint = ": perhaps the machine had no memory left" if name == "SIGKILL" else ""
+    hint = "; perhaps the machine ran out of memory" if name == "SIGKILL" else ""
     cause = Cause.ERROR if in_task and name in _FAULTS else Cause.LOST
     return cause, f"the worker process was killed by {name} {where}{hint}"
 

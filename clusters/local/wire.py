@@ -12,23 +12,23 @@ _CHUNK = 1 << 18
 
 
 class Wire:
-    """A socket that carries whole messages, each after its length in eight bytes."""
+    """A socket for messages, each preceded by its length in eight bytes."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = bytearray()
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the file descriptor to wait on."""
         return self._socket.fileno()
 
     def send(self, message: bytes) -> None:
-        """Send a message, waiting until the other side has room for it.
+        """Send a message, waiting until the other side has read enough.
 
         Raises
         ------
         OSError
-            If the other side is gone.
+            If the other side has closed the connection.
         """
         if len(message) < _CHUNK:
             self._socket.sendall(_LENGTH.pack(len(message)) + message)
@@ -37,12 +37,12 @@ class Wire:
             self._socket.sendall(message)
 
     def receive(self) -> list[bytes] | None:
-        """Read once what there is.
+        """Read the available data once.
 
         Returns
         -------
         list of bytes or None
-            The messages that are now whole; None when the other side has closed or died.
+            The complete messages; None if the other side has closed the connection or died.
         """
         try:
             data = self._socket.recv(_CHUNK)
@@ -65,5 +65,5 @@ class Wire:
         return messages
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()

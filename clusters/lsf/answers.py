@@ -1,6 +1,6 @@
-"""The meaning of what bjobs and bhist say about jobs.
+"""Interpret the output of bjobs and bhist.
 
-Text that is not an answer of these commands gives no verdict, and never an exception.
+Text that is not valid output of these commands yields no verdict, and never raises an exception.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ _CODES = 'Administering IBM Spectrum LSF 10.1, "Job exit codes"'
 
 STATES: dict[str, Verdict] = {
     "PEND": queued("pending, not yet started", _BJOBS),
-    "PROV": queued("its host is woken up", _BJOBS),
+    "PROV": queued("its host is being woken up", _BJOBS),
     "PSUSP": queued("suspended by its owner or an administrator while it was pending", _BJOBS),
-    "WAIT": queued("in a chunk of jobs that waits to run", _BJOBS),
+    "WAIT": queued("in a job chunk that waits to run", _BJOBS),
     "RUN": running("runs", _BJOBS),
     "USUSP": running("suspended by its owner or an administrator while it ran", _BJOBS),
     "SSUSP": running("suspended by LSF", _BJOBS),
-    "UNKWN": unknown("the daemon on its host is out of reach", _BJOBS),
+    "UNKWN": unknown("the daemon on its host is unreachable", _BJOBS),
     "DONE": ended(None, "ended with status 0", _BJOBS),
     "PDONE": ended(None, "ended, and its post-execution command as well", _API),
     "PERR": ended(None, "ended, and its post-execution command failed", _API),
     "EXIT": ended(Cause.ERROR, "ended with another status, or was killed", _BJOBS),
-    "ZOMBI": ended(Cause.LOST, "killed while its host was out of reach", _BJOBS),
+    "ZOMBI": ended(Cause.LOST, "killed while its host was unreachable", _BJOBS),
 }
-"""The states of jobs. For ``EXIT``, ``PDONE`` and ``PERR`` the exit code and the reason decide."""
+"""The states of jobs. For ``EXIT``, ``PDONE`` and ``PERR``, the exit code and the reason decide."""
 
 REASONS: dict[str, Verdict] = {
     "TERM_ADMIN": ended(Cause.LOST, "killed by root or an administrator", _TERM),
     "TERM_BUCKET_KILL": ended(Cause.LOST, "killed with bkill -b", _TERM),
     "TERM_CHKPNT": ended(Cause.PREEMPTED, "killed after a checkpoint", _TERM),
-    "TERM_CPULIMIT": ended(Cause.WALLTIME, "reached the limit of CPU time", _TERM),
+    "TERM_CPULIMIT": ended(Cause.WALLTIME, "reached the CPU time limit", _TERM),
     "TERM_CSM_ALLOC": ended(Cause.LOST, "the allocation by CSM failed", _TERM),
     "TERM_CTRL_PID": ended(Cause.LOST, "the process that controls the job died", _TERM),
-    "TERM_CWD_NOTEXIST": ended(Cause.LOST, "the host cannot reach the working directory", _TERM),
-    "TERM_DATA": ended(Cause.LOST, "staging of data failed", _TERM),
-    "TERM_DEADLINE": ended(Cause.LOST, "reached its deadline, a time of the clock and not a time limit", _TERM),
-    "TERM_EXTERNAL_SIGNAL": ended(Cause.LOST, "ended by a signal from outside of LSF", _TERM),
-    "TERM_FORCE_ADMIN": ended(Cause.LOST, "killed at once by root or an administrator", _TERM),
-    "TERM_FORCE_OWNER": ended(Cause.LOST, "killed at once by its owner", _TERM),
+    "TERM_CWD_NOTEXIST": ended(Cause.LOST, "the host cannot access the working directory", _TERM),
+    "TERM_DATA": ended(Cause.LOST, "data staging failed", _TERM),
+    "TERM_DEADLINE": ended(Cause.LOST, "reached its deadline, which is a time of day and not a time limit", _TERM),
+    "TERM_EXTERNAL_SIGNAL": ended(Cause.LOST, "ended by a signal from outside LSF", _TERM),
+    "TERM_FORCE_ADMIN": ended(Cause.LOST, "killed immediately by root or an administrator", _TERM),
+    "TERM_FORCE_OWNER": ended(Cause.LOST, "killed immediately by its owner", _TERM),
     "TERM_KUBE": ended(Cause.LOST, "ended by the integration with Kubernetes", _TERM),
     "TERM_LOAD": ended(Cause.PREEMPTED, "the load of the host was too high", _TERM),
     "TERM_MC_RECALL": ended(Cause.LOST, "recalled by the cluster that had forwarded it", _TERM),
@@ -62,10 +62,10 @@ REASONS: dict[str, Verdict] = {
     "TERM_OWNER": ended(Cause.LOST, "killed by its owner", _TERM),
     "TERM_PREEMPT": ended(Cause.PREEMPTED, "preempted", _TERM),
     "TERM_PRE_EXEC_FAIL": ended(Cause.LOST, "its pre-execution command failed too often", _TERM),
-    "TERM_PROCESSLIMIT": ended(Cause.ERROR, "reached the limit of processes", _TERM),
+    "TERM_PROCESSLIMIT": ended(Cause.ERROR, "reached the process limit", _TERM),
     "TERM_RC": ended(Cause.PREEMPTED, "its host was reclaimed by the cloud", _TERM),
     "TERM_RC_RECLAIM": ended(Cause.PREEMPTED, "its host was reclaimed by the resource connector", _TERM),
-    "TERM_REMOVE_HUNG_JOB": ended(Cause.LOST, "removed because its host was out of reach", _TERM),
+    "TERM_REMOVE_HUNG_JOB": ended(Cause.LOST, "removed because its host was unreachable", _TERM),
     "TERM_REQUEUE_ADMIN": ended(Cause.PREEMPTED, "killed and requeued by root or an administrator", _TERM),
     "TERM_REQUEUE_OWNER": ended(Cause.PREEMPTED, "killed and requeued by its owner", _TERM),
     "TERM_REQUEUE_RC": ended(Cause.PREEMPTED, "killed and requeued, its host was reclaimed", _TERM),
@@ -74,27 +74,27 @@ REASONS: dict[str, Verdict] = {
     "TERM_SLURM": ended(Cause.LOST, "ended by Slurm, on which LSF runs: a node failed", _TERM),
     "TERM_SWAP": ended(Cause.MEMORY, "reached the swap limit", _TERM),
     "TERM_SWAPLIMIT": ended(Cause.MEMORY, "reached the swap limit", _EXAMPLES),
-    "TERM_THREADLIMIT": ended(Cause.ERROR, "reached the limit of threads", _TERM),
+    "TERM_THREADLIMIT": ended(Cause.ERROR, "reached the thread limit", _TERM),
     "TERM_USER": ended(Cause.LOST, "killed by its owner", _EXAMPLES),
     "TERM_WINDOW": ended(Cause.PREEMPTED, "the queue's run window closed", _TERM),
     "TERM_WINDOWS": ended(Cause.PREEMPTED, "the queue's run window closed", _EXAMPLES),
-    "TERM_ZOMBIE": ended(Cause.LOST, "exited while LSF was away", _TERM),
+    "TERM_ZOMBIE": ended(Cause.LOST, "exited while LSF was not available", _TERM),
 }
-"""Why LSF ended a job (bjobs, ``exit_reason``; bhist). ``TERM_UNKNOWN`` means that the exit status decides."""
+"""Why LSF ended a job (``exit_reason`` of bjobs; bhist). With ``TERM_UNKNOWN`` the exit status decides."""
 
 SIGNALS: dict[int, Verdict] = {
     2: ended(Cause.LOST, "SIGINT, the first signal of a kill", _CODES),
     12: ended(Cause.WALLTIME, "SIGUSR2, sent at the run time limit", _CODES),
-    24: ended(Cause.WALLTIME, "SIGXCPU, sent at the limit of CPU time", _CODES),
+    24: ended(Cause.WALLTIME, "SIGXCPU, sent at the CPU time limit", _CODES),
 }
-"""Signals by which LSF ends jobs where it gives no reason; `exit_cause` judges the others."""
+"""Signals with which LSF ends jobs without giving a reason; `exit_cause` interprets all others."""
 
 
 def json_records(text: str, is_absent: bool = False) -> list[Any] | None:
-    """Read the records of ``bjobs -json``; None for what is not an answer.
+    """Parse the output of ``bjobs -json``; None if it is not valid.
 
-    It may print nothing for no jobs. Where it has said that it knows of none (`is_absent`), notices of the site may
-    be all there is.
+    The output may be empty if there are no jobs. If bjobs has said that it knows no such job (`is_absent`), the output
+    may consist only of notices of the site.
     """
     if not text.strip() or (is_absent and not has_beginning(text)):
         return []
@@ -105,7 +105,7 @@ def json_records(text: str, is_absent: bool = False) -> list[Any] | None:
 
 
 def job_key(record: Any) -> tuple[str, int] | None:
-    """Read the id and the index (0 for a job that is not in an array) of a record of ``bjobs -json``."""
+    """Return the id and the index (0 for a job that is not an array element) of a record of ``bjobs -json``."""
     if not isinstance(record, Mapping) or "ERROR" in record:
         return None
     match = re.fullmatch(r"(\d+)(?:\[(\d+)\])?", str(record.get("JOBID", "")).strip())
@@ -115,7 +115,7 @@ def job_key(record: Any) -> tuple[str, int] | None:
 
 
 def queue_record(record: Mapping[str, Any]) -> Found | None:
-    """Judge a record of ``bjobs -json``; None if it names no state."""
+    """Interpret a record of ``bjobs -json``; None if it has no state."""
     word = str(record.get("STAT") or "").strip().upper()
     if not word:
         return None
@@ -124,7 +124,7 @@ def queue_record(record: Mapping[str, Any]) -> Found | None:
     status, said = _number(record.get("EXIT_CODE")), str(record.get("EXIT_REASON") or "").strip()
     host = str(record.get("EXEC_HOST") or "").strip()
     if word == "EXIT" or (word in ("PDONE", "PERR") and status):
-        cause = _cause(status, 0, said) or Cause.LOST  # no status at all is not a success
+        cause = _cause(status, 0, said) or Cause.LOST  # without a status the job was not successful
     words = [word, f"exit status {status}" if status else "", said, f"on {host}" if host else ""]
     return Found(state, cause, ", ".join(filter(None, words)), is_held=word == "PSUSP")
 
@@ -133,7 +133,7 @@ def _cause(status: int, signal: int, said: str) -> Cause | None:
     reason = re.match(r"TERM_[A-Z_]+", said)
     if reason and reason[0] != "TERM_UNKNOWN":
         known = REASONS.get(reason[0])
-        return known.cause if known else Cause.LOST  # LSF ended it, for a reason that is new
+        return known.cause if known else Cause.LOST  # LSF ended the job for an unknown reason
     by_signal = SIGNALS.get(signal or status - 128)
     return by_signal.cause if by_signal else exit_cause(status, signal)
 
@@ -144,7 +144,7 @@ def _number(text: object) -> int:
 
 
 class _End(NamedTuple):
-    """The end of a job, as its events describe it."""
+    """The end of a job, according to its events."""
 
     is_over: bool = False
     is_done: bool = False
@@ -163,14 +163,14 @@ _HOST = re.compile(r"Host\(s\) <([^>\n]+)>|[Dd]ispatched to <([^>\n]+)>")
 
 
 def history(text: str) -> dict[tuple[str, int], Found]:
-    """Read what ``bhist -l -UF`` says of jobs that ended, by id and index (0 where there is no array)."""
-    text = re.sub(r"\r?\n[ \t]+(?=\S)", "", text)  # a line that begins with a blank is the rest of the one above
+    """Parse the output of ``bhist -l -UF``: how jobs ended, by id and index (0 for a job outside an array)."""
+    text = re.sub(r"\r?\n[ \t]+(?=\S)", "", text)  # join continuation lines
     found = {(base, int(index or 0)): _past(said) for base, index, said in _BLOCK.findall(text)}
     return {job: end for job, end in found.items() if end is not None}
 
 
 def _past(said: str) -> Found | None:
-    """Judge the events of one job; None if it has not ended. The text of the job's command is in none of them."""
+    """Interpret the events of one job; None if it has not ended. Events never contain the job's command."""
     end, host = _End(), ""
     for event in _EVENT.findall(said):
         if _STARTED.match(event):
@@ -191,7 +191,7 @@ def _past(said: str) -> Found | None:
 
 
 def _ended(event: str, before: _End) -> _End:
-    """Read an event of a job's end; what an earlier one has told stays."""
+    """Interpret an event of a job's end, and merge it with earlier ones."""
     if event.startswith(("Done", "Completed <done>")):
         return _End(is_over=True, is_done=True)
     status = re.match(r"Exited with exit code ?(\d{1,9})", event)

@@ -1,7 +1,7 @@
 """IBM Spectrum LSF.
 
-Follows the reference pages of bsub, bjobs, bhist, bkill, bqueues and bparams. Written for LSF 10.1, whose bjobs knows
-``-json``. bjobs shows ended jobs for CLEAN_PERIOD, an hour by default; after that bhist knows of them.
+This module follows the reference pages of bsub, bjobs, bhist, bkill, bqueues and bparams of LSF 10.1, whose bjobs
+supports ``-json``. bjobs shows ended jobs for CLEAN_PERIOD, by default an hour; after that, bhist knows them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class LSFSettings(JobSettings, total=False):
     Parameters
     ----------
     units : str
-        ``KB``, ``MB``, ``GB`` or ``TB``: what memory is counted in. By default LSF_UNIT_FOR_LIMITS of lsf.conf.
+        Unit of memory: ``KB``, ``MB``, ``GB`` or ``TB``. Default: LSF_UNIT_FOR_LIMITS in lsf.conf.
     memory_per_core : bool
-        Whether memory is reserved for each core. By default RESOURCE_RESERVE_PER_TASK (or _PER_SLOT) of lsb.params.
+        Whether memory is reserved per core. Default: RESOURCE_RESERVE_PER_TASK (or _PER_SLOT) in lsb.params.
     """
 
     units: str
@@ -47,7 +47,7 @@ class LSFSettings(JobSettings, total=False):
 
 
 class LSFCluster(CommandCluster):
-    """Run tasks as LSF jobs; see `JobSettings` and `LSFSettings` for its settings."""
+    """Runs tasks as LSF jobs; see `JobSettings` and `LSFSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
@@ -58,14 +58,14 @@ class LSFCluster(CommandCluster):
     index = "LSB_JOBINDEX"
     answer = r"Job <(\d+)> is submitted"
     marks = ("[", "]")
-    killer = ("bkill",)
+    kill_command = ("bkill",)
     needed = ("bsub", "bjobs", "bkill")
     absent = r"Job <\d+(\[\d+\])?> is not found|No (matching |unfinished |running |pending |suspended )?job(s)? found"
     cleared = (
         r"BSUB_.*|LSB_(?!(CONFDIR|SHAREDIR)$).*|LSF_(?!(\w+DIR|TOP|VERSION|SERVER_HOSTS|MASTER_LIST)$).*|TOILFN_JOB"
     )
     options = "BSUB_.*|LSB_(DEFAULT|SUB_|BSUB_).*"
-    room = 0.0  # it counts in minutes
+    room = 0.0  # LSF rounds up to minutes
     first = 1
     array_limit = 1000
     away = (
@@ -80,7 +80,7 @@ class LSFCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
 
     def directives(self, submission: Submission) -> list[str]:
-        """Return bsub's options for a shape."""
+        """Return the bsub options for a shape."""
         resources, given = submission.resources, self.settings
         cores = math.ceil(resources.cores)
         unit = memory_unit(given.get("units"))
@@ -97,30 +97,30 @@ class LSFCluster(CommandCluster):
             f"-M {max(1, math.ceil(resources.memory / unit))}",
             *([f"-W {math.ceil(walltime / 60)}"] if walltime is not None else []),
             *(f'-gpu "{_gpu(accelerator)}"' for accelerator in resources.accelerators),
-            *self.given(queue="-q {}", account="-P {}"),
+            *self.setting_directives(queue="-q {}", account="-P {}"),
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Return bsub's command line; bsub reads the script from its input."""
+        """Return the bsub command line; bsub reads the script from standard input."""
         return ["bsub", *self.submit_args()]
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask bjobs, also for jobs that ended a short time ago."""
+        """Query jobs with bjobs, which also reports those that ended recently."""
         records = self._jobs("jobid jobindex stat exit_code exit_reason exec_host", "-a", *bases)
         found = {job: queue_record(record) for job, record in records.items()}
         return {job: verdict for job, verdict in found.items() if verdict is not None}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask bhist, in all event logs there are. It fails when it knows none of the jobs."""
+        """Query all event logs with bhist, which fails if it knows none of the jobs."""
         output = self.commands.ask(["bhist", "-l", "-UF", "-n", "0", *bases])
         return {self._id(*key): found for key, found in history(output).items() if key[0] in bases}
 
     def arrived(self, name: str) -> str:
-        """Ask bjobs for a submission by its name, also when its jobs have ended a short time ago."""
+        """Search for a submission by its name with bjobs, even if its jobs ended recently."""
         return next((self.split(job)[0] for job, called in self._named("-a").items() if called == name), "")
 
     def names(self) -> dict[JobId, str]:
-        """Ask bjobs for all live jobs of this user."""
+        """Return the names of all live jobs of this user, from bjobs."""
         return self._named()
 
     def _named(self, *options: str) -> dict[JobId, str]:
@@ -128,14 +128,14 @@ class LSFCluster(CommandCluster):
         return {job: str(record.get("JOB_NAME") or "").partition("[")[0] for job, record in records}
 
     def site_array_limit(self) -> int:
-        """Ask for the site's parameters, and check that the queue exists."""
+        """Read the site's parameters, check that the queue exists, and return the limit."""
         if "queue" in self.settings:
             self._check_queue(self.settings["queue"])
         self._site = read_parameters(self.commands.consult(["bparams", "-a"]))
         return self._site.array_limit
 
     def _check_queue(self, name: str) -> None:
-        """Refuse a queue that does not exist; where bqueues may not be asked, bsub decides."""
+        """Refuse a queue that does not exist. If bqueues fails for another reason, bsub will decide."""
         try:
             self.commands.run(["bqueues", name])
         except AwayError:

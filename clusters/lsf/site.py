@@ -1,7 +1,7 @@
-"""How a site has configured LSF: what memory is counted in, whether it is reserved for each core, how long arrays are.
+"""A site's configuration of LSF: the unit of memory, whether memory is reserved per core, and the limit of arrays.
 
-Follows the reference pages of lsf.conf (LSF_UNIT_FOR_LIMITS) and of lsb.params (RESOURCE_RESERVE_PER_TASK and the
-older RESOURCE_RESERVE_PER_SLOT, MAX_JOB_ARRAY_SIZE), which ``bparams -a`` shows.
+This module follows the reference pages of lsf.conf (LSF_UNIT_FOR_LIMITS) and of lsb.params (RESOURCE_RESERVE_PER_TASK
+and the older RESOURCE_RESERVE_PER_SLOT, MAX_JOB_ARRAY_SIZE), which ``bparams -a`` shows.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What ``bparams -a`` says.
+    """The parameters of a site from ``bparams -a``.
 
     Attributes
     ----------
     is_per_core : bool
-        Whether ``rusage[mem=...]`` counts for each core of a job.
+        Whether ``rusage[mem=...]`` counts per core of a job.
     array_limit : int
-        The most elements of a job array; LSF's own default is 1000.
+        Maximum number of elements of a job array. LSF's default is 1000.
     """
 
     is_per_core: bool
@@ -35,14 +35,14 @@ class Site:
 
 
 def read_parameters(text: str) -> Site:
-    """Read the output of ``bparams -a``."""
+    """Parse the output of ``bparams -a``."""
     per_core = re.search(r"^\s*RESOURCE_RESERVE_PER_(TASK|SLOT)\s*=\s*Y", text, re.MULTILINE | re.IGNORECASE)
     longest = re.search(r"^\s*MAX_JOB_ARRAY_SIZE\s*=\s*(\d{1,9})\b", text, re.MULTILINE)
     return Site(per_core is not None, int(longest[1]) if longest else 1000)
 
 
 def memory_unit(wanted: str | None) -> int:
-    """Return the bytes of LSF's unit of memory: the one wanted, or that of lsf.conf; the default is KB.
+    """Return the number of bytes in LSF's unit of memory: the given one, else that of lsf.conf, else KB.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""MesosCluster: takes what Mesos offers, and runs batches there under one executor for each node."""
+"""MesosCluster: accepts offers of Mesos, and runs batches under one executor per node."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ __all__ = ["MesosCluster", "MesosSettings"]
 _log = logging.getLogger(__name__)
 
 _NOTE = "mesos-framework"
-"""Name of the framework's id in the store."""
+"""The name of the note with the framework's id."""
 
 _EXECUTOR = {"cpus": 0.1, "mem": 64.0}
-"""Resources that an executor needs for its own process on a node."""
+"""Resources of an executor's own process."""
 
 _RECONCILE = 600.0
-"""Seconds between two questions for the state of all jobs, whatever news came."""
+"""Seconds between two requests for the states of all jobs, in addition to their updates."""
 
 _SOON = 5.0
-"""Seconds until that question when a call was lost."""
+"""Seconds until that request after a call was lost."""
 
-_NOTHING_WAITS, _SOMETHING_WAITS = 3600.0, 1.0
-"""For how many seconds an offer is refused."""
+_REFUSE_IDLE, _REFUSE_WAITING = 3600.0, 1.0
+"""Seconds for which offers are refused: without waiting batches, and with some."""
 
 
 @dataclass(slots=True)
 class _Task(LiveJob):
-    """A job: it waits for an offer until it has an agent."""
+    """A job, which waits for an offer until it has an agent."""
 
     batch: Batch | None = None
     agent: str = ""
@@ -59,21 +59,21 @@ class _Task(LiveJob):
 
 
 class MesosCluster(PolledCluster[_Task]):
-    """Run tasks on Apache Mesos; see `ContainerSettings` and `MesosSettings` for its settings."""
+    """Runs tasks on Apache Mesos; see `ContainerSettings` and `MesosSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         memory_limits=True, walltime_limits=True, accelerators=True, preemption=True, worker_cleanup=True
     )
     place = ("endpoint", "role", "name", "framework_id")
-    unknown = "Mesos does not know it"
+    unknown = "Mesos does not know the job"
 
     def __init__(self, **settings: Unpack[MesosSettings]) -> None:
         super().__init__({"poll_interval": 0.2, **resolved("MesosCluster", "mesos", MesosSettings, settings)})
         self._master: Master | None = None
         self._executors: dict[str, dict[str, Any]] = {}
-        self._next_question = 0.0
+        self._next_reconciliation = 0.0
 
-    # The cluster's interface.
+    # The interface of clusters.
 
     def open(self, context: RunContext) -> None:
         """Subscribe, as the framework of an earlier leader if there was one. See `Cluster.open`."""
@@ -87,12 +87,12 @@ class MesosCluster(PolledCluster[_Task]):
         except ClusterError as error:
             if known or not noted or "removed" not in str(error):
                 raise
-            _log.warning("%s. Its tasks are gone; registering as a new one.", error)  # its failover_timeout is over
+            _log.warning("%s; registering a new framework, since failover_timeout has ended the old one", error)
             self._master = self._subscribed("")
         context.notes.write(_NOTE, self._master.framework_id.encode())
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
-        """Let batches wait for offers, and ask for some. See `Cluster.submit`."""
+        """Queue batches, and request offers. See `Cluster.submit`."""
         for batch in batches:
             amounts(batch.resources)
         jobs = [JobId(f"{secrets.token_hex(4)}-{quote(batch.name, safe='')}") for batch in batches]
@@ -103,16 +103,16 @@ class MesosCluster(PolledCluster[_Task]):
         return jobs
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Return the news of jobs; now and then, ask for all of them."""
+        """Return the states of jobs, and from time to time request those of all jobs from Mesos."""
         master = self._open_master
         master.check()
         with self.lock:
-            if time.monotonic() > self._next_question:
+            if time.monotonic() > self._next_reconciliation:
                 self._reconcile()
             return {job: self._live[job].found for job in jobs}
 
     def end(self, jobs: Sequence[JobId]) -> None:
-        """Kill tasks; those that have not been launched just do not wait any more."""
+        """Kill tasks; those that have not been launched are removed from the queue."""
         with self.lock:
             launched = {job: self._live[job].agent for job in jobs if job in self._live and self._live[job].agent}
             for job in self._live.keys() & set(jobs) - launched.keys():
@@ -122,7 +122,7 @@ class MesosCluster(PolledCluster[_Task]):
             self._open_master.call("KILL", kill={"task_id": {"value": job}, "agent_id": {"value": agent}})
 
     def close(self) -> None:
-        """End the framework: Mesos ends all its tasks, and its executors clean up."""
+        """Shut down the framework: Mesos ends all its tasks, and its executors clean up."""
         master, self._master = self._master, None
         if master is None:
             return
@@ -131,19 +131,19 @@ class MesosCluster(PolledCluster[_Task]):
             master.call("TEARDOWN")
             self.context.notes.write(_NOTE, b"")
         except AwayError as error:
-            _log.warning("%s. Its tasks end when failover_timeout is over.", error)
+            _log.warning("%s; its tasks will end after failover_timeout", error)
         except ClusterError as error:  # another leader has taken over
             _log.info("%s", error)
         finally:
-            self._hang_up(master)
+            self._disconnect(master)
 
     def leave(self) -> None:
-        """Hang up without ending the framework: Mesos keeps its tasks for `failover_timeout`."""
+        """Disconnect without shutting down the framework: Mesos keeps its tasks for `failover_timeout`."""
         master, self._master = self._master, None
         if master is not None:
-            self._hang_up(master)
+            self._disconnect(master)
 
-    def _hang_up(self, master: Master) -> None:
+    def _disconnect(self, master: Master) -> None:
         master.stop()
         with self.lock:
             self._live.clear()
@@ -152,7 +152,7 @@ class MesosCluster(PolledCluster[_Task]):
     def _subscribed(self, framework_id: str) -> Master:
         given = self.settings
         info = framework_info(given, self.context.workflow)
-        self._master = Master(endpoints(given), info, credentials(given), self._hear)
+        self._master = Master(endpoints(given), info, credentials(given), self._handle)
         try:
             self._master.start(framework_id, START_PATIENCE)
         except ClusterError:
@@ -166,14 +166,14 @@ class MesosCluster(PolledCluster[_Task]):
             raise ClusterError("the cluster is not open")
         return self._master
 
-    # What Mesos says, in the thread of the subscription.
+    # Events of Mesos, handled in the thread of the subscription.
 
-    def _hear(self, event: Mapping[str, Any]) -> None:
+    def _handle(self, event: Mapping[str, Any]) -> None:
         with self.lock:
             match event["type"]:
-                case "SUBSCRIBED":  # what was said meanwhile is lost: executors may have ended
+                case "SUBSCRIBED":  # events may have been lost, and executors may have ended
                     self._executors.clear()
-                    self._next_question = 0.0
+                    self._next_reconciliation = 0.0
                 case "OFFERS":
                     self._use(event["offers"]["offers"])
                 case "UPDATE":
@@ -183,26 +183,26 @@ class MesosCluster(PolledCluster[_Task]):
         self.wake()
 
     def _update(self, status: Mapping[str, Any]) -> None:
-        """Take a task's state, and acknowledge what wants that."""
+        """Record the state of a task, and acknowledge the update if necessary."""
         live = self._live.get(JobId(status["task_id"]["value"]))
-        if live is not None and live.found.state is not JobState.ENDED:  # why it ended is not said twice
+        if live is not None and live.found.state is not JobState.ENDED:  # keep the first reason for its end
             live.found = found(status, is_preemptible=live.is_preemptible)
         if status.get("uuid"):
             body = {name: status[name] for name in ("agent_id", "task_id", "uuid")}
-            self._tell("ACKNOWLEDGE", acknowledge=body)
+            self._call("ACKNOWLEDGE", acknowledge=body)
 
     def _failed(self, failure: Mapping[str, Any]) -> None:
-        """Forget the executor of a node, which has ended, or the node is lost."""
+        """Forget an executor that has ended or was lost with its node."""
         self._executors.pop(failure.get("agent_id", {}).get("value", ""), None)
 
     def _use(self, offers: Sequence[Offer]) -> None:
-        """Launch what fits, and refuse the rest."""
+        """Launch the batches that fit the offers, and decline the other offers."""
         waiting = {job: live for job, live in self._live.items() if live.batch is not None and not live.agent}
         refused = []
         for offer in offers:
             launches = self._fill(offer, waiting)
             if launches:
-                self._tell("ACCEPT", accept={
+                self._call("ACCEPT", accept={
                     "offer_ids": [offer["id"]],
                     "operations": [{"type": "LAUNCH", "launch": {"task_infos": launches}}],
                     "filters": {"refuse_seconds": 0.0},
@@ -210,11 +210,11 @@ class MesosCluster(PolledCluster[_Task]):
             else:
                 refused.append(offer["id"])
         if refused:
-            pause = _SOMETHING_WAITS if waiting else _NOTHING_WAITS
-            self._tell("DECLINE", decline={"offer_ids": refused, "filters": {"refuse_seconds": pause}})
+            pause = _REFUSE_WAITING if waiting else _REFUSE_IDLE
+            self._call("DECLINE", decline={"offer_ids": refused, "filters": {"refuse_seconds": pause}})
 
     def _fill(self, offer: Offer, waiting: dict[JobId, _Task]) -> list[dict[str, Any]]:
-        """Choose batches for an offer, first come first served; they do not wait any more."""
+        """Take batches for an offer from the queue, in order."""
         agent, rest = offer["agent_id"]["value"], list(offer.get("resources", ()))
         executor = self._executors.get(agent) or self._new_executor(rest)
         launches: list[dict[str, Any]] = []
@@ -230,29 +230,29 @@ class MesosCluster(PolledCluster[_Task]):
             self._executors[agent] = executor
         return launches
 
-    def _tell(self, kind: str, **body: Any) -> None:
-        """Call; if that gets lost, ask soon what has become of it."""
+    def _call(self, kind: str, **body: Any) -> None:
+        """Send a call; if that fails, request the states of all jobs soon."""
         try:
             self._open_master.call(kind, **body)
         except ClusterError as error:
             _log.warning("%s", error)
-            self._next_question = time.monotonic() + _SOON
+            self._next_reconciliation = time.monotonic() + _SOON
 
     def _reconcile(self) -> None:
-        """Ask for the state of each task that was launched (explicit reconciliation)."""
-        self._next_question = time.monotonic() + _RECONCILE
+        """Request the state of each launched task (explicit reconciliation)."""
+        self._next_reconciliation = time.monotonic() + _RECONCILE
         tasks = [
             {"task_id": {"value": job}, "agent_id": {"value": live.agent}}
             for job, live in self._live.items()
             if live.agent
         ]
         if tasks:
-            self._tell("RECONCILE", reconcile={"tasks": tasks})
+            self._call("RECONCILE", reconcile={"tasks": tasks})
 
     # Calls to Mesos.
 
     def _new_executor(self, rest: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Write an ExecutorInfo; None if there is no room for one."""
+        """Build an ExecutorInfo; None if the offer has no room for it."""
         resources = cut(rest, _EXECUTOR)
         if resources is None:
             return None
@@ -274,7 +274,7 @@ class MesosCluster(PolledCluster[_Task]):
     def _task_info(
         self, job: JobId, batch: Batch, agent: str, resources: list[dict[str, Any]], executor: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        """Write a TaskInfo; what the executor is to run is its data."""
+        """Build a TaskInfo, whose data tells the executor what to run."""
         given = self.settings
         python = {} if "image" in given else {"python": sys.executable}
         command = [*worker_words({**python, **given}, self.context), batch.name]
@@ -294,7 +294,7 @@ class MesosCluster(PolledCluster[_Task]):
         }
 
     def list(self, workflow: str) -> dict[JobId, str]:
-        """Find the live tasks of this framework, and take them over; asks Mesos for the state of each."""
+        """Find the live tasks of this framework and adopt them, and request their states from Mesos."""
         if workflow != self.context.workflow:
             return {}
         tasks = self.patiently(lambda: self._open_master.ask("GET_TASKS")).get("tasks", ())
@@ -312,7 +312,7 @@ class MesosCluster(PolledCluster[_Task]):
 
 
 def _container(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the ContainerInfo of an image, if there is one."""
+    """Build the ContainerInfo of the image; empty without an image."""
     image = setting(settings, "image", "TOILFN_IMAGE")
     if image is None:
         return {}

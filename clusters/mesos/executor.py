@@ -1,7 +1,7 @@
-"""The executor of a node: ``python -m toilfn.clusters.mesos.executor``, which a Mesos agent starts.
+"""The executor on a node: ``python -m toilfn.clusters.mesos.executor``, started by a Mesos agent.
 
-Follows the documentation of the executor HTTP API (v1). Each task is a process of its own, with a limit of memory; at
-the end, what workers that died have left on the node is cleaned up.
+This module follows the documentation of the executor HTTP API (v1). Each task is a process of its own, with a memory
+limit. At the end, the executor cleans up after workers that died on the node.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ __all__ = ["Executor", "main"]
 
 _PATH = "/api/v1/executor"
 _TAIL = 1000
-"""How many bytes of a failed task's output are sent."""
+"""Number of bytes of a failed task's output to report."""
 _GRACE = 5.0
-"""Seconds from a polite to an impolite end."""
+"""Seconds between SIGTERM and SIGKILL."""
 _PERIOD = 0.1
-"""Seconds between two looks at processes."""
+"""Seconds between two checks of the processes."""
 _WATCH = 1.0
-"""Seconds between two looks at their memory."""
+"""Seconds between two checks of their memory."""
 _SILENCE = 3600.0
-"""Seconds without an event after which we subscribe again; agents need not send heartbeats to executors."""
+"""Seconds without an event after which to subscribe again; agents need not send heartbeats to executors."""
 
 
 @dataclass(slots=True)
@@ -55,24 +55,24 @@ class _Running:
     reason: str = ""
     message: str = ""
     kill_at: float | None = None
-    """When it is ended for good, on the monotonic clock, if it is to end."""
+    """The monotonic time at which to kill the process, if it was asked to end."""
 
 
 class Executor:
-    """Runs tasks for one framework on one node.
+    """Runs the tasks of one framework on one node.
 
     Parameters
     ----------
     agent : str
         The agent's URL.
     framework_id, executor_id : str
-        Who we are.
+        The ids of the framework and of this executor.
     headers : mapping
-        Credentials that the agent gave us.
+        Headers with the credentials from the agent.
     recovery : float
-        Seconds for which the agent may be away; 0 if tasks are not to outlive it.
+        Seconds for which the agent may be unreachable; 0 if tasks must not outlive it.
     shutdown : float
-        Seconds that the agent gives us to end. Tasks get half of them, so that there is time to clean up.
+        Seconds that the agent grants for the shutdown. Tasks get half of them, so that there is time to clean up.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class Executor:
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Work until the agent says that it is enough, or is gone for too long."""
+        """Run tasks until the agent shuts the executor down, or is unreachable for too long."""
         threading.Thread(target=self._listen, name="toilfn-events", daemon=True).start()
         is_over, next_watch = False, 0.0
         while not (is_over and not self._running):
             with contextlib.suppress(queue.Empty):
-                is_over |= self._obey(self._events.get(timeout=_PERIOD))
+                is_over |= self._handle(self._events.get(timeout=_PERIOD))
             if time.monotonic() > next_watch:
                 next_watch = time.monotonic() + _WATCH
                 self._watch()
@@ -109,13 +109,13 @@ class Executor:
         subprocess.run([*worker_command(sys.executable), "--sweep"], check=False)
 
     def _listen(self) -> None:
-        """Subscribe, and again after the agent was away; in a thread of its own."""
+        """Subscribe, and subscribe again after an outage of the agent; runs in a thread of its own."""
         away_since = time.monotonic()
         while time.monotonic() - away_since <= self.recovery:
-            call = self._call("SUBSCRIBE", subscribe=self._unheard())
+            call = self._call("SUBSCRIBE", subscribe=self._unacknowledged_state())
             try:
                 with Stream("the Mesos agent", self.agent + _PATH, call, self.headers, _SILENCE) as events:
-                    self._pass_on(events)
+                    self._forward(events)
                 away_since = time.monotonic()
             except AwayError as error:
                 print(error, file=sys.stderr)
@@ -125,23 +125,23 @@ class Executor:
             time.sleep(0.5)
         self._events.put({"type": "SHUTDOWN"})
 
-    def _pass_on(self, events: Iterable[dict[str, Any]]) -> None:
-        """Hand events to the main thread until the agent is away."""
+    def _forward(self, events: Iterable[dict[str, Any]]) -> None:
+        """Forward events to the main thread until the agent is unreachable."""
         try:
             for event in events:
                 self._events.put(event)
         except AwayError as error:
             print(error, file=sys.stderr)
 
-    def _unheard(self) -> dict[str, Any]:
-        """Return what the agent may not know."""
+    def _unacknowledged_state(self) -> dict[str, Any]:
+        """Return the tasks and updates that the agent has not acknowledged."""
         return {
             "unacknowledged_tasks": list(self._tasks.values()),
             "unacknowledged_updates": [{"status": status} for status in list(self._unacknowledged.values())],
         }
 
-    def _obey(self, event: Mapping[str, Any]) -> bool:
-        """Do what the agent says; True if that is to end."""
+    def _handle(self, event: Mapping[str, Any]) -> bool:
+        """Handle an event of the agent; return True for a shutdown."""
         match event["type"]:
             case "LAUNCH":
                 self._launch(event["launch"]["task"])
@@ -168,13 +168,13 @@ class Executor:
                     stdout=output, stderr=output, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
-            self._update(name, "TASK_FAILED", f"it cannot be started: {error}", {"status": 127})
+            self._update(name, "TASK_FAILED", f"the process cannot be started: {error}", {"status": 127})
             return
         self._running[name] = _Running(process, log, wanted["memory"])
         self._update(name, "TASK_RUNNING")
 
     def _end(self, name: str, reason: str = "", message: str = "", grace: float = _GRACE) -> None:
-        """Ask a task to end; it is made to a short time later."""
+        """Ask a task to end, and kill it `grace` seconds later."""
         running = self._running.get(name)
         if running is not None and running.kill_at is None:
             running.reason, running.message = reason, message
@@ -182,11 +182,12 @@ class Executor:
             _signal(running.process, signal.SIGTERM)
 
     def _watch(self) -> None:
-        """End what takes more memory than it asked for."""
+        """End tasks that use more memory than they requested."""
         for name, running in self._running.items():
             used = used_memory(running.process.pid, running.memory)
             if used > running.memory and running.kill_at is None:
-                words = f"used {format_size(used)} of memory, its worker included, of {format_size(running.memory)}"
+                limit = format_size(running.memory)
+                words = f"used {format_size(used)} of memory including its worker, more than the limit of {limit}"
                 self._end(name, "REASON_CONTAINER_LIMITATION_MEMORY", words)
 
     def _reap(self) -> None:
@@ -197,9 +198,9 @@ class Executor:
             status = running.process.poll()
             if status is not None:
                 del self._running[name]
-                self._tell_end(name, running, status if status >= 0 else 128 - status)
+                self._report_end(name, running, status if status >= 0 else 128 - status)
 
-    def _tell_end(self, name: str, running: _Running, status: int) -> None:
+    def _report_end(self, name: str, running: _Running, status: int) -> None:
         if status == 0:
             self._update(name, "TASK_FINISHED")
         elif running.reason:
@@ -213,7 +214,7 @@ class Executor:
     def _update(
         self, name: str, state: str, message: str = "", data: Mapping[str, Any] | None = None, reason: str = ""
     ) -> None:
-        """Report a task's state; if that fails, report it again when the agent is back."""
+        """Report the state of a task; if that fails, it is reported again with the next subscription."""
         status = {
             "task_id": {"value": name},
             "state": state,
@@ -248,7 +249,7 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def main() -> None:
-    """Read what the agent has put into the environment, and work."""
+    """Run an executor as configured by the environment variables from the agent."""
     env = os.environ
     token = env.pop("MESOS_EXECUTOR_AUTHENTICATION_TOKEN", "")
     recovery = env.get("MESOS_RECOVERY_TIMEOUT", "15mins") if env.get("MESOS_CHECKPOINT") == "1" else "0"
@@ -264,7 +265,7 @@ def main() -> None:
 
 
 def _seconds(duration: str) -> float:
-    """Read a duration as Mesos writes it."""
+    """Parse a duration in the notation of Mesos."""
     return parse_duration(duration.replace("mins", "m").replace("secs", "s").replace("hrs", "h"))
 
 

@@ -1,7 +1,7 @@
-"""A framework's connection to a Mesos master: one subscription at a time, and calls beside it.
+"""A framework's connection to a Mesos master: one subscription, and calls.
 
-Follows the documentation of the scheduler HTTP API (v1): redirection to the leading master, Mesos-Stream-Id,
-heartbeats, and subscribing again under the same framework id.
+This module follows the documentation of the scheduler HTTP API (v1): redirects to the leading master, Mesos-Stream-Id,
+heartbeats, and resubscribing with the same framework id.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 NAME = "the Mesos master"
 _PATH = "/api/v1/scheduler"
 _SILENCE = 75.0
-"""Seconds: five of the master's heartbeats."""
+"""Seconds without an event after which the connection counts as lost: five heartbeats of the master."""
 _PAUSE = 1.0
-"""Seconds between two tries to subscribe."""
+"""Seconds between two attempts to subscribe."""
 
 
 class Master:
@@ -35,18 +35,18 @@ class Master:
     Parameters
     ----------
     endpoints : sequence of str
-        URLs of masters; any of them says which one leads.
+        URLs of masters; each of them redirects to the leading master.
     framework : mapping
-        The FrameworkInfo, without id.
+        The FrameworkInfo without id.
     headers : mapping
-        Credentials.
+        Headers with credentials.
     on_event : callable
-        Called in the thread with each event.
+        Called with each event, in the thread.
 
     Raises
     ------
     InputError
-        If an endpoint cannot be a URL of a master.
+        If an endpoint is not a valid URL.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Master:
         self.framework_id = ""
 
     def start(self, framework_id: str, timeout: float) -> None:
-        """Subscribe, as the framework of an earlier leader if there is an id, and wait for the answer.
+        """Subscribe, and wait for the answer; with an id, subscribe as the framework of an earlier leader.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Master:
             raise self._problem
 
     def stop(self) -> None:
-        """End the subscription; the framework stays what it is."""
+        """End the subscription without changing the framework."""
         self._stopped.set()
         if self._stream is not None:
             self._stream.cut()
@@ -93,24 +93,24 @@ class Master:
             self._thread.join()
 
     def check(self) -> None:
-        """Raise what stands between us and the master.
+        """Raise the current problem with the connection, if there is one.
 
         Raises
         ------
         AwayError
-            If it does not answer now.
+            If the master does not answer at present.
         ClusterError
-            If it has refused us for good.
+            If the master has refused the framework permanently.
         """
         if self._service is None:
             raise self._problem
 
     def call(self, kind: str, **body: Any) -> None:
-        """Send a call of the scheduler API; raises as `check` does, and `RefusedError`."""
+        """Send a call of the scheduler API. Raises like `check`, and `RefusedError`."""
         self._post(_PATH, {"type": kind, "framework_id": {"value": self.framework_id}, **body})
 
     def ask(self, kind: str) -> dict[str, Any]:
-        """Send a call of the operator API and give its answer."""
+        """Send a call of the operator API, and return its answer."""
         answer: dict[str, Any] = self._post("/api/v1", {"type": kind})[kind.lower()]
         return answer
 
@@ -147,7 +147,7 @@ class Master:
             self._on_event({"type": "DISCONNECTED"})
 
     def _listen(self, endpoint: str) -> None:
-        """Subscribe, and pass events on until the stream ends."""
+        """Subscribe, and handle events until the stream ends."""
         endpoint, self._stream = self._subscribe(endpoint)
         with self._stream as events:
             for event in events:
@@ -165,7 +165,7 @@ class Master:
             self._changed.notify_all()
 
     def _subscribe(self, endpoint: str) -> tuple[str, Stream]:
-        """Subscribe at the master that leads; gives its address."""
+        """Subscribe at the leading master; return its address and the stream."""
         id_ = {"value": self.framework_id}
         known = {"framework_id": id_} if self.framework_id else {}
         info = {**self._framework, **({"id": id_} if self.framework_id else {})}

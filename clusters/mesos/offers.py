@@ -1,7 +1,7 @@
-"""Which batches go where: pure functions on offers, as the v1 API writes them.
+"""Match batches with offers of the v1 API. All functions are pure.
 
-A task's resources are cut from those of an offer entry by entry, so that roles, reservations and allocations stay what
-they were ("Resource roles and reservations" in the documentation of Mesos).
+A task's resources are taken from those of an offer entry by entry, which preserves their roles, reservations and
+allocations ("Resource roles and reservations" in the documentation of Mesos).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _MIB = 2**20
 
 
 def amounts(resources: Resources) -> dict[str, float]:
-    """Translate requirements into Mesos's names and units: cores, and megabytes of 2**20 bytes.
+    """Translate requirements into the names and units of Mesos: cores, and megabytes of 2**20 bytes.
 
     Raises
     ------
     InputError
-        If there are accelerators that Mesos has no name for.
+        If a kind of accelerator is requested that Mesos does not have.
     """
     wrong = [accelerator.kind for accelerator in resources.accelerators if accelerator.kind != "gpu"]
     if wrong:
@@ -51,31 +51,31 @@ def attributes(offer: Offer) -> dict[str, str]:
 
 
 def is_preemptible(offer: Offer) -> bool:
-    """Return whether an agent can be taken away: its attribute ``preemptible`` says so."""
+    """Return whether an agent is preemptible, according to its attribute ``preemptible``."""
     return attributes(offer).get("preemptible", "").lower() in ("true", "yes", "1", "1.0")
 
 
 def suits(offer: Offer, resources: Resources, wanted: Mapping[str, str]) -> bool:
-    """Return whether tasks of a shape may run on an agent that has this attributes."""
+    """Return whether tasks of a shape may run on an agent, given the attributes that agents must have."""
     has = attributes(offer)
     may_go = resources.preemptible or not is_preemptible(offer)
     return may_go and all(has.get(name) == value for name, value in wanted.items())
 
 
 def cut(rest: list[dict[str, Any]], asked: Mapping[str, float]) -> list[dict[str, Any]] | None:
-    """Take amounts from resources; None, and nothing is taken, if there are not enough.
+    """Take amounts from the resources of an offer; return None, and take nothing, if they are not enough.
 
     Parameters
     ----------
     rest : list of dict
-        Resources of an offer; reduced by what is taken.
+        The remaining resources of an offer, which are reduced by the amounts taken.
     asked : mapping
-        From names to amounts.
+        Amounts by the names of resources.
     """
     left = copy.deepcopy(rest)
     taken: list[dict[str, Any]] = []
     for name, amount in asked.items():
-        # Resources reserved for our role are used first: no other framework can have them.
+        # Use resources reserved for our role first, since no other framework can have them.
         entries = [entry for entry in left if entry["name"] == name and entry["type"] == "SCALAR"]
         for entry in sorted(entries, key=lambda entry: not entry.get("reservations")):
             part = min(amount, entry["scalar"]["value"])
@@ -90,5 +90,5 @@ def cut(rest: list[dict[str, Any]], asked: Mapping[str, float]) -> list[dict[str
 
 
 def _rounded(amount: float) -> float:
-    """Keep to Mesos's precision of three decimal digits."""
+    """Round to three decimal digits, the precision of Mesos."""
     return round(amount, 3)

@@ -18,32 +18,31 @@ _WEEK = 7 * 86400.0
 
 
 class MesosSettings(ContainerSettings, total=False):
-    """Settings of `MesosCluster` besides those of `ContainerSettings`; here an image is optional.
+    """Settings of `MesosCluster` besides those of `ContainerSettings`, of which `image` is optional here.
 
     Parameters
     ----------
     endpoint : str or sequence of str
-        The master, such as ``"10.0.0.1:5050"`` or ``"https://mesos.example.org"``; of several any one may lead. By
-        default that of ``TOILFN_MESOS_ENDPOINT``, else ``localhost:5050``.
+        Address of the master, such as ``"10.0.0.1:5050"`` or ``"https://mesos.example.org"``, or addresses of several
+        masters. Default: ``TOILFN_MESOS_ENDPOINT``, else ``localhost:5050``.
     role : str
-        Whose resources to ask for; by default that of ``TOILFN_MESOS_ROLE``, else ``*``, everybody's.
+        Role whose resources to use. Default: ``TOILFN_MESOS_ROLE``, else ``*``, the default role.
     name : str
-        The framework's name; by default that of ``TOILFN_MESOS_NAME``, else ``toilfn``.
+        Name of the framework. Default: ``TOILFN_MESOS_NAME``, else ``toilfn``.
     framework_id : str
-        The id of a framework to continue as; by default that of ``TOILFN_MESOS_FRAMEWORK_ID``, else what the store
-        remembers of an earlier leader.
+        Id of a framework to continue. Default: ``TOILFN_MESOS_FRAMEWORK_ID``, else the one an earlier leader saved in
+        the store.
     principal, secret : str
-        For basic authentication; by default those of ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
+        Principal and secret for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
     user : str
-        User who runs the jobs on the nodes; by default this user.
+        User who runs the jobs on the nodes. Default: the current user.
     attributes : mapping of str to str
-        Attributes that agents must have to be used. Those whose attribute ``preemptible`` is true
-        get preemptible tasks only.
+        Attributes that agents must have. Agents whose attribute ``preemptible`` is true get only preemptible tasks.
     failover_timeout : str or float
-        How long jobs keep running without a leader; a week by default.
+        How long jobs keep running without a leader. Default: a week.
     containerizer : str
-        Containerizer that runs the image: ``"MESOS"``, the default, or ``"DOCKER"``. Without an image, jobs run on
-        the nodes themselves, with this interpreter unless `python` names another.
+        Containerizer that runs the image: ``"MESOS"`` (the default) or ``"DOCKER"``. Without an image, jobs run
+        directly on the nodes, with the leader's Python interpreter unless `python` names another.
     """
 
     endpoint: str | Sequence[str]
@@ -59,14 +58,14 @@ class MesosSettings(ContainerSettings, total=False):
 
 
 def endpoints(settings: Mapping[str, Any]) -> list[str]:
-    """Return the masters' URLs."""
+    """Return the URLs of the masters."""
     given: Any = setting(settings, "endpoint", "TOILFN_MESOS_ENDPOINT") or "localhost:5050"
     places = given.split(",") if isinstance(given, str) else given
     return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
 
 
 def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Write the FrameworkInfo, without id."""
+    """Build the FrameworkInfo without id."""
     principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
     return {
         "user": settings.get("user") or getpass.getuser(),
@@ -81,7 +80,7 @@ def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the header that says who we are."""
+    """Return the header with the credentials; empty without credentials."""
     principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
     secret = setting(settings, "secret", "TOILFN_MESOS_SECRET")
     if not principal or not secret:

@@ -1,4 +1,4 @@
-"""What Mesos says of a task (TaskStatus, in the v1 API) and what that means."""
+"""Interpret the status of a task (TaskStatus in the v1 API)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATES: dict[str, tuple[JobState, Cause | None]] = {
     "TASK_UNREACHABLE": (JobState.UNKNOWN, None),
     "TASK_UNKNOWN": (JobState.UNKNOWN, None),
 }
-"""Mesos's words (TaskState) and ours."""
+"""The states of Mesos (TaskState) and their meanings."""
 
 REASONS: dict[str, Cause] = {
     "REASON_CONTAINER_LIMITATION_MEMORY": Cause.MEMORY,
@@ -40,22 +40,22 @@ REASONS: dict[str, Cause] = {
     "REASON_CONTAINER_LAUNCH_FAILED": Cause.LOST,
     "REASON_CONTAINER_PREEMPTED": Cause.PREEMPTED,
 }
-"""Why a task failed, where that says more than its state."""
+"""Reasons for a failure that are more specific than the state."""
 
 _NODE_IS_GONE = ("REASON_AGENT_REMOVED", "REASON_SLAVE_REMOVED", "REASON_AGENT_UNKNOWN", "REASON_AGENT_DISCONNECTED")
 _FORGOTTEN = ("TASK_LOST", "TASK_GONE", "TASK_GONE_BY_OPERATOR")
-"""States that an answer to a question (REASON_RECONCILIATION) has for tasks of nodes that are gone."""
+"""States in the answers to reconciliation requests for tasks of nodes that no longer exist."""
 
 
 def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
-    """Read a task's status.
+    """Interpret a task's status.
 
     Parameters
     ----------
     status : mapping
         The TaskStatus.
     is_preemptible : bool
-        Whether its node can be taken away.
+        Whether the task's node is preemptible.
     """
     word, reason = status["state"], status.get("reason", "")
     state, cause = STATES.get(word, (JobState.UNKNOWN, None))
@@ -69,7 +69,7 @@ def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
 
 
 def _exit(status: Mapping[str, Any]) -> Cause | None:
-    """Judge the exit status, which our executor sends as data."""
+    """Interpret the exit status, which our executor sends as data."""
     if "data" not in status:
         return None
     return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])

@@ -1,7 +1,7 @@
-"""Events of a Mesos master or agent: the answer to a SUBSCRIBE, which does not end.
+"""The stream of events from a Mesos master or agent: the endless response to a SUBSCRIBE call.
 
-Follows "RecordIO" in the Mesos documentation of the scheduler and executor HTTP APIs: each record is its length in
-decimal digits, a line feed, and so many bytes of JSON.
+This module follows "RecordIO" in the Mesos documentation of the scheduler and executor HTTP APIs: each record consists
+of its length in decimal digits, a line feed, and that many bytes of JSON.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 __all__ = ["Stream", "records"]
 
 _LONGEST = 2**30
-"""No record is longer, in bytes."""
+"""Maximum length of a record in bytes."""
 
 
 class Stream:
-    """The events that follow a call.
+    """The events that follow a SUBSCRIBE call.
 
     Parameters
     ----------
     name : str
-        What to call the other side in errors.
+        The name of the other side in errors.
     url : str
-        Where to.
+        The URL of the call.
     call : mapping
         The call that subscribes.
     headers : mapping
-        Further headers, such as credentials.
+        Additional headers, such as credentials.
     timeout : float
-        Seconds without an event, heartbeats included, after which the other side counts as gone.
+        Seconds without an event or heartbeat after which the connection counts as lost.
 
     Raises
     ------
     AwayError
-        If the other side does not answer now.
+        If the other side does not answer at present.
     RefusedError
-        If it will not; carries its own words, and where a redirection leads.
+        If the other side refuses. The error has its message, and the target of a redirect.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Stream:
         self.id: str = self._response.getheader("Mesos-Stream-Id", "")
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Return events until the other side ends the stream.
+        """Iterate over the events until the other side ends the stream.
 
         Raises
         ------
         AwayError
-            When it breaks off.
+            If the connection is lost.
         """
         try:
             for record in records(self._response):
@@ -100,7 +100,7 @@ class Stream:
 
 
 def records(source: IO[bytes]) -> Iterator[bytes]:
-    """Take records from a stream of bytes until it ends between two of them.
+    """Iterate over the records in a stream of bytes.
 
     Raises
     ------

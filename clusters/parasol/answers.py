@@ -1,6 +1,6 @@
-"""What ``parasol list jobs`` and Parasol's results files say of jobs, and what that means.
+"""Interpret the output of ``parasol list jobs`` and Parasol's results files.
 
-Lines that are not of jobs are left out: they give no verdict, and never an exception.
+Lines that do not describe jobs are ignored, and never raise an exception.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from toilfn.ids import Cause
 __all__ = ["ListedJob", "listed", "results"]
 
 _WAITING = "none"
-"""Placeholder of the machine for a job that waits."""
+"""The machine of a job that waits."""
 
 _LISTED = re.compile(r"^(\d{1,18}) +(\S+) +\S+ +\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (\S+)", re.MULTILINE)
 _RESULT = re.compile(r"^(-?\d{1,9}) (\S+) (\d{1,18}) (\S+) -?\d+ -?\d+ \d+ \d+ \d+ \S+ \S+", re.MULTILINE)
 
 
 class ListedJob(NamedTuple):
-    """A live job: where it runs, and its command's name without ``.sh``."""
+    """A live job: its state, and the name of its command without ``.sh``."""
 
     found: Found
     name: str
 
 
 def listed(text: str) -> dict[str, ListedJob]:
-    """Read ``parasol list jobs``: ``4711 machine user 2009/07/23 10:54:09 command``."""
+    """Parse the output of ``parasol list jobs``: ``4711 machine user 2009/07/23 10:54:09 command``."""
     return {
         job: ListedJob(_live(machine), PurePosixPath(command).name.removesuffix(".sh"))
         for job, machine, command in _LISTED.findall(text)
@@ -39,7 +39,7 @@ def listed(text: str) -> dict[str, ListedJob]:
 
 
 def results(text: str) -> dict[str, tuple[Found, str]]:
-    """Read a results file: how each job ended, and its command's name without ``.sh``."""
+    """Parse a results file: how each job ended, and the name of its command without ``.sh``."""
     return {
         job: (_ended(int(status), host), PurePosixPath(command).name.removesuffix(".sh"))
         for status, host, job, command in _RESULT.findall(text)
@@ -51,7 +51,7 @@ def _live(machine: str) -> Found:
 
 
 def _ended(status: int, host: str) -> Found:
-    """Judge what wait() said."""
+    """Interpret a status of wait(2)."""
     if status < 0:
         return Found(JobState.ENDED, Cause.LOST, f"no exit status, on {host}")
     code, signal = status >> 8, status & 127

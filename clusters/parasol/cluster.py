@@ -1,8 +1,8 @@
 """Parasol, the batch system of the UCSC Genome Browser group.
 
-Follows the usage text of ``parasol`` and the fields of its results files (``jobResult`` in its sources). A Parasol
-batch is a results file: here one for each shape, because Parasol judges nodes by the failures within a batch.
-Parasol separates words by spaces and has no quoting, so paths must not have spaces.
+This module follows the usage text of ``parasol`` and the fields of its results files (``jobResult`` in its source
+code). A Parasol batch has one results file. Here each shape is a Parasol batch, because Parasol judges nodes by the
+failures within a batch. Parasol splits commands at spaces and supports no quoting, so paths cannot contain spaces.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class ParasolSettings(JobSettings, total=False):
     Parameters
     ----------
     parasol_command : str
-        The command's name or path; ``parasol`` by default.
+        Name or path of the command. Default: ``parasol``.
     max_batches : int
-        The most shapes of jobs, as each is a batch of Parasol's; 1000 by default.
+        Maximum number of shapes of jobs, each of which is a Parasol batch. Default: 1000.
     """
 
     parasol_command: str
@@ -44,9 +44,9 @@ class ParasolSettings(JobSettings, total=False):
 
 
 class ParasolCluster(CommandCluster):
-    """Run tasks as Parasol jobs; see `JobSettings` and `ParasolSettings` for its settings.
+    """Runs tasks as Parasol jobs; see `JobSettings` and `ParasolSettings` for the settings.
 
-    Parasol keeps to cores and memory when it places jobs, and limits neither memory nor time.
+    Parasol considers cores and memory when it places jobs, but enforces no limits.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -61,22 +61,24 @@ class ParasolCluster(CommandCluster):
     def __init__(self, **settings: Unpack[ParasolSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
         self._command: str = self.settings.get("parasol_command", "parasol")
-        self.killer = (self._command, "remove", "job")
+        self.kill_command = (self._command, "remove", "job")
 
     def open(self, context: RunContext) -> None:
-        """Get ready, in a folder whose name Parasol can handle."""
+        """Prepare to run batches, and check the log directory; see `Cluster.open`."""
         self.commands.expect((self._command,))
         super().open(context)
         if re.search(r"\s", str(self.log_directory)):
-            raise InputError(f"Parasol cannot handle the spaces in {self.log_directory}", hint="set log_directory")
+            raise InputError(
+                f"log directory {self.log_directory}: Parasol supports no spaces in paths", hint="set log_directory"
+            )
 
     def directives(self, submission: Submission) -> list[str]:
-        """Return parasol's options for a shape."""
+        """Return the parasol options for a shape."""
         resources = submission.resources
         return [f"-cpu={math.ceil(resources.cores)}", f"-ram={max(1, resources.memory)}"]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Return parasol's command line: the script is the job's command, so that lists show its name."""
+        """Return the parasol command line; the script is the job's command, so that listings show its name."""
         options = self.directives(submission)
         shape = hashlib.blake2b(" ".join(options).encode(), digest_size=4).hexdigest()
         results = self.log_directory / f"shape-{shape}.results"
@@ -90,15 +92,15 @@ class ParasolCluster(CommandCluster):
         return [self._command, "-verbose", *options, *where, *self.submit_args(), "add", "job", str(script)]
 
     def element(self, base: str, number: int) -> JobId:
-        """Return the id: there are no arrays."""
+        """Return the id unchanged, since there are no arrays."""
         return JobId(base)
 
     def split(self, job: JobId) -> tuple[str, int | None]:
-        """Read an id: there are no arrays."""
+        """Return the id without a number, since there are no arrays."""
         return str(job), None
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask for all jobs."""
+        """Query all jobs."""
         return {JobId(job): row.found for job, row in listed(self._list()).items()}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
@@ -106,11 +108,11 @@ class ParasolCluster(CommandCluster):
         return {JobId(job): found for job, (found, _) in self._results().items()}
 
     def names(self) -> dict[JobId, str]:
-        """Ask for all jobs; ours are named by their scripts."""
+        """Return the names of all jobs; ours have the names of their scripts."""
         return {JobId(job): row.name for job, row in listed(self._list()).items()}
 
     def arrived(self, name: str) -> str:
-        """Ask for a submission by its name, also when it has ended."""
+        """Search for a submission by its name, even if it has ended."""
         if live := super().arrived(name):
             return live
         return next((job for job, (_, called) in self._results().items() if called == name), "")

@@ -1,6 +1,6 @@
-"""The meaning of what qstat and tracejob of Torque and PBS Professional say about jobs.
+"""Interpret the output of qstat and tracejob of Torque and PBS Professional.
 
-Text that is not an answer of these commands gives no verdict, and never an exception.
+Text that is not valid output of these commands yields no verdict, and never raises an exception.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ STATES: dict[str, Verdict] = {
     "R": running("runs", _STATES),
     "S": running("suspended by the server", _STATES),
     "T": queued("on its way to a node or to another server", _STATES),
-    "U": running("suspended because somebody uses the workstation", _STATES),
+    "U": running("suspended because the workstation is in use", _STATES),
     "W": queued("waits for its time, or for its files", _STATES),
-    "X": ended(None, "a job of an array that has ended", _STATES),
+    "X": ended(None, "an ended element of a job array", _STATES),
 }
-"""The letters of qstat's states. Of a job that has ended the exit status decides."""
+"""The state letters of qstat. For an ended job, the exit status decides."""
 
 TORQUE_EXITS: dict[int, Verdict] = {
     -1: ended(Cause.LOST, "could not be started, before its files were ready", _TORQUE),
@@ -51,13 +51,13 @@ TORQUE_EXITS: dict[int, Verdict] = {
     -7: ended(Cause.LOST, "could not be restarted", _TORQUE),
     -8: ended(Cause.LOST, "its command could not be executed", _TORQUE),
     -9: ended(Cause.LOST, "its output could not be created", _TORQUE),
-    -10: ended(Cause.MEMORY, "over its memory limit", _TORQUE),
-    -11: ended(Cause.WALLTIME, "over its walltime", _TORQUE),
-    -12: ended(Cause.WALLTIME, "over its limit of CPU time", _TORQUE),
-    -13: ended(Cause.LOST, "its control groups could not be made, to be tried again", _TORQUE),
+    -10: ended(Cause.MEMORY, "exceeded its memory limit", _TORQUE),
+    -11: ended(Cause.WALLTIME, "exceeded its walltime", _TORQUE),
+    -12: ended(Cause.WALLTIME, "exceeded its CPU time limit", _TORQUE),
+    -13: ended(Cause.LOST, "its cgroups could not be created, to be tried again", _TORQUE),
     -14: ended(Cause.LOST, "its prologue failed, to be tried again", _TORQUE),
 }
-"""Exit statuses that Torque makes up."""
+"""Exit statuses defined by Torque."""
 
 PBS_EXITS: dict[int, Verdict] = {
     -1: ended(Cause.LOST, "could not be started, before its files were ready", _PBS),
@@ -77,25 +77,25 @@ PBS_EXITS: dict[int, Verdict] = {
     -17: ended(Cause.ERROR, "refused by a hook, which deletes it", _PBS),
     -18: ended(Cause.LOST, "requeued by a hook", _PBS),
     -19: ended(Cause.ERROR, "deleted by a hook", _PBS),
-    -20: ended(Cause.LOST, "the first of its nodes was out of reach", _PBS),
+    -20: ended(Cause.LOST, "the first of its nodes was unreachable", _PBS),
     -21: ended(Cause.LOST, "the node's PBS directory is not secure", _PBS),
     -22: ended(Cause.LOST, "a hook failed or took too long", _PBS),
     -23: ended(Cause.LOST, "there were no Kerberos credentials", _PBS),
-    -24: ended(Cause.ERROR, "used more CPUs than it asked for (burst)", _PBS),
-    -25: ended(Cause.ERROR, "used more CPUs than it asked for (sum)", _PBS),
-    -26: ended(Cause.MEMORY, "over its limit of virtual memory", _PBS),
-    -27: ended(Cause.MEMORY, "over its memory limit", _PBS),
-    -28: ended(Cause.WALLTIME, "over its limit of CPU time", _PBS),
-    -29: ended(Cause.WALLTIME, "over its walltime", _PBS),
+    -24: ended(Cause.ERROR, "used more CPUs than it requested (burst)", _PBS),
+    -25: ended(Cause.ERROR, "used more CPUs than it requested (sum)", _PBS),
+    -26: ended(Cause.MEMORY, "exceeded its virtual memory limit", _PBS),
+    -27: ended(Cause.MEMORY, "exceeded its memory limit", _PBS),
+    -28: ended(Cause.WALLTIME, "exceeded its CPU time limit", _PBS),
+    -29: ended(Cause.WALLTIME, "exceeded its walltime", _PBS),
     -30: ended(Cause.LOST, "its nodes could not join", _PBS),
-    -31: ended(Cause.MEMORY, "over its limit of huge-page memory", _PBS),
+    -31: ended(Cause.MEMORY, "exceeded its huge-page memory limit", _PBS),
     -32: ended(Cause.LOST, "requeued after its processes were gone", _PBS),
 }
-"""The same for PBS Professional and OpenPBS."""
+"""Exit statuses defined by PBS Professional and OpenPBS."""
 
 
 def job_found(attributes: Mapping[str, str], exits: Mapping[int, Verdict]) -> Found | None:
-    """Judge what qstat -f says of a job; None if it names no state. `exits` are the system's own exit statuses."""
+    """Interpret the attributes of a job from qstat -f; None without a state. `exits` has the system's exit statuses."""
     letter = attributes.get("job_state", "").strip()
     if not letter:
         return None
@@ -119,7 +119,7 @@ _DELETED = re.compile(r"^\S+ \S+\s+[A-Z]\s+(?:Job deleted\b|requestor=\S+|Job to
 
 
 def variable(attributes: Mapping[str, str], name: str) -> str:
-    """Return the value of a variable that a job carries; empty if it has none of this name."""
+    """Return the value of a job's environment variable; empty if it is not set."""
     if f"Variable_List.{name}" in attributes:
         return attributes[f"Variable_List.{name}"]
     match = re.search(rf"(?:^|,){name}=([^,]*)", attributes.get("Variable_List", ""))
@@ -127,8 +127,8 @@ def variable(attributes: Mapping[str, str], name: str) -> str:
 
 
 def traced(text: str, exits: Mapping[int, Verdict]) -> Found | None:
-    """Judge what tracejob says of a job; None if that has not ended."""
-    last = next(iter(reversed(list(_STATUS.finditer(text)))), None)  # a job that was requeued has more than one
+    """Interpret the output of tracejob for a job; None if the job has not ended."""
+    last = next(iter(reversed(list(_STATUS.finditer(text)))), None)  # a requeued job has more than one
     if last is not None:
         used = {f"{group}.{name}": value for group, name, value in _USED.findall(text[: last.end()])}
         return _ended(int(last[1]), exits, "by tracejob", used)
@@ -136,7 +136,7 @@ def traced(text: str, exits: Mapping[int, Verdict]) -> Found | None:
 
 
 def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: Mapping[str, str]) -> Found:
-    """Judge an exit status: negative ones are the system's own, over 256 stands for a signal, as over 128 in shells."""
+    """Interpret an exit status: negative values are defined by the system, values above 256 mean signals."""
     words = [f"exit status {status}", comment]
     if status < 0:
         known = exits.get(status)
@@ -144,13 +144,13 @@ def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: 
         words[1:1] = [known.meaning] if known else ["a failure of the system"]
     else:
         cause = exit_cause(status % 256, status - 256) if status > 256 else exit_cause(status)
-    if cause is Cause.LOST and status >= 0:  # killed: by whom, the record of what it used may show
+    if cause is Cause.LOST and status >= 0:  # killed by a signal; the resource usage may show why
         cause = _over(attributes) or cause
     return Found(JobState.ENDED, cause, ", ".join(filter(None, words)))
 
 
 def _over(attributes: Mapping[str, str]) -> Cause | None:
-    """Return which of its limits a job that was killed had used up."""
+    """Return which of its limits a killed job had reached, if any."""
     for name, cause in (("mem", Cause.MEMORY), ("vmem", Cause.MEMORY), ("walltime", Cause.WALLTIME)):
         used, limit = (_amount(attributes.get(f"{group}.{name}", "")) for group in ("resources_used", "Resource_List"))
         if used is not None and limit is not None and used >= limit > 0:
@@ -159,7 +159,7 @@ def _over(attributes: Mapping[str, str]) -> Cause | None:
 
 
 def _amount(text: str) -> float | None:
-    """Read ``01:00:05`` in seconds, or ``2544kb`` in bytes."""
+    """Parse a time such as ``01:00:05`` into seconds, or a size such as ``2544kb`` into bytes."""
     if re.fullmatch(r"\d{1,9}(:\d{1,9}){1,3}", text):
         parts = [int(part) for part in text.split(":")]
         return float(sum(part * size for part, size in zip(reversed(parts), (1, 60, 3600, 86400), strict=False)))
@@ -174,7 +174,7 @@ def _number(text: str | None) -> int | None:
     return int(match[1]) if match else None
 
 
-# The answers of qstat.
+# The output of qstat.
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|:\s*([^\s"\[\]{},][^",\[\]{}\n]*|(?=[,}]))', re.DOTALL)
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?|true|false|null")
@@ -183,11 +183,11 @@ _LINE = re.compile(r'^(\s*)"((?:[^"\\\n]|\\.)+)"\s*:\s*(.*?),?\s*$')
 
 
 def json_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | None:
-    """Read the jobs of ``qstat -f -F json``, with their attributes; None for what is not a whole answer.
+    """Parse the output of ``qstat -f -F json``: the attributes of each job; None if the output is not complete.
 
-    Some releases of OpenPBS write values as they are, as numbers that JSON does not have, and with tabs, line breaks
-    and backslashes in them. Text that is not JSON is read line by line. Groups become ``resources_used.mem``. Where
-    qstat has said that it knows of no such job (`is_absent`), notices of the site may be all there is.
+    Some releases of OpenPBS write values without escaping: numbers that are not valid JSON, tabs, line breaks and
+    backslashes. Invalid JSON is parsed line by line. Nested attributes get names such as ``resources_used.mem``. If
+    qstat has said that it knows no such job (`is_absent`), the output may consist only of notices of the site.
     """
     if not text.strip() or (is_absent and not has_beginning(text)):
         return {}
@@ -202,7 +202,7 @@ def json_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] |
 
 
 def _corrected(match: re.Match[str]) -> str:
-    """Write a bare value in quotes, and a backslash in a text that begins no escape twice."""
+    """Quote a bare value, and double a backslash in a string that does not begin an escape sequence."""
     if match[1] is None:
         return _ESCAPE.sub(lambda found: found[0] if found[1] else r"\\", match[0])
     value = match[1].rstrip()
@@ -210,7 +210,7 @@ def _corrected(match: re.Match[str]) -> str:
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, str]:
-    """Write all values as text, and those of groups under ``group.name``."""
+    """Convert all values to text, and flatten groups to names such as ``group.name``."""
     flat: dict[str, str] = {}
     for name, value in record.items():
         if isinstance(value, dict):
@@ -221,12 +221,12 @@ def _flat(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _by_lines(answer: str) -> dict[str, dict[str, str]] | None:
-    """Read an answer by its indentation: jobs are two levels deep, attributes three, the values of groups four."""
+    """Parse the output by its indentation: jobs are two levels deep, attributes three, nested values four."""
     lines = [line.rstrip("\r") for line in answer.split("\n")]
-    if "{" not in lines or "}" not in lines:  # it is cut, or not indented at all
+    if "{" not in lines or "}" not in lines:  # truncated, or not indented
         return None
     end = len(lines) - lines[::-1].index("}")
-    if any(map(_LINE.match, lines[end:])):  # that bracket was in a value, and the answer is cut
+    if any(map(_LINE.match, lines[end:])):  # the bracket was part of a value; the output is truncated
         return None
     lines = lines[lines.index("{") : end]
     jobs: dict[str, dict[str, str]] = {}
@@ -259,9 +259,9 @@ _CONTROL = re.compile(
 
 
 def xml_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | None:
-    """Read the jobs of Torque's ``qstat -f -x``, with their attributes; None for what is not a whole answer.
+    """Parse the output of Torque's ``qstat -f -x``: the attributes of each job; None if the output is not complete.
 
-    It prints nothing for no jobs. `is_absent` is as for `json_jobs`.
+    The output is empty if there are no jobs. For `is_absent`, see `json_jobs`.
     """
     if not text.strip() or (is_absent and "<Data" not in text):
         return {}
@@ -273,9 +273,9 @@ def xml_jobs(text: str, is_absent: bool = False) -> dict[str, dict[str, str]] | 
 
 
 def _xml_record(chunk: str) -> dict[str, str]:
-    """Read one job; of one with characters that XML does not have, at least what is not in a group."""
+    """Parse one job; if its XML is invalid, at least the attributes that are not nested."""
     try:
-        job = ET.fromstring(chunk)  # noqa: S314  # it comes from the scheduler that runs our code
+        job = ET.fromstring(chunk)  # noqa: S314  # comes from the scheduler, which is trusted
     except (ET.ParseError, ValueError):
         return {name: unescape(value) for name, value in re.findall(r"<(\w+)>([^<>]*)</\1>", chunk)}
     record: dict[str, str] = {}

@@ -1,7 +1,8 @@
-"""PBS Professional and OpenPBS, and what Torque has in common with them.
+"""PBS Professional and OpenPBS, and the base class that Torque shares with them.
 
-Follows the manual pages of qsub, qstat, qdel and tracejob. Ended jobs are seen as long as the server keeps them
-(``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs where it may.
+This module follows the manual pages of qsub, qstat, qdel and tracejob. qstat shows ended jobs as long as the server
+keeps them (``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs if
+permitted.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ class PBSSettings(JobSettings, total=False):
     Parameters
     ----------
     requirements : str
-        More of what ``-l`` takes, such as ``"walltime=1:00:00"``; by default that of ``TOILFN_TORQUE_REQS``.
+        Additional values of ``-l``, such as ``"walltime=1:00:00"``. Default: ``TOILFN_TORQUE_REQS``.
     """
 
     requirements: str
 
 
 class PBSBase(CommandCluster):
-    """The common part of Torque and PBS Professional."""
+    """The base class for Torque and PBS Professional."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True
     )
     settings_type: ClassVar[type] = PBSSettings
     prefix = "#PBS"
-    killer = ("qdel",)
+    kill_command = ("qdel",)
     needed = ("qsub", "qstat", "qdel")
     absent = "Unknown Job ?Id|Job has finished"
     cleared = (
@@ -69,7 +70,7 @@ class PBSBase(CommandCluster):
     exits: ClassVar[Mapping[int, Verdict]]
     array_option: ClassVar[str]
     trace_limit: ClassVar[int] = 50
-    """Maximum number of tracejob calls in one interval."""
+    """Maximum number of tracejob calls in one query of the accounting."""
 
     def __init__(self, **settings: Unpack[PBSSettings]) -> None:
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
@@ -85,11 +86,11 @@ class PBSBase(CommandCluster):
         Raises
         ------
         AwayError
-            If its answer cannot be read.
+            If the output cannot be parsed.
         """
 
     def directives(self, submission: Submission) -> list[str]:
-        """Return qsub's options for a shape."""
+        """Return the qsub options for a shape."""
         given = self.settings
         more = given.get("requirements", os.environ.get("TOILFN_TORQUE_REQS"))
         array = [f"{self.array_option} 0-{len(submission.batches) - 1}"] if submission.is_array else []
@@ -104,65 +105,65 @@ class PBSBase(CommandCluster):
             "-o /dev/null",
             *(f"-l {request}" for request in self.request(submission.resources, self.walltime(submission.resources))),
             *([f"-l {more}"] if more else []),
-            *self.given(queue="-q {}", account="-A {}"),
+            *self.setting_directives(queue="-q {}", account="-A {}"),
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Return qsub's command line; qsub reads the script from its input."""
+        """Return the qsub command line; qsub reads the script from standard input."""
         return ["qsub", *self.submit_args()]
 
     def submitted(self, output: str) -> str:
-        """Read ``4711.server``. A number alone may be anything; a server that prints no more is asked by name."""
+        """Return an id such as ``4711.server``. A number alone is ambiguous; the job is then searched by its name."""
         ids = set(re.findall(r"^\s*(\d+(?:\[\])?\.[^\s.]\S*)\s*$", output, re.MULTILINE))
         return ids.pop() if len(ids) == 1 else ""
 
     def arrived(self, name: str) -> str:
-        """Ask for a submission by its name, also when its jobs have ended."""
+        """Search for a submission by its name, even if its jobs have ended."""
         jobs = self._status_of_mine(*self.selection(self._short(name)))
         return next(
             (self.split(JobId(job))[0] for job, said in jobs.items() if variable(said, "TOILFN_JOB") == name), ""
         )
 
     def selection(self, name: str) -> tuple[str, ...]:
-        """Return the options with which qselect lists the jobs of a name, also when they have ended."""
+        """Return the qselect options that list jobs with a name, including ended ones."""
         return ()
 
     def element(self, base: str, number: int) -> JobId:
-        """Return an element's id, such as ``4711[3].server``."""
+        """Return the id of an element, such as ``4711[3].server``."""
         return JobId(base.replace("[]", f"[{number}]"))
 
     def split(self, job: JobId) -> tuple[str, int | None]:
-        """Read ``4711[3].server``."""
+        """Split an id such as ``4711[3].server``."""
         match = re.search(r"\[(\d+)\]", job)
         return (job.replace(match[0], "[]"), int(match[1])) if match else (str(job), None)
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask qstat for all jobs and elements."""
+        """Query jobs and elements with qstat."""
         found = {JobId(job): job_found(attributes, self.exits) for job, attributes in self.status(*bases).items()}
         return {job: verdict for job, verdict in found.items() if verdict is not None}
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask tracejob, one job at a time: it takes no list, and is not on every machine that users log in to."""
+        """Query jobs with tracejob one by one, since it accepts no list; it is not installed on every login node."""
         ended = {JobId(job): traced(self._trace(job), self.exits) for job in self._elements(bases)[: self.trace_limit]}
         return {job: found for job, found in ended.items() if found is not None}
 
     def _elements(self, bases: Sequence[str]) -> list[JobId]:
-        """Return the jobs that we still wait for of some submissions."""
+        """Return the live jobs of some submissions."""
         return [job for job in self._live if self.split(job)[0] in bases]
 
     def _trace(self, job: str) -> str:
         if shutil.which("tracejob") is None:
             return ""
-        # it may complain about logs that it cannot read, with any exit status, and say all that it knows
+        # tracejob may complain about logs it cannot read, with any exit status, and still print all it knows.
         return self.commands.ask(["tracejob", "-q", "-m", "-l", "-n", "3", job], accept=range(256))
 
     @staticmethod
     def _short(name: str) -> str:
-        """Return a job's name as all servers take it: some take no longer ones."""
+        """Shorten a job's name to 15 characters, the limit of some servers."""
         return name[-15:].lstrip("-_.0123456789") or "toilfn"
 
     def names(self) -> dict[JobId, str]:
-        """Ask qstat for all live jobs of this user; the job's own name may be cut, so a variable carries it."""
+        """Return the names of this user's live jobs, from an environment variable, since job names may be shortened."""
         jobs = self._status_of_mine()
         found = {JobId(job): job_found(attributes, self.exits) for job, attributes in jobs.items()}
         live = [job for job, verdict in found.items() if verdict is not None and verdict.state is not JobState.ENDED]
@@ -170,7 +171,7 @@ class PBSBase(CommandCluster):
         return {job: name for job, name in named.items() if name}
 
     def _status_of_mine(self, *options: str) -> dict[str, dict[str, str]]:
-        """Ask for this user's jobs; where there is no qselect, all jobs have to be looked at."""
+        """Query the jobs of this user, or, without qselect, all jobs."""
         if shutil.which("qselect") is None:
             return self.status()
         output = self.commands.ask(["qselect", "-u", pwd.getpwuid(os.getuid()).pw_name, *options])
@@ -182,7 +183,7 @@ class PBSBase(CommandCluster):
 
 
 class PBSCluster(PBSBase):
-    """Run tasks as jobs of PBS Professional or OpenPBS; see `JobSettings` and `PBSSettings`."""
+    """Runs tasks as jobs of PBS Professional or OpenPBS; see `JobSettings` and `PBSSettings` for the settings."""
 
     name = "pbs"
     index = "PBS_ARRAY_INDEX"
@@ -205,11 +206,11 @@ class PBSCluster(PBSBase):
         return jobs
 
     def selection(self, name: str) -> tuple[str, ...]:
-        """Return the options with which qselect lists the jobs of a name, also when they have ended."""
+        """Return the qselect options that list jobs with a name, including ended ones."""
         return (*self._history, "-N", name)
 
     def _qstat(self, arguments: Sequence[str]) -> Answer:
-        """Run qstat, with the server's history of ended jobs where it keeps one (``job_history_enable``)."""
+        """Run qstat, including ended jobs if the server keeps them (``job_history_enable``)."""
         try:
             return self.commands.answer(["qstat", *self._history, "-t", "-f", "-F", "json", *arguments])
         except AwayError as error:
@@ -220,10 +221,10 @@ class PBSCluster(PBSBase):
 
 
 def kilobytes(resources: Resources) -> int:
-    """Return a job's memory in the requested unit."""
+    """Return a job's memory in KiB, rounded up."""
     return max(1, math.ceil(resources.memory / 2**10))
 
 
 def time_request(seconds: float | None) -> list[str]:
-    """Write a time limit for ``-l``."""
+    """Return a time limit as a value of ``-l``; empty without one."""
     return [] if seconds is None else [f"walltime={math.ceil(seconds)}"]

@@ -1,4 +1,4 @@
-"""Torque; see `toilfn.clusters.pbs.cluster` for what it has in common with PBS Professional."""
+"""Torque; `toilfn.clusters.pbs.cluster` has the base class that it shares with PBS Professional."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TorqueCluster"]
 
 
 class TorqueCluster(PBSBase):
-    """Run tasks as Torque jobs; see `JobSettings` and `PBSSettings` for its settings."""
+    """Runs tasks as Torque jobs; see `JobSettings` and `PBSSettings` for the settings."""
 
     name = "torque"
     index = "PBS_ARRAYID"

@@ -1,7 +1,7 @@
-"""The meaning of what squeue and sacct say about jobs.
+"""Interpret the output of squeue and sacct.
 
-The tables follow Slurm's manual, from 20.11 to 25.05; each row names its page. A line that is not a row of an answer,
-such as a site's notice, is skipped: parsing gives a verdict or nothing, and never an exception.
+The tables follow Slurm's manual from 20.11 to 25.05; each row names its page. Other lines, such as notices of the site,
+are skipped: parsing returns a verdict or nothing, and never raises an exception.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toilfn.ids import Cause
 
 __all__ = [
     "REASONS", "SIGNALS", "SPOT_FEATURES", "STATES", "State", "accounting_answer", "names_answer", "node_of_lost",
-    "queue_answer", "taken_answer",
+    "queue_answer", "reclaimed_answer",
 ]  # fmt: skip
 
 _QUEUED, _RUNNING, _ENDED = JobState.QUEUED, JobState.RUNNING, JobState.ENDED
@@ -28,10 +28,10 @@ _WHY = "job_reason_codes.html"
 
 
 class State(NamedTuple):
-    """A row of the table of states."""
+    """The meaning of a state."""
 
     code: str
-    """What ``squeue`` prints in a short column; empty where there is none."""
+    """The short form that ``squeue`` prints; empty if there is none."""
     state: JobState
     cause: Cause | None
     page: str
@@ -62,16 +62,16 @@ STATES: dict[str, State] = {
     "FAILED": State("F", _ENDED, Cause.ERROR, _SQUEUE),
     "OUT_OF_MEMORY": State("OOM", _ENDED, Cause.MEMORY, _SQUEUE),
     "TIMEOUT": State("TO", _ENDED, Cause.WALLTIME, _SQUEUE),
-    "DEADLINE": State("DL", _ENDED, Cause.LOST, _SQUEUE),  # of the option --deadline, which is not a time limit
+    "DEADLINE": State("DL", _ENDED, Cause.LOST, _SQUEUE),  # the option --deadline is not a time limit
     "PREEMPTED": State("PR", _ENDED, Cause.PREEMPTED, _SQUEUE),
     "NODE_FAIL": State("NF", _ENDED, Cause.LOST, _SQUEUE),
     "BOOT_FAIL": State("BF", _ENDED, Cause.LOST, _SQUEUE),
     "CANCELLED": State("CA", _ENDED, Cause.LOST, _SQUEUE),
-    "REVOKED": State("RV", _ENDED, Cause.LOST, _SQUEUE, is_stuck=True),  # a sibling may live in another cluster
+    "REVOKED": State("RV", _ENDED, Cause.LOST, _SQUEUE, is_stuck=True),  # a sibling may be alive in another cluster
     "LAUNCH_FAILED": State("", _ENDED, Cause.LOST, _FLAGS, is_stuck=True),
     "RECONFIG_FAIL": State("", _ENDED, Cause.LOST, _FLAGS, is_stuck=True),
 }
-"""Slurm's words for states and flags, and ours."""
+"""The states and flags of Slurm, and their meanings."""
 
 _CODES = {row.code: word for word, row in STATES.items() if row.code}
 
@@ -90,7 +90,8 @@ REASONS: tuple[tuple[str, bool, str], ...] = (
     ("Power.*|Reboot.*|Sched.*|WaitingForScheduling|None|SystemFailure|JobLaunchFailure", False, _WHY),
     ("NonZeroExitCode|RaisedSignal.*|OutOfMemory|TimeLimit", False, _WHY),
 )
-"""Why a job waits: patterns, and whether it waits until somebody changes something. The first that fits decides."""
+"""Reasons why a job waits: a pattern, and whether it waits until a user or an administrator acts. The first match
+decides."""
 
 _ENDS: dict[str, Cause] = {
     "OutOfMemory": Cause.MEMORY,
@@ -99,37 +100,37 @@ _ENDS: dict[str, Cause] = {
     "NodeDown": Cause.LOST,
     "InactiveLimit": Cause.LOST,
 }
-"""Reasons of ends (job_reason_codes.html) that say more than the state FAILED."""
+"""Reasons (job_reason_codes.html) that are more specific than the state FAILED."""
 
 SIGNALS: dict[int, Cause] = {
-    125: Cause.MEMORY,  # SIG_OOM of src/common/slurm_protocol_defs.h, as far as it fits into seven bits
-    53: Cause.LOST,  # what slurmd reports when it could not set the job up, for one because it cannot open its output
+    125: Cause.MEMORY,  # SIG_OOM of src/common/slurm_protocol_defs.h, truncated to seven bits
+    53: Cause.LOST,  # slurmd could not set up the job, for example because it could not open the output
 }
-"""What Slurm itself writes where a signal's number belongs (``ExitCode`` of sacct(1))."""
+"""Signal numbers with a special meaning in Slurm (``ExitCode`` of sacct(1))."""
 
 _UNSAID = ("", "None", "JobLaunchFailure", "NonZeroExitCode")
 
 SPOT_FEATURES = frozenset({"spot", "preemptible"})
-"""Features of nodes that a cloud may take away; `toilfn cluster launch` and other launchers give nodes the first."""
+"""Features of preemptible nodes; `toilfn cluster launch` and other launchers set the first one."""
 
 _ID = re.compile(r"(\d+)(?:_(?:(\d+)|\[([^\]]*)\]?))?")
 
 _MOST = 1_000_000
-"""How many elements an expression may stand for; no site allows as many."""
+"""Maximum number of elements in an expression; no site allows as many."""
 
 
 def queue_answer(text: str) -> dict[JobId, Found]:
-    """Read lines of ``squeue --Format``, whose columns are 64, 32, 16, 64 and 256 wide."""
+    """Parse lines of ``squeue --Format`` with columns of 64, 32, 16, 64 and 256 characters."""
     return _joined(_queue_row(line) for line in text.splitlines())
 
 
 def accounting_answer(text: str) -> dict[JobId, Found]:
-    """Read lines of ``sacct --parsable2``: job, state, exit status and signal, nodes."""
+    """Parse lines of ``sacct --parsable2``: job, state, exit status and signal, nodes."""
     return _joined(_accounting_row(line) for line in text.splitlines())
 
 
 def names_answer(text: str) -> Iterator[tuple[JobId, str, str]]:
-    """Read lines of job, cluster and name, with a bar between them, of whatever jobs; gives rows that are some."""
+    """Parse lines of job, cluster and name, separated by bars, and yield them for each job and array element."""
     for line in text.splitlines():
         job, _, rest = line.partition("|")
         cluster, bar, name = rest.partition("|")
@@ -140,19 +141,19 @@ def names_answer(text: str) -> Iterator[tuple[JobId, str, str]]:
 
 
 def node_of_lost(found: Found) -> str:
-    """Return the node of a job that was lost with it, or by a signal from outside; nothing of one that was cancelled.
+    """Return the node of a job that was lost with its node, or was killed by a signal; empty for a cancelled job.
 
-    A range such as ``n[1-3]`` is left out: a job of one task has one node.
+    A range such as ``n[1-3]`` is ignored, since a job of one task has only one node.
     """
     killed = r"FAILED, .*(?:signal (?:9|15)|exit status (?:137|143))\b"
     match = re.fullmatch(rf"(?:NODE_FAIL|{killed}).*, on ([\w.-]+)", found.detail)
     return match[1] if match and found.cause is Cause.LOST else ""
 
 
-def taken_answer(text: str) -> dict[str, str]:
-    """Read lines of node, features and reason, with bars between them: which nodes a cloud took away or never had.
+def reclaimed_answer(text: str) -> dict[str, str]:
+    """Parse lines of node, features and reason, separated by bars: the nodes that a cloud has reclaimed or never had.
 
-    The value is the reason as far as toilfn gave it; a node in a pool of spot machines needs none.
+    The value is the reason if toilfn set it; for a node in a pool of spot machines it is empty.
     """
     found = {}
     for line in text.splitlines():
@@ -182,9 +183,9 @@ def _row(job: str, state: str, code: str, nodes: str, reason: str) -> tuple[re.M
 
 
 def _joined(rows: Iterable[tuple[re.Match[str], Found] | None]) -> dict[JobId, Found]:
-    """Take expressions such as ``19_[1,3-5%2]`` apart; a row of one element says more than such an expression.
+    """Expand expressions such as ``19_[1,3-5%2]``; a row for a single element takes precedence.
 
-    Where an expression was cut, the rest of its array is under the name of the array alone.
+    If an expression was truncated, the remaining elements are represented by the id of the array.
     """
     singles: dict[JobId, Found] = {}
     several: dict[JobId, Found] = {}
@@ -203,13 +204,13 @@ def _joined(rows: Iterable[tuple[re.Match[str], Found] | None]) -> dict[JobId, F
 
 
 def _elements(match: re.Match[str]) -> list[JobId]:
-    """List the elements that an id stands for; of an expression that was cut, those that are certain."""
+    """Return the elements of an id; for a truncated expression, only those that are certain."""
     if match[3] is None:
         return [JobId(match[0])]
     numbers: list[int] = []
     parts = match[3].partition("%")[0].split(",")
     if not match[0].endswith("]") or "..." in match[3]:
-        parts.pop()  # its last number may be cut
+        parts.pop()  # the last number may be truncated
     for part in parts:
         span = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?", part.strip())
         if span is None:
@@ -222,10 +223,10 @@ def _elements(match: re.Match[str]) -> list[JobId]:
 
 
 def _word(text: str) -> str:
-    """Find the state's own word in ``CANCELLED by 1000``, ``OUT_OF_ME+``, ``CG`` or ``COMPLETED,COMPLETING``.
+    """Return the name of the state in ``CANCELLED by 1000``, ``OUT_OF_ME+``, ``CG`` or ``COMPLETED,COMPLETING``.
 
-    A flag says more than the state before it. A word that is not in the table is returned as it is; empty if the text
-    is not a state at all.
+    A flag takes precedence over the state before it. An unknown name is returned unchanged; the result is empty if the
+    text is not a state.
     """
     first = text.partition(" ")[0].upper()
     if not re.fullmatch(r"[A-Z][A-Z_,]*\+?", first):
@@ -238,7 +239,7 @@ def _word(text: str) -> str:
 
 
 def _exit(code: str) -> tuple[int, int] | None:
-    """Read ``1:9``, or the number of wait(2) that squeue prints; None if it is neither."""
+    """Parse ``1:9``, or the wait(2) status that squeue prints; None if it is neither."""
     match = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", code)
     if match is None:
         return None
@@ -267,13 +268,13 @@ def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> 
 
 
 def _failed(code: tuple[int, int] | None, reason: str) -> Cause:
-    """Judge a job that failed; it has not ended well, whatever is said of its exit status."""
+    """Return why a failed job failed, even if its exit status is 0."""
     if reason in _ENDS:
         return _ENDS[reason]
     if code is None or (code == (0, 0) and reason == "NonZeroExitCode"):
         return Cause.ERROR
     status, signal = code
-    # Without an exit status it is the "other failure condition" of squeue(1): it could not be launched, for one.
+    # Without an exit status it is the "other failure condition" of squeue(1), such as a failed launch.
     return SIGNALS.get(signal) or exit_cause(status, signal) or Cause.LOST
 
 

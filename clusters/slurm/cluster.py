@@ -1,6 +1,6 @@
 """Slurm.
 
-Follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1). Written for Slurm 20.11 and newer.
+This module follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1) of Slurm 20.11 and newer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings, word
-from toilfn.clusters.slurm.answers import accounting_answer, names_answer, node_of_lost, queue_answer, taken_answer
+from toilfn.clusters.slurm.answers import accounting_answer, names_answer, node_of_lost, queue_answer, reclaimed_answer
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources
@@ -39,29 +39,29 @@ class SlurmSettings(JobSettings, total=False):
     Parameters
     ----------
     partition : str or mapping
-        A partition; or several with the longest time of each, such as ``{"short": "1h", "long": "7d"}``, of which a
-        job gets the first that its walltime fits in. The same as `queue`.
+        A partition, or several with their time limits, such as ``{"short": "1h", "long": "7d"}``, from which a job gets
+        the shortest that its walltime fits. A synonym of `queue`.
     parallel_partition : str
-        The partition of jobs with more than one core; by default that of ``TOILFN_SLURM_PE``.
+        Partition of jobs with more than one core. Default: ``TOILFN_SLURM_PE``.
     gpu_partition : str
-        The partition of jobs with accelerators.
+        Partition of jobs with accelerators.
     preemptible_partition : str
-        The partition of preemptible jobs.
+        Partition of preemptible jobs.
     qos, gpu_qos : str
-        The quality of service of all jobs, and of those with accelerators.
+        Quality of service of all jobs, and of jobs with accelerators.
     constraint : str
         Features that nodes must have.
     memory_per : str
-        ``"node"`` (the default), ``"cpu"``, or ``"none"`` to ask for no memory.
+        Unit of memory requests: ``"node"`` (the default), ``"cpu"``, or ``"none"`` to request no memory.
     exclusive : bool
-        Give each job a node of its own, and on it the memory that it asks for.
+        Whether each job gets a node of its own, with the memory that it requests.
     whole_node : bool
-        Give each job a node of its own, with all its memory.
+        Whether each job gets a node of its own, with all memory of the node.
     signal : str
-        A signal before the time limit, such as ``"B:TERM@60"``.
+        Signal to send before the time limit, such as ``"B:TERM@60"``.
     clusters : str
-        The clusters that jobs may go to, with commas between them; by default those of ``-M`` in `submit_args`, or of
-        the environment variable ``SLURM_CLUSTERS``.
+        Clusters that jobs may be sent to, separated by commas. Default: those of ``-M`` in `submit_args`, else the
+        environment variable ``SLURM_CLUSTERS``.
     """
 
     partition: str | Mapping[str, str | float]
@@ -79,7 +79,7 @@ class SlurmSettings(JobSettings, total=False):
 
 
 class SlurmCluster(CommandCluster):
-    """Run tasks as Slurm jobs; see `JobSettings` and `SlurmSettings` for its settings."""
+    """Runs tasks as Slurm jobs; see `JobSettings` and `SlurmSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         arrays=True, memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
@@ -89,9 +89,9 @@ class SlurmCluster(CommandCluster):
     prefix = "#SBATCH"
     index = "SLURM_ARRAY_TASK_ID"
     answer = r"^\s*(\d+(?:;\S+)?)\s*$|^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$"
-    killer = ("scancel", "--quiet")
+    kill_command = ("scancel", "--quiet")
     needed = ("sbatch", "squeue", "scancel")
-    room = 0.0  # it counts in minutes, and looks twice a minute
+    room = 0.0  # Slurm rounds up to minutes, and checks every 30 seconds
     absent = "Invalid job id specified|Job/step already completing or completed"
     no_accounting = "accounting storage is disabled"
     lost_nodes = "^(NODE_FAIL|BOOT_FAIL)|NodeDown|DUE TO NODE FAILURE"
@@ -123,7 +123,7 @@ class SlurmCluster(CommandCluster):
         super().__init__(**settings)  # type: ignore[misc]  # mypy cannot pass on a wider TypedDict
 
     def directives(self, submission: Submission) -> list[str]:
-        """Return sbatch's options for a shape."""
+        """Return the sbatch options for a shape."""
         resources, given = submission.resources, self.settings
         walltime = self.walltime(resources)
         count = len(submission.batches)
@@ -138,52 +138,52 @@ class SlurmCluster(CommandCluster):
             *([f"--time={math.ceil(walltime / 60)}"] if walltime is not None else []),
             *([f"--gres={','.join(map(_gres, resources.accelerators))}"] if resources.accelerators else []),
             *self._places(resources, walltime),
-            *self.given(account="--account={}", constraint="--constraint={}", signal="--signal={}"),
+            *self.setting_directives(account="--account={}", constraint="--constraint={}", signal="--signal={}"),
             *([f"--clusters={word('clusters', given['clusters'])}"] if given.get("clusters") else []),
             *(["--exclusive"] if given.get("exclusive") or given.get("whole_node") else []),
         ]
 
     def submit_command(self, submission: Submission, script: Path) -> list[str]:
-        """Return sbatch's command line: a path with any character is safe here, and not in a directive."""
+        """Return the sbatch command line, with the output path: unlike a directive, it can contain any character."""
         number = ".%a" if submission.is_array else ""
         log = submission.log.replace("%", "%%") + f"{number}.log" if self.keeps_output else "/dev/null"
         return ["sbatch", "--parsable", f"--output={log}", *self.submit_args(), str(script)]
 
     def output_word(self, submission: Submission) -> str | None:
-        """Leave the output to sbatch: what slurmstepd writes there tells why a job was killed."""
+        """Return None: sbatch redirects the output, so that slurmstepd can write there why it killed a job."""
         if "\\" in submission.log:
-            raise InputError(f"Slurm cannot write to a directory with a backslash in its name: {submission.log}")
+            raise InputError(f"log directory: Slurm does not support backslashes in paths: {submission.log}")
         return None
 
     def submitted(self, output: str) -> str:
-        """Read the submission's id from sbatch's answer: ``12``, or ``12;cluster``."""
+        """Return the submission's id from the output of sbatch: ``12``, or ``12;cluster``."""
         found = {m[1] or (f"{m[2]};{m[3]}" if m[3] else m[2]) for m in re.finditer(self.answer, output, re.MULTILINE)}
         return found.pop() if len(found) == 1 else ""
 
     def element(self, base: str, number: int) -> JobId:
-        """Return ``12_3``, or ``12_3;cluster``."""
+        """Return an id such as ``12_3`` or ``12_3;cluster``."""
         id_, bar, cluster = base.partition(";")
         return JobId(f"{id_}_{number}{bar}{cluster}")
 
     def split(self, job: JobId) -> tuple[str, int | None]:
-        """Read ``12_3;cluster``."""
+        """Split an id such as ``12_3;cluster``."""
         id_, bar, cluster = job.partition(";")
         base, _, number = id_.partition("_")
         return f"{base}{bar}{cluster}", int(number) if number.isdecimal() else None
 
     def query(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask squeue, which knows ended jobs for some minutes (MinJobAge)."""
+        """Query jobs with squeue, which reports ended jobs for some minutes (MinJobAge)."""
         fields = "JobArrayID:64,State:32,exit_code:16,NodeList:64,Reason:256"
         found: dict[JobId, Found] = {}
         for cluster, ids in _by_cluster(bases).items():
-            # squeue fails for a single id that it does not know; the second one makes it a list.
+            # squeue fails for a single unknown id, but not for a list; so the first id is repeated.
             wanted = ",".join((*ids, ids[0]))
             command = [*_squeue(cluster), "--array", "--states=all", f"--jobs={wanted}", f"--Format={fields}"]
             found |= self._whole(queue_answer(self.commands.ask(command)), cluster)
         return found
 
     def _whole(self, found: Mapping[JobId, Found], cluster: str) -> dict[JobId, Found]:
-        """Add the cluster to ids; what is said of an array alone is said of all its elements that have no row."""
+        """Add the cluster to ids, and apply a row for a whole array to all its elements without rows of their own."""
         whole = {JobId(f"{job};{cluster}" if cluster else job): said for job, said in found.items()}
         rest = {self.split(job)[0]: said for job, said in whole.items() if self.split(job)[1] is None}
         if rest:
@@ -193,7 +193,7 @@ class SlurmCluster(CommandCluster):
         return whole
 
     def account(self, bases: Sequence[str]) -> dict[JobId, Found]:
-        """Ask sacct. Where there is no accounting, nothing is known of jobs that slurmctld forgot (MinJobAge)."""
+        """Query jobs with sacct; without accounting, nothing is known about jobs that slurmctld has purged."""
         found: dict[JobId, Found] = {}
         for cluster, ids in _by_cluster(bases).items():
             command = [*_sacct(cluster), "--format=JobID,State,ExitCode,NodeList", f"--jobs={','.join(ids)}"]
@@ -207,14 +207,14 @@ class SlurmCluster(CommandCluster):
         return found
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
-        """Ask queue and accounting, and whether a cloud is to blame for lost jobs; see `CommandCluster.look`."""
+        """Query the queue and the accounting, and check whether a cloud has reclaimed the nodes of lost jobs."""
         found = super().look(jobs)
         lost = {job: node for job, said in found.items() if (node := node_of_lost(said))}
         if lost:
             nodes = ",".join(sorted(set(lost.values())))
             fields = "NodeList:256|,Features:256|,Reason:256"
             answer = self.commands.consult(["sinfo", "--noheader", "--Node", f"--nodes={nodes}", f"--Format={fields}"])
-            reasons = taken_answer(answer)
+            reasons = reclaimed_answer(answer)
             for job, node in lost.items():
                 if node in reasons:
                     detail = "; ".join(filter(None, (found[job].detail, reasons[node])))
@@ -222,22 +222,22 @@ class SlurmCluster(CommandCluster):
         return found
 
     def remove(self, jobs: Sequence[str]) -> None:
-        """End jobs and whole submissions, in each cluster."""
+        """End jobs or whole submissions, in each cluster."""
         for cluster, ids in _by_cluster(jobs).items():
-            self.commands.run([*self.killer, *([f"--clusters={cluster}"] if cluster else []), *ids])
+            self.commands.run([*self.kill_command, *([f"--clusters={cluster}"] if cluster else []), *ids])
 
     def has_other_machines(self) -> bool | None:
-        """Ask sinfo for the nodes' host names."""
+        """Return whether there are other nodes than this machine, from sinfo."""
         hosts = set(self.commands.consult(["sinfo", "--noheader", "--Node", "--Format=NodeHost:256"]).split())
         here = socket.gethostname()
         return bool(hosts - {here, here.partition(".")[0]}) if hosts else None
 
     def names(self) -> dict[JobId, str]:
-        """Ask squeue for all live jobs of this user."""
+        """Return the names of all live jobs of this user, from squeue."""
         return self._named([f"--user={os.getuid()}"])
 
     def arrived(self, name: str) -> str:
-        """Ask squeue and sacct for a submission by its name, also when its jobs are over already."""
+        """Search for a submission by its name with squeue and sacct, even if its jobs have ended."""
         queued = self._named([f"--name={name}", "--states=all"])
         if (job := next((job for job, called in queued.items() if called == name), None)) is not None:
             return self.split(job)[0]
@@ -260,7 +260,7 @@ class SlurmCluster(CommandCluster):
 
     @property
     def clusters(self) -> str:
-        """The names of the clusters that jobs may go to, with commas between them; empty for the one that is here."""
+        """The names of the clusters that jobs may be sent to, separated by commas; empty for the local cluster."""
         words = self.submit_args()
         for place, one in enumerate(words):
             if match := re.fullmatch(r"--clusters?=(.+)|-M(.+)", one):
@@ -270,11 +270,11 @@ class SlurmCluster(CommandCluster):
         return str(self.settings.get("clusters") or os.environ.get("SLURM_CLUSTERS", ""))
 
     def address(self) -> dict[str, Any]:
-        """Return where scripts are, what jobs are called, and in which clusters they are."""
+        """Return the folder of the scripts, the prefix of job names, and the clusters."""
         return super().address() | ({"clusters": self.clusters} if self.clusters else {})
 
     def site_array_limit(self) -> int:
-        """Ask for MaxArraySize: the first number that an element cannot have."""
+        """Return MaxArraySize, the first number that is too large for an element."""
         text = self.commands.consult(["scontrol", "show", "config"])
         match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
         return int(match[1]) if match else self.array_limit
@@ -295,7 +295,7 @@ class SlurmCluster(CommandCluster):
         raise InputError(f"memory_per={per!r} is unknown", hint="choose from 'node', 'cpu' and 'none'")
 
     def _places(self, resources: Resources, walltime: float | None) -> list[str]:
-        """Choose partition and quality of service."""
+        """Choose the partition and the quality of service."""
         given = self.settings
         partition = _fitting(given.get("partition", given.get("queue")), walltime)
         qos = given.get("qos")
@@ -331,7 +331,7 @@ def _sacct(clusters: str) -> list[str]:
 
 
 def _by_cluster(ids: Sequence[str]) -> dict[str, list[str]]:
-    """Sort ids such as ``12;cluster`` and ``12_3;cluster`` by their clusters."""
+    """Group ids such as ``12;cluster`` and ``12_3;cluster`` by their clusters."""
     found: dict[str, list[str]] = {}
     for id_ in ids:
         own, _, cluster = id_.partition(";")

@@ -271,9 +271,9 @@ def refused(amazon, code: str, at: str):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("VcpuLimitExceeded", "ask AWS for a higher quota"),
-        ("ExpiredToken", "provide credentials that may use this service"),
-        ("AuthFailure", "provide credentials that may use this service"),
+        ("VcpuLimitExceeded", "request a higher quota from AWS"),
+        ("ExpiredToken", "provide credentials with access to this service"),
+        ("AuthFailure", "provide credentials with access to this service"),
         ("RequestExpired", "set this machine's clock"),
         ("UnauthorizedOperation", "grant this user or role the permission"),
         ("InsufficientInstanceCapacity", "what exists now: roles: "),

@@ -128,7 +128,7 @@ def test_the_end_of_a_failed_jobs_log_and_its_streams_name_are_in_the_error(open
     update = ends(cluster, job)
     assert update.cause is Cause.ERROR
     assert "exit status 3" in update.detail
-    assert f"its log stream {awsjobs.definition(cluster.settings)[0]}/default/{job}" in update.detail
+    assert f"log stream {awsjobs.definition(cluster.settings)[0]}/default/{job}" in update.detail
     assert update.detail.endswith("on purpose")
 
 

@@ -182,7 +182,7 @@ def test_a_queue_that_does_not_exist_is_found_when_the_cluster_opens(lsf, opened
 
 def test_a_missing_command_says_what_to_do(lsf, opened, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ClusterError, match=r"bsub is not on this machine's PATH: start the leader where"):
+    with pytest.raises(ClusterError, match=r"command 'bsub' not found on this machine's PATH; start the leader where"):
         opened(LSFCluster)
 
 
@@ -208,7 +208,7 @@ def test_a_node_that_cannot_write_the_log_hints_at_the_folder(lsf, opened):
     cluster = opened(LSFCluster, job_script_prologue=['rm "$(readlink /proc/$$/fd/1)"; exit 5'])
     cluster.submit(batches("a"))
     (update,) = [u for u in polled(cluster, ended(1)) if u.state is JobState.ENDED]
-    assert f"there is no output in {cluster.log_directory}: can the nodes write there?" in update.detail
+    assert f"no output found in {cluster.log_directory}; check that nodes can write there" in update.detail
 
 
 @pytest.mark.parametrize(

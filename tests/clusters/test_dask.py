@@ -98,7 +98,7 @@ def test_cluster_objects_and_clients_will_do_as_well(dask_cluster, run):
     ids=["cores", "memory", "accelerators"],
 )
 def test_what_no_worker_has_is_an_error_and_not_an_endless_wait(dask_cluster, run, shape):
-    with pytest.raises(ClusterError, match=r"no dask worker has .*; there are workers with 2 threads"):
+    with pytest.raises(ClusterError, match=r"no dask worker has .*; the workers have 2 threads"):
         run(dask_cluster, "exit 0", shape)
 
 

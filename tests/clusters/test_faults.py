@@ -254,7 +254,7 @@ def test_a_submission_that_comes_through_late_is_ended(world, opened, store, cap
     world.kit.next(world.submit, late(3.0, world.away))
     jobs = submitted(cluster, "wait-1")
     (name,) = cluster.submission_names().values()
-    polled_until(cluster, lambda _: "was submitted a second time" in caplog.text)
+    polled_until(cluster, lambda _: "a duplicate submission whose answer came late" in caplog.text)
     polled_until(cluster, lambda _: {job for job, called in cluster.names().items() if called == name} == set(jobs))
     (store / "go").touch()
     assert all_end(cluster, jobs)[jobs[0]].cause is None
@@ -367,7 +367,7 @@ def test_many_faults_at_random(world, opened, store, seed):
 
 def test_a_command_that_is_not_there_at_the_start_is_named(world, opened, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ClusterError, match=f"{world.submit} is not on this machine's PATH"):
+    with pytest.raises(ClusterError, match=f"command '{world.submit}' not found on this machine's PATH"):
         opened()
 
 

@@ -209,7 +209,7 @@ def refused(folder, **settings):
 
 def test_wrong_settings_are_told_at_once(kubernetes, tmp_path, monkeypatch):
     assert "namespace 'nowhere' not found" in refused(tmp_path, namespace="nowhere")
-    assert "does not know this user" in refused(tmp_path, context="nobody")
+    assert "rejects the credentials" in refused(tmp_path, context="nobody")
     assert "needs an image with toilfn" in refused(tmp_path, image=None)
     assert "nowhere" in refused(tmp_path, context="nowhere")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))

@@ -145,7 +145,7 @@ def test_an_outage_is_reported_once_and_the_run_survives_it(fake, tmp_path, capl
         cluster.close()
     assert "503" in outages[0]
     assert outages[1] == ""
-    assert caplog.text.count("the run waits for it") == 1
+    assert caplog.text.count("waiting for it for at most") == 1
     assert "Kubernetes answers again" in caplog.text
 
 
@@ -204,7 +204,7 @@ def test_a_right_that_only_helps_is_named_in_a_warning(fake, tmp_path, caplog):
     fake.denied = {"get pods/log", "list events", "delete pods"}
     with opened(tmp_path) as cluster:
         assert ends(cluster, submit(cluster, "fail"))["fail"].cause is Cause.ERROR
-    for right, loss in {"get pods/log": "failed worker printed", "list events": "does not start"}.items():
+    for right, loss in {"get pods/log": "output of failed workers", "list events": "pods do not start"}.items():
         assert f"does not allow this user to {right}" in caplog.text
         assert loss in caplog.text
 

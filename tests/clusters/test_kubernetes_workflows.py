@@ -158,4 +158,4 @@ def test_a_leader_in_a_pod_has_the_rights_it_needs_and_no_others(kubernetes, tmp
     # A role counts a moment after it was made; the leader's job tries again.
     told = [log for log in logs if "the total is 12" in log]
     assert len(told) == 1, logs
-    assert all("forbids it" in log for log in logs if log not in told), logs
+    assert all("forbids the request" in log for log in logs if log not in told), logs

@@ -101,13 +101,13 @@ def check(run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]], asked: s
     done = run(str(script), "modest", store, settings, **variables)
     assert done.stdout == "20000000\n", done.stderr
     failed = run(str(script), "greedy", f"{store}-2", settings, **variables)
-    assert "asked for 95.4 MiB" in failed.stderr, failed.stderr
+    assert "requested 95.4 MiB" in failed.stderr, failed.stderr
     assert asked in failed.stderr
     assert "ask for more with the option memory" in failed.stderr
 
 
 def test_what_a_task_adds_counts_on_this_machine(run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]]) -> None:
-    check(run, tmp_path, place, "MiB do not count")
+    check(run, tmp_path, place, "MiB of its worker")
 
 
 def test_the_worker_is_added_to_what_pods_ask_for(

@@ -112,4 +112,4 @@ def test_fakes(name, settings, words, directive, refusal):
 def test_a_missing_command_says_where_to_start(name, command, refusal, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     settings = {"bindings": False} if name == "htcondor" else {}
-    assert f"The command {command} is not on this machine's PATH: start the leader where" in refusal(name, **settings)
+    assert f"command {command!r} not found on this machine's PATH; start the leader where" in refusal(name, **settings)

@@ -58,7 +58,7 @@ def test_a_cluster_object_is_taken_as_it_is() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest_or_all() -> None:
     with pytest.raises(ClusterError, match=r"unknown cluster 'slrum'; did you mean 'slurm'\?"):
         make_cluster(Settings("slrum"))
-    with pytest.raises(ClusterError, match=r"unknown cluster 'moon'; there are .*inline, .*local"):
+    with pytest.raises(ClusterError, match=r"unknown cluster 'moon'; choose from .*inline, .*local"):
         make_cluster(Settings("moon"))
 
 

@@ -156,7 +156,7 @@ def test_grid_engine_shares_memory_and_accelerators_among_slots():
     assert "#$ -l h_vmem=8388608K" in GridEngineCluster(memory_is_per_slot=False).script(submission)
     assert "vmem" not in GridEngineCluster(memory_resources=[]).script(submission)
     odd = Resources(cores=4, accelerators=(Accelerator(2),))
-    with pytest.raises(InputError, match="2 cannot be divided among 4 cores"):
+    with pytest.raises(InputError, match="2 is not divisible by 4 cores"):
         GridEngineCluster().script(Submission("n", (Batch("b", "", odd),), odd, "log"))
 
 

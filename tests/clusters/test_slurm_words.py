@@ -328,5 +328,5 @@ def test_a_state_that_is_not_known_is_named_once_and_is_not_an_end(monkeypatch, 
     for _ in range(3):
         assert cluster.look([JobId("9_0"), JobId("9_1")])[JobId("9_0")].state is UNKNOWN
     assert [message for message in caplog.messages if "A_NEW_WORD" in message] == [
-        "job 9_0 is in a state that toilfn does not know, and is waited for: A_NEW_WORD"
+        "job 9_0 is in a state unknown to toilfn; waiting for it to change: A_NEW_WORD"
     ]

@@ -81,7 +81,7 @@ def test_memory_doubles_after_a_death_by_memory(tmp_path: Path) -> None:
 
 
 def test_without_doubling_a_death_by_memory_uses_up_its_own_budget(tmp_path: Path) -> None:
-    with pytest.raises(FailedTasksError, match="asked for 150 MiB"):
+    with pytest.raises(FailedTasksError, match="requested 150 MiB"):
         run(hungry.options(double_memory=False, retries={"memory": 1, "error": 9})(str(tmp_path / "count")), tmp_path)
     assert (tmp_path / "count").stat().st_size == 2
 

@@ -123,7 +123,7 @@ def _asked(cause: Cause, shape: Resources, said: str, worker_memory: int) -> str
     """Return what a task asked for that has broken a limit, where the cluster has not said it, and the way out."""
     if cause is Cause.MEMORY:
         added = f", to which {format_size(worker_memory)} were added for its worker" if worker_memory else ""
-        asked = "" if "asked for" in said else f"; it asked for {format_size(shape.memory)} of memory{added}"
+        asked = "" if "requested" in said else f"; it requested {format_size(shape.memory)} of memory{added}"
         return f"{asked}; ask for more with the option memory"
     if cause is Cause.WALLTIME and shape.walltime and "its walltime" not in said:
         return f"; its walltime is {format_duration(shape.walltime)}"
