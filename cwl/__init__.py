@@ -1,6 +1,6 @@
-"""CWL documents become tasks: ``toilfn-cwl-runner`` on the command line, `load` in Python.
+"""Run CWL documents as tasks: ``toilfn-cwl-runner`` on the command line, `load` in Python.
 
-cwltool is imported at first use: it takes a third of a second.
+cwltool is imported at first use, which takes a third of a second.
 """
 
 from __future__ import annotations

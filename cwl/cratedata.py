@@ -1,4 +1,4 @@
-"""Values of CWL as entities of an RO-Crate: files under their checksums, all else as named values."""
+"""CWL values as entities of an RO-Crate: files by their checksums, everything else as named values."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Data:
     Parameters
     ----------
     crate : ROCrate
-        Gets an entity for each file, once, whoever used or made it.
+        The crate, which gets one entity per file, even if several tools use it.
     store : Store
-        Where files between tasks are.
+        The store with the files between tasks.
     temporary : Path
-        A directory that stays until the crate is written.
+        A directory that exists until the crate is written.
     """
 
     def __init__(self, crate: ROCrate, store: Store, temporary: Path) -> None:
@@ -41,15 +41,16 @@ class Data:
         self._known: dict[Any, Entity] = {}
 
     def of(self, values: Mapping[str, Any], parameters: Mapping[str, Entity], owner: str) -> list[Entity]:
-        """Return the entities of values by name, as examples of their parameters where those are known.
+        """Return the entities of some values, marked as examples of their parameters if these are known.
 
         Parameters
         ----------
         values : mapping
+            The values by name.
         parameters : mapping
-            By the same names.
+            The parameters, by the same names.
         owner : str
-            What they belong to; part of the ids of those that are no files.
+            The owner of the values, which is part of the ids of values that are not files.
         """
         made: dict[str, Entity] = {}
         for name, value in values.items():
@@ -60,7 +61,7 @@ class Data:
         return list(made.values())
 
     def _entities(self, name: str, value: Any, owner: str) -> Iterator[Entity]:
-        """Iterate over a value's files; else give one entity that is the value."""
+        """Iterate over the entities of a value's files, or, without files, yield one entity for the value."""
         found = list(objects(value))
         if not found:
             if value is not None:
@@ -96,7 +97,7 @@ class Data:
         return self._crate.add_file(path, place, properties=properties)
 
     def _local(self, found: Mapping[str, Any]) -> Path | None:
-        """Return a local file with the content; None for what is elsewhere."""
+        """Return a local file with the content; None if the file is not accessible locally."""
         location, new = found.get("location"), self._temporary / str(len(self._known))
         if isinstance(location, File):
             self._store.fetch_blob(location.ref, new)
@@ -115,7 +116,7 @@ class Data:
 
 
 def _is_there(found: Mapping[str, Any]) -> bool:
-    """Return whether an object's content can be told; between steps directories cannot, nor what delivery has moved."""
+    """Return whether an object's content is available: not for directories between steps, and for moved outputs."""
     location = found.get("location")
     if found["class"] == "File" and (isinstance(location, File) or "contents" in found):
         return True
@@ -124,7 +125,7 @@ def _is_there(found: Mapping[str, Any]) -> bool:
 
 
 def _refer(entity: Entity, name: str, other: Entity) -> None:
-    """Let an entity refer to another, once."""
+    """Add a reference from an entity to another, unless it exists."""
     known = entity.get(name) or []
     if other not in (known if isinstance(known, list) else [known]):
         entity.append_to(name, other)

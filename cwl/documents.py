@@ -1,8 +1,8 @@
-"""Documents on their way to workers: what cwltool has loaded, in one object of the store.
+"""Pass loaded documents to workers, in one object of the store.
 
-A run's documents are one bundle: the loaded process with all that it leads to, and how tools are to be run. Tasks
-name what they are about by a `Part`: the bundle, and a path of steps in it. A part's identity is what the
-document says there, and nothing else of the bundle: whoever edits one tool runs that one again, and what follows.
+The documents of a run form one bundle: the loaded process with everything it refers to, and the options for running
+tools. A task refers to a `Part`: the bundle, and a path of steps in it. The identity of a part depends only on that
+part of the document: after an edit of one tool, only that tool and the steps that depend on it run again.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ __all__ = ["Document", "Part", "bundle", "in_store", "refuse_unsupported", "upda
 Path = tuple[str, ...]
 
 _RANDOM = re.compile("_:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""The names that cwltool gives, differently each time, to what has none in the document."""
+"""The random names that cwltool generates for objects without names in the document."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """All that a bundle holds.
+    """The content of a bundle.
 
     Attributes
     ----------
     process : Process
-        The one that was asked for.
+        The process to run.
     engine : Engine
-        How tools are run.
+        The options for running tools.
     digests : mapping
-        What makes each process and step what it is, by path.
+        The digest of each process and step, by path.
     nonces : mapping
-        What makes those other ones in each run that must not be reused, or empty texts, by path.
+        For each process and step, by path: a text unique to the run if it must not be reused, else an empty text.
     reuse : bool
-        Whether the run may reuse anything.
+        Whether the run may reuse results.
     """
 
     process: Process
@@ -56,7 +56,7 @@ class Document:
     reuse: bool
 
     def at(self, path: Path) -> Process:
-        """Return the process that the steps of a path lead to."""
+        """Return the process at a path of steps."""
         found = self.process
         for name in path:
             found = step_of(found, name).embedded_tool
@@ -67,10 +67,10 @@ class Document:
 class Part:
     """A process of a bundle, or with `step` one of its steps, as an argument of tasks.
 
-    `files` is what the store has of files that the documents themselves refer to, by location.
+    `files` maps the locations of files that the documents refer to, to the files in the store.
     """
 
-    __toilfn_lineage__: ClassVar[bool] = False  # a task's steps have names of their own, and parts
+    __toilfn_lineage__: ClassVar[bool] = False  # a workflow's steps have names and parts of their own
 
     bundle: File | bytes
     path: Path
@@ -79,7 +79,7 @@ class Part:
     files: Mapping[str, Any] = field(default_factory=dict)
 
     def __toilfn_identity__(self) -> tuple[object, ...]:
-        """What makes two parts the same argument: what the document says there."""
+        """Return what decides whether two parts are the same argument: the digest of that part of the document."""
         return self.digest, self.step, self.files
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Part:
 
     @property
     def document(self) -> Document:
-        """The bundle's content."""
+        """The content of the bundle."""
         return _opened(self.bundle)
 
     @property
@@ -97,20 +97,20 @@ class Part:
 
     @property
     def nonce(self) -> str:
-        """What makes it another task in each run, if it must not be reused."""
+        """A text unique to the run if the part must not be reused, else an empty text."""
         return self.document.nonces[(*self.path, self.step) if self.step else self.path]
 
     def step_process(self) -> WorkflowStep:
-        """Return the step that it names."""
+        """Return the step of this part."""
         return step_of(self.process, self.step)
 
     def at_step(self, step: WorkflowStep) -> Part:
-        """Return the part that is a step of this one."""
+        """Return the part for a step of this one."""
         path = (*self.path, shortname(step.id))
         return replace(self, step=path[-1], digest=self.document.digests[path])
 
     def inside(self) -> Part:
-        """Return the process that the step runs."""
+        """Return the part for the process that the step runs."""
         path = (*self.path, self.step)
         return replace(self, path=path, step="", digest=self.document.digests[path])
 
@@ -127,19 +127,21 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
     Parameters
     ----------
     process : Process
-        As `cwltool.load_tool` gives it. It loses what only loading needs.
+        engine
+        The process from `cwltool.load_tool`. Attributes that only loading needs are removed.
+        engine
     engine : Engine
     files : mapping
-        What the store has of files that the documents refer to, or promises of it.
+        Files in the store, or promises of them, by the locations in the documents.
     nonce : str
-        Differs from run to run: what must not be reused is known by it.
+        A text unique to the run, for processes that must not be reused.
     reuse : bool
-        Whether what an earlier run on the store has finished may be used again, where documents do not forbid it.
+        Whether results of earlier runs on the store may be reused, unless the documents forbid it.
 
     Returns
     -------
     Part
-        The whole.
+        The whole bundle.
     """
     digests: dict[Path, str] = {}
     nonces: dict[Path, str] = {}
@@ -155,7 +157,7 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
 
 
 def in_store(part: Part) -> Part:
-    """Return the same part of a bundle that is a file of the store, so that many tasks can share it."""
+    """Return the same part with the bundle as a file in the store, which many tasks can share."""
     if isinstance(part.bundle, File):
         return part
     with open_write("documents") as stream:
@@ -164,7 +166,7 @@ def in_store(part: Part) -> Part:
 
 
 _documents: dict[str, Document] = {}
-"""The bundles of this process, and of the one that it was forked from, by the digests of their contents."""
+"""The bundles of this process and the process it was forked from, by their digests."""
 
 
 def _opened(content: File | bytes) -> Document:
@@ -176,44 +178,44 @@ def _opened(content: File | bytes) -> Document:
 
 
 def _key(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()  # as the store's checksums of files
+    return hashlib.blake2b(content, digest_size=16).hexdigest()  # the same digest as the store's checksum of files
 
 
 def _walk(process: Process, path: Path) -> Iterator[tuple[Path, Process]]:
-    """Iterate over a process, the steps in it, and theirs, with the paths that tasks know them by."""
+    """Iterate over a process, its steps, and their steps in turn, with their paths."""
     yield path, process
     steps = process.steps if isinstance(process, Workflow) else []
-    for step in sorted(steps, key=lambda step: str(step.id)):  # cwltool shuffles them
+    for step in sorted(steps, key=lambda step: str(step.id)):  # cwltool shuffles the steps
         yield (*path, shortname(step.id)), step
         yield from _walk(step.embedded_tool, (*path, shortname(step.id)))
 
 
 def updates_in_place(process: Process) -> bool:
-    """Return whether anything in a process changes files that others see (CWL v1.2, InplaceUpdateRequirement)."""
+    """Return whether any part of a process changes files in place (CWL v1.2, InplaceUpdateRequirement)."""
     wishes = [one.get_requirement("InplaceUpdateRequirement")[0] for _, one in _walk(process, ())]
     return any(wish is not None and wish["inplaceUpdate"] for wish in wishes)
 
 
 def refuse_unsupported(process: Process) -> None:
-    """Refuse what cannot be done as it should.
+    """Refuse a process that cannot be run correctly.
 
     Raises
     ------
     UnsupportedRequirement
-        If a part of the process has secret inputs, and the whole has none: the store would have to keep them.
+        If a step has secret inputs but the process has none: the store would contain them unencrypted.
     """
     if secret_inputs(process):
         return
     for path, one in _walk(process, ()):
         if secret_inputs(one):
             raise UnsupportedRequirement(
-                f"step {'/'.join(path)} has cwltool:Secrets; the workflow must list these inputs in"
-                " cwltool:Secrets as well"
+                f"step {'/'.join(path)} has cwltool:Secrets, but the workflow does not list these inputs in its own"
+                " cwltool:Secrets"
             )
 
 
 def _may_reuse(process: Process) -> bool:
-    """Return whether nothing in a process forbids it; an expression might (`toilfn.cwl.reuse`)."""
+    """Return whether nothing in a process forbids reuse; an expression may still forbid it (`toilfn.cwl.reuse`)."""
     inner = process.embedded_tool if isinstance(process, WorkflowStep) else process
     wishes = [one.get_requirement("WorkReuse")[0] for _, one in _walk(inner, ())]
     return all(wish is None or wish.get("enableReuse", True) is True for wish in wishes)

@@ -1,4 +1,4 @@
-"""How tools are run: the options of the command line that reach workers, and what cwltool makes of them."""
+"""Options for running tools: those of the command line that workers need, as attributes for cwltool."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _CARRIED = (
     "mpi_config", "job_script_provider", "debug", "js_console", "eval_timeout", "cachedir", "log_dir", "rm_tmpdir",
     "cidfile_dir", "cidfile_prefix",
 )  # fmt: skip
-"""Attributes of cwltool's `RuntimeContext` that mean the same on every machine."""
+"""Attributes of the `RuntimeContext` of cwltool that have the same meaning on every machine."""
 
 _RESULTS = (
     "use_container", "default_container", "singularity", "podman", "user_space_docker_cmd", "no_read_only",
     "preserve_environment", "preserve_entire_environment", "docker_outdir", "docker_tmpdir", "docker_stagedir",
 )  # fmt: skip
-"""Those of them that can change what a tool gives."""
+"""Those of them that can affect the outputs of a tool."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Engine:
     Attributes
     ----------
     options : mapping
-        Attributes of cwltool's `RuntimeContext`.
+        Attributes of the `RuntimeContext` of cwltool.
     shared : str
-        A directory that all machines share, where outputs stay as they are instead of going to the store; empty
-        for the store.
+        A directory shared by all machines, in which outputs stay instead of being moved into the store; empty to use
+        the store.
     """
 
     options: Mapping[str, Any]
@@ -51,16 +51,16 @@ class Engine:
 
     @classmethod
     def of(cls, context: RuntimeContext, shared: str = "") -> Engine:
-        """Take over what the command line has said."""
+        """Build an engine from the options of the command line."""
         return cls({name: getattr(context, name) for name in _CARRIED}, shared)
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What of it can change what a tool gives."""
+        """The options that can affect the outputs of a tool."""
         return tuple(str(self.options[name]) for name in _RESULTS)
 
     def context(self, directory: Path) -> RuntimeContext:
-        """Return the context for running a tool with all its temporary files below a directory."""
+        """Build the context for running a tool with all temporary files below a directory."""
         context = RuntimeContext(dict(self.options))
         context.basedir = str(directory)
         context.tmpdir_prefix = f"{directory}{os.sep}tmp-"

@@ -1,4 +1,4 @@
-"""One run of a loaded document: what cwltool's command line calls instead of its own executors."""
+"""The executor for a run of a loaded document, which cwltool's command line calls instead of its own executors."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Executor:
     Parameters
     ----------
     options : argparse.Namespace
-        The command line.
+        The options of the command line.
     recording : Recording
-        What is to be told of the run afterwards.
+        The record of the run for ``--provenance``.
     """
 
     def __init__(self, options: argparse.Namespace, recording: Recording) -> None:
@@ -51,7 +51,7 @@ class Executor:
     def __call__(
         self, process: Process, job: dict[str, Any], context: RuntimeContext, logger: object = None
     ) -> tuple[dict[str, Any] | None, str]:
-        """Run it; gives the result object and the status."""
+        """Run a process; return the result object and the status."""
         refuse_unsupported(process)
         options, nonce = self._options, secrets.token_hex(8)
         bypass = options.bypass_file_store or updates_in_place(process)
@@ -67,7 +67,7 @@ class Executor:
             return result, "success"
 
     def _outputs(self, process: Process, ready: dict[str, Any], engine: Engine, nonce: str, bypass: bool) -> Any:
-        """Build the promise of the outputs, which are not delivered yet."""
+        """Build the promise of the outputs before their delivery."""
         reuse = not (self._options.no_reuse or bypass)
         part = bundle(process, engine, inputs.document_files(process), nonce, reuse=reuse)
         return steps.begin(part, inputs.imported(ready, bypass=bypass))
@@ -80,7 +80,7 @@ class Executor:
 
     @contextmanager
     def _settings(self, process: Process) -> Iterator[dict[str, Any]]:
-        """Return the settings of the run; on this machine, with workers that have what cwltool has loaded."""
+        """Yield the settings of the run; on this machine, with forked workers, which need not load cwltool again."""
         quiet = {"progress": False} if self._options.quiet else {}
         own = implied_settings(self._options) | from_options(self._options)
         settings = {"workflow": process.tool["id"], **quiet, **own}
@@ -101,14 +101,14 @@ class Executor:
 
 @contextmanager
 def _shared(context: RuntimeContext) -> Iterator[str]:
-    """Build a directory for what stays out of the store; it stays when the run fails, since a resume needs it."""
+    """Create a directory for files outside the store, and remove it after success; resuming a failed run needs it."""
     directory = context.create_outdir()
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _computed(promise: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run; what failed is raised as cwltool's errors, which it reports."""
+    """Compute the result; convert errors to those of cwltool, which reports them."""
     try:
         result: dict[str, Any] = compute(promise, **settings)
     except FailedTasksError as error:

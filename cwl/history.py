@@ -1,4 +1,4 @@
-"""What a store tells of the tools that its newest run ran, or took from earlier ones."""
+"""Read from a store which tools its newest run has run or reused."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ __all__ = ["ToolRun", "tool_runs"]
 
 @dataclass(frozen=True)
 class ToolRun:
-    """One tool that was run.
+    """One run of a tool.
 
     Attributes
     ----------
     path : tuple of str
-        The steps that lead to it; empty when the tool was all that was asked for.
+        The path of steps to the tool; empty if the document is just the tool.
     start, end : float
-        In seconds since the epoch.
+        Times in seconds since the epoch.
     host : str
-        Where it ran.
+        The machine on which the tool ran.
     inputs, outputs : dict
-        As they are between tasks: what the step got, by the ids of its sources or by short name; and what it gave.
+        Values in the form used between tasks: the inputs of the step, by the ids of their sources or by short name,
+        and its outputs.
     """
 
     path: Path
@@ -49,7 +50,7 @@ class ToolRun:
 
 
 def tool_runs(store: Store, process: Process, view: View) -> Iterator[ToolRun]:
-    """Iterate over the tools that the newest run of a store needed, in the order in which it learnt of them."""
+    """Iterate over the tools that the newest run of a store needed, in the order in which they were recorded."""
     reader = _Reader(store)
     for info in view.current():
         if info.state is not State.DONE or info.children:
@@ -63,7 +64,7 @@ def tool_runs(store: Store, process: Process, view: View) -> Iterator[ToolRun]:
 
 
 def _is_tool(process: Process, part: Part) -> bool:
-    """Return whether the task about a part was the one that ran a tool; such tasks have no other arguments."""
+    """Return whether the task for a part ran a tool itself; such tasks have no other arguments."""
     if part.step:
         return runs_here(_step(process, part))
     return not isinstance(_inside(process, part.path), Workflow)
@@ -80,12 +81,12 @@ def _inside(process: Process, path: Path) -> Process:
 
 
 def _was_skipped(step: WorkflowStep, outputs: dict[str, Any]) -> bool:
-    """Return whether a step's condition was false, so all its outputs are null (CWL v1.2, "Conditional execution")."""
+    """Return whether a step was skipped, so that its outputs are null (CWL v1.2, "Conditional execution")."""
     return "when" in step.tool and all(value is None for value in outputs.values())
 
 
 class _Reader:
-    """Reads arguments and values of tasks, whoever made them."""
+    """Reads the arguments and values of tasks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

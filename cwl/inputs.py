@@ -1,4 +1,4 @@
-"""A run's input files on their way into the store."""
+"""Import a run's input files into the store."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def resolved(process: Process, job: dict[str, Any], context: RuntimeContext) -> 
     Raises
     ------
     cwltool.errors.WorkflowException
-        If an input is missing or of a wrong type; cwltool's explanation.
+        If an input is missing or has the wrong type. The message is cwltool's.
     """
     _add_requirements(process, job)
     context = context.copy()
     context.toplevel = True
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
     places = Places()
-    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
-    plain: dict[str, Any] = places.unescaped(job)  # copying ruamel's lists takes the square of their length
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
+    plain: dict[str, Any] = places.unescaped(job)  # copying ruamel's lists takes quadratic time
     try:
         found = process._init_job(plain, context).job
     except WorkflowException:
-        found = process._init_job(job, context).job  # which tells the lines of the file, too
+        found = process._init_job(job, context).job  # its errors have line numbers
     return {name: map_objects(value, _located) for name, value in found.items()}
 
 
 def _located(found: dict[str, Any]) -> dict[str, Any]:
-    """Build a URL of a path again; a secondary file that was found may be a directory, which cwltool does not see."""
+    """Turn a path back into a URL, and correct the class of a secondary file that is a directory."""
     location = found.get("location")
     if isinstance(location, str) and location.startswith("/"):
         found["location"] = file_uri(location)
@@ -55,7 +55,7 @@ def _located(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_requirements(process: Process, job: dict[str, Any]) -> None:
-    """Add the requirements that inputs bring along (CWL v1.1 and later, "cwl:requirements" of an input object)."""
+    """Add the requirements in an input object (CWL v1.1 and later, "cwl:requirements")."""
     defaults = process.metadata.get("cwl:defaults")
     given: Any = job.pop(_REQUIREMENTS, None) or (defaults.get(_REQUIREMENTS) if isinstance(defaults, dict) else None)
     if not given:
@@ -66,7 +66,7 @@ def _add_requirements(process: Process, job: dict[str, Any]) -> None:
 
 
 def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:
-    """Return inputs with the promise of a file of the store for each location; with `bypass`, local ones stay."""
+    """Return inputs with promises of imported files as locations; with `bypass`, local files stay in place."""
     made: dict[str, Any] = {}
 
     def bring(found: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def imported(job: dict[str, Any], *, bypass: bool = False) -> dict[str, Any]:
 
 
 def document_files(process: Process) -> dict[str, Any]:
-    """Return promises of the files that documents refer to themselves, by location: defaults, and files to stage."""
+    """Return promises of the files that documents refer to, by location: defaults, and files to stage."""
     found = {
         entry["location"]: entry["class"]
         for part in _parts(process)

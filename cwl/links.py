@@ -1,4 +1,4 @@
-"""What flows between steps: sources, links, defaults, `valueFrom`, `when`; by cwltool's rules where it has them."""
+"""The flow of values between steps: sources, links, defaults, `valueFrom` and `when`, by cwltool's code if possible."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ __all__ = [
 
 _NOWHERE = "/nowhere"
 
-logging.getLogger("cwl_utils").disabled = True  # it only writes the traceback of what is raised anyway
+logging.getLogger("cwl_utils").disabled = True  # it only logs tracebacks of errors that it also raises
 
 
 class StepError(PermanentError):
-    """What a document says of a step or an output cannot be done with these values, and never will be."""
+    """A step or an output cannot be evaluated with these values; trying again would not help."""
 
     is_explained = True
 
 
 @contextmanager
 def explained(part: Part, what: str = "") -> Iterator[None]:
-    """Return the part of the document to blame (by default its step) for a broken rule of CWL in the block.
+    """Name a part of the document, by default its step, in CWL errors that the block raises.
 
     Raises
     ------
     StepError
+        If the block raises an error of CWL.
     """
     try:
         yield
@@ -64,7 +65,7 @@ def explained(part: Part, what: str = "") -> Iterator[None]:
 
 
 def in_order(steps: Sequence[WorkflowStep]) -> Iterator[WorkflowStep]:
-    """Iterate over steps so that each comes after those it needs; cwltool has refused circles."""
+    """Iterate over steps so that each comes after those it depends on; cwltool has refused cycles."""
     maker = {output["id"]: step for step in steps for output in step.tool["outputs"]}
     done: set[str] = set()
     stack = sorted(steps, key=lambda step: str(step.id), reverse=True)
@@ -81,28 +82,28 @@ def in_order(steps: Sequence[WorkflowStep]) -> Iterator[WorkflowStep]:
 
 
 def sources(step: WorkflowStep) -> Iterator[str]:
-    """Iterate over the ids of what a step gets."""
+    """Iterate over the ids of a step's sources."""
     for entry in step.tool["inputs"]:
         yield from aslist(entry.get("source", []))
 
 
 def workflow_inputs(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a workflow's inputs and fill in defaults; gives them by their ids."""
+    """Check a workflow's inputs, fill in defaults, and return them by their ids."""
     places = Places(part.files)
     context = part.document.engine.context(Path(_NOWHERE))
-    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     given = places.named(with_defaults(part.process, job))
     checked = places.stored(part.process._init_job(given, context).job)
     return {entry["id"]: checked.get(shortname(entry["id"])) for entry in part.process.tool["inputs"]}
 
 
 def is_plain_output(output: Mapping[str, Any]) -> bool:
-    """Return whether an output of a workflow is just what one source gives."""
+    """Return whether an output of a workflow is the unchanged value of one source."""
     return len(aslist(output.get("outputSource", []))) == 1 and not {"linkMerge", "pickValue"} & output.keys()
 
 
 def workflow_output(part: Part, output: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    """Bring together the sources of a workflow's output."""
+    """Return the value of a workflow's output from its sources."""
     workflow = part.process
     made = object_from_state(
         _state(workflow, values), [dict(output)], True, _may_merge(workflow), "outputSource", incomplete=True
@@ -111,7 +112,7 @@ def workflow_output(part: Part, output: Mapping[str, Any], values: Mapping[str, 
 
 
 def step_inputs(part: Part, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring together the sources of a step's inputs; gives them by their ids, `valueFrom` not yet done."""
+    """Return a step's inputs from their sources, by their ids, before `valueFrom` is evaluated."""
     workflow, step = part.process, part.step_process()
     made = object_from_state(_state(workflow, values), step.tool["inputs"], False, _may_merge(workflow), "source")
     return dict(made or {})
@@ -134,14 +135,14 @@ def output_names(step: WorkflowStep) -> list[str]:
 
 
 def job_of(step: WorkflowStep, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs of what a step runs, by short name."""
+    """Return the inputs of the process that a step runs, by short name."""
     return {
         shortname(entry["id"]): inputs[entry["id"]] for entry in step.tool["inputs"] if not entry.get("not_connected")
     }
 
 
 def evaluated(part: Part, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Do the `valueFrom` of a step's inputs, then ask `when`; gives the inputs by id, None for a step to skip."""
+    """Evaluate `valueFrom` of a step's inputs, then `when`; return the inputs by id, or None to skip the step."""
     step = part.step_process()
     entries = {entry["id"]: entry for entry in step.tool["inputs"]}
     loaded = [id_ for id_, entry in entries.items() if entry.get("loadContents")]
@@ -163,16 +164,16 @@ def evaluated(part: Part, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 class Evaluator:
-    """Evaluates expressions that see the inputs of a step.
+    """Evaluates expressions with access to the inputs of a step.
 
     Parameters
     ----------
     part : Part
         The step.
     inputs : mapping
-        By their ids, as they are between tasks: what `self` may be.
+        The inputs by their ids, in the form used between tasks: the possible values of `self`.
     seen : mapping, optional
-        What `inputs` is in the expressions; by default the same.
+        The value of `inputs` in expressions; by default the same.
     """
 
     def __init__(self, part: Part, inputs: Mapping[str, Any], seen: Mapping[str, Any] | None = None) -> None:
@@ -183,7 +184,7 @@ class Evaluator:
         self._access: StdFsAccess = self.places.access("")
 
     def load_contents(self, id_: str) -> None:
-        """Read the files of an input into their objects, up to the limit of the specification."""
+        """Load the contents of an input's files into their objects, up to the limit of the specification."""
         for found in aslist(self.values[id_]):
             if found is not None and found.get("contents") is None:
                 with self._access.open(found["location"], "rb") as stream:
@@ -196,7 +197,7 @@ class Evaluator:
         return self._evaluate(text, self._seen, own)
 
     def condition(self, text: str, values: Mapping[str, Any] | None = None) -> bool:
-        """Evaluate a condition on these values, else on the inputs."""
+        """Evaluate a condition with these values, or by default with the inputs."""
         answer = self._evaluate(text, self._seen if values is None else values, None)
         if not isinstance(answer, bool):
             raise WorkflowException(f"'when' of step {self._part.step} must be true or false, not {answer!r}")
@@ -209,7 +210,7 @@ class Evaluator:
         try:
             return self._answer(text, values, own)
         except WorkflowException as error:
-            raise WorkflowException(f"the expression {text} failed: {_reason(str(error))}") from None
+            raise WorkflowException(f"expression {text} failed: {_reason(str(error))}") from None
 
     def _answer(self, text: str, values: Mapping[str, Any], own: Any) -> Any:
         options = self._part.document.engine.options
@@ -230,7 +231,7 @@ class Evaluator:
 
 
 def _reason(message: str) -> str:
-    """Find the one line that matters in cwl_utils' report of a script that failed: JavaScript's own words, if any."""
+    """Return the relevant line of cwl_utils' report of a failed script: JavaScript's own message, if there is one."""
     said = re.search(r"^\s*(\w*Error: .+)$", message, re.MULTILINE)
     lines = message.removeprefix("Expression evaluation error:").strip().splitlines()
     return said[1] if said else "".join(lines[:1])

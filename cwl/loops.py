@@ -1,4 +1,4 @@
-"""Loops: what CWL v1.3's `loop` carries from one iteration to the next."""
+"""Loops (`loop` of CWL v1.3): the values passed from one iteration to the next."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from cwltool.workflow_job import object_from_state
 from toilfn.cwl import links
 from toilfn.cwl.documents import Part
 
-__all__ = ["collected", "goes_on", "next_inputs", "nothing"]
+__all__ = ["collected", "continues", "next_inputs", "nothing"]
 
 
 def nothing(part: Part) -> dict[str, Any]:
-    """Return the outputs of a loop that has not begun."""
+    """Return the outputs of a loop before its first iteration."""
     step = part.step_process()
     return {name: [] if _keeps_all(part) else None for name in links.output_names(step)}
 
 
-def goes_on(part: Part, inputs: Mapping[str, Any]) -> bool:
-    """Ask the loop's condition."""
+def continues(part: Part, inputs: Mapping[str, Any]) -> bool:
+    """Return whether the loop's condition is true."""
     return links.Evaluator(part, inputs).condition(part.step_process().tool["when"])
 
 
 def collected(part: Part, before: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the loop's outputs after one more iteration."""
+    """Return the outputs of the loop after one more iteration."""
     if _keeps_all(part):
         return {name: [*kept, outputs[name]] for name, kept in before.items()}
     return {name: outputs[name] for name in before}

@@ -1,4 +1,4 @@
-"""The command line: cwltool's options, and those of every toilfn run."""
+"""The command line: the options of cwltool, and those of every toilfn run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["implied_settings", "make_parser"]
 
 
 def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
-    """Build the parser."""
+    """Build the parser of the command line."""
     parser = arg_parser()
     parser.prog = program
     parser.description = (
-        "Run a document of the Common Workflow Language, with cwltool's options and toilfn's. "
-        "What was interrupted goes on with: toilfn resume STORE"
+        "Run a document in the Common Workflow Language, with the options of cwltool and toilfn. "
+        "To continue an interrupted run: toilfn resume STORE"
     )
-    parser.set_defaults(move_outputs="copy")  # the store keeps what it has, unless told otherwise
+    parser.set_defaults(move_outputs="copy")  # keep the files in the store by default
     _add_own(parser.add_argument_group("toilfn: CWL"))
     add_dry_run(parser)
     add_options(parser, leave_out=("workflow",))
@@ -31,10 +31,10 @@ def make_parser(program: str = "toilfn-cwl-runner") -> argparse.ArgumentParser:
 
 
 def implied_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return toilfn's settings that options of cwltool's stand for.
+    """Translate options of cwltool into settings of toilfn.
 
-    Directories that ``--tmpdir-prefix`` is about are made in the one that it names; the rest of a prefix is left out,
-    since toilfn's names say whose they are.
+    Temporary directories are created in the directory of ``--tmpdir-prefix``; the rest of the prefix is ignored, since
+    toilfn chooses their names.
     """
     prefixes = (options.tmpdir_prefix, options.tmp_outdir_prefix)
     prefix = next((one for one in prefixes if one not in ("", DEFAULT_TMP_PREFIX)), "")
@@ -47,20 +47,20 @@ def implied_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_own(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--docker", action="store_true", help="run containers with docker, as without any such option")
+    group.add_argument("--docker", action="store_true", help="run containers with docker (the default)")
     group.add_argument(
-        "--no-reuse", action="store_true", help="run everything, also what an earlier run on the store has finished"
+        "--no-reuse", action="store_true", help="run everything, even if an earlier run on the store has finished it"
     )
     group.add_argument(
         "--bypass-file-store",
         action="store_true",
-        help="leave files in directories that all machines share, instead of bringing them into the store",
+        help="leave files in directories that all machines share, instead of copying them into the store",
     )
     group.add_argument(
         "--disable-streaming",
         action="store_true",
-        help="make copies also of inputs that a document marks as streamable; toilfn always does",
+        help="copy even the inputs that a document marks as streamable; toilfn always does this",
     )
     group.add_argument(
-        "--dest-bucket", "--destBucket", metavar="URL", help="the same as --outdir, for a place such as s3://bucket/run"
+        "--dest-bucket", "--destBucket", metavar="URL", help="same as --outdir, for a URL such as s3://bucket/run"
     )

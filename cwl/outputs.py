@@ -1,4 +1,4 @@
-"""A run's output files on their way out of the store, and the result object."""
+"""Deliver a run's output files from the store, and build the result object."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _CHUNK = 2**20
 
 
 class DeliveryError(PermanentError):
-    """The outputs cannot be written to where they are wanted."""
+    """The outputs cannot be written to their destination."""
 
     is_explained = True
 
 
 @task(name="deliver", version="2", local=True, delivers=True, **LIGHT)
 def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: str = "copy") -> dict[str, Any]:
-    """Copy output files to a directory or URL, each one whole or not at all; return the result object.
+    """Copy output files to a directory or URL, and return the result object; each file is complete or absent.
 
-    What is in the directory `shared` may be linked instead. `nonce` makes each run deliver anew. `how` is "copy";
-    "move", which keeps links in the store; or "leave" for files that stay in the store.
+    Files in the directory `shared` may be hard-linked instead. `nonce` makes each run deliver its outputs again. `how`
+    is "copy", "move" (which leaves links in the store), or "leave" (files stay in the store).
 
     Raises
     ------
     DeliveryError
-        If something cannot be written, as when the disk is full.
+        If a file cannot be written, for example because the disk is full.
     """
     outdir, shared = transfer.absolute(outdir), relocated(shared)
     if how == "leave":
@@ -68,13 +68,13 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
         what = error.filename2 or error.filename or outdir
         raise DeliveryError(
             f"cannot write the outputs to {transfer.shown(outdir)}: {what}: {error.strerror or error}",
-            hint="everything is kept in the store: make room or choose another --outdir, and run again with"
+            hint="all outputs are kept in the store: free disk space or choose another --outdir, and run again with"
             " the same store",
         ) from None
 
 
 def _left(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the object of a file or a directory that stays in the store."""
+    """Return the object for a file or a directory that stays in the store."""
     location = found.get("location")
     made = {name: value for name, value in found.items() if name not in _DERIVED or name == "secondaryFiles"}
     if isinstance(location, Directory) or (location is None and found["class"] == "Directory"):
@@ -102,20 +102,20 @@ def _delivered(value: Any, folder: Folder, shared: str) -> Any:
 
 @dataclass
 class Folder:
-    """A directory that is filled.
+    """A destination directory.
 
     Attributes
     ----------
     url : str
-        Where it is now: a path or URL.
+        Its current path or URL.
     final : str
-        Where it will be when it is whole.
+        Its path or URL when it is complete.
     move : bool
-        Whether the store keeps links to what is in it.
+        Whether to move files into it, leaving links in the store.
     moved : dict
-        The files that were moved, with their places when the directory is whole.
+        The moved files, and their final paths.
     contents : dict
-        What the names in it stand for.
+        The contents by their names in the directory.
     """
 
     url: str
@@ -126,16 +126,16 @@ class Folder:
     results: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
     def location(self, name: str) -> str:
-        """Return the URL that something in the directory will have."""
+        """Return the final URL of an entry of the directory."""
         path = transfer.local_path(self.final)
         return transfer.below(self.final, quote(name)) if path is None else file_uri(str(path / name))
 
 
 class _Delivery:
-    """Puts what a value names into a folder.
+    """Writes the files and directories of a value to a folder.
 
-    What belongs together is one unit: a directory, or a file with its secondary files. Units with names that the
-    folder has for something else are set apart whole, by a number; what is there already is not copied again.
+    A directory, or a file with its secondary files, is one unit. If a name is taken by different content, all names of
+    the unit get a number. Content that is already there is not copied again.
     """
 
     def __init__(self, folder: Folder, shared: str) -> None:
@@ -143,7 +143,7 @@ class _Delivery:
         self._shared = shared
 
     def unit(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Deliver a file or a directory, with what belongs to it; return the object of it."""
+        """Deliver a file or a directory with its secondary files, and return its object."""
         key = _key(found)
         if key not in self._folder.results:
             members = dict(_members(found))
@@ -181,7 +181,7 @@ class _Delivery:
             return [delivery.unit(entry) for entry in _listing(found)]
 
     def _file(self, found: dict[str, Any], name: str, *, is_there: bool) -> dict[str, Any]:
-        """Write a file; return its size and checksum."""
+        """Write a file, and return its size and checksum."""
         target = transfer.below(self._folder.url, name, replaced=True)
         content = _source(found)
         if not is_there:
@@ -208,7 +208,7 @@ class _Delivery:
 
 
 def _measured(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the size of a file, and its checksum unless that is known."""
+    """Return the size of a file, and its checksum unless it is already known."""
     size = path.stat().st_size
     if "checksum" in found:
         return {"size": size}
@@ -220,7 +220,7 @@ def _measured(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _source(found: Mapping[str, Any]) -> File | Path:
-    """Return where the content of a file is; a literal's is written first."""
+    """Return the file with the content of an object; the content of a literal is written to a file first."""
     location = found.get("location")
     if isinstance(location, File):
         return location
@@ -232,7 +232,7 @@ def _source(found: Mapping[str, Any]) -> File | Path:
 
 
 def _listing(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Iterate over what is in a directory, as objects."""
+    """Iterate over the objects in a directory."""
     location = found.get("location")
     if isinstance(location, Directory):
         for entry in location:
@@ -247,7 +247,7 @@ def _listing(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _made_whole(url: str) -> Iterator[str]:
-    """Return a place for a directory; what was written there takes the place of `url` when the block ends well."""
+    """Yield a temporary directory, which replaces `url` when the block ends without an error."""
     path = transfer.local_path(url)
     if path is None:
         yield url
@@ -267,7 +267,7 @@ def _made_whole(url: str) -> Iterator[str]:
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    """Return what an object is called."""
+    """Return the name of an object."""
     location = found.get("location")
     if found.get("basename"):
         return confined.single(found["basename"])
@@ -277,14 +277,14 @@ def _name(found: Mapping[str, Any]) -> str:
 
 
 def _members(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Iterate over the names that a unit takes in its folder, with what they stand for."""
+    """Iterate over the names and contents of a unit."""
     yield _name(found), _content(found)
     for each in found.get("secondaryFiles") or ():
         yield from _members(each)
 
 
 def _content(found: Mapping[str, Any]) -> Any:
-    """Return what makes the content of two objects the same one."""
+    """Return a key that is equal for objects with the same content."""
     location = found.get("location")
     if location is not None:
         return location
@@ -294,7 +294,7 @@ def _content(found: Mapping[str, Any]) -> Any:
 
 
 def _key(found: Mapping[str, Any]) -> Any:
-    """Return what makes two objects the same one, with all that belongs to them."""
+    """Return a key that is equal for objects with the same content, attributes and secondary files."""
     own = {name: value for name, value in found.items() if name not in ("location", *_DERIVED)}
     plain = map_objects(own, lambda one: one)
     secondary = tuple(map(_key, found.get("secondaryFiles") or ()))
@@ -302,10 +302,10 @@ def _key(found: Mapping[str, Any]) -> Any:
 
 
 def _renaming(names: list[str], found: Mapping[str, Any]) -> Callable[[str, int], str]:
-    """Return the function that sets names of a unit apart by a number.
+    """Return a function that makes the names of a unit unique with a number.
 
-    Names of secondary files are made of that of their file, and stay so: ``x.bam`` and ``x.bam.bai`` become
-    ``x_2.bam`` and ``x_2.bam.bai``. One name alone becomes ``x.bam_2``, as cwltool has it.
+    The names of secondary files still match that of their file: ``x.bam`` and ``x.bam.bai`` become ``x_2.bam`` and
+    ``x_2.bam.bai``. A single name becomes ``x.bam_2``, as in cwltool.
     """
     root = "" if len(names) == 1 else os.path.splitext(names[0])[0]
     while root and not all(name.startswith(root) for name in names):

@@ -1,7 +1,7 @@
-"""Paths in documents, input objects and arguments mean what they say, also with ``%`` or ``#`` in them.
+"""Make cwltool read paths in documents, input objects and arguments literally, even with ``%`` or ``#`` in them.
 
-A ``location`` is a URL, a ``path`` is a path (CWL v1.2, "File"), and cwltool reads both as URLs: ``a%20b`` would be the
-file ``a b``. So paths are escaped before they are read.
+In CWL, a ``location`` is a URL and a ``path`` is a path (CWL v1.2, "File"), but cwltool reads both as URLs, so that
+``a%20b`` would mean the file ``a b``. Paths are therefore escaped before cwltool reads them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import cwltool.main
 from cwltool.argparser import generate_parser
 from schema_salad.ref_resolver import Loader
 
-__all__ = ["teach"]
+__all__ = ["patch_cwltool"]
 
 _KEPT = ("file:", "data:", "_:", "$(", "${")
-"""What is not a path: URLs, names of literals, expressions."""
+"""Beginnings of texts that are not paths: URLs, names of literals, expressions."""
 
 
 class PathLoader(Loader):
-    """Loads documents and input objects."""
+    """Loads documents and input objects, with escaped paths."""
 
     def resolve_all(self, document: Any, *arguments: Any, **named: Any) -> Any:
-        """Resolve what a part of a document refers to."""
+        """Resolve the references in a part of a document."""
         if isinstance(document, MutableMapping) and document.get("class") in ("File", "Directory"):
             path = document.get("path")
             if isinstance(path, str):
@@ -33,14 +33,14 @@ class PathLoader(Loader):
         return super().resolve_all(document, *arguments, **named)
 
 
-def teach() -> None:
-    """Have cwltool read paths as this module says. It may be called again."""
+def patch_cwltool() -> None:
+    """Patch cwltool to read paths literally. May be called again."""
     cwltool.main.Loader = cwltool.load_tool.Loader = PathLoader  # type: ignore[attr-defined]
     cwltool.main.generate_parser = _with_paths  # type: ignore[assignment, attr-defined]
 
 
 def _with_paths(parser: Any, tool: Any, names: Any, records: Any, required: bool, join: Any, base: str) -> Any:
-    """Build the parser of a document's inputs, which accepts their full names only; `join` makes URLs of paths."""
+    """Build the parser for a document's inputs; it escapes paths, and accepts only full names."""
     parser.allow_abbrev = False
     return generate_parser(parser, tool, names, records, required, _joined, base)
 

@@ -1,7 +1,7 @@
-"""A run as a research object: a Workflow Run RO-Crate (``--provenance DIR``).
+"""Write a run as a research object: a Workflow Run RO-Crate (``--provenance DIR``).
 
-What is written follows the profile Provenance Run Crate 0.5, https://w3id.org/ro/wfrun/provenance/0.5; for a tool that
-is no part of a workflow, Process Run Crate 0.5, https://w3id.org/ro/wfrun/process/0.5.
+The crate follows the profile Provenance Run Crate 0.5, https://w3id.org/ro/wfrun/provenance/0.5; for a single tool, it
+follows Process Run Crate 0.5, https://w3id.org/ro/wfrun/process/0.5.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _TYPES = {
     "File": "File", "Directory": "Dataset", "string": "Text", "int": "Integer", "long": "Integer", "float": "Float",
     "double": "Float", "boolean": "Boolean",
 }  # fmt: skip
-"""What the types of CWL are called in crates (Workflow Run Crate, "Representing parameters")."""
+"""The names in crates of CWL types (Workflow Run Crate, "Representing parameters")."""
 
 
 @dataclass(frozen=True)
 class Agent:
-    """Who ran it, as far as the command line says.
+    """The person who ran the workflow, according to the command line.
 
     Attributes
     ----------
     name, orcid : str
-        Empty when not given.
+        Name and ORCID; empty if not given.
     hosts : bool
-        Whether to name the machines that tools ran on.
+        Whether to record the machines on which tools ran.
     """
 
     name: str = ""
@@ -64,16 +64,18 @@ class Agent:
 
 @dataclass(frozen=True)
 class Record:
-    """What a crate tells beside what the store knows.
+    """The content of a crate that is not in the store.
 
     Attributes
     ----------
     process : Process
+        The process that was run.
     document : str
-        It, packed.
+        The packed document.
     inputs, outputs : mapping
-        The input object and the result object, by short name, with locations that are URLs.
+        The input object and the result object, by short name, with URLs as locations.
     agent : Agent
+        The person who ran it.
     """
 
     process: Process
@@ -84,7 +86,7 @@ class Record:
 
 
 def packed(process: Process) -> str:
-    """Return a loaded document as one file; must be called before what only loading needs is dropped."""
+    """Return a loaded document packed as one text; must be called before `bundle`, which removes the loader."""
     return json.dumps(pack(LoadingContext(), process.tool["id"], loader=process.doc_loader), indent=2, default=str)
 
 
@@ -94,10 +96,11 @@ def write(directory: str, record: Record, store: Store) -> None:
     Parameters
     ----------
     directory : str
-        Is made; gets copies of all files that the run took, made and passed on, by their checksums.
+        The directory to create. It gets copies of all input, output and intermediate files, named by their checksums.
     record : Record
+        The content that is not in the store.
     store : Store
-        Of the run, which has ended.
+        The store of the run, which has ended.
     """
     temporary = tempfile.mkdtemp(prefix="toilfn-crate-")
     try:
@@ -120,7 +123,7 @@ class _Crate:
         name = shortname(self._record.process.tool["id"]) or _DOCUMENT
         root = self._crate.root_dataset
         root["name"] = f"Run of {name}"
-        root["description"] = f"The CWL document {name}, what it was run with and what it gave."
+        root["description"] = f"The CWL document {name} with the inputs and outputs of a run."
         root["license"] = "None was given: the rights in the document and the data stay with their authors."
         main = self._document(name)
         whole = self._whole(main, name)
@@ -139,7 +142,7 @@ class _Crate:
         )  # fmt: skip
 
     def _whole(self, main: Entity, name: str) -> Entity:
-        """Describe the run of what was asked for, with what it took and gave."""
+        """Describe the whole run with its inputs and outputs."""
         run, record = self._view.runs[-1], self._record
         end = self._view.ends[run.number].time
         taken, given = (self._parameters(main, kind) for kind in ("input", "output"))
@@ -161,7 +164,7 @@ class _Crate:
         return made
 
     def _steps(self, main: Entity, whole: Entity) -> None:
-        """Describe the steps that ran a tool, the tools, and each run of them."""
+        """Describe the steps that ran tools, the tools, and each of their runs."""
         runs: dict[StepPath, list[ToolRun]] = {}
         for run in self._runs:
             runs.setdefault(run.path, []).append(run)
@@ -226,7 +229,7 @@ class _Crate:
         return self._crate.add(Person(self._crate, agent.orcid or "#agent", properties=properties))
 
     def _conform(self) -> None:
-        """Return the profiles that the crate follows; a workflow none of whose tools ran has no steps."""
+        """Record the profiles that the crate follows; a workflow that ran no tools has no steps."""
         is_workflow = isinstance(self._record.process, Workflow)
         names = ["process"] + ["workflow"] * is_workflow + ["provenance"] * (is_workflow and bool(self._runs))
         for name in names:
@@ -239,7 +242,7 @@ class _Crate:
 
 
 def _leaves(workflow: Process, path: StepPath = ()) -> Iterator[tuple[StepPath, WorkflowStep]]:
-    """Iterate over the steps that run tools, those of subworkflows in the place of these."""
+    """Iterate over the steps that run tools, including those of subworkflows."""
     assert isinstance(workflow, Workflow)
     for step in links.in_order(workflow.steps):
         here = (*path, shortname(step.id))
@@ -250,12 +253,12 @@ def _leaves(workflow: Process, path: StepPath = ()) -> Iterator[tuple[StepPath, 
 
 
 def _short(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Name inputs for people: a step's are known by the ids of their sources."""
+    """Return inputs with readable names: a step's inputs have the ids of their sources as keys."""
     return {id_.partition("#")[2].replace("main/", "", 1) or id_: value for id_, value in inputs.items()}
 
 
 def _type(kind: Any) -> tuple[str, bool]:
-    """Return what crates call a type, and whether null is one, too."""
+    """Return the name of a type in crates, and whether it allows null."""
     kinds = kind if isinstance(kind, list) else [kind]
     others = [one for one in kinds if one != "null"]
     first = others[0] if others else "Any"

@@ -33,24 +33,24 @@ __all__ = ["Loaded", "load"]
 
 
 def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
-    """Load a CWL document, to call it as a task.
+    """Load a CWL document, so that it can be called as a task.
 
     Parameters
     ----------
     document : path or URL
-        A CommandLineTool, an ExpressionTool or a Workflow; ``#name`` chooses one of a packed document.
+        A CommandLineTool, an ExpressionTool or a Workflow; ``#name`` selects one from a packed document.
     **options
         Attributes of `cwltool.context.RuntimeContext`, such as ``podman=True`` or ``use_container=False``.
 
     Returns
     -------
     Loaded
-        Calling it with inputs by name gives a promise.
+        A callable that takes inputs by name, and returns a promise.
 
     Raises
     ------
     InputError
-        If the document cannot be read or does not validate: cwltool's explanation.
+        If the document cannot be read or is not valid. The message is cwltool's.
 
     Examples
     --------
@@ -63,13 +63,13 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
     unknown = sorted(name for name in options if not hasattr(context, name))
     if unknown:
         raise InputError(f"cwltool's RuntimeContext has no option {unknown[0]!r}")
-    plainpaths.teach()
+    plainpaths.patch_cwltool()
     loading = LoadingContext({"construct_tool_object": make_tool, "fetcher_constructor": Fetcher})
     loading.podman, loading.singularity = context.podman, context.singularity
     try:
         process = load_tool(os.fspath(document), loading)
     except (ValidationException, WorkflowException, OSError) as error:
-        raise InputError(f"the CWL document {os.fspath(document)} cannot be loaded:\n{error}") from error
+        raise InputError(f"CWL document {os.fspath(document)} cannot be loaded:\n{error}") from error
     refuse_unsupported(process)
     return Loaded(process, Engine.of(context))
 
@@ -77,9 +77,9 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
 class Loaded:
     """A CWL process whose calls are tasks.
 
-    Inputs are plain values, promises of such, and for files and directories: `toilfn.File` and
-    `toilfn.Directory`, paths, or CWL's own objects with a ``location``. The promise is of a dict: outputs
-    by name, with a `toilfn.File` or a `toilfn.Directory` for each of CWL's.
+    Inputs are plain values or promises of them. A file or a directory can be a `toilfn.File` or `toilfn.Directory`, a
+    path, or a CWL object with a ``location``. A call returns the promise of a dict of outputs by name, with a
+    `toilfn.File` or a `toilfn.Directory` for each file and directory.
     """
 
     def __init__(self, process: Process, engine: Engine) -> None:
@@ -97,12 +97,12 @@ class Loaded:
         return [shortname(entry["id"]) for entry in self._process.tool["outputs"]]
 
     def __call__(self, **inputs: Any) -> Any:
-        """Build the promise of a run with these inputs.
+        """Return the promise of a run with these inputs.
 
         Raises
         ------
         TypeError
-            If there is no input of a name, or one that is needed is missing.
+            If there is no input of that name, or a required input is missing.
         """
         self._check(inputs)
         name = shortname(self._process.tool["id"])
@@ -116,7 +116,7 @@ class Loaded:
         known = {shortname(entry["id"]): entry for entry in self._process.tool["inputs"]}
         for name in inputs:
             if name not in known:
-                raise TypeError(f"{self!r} has no input {name!r}: it has {', '.join(known) or 'none'}")
+                raise TypeError(f"{self!r} has no input {name!r}; its inputs are {', '.join(known) or 'none'}")
         for name, entry in known.items():
             if name not in inputs and "default" not in entry and "null" not in entry["type"]:
                 raise TypeError(f"{self!r} needs the input {name!r}")
@@ -126,7 +126,7 @@ class Loaded:
 
 
 def _brought(value: Any) -> Any:
-    """Return inputs with files of this machine on their way into the store."""
+    """Return inputs with promises of imported files for paths."""
     if isinstance(value, Path):
         return import_directory(value) if value.is_dir() else import_file(value)
     if isinstance(value, Mapping):
@@ -138,7 +138,7 @@ def _brought(value: Any) -> Any:
 
 @task(name="cwl", version="1", **LIGHT)
 def _run(part: Part, inputs: dict[str, Any], document: str) -> Any:
-    """Run a process with values of Python; a script may run several documents, whose steps have the same names."""
+    """Run a process with Python values. This task separates documents whose steps have the same names."""
     return _pythonic(steps.call(part, _as_cwl(inputs)))
 
 
@@ -152,7 +152,7 @@ def _as_cwl(value: Any) -> Any:
 
 @task(name="outputs", version="1", **LIGHT)
 def _pythonic(outputs: dict[str, Any]) -> dict[str, Any]:
-    """Return outputs with files for CWL's objects."""
+    """Return outputs with files and directories instead of CWL objects."""
     result: dict[str, Any] = map_objects(outputs, _handle)
     return result
 

@@ -1,4 +1,4 @@
-"""``--provenance``: keeps what a run's research object is made of, and has it written when the run is over."""
+"""``--provenance``: collect the data for the research object of a run, and write it at the end of the run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["Recording"]
 
 
 class Recording:
-    """The research object of a run, if one is wanted.
+    """The research object of a run, if one is requested.
 
     Parameters
     ----------
     directory : str, optional
-        Where it is to be; without one, nothing is recorded.
+        The directory to create; without one, nothing is recorded.
     options : argparse.Namespace
-        The command line, which says what may be told of the user.
+        The options of the command line, which say what may be recorded about the user.
     """
 
     def __init__(self, directory: str | None, options: argparse.Namespace) -> None:
@@ -37,14 +37,14 @@ class Recording:
 
     @contextmanager
     def readable(self, resolved: Settings) -> Iterator[dict[str, Any]]:
-        """Return more settings for the run: its store is to be read again afterwards.
+        """Yield additional settings for the run, so that its store can be read afterwards.
 
-        A temporary store is made here, which stays when the run fails.
+        If no store is set, a temporary one is created, which is removed after success.
 
         Raises
         ------
         WorkflowException
-            If the user wants the store to be removed at once.
+            If the user's settings remove the store after the run.
         """
         if self._directory is None:
             yield {}
@@ -58,7 +58,7 @@ class Recording:
             yield {}
 
     def begin(self, process: Process) -> None:
-        """Take the document as it was loaded, before it is packed for tasks."""
+        """Save the loaded document, before it is packed for tasks."""
         if self._directory is not None:
             from toilfn.cwl import provenance
 
@@ -67,7 +67,7 @@ class Recording:
     def end(
         self, process: Process, inputs: dict[str, Any], result: dict[str, Any], settings: Mapping[str, Any]
     ) -> None:
-        """Write it, from the store of a run that has succeeded."""
+        """Write the research object from the store of a successful run."""
         if self._directory is None:
             return
         from toilfn.cwl import provenance

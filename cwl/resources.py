@@ -1,7 +1,7 @@
-"""From CWL's ResourceRequirement to the options of a task.
+"""Translate CWL's ResourceRequirement into the options of a task.
 
-CWL v1.2, CommandLineTool, section 5.9 (ResourceRequirement): cores may be a fraction, ram, tmpdir and outdir are in
-mebibytes. A tool without the requirement gets the run's defaults.
+See CWL v1.2, CommandLineTool, section 5.9 (ResourceRequirement): cores may be fractional; ram, tmpdir and outdir are in
+mebibytes. A tool without the requirement gets the defaults of the run.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["LIGHT", "builder_of", "needs_inputs", "options_of"]
 
 MEBIBYTE = 2**20
 LIGHT: dict[str, Any] = {"cores": 0.1, "memory": 256 * MEBIBYTE, "disk": 64 * MEBIBYTE}
-"""What tasks need that only look at values."""
+"""The requirements of tasks that only process values."""
 
 WORKER = 256 * MEBIBYTE
-"""What the process around the tool takes: batch systems and the local cluster count it with the tool."""
+"""Memory of the process around the tool, which batch systems and the local cluster count with the tool."""
 
 _CUDA = "http://commonwl.org/cwltool#CUDARequirement"
 _FIELDS = ("coresMin", "coresMax", "ramMin", "ramMax", "tmpdirMin", "tmpdirMax", "outdirMin", "outdirMax")
 
 
 def needs_inputs(process: Process) -> bool:
-    """Return whether what a tool asks for is known only with its inputs: it has expressions there."""
+    """Return whether the requirements of a tool depend on its inputs, because they contain expressions."""
     wanted = _wanted(process)
     return any(isinstance(value, str) and ("$(" in value or "${" in value) for value in wanted.values())
 
@@ -44,7 +44,7 @@ def options_of(part: Part, job: Mapping[str, Any] | None = None) -> dict[str, An
     part : Part
         The tool.
     job : mapping, optional
-        Its inputs, if `needs_inputs`.
+        The inputs of the tool, if `needs_inputs` is true.
     """
     process = part.process
     wanted = _wanted(process)
@@ -73,16 +73,16 @@ def _plain(wanted: Mapping[str, Any]) -> dict[str, float]:
 
 
 def builder_of(part: Part, job: Mapping[str, Any]) -> Builder:
-    """Return what evaluates a tool's expressions before it runs: files have names, and no places."""
+    """Return a builder that evaluates a tool's expressions before it runs, when files have names but no paths."""
     places = Places(part.files)
     context = part.document.engine.context(Path("/nowhere"))
-    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     context.outdir = context.tmpdir = context.stagedir = "/nowhere"
     return part.process._init_job(places.named(with_defaults(part.process, job)), context)
 
 
 def _options(wanted: Mapping[str, Any], amounts: Mapping[str, float]) -> dict[str, Any]:
-    """Turn the amounts that the document names into options."""
+    """Convert the amounts in the document to options."""
     options: dict[str, Any] = {}
     if "coresMin" in wanted or "coresMax" in wanted:
         options["cores"] = float(amounts["cores"])

@@ -1,8 +1,8 @@
-"""What an earlier run on the store has finished, and this one may use (CWL v1.2, WorkReuse).
+"""Reuse of the results of earlier runs on the store (CWL v1.2, WorkReuse).
 
-A task that must run again is another one in each run, by an argument that does not count in the ids of its own
-children (`toilfn.graph.identity.lineage`). Nor do the document and the inputs of a run's whole workflow: its steps
-are other tasks only where these reach them.
+A task that must run again gets a different id in each run, by an argument that does not count in the ids of its
+children (`toilfn.graph.identity.lineage`). Nor do the document and the inputs of the whole workflow: the ids of its
+steps change only if a change affects them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Fresh", "Given", "allows_cache", "fresh", "needs_inputs"]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The inputs of what a run is for."""
+    """The inputs of the process that was requested."""
 
     __toilfn_lineage__: ClassVar[bool] = False
 
@@ -31,7 +31,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """What makes a task another one in each run; the same in all runs if it may be reused."""
+    """An argument that gives a task a different id in each run, or, without a nonce, the same id."""
 
     __toilfn_lineage__: ClassVar[bool] = False
 
@@ -42,23 +42,23 @@ class Fresh:
 
 
 def needs_inputs(process: Process) -> bool:
-    """Return whether an expression says if a tool may be reused."""
+    """Return whether an expression decides if a tool may be reused."""
     return isinstance(_wish(process), str)
 
 
 def fresh(part: Part, job: Mapping[str, Any] | None = None) -> Fresh:
-    """Return whether a process or step is to run again.
+    """Return the argument that decides whether a process or step runs again.
 
     Parameters
     ----------
     part : Part
     job : mapping, optional
-        The inputs of a tool, if `needs_inputs`.
+        The inputs of a tool, if `needs_inputs` is true.
 
     Raises
     ------
     cwltool.errors.WorkflowException
-        If the expression gives something else than true or false.
+        If the value of the expression is neither true nor false.
     """
     nonce = part.nonce
     if nonce and job is not None and part.document.reuse and needs_inputs(part.process) and _evaluated(part, job):

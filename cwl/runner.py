@@ -1,6 +1,6 @@
-"""``toilfn-cwl-runner``: cwltool's command line, run by toilfn.
+"""``toilfn-cwl-runner``: the command line of cwltool, with an executor that runs toilfn.
 
-cwltool reads the options, the document and the inputs, and reports; what it calls an executor is ours.
+cwltool reads the options, the document and the inputs, and prints the result; the executor is ours.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runner") -> int:
-    """Run a CWL document; gives the exit status.
+    """Run a CWL document, and return the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        By default what this process was given.
+        The command line; by default that of this process.
     prog : str
-        What the command is called in its help and its errors.
+        The command's name in help and errors.
     """
     with unfailing_standard_error():
         return _main(arguments, prog)
@@ -45,11 +45,11 @@ def _main(arguments: Sequence[str] | None, prog: str) -> int:
     parser = make_parser()
     parser.prog = prog
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    recording, options.provenance = Recording(options.provenance, options), None  # cwltool would write one of its own
+    recording, options.provenance = Recording(options.provenance, options), None  # else cwltool writes its own
     loading, context = LoadingContext(vars(options)), RuntimeContext(vars(options))
     loading.construct_tool_object = make_tool
     loading.fetcher_constructor = Fetcher
-    plainpaths.teach()
+    plainpaths.patch_cwltool()
     context.secret_store = Sealed()
     executor: Any = Executor(options, recording)
     try:
@@ -59,7 +59,7 @@ def _main(arguments: Sequence[str] | None, prog: str) -> int:
                 custom_schema_callback=lambda: use_schemas(extended=options.enable_ext),
             )
         )  # fmt: skip
-    except ValidationException as error:  # there is no such document
+    except ValidationException as error:  # the document does not exist
         report(f"{prog}: {error}")
         return 1
 

@@ -1,6 +1,6 @@
-"""Scatters: one step's inputs become many, and the outputs of what was run with each become arrays.
+"""Scatters: run a step once for each element of its input arrays, and gather the outputs in arrays.
 
-CWL v1.2, Workflow, section 4.1.4 (WorkflowStep, "Scatter/gather").
+See CWL v1.2, Workflow, section 4.1.4 (WorkflowStep, "Scatter/gather").
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Inputs = Mapping[str, Any]
 
 
 def spread(part: Part, inputs: Inputs, run: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    """Run what a step runs, once for each element or combination of elements.
+    """Run the process of a step once for each element or combination of elements.
 
     Parameters
     ----------
     part : Part
         The step.
     inputs : mapping
-        By their ids.
+        The inputs by their ids.
     run : callable
-        Gets the inputs for one run by short name; gives the promise of its outputs.
+        Takes the inputs of one run by short name; returns the promise of its outputs.
 
     Returns
     -------
     dict
-        Arrays of outputs, by short name; None in the place of what was skipped.
+        Arrays of outputs, by short name, with None for skipped runs.
     """
     step = part.step_process()
     keys: list[str] = list(aslist(step.tool["scatter"]))
@@ -74,8 +74,8 @@ def _flat(inputs: Inputs, keys: list[str]) -> Iterator[Inputs]:
 def _dot(inputs: Inputs, keys: list[str]) -> Iterator[Inputs]:
     lengths = {shortname(key): len(inputs[key]) for key in keys}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise WorkflowException(f"a dotproduct scatter needs arrays of equal length: {told}")
+        lengths_text = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise WorkflowException(f"a dotproduct scatter needs arrays of equal length: {lengths_text}")
     for items in zip(*(inputs[key] for key in keys), strict=True):
         yield {**inputs, **dict(zip(keys, items, strict=True))}
 

@@ -1,4 +1,4 @@
-"""The schemas of CWL as cwltool has read them, kept for the next process: reading one takes nearly half a second."""
+"""A cache of the CWL schemas that cwltool has loaded, since loading one takes nearly half a second."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from toilfn.files.downloads import CachedFile
 __all__ = ["use_schemas"]
 
 _READERS = ("cwltool", "schema-salad", "ruamel.yaml", "rdflib")
-"""The packages that decide what a schema becomes."""
+"""The packages that determine the content of a loaded schema."""
 
 _META = "salad"
-"""What the schema of schemas is called here; schema-salad holds it in a variable of its own."""
+"""Our name for the schema of schemas, which schema-salad keeps in a variable of its own."""
 
 _Unpicklable = (pickle.PickleError, EOFError, AttributeError, ImportError, TypeError, ValueError, IndexError)
 
 
 def use_schemas(*, extended: bool) -> None:
-    """Have cwltool take its schemas from the user's cache, and put there what it reads itself.
+    """Make cwltool take schemas from the user's cache, and save the schemas that it loads there.
 
     Parameters
     ----------
     extended : bool
-        Whether documents may have cwltool's extensions.
+        Whether documents may use cwltool's extensions.
     """
     setup_schema(argparse.Namespace(enable_ext=extended), None)
     schemas = _Schemas("extended" if extended else "standard")
@@ -42,7 +42,7 @@ def use_schemas(*, extended: bool) -> None:
 
 
 class _Schemas(dict[str, Any]):
-    """What cwltool keeps of each version of CWL, with files behind it."""
+    """cwltool's cache of the schema of each CWL version, backed by files."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Schemas(dict[str, Any]):
 
     def __setitem__(self, name: str, schema: Any) -> None:
         super().__setitem__(name, schema)
-        with suppress(*_Unpicklable):  # then the next process reads it again
+        with suppress(*_Unpicklable):  # then the next process loads the schema again
             self._keep(name, schema)
             self._keep(_META, salad.cached_metaschema)
 
@@ -77,7 +77,7 @@ class _Schemas(dict[str, Any]):
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles also schema-salad's dictionaries, which need their function before their content."""
+    """A pickler that supports schema-salad's dictionaries, which need their function before their content."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, NormDict):

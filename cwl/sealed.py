@@ -1,9 +1,9 @@
-"""Secret inputs (`cwltool:Secrets`), sealed: what tasks, the store and logs have of them nobody can read without a key.
+"""Encrypt secret inputs (`cwltool:Secrets`), so that tasks, the store and logs contain them only encrypted.
 
-cwltool puts a placeholder where a secret is, and looks the secret up where a tool starts. Here the placeholder is the
-secret itself, encrypted by AES-SIV (RFC 5297), which gives the same for the same secret: so runs can be resumed, and
-go on where they stopped, by whoever has the key. The key is `VARIABLE`'s value, else in a file that is the user's own,
-made when it is first needed, which all machines with the same home directory have.
+cwltool replaces each secret by a placeholder, and looks up the secret when a tool starts. Here the placeholder is the
+secret itself, encrypted by AES-SIV (RFC 5297). Equal secrets have equal placeholders, so that runs can be resumed by
+anyone who has the key. The key is the value of the environment variable `VARIABLE`, or else in a private file, which
+is created when first needed and is shared by all machines with the same home directory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["VARIABLE", "Sealed", "secret_inputs"]
 
 VARIABLE = "TOILFN_CWL_SECRETS_KEY"
-"""The environment variable with a key of 32 bytes, in base64."""
+"""The environment variable with the key: 32 bytes in base64."""
 
 _KEY_SIZE = 32
 
@@ -36,31 +36,31 @@ _PURPOSE = [b"toilfn cwl secret"]
 
 
 def secret_inputs(process: Process) -> list[str]:
-    """Return the names of a process's inputs that are secrets."""
+    """Return the names of a process's secret inputs."""
     wish: Any = process.get_requirement(_REQUIREMENT)[0]
     return [shortname(name) for name in wish["secrets"]] if wish else []
 
 
 class Sealed(SecretStore):
-    """What cwltool asks to hide secrets, and to find them again."""
+    """The store that cwltool uses to hide secrets and to look them up."""
 
     def add(self, value: Any) -> Any:
-        """Seal a secret, unless it is none or sealed already.
+        """Encrypt a secret, unless it is None or already encrypted.
 
         Raises
         ------
         cwltool.errors.UnsupportedRequirement
-            If it is not text.
+            If the secret is not text.
         """
         if value is None or (isinstance(value, str) and _SEALED.fullmatch(value)):
             return value
         if not isinstance(value, str):
-            raise UnsupportedRequirement(f"cwltool:Secrets can hide text only, not {type(value).__name__}")
+            raise UnsupportedRequirement(f"cwltool:Secrets supports only text, not {type(value).__name__}")
         sealed = _cipher(_key(make=True)).encrypt(value.encode(), _PURPOSE)
         return f"(secret-{base64.urlsafe_b64encode(sealed).decode()})"
 
     def has_secret(self, value: Any) -> bool:
-        """Return whether a sealed secret is somewhere in a value."""
+        """Return whether a value contains an encrypted secret."""
         if isinstance(value, str):
             return _SEALED.search(value) is not None
         if isinstance(value, Mapping):
@@ -68,12 +68,12 @@ class Sealed(SecretStore):
         return isinstance(value, (list, tuple)) and any(map(self.has_secret, value))
 
     def retrieve(self, value: Any) -> Any:
-        """Return a value with the secrets themselves.
+        """Return a value with decrypted secrets.
 
         Raises
         ------
         cwltool.errors.WorkflowException
-            If the key is not here, or another one.
+            If this machine has no key, or a different one.
         """
         if isinstance(value, str):
             return _SEALED.sub(_opened, value)
@@ -89,20 +89,20 @@ def _opened(match: re.Match[str]) -> str:
         return _cipher(_key()).decrypt(base64.urlsafe_b64decode(match[1]), _PURPOSE).decode()
     except (InvalidTag, ValueError):
         raise WorkflowException(
-            f"a secret was sealed with a different key than this machine has; set {VARIABLE}"
+            f"a secret was encrypted with a different key than this machine has; set {VARIABLE}"
         ) from None
 
 
 def _cipher(key: bytes) -> AESSIV:
     from cryptography.hazmat.primitives.ciphers.aead import (
         AESSIV,
-    )  # takes longer than the rest of a small run's sealing
+    )  # slow to import
 
     return AESSIV(key)
 
 
 def _key(*, make: bool = False) -> bytes:
-    """Read the key, or make one."""
+    """Return the key; with `make`, create one if necessary."""
     path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "toilfn" / "cwl-secrets.key"
     given = os.environ.get(VARIABLE)
     if given is None and make and not path.exists():
@@ -123,6 +123,6 @@ def _make_key(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(base64.b64encode(os.urandom(_KEY_SIZE)).decode())
-    with suppress(FileExistsError):  # another process was quicker
-        os.link(draft, path)  # whole or not at all
+    with suppress(FileExistsError):  # another process was faster
+        os.link(draft, path)  # complete or absent
     draft.unlink()

@@ -1,8 +1,8 @@
-"""Workflows: each step is a task, or makes some.
+"""Workflows as tasks.
 
-A workflow's task makes a task for each step and returns the promises of its outputs. A step that runs one
-tool does so itself; scatters, subworkflows and loops make tasks when their inputs are known. What a step does with its
-inputs (links, defaults, `valueFrom`, `when`) is cwltool's, in `inputs`.
+The task of a workflow creates a task for each step, and returns the promises of its outputs. A step that runs one tool
+does so in its own task; scatters, subworkflows and loops create more tasks when their inputs are known. `links`
+evaluates the inputs of a step (links, defaults, `valueFrom`, `when`).
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = ["begin", "call", "runs_here"]
 
 
 def call(part: Part, job: Any, name: str = "") -> Any:
-    """Build the task that runs a process.
+    """Call the task that runs a process.
 
     Parameters
     ----------
     part : Part
         A workflow or a tool.
     job : mapping
-        Inputs by short name; where what the tool asks for depends on them, they are no promises.
+        Inputs by short name. If the requirements of the tool depend on them, they must not be promises.
     name : str
-        What the task is called.
+        The name of the task.
 
     Returns
     -------
     Promise
-        Of the outputs by short name.
+        The promise of the outputs by short name.
     """
     name = name or shortname(part.process.tool["id"]).rpartition("/")[2] or "tool"
     if part.process.tool["class"] == "Workflow":
@@ -49,20 +49,20 @@ def call(part: Part, job: Any, name: str = "") -> Any:
 
 
 def begin(part: Part, job: Any) -> Any:
-    """Build the task that runs a run's whole process, with inputs that may be promises; as `call` for all else."""
+    """Call the task that runs the requested process, whose inputs may always be promises; otherwise like `call`."""
     if part.process.tool["class"] == "Workflow":
         return call(part, Given(job))
     return start(part, job, fresh(part)) if _waits(part.process) else call(part, job)
 
 
 def _waits(process: Process) -> bool:
-    """Return whether a tool's task can be made only when its inputs are known."""
+    """Return whether the task of a tool can only be created when its inputs are known."""
     return needs_inputs(process) or reuse.needs_inputs(process)
 
 
 @task(name="start", version="1", **LIGHT)
 def start(part: Part, job: dict[str, Any], again: Fresh) -> Any:
-    """Run a tool, now that its inputs are known."""
+    """Call the task of a tool whose inputs are now known."""
     return call(in_store(part), job)
 
 
@@ -74,15 +74,15 @@ def run_tool(part: Part, job: dict[str, Any], again: Fresh) -> dict[str, Any]:
 
 @task(name="workflow", version="1", **LIGHT)
 def run_workflow(part: Part, job: dict[str, Any] | Given, again: Fresh) -> dict[str, Any]:
-    """Build the tasks of a workflow's steps; gives its outputs."""
+    """Create the tasks of a workflow's steps, and return its outputs."""
     part = in_store(part)
     workflow = part.process
     assert isinstance(workflow, Workflow)
-    with links.explained(part, f"the workflow {part!r}"):
+    with links.explained(part, f"workflow {part!r}"):
         values = links.workflow_inputs(part, job.job if isinstance(job, Given) else job)
     for step in links.in_order(workflow.steps):
         made = _call_step(part.at_step(step), step, values)
-        spawn(made)  # the workflow is complete when all its steps are, whoever uses what they give
+        spawn(made)  # the workflow is complete only when all its steps are, even unused ones
         for output in step.tool["outputs"]:
             values[output["id"]] = made[shortname(output["id"])]
     return {shortname(output["id"]): _output(part, output, values) for output in workflow.tool["outputs"]}
@@ -95,7 +95,7 @@ def _call_step(part: Part, step: WorkflowStep, values: Mapping[str, Any]) -> Any
 
 
 def runs_here(step: WorkflowStep) -> bool:
-    """Return whether a step's own task can do all of its work."""
+    """Return whether a step runs its tool in its own task."""
     tool = step.embedded_tool
     is_tool = tool.tool["class"] in ("CommandLineTool", "ExpressionTool")
     return is_tool and "scatter" not in step.tool and not step.tool.get("loop") and not _waits(tool)
@@ -111,15 +111,15 @@ def _output(part: Part, output: Mapping[str, Any], values: Mapping[str, Any]) ->
 
 @task(name="output", version="1", **LIGHT)
 def gather_output(part: Part, name: str, values: dict[str, Any]) -> Any:
-    """Bring together the sources of a workflow's output."""
+    """Return the value of a workflow's output from its sources."""
     output = next(entry for entry in part.process.tool["outputs"] if shortname(entry["id"]) == name)
-    with links.explained(part, f"the output {name}"):
+    with links.explained(part, f"output {name}"):
         return links.workflow_output(part, output, values)
 
 
 @task(name="step", version="1")
 def run_step(part: Part, sources: dict[str, Any], again: Fresh) -> Any:
-    """Run a step, or make the tasks that do; gives its outputs."""
+    """Run a step, or create tasks that do, and return its outputs."""
     with links.explained(part):
         return _run_step(part, sources)
 
@@ -140,17 +140,17 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
 
 @task(name="loop", version="1", **LIGHT)
 def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any], again: Fresh) -> Any:
-    """Go on with a loop; gives its outputs."""
+    """Run the next iteration of a loop if its condition is true, and return the outputs of the loop."""
     with links.explained(part):
-        if not loops.goes_on(part, inputs):
+        if not loops.continues(part, inputs):
             return outputs
     made = call(part.inside(), links.job_of(part.step_process(), inputs), part.step)
-    return go_round(part, inputs, outputs, made)
+    return next_iteration(part, inputs, outputs, made)
 
 
 @task(name="loop", version="1", **LIGHT)
-def go_round(part: Part, inputs: dict[str, Any], before: dict[str, Any], outputs: dict[str, Any]) -> Any:
-    """Take an iteration's outputs into the next one's inputs."""
+def next_iteration(part: Part, inputs: dict[str, Any], before: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    """Pass the outputs of an iteration on to the next one."""
     with links.explained(part):
         found = loops.collected(part, before, outputs)
         return iterate(part, loops.next_inputs(part, inputs, outputs), found, fresh(part))

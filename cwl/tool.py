@@ -1,4 +1,4 @@
-"""cwltool's CommandLineTool, where it needs to be otherwise for us."""
+"""A CommandLineTool with changes to cwltool's containers."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from toilfn.containers.shelves import images_folder, pulls_folder
 __all__ = ["make_tool"]
 
 _FOLDER = "CWL_SINGULARITY_CACHE"
-"""cwltool's variable for where image files are kept."""
+"""cwltool's environment variable for the directory of image files."""
 
 
 def make_tool(toolpath_object: CommentedMap, loadingContext: LoadingContext) -> Process:
-    """Build the object for a part of a document; what cwltool calls while it loads."""
+    """Build the object for a part of a document; cwltool calls this while it loads."""
     if toolpath_object.get("class") == "CommandLineTool":
         return Tool(toolpath_object, loadingContext)
     return default_make_tool(toolpath_object, loadingContext)
 
 
 class Tool(CommandLineTool):
-    """A command-line tool whose containers are run by the jobs below."""
+    """A command-line tool that uses the job classes of this module."""
 
     def make_job_runner(self, runtimeContext: RuntimeContext) -> type[JobBase]:
-        """Choose the class of the tool's jobs."""
+        """Return the class of the tool's jobs."""
         kind = super().make_job_runner(runtimeContext)
         return _OURS.get(kind, kind)
 
 
-def _one_at_a_time(bring: Callable[..., str | None], shelf: Callable[[], Path]) -> Callable[..., str | None]:
-    """Bring an image to a shelf, unless another process has just done so."""
+def _one_at_a_time(bring: Callable[..., str | None], folder: Callable[[], Path]) -> Callable[..., str | None]:
+    """Wrap a function that fetches an image, so that only one process at a time fetches it to a folder."""
 
     def locked(job: JobBase, image: CWLObjectType, *options: Any, **named: Any) -> str | None:
-        with image_lock(json.dumps(image, sort_keys=True, default=str), shelf()):
+        with image_lock(json.dumps(image, sort_keys=True, default=str), folder()):
             return bring(job, image, *options, **named)
 
     return locked
 
 
 def _kept_here(bring: Callable[..., str | None]) -> Callable[..., str | None]:
-    """Keep images that are files on this machine, not in the current directory, which many machines may share."""
+    """Wrap a function that fetches an image file, to keep it on this machine, not in a possibly shared directory."""
 
     def kept(*arguments: Any, **named: Any) -> str | None:
         if _FOLDER in os.environ:
@@ -69,31 +69,31 @@ def _kept_here(bring: Callable[..., str | None]) -> Callable[..., str | None]:
 
 
 class _Unwatched:
-    """A container whose use of memory is not asked for: cwltool's question takes a second and longer."""
+    """A container whose memory usage is not queried, since cwltool's query takes a second or longer."""
 
     def docker_monitor(self, *_: Any) -> None:
-        """Do nothing; the job waits for the process by itself."""
+        """Do nothing: the job waits for the process itself."""
 
 
 class DockerJob(_Unwatched, DockerCommandLineJob):
-    """A job in a container of docker's."""
+    """A job in a docker container."""
 
     get_from_requirements = _one_at_a_time(DockerCommandLineJob.get_from_requirements, pulls_folder)
 
 
 class SingularityJob(_Unwatched, SingularityCommandLineJob):
-    """A job in a container of Singularity's or Apptainer's."""
+    """A job in a Singularity or Apptainer container."""
 
     get_from_requirements = _one_at_a_time(_kept_here(SingularityCommandLineJob.get_from_requirements), images_folder)
 
 
 class PodmanJob(_Unwatched, PodmanCommandLineJob):
-    """A job in a container of podman's."""
+    """A job in a podman container."""
 
     get_from_requirements = _one_at_a_time(PodmanCommandLineJob.get_from_requirements, pulls_folder)
 
     def create_runtime(self, env: Any, runtimeContext: RuntimeContext) -> tuple[list[str], str | None]:
-        """Build the command line; root needs no user namespace to be itself, and podman gives it none."""
+        """Build the command line; for root, leave out ``--userns=keep-id``, which podman does not support."""
         command, cid_file = super().create_runtime(env, runtimeContext)
         return [word for word in command if word != "--userns=keep-id" or os.getuid()], cid_file
 

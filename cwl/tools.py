@@ -1,4 +1,4 @@
-"""Running one CommandLineTool or ExpressionTool, by cwltool's machinery, on this machine."""
+"""Run one CommandLineTool or ExpressionTool with cwltool on this machine."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ __all__ = ["ToolError", "UnsupportedError", "run_here"]
 
 
 class ToolError(ToilfnError):
-    """A tool has failed; another attempt may succeed."""
+    """A tool failed; another attempt may succeed."""
 
     is_explained = True
 
 
 class FinalToolError(ToolError, PermanentError):
-    """A tool has failed, and would again."""
+    """A tool failed, and would fail again."""
 
 
 class UnsupportedError(FinalToolError):
-    """A tool requires what this runner, as it was started, does not do."""
+    """A tool requires a feature that this runner, with these options, does not support."""
 
 
 def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,33 +51,33 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     part : Part
         The tool.
     job : mapping
-        Inputs by short name, as they are between tasks.
+        Inputs by short name, in the form used between tasks.
 
     Returns
     -------
     dict
-        Outputs by short name, as they are between tasks.
+        Outputs by short name, in the form used between tasks.
 
     Raises
     ------
     ToolError
-        If it fails.
+        If the tool fails temporarily.
     PermanentError
-        If it fails with an exit code that does not stand for a temporary failure.
+        If the tool fails with an exit code that does not mean a temporary failure.
     """
     places = Places(part.files)
     tool = _with_files(part.process, places)
     inputs = places.local(with_defaults(tool, job))
     engine = part.document.engine
     context = engine.context(current().temp_dir)
-    context.make_fs_access = places.access  # type: ignore[assignment]  # a function serves as well as a class
+    context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     if context.cachedir and not allows_cache(part, job):
         context.cachedir = None
     with _explained(tool):
         outputs = places.stored(_run(tool, inputs, context))
         wanted = tool.get_requirement("DockerRequirement")[0] or context.default_container
         in_container = bool(context.use_container and wanted and tool.tool["class"] == "CommandLineTool")
-        return _kept(outputs, inputs, context, is_shared=bool(engine.shared), in_container=in_container)
+        return _saved(outputs, inputs, context, is_shared=bool(engine.shared), in_container=in_container)
 
 
 @contextmanager
@@ -87,6 +87,7 @@ def _explained(tool: Process) -> Iterator[None]:
     Raises
     ------
     FinalToolError
+        If the block raises an error of cwltool, or one about inputs or serialization.
     """
     try:
         yield
@@ -101,19 +102,19 @@ def _explained(tool: Process) -> Iterator[None]:
 
 
 def _text(error: BaseException) -> str:
-    """Return an error's message without the columns that cwltool aligns it in."""
+    """Return an error's message without the column layout of cwltool."""
     return " ".join(str(error).split()) if isinstance(error, ValidationException) else str(error)
 
 
-def _kept(
+def _saved(
     outputs: dict[str, Any], inputs: Any, context: RuntimeContext, *, is_shared: bool, in_container: bool
 ) -> dict[str, Any]:
-    """Put what a tool gave into the store; where machines share a directory, leave files in it.
+    """Move a tool's outputs into the store; if the machines share a directory, leave them there.
 
     Raises
     ------
     InputError
-        If an output is not a file or a directory, or neither an input nor in the directories of the tool.
+        If an output is neither an input nor in a directory of the tool.
     """
     session = needed_task_files("a CWL tool")
     cache, made = context.cachedir, os.path.dirname(context.tmp_outdir_prefix)
@@ -137,7 +138,7 @@ def _kept(
 
 
 def _moved(places: Mapping[str, Path], session: TaskFiles) -> dict[str, File | Directory]:
-    """Move outputs into the store, each once: what is in another one, too, is taken from that."""
+    """Move outputs into the store, each only once: an output inside another one is taken from that one."""
     handles: dict[str, File | Directory] = {}
     whole: dict[Path, Directory] = {}
     for location, path in sorted(places.items(), key=lambda item: len(item[1].parts)):
@@ -153,7 +154,7 @@ def _moved(places: Mapping[str, Path], session: TaskFiles) -> dict[str, File | D
 
 
 def _check_place(path: Path, allowed: Sequence[Path], *, follow: bool) -> None:
-    """Refuse what is not the tool's; with `follow`, also links to it: in a container, they lead somewhere else."""
+    """Refuse outputs outside the tool's directories; with `follow`, also links that lead out, as from a container."""
     place = Path(os.path.normpath(path))
     if not any(place.is_relative_to(folder) for folder in allowed):
         raise InputError(f"output {path} is not an input, and is not in the tool's output directory")
@@ -168,7 +169,7 @@ def _check_place(path: Path, allowed: Sequence[Path], *, follow: bool) -> None:
 
 
 def _stored(path: Path, session: TaskFiles) -> File | Directory:
-    """Move an output into the store; what is in cwltool's cache of calls is copied."""
+    """Move an output into the store, or copy it if it is in cwltool's cache of calls."""
     if path.is_relative_to(session.temp_dir()):
         adopted: File | Directory = session.adopt(path)
         return adopted
@@ -177,7 +178,7 @@ def _stored(path: Path, session: TaskFiles) -> File | Directory:
 
 def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict[str, Any]:
     ended: list[tuple[Any, str]] = []
-    _logger.handlers.clear()  # cwltool's own; the task's log has what it says by the usual way
+    _logger.handlers.clear()  # cwltool's own handler; its messages reach the task's log anyway
     for job in tool.job(inputs, lambda outputs, status: ended.append((outputs, status)), context):
         if job is not None:
             try:
@@ -196,7 +197,7 @@ def _run(tool: Process, inputs: dict[str, Any], context: RuntimeContext) -> dict
 
 
 def _with_files(tool: Process, places: Places) -> Process:
-    """Return the tool with local copies of files that it refers to itself, outside of its inputs' defaults."""
+    """Return the tool with local copies of the files in its requirements and hints."""
     text = [tool.requirements, tool.hints]
     if not any(places.find(found.get("location", "")) for found in objects(text)):
         return tool

@@ -1,8 +1,8 @@
-"""CWL values in the store, and as cwltool wants them.
+"""Convert CWL values between the form used between tasks and the form that cwltool expects.
 
-Between tasks, the ``location`` of a File or Directory object is a `toilfn.File` or a `toilfn.Directory`; only what
-is in no store is a URL. cwltool wants text there: a path of this machine for what a tool is to use (`Places.local`), or
-a name for what is only looked at (`Places.named`), such as the objects that an expression rearranges.
+Between tasks, the ``location`` of a File or Directory object is a `toilfn.File` or a `toilfn.Directory`; only files
+outside the store have a URL. cwltool expects text: a local path for files that a tool uses (`Places.local`), or a
+name for files that are not opened (`Places.named`), such as objects that an expression rearranges.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = ["Places", "local_path", "map_objects", "objects", "with_defaults"]
 _SCHEME = "toilfn:"
 _PARTS = "#?;"
 _DERIVED = ("path", "dirname", "nameroot", "nameext", "http://commonwl.org/cwltool#generation")
-"""Fields that cwltool fills in where it uses an object."""
+"""Fields that cwltool fills in when it uses an object."""
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Iterate over all File and Directory objects in a value, the outer ones first."""
+    """Iterate over all File and Directory objects in a value, outer objects first."""
     if isinstance(value, Mapping):
         if value.get("class") in ("File", "Directory"):
             yield value  # type: ignore[misc]  # the mappings of documents can be changed
@@ -48,7 +48,7 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def map_objects(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
-    """Copy a value into plain dicts and lists, with every File and Directory object changed, the inner ones first."""
+    """Copy a value to plain dicts and lists, applying a function to its File and Directory objects, inner first."""
     if isinstance(value, Mapping):
         plain = {str(key): map_objects(item, change) for key, item in value.items()}
         return change(plain) if plain.get("class") in ("File", "Directory") else plain
@@ -58,12 +58,12 @@ def map_objects(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 class Places:
-    """The files of some values: gives text for them, and the files for the text.
+    """Maps the files of some values to texts for cwltool, and the texts back to the files.
 
     Parameters
     ----------
     known : mapping
-        Files and directories of the store, by locations in documents that stand for them.
+        Files and directories in the store, by their locations in documents.
     """
 
     def __init__(self, known: Mapping[str, Any] | None = None) -> None:
@@ -74,37 +74,37 @@ class Places:
         self._copies = 0
 
     def named(self, value: Any) -> Any:
-        """Return a value with a name for each location; cwltool reads by these through `access`."""
+        """Return a value with names as locations, which cwltool can read through `access`."""
         return self._whole(map_objects(value, self._name))
 
     def local(self, value: Any) -> Any:
-        """Return a value with a copy for each location, below the running task's temporary directory."""
+        """Return a value with local copies as locations, below the running task's temporary directory."""
         return self._whole(map_objects(value, self._place))
 
     def unescaped(self, value: Any) -> Any:
-        """Return a value with plain paths in the place of ``file:`` URLs: a name that is added to one is plain text."""
+        """Return a value with plain paths instead of ``file:`` URLs, so that unescaped names can be appended."""
         return self._whole(map_objects(value, _unescape))
 
     def stored(self, value: Any) -> Any:
-        """Return a value that cwltool has made of such ones, as it is between tasks.
+        """Convert a value from cwltool back to the form used between tasks.
 
         Raises
         ------
         WorkflowException
-            If the name of a file or a directory in the value leads somewhere else, such as ``../x``.
+            If the name of a file or a directory leads to another directory, such as ``../x``.
         """
         return map_objects(value, self._restore)
 
     def access(self, basedir: str) -> StdFsAccess:
-        """Make what cwltool reads files with."""
+        """Return the object through which cwltool reads files."""
         return _Access(basedir, self)
 
     def literal(self, location: str) -> str | None:
-        """Return the content of a file that is written out in the value itself."""
+        """Return the content of a file literal."""
         return self._literals.get(location)
 
     def find(self, location: str) -> File | Directory | None:
-        """Return what a name stands for."""
+        """Return the file or directory for a name; None if the name is unknown."""
         if location in self._known:
             return self._known[location]  # type: ignore[no-any-return]
         number, _, rest = location.removeprefix(_SCHEME).lstrip("/").partition("/")
@@ -112,12 +112,12 @@ class Places:
             return None
         found = self._named[int(number)]
         name, _, inner = rest.partition("/")
-        if not inner:  # a name beside it, such as that of its index, is not its own
+        if not inner:  # another name, such as that of its index, does not match
             return found if unquote(name) == self._names[int(number)] else None
         return found[unquote(inner)] if isinstance(found, Directory) and unquote(inner) in found else None
 
     def _whole(self, value: Any) -> Any:
-        """Fill in what cwltool and expressions expect in objects: names and their parts, and names of literals."""
+        """Fill in the fields that cwltool and expressions expect: names, their parts, and names of literals."""
         normalizeFilesDirs(value)
         for found in objects(value):
             if found["location"].startswith("_:") and isinstance(found.get("contents"), str):
@@ -138,7 +138,7 @@ class Places:
         if isinstance(location, str):
             location = self.find(location)
         if isinstance(location, (File, Directory)):
-            # By number, not at random: cwltool's cache of calls knows files by their paths below the directory.
+            # Numbered, not random: cwltool's cache of calls identifies files by their paths below the directory.
             path = location.path(f"inputs/{self._copies}/{location.name}")
             self._copies += 1
             found["location"] = file_uri(str(path))
@@ -165,14 +165,14 @@ class Places:
 
 
 class _Access(StdFsAccess):
-    """Reads what names of `Places` stand for, literals, and local files."""
+    """Reads files by names of `Places`, literals, and local files."""
 
     def __init__(self, basedir: str, places: Places) -> None:
         super().__init__(basedir)
         self._places = places
 
     def glob(self, pattern: str) -> list[str]:
-        """Match a pattern; the directory that it begins with is no part of it, whatever characters its name has."""
+        """Match a pattern below the base directory, whose own name may contain special characters."""
         base = self.basedir.rstrip("/")
         if pattern == self.basedir:
             return [file_uri(base)]
@@ -220,7 +220,7 @@ class _Access(StdFsAccess):
 
 def _unescape(found: dict[str, Any]) -> dict[str, Any]:
     path = local_path(found.get("location"))
-    # After a slash, cwltool takes the characters of `_PARTS` for a part of a URL in plain paths, too.
+    # After a slash, cwltool takes the characters of `_PARTS` for delimiters of a URL even in plain paths.
     if path is not None and not any(f"/{character}" in str(path) for character in _PARTS):
         found["location"] = str(path)
         found.setdefault("basename", path.name)
@@ -228,7 +228,7 @@ def _unescape(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_defaults(process: Process, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return inputs with the defaults of a process for those that are not given."""
+    """Return inputs, with the defaults of a process for missing ones."""
     given = dict(job)
     for entry in process.tool["inputs"]:
         name = shortname(entry["id"])
@@ -238,7 +238,7 @@ def with_defaults(process: Process, job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def local_path(location: object) -> Path | None:
-    """Return the path behind a location of this machine; None for anything else."""
+    """Return the path of a local location; None for any other location."""
     if isinstance(location, str) and location.startswith("file://"):
         return Path(uri_file_path(location))
     return None

@@ -241,8 +241,8 @@ steps:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("in: {word: {valueFrom: $(self.a.b)}}", "the expression $(self.a.b) failed: TypeError: Cannot read"),
-        ("in: {word: {valueFrom: $(a b)}}", "the expression $(a b) failed: SyntaxError: "),
+        ("in: {word: {valueFrom: $(self.a.b)}}", "expression $(self.a.b) failed: TypeError: Cannot read"),
+        ("in: {word: {valueFrom: $(a b)}}", "expression $(a b) failed: SyntaxError: "),
         ("when: $(7)\n    in: []", "'when' of step broken must be true or false, not 7"),
     ],
     ids=["value", "syntax", "condition"],

@@ -100,7 +100,7 @@ def test_a_worker_without_the_key_says_so(runner, written, tmp_path, monkeypatch
         command, env={**os.environ, VARIABLE: OTHER}, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 1
-    assert f"sealed with a different key than this machine has; set {VARIABLE}" in done.stderr
+    assert f"encrypted with a different key than this machine has; set {VARIABLE}" in done.stderr
 
 
 def test_a_key_is_made_once_and_is_the_users_own(tmp_path, monkeypatch):
@@ -132,7 +132,7 @@ def test_only_text_can_be_secret_and_keys_are_checked(monkeypatch):
     monkeypatch.setenv(VARIABLE, "c2hvcnQ=")
     with pytest.raises(WorkflowException, match=f"{VARIABLE} must contain a key of 32 bytes"):
         Sealed().add("swordfish")
-    with pytest.raises(UnsupportedRequirement, match="text only, not int"):
+    with pytest.raises(UnsupportedRequirement, match="only text, not int"):
         Sealed().add(7)
     assert Sealed().add(None) is None
     assert not Sealed().has_secret([7, "plain"])
