@@ -6,7 +6,7 @@ import pytest
 
 from tests.house import prose
 
-CLEAN = ("toilfn", "stores")
+CLEAN = ("toilfn", "stores", "clusters", "cwl")
 
 
 @pytest.mark.parametrize("folder", CLEAN)
