@@ -1,4 +1,4 @@
-"""Reading documents from servers, none of which is waited for without a limit."""
+"""Read documents from servers, with a timeout."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from schema_salad.fetcher import DefaultFetcher
 __all__ = ["Fetcher"]
 
 _SILENCE = 60.0
-"""Seconds for which a server may say nothing while a document is read."""
+"""Seconds without data after which reading a document fails."""
 
 
 class Fetcher(DefaultFetcher):
-    """schema-salad's, whose session has no limit of time by itself."""
+    """schema-salad's fetcher, with a timeout, which its session lacks by default."""
 
     def __init__(self, cache: Any, session: Any) -> None:
         super().__init__(cache, session)

@@ -73,7 +73,7 @@ tail -c {LOG_LIMIT} "$toilfn_output"
 rm -f "$toilfn_output"
 exit "$toilfn_status"
 """
-"""Lines of a shell that run its arguments; see `kept_output`."""
+"""A shell script that runs the command in its arguments; see `kept_output`."""
 
 
 def image_of(settings: Mapping[str, Any], owner: str) -> str:
@@ -105,10 +105,10 @@ def prologue_script(lines: Sequence[str]) -> str:
 
 
 def kept_output(words: Sequence[str]) -> list[str]:
-    """Return a command that runs words, and prints what a task had printed whose worker was killed.
+    """Return a command that runs `words`, and then prints the output of a task whose worker was killed.
 
-    The worker's output is in a file while a task runs. It is not the first process of its container, so the system that
-    kills it for its memory leaves the shell.
+    The worker's output is in a file while a task runs. The worker is not the first process of its container, so that
+    the shell survives if the kernel kills the worker for its memory usage.
     """
     return ["sh", "-c", KEEP_OUTPUT, "toilfn", *words]
 
