@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage docs map test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage docs man map test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -26,6 +26,7 @@ help:
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "coverage      pytest with the coverage of every line and branch, in build/coverage"
 	@echo "docs          build the site in build/site"
+	@echo "man           write the manual pages in man"
 	@echo "map           draw the packages and their imports in docs/architecture.md"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
 	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
@@ -81,6 +82,9 @@ docs: .venv/docs
 	@echo "build/site/index.html; for its search: $(BIN)/python -m http.server --directory build/site"
 
 # The rooms and who imports whom, in docs/architecture.md.
+man: .venv/installed
+	$(BIN)/python docs/man.py man
+
 map: .venv/bin/python
 	$(BIN)/python -m tests.house.map
 

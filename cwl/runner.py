@@ -24,7 +24,7 @@ from toilfn.cwl.sealed import Sealed
 from toilfn.cwl.tool import make_tool
 from toilfn.stdio import report, unfailing_standard_error
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runner") -> int:
@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn-cwl-runn
 
 
 def _main(arguments: Sequence[str] | None, prog: str) -> int:
-    parser = make_parser()
-    parser.prog = prog
+    parser = make_parser(prog)
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     recording, options.provenance = Recording(options.provenance, options), None  # else cwltool writes its own
     loading, context = LoadingContext(vars(options)), RuntimeContext(vars(options))

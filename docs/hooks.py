@@ -163,10 +163,10 @@ def _defines(module: str, name: str) -> bool:
 
 
 def _commands() -> str:
-    from toilfn.cli import _COMMANDS
+    from toilfn.cli import COMMANDS
 
     lines = ["# Commands\n", "Each command prints this with `--help`.\n", f"```text\n{_help()}```\n"]
-    lines += [f"## toilfn {name}\n\n```text\n{_help(name)}```\n" for name in _COMMANDS]
+    lines += [f"## toilfn {name}\n\n```text\n{_help(name)}```\n" for name in COMMANDS]
     return "\n".join(lines)
 
 

@@ -209,7 +209,9 @@ def test_code_for_each_shell(tmp_path: Path, shell: str) -> None:
 def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
     pytest.importorskip("argcomplete")
     script = (
-        'eval "$(toilfn completion bash)"; for line in "toilfn expl" "toilfn run --retry-b"; do '
+        'eval "$(toilfn completion bash)"; for line in "toilfn expl" "toilfn run --retry-b" "toilfn cwl --tmp-out" '
+        '"toilfn wdl --walltime-r" "toilfn cwl --slurm-partit" "toilfn run --cluster slurm --kubernetes-namesp" '
+        '"toilfn server --public"; do '
         'COMP_LINE="$line"; COMP_POINT=${#line}; COMP_TYPE=9; COMP_WORDS=($line); '
         "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _python_argcomplete toilfn; printf '%s\\n' \"${COMPREPLY[@]}\"; done"
     )
@@ -218,7 +220,15 @@ def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
         ["bash", "-c", script], env={**os.environ, "PATH": path}, cwd=tmp_path, capture_output=True, text=True,
         timeout=100, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["explain", "--retry-backoff"], done.stderr
+    assert done.stdout.split() == [
+        "explain",
+        "--retry-backoff",
+        "--tmp-outdir-prefix",
+        "--walltime-retries",
+        "--slurm-partition",
+        "--kubernetes-namespace",
+        "--public-url",
+    ], done.stderr
 
 
 def test_settings_are_keywords_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import toilfn
-from toilfn.cli import _COMMANDS
+from toilfn.cli import COMMANDS
 from toilfn.config.settings import Settings
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed")
@@ -47,7 +47,7 @@ def test_every_public_name_has_an_entry(reference):
 
 
 def test_every_command_and_setting_is_listed(reference):
-    for name in _COMMANDS:
+    for name in COMMANDS:
         assert f"usage: toilfn {name}" in re.sub(r"<[^>]+>", "", reference["commands"]), name
     for name in Settings.__dataclass_fields__:
         assert f"<code>{name}</code>" in reference["settings"], name

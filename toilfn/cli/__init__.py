@@ -20,9 +20,9 @@ from toilfn.cli.parser import Parser
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
 from toilfn.text import VisibleStream
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "overview", "parser_of"]
 
-_COMMANDS = {
+COMMANDS = {
     "run": ("toilfn.cli.run", "run a workflow script"),
     "resume": ("toilfn.cli.resume", "resume an interrupted run and print its result"),
     "rerun": ("toilfn.cli.rerun", "run finished tasks of a run again"),
@@ -50,6 +50,7 @@ _COMMANDS = {
     "wes": ("toilfn.server.client", "submit runs to a server, and look after them"),
     "server": ("toilfn.server.command", "run workflows for others: a GA4GH WES server"),
 }
+"""The module and the summary of each command."""
 
 _RUN_USERS_CODE = {"run", "resume", "rerun", "debug", "wdl"}
 """Commands whose process may print whatever the user's code or a progress bar prints; the others escape it."""
@@ -100,29 +101,24 @@ def _dispatch(arguments: list[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:
         from toilfn.cli.completion import complete
 
-        complete(_COMMANDS)
-    parser = _overview()
+        complete({name: summary for name, (_, summary) in COMMANDS.items()}, parser_of)
+    parser = overview()
     if not arguments:
         stdio.report(parser.format_help().rstrip())
         return 2
     name = arguments[0]
     if name.startswith("-"):
         parser.parse_args(arguments)
-    if name not in _COMMANDS:
+    if name not in COMMANDS:
         raise InputError(f"unknown command {name!r}{_meant(name)}", hint="toilfn --help lists the commands")
-    module_name, summary = _COMMANDS[name]
+    module_name, summary = COMMANDS[name]
     return _run(import_module(module_name), name, summary, arguments[1:])
 
 
 def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     if not hasattr(module, "configure"):  # it has a command line of its own
         return int(module.main(arguments, prog=f"toilfn {name}"))
-    parser = Parser(
-        prog=f"toilfn {name}",
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.configure(parser)
+    parser = _parser(module, name, summary)
     if hasattr(module, "help_for") and not parser.epilog:
         parser.epilog = module.help_for(arguments)
     rest: list[str] = []
@@ -147,9 +143,30 @@ def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
     return status
 
 
-def _overview() -> argparse.ArgumentParser:
-    width = max(map(len, _COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in _COMMANDS.items()]
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Build the parser of a command."""
+    module_name, summary = COMMANDS[name]
+    module = import_module(module_name)
+    if not hasattr(module, "configure"):
+        made: argparse.ArgumentParser = module.make_parser(f"toilfn {name}")
+        return made
+    return _parser(module, name, summary)
+
+
+def _parser(module: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=f"toilfn {name}",
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    return parser
+
+
+def overview() -> argparse.ArgumentParser:
+    """Build the parser of `toilfn` itself, which lists the commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
     parser = Parser(
         prog="toilfn",
         usage="toilfn COMMAND ...",
@@ -170,5 +187,5 @@ class _Version(argparse.Action):
 
 
 def _meant(name: str) -> str:
-    near = get_close_matches(name, _COMMANDS, n=1)
+    near = get_close_matches(name, COMMANDS, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

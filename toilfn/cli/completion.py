@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from toilfn.config.flags import add_for_completion
 from toilfn.errors import InputError
 
 __all__ = ["command", "complete", "configure"]
@@ -35,15 +37,26 @@ def _argcomplete() -> Any:
         raise InputError("completion needs the package argcomplete", hint="pip install 'toilfn[completion]'") from None
 
 
-def complete(commands: dict[str, tuple[str, str]]) -> None:
-    """Answer the shell that asks for completions, and exit."""
-    words = os.environ.get("COMP_LINE", "").split()
-    parser = argparse.ArgumentParser(prog="toilfn")
-    choices = parser.add_subparsers()
-    for name, (module_name, summary) in commands.items():
-        own = choices.add_parser(name, help=summary)
-        if name in words[1:2]:
-            module = import_module(module_name)
-            if hasattr(module, "configure"):
-                module.configure(own)
+def complete(summaries: dict[str, str], parser_of: Callable[[str], argparse.ArgumentParser]) -> None:
+    """Answer the shell that asks for completions, and exit.
+
+    Parameters
+    ----------
+    summaries : dict
+        What each command does, by its name.
+    parser_of : callable
+        Builds the parser of a command.
+    """
+    line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", "0")) or None]
+    words = line.split()
+    if words[1:2] and words[1] in summaries and (len(words) > 2 or line.endswith(" ")):
+        os.environ["_ARGCOMPLETE"] = "2"  # two words, "toilfn COMMAND", are the name of the program
+        parser = parser_of(words[1])
+        if not line.endswith(" "):
+            add_for_completion(parser, words[-1])
+    else:
+        parser = argparse.ArgumentParser(prog="toilfn")
+        choices = parser.add_subparsers()
+        for name, summary in summaries.items():
+            choices.add_parser(name, help=summary)
     _argcomplete().autocomplete(parser)

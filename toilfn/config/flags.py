@@ -7,17 +7,21 @@ import json
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from toilfn.clusters.common.containersettings import ContainerSettings
 from toilfn.clusters.common.settings import SECTIONS, JobSettings, checked, settings_of, typed
 from toilfn.errors import InputError
 
-__all__ = ["add_cluster_flags", "add_when_mentioned", "flag_of"]
+__all__ = ["add_all_flags", "add_cluster_flags", "add_for_completion", "add_when_mentioned", "flag_of"]
 
 _SHORT = {("local", "cores"): "--cores", ("local", "memory"): "--memory", ("local", "disk"): "--disk"}
 """Flags without the name of the cluster."""
+
+
+_ADD = "add_cluster_flags"
+"""The attribute of a parser that adds the flags of clusters."""
 
 
 def flag_of(name: str) -> str:
@@ -31,16 +35,34 @@ def add_when_mentioned(parser: argparse.ArgumentParser, dest: str) -> None:
     parse = parser.parse_known_args
     added: set[str] = set()
 
-    def parse_known_args(args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        words = list(sys.argv[1:] if args is None else args)
-        wanted = SECTIONS if {"-h", "--help"} & set(words) else _mentioned(words)
-        for section in wanted:
+    def add(sections: Iterable[str]) -> None:
+        for section in sections:
             if section not in added:
                 added.add(section)
                 add_cluster_flags(parser, section, dest)
+
+    def parse_known_args(args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        add(SECTIONS if {"-h", "--help"} & set(words) else _mentioned(words))
         return parse(words, namespace)
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign,assignment]
+    setattr(parser, _ADD, add)
+
+
+def add_for_completion(parser: argparse.ArgumentParser, word: str) -> None:
+    """Add the flags of the clusters that the beginning of a flag, of at least one letter, may be for."""
+    add = getattr(parser, _ADD, None)
+    start = re.match(r"--(?:no-)?(.+)", word)
+    if add is not None and start:
+        add(name for name in SECTIONS if f"{name}-".startswith(start[1]) or start[1].startswith(f"{name}-"))
+
+
+def add_all_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of all clusters, if the parser has any of them."""
+    add = getattr(parser, _ADD, None)
+    if add is not None:
+        add(SECTIONS)
 
 
 def _mentioned(words: Sequence[str]) -> list[str]:

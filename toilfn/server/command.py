@@ -24,7 +24,7 @@ from toilfn.stdio import unfailing_standard_error
 from toilfn.text import VisibleStream
 from toilfn.units import parse_duration, parse_size
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _ABOUT = {
     "id": "in reverse domain notation",
@@ -56,10 +56,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn server")
     with unfailing_standard_error(), redirect_stdout(VisibleStream.over(sys.stdout)):
         if words[:1] == ["token"]:
             return _token(words[1:], f"{prog} token")
-        return _serve(_parser(prog).parse_args(words))
+        return _serve(make_parser(prog).parse_args(words))
 
 
-def _parser(prog: str) -> Parser:
+def make_parser(prog: str) -> Parser:
+    """Build the parser of everything but tokens."""
     parser = Parser(
         prog=prog,
         description="Run workflows for others: a GA4GH Workflow Execution Service (WES 1.1).",
