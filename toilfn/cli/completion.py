@@ -43,7 +43,7 @@ def complete(summaries: dict[str, str], parser_of: Callable[[str], argparse.Argu
     Parameters
     ----------
     summaries : dict
-        What each command does, by its name.
+        The summary of each command, by its name.
     parser_of : callable
         Builds the parser of a command.
     """
