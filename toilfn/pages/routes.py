@@ -71,13 +71,15 @@ def answering(make: Callable[[Any], Any], around: Callable[[Any], dict[str, Any]
     Parameters
     ----------
     make : callable
-        Returns the answer to a request.
+        Returns the answer to a request; is called in a thread, unless it is a coroutine function.
     around : callable
         Returns the values that each template needs.
     """
 
     async def handle(request: Any) -> Any:
         try:
+            if asyncio.iscoroutinefunction(make):
+                return await make(request)
             return await asyncio.to_thread(make, request)
         except ToilfnError as error:
             code = _code(error)

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from toilfn.errors import InputError
 
-__all__ = ["Upload", "upload_of"]
+__all__ = ["Upload", "kind_by_name", "upload_of", "version_of"]
 
 _KINDS = {".cwl": "CWL", ".json": "CWL", ".yml": "CWL", ".yaml": "CWL", ".wdl": "WDL", ".py": "PYTHON"}
 _VERSIONS = {"CWL": "v1.2", "WDL": "1.0", "PYTHON": "3"}
@@ -53,18 +53,17 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
     """
     path, _, fragment = workflow.partition("#")
     path = unquote(urlsplit(path).path) if path.startswith("file://") else path
-    found_kind = kind or _KINDS.get(os.path.splitext(urlsplit(path).path)[1].lower())
+    found_kind = kind or kind_by_name(urlsplit(path).path)
     if found_kind is None:
         raise InputError(f"{workflow} is not known to be CWL, WDL or Python; its name must end with .cwl, .wdl or .py")
     files: set[Path] = set()
-    version = _VERSIONS[found_kind]
+    version = version_of("", found_kind)
     is_remote = "://" in path
     document = Path()
     if not is_remote:
         document = _existing(path)
         files |= {document, *_beside(document, found_kind)}
-        match = _VERSION.search(document.read_text(errors="replace"))
-        version = (match[1] or match[2]) if match and found_kind != "PYTHON" else version
+        version = version_of(document.read_text(errors="replace"), found_kind)
     given, base = _inputs(inputs)
     referred = [(holder, key, _local(base, holder[key])) for holder, key in _places(given)]
     files |= {file for _, _, file in referred if file is not None and file.is_file()}
@@ -83,6 +82,17 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
             holder[key] = quote(name) if key == "location" else name
     url = workflow if is_remote else quote(document.relative_to(top).as_posix()) + (f"#{fragment}" if fragment else "")
     return Upload(found_kind, version, url, given, [(f.relative_to(top).as_posix(), f) for f in sorted(files)])
+
+
+def kind_by_name(name: str) -> str | None:
+    """Return the kind of a document by the end of its name; None if that is not known."""
+    return _KINDS.get(os.path.splitext(name)[1].lower())
+
+
+def version_of(text: str, kind: str) -> str:
+    """Return the version that a document names, or the usual one of its kind."""
+    match = _VERSION.search(text) if kind != "PYTHON" else None
+    return (match[1] or match[2]) if match else _VERSIONS[kind]
 
 
 def _existing(name: str) -> Path:

@@ -14,8 +14,9 @@ from toilfn.pages.routes import RunPages, html
 from toilfn.pages.run import RunView
 from toilfn.pages.streams import file_answer, search, tail
 from toilfn.server import outputs
-from toilfn.server.access import LOCAL
 from toilfn.server.app import PAGES, Service
+from toilfn.server.fields import pairs_of
+from toilfn.server.forms import user_of
 from toilfn.server.records import Run
 from toilfn.server.states import State
 from toilfn.server.streams import open_stream
@@ -81,7 +82,7 @@ class ServedRun(RunPages):
         self._site = around
 
     def _asked(self, request: Any) -> Run:
-        return self._service.run(request.path_params["run_id"], getattr(request.state, "principal", LOCAL))
+        return self._service.run(request.path_params["run_id"], user_of(request))
 
     def _around(self, request: Any) -> dict[str, Any]:
         return {**self._site(request), "base": self._base(request)}
@@ -200,12 +201,8 @@ def labels_of(text: str) -> dict[str, str]:
     InputError
         If a name is missing, or something is too long.
     """
-    labels = {}
-    for line in filter(None, map(str.strip, text.splitlines())):
-        name, _, value = (part.strip() for part in line.partition("="))
-        if not name:
-            raise InputError(f"the label {line!r} has no name; write NAME or NAME=VALUE")
-        if len(line) > _LONGEST_LABEL:
+    labels = pairs_of(text, "labels")
+    for name, value in labels.items():
+        if len(name) + len(value) > _LONGEST_LABEL:
             raise InputError(f"the label {name[:40]!r} is longer than {_LONGEST_LABEL} characters")
-        labels[name] = value
     return labels

@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from toilfn import __version__
 from toilfn.errors import InputError
 from toilfn.pages.routes import answering, events, html, statics
-from toilfn.server.access import LOCAL, DeniedError, Principal
+from toilfn.server.access import DeniedError, Principal
 from toilfn.server.app import PAGES, Service
+from toilfn.server.drafts import draft_routes
+from toilfn.server.forms import fields_of, user_of
 from toilfn.server.index import Filter, Summary
 from toilfn.server.records import Notes, Run
 from toilfn.server.runpages import ServedRun, labels_of
@@ -25,7 +27,6 @@ __all__ = ["Query", "site_routes"]
 
 _PAGE = 50
 """Runs on a page."""
-_LONGEST_FORM = 1 << 20
 _STATES = [state.value for state in State]
 
 
@@ -167,35 +168,10 @@ def _counts(query: Query, counts: dict[str, int]) -> list[tuple[str, int, str]]:
     return [(state, counts[state], query.url(state=state)) for state in _STATES if counts.get(state)]
 
 
-def user_of(request: Any) -> Principal:
-    """Return who sends a request."""
-    principal: Principal = getattr(request.state, "principal", LOCAL)
-    return principal
-
-
 def _own_path(text: str) -> str:
     """Return the path of a page of this server, whatever a URL says."""
     is_own = (text == PAGES or text.startswith((f"{PAGES}/", f"{PAGES}?"))) and text.isprintable() and "\\" not in text
     return text if is_own else PAGES
-
-
-async def fields_of(request: Any) -> dict[str, str]:
-    """Read the fields of a small form.
-
-    Raises
-    ------
-    InputError
-        If it is too large, or not a form.
-    """
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _LONGEST_FORM:
-            raise InputError(f"the form is larger than {_LONGEST_FORM} bytes")
-    try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=1000))
-    except ValueError as error:
-        raise InputError(f"the form cannot be read: {error}") from None
 
 
 class _Actions:
@@ -217,14 +193,14 @@ class _Actions:
         async def handle(request: Any) -> Any:
             fields = await fields_of(request)
 
-            def make(request: Any) -> Any:
+            def make() -> Any:
                 run = self._run(request)
                 url = act(run, fields, user_of(request))
                 return RedirectResponse(url or f"{PAGES}/runs/{run.id}", 303)
 
-            return await answering(make, self._site.around)(request)
+            return await asyncio.to_thread(make)
 
-        return handle
+        return answering(handle, self._site.around)
 
     def cancel(self, run: Run, fields: dict[str, str], principal: Principal) -> None:
         """Cancel a run."""
@@ -299,5 +275,6 @@ def site_routes(service: Service) -> list[Any]:
         form(f"{run}/archive", actions.archive),
         Route(f"{run}/delete", page(actions.ask)),
         form(f"{run}/delete", actions.delete),
+        *draft_routes(service, site.around),
         *ServedRun(service, site.around).routes(run),
     ]

@@ -17,7 +17,7 @@ from toilfn.errors import InputError
 from toilfn.server import archives
 from toilfn.server.engines import ENGINE, INPUTS, KINDS, Kind, engine_options, kind_of, script_words
 
-__all__ = ["FETCHED", "Policy", "read_object", "request_of"]
+__all__ = ["FETCHED", "Policy", "document_of", "kinds_offered", "read_object", "request_of"]
 
 FETCHED = ("s3", "gs", "gcs")
 """Schemes of documents that are fetched before the engine sees them."""
@@ -83,7 +83,7 @@ def request_of(fields: Mapping[str, str], files: Path, owner: str, id: str, poli
     tags = _strings("tags", read_object("tags", fields.get("tags")))
     parameters = read_object("workflow_engine_parameters", fields.get("workflow_engine_parameters"))
     params = read_object("workflow_params", fields.get("workflow_params"))
-    document = _document(fields["workflow_url"].strip(), files, kind, policy)
+    document = document_of(fields["workflow_url"].strip(), files, kind, policy)
     if document.endswith(".zip") and "://" not in document:
         unpacked = archives.unpack(confined_path(files, document), files, kind.suffix, policy.limits)
         document, params, parameters = unpacked.document, unpacked.params | params, unpacked.options | parameters
@@ -174,8 +174,14 @@ def _check_engine(engine: str, version: str) -> None:
         raise InputError(f"workflow_engine_version: {version!r} is not the version that runs here: {__version__}")
 
 
-def _document(url: str, files: Path, kind: Kind, policy: Policy) -> str:
-    """Find what a ``workflow_url`` means: a URL as it is, an absolute path, or the name of an attachment."""
+def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
+    """Find what a ``workflow_url`` means: a URL as it is, an absolute path, or the name of an attachment.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or may not be.
+    """
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if any(ord(letter) < 0x20 or letter == "\x7f" for letter in url):

@@ -15,7 +15,7 @@ from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.server.archives import Limits
 
-__all__ = ["FIELDS", "Form", "read_form"]
+__all__ = ["FIELDS", "Form", "file_name", "read_form"]
 
 FIELDS = (
     "workflow_params", "workflow_type", "workflow_type_version", "tags", "workflow_engine", "workflow_engine_version",
@@ -136,13 +136,33 @@ class Form:
 
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode(errors="replace")
-        if self._name.startswith(_ATTACHMENT):
-            self._open(options.get(b"filename", b""))
+        if self.is_file(self._name):
+            self._open(self.target(self._name, options.get(b"filename", b"")))
         elif self._name in self.fields:
             raise InputError(f"{self._name}: is given twice")
 
-    def _open(self, given: bytes) -> None:
-        name = _file_name(given)
+    def is_file(self, field: str) -> bool:
+        """Return whether a field holds a file."""
+        return field.startswith(_ATTACHMENT)
+
+    def is_known(self, field: str) -> bool:
+        """Return whether a field that is not a file is kept."""
+        return field in FIELDS
+
+    def target(self, field: str, given: bytes) -> str | None:
+        """Return where a file goes, below the folder; None if it is left out.
+
+        Parameters
+        ----------
+        field : str
+        given : bytes
+            The file's name, as the request has it.
+        """
+        return file_name(given)
+
+    def _open(self, name: str | None) -> None:
+        if name is None:
+            return
         if len(self.attachments) >= self._limits.files:
             raise InputError(f"workflow_attachment: there are more than {self._limits.files} files")
         try:
@@ -173,7 +193,7 @@ class Form:
         if self._file is not None:
             self._file.close()
             self._file = None
-        elif self._name in FIELDS:
+        elif self.is_known(str(self._name)):
             try:
                 self.fields[str(self._name)] = self._text.decode()
             except UnicodeDecodeError:
@@ -183,7 +203,14 @@ class Form:
         self._is_over = True
 
 
-def _file_name(given: bytes) -> str:
+def file_name(given: bytes) -> str:
+    """Read the name of a file in a form.
+
+    Raises
+    ------
+    InputError
+        If it is empty, or leads out of its folder.
+    """
     name = given.decode(errors="replace")
     if not name:
         raise InputError("workflow_attachment: a file has no name; its Content-Disposition must have a filename")
