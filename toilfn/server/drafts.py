@@ -138,7 +138,7 @@ class _Drafts:
                     kinds=self._service.policy.kinds)  # fmt: skip
 
     async def begin(self, request: Any) -> Any:
-        """Make a draft of the document that was chosen."""
+        """Create a draft of the document that was chosen."""
         run = self._service.place.run(self._service.place.new_id())
         form = None
         try:
@@ -270,7 +270,7 @@ class _Drafts:
         return is_here and self._service.state(old).is_final and (old.folder / "store").is_dir()
 
     async def again(self, request: Any) -> Any:
-        """Make a draft of a run, to be run again with changes."""
+        """Create a draft of a run, to be run again with changes."""
         fields = await fields_of(request)
 
         def make() -> Any:
@@ -305,7 +305,7 @@ def _again(old: Run, principal: Principal, keeps: str) -> Draft:
 
 
 def _linked(source: str, target: str) -> None:
-    """Give a file of a store another name: none of them is ever written to again."""
+    """Link a file of a store under another name: none of them is ever written to again."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
