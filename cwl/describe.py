@@ -35,7 +35,7 @@ def describe(document: str) -> dict[str, Any]:
     ValidationException, WorkflowException, OSError
         If it cannot be read.
     """
-    plainpaths.teach()
+    plainpaths.patch_cwltool()
     use_schemas(extended=True)
     process = load_tool(document, LoadingContext({"construct_tool_object": make_tool, "enable_dev": True}))
     tool = process.tool
