@@ -4,6 +4,7 @@
     python benchmarks/files.py link [GIGABYTES]                     a sparse file is imported as a link, and read
     python benchmarks/files.py cwl [MEGABYTES]                      three steps of CWL, here and by cwltool
     python benchmarks/files.py small [FILES]                        small files into a store, and out of it
+    python benchmarks/files.py array [MEGABYTES] [TASKS]            one array is handed to many tasks
 
 For `cache`, FOLDER is for the store (default /dev/shm), and should be on another file system than the temporary
 directory, so that the file has to be copied. Bytes written are those of all processes (``ru_oublock``), on disks
@@ -17,9 +18,12 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import toilfn as toil
 
@@ -159,9 +163,64 @@ def small(files: int) -> None:
             print(f"{files} files of 1 KiB {name}: {time.perf_counter() - began:.1f} s")
 
 
+@toil.task
+def ones(megabytes: int) -> Any:
+    import numpy as np
+
+    return np.ones(megabytes * 2**17)
+
+
+@toil.task
+def total(values: Any, number: int) -> float:
+    return float(values[::512].sum()) + number  # one number of each page
+
+
+def array(megabytes: int, tasks: int) -> None:
+    """Hand an array to tasks that read all of it, and watch the memory of all workers.
+
+    Pages of files are in memory once, however many workers map them.
+    """
+    own = mapped = 0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal own, mapped
+        while not ended.wait(0.05):
+            parts = [memory_of(process) for process in psutil.Process().children(recursive=True)]
+            own = max(own, sum(anonymous for anonymous, _ in parts))
+            mapped = max(mapped, *(files for _, files in parts), 0)
+
+    watcher = threading.Thread(target=watch)
+    with tempfile.TemporaryDirectory() as folder:
+        watcher.start()
+        began = time.perf_counter()
+        values = ones(megabytes)
+        work = [total(values, number) for number in range(tasks)]
+        toil.compute(work, store=f"{folder}/store", progress=False, durability="none")
+        took = time.perf_counter() - began
+        ended.set()
+        watcher.join()
+    print(f"an array of {megabytes} MB, read by {tasks} tasks: {took:.1f} s, "
+        f"workers' own memory at most {own / 2**20:.0f} MB, files mapped by one at most {mapped / 2**20:.0f} MB")
+
+
+def memory_of(process: psutil.Process) -> tuple[int, int]:
+    """Return a worker's share of anonymous memory, and the resident pages of the files that it maps."""
+    try:
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in rollup}
+    files = next((int(line.split()[1]) * 1024 for line in status if line.startswith("RssFile:")), 0)
+    return sizes.get("Pss_Anon:", 0) + sizes.get("Pss_Shmem:", 0), files
+
+
 def main() -> None:
-    names = {"cache": cache, "link": link, "cwl": cwl, "small": small}
-    defaults = {"cache": ["/dev/shm", 200, 50], "link": [50], "cwl": [10_000], "small": [100_000]}  # noqa: S108
+    names = {"cache": cache, "link": link, "cwl": cwl, "small": small, "array": array}
+    defaults = {
+        "cache": ["/dev/shm", 200, 50], "link": [50], "cwl": [10_000], "small": [100_000], "array": [2000, 50],  # noqa: S108
+    }  # fmt: skip
     name = sys.argv[1] if sys.argv[1:] else "cache"
     given = [int(word) if word.isdecimal() else word for word in sys.argv[2:]]
     values: Any = [*given, *defaults[name][len(given) :]]

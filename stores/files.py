@@ -107,6 +107,18 @@ class FileObjects(Objects):
                 with suppress(FileNotFoundError):
                     os.unlink(temporary)
 
+    def put_buffer(self, name: str, data: memoryview) -> None:
+        """Write an object from memory unless there is one; its file is read-only, for readers that map it."""
+        with self._translated("write", name):
+            temporary = self._write_temporary(name, data)
+            os.chmod(temporary, 0o444)
+            fault("objects.temporary")
+            try:
+                self._link_new(temporary, self._path(name))
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
     def exists(self, name: str) -> bool:
         """Return whether there is an object of this name."""
         return os.path.isfile(self._path(name))
@@ -220,7 +232,7 @@ class FileObjects(Objects):
         except UnicodeEncodeError as error:
             raise _unencodable(self._root, error) from None
 
-    def _write_temporary(self, name: str, data: bytes) -> str:
+    def _write_temporary(self, name: str, data: bytes | memoryview) -> str:
         descriptor, path = self._make_temporary(name)
         try:
             with open(descriptor, "wb", buffering=0) as file:
@@ -369,7 +381,7 @@ def _modified(path: str) -> float:
         return float("inf")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

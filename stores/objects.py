@@ -18,6 +18,11 @@ __all__ = ["MissingBucketError", "MissingObjectError", "NewObject", "Objects", "
 META = "store.json"
 """The name of the object that describes the store."""
 
+_PARTED = 64 * 2**20
+"""Bytes: a larger buffer is written in parts, where the place has such uploads."""
+
+_PIECE = 8 * 2**20
+
 TEMPORARY = ".tmp-"
 """The prefix of the last part of a name while its object is being written; such names are never listed."""
 
@@ -135,6 +140,21 @@ class Objects(ABC):
     @abstractmethod
     def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
         """Write or replace an object with a file's content; with `move`, the file is removed afterwards."""
+
+    def put_buffer(self, name: str, data: memoryview) -> None:
+        """Write an object from memory unless there is one, in parts if it is large; a file of it is read-only."""
+        stream = self.open_new(name) if data.nbytes > _PARTED else None
+        if stream is None:
+            self.put_new(name, bytes(data))
+            return
+        with stream:
+            try:
+                for start in range(0, data.nbytes, _PIECE):
+                    stream.write(data[start : start + _PIECE])
+                stream.finish()
+            except BaseException:
+                stream.give_up()
+                raise
 
     def open_new(self, name: str) -> NewObject | None:
         """Open a new object for writing without a local file; return None if a local file is just as good."""

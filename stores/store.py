@@ -147,6 +147,19 @@ class Store:
             self.objects.put(name, data)
         return BlobRef(name, len(data), digest)
 
+    def put_buffer(self, data: memoryview) -> BlobRef:
+        """Write a blob from memory, named by its content; in a directory, its file can be mapped into memory.
+
+        Parameters
+        ----------
+        data : memoryview
+            The content, as contiguous bytes.
+        """
+        ref = BlobRef(_content_name(digest := digest_of(data)), data.nbytes, digest)
+        if not self.objects.exists(ref.name):
+            self.objects.put_buffer(ref.name, data)
+        return ref
+
     def put_blob_file(self, path: str | os.PathLike[str], *, name: str | None = None, move: bool = False) -> BlobRef:
         """Write a file's content to a blob, using constant memory.
 

@@ -191,6 +191,15 @@ class StoreContract:
         assert list(store.objects.list("blobs/")) == [ref.name]
         assert self.reopen(store).get_blob(ref) == b"content"
 
+    @pytest.mark.parametrize("size", [2**20, 65 * 2**20 + 1])
+    def test_buffers_are_named_by_content(self, store: Store, size: int) -> None:
+        data = (bytes(range(256)) * (size // 256 + 1))[:size]
+        ref = store.put_buffer(memoryview(data))
+        assert store.put_buffer(memoryview(bytearray(data))) == ref
+        assert list(store.objects.list("blobs/")) == [ref.name]
+        assert self.reopen(store).get_blob(ref) == data
+        assert ref == store.put_blob(data)
+
     @pytest.mark.parametrize("hint", ODD_NAMES)
     def test_odd_file_names(self, store: Store, tmp_path: Path, hint: str) -> None:
         path = tmp_path / hint

@@ -18,8 +18,9 @@ def used_memory(pid: int, limit: int) -> int:
     pid : int
         The id of the process.
     limit : int
-        Resident sizes count shared pages more than once. Only if their sum exceeds this limit is the exact size
-        determined, which is expensive.
+        Resident sizes count shared pages more than once, and pages of mapped files, such as large arrays of the store,
+        which the system can take back. Only if their sum exceeds this limit is the exact size determined, which is
+        expensive.
 
     Returns
     -------
@@ -27,10 +28,8 @@ def used_memory(pid: int, limit: int) -> int:
         0 if the process no longer exists.
     """
     processes = list(_with_descendants(pid))
-    total = sum(filter(None, map(_resident, processes)))
-    if total <= limit or len(processes) == 1:
-        return total
-    return sum(filter(None, map(_proportional, processes)))
+    total = sum(map(_resident, processes))
+    return total if total <= limit else sum(map(_own, processes))
 
 
 def _with_descendants(pid: int) -> Iterator[psutil.Process]:
@@ -58,6 +57,16 @@ def _resident(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     except psutil.Error:
         return 0
+
+
+def _own(process: psutil.Process) -> int:
+    """Return a process's share of the memory that it uses, without pages of files where the system tells these."""
+    try:
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    except OSError:
+        return _proportional(process)
+    sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in rollup.splitlines()[1:]}
+    return sizes.get("Pss:", 0) - sizes.get("Pss_File:", 0)
 
 
 def _proportional(process: psutil.Process) -> int:

@@ -33,6 +33,7 @@ __all__ = [
     "entered",
     "files_in",
     "held_by",
+    "holder",
     "holds_files",
     "local_content",
     "needed_task_files",
@@ -50,8 +51,8 @@ task_files_variable: ContextVar[TaskFiles] = ContextVar("toilfn_files")
 entered: list[TaskFiles] = []
 """All sessions of this process."""
 
-_holder: ContextVar[str] = ContextVar("toilfn_holder", default="")
-"""The URL of the store whose payloads are written and read here."""
+_holder: ContextVar[stores.Store | None] = ContextVar("toilfn_holder", default=None)
+"""The store whose payloads are written and read here."""
 
 _SAME = "="
 """Comes before the address of a pickled file that is in the store that holds the pickle, wherever that is moved."""
@@ -63,16 +64,26 @@ class held_by:  # noqa: N801  # used as a function; a generator takes longer, an
     The address of such a file is that of the store where it is read: a copy of a store is a store of its own.
     """
 
-    __slots__ = ("_token", "_url")
+    __slots__ = ("_store", "_token")
 
     def __init__(self, store: stores.Store) -> None:
-        self._url = store.url
+        self._store = store
 
     def __enter__(self) -> None:
-        self._token = _holder.set(self._url)
+        self._token = _holder.set(self._store)
 
     def __exit__(self, *_: object) -> None:
         _holder.reset(self._token)
+
+
+def holder() -> stores.Store | None:
+    """Return the store whose payloads are written and read here."""
+    return _holder.get()
+
+
+def _held_url() -> str:
+    store = _holder.get()
+    return "" if store is None else store.url
 
 
 T = TypeVar("T")
@@ -86,14 +97,14 @@ def _moves_with_its_store(cls: type[T]) -> type[T]:
 
     def __getstate__(self: Any) -> list[Any]:  # noqa: N807
         state = [getattr(self, name) for name in names]
-        if self.store and self.store == _holder.get():
+        if self.store and self.store == _held_url():
             state[place] = _SAME + self.store
         return state
 
     def __setstate__(self: Any, state: list[Any]) -> None:  # noqa: N807
         state = [*state, *defaults[len(state) :]]  # an older version knew fewer fields
         if state[place].startswith(_SAME):  # outside of a store's payloads it keeps the address it had
-            state[place] = _holder.get() or state[place].removeprefix(_SAME)
+            state[place] = _held_url() or state[place].removeprefix(_SAME)
         for name, value in zip(names, state, strict=True):
             object.__setattr__(self, name, value)
 

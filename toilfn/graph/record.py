@@ -25,7 +25,7 @@ from toilfn.graph.identity import (
     value_identity,
 )
 from toilfn.graph.requirements import LATE, pack
-from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, take_modules_by_value
+from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, is_large, take_modules_by_value
 from toilfn.graph.structure import ATOMS
 from toilfn.graph.task import BoundTask, Task
 from toilfn.ids import TaskId
@@ -45,6 +45,9 @@ class BlobStore(Protocol):
 
     def put_blob(self, data: bytes) -> records.BlobRef:
         """Keep bytes under a name made of their content."""
+
+    def put_buffer(self, data: memoryview) -> records.BlobRef:
+        """Keep a large buffer under a name made of its content, for readers that map it."""
 
 
 @dataclass(slots=True)
@@ -119,10 +122,10 @@ def record(
             f"it returned {value!r} itself instead of calling it", hint=f"write return {value.name}(...)"
         )
     blobs: list[records.BlobRef] = []
-    if type(value) in ATOMS and not spawned:  # most tasks are like this
+    if type(value) in ATOMS and not spawned and not is_large(value):  # most tasks are like this
         return Recorded(store_payload(pickle.dumps(value, PROTOCOL), store, blobs), (), blobs=blobs)
     recorder = Recorder(store, parent, running)
-    payload, refs = dumps(value, recorder.identify)
+    payload, refs = dumps(value, recorder.identify, keep=_keeping(store, blobs))
     for promise in spawned:
         recorder.identify(promise)
     recorded = Recorded(store_payload(payload, store, blobs), refs, blobs=blobs)
@@ -132,6 +135,16 @@ def record(
         else:
             recorded.functions.append(made)
     return recorded
+
+
+def _keeping(store: BlobStore, blobs: list[records.BlobRef]) -> Callable[[memoryview], records.BlobRef]:
+    """Return what stores large buffers apart from their payload, and adds them to a list."""
+
+    def keep(data: memoryview) -> records.BlobRef:
+        blobs.append(store.put_buffer(data))
+        return blobs[-1]
+
+    return keep
 
 
 class RunningFunction(NamedTuple):
@@ -282,8 +295,8 @@ class Recorder:
 
     def _record(self, promise: Promise, id_: TaskId, blobs: list[records.BlobRef]) -> records.TaskRecord:
         task = promise._task
-        payload, refs = self._pickled(promise)
         own_blobs: list[records.BlobRef] = []
+        payload, refs = self._pickled(promise, own_blobs)
         args = store_payload(payload, self._store, own_blobs)
         digest, parts = arguments_identity(promise._args, promise._kwargs, self._promise_identity, self._codes)
         parts.update(self._folders(promise, own_blobs))
@@ -328,13 +341,15 @@ class Recorder:
         given, asked = options.static(own), options.static(task.settings)
         return {} if asked == given else {**dict.fromkeys(given), **asked}
 
-    def _pickled(self, promise: Promise) -> tuple[bytes, tuple[TaskId, ...]]:
+    def _pickled(self, promise: Promise, blobs: list[records.BlobRef]) -> tuple[bytes, tuple[TaskId, ...]]:
         arguments = (promise._args, promise._kwargs)
-        if not promise._kwargs and ATOMS.issuperset(map(type, promise._args)):
+        plain = not promise._kwargs and ATOMS.issuperset(map(type, promise._args))
+        if plain and not any(map(is_large, promise._args)):
             return pickle.dumps(arguments, PROTOCOL), ()  # most calls of large graphs are like this
         try:
             # A relative path means a file of the script's. One that a task made is a File by now.
-            return dumps(arguments, self._given, absolute_paths=self._parent is None)
+            keep = _keeping(self._store, blobs)
+            return dumps(arguments, self._given, absolute_paths=self._parent is None, keep=keep)
         except SerializationError as error:
             raise SerializationError(f"an argument of task {promise._task.name} cannot be stored: {error}") from None
 

@@ -27,6 +27,7 @@ from toilfn.errors import SerializationError
 from toilfn.graph.identity.modules import file_of, is_made_in_memory, is_singledispatch
 from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
 from toilfn.ids import TaskId
+from toilfn.model.records import BlobRef
 from toilfn.moved import MOVED_VARIABLE, relocated
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ PROTOCOL = 5
 
 
 def dumps(
-    value: Any, ids: Callable[[Promise], TaskId] | None = None, *, absolute_paths: bool = False
+    value: Any,
+    ids: Callable[[Promise], TaskId] | None = None,
+    *,
+    absolute_paths: bool = False,
+    keep: Callable[[memoryview], BlobRef] | None = None,
 ) -> tuple[bytes, tuple[TaskId, ...]]:
     """Pickle a value.
 
@@ -61,6 +66,9 @@ def dumps(
         Gives the id of the task behind a promise. Without it the value may hold no promises.
     absolute_paths : bool
         Whether a relative `pathlib.Path` becomes the absolute one that it stands for here.
+    keep : callable, optional
+        Stores a large buffer of the value, of an array for instance, apart from the payload. Without it, all is in
+        the payload.
 
     Returns
     -------
@@ -75,11 +83,11 @@ def dumps(
         If something in the value cannot be pickled; names its type.
     """
     kind = type(value)
-    if kind in ATOMS or (kind in (list, tuple) and ATOMS.issuperset(map(type, value))):
+    if (kind in ATOMS and not is_large(value)) or (kind in (list, tuple) and _PLAIN.issuperset(map(type, value))):
         return pickle.dumps(value, PROTOCOL), ()
     buffer = io.BytesIO()
     refs: dict[TaskId, None] = {}
-    pickler = _Pickler(buffer, ids, refs, absolute_paths=absolute_paths)
+    pickler = _Pickler(buffer, ids, refs, absolute_paths=absolute_paths, keep=keep)
     try:
         pickler.dump(value)
     except SerializationError:
@@ -87,6 +95,20 @@ def dumps(
     except Exception as error:
         raise SerializationError(f"a {type(value).__name__} cannot be stored: {error}") from error
     return buffer.getvalue(), tuple(refs)
+
+
+LEAST_BUFFER = 2**20
+"""Bytes: larger buffers and byte strings of a value are stored apart from its payload."""
+
+_PLAIN = ATOMS - {bytes}
+
+_BUFFER = "buffer"
+"""The first item of the persistent id of a buffer that is stored apart."""
+
+
+def is_large(value: Any) -> bool:
+    """Return whether a value is a byte string that is stored apart from its payload."""
+    return type(value) is bytes and len(value) >= LEAST_BUFFER
 
 
 class Main(ModuleType):
@@ -168,8 +190,10 @@ class _Pickler(_ByValue):
         refs: dict[TaskId, None],
         *,
         absolute_paths: bool = False,
+        keep: Callable[[memoryview], BlobRef] | None = None,
     ) -> None:
         super().__init__(file, PROTOCOL)
+        self._keep = keep
         self._absolute_paths = absolute_paths
         self._ids = ids
         self._refs = refs
@@ -182,7 +206,11 @@ class _Pickler(_ByValue):
 
     def persistent_id(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind in ATOMS or not hasattr(kind, "__dask_graph__") or not is_collection(obj):
+        if kind in ATOMS:
+            return self._kept(memoryview(obj), kind.__name__) if is_large(obj) else None
+        if kind is pickle.PickleBuffer:
+            return self._kept(obj.raw(), _kind_of(memoryview(obj)))
+        if not hasattr(kind, "__dask_graph__") or not is_collection(obj):
             return None
         if self._ids is None:
             raise SerializationError(f"{obj!r} cannot be stored here", hint="pass it to the task as an argument")
@@ -190,6 +218,12 @@ class _Pickler(_ByValue):
         task = self._ids(promise)
         self._refs[task] = None
         return (task, promise._path) if promise._path else task
+
+    def _kept(self, view: memoryview, kind: str) -> Any:
+        """Store a large buffer apart, and return what stands for it in the payload; None if it belongs there."""
+        if self._keep is None or view.nbytes < LEAST_BUFFER:
+            return None
+        return (_BUFFER, kind, *self._keep(view))
 
     def _promise_of(self, collection: Any) -> Promise:
         """Turn a dask collection into a promise, the same one wherever the collection is met."""
@@ -199,6 +233,10 @@ class _Pickler(_ByValue):
             # Holds the collection too: an id is unique only as long as its object lives.
             self._made[id(collection)] = collection, as_promise(collection)
         return self._made[id(collection)][1]
+
+
+def _kind_of(view: memoryview) -> str:
+    return "readonly" if view.readonly else "writable"
 
 
 def _main_class(name: str, data: bytes) -> Any:
@@ -218,13 +256,27 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: io.BytesIO, values: Mapping[TaskId, Any]) -> None:
         super().__init__(file)
         self._values = values
+        self._bytes: dict[str, bytes] = {}
 
     def persistent_load(self, pid: Any) -> Any:
+        if pid[0] == _BUFFER:
+            return self._buffer(*pid[1:])
         task, path = (pid, ()) if isinstance(pid, bytes) else pid
         value = self._values[task]
         for step in path:
             value = value[step]
         return value
+
+
+    def _buffer(self, kind: str, name: str, size: int, digest: bytes) -> memoryview | bytes:
+        """Return a buffer that is stored apart: mapped, or, for a byte string, a copy."""
+        from toilfn.files.buffers import mapped
+
+        if kind != bytes.__name__:
+            return mapped(BlobRef(name, size, digest), writable=kind == "writable")
+        if name not in self._bytes:
+            self._bytes[name] = bytes(mapped(BlobRef(name, size, digest), writable=False))
+        return self._bytes[name]
 
 
 class _MovedUnpickler(_Unpickler):
@@ -246,7 +298,8 @@ def loads(payload: bytes, values: Mapping[TaskId, Any]) -> Any:
     Parameters
     ----------
     payload : bytes
-        What `dumps` made. It is code as much as data: load only from a store you trust.
+        What `dumps` made. It is code as much as data: load only from a store you trust. If it has buffers that are
+        stored apart, the store must be entered with `toilfn.files.file.held_by`.
     values : mapping
         The value of each task that the payload refers to.
 

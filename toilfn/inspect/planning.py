@@ -46,6 +46,9 @@ class _Nowhere:
     def put_blob(self, data: bytes) -> records.BlobRef:
         return records.BlobRef("", len(data), b"")
 
+    def put_buffer(self, data: memoryview) -> records.BlobRef:
+        return records.BlobRef("", data.nbytes, b"")
+
 
 def plan_compute(wanted: Any, settings: Settings, force: Force = NO_FORCE) -> Plan:
     """Return what `compute` would do with promises.
