@@ -180,15 +180,14 @@ def array(megabytes: int, tasks: int) -> None:
 
     Pages of files are in memory once, however many workers map them.
     """
-    own = mapped = 0
+    peak = 0
     ended = threading.Event()
 
     def watch() -> None:
-        nonlocal own, mapped
+        nonlocal peak
         while not ended.wait(0.05):
             parts = [memory_of(process) for process in psutil.Process().children(recursive=True)]
-            own = max(own, sum(anonymous for anonymous, _ in parts))
-            mapped = max(mapped, *(files for _, files in parts), 0)
+            peak = max(peak, sum(own for own, _ in parts) + max((files for _, files in parts), default=0))
 
     watcher = threading.Thread(target=watch)
     with tempfile.TemporaryDirectory() as folder:
@@ -200,8 +199,7 @@ def array(megabytes: int, tasks: int) -> None:
         took = time.perf_counter() - began
         ended.set()
         watcher.join()
-    print(f"an array of {megabytes} MB, read by {tasks} tasks: {took:.1f} s, "
-        f"workers' own memory at most {own / 2**20:.0f} MB, files mapped by one at most {mapped / 2**20:.0f} MB")
+    print(f"an array of {megabytes} MB, read by {tasks} tasks: {took:.1f} s, workers' peak {peak / 2**20:.0f} MB")
 
 
 def memory_of(process: psutil.Process) -> tuple[int, int]:
