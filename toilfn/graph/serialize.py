@@ -267,7 +267,6 @@ class _Unpickler(pickle.Unpickler):
             value = value[step]
         return value
 
-
     def _buffer(self, kind: str, name: str, size: int, digest: bytes) -> memoryview | bytes:
         """Return a buffer that is stored apart: mapped, or, for a byte string, a copy."""
         from toilfn.files.buffers import mapped
