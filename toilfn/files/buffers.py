@@ -1,7 +1,7 @@
 """Large buffers of values: each has a file of the store, which all readers on a machine map into memory.
 
 So an array is in memory once, however many tasks of a machine read it. The mapping is private: what a task writes to
-its array is copied page by page, and nobody else sees it.
+its array is copied page by page, and no other process sees it.
 """
 
 from __future__ import annotations
