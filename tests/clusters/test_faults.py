@@ -251,8 +251,9 @@ def test_batches_of_a_doubtful_submission_that_go_out_in_others_run_once(world, 
 def test_a_submission_that_comes_through_late_is_ended(world, opened, store, caplog):
     """It was sent again meanwhile: of the two jobs the one stays whose id is known."""
     cluster = opened()
-    world.kit.next(world.submit, late(3.0, world.away))
+    world.kit.next(world.submit, late(store / "late", world.away))
     jobs = submitted(cluster, "wait-1")
+    (store / "late").touch()  # not before the other one is there, however long that takes
     (name,) = cluster.submission_names().values()
     polled_until(cluster, lambda _: "a duplicate submission whose answer came late" in caplog.text)
     polled_until(cluster, lambda _: {job for job, called in cluster.names().items() if called == name} == set(jobs))

@@ -123,9 +123,10 @@ def deaf(words: str, status: int = 1) -> str:
     return f'"$real" "$@" >/dev/null 2>&1\n{refuse(words, status)}'
 
 
-def late(seconds: float, words: str, status: int = 1) -> str:
-    """Fail at once, and let the real command do its work some time after that."""
-    later = f'(sleep {seconds}; exec "$real" "$@" < "$kit/used/input-$$") >/dev/null 2>&1 &'
+def late(when: Path, words: str, status: int = 1) -> str:
+    """Fail at once, and let the real command do its work as soon as a file exists, if that is within five minutes."""
+    wait = f"n=0; until test -e {shlex.quote(str(when))} || test $n = 3000; do sleep 0.1; n=$((n + 1)); done"
+    later = f'({wait}; test $n = 3000 || exec "$real" "$@" < "$kit/used/input-$$") >/dev/null 2>&1 &'
     return f'cat > "$kit/used/input-$$"\n{later}\n{refuse(words, status)}'
 
 
