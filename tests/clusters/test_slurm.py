@@ -190,6 +190,19 @@ def test_a_node_that_vanishes_under_a_preemptible_job_has_preempted_it(alone, sl
         slurm.run("scontrol", "update", "NodeName=n3", "State=RESUME", check=False)
 
 
+def test_a_node_that_vanishes_under_a_preemptible_job_that_was_adopted_has_preempted_it(alone, slurm, opened):
+    first = opened(partition="fragile")
+    (job,) = running(first, "a", shape=replace(SHAPE, preemptible=True))
+    first.leave()
+    second = opened(partition="fragile")
+    assert second.list(second.context.workflow) == {job: "a"}
+    slurm.run("scontrol", "update", "NodeName=n3", "State=DOWN", "Reason=test")
+    try:
+        assert wait(second, job, JobState.ENDED).cause is Cause.PREEMPTED
+    finally:
+        slurm.run("scontrol", "update", "NodeName=n3", "State=RESUME", check=False)
+
+
 def test_arrays_keep_to_the_sites_limit(slurm, opened):
     assert opened()._array_limit == 1001
     assert opened(max_array_size=7)._array_limit == 7

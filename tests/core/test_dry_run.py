@@ -94,6 +94,29 @@ def test_finished_work_is_reused_and_the_rest_is_explained(tmp_path: Path) -> No
     assert [reason for reason in plan.tasks[0].reasons if "compared" not in reason] == ["argument x of double: 2 -> 3"]
 
 
+@toil.task
+def total(folder: Path) -> int:
+    return sum(len(path.read_text()) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_that_changed_in_a_folder_is_named(tmp_path: Path) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    for name in ("kept", "changed", "removed"):
+        (folder / name).write_text(name)
+    store = tmp_path / "run"
+    toil.compute(total(folder), store=store, cluster="inline")
+    assert not toil.compute(total(folder), store=store, dry_run=True)
+    (folder / "changed").write_text("now")
+    (folder / "removed").unlink()
+    (folder / "new").write_text("new")
+    plan = toil.compute(total(folder), store=store, dry_run=True)
+    (task,) = plan.tasks
+    assert f"changed in {folder} changed" in task.reasons
+    assert f"removed in {folder} is gone" in task.reasons
+    assert f"new in {folder} is new" in task.reasons
+    assert not any("kept" in reason for reason in task.reasons)
+
+
 def test_time_is_expected_from_earlier_tasks(tmp_path: Path) -> None:
     store = tmp_path / "run"
     assert toil.compute(double(1), store=store, dry_run=True).work is None

@@ -121,6 +121,36 @@ def test_an_edit_in_a_folder_runs_its_tasks_again_and_is_named(
     assert f"inner/more in {tmp_path / 'folder'} is new" in said
 
 
+@toil.task
+def written(folder: Path, text: str, _before: object = None) -> toil.Promise[str]:
+    """Write a file, and call a task with it and with its folder."""
+    (folder / "text").write_text(text)
+    return joined(read(folder / "text"), total(folder))
+
+
+@toil.task
+def read(path: Path) -> str:
+    return path.read_text()
+
+
+@toil.task
+def joined(text: str, size: int) -> str:
+    return f"{text} {size}"
+
+
+@toil.task
+def both(one: str, two: str) -> tuple[str, str]:
+    return one, two
+
+
+def test_a_file_that_a_task_rewrites_is_read_again_by_the_worker_that_lives_on(tmp_path: Path) -> None:
+    """The second task of one function, in the same worker, gives its children another content under the same path."""
+    (folder := tmp_path / "folder").mkdir()
+    first = written(folder, "one")
+    wanted = both(first, written(folder, "three", first))
+    assert toil.compute(wanted, store=tmp_path / "store", workers=1, progress=False) == ("one 3", "three 5")
+
+
 def test_a_folder_counts_by_names_contents_and_kinds(tmp_path: Path) -> None:
     (folder := tmp_path / "folder").mkdir()
     seen = [identity(folder)]

@@ -326,6 +326,11 @@ class Recorder:
             parts[f"{FOLDER}{path}"] = f"{ref.name} {ref.size} {ref.digest.hex()}"
         return parts
 
+    def listing(self, ref: records.BlobRef) -> bytes | None:
+        """Return what is in the folder of which a reference keeps the listing; None if it is of no folder here."""
+        place = next((place for place, listing in self._listings.items() if listing == ref), None)
+        return None if place is None else self._codes.tree(place).listing()
+
     def _reaching(self, promise: Promise, digest: bytes) -> bytes:
         """Return the digest of the arguments that count in the children's ids (`toilfn.graph.identity.lineage`)."""
         kept = tuple(arg for arg in promise._args if getattr(type(arg), "__toilfn_lineage__", True))

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
+from itertools import count
 from statistics import median
 from typing import Any
 
@@ -43,8 +44,11 @@ _STAND_IN = "memory://toilfn-dry-run-"
 class _Nowhere:
     """Stands in for a store that recording writes blobs to."""
 
+    def __init__(self) -> None:
+        self._count = count()
+
     def put_blob(self, data: bytes) -> records.BlobRef:
-        return records.BlobRef("", len(data), b"")
+        return records.BlobRef(f"nowhere-{next(self._count)}", len(data), b"")
 
     def put_buffer(self, data: memoryview) -> records.BlobRef:
         return records.BlobRef("", data.nbytes, b"")
@@ -122,12 +126,20 @@ class _Maker:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._settings = settings
         self.index = Index.load(store.log)
-        self._history = History((decode(data, position) for position, data in store.log.read()), store.get_blob)
+        self._store = store
+        self._recorders: list[Recorder] = []
+        self._history = History((decode(data, position) for position, data in store.log.read()), self._read)
         self._known = set(self._history.tasks)
         self._earlier = self._earlier_of_each_name()
         self._loader = Loader(self.index, settings, store.get_blob)
         self._forgotten: dict[TaskId, str] = {}
         self._created = Counter(self._name(task.parent) for task in self._history.tasks.values() if task.parent)
+
+    def _read(self, ref: records.BlobRef) -> bytes:
+        """Read what was or is in a folder: from the store, or from the script's own graph."""
+        listings = (recorder.listing(ref) for recorder in self._recorders)
+        found = next((listing for listing in listings if listing is not None), None)
+        return self._store.get_blob(ref) if found is None else found
 
     def _earlier_of_each_name(self) -> dict[str, list[records.TaskRecord]]:
         found: dict[str, list[records.TaskRecord]] = defaultdict(list)
@@ -141,6 +153,7 @@ class _Maker:
 
     def add(self, recorder: Recorder) -> None:
         """Take in the tasks of a script."""
+        self._recorders.append(recorder)
         for record in recorder.emit(self.index.is_complete, self.index.outcomes.__contains__, []):
             if isinstance(record, records.TaskRecord):
                 self._loader.add(record, encode(record))

@@ -130,6 +130,10 @@ class Codes:
             found[path] = self._trees[path]
         return ""
 
+    def tree(self, folder: Path) -> Tree:
+        """Return what is in a folder that counts by that."""
+        return self._trees[folder]
+
     def forget_files(self) -> None:
         """Read files again that have changed since: those that tasks write change while a worker lives."""
         self._files.clear()
