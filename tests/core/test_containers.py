@@ -352,3 +352,33 @@ def test_singularitys_mounts(tmp_path: Path) -> None:
         "--bind", "/s p:/t:ro", "--bind", "/u:/u", "--nv", "--network", "none",
     ]  # fmt: skip
     assert flags[-3:] == ["/bin/x", "a", "b c"]
+
+
+def test_a_shell_step_runs_in_its_container(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "my words.txt").write_text("b\na\n")
+    sort = toil.shell(
+        "test -e /run/.containerenv -o -e /.dockerenv; sort {words} > {out}",
+        outputs="{words.stem}.out",
+        container=IMAGE,
+    )
+    count = toil.shell("printf '%s %s' {note} $(wc -l < {words}) $(id -u)", container=IMAGE)
+    made = sort(words=toil.input(tmp_path / "my words.txt"))
+    text, path = toil.compute(
+        count(note="it's $HOME;", words=made),
+        toil.export(made, f"{tmp_path}/"),
+        store=tmp_path / "run",
+        cluster="local",
+        workers=1,
+    )
+    assert text.startswith("it's $HOME; 2")
+    assert Path(path).name == "my words.out"
+    assert Path(path).read_text() == "a\nb\n"
+
+
+def test_a_shell_step_that_fails_in_its_container_says_so(engine: str, tmp_path: Path) -> None:
+    step = toil.shell("echo {x} >&2; false | cat; echo not here", container=IMAGE, name="fails", retries=0)
+    with pytest.raises(toil.FailedTasksError) as raised:
+        toil.compute(step(x="oh no"), store=tmp_path / "run", cluster="local", workers=1)
+    message = str(raised.value)
+    assert "the command ended with exit status 1" in message
+    assert "    oh no" in message

@@ -143,3 +143,29 @@ def test_a_run_with_parameters_its_help_and_its_explanation(tmp_path: Path) -> N
         2,
         True,
     )
+
+
+def test_help_finds_the_dataclass_in_a_module_beside_the_script(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").write_text("from lab.base import Base\n")
+    (tmp_path / "lab" / "base.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Base:\n    x: int = 1\n"
+    )
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\nimport lab\n@dataclass\n"
+        "class Own(lab.Base):\n    y: str = 'a'\n    'Its help.'\n"
+    )
+    entries = [("x", "int, default: 1", ""), ("y", "str, default: 'a'", "Its help.")]
+    for code in (
+        "from own import Own as P\ntoil.params(P)",
+        "import own\ntoil.params(own.Own)",
+        "import own as o\ntoil.params(o.Own)",
+    ):
+        (tmp_path / "flow.py").write_text(f"import toilfn as toil\n{code}\n")
+        assert describe(tmp_path / "flow.py") == entries, code
+        done = toilfn(tmp_path, "run", "flow.py", "--param", "x=2", "--param", "y=b")
+        assert done.returncode == 0, done.stderr
+    (tmp_path / "flow.py").write_text("from elsewhere import P\nimport toilfn as toil\ntoil.params(P)\n")
+    assert describe(tmp_path / "flow.py") == []
+    (tmp_path / "flow.py").write_text("import toilfn as toil\nclass P(P): ...\ntoil.params(P)\n")
+    assert describe(tmp_path / "flow.py") == []

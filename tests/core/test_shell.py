@@ -157,6 +157,16 @@ def test_a_failure_has_the_command_its_status_and_the_end_of_standard_error(tmp_
     assert "line 1\n" in log
 
 
+def test_a_failure_names_the_command_once_and_the_inputs_as_they_were(tmp_path: Path) -> None:
+    step = toil.shell("echo {x}; echo oh no >&2; exit 3", name="fails")
+    with pytest.raises(FailedTasksError) as raised:
+        compute(step(x="a b"), store=tmp_path / "run", cluster="local", workers=1)
+    message = str(raised.value)
+    assert message.count("exit 3") == 1
+    assert message.count("oh no") == 2  # in the command, and as what it wrote
+    assert "fails(x='a b'), task" in message
+
+
 def test_every_part_of_a_pipeline_counts_and_unset_variables_are_errors() -> None:
     for command in ("false | cat", "echo $unset_variable", "false; true"):
         with pytest.raises(FailedTasksError, match="exit status 1"):

@@ -222,22 +222,70 @@ def _plain(value: Any) -> Any:
 def describe(script: Path) -> list[tuple[str, str, str]]:
     """Read from a script, without running it, the names of its parameters, their types with defaults, and their help.
 
-    The dataclass must be in the script itself.
+    The dataclass is in the script itself, or in a module beside it that the script imports it from.
     """
-    try:
-        tree = ast.parse(script.read_bytes())
-    except (SyntaxError, ValueError):
-        return []
+    tree = _parsed(script)
     wanted = {
-        call.args[0].id
+        _dotted(call.args[0])
         for call in ast.walk(tree)
         if isinstance(call, ast.Call)
         and call.args
-        and isinstance(call.args[0], ast.Name)
         and (getattr(call.func, "attr", None) == "params" or getattr(call.func, "id", None) == "params")
     }
-    classes = (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name in wanted)
-    return [entry for node in classes for entry in _entries(node)]
+    return [entry for name in sorted(wanted - {""}) for entry in _described(name, tree, script.parent, 0)]
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ast.Module([], [])
+
+
+def _dotted(node: ast.expr) -> str:
+    """Return ``name`` or ``module.name``; an empty text for other expressions."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def _described(name: str, tree: ast.Module, folder: Path, depth: int) -> list[tuple[str, str, str]]:
+    """Describe the class of a name that a module has, wherever it comes from, with its bases' fields first."""
+    if depth > _MOST_STEPS:
+        return []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            bases = [entry for base in node.bases for entry in _described(_dotted(base), tree, folder, depth + 1)]
+            return [*bases, *_entries(node)]
+    source = _source(name, tree, folder)
+    return _described(source[0], _parsed(source[1]), folder, depth + 1) if source else []
+
+
+def _source(name: str, tree: ast.Module, folder: Path) -> tuple[str, Path] | None:
+    """Return what an imported name is called in its module, and that module's file, if it is below the folder."""
+    first, _, rest = name.partition(".")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not rest and not node.level:
+            for alias in node.names:
+                if first == (alias.asname or alias.name) and (path := _module(folder, node.module or "")):
+                    return alias.name, path
+        elif isinstance(node, ast.Import) and rest:
+            for alias in node.names:
+                used = alias.asname or alias.name
+                if name.startswith(f"{used}.") and (path := _module(folder, alias.name)):
+                    return name.removeprefix(f"{used}."), path
+    return None
+
+
+def _module(folder: Path, name: str) -> Path | None:
+    place = folder.joinpath(*name.split("."))
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if name and path.is_file()), None)
+
+
+_MOST_STEPS = 10
+"""How many imports and base classes are followed, one after the other."""
 
 
 def _entries(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:

@@ -56,6 +56,9 @@ __all__ = ["Running", "choose_cluster"]
 
 _log = logging.getLogger(__name__)
 
+_SHELL_STEP = "toilfn.steps.run._run"
+"""The full name of the function of all shell steps."""
+
 _FLAG_INTERVAL = 2.0
 """Seconds between two looks at the kill flag."""
 
@@ -318,7 +321,12 @@ class Running:
             raise stuck_tasks(stuck, leader.tasks.name)
 
     def _inputs_of(self, leader: Leader) -> Callable[[TaskId], str]:
-        return lambda id_: describe_arguments(leader.tasks.get(id_), leader.tasks.name, self._store.get_blob)
+        def inputs(id_: TaskId) -> str:
+            task = leader.tasks.get(id_)
+            is_shell_step = leader.tasks.function(task).parts.get("name") == _SHELL_STEP
+            return describe_arguments(task, leader.tasks.name, self._store.get_blob, is_shell_step=is_shell_step)
+
+        return inputs
 
     def _log_of(self, failure: records.Failure) -> str:
         return self._read_log(failure).decode(errors="replace")

@@ -221,7 +221,12 @@ class _Later:
 
 
 def describe_arguments(
-    task: TaskRecord, name: Callable[[TaskId], str], get_blob: Callable[[BlobRef], bytes], limit: int = 200
+    task: TaskRecord,
+    name: Callable[[TaskId], str],
+    get_blob: Callable[[BlobRef], bytes],
+    *,
+    is_shell_step: bool = False,
+    limit: int = 200,
 ) -> str:
     """Show a task's arguments as they would be written, values of other tasks by name.
 
@@ -232,12 +237,16 @@ def describe_arguments(
         Gives the name of a task that an argument comes from.
     get_blob : callable
         Reads arguments that are not in the record.
+    is_shell_step : bool
+        Whether only the inputs of a shell command are shown.
     limit : int
         How many characters at most.
     """
     payload = task.args if isinstance(task.args, bytes) else get_blob(task.args)
     try:
         args, kwargs = loads(payload, {need: _Later(name(need)) for need in task.needs})
+        if is_shell_step:  # the failure's message has the command
+            args = ()
         shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in kwargs.items())])
     except Exception as error:  # an argument whose class or __repr__ fails must not hide the task's own failure
         return f"arguments that cannot be shown: {error}"

@@ -103,7 +103,8 @@ def user_traceback(error: BaseException) -> str:
 def _formatted(error: BaseException) -> str:
     if isinstance(error, ToilfnError) and error.is_explained:
         said = "".join(traceback.format_exception_only(error))
-        return "" if said.strip() == one_line(error) else said
+        first, _, rest = said.partition("\n")
+        return rest if first.strip() == one_line(error) else said
     whole = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = whole
     has_others = False
