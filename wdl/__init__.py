@@ -1,4 +1,4 @@
-"""WDL documents become tasks: ``toilfn.wdl.load("hello.wdl")(name="x")`` is a promise."""
+"""Run WDL documents as tasks: ``toilfn.wdl.load("hello.wdl")(name="x")`` returns a promise."""
 
 from __future__ import annotations
 

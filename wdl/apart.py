@@ -1,4 +1,4 @@
-"""Large values that many tasks have in common: one file of the store, which each process loads once."""
+"""Store large values that many tasks share in one file, which each process loads once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from toilfn.wdl.once import Once
 __all__ = ["Apart", "apart", "together"]
 
 _LARGE = 200
-"""How many texts and numbers a value has that is kept apart."""
+"""Number of texts and numbers from which on a value is stored in a file."""
 
 
 @dataclass(frozen=True)
 class Apart(Once):
-    """A value in a file of the store."""
+    """A value in a file in the store."""
 
     file: File
     digest: str
 
     def counts(self) -> str:
-        """Return what identifies the value."""
+        """Return the digest of the value."""
         return self.digest
 
 
 def apart(plain: Any) -> Any:
-    """Return what stands for an encoded value in the arguments of many tasks, which is itself if it is small."""
+    """Return the representation of an encoded value in the arguments of many tasks: itself, if it is small."""
     if _count(plain) < _LARGE:
         return plain
     with open_write("value.pickle") as stream:
@@ -39,7 +39,7 @@ def apart(plain: Any) -> Any:
 
 
 def together(found: Any) -> Any:
-    """Return the value that something from `apart` stands for."""
+    """Return the value for a result of `apart`."""
     return _load(found.file) if isinstance(found, Apart) else found
 
 
@@ -49,7 +49,7 @@ def _load(file: File) -> Any:
 
 
 def _count(plain: Any) -> int:
-    """Count what is in a value, as far as needed; the same for all values that are equal."""
+    """Count the items in a value, up to the limit; the count is the same for equal values."""
     count, stack = 0, [plain]
     while stack and count < _LARGE:
         found = stack.pop()

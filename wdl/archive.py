@@ -1,6 +1,6 @@
-"""Archives of documents, as ``miniwdl zip`` makes them: the main document is in ``MANIFEST.json``, with default inputs.
+"""Archives of documents from ``miniwdl zip``: ``MANIFEST.json`` names the main document and default inputs.
 
-The manifest is that of Amazon's Genomics CLI ("workflow.zip": ``mainWorkflowURL``, ``inputFileURLs``).
+The manifest has the format of the Amazon Genomics CLI ("workflow.zip": ``mainWorkflowURL``, ``inputFileURLs``).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _MANIFEST = "MANIFEST.json"
 
 
 class Opened(NamedTuple):
-    """What is in an archive."""
+    """The main document of an archive, and its inputs."""
 
     document: str
     inputs: list[str]
-    """Files of inputs that come first."""
+    """Input files to read before those of the user."""
 
 
 def opened(place: str) -> Opened:
-    """Find the main document of an archive, or of a directory that was one; anything else is a document itself.
+    """Find the main document of an archive or an unpacked archive; any other path is a document itself.
 
-    Archives are unpacked in the user's cache directory, where a run that goes on later finds their files again.
+    Archives are unpacked in the user's cache directory, where a resumed run finds their files again.
 
     Raises
     ------
     InputError
-        If there is no telling which is the main document.
+        If the main document cannot be determined.
     """
     path = Path(place)
     if path.is_dir():

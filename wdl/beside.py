@@ -1,4 +1,4 @@
-"""Files that a document itself names: where one has changed, what may read it runs again."""
+"""Find the files that a document names: when one of them changes, the tasks that may read it run again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["states"]
 
 
 def states(nodes: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], str]:
-    """Tell one state of the files that tasks and workflows name from another; of a workflow with all that it may call.
+    """Return digests of the states of the files that tasks and workflows name, including those of their callees.
 
     Parameters
     ----------
     nodes : mapping
-        The `WDL.Tree.Task` and `WDL.Tree.Workflow` of a document by their paths.
+        The `WDL.Tree.Task` and `WDL.Tree.Workflow` objects of a document by their paths.
 
     Returns
     -------
     dict
-        Only those that name any file which is there.
+        Digests by path, only for nodes that name existing files.
     """
     own = {path: sorted(_named(node)) for path, node in nodes.items()}
     found = {}
@@ -38,9 +38,9 @@ def states(nodes: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], str]:
 
 
 def _named(node: Any) -> Iterator[tuple[str, str]]:
-    """Iterate over the files and directories that texts in a node are the paths of, with their states."""
+    """Iterate over the existing files and directories that a node names, with their states."""
     folder = os.path.dirname(str(node.pos.abspath))
-    outputs = set(map(id, node.outputs or ())) if isinstance(node, Tree.Task) else set()  # its command makes these
+    outputs = set(map(id, node.outputs or ())) if isinstance(node, Tree.Task) else set()  # created by the command
     for part in node.children:
         for text, kind in _texts(part, "") if id(part) not in outputs else ():
             place = os.path.join(folder, text)
@@ -49,7 +49,7 @@ def _named(node: Any) -> Iterator[tuple[str, str]]:
 
 
 def _texts(part: Any, kind: str) -> Iterator[tuple[str, str]]:
-    """Iterate over the texts that may be paths: where a File or Directory is wanted, or in what reads one."""
+    """Iterate over the texts that may be paths: Files, Directories, and arguments of functions that read files."""
     if isinstance(part, Tree.Decl):
         kind = _kind(part.type)
     if isinstance(part, Expr.Apply) and part.function_name.startswith(_READERS):

@@ -1,4 +1,4 @@
-"""Finished calls, kept for other runs: found by a task's text, its inputs' content, and its container's image."""
+"""A cache of finished calls for other runs, by a task's text, the content of its inputs, and its container image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CachedContent:
     """A file or directory in the cache."""
 
     place: str
-    """Relative to the entry."""
+    """The path relative to the entry."""
     folder: str
     is_directory: bool
 
@@ -38,13 +38,13 @@ class Cache:
     Parameters
     ----------
     directory : str
-        Of the whole cache; all workers must see it.
+        The directory of the cache, which all workers must be able to access.
     task : str
         The task's digest.
     inputs : mapping
-        Encoded.
+        The encoded inputs.
     image : str
-        The container's.
+        The container image.
     """
 
     def __init__(self, directory: str, task: str, inputs: Mapping[str, Any], image: str) -> None:
@@ -54,16 +54,16 @@ class Cache:
         self._entry = Path(directory) / key[:2] / key
 
     def get(self) -> dict[str, Any] | None:
-        """Return the outputs of the same call in another run, with its files in this run's store."""
+        """Return the outputs of the same call in another run, with its files imported into this run's store."""
         try:
             plain = pickle.loads((self._entry / "outputs").read_bytes())
-        except (FileNotFoundError, AttributeError):  # the latter: another version of toilfn wrote it
+        except (FileNotFoundError, AttributeError):  # AttributeError: written by another version of toilfn
             return None
-        current().log.info("outputs are those of an earlier run: %s", self._entry)
+        current().log.info("using the outputs of an earlier run: %s", self._entry)
         return mapped(plain, self._restored)  # type: ignore[no-any-return]  # a dict gives a dict
 
     def put(self, outputs: Mapping[str, Any]) -> None:
-        """Keep outputs; whoever is first wins."""
+        """Save outputs, unless another process has already done so."""
         draft = self._entry.with_name(f".{secrets.token_hex(8)}")
         draft.mkdir(parents=True, mode=0o700)
         try:
@@ -90,7 +90,7 @@ def _cached(stored: Stored, draft: Path) -> CachedContent:
 
 
 def mapped(plain: Any, change: Any) -> Any:
-    """Copy an encoded value with other files in it."""
+    """Copy an encoded value, applying a function to its files."""
     if isinstance(plain, (Stored, CachedContent)):
         return change(plain)
     if isinstance(plain, PathText):

@@ -1,4 +1,4 @@
-"""Calls of a document's tasks and workflows as promises; what many calls have in common is worked out once."""
+"""Create the promises of calls of a document's tasks and workflows; data shared by many calls is computed once."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from toilfn.wdl.values import decode
 __all__ = ["Calls", "without_nulls"]
 
 _MOST_KNOWN = 256
-"""How many runtimes are remembered: if they depend on each call's own inputs, that is of no use."""
+"""Number of runtimes to cache, which is useful only if they do not depend on the inputs of each call."""
 
 
 @dataclass(frozen=True)
 class _Callee:
-    """A task or workflow that is called."""
+    """A called task or workflow."""
 
     called: Callee
     node: Any
     types: Mapping[str, Type.Base]
-    """Of the inputs that its runtime section needs."""
+    """The types of the inputs that its runtime section needs."""
 
 
 class Calls:
-    """Makes the promises of calls.
+    """Creates the promises of calls.
 
     Parameters
     ----------
     program : Program
         The document.
     machine : Machine
-        How commands are run.
+        The options for running commands.
     workflow : Task
         The toilfn task that runs a workflow.
     """
@@ -58,7 +58,7 @@ class Calls:
         self._known: dict[str, tuple[Runtime, Task[..., Any]]] = {}
 
     def call(self, node: Any, inputs: Mapping[str, Any], name: str = "", after: Any = ()) -> Any:
-        """Build the promise of a call's outputs.
+        """Return the promise of a call's outputs.
 
         Parameters
         ----------
@@ -66,9 +66,9 @@ class Calls:
         inputs : mapping
             Encoded inputs by name.
         name : str
-            What the call is called.
+            The name of the call.
         after : iterable of promises
-            What must be complete before.
+            Promises that must be complete before.
         """
         found = self._callees.get(id(node)) or self._look_at(node)
         name = name or node.name
@@ -92,7 +92,7 @@ class Calls:
     def _prepared(
         self, found: _Callee, name: str, given: Mapping[str, Any], overrides: Mapping[str, Any]
     ) -> tuple[Runtime, Task[..., Any]]:
-        """Return what a call asks for, and the task that asks for it."""
+        """Return the runtime of a call, and the task with its requirements."""
         reaching = {key: given[key] for key in found.types if key in given}
         known = repr((found.called.path, name, reaching, overrides))
         if known not in self._known:
@@ -114,7 +114,7 @@ class Calls:
 
 
 def without_nulls(node: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out None where a default stands and the type allows no None: so the default counts."""
+    """Leave out None for inputs that have a default and whose type does not allow None, so that the default is used."""
     if None not in inputs.values():
         return dict(inputs)
     declared = node.available_inputs

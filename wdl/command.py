@@ -1,4 +1,4 @@
-"""The call of a task: its inputs are put into place, its command is run, and its outputs are kept."""
+"""Run the call of a task: put its inputs in place, run its command, and store its outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
 
 @task(version="1")
 def command(called: Callee, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> dict[str, Any]:
-    """Run a task's command; gives its encoded outputs."""
+    """Run a task's command, and return its encoded outputs."""
     inputs = {name: together(plain) for name, plain in inputs.items()}
     cache = Cache(machine.cache, called.digest, inputs, runtime.image or machine.image) if machine.cache else None
     found: dict[str, Any] | None = cache.get() if cache else None
@@ -65,7 +65,7 @@ class Call:
             self.env = self.env.bind(name, decode(plain, binding_type(declared[name]), self.paths))
 
     def run(self) -> dict[str, Any]:
-        """Evaluate, run, evaluate."""
+        """Evaluate the declarations, run the command, and evaluate the outputs."""
         library = Library(self.task.effective_wdl_version, self.paths, source_dir(self.task))
         decls = [*(self.task.inputs or []), *self.task.postinputs]
         self._evaluate([decl for decl in decls if not self.env.has_binding(decl.name)], library)
@@ -98,8 +98,8 @@ class Call:
             return None, Value.Null()
         value = decl.expr.eval(self.env, library).coerce(decl.type)
         if decl not in self.task.outputs and decl.name not in self._used:
-            return None, value  # what nobody reads is not looked for: it may be a default somewhere far away
-        # What the command does not make, it may still name: only inputs and outputs must be there.
+            return None, value  # unused; may be a default that exists only elsewhere
+        # A declaration may name a file that does not exist: only inputs and outputs must exist.
         plain = encode(value, decl.type, self.paths, strict=decl not in self.task.postinputs)
         return plain, decode(plain, decl.type, self.paths)
 
@@ -117,13 +117,13 @@ class Call:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Return the values of declarations marked ``env`` (WDL 1.2, "Environment Variables"); None is not there."""
+        """Return the values of declarations marked ``env`` (WDL 1.2, "Environment Variables"), except None."""
         decls = (*(self.task.inputs or []), *self.task.postinputs)
         values = {decl.name: self.env[decl.name] for decl in decls if decl.decor.get("env") is True}
         return {name: _text(value) for name, value in values.items() if not isinstance(value, Value.Null)}
 
     def _check(self, status: int, execution: Execution) -> None:
-        """Raise an error if the command has failed, by its exit status or by what it has said."""
+        """Raise an error if the command has failed, by its exit status or its output."""
         codes, words = self.runtime.return_codes, execution.last_words()
         name, place = self.task.name, where(self.task.command)
         if codes is not None and status not in codes:
@@ -135,7 +135,7 @@ class Call:
             raise ContainerError(text, status, words)
 
     def _with_task(self, env: Env.Bindings[Value.Base], status: int | None) -> Env.Bindings[Value.Base]:
-        """Bind WDL 1.2's variable ``task``."""
+        """Bind the variable ``task`` of WDL 1.2."""
         if not is_at_least(self.task.effective_wdl_version, "1.2"):
             return env
         from toilfn.wdl.taskinfo import task_value
@@ -144,7 +144,7 @@ class Call:
 
 
 def _killed(status: int) -> str:
-    """Return what one exit status nearly always means."""
+    """Explain exit status 137, which nearly always means that the command exceeded its memory."""
     if status != 137:
         return ""
     memory = format_size(current().memory)
@@ -152,7 +152,7 @@ def _killed(status: int) -> str:
 
 
 def _text(value: Value.Base) -> str:
-    """Return a value as a placeholder has it, but a compound one as JSON."""
+    """Return a value as text, like a placeholder, but compound values as JSON."""
     if isinstance(value, _COMPOUND):
         return json.dumps(value.json)
     return value.value if isinstance(value, Value.String) else str(value)

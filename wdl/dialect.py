@@ -1,13 +1,13 @@
-"""What the specifications allow and miniwdl does not: it is taught here, before a document is parsed.
+"""Extend miniwdl by features that the specifications allow but miniwdl does not support.
 
-- ``Object`` is a type of its own (draft-2, 1.0; "deprecated" in 1.1 and 1.2), whose members have any type.
-- A placeholder in a string of WDL 1.0 may hold quotes of the kind around it, and options, which count in commands
-  only (1.0, "Expression Placeholder Options"): Cromwell reads it so.
-- A placeholder is empty from 1.2 on where None in it causes an error ("Expression Placeholder Coercion").
+- ``Object`` is a type (draft-2, 1.0; "deprecated" in 1.1 and 1.2), whose members can have any type.
+- A placeholder in a string of WDL 1.0 can contain quotes of the same kind as the string, and options, which have an
+  effect only in commands (1.0, "Expression Placeholder Options"), as in Cromwell.
+- From 1.2 on, a placeholder is empty if a None in it causes an error ("Expression Placeholder Coercion").
 - ``write_object`` and ``write_objects`` (draft-2 to 1.2, "write_object").
-- A call may have its workflow's name, and be of a workflow without a section of outputs: it gives those of its calls.
-- Hints that have an effect are kept (1.2, "Hints Section").
-- From WDL 1.1 on, nothing compound becomes a String by itself (1.1, "Type Coercion").
+- A call can have the name of its workflow; a called workflow without an output section returns its calls' outputs.
+- Hints that have an effect are preserved (1.2, "Hints Section").
+- From WDL 1.1 on, compound values are not coerced to String (1.1, "Type Coercion").
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from toilfn.wdl.language import is_at_least
 from toilfn.wdl.placeholders import EmptyingPlaceholder, TextPlaceholder, UnionPlaceholder
 from toilfn.wdl.syntax import extend_grammars
 
-__all__ = ["HINTS", "ObjectType", "check", "teach"]
+__all__ = ["HINTS", "ObjectType", "check", "patch_miniwdl"]
 
 HINTS = ("shortTask", "short_task")
-"""Those of a section of hints (1.2) that have an effect."""
+"""The hints (1.2) that have an effect."""
 
 
 class ObjectType(Type.Any):
-    """The type ``Object``: what is in it is known when it is there."""
+    """The type ``Object``, whose members are known only at run time."""
 
     def __str__(self) -> str:
         return "Object" + ("?" if self.optional else "")
 
 
 class Member(Expr.Get):
-    """A member access, which may also be one of an ``Object``."""
+    """A member access that also supports ``Object``."""
 
     def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
         try:
             return super()._infer_type(type_env)
         except Error.NoSuchMember:
-            if isinstance(self.expr._type, ObjectType):  # there is none where the name before it is wrong, too
+            if isinstance(self.expr._type, ObjectType):  # missing if the name before it is invalid
                 return ObjectType()
             raise
 
@@ -61,7 +61,7 @@ class Member(Expr.Get):
 
 
 class Reader(_parser._DocTransformer):
-    """Makes documents of what the parser has found."""
+    """Transforms a parse tree into a document."""
 
     @lark.v_args(meta=True)
     def get_name(self, meta: Any, items: list[Any]) -> Expr.Base:
@@ -89,7 +89,7 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def placeholder(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Build a placeholder of a command."""
+        """Build a placeholder in a command."""
         plain: Any = super()
         found: Expr.Placeholder = plain.placeholder(meta, items)
         kind = EmptyingPlaceholder if is_at_least(self._version or "draft-2", "1.2") else UnionPlaceholder
@@ -97,7 +97,7 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def int(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Build an Int, which may be hexadecimal."""
+        """Build an Int, including hexadecimal ones."""
         return Expr.Int(self._place(meta), int(items[0], 16 if "x" in items[0].lower() else 10))
 
     @lark.v_args(meta=True)
@@ -108,7 +108,7 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def plus(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Build a number with a plus before it."""
+        """Build a number with a plus sign."""
         place = self._place(meta)
         return Expr.Apply(place, "_sub", [*items, Expr.Int(place, 0)])
 
@@ -120,13 +120,13 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def call_as(self, meta: Any, items: list[Any]) -> Tree.Call:
-        """Build a call with another name."""
+        """Build a call with an alias."""
         plain: Any = super()
         return _own(plain.call_as(meta, items))
 
     @lark.v_args(meta=True)
     def task(self, meta: Any, items: list[Any]) -> Tree.Task:
-        """Build a task. Hints that have an effect are read as the runtime's attributes, as they were in WDL 1.1."""
+        """Build a task. Hints that have an effect become runtime attributes, as in WDL 1.1."""
         plain: Any = super()
         found: Tree.Task = plain.task(meta, items)
         for item in items:
@@ -141,13 +141,13 @@ class Reader(_parser._DocTransformer):
 
 
 class Call(Tree.Call):
-    """A call, which may also be named as its workflow is, or be of a workflow without a section of outputs.
+    """A call that can also have the name of its workflow, or call a workflow without an output section.
 
     No specification forbids that.
     """
 
     def resolve(self, doc: Tree.Document) -> None:
-        """Find what is called."""
+        """Find the callee."""
         try:
             super().resolve(doc)
         except Error.MultipleDefinitions:
@@ -165,7 +165,7 @@ def _own(call: Tree.Call) -> Call:
 
 
 class WriteObjects(StdLib.Function):
-    """The functions ``write_object`` and ``write_objects``: a table of names, and of values in the rows below.
+    """The functions ``write_object`` and ``write_objects``: a table with a row of names and rows of values.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class WriteObjects(StdLib.Function):
         self._many = many
 
     def infer_type(self, expr: Expr.Apply) -> Type.Base:
-        """Check the argument."""
+        """Check the argument, and return the type of the result."""
         if len(expr.arguments) != 1:
             raise Error.WrongArity(expr, 1)
         given = expr.arguments[0].type
@@ -205,38 +205,38 @@ class WriteObjects(StdLib.Function):
 
 
 def _members(value: Value.Base) -> dict[str, Value.Base]:
-    """Return the members of an Object, a Struct, or a Map by name."""
+    """Return the members of an Object, a Struct or a Map by name."""
     if isinstance(value, Value.Map):
         return {str(key.value): item for key, item in value.value}
     return dict(value.value)
 
 
-def teach() -> None:
-    """Have miniwdl read documents as this module says. It may be called again."""
+def patch_miniwdl() -> None:
+    """Patch miniwdl with the features of this module. May be called again."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _DEPTH))
-    numbers.teach()
+    numbers.patch_miniwdl()
     for name, many in (("write_object", False), ("write_objects", True)):
         setattr(StdLib.Base, name, WriteObjects(many=many))
     extend_grammars()
     Value.Base.expr = property(operator.attrgetter("_expr"), _note_expression)  # type: ignore[method-assign, assignment]
     _parser.parse = parse
-    _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no other door to it
+    _parser._DocTransformer = Reader  # type: ignore[misc]  # there is no public way
     if "_EITHER_DELIM expr" in _grammar.versions["1.0"]:
         _grammar.versions["1.0"] = _grammar.versions["1.0"].replace("_EITHER_DELIM expr", "_EITHER_DELIM placeholder")
 
 
 def _note_expression(value: Value.Base, expr: Expr.Base) -> None:
-    """Note where a value is from; miniwdl would note it in all that the value holds, each time that it is read."""
+    """Record the expression of a value. miniwdl would also record it in all nested values, at each access."""
     value._expr = expr
 
 
 def check(document: Tree.Document) -> None:
-    """Refuse what miniwdl lets pass.
+    """Refuse documents that miniwdl wrongly accepts.
 
     Raises
     ------
     WDL.Error.StaticTypeMismatch
-        If an array literal would need to turn something compound into a String.
+        If an array literal would coerce a compound value to String.
     """
     if not is_at_least(document.effective_wdl_version, "1.1"):
         return
@@ -248,7 +248,7 @@ def check(document: Tree.Document) -> None:
 
 
 _DEPTH = 10_000
-"""How many calls may be nested: a few for each part of a sum, and for each of declarations that need one another."""
+"""Python's recursion limit: a few calls for each term of a sum, and for each declaration in a chain of dependencies."""
 
 _COMPOUND = (Type.Array, Type.Map, Type.Pair, Type.StructInstance, Type.Object)
 

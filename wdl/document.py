@@ -1,4 +1,4 @@
-"""Reading a document: parsed and checked by miniwdl, its errors told as compilers do."""
+"""Read and check a document with miniwdl, and report errors in the format of compilers."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from toilfn.wdl.program import Source, nodes
 __all__ = ["doubts", "entrypoint", "load_document", "source"]
 
 _TOO_DEEP = (
-    "an expression is nested too deeply, or thousands of declarations need one another; make it of several parts"
+    "an expression is nested too deeply, or too many declarations depend on each other; split it into several parts"
 )
 
 
 def load_document(place: str, *, path: Sequence[str] = (), strict: bool = True) -> Tree.Document:
-    """Parse a document with all that it imports, and check its types.
+    """Parse a document with all its imports, and check its types.
 
     Parameters
     ----------
     place : str
         A path, a URL, or the id of a tool in a registry (`toilfn.wdl.fetch`).
     path : sequence of str
-        More directories to look for imports in.
+        Additional directories to search for imports.
     strict : bool
         Whether optional and non-empty types are checked.
 
     Raises
     ------
     WDLError
-        If something is wrong with it; one line for each thing, with file, line and column.
+        If the document is invalid. The message has one line for each problem, with file, line and column.
     """
-    dialect.teach()
+    dialect.patch_miniwdl()
     try:
         return _loaded(place, path, strict=strict)
     except (Error.SyntaxError, Error.ImportError, Error.ValidationError, Error.MultipleValidationErrors) as error:
@@ -60,12 +60,12 @@ def _loaded(place: str, path: Sequence[str], *, strict: bool) -> Tree.Document:
 
 
 def _way_out(place: str, path: Sequence[str]) -> list[str]:
-    """Tell of the option that takes a document which is careless about ``?`` and ``+``, as many for Cromwell are."""
+    """Suggest the option for documents with wrong uses of ``?`` and ``+``, as many documents for Cromwell have."""
     try:
         _loaded(place, path, strict=False)
-    except Exception:  # which is told already
+    except Exception:  # the first error is reported anyway
         return []
-    return ["if it runs elsewhere as it is: --no-quant-check (in Python quant_check=False) leaves ? and + to the run"]
+    return ["if other runners accept it, use --no-quant-check (in Python quant_check=False), which ignores ? and +"]
 
 
 def _lines(error: Any) -> list[str]:
@@ -82,10 +82,10 @@ def _lines(error: Any) -> list[str]:
 
 
 def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]:
-    """Return what miniwdl's linter has to say, with file, line and column, but for some kinds; one line each."""
+    """Return the warnings of the linter of miniwdl, except some kinds, one line each with file, line and column."""
     try:
         Lint.lint(document)
-    except Exception as error:  # of the linter itself: the document was type-checked
+    except Exception as error:  # an error of the linter itself: the document is valid
         return [f"{where(document)}: miniwdl's linter fails: {type(error).__name__}: {error} (LinterFailure)"]
     found = sorted({entry[:3] for entry in Lint.collect(document) if not entry[3] and entry[1] not in suppress})
     return [f"{where(pos)}: {text} ({kind})" for pos, kind, text in found]
@@ -109,18 +109,18 @@ def _texts(document: Tree.Document) -> list[str]:
 
 
 def entrypoint(document: Tree.Document, name: str | None = None) -> Any:
-    """Find the workflow or task that is to be run.
+    """Find the workflow or task to run.
 
     Parameters
     ----------
     document : WDL.Tree.Document
     name : str, optional
-        Which; by default the workflow, or the only task.
+        Its name; by default the workflow, or the only task.
 
     Raises
     ------
     WDLError
-        If there is none, or no telling which.
+        If there is none, or it is ambiguous.
     """
     own: list[Any] = [*([document.workflow] if document.workflow else []), *document.tasks]
     named = {node.name: node for node in own}

@@ -1,4 +1,4 @@
-"""Running a command in a container, or without one."""
+"""Run a command, in a container or without one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from toilfn.worker.usage import add_outside
 __all__ = ["Execution", "run"]
 
 _TAIL = 4096
-"""How many bytes of standard error an error has."""
+"""Number of bytes of standard error to show in an error."""
 
 _PERIOD = 0.5
-"""Seconds between two looks at what a command has written to standard error."""
+"""Seconds between two reads of a command's standard error."""
 
 _WRAPPER = f"""\
 export TMPDIR="${{TMPDIR:-/tmp}}"
@@ -36,38 +36,37 @@ echo $? >../status
 [ -z "$TOILFN_AS_ROOT" ] || chown -R "$(stat -c %u:%g ../command)" .. 2>/dev/null
 exec >../usage 2>/dev/null
 {REPORT}"""
-"""Run by the container's own sh: so an exit status of the command is never taken for one of the engine.
+"""A script for the container's sh, so that an exit status of the command is never mistaken for one of the engine.
 
-Commands that were written for Cromwell expect ``TMPDIR`` to be set. A user that the image does not know has a home
-directory that cannot be written. Files that root has made are given to the owner of the command, whoever that is in
-the container.
+Commands written for Cromwell expect ``TMPDIR`` to be set. A user whom the image does not know has no writable home
+directory. Files that root has created are given to the owner of the file with the command.
 """
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A command, and where it runs.
+    """A command and its environment.
 
     Attributes
     ----------
     script : str
-        For bash.
+        The command, a script for bash.
     place : Path
-        The directory of all that belongs to it; the container sees it at the same place.
+        The directory of all its files, which has the same path in the container.
     work : Path
-        In `place`: where it runs.
+        The command's working directory, in `place`.
     image : str or None
-        That the task names.
+        The container image of the task.
     default_image : str
-        For when it names none.
+        The image for tasks that name none.
     env : mapping
-        Variables of the command.
+        Environment variables of the command.
     protected : sequence of Path
-        What in `place` it may not change, if it runs in a container.
+        Paths in `place` that the command must not change, if it runs in a container.
     as_root : bool
-        Whether it is root in its container.
+        Whether the command runs as root in its container.
     disks : mapping
-        Directories in `place`, by where the container has them; without a container they are not there.
+        Directories in `place`, by their mount points in the container; not used without a container.
     """
 
     script: str
@@ -82,12 +81,12 @@ class Execution:
 
     @property
     def stdout(self) -> Path:
-        """What the command wrote to standard output."""
+        """The file with the command's standard output."""
         return self.place / "stdout.txt"
 
     @property
     def stderr(self) -> Path:
-        """What the command wrote to standard error."""
+        """The file with the command's standard error."""
         return self.place / "stderr.txt"
 
     def last_words(self) -> str:
@@ -98,19 +97,19 @@ class Execution:
 
 
 def run(execution: Execution, engine: str) -> int:
-    """Run a command, and give its exit status.
+    """Run a command, and return its exit status.
 
     Parameters
     ----------
     execution : Execution
     engine : str
-        "auto" for the first engine that works here, and for none if there is none and the task names no image; the
-        name of an engine; or "none".
+        "auto" for the first engine that works on this machine, or for none if there is none and the task names no
+        image; the name of an engine; or "none".
 
     Raises
     ------
     ContainerError
-        If the engine does not work, or the image cannot be had.
+        If the engine does not work, or the image cannot be fetched.
     """
     (execution.place / "command").write_text(execution.script)
     with _shown(execution.stderr):
@@ -143,7 +142,7 @@ def _run_here(execution: Execution) -> int:
             ).returncode
     finally:
         end_leftovers(execution.place)
-    return status if status >= 0 else 128 - status  # as a shell tells a signal
+    return status if status >= 0 else 128 - status  # like a shell
 
 
 def _run_in_container(execution: Execution, engine: str | None) -> int:
@@ -160,7 +159,7 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
         user="0:0" if execution.as_root else None,
         engine=engine,
     )
-    if choose(engine).keeps_containers:  # others run it as a child of this process, which is counted already
+    if choose(engine).keeps_containers:  # other engines run it as a child process, which is counted anyway
         usage = counted((execution.place / "usage").read_text())
         if usage:
             add_outside(*usage)
@@ -169,7 +168,7 @@ def _run_in_container(execution: Execution, engine: str | None) -> int:
 
 @contextmanager
 def _shown(stderr: Path) -> Iterator[None]:
-    """Make standard error part of the attempt's log while it is written: the attempt may be killed at any moment."""
+    """Copy standard error to the attempt's log as it is written, since the attempt may be killed at any time."""
     ended = threading.Event()
     follower = threading.Thread(target=_follow, args=(stderr, ended), daemon=True)
     follower.start()

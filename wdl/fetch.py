@@ -1,6 +1,6 @@
-"""Where documents come from: files, URLs, and registries of tools.
+"""Fetch documents from files, URLs and tool registries.
 
-Registries speak GA4GH's Tool Registry Service API, version 2, as Dockstore does.
+Registries implement the GA4GH Tool Registry Service API, version 2, as Dockstore does.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Reader = Callable[[str, "list[str]", "Tree.Document | None"], Awaitable[ReadSour
 
 _TOOL = re.compile(r"(?P<id>(#workflow/|#notebook/)?[\w.-]+\.[a-z]+/[\w./-]+):(?P<version>[\w./-]+)")
 _REGISTRY = "https://dockstore.org/api"
-"""Unless the environment variable ``TOILFN_TRS_SERVER`` names another."""
+"""The default registry; the environment variable ``TOILFN_TRS_SERVER`` overrides it."""
 
 
 def located(place: str) -> str:
-    """Return the path or URL of a document: a tool's id is looked up in its registry."""
+    """Return the path or URL of a document; look up the id of a tool in its registry."""
     tool = None if os.path.exists(place) else _TOOL.fullmatch(place)
     return _registered(tool["id"], tool["version"]) if tool else place
 
 
 def reader() -> Reader:
-    """Make what `WDL.load` reads documents with."""
+    """Return the function with which `WDL.load` reads documents."""
 
     async def read(uri: str, path: list[str], importer: Tree.Document | None) -> ReadSourceResult:
         place = _relative_to(uri, importer)
@@ -56,13 +56,13 @@ def _relative_to(uri: str, importer: Tree.Document | None) -> str:
 
 
 def _registered(tool: str, version: str) -> str:
-    """Ask a registry for the URL of a tool's document."""
+    """Return the URL of a tool's document from a registry."""
     server = os.environ.get("TOILFN_TRS_SERVER", _REGISTRY).rstrip("/")
     name = tool if tool.startswith("#") else f"#workflow/{tool}"
     where = f"{server}/ga4gh/trs/v2/tools/{quote(name, safe='')}/versions/{quote(version, safe='')}/WDL/descriptor"
     answer = json.loads(_fetch(where))
     if not isinstance(answer, dict) or not answer.get("url"):
-        raise InputError(f"registry {server} does not say where the document of {tool}:{version} is")
+        raise InputError(f"registry {server} has no URL for the document of {tool}:{version}")
     return str(answer["url"])
 
 

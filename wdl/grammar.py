@@ -1,4 +1,4 @@
-"""WDL's grammars as tables of a parser, kept for the next process: making those of one takes a fifth of a second."""
+"""A cache of the parser tables of WDL's grammars, since building the tables for one takes a fifth of a second."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NOT_TABLES = (pickle.PickleError, EOFError, AttributeError, ImportError, TypeEr
 
 
 def parse(grammar: str, txt: str, start: str) -> tuple[lark.Tree[Any], list[lark.Token]]:
-    """Parse a text, as ``WDL._parser.parse``, which this stands for.
+    """Parse a text; replaces ``WDL._parser.parse``.
 
     Raises
     ------
     Unexpected
-        If it is not a document.
+        If the text is not a valid document.
     """
     key = (grammar, start)
     if key not in _parser._lark_cache:
@@ -48,7 +48,7 @@ def _parser_of(grammar: str, start: str) -> lark.Lark:
             found: lark.Lark = _load(**pickle.loads(content), lexer_callbacks=callbacks)
             return found
         except _NOT_TABLES:
-            pass  # it is made anew
+            pass  # build the tables again
     made = lark.Lark(
         grammar, start=start, parser="lalr", maybe_placeholders=False, propagate_positions=True,
         lexer_callbacks=callbacks,

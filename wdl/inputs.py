@@ -1,4 +1,4 @@
-"""A workflow's inputs: read from JSON and from arguments, checked, and imported."""
+"""Read a workflow's inputs from JSON and arguments, check and import them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = ["arguments", "empty", "encode_inputs", "read_inputs", "template"]
 
 
 def read_inputs(place: str) -> dict[str, Any]:
-    """Read a JSON object from a path or URL, from standard input (``-``), or from a text that begins with a brace.
+    """Read a JSON object from a path, a URL, standard input (``-``), or a text that begins with a brace.
 
     Raises
     ------
     InputError
-        If it is none; says where.
+        If it is not a JSON object. The message has the position.
     """
     if place.lstrip().startswith("{"):
         return _parsed(place, "the inputs")
@@ -42,7 +42,7 @@ def read_inputs(place: str) -> dict[str, Any]:
         text = (transfer.read(place) if is_url(place) else Path(place).read_bytes()).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"input file not found: {place}") from None
-    except Exception as error:  # each of fsspec's drivers has errors of its own
+    except Exception as error:  # each fsspec driver has its own errors
         raise InputError(f"input file {place!r} cannot be read: {error}") from error
     return _parsed(text, place)
 
@@ -58,12 +58,12 @@ def _parsed(text: str, place: str) -> dict[str, Any]:
 
 
 def arguments(node: Any, words: Sequence[str]) -> dict[str, Any]:
-    """Read inputs as ``name=value``; several of one name make an array.
+    """Parse inputs of the form ``name=value``; several values for an array are collected.
 
     Raises
     ------
     WDLError
-        If a word has no ``=``, or a value is not of its type.
+        If an argument has no ``=``, or a value has the wrong type.
     """
     found: dict[str, Any] = {}
     for word in words:
@@ -85,7 +85,7 @@ def empty(node: Any, name: str) -> Any:
     Raises
     ------
     WDLError
-        If its type has none.
+        If the type has no empty value.
     """
     declared = _type_of(node, _short(node, name))
     for kind, value in ((Type.String, ""), (Type.Array, []), (Type.Map, {})):
@@ -106,7 +106,7 @@ def _value(declared: Type.Base, text: str, name: str) -> Any:
 
 
 def _short(node: Any, name: str) -> str:
-    """Leave out the name of the workflow or task that inputs may begin with."""
+    """Remove the name of the workflow or task from an input's name."""
     return name.removeprefix(f"{node.name}.")
 
 
@@ -126,21 +126,21 @@ def _type_of(node: Any, name: str) -> Type.Base:
 
 
 def _is_override(node: Any, name: str) -> bool:
-    """Return whether it is ``[call.]runtime.attribute``, of a call that there is."""
+    """Return whether a name is ``[call.]runtime.attribute`` of an existing call."""
     parts = name.split(".")
     is_section = len(parts) > 1 and parts[-2] in ("runtime", "requirements", "hints")
     return is_section and isinstance(_called(node, parts[:-2]), Tree.Task)
 
 
 def _check_nested(node: Any, name: str) -> None:
-    """Refuse an input of a call where the document says so (1.1, "Computing Call Inputs")."""
+    """Refuse an input for a call if the document forbids them (1.1, "Computing Call Inputs")."""
     allowed = (getattr(node, "meta", None) or {}).get("allowNestedInputs")
     if "." in name and not _is_override(node, name) and isinstance(allowed, WDL.Expr.Boolean) and not allowed.value:
         raise WDLError(f"{where(allowed)}: {node.name} does not allow inputs of its calls, such as {name}")
 
 
 def _called(node: Any, calls: Iterable[str]) -> Any:
-    """Follow the names of calls from workflow to workflow; gives what is called, or None."""
+    """Follow the names of calls from workflow to workflow; return the callee, or None."""
     for name in calls:
         found = {call.name: call.callee for call in _calls(node)} if isinstance(node, Tree.Workflow) else {}
         node = found.get(name)
@@ -156,7 +156,7 @@ def _calls(section: Any) -> Iterator[Tree.Call]:
 
 
 def _expanded(available: Any, name: str) -> str | None:
-    """Read ``call.workflow.input``, as old files of inputs have it, as ``call.input``."""
+    """Convert ``call.workflow.input``, as in old input files, to ``call.input``."""
     parts = name.split(".")
     short = f"{parts[0]}.{parts[-1]}"
     return short if len(parts) == 3 and name not in available and short in available else None
@@ -165,24 +165,24 @@ def _expanded(available: Any, name: str) -> str | None:
 def encode_inputs(
     node: Any, given: Mapping[str, Any], base: str = "", *, link: Link | None = None, on_workers: bool = False
 ) -> dict[str, Any]:
-    """Check inputs against what a workflow or task declares, and encode them with promises of their files.
+    """Check inputs against the declarations of a workflow or task, and encode them with promises of their files.
 
     Parameters
     ----------
     node : WDL.Tree.Workflow or WDL.Tree.Task
     given : mapping
-        As parsed from JSON; names with or without that of the workflow.
+        Values parsed from JSON, by names with or without that of the workflow.
     base : str
-        The directory or URL that relative paths begin at, if they are not found where we are.
+        The directory or URL for relative paths that do not exist in the current directory.
     link : str
-        As for `toilfn.import_file`.
+        The way of linking, as for `toilfn.import_file`.
     on_workers : bool
-        Whether files are imported by workers.
+        Whether workers import the files.
 
     Raises
     ------
     WDLError
-        If an input is unknown, missing, or not of its type.
+        If an input is unknown, missing, or has the wrong type.
     """
     paths = _Imports(base, link=link, on_workers=on_workers)
     found: dict[str, Any] = {}
@@ -230,7 +230,7 @@ def _shown(value: Any) -> str:
 
 
 def _texts(declared: Type.Base, value: Any) -> Any:
-    """Turn numbers and booleans into texts where these are wanted (1.1, "Type Coercion": they coerce to String)."""
+    """Convert numbers and booleans to text for Strings (1.1, "Type Coercion")."""
     if isinstance(declared, Type.String) and isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(declared, Type.Array) and isinstance(value, list):
@@ -251,12 +251,12 @@ def _member_type(declared: Type.Base, name: str) -> Type.Base:
 
 
 def _given_type(declared: Type.Base) -> Type.Base:
-    """Return the type of an input that was given: a file that is named must be there, also where none need be."""
+    """Return the type of a given input, without ``?``: a named file must exist, even if the input is optional."""
     return declared.copy(optional=False)
 
 
 class _Imports(Paths):
-    """Paths in a file of inputs: each one becomes an import."""
+    """Paths in input files; each becomes an import."""
 
     def __init__(self, base: str, *, link: Link | None, on_workers: bool) -> None:
         self._base = base
@@ -264,15 +264,15 @@ class _Imports(Paths):
         self._stored: dict[tuple[str, bool], Stored] = {}
 
     def path(self, stored: Stored) -> str:
-        """Nothing is decoded here."""
+        """Raise an error, since inputs are never decoded here."""
         raise NotImplementedError
 
     def known(self, path: str) -> Stored | None:
-        """A String is only a String here."""
+        """Return None: a String among the inputs is never a file."""
         return None
 
     def stored(self, path: str, *, directory: bool) -> Stored:
-        """Build the promise of an import."""
+        """Return the promise of an import."""
         if not path:
             raise FileNotFoundError("an empty string is not a path")
         place = self._absolute(path.rstrip("/"))
@@ -306,7 +306,7 @@ class _Imports(Paths):
 
 
 def template(node: Any, *, only_required: bool = False) -> dict[str, str]:
-    """Return a workflow's inputs with their types and defaults in place of values, for a person to fill in."""
+    """Return a template of a workflow's inputs, with types and defaults instead of values."""
     wanted = node.required_inputs if only_required else node.available_inputs
     return {
         f"{node.name}.{each.name}": _described(each.value)

@@ -1,6 +1,6 @@
-"""miniwdl, as far as this room uses more of it than its documentation promises.
+"""Wrappers for undocumented parts of miniwdl.
 
-Private pieces move between its releases, so its version is pinned, and they are named here only.
+These parts change between its releases, so its version is pinned.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def is_at_least(version: str, least: str) -> bool:
 
 
 def types_in(section: Tree.Workflow | Tree.WorkflowSection) -> Env.Bindings[Type.Base]:
-    """Return the types of all names that can be used in a workflow's body, or in a section's."""
+    """Return the types of all names in scope in the body of a workflow or a section."""
     types = section._type_env
     assert types is not None, "the document was type-checked"
     return types
 
 
 def binding_type(decl: Tree.Decl) -> Type.Base:
-    """Return the type of what may be bound to an input: what has a default need not be given."""
+    """Return the type of the values that can be bound to an input; an input with a default is optional."""
     return decl.type.copy(optional=True) if decl.expr else decl.type
 
 
 def identifiers(expr: Expr.Base | None) -> Iterator[Any]:
-    """Iterate over what the names in an expression refer to: declarations, calls, gathers and scatters."""
+    """Iterate over the referents of the names in an expression: declarations, calls, gathers and scatters."""
     if expr is None:
         return
     if isinstance(expr, Expr.Ident):
@@ -55,7 +55,7 @@ def identifiers(expr: Expr.Base | None) -> Iterator[Any]:
 
 
 def ordered(decls: Iterable[Tree.Decl]) -> list[Tree.Decl]:
-    """Put declarations in an order in which they can be evaluated."""
+    """Return declarations in an order in which they can be evaluated."""
     by_id = {decl.workflow_node_id: decl for decl in decls}
     found: dict[str, Tree.Decl] = {}
 
@@ -80,12 +80,12 @@ def task_uses(task: Tree.Task) -> set[str]:
 
 
 def task_type(task: Tree.Task, *, with_return_code: bool) -> Type.StructInstance:
-    """Return the type of WDL 1.2's variable ``task``."""
+    """Return the type of the variable ``task`` of WDL 1.2."""
     return task.task_runtime_info_struct_type(output_section=with_return_code)
 
 
 class Size(StdLib._Size):
-    """The function ``size``, which asks the library's method ``size_of`` instead of opening files."""
+    """The function ``size``, which calls the library's method ``size_of`` instead of opening files."""
 
     def _call_eager(self, expr: Expr.Apply, arguments: list[Value.Base]) -> Value.Base:
         sizes: list[int] = []
@@ -103,5 +103,5 @@ class Size(StdLib._Size):
 
 
 def plain_meta(meta: dict[str, Any]) -> Any:
-    """Return a meta section as JSON would have it."""
+    """Return a meta section as JSON values."""
     return Expr._meta_value_to_json(meta)

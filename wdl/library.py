@@ -1,4 +1,4 @@
-"""WDL's standard library, with files of the store."""
+"""WDL's standard library, for files in the store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from WDL import Error, StdLib, Type, Value
 
-from toilfn.wdl.dialect import teach
+from toilfn.wdl.dialect import patch_miniwdl
 from toilfn.wdl.language import Size, is_at_least
 from toilfn.wdl.numbers import parsers, rounding
 from toilfn.wdl.paths import TaskPaths, WorkflowPaths, is_url
@@ -20,14 +20,14 @@ __all__ = ["Library", "OutputLibrary"]
 
 
 class Library(StdLib.Base):
-    """The functions that inputs, declarations, commands and runtime sections may use.
+    """The functions for inputs, declarations, commands and runtime sections.
 
     Parameters
     ----------
     version : str
-        Of WDL.
+        The WDL version.
     paths : WorkflowPaths or TaskPaths
-        What paths mean.
+        The meaning of paths.
     source_dir : str
         The directory or URL of the document.
     """
@@ -45,7 +45,7 @@ class Library(StdLib.Base):
             self._override_static("write_json", self._write(_json))
 
     def size_of(self, path: str) -> int:
-        """Return the bytes of a file, or of a directory if the path ends with a slash."""
+        """Return the size in bytes of a file, or of a directory if the path ends with a slash."""
         return self.paths.size(path)
 
     def _devirtualize_filename(self, filename: str) -> str:
@@ -71,11 +71,11 @@ class Library(StdLib.Base):
         return write
 
 
-teach()  # workers load documents without having parsed any
+patch_miniwdl()  # needed even in workers, which do not parse documents
 
 
 def _json(value: Value.Base, stream: IO[bytes]) -> None:
-    """Write JSON; its objects have texts for keys (1.1, "write_json")."""
+    """Write JSON, whose objects must have texts as keys (1.1, "write_json")."""
     stack = [value]
     while stack:
         found = stack.pop()
@@ -86,14 +86,14 @@ def _json(value: Value.Base, stream: IO[bytes]) -> None:
 
 
 class OutputLibrary(Library):
-    """And those that a task's outputs may use, too.
+    """The functions for a task's outputs.
 
     Parameters
     ----------
     version, paths, source_dir
         As for `Library`.
     stdout, stderr : Path
-        What the command has written.
+        The files with the command's output.
     """
 
     def __init__(self, version: str, paths: TaskPaths, source_dir: str, stdout: Path, stderr: Path) -> None:
@@ -108,12 +108,12 @@ class OutputLibrary(Library):
             setattr(self, name, StdLib.StaticFunction(name, arguments, result, function))
 
     def _glob(self, pattern: Value.Base) -> Value.Base:
-        """Find files as bash does where the command ran: sorted, and without hidden ones.
+        """Match files in the working directory like bash: sorted, and without hidden files.
 
         Raises
         ------
         WDL.Error.InputError
-            If the pattern leads out of there.
+            If the pattern points outside the working directory.
         """
         text: str = pattern.value
         if os.path.isabs(text) and Path(text).is_relative_to(self._work):

@@ -1,4 +1,4 @@
-"""How a run's commands are run: what the command line says, on its way to the tasks."""
+"""The options for running commands, passed from the command line to the tasks."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["Machine"]
 
 @dataclass(frozen=True)
 class Machine(Once):
-    """How commands are run.
+    """The options for running commands.
 
     Attributes
     ----------
     container : str
         "auto", the name of an engine, or "none".
     image : str
-        For tasks that name none.
+        The image for tasks that name none.
     copy_inputs : bool
-        Whether commands get copies of their inputs, which they may change.
+        Whether commands get copies of their inputs that they may change.
     cache : str or None
-        The directory where finished calls are kept for other runs.
+        The directory of the cache of finished calls for other runs.
     all_outputs : bool
-        Whether the outputs of all calls of the workflow are outputs of it.
+        Whether the outputs of all calls become outputs of the workflow.
     as_root : bool
-        Whether commands are root in their containers, and not who runs the workflow.
+        Whether commands run as root in their containers instead of as the current user.
     defaults : mapping
-        Attributes of the runtime section, for tasks that do not have them.
+        Runtime attributes for tasks that do not have them.
     most : mapping
-        What tasks get of ``cores`` and ``memory`` (bytes) where they ask for more.
+        Upper limits for the ``cores`` and ``memory`` (in bytes) of tasks.
     """
 
     __toilfn_lineage__: ClassVar[bool] = False
@@ -47,14 +47,14 @@ class Machine(Once):
     most: Mapping[str, float] = field(default_factory=dict)
 
     def counts(self) -> tuple[Any, ...]:
-        """What of it makes another result, or other requirements of the tasks that a workflow makes."""
+        """Return the options that affect results, or the requirements of the tasks that a workflow creates."""
         return self.image, self.all_outputs, dict(self.defaults), dict(self.most)
 
     @property
     def of_command(self) -> Machine:
-        """What of it a command needs, which has its requirements."""
+        """The options that a command needs; its requirements are already determined."""
         return replace(self, defaults={}, most={})
 
     def limited(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a task's options with no more than there may be."""
+        """Return a task's options, reduced to the limits."""
         return {name: min(value, self.most[name]) if name in self.most else value for name, value in options.items()}

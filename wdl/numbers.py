@@ -1,10 +1,10 @@
-"""Numbers as the specification has them, where miniwdl has those of Python.
+"""Make miniwdl's numbers conform to the specification where they behave like Python's.
 
-- ``round`` takes halves up: ``round(-2.5)`` is -2 (1.1, "round").
-- The quotient of two Ints loses its fraction, and ``%`` is what remains: ``-7 / 2`` is -3, ``-7 % 2`` is -1.
-- An Int has 64 bits, and a Float is finite (1.1, "Primitive Types"): what does not fit is an error.
-- A text becomes a number only if it is written like one: no underscores, no spaces, no ``nan``.
-- In JSON, true is not a number, 1 is not a Boolean, and an object for a struct has no members that the struct lacks
+- ``round`` rounds halves up: ``round(-2.5)`` is -2 (1.1, "round").
+- The quotient of two Ints is truncated, and ``%`` is the remainder: ``-7 / 2`` is -3, ``-7 % 2`` is -1.
+- An Int has 64 bits, and a Float is finite (1.1, "Primitive Types"); any other result is an error.
+- A text can be converted to a number only if it is written like one: no underscores, no spaces, no ``nan``.
+- In JSON, true is not a number, 1 is not a Boolean, and an object for a struct must not have additional members
   (1.1, "Struct Types").
 """
 
@@ -18,14 +18,14 @@ from typing import Any
 
 from WDL import Error, Expr, StdLib, Type, Value
 
-__all__ = ["parsers", "rounding", "teach"]
+__all__ = ["parsers", "patch_miniwdl", "rounding"]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
-def teach() -> None:
-    """Have miniwdl calculate as this module says. It may be called again."""
+def patch_miniwdl() -> None:
+    """Patch miniwdl to follow these rules. May be called again."""
     if StdLib._DivisionOperator._call_eager is _divide:
         return
     for operator in (StdLib._ArithmeticOperator, StdLib._ExponentiationOperator):
@@ -38,7 +38,7 @@ def teach() -> None:
 
 
 def rounding() -> dict[str, Callable[..., Value.Base]]:
-    """Return the functions of the library that make Ints of numbers, by name."""
+    """Return the library functions that convert numbers to Ints, by name."""
     return {
         "floor": lambda value: _int(math.floor(value.value)),
         "ceil": lambda value: _int(math.ceil(value.value)),
@@ -48,7 +48,7 @@ def rounding() -> dict[str, Callable[..., Value.Base]]:
 
 
 def parsers() -> dict[str, Callable[[str], Value.Base]]:
-    """Return what makes numbers of the contents of files, by the names of the functions that read them."""
+    """Return functions that parse numbers from the contents of files, by the names of the library functions."""
     return {"read_int": lambda text: _read(text, Type.Int()), "read_float": lambda text: _read(text, Type.Float())}
 
 
@@ -59,7 +59,7 @@ def _read(text: str, kind: Type.Base) -> Value.Base:
 
 def _half_up(number: float) -> int:
     below = math.floor(number)
-    return below + 1 if number - below >= 0.5 else below  # to add 0.5 would round once more
+    return below + 1 if number - below >= 0.5 else below  # adding 0.5 would introduce a rounding error
 
 
 def _quotient(left: int, right: int) -> int:
@@ -111,7 +111,7 @@ def _strict(coerce: Callable[..., Value.Base]) -> Callable[..., Value.Base]:
 
 
 def _without_strangers(coerce: Callable[..., Value.Base]) -> Callable[..., Value.Base]:
-    """Refuse members of an Object or a Map that a struct does not have."""
+    """Wrap a coercion to refuse members of an Object or a Map that a struct does not have."""
 
     def call(self: Any, desired_type: Type.Base | None = None) -> Value.Base:
         if isinstance(desired_type, Type.StructInstance) and not isinstance(self.type, Type.StructInstance):
@@ -131,7 +131,7 @@ def _refusal(wanted: Type.StructInstance, names: Any) -> str:
         return ""
     near = get_close_matches(strange[0], members, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(members)}"
-    return f"the struct {wanted.type_name} has no member {', '.join(map(repr, strange))}{hint}"
+    return f"struct {wanted.type_name} has no member {', '.join(map(repr, strange))}{hint}"
 
 
 def _from_json(read: Callable[[Type.Base, Any], Value.Base]) -> Callable[[Type.Base, Any], Value.Base]:
@@ -148,7 +148,7 @@ def _from_json(read: Callable[[Type.Base, Any], Value.Base]) -> Callable[[Type.B
 
 
 def _is_other(kind: Type.Base, value: Any) -> bool:
-    """Return whether a value of JSON is not of a type, though Python has it so."""
+    """Return whether a JSON value is not of a type, although Python's type check would accept it."""
     if isinstance(kind, Type.Any) or value is None:
         return False
     if isinstance(kind, Type.Boolean):

@@ -1,4 +1,4 @@
-"""Values that many calls have in common: pickled once, and loaded once by each process."""
+"""Values that many calls share: pickled only once, and loaded only once by each process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Once"]
 
 @dataclasses.dataclass(frozen=True)
 class Once:
-    """A frozen dataclass that holds no promises; a scatter gives the same one to all of its calls."""
+    """A frozen dataclass without promises; a scatter passes the same instance to all its calls."""
 
     __toilfn_leaf__: ClassVar[bool] = True
 
     def counts(self) -> object:
-        """Return what of it makes another result."""
+        """Return the parts that affect results."""
         raise NotImplementedError
 
     def __toilfn_identity__(self) -> str:
-        """Return a digest of what counts."""
+        """Return a digest of `counts`."""
         return self._identity
 
     @functools.cached_property

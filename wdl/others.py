@@ -1,4 +1,4 @@
-"""Options of other runners that are not options here: each says what to use instead."""
+"""Options of other runners that toilfn does not support; each error says what to use instead."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _INSTEAD = {
     ("--env",): "--set-env NAME=VALUE, or --set-env NAME",
     ("-d", "--dir"): "-o DIR for the outputs, and --store DIR to keep the run",
     ("--as-me",): "nothing: commands run as you, unless there is --as-root",
-    ("--cfg",): "options, or --config with a file that 'toilfn config' makes",
-    ("--copy-input-files-for",): "--copy-input-files, which is for all tasks",
-    ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR': JSON lines of all that happened",
-    ("-j",): "'toilfn wdl inputs DOCUMENT', which prints a file of inputs to be filled in",
-    ("-v", "--verbose", "--debug"): "--stream-logs for what commands say, and --log-level debug",
+    ("--cfg",): "options, or --config with a file from 'toilfn config'",
+    ("--copy-input-files-for",): "--copy-input-files, which applies to all tasks",
+    ("--error-json", "--log-json"): "--store DIR, and then 'toilfn events DIR', which prints all events as JSON lines",
+    ("-j",): "'toilfn wdl inputs DOCUMENT', which prints a template for an input file",
+    ("-v", "--verbose", "--debug"): "--stream-logs for the output of commands, and --log-level debug",
     ("--no-color",): "--no-progress, or nothing",
     ("--metadata-output",): "--store DIR, and then 'toilfn stats DIR' or 'toilfn report DIR'",
     ("--options",): "options: -o DIR for final_workflow_outputs_dir, --use-relative-output-paths, --runtime-defaults",
     ("--imports",): "-p DIR, with the archive unpacked there",
 }
-"""miniwdl's and Cromwell's."""
+"""Options of miniwdl and Cromwell, and what to use instead."""
 
 
 def add_others(parser: argparse.ArgumentParser) -> None:
-    """Have options of other runners refused with words that help."""
+    """Add the options of other runners, which are refused with an explanation."""
     for flags, instead in _INSTEAD.items():
         parser.add_argument(*flags, action=_Refused, nargs="?", const=instead, help=argparse.SUPPRESS)
 

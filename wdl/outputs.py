@@ -1,4 +1,4 @@
-"""A workflow's outputs: its files exported, and all of it as JSON."""
+"""Deliver a workflow's outputs: export its files, and write the outputs as JSON."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ __all__ = ["Delivery", "as_text", "deliver"]
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where a run's outputs go, also if another process finishes it.
+    """The destination of a run's outputs, which is the same if another process finishes the run.
 
     Attributes
     ----------
     directory : str
-        A path or URL.
+        The path or URL for files.
     file : str or None
-        For the JSON.
+        The file for the JSON.
     dialect : {"cromwell", "miniwdl"}
-        Whether the JSON is just the outputs, or an object with them.
+        Whether the JSON is just the outputs (cromwell), or an object that contains them (miniwdl).
     is_relative : bool
-        Whether files go where they were below the directory that their command ran in; otherwise each goes to a
-        folder that is named after its output.
+        Whether files keep their paths relative to the working directory of their command; otherwise each is written to
+        a folder named after its output.
     run : str
-        Other for each run, since what an earlier one delivered may be gone.
+        A text unique to the run, since files that an earlier run delivered may be gone.
     how : {"copy", "move", "leave"}
-        Whether files are copied, or moved and linked in the store, or stay in the store.
+        Whether files are copied, moved (leaving links in the store), or left in the store.
     """
 
     directory: str
@@ -52,16 +52,16 @@ class Delivery:
 
 @task(cores=0.1, memory="256M", local=True, version="2", delivers=True)
 def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[str, Any]:
-    """Export all files in outputs, and give the outputs as JSON has them.
+    """Export all files in outputs, and return the outputs as JSON values.
 
     Parameters
     ----------
     outputs : mapping
-        Encoded, by name.
+        The encoded outputs by name.
     name : str
-        The workflow's, which comes before that of each output.
+        The name of the workflow, which is the prefix of the names of outputs.
     delivery : Delivery
-        Where to.
+        The destination.
     """
     full = {f"{name}.{output}": plain for output, plain in outputs.items()}
     delivery = replace(
@@ -70,20 +70,20 @@ def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[s
     directory = delivery.directory.rstrip("/")
     put = _put(directory, delivery)
     found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
-    told = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
+    result = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
     if delivery.file is not None:
         with open(delivery.file, "w", encoding="utf-8") as stream:
-            stream.write(as_text(told))
-    return told
+            stream.write(as_text(result))
+    return result
 
 
-def as_text(told: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """Return outputs as a JSON text."""
-    return json.dumps(told, indent=2) + "\n"
+    return json.dumps(result, indent=2) + "\n"
 
 
 Put = Callable[[Stored, str], str]
-"""Exports a file or directory that is at a place among the outputs; gives its path or URL."""
+"""Exports a file or directory for a position in the outputs; returns its path or URL."""
 
 
 def _put(directory: str, delivery: Delivery) -> Put:
@@ -96,7 +96,7 @@ def _put(directory: str, delivery: Delivery) -> Put:
 def _leave(stored: Stored, place: str) -> str:
     if isinstance(stored.content, Directory):
         raise WDLError(
-            f"output {stored.content.name} is a directory, which is not at one place in the store",
+            f"output {stored.content.name} is a directory, which has no single location in the store",
             hint="leave out --leave-outputs",
         )
     return left(stored.content)
@@ -107,7 +107,7 @@ def _in_own_folder(move: bool) -> Put:
 
 
 def _where_made(directory: str, move: bool) -> Put:
-    """Put what commands have made where it was below the directory that they ran in, and all else beside that."""
+    """Return a function that keeps the paths of files relative to the working directory of their command."""
     taken: dict[str, tuple[Stored, str]] = {}
 
     def put(stored: Stored, place: str) -> str:
@@ -122,7 +122,7 @@ def _where_made(directory: str, move: bool) -> Put:
 
 
 _PLAIN = re.compile(r"\w+")
-"""Names of members that folders may have; those of an Object may come from a file, and be any text."""
+"""Names of members that are safe as folder names; those of an Object may come from a file and be any text."""
 
 
 def _json(plain: Any, place: str, put: Put) -> Any:
@@ -146,7 +146,7 @@ def _json(plain: Any, place: str, put: Put) -> Any:
 
 
 def _key(plain: Any) -> str:
-    """Return a Map's key as JSON has it: its text."""
+    """Return a key of a Map as text, for JSON."""
     if isinstance(plain, bool):
         return str(plain).lower()
     if isinstance(plain, float):

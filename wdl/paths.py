@@ -1,7 +1,7 @@
-"""What a File or a Directory is while expressions are evaluated: a path.
+"""The paths of Files and Directories while expressions are evaluated.
 
-In a workflow's own expressions nothing is on this machine unless it is read: a path is a name. In a task, inputs are
-links in a directory of the attempt, which the command sees at the same place.
+In a workflow's own expressions, a path is only a name, and files are fetched only when they are read. In a task, inputs
+are links in a directory of the attempt, which has the same path in the command's container.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = [
 ]  # fmt: skip
 
 _MADE = "/toilfn"
-"""What the folders of files that tasks make begin with, in a workflow's expressions."""
+"""The prefix of the folders of files created by tasks, in a workflow's expressions."""
 
 
 _MOST_MOUNTS = 500
-"""How many inputs are protected each by itself: a mount takes an engine about two milliseconds."""
+"""Maximum number of inputs to protect by a mount of their own, which takes an engine about two milliseconds."""
 
 
 def is_url(path: str) -> bool:
@@ -37,18 +37,18 @@ def is_url(path: str) -> bool:
 
 
 def folder_of(path: str) -> str:
-    """Return the folder of a path or URL, without ``..`` in it: siblings are told by it, and it must lead nowhere."""
+    """Return the folder of a path or URL, normalized: it identifies siblings, and must not lead elsewhere."""
     folder = path.rstrip("/").rpartition("/")[0]
     return folder if is_url(path) or not folder else os.path.normpath(folder)
 
 
 def made_in(place: str) -> str:
-    """Return the folder of what the running task makes at a relative place."""
+    """Return the folder name for files that the running task creates in a relative directory."""
     return os.path.normpath(os.path.join(_MADE, current().id, place))
 
 
 def work_folder(folder: str) -> str:
-    """Return where `made_in` says that something was below the directory its command ran in; empty for all else."""
+    """Return the directory, relative to the command's working directory, in a folder name of `made_in`; else empty."""
     parts = folder.removeprefix(f"{_MADE}/").split("/")
     return "/".join(parts[2:]) if folder.startswith(f"{_MADE}/") and parts[1:2] == ["work"] else ""
 
@@ -69,12 +69,12 @@ def all_stored(plain: Any) -> Iterable[Stored]:
 
 
 class WorkflowPaths(Paths):
-    """Paths in a workflow's expressions: the folder that a file came from, and its name.
+    """Paths in a workflow's expressions: the original folder of a file, and its name.
 
     Parameters
     ----------
     source_dir : str
-        Where relative paths begin: the directory or URL of the document.
+        The base of relative paths: the directory or URL of the document.
     """
 
     def __init__(self, source_dir: str = "") -> None:
@@ -83,7 +83,7 @@ class WorkflowPaths(Paths):
         self._written = 0
 
     def path(self, stored: Stored) -> str:
-        """Return the name for a stored file or directory; another one of that name in the same folder has its own."""
+        """Return a unique path for a stored file or directory."""
         folder = stored.folder.rstrip("/")
         path, number = f"{folder}/{stored.content.name}", 1
         while self._known.setdefault(path, stored) != stored:
@@ -92,12 +92,12 @@ class WorkflowPaths(Paths):
         return path
 
     def known(self, path: str) -> Stored | None:
-        """Look a name up, also one inside of a known directory."""
+        """Look up a path, which may also be inside a known directory."""
         path = path if path == "/" else path.rstrip("/")
         return self._known.get(path) or _inside(self._known, path)
 
     def stored(self, path: str, *, directory: bool) -> Stored:
-        """Look a name up; what is not known is imported from where the leader is."""
+        """Look up a path, or import it from the leader's machine if it is unknown."""
         found = self.known(path)
         if found is None:
             found = self._import(path, directory=directory)
@@ -112,49 +112,49 @@ class WorkflowPaths(Paths):
         return _imported(path, directory=directory)
 
     def local(self, path: str) -> Path:
-        """Return a local copy of what a name stands for."""
+        """Return a local copy of the file or directory at a path."""
         return self.stored(path, directory=path.endswith("/")).content.path()
 
     def size(self, path: str) -> int:
-        """Return the bytes of a file, or of all files in a directory, without reading them."""
+        """Return the size in bytes of a file, or of all files in a directory, without reading them."""
         return _bytes(self.stored(path, directory=path.endswith("/")).content)
 
     def draft(self, name: str) -> Path:
-        """Return the local path for a new file; `written` must follow."""
+        """Return a local path for a new file; call `written` after writing it."""
         self._written += 1
         folder = current().temp_dir / "written" / str(self._written)
         folder.mkdir(parents=True)
         return folder / name
 
     def written(self, draft: Path) -> str:
-        """Store a new file, and give its name."""
+        """Store a new file, and return its path in expressions."""
         return self.path(Stored(write_file(draft), made_in(f"written/{draft.parent.name}")))
 
 
 class TaskPaths(Paths):
-    """Paths in a task: places on this machine.
+    """Paths in a task: local paths.
 
     Parameters
     ----------
     place : Path
         An empty directory of the attempt.
     inputs : iterable of Stored
-        Everything that the task gets; it is linked into place at once.
+        All inputs of the task, which are linked into the directory immediately.
     copy : bool
-        Whether to make copies that may be changed instead.
+        Whether to make copies instead, which the command may change.
     mount_points : iterable of str
-        Where the command, in its container, finds disks of its own.
+        Mount points of disks in the command's container.
     source_dir : str
         The directory or URL of the document.
 
     Attributes
     ----------
     inputs, work : Path
-        Where inputs are, and where the command runs.
+        The directory of the inputs, and the working directory of the command.
     beside : str
-        Where relative paths begin that are not where the command runs: `source_dir`, until the command has run.
+        The base of relative paths that do not exist in the working directory: `source_dir` until the command has run.
     disks : dict
-        What here is at which mount point there.
+        The local directory for each mount point.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class TaskPaths(Paths):
             self.path(item)
 
     def path(self, stored: Stored) -> str:
-        """Return the path of an input, which is put into place if it is not there."""
+        """Return the path of an input, after linking it into the directory if necessary."""
         if stored not in self._places:
             self._places[stored] = self._put(stored)
             self._known[self._places[stored]] = stored
@@ -197,16 +197,16 @@ class TaskPaths(Paths):
         taken = _inside(self._known, str(target)) or self._known.get(str(target))
         if taken is not None and _same(taken.content) == _same(stored.content):
             return str(target)
-        if target.exists():  # siblings of one folder with one name: made by different attempts
+        if target.exists():  # same folder and name, created by different attempts
             target = self.inputs / f"other-{len(self._places)}" / stored.content.name
         target.parent.mkdir(parents=True, exist_ok=True)
         stored.content.path(target, mutable=self._copy)
         return str(target)
 
     def protected(self) -> list[Path]:
-        """Return what a command in a container may not change: its inputs, so that it can write beside them.
+        """Return the paths that a command in a container must not change: its inputs, but not their folders.
 
-        It is their whole directory if they are too many for a command line, or have names that engines cannot read.
+        If there are too many inputs, or engines do not support their names, it is the whole directory of inputs.
         """
         places = sorted(Path(place) for place in self._places.values() if Path(place).is_relative_to(self.inputs))
         if len(places) > _MOST_MOUNTS or any(character in str(place) for place in places for character in ',":'):
@@ -219,7 +219,7 @@ class TaskPaths(Paths):
         return self._known.get(path) or _inside(self._known, path)
 
     def stored(self, path: str, *, directory: bool) -> Stored:
-        """Look up an input, or store what the command has made; relative paths begin where it ran."""
+        """Look up an input, or store a file created by the command; paths are relative to the working directory."""
         found = self.known(self._absolute(path))
         if found is None:
             place = self.local(path, directory=directory)
@@ -231,12 +231,12 @@ class TaskPaths(Paths):
         return found
 
     def _linked(self, place: Path) -> Stored | None:
-        """Return the input that a link leads to, under the link's name: its content is in the store already."""
+        """Return the input that a link points to, under the link's name, since its content is already in the store."""
         source = self.known(str(place.resolve())) if place.is_symlink() else None
         return source and Stored(replace(source.content, name=place.name), self._made_in(place))
 
     def _made_in(self, place: Path) -> str:
-        """Return the folder of what was made: what was made beside an input, such as its index, stays beside it."""
+        """Return the folder name of a created file; a file created next to an input, such as its index, stays there."""
         beside = os.path.relpath(place.parent, self.inputs)
         folders = (folder for folder, short in self._folders.items() if short == beside)
         return next(folders, None) or made_in(os.path.relpath(place.parent, self.place))
@@ -261,19 +261,19 @@ class TaskPaths(Paths):
         return write_file(place)
 
     def _check_link(self, place: Path) -> None:
-        """Refuse a link to what is not the command's, or to nothing: in its container, that is something else."""
+        """Refuse a link that is broken or leads out of the attempt's directory: in a container, it may differ."""
         target = place.resolve()
         if not target.exists() or not target.is_relative_to(self.place.resolve()):
             name = os.path.relpath(place, self.work)
             raise InputError(f"output {name} is a symlink to {target}, which the command did not create")
 
     def local(self, path: str, *, directory: bool = False) -> Path:
-        """Return the place of something that exists.
+        """Return the local path of an existing file or directory.
 
         Raises
         ------
         FileNotFoundError
-            If it does not exist, or is outside of the attempt's directory.
+            If it does not exist, or is outside the attempt's directory.
         """
         if is_url(path) and self.beside and local_path(path) is None:
             return self._downloaded(path, directory=directory)
@@ -281,27 +281,27 @@ class TaskPaths(Paths):
         if place.is_relative_to(self.place) and place.exists():
             return place
         if not place.is_relative_to(self.place):
-            raise FileNotFoundError(f"{path} in the task's working directory")
+            raise FileNotFoundError(f"{path} is not in the task's working directory")
         if not self.beside or not place.is_relative_to(self.work):
             raise FileNotFoundError(path)
         source = os.path.join(self.beside, place.relative_to(self.work))
         return Path(self.path(_imported(source, directory=directory)))
 
     def _downloaded(self, url: str, *, directory: bool) -> Path:
-        """Return the place of what a URL in the document's own expressions stands for."""
+        """Return the local path of a file or directory whose URL is in the document's own expressions."""
         if url not in self._remote:
             self._remote[url] = _imported(url, directory=directory)
         return Path(self.path(self._remote[url]))
 
     def resolved(self, path: str) -> str:
-        """Return the place of what a relative path names, as a value of it has it; or the path, if there is nothing."""
+        """Return the local path for a relative path, or the path unchanged if nothing exists there."""
         try:
             return str(self.local(path, directory=path.endswith("/")))
         except FileNotFoundError:
             return path
 
     def size(self, path: str) -> int:
-        """Return the bytes of a file, or of all files in a directory."""
+        """Return the size in bytes of a file, or of all files in a directory."""
         place = self.local(path)
         if place.is_dir():
             return sum(child.stat().st_size for child in place.rglob("*") if child.is_file())
@@ -330,7 +330,7 @@ def _imported(path: str, *, directory: bool) -> Stored:
 
 
 def _inside(known: dict[str, Stored], path: str) -> Stored | None:
-    """Find what is inside of a known directory."""
+    """Find an entry of a known directory."""
     above, _, rest = path.rpartition("/")
     while above:
         holder = known.get(above)
@@ -349,7 +349,7 @@ def _entry(holder: Stored, above: str, rest: str) -> Stored | None:
 
 
 def _same(content: File | Directory) -> object:
-    """Return what two files or directories have in common if they are the same."""
+    """Return a key that is equal for files or directories with the same name and content."""
     if isinstance(content, File):
         return content.name, content.size, content.checksum
     return content.name, [_same(entry) for entry in content.entries]
@@ -362,7 +362,7 @@ def _bytes(content: File | Directory) -> int:
 
 
 def numbered(folders: Iterable[str]) -> dict[str, str]:
-    """Return each folder a number, but to a folder in another one its place there."""
+    """Number folders; a folder inside another one gets the path below that one's number."""
     short: dict[str, str] = {}
     for folder in sorted(set(folders)):
         above = next((known for known in sorted(short, key=len, reverse=True) if folder.startswith(f"{known}/")), None)

@@ -1,4 +1,4 @@
-"""Placeholders as the specifications have them, where miniwdl's are others."""
+"""Placeholders that conform to the specifications where those of miniwdl do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["EmptyingPlaceholder", "TextPlaceholder", "UnionPlaceholder"]
 
 
 class TextPlaceholder(Expr.Placeholder):
-    """A placeholder of a string in WDL 1.0, outside of commands."""
+    """A placeholder in a string of WDL 1.0, outside commands."""
 
     def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
         return Type.String()
@@ -23,7 +23,7 @@ class TextPlaceholder(Expr.Placeholder):
 
 
 class UnionPlaceholder(Expr.Placeholder):
-    """A placeholder of what only its value can say if its options fit, such as ``read_json``'s."""
+    """A placeholder whose options can be checked only against its value, such as the result of ``read_json``."""
 
     def _infer_type(self, type_env: Env.Bindings[Type.Base]) -> Type.Base:
         return Type.String() if isinstance(self.expr.type, Type.Any) else super()._infer_type(type_env)
@@ -45,9 +45,9 @@ class UnionPlaceholder(Expr.Placeholder):
 
 
 class EmptyingPlaceholder(UnionPlaceholder):
-    """A placeholder from WDL 1.2 on: it is empty also where a None in it is what causes an error.
+    """A placeholder of WDL 1.2 and later: it is empty if a None in it causes an error.
 
-    Every other error is one ("If an expression within a placeholder evaluates to None, and either causes the entire
+    Any other error is raised ("If an expression within a placeholder evaluates to None, and either causes the entire
     placeholder to evaluate to None or causes an error, then the placeholder is replaced by the empty string": 1.2,
     "Expression Placeholder Coercion").
     """
@@ -62,14 +62,14 @@ class EmptyingPlaceholder(UnionPlaceholder):
 
 
 def _failed_on_none(problem: Error.EvalError, env: Env.Bindings[Value.Base], stdlib: StdLib.Base) -> bool:
-    """Return whether something that the failed expression is made of is None, or an array of nothing else."""
+    """Return whether a part of the failed expression is None, or an array of None."""
     if not isinstance(problem.node, Expr.Base):
         return False
     return any(_is_none(part.eval(env, stdlib)) for part in _parts(problem.node))
 
 
 def _parts(expr: Expr.Base) -> Iterator[Expr.Base]:
-    """Iterate over what was evaluated before an expression failed."""
+    """Iterate over the parts that were evaluated before an expression failed."""
     for child in expr.children:
         if isinstance(child, Expr.Base):
             yield child

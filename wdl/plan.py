@@ -1,4 +1,4 @@
-"""What of a workflow depends on what: worked out once for each workflow, from its text alone."""
+"""The dependencies within a workflow, computed once from its text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from toilfn.wdl.language import identifiers
 __all__ = ["OUTPUTS", "Plan"]
 
 OUTPUTS = "outputs"
-"""Stands for a workflow's output section among its nodes."""
+"""The id of a workflow's output section."""
 
 
 class Plan:
-    """A workflow's nodes, by id, and what each one needs.
+    """A workflow's nodes by id, and their dependencies.
 
-    What others may need has a key: the id of a declaration or call, or ``var-NAME`` for a scatter's variable.
-    Sections have none: what is in them is needed by its own key, whether it was gathered or not.
+    Everything that nodes can depend on has a key: the id of a declaration or call, or ``var-NAME`` for the variable of
+    a scatter. Sections have no keys: nodes in them are referred to by their own keys, whether gathered or not.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Plan:
             self._users.setdefault(key, set()).add(user)
 
     def needs(self, id_: str) -> set[str]:
-        """Return the keys that a node needs; a section with all that is in it."""
+        """Return the keys that a node needs; for a section, including the nodes in it."""
         if id_ == OUTPUTS:
             return self._outputs_need()
         node = self.nodes[id_]
@@ -84,11 +84,11 @@ class Plan:
         return self._keys[id(expr)]
 
     def expression_needs(self, section: Tree.Scatter | Tree.Conditional) -> set[str]:
-        """Return the keys that a section's own expression needs."""
+        """Return the keys that the expression of a section needs."""
         return _keys(identifiers(section.expr))
 
     def after(self, call: Tree.Call) -> list[str]:
-        """Return the keys of the calls that a call must wait for, without their data."""
+        """Return the keys of the calls that must be complete before a call, because of ``after``."""
         return sorted(self._key_of(needed) for needed in call._after_node_ids)
 
     def _key_of(self, id_: str) -> str:
@@ -108,7 +108,7 @@ class Plan:
                 yield node
 
     def exposed(self, section: str, *, all_calls: bool = False) -> list[str]:
-        """Return the keys in a section that something outside of it needs; on demand those of all calls, too."""
+        """Return the keys in a section that nodes outside it need; with `all_calls`, also those of all calls."""
         inside = {node.workflow_node_id for node in self.within(section)} | {section}
         return [
             node.workflow_node_id
@@ -118,7 +118,7 @@ class Plan:
         ]
 
     def is_folded(self, key: str) -> bool:
-        """Return whether a declaration has one user only, beside it: it is then evaluated where that is."""
+        """Return whether a declaration has only one user, in the same section, and so is evaluated together with it."""
         users = self._users.get(key, set())
         if self.uses[key] != 1:
             return False
@@ -126,7 +126,7 @@ class Plan:
         return (user == OUTPUTS and self.home[key] == "") or self.home.get(user) == self.home[key]
 
     def _sort(self, section: str, body: Iterable[Tree.WorkflowNode]) -> None:
-        """Put the nodes of a body in an order in which they can be visited."""
+        """Determine an order in which the nodes of a body can be visited."""
         nodes = {node.workflow_node_id: node for node in body}
         makers = {id_: id_ for id_ in nodes}
         for id_, node in nodes.items():

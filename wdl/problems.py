@@ -1,4 +1,4 @@
-"""Errors that say where in a document they come from."""
+"""Errors with the position in a document."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _OURS = re.compile(r"toilfn\.(wdl\.problems|errors)\.\w+: ")
 
 
 class WDLError(InputError, PermanentError):
-    """A document cannot be run, or its inputs are not what it asks for; says where."""
+    """A document cannot be run, or its inputs are invalid. The message has the position."""
 
 
 def where(node: Any) -> str:
-    """Return the place of a part of a document, as compilers write it."""
+    """Return the position of a part of a document in the format of compilers."""
     pos = getattr(node, "pos", node)
     return f"{pos.abspath or pos.uri}" + (f":{pos.line}:{pos.column}" if pos.line else "")
 
 
 @contextmanager
 def located(node: Any) -> Iterator[None]:
-    """Add the place of a part of a document to the errors of evaluating it.
+    """Add the position of a part of a document to errors of its evaluation.
 
     Raises
     ------
     WDLError
-        For whatever the evaluation raised.
+        If the evaluation raises an error.
     """
     try:
         yield
@@ -46,7 +46,7 @@ def located(node: Any) -> Iterator[None]:
 
 
 def reason(failure: Any, name: str) -> str:
-    """Return the message of a failed task (a `records.Failure`) and its id, with its name if that names no place."""
+    """Return the message and the id of a failed task (a `records.Failure`), with its name if there is no position."""
     which = f"(task {failure.id.hex()[:12]})"
     lines = str(failure.traceback).strip().splitlines() or [str(failure.message)]
     heads = [number for number, line in enumerate(lines) if _OURS.match(line)]
@@ -57,7 +57,7 @@ def reason(failure: Any, name: str) -> str:
 
 
 def was_too_large(failure: Any) -> bool:
-    """Return whether a failed task never began, since it asks for more than there is."""
+    """Return whether a failed task never started because it requested too many resources."""
     return bool(failure.cause == Cause.INPUT and not failure.stats.start)
 
 

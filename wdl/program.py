@@ -1,4 +1,4 @@
-"""A document on its way to the tasks: parsed once, stored once, and loaded once by each process."""
+"""Pass a document to the tasks: parsed once, stored once, and loaded once by each process."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ __all__ = [
 ]
 
 Path = tuple[str, ...]
-"""Where a task or workflow is: the namespaces of imports, then its name."""
+"""The path of a task or workflow: the namespaces of imports, then its name."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A document that was parsed and checked."""
+    """A parsed and checked document."""
 
     digest: str
-    """Of all its text, that of what it imports, and the files that these name."""
+    """Digest of its text, the texts of its imports, and the states of the files that they name."""
     pickled: bytes
-    """It, and the states of these files (`toilfn.wdl.beside`)."""
+    """The document and the states of these files (`toilfn.wdl.beside`), pickled."""
 
     def __toilfn_identity__(self) -> str:
-        """Leave it to the version of the task that gets it, as for `Callee`."""
+        """Return a constant: the digest is part of the version of the task, as for `Callee`."""
         return "source"
 
 
@@ -53,7 +53,7 @@ class Program:
     file: File
 
     def __toilfn_identity__(self) -> str:
-        """Leave it to `Callee.version`: a change elsewhere in the document is no reason to run a task again."""
+        """Return a constant: a change elsewhere in the document is not a reason to run a task again."""
         return "program"
 
     @property
@@ -69,30 +69,30 @@ class Callee(Once):
     program: Program
     path: Path
     digest: str
-    """Of its own text and what it calls (`WDL.Tree.Task.digest`), and of the files that these name."""
+    """Digest of its text and its callees (`WDL.Tree.Task.digest`), and of the states of the files that they name."""
 
     def counts(self) -> str:
-        """Leave the digest to `version`: what a workflow calls is the same call after an edit elsewhere in it."""
+        """Return the name; the digest is part of `version`, so that calls stay the same after edits elsewhere."""
         return self.path[-1]
 
     @property
     def version(self) -> str:
-        """The version of the toilfn task that runs it: to that, the text is what its code is to a function."""
+        """The version of the toilfn task that runs it, which depends on its text like a function on its code."""
         return version(self.digest)
 
     @property
     def node(self) -> Any:
-        """The `WDL.Tree.Task` or `WDL.Tree.Workflow`."""
+        """The `WDL.Tree.Task` or `WDL.Tree.Workflow` object."""
         return self.program.loaded.nodes[self.path]
 
     @property
     def plan(self) -> Plan:
-        """What depends on what in a workflow."""
+        """The dependencies within a workflow."""
         return self.program.loaded.plan(self.path)
 
 
 class Loaded:
-    """A document's tasks and workflows, in this process."""
+    """A document's tasks and workflows, loaded in this process."""
 
     def __init__(self, document: Tree.Document, states: Mapping[Path, str]) -> None:
         self._plans: dict[Path, Plan] = {}
@@ -101,14 +101,14 @@ class Loaded:
         self.paths = {id(node): path for path, node in self.nodes.items()}
 
     def plan(self, path: Path) -> Plan:
-        """Return a workflow's plan; it is worked out once."""
+        """Return a workflow's plan, which is computed once."""
         if path not in self._plans:
             self._plans[path] = Plan(self.nodes[path])
         return self._plans[path]
 
 
 def nodes(document: Tree.Document, above: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Iterate over the tasks and workflows of a document and of what it imports, with their places."""
+    """Iterate over the tasks and workflows of a document and its imports, with their paths."""
     own: list[Any] = [*document.tasks, *([document.workflow] if document.workflow else [])]
     for node in own:
         yield (*above, node.name), node
@@ -123,7 +123,7 @@ def _load(file: File) -> Loaded:
 
 
 def loaded(pickled: bytes) -> Loaded:
-    """Return what `Source.pickled` has."""
+    """Load the content of `Source.pickled`."""
     return Loaded(*pickle.loads(pickled))
 
 
@@ -134,22 +134,22 @@ def callee(program: Program, node: Any) -> Callee:
 
 
 def path_of(document: Tree.Document, node: Any) -> Path:
-    """Return where a task or workflow is in a document that is not stored yet."""
+    """Return the path of a task or workflow in a document that is not stored yet."""
     return next(path for path, each in nodes(document) if each is node)
 
 
 def source_dir(node: Any) -> str:
-    """Return the directory or URL of the document that a task or workflow is in."""
+    """Return the directory or URL of the document that contains a task or workflow."""
     return os.path.dirname(str(node.pos.abspath))
 
 
 def version(text: str) -> str:
-    """Return the version of a toilfn task whose code is a text as well as this package's own."""
+    """Return the version of a toilfn task whose code is a text in addition to this package."""
     return f"1 {text}"
 
 
 def program(source: Source) -> Program:
-    """Put a document into the store; called in a task."""
+    """Store a document; must be called in a task."""
     with open_write("document.pickle") as stream:
         stream.write(source.pickled)
     return Program(stream.file)

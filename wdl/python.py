@@ -1,4 +1,4 @@
-"""WDL from Python: a document's workflow is called like a task, and gives a promise of its outputs."""
+"""WDL from Python: a document's workflow is called like a task, and returns a promise of its outputs."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ __all__ = ["Document", "load"]
 
 
 class Document:
-    """A WDL document's workflow, or one of its tasks: calling it gives the promise of its outputs.
+    """A WDL document's workflow, or one of its tasks; calling it returns the promise of its outputs.
 
     Parameters
     ----------
     place : str or path
         A path, a URL, or the id of a tool in a registry.
     name : str, optional
-        Of the task or workflow; by default the workflow.
+        Name of the task or workflow; by default the workflow.
     path : sequence of str
-        More directories to look for imports in.
+        Additional directories to search for imports.
     container, default_container, copy_inputs, quant_check
         As on the command line of ``toilfn wdl``.
 
     Raises
     ------
     WDLError
-        If something is wrong with the document; says where.
+        If the document is invalid. The message has the position.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class Document:
         self.name: str = self._node.name
 
     def __call__(self, **inputs: Any) -> Any:
-        """Build the promise of a dict of outputs.
+        """Return the promise of a dict of outputs.
 
         Parameters
         ----------
         **inputs
-            Values as JSON would have them; files are paths, URLs or `File`; each one may be a promise. For inputs
-            of calls, whose names have dots, write ``**{"call.name": value}``.
+            Inputs as JSON values or promises of them; a file is a path, a URL or a `File`. For the inputs of calls,
+            whose names contain dots, write ``**{"call.name": value}``.
 
         Raises
         ------
         WDLError
-            If an input is missing, or there is none of a name.
+            If an input is missing or unknown.
         """
         available = self._node.available_inputs
         for name in inputs:
@@ -90,18 +90,40 @@ class Document:
 
 
 def load(place: str | os.PathLike[str], name: str | None = None, **options: Any) -> Document:
-    """Read a WDL document; see `Document`."""
+    """Load a WDL document, so that it can be called as a task.
+
+    Parameters
+    ----------
+    place : str or path
+        A path, a URL, or the id of a tool in a registry.
+    name : str, optional
+        Name of the task or workflow to call; by default the workflow, or the only task.
+    **options
+        Keyword arguments of `Document`: `path`, `container`, `default_container`, `copy_inputs` and `quant_check`.
+
+    Returns
+    -------
+    Document
+        A callable that takes inputs by name, and returns the promise of a dict of outputs.
+
+    Raises
+    ------
+    WDLError
+        If the document is invalid, or it is ambiguous what to call. The message has the position.
+    InputError
+        If the document cannot be read.
+    """
     return Document(place, name, **options)
 
 
 def _signature(node: Any) -> str:
-    """Return all of a task or workflow that its inputs are read by."""
+    """Return the declarations of a task or workflow that determine how its inputs are read."""
     return " ".join(f"{each.value.type} {each.name}" for each in node.available_inputs)
 
 
 @task(name="inputs", cores=0.1, memory="256M", local=True, version="1")
 def _encoded(source: Source, path: tuple[str, ...], inputs: dict[str, Any], base: str) -> dict[str, Any]:
-    """Turn Python's values into those that travel."""
+    """Encode Python values."""
     node = loaded(source.pickled).nodes[path]
     paths = WorkflowPaths(base)
     found = {}
@@ -116,7 +138,7 @@ def _encoded(source: Source, path: tuple[str, ...], inputs: dict[str, Any], base
 
 
 def _named(value: Any, paths: WorkflowPaths) -> Any:
-    """Replace files by their names."""
+    """Replace files by their paths in expressions."""
     if isinstance(value, (File, Directory)):
         return paths.path(Stored(value, f"/toilfn/inputs/{value.name if isinstance(value, Directory) else value.id}"))
     if isinstance(value, os.PathLike):
@@ -132,7 +154,7 @@ def _named(value: Any, paths: WorkflowPaths) -> Any:
 
 @task(name="outputs", cores=0.1, memory="256M", local=True, version="1")
 def _plain(outputs: Any) -> Any:
-    """Turn what travels into Python's values: files are `File`, a Pair is a tuple, a Map a dict."""
+    """Decode values for Python: a file becomes a `File`, a Pair a tuple, and a Map a dict."""
     if isinstance(outputs, Stored):
         return outputs.content
     if isinstance(outputs, PathText):

@@ -34,25 +34,25 @@ __all__ = ["command", "configure", "main"]
 
 _USAGE = """\
 toilfn wdl [run] DOCUMENT [INPUTS.json | NAME=VALUE ...] [options]   run a workflow
-       toilfn wdl check DOCUMENT                                            say what is wrong with it, or doubtful
-       toilfn wdl inputs DOCUMENT                                           print a file of inputs to be filled in"""
+       toilfn wdl check DOCUMENT                                            report errors and warnings
+       toilfn wdl inputs DOCUMENT                                           print a template for an input file"""
 
 _CONTAINERS = ("auto", "docker", "podman", "singularity", "apptainer", "udocker", "none")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments."""
+    """Add the command's arguments to the parser."""
     parser.usage = _USAGE
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]  # inputs may follow options
-    parser.add_argument("document", metavar="DOCUMENT", help="a path, also of an archive; a URL; or a tool's id "
-                        "such as github.com/owner/name:version in a registry (TRS)")  # fmt: skip
-    parser.add_argument("words", metavar="INPUTS", nargs="*", help="a JSON file of inputs, or inputs as NAME=VALUE")
+    parser.add_argument("document", metavar="DOCUMENT", help="path of a document or an archive, URL, or id of a tool "
+                            "in a registry (TRS), such as github.com/owner/name:version")  # fmt: skip
+    parser.add_argument("words", metavar="INPUTS", nargs="*", help="JSON file of inputs, or inputs as NAME=VALUE")
     _add_inputs(parser.add_argument_group("inputs"))
     _add_outputs(parser.add_argument_group("outputs"))
     _add_execution(parser.add_argument_group("execution"))
     _add_check(parser.add_argument_group("check DOCUMENT"))
     parser.add_argument_group("inputs DOCUMENT").add_argument(
-        "--required", action="store_true", help="only those that must be given"
+        "--required", action="store_true", help="print only required inputs"
     )
     add_dry_run(parser)
     add_options(parser)
@@ -61,48 +61,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-i", "--input", "--inputs", action="append", default=[], dest="inputs",
-                       help="a JSON file or URL, - for standard input, a JSON text, or NAME=VALUE; may be given "
-                            "several times")  # fmt: skip
-    group.add_argument(
-        "--none", action="append", default=[], metavar="NAME", help="an optional input that has no value"
-    )
+                       help="JSON file, URL, - for standard input, JSON text, or NAME=VALUE (repeatable)")  # fmt: skip
+    group.add_argument("--none", action="append", default=[], metavar="NAME", help="set an optional input to None")
     group.add_argument("--empty", action="append", default=[], metavar="NAME",
-                       help="an input that is an empty String, Array or Map")  # fmt: skip
-    group.add_argument("-p", "--path", action="append", default=[], help="a directory to look for imports in")
+                       help="set an input to an empty String, Array or Map")  # fmt: skip
+    group.add_argument("-p", "--path", action="append", default=[], help="directory to search for imports")
     group.add_argument("--entrypoint", "--task", dest="entrypoint", metavar="NAME",
-                       help="the task or workflow to run; by default the document's workflow")  # fmt: skip
+                       help="task or workflow to run (default: the document's workflow)")  # fmt: skip
     group.add_argument("--reference-inputs", "--referenceInputs", action="store_true",
-                       help="leave input files where they are, and keep only links to them")  # fmt: skip
+                       help="keep links to input files in the store instead of copies")  # fmt: skip
     group.add_argument("--run-imports-on-workers", "--runImportsOnWorkers", action="store_true",
-                       help="have workers import files, which must then reach them")  # fmt: skip
+                       help="let workers import input files, which they must be able to access")  # fmt: skip
     group.add_argument("--quant-check", "--quantCheck", action=argparse.BooleanOptionalAction, default=True,
-                       help="check what may be missing or empty (? and +)")  # fmt: skip
+                       help="check optional and non-empty types (? and +)")  # fmt: skip
 
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-o", "--output-directory", "--outputDirectory", default="wdl-out", dest="directory",
-                       help="a path or URL for output files (default: wdl-out)")  # fmt: skip
+                       help="path or URL for output files (default: wdl-out)")  # fmt: skip
     group.add_argument("-m", "--output-file", "--outputFile", dest="file",
-                       help="a file for the outputs' JSON; by default it is printed")  # fmt: skip
+                       help="file for the outputs as JSON (default: print them)")  # fmt: skip
     group.add_argument("--output-dialect", "--outputDialect", choices=("cromwell", "miniwdl"), default="cromwell",
-                       dest="dialect", help="cromwell: just the outputs; miniwdl: inside of an object")  # fmt: skip
+                       dest="dialect", help="cromwell: only the outputs; miniwdl: an object with them")  # fmt: skip
     group.add_argument("--use-relative-output-paths", action="store_true", dest="relative",
-                       help="put files where they were below the directory that their command ran in")  # fmt: skip
+                       help="keep the paths of output files below the working directory of their command")  # fmt: skip
     how = group.add_mutually_exclusive_group()
     for word, text in (
         ("copy", "copy output files out of the store (the default)"),
-        ("move", "move output files out of the store, which keeps links to them"),
-        ("leave", "leave output files in the store; the outputs have their paths there"),
+        ("move", "move output files out of the store, leaving links to them"),
+        ("leave", "leave output files in the store, and return their paths there"),
     ):
         how.add_argument(f"--{word}-outputs", action="store_const", const=word, dest="how", default="copy", help=text)
     group.add_argument("--all-call-outputs", "--allCallOutputs", action="store_true",
-                       help="keep the outputs of all of the workflow's calls, too")  # fmt: skip
+                       help="also deliver the outputs of all calls of the workflow")  # fmt: skip
 
 
 def _add_check(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--strict", action="store_true", help="end with exit status 2 if anything is doubtful")
+    group.add_argument("--strict", action="store_true", help="end with exit status 2 if there are warnings")
     group.add_argument("--suppress", default="", metavar="KINDS",
-                       help="leave these out, such as UnusedDeclaration,CommandShellCheck")  # fmt: skip
+                       help="leave out these warnings, such as UnusedDeclaration,CommandShellCheck")  # fmt: skip
 
 
 def _size(text: str) -> int:
@@ -114,27 +111,29 @@ def _size(text: str) -> int:
 
 def _add_execution(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--container", choices=_CONTAINERS, default="auto",
-                       help="how commands run (default: auto, the first engine that works)")  # fmt: skip
+                       help="container engine for commands (default: auto, the first engine that works)")  # fmt: skip
     group.add_argument("--default-container", default=Machine.image, metavar="IMAGE",
-                       help=f"for tasks that name none (default: {Machine.image})")  # fmt: skip
+                       help=f"image for tasks that name none (default: {Machine.image})")  # fmt: skip
     group.add_argument("--as-root", action="store_true",
-                       help="let commands be root in their containers, for those that install something")  # fmt: skip
+                       help="run commands as root in their containers, for example to install packages")  # fmt: skip
     group.add_argument("--runtime-defaults", metavar="JSON", default="{}",
-                       help="attributes of the runtime section for tasks that do not have them: a file, or a text such "
-                            "as '{\"maxRetries\": 2}'")  # fmt: skip
+                       help="runtime attributes for tasks that do not have them: a file, or a text such "
+                                                   "as '{\"maxRetries\": 2}'")  # fmt: skip
     group.add_argument("--runtime-cpu-max", metavar="N", type=float,
-                       help="the most cores that a task gets, whatever it asks for")  # fmt: skip
+                       help="maximum number of cores of a task, even if it requests more")  # fmt: skip
     group.add_argument("--runtime-memory-max", metavar="SIZE", type=_size,
-                       help="the most memory that a task gets, whatever it asks for")  # fmt: skip
-    group.add_argument("--copy-input-files", action="store_true", help="give commands copies that they may change")
+                       help="maximum memory of a task, even if it requests more")  # fmt: skip
+    group.add_argument(
+        "--copy-input-files", action="store_true", help="give commands copies of their inputs that they may change"
+    )
     group.add_argument("--call-cache", metavar="DIR", default=os.environ.get("TOILFN_WDL_CALL_CACHE"),
-                       help="a directory where finished calls are kept for other runs")  # fmt: skip
-    group.add_argument("--no-cache", action="store_true", help="neither look there nor add to it")
+                       help="directory of a cache of finished calls, shared by several runs")  # fmt: skip
+    group.add_argument("--no-cache", action="store_true", help="do not use this cache")
 
 
 def command(options: argparse.Namespace) -> int:
-    """Run a document, or look at it."""
-    if options.document == "run" and options.words:  # as others have it
+    """Run a document, check it, or print its inputs."""
+    if options.document == "run" and options.words:  # as in other runners
         options.document = options.words.pop(0)
     if options.document in ("check", "inputs") and (options.words or not os.path.exists(options.document)):
         return _look(options)
@@ -154,7 +153,7 @@ def command(options: argparse.Namespace) -> int:
         with _settings(options, node.name) as settings:
             outputs = compute(promise, **settings)
     except FailedTasksError as error:
-        _tell_failures(error)
+        _report_failures(error)
         return 1
     if not options.file:
         print(as_text(outputs), end="")
@@ -162,23 +161,23 @@ def command(options: argparse.Namespace) -> int:
 
 
 _MOST_FAILURES = 10
-"""How many are told; there may be one for each item of a scatter."""
+"""Number of failures to report; there may be one for each item of a scatter."""
 
 
-def _tell_failures(error: FailedTasksError) -> None:
+def _report_failures(error: FailedTasksError) -> None:
     lines = [reason(failure, name) for failure, name in zip(error.failures[:_MOST_FAILURES], error.names, strict=False)]
     if len(error.failures) > _MOST_FAILURES:
         lines.append(f"and {len(error.failures) - _MOST_FAILURES} more: toilfn status {error.store} --failed")
     if any(map(was_too_large, error.failures)):
-        lines.append("--runtime-cpu-max and --runtime-memory-max give tasks less than they ask for")
-    lines.append(f"what a task has said: toilfn logs {error.store} TASK")
-    lines.append(f"all other work is kept; to resume: toilfn resume {error.store}")
+        lines.append("--runtime-cpu-max and --runtime-memory-max limit the resources of tasks")
+    lines.append(f"to see the log of a task: toilfn logs {error.store} TASK")
+    lines.append(f"completed work is kept; to resume: toilfn resume {error.store}")
     for line in lines:
         report(visible(f"toilfn: {line}"))
 
 
 def _make_directories(*places: str) -> None:
-    """Make where outputs go before anything runs: it would be sad to find out in the end."""
+    """Create the output directories before anything runs, to detect errors early."""
     for place in places:
         try:
             if not is_url(place):
@@ -189,12 +188,11 @@ def _make_directories(*places: str) -> None:
 
 @contextmanager
 def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
-    """Return the settings of the run; on this machine, with workers that have what is loaded here."""
+    """Yield the settings of the run; on this machine, with forked workers, which need not load the modules again."""
     settings = {"retries": 0, "workflow": name, **from_options(options)}
     resolved = Settings.resolve(**settings)
-    if (
-        resolved.cluster not in (None, "local") or threading.active_count() > 1
-    ):  # a fork server must be forked before those
+    # A fork server must be forked before any thread is started.
+    if resolved.cluster not in (None, "local") or threading.active_count() > 1:
         yield settings
         return
     with closing(ForkServer()) as fork_server:
@@ -202,7 +200,7 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
 
 
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
-    """Build the promise of the delivered outputs."""
+    """Return the promise of the delivered outputs."""
     from toilfn.wdl.outputs import Delivery, deliver
 
     outputs = _outputs(options, parsed, node)
@@ -217,7 +215,7 @@ def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
 
 
 def _outputs(options: argparse.Namespace, parsed: Any, node: Any) -> Any:
-    """Build the promise of the outputs."""
+    """Return the promise of the outputs before delivery."""
     from toilfn.wdl.tasks import start
 
     given, base = _given(node, [*options.inputs, *options.words])
@@ -245,7 +243,7 @@ def _machine(options: argparse.Namespace) -> Machine:
 
 
 def _look(options: argparse.Namespace) -> int:
-    """Do ``toilfn wdl check`` and ``toilfn wdl inputs``."""
+    """Run ``toilfn wdl check`` or ``toilfn wdl inputs``."""
     if len(options.words) != 1:
         raise InputError(f"toilfn wdl {options.document} takes exactly one document")
     parsed = document.load_document(opened(options.words[0]).document, path=options.path, strict=options.quant_check)
@@ -260,11 +258,11 @@ def _look(options: argparse.Namespace) -> int:
 
 
 _PAIR = re.compile(r"[A-Za-z_]\w*(\.\w+)*=")
-"""How ``NAME=VALUE`` begins, whatever the value is; a URL has a colon first."""
+"""The beginning of ``NAME=VALUE``; in a URL, a colon comes first."""
 
 
 def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Read all inputs; later ones win. Also gives the directory or URL of the last file of inputs."""
+    """Read all inputs, of which later ones take precedence; also return the directory or URL of the last input file."""
     given: dict[str, Any] = {}
     pairs, base = [], ""
     for word in words:
@@ -278,12 +276,12 @@ def _given(node: Any, words: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``toilfn wdl`` by its other name.
+    """Run ``toilfn wdl`` under its other name, and return the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        By default what this process was given.
+        The command line; by default that of this process.
     """
     from toilfn import cli
 

@@ -1,7 +1,7 @@
-"""What a task's runtime section asks for, in the words of `toilfn.task`.
+"""Translate a task's runtime section into options of `toilfn.task`.
 
-Names are those of the WDL specifications (draft-2 and 1.0 "Runtime Section", 1.1 "Runtime Section", 1.2 "Requirements
-Section" and "Hints"), and what Cromwell, miniwdl and Toil add to them.
+The attributes are those of the WDL specifications (draft-2, 1.0 and 1.1 "Runtime Section", 1.2 "Requirements Section"
+and "Hints"), and those that Cromwell, miniwdl and Toil add.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime(Once):
-    """What a call of a task asks for.
+    """The runtime attributes of a call.
 
     Attributes
     ----------
     options : dict
-        Of `toilfn.task`.
+        Options of `toilfn.task`.
     image : str or None
-        The container's.
+        The container image.
     return_codes : tuple of int or None
-        Exit statuses that mean success; None for all.
+        Exit statuses that mean success; None means all.
     mount_points : tuple of str
-        Where in the container there are disks of its own.
+        Mount points of disks in the container.
     fail_on_stderr : bool
-        Whether anything on standard error means failure (Cromwell's ``failOnStderr``).
+        Whether output on standard error means failure (``failOnStderr`` of Cromwell).
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Runtime(Once):
     fail_on_stderr: bool = False
 
     def counts(self) -> tuple[Any, ...]:
-        """What of it makes another result: a finished call stays finished when others ask for more memory."""
+        """Return the attributes that affect results; a different memory request does not make a call run again."""
         return self.image, self.return_codes, self.mount_points, self.fail_on_stderr
 
 
@@ -69,17 +69,18 @@ def runtime_of(
     ----------
     task : WDL.Tree.Task
     env : Env.Bindings
-        Its inputs; declarations that the section needs are evaluated here.
+        The inputs of the task. Declarations that the section needs are evaluated here.
     library : Library
+        The standard library.
     overrides : mapping
-        Plain values that were given with the inputs and win.
+        Plain values given with the inputs, which take precedence.
     defaults : mapping, optional
-        Plain values of attributes that the section does not have.
+        Plain values for attributes that the section does not have.
 
     Raises
     ------
     WDLError
-        If an attribute has a value that it cannot have.
+        If an attribute has an invalid value.
     """
     env = _with_declarations(task, env, library)
     values = {_name(name): value for name, value in (defaults or {}).items()}
@@ -94,21 +95,21 @@ def runtime_of(
 
 
 def check_override(section: str, name: str, value: Any) -> None:
-    """Refuse a value that is given with the inputs for an attribute that cannot have it.
+    """Refuse an invalid value for a runtime attribute among the inputs.
 
     Parameters
     ----------
     section : {"runtime", "requirements", "hints"}
-        Requirements have a fixed set of names (1.2, "Requirements Section"); the others may have any, and hints
-        any value ("Hints Section": no task fails since a hint is not understood).
+        Requirements have a fixed set of names (1.2, "Requirements Section"). The other sections may have any names, and
+        hints may have any value ("Hints Section": a task does not fail because of an unknown hint).
     name : str
     value : object
-        As parsed from JSON.
+        The value parsed from JSON.
 
     Raises
     ------
     ResourceError
-        If it cannot.
+        If the value is invalid.
     """
     if section == "hints":
         return
@@ -130,7 +131,7 @@ def _read(values: Mapping[str, Any]) -> Runtime:
 
 
 def _taken(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T | None:
-    """Read the attribute of a name, if it is there."""
+    """Parse an attribute, if it is present."""
     if name not in values:
         return None
     try:
@@ -142,13 +143,13 @@ def _taken(values: Mapping[str, Any], name: str, read: Callable[[Any], T]) -> T 
 
 
 _LEAST_MEMORY = 256 * 2**20
-"""Bytes: batch systems count the worker, too, that puts files into place and evaluates outputs."""
+"""Minimum memory in bytes, since batch systems also count the worker, which links files and evaluates outputs."""
 
 _REQUIREMENTS = (
     "container", "cpu", "disks", "fpga", "gpu", "max_retries", "memory", "return_codes",
     "docker", "maxRetries", "returnCodes",
 )  # fmt: skip
-"""The last three are old names, which 1.2 keeps."""
+"""The names of requirements; the last three are old names that 1.2 still allows."""
 
 _OTHER_NAMES = {
     "container": "docker",
@@ -183,7 +184,7 @@ def needed(task: Tree.Task) -> list[str]:
 
 
 def _with_declarations(task: Tree.Task, env: Env.Bindings[Value.Base], library: Library) -> Env.Bindings[Value.Base]:
-    """Evaluate those of a task's declarations that its runtime section needs."""
+    """Evaluate the declarations that a task's runtime section needs."""
     decls = {decl.name: decl for decl in (*(task.inputs or []), *task.postinputs)}
     for decl in (decls[name] for name in needed(task)):
         if not env.has_binding(decl.name):
@@ -225,7 +226,7 @@ def _disk(value: Any) -> int:
 
 
 def _mount_points(value: Any) -> tuple[str, ...]:
-    """Return the places of disks that have one (1.2, "disks"): others are where the command runs."""
+    """Return the mount points of disks that have one (1.2, "disks"); others are in the working directory."""
     return tuple(disk["place"] for disk in _disks(value) if (disk["place"] or "").startswith("/"))
 
 
@@ -245,7 +246,7 @@ def _size_of(disk: re.Match[str]) -> int:
 
 
 def _accelerators(values: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Read ``gpu`` (true or a number), with ``gpuType`` or ``acceleratorType`` for the model."""
+    """Parse ``gpu`` (true or a number), with ``gpuType`` or ``acceleratorType`` for the model."""
     count = _taken(values, "gpu", _count)
     if not count:
         return None
@@ -258,13 +259,13 @@ def _count(value: Any) -> int:
 
 
 def _walltime(values: Mapping[str, Any]) -> float | None:
-    """Read ``timeout`` (a duration), or the minutes of ``runtime_minutes`` and ``time_minutes``."""
+    """Parse ``timeout`` (a duration), or the minutes in ``runtime_minutes`` and ``time_minutes``."""
     minutes = _taken(values, "runtime_minutes", float)
     return _taken(values, "timeout", parse_duration) if minutes is None else 60.0 * minutes
 
 
 def _preemptible(values: Mapping[str, Any]) -> bool | None:
-    """Read ``preemptible``: how often a machine that can be taken away may be tried; or the hint ``short_task``."""
+    """Parse ``preemptible``, the number of attempts on preemptible machines, or the hint ``short_task``."""
     preemptions = _taken(values, "preemptible", int)
     if preemptions is None:
         return True if values.get("shortTask") is True else None
@@ -280,7 +281,7 @@ def _retries(values: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def _image(value: Any) -> str | None:
-    """Read an image, or the first of a list; ``"*"`` is any."""
+    """Parse an image, or the first of a list; ``"*"`` means any image."""
     image = next(iter(value), None) if isinstance(value, list) else value
     if not isinstance(image, str | None):
         raise TypeError(image)
@@ -288,7 +289,7 @@ def _image(value: Any) -> str | None:
 
 
 def _return_codes(value: Any) -> tuple[int, ...] | None:
-    """Read one, several, or all (``"*"``); also whether others than 0 mean success (``continueOnReturnCode``)."""
+    """Parse one exit status, several, or all (``"*"``), or the boolean value of ``continueOnReturnCode``."""
     if value == "*" or _truth(value) is True:
         return None
     if _truth(value) is False:
@@ -297,7 +298,7 @@ def _return_codes(value: Any) -> tuple[int, ...] | None:
 
 
 def _truth(value: Any) -> bool | None:
-    """Read ``true`` or ``"true"``; gives None for what is neither true nor false."""
+    """Parse ``true`` or ``"true"``; return None for a value that is neither true nor false."""
     return {"true": True, "false": False}.get(str(value).lower())
 
 

@@ -1,10 +1,10 @@
-"""What is written in other ways than miniwdl expects, and errors of syntax in a reader's words.
+"""Extend the syntax that miniwdl accepts, and make syntax errors readable.
 
-- ``Object`` is a type in draft-2, too, and ``object { ... }`` is one (draft-2, "Object Literals").
-- An expression may begin with a minus (draft-2 to 1.2, "Operator Precedence Table"; draft-2 and 1.0: also a plus).
-- An Int may be hexadecimal (draft-2 and 1.0, "Whitespace, Strings, Identifiers, Constants").
-- Metadata may have ``null`` (1.0 "Parameter Metadata Section", 1.1 and 1.2 "Metadata Sections").
-- The version may be on another line than the word, and a comment beside it.
+- ``Object`` is also a type in draft-2, with literals ``object { ... }`` (draft-2, "Object Literals").
+- An expression can begin with a minus (draft-2 to 1.2, "Operator Precedence Table"; draft-2 and 1.0: also a plus).
+- An Int can be hexadecimal (draft-2 and 1.0, "Whitespace, Strings, Identifiers, Constants").
+- Metadata can contain ``null`` (1.0 "Parameter Metadata Section", 1.1 and 1.2 "Metadata Sections").
+- The version can be on another line than the word ``version``, and be followed by a comment.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEX_TERMINAL = "HEX_INT.2: /[+-]?0[xX][0-9a-fA-F]+/\n"
 
 
 def extend_grammars() -> None:
-    """Add to miniwdl's grammars what they lack. It may be called again."""
+    """Extend miniwdl's grammars. May be called again."""
     for version, grammar in _grammar.versions.items():
         if _MINUS not in grammar:
             signs = f"{_MINUS} {_PLUS}" if version in ("draft-2", "1.0") else _MINUS
@@ -53,20 +53,20 @@ _VERSION = re.compile(
 
 
 def with_plain_version(text: str, place: str) -> str:
-    """Return a document's text with its version on the word's line, and nothing else there; all else stays in its line.
+    """Normalize the version statement in a document's text, keeping the numbers of all lines.
 
     Parameters
     ----------
     text : str
     place : str
-        Its path or URL.
+        The document's path or URL.
 
     Raises
     ------
     WDL.Error.SyntaxError
-        If there is a version that we do not know.
+        If the version is not supported.
     """
-    text = text.removeprefix("\ufeff")  # some editors' mark of UTF-8
+    text = text.removeprefix("\ufeff")  # the byte order mark of some editors
     found = _VERSION.match(text)
     if found is None:
         return text
@@ -83,7 +83,7 @@ def with_plain_version(text: str, place: str) -> str:
 
 
 class Unexpected(lark.exceptions.UnexpectedInput):
-    """Something stands in a document where it cannot.
+    """A syntax error: an unexpected token.
 
     Parameters
     ----------
@@ -106,13 +106,13 @@ class Unexpected(lark.exceptions.UnexpectedInput):
 
 
 _MANY = 12
-"""More alternatives than these do not help the reader."""
+"""Maximum number of alternatives to list in an error."""
 
 _IN_WORDS = {"CNAME": "a name", "$END": "the end"}
 
 
 def _words(terminals: Any, parser: lark.Lark) -> list[str]:
-    """Return what is written for terminals of a grammar."""
+    """Return the texts of terminals of a grammar, for messages."""
     patterns = {terminal.name: terminal.pattern for terminal in parser.terminals}
     named = {_IN_WORDS[name] for name in terminals if name in _IN_WORDS}
     fixed = {name: patterns[name] for name in terminals if name in patterns}

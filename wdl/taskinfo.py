@@ -1,4 +1,4 @@
-"""WDL 1.2's variable ``task``: what a command and its outputs may know of the call they belong to."""
+"""The variable ``task`` of WDL 1.2, which gives a command and its outputs information about their call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def task_value(task: Tree.Task, runtime: Runtime, status: int | None) -> Value.B
     ----------
     task : WDL.Tree.Task
     runtime : Runtime
-        What the call asked for.
+        The runtime attributes of the call.
     status : int or None
         The command's exit status, once it has ended.
     """

@@ -1,4 +1,4 @@
-"""A document's workflows and tasks as tasks of toilfn."""
+"""The toilfn tasks that run a document's workflows and tasks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _DRIVER: dict[str, Any] = {
     "cores": 0.1, "memory": "256M", "disk": "64M", "local": True, "version": "1",
     "double_memory": True, "retries": {"memory": 10},
 }  # fmt: skip
-"""Options of what only evaluates expressions: it runs beside the leader, and may be about large values."""
+"""Options of tasks that only evaluate expressions: they run on the leader's machine, and may process large values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The inputs of what a run is for: its calls are other ones only where these reach them."""
+    """The inputs of the requested workflow, which affect the ids of its calls only where they are used."""
 
     __toilfn_lineage__: ClassVar[bool] = False
 
@@ -39,9 +39,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Scope(Once):
-    """A running workflow, as the tasks that it is made of know it: its own task counts in their ids.
+    """A running workflow, as an argument of its tasks, whose ids depend on the workflow's own task.
 
-    Its inputs are as `toilfn.wdl.apart` gives them.
+    The inputs are in the form returned by `toilfn.wdl.apart`.
     """
 
     __toilfn_lineage__: ClassVar[bool] = False
@@ -51,22 +51,23 @@ class Scope(Once):
     machine: Machine
 
     def counts(self) -> tuple[Any, ...]:
-        """Return all of it."""
+        """Return all fields."""
         return self.workflow, self.inputs, self.machine
 
 
 def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, alone: bool = False) -> Any:
-    """Build the promise of the outputs of a document's task or workflow.
+    """Return the promise of the outputs of a document's task or workflow.
 
     Parameters
     ----------
     document : WDL.Tree.Document
     node : WDL.Tree.Task or WDL.Tree.Workflow
     inputs : mapping, or the promise of one
-        Encoded.
+        The encoded inputs.
     machine : Machine
+        The options for running commands.
     alone : bool
-        Whether nothing else in this graph runs it. Then calls that other inputs do not reach are found again.
+        Whether nothing else in this graph runs the node. Then calls that do not depend on changed inputs are reused.
     """
     parsed = source(document)
     given = Given(inputs) if alone else inputs
@@ -75,7 +76,7 @@ def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, 
 
 @task(name="start", **_DRIVER)
 def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Given, machine: Machine) -> Any:
-    """Put a document into the store, and run a task or workflow of it."""
+    """Store a document, and run one of its tasks or workflows."""
     stored = program(source)
     called = callee(stored, stored.loaded.nodes[path])
     if isinstance(inputs, Given) and isinstance(called.node, Tree.Workflow):
@@ -87,7 +88,7 @@ def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Gi
 
 @task(**_DRIVER)
 def workflow(called: Callee, inputs: Mapping[str, Any] | Given, machine: Machine) -> Any:
-    """Go over a workflow; gives its outputs, or the promises of them."""
+    """Evaluate the body of a workflow, and return its outputs or their promises."""
     walk = _walk(Scope(called, inputs.plain if isinstance(inputs, Given) else inputs, machine), "")
     walk.go(walk.plan.order[""])
     return _with_calls(walk.outputs(), walk.call_outputs()) if machine.all_outputs else walk.outputs()
@@ -102,8 +103,8 @@ def _with_calls(outputs: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any
 
 
 @task(name="evaluate", **_DRIVER)
-def go_on(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) -> Any:
-    """Go over nodes of a workflow when what they need is known; gives the value of the last one."""
+def evaluate_later(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) -> Any:
+    """Evaluate nodes of a workflow whose dependencies are now known; return the value of the last one."""
     walk = _walk(scope, section)
     for key, plain in env.items():
         walk.take(key, plain)
@@ -119,7 +120,7 @@ def go_on(scope: Scope, section: str, nodes: list[str], env: Mapping[str, Any]) 
 
 def _walk(scope: Scope, section: str) -> Walk:
     calls = Calls(scope.workflow.program, replace(scope.machine, all_outputs=False), workflow)
-    later = go_on.options(version=scope.workflow.version)
+    later = evaluate_later.options(version=scope.workflow.version)
     shared = functools.cache(lambda: replace(scope, inputs=apart(scope.inputs)))
 
     def make_call(node: Tree.Call, inputs: dict[str, Any], after: list[Any]) -> Any:

@@ -1,19 +1,19 @@
-"""WDL values as they travel between tasks: plain Python, with the store's files in place of paths.
+"""Encode WDL values as plain Python values for passing them between tasks, with files in the store instead of paths.
 
 ==========================  ===================================================
-WDL                         here
+WDL                         Python
 ==========================  ===================================================
 None                        None
 Boolean, Int, Float         bool, int, float
 String                      str, or `PathText` if it is the path of a known file
-File, Directory             `Stored`, or `Absent` if there is nothing
+File, Directory             `Stored`, or `Absent` if it does not exist
 Array                       list
 Pair                        tuple of two
 Map                         `Entries`
 Struct, Object              dict
 ==========================  ===================================================
 
-A value's WDL type is not kept: whoever reads a value knows what it was declared as.
+The WDL type of a value is not stored: the reader knows its declaration.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["Absent", "Entries", "PathText", "Paths", "Stored", "decode", "encode
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file or a directory, and the folder that it was in.
+    """A file or a directory, and its original folder.
 
-    Files of one folder are siblings: whoever gets several of them finds them in one directory.
+    Files from one folder are siblings: a task that gets several of them finds them in one directory.
     """
 
     content: File | Directory
@@ -43,7 +43,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """A path with nothing there, which a workflow may name as long as nothing reads it."""
+    """A path at which nothing exists, which is allowed in a workflow as long as nothing reads it."""
 
     path: str
     is_directory: bool
@@ -51,57 +51,57 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class PathText:
-    """The path of a file where a String was declared."""
+    """The path of a file as the value of a String."""
 
     file: Stored
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """A Map: keys and values in their order."""
+    """A Map: keys and values in order."""
 
     items: tuple[tuple[Any, Any], ...]
 
 
 class Paths(ABC):
-    """What paths mean where values are evaluated."""
+    """The meaning of paths in some evaluation."""
 
     @abstractmethod
     def path(self, stored: Stored) -> str:
-        """Return the path that stands for a stored file or directory."""
+        """Return the path for a stored file or directory."""
 
     @abstractmethod
     def stored(self, path: str, *, directory: bool) -> Stored:
-        """Return what a path stands for, and store it if need be.
+        """Return the file or directory at a path, after storing it if necessary.
 
         Raises
         ------
         FileNotFoundError
-            If there is nothing.
+            If nothing exists at the path.
         """
 
     @abstractmethod
     def known(self, path: str) -> Stored | None:
-        """Return what a path stands for, if that is in the store already."""
+        """Return the file or directory for a path, if it is already in the store."""
 
 
 def encode(value: Value.Base, declared: Type.Base, paths: Paths, *, strict: bool = True) -> Any:
-    """Turn a WDL value into what travels, with None for a file that is not there where its type allows that.
+    """Encode a WDL value; a missing file becomes None if its type allows that.
 
     Parameters
     ----------
     value : WDL.Value.Base
     declared : WDL.Type.Base
-        Its type.
+        The declared type.
     paths : Paths
-        What paths mean here.
+        The meaning of paths in this evaluation.
     strict : bool
-        Whether all other files must be there.
+        Whether all other files must exist.
 
     Raises
     ------
     FileNotFoundError
-        If something is not there and must be.
+        If a required file does not exist.
     """
 
     def inner(item: Value.Base, kind: Type.Base) -> Any:
@@ -142,16 +142,16 @@ def _encoded_path(value: Value.Base, declared: Type.Base, paths: Paths, *, stric
 
 
 def decode(plain: Any, declared: Type.Base, paths: Paths) -> Value.Base:
-    """Turn what travels into a WDL value again.
+    """Decode a value to a WDL value.
 
     Parameters
     ----------
     plain : object
-        What `encode` gave.
+        The result of `encode`.
     declared : WDL.Type.Base
-        Its type; `WDL.Type.Any` and `WDL.Type.Object` leave it to the value itself.
+        The declared type; for `WDL.Type.Any` and `WDL.Type.Object`, the type follows from the value.
     paths : Paths
-        What paths mean here.
+        The meaning of paths in this evaluation.
     """
     if plain is None:
         return Value.Null()

@@ -1,8 +1,8 @@
-"""Going over a workflow's body: what is known is evaluated, calls become tasks, and what waits, tasks that go on.
+"""Evaluate the body of a workflow: known values immediately, calls as tasks, and the rest in later tasks.
 
-A body is gone over inside of a task. A declaration whose names are all known is evaluated there and then. A call with
-known inputs becomes the promise of a task; whatever needs what a promise stands for becomes the promise of a task that
-goes on from there with the values. So a scatter is one expansion, and a sequence of cheap expressions is no task.
+A task evaluates a body. It evaluates a declaration immediately if all names in it are known. A call with known inputs
+becomes the promise of a task. A node that needs the value of a promise becomes the promise of a task that evaluates it
+once the value is known. So a scatter is expanded at once, and cheap expressions do not need tasks of their own.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from toilfn.wdl.values import decode, encode
 __all__ = ["Tasks", "Walk", "names", "pick"]
 
 _MOST_NEEDS = 10_000
-"""How many promises all iterations of a scatter may need; with more, the scatter itself waits for them, once."""
+"""Maximum number of promises that all iterations of a scatter may need; with more, the scatter itself waits."""
 
 
 class Tasks(NamedTuple):
-    """How promises are made; given by `toilfn.wdl.tasks`, which calls this module."""
+    """Functions that create promises, passed by `toilfn.wdl.tasks`, which calls this module."""
 
     call: Callable[[Tree.Call, dict[str, Any], list[Any]], Any]
-    """Takes a call, its encoded inputs, and promises to wait for."""
-    go_on: Callable[[str, list[str], dict[str, Any], list[Any]], Any]
-    """Takes a section, nodes in it to be gone over, what they need by key, and promises to wait for."""
+    """Takes a call, its encoded inputs, and promises to wait for; returns the promise of its outputs."""
+    evaluate_later: Callable[[str, list[str], dict[str, Any], list[Any]], Any]
+    """Takes a section, nodes in it to evaluate, the values they need by key, and promises to wait for."""
 
 
 class Walk:
-    """One body while it is gone over: a workflow's, or a section's.
+    """The evaluation of one body: that of a workflow or a section.
 
     Parameters
     ----------
     plan : Plan
-        The workflow's.
+        The plan of the workflow.
     section : str
-        The id of the section, or an empty string.
+        The id of the section; empty for the whole workflow.
     tasks : Tasks
-        How promises are made.
+        Functions that create promises.
     inputs : mapping
-        The workflow's own encoded inputs, also those that are for its calls, such as ``call.name``.
+        The encoded inputs of the workflow, including those for its calls, such as ``call.name``.
     all_calls : bool
-        Whether the outputs of calls are wanted though nothing in the workflow uses them.
+        Whether the outputs of all calls are needed, even if nothing in the workflow uses them.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Walk:
         self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
 
     def take(self, key: str, given: Any) -> None:
-        """Build a value known that this walk's task was given."""
+        """Bind a value from the arguments of this task."""
         plain = together(given)
         if plain is not given:
             self._apart[key] = given
         self.bind(key, plain)
 
     def bind(self, key: str, plain: Any) -> None:
-        """Build a value known under its key, and under its names."""
+        """Bind a value to its key and its names."""
         self.plain[key] = plain
         kind, _, name = key.partition("-")
         if kind != "call":
@@ -93,7 +93,7 @@ class Walk:
                 self.env = self.env.bind(f"{name}.{binding.name}", value)
 
     def go(self, nodes: Iterable[str]) -> None:
-        """Go over nodes, each after what it needs."""
+        """Evaluate nodes, which must be in the order of their dependencies."""
         for id_ in nodes:
             node = self.plan.nodes[id_]
             if isinstance(node, Tree.Decl):
@@ -104,11 +104,11 @@ class Walk:
                 self._enter(id_, node)
 
     def result(self, key: str) -> Any:
-        """Return a value that is known, or what holds the promises of it."""
+        """Return a known value, or the structure with its promises."""
         return self.waiting[key] if key in self.waiting else self.plain[key]
 
     def outputs(self) -> Any:
-        """Return the workflow's outputs by name, or the promise of them."""
+        """Return the workflow's outputs by name, or their promise."""
         if self._is_waiting(OUTPUTS):
             return self._later(OUTPUTS)
         workflow = self.plan.workflow
@@ -126,7 +126,7 @@ class Walk:
         return {decl.name: found[decl.name] for decl in workflow.outputs}
 
     def call_outputs(self) -> dict[str, Any]:
-        """Return the outputs of all calls, as they can be seen from the workflow's body, or the promises of them."""
+        """Return the outputs of all calls, as visible in the workflow's body, or their promises."""
         return {
             node.name: self.result(id_)
             for id_, node in self.plan.nodes.items()
@@ -140,7 +140,7 @@ class Walk:
             self.take(id_, self.inputs[decl.name])
         elif not self._is_waiting(id_):
             value = self._evaluate(decl, decl.type, self.env)
-            # What nobody reads is not looked for: it may be a default somewhere far away.
+            # Do not look for unused files: they may be defaults that exist only elsewhere.
             self.plain[id_] = self._encode(decl, value) if self.plan.uses[id_] else None
             if not self.plan.uses[id_]:
                 return
@@ -175,11 +175,11 @@ class Walk:
         self._keep(id_)
 
     def _before(self, call: Tree.Call) -> list[Any]:
-        """Return what a call comes after, by its own word: calls, also all those that a scatter has made of one."""
+        """Return the promises of the calls named in ``after``, including all iterations of a scattered call."""
         return [promise for key in self.plan.after(call) for promise in _promises(self.waiting.get(key))]
 
     def _inputs(self, call: Tree.Call) -> dict[str, Any]:
-        """Evaluate what a call says, and add what the workflow was given for it."""
+        """Evaluate the inputs of a call, and add those that were given to the workflow for it."""
         assert call.callee is not None
         declared = call.callee.available_inputs
         given = {}
@@ -189,7 +189,7 @@ class Walk:
         return given | {name[len(prefix) :]: plain for name, plain in self.inputs.items() if name.startswith(prefix)}
 
     def _input(self, expr: Expr.Base, wanted: Type.Base) -> Any:
-        """Evaluate an input; what is the same in all iterations of a section is so once, and kept apart."""
+        """Evaluate an input; if it is the same in all iterations of a section, do so once, and share the result."""
         keys, home = self.plan.keys(expr), self
         while home._outer is not None and all(key in home._outer.plain for key in keys):
             home = home._outer
@@ -201,7 +201,7 @@ class Walk:
         return home._apart[place]
 
     def _as_given(self, expr: Expr.Base, wanted: Type.Base) -> Apart | None:
-        """Return what is handed on as it has come, if it was apart."""
+        """Return the shared form of an input that is passed on unchanged, if it has one."""
         name = expr.expr if isinstance(expr, Expr.Get) and not expr.member else None
         is_declared = isinstance(name, Expr.Ident) and isinstance(name.referee, Tree.Decl)
         is_same = is_declared and expr.type.copy(optional=wanted.optional) == wanted
@@ -241,19 +241,19 @@ class Walk:
                 self.bind(key, plain)
 
     def _wait(self, id_: str, exposed: list[str]) -> None:
-        """Enter a section when all is known that is needed in it."""
+        """Postpone the evaluation of a section until all values it needs are known."""
         promise = self._later(id_)
         self.waiting.update((key, promise[key]) for key in exposed)
         if not exposed:
             spawn(promise)
 
     def _gathered(self, id_: str) -> int:
-        """Count the promises that each iteration of a section would need, of what earlier scatters have made."""
+        """Count the promises of earlier scatters that each iteration of a section would need."""
         gathered = (self.waiting.get(key) for key in self._needs(id_))
         return sum(sum(1 for _ in _promises(found)) for found in gathered if isinstance(found, list))
 
     def section_result(self, id_: str) -> dict[str, Any]:
-        """Return what a section that was gone over exposes."""
+        """Return the values that an evaluated section exposes."""
         return {key: self.result(key) for key in self._exposed(id_)}
 
     def _exposed(self, id_: str) -> list[str]:
@@ -272,10 +272,10 @@ class Walk:
         inner.go(self.plan.order[id_])
         return inner
 
-    # What waits
+    # Later evaluation
 
     def _needs(self, id_: str) -> set[str]:
-        """Return what a node needs, with what the declarations need that are evaluated along with it."""
+        """Return the keys that a node and the declarations evaluated together with it need."""
         direct = self.plan.needs(id_)
         return {key for need in direct for key in self.folded.get(need, {need})}
 
@@ -283,16 +283,16 @@ class Walk:
         return any(key in self.waiting for key in self._needs(id_))
 
     def _later(self, id_: str) -> Any:
-        """Build the task that goes on from a node, with the folded declarations that it needs."""
+        """Return the promise of a node's value, to be evaluated later with the folded declarations it needs."""
         node = self.plan.nodes.get(id_)
         after, before = (self.plan.after(node), self._before(node)) if isinstance(node, Tree.Call) else ([], [])
         nodes = [*self._folded_for(id_), id_]
         needed = self._needs(id_) - set(after)
         env = {key: self._argument(key) for key in sorted(needed) if key in self.waiting or key in self.plain}
-        return self.tasks.go_on(self.section, nodes, env, before)
+        return self.tasks.evaluate_later(self.section, nodes, env, before)
 
     def _argument(self, key: str) -> Any:
-        """Return what stands for a value in the arguments of a task; what all iterations share is kept apart."""
+        """Return a value as an argument of a task; values that all iterations share are stored once."""
         if key in self.waiting:
             return self.waiting[key]
         owner = self
@@ -312,13 +312,13 @@ class Walk:
         return [key for key in self.plan.order[self.section] if key in wanted]
 
     def _keep(self, id_: str) -> None:
-        """Have a task run to its end though nothing needs its value."""
+        """Make sure that a task runs even if nothing needs its value."""
         if not self.plan.uses[id_]:
             spawn(self.waiting[id_])
 
 
 def pick(plain: Any, name: str) -> Any:
-    """Select an output of a call, or of the calls that a scatter or conditional made of it."""
+    """Select an output of a call, or of all its calls in a scatter or conditional."""
     if plain is None:
         return None
     if isinstance(plain, list):
@@ -327,7 +327,7 @@ def pick(plain: Any, name: str) -> Any:
 
 
 def names(plain: Any) -> list[str]:
-    """Return the names of a call's outputs, or of those of the calls that a scatter or conditional made of it."""
+    """Return the names of the outputs of a call, or of all its calls in a scatter or conditional."""
     if isinstance(plain, list):
         return list(dict.fromkeys(name for item in plain for name in names(item)))
     return list(plain or ())

@@ -6,7 +6,7 @@ import pytest
 
 from tests.house import prose
 
-CLEAN = ("toilfn", "stores", "clusters", "cwl")
+CLEAN = ("toilfn", "stores", "clusters", "cwl", "wdl")
 
 
 @pytest.mark.parametrize("folder", CLEAN)

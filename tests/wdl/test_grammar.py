@@ -10,7 +10,7 @@ import WDL
 from WDL import _parser
 
 from tests.wdl.running import run
-from toilfn.wdl.dialect import teach
+from toilfn.wdl.dialect import patch_miniwdl
 
 SOURCE = "version 1.1\n# said\nworkflow w { Int x = 1 }\n"
 
@@ -18,7 +18,7 @@ SOURCE = "version 1.1\n# said\nworkflow w { Int x = 1 }\n"
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    teach()
+    patch_miniwdl()
     return tmp_path / "toilfn" / "wdl"
 
 
