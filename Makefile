@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage docs man map test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage mutation docs man map test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -25,6 +25,7 @@ help:
 	@echo "format        fix what ruff can fix"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
 	@echo "coverage      pytest with the coverage of every line and branch, in build/coverage"
+	@echo "mutation      mutation testing of the scheduler and the log, with mutmut"
 	@echo "docs          build the site in build/site"
 	@echo "man           write the manual pages in man"
 	@echo "map           draw the packages and their imports in docs/architecture.md"
@@ -76,6 +77,12 @@ unit: .venv/dev
 coverage: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term --cov-report=html:build/coverage $(ARGS)
 
+# Which changes of the scheduler and the log do no test notice? Thousands of short runs: an hour or two.
+mutation: .venv/dev
+	$(BIN)/pip install -q "mutmut>=3.8"
+	$(BIN)/mutmut run --max-children $(WORKERS) $(ARGS)
+	$(BIN)/mutmut results
+
 # The site, from the pages in docs/ and the code; it needs no network, and any warning is an error.
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -107,7 +114,7 @@ bench: .venv/bench
 	set -e; export PATH="$(abspath $(BIN)):$$PATH"; for script in $(BENCHMARKS); do echo "== $$script"; python $$script; done
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build mutants dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: each says that the environment holds what pyproject.toml asked for when it was made.
