@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage mutation docs man map test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage mutation docs man map screenshots assets test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -29,6 +29,8 @@ help:
 	@echo "docs          build the site in build/site"
 	@echo "man           write the manual pages in man"
 	@echo "map           draw the packages and their imports in docs/architecture.md"
+	@echo "screenshots   photograph the pages that the site shows, with Chromium"
+	@echo "assets        fetch the scripts of others that pages use, by npm, and compare their checksums"
 	@echo "test-pythons  the core's tests with other Python versions: $(PYTHONS)"
 	@echo "mixtures      two hundred random programs with failures and kills; 'unit' runs a few of them"
 	@echo "conformance-wdl  run a suite of WDL in containers; make conformance-wdl SUITE=DIR for another one"
@@ -47,6 +49,13 @@ demo-slurm: .venv/dev
 	.ci/debian slurm-wlm slurmdbd munge mariadb-server
 	eval "$$($(BIN)/python -m tests.servers.slurm start)" && $(BIN)/python examples/demo/demo.py slurm --folder build/demo-slurm; \
 	status=$$?; $(BIN)/python -m tests.servers.slurm stop; exit $$status
+
+# The pictures of the pages on dashboards and servers; and what others have made of the pages themselves, by npm.
+screenshots: .venv/dev
+	$(BIN)/python docs/screenshots.py
+
+assets: .venv/bin/python
+	$(BIN)/python -m tests.house.assets
 
 docs/images/demo.svg: examples/demo/demo.py | .venv/installed
 	$(BIN)/python examples/demo/demo.py --svg $@

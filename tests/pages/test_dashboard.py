@@ -189,6 +189,29 @@ def test_a_run_that_another_process_leads_is_live(tmp_path: Path, browser: Any) 
         leader.wait(timeout=60)
 
 
+def test_its_button_stops_the_run(tmp_path: Path, browser: Any) -> None:
+    script = tmp_path / "flow.py"
+    script.write_text(FLOW)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TOILFN_")}
+    leader = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "store" / "log" / f"{2:016d}").exists():
+            assert time.monotonic() < deadline, "the run did not start"
+            time.sleep(0.05)
+        with dashboard(tmp_path / "store") as url:
+            page = browser.new_page()
+            page.on("dialog", lambda dialog: dialog.accept())
+            page.goto(url)
+            page.get_by_role("button", name="Stop the run").click(timeout=PATIENCE)
+            page.locator(".state.killed").first.wait_for(timeout=PATIENCE)
+            page.close()
+        assert leader.wait(timeout=60) != 0
+    finally:
+        leader.terminate()
+        leader.wait(timeout=60)
+
+
 def test_a_wrong_store_or_port_is_an_error_of_the_command(tmp_path: Path, store: Store) -> None:
     assert main(["dashboard", str(tmp_path / "nowhere"), "--no-browser"]) == 2
     assert main(["dashboard", store.url, "--no-browser", "--port", "99999"]) == 2

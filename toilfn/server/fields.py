@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ _PATIENCE = 60
 """Seconds that an engine has to read a document."""
 _MODULES = {"CWL": "toilfn.cwl.describe", "WDL": "toilfn.wdl.describe"}
 _LONGEST_PROBLEM = 2000
+_READING = threading.BoundedSemaphore(2)
+"""How many documents are read at one time: each needs a process."""
 
 
 class Field(NamedTuple):
@@ -81,10 +84,11 @@ def describe(document: str, kind: str, folder: Path) -> Described:
         return Described(name, "", [], "")
     command = [sys.executable, "-m", _MODULES[kind], document]
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment(os.environ), stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=_PATIENCE, check=False,
-        )  # fmt: skip
+        with _READING:
+            done = subprocess.run(
+                command, cwd=folder, env=environment(os.environ), stdin=subprocess.DEVNULL, capture_output=True,
+                timeout=_PATIENCE, check=False,
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Described(name, "", [], f"the document could not be read within {_PATIENCE} s")
     try:
