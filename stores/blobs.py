@@ -8,6 +8,7 @@ import re
 import struct
 import time
 import uuid
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = [
-    "BlobRef", "Hasher", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref",
+    "REFERENCE", "BlobRef", "Hasher", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref",
     "new_blob_name", "shard",
 ]  # fmt: skip
 
@@ -30,6 +31,9 @@ _MARK = struct.Struct(">4sQQ")
 """The mark that replaces the digest of a link to a file that was not read: a tag, the inode (0: any), the mtime."""
 
 _MARKED = b"mark"
+
+REFERENCE = b"addr"
+"""The beginning of what replaces the digest of a blob that only holds an object's address; 16 bytes follow."""
 
 _CHANGED = "do not change files that were linked into a store; run the script again to import the file as it is now"
 
@@ -47,6 +51,11 @@ class BlobRef(NamedTuple):
     def is_marked(self) -> bool:
         """Whether this is a link to a file that was not read: only its size, inode and modification time are known."""
         return len(self.digest) == _MARK.size and self.digest.startswith(_MARKED)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the blob only holds the address of an object elsewhere (`toilfn.stores.references`)."""
+        return len(self.digest) == _MARK.size and self.digest.startswith(REFERENCE)
 
 
 def shard(folder: str, name: str) -> str:
@@ -166,15 +175,15 @@ class VerifyingReader(io.RawIOBase):
         The expected size and digest.
     where : str
         The store's URL, for messages.
-    path : path, optional
-        The target of a link that is checked by its state.
+    recheck : callable, optional
+        Checks content that is known by its state only, such as that of a link.
     """
 
-    def __init__(self, stream: BinaryIO, ref: BlobRef, where: str, path: Path | None = None) -> None:
+    def __init__(self, stream: BinaryIO, ref: BlobRef, where: str, recheck: Callable[[], None] | None = None) -> None:
         self._stream = stream
         self._ref = ref
         self._where = where
-        self._path = path
+        self._recheck = recheck
         self._hasher = blake2b(digest_size=DIGEST_SIZE)
         self._hashed = 0
 
@@ -204,7 +213,12 @@ class VerifyingReader(io.RawIOBase):
         """
         view = memoryview(buffer).cast("B")
         start = self._stream.tell()
-        data = self._stream.read(len(view))
+        try:
+            data = self._stream.read(len(view))
+        except OSError:
+            if self._recheck is not None:
+                self._recheck()  # if the content has changed, its error names what has
+            raise
         view[: len(data)] = data
         self._verify(start, data, ended=not data and len(view) > 0)
         return len(data)
@@ -215,9 +229,9 @@ class VerifyingReader(io.RawIOBase):
         super().close()
 
     def _verify(self, start: int, data: bytes, *, ended: bool) -> None:
-        if self._path is not None:
+        if self._recheck is not None:
             if ended or start + len(data) >= self._ref.size:
-                check_file(self._ref, self._path, self._where)
+                self._recheck()
             return
         fresh = data[self._hashed - start :] if start <= self._hashed else b""
         self._hasher.update(fresh)

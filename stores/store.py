@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -21,6 +22,7 @@ from toilfn.stores.blobs import BlobRef, VerifyingReader, check, check_file, dig
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
 from toilfn.stores.objects import ENCRYPTED, META, TEMPORARY, MissingObjectError, Objects
+from toilfn.stores.references import Source
 from toilfn.stores.segments import unpack
 
 __all__ = ["FORMAT", "Meta", "Store", "make", "remains"]
@@ -215,6 +217,9 @@ class Store:
         draft = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
 
         def download() -> None:
+            if ref.is_reference:
+                self.source_of(ref).download(draft)
+                return
             origin = self.linked_file(ref)
             self.objects.download(ref.name, draft)
             check_file(ref, draft if origin is None else origin, self.url)
@@ -237,12 +242,16 @@ class Store:
         CorruptObjectError
             If the blob is missing; at its end, if it is truncated or altered.
         """
+        if ref.is_reference:
+            source = self.source_of(ref)
+            return io.BufferedReader(VerifyingReader(source.open(), ref, self.url, source.check), 2**20)
         origin = self.linked_file(ref)
+        recheck = None if origin is None else partial(check_file, ref, origin, self.url)
         try:
             stream = self.objects.open(ref.name)
         except MissingObjectError:
             raise self._missing(ref) from None
-        return io.BufferedReader(VerifyingReader(stream, ref, self.url, origin), 2**20)
+        return io.BufferedReader(VerifyingReader(stream, ref, self.url, recheck), 2**20)
 
     def linked_file(self, ref: BlobRef) -> Path | None:
         """Return the file that a blob links to, if the file is checked by its state only, after that check.
@@ -260,8 +269,32 @@ class Store:
         check_file(ref, path, self.url)
         return path
 
+    def put_reference(self, source: Source, name: str) -> BlobRef:
+        """Write a blob that holds the address of an object elsewhere, whose content is read there."""
+        self.objects.put(name, source.pack())
+        return source.ref(name)
+
+    def source_of(self, ref: BlobRef) -> Source:
+        """Return the object elsewhere to which a blob refers.
+
+        Raises
+        ------
+        CorruptObjectError
+            If the blob is missing or altered.
+        """
+        try:
+            return Source.unpack(self.objects.get(ref.name), ref, self.url)
+        except MissingObjectError:
+            raise self._missing(ref) from None
+
+    def local_file(self, ref: BlobRef) -> Path | None:
+        """Return the path of the store's own file with a blob's content, if there is one; it must not be changed."""
+        return None if ref.is_reference else self.objects.local_path(ref.name)
+
     def blob_url(self, ref: BlobRef) -> str:
         """Return a blob's URL, for programs that open URLs themselves."""
+        if ref.is_reference:
+            return self.source_of(ref).url
         return f"{self.url}/{ref.name}"
 
     def _missing(self, ref: BlobRef) -> CorruptObjectError:

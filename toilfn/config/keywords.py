@@ -39,7 +39,7 @@ class ResumeSettings(TypedDict, total=False):
     """Full: finished work survives a power failure; none: it survives the death of processes only, which is faster
     for stores on this machine (default: full)."""
 
-    link_imports: bool | Literal["copy", "reflink", "hard", "symlink"] | None
+    link_imports: bool | Literal["copy", "reflink", "hard", "symlink", "reference"] | None
     """How imports bring files of this machine into the store, unless they say so themselves: copy, or a link that takes
     neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)."""
 

@@ -37,7 +37,7 @@ def link_kind(value: object) -> str:
     try:
         return "symlink" if boolean(value) else "copy"
     except ValueError:
-        return one_of("copy", "reflink", "hard", "symlink")(value)
+        return one_of("copy", "reflink", "hard", "symlink", "reference")(value)
 
 
 def place(value: Any) -> str:

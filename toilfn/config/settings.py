@@ -114,7 +114,8 @@ class Settings:
     link_imports: str | None = _setting(
         None, link_kind, _STORE,
         "how imports bring files of this machine into the store, unless they say so themselves: copy, or a link that "
-        "takes neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)",
+        "takes neither time nor room: reflink, hard or symlink; reference is symlink, and for objects of s3: and gs: only "
+        "their addresses; files and objects must then stay as they are (default: copy)",
     )  # fmt: skip
     intermediates: str | None = _setting(
         None, one_of("keep", "drop"), _STORE,
@@ -420,6 +421,10 @@ _LINK_FLAGS = {
     "--link-imports": ("symlink", "import files of this machine as symbolic links; they must stay as they are"),
     "--hardlink-imports": ("hard", "import files of this machine as hard links; they must stay as they are"),
     "--reflink-imports": ("reflink", "import files of this machine as reflinks, which share their blocks"),
+    "--reference-imports": (
+        "reference",
+        "import objects of s3: and gs: by their addresses, and files of this machine as symbolic links",
+    ),
     "--no-link-imports": ("copy", "import files of this machine as copies (the default)"),
 }
 _TABLE: dict[str, Field[Any]] = {entry.name: entry for entry in fields(Settings)}

@@ -132,7 +132,7 @@ def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None)
     if linked is not None and _can_be_linked(linked, entry.parent):
         return linked.resolve()
     if not _is_verified(entry, ref, modified):
-        origin = store.objects.local_path(ref.name)
+        origin = store.local_file(ref)
         if origin is not None and _is_linkable(origin, entry.parent, executable, modified):
             _link_entry(entry, origin, ref, store.url)
         elif not _copy_entry(entry, store, ref, executable, modified):

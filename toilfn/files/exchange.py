@@ -17,7 +17,7 @@ from toilfn.graph.task import task
 
 __all__ = ["export", "import_directory", "import_file", "import_files", "input", "leave_behind", "left", "put_out"]
 
-Link = Literal["copy", "reflink", "hard", "symlink"]
+Link = Literal["copy", "reflink", "hard", "symlink", "reference"]
 
 
 def import_file(
@@ -43,6 +43,8 @@ def import_file(
         For a local file: "copy"; or "reflink", "hard" or "symlink" for a link in a store on the same machine,
         which saves time and room. The file must not be changed or, with "symlink", removed
         afterwards: a task that reads it then gets `CorruptObjectError`. Where no link can be made it is a copy.
+        "reference" is "symlink", and also takes objects of ``s3:`` and ``gs:`` in by their addresses: tasks read them
+        where they are, with the credentials of their machines. A changed or removed object is noticed, too.
         By default the setting `link_imports` decides.
     local : bool
         Whether the task runs beside the leader; False for a worker, which must reach the URL, too.
@@ -230,8 +232,12 @@ def put_out(file: File, target: str, *, link: bool) -> None:
     if transfer.holds(target, file.size, file.checksum):
         return
     store = store_of(file)
-    origin = store.objects.local_path(file.id)
-    if origin is None and transfer.copied_by_server(store.objects, file.id, target, file.size):
+    origin = store.local_file(file.ref)
+    if (
+        origin is None
+        and not file.ref.is_reference
+        and transfer.copied_by_server(store.objects, file.id, target, file.size)
+    ):
         return
     if origin is None:
         with local_content(file) as content:
@@ -244,7 +250,7 @@ def put_out(file: File, target: str, *, link: bool) -> None:
 
 def leave_behind(file: File, target: str) -> None:
     """Replace a file in the store by a link to its copy, if both are on this machine."""
-    origin = store_of(file).objects.local_path(file.id)
+    origin = store_of(file).local_file(file.ref)
     if origin is not None and not file.source:  # else the store has a link already
         leave_link(origin, target)
 
@@ -252,7 +258,7 @@ def leave_behind(file: File, target: str) -> None:
 def left(file: File) -> str:
     """Return where a file is in its store: a path, or a URL."""
     store = store_of(file)
-    return str(store.objects.local_path(file.id) or store.blob_url(file.ref))
+    return str(store.local_file(file.ref) or store.blob_url(file.ref))
 
 
 def _export_directory(directory: Directory, target: str, move: bool) -> str:
@@ -273,7 +279,7 @@ def _is_promise(value: object) -> bool:
 
 def _check_link(link: str | None) -> None:
     if link is not None and link not in get_args(Link):
-        raise InputError(f"link={link!r} is unknown", hint="choose from copy, reflink, hard and symlink")
+        raise InputError(f"link={link!r} is unknown", hint="choose from copy, reflink, hard, symlink and reference")
 
 
 # The parameter `state` is not used: it makes another task of another state of the source or target.

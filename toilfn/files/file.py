@@ -139,7 +139,8 @@ class File:
         When the file that it was made of was last written to, in nanoseconds since 1970: its local copies and exports
         have that time, so that an index does not look older than what it is about. None where it is not known.
     source : str
-        The path of the file that it is a link to, if it was linked into the store.
+        The path of the file that it is a link to, if it was linked into the store; the URL of an object that was
+        imported by reference.
     """
 
     id: str
@@ -157,6 +158,8 @@ class File:
 
     def __str__(self) -> str:
         """Return the URL of the content in the store, which `toilfn files` and other programs understand."""
+        if self.ref.is_reference:
+            return self.source
         return f"{self.store}/{self.id}" if self.store else self.id
 
     def url(self, expires: float | str | None = None) -> str:
@@ -179,7 +182,10 @@ class File:
         """
         if expires is None:
             return str(self)
-        return store_of(self).objects.presigned_url(self.id, round(parse_duration(expires)))
+        store, seconds = store_of(self), round(parse_duration(expires))
+        if self.ref.is_reference:
+            return store.source_of(self.ref).signed_url(seconds)
+        return store.objects.presigned_url(self.id, seconds)
 
     @property
     def ref(self) -> BlobRef:

@@ -27,8 +27,8 @@ def link_blob(store: Store, path: Path, name: str, *, link: str, checksum: bool)
         The file.
     name : str
         A new blob's.
-    link : {"hard", "symlink", "reflink"}
-        The kind of link; a reflink is a copy that shares the file's blocks.
+    link : {"hard", "symlink", "reference", "reflink"}
+        The kind of link; a reference to a local file is a symbolic link, a reflink a copy that shares its blocks.
     checksum : bool
         Whether to read the content. Otherwise the file is known by its size, time and inode.
     """
@@ -47,7 +47,7 @@ def link_blob(store: Store, path: Path, name: str, *, link: str, checksum: bool)
         return None
     if checksum:
         return BlobRef(name, *hash_file(entry))
-    return linked_ref(name, entry, any_inode=link != "symlink")
+    return linked_ref(name, entry, any_inode=link not in ("symlink", "reference"))
 
 
 def leave_link(entry: Path, target: str) -> None:
@@ -60,7 +60,7 @@ def leave_link(entry: Path, target: str) -> None:
 def _replace_by_link(entry: Path, path: Path, link: str) -> None:
     draft = entry.with_name(f".tmp-{secrets.token_hex(8)}")
     try:
-        if link == "symlink":
+        if link in ("symlink", "reference"):
             draft.symlink_to(path)
         elif link == "hard":
             os.link(path, draft)

@@ -112,12 +112,14 @@ class TaskFiles:
         """
         url = transfer.absolute(url)
         path = transfer.local_path(url)
+        link = link or os.environ.get(LINK_VARIABLE, "copy")
         if name is None:
             name = transfer.name_of(url)
         if path is not None:
             transfer.refuse_directory(url, path.is_dir())
-            link = link or os.environ.get(LINK_VARIABLE, "copy")
             return self.put(path, name) if link == "copy" else self._put_link(path, name, link, checksum=checksum)
+        if link == "reference" and (file := self._refer(url, name)) is not None:
+            return file
         draft = self._scratch("import") / "content"
         transfer.fetch(os.fspath(url), draft)
         return self.put(draft, name, move=True)
@@ -311,6 +313,14 @@ class TaskFiles:
             return self.put(path, name)
         self.made.append(ref)
         return replace(self._file(ref, name, path.stat()), source=str(path))
+
+    def _refer(self, url: str, name: str) -> File | None:
+        """Put the address of an object elsewhere into the store; return None if a copy is needed."""
+        if (source := transfer.source_of(url)) is None:
+            return None
+        ref = self.store.put_reference(source, new_blob_name(confined.single(name)))
+        self.made.append(ref)
+        return File(ref.name, name, ref.size, ref.digest.hex(), False, self.store.url, None, source.url)
 
     def _file(self, ref: BlobRef, name: str, status: os.stat_result) -> File:
         executable = bool(status.st_mode & 0o111)

@@ -24,6 +24,7 @@ from toilfn.moved import relocated
 from toilfn.stores import Objects, refuse_missing_slashes
 from toilfn.stores.files import copy_content
 from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
+from toilfn.stores.references import Source
 
 __all__ = [
     "absolute",
@@ -42,6 +43,7 @@ __all__ = [
     "refuse_directory",
     "send",
     "shown",
+    "source_of",
     "state_of_target",
     "within",
 ]
@@ -152,6 +154,24 @@ def fingerprint(url: str) -> str | None:
         return None
     refuse_directory(url, info.get("type") == "directory")
     return _digest(sorted(info.items()))
+
+
+def source_of(url: str) -> Source | None:
+    """Describe the object at a URL, to be read where it is; return None if that is not safe.
+
+    That is so if its server cannot identify its content, or if the URL holds secrets, which do not belong in a store.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the URL.
+    """
+    if shown(url) != url or "::" in url:
+        return None
+    try:
+        return _in_time(url, _QUESTION, lambda: None, Source.look, url)
+    except FileNotFoundError as error:
+        raise InputError(f"cannot import {shown(url)}: file not found") from error
 
 
 def fetch(url: str, target: Path) -> None:

@@ -1,0 +1,123 @@
+"""References: a store can hold the address of an object elsewhere, and what identifies its content, in place of a copy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, NamedTuple
+
+import fsspec
+
+from toilfn.errors import CorruptObjectError, StoreError
+from toilfn.stores.blobs import REFERENCE, BlobRef, digest_of
+
+__all__ = ["Source"]
+
+_STATES = ("generation", "ETag", "etag")
+"""The names of the entries with which drivers of object stores identify the content of an object."""
+
+_AHEAD = 8 * 2**20
+"""Bytes of the ranges in which an object is read: each read fetches as much ahead."""
+
+_CHANGED = "leave objects that a store refers to as they are; run the script again to import the present object"
+
+
+class Source(NamedTuple):
+    """An object elsewhere, as it was when the store got its address."""
+
+    url: str
+    size: int
+    state: str
+    """Its ETag or generation."""
+
+    @classmethod
+    def look(cls, url: str) -> Source | None:
+        """Describe the object at a URL as it is now; return None if its server has neither ETags nor generations.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        """
+        system, place = fsspec.core.url_to_fs(url)
+        system.invalidate_cache()
+        info = system.info(place)
+        state = next((str(info[name]) for name in _STATES if info.get(name)), None)
+        if state is None or info.get("type") == "directory" or info.get("size") is None:
+            return None
+        return cls(url, int(info["size"]), state)
+
+    @classmethod
+    def unpack(cls, data: bytes, ref: BlobRef, where: str) -> Source:
+        """Read an object that `pack` made.
+
+        Raises
+        ------
+        CorruptObjectError
+            If it is not the object that was stored; `where` is the store's URL, for the message.
+        """
+        try:
+            source = cls(*json.loads(data))
+        except (ValueError, TypeError):
+            source = cls("", -1, "")
+        if source.ref(ref.name) != ref:
+            raise CorruptObjectError(f"{ref.name} in {where} is not the reference that was stored")
+        return source
+
+    def pack(self) -> bytes:
+        """Return the content of the store's own object."""
+        return json.dumps(self).encode()
+
+    def ref(self, name: str) -> BlobRef:
+        """Return the reference to a blob of this name that holds the address."""
+        return BlobRef(name, self.size, REFERENCE + digest_of(self.pack()))
+
+    def check(self) -> None:
+        """Check that the object has not changed.
+
+        Raises
+        ------
+        CorruptObjectError
+            If it is gone or has changed.
+        """
+        with self._explained():
+            now = self.look(self.url)
+            if now != self:
+                sizes = f" (it has {now.size} bytes instead of {self.size})" if now and now.size != self.size else ""
+                raise CorruptObjectError(f"{self.url} was changed after it was imported{sizes}", hint=_CHANGED)
+
+    def open(self) -> BinaryIO:
+        """Open the object for reading, in ranges that are read ahead."""
+        self.check()
+        with self._explained():
+            system, place = fsspec.core.url_to_fs(self.url)
+            stream: BinaryIO = system.open(place, "rb", block_size=_AHEAD, cache_type="readahead")
+            return stream
+
+    def download(self, path: str | os.PathLike[str]) -> None:
+        """Write the object's content to a file."""
+        self.check()
+        with self._explained():
+            system, place = fsspec.core.url_to_fs(self.url)
+            system.get_file(place, os.fspath(path))
+        self.check()
+
+    def signed_url(self, seconds: int) -> str:
+        """Return a URL with which anyone can read the object for some seconds."""
+        with self._explained():
+            system, place = fsspec.core.url_to_fs(self.url)
+            url: Any = system.sign(place, expiration=seconds)
+            return str(url)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except FileNotFoundError:
+            raise CorruptObjectError(f"{self.url} is gone; it was imported by reference", hint=_CHANGED) from None
+        except Exception as error:
+            raise StoreError(f"cannot read {self.url}: {type(error).__name__}: {error}") from error

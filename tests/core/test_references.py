@@ -1,0 +1,158 @@
+"""Objects of buckets that are imported by their addresses: read where they are, and never read in another state."""
+
+from __future__ import annotations
+
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import s3fs
+
+import toilfn as toil
+from tests.servers.fixtures import moto_server
+from tests.servers.moto import Moto
+from toilfn.cli import main
+from toilfn.errors import CorruptObjectError, InputError
+from toilfn.files.task_files import TaskFiles
+from toilfn.stores import open_store
+
+__all__ = ["moto_server"]
+
+CONTENT = bytes(range(256)) * 2**13
+
+
+@pytest.fixture
+def client(moto_server, monkeypatch, tmp_path):
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", Moto().url)
+    (tmp_path / "work").mkdir()
+    s3fs.S3FileSystem.clear_instance_cache()  # those of earlier tests may lead elsewhere
+    client = boto3.client("s3", endpoint_url=Moto().url, region_name="us-east-1")
+    client.create_bucket(Bucket="references")
+    return client
+
+
+@pytest.fixture
+def url(client):
+    """An object in a bucket."""
+    key = f"{uuid.uuid4().hex}/input.bin"
+    put(client, f"s3://references/{key}", CONTENT)
+    return f"s3://references/{key}"
+
+
+def put(client: Any, url: str, content: bytes) -> None:
+    client.put_object(Bucket="references", Key=url.removeprefix("s3://references/"), Body=content)
+
+
+@pytest.fixture
+def session(client, tmp_path):
+    """A running attempt."""
+    (tmp_path / "temp").mkdir()
+    with TaskFiles(open_store(tmp_path / "store"), lambda: tmp_path / "temp") as session:
+        yield session
+
+
+def blobs(store: Path) -> list[int]:
+    return [path.stat().st_size for path in (store / "blobs").rglob("*") if path.is_file()]
+
+
+@toil.task
+def read(file: toil.File) -> tuple[bool, bool, str]:
+    with file.open() as stream:
+        streamed = stream.read() == CONTENT
+    return streamed, file.path().read_bytes() == CONTENT, str(file)
+
+
+def test_tasks_read_the_object_where_it_is(url, tmp_path):
+    file = toil.import_file(url, link="reference")
+    assert toil.compute(read(file), store=tmp_path / "store", workers=1) == (True, True, url)
+    assert sum(blobs(tmp_path / "store")) < len(CONTENT)
+
+
+def test_the_setting_is_for_all_imports(url, tmp_path):
+    found = toil.compute(read(toil.import_file(url)), store=tmp_path / "store", link_imports="reference", workers=1)
+    assert found == (True, True, url)
+
+
+@pytest.mark.parametrize("other", [CONTENT[::-1], CONTENT + b"x"], ids=["content", "size"])
+def test_a_changed_object_is_named(url, client, session, other):
+    file = toil.import_file(url, link="reference")
+    put(client, url, other)
+    for attempt in (file.read_bytes, file.path, lambda: toil.export(file, session.temp_dir() / "out")):
+        with pytest.raises(CorruptObjectError, match=f"{url} was changed after it was imported"):
+            attempt()
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), 20 * 2**20])
+def test_a_change_while_it_is_read_is_noticed(url, client, session, size):
+    content = (CONTENT * (size // len(CONTENT) + 1))[:size]
+    put(client, url, content)
+    file = toil.import_file(url, link="reference")
+    with file.open() as stream:
+        assert stream.read(100) == CONTENT[:100]
+        put(client, url, content[::-1])
+        with pytest.raises(CorruptObjectError, match=f"{url} was changed"):
+            stream.read()
+
+
+def test_an_object_that_is_gone_is_named(url, client, session):
+    file = toil.import_file(url, link="reference")
+    client.delete_object(Bucket="references", Key=url.removeprefix("s3://references/"))
+    with pytest.raises(CorruptObjectError, match=f"{url} is gone"):
+        file.read_bytes()
+
+
+def test_a_new_run_imports_the_present_object(url, client, tmp_path):
+    store = tmp_path / "store"
+    toil.compute(length(toil.import_file(url, link="reference")), store=store, workers=1)
+    put(client, url, b"short")
+    assert toil.compute(length(toil.import_file(url, link="reference")), store=store, workers=1) == 5
+
+
+@toil.task
+def length(file: toil.File) -> int:
+    return len(file.read_bytes())
+
+
+def test_exports_are_copies_of_the_object(url, session, tmp_path):
+    file = toil.import_file(url, link="reference")
+    toil.export(file, tmp_path / "out", move=True)
+    assert (tmp_path / "out").read_bytes() == CONTENT
+    assert not (tmp_path / "out").is_symlink()
+    assert file.read_bytes() == CONTENT
+
+
+def test_signed_urls_lead_to_the_object(url, session):
+    file = toil.import_file(url, link="reference")
+    with urllib.request.urlopen(file.url(expires="1h")) as answer:
+        assert answer.read() == CONTENT
+
+
+def test_the_command_reads_the_object(url, tmp_path, capfdbinary):
+    toil.compute(toil.import_file(url, link="reference"), store=tmp_path / "store")
+    assert main(["files", str(tmp_path / "store"), "cat", "input.bin"]) == 0
+    assert capfdbinary.readouterr().out == CONTENT
+
+
+def test_what_cannot_be_referred_to_is_copied(session, tmp_path):
+    (tmp_path / "local").write_bytes(b"local")
+    assert toil.import_file(tmp_path / "local", link="reference").path().read_bytes() == b"local"
+    toil.export(toil.import_file(tmp_path / "local"), f"memory://{session.store.id}/x")
+    copy = toil.import_file(f"memory://{session.store.id}/x", link="reference")
+    assert (copy.source, copy.read_bytes()) == ("", b"local")
+
+
+def test_a_missing_object_is_an_error_at_once(client, session):
+    with pytest.raises(InputError, match="file not found"):
+        toil.import_file("s3://references/nothing", link="reference")
+
+
+def test_references_in_encrypted_stores(url, client, tmp_path):
+    store = open_store(tmp_path / "store", encryption_key="ab" * 32)
+    (tmp_path / "temp").mkdir()
+    with TaskFiles(store, lambda: tmp_path / "temp"):
+        assert toil.import_file(url, link="reference").read_bytes() == CONTENT
+    assert not any(b"references" in path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
