@@ -1,4 +1,4 @@
-"""References: a store can hold the address of an object elsewhere, and what identifies its content, in place of a copy."""
+"""References: in place of a copy, a store can hold the address of an object elsewhere and what identifies its content."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ class TestImport:
         store.destroy()
 
     def test_unknown_ways_to_link(self, tmp_path):
-        with pytest.raises(toil.InputError, match=r"'soft'.*choose from copy, reflink, hard and symlink"):
+        with pytest.raises(toil.InputError, match=r"'soft'.*choose from copy, reflink, hard, symlink and reference"):
             toil.import_file(tmp_path, link="soft")
 
     def test_globs(self, tmp_path, bucket):

@@ -114,8 +114,8 @@ class Settings:
     link_imports: str | None = _setting(
         None, link_kind, _STORE,
         "how imports bring files of this machine into the store, unless they say so themselves: copy, or a link that "
-        "takes neither time nor room: reflink, hard or symlink; reference is symlink, and for objects of s3: and gs: only "
-        "their addresses; files and objects must then stay as they are (default: copy)",
+        "takes neither time nor room: reflink, hard or symlink; reference is symlink, and keeps of s3: and gs: objects "
+        "only their addresses; files and objects must then stay as they are (default: copy)",
     )  # fmt: skip
     intermediates: str | None = _setting(
         None, one_of("keep", "drop"), _STORE,
