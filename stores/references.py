@@ -1,4 +1,4 @@
-"""References: in place of a copy, a store can hold the address of an object elsewhere and what identifies its content."""
+"""References: instead of a copy, a store can hold the address of an object elsewhere, and what identifies it."""
 
 from __future__ import annotations
 
