@@ -1,10 +1,11 @@
-"""CWL, whole processes side by side with others: hello, and scatters of echo.
+"""Measure whole CWL processes beside other runners: one hello, and scatters of echo.
 
 python benchmarks/cwl.py [--width 50 1000] [--linear 1000 5000] [--times 3] [--container podman --image IMAGE]
 
-Others are run where they are installed: cwltool (scatters with ``--parallel``), and toil-cwl-runner. A time is a whole
-process's, as a user waits for it; beside it is the processor time of all that it started, which the machine's other
-work changes less. Runs alternate, and the best of each counts. ``--linear`` has toilfn run scatters of these widths.
+The other runners are used where they are installed: cwltool (scatters with ``--parallel``) and toil-cwl-runner. Each
+time is the wall time of a whole process, as a user waits for it; beside it stands the processor time of the process and
+its children, on which other work of the machine has less influence. The runners take turns, and the best time of each
+counts. ``--linear`` runs scatters of the given widths with toilfn alone.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ steps:
 
 
 class Cost(NamedTuple):
-    """What a process has taken, in seconds."""
+    """The time that a process took, in seconds."""
 
     wall: float
     processor: float
 
 
 def cost(command: list[str], folder: Path) -> Cost:
-    """Run a command, which must succeed."""
+    """Run a command, which must succeed, and return its times."""
     before, began = os.times(), time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as place:
         done = subprocess.run(
@@ -71,7 +72,7 @@ def cost(command: list[str], folder: Path) -> Cost:
 
 
 def runners(container: str) -> dict[str, list[str]]:
-    """The command of each runner that is here."""
+    """Return the command of each runner that is installed."""
     engine = {"none": ["--no-container"], "docker": []}.get(container, [f"--{container}"])
     found = {"toilfn": [str(Path(sys.executable).with_name("toilfn-cwl-runner")), "--quiet", *engine]}
     if cwltool := shutil.which("cwltool", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"):
@@ -82,13 +83,13 @@ def runners(container: str) -> dict[str, list[str]]:
 
 
 def best(commands: dict[str, list[str]], folder: Path, times: int) -> dict[str, Cost]:
-    """Run each of the commands so often, in turns; give the least that each has taken."""
+    """Run each command `times` times, in turns, and return the shortest times of each."""
     costs = [{name: cost(command, folder) for name, command in commands.items()} for _ in range(times)]
     return {name: Cost(*map(min, zip(*(each[name] for each in costs), strict=True))) for name in commands}
 
 
 def show(title: str, costs: dict[str, Cost]) -> None:
-    """Print what each took, and how often toilfn's."""
+    """Print the times of each runner, and toilfn's times as a fraction of them."""
     ours = costs["toilfn"]
     for name, taken in costs.items():
         ratios = f"{ours.wall / taken.wall:6.2f} {ours.processor / taken.processor:6.2f}" if name != "toilfn" else ""
@@ -96,7 +97,7 @@ def show(title: str, costs: dict[str, Cost]) -> None:
 
 
 def scatter(width: int, options: Iterable[str], command: list[str], folder: Path) -> list[str]:
-    """Write the inputs of a scatter; give its command."""
+    """Write the inputs of a scatter and return the command that runs it."""
     words = ", ".join(f'"word {i}"' for i in range(width))
     (folder / f"{width}.json").write_text(f'{{"messages": [{words}]}}')
     return [*command, *options, "scatter.cwl", f"{width}.json"]
@@ -104,11 +105,11 @@ def scatter(width: int, options: Iterable[str], command: list[str], folder: Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, nargs="*", default=[50, 1000])
-    parser.add_argument("--linear", type=int, nargs="*", default=[1000, 5000])
-    parser.add_argument("--times", type=int, default=3, help="of hello; the widest scatters run once")
+    parser.add_argument("--width", type=int, nargs="*", default=[50, 1000], help="widths of the scatters")
+    parser.add_argument("--linear", type=int, nargs="*", default=[1000, 5000], help="widths that toilfn runs alone")
+    parser.add_argument("--times", type=int, default=3, help="runs of each command; scatters of 500 and more run once")
     parser.add_argument("--container", default="none", choices=("none", "podman", "docker", "singularity"))
-    parser.add_argument("--image", default="debian:stable-slim")
+    parser.add_argument("--image", default="debian:stable-slim", help="container image of the tool")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-cwl-") as name:
         folder, commands = Path(name), runners(options.container)

@@ -1,8 +1,8 @@
-"""Recursion and tail calls 100,000 deep, and 100,000 children of one task: time and memory.
+"""Measure the time and memory of recursion and tail calls 100,000 deep, and of 100,000 children of one task.
 
     python benchmarks/deep.py [N]
 
-Memory is the peak of the leader and of its largest worker; each shape runs in a process of its own.
+Memory is the peak of the leader and of its largest worker. Each shape runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SHAPES: dict[str, Any] = {"tail calls": countdown, "recursion": recursive_sum, "
 
 
 def peak(who: int) -> int:
-    """Megabytes."""
+    """Return the peak memory of this process or of its children, in megabytes."""
     return resource.getrusage(who).ru_maxrss // 1024
 
 

@@ -1,14 +1,14 @@
-"""The cost of files: bytes written to disk, and time.
+"""Measure the cost of files: bytes written to disk, and time.
 
     python benchmarks/files.py cache [FOLDER] [MEGABYTES] [TASKS]   many tasks read one file of another file system
-    python benchmarks/files.py link [GIGABYTES]                     a sparse file is imported as a link, and read
-    python benchmarks/files.py cwl [MEGABYTES]                      three steps of CWL, here and by cwltool
-    python benchmarks/files.py small [FILES]                        small files into a store, and out of it
-    python benchmarks/files.py array [MEGABYTES] [TASKS]            one array is handed to many tasks
+    python benchmarks/files.py link [GIGABYTES]                     a task opens a sparse file imported as a link
+    python benchmarks/files.py cwl [MEGABYTES]                      three CWL steps, with toilfn and with cwltool
+    python benchmarks/files.py small [FILES]                        write small files to a store, and export them
+    python benchmarks/files.py array [MEGABYTES] [TASKS]            many tasks read one array
 
-For `cache`, FOLDER is for the store (default /dev/shm), and should be on another file system than the temporary
-directory, so that the file has to be copied. Bytes written are those of all processes (``ru_oublock``), on disks
-only: the temporary directory must be on one.
+For `cache`, FOLDER holds the store (default /dev/shm). It should be on another file system than the temporary
+directory, so that the file has to be copied. The bytes written are those of all processes (``ru_oublock``), which
+counts disks only: the temporary directory must be on a disk.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make(megabytes: int) -> toil.File:
 
 @toil.task
 def read(file: toil.File, number: int) -> tuple[int, float]:
-    """Return the number of the copy that was used, and how long it took to get it."""
+    """Return the inode of the local copy, and the seconds it took to get the copy."""
     began = time.perf_counter()
     return file.path().stat().st_ino, time.perf_counter() - began
 
@@ -132,7 +132,7 @@ def written() -> int:
 
 
 def size_of(place: Path) -> int:
-    """Return the bytes of all files in a directory, each once."""
+    """Return the total size of the files in a directory, in bytes, counting hard links once."""
     found = {(info.st_dev, info.st_ino): info.st_size for info in (path.lstat() for path in place.rglob("*"))}
     return sum(found.values())
 
@@ -172,13 +172,13 @@ def ones(megabytes: int) -> Any:
 
 @toil.task
 def total(values: Any, number: int) -> float:
-    return float(values[::512].sum()) + number  # one number of each page
+    return float(values[::512].sum()) + number  # read one number of each page of memory
 
 
 def array(megabytes: int, tasks: int) -> None:
-    """Hand an array to tasks that read all of it, and watch the memory of all workers.
+    """Pass an array to tasks that read all of it, and measure the peak memory of all workers together.
 
-    Pages of files are in memory once, however many workers map them.
+    Pages of files count once: they are in memory once, even if several workers map them.
     """
     peak = 0
     ended = threading.Event()
@@ -203,7 +203,7 @@ def array(megabytes: int, tasks: int) -> None:
 
 
 def memory_of(process: psutil.Process) -> tuple[int, int]:
-    """Return a worker's share of anonymous memory, and the resident pages of the files that it maps."""
+    """Return a worker's share of anonymous memory and its resident pages of mapped files, in bytes."""
     try:
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:]
         status = Path(f"/proc/{process.pid}/status").read_text().splitlines()

@@ -1,11 +1,11 @@
-"""What the leader itself costs: flat graphs of no-op tasks on a cluster that answers at once.
+"""Measure the leader alone: flat graphs of no-op tasks on a cluster that answers at once.
 
     python benchmarks/million.py [N ...]
 
-Everything but the running of tasks is real: building promises, identities, the graph in the
-store, scheduling, messages, durable commits. Each size runs in a process of its own. Memory is
-the growth of the process's peak over what it had when its imports were done: once with the
-promises that the script holds, once without.
+Everything except running the tasks is real: building promises and task ids, recording the graph in
+the store, scheduling, messages, durable commits. Each size runs in a process of its own. Memory is
+the growth of the peak since a first small run, once with the promises that the script holds and
+once without them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from toilfn.resources import Capacity, Resources
 
 
 class InstantCluster(Cluster):
-    """Answers every batch with an outcome for each of its tasks."""
+    """A cluster that answers every batch at once, with an outcome for each of its tasks."""
 
     capabilities = Capabilities(direct=True)
 
@@ -80,12 +80,12 @@ def gather(xs: list[int]) -> int:
 
 
 def peak() -> int:
-    """The most memory this process has had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(size: int) -> str:
-    """Run a flat graph and describe what it took."""
+    """Run a flat graph and return a line with its time and memory."""
     toil.compute(gather([nothing(0)]), cluster=InstantCluster(), progress=False)
     before = peak()
     began = time.perf_counter()

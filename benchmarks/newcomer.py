@@ -1,9 +1,9 @@
-"""README as a newcomer meets it: on a fresh Debian with nothing but Python, each block as it is written, with seconds.
+"""Measure the steps of README on a new Debian system that has only Python: install toilfn, and run each block.
 
-As root on Debian: ``python benchmarks/newcomer.py`` makes the system by debootstrap, in a directory that is
-removed afterwards, installs the last commit there by pip, runs README's blocks in order, and then installs each
-extra in an environment of its own. ``--no-extras`` and ``--no-readme`` leave a part out. pip uses the package index
-of this machine's configuration and keeps nothing, so the seconds have all downloads in them.
+Run ``python benchmarks/newcomer.py`` as root on Debian. It creates the system with debootstrap in a temporary
+directory, installs the last commit there with pip, runs the blocks of README in order, and then installs each extra
+in an environment of its own. ``--no-readme`` and ``--no-extras`` skip a part. pip uses the package index that is
+configured on this machine, without a cache, so the seconds include all downloads.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.servers.machine import debian_mirror  # noqa: E402
 
 PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 MOUNTS = 'mount --rbind /dev "$0/dev"; mount -t proc proc "$0/proc"; exec chroot "$0" /bin/bash -euo pipefail -c "$1"'
-PASSED = re.compile(r"PIP_|SSL_|REQUESTS_|.*_proxy$|.*_CERT", re.IGNORECASE)
-"""Variables of the machine's configuration of pip and of its certificates."""
+PASSED_VARIABLES = re.compile(r"PIP_|SSL_|REQUESTS_|.*_proxy$|.*_CERT", re.IGNORECASE)
+"""Environment variables of this machine that configure pip and its certificates, to pass to the system."""
 
 
 def make(root: Path) -> None:
-    """Make the system."""
+    """Create the system in a directory."""
     command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(root), *debian_mirror()]
     subprocess.run(command, check=True, capture_output=True)
     for name in (
@@ -55,13 +55,13 @@ def make(root: Path) -> None:
 
 
 def certificates() -> Iterator[str]:
-    """Yield the files of certificates that variables of this machine name."""
-    return (value for name, value in os.environ.items() if PASSED.match(name) and value.startswith("/"))
+    """Yield the paths of certificates that environment variables of this machine name."""
+    return (value for name, value in os.environ.items() if PASSED_VARIABLES.match(name) and value.startswith("/"))
 
 
 def run(root: Path, script: str, folder: str = "/root/work") -> tuple[float, str]:
-    """Run a script in the system; return its seconds and its output."""
-    kept = {name: value for name, value in os.environ.items() if PASSED.match(name)}
+    """Run a script in the system and return the seconds it took and its output."""
+    kept = {name: value for name, value in os.environ.items() if PASSED_VARIABLES.match(name)}
     environment = {**kept, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
     environment["PIP_NO_CACHE_DIR"] = "1"
     before = time.perf_counter()
@@ -78,7 +78,7 @@ ACTIVATE = ". /root/env/bin/activate\n"
 
 
 def readme(root: Path) -> None:
-    """Install toilfn and run README's blocks."""
+    """Install toilfn in the system and run the blocks of README."""
     print("| step of README | seconds |\n| --- | --- |")
     seconds, _ = run(root, "python3 -m venv /root/env")
     print(f"| a virtual environment | {seconds:.1f} |")
@@ -99,7 +99,7 @@ def readme(root: Path) -> None:
             loose.append(block.text)
     (root / "root/work/blocks.py").write_text("\n\n".join(loose))
     seconds, _ = run(root, f"{ACTIVATE}python blocks.py")
-    print(f"| the other Python | {seconds:.1f} |", flush=True)
+    print(f"| the other Python blocks | {seconds:.1f} |", flush=True)
 
 
 def extras(root: Path) -> None:
@@ -120,11 +120,11 @@ def extras(root: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-readme", action="store_true", help="do not run README")
+    parser.add_argument("--no-readme", action="store_true", help="do not run the blocks of README")
     parser.add_argument("--no-extras", action="store_true", help="do not install the extras")
     options = parser.parse_args()
     if os.getuid() or not shutil.which("debootstrap"):
-        raise SystemExit("this needs root and debootstrap")
+        raise SystemExit("this benchmark needs root and debootstrap")
     folder = Path(tempfile.mkdtemp(prefix="toilfn-newcomer-"))
     try:
         make(folder / "debian")

@@ -1,10 +1,11 @@
-"""What logs, statistics and files cost a task that uses none of them, as a share of the core's throughput.
+"""Measure the cost of logs, statistics and files for a task that uses none of them.
 
     python benchmarks/observed.py [--tasks 20000] [--rounds 5]
 
-The same no-op tasks run in turn on workers as they are, and on workers whose capture of output, meter and session
-of files (with the node's cache behind it) were taken out. Processor time is compared, of leader and workers
-together, without their start: with as many workers as cores, throughput is its inverse, and it bears a busy machine.
+The same no-op tasks run alternately on ordinary workers and on workers that capture no output, take no statistics
+and prepare no files (nor the cache of the node). The figure compared is the processor time of leader and workers
+together, without their start: with as many workers as cores, the throughput is its inverse, and other work of the
+machine changes it little.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Meter:
     def __init__(self):
         self.start, self._clock = time.time(), time.perf_counter()
 
-    def read(self):  # the scheduler needs to know how long tasks take
+    def read(self):  # the scheduler needs the wall time of tasks
         return Stats(self.start, time.perf_counter() - self._clock)
 
 
@@ -50,7 +51,7 @@ class TaskFiles:
 execute.Meter, execute.TaskFiles = Meter, TaskFiles
 capture.Capture.take = lambda self: b""
 """
-"""What Python runs first in a worker that observes nothing."""
+"""The module ``sitecustomize`` of a worker without logs, statistics and files."""
 
 
 @toil.task
@@ -64,20 +65,20 @@ def count(values: list[int]) -> int:
 
 
 def seconds(tasks: int) -> float:
-    """Return the processor time of a run of so many tasks."""
+    """Return the processor time of a run of `tasks` tasks, in seconds."""
     start = used()
     assert toil.compute(count(nothing.map(range(tasks))), workers=2, progress=False, clean="always") == tasks
     return used() - start
 
 
 def used() -> float:
-    """Return the processor time of this process and of those it started that have ended."""
+    """Return the processor time of this process and of its children that have ended, in seconds."""
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def each(tasks: int) -> float:
-    """Return the processor time for each of so many tasks, without the start of the workers."""
+    """Return the processor time per task, in seconds, without the start of the workers."""
     return (seconds(tasks) - seconds(1)) / tasks
 
 
@@ -96,7 +97,7 @@ def main() -> None:
             bare.append(each(given.tasks))
     whole, rest = statistics.median(observed), statistics.median(bare)
     print(f"a no-op task: {whole * 1e6:.1f} us with logs, statistics and files, {rest * 1e6:.1f} us without them")
-    print(f"their share of the throughput: {1 - rest / whole:.0%}")
+    print(f"logs, statistics and files take {1 - rest / whole:.0%} of the processor time")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The same graphs on toilfn and on its peers, one after the other, in one run.
+"""Measure the same graphs on toilfn, dask.distributed, Parsl and a process pool, one after the other.
 
     python benchmarks/peers.py [--engine NAME ...] [--shape NAME ...] [--scale 1.0] [--json]
 
-Every engine has two workers and its own defaults; toilfn's store is on disk, with its durable
-commits on, and Parsl's checkpoints are on. A time is from the first call of a task to the final
-value, with starting and stopping of workers left out where the engine keeps them between graphs.
-Each engine runs in a process of its own.
+Every engine has two workers and its own default settings. The store of toilfn is on disk, with
+durable commits, and Parsl writes checkpoints. Each time is from the first call of a task to the
+final value; it does not include starting and stopping workers if the engine keeps them between
+graphs. Each engine runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def total(xs: list[int]) -> int:
 
 
 def tasks_of(shape: str, size: int) -> int:
-    """How many tasks a shape has."""
+    """Return the number of tasks of a shape."""
     return {"flat": size + 1, "chain": size, "tree": 2 * size - 1, "fan-out": size + 2}[shape]
 
 
 def expected(shape: str, size: int) -> int:
-    """The value of a shape."""
+    """Return the value that the graph of a shape must have."""
     return size if shape == "chain" else size * (size + 1) // 2
 
 
@@ -117,7 +117,7 @@ def run_parsl(shape: str, size: int) -> float:
             gather = parsl.python_app(lambda *xs: sum(xs), cache=True)
             lazy[0](-1).result()
             began = time.perf_counter()
-            # Parsl has no tasks that create tasks on workers: its fan-out is made by the main program.
+            # In Parsl, tasks on workers cannot create tasks: the main program creates the fan-out.
             flat = "flat" if shape == "fan-out" else shape
             value = build(flat, size, lazy[0], lazy[1], lambda xs: gather(*xs)).result()
             took = time.perf_counter() - began
@@ -126,7 +126,7 @@ def run_parsl(shape: str, size: int) -> float:
 
 
 def run_pool(shape: str, size: int) -> float:
-    """The bare process pool: it knows no dependencies, so it runs what is flat only."""
+    """Run a graph on a bare process pool: it knows no dependencies, so this process waits for the values."""
     with ProcessPoolExecutor(WORKERS) as pool:
         pool.submit(inc, 0).result()
         began = time.perf_counter()
@@ -151,13 +151,13 @@ ENGINES = {"toilfn": run_toilfn, "dask": run_dask, "parsl": run_parsl, "pool": r
 
 
 def scaled(shape: str, scale: float) -> int:
-    """The size of a shape; a tree's is a power of two."""
+    """Return the scaled size of a shape; the size of a tree is a power of two."""
     size = int(SIZES[shape] * scale)
     return 1 << (size.bit_length() - 1) if shape == "tree" else size
 
 
 def measure(engine: str, shape: str, size: int) -> float:
-    """Run one engine on one graph in a fresh process; give the seconds."""
+    """Run one engine on one graph in a fresh process and return the seconds."""
     return float(run(__file__, "--only", engine, shape, str(size)))
 
 
@@ -165,8 +165,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--shape", nargs="+", default=list(SIZES), choices=SIZES)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of tasks")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply the number of tasks by this factor")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:

@@ -1,4 +1,4 @@
-"""Fresh processes for measurements, as a user's shell would start them."""
+"""Start fresh processes for measurements, as a user's shell would."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["run", "seconds"]
 
 
 def run(*command: str, timeout: float = 1800) -> str:
-    """Run Python with some arguments and give what it printed last on standard output.
+    """Run Python with some arguments and return the last line of its standard output.
 
-    Bytecode may be cached, as it is for installed packages: some test environments forbid it, and
-    then every process compiles every module again.
+    The process may cache bytecode, as installed packages do. Some test environments forbid it, and
+    every process would compile every module again.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     result = subprocess.run(
@@ -24,7 +24,7 @@ def run(*command: str, timeout: float = 1800) -> str:
 
 
 def seconds(*command: str) -> float:
-    """How long a process takes."""
+    """Run Python with some arguments and return the seconds that the process took."""
     began = time.perf_counter()
     run(*command)
     return time.perf_counter() - began

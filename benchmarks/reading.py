@@ -1,10 +1,10 @@
-"""Reading a store of very many finished tasks: what `status`, `stats` and `report` take, and the first view of a page.
+"""Measure `status`, `stats` and `report` on a store of very many finished tasks.
 
     python benchmarks/reading.py [--tasks 1000000] [--store DIR]
 
-The store is written here, record by record, as a leader on two cores with forty workers would have: four kinds of
-tasks, each task of the last three needs one of the kind before it, one attempt in a thousand fails. Each command runs
-in a process of its own; its peak of memory is the whole process's.
+This script writes the store, record by record, as a leader with forty workers would: there are four kinds of tasks,
+each task of the last three kinds needs one of the kind before it, and one attempt in a thousand fails. Each command
+runs in a process of its own; its memory is the peak of the whole process.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def history(tasks: int, is_open: bool) -> Iterator[Record]:
 
 
 def write(folder: Path, tasks: int, *, is_open: bool = False) -> None:
-    """Write the store."""
+    """Write a store with the records of a run."""
     store = open_store(str(folder), workflow="benchmark", sync=False)
     records = map(encode, history(tasks, is_open))
     while block := list(itertools.islice(records, SEGMENT)):
@@ -99,7 +99,7 @@ def write(folder: Path, tasks: int, *, is_open: bool = False) -> None:
 
 
 def measure(*words: str) -> str:
-    """Run a command, and return its time and the most memory that it had."""
+    """Run a command and return a line with its time and its peak memory."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     began = time.perf_counter()
     command = [sys.executable, "-c", ENTRY, *words]
@@ -112,7 +112,7 @@ def measure(*words: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=1_000_000)
-    parser.add_argument("--store", type=Path, help="a store that is kept, and used again if it is there")
+    parser.add_argument("--store", type=Path, help="store to keep; if it exists, it is used as it is")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = given.store or Path(folder, "store")

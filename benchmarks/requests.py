@@ -1,9 +1,9 @@
-"""How many requests tasks that do nothing send to an S3 server: on this machine, in jobs, and each alone in a job.
+"""Count the requests to an S3 server for no-op tasks: on this machine, in batch jobs, and each in a job of its own.
 
 python benchmarks/requests.py [--tasks 10000] [--alone 10000]
 
-All that leader and workers ask is counted on its way. Needs Debian and root for the server. The batch system is the
-tests' stand-in for LSF, whose jobs are processes of this machine.
+A relay counts all requests of leader and workers. The server needs Debian and root. The batch system is the fake LSF of
+the tests, whose jobs are processes of this machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def nothing(i: int) -> None:
 
 
 def measure(label: str, tasks: int, **how: Any) -> None:
-    """Run so many tasks, and print what it took."""
+    """Run `tasks` tasks and print the number of requests and the time."""
     relay = Counting(PORT)
     with relay.running():
         options = {"endpoint_url": relay.url, "create_bucket": True}
@@ -46,10 +46,10 @@ def measure(label: str, tasks: int, **how: Any) -> None:
 
 
 def main() -> None:
-    """Measure all three."""
+    """Measure all three cases."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=10_000)
-    parser.add_argument("--alone", type=int, default=10_000, help="how many jobs of one task: each is a process")
+    parser.add_argument("--alone", type=int, default=10_000, help="number of jobs with one task; each is a process")
     options = parser.parse_args()
     server = RadosGateway()
     server.acquire(BY_HAND)

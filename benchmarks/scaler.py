@@ -1,7 +1,7 @@
-"""How a cluster grows and shrinks: the scaler, Toil's rule, and a naive one, in a simulated cloud.
+"""Compare rules that scale a cluster, in a simulated cloud: toilfn's scaler, Toil's rule and a naive one.
 
-Run with ``python benchmarks/scaler.py [TASKS]``. The workload has a wide first stage, a narrow one behind it, and a
-long tail; machines take two minutes to boot, spot machines are taken away, and at times a type cannot be had.
+Run with ``python benchmarks/scaler.py [TASKS]``. The workload has a wide first stage, a narrow one after it, and a
+long tail. Machines take two minutes to boot, the cloud reclaims spot machines, and at times a type is sold out.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ BIG = MachineType("c6i.16xlarge", 64, 128 * GIB, 500 * GIB, 2.72)
 WIDE = MachineType("m6i.16xlarge", 64, 256 * GIB, 500 * GIB, 3.07)
 
 
-class Weather:
-    """A cloud that takes spot machines away after three hours on average, and at times has no more of a type."""
+class Market:
+    """A market that reclaims spot machines after three hours on average, and at times sells half of what is wanted."""
 
     def __init__(self) -> None:
         self._random = random.Random(1)
@@ -60,10 +60,10 @@ def workload(tasks: int) -> list[Step]:
     return steps
 
 
-def toils(
+def toil_rule(
     settings: Settings, machines: Sequence[Machine], demand: Iterable[Demand], memory: Memory, now: float
 ) -> tuple[list[Action], Memory]:
-    """Pack queued and running tasks into empty machines, smooth, then set the size: Toil's rule."""
+    """Decide by Toil's rule: pack queued and running tasks into empty machines, smooth the number, set the size."""
     running = [Demand(Resources(*map(int, load.need.values()[:3]), preemptible=True), 1, load.seconds)
                for machine in machines for load in machine.loads]  # fmt: skip
     fresh, _ = decide(replace(settings, inertia=0.0), [], [*demand, *running], Memory(), now)
@@ -81,7 +81,7 @@ def toils(
 def naive(
     settings: Settings, machines: Sequence[Machine], demand: Iterable[Demand], memory: Memory, now: float
 ) -> tuple[list[Action], Memory]:
-    """A machine's worth of cores for the cores that are queued or in use, at once."""
+    """Decide by a naive rule: enough machines for all cores that are queued or in use, at once."""
     actions: list[Action] = []
     queued = list(demand)
     for pool in settings.pools:
@@ -94,7 +94,11 @@ def naive(
 
 
 def resize(pool: Pool, machines: Sequence[Machine], target: int) -> list[Action]:
-    """Drain the emptiest and remove them when they are idle; take back what drains, then create."""
+    """Return the actions that bring a pool to a size.
+
+    Above it, the emptiest machines drain, and idle ones are terminated. Below it, draining machines are used again
+    before new ones are created.
+    """
     active = sorted((m for m in machines if not m.draining), key=lambda m: len(m.loads))
     draining = [m for m in machines if m.draining]
     actions: list[Action] = [Drain(m.id, "above the target") for m in active[: max(0, len(active) - target)]]
@@ -113,9 +117,9 @@ def main(tasks: int) -> None:
     settings = Settings(pools, target_time=1800, compensation=0.5)
     work = sum(step.seconds * step.resources.cores for step in steps) / 3600
     print(f"{len(steps)} tasks, {work:.0f} core hours; at most {500 * 64} cores")
-    heads = ("makespan", "node hours", "core use", "flips", "again", "price", "deciding")
+    heads = ("makespan", "node hours", "core use", "flips", "rerun", "price", "deciding")
     print(f"{'rule':8}" + "".join(f"{head:>11}" for head in heads))
-    rules: dict[str, Callable[..., tuple[list[Action], Memory]]] = {"toilfn": decide, "Toil": toils, "naive": naive}
+    rules: dict[str, Callable[..., tuple[list[Action], Memory]]] = {"toilfn": decide, "Toil": toil_rule, "naive": naive}
     for name, rule in rules.items():
         spent, rounds = 0.0, 0
 
@@ -128,7 +132,7 @@ def main(tasks: int) -> None:
             spent, rounds = spent + time.perf_counter() - begin, rounds + 1
             return answer
 
-        plan = simulate(settings, steps, rule=timed, market=Weather())
+        plan = simulate(settings, steps, rule=timed, market=Market())
         hours = sum(use.hours for use in plan.pools)
         cells = (f"{plan.seconds / 60:.0f} min", f"{hours:.0f}", f"{work / hours / 64:.0%}", str(plan.flips),
                  str(plan.lost), f"{plan.cost or 0:.0f}", f"{1000 * spent / rounds:.0f} ms")  # fmt: skip

@@ -1,7 +1,7 @@
-"""What scheduling costs per task: graphs of several forms run through the scheduler, with nothing behind it.
+"""Measure the scheduler alone: time and memory per task, for graphs of several shapes.
 
-Run with ``python benchmarks/scheduler.py [TASKS ...]``. Every case has a process of its own. Bytes are what its
-resident memory grew by at its highest, ids included, the values and records that a leader keeps not included.
+Run with ``python benchmarks/scheduler.py [TASKS ...]``. Each case runs in a process of its own. Bytes are the growth of
+its peak resident memory; they include task ids, and not the values and records that a leader keeps.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ def task(number: int, *needs: int) -> NewTask:
 
 
 def flat(size: int) -> Iterator[NewTask]:
-    """Tasks that have nothing to do with each other."""
+    """Iterate over independent tasks."""
     return map(task, range(size))
 
 
 def chain(size: int) -> Iterator[NewTask]:
-    """Each task needs the one before."""
+    """Iterate over tasks of which each needs the one before it."""
     yield task(0)
     yield from (task(number, number - 1) for number in range(1, size))
 
 
 def pairs(size: int) -> Iterator[NewTask]:
-    """Many chains of two."""
+    """Iterate over the tasks of many chains of two."""
     return (task(number, *([number - 1] if number % 2 else [])) for number in range(size))
 
 
 def fan(size: int) -> Iterator[NewTask]:
-    """One task, many that need it, one that needs those, and again."""
+    """Iterate over groups of tasks: one task, many that need it, and one that needs all of those."""
     for first in range(0, size, FAN):
         yield task(first, *([first - 1] if first else []))
         yield from (task(number, first) for number in range(first + 1, first + FAN - 1))
@@ -61,7 +61,7 @@ def fan(size: int) -> Iterator[NewTask]:
 
 
 def root(_: int) -> Iterator[NewTask]:
-    """One task; its children make the rest of a tree."""
+    """Iterate over one task, whose children and their children are the rest of the graph."""
     yield task(0)
 
 
@@ -110,7 +110,7 @@ def peak() -> int:
 
 
 def measure(case: str, size: int) -> tuple[float, float]:
-    """Seconds of the processor, and bytes."""
+    """Return the processor time in seconds, and the growth of the memory in bytes."""
     tasks, children = CASES[case]
     before, began = peak(), time.process_time()
     scheduler = Scheduler(CAPACITY)

@@ -1,4 +1,4 @@
-"""A server under load: pages of lists, submissions, the tasks of a large run, and a large log read by ranges.
+"""Measure a server under load: pages of lists, submissions, the tasks of a large run, and ranges of a large log.
 
 python benchmarks/server.py [--runs 10000] [--submissions 200] [--tasks 100000] [--log-gigabytes 5]
 """
@@ -62,7 +62,7 @@ def fill(place: Path, count: int) -> None:
         run.end(State.COMPLETE, 0, [])
 
 
-class Served:
+class ServerProcess:
     """A server in a process of its own."""
 
     def __init__(self, place: Path) -> None:
@@ -82,12 +82,12 @@ class Served:
 
     @property
     def memory(self) -> float:
-        """The resident memory in MB."""
+        """The resident memory of the server, in megabytes."""
         return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
 
 
-def pages(served: Served, path: str, items: str) -> list[float]:
-    """Return how long each page of a list takes."""
+def pages(served: ServerProcess, path: str, items: str) -> list[float]:
+    """Return the seconds that each page of a list takes."""
     times, token = [], ""
     while True:
         began = time.perf_counter()
@@ -99,14 +99,14 @@ def pages(served: Served, path: str, items: str) -> list[float]:
             return times
 
 
-def told(what: str, times: list[float]) -> None:
-    """Print a median and a maximum."""
+def report(what: str, times: list[float]) -> None:
+    """Print the median and the maximum of some times."""
     median, most = statistics.median(times) * 1000, max(times) * 1000
-    print(f"{what}: median {median:.1f} ms, maximum {most:.1f} ms, {len(times)} of them")
+    print(f"{what}: median {median:.1f} ms, maximum {most:.1f} ms, {len(times)} requests")
 
 
-def submissions(served: Served, folder: Path, count: int) -> None:
-    """Submit runs with an upload each, and cancel them."""
+def submissions(served: ServerProcess, folder: Path, count: int) -> None:
+    """Submit runs that upload a file each, then cancel them."""
     upload = folder / "data.bin"
     upload.write_bytes(os.urandom(1 << 20))
     script = folder / "work.py"
@@ -125,8 +125,8 @@ def submissions(served: Served, folder: Path, count: int) -> None:
         served.client.wait(run)
 
 
-def tasks(served: Served, folder: Path, count: int) -> str:
-    """Run a workflow of many tasks, and read them in pages; return the run."""
+def tasks(served: ServerProcess, folder: Path, count: int) -> str:
+    """Run a workflow of many tasks, read its list of tasks page by page, and return the id of the run."""
     script = folder / "many.py"
     script.write_text(SCRIPT)
     fields = {"workflow_type": "PYTHON", "workflow_type_version": "3", "workflow_url": "many.py",
@@ -134,13 +134,13 @@ def tasks(served: Served, folder: Path, count: int) -> str:
     run = served.client.submit(fields, [("many.py", script)])
     print(f"a run of {count} tasks: {seconds(lambda: served.client.wait(run)):.1f} s")
     print(f"its first page: {seconds(lambda: served.client.get(f'/runs/{run}/tasks', page_size=100)) * 1000:.0f} ms")
-    told("its pages of 100", pages(served, f"/runs/{run}/tasks", "task_logs"))
+    report("its pages of 100", pages(served, f"/runs/{run}/tasks", "task_logs"))
     print(f"the server's memory afterwards: {served.memory:.0f} MB")
     return run
 
 
-def large_log(served: Served, place: Path, run: str, gigabytes: int) -> None:
-    """Read parts of a large log."""
+def large_log(served: ServerProcess, place: Path, run: str, gigabytes: int) -> None:
+    """Read ranges of a large log."""
     path = place / "work" / run / "stderr"
     with path.open("r+b") as file:
         file.truncate(gigabytes << 30)
@@ -150,12 +150,12 @@ def large_log(served: Served, place: Path, run: str, gigabytes: int) -> None:
         request = Request(url, headers={"Range": f"bytes={start}-{start + (16 << 20) - 1}"})  # noqa: S310
         times.append(seconds(lambda request=request: urlopen(request, timeout=60).read()))  # type: ignore[misc]  # noqa: S310
         most = max(most, served.memory)
-    told(f"ranges of 16 MiB of a log of {gigabytes} GB", times)
-    print(f"the server's memory at most: {most:.0f} MB")
+    report(f"ranges of 16 MiB of a log of {gigabytes} GB", times)
+    print(f"the server's peak memory: {most:.0f} MB")
 
 
 def main() -> None:
-    """Print all figures."""
+    """Measure and print all figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--submissions", type=int, default=200)
@@ -167,10 +167,10 @@ def main() -> None:
         place = folder / "place"
         fill(place, options.runs)
         began = time.perf_counter()
-        served = Served(place)
+        served = ServerProcess(place)
         try:
             print(f"start with {options.runs} runs and no index: {time.perf_counter() - began:.1f} s")
-            told("pages of 100 runs", pages(served, "/runs", "runs"))
+            report("pages of 100 runs", pages(served, "/runs", "runs"))
             submissions(served, folder, options.submissions)
             run = tasks(served, folder, options.tasks)
             large_log(served, place, run, options.log_gigabytes)

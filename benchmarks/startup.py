@@ -1,4 +1,4 @@
-"""Whole processes: the import, one trivial task on a fresh store, and a second run that finds all its work done.
+"""Measure whole processes: the import, one trivial task on a new store, and a second run that reuses all results.
 
 python benchmarks/startup.py
 """
@@ -39,7 +39,7 @@ print(time.perf_counter() - began)
 
 
 def best(times: int, *command: str) -> float:
-    """The shortest of several runs: what the machine's other work adds is not ours."""
+    """Return the shortest time of several runs, in seconds: other work of the machine only adds to it."""
     return min(seconds(*command) for _ in range(times))
 
 

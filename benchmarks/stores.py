@@ -1,9 +1,9 @@
-"""How many records a second reach the disk, and come back.
+"""Measure how many records a second a store writes to the disk and reads back.
 
     python benchmarks/stores.py [FOLDER]
 
-Appends segments of 1, 100 and 10,000 records of 200 bytes to a store in FOLDER (default: the system's
-temporary folder), with and without flushing to the disk, and reads them in a fresh log.
+Segments of 1, 100 and 10,000 records of 200 bytes are appended to a store in FOLDER (default: the system's
+temporary folder), with and without flushing to the disk, and read back by a newly opened store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 2.0
 
 
 def repeat(call: Callable[[], object]) -> float:
-    """Call for some seconds; give the calls per second."""
+    """Call a function again and again for two seconds and return the calls per second."""
     began = time.perf_counter()
     count = 0
     while time.perf_counter() - began < SECONDS:

@@ -1,10 +1,11 @@
-"""WDL, whole processes side by side with others: hello, and a scatter of echo.
+"""Measure whole WDL processes beside other runners: one echo, and a scatter of echo.
 
 python benchmarks/wdl.py [--width 200] [--container podman|singularity] [--image IMAGE] [--times 3]
 
-Others are run where they are installed: miniwdl (with the same engine), and toil-wdl-runner, which --toil may name and
-which knows Singularity only (and Docker's swarm). `python -m tests.servers.apptainer start` has Singularity's command.
-Processor time is that of the process and its children; containers of an engine with a daemon are none of these.
+The other runners are used where they are installed: miniwdl, with the same container engine, and toil-wdl-runner, whose
+path --toil may give. It supports only Singularity, and Docker with a swarm; `python -m tests.servers.apptainer start`
+installs the command of Singularity. Processor time is that of the process and its children; it does not include
+containers that the daemon of an engine starts.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ workflow w {
 
 
 class FailedError(Exception):
-    """A runner that did not do it: miniwdl 1.16 stumbles over itself at times when many calls start podman at once."""
+    """A runner failed. Miniwdl 1.16 does at times, when many calls start podman at once."""
 
 
 class Taken(NamedTuple):
-    """How long a command took."""
+    """The time that a command took, in seconds."""
 
     wall: float
     cpu: float
 
 
 def taken(command: list[str], folder: Path, env: dict[str, str]) -> Taken:
-    """Run a command; raises FailedError."""
+    """Run a command and return its times; raise FailedError if it fails."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=os.environ | env, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -58,7 +59,7 @@ def taken(command: list[str], folder: Path, env: dict[str, str]) -> Taken:
 
 
 def runners(container: str, toil: str | None) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """The command of each engine that is here, and its environment; says which are not."""
+    """Return the command and the environment of each runner that is installed; print which ones are missing."""
     found: dict[str, tuple[list[str], dict[str, str]]] = {}
     found["toilfn"] = ([sys.executable, "-m", "toilfn", "wdl", "w.wdl", "in.json", "--container", container], {})
     binary = Path(sys.executable).parent
@@ -68,12 +69,12 @@ def runners(container: str, toil: str | None) -> dict[str, tuple[list[str], dict
         backend = {"MINIWDL__SCHEDULER__CONTAINER_BACKEND": container} | programs
         found["miniwdl run"] = ([str(binary / "miniwdl"), "run", "w.wdl", "-i", "in.json", "-d", "out/"], backend)
     else:
-        print("miniwdl is not installed, or has no such engine")
+        print("miniwdl is not installed, or does not support this container engine")
     if toil and container == "singularity":
-        path = f"{Path(toil).parent}:{os.environ['PATH']}"  # it looks its own workers up there
+        path = f"{Path(toil).parent}:{os.environ['PATH']}"  # toil-wdl-runner looks up its worker command there
         found["toil-wdl-runner"] = ([toil, "w.wdl", "in.json", "--container", container], {"PATH": path})
     else:
-        print("toil-wdl-runner is not installed, or has no such engine")
+        print("toil-wdl-runner is not installed, or does not support this container engine")
     return found
 
 
@@ -82,8 +83,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--container", default="podman")
-    parser.add_argument("--toil", default=shutil.which("toil-wdl-runner"), help="the command toil-wdl-runner")
-    parser.add_argument("--image", default="ubuntu:22.04", help="one that miniwdl can pull: it always does")
+    parser.add_argument("--toil", default=shutil.which("toil-wdl-runner"), help="path of the command toil-wdl-runner")
+    parser.add_argument("--image", default="ubuntu:22.04", help="container image; miniwdl always pulls it")
     options = parser.parse_args()
     chosen = runners(options.container, options.toil)
     with tempfile.TemporaryDirectory() as name:

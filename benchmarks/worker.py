@@ -1,8 +1,8 @@
-"""What a worker costs for each task, through the local cluster alone: no scheduler, no log.
+"""Measure a worker alone, behind the local cluster: time per task, without scheduler and log.
 
     python benchmarks/worker.py [--tasks 5000] [--levels 100000]
 
-Processor time is the worker's own, wall time includes the way there and back.
+Processor time is that of the worker; wall time includes the messages to the worker and back.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def batch(store: Store, promises: list[Any]) -> Batch:
 
 
 def run(cluster: LocalCluster, work: Batch) -> tuple[float, int]:
-    """Run a batch; gives the seconds it took and how many records came back."""
+    """Run a batch and return the seconds it took and the number of records that came back."""
     start, count = time.perf_counter(), 0
     cluster.submit([work])
     while True:

@@ -1,4 +1,4 @@
-"""Tasks that create tasks: all binary strings of length n, each printed by a task of its own.
+"""Create tasks in tasks: all binary strings of length n, each printed by a task of its own.
 
 python examples/dynamic.py [N]
 """

@@ -1,4 +1,4 @@
-"""Recursion: Fibonacci numbers the way they are defined.
+"""Call tasks recursively: Fibonacci numbers, as they are defined.
 
 python examples/fibonacci.py [N]
 """

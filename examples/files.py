@@ -1,4 +1,4 @@
-"""Files: scratch space, files of the workflow, and files from and to the outside world.
+"""Work with files: scratch space, files of the workflow, imported and exported files.
 
 python examples/files.py [OUTPUT]
 """
@@ -11,11 +11,11 @@ import toilfn as toil
 
 @toil.task
 def write() -> dict[str, toil.File | Path]:
-    # A path below the task's own directory becomes a file of the workflow when it is returned ...
+    # A path in the task's temporary directory becomes a file of the workflow when the task returns it.
     web = toil.current().temp_dir / "web.txt"
-    web.write_text("What a tangled web we weave\n")
+    web.write_text("Oh, what a tangled web we weave\n")
 
-    # ... and a stream needs no directory.
+    # A stream needs no directory.
     with toil.open_write("candle.txt", "w") as stream:
         stream.write("Out brief candle\n")
     return {"web": web, "candle": stream.file}
@@ -23,17 +23,19 @@ def write() -> dict[str, toil.File | Path]:
 
 @toil.task
 def read(web: toil.File, candle: toil.File, source: toil.File) -> toil.File:
-    # A local copy, linked from the node's cache; one to be changed; and a stream, which copies nothing.
+    # A local copy to read, which is a link into the cache of the node.
     lines = web.path().read_text()
 
+    # A local copy to change.
     notes = candle.path("notes.txt", mutable=True)
     with notes.open("a") as file:
         file.write("(exeunt)\n")
 
+    # A stream, which makes no copy.
     with source.open("r") as stream:
         title = stream.readline()
 
-    candle.delete()  # when this task has succeeded
+    candle.delete()  # takes effect when this task has succeeded
     with toil.open_write("result.txt", "w") as result:
         result.write(title + lines + notes.read_text())
     return result.file

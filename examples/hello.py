@@ -1,4 +1,4 @@
-"""The smallest workflow: one task, with what it needs, run on this machine."""
+"""Run the smallest workflow: one task, with its requirements, on this machine."""
 
 import toilfn as toil
 

@@ -1,12 +1,12 @@
-"""Merge sort of a text file that need not fit into memory.
+"""Sort a text file that need not fit into memory, by merge sort.
 
-The file is cut in two until the parts are small, the parts are sorted side by side, and sorted
-parts are merged in pairs; all of them are files of the job store.
+The file is cut in two until the parts are small, the parts are sorted in parallel, and the sorted
+parts are merged in pairs. All parts are files in the job store.
 
     python examples/merge_sort.py [FILE] [-o OUTPUT] [--lines N] [--store STORE]
 
-Without FILE, the sources of Python's standard library are sorted, line by line. With --store, a
-run that was stopped goes on where it was when the same command is given again.
+Without FILE, it sorts the lines of all sources of the standard library. With --store, a run that
+was stopped resumes when the same command is run again.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import toilfn as toil
 
 @toil.task(memory="500M")
 def merge_sort(file: toil.File, most: int) -> toil.File:
-    """Sort the lines of a file, at most so many of them in one task."""
+    """Sort the lines of a file, at most `most` lines in one task."""
     with file.open() as lines:
         count = sum(1 for _ in lines)
     if count <= most:
@@ -52,7 +52,7 @@ def merge(left: toil.File, right: toil.File) -> toil.File:
 
 @toil.task(memory="100M")
 def is_sorted(file: toil.File, source: toil.File) -> bool:
-    """Check, with little memory, that a file has the lines of another one and has them in order."""
+    """Check, with little memory, that a file is sorted and has the same lines as another one."""
     with file.open() as lines:
         in_order = all(a <= b for a, b in pairwise(lines))
     return in_order and hash_of_lines(file) == hash_of_lines(source)
@@ -76,10 +76,10 @@ def collect_sources(folder: str) -> toil.File:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Sort the lines of a file.")
-    parser.add_argument("file", nargs="?", help="a path or URL; by default Python's own sources")
-    parser.add_argument("-o", "--output", default="sorted.txt", help="where the sorted file goes")
-    parser.add_argument("--lines", type=int, default=100_000, help="how many lines one task sorts at most")
-    parser.add_argument("--store", help="a job store to keep, and to go on from")
+    parser.add_argument("file", nargs="?", help="path or URL (default: the sources of the standard library)")
+    parser.add_argument("-o", "--output", default="sorted.txt", help="output file (default: %(default)s)")
+    parser.add_argument("--lines", type=int, default=100_000, help="maximum number of lines that one task sorts")
+    parser.add_argument("--store", help="job store to keep; the same command resumes from it")
     options = parser.parse_args()
 
     source = toil.import_file(options.file) if options.file else collect_sources(sysconfig.get_path("stdlib"))

@@ -1,6 +1,6 @@
-"""A small pipeline of Nextflow, ported: split a text, change each part, and collect the parts.
+"""Run a small pipeline ported from Nextflow: split a text, change each part, and collect the parts.
 
-The Nextflow script, of which each process became one `toil.shell`, and the channels a task that makes tasks:
+In the Nextflow script below, each process became one `toil.shell`, and the channels became a task that creates tasks:
 
     process split {
         input: path text
@@ -29,7 +29,7 @@ upper = toil.shell("cat {part} | tr '[a-z]' '[A-Z]'", name="upper")
 
 @toil.task
 def each(parts: list[toil.File]) -> list[str]:
-    return upper.map(parts)  # as many tasks as `split` has made parts
+    return upper.map(parts)  # one task for each part
 
 
 @toil.task

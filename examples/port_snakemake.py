@@ -1,6 +1,6 @@
-r"""A small pipeline of Snakemake, ported: count words in samples, then join the counts into one table.
+r"""Run a small pipeline ported from Snakemake: count words in samples, then join the counts into one table.
 
-The Snakefile, of which each rule became one `toil.shell`:
+In the Snakefile below, each rule became one `toil.shell`:
 
     SAMPLES = ["a", "b"]
 

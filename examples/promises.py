@@ -1,4 +1,4 @@
-"""Promises: a task's value is passed on before it exists, whole or in part."""
+"""Pass promises, the values that tasks will return, to other tasks: whole or in part."""
 
 import toilfn as toil
 
@@ -20,10 +20,10 @@ def describe(squares: list[int], remainder: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    # One after the other, by their data alone.
+    # The three tasks run one after the other because each needs the value of the one before it.
     four = increment(increment(increment(1)))
 
-    # A promise can be unpacked (nout says into how many), indexed, and hidden in any structure.
+    # A promise can be unpacked (into as many parts as nout says), indexed, and put into any structure.
     quotient, remainder = divide(17, by=four)
     summary = describe([quotient, four], remainder)
 

@@ -1,4 +1,4 @@
-"""A web server that runs beside the tasks that use it, and only as long as they do."""
+"""Run a web server beside the tasks that use it, and only as long as they run."""
 
 import http.client
 import http.server
@@ -17,7 +17,7 @@ def web_server(page):
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever).start()
-            yield f"127.0.0.1:{server.server_port}"  # what its clients get
+            yield f"127.0.0.1:{server.server_port}"  # the value that its clients get
             server.shutdown()
 
 

@@ -1,9 +1,9 @@
-"""Variant calling: align paired reads to a genome in chunks, side by side, and call what differs.
+"""Call variants: align paired reads to a genome in parallel chunks, and call the differences.
 
     python examples/variants.py [GENOME READS_1 READS_2] [-o OUTPUT] [--chunk N] [--store STORE]
 
-All inputs may be URLs and are gzipped. By default they are the phage genome and reads that come with
-bowtie2 (Debian packages: bowtie2 bowtie2-examples samtools bcftools).
+All inputs are gzipped files, given as paths or URLs. The defaults are the phage genome and the reads that come
+with bowtie2 (Debian packages: bowtie2 bowtie2-examples samtools bcftools).
 """
 
 import argparse
@@ -39,7 +39,7 @@ def index(genome: toil.File) -> list[Path]:
 
 @toil.task(memory="100M")
 def split(reads: toil.File, size: int) -> list[toil.File]:
-    """Cut reads into files of `size` reads, of four lines each."""
+    """Cut reads into files of `size` reads each; a read has four lines."""
     parts = []
     with gzip.open(reads.open()) as lines:
         while chunk := list(islice(lines, 4 * size)):
@@ -51,7 +51,7 @@ def split(reads: toil.File, size: int) -> list[toil.File]:
 
 @toil.task
 def align_all(index: list[toil.File], left: list[toil.File], right: list[toil.File]) -> list[toil.File]:
-    """Build one task for each chunk, now that it is known how many there are."""
+    """Create one task for each chunk, now that the number of chunks is known."""
     return [align(index, *pair) for pair in zip(left, right, strict=True)]
 
 
@@ -86,9 +86,9 @@ def main() -> None:
     parser.add_argument("genome", nargs="?", default=f"{EXAMPLES}/reference/lambda_virus.fa.gz")
     parser.add_argument("reads_1", nargs="?", default=f"{EXAMPLES}/reads/reads_1.fq.gz")
     parser.add_argument("reads_2", nargs="?", default=f"{EXAMPLES}/reads/reads_2.fq.gz")
-    parser.add_argument("-o", "--output", default="calls.vcf", help="where the variants go")
-    parser.add_argument("--chunk", type=int, default=2500, help="how many pairs one task aligns")
-    parser.add_argument("--store", help="a job store to keep, and to go on from")
+    parser.add_argument("-o", "--output", default="calls.vcf", help="output file (default: %(default)s)")
+    parser.add_argument("--chunk", type=int, default=2500, help="pairs that one task aligns (default: %(default)s)")
+    parser.add_argument("--store", help="job store to keep; the same command resumes from it")
     options = parser.parse_args()
 
     genome = unpack(toil.import_file(options.genome))

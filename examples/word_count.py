@@ -1,4 +1,4 @@
-"""Map and reduce: the commonest words of some text files, each counted by a task of its own.
+"""Map and reduce: count the words of each text file in a task of its own, and print the commonest words.
 
 python examples/word_count.py FILE...
 """

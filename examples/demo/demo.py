@@ -1,10 +1,10 @@
-"""A run that is killed and resumed, step by step: ``make demo``.
+"""Show a run that is killed and resumed, step by step: ``make demo``.
 
     python examples/demo/demo.py [python | cwl | wdl | slurm] [--folder build/demo] [--svg FILE]
 
-``python`` sorts the sources of Python's standard library, as in examples/merge_sort.py; ``slurm`` does so as jobs of a
-Slurm cluster; ``cwl`` and ``wdl`` compress those sources in parts. In each, the leader is killed with SIGKILL when
-some tasks are done. With ``--svg`` the output becomes a picture of a terminal.
+``python`` sorts the sources of the standard library, as in examples/merge_sort.py; ``slurm`` does the same in jobs of a
+Slurm cluster; ``cwl`` and ``wdl`` compress those sources in parts. In each demo, the leader is killed with SIGKILL when
+some tasks are done. With ``--svg``, the output is also saved as a picture of a terminal.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 LIMIT = 300
-"""Seconds after which a step that has not ended is an error."""
+"""The most seconds that a step may take."""
 
 
 class Terminal:
-    """Where the demo prints, and what it has printed, line by line, as a terminal would show it."""
+    """The standard output of the demo, which also keeps the lines that a terminal would show."""
 
     def __init__(self) -> None:
         self.lines = [""]
         self._row = 0
 
     def say(self, text: str = "") -> None:
-        """Print a line of the demo's own."""
+        """Print a line of the demo itself."""
         self.show(f"{text}\n")
 
     def title(self, text: str) -> None:
@@ -45,7 +45,7 @@ class Terminal:
         self.say(f"\n\x1b[1;36m# {text}\x1b[0m")
 
     def show(self, text: str) -> None:
-        """Print text as a command wrote it, with its colours and movements of the cursor."""
+        """Print text as a command wrote it, with its colours and cursor movements."""
         sys.stdout.write(text)
         sys.stdout.flush()
         for piece in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", text):
@@ -64,7 +64,7 @@ class Terminal:
             self.lines[self._row] += piece
 
     def save(self, path: Path) -> None:
-        """Write a picture of the terminal."""
+        """Write a picture of the terminal to an SVG file."""
         from rich.console import Console
         from rich.text import Text
 
@@ -77,7 +77,7 @@ class Terminal:
 
 
 class Demo:
-    """One run: its commands, and the store that they share."""
+    """One demo: the commands of a run, and the store that they share."""
 
     def __init__(self, terminal: Terminal, folder: Path, run: list[str], enough: int) -> None:
         self._terminal = terminal
@@ -87,11 +87,11 @@ class Demo:
         self.report = folder / "report.html"
 
     def play(self) -> None:
-        """Run, kill, resume, and show what the store knows."""
+        """Start the run, kill it, resume it, and show the contents of the store."""
         terminal = self._terminal
         terminal.title("A run starts. Its leader is killed when some tasks are done.")
         self._interrupted()
-        terminal.title("The store keeps what was done.")
+        terminal.title("The store keeps the finished work.")
         self._do("toilfn", "status", self.store)
         terminal.title("The same run resumes and runs only the rest.")
         before = self._done()
@@ -100,7 +100,7 @@ class Demo:
         terminal.title("The graph, folded by kind of task.")
         self._do("toilfn", "graph", self.store)
         self._do("toilfn", "report", self.store, "-o", self.report)
-        terminal.title("The report with graph, timeline and use of resources is a page:")
+        terminal.title("The report is a page with the graph, a timeline and the use of resources:")
         terminal.say(f"  {self.report.resolve().as_uri()}")
         terminal.say("\nThree commands to try next:")
         for command in ("stats", "logs", "explain"):
@@ -147,13 +147,13 @@ class Demo:
         return sum(event["event"] == "done" for event in self._events())
 
     def _task(self) -> object:
-        """Return the name of a kind of task that printed or computed something: the most frequent one."""
+        """Return the most frequent name of the tasks that are done."""
         names = [str(event["name"]) for event in self._events() if event["event"] == "done"]
         return max(set(names), key=names.count)
 
 
 class _Watched:
-    """The events of a store, read while a run writes them."""
+    """A counter of finished tasks, which follows the events of a store while a run writes them."""
 
     def __init__(self, store: Path, run: subprocess.Popen[bytes]) -> None:
         self._store, self._run = store, run
@@ -171,7 +171,7 @@ class _Watched:
             assert self._events.stdout is not None
             for line in self._events.stdout.readlines():
                 self._done += b'"event": "done"' in line
-            if self._events.poll() is not None:  # it came before the leader: look again
+            if self._events.poll() is not None:  # the command started before the leader wrote events: start it again
                 self._events, self._done = None, 0
         return self._done
 
@@ -182,7 +182,7 @@ def _written(words: list[str]) -> str:
 
 
 def _start(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a command on a terminal of its own; return it and what its output is read from."""
+    """Start a command on a terminal of its own; return the process and the descriptor to read its output from."""
     ours, theirs = os.openpty()
     program = [sys.executable] if words[0] == "python" else [str(BIN / words[0])]
     environment = {**os.environ, "COLUMNS": "98", "TERM": "xterm-256color"}
@@ -230,7 +230,7 @@ def command(kind: str, folder: Path) -> tuple[list[str], int]:
     if kind == "wdl":
         options = ["--store", store, "--container", "none", "-o", str(folder / "results")]
         return ["toilfn", "wdl", *options, document, f"sources={sources}"], 8
-    if kind == "slurm":  # each task is a batch job: fewer and larger ones
+    if kind == "slurm":  # each task is a batch job, so use fewer and larger tasks
         return ["toilfn", "run", "--cluster", "slurm", "--store", store, *sort, "200000"], 3
     return ["toilfn", "run", "--store", store, *sort, "40000"], 20
 

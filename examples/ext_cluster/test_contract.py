@@ -1,4 +1,4 @@
-"""The contract of clusters, kept by this one."""
+"""Check that the cluster meets the contract of clusters."""
 
 import functools
 
@@ -9,7 +9,7 @@ from toilfn.clusters.testing import ClusterContract
 
 
 class TestProcessCluster(ClusterContract):
-    """All tests are inherited."""
+    """Run all tests of the contract; they are inherited."""
 
     @pytest.fixture
     def make_cluster(self, tmp_path):

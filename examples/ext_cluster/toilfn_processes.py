@@ -1,6 +1,7 @@
-"""A cluster whose jobs are processes of this machine. Each has a folder, so that it outlives its leader.
+"""Define a cluster whose jobs are processes of this machine. Each job has a folder, so that it can outlive its leader.
 
-A job's folder holds its ``batch``, the process's ``pid``, its ``output``, and in the end its ``status``.
+The folder of a job holds the name of its ``batch``, the ``pid`` of its process, its ``output``, and at the end its
+exit ``status``.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ class ProcessCluster(Cluster):
     Parameters
     ----------
     folder : str, optional
-        Where jobs have their folders; by default one for this user among the temporary files.
+        The directory for the folders of the jobs; by default, one for this user in the system's temporary directory.
     worker_command : sequence of str, optional
-        What runs a batch: the store's URL and the batch's name come after it.
+        The command that runs a batch; the URL of the store and the name of the batch are appended to it.
     poll_interval : float
-        Seconds between two looks at the jobs.
+        Seconds between two checks of the jobs.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
@@ -60,7 +61,10 @@ class ProcessCluster(Cluster):
 
     def open(self, context: RunContext) -> None:
         if not re.fullmatch(r"[\w.-]+", context.workflow):
-            raise ClusterError(f"{context.workflow!r} cannot be the name of a folder")
+            raise ClusterError(
+                f"cannot create a folder for the workflow {context.workflow!r}",
+                hint="use only letters, digits, '_', '.' and '-' in the name",
+            )
         self._context = context
         self._root.mkdir(mode=0o700, exist_ok=True)
         (self._root / context.workflow).mkdir(exist_ok=True)
@@ -99,7 +103,7 @@ class ProcessCluster(Cluster):
         return updates
 
     def _is_alive(self, job: JobId) -> bool:
-        """Return whether a job goes on; what has no process and no status was killed."""
+        """Return whether a job is still running; a job without a process and without a status was killed."""
         if (self._root / job / "status").exists():
             return False
         try:
@@ -116,7 +120,7 @@ class ProcessCluster(Cluster):
             status = int((folder / "status").read_text())
         except OSError:
             return Update(job, JobState.ENDED, Cause.LOST, "its process was killed")
-        detail = f"exit status {status}; it said: {(folder / 'output').read_text()[-1000:]}" if status else ""
+        detail = f"exit status {status}; output: {(folder / 'output').read_text()[-1000:]}" if status else ""
         return Update(job, JobState.ENDED, exit_cause(status), detail)
 
     def kill(self, jobs: Iterable[JobId]) -> None:

@@ -1,4 +1,4 @@
-"""A script whose command line has the settings of the run (tutorial_arguments)."""
+"""Add the settings of the run to a script's command line (tutorial_arguments)."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""One CWL tool on several inputs: its outputs are exported under names of their own (tutorial_cwlexample)."""
+"""Run one CWL tool on several inputs and export each output under its own name (tutorial_cwlexample)."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Programs of the machine in tasks: python discoverfiles.py PATH... (tutorial_discoverfiles)."""
+"""Run programs in tasks: python discoverfiles.py PATH... (tutorial_discoverfiles)."""
 
 import subprocess
 import sys
@@ -13,5 +13,5 @@ def discover_files(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    # A task starts in a directory of its own: paths, other than texts, become absolute on their way to it.
+    # A task starts in a directory of its own. Paths that are passed to it become absolute; strings stay as they are.
     print(*toil.compute(*discover_files.map(map(Path, sys.argv[1:])), discover_files(Path("."))))

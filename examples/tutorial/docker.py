@@ -1,4 +1,4 @@
-"""A container as a task: python docker.py IMAGE (tutorial_docker)."""
+"""Run a container as a task: python docker.py IMAGE (tutorial_docker)."""
 
 import os
 import sys

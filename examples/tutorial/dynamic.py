@@ -1,4 +1,4 @@
-"""Tasks that create tasks: each binary string of length five is printed by one (tutorial_dynamic)."""
+"""Create tasks in tasks: one task prints each binary string of length five (tutorial_dynamic)."""
 
 import toilfn as toil
 

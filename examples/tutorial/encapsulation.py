@@ -1,4 +1,4 @@
-"""B runs after A and all that A led to (tutorial_encapsulation)."""
+"""Run B after A and all tasks that A created (tutorial_encapsulation)."""
 
 import toilfn as toil
 

@@ -1,4 +1,4 @@
-"""A task is complete only when all that it led to is: there is nothing to encapsulate (tutorial_encapsulation2)."""
+"""Run B after A, which is complete only when all tasks that it created are (tutorial_encapsulation2)."""
 
 import toilfn as toil
 

@@ -1,4 +1,4 @@
-"""A script with every setting as a flag: try --help (tutorial_helloworld)."""
+"""Offer every setting of a run as an option: try --help (tutorial_helloworld)."""
 
 import argparse
 

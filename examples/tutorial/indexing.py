@@ -1,4 +1,4 @@
-"""A promise of one element of what a task returns: the failure says "2" (the manual, section 12.9)."""
+"""Pass one element of the value of a task: the error message is "2" (the manual, section 12.9)."""
 
 import toilfn as toil
 

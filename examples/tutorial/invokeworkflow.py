@@ -1,4 +1,4 @@
-"""What is a class with a run method in Toil is a function with arguments here (tutorial_invokeworkflow)."""
+"""Write a function with arguments where Toil needs a class with a run method (tutorial_invokeworkflow)."""
 
 import toilfn as toil
 

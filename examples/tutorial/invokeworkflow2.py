@@ -1,4 +1,4 @@
-"""A restart needs no branch: the same script on the same store goes on (tutorial_invokeworkflow2)."""
+"""Resume a run without a special case: run the same script on the same store (tutorial_invokeworkflow2)."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A task that logs: what it prints would do as well (tutorial_jobfunctions)."""
+"""Log a message in a task; print would work as well (tutorial_jobfunctions)."""
 
 import toilfn as toil
 

@@ -1,4 +1,4 @@
-"""A directory and a file for as long as a task runs (tutorial_managing)."""
+"""Use a directory and a file that exist only while the task runs (tutorial_managing)."""
 
 import toilfn as toil
 

@@ -1,4 +1,4 @@
-"""One task, then two at a time, then another: order without data (tutorial_multiplejobs)."""
+"""Run one task, then two in parallel, then another: order without data (tutorial_multiplejobs)."""
 
 import toilfn as toil
 

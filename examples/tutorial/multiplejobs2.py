@@ -1,4 +1,4 @@
-"""The same with a variant of the task and `map` as short hands (tutorial_multiplejobs2)."""
+"""Run the same workflow, written shorter with a variant of the task and `map` (tutorial_multiplejobs2)."""
 
 import toilfn as toil
 

@@ -1,4 +1,4 @@
-"""Any graph without cycles: the last task comes after both of its parents (tutorial_multiplejobs3)."""
+"""Build any graph without cycles: the last task runs after both of its parents (tutorial_multiplejobs3)."""
 
 import toilfn as toil
 

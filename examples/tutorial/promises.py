@@ -1,4 +1,4 @@
-"""What one task returns is what the next one is given (tutorial_promises)."""
+"""Pass the value that one task returns to the next one (tutorial_promises)."""
 
 import toilfn as toil
 

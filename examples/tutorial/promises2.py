@@ -1,4 +1,4 @@
-"""All binary strings of length five, by recursion (tutorial_promises2)."""
+"""Build all binary strings of length five by recursion (tutorial_promises2)."""
 
 import toilfn as toil
 

@@ -1,4 +1,4 @@
-"""One task with its requirements, run on this machine in a store that goes away (tutorial_quickstart)."""
+"""Run one task with its requirements on this machine, and delete the store (tutorial_quickstart)."""
 
 import toilfn as toil
 

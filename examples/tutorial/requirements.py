@@ -1,4 +1,4 @@
-"""How much disk a task needs, from the size of the file that it is given (tutorial_requirements)."""
+"""Compute the disk space that a task needs from the size of its input file (tutorial_requirements)."""
 
 import toilfn as toil
 

@@ -1,18 +1,19 @@
-"""A service that runs while others use it (tutorial_services)."""
+"""Run a service while other tasks use it (tutorial_services)."""
 
 import toilfn as toil
 
 
 @toil.service
 class Demo(toil.Service[str]):
-    """Starts and stops a database, or would."""
+    """A service that would start and stop a database."""
 
     def start(self) -> str:
         print("the database starts")
         return "loginCredentials"
 
     def check(self) -> bool:
-        return True  # False: it has ended well; an exception: it has failed, and its clients run again with a new one
+        # False means that the service has ended; after an exception, its clients run again with a new service.
+        return True
 
     def stop(self) -> None:
         print("the database stops")

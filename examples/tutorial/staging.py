@@ -1,4 +1,4 @@
-"""A file from outside, and one to the outside: python staging.py IN OUT (tutorial_staging)."""
+"""Import a file and export another one: python staging.py IN OUT (tutorial_staging)."""
 
 import sys
 

@@ -80,7 +80,7 @@ def test_fibonacci(run):
 def test_files(run, tmp_path):
     assert run("files.py", "out/result.txt") == f"{tmp_path}/out/result.txt\n"
     title = (EXAMPLES / "files.py").read_text().splitlines()[0]
-    expected = [title, "What a tangled web we weave", "Out brief candle", "(exeunt)"]
+    expected = [title, "Oh, what a tangled web we weave", "Out brief candle", "(exeunt)"]
     assert (tmp_path / "out" / "result.txt").read_text().splitlines() == expected
 
 

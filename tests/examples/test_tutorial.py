@@ -144,7 +144,7 @@ def test_temporary_files_go(run: Run) -> None:
 
 
 def test_files_of_the_workflow(run: Run) -> None:
-    lines = ["What a tangled web we weave", "Out brief candle"]
+    lines = ["Oh, what a tangled web we weave", "Out brief candle"]
     assert said(run("managing2.py").stderr, *lines) == lines
 
 

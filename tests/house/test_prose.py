@@ -6,7 +6,7 @@ import pytest
 
 from tests.house import prose
 
-CLEAN = ("toilfn", "stores", "clusters", "cwl", "wdl")
+CLEAN = ("toilfn", "stores", "clusters", "cwl", "wdl", "examples", "benchmarks")
 
 
 @pytest.mark.parametrize("folder", CLEAN)
