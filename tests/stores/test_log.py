@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from toilfn.errors import CorruptObjectError
-from toilfn.stores import open_store
+from toilfn.errors import CorruptObjectError, FencedError, StoreError
+from toilfn.stores import log, open_store
 
 
 @pytest.fixture
@@ -90,3 +90,92 @@ def test_a_million_small_records_are_read(store):
     for _ in range(10):
         store.log.append(records)
     assert sum(1 for _ in open_store(store.url).log.read()) == 1_000_000
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Let a snapshot need several parts for a few records."""
+    monkeypatch.setattr(log, "_PART_SIZE", 10)
+
+
+def test_a_snapshot_in_parts_replaces_everything_before_it(store, small_parts):
+    records = [b"record%d" % n for n in range(7)]
+    for turn in (1, 2):
+        for record in records:
+            store.log.append([record])
+        positions = store.log.compact(records)
+        assert read(store) == records
+        assert [store.log.fetch(position) for position in positions] == records
+        (newest,) = {name[:26] for name in store.objects.list("snapshots/")}
+        assert len(list(store.objects.list("snapshots/"))) == 1 + 4  # the snapshot itself, and two records in each part
+        assert int(newest.removeprefix("snapshots/")) == turn * 8
+    store.log.append([b"later"])
+    assert read(store) == [*records, b"later"]
+
+
+def test_no_record_is_left_in_segments_that_a_snapshot_replaces(store):
+    for n in range(5):
+        store.log.append([b"in-a-segment-%d" % n])
+    store.log.compact([b"in-the-snapshot"])
+    assert all(b"in-a-segment" not in store.objects.get(name) for name in store.objects.list("log/"))
+
+
+def test_a_part_that_is_a_copy_of_another_part(store, small_parts):
+    store.log.compact([b"record%d" % n for n in range(4)])
+    first, second = sorted(name for name in store.objects.list("snapshots/") if "." in name)
+    store.objects.put(second, store.objects.get(first))
+    with pytest.raises(CorruptObjectError, match=rf"{second} in {store.url} is a copy of another object"):
+        read(store)
+
+
+def test_a_reader_is_told_that_the_log_was_compacted_meanwhile(store):
+    for n in range(5):
+        store.log.append([b"%d" % n])
+    reader = open_store(store.url).log.read()
+    assert next(reader)[1] == b"0"
+    store.log.compact([b"all"])
+    with pytest.raises(StoreError, match=f"the log of {store.url} was compacted while it was being read") as raised:
+        list(reader)
+    assert raised.value.hint == "read it again"
+    assert not isinstance(raised.value, CorruptObjectError)
+
+
+def test_what_is_new_since_a_segment(store):
+    for n in range(3):
+        store.log.append([b"%d" % n])
+    reader = open_store(store.url).log
+    assert [record for _, record in reader.read_after(1)] == [b"1", b"2"]
+    assert list(reader.read_after(3)) == []
+    store.log.compact([b"0", b"1", b"2"])
+    assert reader.read_after(3) is None
+    assert [record for _, record in reader.read_after(0)] == [b"0", b"1", b"2"]
+
+
+def test_a_leader_that_was_replaced_is_told_by_whom(store):
+    store.log.append([b"first"])
+    successor = open_store(store.url)
+    list(successor.log.read())
+    successor.log.append([b"second"])
+    place = rf"job store {store.url}: another leader has taken over; log/0000000000000002 was written by process \d+"
+    with pytest.raises(FencedError, match=place):
+        store.log.append([b"never"])
+    assert read(store) == [b"first", b"second"]
+
+
+def test_a_stray_segment_behind_a_gap_is_named_and_not_the_gap(store, tmp_path):
+    other = open_store(tmp_path / "other")
+    for _ in range(4):
+        other.log.append([b"x"])
+    store.log.append([b"x"])
+    stray = "log/0000000000000004"
+    store.objects.put(stray, other.objects.get(stray))
+    with pytest.raises(CorruptObjectError, match=f"{stray} in .* belongs to another store"):
+        read(store)
+
+
+def test_a_segment_that_is_missing_before_others_is_named(store):
+    for n in range(4):
+        store.log.append([b"%d" % n])
+    store.objects.delete(["log/0000000000000002"])
+    with pytest.raises(CorruptObjectError, match=r"log/0000000000000002 in .* is missing"):
+        read(store)
