@@ -40,6 +40,40 @@ CLUSTERS = ["LocalCluster(workers=1)", "ProcessCluster()", "'inline'"]
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
+def test_classes_with_cached_properties_and_locks_of_the_script_reach_workers(tmp_path: Path, cluster: str) -> None:
+    body = """
+    import functools, threading
+
+    LOCK = threading.Lock()
+    AGAIN = threading.RLock()
+
+    class Thing:
+        def __init__(self, n):
+            self.n = n
+
+        @functools.cached_property
+        def doubled(self):
+            return 2 * self.n
+
+    @toil.task(retries=0)
+    def make(n):
+        with LOCK, AGAIN, AGAIN:
+            return Thing(n)
+
+    @toil.task(retries=0)
+    def take(thing):
+        return thing.doubled
+
+    @toil.task(retries=0)
+    def f():
+        return [make(2), take(make(3)), take(Thing(4))]
+    """
+    made, *rest = run(tmp_path, body, cluster=cluster).strip("[]").split(", ")
+    assert "Thing object" in made
+    assert rest == ["6", "8"]
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
 def test_a_traceback_names_file_and_line_and_shows_the_source(tmp_path: Path, cluster: str) -> None:
     body = """
     def helper(x):

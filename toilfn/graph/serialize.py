@@ -7,6 +7,7 @@ exactly which tasks' values it needs, and loading it puts those values in place.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import io
 import linecache
@@ -14,6 +15,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import ModuleSpec
@@ -158,6 +160,17 @@ class _LocatedPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle
             _, fields = self.dispatch_table[CodeType](obj)[:2]
             return _located, (fields, name)
         return super().reducer_override(obj)
+
+
+def _cached_property(function: Callable[[Any], Any], name: str | None) -> Any:
+    made = functools.cached_property(function)
+    if name is not None:
+        made.__set_name__(object, name)
+    return made
+
+
+if sys.version_info < (3, 12):  # it holds a lock, so that classes of the script could not be pickled by value
+    copyreg.pickle(functools.cached_property, lambda made: (_cached_property, (made.func, made.attrname)))
 
 
 def _located(fields: tuple[Any, ...], name: str) -> CodeType:
@@ -390,7 +403,7 @@ def dumps_function(function: Any) -> bytes:
     except Exception as error:
         name = getattr(function, "__qualname__", repr(function))
         raise SerializationError(
-            f"task {name} cannot be stored: {error}", hint="pass such objects as arguments"
+            f"task {name} cannot be stored: {error}", hint="create such objects inside the task"
         ) from error
 
 
@@ -439,6 +452,8 @@ class _FunctionPickler(_LocatedPickler):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
         if is_singledispatch(obj) and not _is_found_by_name(obj):
             return _dispatching, (dict(obj.registry),)
+        if type(obj) in _LOCKS:  # of the script: another process has one of its own
+            return _LOCKS[type(obj)], ()
         return super().reducer_override(obj)
 
     def _with_annotations(self, function: FunctionType, reduced: Any) -> Any:
@@ -482,6 +497,8 @@ def _is_at_hand(value: Any) -> bool:
 
 
 _CACHED = type(functools.lru_cache(len))
+
+_LOCKS = {type(make()): make for make in (threading.Lock, threading.RLock)}
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:

@@ -77,9 +77,14 @@ class Task(Generic[P, R]):
 
     def _refuse(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
         """Refuse a callable that cannot be a task."""
-        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise InputError(
-                f"task {function.__qualname__} is a generator or coroutine function: a task returns one value",
+                f"task {function.__qualname__} is a coroutine function: a task returns one value",
+                hint="write an ordinary function that calls asyncio.run",
+            )
+        if inspect.isgeneratorfunction(function):
+            raise InputError(
+                f"task {function.__qualname__} is a generator function: a task returns one value",
                 hint="return a list instead; use @toilfn.service for a server that runs beside other tasks",
             )
         if _options.SERVICE in options:
