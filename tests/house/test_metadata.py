@@ -33,9 +33,9 @@ def test_version_is_that_of_the_changelog():
     assert newest[1] == toilfn.__version__ == metadata.version("toilfn")
 
 
-@pytest.mark.parametrize("file", ["CITATION.cff", "conda/meta.yaml"])
+@pytest.mark.parametrize("file", ["CITATION.cff", "conda/recipe.yaml"])
 def test_version_is_the_same_everywhere(file):
-    assert re.findall(r'^(?:version: |\{% set version = ")([\d.]+)', (ROOT / file).read_text(), re.MULTILINE) == [
+    assert re.findall(r'^(?:version: |  version: ")([\d.]+)', (ROOT / file).read_text(), re.MULTILINE) == [
         toilfn.__version__
     ]
 
@@ -43,9 +43,18 @@ def test_version_is_the_same_everywhere(file):
 def test_the_conda_recipe_needs_what_the_package_needs():
     other_names = {"dask": "dask-core", "msgpack": "msgpack-python"}
     needed = [requirement.split(">=") for requirement in read_pyproject()["project"]["dependencies"]]
-    recipe = (ROOT / "conda/meta.yaml").read_text()
-    listed = re.findall(r"^    - ([\w-]+) >=([\d.]+)$", recipe.split("  run:")[1].split("test:")[0], re.MULTILINE)
+    recipe = (ROOT / "conda/recipe.yaml").read_text()
+    listed = re.findall(r"^    - ([\w-]+) >=([\d.]+)$", recipe.split("  run:")[1].split("tests:")[0], re.MULTILINE)
     assert dict(listed) == {"python": "3.10"} | {other_names.get(name, name): least for name, least in needed}
+
+
+def test_rattler_build_takes_the_conda_recipe():
+    build = pytest.importorskip("rattler_build")
+    (made,) = build.Stage0Recipe.from_file(str(ROOT / "conda/recipe.yaml")).render(build.VariantConfig())
+    assert (made.recipe.package.name, str(made.recipe.package.version)) == ("toilfn", toilfn.__version__)
+    scripts = read_pyproject()["project"]["scripts"]
+    entry_points = made.recipe.to_dict()["build"]["python"]["entry_points"]
+    assert {tuple(re.split(" *= *", str(entry))) for entry in entry_points} == set(scripts.items())
 
 
 def test_workflows_and_forms_are_yaml():
@@ -98,7 +107,7 @@ def test_readme_shows_the_two_commands():
     assert "make quick" in text
 
 
-@pytest.mark.parametrize("command", [None, *cli._COMMANDS])
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
 def test_help_points_at_nothing_that_an_installed_package_lacks(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([*([command] if command else []), "--help"])
