@@ -16,6 +16,8 @@ from toilfn.scheduler.events import (
     Kill,
     Lost,
     Release,
+    RequirementsResolved,
+    ResolveRequirements,
     Retry,
     Returned,
     Submit,
@@ -390,3 +392,36 @@ def test_a_state_that_contradicts_itself_is_found(contradict, said):
     contradict(scheduler._state)
     with pytest.raises(RuntimeError, match=f"the scheduler has a bug: .*{said}"):
         scheduler.dispatch(1.0)
+
+
+def late(number, *needs):
+    return new(number, *needs)._replace(is_late=True)
+
+
+def test_what_a_late_task_asks_for_is_found_out_when_its_inputs_are_complete():
+    scheduler = make(new(1), late(2, 1), policy=Policy(target_seconds=0.0, max_batch=1))
+    scheduler.dispatch(0.0)
+    told = done(scheduler, 1)
+    assert typed(ResolveRequirements(name(2)))[0] in typed(*told)
+    assert batches(scheduler.dispatch(0.0)) == []
+    wide = Resources(cores=2, memory=500, disk=10)
+    assert scheduler.handle(RequirementsResolved(name(2), wide)) == []
+    scheduler.handle(Lost(1, None, 0.0))
+    (submit,) = [command for command in scheduler.dispatch(0.0) if isinstance(command, Submit)]
+    assert (submit.ids, submit.shape) == ((name(2),), wide)
+
+
+def test_a_task_whose_requirements_cannot_be_known_is_given_up_and_its_dependents_never_start():
+    scheduler = make(late(1), new(2, 1), new(3))
+    told = scheduler.handle(RequirementsResolved(name(1), None))
+    assert [command.id for command in told if isinstance(command, (GaveUp, Complete))] == [name(1)]
+    assert batches(scheduler.dispatch(0.0)) == [[3]]
+    assert [scheduler.state(name(number)) for number in (1, 2)] == [State.FAILED, State.WAITING]
+
+
+def test_requirements_that_come_too_late_or_for_others_change_nothing():
+    scheduler = make(late(1), new(2))
+    scheduler.handle(RequirementsResolved(name(1), Resources(cores=1, memory=10, disk=1)))
+    for stray in (name(1), name(2), name(9)):
+        assert scheduler.handle(RequirementsResolved(stray, None)) == []
+    assert batches(scheduler.dispatch(0.0)) == [[1], [2]]
