@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from toilfn.server.access import LOCAL, Access, Principal, Tokens
 from toilfn.server.guard import Guard
 from toilfn.server.index import Filter, Index, Summary
 from toilfn.server.launcher import Launcher, LaunchSettings
+from toilfn.server.metrics import Traffic
 from toilfn.server.records import Notes, Place, Run
 from toilfn.server.sessions import Sessions
 from toilfn.server.states import State, state_of
@@ -37,6 +39,7 @@ PAGES = "/ui"
 _PATIENCE = 10.0
 """Seconds for which lists wait for the index."""
 _READ_AGAIN = 5
+_THREADS = 32
 
 _log = logging.getLogger("toilfn.server")
 
@@ -72,6 +75,7 @@ class Service:
         self.access = Access(Tokens(self.place), Sessions(self.place))
         self.index = Index(self.place.work / "index.sqlite")
         self.views = Views()
+        self.traffic = Traffic()
         self.launcher = Launcher(self.place, self.index, self.launch)
         self.began = time.time()
         self.unread = 0
@@ -354,6 +358,8 @@ def make_app(service: Service, more_routes: Sequence[Any] = ()) -> Any:
 
     @asynccontextmanager
     async def lifespan(app: Any) -> Any:
+        # Requests wait in threads for places, documents and logs; two cores would have six of them.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "toilfn-request"))
         await asyncio.to_thread(service.start)
         yield
         await asyncio.to_thread(service.stop)
@@ -379,7 +385,7 @@ def make_app(service: Service, more_routes: Sequence[Any] = ()) -> Any:
     app.state.service = service
     app.router.redirect_slashes = False
     public = frozenset({"/", f"{service.prefix}/service-info", "/engine/v1/status"})
-    guarded: Any = Guard(app, service.access, public, frozenset(service.origins), PAGES)
+    guarded: Any = Guard(app, service.access, public, frozenset(service.origins), PAGES, service.traffic)
     if service.origins:
         guarded = CORSMiddleware(
             guarded, allow_origins=list(service.origins), allow_methods=["GET", "POST"],

@@ -17,6 +17,7 @@ from toilfn.server.archives import Limits
 from toilfn.server.engines import KINDS
 from toilfn.server.guard import is_loopback
 from toilfn.server.launcher import LaunchSettings
+from toilfn.server.metrics import metrics_route
 from toilfn.server.records import Place
 from toilfn.server.site import site_routes
 from toilfn.server.submission import Policy
@@ -149,7 +150,7 @@ def _serve(options: argparse.Namespace) -> int:
     if bad:
         raise InputError(f"--opt {bad[0]!r} is not an option; write it as in --opt=--retries=2")
     service = _service(options, place)
-    app = make_app(service, site_routes(service))
+    app = make_app(service, [*site_routes(service), metrics_route(service)])
     uvicorn.run(
         app, host=options.host, port=options.port, ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key,
         log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, timeout_graceful_shutdown=10,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from toilfn.server.access import Access, DeniedError
 from toilfn.server.answers import error, json_bytes
+from toilfn.server.metrics import Traffic
 from toilfn.server.sessions import session_of
 
 __all__ = ["Guard", "is_loopback"]
@@ -26,6 +28,7 @@ _HEADERS = (
 )
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_METHODS = (*_SAFE, "POST")
 
 
 def is_loopback(host: str) -> bool:
@@ -46,11 +49,14 @@ class Guard:
         Origins whose pages may send requests; CORS is about the same ones. They may not use the server's own pages.
     pages : str
         The path of the server's own pages, without a slash at its end.
+    traffic : Traffic
+        Counts the requests.
     """
 
     def __init__(
-        self, app: Any, access: Access, public: frozenset[str], origins: frozenset[str], pages: str
+        self, app: Any, access: Access, public: frozenset[str], origins: frozenset[str], pages: str, traffic: Traffic
     ) -> None:  # fmt: skip
+        self._traffic = traffic
         self._app = app
         self._pages = pages
         self._access = access
@@ -81,6 +87,7 @@ class Guard:
             if not answer.is_begun:
                 await answer.json(500, "the server failed; its log says why", {})
         finally:
+            self._traffic.add(scope["method"] if scope["method"] in _METHODS else "other", answer.status, answer.waited)
             self._audit(scope, answer.status)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
@@ -149,10 +156,13 @@ class _Answer:
         self._send = send
         self.is_begun = self.is_over = False
         self.status = 0
+        self.waited = 0.0
+        self._began = time.monotonic()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.is_begun, self.status = True, message["status"]
+            self.waited = time.monotonic() - self._began
             given = {name.lower() for name, _ in message["headers"]}
             more = [each for each in (*_HEADERS, _POLICY) if each[0] not in given]
             message["headers"] = [*message["headers"], *more]

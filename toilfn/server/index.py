@@ -210,6 +210,18 @@ class Index:
         conditions, values = _joined(wanted)
         return dict(self._all(f"select state, count(*) from runs where {conditions} group by state", values))  # noqa: S608
 
+    def durations(self) -> list[tuple[str, str, int, float]]:
+        """Return kind, state, number and the sum of the seconds that runs took which have ended."""
+        return self._sums("ended - started", "ended is not null and started is not null")
+
+    def waits(self) -> list[tuple[str, str, int, float]]:
+        """Return kind, state, number and the sum of the seconds that runs waited which have been started."""
+        return self._sums("max(0, started - submitted)", "started is not null")
+
+    def _sums(self, amount: str, condition: str) -> list[tuple[str, str, int, float]]:
+        query = f"select kind, state, count(*), sum({amount}) from runs where {condition} group by kind, state"  # noqa: S608
+        return self._all(query)
+
     def mark(self, owner: str | None) -> str:
         """Return what changes with every list of a user's runs."""
         conditions, values = _joined(Filter(owner))
