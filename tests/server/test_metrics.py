@@ -31,7 +31,7 @@ def test_runs_tasks_and_requests_are_counted(start):
     assert found["toilfn_server_runs", "COMPLETE"] == 1
     assert found["toilfn_server_runs", "RUNNING"] == 1
     assert found["toilfn_server_runs", "CANCELED"] == 0
-    assert found["toilfn_server_leaders",] == 1
+    assert found["toilfn_server_leaders",] >= 1
     assert found["toilfn_server_run_duration_seconds_count", "PYTHON", "COMPLETE"] == 1
     assert 0 < found["toilfn_server_run_duration_seconds_sum", "PYTHON", "COMPLETE"] < 600
     assert found["toilfn_server_run_queue_seconds_count", "PYTHON", "RUNNING"] == 1

@@ -1,4 +1,4 @@
-"""``/metrics``: the server in figures, for Prometheus. They are counted when they are asked for, from the index."""
+"""``/metrics``: the server in figures, for Prometheus. They are counted at each request, from the index."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Collector:
         gauges: list[tuple[str, str, float]] = [
             (
                 "leaders",
-                "Leaders of runs that this server has started and that have not ended.",
+                "Leaders that this server has started and that have not ended.",
                 service.launcher.busy(),
             ),
             ("leaders_limit", "The most leaders that run at one time.", service.launch.limit),
@@ -147,6 +147,6 @@ def _maker(service: Service) -> Callable[[], tuple[bytes, str]]:
 
         return refuse
     registry = prometheus_client.CollectorRegistry()
-    registry.register(_Collector(service))  # type: ignore[arg-type, unused-ignore] - it has what a collector needs
+    registry.register(_Collector(service))
     prometheus_client.ProcessCollector(registry=registry)
     return lambda: (prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST)
