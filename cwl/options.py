@@ -59,7 +59,7 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--disable-streaming",
         action="store_true",
-        help="copy even the inputs that a document marks as streamable; toilfn always does this",
+        help="copy inputs that a document marks as streamable, too, instead of passing them through named pipes",
     )
     group.add_argument(
         "--dest-bucket", "--destBucket", metavar="URL", help="same as --outdir, for a URL such as s3://bucket/run"

@@ -59,7 +59,7 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
         hello = toilfn.cwl.load("hello.cwl")
         toilfn.compute(hello(message="hi")["out"])
     """
-    context = RuntimeContext(options)
+    context = RuntimeContext({"streaming_allowed": True, **options})
     unknown = sorted(name for name in options if not hasattr(context, name))
     if unknown:
         raise InputError(f"cwltool's RuntimeContext has no option {unknown[0]!r}")

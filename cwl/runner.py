@@ -50,6 +50,7 @@ def _main(arguments: Sequence[str] | None, prog: str) -> int:
     loading.fetcher_constructor = Fetcher
     plainpaths.patch_cwltool()
     context.secret_store = Sealed()
+    context.streaming_allowed = not options.disable_streaming
     executor: Any = Executor(options, recording)
     try:
         return int(

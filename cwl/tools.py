@@ -19,6 +19,7 @@ from schema_salad.exceptions import ValidationException
 from toilfn.containers.process import end_leftovers
 from toilfn.cwl.documents import Part
 from toilfn.cwl.reuse import allows_cache
+from toilfn.cwl.streams import streamed
 from toilfn.cwl.values import Places, local_path, map_objects, objects, with_defaults
 from toilfn.errors import InputError, PermanentError, SerializationError, ToilfnError
 from toilfn.files.directory import Directory
@@ -67,13 +68,13 @@ def run_here(part: Part, job: Mapping[str, Any]) -> dict[str, Any]:
     """
     places = Places(part.files)
     tool = _with_files(part.process, places)
-    inputs = places.local(with_defaults(tool, job))
     engine = part.document.engine
     context = engine.context(current().temp_dir)
     context.make_fs_access = places.access  # type: ignore[assignment]  # a function works as well as a class
     if context.cachedir and not allows_cache(part, job):
         context.cachedir = None
-    with _explained(tool):
+    with _explained(tool), streamed(tool, with_defaults(tool, job), places, context) as given:
+        inputs = places.local(given)
         outputs = places.stored(_run(tool, inputs, context))
         wanted = tool.get_requirement("DockerRequirement")[0] or context.default_container
         in_container = bool(context.use_container and wanted and tool.tool["class"] == "CommandLineTool")

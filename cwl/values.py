@@ -31,7 +31,7 @@ __all__ = ["Places", "local_path", "map_objects", "objects", "with_defaults"]
 
 _SCHEME = "toilfn:"
 _PARTS = "#?;"
-_DERIVED = ("path", "dirname", "nameroot", "nameext", "http://commonwl.org/cwltool#generation")
+_DERIVED = ("path", "dirname", "nameroot", "nameext", "streamable", "http://commonwl.org/cwltool#generation")
 """Fields that cwltool fills in when it uses an object."""
 
 
@@ -72,6 +72,7 @@ class Places:
         self._names: list[str] = []
         self._literals: dict[str, str] = {}
         self._copies = 0
+        self._pipes: set[str] = set()
 
     def named(self, value: Any) -> Any:
         """Return a value with names as locations, which cwltool can read through `access`."""
@@ -80,6 +81,19 @@ class Places:
     def local(self, value: Any) -> Any:
         """Return a value with local copies as locations, below the running task's temporary directory."""
         return self._whole(map_objects(value, self._place))
+
+    def file_of(self, found: Mapping[str, Any]) -> File | None:
+        """Return the file in the store of a File object; None if it is another object."""
+        location = found.get("location")
+        file = self.find(location) if isinstance(location, str) else location
+        return file if isinstance(file, File) and found.get("class") == "File" else None
+
+    def piped(self, found: Mapping[str, Any], pipe: Path, file: File) -> dict[str, Any]:
+        """Return a File object with the location of a named pipe, which stands for a file in the store."""
+        location = file_uri(str(pipe))
+        self._known |= {location: file, str(pipe): file}  # cwltool's outputs have either
+        self._pipes.add(location)
+        return {**found, "location": location, "size": file.size, "streamable": True}
 
     def unescaped(self, value: Any) -> Any:
         """Return a value with plain paths instead of ``file:`` URLs, so that unescaped names can be appended."""
@@ -136,7 +150,7 @@ class Places:
     def _place(self, found: dict[str, Any]) -> dict[str, Any]:
         location = found.get("location")
         if isinstance(location, str):
-            location = self.find(location)
+            location = None if location in self._pipes else self.find(location)
         if isinstance(location, (File, Directory)):
             # Numbered, not random: cwltool's cache of calls identifies files by their paths below the directory.
             path = location.path(f"inputs/{self._copies}/{location.name}")
