@@ -85,6 +85,14 @@ def test_make_installs_what_the_servers_of_tests_come_in():
     assert set(listed[1].split()) == needed
 
 
+def test_nothing_claims_an_address_of_the_project():
+    """It has none: such a link would lead to nobody, or to somebody else."""
+    assert "urls" not in read_pyproject()["project"]
+    paths = [path for module in modules().values() for path in [module.path]] + [*PAGES, ROOT / "mkdocs.yml"]
+    claim = re.compile(r"https://[^\s)\"'`]*\btoilfn\b(?!\.example)")
+    assert [f"{path}: {found[0]}" for path in paths if (found := claim.search(path.read_text()))] == []
+
+
 def test_extra_all_has_the_others():
     extras = read_pyproject()["project"]["optional-dependencies"]
     (everything,) = extras["all"]

@@ -127,7 +127,7 @@ def service_info(policy: Policy, counts: dict[str, int], url: str, about: dict[s
         "description": "Runs workflows with toilfn.",
         "organization": {
             "name": about.get("organization", "toilfn"),
-            "url": about.get("organization_url", "https://github.com/toilfn"),
+            "url": about.get("organization_url", url),
         },
         "version": __version__,
         "workflow_type_versions": {kind.name: {"workflow_type_version": list(kind.versions)} for kind in kinds},
