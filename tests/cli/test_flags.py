@@ -86,6 +86,18 @@ def test_every_setting_of_every_cluster_is_a_flag_with_help(section: str) -> Non
         assert action.help, name
 
 
+def test_the_help_of_flags_keeps_the_capitals_of_names() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    helps = {word: str(action.help) for action in parser._actions for word in action.option_strings}
+    assert helps["--awsbatch-region"].startswith("AWS region")
+    assert helps["--tes-endpoint"].startswith("URL of the server")
+    assert helps["--tes-python"].startswith("Python interpreter")
+    assert helps["--kubernetes-ttl"].startswith("how long")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -18,14 +18,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = "The cache is in the work directory (--work-dir, TOILFN_WORK_DIR) of this machine."
     parser.add_argument("action", nargs="?", choices=("show", "clean"), default="show", help="show (default) or clean")
-    parser.add_argument("--work-dir", metavar="DIRECTORY", help="the work directory of the runs, if they had one")
+    parser.add_argument("--work-dir", metavar="DIRECTORY", help="work directory of the runs, if they set one")
     parser.add_argument(
         "--max-size", metavar="SIZE", type=_size, default=0,
-        help="for clean: leave so many bytes, those that were used last (default: none)",
+        help="for clean: keep the most recently used files, up to this size in total (default: keep none)",
     )  # fmt: skip
     parser.add_argument(
         "--older-than", metavar="TIME", type=parse_duration, default=0.0,
-        help="for clean: remove only files that were not used for so long",
+        help="for clean: remove only files that have not been used for this long",
     )  # fmt: skip
     add_json(parser)
 

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--older-than", metavar="TIME", type=parse_duration,
-        help="remove the stores in these directories that no leader has used for so long, such as 30d, and no others",
+        help="in these directories, remove only the stores that no leader has used for this long, such as 30d",
     )  # fmt: skip
     add_depth(parser)
     parser.add_argument("--dry-run", action="store_true", help="print which stores would be removed; remove nothing")

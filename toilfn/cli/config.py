@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "action", choices=("show",), nargs="?",
         help="show the settings that have a value, each with its origin; without it, print a file to edit",
     )  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="with show: also the settings that have their default")
+    parser.add_argument(
+        "--all", action="store_true", help="with show: include the settings that have their default value"
+    )
     parser.add_argument("--json", action="store_true", help="with show: print JSON, for programs")
     add_options(parser)
     parser.epilog = """\

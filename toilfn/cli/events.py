@@ -24,8 +24,8 @@ _SHARE = 10
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = (
-        "Each line is an object: `event` names what happened (such as `started`), `time` says when, in seconds since "
-        "the epoch, and the rest is what is known of the task, the job or the run."
+        "Each line is an object: `event` is the kind of the event (such as `started`), `time` is its time in seconds "
+        "since the epoch, and the other keys describe the task, the job or the run."
     )
     add_store(parser)
     add_store_options(parser)

@@ -79,7 +79,7 @@ It can also be a pattern such as '*.bam', for all files with matching names."""
         help="for url: how long the URL of a file in a bucket stays valid (default: 1h)",
     )  # fmt: skip
     parser.add_argument(
-        "--all", action="store_true", help="also files of attempts that failed, were killed or are running"
+        "--all", action="store_true", help="include files of attempts that failed, were killed or are running"
     )
     add_json(parser)
 

@@ -27,9 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.usage = "toilfn graph (STORE | SCRIPT) [flags] [-- the script's own arguments]"
     parser.epilog = (
-        "Of a store, the newest run is drawn as it is now. A script (a name that ends in .py) is run up to its first "
-        "compute that has something to run, and nothing of its graph runs; tasks that other tasks create are not known "
-        "before. Pictures need Graphviz's command dot."
+        "For a store, the picture shows the present state of the newest run. A script (a name that ends in .py) runs "
+        "up to its first compute that has something to run, but no task runs; tasks that other tasks create are "
+        "therefore missing. Pictures need the command dot of Graphviz."
     )
     parser.add_argument("source", metavar="STORE", help="path or URL of a job store, or a Python script")
     parser.add_argument(

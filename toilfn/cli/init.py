@@ -87,7 +87,11 @@ _FILES = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "directory", metavar="DIRECTORY", nargs="?", default=".", help="where to write it (default: here)"
+        "directory",
+        metavar="DIRECTORY",
+        nargs="?",
+        default=".",
+        help="directory of the project (default: the current directory)",
     )
 
 

@@ -12,7 +12,9 @@ __all__ = ["command", "configure"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.epilog = "TOILFN_IMAGES=DIRECTORY stores image files where machines without a network can see them, too."
+    parser.epilog = (
+        "With TOILFN_IMAGES=DIRECTORY, image files are stored in a directory that machines without a network can read."
+    )
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="name of the image as tasks use it, such as ubuntu:24.04"
     )

@@ -15,8 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.usage = "toilfn rerun STORE TASK [TASK ...] [--downstream] [flags]"
     parser.epilog = (
-        "What else of the run is not finished runs as well. The functions are those in the store: to run "
-        "edited ones, run the script."
+        "The command also runs the unfinished tasks of the run. The functions are those in the store: to run edited "
+        "functions, run the script."
     )
     add_store(parser)
     parser.add_argument(
@@ -24,8 +24,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--downstream", action="store_true",
-        help="run all that depends on the tasks again, too (default: nothing but the tasks, and what has returned files"
-        " of theirs)",
+        help="also run again every task that depends on these tasks (default: only these tasks, and those that "
+        "returned their files)",
     )  # fmt: skip
     add_arguments(parser)
 

@@ -42,14 +42,14 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
     """Add the flags that a script gets: its parameters, and the settings of its `compute` calls."""
     group = parser.add_argument_group("parameters of the script (toil.params); --help after SCRIPT lists them")
     group.add_argument(
-        "--param", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
+        "--param", metavar="NAME=VALUE", action="append", default=[], help="value of a parameter; may be repeated"
     )
     group.add_argument(
         "--params",
         metavar="FILE",
         action="append",
         default=[],
-        help="a YAML or JSON file of them; may be repeated",
+        help="YAML or JSON file with values of parameters; may be repeated",
     )
     parser.set_defaults(rest=[])  # what follows "--"
     add_options(parser)

@@ -35,13 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 wall          seconds from start to end of the attempts that succeeded
 cpu           seconds of processor time, subprocesses included
-idle          seconds that the cores asked for were not used
-wait          seconds from when a task could have started to its start
-memory        bytes at the peak, without the worker's own; 0 for tasks that are over in 20 ms
-memory asked  bytes, as disk asked
-worker        bytes that the worker itself had when the task began: they do not count as the task's
-disk          the most bytes in the temporary directory, looked at every second and at the end
-read          bytes read, from disk or cache, by tasks that take longer than 20 ms; written likewise"""
+idle          seconds that the requested cores were not used
+wait          seconds between the time when a task was ready and its start
+memory        peak memory in bytes, without that of the worker; 0 for tasks shorter than 20 ms
+memory asked  requested memory in bytes; disk asked is the requested disk space
+worker        bytes of memory of the worker itself when the task began, which do not count as the task's
+disk          peak size in bytes of the temporary directory, measured every second and at the end
+read          bytes read from disk or cache, by tasks longer than 20 ms; written is the same for writing"""
     add_store(parser)
     add_store_options(parser)
     parser.add_argument("--attempts", action="store_true", help="print one row for each attempt, including failed ones")

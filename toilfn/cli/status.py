@@ -50,8 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--wait", action="store_true", help="wait until no leader leads the store any more")
-    parser.add_argument("--exit-code", action="store_true", help="let the exit status say how the run is (see below)")
+    parser.add_argument("--wait", action="store_true", help="wait until the run has no live leader")
+    parser.add_argument(
+        "--exit-code", action="store_true", help="report the state of the run in the exit status (see below)"
+    )
     parser.add_argument(
         "--schema", action=_Schema, nargs=0, help="print the JSON schema of what --json prints, and exit"
     )

@@ -46,16 +46,18 @@ def command(options: argparse.Namespace) -> int:
 
 def add_description(parser: argparse.ArgumentParser) -> None:
     """Add what names and changes a description."""
-    parser.add_argument("--file", metavar="FILE", help=f"the cluster's description; {_DEFAULT} if there is one")
+    parser.add_argument(
+        "--file", metavar="FILE", help=f"description of the cluster (default: {_DEFAULT}, if it exists)"
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
-        help="use another value than the file's, such as --set cpu.max=20 for the pool cpu; may be repeated",
+        help="replace a value of the file, such as --set cpu.max=20 for the pool cpu; may be repeated",
     )  # fmt: skip
     parser.add_argument("--region", help="region of the cloud")
     parser.add_argument(
-        "--node-types", metavar="TYPES", help="pools as Toil writes them: c5.4xlarge/c5a.4xlarge:0.42,t2.large"
+        "--node-types", metavar="TYPES", help="pools in Toil's notation, such as c5.4xlarge/c5a.4xlarge:0.42,t2.large"
     )
-    parser.add_argument("--workers", metavar="COUNTS", help="how many machines each of these pools has: 0-2,5")
+    parser.add_argument("--workers", metavar="COUNTS", help="number of machines of each of these pools, such as 0-2,5")
 
 
 def description_of(options: argparse.Namespace, name: str | None = None) -> Description:
@@ -88,9 +90,10 @@ def description_of(options: argparse.Namespace, name: str | None = None) -> Desc
 
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the cluster's name")
-    parser.add_argument("--region", default="us-east-1", help="region of the cloud; us-east-1")
-    parser.add_argument("--output", type=output_file, default=Path(_DEFAULT), metavar="FILE", help=f"{_DEFAULT}")
+    parser.add_argument("name", metavar="NAME", help="name of the cluster")
+    parser.add_argument("--region", default="us-east-1", help="region of the cloud (default: us-east-1)")
+    parser.add_argument("--output", type=output_file, default=Path(_DEFAULT), metavar="FILE",
+                        help=f"file to write (default: {_DEFAULT})")  # fmt: skip
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -112,16 +115,16 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="STORE|SCRIPT", help="the job store of a finished run, or a script to run")
     add_description(parser)
     parser.add_argument(
-        "--store", help="for a script, a store whose finished tasks say how long each takes; by default its own"
+        "--store", help="for a script: store whose finished tasks show the times of tasks (default: that of the script)"
     )
     parser.add_argument(
         "--task-time", type=parse_duration, default=600.0, metavar="DURATION",
-        help="time of a task of a script if no task of its name has finished in the store; 10m",
+        help="time to assume for a task of a script if no task of its name has finished in the store (default: 10m)",
     )  # fmt: skip
     parser.add_argument(
         "--prices", metavar="SOURCE",
-        help="sizes and prices of types that the description does not give: aws for those that AWS publishes (a large "
-        "file, kept for 30 days), or the path of such a file",
+        help="source of the sizes and prices that the description does not have: aws for those that AWS publishes (a "
+        "large file, kept for 30 days), or the path of such a file",
     )  # fmt: skip
     add_store_options(parser)
     add_json(parser)
@@ -166,13 +169,13 @@ def _money(cost: float | None) -> str:
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the cluster's name")
+    parser.add_argument("name", metavar="NAME", help="name of the cluster")
 
 
 def _launch_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
     add_description(parser)
-    parser.add_argument("--dry-run", action="store_true", help="check everything and make nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, but create nothing")
 
 
 def _launch(options: argparse.Namespace) -> int:
@@ -255,13 +258,13 @@ def _region(options: argparse.Namespace) -> str:
 def _name_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
     parser.add_argument(
-        "--region", help="region of the cloud; by default that of cluster.yaml here, or of the environment"
+        "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
     )
 
 
 def _destroy_arguments(parser: argparse.ArgumentParser) -> None:
     _name_arguments(parser)
-    parser.add_argument("--store", metavar="STORE", help="remove this job store, too")
+    parser.add_argument("--store", metavar="STORE", help="also remove this job store")
 
 
 def _destroy(options: argparse.Namespace) -> int:
@@ -278,7 +281,7 @@ def _destroy(options: argparse.Namespace) -> int:
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--region", help="region of the cloud; by default that of cluster.yaml here, or of the environment"
+        "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
     )
     add_json(parser)
 
@@ -340,8 +343,8 @@ def _show(options: argparse.Namespace) -> int:
 
 def _grow_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
-    parser.add_argument("pool", metavar="POOL", help="one of the description's pools")
-    parser.add_argument("count", metavar="COUNT", type=int, help="how many machines it should have now")
+    parser.add_argument("pool", metavar="POOL", help="name of a pool of the description")
+    parser.add_argument("count", metavar="COUNT", type=int, help="number of machines that the pool should have")
     add_description(parser)
 
 
@@ -361,7 +364,9 @@ def _grow(options: argparse.Namespace) -> int:
 
 
 def _policy_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Attach it to the user or role that launches. What the cluster's own machines may do is in it, too."
+    parser.epilog = (
+        "Attach the policy to the user or role that launches clusters. It includes the permissions of their machines."
+    )
 
 
 def _policy(options: argparse.Namespace) -> int:
@@ -372,7 +377,7 @@ def _policy(options: argparse.Namespace) -> int:
 
 
 def _nodes_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("nodes", metavar="NODES", help="nodes as Slurm writes them: cpu-[0-3],big-1")
+    parser.add_argument("nodes", metavar="NODES", help="nodes in Slurm's notation, such as cpu-[0-3],big-1")
     add_description(parser)
 
 
@@ -410,8 +415,8 @@ def _restore(options: argparse.Namespace) -> int:
 
 
 def _watch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node", metavar="NODE", help="Slurm's name for this machine")
-    parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud that it is in; aws")
+    parser.add_argument("node", metavar="NODE", help="name of this machine in Slurm")
+    parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="cloud of the machine (default: aws)")
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -427,8 +432,8 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _reach_arguments(parser: argparse.ArgumentParser) -> None:
     _name_arguments(parser)
-    parser.add_argument("--identity", metavar="FILE", help="your private key")
-    parser.add_argument("--user", default="admin", help="the user there; admin")
+    parser.add_argument("--identity", metavar="FILE", help="file with your private key")
+    parser.add_argument("--user", default="admin", help="user name on the cluster (default: admin)")
 
 
 def _host(options: argparse.Namespace) -> Host:
@@ -445,7 +450,9 @@ def _host(options: argparse.Namespace) -> Host:
 
 def _ssh_arguments(parser: argparse.ArgumentParser) -> None:
     _reach_arguments(parser)
-    parser.add_argument("words", metavar="COMMAND", nargs="*", help="what to run there, after --; a shell if missing")
+    parser.add_argument(
+        "words", metavar="COMMAND", nargs="*", help="command to run on the cluster, after -- (default: a shell)"
+    )
 
 
 def _ssh(options: argparse.Namespace) -> int:
@@ -457,7 +464,7 @@ def _ssh(options: argparse.Namespace) -> int:
 def _rsync_arguments(parser: argparse.ArgumentParser) -> None:
     _reach_arguments(parser)
     parser.add_argument(
-        "words", metavar="ARGUMENT", nargs="*", help="the words of rsync, after --; :PATH is on the cluster"
+        "words", metavar="ARGUMENT", nargs="*", help="arguments of rsync, after --; :PATH is a path on the cluster"
     )
 
 
@@ -472,7 +479,7 @@ def _rsync(options: argparse.Namespace) -> int:
 
 def _forward_arguments(parser: argparse.ArgumentParser) -> None:
     _reach_arguments(parser)
-    parser.add_argument("ports", metavar="PORT", nargs="+", help="PORT, LOCAL:PORT or LOCAL:HOST:PORT")
+    parser.add_argument("ports", metavar="PORT", nargs="+", help="port to forward: PORT, LOCAL:PORT or LOCAL:HOST:PORT")
 
 
 def _forward(options: argparse.Namespace) -> int:

@@ -19,19 +19,22 @@ __all__ = ["add_all_flags", "add_cluster_flags", "add_for_completion", "add_when
 _SHORT = {("local", "cores"): "--cores", ("local", "memory"): "--memory", ("local", "disk"): "--disk"}
 """Flags without the name of the cluster."""
 
+_NAMES = ("Kubernetes", "Python")
+"""Names whose capital a help text keeps at its start."""
+
 
 _ADD = "add_cluster_flags"
 """The attribute of a parser that adds the flags of clusters."""
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of a setting, or of a cluster's: ``slurm.partition``."""
+    """Return the flag of a setting, such as ``retries`` or, of a cluster, ``slurm.partition``."""
     section, _, own = name.partition(".")
     return _SHORT.get((section, own), f"--{name.replace('.', '-').replace('_', '-')}")
 
 
 def add_when_mentioned(parser: argparse.ArgumentParser, dest: str) -> None:
-    """Add a cluster's flags when a command line has one of them, or asks for help: to read them takes time."""
+    """Add a cluster's flags when a command line has one of them, or asks for help: reading all of them takes time."""
     parse = parser.parse_known_args
     added: set[str] = set()
 
@@ -110,7 +113,7 @@ def _kinds(kind: Any) -> set[Any]:
 
 
 def _helps(kind: type) -> Iterator[tuple[str, str]]:
-    """Read what the docstrings of a typed dictionary, and of those that it extends, say of each setting."""
+    """Yield each setting with its text from the docstrings of a typed dictionary and of those that it extends."""
     own = get_type_hints(kind)
     # Before Python 3.12, a typed dictionary does not know which others it extends.
     shared = [base for base in (JobSettings, ContainerSettings) if set(get_type_hints(base)) <= set(own)]
@@ -120,7 +123,13 @@ def _helps(kind: type) -> Iterator[tuple[str, str]]:
             continue
         for match in re.finditer(r"^ {4}(\w[\w, ]*) : .*\n((?: {8}.*\n?)+)", doc, re.MULTILINE):
             text = " ".join(match[2].split()).replace("``", "").replace("`", "")
-            yield from ((name.strip(), text[:1].lower() + text[1:].rstrip(".")) for name in match[1].split(","))
+            yield from ((name.strip(), _uncapitalized(text.rstrip("."))) for name in match[1].split(","))
+
+
+def _uncapitalized(text: str) -> str:
+    """Return a text without the capital of its first word, unless the word is a name such as AWS or Kubernetes."""
+    first = text.partition(" ")[0]
+    return text if first in _NAMES or first[1:] != first[1:].lower() else text[:1].lower() + text[1:]
 
 
 class _Collect(argparse.Action):

@@ -29,12 +29,12 @@ _HEADERS = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = (
-        "The page can be opened by its URL only: that has a secret in it, as other users share this machine."
+        "The page can be opened only by its URL, which contains a secret, since other users may share this machine."
     )
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--port", type=int, default=0, help="the port to listen at (default: any that is free)")
-    parser.add_argument("--no-browser", action="store_true", help="print the URL, and open no browser")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free port)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the URL; do not open a browser")
 
 
 def command(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store_options(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=output_file, default=Path("report.html"),
-        help="where to write the page (default: report.html)",
+        help="file to write (default: report.html)",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""``toilfn wes``: submit runs to a WES server, this one or another, and look after them."""
+"""``toilfn wes``: submit runs to a WES server, toilfn's or another one, and manage them."""
 
 from __future__ import annotations
 
@@ -163,41 +163,44 @@ class _Form:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|submit|list|status|logs|outputs|cancel|info")
-    for verb, help in (("run", "submit a workflow, wait, and print its outputs"), ("submit", "print the run's id")):
+    for verb, help in (("run", "submit a workflow, wait for it, and print its outputs"),
+                       ("submit", "submit a workflow, and print the id of the run")):  # fmt: skip
         one = verbs.add_parser(verb, help=help)
         _add_submission(one)
         _add_endpoint(one)
     listing = verbs.add_parser("list", help="list runs, the newest first")
-    listing.add_argument("--limit", type=int, default=50, metavar="N", help="how many (default: 50)")
+    listing.add_argument("--limit", type=int, default=50, metavar="N", help="maximum number of runs (default: 50)")
     listing.add_argument("--json", action="store_true", help="print JSON, for programs")
     _add_endpoint(listing)
     for verb, help in (("status", "print a run's state"), ("outputs", "print a run's outputs"),
                        ("cancel", "cancel a run")):  # fmt: skip
         one = verbs.add_parser(verb, help=help)
-        one.add_argument("run", metavar="RUN", help="its id")
+        one.add_argument("run", metavar="RUN", help="id of the run")
         _add_endpoint(one)
-    logs = verbs.add_parser("logs", help="print what a run, or one of its tasks, has printed")
-    logs.add_argument("run", metavar="RUN", help="its id")
-    logs.add_argument("task", metavar="TASK", nargs="?", help="a task's name or the start of its id")
-    logs.add_argument("--stdout", action="store_true", help="standard output instead of standard error")
+    logs = verbs.add_parser("logs", help="print the output of a run, or of one of its tasks")
+    logs.add_argument("run", metavar="RUN", help="id of the run")
+    logs.add_argument("task", metavar="TASK", nargs="?", help="name of a task, or the start of its id")
+    logs.add_argument("--stdout", action="store_true", help="print standard output instead of standard error")
     _add_endpoint(logs)
-    _add_endpoint(verbs.add_parser("info", help="say what the server runs"))
+    _add_endpoint(verbs.add_parser("info", help="describe the server and the kinds of workflows that it runs"))
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:
     default = next((os.environ[name] for name in ENDPOINT_VARIABLES if os.environ.get(name)), _ENDPOINT)
     parser.add_argument("--endpoint", "--wes_endpoint", default=default, metavar="URL",
-                        help=f"the server; by default what {ENDPOINT_VARIABLES[0]} says, or {_ENDPOINT}")  # fmt: skip
+                        help=f"URL of the server (default: {ENDPOINT_VARIABLES[0]}, else {_ENDPOINT})")  # fmt: skip
 
 
 def _add_submission(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("workflow", metavar="WORKFLOW", help="a CWL or WDL document or a Python script; or its URL")
-    parser.add_argument("inputs", metavar="INPUTS", nargs="?", help="a file of inputs, in JSON or YAML")
-    parser.add_argument("--attach", action="append", default=[], metavar="PATH", help="a file or folder to upload, "
-                        "beside what the document refers to; may be given several times")  # fmt: skip
-    parser.add_argument("--tag", action="append", default=[], metavar="NAME=VALUE", help="may be given several times")
+    parser.add_argument("workflow", metavar="WORKFLOW", help="path or URL of a CWL or WDL document or a Python script")
+    parser.add_argument("inputs", metavar="INPUTS", nargs="?", help="JSON or YAML file with the inputs")
+    parser.add_argument("--attach", action="append", default=[], metavar="PATH", help="file or folder to upload, "
+                        "in addition to the files that the document refers to; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="NAME=VALUE", help="tag of the run; may be repeated"
+    )
     parser.add_argument("--engine", action="append", default=[], metavar="OPTION[=VALUE]",
-                        help="an option for the engine, such as retries=2; may be given several times")  # fmt: skip
+                        help="option for the engine, such as retries=2; may be repeated")  # fmt: skip
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str | None]:

@@ -39,19 +39,19 @@ _ABOUT_PREFIX = "service_"
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn server") -> int:
-    """Serve until the process is ended, or manage tokens; returns the exit status.
+    """Serve until the process is ended, or manage tokens, and return the exit status.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        By default what this process was given.
+        The words of the command line. Default: those of this process.
     prog : str
         The name of the command in its help.
 
     Raises
     ------
     InputError
-        If the server may not be started in this way; says what to do.
+        If the server must not be started with these options; the message says what to do.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with unfailing_standard_error(), redirect_stdout(VisibleStream.over(sys.stdout)):
@@ -65,24 +65,24 @@ def make_parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
         description="Run workflows for others: a GA4GH Workflow Execution Service (WES 1.1).",
-        epilog=f"{prog} token add|list|remove NAME says who may use it.",
+        epilog=f"{prog} token add|list|remove manages the users of the server.",
     )
     _add_place(parser)
     where = parser.add_argument_group("address")
-    where.add_argument("--host", default="127.0.0.1", help="the address to listen at; any but this machine's own needs "
-                       "tokens (default: 127.0.0.1)")  # fmt: skip
-    where.add_argument("--port", type=int, default=8080, help="(default: 8080)")
-    where.add_argument("--prefix", default=PREFIX, help=f"the path of the service (default: {PREFIX})")
+    where.add_argument("--host", default="127.0.0.1", help="address to listen on; an address that other machines can "
+                       "reach needs tokens (default: 127.0.0.1)")  # fmt: skip
+    where.add_argument("--port", type=int, default=8080, help="port to listen on (default: 8080)")
+    where.add_argument("--prefix", default=PREFIX, help=f"path of the service in URLs (default: {PREFIX})")
     where.add_argument(
-        "--public-url", default="", metavar="URL", help="what URLs in answers begin with, behind a proxy"
+        "--public-url", default="", metavar="URL", help="beginning of the URLs in answers, for a server behind a proxy"
     )
     where.add_argument("--cors-origin", action="append", default=[], metavar="ORIGIN",
-                       help="a site whose pages may send requests; may be given several times")  # fmt: skip
-    where.add_argument("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate, in PEM")
-    where.add_argument("--tls-key", metavar="FILE", help="and its key")
+                       help="site whose pages may send requests to the server; may be repeated")  # fmt: skip
+    where.add_argument("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate, a PEM file")
+    where.add_argument("--tls-key", metavar="FILE", help="private key of the certificate, a PEM file")
     _add_runs(parser.add_argument_group("runs"))
     _add_limits(parser.add_argument_group("limits of a request"))
-    about = parser.add_argument_group("what service-info says")
+    about = parser.add_argument_group("description of the service, for service-info")
     for name, help in _ABOUT.items():
         about.add_argument(f"--service-{name}", metavar="TEXT", help=help)
     return parser
@@ -90,41 +90,41 @@ def make_parser(prog: str) -> Parser:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--place", default="toilfn-server", metavar="URL",
-                        help="where the records of runs are: a directory, or any URL of a job store; servers "
-                             "may share it (default: toilfn-server)")  # fmt: skip
-    parser.add_argument("--work-dir", metavar="DIR", help="where the files of runs are; by default in the place")
+                        help="directory for the records of runs, or a URL as of a job store; several servers may share "
+                             "it (default: toilfn-server)")  # fmt: skip
+    parser.add_argument("--work-dir", metavar="DIR", help="directory for the files of runs (default: one in the place)")
     add_store_options(parser)
 
 
 def _add_runs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--kind", action="append", choices=sorted(KINDS), help="what is run; may be given several times;"
-                       " by default everything")  # fmt: skip
+    group.add_argument("--kind", action="append", choices=sorted(KINDS), help="kind of workflow that the server runs; "
+                       "may be repeated (default: all kinds)")  # fmt: skip
     group.add_argument("--max-runs", type=_positive, default=LaunchSettings().limit, metavar="N",
-                       help="how many runs are led on this machine at one time (default: %(default)s)")  # fmt: skip
+                       help="maximum number of runs at once on this machine (default: %(default)s)")  # fmt: skip
     group.add_argument("--max-age", type=parse_duration, metavar="TIME",
-                       help="delete a run with all it holds so long after its end; by default never")  # fmt: skip
-    group.add_argument("--cluster", help="where tasks run; by default on this machine")
+                       help="delete a run and all its files this long after its end (default: never)")  # fmt: skip
+    group.add_argument("--cluster", help="cluster that runs the tasks (default: local)")
     group.add_argument("--opt", "-o", action="append", default=[], metavar="--OPTION=VALUE",
-                       help="an option of every run, as in --opt=--retries=2; may be given several times")  # fmt: skip
-    group.add_argument("--store-base", metavar="URL", help="where each run gets its job store; by default its folder")
-    group.add_argument("--dest-bucket-base", metavar="URL", help="where each run gets a folder for its outputs; by "
-                       "default they are in its folder, and served")  # fmt: skip
+                       help="option of every run, as in --opt=--retries=2; may be repeated")  # fmt: skip
+    group.add_argument("--store-base", metavar="URL", help="parent of the job stores (default: the folder of each run)")
+    group.add_argument("--dest-bucket-base", metavar="URL", help="parent of the folders for the outputs of runs "
+                       "(default: the folder of each run, from which the server serves them)")  # fmt: skip
     group.add_argument("--allow-folder", action="append", default=[], metavar="DIR",
-                       help="run documents of this machine that are in this folder; by default none")  # fmt: skip
+                       help="allow documents of this machine that are in this folder (default: none)")  # fmt: skip
     group.add_argument("--pass-env", action="append", default=[], metavar="NAME",
-                       help="a variable of the environment that runs get, too")  # fmt: skip
+                       help="environment variable to pass to runs; may be repeated")  # fmt: skip
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
     most = Limits()
     group.add_argument("--max-field", type=parse_size, default=most.field, metavar="SIZE",
-                       help="of each field that is not a file, such as the inputs (default: 16Mi)")  # fmt: skip
+                       help="maximum size of each field except files, such as inputs (default: 16Mi)")  # fmt: skip
     group.add_argument("--max-file", type=parse_size, default=most.file, metavar="SIZE",
-                       help="of each attachment (default: 10Gi)")  # fmt: skip
+                       help="maximum size of each attachment (default: 10Gi)")  # fmt: skip
     group.add_argument("--max-upload", type=parse_size, default=most.total, metavar="SIZE",
-                       help="of all together (default: 50Gi)")  # fmt: skip
+                       help="maximum size of the whole request (default: 50Gi)")  # fmt: skip
     group.add_argument("--max-files", type=_positive, default=most.files, metavar="N",
-                       help="the number of attachments (default: %(default)s)")  # fmt: skip
+                       help="maximum number of attachments (default: %(default)s)")  # fmt: skip
 
 
 def _positive(text: str) -> int:
@@ -173,9 +173,9 @@ def _service(options: argparse.Namespace, place: Place) -> Service:
 
 
 def _token(words: list[str], prog: str) -> int:
-    parser = Parser(prog=prog, description="Say who may use the server.")
-    parser.add_argument("action", choices=("add", "list", "remove"))
-    parser.add_argument("name", nargs="?", help="the user's name")
+    parser = Parser(prog=prog, description="Manage the users of the server.")
+    parser.add_argument("action", choices=("add", "list", "remove"), help="add, list or remove users")
+    parser.add_argument("name", nargs="?", help="name of the user, for add and remove")
     parser.add_argument("--operator", action="store_true", help="let the user see, cancel and delete all runs")
     _add_place(parser)
     options = parser.parse_args(words)
