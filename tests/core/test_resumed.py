@@ -69,11 +69,11 @@ def test_recipes_hold_plain_values_and_no_secrets() -> None:
     cluster = toil.TESCluster(endpoint="http://host", bearer_token="hidden")
     recipe = recipe_of(cluster)
     assert "hidden" not in str(recipe)
-    assert make_from("tes", recipe).made_with == ((), {"endpoint": "http://host"})
+    assert make_from("tes", recipe).constructor_arguments == ((), {"endpoint": "http://host"})
     with_path = recipe_of(toil.SlurmCluster(log_directory=Path("logs"), submit_args=("-q", "x")))  # type: ignore[typeddict-item]
     assert with_path["settings"] == {"log_directory": "logs", "submit_args": ["-q", "x"]}
 
 
 def test_a_resumed_run_on_this_machine_does_without_the_launcher_of_the_first_one():
     cluster = toil.LocalCluster(2, launcher=lambda *_: pytest.fail("not started"), watch_memory=False)
-    assert make_from("local", recipe_of(cluster)).made_with == ((), {"workers": 2, "watch_memory": False})
+    assert make_from("local", recipe_of(cluster)).constructor_arguments == ((), {"workers": 2, "watch_memory": False})
