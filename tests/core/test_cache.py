@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -321,6 +322,28 @@ def test_a_memory_of_digests_that_cannot_be_used_is_not_missed(tmp_path):
     digests.check_once(BlobRef("blobs/00/x", *hash_file(path)), path, "here")
     with pytest.raises(toil.CorruptObjectError, match="was altered"):
         digests.check_once(BlobRef("blobs/00/x", 2**21, bytes(16)), path, "here")
+
+
+def test_what_was_not_used_for_long_goes(store, put, tmp_path, monkeypatch):
+    monkeypatch.setenv(room.AGE_VARIABLE, "1d")
+    old, used, new = put(1), put(1), put(1)
+    cache.place(store, old, tmp_path / "old")
+    cache.place(store, used, tmp_path / "used")
+    (tmp_path / "old").unlink()
+    long_ago = time.time() - 2 * 86400
+    for entry in room.cached_files():
+        os.utime(entry.path, ns=(int(long_ago * 1e9), entry.path.stat().st_mtime_ns))
+    os.utime(room._state() / "aged", (long_ago, long_ago))
+    cache.place(store, new, tmp_path / "new")
+    assert sorted(entry.path.name for entry in room.cached_files()) == sorted(
+        ref.name.replace("/", "-") for ref in (used, new)
+    )
+
+
+def test_an_age_that_is_no_time(store, put, tmp_path, monkeypatch):
+    monkeypatch.setenv(room.AGE_VARIABLE, "soon")
+    with pytest.raises(toil.InputError, match=r"TOILFN_CACHE_AGE.*soon"):
+        cache.place(store, put(1), tmp_path / "x")
 
 
 def test_the_cache_is_shown_and_cleaned_by_size_and_age(store, put, tmp_path, capsys):

@@ -16,6 +16,7 @@ from tests.servers.fixtures import moto_server
 from tests.servers.moto import Moto
 from toilfn.cli import main
 from toilfn.errors import CorruptObjectError, InputError
+from toilfn.files import transfer
 from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
 
@@ -156,3 +157,17 @@ def test_references_in_encrypted_stores(url, client, tmp_path):
     with TaskFiles(store, lambda: tmp_path / "temp"):
         assert toil.import_file(url, link="reference").read_bytes() == CONTENT
     assert not any(b"references" in path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+
+
+def test_an_exported_object_is_read_once_for_its_digest(url, client, session, monkeypatch):
+    file = toil.import_file(url)
+    read = []
+    monkeypatch.setattr(transfer, "_read_through", lambda place, take: (read.append(place), take(CONTENT)))
+    for _ in range(3):
+        toil.export(file, url)
+    assert read == [url]
+    put(client, url, CONTENT[::-1])
+    monkeypatch.setattr(transfer, "_read_through", lambda place, take: (read.append(place), take(CONTENT[::-1])))
+    toil.export(file, url)
+    assert read == [url, url]
+    assert toil.import_file(url).read_bytes() == CONTENT

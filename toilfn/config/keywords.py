@@ -157,6 +157,9 @@ class ResumeSettings(TypedDict, total=False):
     cache_size: Size | None
     """Maximum size of each machine's file cache, 0 for no cache (default: a fifth of the disk)."""
 
+    cache_age: Duration | None
+    """Time after which a file that no task has used is removed from each machine's file cache (default: 30d)."""
+
     retries: int | None
     """Number of retries of a task that fails (default: 1)."""
 

@@ -263,6 +263,11 @@ class Settings:
         "maximum size of each machine's file cache, 0 for no cache (default: a fifth of the disk)",
     )  # fmt: skip
 
+    cache_age: float | None = _setting(
+        None, parse_duration, _PLACES,
+        "time after which a file that no task has used is removed from each machine's file cache (default: 30d)",
+    )  # fmt: skip
+
     retries: int = _setting(1, count, _FAILURE, "number of retries of a task that fails")
     retry_backoff: float = _setting(
         "0.5s", parse_duration, _FAILURE, "delay before the first retry; doubled for each further one, up to 60s"

@@ -1,6 +1,7 @@
 """Digests of large files that this user's processes on this machine have computed: each file is read once.
 
-They are known by device, inode, size and time of modification, in one small database of the work directory. It is only
+Files are known by device, inode, size and time of modification, objects of buckets by their ETags or generations, in
+one small database of the work directory. It is only
 a memory: where it cannot be read or written, files are read again.
 """
 
@@ -11,13 +12,15 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from toilfn.files.room import cache_dir
 from toilfn.model.records import BlobRef
 from toilfn.stores.blobs import check_file
+from toilfn.stores.references import Source
 
-__all__ = ["check_once", "remember"]
+__all__ = ["check_once", "digest_of_object", "remember", "remember_object"]
 
 _LEAST = 2**20
 """Bytes of a file whose digest is kept: smaller ones are read more quickly than the database."""
@@ -52,6 +55,21 @@ def remember(ref: BlobRef, path: Path | None) -> None:
     """Note that a file has the content of a reference, which was computed when it was written."""
     if path is not None and not ref.is_marked and ref.size >= _LEAST and (key := _key(path)) is not None:
         _keep(key, ref.digest)
+
+
+def digest_of_object(source: Source) -> bytes | None:
+    """Return the digest of an object elsewhere, if it was read before in this state."""
+    return _known(_object_key(source)) if source.size >= _LEAST else None
+
+
+def remember_object(source: Source, digest: bytes) -> None:
+    """Note the digest of an object elsewhere, which its server identifies by an ETag or a generation."""
+    if source.size >= _LEAST:
+        _keep(_object_key(source), digest)
+
+
+def _object_key(source: Source) -> str:
+    return blake2b(source.pack(), digest_size=16).hexdigest()
 
 
 def _key(path: Path) -> str | None:

@@ -11,21 +11,31 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from toilfn.units import parse_size
+from toilfn.errors import InputError
+from toilfn.units import parse_duration, parse_size
 from toilfn.worker.scratch import base_dir, state_dir
 
 __all__ = [
-    "LIMIT_VARIABLE", "CacheEntry", "cache_dir", "cached_files", "draft_dir", "filling", "limit", "reserve", "trim",
+    "AGE_VARIABLE", "LIMIT_VARIABLE", "CacheEntry", "cache_dir", "cached_files", "draft_dir", "filling", "limit",
+    "reserve", "trim",
 ]  # fmt: skip
 
 LIMIT_VARIABLE = "TOILFN_CACHE_SIZE"
 """The environment variable with the most bytes that the cache may take, such as ``100G``; 0 for no cache."""
+
+AGE_VARIABLE = "TOILFN_CACHE_AGE"
+"""The environment variable with the time after which a copy that no task has used goes, such as ``10d``."""
+
+_AGE = "30d"
+_INTERVAL = 3600.0
+"""Seconds between two searches for copies that are too old."""
 
 _SHARE = 5  # without a limit from the user, one part in five of the disk
 _LOCKS = 256
@@ -68,6 +78,21 @@ def limit() -> int:
     return parse_size(given) if given else shutil.disk_usage(cache_dir()).total // _SHARE
 
 
+def longest() -> float:
+    """Return after how many seconds without use a copy goes.
+
+    Raises
+    ------
+    InputError
+        If the environment variable is not a time.
+    """
+    given = os.environ.get(AGE_VARIABLE) or _AGE
+    try:
+        return parse_duration(given)
+    except ValueError as error:
+        raise InputError(f"{AGE_VARIABLE}: {error}") from None
+
+
 @contextmanager
 def filling(entry: Path) -> Iterator[None]:
     """Keep other processes and threads from filling the same entry."""
@@ -87,7 +112,7 @@ def reserve(size: int) -> bool:
     """
     ledger = _state() / "used"
     with _locked(ledger):
-        used = _read(ledger)
+        used = _read(ledger) if _is_recent(longest()) else _remove(0, time.time() - longest())[1]
         room = min(limit(), used + shutil.disk_usage(cache_dir()).free)
         if used + size > room:
             used = _evict(room - size)
@@ -101,6 +126,16 @@ def _read(ledger: Path) -> int:
     """Read how much is in use: never too little, since what failed or was forgotten is not taken off."""
     text = ledger.read_text()
     return int(text) if text.isdigit() else _evict(limit())
+
+
+def _is_recent(age: float) -> bool:
+    """Return whether copies that are too old were removed a short time ago; otherwise the caller must do it."""
+    marker = _state() / "aged"
+    with suppress(FileNotFoundError):
+        if time.time() - marker.stat().st_mtime < min(_INTERVAL, age):
+            return True
+    marker.touch()
+    return False
 
 
 def _evict(most: int) -> int:
@@ -126,18 +161,24 @@ def trim(most: int, before: float) -> list[CacheEntry]:
 
     A file that running attempts hold links to is not removed. Returns those that were.
     """
-    removed = []
     ledger = _state() / "used"
     with _locked(ledger):
-        drafts, entries = _scan()
-        used = drafts + sum(entry.size for entry in entries)
-        for entry in sorted(entries):
-            if used > most and entry.is_free and entry.used <= before * 1e9:
-                entry.path.unlink(missing_ok=True)
-                used -= entry.size
-                removed.append(entry)
+        removed, used = _remove(most, before)
         ledger.write_text(str(used))
     return removed
+
+
+def _remove(most: int, before: float) -> tuple[list[CacheEntry], int]:
+    """Do what `trim` says; return also how many bytes are left."""
+    removed = []
+    drafts, entries = _scan()
+    used = drafts + sum(entry.size for entry in entries)
+    for entry in sorted(entries):
+        if used > most and entry.is_free and entry.used <= before * 1e9:
+            entry.path.unlink(missing_ok=True)
+            used -= entry.size
+            removed.append(entry)
+    return removed, used
 
 
 def _scan() -> tuple[int, list[CacheEntry]]:

@@ -227,6 +227,8 @@ class Running:
             given["TOILFN_COORDINATION_DIR"] = os.path.abspath(settings.coordination_dir)
         if settings.cache_size is not None:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
+        if settings.cache_age is not None:
+            given["TOILFN_CACHE_AGE"] = f"{settings.cache_age:g}s"
         if settings.fresh_process:
             given[FRESH_VARIABLE] = "1"
         if settings.stream_logs:
