@@ -15,9 +15,9 @@ __all__ = ["Run"]
 
 
 class Run:
-    """A handle on what `toilfn.submit` started.
+    """A handle of a run that `toilfn.submit` started.
 
-    It ends with the process; `toilfn resume` then continues it.
+    The run stops when this process ends; `toilfn resume` then continues it.
     """
 
     def __init__(self, run: WorkflowRun, work: Callable[[], Any]) -> None:

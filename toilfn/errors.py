@@ -1,9 +1,9 @@
-"""Every error that toilfn raises on purpose.
+"""The errors that toilfn raises.
 
 ::
 
     ToilfnError
-    ├── InputError (also TypeError or ValueError where Python has one)
+    ├── InputError              an argument, option or file that cannot be used
     │   ├── GraphError          a cycle, a value where a promise is needed
     │   ├── SerializationError  an argument or a result that cannot be stored
     │   └── ResourceError       a size that is misspelled, or larger than any cluster offers
@@ -12,13 +12,13 @@
     │   ├── StoreExistsError    the store belongs to a different workflow
     │   ├── StoreFormatError    a version that this toilfn does not read
     │   ├── CorruptObjectError  names the object
-    │   ├── StoreLockedError    another leader is alive; says who
-    │   └── FencedError         another leader took over; this one stops
-    ├── ClusterError
+    │   ├── StoreLockedError    another live leader uses the store
+    │   └── FencedError         another leader has taken over the store
+    ├── ClusterError            the cluster cannot run the workflow
     ├── ContainerError          a container could not be started, or its program failed
-    │   └── ContainerMemoryError  it was killed, most likely at its memory limit
+    │   └── ContainerMemoryError  a container was killed, most likely at its memory limit
     ├── FailedTasksError        the workflow ended with failed tasks
-    ├── PermanentError          raised by a task: another attempt would fail, too
+    ├── PermanentError          raised by a task for a failure that another attempt would repeat
     └── KilledError             the workflow was stopped by `toilfn kill`
 """
 
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class ToilfnError(Exception):
-    """The base of all errors that toilfn raises on purpose.
+    """The base class of the errors that toilfn raises.
 
     Parameters
     ----------
@@ -85,11 +85,11 @@ class ToilfnError(Exception):
 
 
 class InputError(ToilfnError):
-    """Something the user gave cannot be used; nothing was run for it."""
+    """An argument, an option or a file from the user cannot be used; no task was run with it."""
 
 
 class GraphError(InputError, TypeError):
-    """The graph of tasks is not one that can be run."""
+    """The graph of tasks cannot be run, for example because it has a cycle."""
 
 
 class SerializationError(InputError, TypeError):
@@ -97,7 +97,7 @@ class SerializationError(InputError, TypeError):
 
 
 class ResourceError(InputError, ValueError):
-    """A requirement is malformed, or larger than the cluster can ever give."""
+    """A resource requirement is malformed, or larger than the cluster can ever offer."""
 
 
 class StoreError(ToilfnError):
@@ -105,7 +105,7 @@ class StoreError(ToilfnError):
 
 
 class StoreNotFoundError(StoreError):
-    """There is no job store at this place."""
+    """The path or URL does not hold a job store."""
 
 
 class StoreExistsError(StoreError):
@@ -113,23 +113,23 @@ class StoreExistsError(StoreError):
 
 
 class StoreFormatError(StoreError):
-    """The store has a format version that this toilfn does not read."""
+    """The store has a format version that this version of toilfn cannot read."""
 
 
 class CorruptObjectError(StoreError):
-    """An object of the store is missing, cut short or altered."""
+    """An object of the store is missing, truncated or altered."""
 
 
 class StoreLockedError(StoreError):
-    """Another live leader holds the store."""
+    """Another live leader uses the store."""
 
 
 class FencedError(StoreError):
-    """Another leader has taken over the store; this one must stop."""
+    """Another leader has taken over the store; this leader must stop."""
 
 
 class ClusterError(ToilfnError):
-    """The cluster cannot run what was asked."""
+    """The cluster cannot run the workflow, or cannot be reached."""
 
 
 class ContainerError(ToilfnError):
@@ -150,17 +150,17 @@ class ContainerError(ToilfnError):
 
 
 class ContainerMemoryError(ContainerError, MemoryError):
-    """A container was killed, most likely for more memory than its task may use; `double_memory` helps."""
+    """A container was killed, most likely because it used more memory than its task may; `double_memory` helps."""
 
 
 class CommandError(ToilfnError):
-    """The command of a shell step failed, or did not make its outputs.
+    """The command of a shell step failed, or did not create its outputs.
 
     Attributes
     ----------
     exit_code : int
-        Exit status of the command, or the negative number of the signal that killed it; -1 if it did not run or ended
-        well without making an output.
+        Exit status of the command, or the negative number of the signal that killed it; -1 if it did not run, or
+        succeeded without creating an output.
     stderr : str
         The end of what was written to standard error.
     """
@@ -174,20 +174,20 @@ class CommandError(ToilfnError):
 
 
 class KilledError(ToilfnError):
-    """The workflow was stopped on request; the store can be resumed."""
+    """The workflow was stopped on request; `toilfn resume` continues it."""
 
 
 class FailedTasksError(ToilfnError):
-    """The workflow ended, and some tasks failed for good.
+    """The workflow ended, and some tasks failed without further retries.
 
     Attributes
     ----------
     failures : tuple of toilfn.model.records.Failure
         One entry for each failed task.
     store : str
-        The store's URL, for `toilfn resume` and `toilfn debug`.
+        The URL of the store, for `toilfn resume` and `toilfn debug`.
     names : tuple of str
-        The tasks' names, in the order of `failures`.
+        The names of the tasks, in the order of `failures`.
     """
 
     def __init__(
@@ -206,6 +206,6 @@ class FailedTasksError(ToilfnError):
 
 
 class PermanentError(ToilfnError):
-    """A task raises it when another attempt would fail, too: it is not retried."""
+    """A failure that another attempt would repeat: a task that raises this error is not retried."""
 
     is_explained = True

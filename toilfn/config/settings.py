@@ -470,7 +470,19 @@ def add_options(parser: argparse.ArgumentParser, *, leave_out: Collection[str] =
 
 
 def from_options(namespace: argparse.Namespace) -> dict[str, Any]:
-    """Take from parsed arguments the settings that were given, as keywords for `compute`."""
+    """Return the settings of a parsed command line, as keyword arguments for `compute`.
+
+    Parameters
+    ----------
+    namespace : argparse.Namespace
+        The result of a parser to which `add_options` added its flags.
+
+    Returns
+    -------
+    dict
+        The values of the settings that the command line has; the others keep their defaults, or the values of
+        settings files and environment variables.
+    """
     given = vars(namespace)
     return {name: given[_DEST + name] for name in _TABLE if _DEST + name in given}
 

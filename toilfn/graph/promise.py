@@ -35,9 +35,9 @@ _NOTHING: Mapping[str, Any] = {}
 class Promise(Delayed):
     """A lazy reference to the value of a task's call, or to a part of that value.
 
-    Promises are made by calling a task, and by ``promise[key]``. Pass them to other tasks, at any
-    depth of lists, tuples, sets, dicts, dataclasses and namedtuples, and give them to
-    `toilfn.compute` for their values.
+    Calling a task returns a promise, and so does ``promise[key]``. Pass promises to other tasks, at any
+    depth of lists, tuples, sets, dicts, dataclasses and namedtuples, and to
+    `toilfn.compute`, which returns their values.
     """
 
     __slots__ = (

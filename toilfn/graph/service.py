@@ -25,10 +25,10 @@ CHECK_INTERVAL = 5.0
 
 
 class Service(Generic[R]):
-    """A service as a class, for those that can say whether they are alive.
+    """The base class of services that can check whether they are still alive.
 
-    Decorate a subclass with `service`. Where the service runs, it is made with the arguments of the call, and
-    its methods are called in this order.
+    Decorate a subclass with `service`. On the machine where the service runs, an instance is created with the
+    arguments of the call, and its methods are called in this order.
     """
 
     def start(self) -> R:

@@ -144,7 +144,7 @@ class Task(Generic[P, R]):
         Parameters
         ----------
         after : promise or iterable of promises
-            Must be complete before the task starts; their values are not passed to it.
+            Promises that must be complete before the task starts; their values are not passed to it.
         **overrides
             Any keyword of `task`; the keys of `toilfn.graph.options.TaskOptions`.
 
@@ -167,9 +167,9 @@ class Task(Generic[P, R]):
         Parameters
         ----------
         *iterables
-            One for each positional argument; the shortest decides.
+            One iterable for each positional argument; the shortest one determines the number of calls.
         **kwargs
-            Given to every call.
+            Keyword arguments of every call.
 
         Returns
         -------

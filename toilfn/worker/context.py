@@ -111,12 +111,17 @@ class Context:
         return deferred
 
     def spawn(self, promise: Promise) -> None:
-        """Add work that must be complete before anything that depends on this task starts.
+        """Add a task that must be complete before anything that depends on this task starts.
+
+        Parameters
+        ----------
+        promise : promise
+            The promise that calling the task returned.
 
         Raises
         ------
         TypeError
-            If it is not a promise.
+            If the argument is not a promise.
         """
         from toilfn.graph.promise import Promise
         from toilfn.graph.task import as_promise
@@ -162,6 +167,11 @@ class Context:
 def current() -> Context:
     """Return the context of the task that is running.
 
+    Returns
+    -------
+    Context
+        The requirements, the temporary directory and the log of the task, among others.
+
     Raises
     ------
     ToilfnError
@@ -176,5 +186,20 @@ def current() -> Context:
 
 
 def spawn(promise: Promise) -> None:
-    """Add work to the running task: `Context.spawn` of `current`."""
+    """Add a task that must be complete before anything that depends on the running task starts.
+
+    This is `Context.spawn` of the `current` context.
+
+    Parameters
+    ----------
+    promise : promise
+        The promise that calling the task returned.
+
+    Raises
+    ------
+    ToilfnError
+        If no task is running here.
+    TypeError
+        If the argument is not a promise.
+    """
     current().spawn(promise)
