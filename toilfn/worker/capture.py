@@ -18,6 +18,10 @@ __all__ = ["Capture", "NoCapture", "start_logging", "start_streams"]
 
 _REUSE = 1 << 20
 
+_UNUSUAL = 0x51ED_0B5E
+"""A place in the output that `Capture` moves to where nobody has printed. A descriptor that is there shares that place,
+and is ours: this is quicker to see than which file it has. Whoever prints appends, wherever that is."""
+
 
 class Capture:
     """Gives each attempt's part of the output.
@@ -83,6 +87,7 @@ class Capture:
         self._check_descriptors()
         end = os.lseek(self._fd, 0, os.SEEK_END)
         if end == self.position:
+            os.lseek(self._fd, _UNUSUAL, os.SEEK_SET)
             return b""
         data = read_output(self._fd, self.position, self._limit)
         if self._is_jobs:
@@ -96,6 +101,9 @@ class Capture:
 
     def _check_descriptors(self) -> None:
         """See to it that output comes here, also if a task has closed or redirected its standard descriptors."""
+        with suppress(OSError):  # closed, or a pipe
+            if os.lseek(1, 0, os.SEEK_CUR) == os.lseek(2, 0, os.SEEK_CUR) == _UNUSUAL:
+                return
         for target in (1, 2):
             try:
                 found = os.fstat(target)

@@ -131,14 +131,23 @@ class Context:
             raise TypeError(f"spawn() takes the promise returned by calling a task, not {promise!r}")
         self.spawned.append(promise)
 
-    def close(self) -> None:
-        """Build the deferred calls and remove the temporary directory, unless it is to be kept."""
+    def close(self, look: Callable[[], object] = lambda: None) -> None:
+        """Make the deferred calls and remove the temporary directory, unless it is to be kept.
+
+        Parameters
+        ----------
+        look : callable
+            Called while all is there that goes now; not if there is nothing.
+        """
+        if self._deferred:
+            look()
         while self._deferred:
             self._deferred.pop().run()
         if not self.has_temp_dir:
             if self._own is not None:
                 self._scratch.take_back(self._own)
             return
+        look()
         if self._own is not None:
             self._own.close()
         try:

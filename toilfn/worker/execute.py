@@ -17,6 +17,7 @@ from toilfn.files.task_files import TaskFiles
 from toilfn.graph import options
 from toilfn.graph.record import Recorded, RunningFunction, record, store_payload
 from toilfn.graph.serialize import Main, dumps, load_function, loads, resolve
+from toilfn.graph.structure import ATOMS
 from toilfn.ids import Cause, TaskId
 from toilfn.model import records
 from toilfn.stdio import flush
@@ -179,7 +180,7 @@ class Executor:
         meter = Meter()
         own = self._scratch.own_dir() if self._surroundings.has_own_directories else None
         context = Context(task.id, name, attempt.number, attempt.limits, self._scratch, own)
-        self._disk = DiskUse(context)
+        disk = self._disk = DiskUse(context)
         files = TaskFiles(self._store, lambda: context.temp_dir)
         self._announce(attempt, meter)
         self._surroundings.enter(context.cores, settings.get("env") or {}, -1 if own is None else own.fd)
@@ -189,15 +190,13 @@ class Executor:
                 if options.SERVICE in settings:
                     self._serve(value, task.id, host, settings[options.SERVICE])
                     value = None
-                has_files = self._disk.measure()  # before they are moved into the store
-                result: Recorded | BaseException = self._record(value, context, files, task, has_files=has_files)
+                result: Recorded | BaseException = self._record(value, context, files, task, disk)
         except self._fatal:
             raise
         except BaseException as error:  # whatever a task raises is its own failure, SystemExit too
             result = error
-            self._disk.measure()
         finally:
-            context.close()
+            context.close(disk.measure)
             self._surroundings.leave()
         return self._end(attempt, result, files, meter)
 
@@ -248,10 +247,11 @@ class Executor:
         return function
 
     def _record(
-        self, value: Any, context: Context, files: TaskFiles, task: records.TaskRecord, *, has_files: bool
+        self, value: Any, context: Context, files: TaskFiles, task: records.TaskRecord, disk: DiskUse
     ) -> Recorded:
         try:
-            if has_files or files.deleted:
+            # Files in a value are moved into the store: what disk they take is measured before.
+            if (type(value) not in ATOMS and disk.measure()) or files.deleted:
                 value = files.adopt(value)
             running = RunningFunction(self._records[task.function], self._functions[task.function])
             return record(value, context.spawned, task, self._store, self._recorded.__contains__, running)

@@ -23,7 +23,7 @@ from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  #
 from _signal import pthread_sigmask as _sigmask
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from toilfn.stdio import flush, text_output
 
@@ -135,7 +135,7 @@ def put_back(replaced: Mapping[str, str | None]) -> None:
 class ProcessState:
     """The parts of a process that any code may change, as they were before a task.
 
-    Looking whether something has changed takes a few microseconds, since that happens for every task.
+    Most tasks change nothing, and `_is_same` sees that in a few microseconds.
     """
 
     def __init__(self, *, is_worker: bool) -> None:
@@ -162,7 +162,8 @@ class ProcessState:
         self._warnings, self._filters = warnings.filters, list(warnings.filters)
         self._streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
         self._attributes = [(owner, name, getattr(owner, name)) for owner, name in _ATTRIBUTES]
-        self._recursion, self._timeout, self._gc = sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()
+        self._objects = _objects()
+        self._numbers = _numbers()
         self._loggers.take()
 
     def restore_environment(self, replaced: Mapping[str, str | None]) -> None:
@@ -177,11 +178,34 @@ class ProcessState:
 
     def restore(self) -> None:
         """Put everything back. One part that cannot be put back does not keep the others from it."""
+        if self._is_worker and self._is_same():
+            return
         for restore in self._steps:
             try:
                 restore()
             except Exception:
                 logging.getLogger(__name__).exception("what a task has changed in its worker cannot be put back")
+
+    def _is_same(self) -> bool:
+        """Return whether there is nothing to put back."""
+        try:
+            return (
+                all(map(operator.is_, _objects(), self._objects))
+                and _variables() == self._variables
+                and sys.path == self._entries
+                and sys.argv == self._arguments
+                and warnings.filters == self._filters
+                and _numbers() == self._numbers
+                and not (sys.stdout.closed or sys.stderr.closed)
+                and os.umask(self._umask) == self._umask
+                and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+                and _sigmask(signal.SIG_BLOCK, ()) == self._mask
+                and all(map(operator.is_, map(_getsignal, _SIGNALS), self._handlers))
+                and locale.setlocale(locale.LC_ALL) == self._locale
+                and self._loggers.are_same()
+            )
+        except Exception:  # something is missing, or is of another kind now
+            return False
 
     def _restore_environment(self) -> None:
         if os.environ is not self._environ:
@@ -210,8 +234,7 @@ class ProcessState:
         os.umask(self._umask)
         if locale.setlocale(locale.LC_ALL) != self._locale:
             locale.setlocale(locale.LC_ALL, self._locale)
-        if socket.getdefaulttimeout() != self._timeout:
-            socket.setdefaulttimeout(self._timeout)
+        socket.setdefaulttimeout(self._numbers.timeout)
         if threading.current_thread() is not threading.main_thread():
             return  # only that one may set handlers
         _sigmask(_SIG_SETMASK, self._mask)
@@ -227,10 +250,9 @@ class ProcessState:
         for owner, name, value in self._attributes:
             if getattr(owner, name, None) is not value:
                 setattr(owner, name, value)
-        if sys.getrecursionlimit() != self._recursion:
-            sys.setrecursionlimit(self._recursion)
-        if gc.isenabled() != self._gc:
-            (gc.enable if self._gc else gc.disable)()
+        if sys.getrecursionlimit() != self._numbers.recursion:
+            sys.setrecursionlimit(self._numbers.recursion)
+        (gc.enable if self._numbers.collects else gc.disable)()
 
     def _restore_streams(self) -> None:
         """Put standard output and error back; a worker that a task has taken them from gets new ones."""
@@ -243,6 +265,7 @@ class ProcessState:
                 setattr(sys, f"__{name}__", stream)
             if now is not stream:
                 setattr(sys, name, stream)
+        self._objects = _objects()
 
     def _restore_warnings(self) -> None:
         if warnings.filters is not self._warnings:
@@ -261,13 +284,31 @@ _SIGNALS = sorted(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGS
 _SIG_SETMASK = int(signal.SIG_SETMASK)
 
 
+class _Numbers(NamedTuple):
+    recursion: int
+    timeout: float | None
+    collects: bool
+
+
+def _numbers() -> _Numbers:
+    return _Numbers(sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled())
+
+
+def _objects() -> tuple[object, ...]:
+    """Return the objects of which there is one, and which a task may replace by another."""
+    return (
+        os.environ, sys.path, sys.argv, sys.stdin, sys.stdout, sys.stderr, sys.excepthook, sys.displayhook,
+        threading.excepthook, warnings.filters, warnings.showwarning, warnings.formatwarning, logging.root.manager,
+    )  # fmt: skip
+
+
 def _handlers() -> list[Any]:
     return list(map(_getsignal, _SIGNALS))
 
 
 def _variables() -> dict[bytes, bytes]:
     """Return the dictionary behind `os.environ`, which compares a hundred times as quickly."""
-    variables: dict[bytes, bytes] = vars(os.environ)["_data"]
+    variables: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
     return variables
 
 
@@ -281,22 +322,25 @@ def _is_usable(stream: Any) -> bool:
 class _Seeds:
     """The generators of random numbers that all code of a process shares: those of `random` and of `numpy.random`.
 
-    In a worker each task finds them seeded afresh. In the user's own process they also are what they were, afterwards.
+    No task of a worker finds them as another one has left them. In the user's own process they also are what they
+    were, afterwards.
     """
 
     def __init__(self, *, is_worker: bool) -> None:
         self._is_worker = is_worker
-        self._source = random.Random(int.from_bytes(os.urandom(32), "big"))  # noqa: S311  # as `random` itself
+        self._python = _Generator(random, random.Random, bytes)
+        self._numpy: _Generator | None = None
         self._undo: list[Callable[[], None]] = []
 
     def renew(self) -> None:
-        """Seed them with unpredictable numbers."""
-        numpy = sys.modules.get("numpy.random")
+        """Seed with unpredictable numbers those that somebody has used."""
         if not self._is_worker:
-            self._remember(numpy)
-        random.seed(self._source.getrandbits(60))
-        if numpy is not None:
-            numpy.seed(self._source.getrandbits(32))
+            self._remember()
+        self._python.renew()
+        if (numpy := sys.modules.get("numpy.random")) is not None:
+            if self._numpy is None:
+                self._numpy = _Generator(numpy, numpy.RandomState, _words)
+            self._numpy.renew()
 
     def restore(self) -> None:
         """Go back to where they were, in the user's own process."""
@@ -304,12 +348,46 @@ class _Seeds:
         for step in undo:
             step()
 
-    def _remember(self, numpy: Any) -> None:
+    def _remember(self) -> None:
         state = random.getstate()
         self._undo = [lambda: random.setstate(state)]
-        if numpy is not None:
+        if (numpy := sys.modules.get("numpy.random")) is not None:
             legacy = numpy.get_state()
             self._undo.append(lambda: numpy.set_state(legacy))
+
+
+class _Generator:
+    """A shared generator of random numbers, and whether somebody has used it.
+
+    To seed it takes as long as most of what else is done around a small task. So it has a twin, which no one else
+    knows, with the same seed, and both draw at the same times: as long as they draw the same, nobody else has drawn
+    from this one or seeded it, and what it gives next is as unpredictable as after the seed.
+
+    Parameters
+    ----------
+    shared : module
+        Its functions ``random`` and ``seed``.
+    twin : callable
+        Makes another generator of the same kind.
+    form : callable
+        Makes a seed for it of bytes.
+    """
+
+    def __init__(self, shared: Any, twin: Callable[[], Any], form: Callable[[bytes], Any]) -> None:
+        self._shared = shared
+        self._twin = twin()
+        self._form = form
+
+    def renew(self) -> None:
+        """Seed it unless it is unused."""
+        if self._shared.random() != self._twin.random():
+            seed = self._form(os.urandom(32))
+            self._shared.seed(seed)
+            self._twin.seed(seed)
+
+
+def _words(data: bytes) -> list[int]:
+    return memoryview(data).cast("I").tolist()
 
 
 class _Loggers:
@@ -327,6 +405,15 @@ class _Loggers:
         ]
         self._count = len(self._manager.loggerDict)
 
+    def are_same(self) -> bool:
+        """Return whether there is nothing to put back."""
+        manager = self._manager
+        return (
+            manager.disable == self._disabled
+            and len(manager.loggerDict) == self._count
+            and list(map(self._state, self._known)) == self._states
+        )
+
     def restore(self) -> None:
         """Make them as they were; a logger that is new becomes one that nothing was set for."""
         if self._manager.disable != self._disabled:
@@ -336,8 +423,8 @@ class _Loggers:
                 self._known.append(logger)
                 self._states.append((logging.NOTSET, False, True, [], []))
             self._count = len(self._manager.loggerDict)
-        if list(map(self._state, self._known)) != self._states:
-            for logger, state in zip(self._known, self._states, strict=True):
+        for logger, state in zip(self._known, self._states, strict=True):
+            if self._state(logger) != state:
                 self._reset(logger, *state)
 
     def _all(self) -> list[logging.Logger]:

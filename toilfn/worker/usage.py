@@ -9,7 +9,9 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from toilfn.model.records import Stats
 
@@ -17,6 +19,8 @@ __all__ = ["WORKER_MEMORY_VARIABLE", "Meter", "add_outside", "spare_memory"]
 
 WORKER_MEMORY_VARIABLE = "TOILFN_WORKER_MEMORY"
 """How many bytes a worker may use for itself, on a cluster that watches tasks' memory with our help."""
+
+T = TypeVar("T")
 
 _LONG = 0.02
 """Attempts that took less than this many seconds are not asked for their memory and input: that costs as much."""
@@ -28,17 +32,18 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 class Meter:
     """Measures from when it is made."""
 
-    __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_start", "base")
+    __slots__ = ("_children", "_clock", "_cpu", "_io", "_outside", "_pid", "_start", "base")
 
     def __init__(self) -> None:
         self._start = time.time()
         self._clock = time.perf_counter()
         self._cpu = time.process_time()
         self._children = _children_cpu()
-        self._io = _recent_io.at(self._clock)
+        self._pid = os.getpid()
+        self._io = _recent_io.at(self._clock, self._pid)
         self._outside = _outside.cpu
         _outside.peak = 0
-        self.base = resident()
+        self.base = _recent_memory.at(self._clock, self._pid)
         """Bytes of memory that this process had then: they are not the attempt's."""
 
     @property
@@ -52,10 +57,10 @@ class Meter:
         children = _children_cpu() - self._children
         cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
         if wall <= _LONG:
-            return Stats(self._start, wall, cpu, 0, _host(), os.getpid())
+            return Stats(self._start, wall, cpu, 0, _host(), self._pid)
         memory = max(self._added(with_children=children > 0), _outside.peak)
         read, written = _io_since(self._io)
-        return Stats(self._start, wall, cpu, memory, _host(), os.getpid(), read, written, own=self.base)
+        return Stats(self._start, wall, cpu, memory, _host(), self._pid, read, written, own=self.base)
 
     def _added(self, *, with_children: bool) -> int:
         """Return the highest resident size since it was last asked for, where the system can tell since when, without
@@ -129,25 +134,30 @@ def _io_counters() -> bytes:
     return os.pread(fd, 256, 0) if fd >= 0 else b""
 
 
-class _RecentIO:
-    """The last reading of `_io_counters`: quick attempts share one, since a reading takes as long as such a task.
+class _Recent(Generic[T]):
+    """The last reading of something: quick attempts share one, since a reading takes as long as such a task.
 
-    So the bytes that an attempt reads and writes are counted from up to `_LONG` seconds before it began.
+    Parameters
+    ----------
+    read : callable
+    seconds : float
+        How old a reading may be. So what an attempt takes is counted from up to as long before it began.
     """
 
-    def __init__(self) -> None:
-        self._counters = b""
-        self._read = (0, float("-inf"))
+    def __init__(self, read: Callable[[], T], seconds: float) -> None:
+        self._read = read
+        self._seconds = seconds
+        self._found: tuple[float, int, T] | None = None
 
-    def at(self, now: float) -> bytes:
+    def at(self, now: float, pid: int) -> T:
         """Return a reading of this process that is good enough now."""
-        pid, when = self._read
-        if now - when > _LONG or pid != os.getpid():
-            self._counters, self._read = _io_counters(), (os.getpid(), now)
-        return self._counters
+        if self._found is None or now - self._found[0] > self._seconds or pid != self._found[1]:
+            self._found = (now, pid, self._read())
+        return self._found[2]
 
 
-_recent_io = _RecentIO()
+_recent_io = _Recent(_io_counters, _LONG)
+_recent_memory = _Recent(resident, 0.002)  # in which a process gets a few mebibytes at most
 
 
 def _io_since(before: bytes) -> tuple[int, int]:
