@@ -140,6 +140,17 @@ def test_random_numbers_do_not_follow_from_an_earlier_tasks_seed(run: Callable[.
     assert values[1] != values[2]
 
 
+@toil.task
+def only_seeds() -> None:
+    random.seed(1)
+
+
+def test_random_numbers_do_not_follow_from_a_seed_that_an_earlier_task_made_no_use_of(run: Callable[..., Any]) -> None:
+    random.seed(1)
+    followed = [random.random() for _ in range(5)]
+    assert run(unseeded(unseeded(only_seeds()))) not in followed
+
+
 def test_a_script_that_runs_tasks_inline_keeps_its_own_random_numbers(tmp_path: Path) -> None:
     random.seed(5)
     expected = [random.random(), random.random()]
@@ -225,6 +236,23 @@ def test_a_forked_child_that_comes_back_does_not_answer_for_its_task(
     run: Callable[..., Any], how: str, status: int
 ) -> None:
     assert run(forks(how)) == f"parent, child ended with {status}"
+
+
+@toil.task(retries=0)
+def ends_children() -> list[int]:
+    ends = []
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return ends
+
+
+def test_sigterm_ends_a_forked_child_however_young(run: Callable[..., Any]) -> None:
+    assert run(ends_children()) == [-signal.SIGTERM] * 20
 
 
 @toil.task

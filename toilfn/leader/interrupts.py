@@ -8,6 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from toilfn.forks import in_forked_children
 from toilfn.stdio import report, report_error
 
 __all__ = ["TERMINATED", "Interrupts", "interrupted_run"]
@@ -62,11 +63,18 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
+            _active.append(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self in _active:
+            _active.remove(self)
+        self.put_back()
+
+    def put_back(self) -> None:
+        """Let signals do what they did before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -88,3 +96,16 @@ class Interrupts:
         if self.count == 1:
             text = "toilfn: waiting for the tasks that run; press Ctrl-C again to stop them"
             report(text)
+
+
+_active: list[Interrupts] = []
+"""Those of the leaders that run in this process."""
+
+
+def _forget_in_child() -> None:
+    """Let a process that a task forks in the leader's own die of a signal as any other does."""
+    while _active:
+        _active.pop().put_back()
+
+
+in_forked_children(_forget_in_child)

@@ -513,23 +513,21 @@ class Leader:
             self._temporary[outcome.id] = outcome.temporary
         for function in outcome.functions:
             self._index.functions.setdefault(function.digest, function)
-        self._loader.prepare(outcome)
-        known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
-        self._bring(self._loader.load(known) if known else ())
+        known = self._bring_known(outcome) if outcome.tasks or outcome.refs else ()
         self.values.put(outcome.id, outcome.value, outcome.refs)
         fresh = tuple(self._loader.admit(task) for task in outcome.tasks if task.id not in self._index.outcomes)
         self._drops.finished(outcome, record)
-        created = {task.id for task in outcome.tasks}
-        waits = {*known, *(ref for ref in outcome.refs if ref not in created)}
+        waits = tuple(id_ for id_ in known if not self._index.is_complete(id_))
         self._failures.succeed(outcome.id)
-        self._handle(
-            Finished(
-                outcome.id,
-                fresh,
-                tuple(id_ for id_ in waits if not self._index.is_complete(id_)),
-                outcome.stats.wall,
-            )
-        )
+        self._handle(Finished(outcome.id, fresh, waits, outcome.stats.wall))
+
+    def _bring_known(self, outcome: records.Outcome) -> set[TaskId]:
+        """Have the scheduler know all that an outcome leads to and did not create; return the ids."""
+        self._loader.prepare(outcome)
+        known = [task.id for task in outcome.tasks if task.id in self._index.outcomes]
+        self._bring(self._loader.load(known) if known else ())
+        created = {task.id for task in outcome.tasks}
+        return {*known, *(ref for ref in outcome.refs if ref not in created)}
 
     def _delete(self, blobs: tuple[str, ...]) -> None:
         """Remove files that tasks deleted, and say so for leaders to come."""

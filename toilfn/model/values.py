@@ -53,12 +53,13 @@ class Values:
         stack = [id_]
         while stack:
             current = stack.pop()
-            if self._pins.get(current):
+            if current in self._pins:
                 self._released.add(current)
                 continue
             self._released.discard(current)
             self._values.pop(current, None)
-            stack.extend(ref for ref in self._refs.pop(current, ()) if self._unpin(ref))
+            if current in self._refs:
+                stack += filter(self._unpin, self._refs.pop(current))
 
     def _unpin(self, id_: TaskId) -> bool:
         """Take one pin away; whether the value may go now."""

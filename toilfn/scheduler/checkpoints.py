@@ -68,8 +68,10 @@ class Checkpoints:
 
     def outermost(self, id: TaskId) -> TaskId | None:
         """Return the outermost checkpoint that is this task or above it; None if there is none."""
-        own = [id] if id in self._needs else []
-        return [None, *own, *self._all_above(id)][-1]
+        last = id if id in self._needs else None
+        for above in self._all_above(id):
+            last = above
+        return last
 
     def family(self, id: TaskId) -> list[TaskId]:
         """Return all that a checkpoint led to, with the families of checkpoints within."""

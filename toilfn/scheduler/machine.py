@@ -217,13 +217,15 @@ class Scheduler:
     def _expand(self, task: TaskState, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
         """Replace what a task needed by what it led to."""
         task.pending = 0
-        self._insert(fresh, commands, urgent=True)
+        if fresh:
+            self._insert(fresh, commands, urgent=True)
         for child in event.children:
             self._links.lead(task, child.id)
         for id in event.waits:
             self._links.lead(task, id)
-        self._holds.hold(event.waits)
-        if task.id not in self._checkpoints:  # which may run again
+        if event.waits:
+            self._holds.hold(event.waits)
+        if task.needs and task.id not in self._checkpoints:  # which may run again
             commands += self._holds.let_go(task.needs)
         task.needs = event.waits
 
@@ -415,8 +417,9 @@ class Scheduler:
             if task.id not in self._services:  # its followers never waited for its end
                 self._wake(task, commands)
             commands += self._services.forget(task)
-            stack += self._links.count_down(self._tasks[id] for id in self._links.parents(task))
-            self._links.forget(task.id)
+            if task.led_by is not None:
+                stack += self._links.count_down(self._tasks[id] for id in self._links.parents(task))
+                self._links.forget(task.id)
 
     def _wake(self, task: TaskState, commands: list[Command]) -> None:
         """Free the followers of a task that is complete."""

@@ -138,6 +138,8 @@ class Services:
 
     def forget(self, task: TaskState) -> list[StopService]:
         """Note that a task is complete; gives the services to stop that only it still needed."""
+        if not self._services and not self._uses:  # most workflows have none
+            return []
         stops = self.leave(task)
         self._uses.pop(task.id, None)
         self._services.pop(task.id, None)

@@ -19,8 +19,11 @@ __all__ = ["Capture", "NoCapture", "start_logging", "start_streams"]
 _REUSE = 1 << 20
 
 _UNUSUAL = 0x51ED_0B5E
-"""A place in the output that `Capture` moves to where nobody has printed. A descriptor that is there shares that place,
-and is ours: this is quicker to see than which file it has. Whoever prints appends, wherever that is."""
+"""A position in the output to which `Capture` moves after an attempt that printed nothing.
+
+A descriptor that has this position shares it, so it is ours: this is quicker to see than which file the descriptor has.
+Programs that print append, wherever the position is.
+"""
 
 
 class Capture:

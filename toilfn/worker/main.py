@@ -33,6 +33,7 @@ from toilfn.clusters.local.output import LOG_LIMIT
 from toilfn.clusters.local.slot import Slot
 from toilfn.clusters.local.wire import Wire
 from toilfn.errors import StoreError, ToilfnError
+from toilfn.forks import in_forked_children
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
 from toilfn.protocol import Open, Recall, Run, Stop
@@ -290,7 +291,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
     if _STREAM not in os.environ:  # else the leader gets all output of tasks, which includes the warnings
         logging.root.addHandler(Warnings(answers.warn))
     signal.signal(signal.SIGTERM, _terminate)
-    os.register_at_fork(after_in_child=_forget_terminate)
+    in_forked_children(_forget_terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
     adopt_environment(blobs.get)
     sweep()

@@ -360,7 +360,7 @@ class _Generator:
     """A shared generator of random numbers, and whether somebody has used it.
 
     To seed it takes as long as most of what else is done around a small task. So it has a twin, which no one else
-    knows, with the same seed, and both draw at the same times: as long as they draw the same, nobody else has drawn
+    knows, with the same seed, and both draw at the same times: as long as they draw the same, no one else has drawn
     from this one or seeded it, and what it gives next is as unpredictable as after the seed.
 
     Parameters
