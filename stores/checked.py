@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,9 +10,9 @@ from contextlib import suppress
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from toilfn.errors import CorruptObjectError, StoreError, ToilfnError
+from toilfn.errors import CorruptObjectError, ToilfnError
 
-__all__ = ["RESTORE", "damaged", "read", "reread", "without_frames"]
+__all__ = ["RESTORE", "damaged", "read", "reread"]
 
 T = TypeVar("T")
 
@@ -79,13 +78,6 @@ def reread(get: Callable[[], T], pause: float) -> T:
             return get()
         time.sleep(pause * 2**attempt)
     return get()
-
-
-def without_frames(error: StoreError) -> StoreError:
-    """Return an error without its traceback through toilfn's own code, which does not help users; log that instead."""
-    logging.getLogger("toilfn.stores").debug("the store cannot be used", exc_info=error)
-    error.__cause__, error.__suppress_context__ = None, True
-    return error.with_traceback(None)
 
 
 def damaged(what: str, why: str, advice: str = RESTORE) -> CorruptObjectError:

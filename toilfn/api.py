@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from toilfn.config.settings import Settings
-from toilfn.errors import GraphError, StoreError, StoreNotFoundError
+from toilfn.errors import ENDS_OF_RUNS, GraphError, StoreNotFoundError, without_frames
 from toilfn.graph.structure import is_collection, rebuild
 from toilfn.graph.task import as_promise
 
@@ -153,9 +153,7 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
     try:
         with WorkflowRun(resolved, workflow=_workflow(resolved)) as run:
             return run.compute(wanted, forced)
-    except StoreError as error:
-        from toilfn.stores.checked import without_frames
-
+    except ENDS_OF_RUNS as error:
         raise without_frames(error) from None
 
 
@@ -274,9 +272,7 @@ def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **set
             if not run.index.runs:
                 raise StoreNotFoundError(f"store {store}: no workflow has run in it yet, so there is nothing to resume")
             return run.resume(force)
-    except StoreError as error:
-        from toilfn.stores.checked import without_frames
-
+    except ENDS_OF_RUNS as error:
         raise without_frames(error) from None
 
 

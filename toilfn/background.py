@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from toilfn.errors import StoreError
+from toilfn.errors import ENDS_OF_RUNS, without_frames
 
 if TYPE_CHECKING:
     from toilfn.leader.run import WorkflowRun
@@ -38,9 +38,7 @@ class Run:
             with self._workflow_run:
                 self._value = self._work()
         except BaseException as error:  # raised by result(), in the caller's thread
-            from toilfn.stores.checked import without_frames
-
-            self._error = without_frames(error) if isinstance(error, StoreError) else error
+            self._error = without_frames(error) if isinstance(error, ENDS_OF_RUNS) else error
 
     def status(self) -> str:
         """Return ``"running"``, ``"done"`` or ``"failed"``."""

@@ -24,7 +24,11 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TypeVar
+
 __all__ = [
+    "ENDS_OF_RUNS",
     "ClusterError",
     "ContainerError",
     "ContainerMemoryError",
@@ -43,7 +47,10 @@ __all__ = [
     "StoreLockedError",
     "StoreNotFoundError",
     "ToilfnError",
+    "without_frames",
 ]
+
+E = TypeVar("E", bound=Exception)
 
 
 class ToilfnError(Exception):
@@ -209,3 +216,14 @@ class PermanentError(ToilfnError):
     """A failure that another attempt would repeat: a task that raises this error is not retried."""
 
     is_explained = True
+
+
+ENDS_OF_RUNS = (StoreError, FailedTasksError, KilledError)
+"""Errors that end a run although nothing is wrong with the call of `compute`."""
+
+
+def without_frames(error: E) -> E:
+    """Return an error without its traceback through toilfn's own code, which does not help users; log that instead."""
+    logging.getLogger("toilfn").debug("the run has ended with an error", exc_info=error)
+    error.__cause__, error.__suppress_context__ = None, True
+    return error.with_traceback(None)

@@ -67,6 +67,12 @@ def test_what_cannot_be_stored_is_told_without_frames_of_toilfn(tmp_path: Path, 
     assert ".py" not in str(caught.value)
 
 
+def test_the_traceback_of_a_failed_run_is_that_of_the_call(tmp_path: Path) -> None:
+    with pytest.raises(toil.FailedTasksError) as caught:
+        compute(tmp_path, generator())
+    assert [frame.path.name for frame in caught.traceback] == ["test_bad_input.py", "test_bad_input.py", "api.py"]
+
+
 class Unpicklable:
     """Has an identity, so that it is refused only when it is pickled."""
 
