@@ -28,7 +28,6 @@ import logging
 from typing import TypeVar
 
 __all__ = [
-    "ENDS_OF_RUNS",
     "ClusterError",
     "ContainerError",
     "ContainerMemoryError",
@@ -47,7 +46,6 @@ __all__ = [
     "StoreLockedError",
     "StoreNotFoundError",
     "ToilfnError",
-    "without_frames",
 ]
 
 E = TypeVar("E", bound=Exception)
