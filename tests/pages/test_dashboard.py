@@ -133,7 +133,7 @@ def test_the_view_of_the_table_is_in_its_url(page_url: str, browser: Any) -> Non
     page.goto(page_url)
     page.get_by_role("link", name="Tasks").click()
     page.get_by_role("link", name="Next").click()
-    assert page.url.endswith("page=2")
+    page.wait_for_url("**page=2", timeout=PATIENCE)
     assert page.locator("table.tasks tbody tr").count() == 51
     page.keyboard.press("/")
     page.keyboard.type("onerror")

@@ -132,6 +132,7 @@ def test_a_run_from_the_form_to_its_outputs(server, chrome, tmp_path):
 
     # The list says why it failed; found again, it is resumed, and what it leaves can be fetched.
     click(page, "link", "Runs")
+    page.wait_for_url("**/ui", timeout=PATIENCE)  # with its scripts, which know the key
     page.keyboard.press("/")
     page.keyboard.type("apples")
     page.wait_for_url("**q=apples**", timeout=PATIENCE)
