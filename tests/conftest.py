@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import psutil
 import pytest
 
@@ -38,6 +39,11 @@ for _name in [name for name in os.environ if name.startswith(("DASK_", "TOILFN_"
 # gcsfs, when it is imported, chooses whether to ask Google by gRPC, which the emulator does not know.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 os.environ["DASK_CONFIG"] = os.path.join(tempfile.gettempdir(), "toilfn-tests-have-no-dask-configuration")
+# An example takes as long as the machine's load lets it, in CI as well as here.
+hypothesis.settings.register_profile(
+    "any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+hypothesis.settings.load_profile("any load")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

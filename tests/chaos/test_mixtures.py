@@ -82,7 +82,7 @@ def processes() -> Any:
 
 
 @settings(
-    max_examples=PROGRAMS, deadline=None, derandomize=PROGRAMS < 100, suppress_health_check=list(HealthCheck),
+    max_examples=PROGRAMS, derandomize=PROGRAMS < 100, suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 @given(
     program=programs(),

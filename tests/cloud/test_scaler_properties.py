@@ -60,7 +60,7 @@ machines = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scalings, machines, demands)
 def test_a_decision_keeps_the_limits(scaling, there, demand):
     actions, _ = decide(scaling, there, demand, Memory(), 0)
@@ -84,13 +84,13 @@ def test_a_decision_keeps_the_limits(scaling, there, demand):
     assert len(touched) == len(set(touched))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scalings, machines, demands)
 def test_the_same_question_has_the_same_answer(scaling, there, demand):
     assert decide(scaling, there, demand, Memory(), 0) == decide(scaling, there[::-1], demand[::-1], Memory(), 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes.filter(lambda shape: shape.cores <= 32), times, st.integers(1, 200), st.integers(0, 100))
 def test_more_tasks_never_need_fewer_machines(shape, seconds, some, more):
     pool = Pool("large", TYPES[1:2], max=1000)
@@ -101,7 +101,7 @@ def test_more_tasks_never_need_fewer_machines(shape, seconds, some, more):
     assert sizes[0] <= sizes[1]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes.filter(lambda shape: shape.cores <= 32), times, st.integers(1, 200), st.integers(0, 100))
 def test_more_tasks_are_never_given_less_money(shape, seconds, some, more):
     pool = Pool("any", TYPES, max=1000)
@@ -113,7 +113,7 @@ def test_more_tasks_are_never_given_less_money(shape, seconds, some, more):
     assert costs[0] <= costs[1] + 1e-9
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(demands, machines)
 def test_without_compensation_a_lack_of_spot_machines_adds_none(demand, there):
     spot, on_demand = Pool("spot", TYPES, spot=True, max=20), Pool("demand", TYPES, max=20)
@@ -124,7 +124,7 @@ def test_without_compensation_a_lack_of_spot_machines_adds_none(demand, there):
     assert [action for action in actions if isinstance(action, Create)] == []
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(shapes, times, st.integers(1, 40)), max_size=6), st.sampled_from([0.0, 300.0, 1800.0]))
 def test_nothing_is_reserved_beyond_the_size_of_a_machine(groups, target):
     line = Timeline(Amounts(8, 32 * GIB, 100 * GIB))
@@ -133,7 +133,7 @@ def test_nothing_is_reserved_beyond_the_size_of_a_machine(groups, target):
     assert min(line.least().values()) >= -1e-6
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scalings, demands)
 def test_under_constant_demand_the_size_settles_and_nothing_is_made_and_removed_in_turns(scaling, demand):
     there: dict[str, Machine] = {}

@@ -95,14 +95,14 @@ def check(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_altered_answers(name, data):
     check(name, data.draw(answers(name)))
 
 
 @pytest.mark.parametrize("name", PARSERS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text())
 def test_any_text(name, text):
     check(name, text)
@@ -116,7 +116,7 @@ VALUES = st.recursive(
 NAMES = st.sampled_from(["JOBID", "JOBINDEX", "STAT", "EXIT_CODE", "EXIT_REASON", *htcondor.ATTRIBUTES])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(record=st.dictionaries(NAMES, VALUES) | VALUES)
 def test_records_with_values_of_any_type(record):
     check("bjobs", json.dumps({"RECORDS": [record]}))

@@ -178,7 +178,7 @@ PIECES = st.sampled_from(
 
 @given(st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)))
 @example("failed 0\nexit_status 0\njobnumber 1")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gives_verdicts_or_nothing(text):
     assert all(found.state is ENDED for *_, found in records(text))
     for _, _, state, _ in queue_rows(text) or ():

@@ -229,7 +229,7 @@ PIECES = st.sampled_from(
 
 @given(st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=3))).map("".join)))
 @example("9_[1-2,3|FAILED|99999999999:1|n")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gives_verdicts_or_nothing(text):
     for answer in (queue_answer(text), accounting_answer(text)):
         assert all(found.cause is None or found.state is ENDED for found in answer.values())

@@ -15,7 +15,7 @@ POLICIES = [
 ]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(
     random=st.randoms(use_true_random=False),
     capacity=st.sampled_from(CAPACITIES),

@@ -135,7 +135,7 @@ class Trees:
         assert (self.root.id in self.complete) == (not self.failed)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(random=st.randoms(use_true_random=False), failing=st.sampled_from([0.0, 0.1, 0.4]))
 def test_roll_backs_leave_nothing_behind_and_end(random: Random, failing: float) -> None:
     Trees(random, failing).run()

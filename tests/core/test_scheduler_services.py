@@ -364,7 +364,7 @@ class Simulation:
             self.obey(self.scheduler.handle(ServiceStarted(batch, name(first))))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(random=st.randoms(use_true_random=False), count=st.integers(1, 25), cores=st.integers(3, 6))
 def test_whatever_dies_all_tasks_are_done_beside_their_services(random, count, cores):
     simulation = Simulation(random, cores)

@@ -224,7 +224,7 @@ def test_what_needs_a_failed_task_is_given_back_and_the_rest_runs(run: Any, stor
 
 
 @given(depth=st.integers(0, 30))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_tail_calls_go_on_in_the_same_batch(depth: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = open_store(tmp_path_factory.mktemp("store"), sync=False)
     runner, answered = InProcess(store.url, {}), Answered()
@@ -299,7 +299,7 @@ def test_what_has_no_time_left_for_its_walltime_is_given_back(store: Store) -> N
 
 
 @given(started=st.integers(0, 6))
-@settings(max_examples=7, deadline=None)
+@settings(max_examples=7)
 def test_a_recall_gives_back_what_has_not_started(started: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = open_store(tmp_path_factory.mktemp("store"), sync=False)
     executor = executor_of(store)

@@ -122,5 +122,5 @@ class LogMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-LogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+LogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=20)
 TestLog = LogMachine.TestCase
