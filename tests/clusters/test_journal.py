@@ -72,13 +72,13 @@ def test_a_killed_worker_on_tes(tes, start):
 def test_memory_on_aws_batch(aws, start):
     _, cause, message = fails(start, "awsbatch", "hungry", cluster=aws)
     assert cause == "memory"
-    assert "it asked for 400 MiB of memory" in message
+    assert "it requested 400 MiB of memory" in message
 
 
 @pytest.mark.parametrize(("what", "cause", "words"), [
     ("doomed", "lost", "was killed by SIGKILL"),
     ("sleepy", "walltime", "its walltime of 1s"),
-    ("hungry", "memory", "of memory and asked for 400 MiB"),
+    ("hungry", "memory", "of memory but requested 400 MiB"),
 ])  # fmt: skip
 def test_limits_on_this_machine(what, cause, words, start):
     """Here the log is kept apart from the message."""
