@@ -30,6 +30,7 @@ COMMANDS = {
     "logs": ("toilfn.cli.logs", "print the output and the log of a task"),
     "debug": ("toilfn.cli.debug", "run one task again in this process, without committing anything"),
     "events": ("toilfn.cli.events", "print the events of a workflow as JSON lines, for programs"),
+    "trace": ("toilfn.cli.trace", "export runs as OpenTelemetry traces or OpenLineage events"),
     "explain": ("toilfn.cli.explain", "explain why a task runs again, or why not"),
     "graph": ("toilfn.cli.graph", "draw the tasks and their dependencies"),
     "stats": ("toilfn.cli.stats", "summarise time and memory for each kind of task"),

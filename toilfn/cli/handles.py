@@ -10,7 +10,7 @@ import io
 import pickle
 from typing import Any, NamedTuple
 
-__all__ = ["Handle", "find_handles"]
+__all__ = ["Handle", "find_handles", "plain"]
 
 
 class Handle(NamedTuple):
@@ -35,6 +35,11 @@ def find_handles(payload: bytes, *, only_own: bool = False) -> list[Handle]:
     reader = _Reader(io.BytesIO(payload), only_own)
     reader.load()
     return list(dict.fromkeys(reader.found))
+
+
+def plain(payload: bytes) -> Any:
+    """Load a pickled value of built-in types; a placeholder stands for each object of another type."""
+    return _Reader(io.BytesIO(payload), only_own=True).load()
 
 
 class _Nothing(type):

@@ -1,0 +1,157 @@
+"""The runs of a store and the attempts in each, as a stream that holds neither tasks nor records."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+from toilfn.ids import TaskId
+from toilfn.model.journal import Journal
+from toilfn.model.records import Record, Run
+
+__all__ = ["ABANDONED", "OPEN", "RunAttempt", "Runs", "ToldRun", "run_uuid"]
+
+OPEN = "open"
+"""The status of a run that goes on."""
+ABANDONED = "abandoned"
+"""The status of a run whose leader died."""
+
+
+class RunAttempt(NamedTuple):
+    """One attempt that ended."""
+
+    run: int
+    task: TaskId
+    name: str
+    number: int
+    """From 1 through all runs, as in `toilfn logs --attempt`."""
+    cause: str
+    """Why it failed; empty if it succeeded."""
+    message: str
+    is_final: bool
+    """Whether no further attempt follows."""
+    start: float
+    """Seconds since the epoch, as `end`."""
+    end: float
+    usage: dict[str, Any]
+    """The usage fields of the event, as docs/events.md describes them."""
+
+    def uuid(self, store: str) -> uuid.UUID:
+        """Return an identity that depends on the store's id, the run and the attempt only."""
+        return _uuid(store, self.run, self.task.hex(), self.number)
+
+
+@dataclass(slots=True)
+class ToldRun:
+    """One run.
+
+    Attributes
+    ----------
+    number : int
+    workflow : str
+    start, end : float
+        Seconds since the epoch; the end of a run without one is the latest time that the log tells of it.
+    status : str
+        One of `toilfn.model.records.End`, `OPEN` or `ABANDONED`.
+    attempts : int
+    cause : str
+        Why the last task that was given up failed.
+    """
+
+    number: int
+    workflow: str
+    start: float
+    end: float
+    status: str = OPEN
+    attempts: int = 0
+    cause: str = ""
+
+    @property
+    def name(self) -> str:
+        """The workflow's name without the folder of its script."""
+        return PurePath(self.workflow).name or "workflow"
+
+
+class Runs:
+    """Reads records in order, and remembers the runs.
+
+    Attributes
+    ----------
+    known : dict of int to ToldRun
+        By their numbers, as far as the records were read.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, ToldRun] = {}
+        self._current = 0
+        self._given: dict[str, float] = {}
+        self._latest = 0.0
+
+    def attempts(self, records: Iterable[Record], *, is_led: bool) -> Iterator[RunAttempt]:
+        """Yield the attempts in the order in which they ended.
+
+        Parameters
+        ----------
+        records : iterable of Record
+            All of a log.
+        is_led : bool
+            Whether a leader is alive; otherwise a run without an end was abandoned.
+        """
+        journal = Journal()
+        for record in records:
+            if isinstance(record, Run):
+                self._begin(record)
+            for event in journal.events(record):
+                self._see(event.get("time", 0.0))
+                if event["event"] == "started":
+                    self._given[event["task"]] = event["time"]
+                elif event["event"] == "end":
+                    self._end(event)
+                elif event["event"] in ("done", "failed"):
+                    yield self._attempt(event)
+        for run in self.known.values():
+            if run.status == OPEN and not (is_led and run.number == self._current):
+                run.status = ABANDONED
+
+    def _begin(self, record: Run) -> None:
+        run = self.known.setdefault(record.number, ToldRun(record.number, record.workflow, record.time, record.time))
+        run.status = OPEN  # it may be resumed
+        self._current = record.number
+
+    def _end(self, event: dict[str, Any]) -> None:
+        run = self.known.get(event["number"])
+        if run:
+            run.status, run.end = event["status"], max(event["time"], run.start)
+
+    def _see(self, moment: float) -> None:
+        self._latest = max(self._latest, moment)
+        run = self.known.get(self._current)
+        if run and run.status == OPEN:
+            run.end = max(run.end, moment)
+
+    def _attempt(self, event: dict[str, Any]) -> RunAttempt:
+        given = self._given.pop(event["task"], self._latest)
+        start = event["start"] or given  # nothing was measured of one that never began
+        end = start + event["wall"]
+        self._see(end)
+        cause, is_final = event.get("cause", ""), event.get("final", True)
+        run = self.known.get(self._current)
+        if run:
+            run.attempts += 1
+            run.cause = cause if cause and is_final else run.cause
+        return RunAttempt(
+            self._current, bytes.fromhex(event["task"]), event["name"], event["attempt"], cause,
+            event.get("message", ""), is_final, start, end, event,
+        )  # fmt: skip
+
+
+def run_uuid(store: str, number: int) -> uuid.UUID:
+    """Return the identity of a run, by its store's id and its number."""
+    return _uuid(store, number)
+
+
+def _uuid(*parts: object) -> uuid.UUID:
+    return uuid.uuid5(uuid.NAMESPACE_URL, "toilfn:" + "/".join(map(str, parts)))
