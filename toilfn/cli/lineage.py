@@ -73,7 +73,7 @@ class Lineage:
             if run.status != OPEN:
                 yield self._of_run(run, _ENDS[run.status], run.end)
 
-    # What tasks read and write
+    # The files of tasks
 
     def _learn(self, record: Record) -> Record:
         if isinstance(record, Function):

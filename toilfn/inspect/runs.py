@@ -15,7 +15,7 @@ from toilfn.model.records import Record, Run
 __all__ = ["ABANDONED", "OPEN", "RunAttempt", "Runs", "ToldRun", "run_uuid"]
 
 OPEN = "open"
-"""The status of a run that goes on."""
+"""The status of a run that has not ended."""
 ABANDONED = "abandoned"
 """The status of a run whose leader died."""
 
