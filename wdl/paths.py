@@ -281,7 +281,7 @@ class TaskPaths(Paths):
         if place.is_relative_to(self.place) and place.exists():
             return place
         if not place.is_relative_to(self.place):
-            raise FileNotFoundError(f"{path} is not in the task's working directory")
+            raise FileNotFoundError(f"{path} in the task's working directory")
         if not self.beside or not place.is_relative_to(self.work):
             raise FileNotFoundError(path)
         source = os.path.join(self.beside, place.relative_to(self.work))
