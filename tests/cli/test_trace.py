@@ -233,7 +233,7 @@ def check_event(event: dict[str, Any]) -> None:
     """Check what the specification of OpenLineage requires of an event and of its facets."""
     assert event["eventType"] in {"START", "RUNNING", "COMPLETE", "ABORT", "FAIL", "OTHER"}
     assert datetime.fromisoformat(event["eventTime"]).tzinfo
-    assert event["producer"].startswith("https://")
+    assert event["producer"] == f"urn:toilfn:{toil.__version__}"
     assert event["schemaURL"].endswith("OpenLineage.json#/$defs/RunEvent")
     assert str(uuid.UUID(event["run"]["runId"])) == event["run"]["runId"]
     for named in (event["job"], *event["inputs"], *event["outputs"]):

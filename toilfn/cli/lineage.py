@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+import toilfn
 from toilfn.cli.handles import Handle, find_handles, plain
 from toilfn.errors import ToilfnError
 from toilfn.files.transfer import local_path, shown
@@ -22,7 +23,8 @@ from toilfn.stores import Store
 
 __all__ = ["Lineage", "sender"]
 
-_PRODUCER = "https://github.com/toilfn"
+_PRODUCER = f"urn:toilfn:{toilfn.__version__}"
+"""A URI that is not an address."""
 _SPECIFICATION = "https://openlineage.io/spec"
 _RUN_EVENT = f"{_SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _ENDS = {"done": "COMPLETE", "failed": "FAIL", "killed": "ABORT", "interrupted": "ABORT", ABANDONED: "ABORT"}
