@@ -52,7 +52,7 @@ class TestProcesses(ClusterContract):
         update = self.wait_ended(cluster, [job])[job]
         assert update.cause is Cause.LOST
         assert update.log == b"it was here\n"
-        assert update.detail == "the worker ended with signal 9; it printed: it was here"
+        assert update.detail == "the worker ended with signal 9; its output ends with: it was here"
         cluster.close()
 
     def test_what_took_too_long_says_how_long_it_had(self, context):
