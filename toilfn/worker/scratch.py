@@ -52,7 +52,7 @@ class Deferred:
     is_over: bool = False
 
     def run(self) -> None:
-        """Build the call, now or never: what it raises is logged."""
+        """Call the function, once at most; log what it raises."""
         if self.is_over:
             return
         try:

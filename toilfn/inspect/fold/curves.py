@@ -60,7 +60,7 @@ class Levels:
         return self.plus(self, 0.0)
 
     def halve(self) -> None:
-        """Build one stretch of each pair."""
+        """Merge each pair of stretches into one."""
         means = self._means()
         paired = [(a + b) / 2 for a, b in zip(means[::2], means[1::2], strict=True)]
         paired += [0.0] * (_STRETCHES + 2 - len(paired))
