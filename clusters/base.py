@@ -88,8 +88,6 @@ class Capabilities:
         The system ends a job that exceeds its request.
     accelerators, preemption : bool
         The cluster supports these requirements.
-    worker_cleanup : bool
-        The cluster can run a clean-up on each node at the end.
     """
 
     direct: bool = False
@@ -98,7 +96,6 @@ class Capabilities:
     walltime_limits: bool = False
     accelerators: bool = False
     preemption: bool = False
-    worker_cleanup: bool = False
 
 
 class ClusterNotes:

@@ -17,11 +17,11 @@ from cwltool.process import Process, shortname
 from toilfn.cwl.documents import Part
 from toilfn.cwl.resources import builder_of
 
-__all__ = ["Fresh", "Given", "allows_cache", "fresh", "needs_inputs"]
+__all__ = ["Fresh", "RequestedInputs", "allows_cache", "fresh", "needs_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RequestedInputs:
     """The inputs of the process that was requested."""
 
     __toilfn_lineage__: ClassVar[bool] = False

@@ -17,7 +17,7 @@ from cwltool.workflow import Workflow, WorkflowStep
 from toilfn.cwl import links, loops, reuse, scatter
 from toilfn.cwl.documents import Part, in_store
 from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
-from toilfn.cwl.reuse import Fresh, Given, fresh
+from toilfn.cwl.reuse import Fresh, RequestedInputs, fresh
 from toilfn.cwl.tools import run_here
 from toilfn.graph.task import task
 from toilfn.worker.context import spawn
@@ -51,7 +51,7 @@ def call(part: Part, job: Any, name: str = "") -> Any:
 def begin(part: Part, job: Any) -> Any:
     """Call the task that runs the requested process, whose inputs may always be promises; otherwise like `call`."""
     if part.process.tool["class"] == "Workflow":
-        return call(part, Given(job))
+        return call(part, RequestedInputs(job))
     return start(part, job, fresh(part)) if _waits(part.process) else call(part, job)
 
 
@@ -73,13 +73,13 @@ def run_tool(part: Part, job: dict[str, Any], again: Fresh) -> dict[str, Any]:
 
 
 @task(name="workflow", version="1", **LIGHT)
-def run_workflow(part: Part, job: dict[str, Any] | Given, again: Fresh) -> dict[str, Any]:
+def run_workflow(part: Part, job: dict[str, Any] | RequestedInputs, again: Fresh) -> dict[str, Any]:
     """Create the tasks of a workflow's steps, and return its outputs."""
     part = in_store(part)
     workflow = part.process
     assert isinstance(workflow, Workflow)
     with links.explained(part, f"workflow {part!r}"):
-        values = links.workflow_inputs(part, job.job if isinstance(job, Given) else job)
+        values = links.workflow_inputs(part, job.job if isinstance(job, RequestedInputs) else job)
     for step in links.in_order(workflow.steps):
         made = _call_step(part.at_step(step), step, values)
         spawn(made)  # the workflow is complete only when all its steps are, even unused ones

@@ -29,7 +29,7 @@ _DRIVER: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RequestedInputs:
     """The inputs of the requested workflow, which affect the ids of its calls only where they are used."""
 
     __toilfn_lineage__: ClassVar[bool] = False
@@ -70,26 +70,26 @@ def start(document: Tree.Document, node: Any, inputs: Any, machine: Machine, *, 
         Whether nothing else in this graph runs the node. Then calls that do not depend on changed inputs are reused.
     """
     parsed = source(document)
-    given = Given(inputs) if alone else inputs
+    given = RequestedInputs(inputs) if alone else inputs
     return _start.options(version=version(parsed.digest))(parsed, path_of(document, node), given, machine)
 
 
 @task(name="start", **_DRIVER)
-def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | Given, machine: Machine) -> Any:
+def _start(source: Source, path: tuple[str, ...], inputs: Mapping[str, Any] | RequestedInputs, machine: Machine) -> Any:
     """Store a document, and run one of its tasks or workflows."""
     stored = program(source)
     called = callee(stored, stored.loaded.nodes[path])
-    if isinstance(inputs, Given) and isinstance(called.node, Tree.Workflow):
-        given = Given(without_nulls(called.node, inputs.plain))
+    if isinstance(inputs, RequestedInputs) and isinstance(called.node, Tree.Workflow):
+        given = RequestedInputs(without_nulls(called.node, inputs.plain))
         return workflow.options(name=called.node.name, version=called.version)(called, given, machine)
-    plain = inputs.plain if isinstance(inputs, Given) else inputs
+    plain = inputs.plain if isinstance(inputs, RequestedInputs) else inputs
     return Calls(stored, machine, workflow).call(called.node, plain)
 
 
 @task(**_DRIVER)
-def workflow(called: Callee, inputs: Mapping[str, Any] | Given, machine: Machine) -> Any:
+def workflow(called: Callee, inputs: Mapping[str, Any] | RequestedInputs, machine: Machine) -> Any:
     """Evaluate the body of a workflow, and return its outputs or their promises."""
-    walk = _walk(Scope(called, inputs.plain if isinstance(inputs, Given) else inputs, machine), "")
+    walk = _walk(Scope(called, inputs.plain if isinstance(inputs, RequestedInputs) else inputs, machine), "")
     walk.go(walk.plan.order[""])
     return _with_calls(walk.outputs(), walk.call_outputs()) if machine.all_outputs else walk.outputs()
 

@@ -62,7 +62,7 @@ class MesosCluster(PolledCluster[_Task]):
     """Runs tasks on Apache Mesos; see `ContainerSettings` and `MesosSettings` for the settings."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        memory_limits=True, walltime_limits=True, accelerators=True, preemption=True, worker_cleanup=True
+        memory_limits=True, walltime_limits=True, accelerators=True, preemption=True
     )
     place = ("endpoint", "role", "name", "framework_id")
     unknown = "Mesos does not know the job"

@@ -25,7 +25,7 @@ from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
-from toilfn.worker.execute import Executor
+from toilfn.worker.execute import AttemptRunner
 from toilfn.worker.inprocess import InProcess
 from toilfn.worker.surroundings import Surroundings
 
@@ -272,8 +272,8 @@ def test_spawned_work_is_a_child_that_the_value_does_not_refer_to(run: Any, stor
     assert answered.kept == [child.id]
 
 
-def executor_of(store: Store) -> Executor:
-    return Executor(store, NoCapture(), Slot(), Surroundings(limit_threads=False), KeyboardInterrupt)
+def executor_of(store: Store) -> AttemptRunner:
+    return AttemptRunner(store, NoCapture(), Slot(), Surroundings(limit_threads=False), KeyboardInterrupt)
 
 
 def test_a_loop_of_tail_calls_keeps_only_the_value_that_is_needed(store: Store) -> None:

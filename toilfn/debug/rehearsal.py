@@ -28,7 +28,7 @@ from toilfn.stores.files import FileObjects
 from toilfn.stores.overlay import Overlay
 from toilfn.stores.store import Meta
 from toilfn.worker.capture import NoCapture
-from toilfn.worker.execute import Attempt, Executor
+from toilfn.worker.execute import Attempt, AttemptRunner
 from toilfn.worker.payloads import Payloads
 from toilfn.worker.scratch import base_dir
 from toilfn.worker.services import Host, serve
@@ -139,7 +139,7 @@ def _by_name(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     return dict(signature.bind(*args, **kwargs).arguments)
 
 
-class _Stage(Executor):
+class _Stage(AttemptRunner):
     """Runs an attempt with every exception let through, and keeps its value as it is."""
 
     def __init__(self, store: Store, call: _Call, *, runs: bool) -> None:

@@ -52,7 +52,7 @@ from toilfn.worker.scratch import CODE_VARIABLE
 from toilfn.worker.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
 from toilfn.worker.usage import WORKER_MEMORY_VARIABLE
 
-__all__ = ["Running", "choose_cluster"]
+__all__ = ["RunDriver", "choose_cluster"]
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
     return cluster if cluster.capabilities.direct else BesideCluster(cluster, settings.max_local_jobs)
 
 
-class Running:
+class RunDriver:
     """Brings scheduler, leader and cluster together for one run, and judges how it ended.
 
     Parameters

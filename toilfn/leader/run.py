@@ -34,7 +34,7 @@ from toilfn.worker.scratch import base_dir
 
 if TYPE_CHECKING:
     from toilfn.clusters.base import Cluster, JobId
-    from toilfn.leader.drive import Running
+    from toilfn.leader.drive import RunDriver
     from toilfn.stores.lease import Lease
 
 __all__ = ["WorkflowRun"]
@@ -305,11 +305,11 @@ class WorkflowRun:
 
             call_hook(self._settings, self.store, status)
 
-    def _running(self) -> Running:
-        from toilfn.leader.drive import Running
+    def _running(self) -> RunDriver:
+        from toilfn.leader.drive import RunDriver
 
         assert self._cluster is not None
-        return Running(
+        return RunDriver(
             self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped, self._elsewhere
         )
 

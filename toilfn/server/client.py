@@ -23,7 +23,7 @@ from toilfn.server.needs import Upload, upload_of
 from toilfn.stdio import unfailing_standard_error
 from toilfn.text import visible
 
-__all__ = ["Client", "RefusedError", "command", "configure", "main"]
+__all__ = ["Client", "WESError", "command", "configure", "main"]
 
 ENDPOINT_VARIABLES = ("TOILFN_WES_ENDPOINT", "TOIL_WES_ENDPOINT")
 _ENDPOINT = "http://localhost:8080"
@@ -33,7 +33,7 @@ _LONGEST_PAUSE = 5.0
 _CHUNK = 1 << 20
 
 
-class RefusedError(ToilfnError):
+class WESError(ToilfnError):
     """A server refused a request, or cannot be reached."""
 
 
@@ -76,7 +76,7 @@ class Client:
             try:
                 state = str(self.get(f"/runs/{quote(run)}/status")["state"])
                 failures = 0
-            except RefusedError:
+            except WESError:
                 failures += 1
                 if failures > 20:
                     raise
@@ -98,7 +98,7 @@ class Client:
             try:
                 return json.loads(answer.read())
             except ValueError:
-                raise RefusedError(f"{request.full_url}: the answer is not JSON; is this a WES server?") from None
+                raise WESError(f"{request.full_url}: the answer is not JSON; is this a WES server?") from None
 
     def _open(self, request: Request) -> Any:
         # The credential is for this server alone, whatever URLs its answers have.
@@ -108,9 +108,9 @@ class Client:
         try:
             return urlopen(request, timeout=300)  # noqa: S310
         except HTTPError as error:
-            raise RefusedError(f"{request.full_url}: {_reason(error)}") from None
+            raise WESError(f"{request.full_url}: {_reason(error)}") from None
         except (URLError, OSError) as error:
-            raise RefusedError(f"{request.full_url} cannot be reached: {getattr(error, 'reason', error)}") from None
+            raise WESError(f"{request.full_url} cannot be reached: {getattr(error, 'reason', error)}") from None
 
 
 def _credential() -> dict[str, str]:

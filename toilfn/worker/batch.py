@@ -16,7 +16,7 @@ from toilfn.graph.serialize import only_reference
 from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.protocol import Run
-from toilfn.worker.execute import Attempt, Executor
+from toilfn.worker.execute import Attempt, AttemptRunner
 from toilfn.worker.payloads import Payloads
 
 __all__ = ["Batch"]
@@ -33,14 +33,14 @@ class Batch:
 
     Parameters
     ----------
-    executor : Executor
+    executor : AttemptRunner
         Runs the attempts.
     order : Run
         The message. If it has a walltime for the whole batch, a task whose own walltime no longer fits into the rest
         is refused, unless it is the first one: so no task dies of the time that others took.
     """
 
-    def __init__(self, executor: Executor, order: Run) -> None:
+    def __init__(self, executor: AttemptRunner, order: Run) -> None:
         executor.learn(map(_function, order.functions), recorded=True)
         self._executor = executor
         self._queue = deque(Attempt(_task(record), number, limits) for record, number, limits in order.tasks)

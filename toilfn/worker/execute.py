@@ -34,7 +34,7 @@ from toilfn.worker.usage import Meter, spare_memory
 if TYPE_CHECKING:
     from toilfn.stores import Store
 
-__all__ = ["Attempt", "Executor", "Output"]
+__all__ = ["Attempt", "AttemptRunner", "Output"]
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ def _status_of(error: BaseException | None) -> int:
     return 1
 
 
-class Executor:
+class AttemptRunner:
     """Runs attempts, and keeps what the next one may need too.
 
     Parameters

@@ -12,7 +12,7 @@ from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
-from toilfn.worker.execute import Executor
+from toilfn.worker.execute import AttemptRunner
 from toilfn.worker.main import work
 from toilfn.worker.scratch import CODE_VARIABLE
 from toilfn.worker.surroundings import Surroundings, put_back, replace_variables
@@ -60,7 +60,7 @@ class InThread:
 
     Parameters
     ----------
-    executor : Executor
+    executor : AttemptRunner
         Its own.
     message : bytes
         The batch.
@@ -69,7 +69,7 @@ class InThread:
     """
 
     def __init__(
-        self, executor: Executor, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]
+        self, executor: AttemptRunner, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]
     ) -> None:
         self._executor = executor
         self._batch = Batch(executor, expect(Run, message))
@@ -95,7 +95,7 @@ class InThread:
         self._thread.join(patience)
 
 
-def executor_here(store: Store, *, is_shared: bool = False) -> Executor:
+def executor_here(store: Store, *, is_shared: bool = False) -> AttemptRunner:
     """Build an executor for this process, whose output and threads are the user's own.
 
     Parameters
@@ -105,4 +105,4 @@ def executor_here(store: Store, *, is_shared: bool = False) -> Executor:
         Whether it is for a thread beside others that run tasks.
     """
     surroundings = Surroundings(limit_threads=False, is_shared=is_shared)
-    return Executor(store, NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))
+    return AttemptRunner(store, NoCapture(), Slot(), surroundings, (KeyboardInterrupt, BdbQuit))

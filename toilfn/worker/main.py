@@ -42,7 +42,7 @@ from toilfn.stores import Store, is_local, open_store
 from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import Capture, start_logging, start_streams
-from toilfn.worker.execute import Executor
+from toilfn.worker.execute import AttemptRunner
 from toilfn.worker.live import Live, Tail, Warnings
 from toilfn.worker.passed import adopt_environment, check_versions, read_ref
 from toilfn.worker.payloads import BlobCache
@@ -70,7 +70,7 @@ class Terminated(BaseException):
 
 
 def work(
-    batch: Batch, executor: Executor, answers: Answers, wait_for_stop: Callable[[float], bool] | None = None
+    batch: Batch, executor: AttemptRunner, answers: Answers, wait_for_stop: Callable[[float], bool] | None = None
 ) -> None:
     """Run the tasks of a batch; a service stops when `Batch.stop` is set, or when `wait_for_stop` says so."""
     host = Host(answers.started, wait_for_stop or batch.stop.wait)
@@ -152,7 +152,7 @@ class WarmWorker:
         To the leader.
     slot : Slot
         Where the cluster sees what is being done.
-    executor : Executor
+    executor : AttemptRunner
     answers : Answers
         Those that go over the wire.
     tail, live
@@ -160,7 +160,7 @@ class WarmWorker:
     """
 
     def __init__(
-        self, wire: Wire, slot: Slot, executor: Executor, answers: Answers, tail: Tail | None, live: Live
+        self, wire: Wire, slot: Slot, executor: AttemptRunner, answers: Answers, tail: Tail | None, live: Live
     ) -> None:
         self._wire = wire
         self._executor = executor
@@ -285,7 +285,7 @@ class _AnsweredError(ToilfnError):
         super().__init__(f"another worker has answered for batch {batch}: this one stops")
 
 
-def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answers: Answers) -> Executor:
+def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answers: Answers) -> AttemptRunner:
     start_streams()
     start_logging(os.environ.get("TOILFN_LOG_LEVEL", "info"))
     if _STREAM not in os.environ:  # else the leader gets all output of tasks, which includes the warnings
@@ -296,7 +296,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
     adopt_environment(blobs.get)
     sweep()
     _install_code(blobs)
-    return Executor(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
+    return AttemptRunner(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
 
 
 def _install_code(blobs: BlobCache) -> None:
