@@ -384,13 +384,14 @@ class KubernetesCluster(Cluster):
             found = Found(JobState.ENDED, Cause.LOST, "killed")
         elif found.cause is not None and live.pod is not None:
             found = self._judge_lost(found, live.pod) if found.cause is Cause.LOST else found
-            found = found._replace(detail=found.detail + self._printed(live.pod, found.cause))
+            log = verdict.last_words(live.pod).encode(errors="replace")
+            found = found._replace(detail=found.detail + self._printed(live.pod, found.cause), log=log)
         del self._live[id_]
         self._alive[live.job] -= 1
         if not self._alive[live.job]:
             del self._alive[live.job]
             self._remove(live.job, self._api.delete_job)
-        return Update(id_, JobState.ENDED, found.cause, found.detail)
+        return Update(id_, JobState.ENDED, found.cause, found.detail, log=found.log)
 
     def _judge_lost(self, found: Found, pod: Mapping[str, Any]) -> Found:
         """Classify a lost pod by its node: if the node was drained or reclaimed, the pod counts as preempted."""
