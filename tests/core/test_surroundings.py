@@ -377,7 +377,7 @@ def test_a_worker_that_crashes_leaves_without_waiting_for_what_tasks_have_starte
             threading.Thread(target=time.sleep, args=(600,)).start()
             def broken(*_):
                 raise AssertionError("a fault of the worker's own")
-            execute.Executor._end = broken
+            execute.AttemptRunner._end = broken
 
         if __name__ == "__main__":
             try:
