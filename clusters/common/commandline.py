@@ -262,7 +262,7 @@ class CommandCluster(PolledCluster[_Live]):
     def _end_doubtful(self, names: tuple[str, ...]) -> None:
         """End a submission that may have succeeded, because its batches are now part of other submissions."""
         if base := self.patiently(lambda: self._listed(self._doubtful[names])):
-            self.remove([base])
+            self._end_duplicates([base])
         del self._doubtful[names]
 
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
@@ -298,7 +298,16 @@ class CommandCluster(PolledCluster[_Live]):
         }
         if twins:
             _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(sorted(twins)))
-            self.remove(sorted(twins))
+            self._end_duplicates(sorted(twins))
+
+    def _end_duplicates(self, submissions: Sequence[str]) -> None:
+        """End submissions whose batches are also part of others. A refusal is logged: they may have ended just now."""
+        try:
+            self.remove(submissions)
+        except AwayError:
+            raise
+        except ClusterError as error:
+            _log.info("%s", error)
 
     def _warn(self, known: Mapping[JobId, Found]) -> None:
         """Warn once of each submission with a job in an unknown state; the leader reports held jobs."""
@@ -362,7 +371,7 @@ class CommandCluster(PolledCluster[_Live]):
             self._end_twins()
             for name in self._doubtful.values():
                 if base := self._listed(name):
-                    self.remove([base])
+                    self._end_duplicates([base])
         self._doubtful.clear()
         super().close()
         for job, live in done:

@@ -252,6 +252,7 @@ def test_a_submission_that_comes_through_late_is_ended(world, opened, store, cap
     """It was sent again meanwhile: of the two jobs the one stays whose id is known."""
     cluster = opened()
     world.kit.next(world.submit, late(store / "late", world.away))
+    world.kit.next(world.kill, refuse('denied: job "1" does not exist'))  # the next poll ends it
     jobs = submitted(cluster, "wait-1")
     (store / "late").touch()  # not before the other one is there, however long that takes
     (name,) = cluster.submission_names().values()
