@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,14 +25,15 @@ esac
 
 
 @contextlib.contextmanager
-def opened(folder: Path, **settings: Any) -> Iterator[KubernetesCluster]:
+def opened(folder: Path, outage: Callable[[str], None] | None = None, **settings: Any) -> Iterator[KubernetesCluster]:
     """Open a cluster whose store is a folder, with a workflow of its own."""
     worker = folder / "worker.sh"
     worker.write_text(WORKER)
     cluster = KubernetesCluster(
         **{"image": IMAGE, "poll_interval": 0.1, "worker_command": ["sh", str(worker)], **settings}
     )
-    cluster.open(RunContext(str(folder), f"test-{uuid4().hex[:8]}"))
+    context = RunContext(str(folder), f"test-{uuid4().hex[:8]}", **({"outage": outage} if outage else {}))
+    cluster.open(context)
     try:
         yield cluster
     finally:

@@ -37,7 +37,7 @@ def cluster(fake, tmp_path):
 
 
 def until(cluster, condition, limit=30):
-    """Poll until a condition holds; give the updates."""
+    """Poll until a condition holds; return the updates, among which may be the ends of jobs."""
     end = time.monotonic() + limit
     updates = []
     while not condition():
@@ -124,14 +124,13 @@ def test_streams_that_end_at_once_without_a_word_are_asked_for_more_and_more_rar
 
 def test_an_outage_is_reported_once_and_the_run_survives_it(fake, tmp_path, caplog):
     outages = []
-    cluster = KubernetesCluster(image="toilfn-tests/worker:1", poll_interval=0.1, worker_command=["true"])
-    cluster.open(RunContext(str(tmp_path), "test-outage", outage=outages.append))
 
     def away(method, path, query):
         raise RefusedError(503, "the server is currently unable to handle the request")
 
-    try:
-        jobs = submit(cluster, "ok")
+    with opened(tmp_path, outages.append) as cluster:
+        jobs = submit(cluster, "wait")
+        wait_running(cluster, jobs)
         wait_for_streams(cluster)
         fake.refuse = away
         fake.cut()
@@ -139,10 +138,9 @@ def test_an_outage_is_reported_once_and_the_run_survives_it(fake, tmp_path, capl
         jobs |= submit(cluster, "later")
         until(cluster, lambda: cluster._watchers[0]._pause >= 1.6)
         fake.refuse = lambda method, path, query: None
-        assert {name: update.cause for name, update in ends(cluster, jobs).items()} == {"ok": None, "later": None}
+        Path(tmp_path, "go").touch()
+        assert {name: update.cause for name, update in ends(cluster, jobs).items()} == {"wait": None, "later": None}
         until(cluster, lambda: len(outages) == 2)
-    finally:
-        cluster.close()
     assert "503" in outages[0]
     assert outages[1] == ""
     assert caplog.text.count("waiting for it for at most") == 1

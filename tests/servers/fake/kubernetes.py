@@ -13,6 +13,7 @@ import http.server
 import itertools
 import json
 import re
+import socket
 import threading
 import time
 import urllib.parse
@@ -275,7 +276,23 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, fake: FakeKubernetes) -> None:
         self.fake = fake
+        self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.connections.discard(request)
+
+    def server_close(self) -> None:
+        """End connections that clients keep open, which the handlers' threads would wait for."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
