@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +15,8 @@ from toilfn.errors import CorruptObjectError, StoreError
 from toilfn.stores.blobs import REFERENCE, BlobRef, digest_of
 
 __all__ = ["Source"]
+
+_log = logging.getLogger("toilfn.stores")
 
 _STATES = ("generation", "ETag", "etag")
 """The names of the entries with which drivers of object stores identify the content of an object."""
@@ -43,7 +46,11 @@ class Source(NamedTuple):
         """
         system, place = fsspec.core.url_to_fs(url)
         system.invalidate_cache()
-        info = system.info(place)
+        return cls.described(url, system.info(place))
+
+    @classmethod
+    def described(cls, url: str, info: Mapping[str, Any]) -> Source | None:
+        """Describe the object at a URL by its entry in a listing; return None if it has neither ETag nor generation."""
         state = next((str(info[name]) for name in _STATES if info.get(name)), None)
         if state is None or info.get("type") == "directory" or info.get("size") is None:
             return None
@@ -103,6 +110,28 @@ class Source(NamedTuple):
             system, place = fsspec.core.url_to_fs(self.url)
             system.get_file(place, os.fspath(path))
         self.check()
+
+    def copied_by_server(self, url: str) -> bool:
+        """Have the server copy the object to another URL; return False if it cannot, and nothing was written.
+
+        Raises
+        ------
+        CorruptObjectError
+            If the object is gone or has changed, also while it was copied.
+        """
+        system, place = fsspec.core.url_to_fs(self.url)
+        target_system, target = fsspec.core.url_to_fs(url)
+        if system is not target_system:
+            return False
+        self.check()
+        try:
+            system.cp_file(place, target)
+        except Exception as error:  # for example, the credentials may not allow it
+            self.check()
+            _log.debug("the server could not copy %s to %s: %s", self.url, url, error)
+            return False
+        self.check()
+        return True
 
     def signed_url(self, seconds: int) -> str:
         """Return a URL with which anyone can read the object for some seconds."""

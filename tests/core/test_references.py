@@ -171,3 +171,59 @@ def test_an_exported_object_is_read_once_for_its_digest(url, client, session, mo
     toil.export(file, url)
     assert read == [url, url]
     assert toil.import_file(url).read_bytes() == CONTENT
+
+
+@pytest.fixture
+def folder(client):
+    """A bucket's folder with some objects."""
+    url = f"s3://references/{uuid.uuid4().hex}"
+    for name, content in {"a.bin": CONTENT, "sub/b.bin": b"b", "sub/deep/c.bin": b"c"}.items():
+        put(client, f"{url}/{name}", content)
+    return url
+
+
+def test_a_directory_is_imported_by_its_addresses(folder, client, session, tmp_path):
+    directory = toil.import_directory(folder, link="reference")
+    assert {path: entry.size for path, entry in directory.walk() if isinstance(entry, toil.File)} == {
+        "a.bin": len(CONTENT), "sub/b.bin": 1, "sub/deep/c.bin": 1,
+    }  # fmt: skip
+    assert sum(blobs(tmp_path / "store")) < 1000
+    assert str(directory["sub/b.bin"]) == f"{folder}/sub/b.bin"
+    assert (directory.path() / "a.bin").read_bytes() == CONTENT
+    assert directory["sub"]["deep"]["c.bin"].read_bytes() == b"c"
+    put(client, f"{folder}/sub/b.bin", b"x")
+    with pytest.raises(CorruptObjectError, match=f"{folder}/sub/b.bin was changed after it was imported"):
+        directory["sub/b.bin"].read_bytes()
+
+
+def test_a_directory_is_imported_again_when_an_object_in_it_has_changed(folder, client, tmp_path):
+    def total():
+        directory = toil.import_directory(folder)
+        return toil.compute(sizes(directory), store=tmp_path / "store", link_imports="reference", workers=1)
+
+    assert total() == len(CONTENT) + 2
+    put(client, f"{folder}/new", b"123")
+    assert total() == len(CONTENT) + 5
+
+
+@toil.task
+def sizes(directory: toil.Directory) -> int:
+    return sum(len(entry.read_bytes()) for _, entry in directory.walk() if isinstance(entry, toil.File))
+
+
+def test_an_object_is_exported_by_its_server(folder, client, session, monkeypatch):
+    directory = toil.import_directory(folder, link="reference")
+    target = f"s3://references/{uuid.uuid4().hex}"
+    with monkeypatch.context() as patched:
+        patched.setattr(s3fs.S3FileSystem, "get_file", None)
+        patched.setattr(s3fs.S3FileSystem, "put_file", None)
+        patched.setattr(s3fs.S3FileSystem, "open", None)
+        toil.export(directory, target)
+        toil.export([directory["a.bin"]], f"{target}-list")
+    for place in (f"{target}/a.bin", f"{target}-list/a.bin"):
+        assert toil.import_file(place).read_bytes() == CONTENT
+    assert toil.import_file(f"{target}/sub/deep/c.bin").read_bytes() == b"c"
+    put(client, f"{folder}/a.bin", b"changed")
+    with pytest.raises(CorruptObjectError, match="was changed after it was imported"):
+        toil.export(directory["a.bin"], f"{target}/again")
+    assert not s3fs.S3FileSystem().exists(f"{target}/again")

@@ -29,7 +29,7 @@ _SPECIFICATION = "https://openlineage.io/spec"
 _RUN_EVENT = f"{_SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent"
 _ENDS = {"done": "COMPLETE", "failed": "FAIL", "killed": "ABORT", "interrupted": "ABORT", ABANDONED: "ABORT"}
 _IMPORTS = {"toilfn.files.exchange._import", "toilfn.files.exchange._import_directory"}
-_EXPORT = "toilfn.files.exchange._export"
+_EXPORTS = {"toilfn.files.exchange._export", "toilfn.files.exchange._export_group"}
 _PATH = "/api/v1/lineage"
 _TIMEOUT = 30.0
 
@@ -92,7 +92,7 @@ class Lineage:
 
     def _learn_function(self, function: Function) -> None:
         origin = function.parts.get("name", "")
-        if origin in _IMPORTS or origin == _EXPORT:
+        if origin in _IMPORTS or origin in _EXPORTS:
             self._special[function.digest] = origin
 
     def _learn_task(self, task: TaskRecord) -> None:
@@ -192,7 +192,12 @@ def _first_argument(payload: bytes) -> object:
 
 
 def _datasets(url: object) -> list[_Dataset]:
-    """Return what is at a URL as a dataset, named as OpenLineage names them; nothing if it is not a URL or path."""
+    """Return what is at a URL as a dataset, named as OpenLineage names them; nothing if it is not a URL or path.
+
+    Of a list, each entry is one.
+    """
+    if isinstance(url, list):
+        return [dataset for each in url for dataset in _datasets(each)]
     if not isinstance(url, str):
         return []
     path = local_path(url)

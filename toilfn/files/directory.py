@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.files.file import File, new_place
 
-__all__ = ["Directory", "gather"]
+__all__ = ["Directory", "arranged", "gather"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +146,26 @@ def gather(path: Path, name: str, put: Callable[[Path], File], above: tuple[Path
         gather(child, child.name, put, above) if child.is_dir() else put(child) for child in sorted(path.iterdir())
     )
     return Directory(name, tuple(entries))
+
+
+def arranged(name: str, found: Mapping[str, File | None]) -> Directory:
+    """Build a `Directory` of files by their relative paths; None stands for a directory, which may be empty."""
+    folders: dict[str, dict[str, File | Directory]] = {"": {}}
+    for path, file in found.items():
+        if file is None:
+            folders.setdefault(path, {})
+        else:
+            parent, _, own = path.rpartition("/")
+            folders.setdefault(parent, {})[own] = file
+    for path in [path for path in folders if path]:  # also directories that have no entry of their own
+        while (path := path.rpartition("/")[0]) not in folders:
+            folders[path] = {}
+    for path in sorted(folders, key=lambda path: path.count("/"), reverse=True):
+        if path:
+            parent, _, own = path.rpartition("/")
+            folders[parent][own] = Directory(own, _sorted(folders[path]))
+    return Directory(name, _sorted(folders[""]))
+
+
+def _sorted(entries: Mapping[str, File | Directory]) -> tuple[File | Directory, ...]:
+    return tuple(entry for _, entry in sorted(entries.items()))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import secrets
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
+from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.files import transfer
 from toilfn.files.digests import check_once
@@ -16,6 +20,18 @@ from toilfn.files.links import leave_link
 from toilfn.graph.task import task
 
 __all__ = ["export", "import_directory", "import_file", "import_files", "input", "leave_behind", "left", "put_out"]
+
+_Copy = tuple[File, str]
+"""A file, and the path or URL to which it goes."""
+
+_GROUP = 500
+"""The most files that one task exports."""
+
+_GROUP_SIZE = 2**28
+"""The most bytes that one task exports, unless one file has more."""
+
+_THREADS = 16
+"""How many files a task exports at the same time."""
 
 Link = Literal["copy", "reflink", "hard", "symlink", "reference"]
 
@@ -177,19 +193,28 @@ def import_directory(
     return _import_directory.options(local=local)(source, name, link, transfer.fingerprint_tree(source), checksum)
 
 
-def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = False, local: bool = True) -> str:
-    """Copy a file or a directory of the job store to a path or URL, each file whole or not at all.
+@overload
+def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = False, local: bool = True) -> str: ...
+@overload
+def export(
+    file: Sequence[File | Directory], url: str | os.PathLike[str], *, move: bool = False, local: bool = True
+) -> list[str]: ...
+def export(file: Any, url: str | os.PathLike[str], *, move: bool = False, local: bool = True) -> Any:
+    """Copy files or directories of the job store to a path or URL, each file whole or not at all.
 
     With a promise this makes a task and returns its promise; a file is exported
     again when what is at the URL has changed since. With a `File` or `Directory` it is done at once.
+    Many files are exported by several tasks, each for at most 500 files, at the same time. A resume does not repeat
+    those that are done, nor copy a file that is at its target already.
 
     Parameters
     ----------
-    file : File or Directory
-        Or its promise.
+    file : File or Directory, or a list of them
+        Or its promise, or a list of promises.
     url : str or path
         A path, or any URL that fsspec can write to. If it ends with a slash, the file or directory
-        keeps its name in there; a file does so, too, in a directory that exists.
+        keeps its name in there; a file does so, too, in a directory that exists. Of a list, the files and directories
+        keep their names in the directory at the URL.
     move : bool
         Leave only a symbolic link in the store, if both are on this machine: on one file system no byte is copied.
         A file that was exported must then stay as it is for as long as the store is used: later tasks read it there.
@@ -198,19 +223,24 @@ def export(file: File | Directory, url: str | os.PathLike[str], *, move: bool = 
 
     Returns
     -------
-    str
-        The absolute path or the URL of the copy; or its promise.
+    str or list of str
+        The absolute path or the URL of each copy; or its promise.
 
     Raises
     ------
     InputError
-        If it is neither a file nor a directory.
+        If it is neither a file nor a directory, or two entries of a list have the same name.
     """
     target = transfer.absolute(url)
-    if _is_promise(file):
-        return _export.options(local=local)(
-            file, target, move, transfer.state_of_target(target) or secrets.token_hex(8)
-        )
+    is_list = isinstance(file, (list, tuple))
+    if _is_promise(file) or (is_list and any(map(_is_promise, file))):
+        state = transfer.state_of_target(target) or secrets.token_hex(8)
+        elsewhere = {} if local else {"local": False}
+        return _export.options(local=local)(file, target, move, state, **elsewhere)
+    if is_list:
+        places, copies = _planned(file, target)
+        _export_files(copies, move)
+        return places
     if isinstance(file, Directory):
         return _export_directory(file, target, move)
     if type(file) is not File:
@@ -227,9 +257,74 @@ def _export_file(file: File, target: str, move: bool) -> str:
     return target
 
 
+def _planned(files: Sequence[Any], target: str) -> tuple[list[str], list[_Copy]]:
+    """Return where each file or directory of a list goes, and which files go where; make the directories."""
+    names: set[str] = set()
+    places: list[str] = []
+    copies: list[_Copy] = []
+    transfer.make_directory(target)
+    for number, entry in enumerate(files):
+        if not isinstance(entry, (File, Directory)):
+            raise InputError(
+                f"cannot export item {number} of a list to {transfer.shown(target)}: a {type(entry).__name__} is not a"
+                " File or a Directory"
+            )
+        if entry.name in names:
+            raise InputError(
+                f"cannot export a list to {transfer.shown(target)}: two of its files are called {entry.name!r}",
+                hint="export them to different directories",
+            )
+        names.add(entry.name)
+        places.append(transfer.below(target, confined.single(entry.name), replaced=True))
+        if isinstance(entry, Directory):
+            copies += _planned_below(entry, places[-1])
+        else:
+            copies.append((entry, places[-1]))
+    return places, copies
+
+
+def _planned_below(directory: Directory, target: str) -> Iterator[_Copy]:
+    """Iterate over the files of a directory with their targets; make the directories."""
+    transfer.make_directory(target)
+    for path, entry in directory.walk():
+        if isinstance(entry, Directory):
+            transfer.make_directory(transfer.below(target, path))
+        else:
+            yield entry, transfer.below(target, path, replaced=True)
+
+
+def _grouped(copies: Sequence[_Copy]) -> list[list[_Copy]]:
+    """Divide exports among tasks."""
+    groups: list[list[_Copy]] = []
+    size = 0
+    for file, target in copies:
+        size += file.size
+        if not groups or len(groups[-1]) == _GROUP or size > _GROUP_SIZE:
+            groups.append([])
+            size = file.size
+        groups[-1].append((file, target))
+    return groups
+
+
+def _export_files(copies: Sequence[_Copy], move: bool) -> None:
+    """Export files, several at a time, since most of the time of a small one is spent waiting."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        exports = [
+            pool.submit(contextvars.copy_context().run, put_out, file, target, link=move) for file, target in copies
+        ]
+        try:
+            for each in exports:
+                each.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    if move:
+        for file, target in copies:
+            leave_behind(file, target)
+
+
 def put_out(file: File, target: str, *, link: bool) -> None:
     """Copy a file of a store to a path or URL unless it is there; with `link`, it may be the store's own file."""
-    if transfer.holds(target, file.size, file.checksum):
+    if not (file.ref.is_reference or file.ref.is_marked) and transfer.holds(target, file.size, file.checksum):
         return
     store = store_of(file)
     origin = store.local_file(file.ref)
@@ -238,6 +333,8 @@ def put_out(file: File, target: str, *, link: bool) -> None:
         and not file.ref.is_reference
         and transfer.copied_by_server(store.objects, file.id, target, file.size)
     ):
+        return
+    if file.ref.is_reference and transfer.copied_at_source(store.source_of(file.ref), target):
         return
     if origin is None:
         with local_content(file) as content:
@@ -263,12 +360,7 @@ def left(file: File) -> str:
 
 def _export_directory(directory: Directory, target: str, move: bool) -> str:
     target = transfer.below(target, directory.name) if target.endswith("/") else target
-    transfer.make_directory(target)
-    for path, entry in directory.walk():
-        if isinstance(entry, Directory):
-            transfer.make_directory(transfer.below(target, path))
-        else:
-            _export_file(entry, transfer.below(target, path, replaced=True), move)
+    _export_files(list(_planned_below(directory, target)), move)
     return target
 
 
@@ -301,5 +393,26 @@ def _together(files: list[File]) -> list[File]:
 
 
 @task(local=True, name="export", version="2", delivers=True)
-def _export(file: Any, url: str, move: bool, state: str) -> str:
-    return export(file, url, move=move)
+def _export(file: Any, url: str, move: bool, state: str, local: bool = True) -> Any:
+    places: Any
+    copies: list[_Copy] = []
+    if isinstance(file, (list, tuple)):
+        places, copies = _planned(file, url)
+    elif isinstance(file, Directory):
+        places = transfer.below(url, file.name) if url.endswith("/") else url
+        copies = list(_planned_below(file, places))
+    groups = _grouped(copies)
+    if len(groups) < 2:
+        return export(file, url, move=move)
+    return _all_exported(places, [_export_group.options(local=local)(group, move) for group in groups])
+
+
+@task(local=True, name="export files", version="1", delivers=True)
+def _export_group(copies: list[_Copy], move: bool) -> list[str]:
+    _export_files(copies, move)
+    return [target for _, target in copies]
+
+
+@task(local=True, name="exported", version="1")
+def _all_exported(places: Any, groups: list[list[str]]) -> Any:
+    return places

@@ -18,7 +18,7 @@ from toilfn.errors import InputError, SerializationError
 from toilfn.files import cache as filecache
 from toilfn.files import transfer
 from toilfn.files.digests import remember
-from toilfn.files.directory import Directory, gather
+from toilfn.files.directory import Directory, arranged, gather
 from toilfn.files.file import File, entered, held_by, task_files_variable
 from toilfn.files.links import link_blob
 from toilfn.graph.structure import rebuild
@@ -26,6 +26,7 @@ from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name
 from toilfn.stores.blobs import Hasher
 from toilfn.stores.objects import NewObject
+from toilfn.stores.references import Source
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -112,7 +113,7 @@ class TaskFiles:
         """
         url = transfer.absolute(url)
         path = transfer.local_path(url)
-        link = link or os.environ.get(LINK_VARIABLE, "copy")
+        link = link or _default_link()
         if name is None:
             name = transfer.name_of(url)
         if path is not None:
@@ -137,6 +138,14 @@ class TaskFiles:
         name = confined.single(transfer.name_of(url) if name is None else name)
         url = transfer.absolute(url)
         path = transfer.local_path(url)
+        if path is None and (link or _default_link()) == "reference":
+            found = transfer.sources_below(url)
+            if found is not None:
+                files = {
+                    place: source and self._referring(source, transfer.name_of(place))
+                    for place, source in found.items()
+                }
+                return arranged(name, files)
         if path is None:
             path = self._scratch("import")
             transfer.fetch_tree(os.fspath(url), path)
@@ -316,8 +325,10 @@ class TaskFiles:
 
     def _refer(self, url: str, name: str) -> File | None:
         """Put the address of an object elsewhere into the store; return None if a copy is needed."""
-        if (source := transfer.source_of(url)) is None:
-            return None
+        source = transfer.source_of(url)
+        return None if source is None else self._referring(source, name)
+
+    def _referring(self, source: Source, name: str) -> File:
         ref = self.store.put_reference(source, new_blob_name(confined.single(name)))
         self.made.append(ref)
         return File(ref.name, name, ref.size, ref.digest.hex(), False, self.store.url, None, source.url)
@@ -379,6 +390,10 @@ class _Hashed(io.RawIOBase):
         count = self.upload.write(view) or 0
         self.hasher.update(view[:count])
         return count
+
+
+def _default_link() -> str:
+    return os.environ.get(LINK_VARIABLE, "copy")
 
 
 def _located(path: Path) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from toilfn import confined
-from toilfn.errors import InputError
+from toilfn.errors import CorruptObjectError, InputError
 from toilfn.files.digests import digest_of_object, remember_object
 from toilfn.moved import relocated
 from toilfn.stores import Objects, refuse_missing_slashes
@@ -30,6 +30,7 @@ from toilfn.stores.references import Source
 __all__ = [
     "absolute",
     "below",
+    "copied_at_source",
     "copied_by_server",
     "fetch",
     "fetch_tree",
@@ -45,6 +46,7 @@ __all__ = [
     "send",
     "shown",
     "source_of",
+    "sources_below",
     "state_of_target",
     "within",
 ]
@@ -60,7 +62,7 @@ _QUESTION = 60.0
 
 _TOLD = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
-    NotImplementedError, InputError, MemoryError,
+    NotImplementedError, InputError, CorruptObjectError, MemoryError,
 )  # fmt: skip
 """Exceptions that callers know how to handle."""
 
@@ -173,6 +175,28 @@ def source_of(url: str) -> Source | None:
         return _in_time(url, _QUESTION, lambda: None, Source.look, url)
     except FileNotFoundError as error:
         raise InputError(f"cannot import {shown(url)}: file not found") from error
+
+
+def sources_below(url: str) -> dict[str, Source | None] | None:
+    """Describe all objects below a URL by one listing, as `source_of` does, by their relative paths.
+
+    A directory in it is None. The result is None if one of the objects must be copied.
+
+    Raises
+    ------
+    InputError
+        If there is no directory at the URL, or an entry in it is not a valid file name.
+    """
+    if shown(url) != url or "::" in url:
+        return None
+    system, place = _open_filesystem(url)
+    found: dict[str, Source | None] = {}
+    for path, info in _find(url).items():
+        name = _relative(url, path, place)
+        found[name] = None if info["type"] == "directory" else Source.described(system.unstrip_protocol(path), info)
+        if info["type"] != "directory" and found[name] is None:
+            return None
+    return found
 
 
 def fetch(url: str, target: Path) -> None:
@@ -320,6 +344,20 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
                     copy_content(content, target)
                 if modified is not None:
                     os.utime(draft, ns=(modified, modified))
+
+
+def copied_at_source(source: Source, url: str) -> bool:
+    """Have the server of an object copy it to a URL of its own; return False if it cannot, and nothing was written.
+
+    Raises
+    ------
+    CorruptObjectError
+        If the object is gone or has changed.
+    """
+    if local_path(url) is not None:
+        return False
+    limit = _QUESTION + source.size / SLOWEST
+    return _in_time(url, limit, lambda: None, source.copied_by_server, url)
 
 
 def copied_by_server(objects: Objects, name: str, url: str, size: int) -> bool:

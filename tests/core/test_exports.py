@@ -1,0 +1,144 @@
+"""Exports of many files: several tasks at the same time, and nothing that was delivered is delivered again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toilfn as toil
+from toilfn.errors import InputError
+from toilfn.files import exchange, transfer
+from toilfn.files.task_files import TaskFiles
+from toilfn.stores import open_store
+
+COUNT = 7
+
+
+@toil.task
+def written(name: str) -> toil.File:
+    with toil.open_write(name, "w") as stream:
+        stream.write(name)
+    return stream.file
+
+
+@toil.task
+def many(count: int) -> list[toil.File]:
+    return [written(f"{number}.txt") for number in range(count)]
+
+
+@toil.task
+def folder() -> Path:
+    made = toil.current().temp_dir / "folder"
+    for number in range(COUNT):
+        place = made / str(number % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.txt").write_text(f"{number}.txt")
+    (made / "empty").mkdir()
+    return made
+
+
+@pytest.fixture
+def compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path))
+    monkeypatch.setattr(exchange, "_GROUP", 2)
+    return lambda *promises, **settings: toil.compute(*promises, store=tmp_path / "store", cluster="inline", **settings)
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFiles:
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path))
+    (tmp_path / "temp").mkdir()
+    with TaskFiles(open_store(tmp_path / "store"), lambda: tmp_path / "temp") as session:
+        yield session
+
+
+def listed(path: Path) -> list[str]:
+    return sorted(str(found.relative_to(path)) for found in path.rglob("*"))
+
+
+@pytest.mark.parametrize("is_list_of_promises", [True, False])
+@pytest.mark.parametrize("local", [True, False])
+def test_a_list_goes_into_a_directory(
+    compute: Callable[..., Any], tmp_path: Path, is_list_of_promises: bool, local: bool
+) -> None:
+    files = [written(f"{number}.txt") for number in range(COUNT)] if is_list_of_promises else many(COUNT)
+    target = tmp_path / "out"
+    names = [f"{number}.txt" for number in range(COUNT)]
+    assert compute(toil.export(files, target, local=local)) == [str(target / name) for name in names]
+    assert [(target / name).read_text() for name in names] == names
+    assert listed(target) == names
+
+
+def test_a_large_directory_is_exported_by_several_tasks(compute: Callable[..., Any], tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    assert compute(toil.export(folder(), target)) == str(target)
+    files = [f"{number % 2}/{number}.txt" for number in range(COUNT)]
+    assert listed(target) == sorted(["0", "1", "empty", *files])
+    assert compute(toil.export([folder()], f"{tmp_path}/in/")) == [f"{tmp_path}/in/folder"]
+    assert listed(tmp_path / "in" / "folder") == listed(target)
+
+
+def test_a_resume_exports_only_what_is_missing(
+    compute: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    sent: list[str] = []
+    send = transfer.send
+
+    def failing(source: Path, url: str, **named: Any) -> None:
+        if url.endswith("5.txt") and "5" not in sent:
+            sent.append("5")
+            raise RuntimeError("full")
+        sent.append(os.path.basename(url))
+        send(source, url, **named)
+
+    monkeypatch.setattr(transfer, "send", failing)
+    promise = toil.export(many(COUNT), target)
+    with pytest.raises(toil.FailedTasksError, match="full"):
+        compute(promise, retries=0)
+    before = set(sent) - {"5"}
+    assert before
+    sent.clear()
+    sent.append("5")
+    assert len(compute(promise)) == COUNT
+    assert sorted([*before, *sent[1:]]) == [f"{number}.txt" for number in range(COUNT)]
+    assert len(listed(target)) == COUNT
+
+
+def test_moved_files_are_links_in_the_store(compute: Callable[..., Any], tmp_path: Path) -> None:
+    files = many(COUNT)
+    compute(toil.export(files, tmp_path / "out", move=True))
+    found = compute(files)
+    assert [os.path.realpath(transfer.local_path(str(file)) or "") for file in found] == [
+        str(tmp_path / "out" / file.name) for file in found
+    ]
+    assert [file.read_text() for file in found] == [file.name for file in found]
+
+
+def test_in_a_task_it_is_done_at_once(session: TaskFiles, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    files = [session.put(tmp_path / name) for name in "ab"]
+    assert toil.export(files, tmp_path / "out") == [str(tmp_path / "out" / name) for name in "ab"]
+    assert listed(tmp_path / "out") == ["a", "b"]
+
+
+def test_two_files_of_one_name_are_refused(session: TaskFiles, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    files = [session.put(tmp_path / "a"), session.put(tmp_path / "a")]
+    with pytest.raises(InputError, match="two of its files are called 'a'"):
+        toil.export(files, tmp_path / "out")
+    with pytest.raises(InputError, match=r"cannot export item 1 of a list to .*: a str is not a File"):
+        toil.export([files[0], "a"], tmp_path / "out")  # type: ignore[list-item]
+
+
+def test_an_error_names_the_file(session: TaskFiles, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    file = session.put(tmp_path / "a")
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(OSError, match="out"):
+        toil.export([file], tmp_path / "out")
