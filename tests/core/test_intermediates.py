@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 import toilfn as toil
 from toilfn.cli import main
 from toilfn.files.file import files_in
+from toilfn.leader.callbacks import ScarceDisk
+from toilfn.model.records import Outcome, Started, decode
+from toilfn.stores import open_store
+from toilfn.units import format_size
 
 
 def count(place: str, name: str) -> None:
@@ -315,3 +320,38 @@ def test_a_task_may_deliver_what_it_reads(tmp_path: Path, run: Callable[..., Any
 
     assert run(upload(shout(make(str(tmp_path)), str(tmp_path)), "there/")) == "there/TEXT"
     assert files(tmp_path) == ["TEXT"]
+
+
+def order(place: Path) -> list[str]:
+    """What the log says of tasks: how many began together, and that one has ended."""
+    found = [decode(data) for _, data in open_store(place / "store", create=False).log.read()]
+    return [
+        f"{len(record.ids)} began" if isinstance(record, Started) else "ended"
+        for record in found
+        if isinstance(record, (Started, Outcome))
+    ]
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_a_full_disk_lets_tasks_start_one_by_one(
+    tmp_path: Path, run: Callable[..., Any], caplog: pytest.LogCaptureFixture, is_full: bool
+) -> None:
+    place = str(tmp_path)
+    whole = shutil.disk_usage(tmp_path).total
+    run(*[make(place, str(number)) for number in range(3)], cluster="local", workers=2, min_free=whole * is_full)
+    assert (order(tmp_path) == ["1 began", "ended"] * 3) == is_full
+    assert ("new tasks start one by one" in caplog.text) == is_full
+    assert f"min_free is {format_size(whole)}" in caplog.text or not is_full
+
+
+def test_a_disk_that_cannot_be_measured_holds_nothing_up(tmp_path: Path) -> None:
+    assert not ScarceDisk(tmp_path / "gone", 1, print).is_scarce()
+
+
+def test_a_twentieth_of_the_disk_is_to_stay_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [shutil._ntuple_diskusage(100, 95, 5), shutil._ntuple_diskusage(100, 96, 4)]
+    warned: list[str] = []
+    for usage, is_scarce in zip(found, (False, True), strict=True):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        assert ScarceDisk(tmp_path, None, warned.append).is_scarce() is is_scarce
+    assert len(warned) == 1

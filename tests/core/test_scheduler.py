@@ -425,3 +425,48 @@ def test_requirements_that_come_too_late_or_for_others_change_nothing():
     for stray in (name(1), name(2), name(9)):
         assert scheduler.handle(RequirementsResolved(stray, None)) == []
     assert batches(scheduler.dispatch(0.0)) == [[1], [2]]
+
+
+class TestHolding:
+    """With `holds`, what was begun is finished before anything else starts."""
+
+    def test_one_after_the_other(self):
+        scheduler = make(new(1), new(2), new(3), new(11, 1), new(12, 1))
+        assert batches(scheduler.dispatch(0.0, holds=True)) == [[1]]
+        assert batches(scheduler.dispatch(0.0, holds=True)) == []
+        done(scheduler, 1)
+        scheduler.handle(Lost(1, None, 0.0))
+        assert sorted(batches(scheduler.dispatch(0.0, holds=True))) == [[11], [12]]
+        done(scheduler, 11)
+        scheduler.handle(Lost(2, None, 0.0))
+        assert batches(scheduler.dispatch(0.0, holds=True)) == []
+        done(scheduler, 12)
+        scheduler.handle(Lost(3, None, 0.0))
+        assert batches(scheduler.dispatch(0.0, holds=True)) == [[2]]
+        assert batches(scheduler.dispatch(0.0)) == [[3]]
+
+    def test_short_tasks_are_not_put_together(self):
+        scheduler = make(new(1), new(2), new(3), policy=Policy(target_seconds=10.0))
+        scheduler.dispatch(0.0, holds=True)
+        done(scheduler, 1)
+        scheduler.handle(Lost(1, None, 0.0))
+        assert batches(scheduler.dispatch(0.0, holds=True)) == [[2]]
+
+    def test_a_family_is_finished_first(self):
+        scheduler = make(new(1), new(2), policy=Policy(target_seconds=0.0, max_batch=1, check=True))
+        scheduler.dispatch(0.0, holds=True)
+        done(scheduler, 1, children=[new(21), new(22), new(23)])
+        scheduler.handle(Lost(1, None, 0.0))
+        assert batches(scheduler.dispatch(0.0, holds=True)) == [[21], [22]]
+        for number, batch in ((21, 2), (22, 3)):
+            done(scheduler, number)
+            scheduler.handle(Lost(batch, None, 0.0))
+        assert batches(scheduler.dispatch(0.0, holds=True)) == [[23]]
+
+    def test_a_task_that_stopped_being_ready_is_passed_over(self):
+        scheduler = make(new(1), new(2), new(11, 1))
+        scheduler.dispatch(0.0, holds=True)
+        done(scheduler, 1)
+        scheduler.handle(Lost(1, None, 0.0))
+        done(scheduler, 11)  # an answer of an earlier worker
+        assert batches(scheduler.dispatch(0.0, holds=True)) == [[2]]

@@ -44,6 +44,7 @@ class ResumeSettings(TypedDict, total=False):
     neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)."""
 
     intermediates: Literal["keep", "drop"] | None
+    min_free: Size | None
     """Files that no unfinished task needs and that the run does not return: keep them, or drop them during the run and
     make them again when a later run needs them (default: keep)."""
 

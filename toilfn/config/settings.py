@@ -122,6 +122,11 @@ class Settings:
         "files that no unfinished task needs and that the run does not return: keep them, or drop them during the run "
         "and make them again when a later run needs them (default: keep)",
     )  # fmt: skip
+    min_free: int | None = _setting(
+        None, parse_size, _STORE,
+        "space that is to stay free on the store's disk: with less, tasks that need no other task wait for the others, "
+        "and then start one by one (default: with intermediates=drop a twentieth of the disk, at most 10 GiB)",
+    )  # fmt: skip
     workflow: str | None = _setting(None, str, _STORE, "name of this workflow (default: the script's path)")
 
     cluster: Cluster | str | None = _setting(

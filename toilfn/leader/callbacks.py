@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from toilfn.clusters.base import JobId
 from toilfn.ids import TaskId
 from toilfn.model import records
+from toilfn.units import format_size
 
-__all__ = ["BadWorkers", "Callbacks"]
+__all__ = ["BadWorkers", "Callbacks", "ScarceDisk"]
+
+_DISK_INTERVAL = 0.2
+"""Seconds between two looks at the free space of a disk."""
+
+_FREE_SHARE = 20
+_FREE_MOST = 10 * 2**30
+"""Where files are dropped, one part in twenty of the disk is to stay free, and at most so many bytes."""
 
 
 @dataclass(slots=True)
@@ -23,6 +33,8 @@ class Callbacks:
     ----------
     should_drain : callable
         Whether to start nothing more and wait for what runs.
+    should_hold : callable
+        Whether to finish what was begun before anything else starts.
     should_stop : callable
         Whether to end at once.
     tick : callable
@@ -42,6 +54,7 @@ class Callbacks:
     """
 
     should_drain: Callable[[], bool] = lambda: False
+    should_hold: Callable[[], bool] = lambda: False
     should_stop: Callable[[], bool] = lambda: False
     tick: Callable[[dict[str, int], Callable[[], list[str]]], None] = lambda *_: None
     victims: Callable[[Collection[JobId]], Sequence[JobId]] = lambda _: ()
@@ -79,3 +92,47 @@ class BadWorkers:
             return ()
         self._next = now + self._interval
         return [job for job in jobs if self._random.random() < self._probability]
+
+
+class ScarceDisk:
+    """Watches the free space of a store's disk, so that tasks do not fill it faster than files go.
+
+    Parameters
+    ----------
+    path : Path
+        The store's directory.
+    least : int or None
+        The bytes that are to stay free; None for a share of the disk.
+    warn : callable
+        Called once, when there is less.
+    """
+
+    def __init__(self, path: Path, least: int | None, warn: Callable[[str], None]) -> None:
+        self._path = path
+        self._least = least
+        self._warn = warn
+        self._looked = float("-inf")
+        self._is_scarce = False
+
+    def is_scarce(self) -> bool:
+        """Return whether there is less free space than there should be."""
+        now = time.monotonic()
+        if now >= self._looked + _DISK_INTERVAL:
+            self._looked = now
+            self._look()
+        return self._is_scarce
+
+    def _look(self) -> None:
+        try:
+            found = shutil.disk_usage(self._path)
+        except OSError:  # whoever writes there next will say why
+            self._is_scarce = False
+            return
+        least = min(found.total // _FREE_SHARE, _FREE_MOST) if self._least is None else self._least
+        self._is_scarce = found.free < least
+        if self._is_scarce:
+            self._warn(
+                f"the disk of {self._path} has only {format_size(found.free)} free (min_free is {format_size(least)}):"
+                " new tasks start one by one until files have been removed"
+            )
+            self._warn = lambda text: None

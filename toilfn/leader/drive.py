@@ -14,11 +14,12 @@ from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
 from toilfn.files.task_files import LINK_VARIABLE
+from toilfn.files.transfer import local_path
 from toilfn.ids import TaskId
 from toilfn.leader.abandoned import outlives_leaders
 from toilfn.leader.adoption import Earlier
 from toilfn.leader.attemptlogs import AttemptLogs, log_file
-from toilfn.leader.callbacks import BadWorkers, Callbacks
+from toilfn.leader.callbacks import BadWorkers, Callbacks, ScarceDisk
 from toilfn.leader.cluster_context import jobs_name, run_context
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
@@ -277,6 +278,7 @@ class RunDriver:
             f"{self._index.epoch.number}",
             Callbacks(
                 should_drain=lambda: interrupts.should_drain,
+                should_hold=self._should_hold(),
                 should_stop=lambda: interrupts.should_stop or self._is_stopped() or flag.is_set(),
                 tick=progress.update,
                 victims=bad.choose,
@@ -291,6 +293,13 @@ class RunDriver:
             self._worker_memory() if cluster.holds_worker else 0,
             self._intermediates(run, loader),
         )
+
+    def _should_hold(self) -> Callable[[], bool]:
+        """Return what says whether the store's disk is nearly full, if that is to slow the run down."""
+        path, least = local_path(self._store.url), self._settings.min_free
+        if path is None or (least is None and self._settings.intermediates != "drop"):
+            return lambda: False
+        return ScarceDisk(path, least, _log.warning).is_scarce
 
     def _intermediates(self, run: records.Run, loader: Loader) -> Intermediates | None:
         """Return what counts the readers of files, if any are to be dropped."""

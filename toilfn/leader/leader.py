@@ -175,7 +175,7 @@ class Leader:
         self._adopt(earlier)
         while not self._is_over():
             if not self._callbacks.should_drain():
-                self._obey(self._scheduler.dispatch(time.monotonic()))
+                self._obey(self._scheduler.dispatch(time.monotonic(), holds=self._callbacks.should_hold()))
             else:
                 self._withdraw()
                 self._services.stop_the_last(self._jobs)

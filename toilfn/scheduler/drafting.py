@@ -37,20 +37,27 @@ class Drafting:
         """Forget a task that has an outcome."""
         self._alone.discard(id)
 
-    def draft(self, shape: Shape) -> Draft:
-        """Build a batch of ready tasks of a shape, of which there is one at least; they are running then."""
+    def draft(self, shape: Shape, *, only_urgent: bool = False, most: int | None = None) -> Draft:
+        """Build a batch of ready tasks of a shape, of which there is one at least; they are running then.
+
+        It has at most `most` of them, and those that follow them.
+        """
         slots = self._pool.slots(shape)
         if self._policy.spread is not None:
             slots = min(slots, max(1, self._spare_batches))
         share = math.inf if math.isinf(slots) else math.ceil(self._ready.count(shape) / slots)
         draft = Draft(shape, self._policy, self._pool.longest, share)
         covered: dict[TaskId, int] = {}
-        while (task := self.next(shape)) is not None and self._may_join(task, draft):
+        count = 0
+        while (task := self.next(shape, only_urgent=only_urgent)) is not None and self._may_join(task, draft):
             self._ready.pop(shape)
             self._state.move(task, State.RUNNING)
             if shape.is_service or task.id in self._alone:
                 break
             self._take_followers(draft, covered)
+            count += 1
+            if count == most:
+                break
         return draft
 
     @property
@@ -64,9 +71,9 @@ class Drafting:
             return False
         return draft.offer(task.id, self._durations.expect(task.kind))
 
-    def next(self, shape: Shape) -> TaskState | None:
+    def next(self, shape: Shape, *, only_urgent: bool = False) -> TaskState | None:
         """Return the next ready task of a shape; it stays in its queue."""
-        while self._ready.count(shape):
+        while self._ready.count(shape) and (self._ready.is_urgent(shape) or not only_urgent):
             task = self._tasks.get(self._ready.peek(shape))
             if task is not None and task.state is State.READY and task.shape is shape:
                 return task

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from toilfn.ids import BatchId, Cause, TaskId
@@ -429,8 +429,11 @@ class Scheduler:
 
     # Batches
 
-    def dispatch(self, now: float) -> list[Command]:
-        """Start what can be started, and whatever else is due."""
+    def dispatch(self, now: float, *, holds: bool = False) -> list[Command]:
+        """Start what can be started, and whatever else is due.
+
+        If it `holds`, tasks that nothing led to wait for as long as anything else runs; then they start one by one.
+        """
         if self._policy.check:
             self._state.check()
         commands: list[Command] = []
@@ -443,11 +446,22 @@ class Scheduler:
             self._settle(task, commands, urgent=urgent)
         if self._ready and not self._gathering.is_over(now):
             return commands
-        while (shape := self._ready.choose(self._pool)) is not None:
-            commands.append(self._running.begin(self._drafting.draft(shape), now))
+        if holds:
+            commands += self._start_few(now)
+        else:
+            while (shape := self._ready.choose(self._pool)) is not None:
+                commands.append(self._running.begin(self._drafting.draft(shape), now))
         commands += self._running.due(now, is_all_started=not self._ready)
         self._unblock(commands)
         return commands
+
+    def _start_few(self, now: float) -> Iterator[Command]:
+        """Start only what follows from other tasks, or one task if nothing runs."""
+        while (shape := self._ready.choose_urgent(self._pool)) is not None:
+            if self._drafting.next(shape, only_urgent=True) is not None:
+                yield self._running.begin(self._drafting.draft(shape, only_urgent=True), now)
+        if not self._state.counts[State.RUNNING] and (shape := self._ready.choose(self._pool)) is not None:
+            yield self._running.begin(self._drafting.draft(shape, most=1), now)
 
     def _admit(self, commands: list[Command]) -> None:
         """Let tasks have the services that they ask for."""

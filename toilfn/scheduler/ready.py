@@ -99,6 +99,15 @@ class Ready:
         if not queue:
             del queues[shape]
 
+    def is_urgent(self, shape: Shape) -> bool:
+        """Return whether the next task of a shape is one that a running family led to."""
+        return shape in self._urgent.queues
+
+    def choose_urgent(self, pool: Pool) -> Shape | None:
+        """Return a shape for which there is room among those whose next task is urgent; None if there is none."""
+        shape = next((shape for shape in self._urgent.front() if pool.has_room(shape)), None)
+        return None if shape is None else self._serve(shape, [])
+
     def choose(self, pool: Pool) -> Shape | None:
         """Return the shape whose turn it is, of those for which there is room; None if there is none."""
         if self._starving is not None and self._starving in self._counts and pool.can_when_empty(self._starving):
