@@ -125,7 +125,7 @@ class ScarceDisk:
     def _look(self) -> None:
         try:
             found = shutil.disk_usage(self._path)
-        except OSError:  # whoever writes there next will say why
+        except OSError:  # the next write there fails with its own error
             self._is_scarce = False
             return
         least = min(found.total // _FREE_SHARE, _FREE_MOST) if self._least is None else self._least
