@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError, CredentialsError
-from toilfn.clusters.common.containersettings import (
+from toilfn.clusters.common.http import JsonService, RefusedError
+from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
+from toilfn.clusters.common.settings import (
     ContainerSettings,
     image_of,
     kept_output,
     prologue_script,
+    resolved,
     setting,
     walltime_of,
     worker_words,
 )  # fmt: skip
-from toilfn.clusters.common.http import JsonService, RefusedError
-from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
-from toilfn.clusters.common.settings import resolved
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause

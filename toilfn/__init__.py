@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from toilfn.background import Run
     from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
     from toilfn.clusters.dask.cluster import DaskCluster
-    from toilfn.clusters.gridengine.cluster import GridEngineCluster
+    from toilfn.clusters.gridengine import GridEngineCluster
     from toilfn.clusters.htcondor.cluster import HTCondorCluster
     from toilfn.clusters.kubernetes.cluster import KubernetesCluster
     from toilfn.clusters.local.cluster import LocalCluster
     from toilfn.clusters.local.inline import InlineCluster
-    from toilfn.clusters.lsf.cluster import LSFCluster
+    from toilfn.clusters.lsf import LSFCluster
     from toilfn.clusters.mesos.cluster import MesosCluster
-    from toilfn.clusters.parasol.cluster import ParasolCluster
-    from toilfn.clusters.pbs.cluster import PBSCluster
-    from toilfn.clusters.pbs.torque import TorqueCluster
+    from toilfn.clusters.parasol import ParasolCluster
+    from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
     from toilfn.clusters.slurm.cluster import SlurmCluster
     from toilfn.clusters.tes import TESCluster
     from toilfn.config.params import params
@@ -73,18 +72,17 @@ _MODULES = {
     "toilfn.background": ("Run",),
     "toilfn.clusters.awsbatch.cluster": ("AWSBatchCluster",),
     "toilfn.clusters.dask.cluster": ("DaskCluster",),
-    "toilfn.clusters.gridengine.cluster": ("GridEngineCluster",),
+    "toilfn.clusters.gridengine": ("GridEngineCluster",),
     "toilfn.clusters.htcondor.cluster": ("HTCondorCluster",),
     "toilfn.clusters.local.inline": ("InlineCluster",),
     "toilfn.clusters.kubernetes.cluster": ("KubernetesCluster",),
     "toilfn.clusters.local.cluster": ("LocalCluster",),
-    "toilfn.clusters.lsf.cluster": ("LSFCluster",),
+    "toilfn.clusters.lsf": ("LSFCluster",),
     "toilfn.clusters.mesos.cluster": ("MesosCluster",),
-    "toilfn.clusters.parasol.cluster": ("ParasolCluster",),
+    "toilfn.clusters.parasol": ("ParasolCluster",),
     "toilfn.clusters.slurm.cluster": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
-    "toilfn.clusters.pbs.cluster": ("PBSCluster",),
-    "toilfn.clusters.pbs.torque": ("TorqueCluster",),
+    "toilfn.clusters.pbs.cluster": ("PBSCluster", "TorqueCluster"),
     "toilfn.containers.call": ("docker",),
     "toilfn.containers.container": ("Container",),
     "toilfn.steps.shell": ("ShellTask", "shell"),

@@ -13,9 +13,8 @@ from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.aws import Amazon
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError, portions
-from toilfn.clusters.common.containersettings import ContainerSettings, setting, walltime_of, worker_words
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
-from toilfn.clusters.common.settings import resolved
+from toilfn.clusters.common.settings import ContainerSettings, resolved, setting, walltime_of, worker_words
 from toilfn.errors import ClusterError
 from toilfn.resources import Resources
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from toilfn.clusters.base import Batch, JobState
-from toilfn.clusters.common.containersettings import KEEP_OUTPUT, image_of, setting
 from toilfn.clusters.common.polled import Found
+from toilfn.clusters.common.settings import KEEP_OUTPUT, image_of, setting
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import InputError
 from toilfn.ids import Cause

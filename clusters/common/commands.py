@@ -2,10 +2,13 @@
 
 A query (`Commands.ask`) either returns an answer or counts as an outage: no error message, exit status or failure to
 start the command says anything about a job. The only exception is the system's message "there is no such job".
+A site may print lines of its own before and after JSON: `json_values` finds it.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
 import re
@@ -14,11 +17,11 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from toilfn.errors import ClusterError
 
-__all__ = ["Answer", "AwayError", "Commands", "CredentialsError", "pauses", "portions"]
+__all__ = ["Answer", "AwayError", "Commands", "CredentialsError", "has_beginning", "json_values", "pauses", "portions"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -226,3 +229,26 @@ def portions(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     """Split a sequence into parts of at most `most` items."""
     for start in range(0, len(items), most):
         yield items[start : start + most]
+
+
+_DECODER = json.JSONDecoder(strict=False)
+_BEGINNING = re.compile(r"^[ \t]*([\[{])", re.MULTILINE)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_PLACES = 20
+"""Maximum number of lines at which to try to parse JSON."""
+
+
+def json_values(text: str) -> Iterator[Any]:
+    """Yield each complete JSON object or array that begins on a new line."""
+    text = _SURROGATE.sub(r"\\ufffd", text)  # lone surrogates cannot be encoded
+    for begin in itertools.islice(_BEGINNING.finditer(text), _PLACES):
+        try:
+            value, _ = _DECODER.raw_decode(text, begin.start(1))
+        except (ValueError, RecursionError):
+            continue
+        yield value
+
+
+def has_beginning(text: str) -> bool:
+    """Return whether a text contains the beginning of a JSON value, complete or not."""
+    return _BEGINNING.search(text) is not None

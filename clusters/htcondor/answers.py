@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.json_output import json_values
+from toilfn.clusters.common.commands import json_values
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import Verdict, ended, exceeded, exit_cause, queued, running, unknown
 from toilfn.ids import Cause

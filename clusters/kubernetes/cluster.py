@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses, portions
-from toilfn.clusters.common.containersettings import image_of, setting
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.common.settings import resolved
+from toilfn.clusters.common.settings import image_of, resolved, setting
 from toilfn.clusters.kubernetes import verdict
 from toilfn.clusters.kubernetes.connection import Connection, user
 from toilfn.clusters.kubernetes.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name, user_label

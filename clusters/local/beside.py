@@ -1,18 +1,213 @@
-"""Tasks with ``local=True``, which run on the leader's machine whatever the cluster."""
+"""Tasks with ``local=True``: processes of the leader's machine, whatever the cluster."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import IO, Any, ClassVar, NamedTuple
+from uuid import uuid4
 
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, RunContext, Update
-from toilfn.clusters.local.processes import ProcessCluster
+import psutil
+
+from toilfn.clusters import base
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
+from toilfn.clusters.common.output import read_output
+from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
+from toilfn.clusters.common.verdicts import exit_cause
+from toilfn.clusters.local import machine
 from toilfn.resources import Capacity
 
-__all__ = ["BesideCluster"]
+__all__ = ["BesideCluster", "ProcessCluster"]
 
+_VARIABLE = "TOILFN_PROCESS"
+"""The environment variable of a process with its workflow, job and batch."""
+_TAIL = 1000
+"""Number of bytes of a failed process's output to show."""
 _INTERVAL = 0.1
-"""Seconds to wait for the main cluster while there are local processes."""
+"""Seconds between two checks of the processes, and to wait for the main cluster while there are any."""
+_EXIT_TIME = 10.0
+"""Seconds between asking a worker to end and killing it."""
+
+
+class _Running(NamedTuple):
+    process: psutil.Process
+    output: IO[bytes] | None
+    """The file with the output; None for a process that an earlier leader started."""
+
+
+class ProcessCluster(PolledCluster[LiveJob]):
+    """Runs a limited number of batches at a time and queues the others; enforces only their walltimes.
+
+    Parameters
+    ----------
+    most : int, optional
+        Maximum number of processes at the same time; by default one per core.
+    worker_command : sequence of str, optional
+        Command that runs a batch; the store's URL and the name of the batch are appended.
+    poll_interval : float
+        Seconds between two checks of the processes.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True)
+    unknown: ClassVar[str] = "there is no such process"
+
+    def __init__(
+        self, most: int | None = None, *, worker_command: Sequence[str] = (), poll_interval: float = _INTERVAL
+    ) -> None:
+        super().__init__({"poll_interval": poll_interval})
+        self._most = most or max(1, int(machine.cores()))
+        self._command = tuple(worker_command) or base.worker_command(sys.executable)
+        self._waiting: deque[tuple[JobId, str]] = deque()
+        self._running: dict[JobId, _Running] = {}
+        self._ending: dict[JobId, float] = {}
+        """For each process that was asked to end: when to kill it."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are no live jobs."""
+        return not self._live
+
+    def capacity(self) -> Capacity:
+        """Return no limit, since batches are queued here."""
+        return Capacity(total=None)
+
+    def submit(self, batches: Sequence[Batch]) -> list[JobId]:
+        """Start processes, or queue them. See `Cluster.submit`."""
+        jobs = [JobId(f"process-{uuid4().hex}") for _ in batches]
+        for job, batch in zip(jobs, batches, strict=True):
+            self._live[job] = LiveJob(walltime=batch.resources.walltime)
+            self._waiting.append((job, batch.name))
+        self._start()
+        return jobs
+
+    def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
+        """Check which processes have ended, and start others; see `PolledCluster.look`."""
+        for job, limit in self._ending.items():
+            if limit < time.monotonic() and job in self._running:
+                _signal(self._running[job].process, signal.SIGKILL)
+        found = {job: self._judge(job) for job in self._running.keys() & set(jobs)}
+        self._start()
+        return {job: Found(JobState.QUEUED) for job, _ in self._waiting} | found
+
+    def end(self, jobs: Sequence[JobId]) -> None:
+        """Ask processes to end; see `PolledCluster.end`."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] not in jobs)
+        for job in jobs:
+            if job in self._running and job not in self._ending:
+                self._ending[job] = time.monotonic() + _EXIT_TIME
+                _signal(self._running[job].process, signal.SIGTERM)
+
+    def ended(self, job: JobId, live: LiveJob, found: Found) -> Found:
+        """Add the output of a failed process; see `PolledCluster.ended`."""
+        self._ending.pop(job, None)
+        running = self._running.pop(job, None)
+        if running is None or running.output is None:
+            return found
+        _reap(running.process)
+        with running.output as output:
+            log = read_output(output.fileno(), 0)
+        if not found.cause:
+            return found
+        text = log[-_TAIL:].decode(errors="replace").strip()
+        return found._replace(detail=f"{found.detail}; its output ends with: {text}" if text else found.detail, log=log)
+
+    def list(self, workflow: str) -> dict[JobId, str]:
+        """Find the processes that an earlier leader on this machine started for the store, and adopt them."""
+        found: dict[JobId, str] = {}
+        for process in psutil.process_iter():
+            owner, _, rest = _mark(process).partition(" ")
+            if owner == workflow:
+                job, _, found[JobId(job)] = rest.partition(" ")
+                self._running.setdefault(JobId(job), _Running(process, None))
+                self._live.setdefault(JobId(job), LiveJob())
+        return found
+
+    def close(self) -> None:
+        """End all processes, and wait for them."""
+        running = list(self._running.values())
+        super().close()
+        _, alive = psutil.wait_procs([one.process for one in running], _EXIT_TIME)
+        for process in alive:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, _EXIT_TIME)
+        for one in running:
+            if one.output is not None:
+                _reap(one.process)
+
+    def leave(self) -> None:
+        """Let running processes continue; queued batches are not started."""
+        super().leave()
+        self._waiting.clear()
+        for one in self._running.values():
+            if one.output is not None:
+                one.output.close()
+        self._running.clear()
+        self._ending.clear()
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._most:
+            job, name = self._waiting.popleft()
+            output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+            mark = f"{self.context.workflow} {job} {name}"
+            process = psutil.Popen(
+                [*self._command, self.context.store, name],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env={**os.environ, **self.context.environment, _VARIABLE: mark}, start_new_session=True,
+            )  # fmt: skip
+            self._running[job] = _Running(process, output)
+
+    def _judge(self, job: JobId) -> Found:
+        process, output = self._running[job]
+        if output is None:
+            return Found(JobState.RUNNING if _is_alive(process) else JobState.ENDED)
+        try:
+            status = _exit_status(process)
+        except psutil.TimeoutExpired:
+            return Found(JobState.RUNNING)
+        if status is None:  # unknown; the worker's answers say how it ended
+            return Found(JobState.ENDED)
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return Found(JobState.ENDED, exit_cause(max(0, status), max(0, -status)), f"the worker ended with {how}")
+
+
+def _mark(process: psutil.Process) -> str:
+    """Return the environment variable that `ProcessCluster` sets for its processes; empty for any other process."""
+    try:
+        is_first = os.getsid(process.pid) == process.pid  # its children inherit the variable
+        return str(process.environ().get(_VARIABLE, "")) if is_first else ""
+    except (OSError, psutil.Error):  # the process is gone, or belongs to another user
+        return ""
+
+
+def _reap(process: psutil.Process) -> None:
+    """Let the subprocess module know that a process has ended, since only psutil has waited for it."""
+    if isinstance(process, psutil.Popen):
+        process.poll()
+
+
+def _exit_status(process: psutil.Process) -> int | None:
+    """Return a child's exit status, negative for a signal; None if other code in this process has reaped it."""
+    return process.wait(timeout=0)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Return whether a process is still running; one that is not our child may remain as a zombie."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    """Send a signal to a process and its process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 class BesideCluster(Cluster):

@@ -14,9 +14,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from toilfn.clusters.base import worker_command
-from toilfn.clusters.local.output import open_output, read_output
-from toilfn.clusters.local.slot import Doing, Slot
-from toilfn.clusters.local.wire import Wire
+from toilfn.clusters.common.output import open_output, read_output
+from toilfn.clusters.local.channel import Doing, Slot, Wire
 from toilfn.protocol import READY, Open, encode
 
 __all__ = ["Cleaner", "Launcher", "Process", "WorkerProcess", "launch"]

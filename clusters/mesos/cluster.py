@@ -15,20 +15,80 @@ from urllib.parse import quote, unquote
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError
-from toilfn.clusters.common.containersettings import prologue_script, setting, walltime_of, worker_words
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
-from toilfn.clusters.common.settings import resolved
+from toilfn.clusters.common.settings import prologue_script, resolved, setting, walltime_of, worker_words
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.mesos.master import Master
 from toilfn.clusters.mesos.offers import Offer, amounts, cut, is_preemptible, suits
 from toilfn.clusters.mesos.settings import MesosSettings, credentials, endpoints, framework_info
-from toilfn.clusters.mesos.status import QUEUED, found
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["MesosCluster", "MesosSettings"]
+__all__ = ["QUEUED", "STATES", "MesosCluster", "MesosSettings", "found"]
+
+QUEUED = Found(JobState.QUEUED, None, "waits for an offer")
+
+STATES: dict[str, tuple[JobState, Cause | None]] = {
+    "TASK_STAGING": (JobState.QUEUED, None),
+    "TASK_STARTING": (JobState.QUEUED, None),
+    "TASK_RUNNING": (JobState.RUNNING, None),
+    "TASK_KILLING": (JobState.RUNNING, None),
+    "TASK_FINISHED": (JobState.ENDED, None),
+    "TASK_FAILED": (JobState.ENDED, Cause.ERROR),
+    "TASK_KILLED": (JobState.ENDED, Cause.LOST),
+    "TASK_ERROR": (JobState.ENDED, Cause.ERROR),
+    "TASK_LOST": (JobState.ENDED, Cause.LOST),
+    "TASK_DROPPED": (JobState.ENDED, Cause.LOST),
+    "TASK_GONE": (JobState.ENDED, Cause.LOST),
+    "TASK_GONE_BY_OPERATOR": (JobState.ENDED, Cause.LOST),
+    "TASK_UNREACHABLE": (JobState.UNKNOWN, None),
+    "TASK_UNKNOWN": (JobState.UNKNOWN, None),
+}
+"""The states of Mesos (TaskState) and their meanings."""
+
+REASONS: dict[str, Cause] = {
+    "REASON_CONTAINER_LIMITATION_MEMORY": Cause.MEMORY,
+    "REASON_EXECUTOR_TERMINATED": Cause.LOST,
+    "REASON_CONTAINER_LAUNCH_FAILED": Cause.LOST,
+    "REASON_CONTAINER_PREEMPTED": Cause.PREEMPTED,
+}
+"""Reasons for a failure that are more specific than the state."""
+
+_NODE_IS_GONE = ("REASON_AGENT_REMOVED", "REASON_SLAVE_REMOVED", "REASON_AGENT_UNKNOWN", "REASON_AGENT_DISCONNECTED")
+_FORGOTTEN = ("TASK_LOST", "TASK_GONE", "TASK_GONE_BY_OPERATOR")
+"""States in the answers to reconciliation requests for tasks of nodes that no longer exist."""
+
+
+def found(status: Mapping[str, Any], *, is_preemptible: bool) -> Found:
+    """Interpret a task's status.
+
+    Parameters
+    ----------
+    status : mapping
+        The TaskStatus.
+    is_preemptible : bool
+        Whether the task's node is preemptible.
+    """
+    word, reason = status["state"], status.get("reason", "")
+    state, cause = STATES.get(word, (JobState.UNKNOWN, None))
+    if cause is not None:
+        cause = REASONS.get(reason) or _exit(status) or cause
+        is_forgotten = reason == "REASON_RECONCILIATION" and word in _FORGOTTEN
+        if is_preemptible and (reason in _NODE_IS_GONE or is_forgotten):
+            cause = Cause.PREEMPTED
+    said = [word, reason.removeprefix("REASON_").lower().replace("_", " "), status.get("message", "")]
+    return Found(state, cause, "; ".join(text for text in said if text))
+
+
+def _exit(status: Mapping[str, Any]) -> Cause | None:
+    """Interpret the exit status, which our executor sends as data."""
+    if "data" not in status:
+        return None
+    return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])
+
 
 _log = logging.getLogger(__name__)
 

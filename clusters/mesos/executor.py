@@ -25,7 +25,7 @@ from typing import Any
 from toilfn.clusters.base import worker_command
 from toilfn.clusters.common.commands import AwayError
 from toilfn.clusters.common.http import JsonService
-from toilfn.clusters.local.memory import used_memory
+from toilfn.clusters.local.machine import used_memory
 from toilfn.clusters.mesos.stream import Stream
 from toilfn.errors import ClusterError
 from toilfn.units import format_size, parse_duration

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toilfn.clusters.common.containersettings import ContainerSettings, setting
+from toilfn.clusters.common.settings import ContainerSettings, setting
 from toilfn.units import parse_duration
 
 __all__ = ["MesosSettings", "credentials", "endpoints", "framework_info"]

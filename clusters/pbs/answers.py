@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import unescape
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.common.json_output import has_beginning, json_values
+from toilfn.clusters.common.commands import has_beginning, json_values
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.verdicts import Verdict, ended, exit_cause, queued, running
 from toilfn.ids import Cause

@@ -1,4 +1,4 @@
-"""PBS Professional and OpenPBS, and the base class that Torque shares with them.
+"""PBS Professional, OpenPBS and Torque.
 
 This module follows the manual pages of qsub, qstat, qdel and tracejob. qstat shows ended jobs as long as the server
 keeps them (``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs if
@@ -24,13 +24,13 @@ from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
 from toilfn.clusters.common.verdicts import Verdict
-from toilfn.clusters.pbs.answers import PBS_EXITS, job_found, json_jobs, traced, variable
+from toilfn.clusters.pbs.answers import PBS_EXITS, TORQUE_EXITS, job_found, json_jobs, traced, variable, xml_jobs
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["PBSBase", "PBSCluster", "PBSSettings", "kilobytes", "time_request"]
+__all__ = ["PBSBase", "PBSCluster", "PBSSettings", "TorqueCluster", "kilobytes", "time_request"]
 
 
 class PBSSettings(JobSettings, total=False):
@@ -228,3 +228,26 @@ def kilobytes(resources: Resources) -> int:
 def time_request(seconds: float | None) -> list[str]:
     """Return a time limit as a value of ``-l``; empty without one."""
     return [] if seconds is None else [f"walltime={math.ceil(seconds)}"]
+
+
+class TorqueCluster(PBSBase):
+    """Runs tasks as Torque jobs; see `JobSettings` and `PBSSettings` for the settings."""
+
+    name = "torque"
+    index = "PBS_ARRAYID"
+    array_option = "-t"
+    exits = TORQUE_EXITS
+
+    def request(self, resources: Resources, walltime: float | None) -> list[str]:
+        """Return the values of ``-l``."""
+        gpus = sum(accelerator.count for accelerator in resources.accelerators)
+        nodes = f"nodes=1:ppn={math.ceil(resources.cores)}" + (f":gpus={gpus}" if gpus else "")
+        return [nodes, f"mem={kilobytes(resources)}kb", *time_request(walltime)]
+
+    def status(self, *arguments: str) -> dict[str, dict[str, str]]:
+        """Run qstat and return each job's attributes; see `PBSBase.status`."""
+        answer = self.commands.answer(["qstat", "-t", "-f", "-x", *arguments])
+        jobs = xml_jobs(answer.text, answer.is_absent)
+        if jobs is None:
+            raise AwayError(f"qstat -x returned invalid XML: {answer.text[:300]!r}")
+        return jobs

@@ -10,14 +10,10 @@ from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import AwayError, Commands
 from toilfn.clusters.htcondor.answers import event_log
-from toilfn.clusters.htcondor.cluster import HTCondorCluster
-from toilfn.clusters.htcondor.queue import CommandQueue, chosen_queue
-from toilfn.clusters.lsf.answers import history
-from toilfn.clusters.lsf.cluster import LSFCluster
-from toilfn.clusters.lsf.site import read_parameters
+from toilfn.clusters.htcondor.cluster import CommandQueue, HTCondorCluster, chosen_queue
+from toilfn.clusters.lsf import LSFCluster, history, read_parameters
 from toilfn.clusters.pbs.answers import PBS_EXITS, TORQUE_EXITS, traced
-from toilfn.clusters.pbs.cluster import PBSCluster
-from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
 from toilfn.ids import Cause
 from toilfn.resources import Resources
 

@@ -12,8 +12,8 @@ import pytest
 
 import toilfn as toil
 from tests.servers.fake.systems import system
-from toilfn.clusters.local.processes import ProcessCluster
-from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.clusters.local.beside import ProcessCluster
+from toilfn.clusters.pbs.cluster import TorqueCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.ids import Cause
 from toilfn.resources import Resources

@@ -14,7 +14,7 @@ from toilfn.clusters.base import Batch, JobId, JobState, RunContext, SubmissionE
 from toilfn.clusters.common.commands import Commands, pauses, portions
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
-from toilfn.clusters.lsf.cluster import LSFCluster
+from toilfn.clusters.lsf import LSFCluster
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Resources

@@ -8,12 +8,11 @@ import pytest
 
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
-from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
-from toilfn.clusters.lsf.cluster import LSFCluster
-from toilfn.clusters.parasol.cluster import ParasolCluster
-from toilfn.clusters.pbs.cluster import PBSCluster
-from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.clusters.lsf import LSFCluster
+from toilfn.clusters.parasol import ParasolCluster
+from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.clusters.testing import ClusterContract
 

@@ -18,7 +18,7 @@ from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_s
 from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, late, noisy, refuse, slow
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.common import commandline, polled
-from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause

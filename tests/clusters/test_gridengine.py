@@ -11,8 +11,7 @@ import pytest
 import toilfn as toil
 from tests.servers.fixtures import gridengine, gridengine_server
 from toilfn.clusters.base import Batch, JobState, RunContext
-from toilfn.clusters.gridengine.answers import accounted, queue_state
-from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.gridengine import GridEngineCluster, accounted, queue_state
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources

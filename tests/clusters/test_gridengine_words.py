@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.gridengine.answers import EXITS, FAILED, STATES, accounted, queue_rows, queue_state, records
+from toilfn.clusters.gridengine import EXITS, FAILED, STATES, accounted, queue_rows, queue_state, records
 from toilfn.ids import Cause
 
 QUEUED, RUNNING, ENDED, UNKNOWN = JobState.QUEUED, JobState.RUNNING, JobState.ENDED, JobState.UNKNOWN

@@ -9,7 +9,7 @@ from pathlib import Path
 import dask
 import pytest
 
-from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import InputError

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.lsf.answers import REASONS, SIGNALS, STATES, history, job_key, json_records, queue_record
+from toilfn.clusters.lsf import REASONS, SIGNALS, STATES, history, job_key, json_records, queue_record
 from toilfn.ids import Cause
 
 QUEUED, RUNNING, UNKNOWN, ENDED = JobState.QUEUED, JobState.RUNNING, JobState.UNKNOWN, JobState.ENDED

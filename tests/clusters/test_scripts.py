@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from toilfn.clusters.base import Batch, RunContext
 from toilfn.clusters.common.jobscript import Submission, batch_names, render
-from toilfn.clusters.gridengine.cluster import GridEngineCluster
+from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.htcondor.cluster import HTCondorCluster
-from toilfn.clusters.lsf.cluster import LSFCluster
-from toilfn.clusters.parasol.cluster import ParasolCluster
-from toilfn.clusters.pbs.cluster import PBSCluster
-from toilfn.clusters.pbs.torque import TorqueCluster
+from toilfn.clusters.lsf import LSFCluster
+from toilfn.clusters.parasol import ParasolCluster
+from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import InputError
 from toilfn.resources import Accelerator, Resources

@@ -8,7 +8,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toilfn.clusters.local.wire import Wire
+from toilfn.clusters.local.channel import Wire
 
 
 @given(st.lists(st.binary(max_size=300) | st.integers(200_000, 400_000).map(bytes), max_size=8))

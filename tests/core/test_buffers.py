@@ -13,7 +13,7 @@ import pytest
 
 import toilfn as toil
 from toilfn.cli import main
-from toilfn.clusters.local.memory import used_memory
+from toilfn.clusters.local.machine import used_memory
 from toilfn.graph.serialize import dumps, loads
 
 np = pytest.importorskip("numpy")

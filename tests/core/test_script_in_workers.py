@@ -22,7 +22,7 @@ def run(place: Path, body: str, *, cluster: str = "LocalCluster(workers=1)") -> 
     end = f"""
     if __name__ == "__main__":
         from toilfn import LocalCluster
-        from toilfn.clusters.local.processes import ProcessCluster
+        from toilfn.clusters.local.beside import ProcessCluster
         try:
             print(toil.compute(f(), cluster={cluster}, store="store", progress=False))
         except toil.FailedTasksError as error:

@@ -438,7 +438,7 @@ def test_modules_of_a_folder_whose_name_is_not_unicode_are_found(tmp_path: Path)
 def test_files_of_the_current_directory_are_not_taken_for_modules(tmp_path: Path, cluster: str) -> None:
     (tmp_path / "flow.py").write_text(
         "import toilfn as toil\nfrom toilfn import LocalCluster\n"
-        "from toilfn.clusters.local.processes import ProcessCluster\n\n"
+        "from toilfn.clusters.local.beside import ProcessCluster\n\n"
         "@toil.task(retries={'error': 0, 'lost': 0})\ndef f():\n    import helper\n    return helper.VALUE\n\n"
         f"if __name__ == '__main__':\n    print(toil.compute(f(), cluster={cluster}, store='store', progress=False))\n"
     )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import toilfn as toil
 from tests.core.batches import Answered, make
 from toilfn import protocol
-from toilfn.clusters.local.slot import Slot
+from toilfn.clusters.local.channel import Slot
 from toilfn.model import records
 from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers

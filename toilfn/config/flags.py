@@ -10,8 +10,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from toilfn.clusters.common.containersettings import ContainerSettings
-from toilfn.clusters.common.settings import SECTIONS, JobSettings, checked, settings_of, typed
+from toilfn.clusters.common.settings import SECTIONS, ContainerSettings, JobSettings, checked, settings_of, typed
 from toilfn.errors import InputError
 
 __all__ = ["add_all_flags", "add_cluster_flags", "add_for_completion", "add_when_mentioned", "flag_of"]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from toilfn import confined
-from toilfn.clusters.local.slot import Slot
+from toilfn.clusters.local.channel import Slot
 from toilfn.debug.hosting import Hosting, shape
 from toilfn.files.file import files_in
 from toilfn.graph.code import install

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from toilfn.clusters.base import OUTPUT_VARIABLE
-from toilfn.clusters.local.output import LOG_LIMIT, open_output, read_output
+from toilfn.clusters.common.output import LOG_LIMIT, open_output, read_output
 from toilfn.stdio import flush, text_output
 
 __all__ = ["Capture", "NoCapture", "start_logging", "start_streams"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from toilfn.clusters.local.slot import Doing, Slot
+from toilfn.clusters.local.channel import Doing, Slot
 from toilfn.errors import PermanentError, SerializationError, StoreError
 from toilfn.files.task_files import TaskFiles
 from toilfn.graph import options

@@ -6,7 +6,7 @@ import threading
 from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 
-from toilfn.clusters.local.slot import Slot
+from toilfn.clusters.local.channel import Slot
 from toilfn.protocol import Run, expect
 from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from toilfn.clusters.local.slot import Doing, Slot
+from toilfn.clusters.local.channel import Doing, Slot
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.ids import TaskId
 from toilfn.protocol import Log, encode

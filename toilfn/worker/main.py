@@ -28,10 +28,9 @@ from functools import partial
 from typing import NoReturn
 
 from toilfn import protocol
+from toilfn.clusters.common.output import LOG_LIMIT
 from toilfn.clusters.common.verdicts import NOT_MINE
-from toilfn.clusters.local.output import LOG_LIMIT
-from toilfn.clusters.local.slot import Slot
-from toilfn.clusters.local.wire import Wire
+from toilfn.clusters.local.channel import Slot, Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.forks import in_forked_children
 from toilfn.graph.serialize import Main

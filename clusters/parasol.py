@@ -3,6 +3,7 @@
 This module follows the usage text of ``parasol`` and the fields of its results files (``jobResult`` in its source
 code). A Parasol batch has one results file. Here each shape is a Parasol batch, because Parasol judges nodes by the
 failures within a batch. Parasol splits commands at spaces and supports no quoting, so paths cannot contain spaces.
+Lines of output that do not describe jobs are ignored, and never raise an exception.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from toilfn.clusters.base import Capabilities, JobId, RunContext
+from toilfn.clusters.base import Capabilities, JobId, JobState, RunContext
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
-from toilfn.clusters.parasol.answers import listed, results
+from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError, InputError
+from toilfn.ids import Cause
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ParasolCluster", "ParasolSettings"]
+__all__ = ["ListedJob", "ParasolCluster", "ParasolSettings", "listed", "results"]
 
 
 class ParasolSettings(JobSettings, total=False):
@@ -125,3 +127,46 @@ class ParasolCluster(CommandCluster):
         for file in self.log_directory.glob("shape-*.results"):
             known |= results(file.read_text(errors="replace"))
         return known
+
+
+_WAITING = "none"
+"""The machine of a job that waits."""
+
+_LISTED = re.compile(r"^(\d{1,18}) +(\S+) +\S+ +\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (\S+)", re.MULTILINE)
+_RESULT = re.compile(r"^(-?\d{1,9}) (\S+) (\d{1,18}) (\S+) -?\d+ -?\d+ \d+ \d+ \d+ \S+ \S+", re.MULTILINE)
+
+
+class ListedJob(NamedTuple):
+    """A live job: its state, and the name of its command without ``.sh``."""
+
+    found: Found
+    name: str
+
+
+def listed(text: str) -> dict[str, ListedJob]:
+    """Parse the output of ``parasol list jobs``: ``4711 machine user 2009/07/23 10:54:09 command``."""
+    return {
+        job: ListedJob(_live(machine), PurePosixPath(command).name.removesuffix(".sh"))
+        for job, machine, command in _LISTED.findall(text)
+    }
+
+
+def results(text: str) -> dict[str, tuple[Found, str]]:
+    """Parse a results file: how each job ended, and the name of its command without ``.sh``."""
+    return {
+        job: (_ended(int(status), host), PurePosixPath(command).name.removesuffix(".sh"))
+        for status, host, job, command in _RESULT.findall(text)
+    }
+
+
+def _live(machine: str) -> Found:
+    return Found(JobState.QUEUED if machine == _WAITING else JobState.RUNNING, None, f"on {machine}")
+
+
+def _ended(status: int, host: str) -> Found:
+    """Interpret a status of wait(2)."""
+    if status < 0:
+        return Found(JobState.ENDED, Cause.LOST, f"no exit status, on {host}")
+    code, signal = status >> 8, status & 127
+    words = f"signal {signal}" if signal else f"exit status {code}"
+    return Found(JobState.ENDED, exit_cause(code, signal), f"{words}, on {host}")
