@@ -3,7 +3,7 @@
     python benchmarks/copies.py cwl [--megabytes 1000] [--toil FOLDER] [--only TEXT]
     python benchmarks/copies.py wdl [--megabytes 1000] [--toil FOLDER] [--only TEXT] [--container singularity]
 
-The steps write three times the size of the file, which nobody can avoid; what is above that was written twice. Compared
+No runner can avoid to write three times the size of the file; what is above that was written twice. Compared
 are toilfn, cwltool, miniwdl, and Toil's runners if FOLDER holds their commands (`pip install toil[cwl,wdl]` in an
 environment of their own). CWL runs without containers. WDL runs with Singularity, since miniwdl needs a container
 engine, and Toil supports only that one and Docker: `python -m tests.servers.apptainer start` installs it, and

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from toilfn.errors import StoreError, StoreNotFoundError
-from toilfn.stores.blobs import Hasher
+from toilfn.stores.blobs import Hasher, hash_file
 from toilfn.stores.faults import fault
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 
@@ -168,6 +169,18 @@ class FileObjects(Objects):
             fault("objects.temporary")
             self._replace(temporary, self._path(name))
             return hasher.size, hasher.digest()
+
+    def upload_shared(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+        """Create an object that is a hard link to a file, or a copy of it; return its size and digest."""
+        with self._translated("write", name):
+            if self._prepare_rename(path, name):
+                size, digest = hash_file(path)
+                temporary = self._link_in(path, name)
+                if temporary is not None:
+                    fault("objects.temporary")
+                    self._replace(temporary, self._path(name))
+                    return size, digest
+        return self.upload_hashed(path, name)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""
@@ -321,6 +334,17 @@ class FileObjects(Objects):
         with open(path, "rb") as file:
             self._make_read_only(file.fileno(), found.st_mode)
         return True
+
+    def _link_in(self, path: str | os.PathLike[str], name: str) -> str | None:
+        """Create a link to a file beside the object of a name; return None if there can be none."""
+        temporary = os.path.join(os.path.dirname(self._path(name)), f"{TEMPORARY}{secrets.token_hex(8)}")
+        try:
+            os.link(path, temporary)
+        except OSError as error:
+            if error.errno not in (*_NO_LINKS, errno.EXDEV):
+                raise
+            return None
+        return temporary
 
     def _copy_in(self, path: str | os.PathLike[str], name: str, hasher: Hasher | None = None) -> str:
         descriptor, temporary = self._make_temporary(name)

@@ -166,6 +166,10 @@ class Objects(ABC):
         self.upload(path, name)
         return size, digest
 
+    def upload_shared(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+        """Do what `upload_hashed` does, without a copy if possible: then the file must not be changed any more."""
+        return self.upload_hashed(path, name)
+
     @abstractmethod
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""

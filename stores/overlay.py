@@ -67,6 +67,10 @@ class Overlay(Objects):
         """Write a file's content to an object of the upper layer."""
         self._above.upload(path, name, move=move)
 
+    def upload_shared(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+        """Write a file's content to an object of the upper layer, without a copy if possible."""
+        return self._above.upload_shared(path, name)
+
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file."""
         self._holder(name).download(name, path)

@@ -162,7 +162,9 @@ class Store:
             self.objects.put_buffer(ref.name, data)
         return ref
 
-    def put_blob_file(self, path: str | os.PathLike[str], *, name: str | None = None, move: bool = False) -> BlobRef:
+    def put_blob_file(
+        self, path: str | os.PathLike[str], *, name: str | None = None, move: bool = False, share: bool = False
+    ) -> BlobRef:
         """Write a file's content to a blob, using constant memory.
 
         Parameters
@@ -173,7 +175,11 @@ class Store:
             A name from `new_blob_name`. Without one, the content's digest is the name: equal blobs are stored once.
         move : bool
             Whether to remove the file, which is renamed into the store if possible.
+        share : bool
+            Whether the file, which needs a `name`, stays and does not change: it is linked into the store if possible.
         """
+        if name is not None and share:
+            return BlobRef(name, *self.objects.upload_shared(path, name))
         if name is not None and not move:
             return BlobRef(name, *self.objects.upload_hashed(path, name))
         size, digest = hash_file(path)

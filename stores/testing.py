@@ -235,6 +235,14 @@ class StoreContract:
             assert not (tmp_path / "in").exists()
             assert store.get_blob(ref) == b"moved"
 
+    def test_shared_files_stay(self, store: Store, tmp_path: Path) -> None:
+        (tmp_path / "in").write_bytes(b"shared")
+        refs = [store.put_blob_file(tmp_path / "in", name=new_blob_name("in"), share=True) for _ in range(2)]
+        assert [store.get_blob(ref) for ref in refs] == [b"shared", b"shared"]
+        assert (tmp_path / "in").read_bytes() == b"shared"
+        store.objects.delete([refs[0].name])
+        assert store.get_blob(refs[1]) == (tmp_path / "in").read_bytes() == b"shared"
+
     def test_streams_can_seek(self, store: Store) -> None:
         data = bytes(range(256)) * 10_000
         with store.open_blob(store.put_blob(data)) as stream:

@@ -75,7 +75,7 @@ class Call:
         execution = self._execution(script)
         status = run(execution, self.machine.container)
         self._check(status, execution)
-        self.paths.beside = ""
+        self.paths.end_command()
         outputs = OutputLibrary(
             self.task.effective_wdl_version, self.paths, source_dir(self.task), execution.stdout, execution.stderr
         )

@@ -15,7 +15,7 @@ from typing import Any
 from toilfn import current, import_directory, import_file
 from toilfn.errors import InputError
 from toilfn.files.directory import Directory, gather
-from toilfn.files.file import File, write_file
+from toilfn.files.file import File, needed_task_files, write_file
 from toilfn.files.transfer import local_path
 from toilfn.wdl.values import Entries, Paths, PathText, Stored
 
@@ -153,6 +153,8 @@ class TaskPaths(Paths):
         The directory of the inputs, and the working directory of the command.
     beside : str
         The base of relative paths that do not exist in the working directory: `source_dir` until the command has run.
+    has_run : bool
+        Whether the command has run: then files do not change any more, and are linked into the store.
     disks : dict
         The local directory for each mount point.
     """
@@ -168,6 +170,7 @@ class TaskPaths(Paths):
     ) -> None:
         self.place = place
         self.beside = source_dir
+        self.has_run = False
         self.inputs, self.work = place / "inputs", place / "work"
         self.inputs.mkdir()
         self.work.mkdir()
@@ -202,6 +205,10 @@ class TaskPaths(Paths):
         target.parent.mkdir(parents=True, exist_ok=True)
         stored.content.path(target, mutable=self._copy)
         return str(target)
+
+    def end_command(self) -> None:
+        """Note that the command has run: its files are final, and relative paths are those of its working directory."""
+        self.beside, self.has_run = "", True
 
     def protected(self) -> list[Path]:
         """Return the paths that a command in a container must not change: its inputs, but not their folders.
@@ -252,13 +259,14 @@ class TaskPaths(Paths):
         if place.is_dir() is not directory:
             wanted = "a directory" if directory else "a file"
             raise NotADirectoryError(f"{place.relative_to(self.work)} is not {wanted}")
-        self._check_link(place)
-        content = gather(place, place.name, self._write) if directory else write_file(place)
+        if directory:
+            self._check_link(place)
+        content = gather(place, place.name, self._write) if directory else self._write(place)
         return Stored(content, self._made_in(place))
 
     def _write(self, place: Path) -> File:
         self._check_link(place)
-        return write_file(place)
+        return needed_task_files("an output").put(place, share=self.has_run)
 
     def _check_link(self, place: Path) -> None:
         """Refuse a link that is broken or leads out of the attempt's directory: in a container, it may differ."""

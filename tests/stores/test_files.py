@@ -212,6 +212,16 @@ def test_a_file_with_other_names_is_copied(store, tmp_path):
     assert not (tmp_path / "link").is_symlink()
 
 
+def test_a_shared_file_is_linked_and_never_written_to(store, tmp_path):
+    (tmp_path / "in").write_text("x")
+    refs = [store.put_blob_file(tmp_path / "in", name=new_blob_name("in"), share=True) for _ in range(2)]
+    inode = os.stat(tmp_path / "in").st_ino
+    numbers = [os.stat(store.objects.local_path(ref.name)).st_ino for ref in refs]
+    assert numbers[0] == inode
+    assert numbers[1] != inode  # two objects are two files: each can be moved out alone
+    assert mode(tmp_path / "in") == 0o444
+
+
 # The end
 
 

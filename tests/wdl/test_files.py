@@ -138,3 +138,36 @@ def test_files_between_calls_go(tmp_path):
         assert Path(values(wdl(tmp_path, CHAIN, *words))["w.out"]).read_text() == f"a\n\nb\n\n{edit}\n"
         left = [path for path in (tmp_path / "store" / "blobs").rglob("*part.txt") if path.is_file()]
         assert len(left) == number
+
+
+def test_files_that_a_command_writes_are_stored_without_a_copy(tmp_path):
+    source = """\
+version development
+task make {
+  command <<<
+    echo one > one; mkdir d; echo two > d/two
+    ln -s one linked; ln d/two other
+    stat -c %i one > inodes
+  >>>
+  output {
+    File one = "one"
+    Directory d = "d"
+    Array[File] again = [one, "linked", "other"]
+    Array[String] inodes = read_lines("inodes")
+    Array[String] words = [read_string(one), read_string("one"), read_string("linked"), read_string("d/two")]
+  }
+}
+workflow w {
+  call make
+  output {
+    File one = make.one
+    Array[File] again = make.again
+    Array[String] inodes = make.inodes
+    Array[String] words = make.words
+  }
+}
+"""
+    found = values(wdl(tmp_path, source, "--store", "store", "--leave-outputs"))
+    assert found["w.words"] == ["one", "one", "one", "two"]
+    assert [Path(path).read_text() for path in found["w.again"]] == ["one\n", "one\n", "two\n"]
+    assert Path(found["w.one"]).stat().st_ino == int(found["w.inodes"][0])

@@ -79,8 +79,10 @@ class TaskFiles:
         self._held.__exit__(None, None, None)
         task_files_variable.reset(self._token)
 
-    def put(self, path: Path, name: str | None = None, *, move: bool = False, cleanup: bool = False) -> File:
-        """Put a local file into the store; with `move`, the file need not stay where it is.
+    def put(
+        self, path: Path, name: str | None = None, *, move: bool = False, share: bool = False, cleanup: bool = False
+    ) -> File:
+        """Put a local file into the store; with `move` it need not stay where it is, with `share` it never changes.
 
         Raises
         ------
@@ -94,7 +96,7 @@ class TaskFiles:
             raise InputError(f"{path} is not a file" if os.path.lexists(path) else f"{path} does not exist")
         status = path.stat()
         # A name of its own, though an equal blob may exist: files are deleted one by one.
-        ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move)
+        ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move, share=share)
         remember(ref, self.store.objects.local_path(ref.name))
         self.made.append(ref)
         if cleanup:
