@@ -98,7 +98,7 @@ def run(
         command += ["--junit-xml", folder / "report.xml", *([f"-n{','.join(map(str, numbers))}"] if numbers else [])]
         whole = list(map(str, [sys.executable, "-m", *command]))
         if own_network:
-            whole = ["unshare", "--net", "--mount", "sh", "-c", _network(folder) + shlex.join(whole)]
+            whole = ["unshare", "--net", "--mount", "sh", "-c", network(folder) + shlex.join(whole)]
         done = subprocess.run(
             whole, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": name}, capture_output=True,
             text=True, check=False,
@@ -108,7 +108,7 @@ def run(
         return _results(folder / "report.xml")
 
 
-def _network(folder: Path) -> str:
+def network(folder: Path) -> str:
     """Give commands that make a network with a server that has the name which a test asks for."""
     (folder / "hosts").write_text("127.0.0.1 localhost\n127.0.0.1 commonwl.org\n")
     (folder / "www").mkdir()
