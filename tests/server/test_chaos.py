@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -12,6 +13,8 @@ import requests
 
 from tests.server.wes import FINAL, Client
 
+KILLS = int(os.environ.get("TOILFN_TEST_KILLS", "10"))
+RUNS = max(10, KILLS // 2)
 ORDER = ["QUEUED", "INITIALIZING", "RUNNING", "CANCELING", *sorted(FINAL)]
 WITNESS = """\
 import os, sys, time
@@ -76,7 +79,7 @@ def test_the_index_can_be_deleted(start):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600 + 30 * KILLS)
 def test_two_servers_that_are_killed_again_and_again(start, tmp_path):
     random.seed(1)
     servers = [start("--max-runs=2"), start("--max-runs=2")]
@@ -99,11 +102,12 @@ def test_two_servers_that_are_killed_again_and_again(start, tmp_path):
             assert seen.get(run) not in FINAL or seen[run] == state
             seen[run] = state
 
-    for number in range(10):
-        folder = witnesses / str(number)
-        folder.mkdir(parents=True)
-        params = {"seconds": random.choice([0, 1, 2]), "folder": str(folder)}
-        runs.append(ask(lambda client, params=params: client.script(WITNESS, params=params)))
+    for number in range(KILLS):
+        if len(runs) <= number * RUNS // KILLS:
+            folder = witnesses / str(len(runs))
+            folder.mkdir(parents=True)
+            params = {"seconds": random.choice([0, 1, 2]), "folder": str(folder)}
+            runs.append(ask(lambda client, params=params: client.script(WITNESS, params=params)))
         if random.random() < 0.3:
             cancelled.add(chosen := random.choice(runs))
             ask(lambda client, chosen=chosen: client.cancel(chosen))
@@ -111,6 +115,7 @@ def test_two_servers_that_are_killed_again_and_again(start, tmp_path):
         victim.stop(signal.SIGKILL)
         look()
         victim.start()
+    assert len(runs) == RUNS
     end = time.monotonic() + 600
     while set(seen.values()) - FINAL or len(seen) < len(runs):
         assert time.monotonic() < end, seen
