@@ -25,6 +25,7 @@ __all__ = ["COMMANDS", "main", "overview", "parser_of"]
 COMMANDS = {
     "run": ("toilfn.cli.run", "run a workflow script"),
     "resume": ("toilfn.cli.resume", "resume an interrupted run and print its result"),
+    "submit": ("toilfn.cli.submit", "submit a run whose leader is a job of the cluster, too"),
     "rerun": ("toilfn.cli.rerun", "run finished tasks of a run again"),
     "status": ("toilfn.cli.status", "show the progress of a workflow, its running and its failed tasks"),
     "logs": ("toilfn.cli.logs", "print the output and the log of a task"),

@@ -8,6 +8,7 @@ import time
 from toilfn.cli.common import add_store, add_store_options, open_named
 from toilfn.errors import StoreLockedError
 from toilfn.leader.abandoned import end_jobs, forget_jobs
+from toilfn.leader.asjob import end_leader_job
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease, Watch
 from toilfn.units import format_duration, parse_duration
@@ -52,7 +53,9 @@ def command(options: argparse.Namespace) -> int:
     except StoreLockedError:
         return _stop_leader(store, options.timeout)
     with lease:
-        count = 0 if options.leave_jobs else end_jobs(store, options.timeout)
+        count = 0
+        if not options.leave_jobs:  # the leader first, if its job still waits: it would start others
+            count = end_leader_job(store, options.timeout) + end_jobs(store, options.timeout)
         forget_jobs(store)
     print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing runs in {store.url}")
     return 0

@@ -21,6 +21,7 @@ from toilfn.inspect.fold.columns import Row
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.summary import LISTED, rows, run_state, schema, summary
 from toilfn.inspect.view import State, TaskInfo
+from toilfn.leader.asjob import has_leader_job, order_of
 from toilfn.stores import Store
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.units import format_duration
@@ -50,7 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_store(parser)
     add_store_options(parser)
-    parser.add_argument("--wait", action="store_true", help="wait until the run has no live leader")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait until the run has no live leader, and none that waits in a queue"
+    )
     parser.add_argument(
         "--exit-code", action="store_true", help="report the state of the run in the exit status (see below)"
     )
@@ -81,6 +84,8 @@ def command(options: argparse.Namespace) -> int:
     elif options.json:
         print_json(summary(store.url, fold, leader if is_alive else None))
     else:
+        if (job := _leader_job(store, leader)) and not (options.failed or options.running or options.queued):
+            print(job)
         _print(store.url, fold, leader, is_alive, [state for state in LISTED if getattr(options, state.value)])
     return EXIT_STATUSES[run_state(fold, alive=is_alive)] if options.exit_code else 0
 
@@ -92,12 +97,20 @@ def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
         began = time.monotonic()
         leader, is_alive = holder(store), living(store) is not None
         fold.update(store)  # after the leader: one that ends in between says so there
-        if not (wait and is_alive):
+        if not (wait and (is_alive or has_leader_job(store))):
             break
         time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
     if not is_alive:
         fold.stop_running()
     return leader, is_alive, fold
+
+
+def _leader_job(store: Store, leader: Holder | None) -> str:
+    """Return a line about the job of a leader that has not begun; empty if there is none."""
+    order = order_of(store)
+    if order is None or (leader is not None and leader.acquired > order.submitted):
+        return ""
+    return f"leader    job {order.job} of {order.cluster}, submitted {_when(order.submitted)}, has not begun"
 
 
 def _print(url: str, fold: Fold, leader: Holder | None, is_alive: bool, wanted: list[State]) -> None:

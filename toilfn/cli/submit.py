@@ -1,0 +1,179 @@
+"""``toilfn submit SCRIPT --store STORE --cluster slurm``: the leader itself is a job."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from typing import Any
+
+from toilfn import stdio
+from toilfn.cli.common import print_json
+from toilfn.cli.parser import Parser
+from toilfn.cli.run import add_parameters
+from toilfn.config.settings import Settings, from_options
+from toilfn.errors import InputError
+from toilfn.leader.asjob import LeaderJob, Shape, make_order, order_of, submit_leader
+from toilfn.stores import open_store
+from toilfn.text import VisibleStream
+from toilfn.units import parse_duration, parse_memory
+
+__all__ = ["lead", "main", "make_parser"]
+
+_LANGUAGES = {".cwl": "cwl", ".wdl": "wdl"}
+_SHAPE = ("cores", "memory", "walltime", "arguments")
+_HERE = (None, "local", "inline")
+"""Clusters that run tasks on the leader's machine."""
+
+
+def make_parser(prog: str = "toilfn submit") -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} (SCRIPT | -m MODULE) --store STORE --cluster CLUSTER [flags] [-- the script's own arguments]\n"
+        f"       {prog} DOCUMENT.cwl --store STORE --cluster CLUSTER [flags of toilfn cwl; .wdl likewise] [INPUTS]\n"
+        f"       {prog} --resume STORE",
+        description="Submit a run whose leader is a job of the cluster as well, and return.",
+    )
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="a Python file that calls toilfn.compute")
+    parser.add_argument("-m", dest="module", metavar="MODULE", help="a module to run instead, as with python -m")
+    _add_own(parser)
+    add_parameters(parser)
+    return parser
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    """Add the options that are not passed on to the leader."""
+    group = parser.add_argument_group("job of the leader")
+    group.add_argument("--resume", metavar="STORE", help="submit the last leader of a store again, after it has ended")
+    group.add_argument("--lead-on", metavar="CLUSTER", help="cluster whose job the leader is (default: --cluster); "
+                       "with --cluster local, all tasks run in that job")  # fmt: skip
+    group.add_argument("--leader-cores", dest="cores", type=float, metavar="N", default=argparse.SUPPRESS,
+                       help="cores of the leader's job (default: 1)")  # fmt: skip
+    group.add_argument("--leader-memory", dest="memory", type=parse_memory, metavar="SIZE", default=argparse.SUPPRESS,
+                       help="memory of the leader's job (default: 2Gi)")  # fmt: skip
+    group.add_argument("--leader-walltime", dest="walltime", type=parse_duration, metavar="TIME",
+                       default=argparse.SUPPRESS,
+                       help="time limit of the leader's job (default: the cluster's)")  # fmt: skip
+    group.add_argument("--leader-args", dest="arguments", metavar="ARGS", default=argparse.SUPPRESS,
+                       help="more arguments of the submit command for the leader's job only, such as "
+                       "'--partition=long'")  # fmt: skip
+    group.add_argument("--json", action="store_true", help="print the job, the store and the log as JSON")
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "toilfn submit") -> int:
+    """Submit a leader, and print where it is.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words of the command line. Default: those of this process.
+    prog : str
+        The name of the command in its help.
+
+    Raises
+    ------
+    InputError
+        If there is no store, or no cluster that could run the leader.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with stdio.unfailing_standard_error(), redirect_stdout(VisibleStream.over(sys.stdout)):
+        cut = words.index("--") if "--" in words else len(words)
+        own = Parser(prog=prog, add_help=False)
+        _add_own(own)
+        options, rest = own.parse_known_args(words[:cut])
+        settings, order = (_again if options.resume else _ordered)(prog, options, rest, words[cut:])
+        return _submit(settings, order, as_json=options.json)
+
+
+def lead() -> int:
+    """Run the command line of the newest order of a store, as the job of its leader, and return the exit status."""
+    from toilfn.cli import main as toilfn
+    from toilfn.worker.passed import adopt_environment, check_versions
+
+    check_versions()
+    store = open_store(sys.argv[-2], create=False)
+    adopt_environment(store.get_blob)
+    order = order_of(store)
+    assert order is not None
+    os.chdir(order.directory)
+    return toilfn(order.words)
+
+
+def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
+    """Return the settings of a new run, and the order for its leader."""
+    command = _command(rest)
+    settings = Settings.resolve(**from_options(_parsed(prog, command, rest)))
+    if settings.store is None:
+        raise InputError(
+            "the leader's job needs a store that this machine and the cluster share",
+            hint="name one: --store DIR, or --store s3://BUCKET/NAME",
+        )
+    name = options.lead_on or settings.cluster
+    if name in _HERE:
+        raise InputError("there is no cluster whose job the leader could be", hint="name one, as in: --cluster slurm")
+    from toilfn.clusters import make_cluster
+
+    cluster = make_cluster(replace(settings, cluster=name))
+    words = [command, *rest, *more]
+    return settings, make_order(words, os.getcwd(), cluster, _shape(Shape(), options), settings.batch_logs or "")
+
+
+def _again(prog: str, options: argparse.Namespace, rest: list[str], more: list[str]) -> tuple[Settings, LeaderJob]:
+    """Return the settings of the store of an earlier order, and that order."""
+    parsed = make_parser(prog).parse_args(rest)
+    if parsed.script or parsed.module or more:
+        raise InputError("--resume submits the last leader of a store again; name no script")
+    settings = Settings.resolve(**{**from_options(parsed), "store": options.resume})
+    order = order_of(open_store(options.resume, create=False, **(settings.store_options or {})))
+    if order is None:
+        raise InputError(
+            f"no leader of {options.resume} was submitted as a job",
+            hint=f"submit its script with this store, or resume it here: toilfn resume {options.resume}",
+        )
+    return settings, replace(order, shape=_shape(order.shape, options))
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return the command of toilfn for what is to be run, by the ending of the document's name."""
+    endings = (os.path.splitext(word.partition("#")[0])[1] for word in words)
+    return next((_LANGUAGES[ending] for ending in endings if ending in _LANGUAGES), "run")
+
+
+def _parsed(prog: str, command: str, words: Sequence[str]) -> argparse.Namespace:
+    if command != "run":
+        from toilfn.cli import parser_of
+
+        return parser_of(command).parse_args(words)
+    parser = make_parser(prog)
+    options = parser.parse_args(words)
+    if (options.script is None) == (options.module is None):
+        parser.error("name a SCRIPT, or a module with -m")
+    if options.script is not None and not os.path.isfile(options.script):
+        raise InputError(f"script not found: {options.script}")
+    return options
+
+
+def _shape(before: Shape, options: argparse.Namespace) -> Shape:
+    return replace(before, **{name: value for name, value in vars(options).items() if name in _SHAPE})
+
+
+def _submit(settings: Settings, order: LeaderJob, *, as_json: bool) -> int:
+    assert settings.store is not None
+    store = open_store(settings.store, workflow=" ".join(order.words[:2]), **(settings.store_options or {}))
+    done = submit_leader(store, settings.store, order, dict(os.environ))
+    if as_json:
+        print_json(_described(done, store.url))
+        return 0
+    place = settings.store
+    print(f"submitted the leader as job {done.job} of {done.cluster}; it prints to {done.log}")
+    print(f"to watch it: toilfn status {place}; to end it: toilfn kill {place}")
+    print(f"if its job ends before the run does: toilfn submit --resume {place}")
+    return 0
+
+
+def _described(order: LeaderJob, url: str) -> dict[str, Any]:
+    return {"job": order.job, "cluster": order.cluster, "store": url, "log": order.log}

@@ -1,0 +1,253 @@
+"""A leader as a job of a batch system: submitted, found again, and ended.
+
+The store has a note of the order: the command line that the job runs, its directory, and how to find the job. The job
+runs `toilfn.cli.submit.lead`, as a worker runs its batch. Its name differs from those of the jobs that it submits.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from toilfn.clusters.base import Batch, Cluster, JobId, JobState, RunContext
+from toilfn.clusters.common.commandline import CommandCluster
+from toilfn.clusters.common.resume import make_again, make_from, name_of, recipe_of
+from toilfn.errors import ClusterError, StoreLockedError
+from toilfn.leader.cluster_context import StoredNotes, jobs_name
+from toilfn.leader.nodelocal import check_shared
+from toilfn.resources import Resources
+from toilfn.stores import Store, is_local
+from toilfn.stores.lease import living
+from toilfn.stores.options import worker_variables
+from toilfn.worker.passed import ENVIRONMENT_VARIABLE, VERSIONS_VARIABLE, pack_environment, versions, write_ref
+
+__all__ = ["LeaderJob", "Shape", "end_leader_job", "has_leader_job", "make_order", "order_of", "submit_leader"]
+
+_NOTE = "leader-job"
+_BATCH = "leader"
+_START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.cli.submit import lead; sys.exit(lead())"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the job of a leader asks for.
+
+    Attributes
+    ----------
+    cores : float
+    memory : int
+        Bytes.
+    walltime : float or None
+        Seconds; None is the default of the cluster.
+    arguments : str
+        More arguments for the submit command, as a shell would read them.
+    """
+
+    cores: float = 1
+    memory: int = 2 << 30
+    walltime: float | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderJob:
+    """The order for a leader, and its job.
+
+    Attributes
+    ----------
+    words : tuple of str
+        The command line of `toilfn`.
+    directory : str
+        Where it is run.
+    cluster : str
+        The name of the cluster.
+    recipe : dict
+        Its settings.
+    shape : Shape
+    logs : str
+        The folder for job scripts and job output; empty means the cluster's default.
+    address : dict
+        How to find the job; see `Cluster.address`.
+    job : str
+        Empty until the job is submitted.
+    log : str
+        The file with what the leader prints.
+    submitted : float
+        In seconds since the epoch.
+    """
+
+    words: tuple[str, ...]
+    directory: str
+    cluster: str
+    recipe: dict[str, Any]
+    shape: Shape
+    logs: str = ""
+    address: dict[str, Any] = field(default_factory=dict)
+    job: str = ""
+    log: str = ""
+    submitted: float = 0.0
+
+
+def order_of(store: Store) -> LeaderJob | None:
+    """Return the newest order for a leader of a store; None if it never had one."""
+    note = store.get_note(_NOTE)
+    if not note:
+        return None
+    found = json.loads(note)
+    return LeaderJob(**{**found, "words": tuple(found["words"]), "shape": Shape(**found["shape"])})
+
+
+def make_order(words: Sequence[str], directory: str, cluster: Cluster, shape: Shape, logs: str = "") -> LeaderJob:
+    """Build the order for a leader that is to be a job of a cluster.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster's jobs are not started by a command, so that a leader could not be one of them.
+    """
+    return LeaderJob(tuple(words), directory, name_of(_checked(cluster)), recipe_of(cluster), shape, logs)
+
+
+def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[str, str]) -> LeaderJob:
+    """Submit a leader, and return the order with its job.
+
+    Parameters
+    ----------
+    store : Store
+    place : str
+        The store as the user named it.
+    order : LeaderJob
+    environment : dict
+        The variables that the leader gets, except secrets.
+
+    Raises
+    ------
+    StoreLockedError
+        If the store has a leader, or the job of one that waits.
+    ClusterError
+        If the cluster does not accept the job, or other machines could not see the store.
+    """
+    if (held := living(store)) is not None:
+        raise StoreLockedError(
+            f"job store {place} is in use by process {held.pid} on {held.host}",
+            hint=f"wait for its end: toilfn status {place} --wait, or end it: toilfn kill {place}",
+        )
+    cluster = _made(order)
+    cluster.open(_context(store, order, _variables(store, environment)))
+    try:
+        check_shared(cluster, store.url, place)
+        if waiting := cluster.list(_name(store)):
+            raise StoreLockedError(
+                f"job {', '.join(waiting)} of {order.cluster} is already there to lead {place}",
+                hint=f"wait for it, or end it: toilfn kill {place}",
+            )
+        order = replace(order, address=cluster.address(), job="", submitted=time.time())
+        _write(store, order)  # first: whoever looks for the job finds it, even if this process dies now
+        (job,) = cluster.submit([Batch(_BATCH, _BATCH, _resources(order.shape))])
+        order = replace(order, job=job, log=_log_of(cluster, job))
+        _write(store, order)
+        return order
+    finally:
+        cluster.leave()
+
+
+def has_leader_job(store: Store) -> bool:
+    """Return whether the job of a leader is there, in the queue or running, by asking its cluster."""
+    order = order_of(store)
+    if order is None:
+        return False
+    with _reached(store, order) as cluster:
+        return bool(cluster.list(_name(store)))
+
+
+def end_leader_job(store: Store, timeout: float) -> int:
+    """End the job of a leader, if there is one, and return how many there were.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster cannot be asked, or does not end the job in time.
+    """
+    order = order_of(store)
+    if order is None:
+        return 0
+    with _reached(store, order) as cluster:
+        left = set(cluster.list(_name(store)))
+        count = len(left)
+        cluster.kill(left)
+        deadline = time.monotonic() + timeout
+        while left:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"job {', '.join(left)} of {order.cluster} is still running after {timeout:g} s")
+            left -= {update.job for update in cluster.poll(1.0) if update.state is JobState.ENDED}
+        return count
+
+
+def _checked(cluster: Cluster) -> CommandCluster:
+    if not isinstance(cluster, CommandCluster):
+        raise ClusterError(
+            f"a leader cannot be a job of the cluster {name_of(cluster)}",
+            hint="choose slurm, gridengine, lsf, pbs, torque, htcondor or parasol, as in --lead-on slurm",
+        )
+    return cluster
+
+
+def _made(order: LeaderJob) -> CommandCluster:
+    """Build the cluster of an order, whose jobs run the leader instead of a worker."""
+    cluster = _checked(make_from(order.cluster, order.recipe))
+    args, settings = cluster.constructor_arguments
+    own: dict[str, Any] = {
+        **settings,
+        "worker_command": [cluster.settings.get("python", sys.executable), "-c", _START],
+        "submit_args": [*cluster.submit_args(), *shlex.split(order.shape.arguments)],
+        "keep_output": True,
+    }
+    return type(cluster)(*args, **own)
+
+
+@contextmanager
+def _reached(store: Store, order: LeaderJob) -> Iterator[CommandCluster]:
+    cluster = _checked(make_again(order.cluster, order.address))
+    cluster.open(_context(store, order, {}))
+    try:
+        yield cluster
+    finally:
+        cluster.leave()
+
+
+def _context(store: Store, order: LeaderJob, variables: dict[str, str]) -> RunContext:
+    return RunContext(store.url, _name(store), variables, StoredNotes(store), order.logs)
+
+
+def _variables(store: Store, environment: dict[str, str]) -> dict[str, str]:
+    passed = store.put_blob(pack_environment(environment, {}))
+    meta = {} if is_local(store.url) else store.worker_variables()
+    return {
+        **worker_variables(store.url, private=False), **meta, ENVIRONMENT_VARIABLE: write_ref(passed),
+        VERSIONS_VARIABLE: versions(), "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+def _name(store: Store) -> str:
+    return f"{jobs_name(store)}-leader"
+
+
+def _resources(shape: Shape) -> Resources:
+    return Resources(cores=shape.cores, memory=shape.memory, disk=1 << 20, walltime=shape.walltime)
+
+
+def _log_of(cluster: CommandCluster, job: JobId) -> str:
+    (name,) = cluster.submission_names().values()
+    number = cluster.split(job)[1]
+    suffix = "" if number is None else f".{number}"
+    return str(cluster.log_directory / f"{name}{suffix}.log")
+
+
+def _write(store: Store, order: LeaderJob) -> None:
+    store.put_note(_NOTE, json.dumps(asdict(order)).encode())
