@@ -36,7 +36,7 @@ _START = "import sys; sys.path[:] = filter(None, sys.path); from toilfn.cli.subm
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the job of a leader asks for.
+    """The request of the job of a leader.
 
     Attributes
     ----------
@@ -148,7 +148,7 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
                 hint=f"wait for it, or end it: toilfn kill {place}",
             )
         order = replace(order, address=cluster.address(), job="", submitted=time.time())
-        _write(store, order)  # first: whoever looks for the job finds it, even if this process dies now
+        _write(store, order)  # first, so that the job can be found even if this process dies now
         (job,) = cluster.submit([Batch(_BATCH, _BATCH, _resources(order.shape))])
         order = replace(order, job=job, log=_log_of(cluster, job))
         _write(store, order)
