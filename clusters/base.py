@@ -313,6 +313,13 @@ class Cluster(ABC):
     def close(self) -> None:
         """End all jobs of this leader, and free all resources. May be called twice."""
 
+    def nodes(self) -> dict[str, int] | None:
+        """Count the system's nodes by their state, in the system's words; None if they are not known.
+
+        Another thread may call this at any time.
+        """
+        return None
+
     def leave(self) -> None:
         """Free all resources, but let jobs that can outlive this process continue, for the next leader."""
         self.close()

@@ -124,6 +124,10 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.url}>"
 
+    def over(self, objects: Objects) -> Store:
+        """Return the same store, used through other objects that lead to its own."""
+        return Store(objects, self._meta)
+
     def worker_variables(self) -> dict[str, str]:
         """Return the environment variable that saves each worker from reading ``store.json``."""
         return {META_VARIABLE: json.dumps({self.url: self._meta._asdict()})}

@@ -217,6 +217,13 @@ class DaskCluster(Cluster):
         del self._futures[job]
         return [Update(job, JobState.ENDED, Cause.ERROR, why)]
 
+    def nodes(self) -> dict[str, int] | None:
+        """Count the machines that have workers."""
+        try:
+            return {"running": len({worker["host"] for worker in self._workers()})}
+        except (OSError, TimeoutError):  # the scheduler is away
+            return None
+
     def _workers(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = list(self._link.client().scheduler_info(n_workers=-1)["workers"].values())
         return found

@@ -287,6 +287,10 @@ class BesideCluster(Cluster):
         """Return the address of the main cluster."""
         return self._main.address()
 
+    def nodes(self) -> dict[str, int] | None:
+        """Count the nodes of the main cluster."""
+        return self._main.nodes()
+
     def has_other_machines(self) -> bool | None:
         """Return whether jobs of the main cluster may run on other machines."""
         return self._main.has_other_machines()

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -231,6 +232,13 @@ class SlurmCluster(CommandCluster):
         hosts = set(self.commands.consult(["sinfo", "--noheader", "--Node", "--Format=NodeHost:256"]).split())
         here = socket.gethostname()
         return bool(hosts - {here, here.partition(".")[0]}) if hosts else None
+
+    def nodes(self) -> dict[str, int] | None:
+        """Count the nodes by state, such as idle, mixed, allocated, drained or down, from sinfo."""
+        fields = "NodeHost:256|,StateLong:64"
+        lines = self.commands.consult(["sinfo", "--noheader", "--Node", f"--Format={fields}"]).splitlines()
+        states = dict(line.split("|", 1) for line in lines if "|" in line)  # a node is there for each partition
+        return dict(Counter(state.strip().rstrip("*~#!%$@^-+") for state in states.values())) if states else None
 
     def names(self) -> dict[JobId, str]:
         """Return the names of all live jobs of this user, from squeue."""

@@ -92,6 +92,15 @@ def test_cluster_objects_and_clients_will_do_as_well(dask_cluster, run):
         assert client.status == "running"
 
 
+def test_nodes_are_the_machines_of_workers(dask_cluster):
+    cluster = DaskCluster(dask_cluster)
+    cluster.open(RunContext("unused", "nodes"))
+    try:
+        assert cluster.nodes() == {"running": 1}
+    finally:
+        cluster.close()
+
+
 @pytest.mark.parametrize(
     "shape",
     [Resources(cores=3), Resources(memory=2**33), Resources(accelerators=(Accelerator(2),))],

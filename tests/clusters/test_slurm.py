@@ -110,6 +110,12 @@ def test_a_controller_that_stops_and_starts_costs_nothing(alone, slurm, opened):
             assert wait(cluster, job, JobState.ENDED).cause is None
 
 
+def test_nodes_are_counted_by_state(slurm, opened):
+    nodes = opened().nodes()
+    assert sum(nodes.values()) == len(slurm.nodes)
+    assert set(nodes) <= {"idle", "mixed", "allocated", "completing", "drained", "draining", "down"}
+
+
 def test_the_walltime_is_named(slurm, opened):
     """Slurm counts in minutes and looks twice in one, so the test brings the end nearer."""
     cluster = opened()

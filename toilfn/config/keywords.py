@@ -213,6 +213,10 @@ class ResumeSettings(TypedDict, total=False):
     log_file_size: Size | None
     """Size at which the log file is rotated; five old files are kept (default: 10M)."""
 
+    metrics_port: int | None
+    """Port on this machine's loopback interface at which the leader serves /metrics for Prometheus, 0 for any that is
+    free (default: none)."""
+
     on_success: str | Sequence[str] | None
     """Command that is run once when the run has succeeded, with its summary (as toilfn status --json prints it) on
     standard input; or an http(s) URL that gets it by POST; not called where nothing had to run."""

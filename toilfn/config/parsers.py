@@ -77,6 +77,14 @@ def cores(value: Any) -> float:
 count, positive_count = whole(0), whole(1)
 
 
+def port(value: Any) -> int:
+    """Read the number of a port; 0 is any that is free."""
+    number = count(value)
+    if number > 65535:
+        raise ValueError("write the number of a port, from 0 to 65535")
+    return number
+
+
 def probability(value: Any) -> float:
     """Read a number from 0 to 1."""
     try:

@@ -34,6 +34,7 @@ from toilfn.config.parsers import (
     names,
     one_of,
     place,
+    port,
     positive_count,
     probability,
     sections,
@@ -331,6 +332,12 @@ class Settings:
         "10M", parse_size, _OUTPUT, "size at which the log file is rotated; five old files are kept"
     )
 
+    metrics_port: int | None = _setting(
+        None, port, _OUTPUT,
+        "port on this machine's loopback interface at which the leader serves /metrics for Prometheus, 0 for any that "
+        "is free (default: none)",
+    )  # fmt: skip
+
     on_success: str | list[str] | None = _setting(
         None, hook, _OUTPUT,
         "command that is run once when the run has succeeded, with its summary (as toilfn status --json prints it) on "
@@ -422,6 +429,7 @@ _METAVARS = {
     cores: "N",
     count: "N",
     positive_count: "N",
+    port: "PORT",
     environment: "NAME[=VALUE]",
     named_values: "NAME=VALUE",
     names: "NAME",

@@ -49,6 +49,8 @@ class Callbacks:
         Called with a task's name and what it has logged at the level WARNING or above.
     warn : callable
         Called with what people should know about jobs that do not start.
+    worked : callable or None
+        Called with the seconds that the leader has worked between two looks for news.
     service_patience : float
         For how many seconds clients of services may wait in a queue while nothing else can start.
     """
@@ -62,6 +64,7 @@ class Callbacks:
     said: Callable[[str, TaskId, bytes], None] | None = None
     warned: Callable[[str, str], None] = lambda *_: None
     warn: Callable[[str], None] = lambda _: None
+    worked: Callable[[float], None] | None = None
     service_patience: float = 600.0
 
 

@@ -44,6 +44,11 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="toilfn-committer", daemon=True)
         self._thread.start()
 
+    @property
+    def unwritten(self) -> int:
+        """How many records are not in the store yet."""
+        return self._added - self._written
+
     def add(self, record: bytes) -> None:
         """Queue a record."""
         with self._changed:

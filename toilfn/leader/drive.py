@@ -6,7 +6,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import TypeAlias
 
 from toilfn.clusters import make_cluster
 from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
@@ -29,6 +31,7 @@ from toilfn.leader.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
 from toilfn.leader.mailbox import Mailbox, StoreMailbox
+from toilfn.leader.metrics import Metrics, Watched
 from toilfn.leader.nodelocal import check_shared
 from toilfn.leader.policy import capped, policy, worker_memory
 from toilfn.leader.progress import Progress
@@ -56,6 +59,8 @@ from toilfn.worker.usage import WORKER_MEMORY_VARIABLE
 __all__ = ["RunDriver", "choose_cluster"]
 
 _log = logging.getLogger(__name__)
+
+Ended: TypeAlias = Callable[[str, "records.Outcome | records.Failure"], None]
 
 _SHELL_STEP = "toilfn.steps.run._run"
 """The full name of the function of all shell steps."""
@@ -109,6 +114,8 @@ class RunDriver:
         Whether the run is to end at once.
     elsewhere : mapping
         Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
+    metrics : Metrics, optional
+        Served while the run is led.
     """
 
     def __init__(
@@ -120,6 +127,7 @@ class RunDriver:
         place: str,
         is_stopped: Callable[[], bool],
         elsewhere: Mapping[JobId, str],
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._index = index
@@ -128,6 +136,7 @@ class RunDriver:
         self._place = place
         self._is_stopped = is_stopped
         self._elsewhere = elsewhere
+        self._metrics = metrics
         self._passed: list[records.BlobRef] = []
         self.may_have_jobs = not cluster.capabilities.direct
         """Whether jobs may live on: those of this leader, or those of earlier ones where it could not look."""
@@ -164,7 +173,8 @@ class RunDriver:
                 answers = self._mailbox(cluster)
                 leader = self._leader(cluster, run, loader, committer, answers, interrupts, progress)
                 earlier = self._earlier(direct=cluster.capabilities.direct)
-                leader.run((*run.roots, *run.forced), earlier)
+                with self._served(leader, committer, run):
+                    leader.run((*run.roots, *run.forced), earlier)
         except BaseException:
             self._leave()
             raise
@@ -177,6 +187,11 @@ class RunDriver:
             self.may_have_jobs = cluster.has_left_jobs and not leader.is_done
         self._judge(leader, interrupts)
         return leader.values
+
+    def _served(self, leader: Leader, committer: Committer, run: records.Run) -> AbstractContextManager[None]:
+        if self._metrics is None:
+            return nullcontext()
+        return self._metrics.served(Watched(leader, committer, self._cluster, self._store, run))
 
     def _earlier(self, *, direct: bool) -> Earlier:
         """Return what earlier leaders may have left, whose workers may have answered through the store."""
@@ -266,6 +281,7 @@ class RunDriver:
         assert self._index.epoch is not None
         flag = _Flag(self._store)
         logs = AttemptLogs(self._settings, self._read_log, progress.message)
+        tally = self._metrics.tally if self._metrics else None
         bad = BadWorkers(self._settings.bad_worker, self._settings.bad_worker_interval)
         return Leader(
             self._index,
@@ -282,10 +298,11 @@ class RunDriver:
                 should_stop=lambda: interrupts.should_stop or self._is_stopped() or flag.is_set(),
                 tick=progress.update,
                 victims=bad.choose,
-                ended=logs.ended if logs.is_needed else None,
+                ended=_each(*([tally.ended] if tally else []), *([logs.ended] if logs.is_needed else [])),
                 said=logs.said if self._settings.stream_logs else None,
                 warned=logs.warned,
                 warn=_log.warning,
+                worked=tally.worked if tally else None,
                 service_patience=self._settings.service_patience,
             ),
             self._store.objects.delete,
@@ -344,6 +361,18 @@ class RunDriver:
 
     def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
         return self._store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
+
+
+def _each(*functions: Ended) -> Ended | None:
+    """Return a function that calls all of these, or None if there is none."""
+    if len(functions) < 2:
+        return functions[0] if functions else None
+
+    def call(name: str, attempt: records.Outcome | records.Failure) -> None:
+        for function in functions:
+            function(name, attempt)
+
+    return call
 
 
 def _directory() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -119,6 +120,13 @@ class SubmittedBatch:
     owed: set[TaskId] | None = None
     """The tasks that it may still speak of, after a roll-back; None: any."""
 
+    @property
+    def state(self) -> str:
+        """A word for where its job is: ``"sending"``, ``"queued"``, ``"held"`` or ``"running"``."""
+        if self.job is None:
+            return "sending"
+        return "held" if self.is_held else "queued" if self.is_queued else "running"
+
     def note(self, update: Update, now: float) -> None:
         """Take in what the system says of its job."""
         is_queued = update.state is JobState.QUEUED
@@ -167,6 +175,12 @@ class Jobs:
 
     def __iter__(self) -> Iterator[SubmittedBatch]:
         return iter(self._submitted.values())
+
+    def states(self) -> Counter[str]:
+        """Count what was submitted by where it is; another thread than the leader's may ask."""
+        counts = Counter(dict.fromkeys(("sending", "queued", "held", "running"), 0))
+        counts.update(submitted.state for submitted in list(self._submitted.values()))
+        return counts
 
     def names(self) -> Collection[JobId]:
         """Return the cluster's names of the jobs that are submitted."""

@@ -57,6 +57,7 @@ from toilfn.scheduler.events import (
     Submit,
     TailCallStarted,
 )
+from toilfn.scheduler.states import State
 
 __all__ = ["Leader"]
 
@@ -139,6 +140,7 @@ class Leader:
         self._services = ServiceMessages(cluster, mailbox)
         self._streams = OutputMessages(mailbox, is_wanted=callbacks.said is not None)
         self._checkpoints = CheckpointRecords()
+        self._news_since = 0.0
         self._roots: set[TaskId] = set()
         self._done_before: set[TaskId] = set()
         self.tasks = TaskRecords(index, loader)
@@ -173,6 +175,7 @@ class Leader:
         self._done_before = {root for root in self._roots if self._index.is_complete(root)}
         self._bring(self._loader.load(self._roots))
         self._adopt(earlier)
+        self._news_since = time.monotonic()
         while not self._is_over():
             if not self._callbacks.should_drain():
                 self._obey(self._scheduler.dispatch(time.monotonic(), holds=self._callbacks.should_hold()))
@@ -220,8 +223,20 @@ class Leader:
 
     def _updates(self) -> list[Update]:
         early, self._early = self._early, []
+        if self._callbacks.worked is not None:
+            self._callbacks.worked(time.monotonic() - self._news_since)
         news = [*early, *self._cluster.poll(_SOON if early else self._patience())]
+        self._news_since = time.monotonic()
         return news if self._mailbox.late is None else [*news, *self._mailbox.late.due()]
+
+    @property
+    def jobs(self) -> Jobs:
+        """The batches that the cluster was given."""
+        return self._jobs
+
+    def open_tasks(self) -> list[tuple[TaskId, State]]:
+        """Return the tasks that are not complete, and their states; another thread may ask."""
+        return self._scheduler.open_tasks()
 
     @property
     def has_jobs(self) -> bool:

@@ -20,6 +20,12 @@ from toilfn.scheduler.events import Event, Finished, NewTask, Submitted
 
 __all__ = ["Loader", "StaleOutcomes", "TaskRecords"]
 
+_FUNCTION_START = len(records.start_of(records.TaskRecord)) + 16 + 2
+_FUNCTION = slice(_FUNCTION_START, _FUNCTION_START + 16)
+"""Where a function's digest is in the encoded record of a task."""
+_NAME_OPTION = b"\xa4name"
+"""What is in the encoded record of a task whose call has the option `name`, and in few others."""
+
 
 class StaleOutcomes:
     """Takes outcomes back in an index.
@@ -309,10 +315,29 @@ class TaskRecords:
 
     def name(self, id_: TaskId) -> str:
         """Return the name of a task's function, for people; of one that this leader has finished, its id."""
+        if (name := self.kind(id_)) is not None:
+            return name
         try:
-            task = self.get(id_)
+            return self._given_name(self._index.task(id_))
         except KeyError:
             return f"task {id_.hex()[:12]}"
+
+    def kind(self, id_: TaskId) -> str | None:
+        """Return the name of a task that has no outcome, and None for any other; another thread may ask.
+
+        Of most tasks this decodes nothing.
+        """
+        data = self._loader.encoded.get(id_)
+        if data is None:
+            return None
+        function = None if _NAME_OPTION in data else self._index.functions.get(data[_FUNCTION])
+        if function is not None:
+            return function.name
+        task = records.decode(data)
+        assert isinstance(task, records.TaskRecord)
+        return self._given_name(task)
+
+    def _given_name(self, task: records.TaskRecord) -> str:
         return str(task.options.get("name") or self.function(task).name)
 
     def is_service(self, id_: TaskId) -> bool:

@@ -23,6 +23,7 @@ from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph, known_names
 from toilfn.leader.loading import Loader, StaleOutcomes
+from toilfn.leader.metrics import Metrics, check_metrics
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode
@@ -30,6 +31,7 @@ from toilfn.model.values import Values
 from toilfn.moved import moved_from, new_place
 from toilfn.stdio import open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store, temporary_store
+from toilfn.stores.counted import counted
 from toilfn.worker.scratch import base_dir
 
 if TYPE_CHECKING:
@@ -75,7 +77,11 @@ class WorkflowRun:
         self._settings = settings
         self._workflow = workflow
         self._temporary = settings.store is None
+        check_metrics(settings.metrics_port)
+        self._metrics = None if settings.metrics_port is None else Metrics(settings.metrics_port)
         self.store = _open(settings, workflow, create)
+        if self._metrics is not None:
+            self.store = self.store.over(counted(self.store.objects, self._metrics.traffic))
         self._place = settings.store or self.store.url
         self.index = Index.load(self.store.log)
         self._cluster: Cluster | None = None
@@ -310,8 +316,9 @@ class WorkflowRun:
 
         assert self._cluster is not None
         return RunDriver(
-            self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped, self._elsewhere
-        )
+            self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped, self._elsewhere,
+            self._metrics,
+        )  # fmt: skip
 
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))

@@ -123,6 +123,10 @@ class Scheduler:
         """Count the tasks in each state, by the state's name in lower case."""
         return {state.name.lower(): self._state.counts[state] for state in State}
 
+    def open_tasks(self) -> list[tuple[TaskId, State]]:
+        """Return the tasks that are not complete, and their states; another thread may ask."""
+        return [(task.id, task.state) for task in list(self._tasks.values())]
+
     def is_complete(self, id: TaskId) -> bool:
         """Return whether a task, and all that it led to, have outcomes."""
         return id in self._holds.complete

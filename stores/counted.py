@@ -1,0 +1,105 @@
+"""Objects that count what passes through them, for the metrics of a leader."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, cast
+
+from toilfn.stores.objects import Objects
+
+__all__ = ["Traffic", "counted"]
+
+
+class Traffic:
+    """What a process has done to a store.
+
+    Attributes
+    ----------
+    operations : Counter
+        How often it has read, written, listed and deleted objects, by these words in the form ``"read"``.
+    read, written : int
+        The bytes of objects, without those that were read as streams.
+    """
+
+    def __init__(self) -> None:
+        self.operations: Counter[str] = Counter(read=0, write=0, list=0, delete=0)
+        self.read = self.written = 0
+
+    def reads(self, size: int) -> None:
+        """Count an object that was read."""
+        self.operations["read"] += 1
+        self.read += size
+
+    def writes(self, size: int) -> None:
+        """Count an object that was written."""
+        self.operations["write"] += 1
+        self.written += size
+
+
+def counted(objects: Objects, traffic: Traffic) -> Objects:
+    """Return the same objects, whose use is counted.
+
+    Parameters
+    ----------
+    objects : Objects
+    traffic : Traffic
+        Takes the counts.
+    """
+    return cast("Objects", _Counted(objects, traffic))
+
+
+class _Counted:
+    """Counts the calls that have a size or that cost something, and passes on all of them."""
+
+    def __init__(self, inner: Objects, traffic: Traffic) -> None:
+        self._inner = inner
+        self._traffic = traffic
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def get(self, name: str) -> bytes:
+        data = self._inner.get(name)
+        self._traffic.reads(len(data))
+        return data
+
+    def put(self, name: str, data: bytes) -> None:
+        self._inner.put(name, data)
+        self._traffic.writes(len(data))
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        is_new = self._inner.put_new(name, data)
+        self._traffic.writes(len(data) if is_new else 0)
+        return is_new
+
+    def put_buffer(self, name: str, data: memoryview) -> None:
+        self._inner.put_buffer(name, data)
+        self._traffic.writes(data.nbytes)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        self._traffic.operations["list"] += 1
+        return self._inner.list(prefix)
+
+    def delete(self, names: Iterable[str]) -> None:
+        self._traffic.operations["delete"] += 1
+        self._inner.delete(names)
+
+    def upload(self, path: str | os.PathLike[str], name: str, *, move: bool = False) -> None:
+        size = os.path.getsize(path)
+        self._inner.upload(path, name, move=move)
+        self._traffic.writes(size)
+
+    def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+        size, digest = self._inner.upload_hashed(path, name)
+        self._traffic.writes(size)
+        return size, digest
+
+    def download(self, name: str, path: str | os.PathLike[str]) -> None:
+        self._inner.download(name, path)
+        self._traffic.reads(os.path.getsize(path))
+
+    def open(self, name: str) -> BinaryIO:
+        self._traffic.reads(0)  # its size would cost another request
+        return self._inner.open(name)
