@@ -24,7 +24,7 @@ _FUNCTION_START = len(records.start_of(records.TaskRecord)) + 16 + 2
 _FUNCTION = slice(_FUNCTION_START, _FUNCTION_START + 16)
 """Where a function's digest is in the encoded record of a task."""
 _NAME_OPTION = b"\xa4name"
-"""What is in the encoded record of a task whose call has the option `name`, and in few others."""
+"""Bytes in the encoded record of each task whose call has the option `name`, and in few others."""
 
 
 class StaleOutcomes:

@@ -1,6 +1,6 @@
 """``/metrics`` of a leader, for Prometheus.
 
-What ends is counted as it ends; all else is read from the leader's state whenever Prometheus asks. Labels have few
+Attempts are counted as they end; everything else is read from the leader's state whenever Prometheus asks. Labels have few
 values: kinds of tasks, states and causes, and of the kinds only the first hundred.
 """
 
@@ -40,7 +40,7 @@ _MOST_KINDS = 100
 _OTHERS = "(others)"
 """The kind of all tasks after the first hundred kinds: each would be some twenty time series more."""
 _SHARE = 20
-"""Counting open tasks takes at most one part in so many of the time, however often it is asked for."""
+"""Counting open tasks takes at most one part in so many of the time, however often Prometheus asks."""
 
 
 class _Histogram:
@@ -62,7 +62,7 @@ class _Histogram:
 
 
 class _Kind:
-    """What has ended of the tasks of one name."""
+    """The attempts of the tasks of one name that have ended."""
 
     __slots__ = ("cpu", "failed", "seconds", "succeeded")
 
@@ -252,7 +252,7 @@ def _filled(family: Any, values: Mapping[Any, float]) -> Any:
 
 
 def check_metrics(port: int | None) -> None:
-    """Check that metrics can be served, if they are asked for.
+    """Check that metrics can be served, if a port is given.
 
     Raises
     ------
