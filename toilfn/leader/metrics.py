@@ -1,6 +1,6 @@
 """``/metrics`` of a leader, for Prometheus.
 
-Attempts are counted as they end; everything else is read from the leader's state whenever Prometheus asks. Labels have few
+Attempts are counted as they end; everything else is read from the leader's state when Prometheus asks. Labels have few
 values: kinds of tasks, states and causes, and of the kinds only the first hundred.
 """
 
