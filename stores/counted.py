@@ -1,4 +1,4 @@
-"""Objects that count what passes through them, for the metrics of a leader."""
+"""Objects of a store whose reads and writes are counted, for the metrics of a leader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Traffic", "counted"]
 
 
 class Traffic:
-    """What a process has done to a store.
+    """The reads and writes of a store by one process.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Traffic:
         self.read = self.written = 0
 
     def reads(self, size: int) -> None:
-        """Count an object that was read."""
+        """Count one object that was read."""
         self.operations["read"] += 1
         self.read += size
 
