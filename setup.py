@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the package's page, and source distributions that are the same each time.
+"""What pyproject.toml cannot say: the package's page, and source distributions with manual pages, the same each time.
 
 The page is README.md with links that lead somewhere from there. A link to a file of the repository becomes one to the
 address ``Source`` in ``[project.urls]``; without that, its text, and pictures are left out.
@@ -8,6 +8,7 @@ import gzip
 import io
 import os
 import re
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -39,8 +40,18 @@ def page(folder: Path) -> str:
     return _RELATIVE.sub(replaced, _COMMENT.sub("", (folder / "README.md").read_text(encoding="utf-8")))
 
 
-class ReproducibleSdist(sdist):
-    """With ``SOURCE_DATE_EPOCH`` in the environment, an archive whose bytes depend on nothing but the files."""
+class CompleteSdist(sdist):
+    """An archive with manual pages.
+
+    With ``SOURCE_DATE_EPOCH`` in the environment, its bytes depend on nothing but the files.
+    """
+
+    def make_release_tree(self, base_dir: str, files: "list[str]") -> None:
+        """Collect the files, and write the manual pages, except into an sdist of an sdist, which has them."""
+        super().make_release_tree(base_dir, files)
+        here = Path(__file__).parent
+        if not (here / "PKG-INFO").exists():
+            subprocess.run([sys.executable, here / "docs/man.py", Path(base_dir) / "man"], check=True)
 
     def make_archive(self, base_name: str, format: str, *args: Any, **options: Any) -> str:
         """Make the archive, and then one without times, users and the order of the disk."""
@@ -65,5 +76,5 @@ if __name__ == "__main__":
     setup(
         long_description=page(Path(__file__).parent),
         long_description_content_type="text/markdown",
-        cmdclass={"sdist": ReproducibleSdist},
+        cmdclass={"sdist": CompleteSdist},
     )

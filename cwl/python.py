@@ -11,6 +11,7 @@ from cwltool.context import LoadingContext, RuntimeContext
 from cwltool.errors import WorkflowException
 from cwltool.load_tool import load_tool
 from cwltool.process import Process, shortname
+from cwltool.resolver import resolve_local
 from schema_salad.exceptions import ValidationException
 
 from toilfn.cwl import plainpaths, steps
@@ -29,7 +30,7 @@ from toilfn.files.file import File
 from toilfn.graph.task import task
 from toilfn.worker.context import current
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "load", "read"]
 
 
 def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
@@ -63,15 +64,28 @@ def load(document: str | os.PathLike[str], **options: Any) -> Loaded:
     unknown = sorted(name for name in options if not hasattr(context, name))
     if unknown:
         raise InputError(f"cwltool's RuntimeContext has no option {unknown[0]!r}")
-    plainpaths.patch_cwltool()
-    loading = LoadingContext({"construct_tool_object": make_tool, "fetcher_constructor": Fetcher})
+    loading = LoadingContext()
     loading.podman, loading.singularity = context.podman, context.singularity
-    try:
-        process = load_tool(os.fspath(document), loading)
-    except (ValidationException, WorkflowException, OSError) as error:
-        raise InputError(f"CWL document {os.fspath(document)} cannot be loaded:\n{error}") from error
+    process = read(document, loading)
     refuse_unsupported(process)
     return Loaded(process, Engine.of(context))
+
+
+def read(document: str | os.PathLike[str], loading: LoadingContext) -> Process:
+    """Read a document as toilfn does.
+
+    Raises
+    ------
+    InputError
+        If the document cannot be read or is not valid. The message is cwltool's.
+    """
+    plainpaths.patch_cwltool()
+    loading.construct_tool_object, loading.fetcher_constructor = make_tool, Fetcher
+    loading.resolver = resolve_local  # else a path with "#name" is taken for the name of a file
+    try:
+        return load_tool(os.fspath(document), loading)
+    except (ValidationException, WorkflowException, OSError) as error:
+        raise InputError(f"CWL document {os.fspath(document)} cannot be loaded:\n{error}") from error
 
 
 class Loaded:

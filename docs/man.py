@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from rich.console import Console  # noqa: E402
 
 from toilfn import __version__  # noqa: E402
 from toilfn.cli import COMMANDS, overview, parser_of  # noqa: E402
@@ -60,9 +63,18 @@ def entry(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def paragraph(text: object) -> list[str]:
-    """Return text, whose lines stay as they are if there are several."""
-    lines = escaped(str(text).strip())
+    """Return text, or what rich draws, such as a table; lines stay as they are if there are several."""
+    lines = escaped((text if isinstance(text, str) else drawn(text)).strip())
     return [".nf", lines, ".fi"] if "\n" in lines else [lines]
+
+
+def drawn(table: object) -> str:
+    """Return what rich draws as plain text, lines and corners in ASCII."""
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, "ascii", write_through=True) as stream:
+        Console(file=stream, width=78, color_system=None).print(table)
+        text = written.getvalue().decode()
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def escaped(text: str) -> str:

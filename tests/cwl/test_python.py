@@ -48,6 +48,22 @@ def test_a_path_is_brought_into_the_store(settings, tmp_path):
     assert value["louder"] is None
 
 
+PACKED = """
+cwlVersion: v1.2
+$graph:
+- {id: main, class: CommandLineTool, baseCommand: "true", inputs: {}, outputs: {}}
+- {id: other, class: CommandLineTool, baseCommand: "true", inputs: {given: int}, outputs: {}}
+"""
+
+
+def test_a_name_selects_a_tool_of_a_packed_document(tmp_path, monkeypatch):
+    (tmp_path / "packed.cwl").write_text(PACKED)
+    monkeypatch.chdir(tmp_path)
+    for document in ("packed.cwl#other", f"{tmp_path}/packed.cwl#other", f"file://{tmp_path}/packed.cwl#other"):
+        assert toil.cwl.load(document).inputs == ["given"]
+    assert toil.cwl.load("packed.cwl").inputs == []
+
+
 def test_wrong_inputs_are_refused_at_the_call():
     hello = toil.cwl.load(DOCUMENTS / "hello.cwl")
     with pytest.raises(TypeError, match="needs the input 'message'"):

@@ -42,5 +42,7 @@ def test_troff_finds_nothing_wrong(folder: Path) -> None:
         assert wrong == [], page.name
 
 
-def test_the_sdist_takes_the_pages_with_it() -> None:
-    assert "graft man\n" in (ROOT / "MANIFEST.in").read_text()
+def test_a_table_of_cwltool_is_text(folder: Path) -> None:
+    page = (folder / "toilfn-cwl.1").read_text()
+    assert re.search(r"CWLTOOL_OPTIONS +\| set additional", page)
+    assert " object at 0x" not in page

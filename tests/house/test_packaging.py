@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import pytest
 
 from tests.house.rooms import ROOT, modules
 from tests.house.test_metadata import read_pyproject
+from toilfn.cli import COMMANDS
 
 HELLO = """
 import toilfn as toil
@@ -42,11 +44,14 @@ PIPS = ["23.3.2", "26.0"]
 COLLECTING = re.compile(r"^\s*Collecting ([A-Za-z0-9._-]+(?:\[[^]]*\])?)", re.MULTILINE)
 SELECTING = re.compile(r"Selecting: ([A-Za-z0-9._-]+)==(\S+) \[")
 
-NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "benchmarks", "docs", "tests")
+NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "benchmarks", "tests")
 
 
-def run(*command: object, cwd: Path | None = None) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+def run(*command: object, cwd: Path | None = None, **variables: str) -> str:
+    environment = os.environ | variables
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -86,13 +91,50 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_source(tmp_path_factory.mktemp("source") / "toilfn")
 
 
+def build(source: Path, folder: Path) -> Path:
+    """Build a source distribution, and from that a wheel; return the folder."""
+    command = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
+    run(*command, SOURCE_DATE_EPOCH="1700000000")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel that is made from the source distribution that is made from the repository."""
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
-    (path,) = folder.glob("*.whl")
+def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(source, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (path,) = dist.glob("*.whl")
     return path
+
+
+@pytest.mark.slow
+def test_the_sdist_has_a_manual_page_for_each_command(dist):
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        pages = {Path(name).name for name in archive.getnames() if "/man/" in name}
+    assert pages == {"toilfn.1", *(f"toilfn-{name}.1" for name in COMMANDS)}
+
+
+@pytest.mark.slow
+def test_a_second_build_in_another_folder_has_the_same_bytes(dist, tmp_path):
+    again = build(copy_source(tmp_path / "elsewhere" / "copy"), tmp_path / "dist")
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in dist.iterdir()
+    }
+
+
+@pytest.mark.slow
+def test_an_sdist_of_an_sdist_has_the_same_files(dist, tmp_path):
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter="data")
+        names = archive.getnames()
+    (folder,) = tmp_path.iterdir()
+    run(sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", tmp_path / "dist", folder)
+    with tarfile.open(tmp_path / "dist" / path.name) as archive:
+        assert sorted(archive.getnames()) == sorted(names)
 
 
 @pytest.mark.slow

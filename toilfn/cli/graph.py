@@ -1,16 +1,18 @@
-"""``toilfn graph STORE`` and ``toilfn graph SCRIPT``."""
+"""``toilfn graph`` of a store, a script, or a CWL or WDL document."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from toilfn.cli.common import named_options, open_view, output_file
 from toilfn.cli.run import add_parameters, sketch_script
 from toilfn.errors import InputError
 from toilfn.inspect.drawing import Drawing, draw
+from toilfn.inspect.steps import Step, as_tasks
 from toilfn.inspect.view import TaskInfo
 from toilfn.stores import open_store
 
@@ -19,19 +21,25 @@ __all__ = ["command", "configure"]
 _MOST_BOXES = 50
 """How many tasks a picture has that shows each of them."""
 
+_DOCUMENTS = {".cwl": "toilfn.cwl.sketch", ".wdl": "toilfn.wdl.sketch"}
+"""The modules that read documents, by the ends of their names."""
+
 _PICTURES = ("svg", "png", "pdf")
 _FORMATS = ("text", "dot", *_PICTURES)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.usage = "toilfn graph (STORE | SCRIPT) [flags] [-- the script's own arguments]"
+    parser.usage = "toilfn graph (STORE | SCRIPT | DOCUMENT) [flags] [-- the script's own arguments]"
     parser.epilog = (
         "For a store, the picture shows the present state of the newest run. A script (a name that ends in .py) runs "
         "up to its first compute that has something to run, but no task runs; tasks that other tasks create are "
-        "therefore missing. Pictures need the command dot of Graphviz."
+        "therefore missing. Of a CWL or WDL document (.cwl, .wdl), the picture shows the steps of all its workflows, "
+        "without inputs. Pictures need the command dot of Graphviz."
     )
-    parser.add_argument("source", metavar="STORE", help="path or URL of a job store, or a Python script")
+    parser.add_argument(
+        "source", metavar="STORE", help="path or URL of a job store or of a CWL or WDL document, or a Python script"
+    )
     parser.add_argument(
         "--format", choices=_FORMATS, help="output format (default: by the name of the output file, else text)"
     )
@@ -44,11 +52,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="draw every task (default: one box for all tasks of a name in text, and in pictures of more than "
         f"{_MOST_BOXES} tasks); very many parallel tasks become a table",
     )
+    group = parser.add_argument_group("documents")
+    group.add_argument(
+        "--entrypoint", "--task", dest="entrypoint", metavar="NAME",
+        help="what to draw of the document (default: its workflow)",
+    )  # fmt: skip
+    group.add_argument(
+        "-p", "--path", metavar="DIR", action="append", default=[], help="directory to search for imports of WDL"
+    )
     add_parameters(parser)
 
 
 def command(options: argparse.Namespace) -> int:
-    """Draw the tasks of a script, or of the newest run of a store.
+    """Draw the tasks of a script, those of the newest run of a store, or the steps of a document.
 
     Raises
     ------
@@ -65,10 +81,24 @@ def command(options: argparse.Namespace) -> int:
             return status
         if not tasks:
             raise InputError(f"{options.source} has not called toilfn.compute, so there is no graph to draw")
+        drawing = _drawing(tasks, format, every=options.all)
+    elif (steps := _steps(options)) is not None:
+        drawing = _drawing_of_steps(steps, format, every=options.all)
     else:
         tasks = open_view(open_store(options.source, create=False, **named_options(options))).current()
-    _write(_drawing(tasks, format, every=options.all), format, options.output)
+        drawing = _drawing(tasks, format, every=options.all)
+    _write(drawing, format, options.output)
     return 0
+
+
+def _steps(options: argparse.Namespace) -> list[Step] | None:
+    """Return the steps of a document; None if the source is not one."""
+    document = Path(options.source.partition("#")[0])
+    if document.suffix not in _DOCUMENTS or document.is_dir():
+        return None
+    paths = {"path": options.path} if document.suffix == ".wdl" else {}
+    found: list[Step] = import_module(_DOCUMENTS[document.suffix]).steps_of(options.source, options.entrypoint, **paths)
+    return found
 
 
 def _format_of(output: Path | None) -> str:
@@ -80,6 +110,10 @@ def _format_of(output: Path | None) -> str:
 def _drawing(tasks: list[TaskInfo], format: str, *, every: bool) -> Drawing:
     is_small = format != "text" and len(tasks) <= _MOST_BOXES
     return draw(tasks, every_task=lambda _: every or is_small)
+
+
+def _drawing_of_steps(steps: list[Step], format: str, *, every: bool) -> Drawing:
+    return draw(as_tasks(steps, by_kind=not every and len(steps) > _MOST_BOXES))
 
 
 def _write(drawing: Drawing, format: str, output: Path | None) -> None:
