@@ -17,13 +17,14 @@ from tests.servers.images import add_images
 from tests.servers.kubernetes import Kubernetes
 from tests.servers.machine import ServerMissingError, missing, serve
 from tests.servers.moto import Moto
+from tests.servers.prometheus import Prometheus
 from tests.servers.radosgw import RadosGateway
 from tests.servers.slurm import Slurm
 from tests.servers.udocker import Udocker
 
 __all__ = [
     "alone", "apptainer", "apptainer_server", "awsbatch_server", "containers", "docker_engine", "gcs_server",
-    "gridengine", "gridengine_server", "images", "kubernetes", "kubernetes_server", "moto_server",
+    "gridengine", "gridengine_server", "images", "kubernetes", "kubernetes_server", "moto_server", "prometheus",
     "radosgw_server", "slurm", "slurm_server", "udocker", "udocker_server",
 ]  # fmt: skip
 
@@ -72,6 +73,12 @@ def images(containers: Containers) -> Containers:
     except ServerMissingError as error:
         missing(error)
     return containers
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> Iterator[Prometheus]:
+    """A running Prometheus that scrapes what tests name."""
+    yield from serve(Prometheus())
 
 
 @pytest.fixture(scope="session")
