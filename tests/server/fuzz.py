@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes of the OpenAPI document, sent to a server: no 500, and no answer that is not declared.
+"""Requests that schemathesis makes of the OpenAPI document, sent to a server: no 500, and no undeclared answer.
 
 ``python -m tests.server.fuzz --tool DIR/bin/schemathesis --requests 10000``, with schemathesis in an environment of its
 own. The server's traceback is printed if there is one.

@@ -14,6 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 from toilfn.errors import InputError
+from toilfn.server.oidc import Provider, RefusedTokenError, looks_like_jwt
 from toilfn.server.records import Place
 from toilfn.server.sessions import Session, Sessions
 from toilfn.stores import MissingObjectError
@@ -101,10 +102,13 @@ class Access:
     ----------
     tokens : Tokens
     sessions : Sessions
+    provider : Provider, optional
+        Whose JWTs are accepted, too.
     """
 
-    def __init__(self, tokens: Tokens, sessions: Sessions) -> None:
+    def __init__(self, tokens: Tokens, sessions: Sessions, provider: Provider | None = None) -> None:
         self._tokens = tokens
+        self._provider = provider
         self._sessions = sessions
         self._lock = threading.Lock()
         self._known: dict[str, dict[str, Any]] = {}
@@ -112,8 +116,12 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether there are no tokens, so that none is needed; only a server on loopback may be so."""
-        return not self._current()
+        """Whether no user has a token, so that none is needed; only a server on loopback may be so."""
+        return self._provider is None and not self._current()
+
+    def may_wait(self, authorization: str | None) -> bool:
+        """Return whether a credential may be checked by asking a provider for its keys."""
+        return self._provider is not None and authorization is not None and looks_like_jwt(authorization)
 
     def principal(self, authorization: str | None, session: str = "") -> Principal:
         """Return who sends a request.
@@ -131,7 +139,7 @@ class Access:
             If a credential is missing or wrong.
         """
         known = self._current()
-        if not known:
+        if self.is_open:
             return LOCAL
         if not authorization and session:
             return self._of_session(session, known)
@@ -139,14 +147,29 @@ class Access:
             raise DeniedError("a token is needed: send the header 'Authorization: Bearer TOKEN'")
         scheme, _, credential = authorization.strip().partition(" ")
         user, token = _user_and_token(scheme.lower(), credential.strip())
+        if self._provider is not None and looks_like_jwt(token):
+            return self._of_provider(self._provider, user, token)
         digest = _hash(token)
         for name, content in known.items():
             if hmac.compare_digest(content["hash"], digest) and user in (None, name):
                 return Principal(name, bool(content["operator"]))
         raise DeniedError("the token is not known here; ask the operator for another one")
 
+    def _of_provider(self, provider: Provider, user: str | None, token: str) -> Principal:
+        try:
+            claims = provider.check(token)
+        except RefusedTokenError as error:
+            raise DeniedError(str(error)) from None
+        if user not in (None, claims.user):
+            raise DeniedError("the token is that of another user")
+        return Principal(claims.user, claims.is_operator)
+
     def _of_session(self, id: str, known: dict[str, dict[str, Any]]) -> Principal:
         found = self._sessions.find(id)
+        if found is not None and found.issuer:
+            if self._provider is not None and self._provider.settings.issuer == found.issuer:
+                return Principal(found.user, found.is_operator)
+            raise DeniedError("the session is over; log in again")
         token = known.get(found.user) if found else None
         if found is None or token is None or not hmac.compare_digest(token["hash"], found.token_hash):
             raise DeniedError("the session is over; log in again")
@@ -160,8 +183,12 @@ class Access:
         DeniedError
             If the token is not known.
         """
-        user = self.principal(f"Bearer {token.strip()}").name
-        return self._sessions.open(Session(user, _hash(token.strip())))
+        token = token.strip()
+        principal = self.principal(f"Bearer {token}")
+        if self._provider is None or not looks_like_jwt(token):
+            return self._sessions.open(Session(principal.name, _hash(token)))
+        issuer, until = self._provider.settings.issuer, self._provider.check(token).expires
+        return self._sessions.open(Session(principal.name, _hash(token), issuer, principal.is_operator, until))
 
     def log_out(self, session: str) -> None:
         """End a session."""

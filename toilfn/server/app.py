@@ -22,6 +22,7 @@ from toilfn.server.guard import Guard
 from toilfn.server.index import Filter, Index, Summary
 from toilfn.server.launcher import Launcher, LaunchSettings
 from toilfn.server.metrics import Traffic
+from toilfn.server.oidc import Provider
 from toilfn.server.records import Notes, Place, Run
 from toilfn.server.sessions import Sessions
 from toilfn.server.states import State, state_of
@@ -61,6 +62,8 @@ class Service:
         What URLs in answers begin with; by default they begin as the request's did.
     origins : tuple of str
         Origins of pages that may send requests.
+    provider : Provider or None
+        Whose JWTs are accepted.
     """
 
     place: Place
@@ -70,9 +73,10 @@ class Service:
     prefix: str = PREFIX
     public_url: str = ""
     origins: tuple[str, ...] = ()
+    provider: Provider | None = None
 
     def __post_init__(self) -> None:
-        self.access = Access(Tokens(self.place), Sessions(self.place))
+        self.access = Access(Tokens(self.place), Sessions(self.place), self.provider)
         self.index = Index(self.place.work / "index.sqlite")
         self.views = Views()
         self.traffic = Traffic()

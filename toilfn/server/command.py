@@ -15,9 +15,10 @@ from toilfn.server.access import Tokens
 from toilfn.server.app import PREFIX, Service, make_app
 from toilfn.server.archives import Limits
 from toilfn.server.engines import KINDS
-from toilfn.server.guard import is_loopback
+from toilfn.server.hosts import is_loopback
 from toilfn.server.launcher import LaunchSettings
 from toilfn.server.metrics import metrics_route
+from toilfn.server.oidc import OIDCSettings, Provider
 from toilfn.server.records import Place
 from toilfn.server.site import site_routes
 from toilfn.server.submission import Policy
@@ -80,6 +81,7 @@ def make_parser(prog: str) -> Parser:
                        help="site whose pages may send requests to the server; may be repeated")  # fmt: skip
     where.add_argument("--tls-certificate", metavar="FILE", help="serve HTTPS with this certificate, a PEM file")
     where.add_argument("--tls-key", metavar="FILE", help="private key of the certificate, a PEM file")
+    _add_provider(parser.add_argument_group("users of an OpenID Connect provider"))
     _add_runs(parser.add_argument_group("runs"))
     _add_limits(parser.add_argument_group("limits of a request"))
     about = parser.add_argument_group("description of the service, for service-info")
@@ -94,6 +96,17 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
                              "it (default: toilfn-server)")  # fmt: skip
     parser.add_argument("--work-dir", metavar="DIR", help="directory for the files of runs (default: one in the place)")
     add_store_options(parser)
+
+
+def _add_provider(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--oidc-issuer", metavar="URL", help="provider whose JWTs are accepted as Bearer tokens")
+    group.add_argument("--oidc-audience", metavar="NAME", help="name of this server at the provider; tokens for others "
+                       "are refused")  # fmt: skip
+    group.add_argument("--oidc-user-claim", metavar="CLAIM", help="claim with the name of the user (default: sub)")
+    group.add_argument("--oidc-roles-claim", metavar="CLAIM", help="claim with the roles of the user, such as "
+                       "realm_access.roles (default: roles)")  # fmt: skip
+    group.add_argument("--oidc-operator-role", metavar="ROLE", help="role of operators (default: no user of the "
+                       "provider is an operator)")  # fmt: skip
 
 
 def _add_runs(group: argparse._ArgumentGroup) -> None:
@@ -141,7 +154,8 @@ def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("toilfn").setLevel(logging.INFO)
     place = Place(options.place, options.work_dir, **named_options(options))
-    if not is_loopback(options.host) and not Tokens(place).read():
+    provider = _provider(options)
+    if provider is None and not is_loopback(options.host) and not Tokens(place).read():
         raise InputError(
             f"a server at {options.host} can be reached from other machines, and would run whatever they send; make a"
             f" token first: toilfn server token add NAME --place {options.place}"
@@ -149,7 +163,7 @@ def _serve(options: argparse.Namespace) -> int:
     bad = [word for word in options.opt if not word.startswith("-") or "\0" in word]
     if bad:
         raise InputError(f"--opt {bad[0]!r} is not an option; write it as in --opt=--retries=2")
-    service = _service(options, place)
+    service = _service(options, place, provider)
     app = make_app(service, [*site_routes(service), metrics_route(service)])
     uvicorn.run(
         app, host=options.host, port=options.port, ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key,
@@ -159,7 +173,17 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _service(options: argparse.Namespace, place: Place) -> Service:
+def _provider(options: argparse.Namespace) -> Provider | None:
+    given = {name: text for name in OIDCSettings._fields if (text := getattr(options, f"oidc_{name}"))}
+    if not given:
+        return None
+    for name in ("issuer", "audience"):
+        if name not in given:
+            raise InputError(f"--oidc-{name} is missing: users of a provider need --oidc-issuer and --oidc-audience")
+    return Provider(OIDCSettings(**given))
+
+
+def _service(options: argparse.Namespace, place: Place, provider: Provider | None) -> Service:
     limits = Limits(options.max_field, options.max_file, options.max_upload, options.max_files)
     policy = Policy(
         tuple(options.kind or KINDS), tuple(options.allow_folder), tuple(options.opt), options.cluster,
@@ -169,7 +193,7 @@ def _service(options: argparse.Namespace, place: Place) -> Service:
     about = {name: text for name in names if (text := getattr(options, _ABOUT_PREFIX + name))}
     launch = LaunchSettings(options.max_runs, max_age=options.max_age, variables=tuple(options.pass_env))
     prefix = "/" + options.prefix.strip("/") if options.prefix.strip("/") else ""
-    return Service(place, policy, launch, about, prefix, options.public_url, tuple(options.cors_origin))
+    return Service(place, policy, launch, about, prefix, options.public_url, tuple(options.cors_origin), provider)
 
 
 def _token(words: list[str], prog: str) -> int:

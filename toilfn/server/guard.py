@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -10,10 +11,11 @@ from urllib.parse import quote, urlsplit
 
 from toilfn.server.access import Access, DeniedError
 from toilfn.server.answers import error, json_bytes
+from toilfn.server.hosts import host_of, is_loopback
 from toilfn.server.metrics import Traffic
 from toilfn.server.sessions import session_of
 
-__all__ = ["Guard", "is_loopback"]
+__all__ = ["Guard"]
 
 _log = logging.getLogger("toilfn.server")
 
@@ -29,11 +31,6 @@ _HEADERS = (
 _POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _METHODS = (*_SAFE, "POST")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a name or an address is that of this machine itself."""
-    return host in ("localhost", "::1", "ip6-localhost") or host.startswith("127.") or host.endswith(".localhost")
 
 
 class Guard:
@@ -75,7 +72,10 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         answer = _Answer(send)
         try:
-            refused = self._refusal(scope, headers)
+            if self._access.may_wait(headers.get("authorization")):
+                refused = await asyncio.to_thread(self._refusal, scope, headers)
+            else:
+                refused = self._refusal(scope, headers)
             if refused is None:
                 await self._app(scope, receive, answer.send)
             else:
@@ -93,7 +93,7 @@ class Guard:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
         """Return why a request is not let through; None if it is."""
         own, session = headers.get("host", ""), session_of(headers.get("cookie", ""))
-        if self._access.is_open and not is_loopback(_host(own)):
+        if self._access.is_open and not is_loopback(host_of(own)):
             return 403, "this server has no tokens, so that it answers to requests to this machine itself only", {}
         origin = headers.get("origin")
         is_foreign = headers.get("sec-fetch-site") == "cross-site" if origin is None else urlsplit(origin).netloc != own
@@ -140,13 +140,6 @@ def _is_own(headers: dict[str, str]) -> bool:
     if origin is None:
         return headers.get("sec-fetch-site") == "same-origin"
     return urlsplit(origin).netloc == headers.get("host", "")
-
-
-def _host(header: str) -> str:
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
 
 
 class _Answer:

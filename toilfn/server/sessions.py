@@ -29,6 +29,12 @@ class Session(NamedTuple):
     user: str
     token_hash: str
     """Of the token that opened it: the session ends when the token is removed or replaced."""
+    issuer: str = ""
+    """Of that token, if it was a JWT of a provider."""
+    is_operator: bool = False
+    """Whether the provider said that the user is one."""
+    until: float = float("inf")
+    """The end of that token, in seconds since the epoch."""
 
 
 class Sessions:
@@ -47,7 +53,7 @@ class Sessions:
     def open(self, session: Session) -> str:
         """Write down a session, and return its id."""
         id = secrets.token_urlsafe(32)
-        content = {**session._asdict(), "until": time.time() + LIFETIME}
+        content = {**session._asdict(), "until": min(session.until, time.time() + LIFETIME)}
         self._objects.put(_name(id), json.dumps(content).encode())
         return id
 
@@ -64,7 +70,7 @@ class Sessions:
                 self._known[name] = now, content
         if content is None or content["until"] < time.time():
             return None
-        return Session(content["user"], content["token_hash"])
+        return Session(**content)
 
     def close(self, id: str) -> None:
         """End a session."""
