@@ -9,23 +9,19 @@ import struct
 import time
 import uuid
 from collections.abc import Callable
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from toilfn.errors import CorruptObjectError
 from toilfn.stores import checked
+from toilfn.stores.digests import Hasher, algorithm_of, checksum_of, digest_of, hash_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = [
-    "REFERENCE", "BlobRef", "Hasher", "VerifyingReader", "check", "check_file", "digest_of", "hash_file", "linked_ref",
-    "new_blob_name", "shard",
+    "REFERENCE", "BlobRef", "VerifyingReader", "check", "check_file", "linked_ref", "new_blob_name", "shard",
 ]  # fmt: skip
-
-DIGEST_SIZE = 16
-_CHUNK = 2**20
 
 _MARK = struct.Struct(">4sQQ")
 """The mark that replaces the digest of a link to a file that was not read: a tag, the inode (0: any), the mtime."""
@@ -45,7 +41,7 @@ class BlobRef(NamedTuple):
     """Name below the store's prefix, such as ``blobs/3f/...``."""
     size: int
     digest: bytes
-    """BLAKE2b digest of the content, 16 bytes; for a link to a file that was not read, a longer mark of its state."""
+    """The content's digest (`toilfn.stores.digests`); for a link to a file that was not read, a mark of its state."""
 
     @property
     def is_marked(self) -> bool:
@@ -77,38 +73,6 @@ def new_blob_name(hint: str = "") -> str:
     return shard("blobs", f"{uuid.uuid4().hex}-{readable}" if readable else uuid.uuid4().hex)
 
 
-def digest_of(data: bytes | memoryview) -> bytes:
-    """Return the digest of some bytes, as used in references."""
-    return blake2b(data, digest_size=DIGEST_SIZE).digest()
-
-
-class Hasher:
-    """Computes the size and the digest of data that arrives in pieces."""
-
-    def __init__(self) -> None:
-        self._hasher = blake2b(digest_size=DIGEST_SIZE)
-        self.size = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        """Add the next piece."""
-        self._hasher.update(data)
-        self.size += len(data)
-
-    def digest(self) -> bytes:
-        """Return the digest of all pieces so far."""
-        return self._hasher.digest()
-
-
-def hash_file(path: str | os.PathLike[str]) -> tuple[int, bytes]:
-    """Return a file's size and digest, using constant memory."""
-    hasher = Hasher()
-    buffer = memoryview(bytearray(_CHUNK))
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
-    return hasher.size, hasher.digest()
-
-
 def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:
     """Check the size and the digest of data that was read against its reference.
 
@@ -119,7 +83,9 @@ def check(ref: BlobRef, size: int, digest: bytes, where: str) -> None:
     """
     if (size, digest) == (ref.size, ref.digest):
         return
-    how = f"has {size} bytes instead of {ref.size}" if size != ref.size else f"was altered (digest {digest.hex()})"
+    how = (
+        f"has {size} bytes instead of {ref.size}" if size != ref.size else f"was altered (digest {checksum_of(digest)})"
+    )
     raise CorruptObjectError(f"{ref.name} in {where} {how}", hint=checked.RESTORE)
 
 
@@ -143,7 +109,7 @@ def check_file(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None:
     if ref.is_marked:
         _check_state(ref, path, where)
     else:
-        check(ref, *hash_file(path), where)
+        check(ref, *hash_file(path, algorithm_of(ref.digest)), where)
 
 
 def _check_state(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None:
@@ -184,8 +150,7 @@ class VerifyingReader(io.RawIOBase):
         self._ref = ref
         self._where = where
         self._recheck = recheck
-        self._hasher = blake2b(digest_size=DIGEST_SIZE)
-        self._hashed = 0
+        self._hasher = None if recheck is not None else Hasher(algorithm_of(ref.digest))
 
     def readable(self) -> bool:
         """Return True: this stream can be read."""
@@ -229,12 +194,12 @@ class VerifyingReader(io.RawIOBase):
         super().close()
 
     def _verify(self, start: int, data: bytes, *, ended: bool) -> None:
-        if self._recheck is not None:
-            if ended or start + len(data) >= self._ref.size:
+        hasher = self._hasher
+        if hasher is None:
+            if self._recheck is not None and (ended or start + len(data) >= self._ref.size):
                 self._recheck()
             return
-        fresh = data[self._hashed - start :] if start <= self._hashed else b""
-        self._hasher.update(fresh)
-        self._hashed += len(fresh)
-        if self._hashed >= self._ref.size or (ended and start == self._hashed):
-            check(self._ref, self._hashed, self._hasher.digest(), self._where)
+        if start <= hasher.size:
+            hasher.update(data[hasher.size - start :])
+        if hasher.size >= self._ref.size or (ended and start == hasher.size):
+            check(self._ref, hasher.size, hasher.digest(), self._where)

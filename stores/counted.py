@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
+from toilfn.stores.digests import DEFAULT
 from toilfn.stores.objects import Objects
 
 __all__ = ["Traffic", "counted"]
@@ -91,8 +92,8 @@ class _Counted:
         self._inner.upload(path, name, move=move)
         self._traffic.writes(size)
 
-    def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
-        size, digest = self._inner.upload_hashed(path, name)
+    def upload_hashed(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
+        size, digest = self._inner.upload_hashed(path, name, algorithm)
         self._traffic.writes(size)
         return size, digest
 

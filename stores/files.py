@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from toilfn.errors import StoreError, StoreNotFoundError
-from toilfn.stores.blobs import Hasher, hash_file
+from toilfn.stores.digests import DEFAULT, Hasher, hash_file
 from toilfn.stores.faults import fault
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 
@@ -161,26 +161,26 @@ class FileObjects(Objects):
             if move:
                 os.unlink(path)
 
-    def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+    def upload_hashed(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Upload a file, and return the size and the digest of the content that was written."""
         with self._translated("write", name):
-            hasher = Hasher()
+            hasher = Hasher(algorithm)
             temporary = self._copy_in(path, name, hasher)
             fault("objects.temporary")
             self._replace(temporary, self._path(name))
             return hasher.size, hasher.digest()
 
-    def upload_shared(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+    def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Create an object that is a hard link to a file, or a copy of it; return its size and digest."""
         with self._translated("write", name):
             if self._prepare_rename(path, name):
-                size, digest = hash_file(path)
+                size, digest = hash_file(path, algorithm)
                 temporary = self._link_in(path, name)
                 if temporary is not None:
                     fault("objects.temporary")
                     self._replace(temporary, self._path(name))
                     return size, digest
-        return self.upload_hashed(path, name)
+        return self.upload_hashed(path, name, algorithm)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file, which is replaced."""

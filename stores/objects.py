@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from toilfn import confined
 from toilfn.errors import CorruptObjectError, InputError, StoreError, StoreNotFoundError
-from toilfn.stores.blobs import hash_file
+from toilfn.stores.digests import DEFAULT, hash_file
 
 __all__ = ["MissingBucketError", "MissingObjectError", "NewObject", "Objects", "checked_name"]
 
@@ -160,15 +160,15 @@ class Objects(ABC):
         """Open a new object for writing without a local file; return None if a local file is just as good."""
         return None
 
-    def upload_hashed(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+    def upload_hashed(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Upload a file, reading it once if possible, and return the size and the digest of the content written."""
-        size, digest = hash_file(path)
+        size, digest = hash_file(path, algorithm)
         self.upload(path, name)
         return size, digest
 
-    def upload_shared(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+    def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Do what `upload_hashed` does, without a copy if possible: then the file must not be changed any more."""
-        return self.upload_hashed(path, name)
+        return self.upload_hashed(path, name, algorithm)
 
     @abstractmethod
     def download(self, name: str, path: str | os.PathLike[str]) -> None:

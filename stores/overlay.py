@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from toilfn.stores.digests import DEFAULT
 from toilfn.stores.objects import Objects
 
 __all__ = ["Overlay"]
@@ -67,9 +68,9 @@ class Overlay(Objects):
         """Write a file's content to an object of the upper layer."""
         self._above.upload(path, name, move=move)
 
-    def upload_shared(self, path: str | os.PathLike[str], name: str) -> tuple[int, bytes]:
+    def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Write a file's content to an object of the upper layer, without a copy if possible."""
-        return self._above.upload_shared(path, name)
+        return self._above.upload_shared(path, name, algorithm)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
         """Write an object's content to a file."""

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 import fsspec
 
 from toilfn.errors import CorruptObjectError, StoreError
-from toilfn.stores.blobs import REFERENCE, BlobRef, digest_of
+from toilfn.stores.blobs import REFERENCE, BlobRef
+from toilfn.stores.digests import digest_of
 
 __all__ = ["Source"]
 

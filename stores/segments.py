@@ -11,7 +11,7 @@ import msgpack
 
 from toilfn.errors import CorruptObjectError, StoreError
 from toilfn.stores import checked
-from toilfn.stores.blobs import digest_of
+from toilfn.stores.digests import digest_of
 
 __all__ = ["Header", "Position", "Segment", "pack", "unpack"]
 

@@ -18,7 +18,8 @@ import msgpack
 
 from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError
 from toilfn.stores import checked
-from toilfn.stores.blobs import BlobRef, VerifyingReader, check, check_file, digest_of, hash_file, shard
+from toilfn.stores.blobs import BlobRef, VerifyingReader, check, check_file, shard
+from toilfn.stores.digests import DEFAULT, algorithm_of, digest_of, hash_file
 from toilfn.stores.faults import fault
 from toilfn.stores.log import Log
 from toilfn.stores.objects import ENCRYPTED, META, TEMPORARY, MissingObjectError, Objects
@@ -167,7 +168,13 @@ class Store:
         return ref
 
     def put_blob_file(
-        self, path: str | os.PathLike[str], *, name: str | None = None, move: bool = False, share: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        move: bool = False,
+        share: bool = False,
+        algorithm: str = DEFAULT,
     ) -> BlobRef:
         """Write a file's content to a blob, using constant memory.
 
@@ -181,12 +188,14 @@ class Store:
             Whether to remove the file, which is renamed into the store if possible.
         share : bool
             Whether the file, which needs a `name`, stays and does not change: it is linked into the store if possible.
+        algorithm : str
+            The algorithm of the digest of a file with a name; see `toilfn.stores.digests`.
         """
         if name is not None and share:
-            return BlobRef(name, *self.objects.upload_shared(path, name))
+            return BlobRef(name, *self.objects.upload_shared(path, name, algorithm))
         if name is not None and not move:
-            return BlobRef(name, *self.objects.upload_hashed(path, name))
-        size, digest = hash_file(path)
+            return BlobRef(name, *self.objects.upload_hashed(path, name, algorithm))
+        size, digest = hash_file(path, DEFAULT if name is None else algorithm)
         if name is None:
             name = _content_name(digest)
             if self.objects.exists(name):
@@ -207,7 +216,7 @@ class Store:
 
         def get() -> bytes:
             data = self.objects.get(ref.name)
-            check(ref, len(data), digest_of(data), self.url)
+            check(ref, len(data), digest_of(data, algorithm_of(ref.digest)), self.url)
             return data
 
         try:

@@ -21,7 +21,7 @@ from toilfn.cli import main
 from toilfn.files import cache, digests, room
 from toilfn.model.records import BlobRef
 from toilfn.stores import new_blob_name, open_store
-from toilfn.stores.blobs import hash_file
+from toilfn.stores.digests import hash_file
 
 KIB = 1024
 

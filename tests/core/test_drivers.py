@@ -84,7 +84,7 @@ def test_a_place_that_stops_in_the_middle_is_named_in_time(halting, monkeypatch)
     monkeypatch.setattr(transfer, "_QUESTION", 2.0)
     with pytest.raises(InputError, match=f"{halting}: no answer for"):
         transfer.read(halting)
-    assert not transfer.holds(halting, 5_000_000, "00")
+    assert not transfer.holds(halting, 5_000_000, bytes(16))
     for read in (read_inputs, _fetch):
         with pytest.raises(InputError, match=f"{halting}: no answer for"):
             read(halting)
@@ -100,4 +100,4 @@ def test_errors_that_only_a_driver_has_name_the_url(tmp_path):
     ):
         with pytest.raises(InputError, match="cannot reach oddtest://a/x: DeniedError: no credentials"):
             call()
-    assert not transfer.holds("oddtest://a/x", 1, "00")
+    assert not transfer.holds("oddtest://a/x", 1, bytes(16))

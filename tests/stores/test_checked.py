@@ -12,7 +12,7 @@ from toilfn.cli import main
 from toilfn.errors import CorruptObjectError
 from toilfn.model import records
 from toilfn.stores import open_store
-from toilfn.stores.blobs import digest_of
+from toilfn.stores.digests import digest_of
 from toilfn.stores.segments import MAGIC
 
 WRONG = [None, -1, 1.5, "x", b"x", [], {}, True, [[]], float("nan")]

@@ -21,6 +21,7 @@ from toilfn.ids import TaskId
 from toilfn.inspect.view import View
 from toilfn.model.records import BlobRef, Deleted, Outcome, TaskRecord, decode
 from toilfn.stores import Store
+from toilfn.stores.digests import digest_of_checksum
 from toilfn.units import format_size, parse_duration
 
 __all__ = ["command", "configure"]
@@ -57,7 +58,7 @@ class _File:
 
     @property
     def ref(self) -> BlobRef:
-        return BlobRef(self.handle.id, self.handle.size, bytes.fromhex(self.handle.checksum))
+        return BlobRef(self.handle.id, self.handle.size, digest_of_checksum(self.handle.checksum))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

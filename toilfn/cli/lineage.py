@@ -20,6 +20,7 @@ from toilfn.ids import TaskId
 from toilfn.inspect.runs import ABANDONED, OPEN, RunAttempt, Runs, ToldRun, run_uuid
 from toilfn.model.records import BlobRef, Function, Outcome, Record, TaskRecord
 from toilfn.stores import Store
+from toilfn.stores.digests import digest_of_checksum
 
 __all__ = ["Lineage", "sender"]
 
@@ -119,7 +120,7 @@ class Lineage:
         return self._store.get_blob(payload) if isinstance(payload, BlobRef) else payload
 
     def _dataset(self, handle: Handle) -> _Dataset:
-        ref = BlobRef(handle.id, handle.size, bytes.fromhex(handle.checksum))
+        ref = BlobRef(handle.id, handle.size, digest_of_checksum(handle.checksum))
         (dataset,) = _datasets(self._store.blob_url(ref))
         return dataset
 

@@ -43,6 +43,7 @@ class ResumeSettings(TypedDict, total=False):
     """How imports bring files of this machine into the store, unless they say so themselves: copy, or a link that takes
     neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)."""
 
+    digest: Literal["blake2b", "sha256", "xxh3", "blake3"] | None
     intermediates: Literal["keep", "drop"] | None
     min_free: Size | None
     """Files that no unfinished task needs and that the run does not return: keep them, or drop them during the run and

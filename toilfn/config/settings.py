@@ -118,6 +118,11 @@ class Settings:
         "takes neither time nor room: reflink, hard or symlink; reference is symlink, and keeps of s3: and gs: objects "
         "only their addresses; files and objects must then stay as they are (default: copy)",
     )  # fmt: skip
+    digest: str | None = _setting(
+        None, one_of("blake2b", "sha256", "xxh3", "blake3"), _STORE,
+        "algorithm of the digests of new files: blake2b, sha256 (that of sha256sum), xxh3 or blake3, which are several "
+        "times as fast; blake3 uses several cores (default: blake2b)",
+    )  # fmt: skip
     intermediates: str | None = _setting(
         None, one_of("keep", "drop"), _STORE,
         "files that no unfinished task needs and that the run does not return: keep them, or drop them during the run "

@@ -18,9 +18,10 @@ from pathlib import Path
 from toilfn.files.room import cache_dir
 from toilfn.model.records import BlobRef
 from toilfn.stores.blobs import check_file
+from toilfn.stores.digests import DEFAULT, algorithm_of, hash_file
 from toilfn.stores.references import Source
 
-__all__ = ["check_once", "digest_of_object", "remember", "remember_object"]
+__all__ = ["check_once", "digest_of_object", "hash_once", "remember", "remember_object"]
 
 _LEAST = 2**20
 """Bytes of a file whose digest is kept: smaller ones are read more quickly than the database."""
@@ -43,36 +44,53 @@ def check_once(ref: BlobRef, path: Path, where: str) -> None:
     if ref.is_marked or ref.size < _LEAST:
         check_file(ref, path, where)
         return
-    key = _key(path)
+    key = _key(path, algorithm_of(ref.digest))
     if key is not None and _known(key) == ref.digest:
         return
     check_file(ref, path, where)
-    if key is not None and key == _key(path):
+    if key is not None and key == _key(path, algorithm_of(ref.digest)):
         _keep(key, ref.digest)
+
+
+def hash_once(path: Path, algorithm: str) -> tuple[int, bytes]:
+    """Return a file's size and digest; it is read unless its digest is known and it has not changed since."""
+    key = _key(path, algorithm)
+    if key is not None and (known := _known(key)) is not None:
+        return os.path.getsize(path), known
+    size, digest = hash_file(path, algorithm)
+    if size >= _LEAST and key is not None and key == _key(path, algorithm):
+        _keep(key, digest)
+    return size, digest
 
 
 def remember(ref: BlobRef, path: Path | None) -> None:
     """Note that a file has the content of a reference, which was computed when it was written."""
-    if path is not None and not ref.is_marked and ref.size >= _LEAST and (key := _key(path)) is not None:
+    if path is None or ref.is_marked or ref.size < _LEAST:
+        return
+    if (key := _key(path, algorithm_of(ref.digest))) is not None:
         _keep(key, ref.digest)
 
 
-def digest_of_object(source: Source) -> bytes | None:
+def digest_of_object(source: Source, algorithm: str) -> bytes | None:
     """Return the digest of an object elsewhere, if it was read before in this state."""
-    return _known(_object_key(source)) if source.size >= _LEAST else None
+    return _known(_object_key(source, algorithm)) if source.size >= _LEAST else None
 
 
 def remember_object(source: Source, digest: bytes) -> None:
     """Note the digest of an object elsewhere, which its server identifies by an ETag or a generation."""
     if source.size >= _LEAST:
-        _keep(_object_key(source), digest)
+        _keep(_object_key(source, algorithm_of(digest)), digest)
 
 
-def _object_key(source: Source) -> str:
-    return blake2b(source.pack(), digest_size=16).hexdigest()
+def _object_key(source: Source, algorithm: str) -> str:
+    return blake2b(source.pack(), digest_size=16).hexdigest() + _suffix(algorithm)
 
 
-def _key(path: Path) -> str | None:
+def _suffix(algorithm: str) -> str:
+    return "" if algorithm == DEFAULT else f"-{algorithm}"
+
+
+def _key(path: Path, algorithm: str) -> str | None:
     """Return what a file is known by; None for one that was changed just now."""
     try:
         found = os.stat(path)
@@ -80,7 +98,7 @@ def _key(path: Path) -> str | None:
         return None
     if time.time_ns() - found.st_ctime_ns < _RECENT and found.st_mode & 0o222:
         return None
-    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}{_suffix(algorithm)}"
 
 
 @contextmanager

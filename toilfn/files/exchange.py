@@ -324,7 +324,7 @@ def _export_files(copies: Sequence[_Copy], move: bool) -> None:
 
 def put_out(file: File, target: str, *, link: bool) -> None:
     """Copy a file of a store to a path or URL unless it is there; with `link`, it may be the store's own file."""
-    if not (file.ref.is_reference or file.ref.is_marked) and transfer.holds(target, file.size, file.checksum):
+    if not (file.ref.is_reference or file.ref.is_marked) and transfer.holds(target, file.size, file.ref.digest):
         return
     store = store_of(file)
     origin = store.local_file(file.ref)

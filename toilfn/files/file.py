@@ -19,6 +19,7 @@ from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
 from toilfn.files import cache as filecache
 from toilfn.graph.structure import ATOMS
 from toilfn.model.records import BlobRef
+from toilfn.stores.digests import digest_of_checksum
 from toilfn.units import parse_duration
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ class File:
     size : int
         Bytes.
     checksum : str
-        BLAKE2b of the content, 16 bytes, in hexadecimal. For a file that was linked into the store without being
-        read, it is longer, and stands for the file's size, time and inode.
+        BLAKE2b of the content, 16 bytes, in hexadecimal; by another algorithm (setting `digest`), its name comes before
+        that, as in ``sha256:9f86...``. For a file that was linked into the store without being read, it stands for the
+        file's size, time and inode.
     executable : bool
         Whether its owner may execute it.
     modified : int or None
@@ -190,7 +192,7 @@ class File:
     @property
     def ref(self) -> BlobRef:
         """The reference to its content that the store works with."""
-        return BlobRef(self.id, self.size, bytes.fromhex(self.checksum))
+        return BlobRef(self.id, self.size, digest_of_checksum(self.checksum))
 
     def path(self, name: str | os.PathLike[str] | None = None, *, mutable: bool = False, symlink: bool = False) -> Path:
         """Return a local copy.

@@ -7,16 +7,17 @@ import os
 import secrets
 from pathlib import Path
 
+from toilfn.files.digests import hash_once
 from toilfn.files.transfer import local_path
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
-from toilfn.stores.blobs import hash_file, linked_ref
+from toilfn.stores.blobs import linked_ref
 from toilfn.stores.files import clone
 
 __all__ = ["leave_link", "link_blob"]
 
 
-def link_blob(store: Store, path: Path, name: str, *, link: str, checksum: bool) -> BlobRef | None:
+def link_blob(store: Store, path: Path, name: str, *, link: str, algorithm: str | None) -> BlobRef | None:
     """Put a link to a local file into a store; None if that is not possible.
 
     Parameters
@@ -29,8 +30,8 @@ def link_blob(store: Store, path: Path, name: str, *, link: str, checksum: bool)
         A new blob's.
     link : {"hard", "symlink", "reference", "reflink"}
         The kind of link; a reference to a local file is a symbolic link, a reflink a copy that shares its blocks.
-    checksum : bool
-        Whether to read the content. Otherwise the file is known by its size, time and inode.
+    algorithm : str or None
+        Compute the content's digest by this algorithm. Otherwise the file is known by its size, time and inode.
     """
     if local_path(store.url) is None:
         return None
@@ -45,8 +46,8 @@ def link_blob(store: Store, path: Path, name: str, *, link: str, checksum: bool)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         return None
-    if checksum:
-        return BlobRef(name, *hash_file(entry))
+    if algorithm is not None:
+        return BlobRef(name, *hash_once(entry, algorithm))
     return linked_ref(name, entry, any_inode=link not in ("symlink", "reference"))
 
 

@@ -24,17 +24,21 @@ from toilfn.files.links import link_blob
 from toilfn.graph.structure import rebuild
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name
-from toilfn.stores.blobs import Hasher
+from toilfn.stores.digests import DEFAULT, Hasher, checksum_of
 from toilfn.stores.objects import NewObject
 from toilfn.stores.references import Source
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["LINK_VARIABLE", "BinaryWriter", "TaskFiles", "TextWriter"]
+__all__ = ["DIGEST_VARIABLE", "LINK_VARIABLE", "BinaryWriter", "TaskFiles", "TextWriter"]
 
 LINK_VARIABLE = "TOILFN_LINK_IMPORTS"
 """The environment variable with the kind of link that an import makes that asks for none itself."""
+
+
+DIGEST_VARIABLE = "TOILFN_DIGEST"
+"""The environment variable with the algorithm by which the digests of new files are computed."""
 
 
 class TaskFiles:
@@ -96,7 +100,7 @@ class TaskFiles:
             raise InputError(f"{path} is not a file" if os.path.lexists(path) else f"{path} does not exist")
         status = path.stat()
         # A name of its own, though an equal blob may exist: files are deleted one by one.
-        ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move, share=share)
+        ref = self.store.put_blob_file(path, name=new_blob_name(name), move=move, share=share, algorithm=_algorithm())
         remember(ref, self.store.objects.local_path(ref.name))
         self.made.append(ref)
         if cleanup:
@@ -200,7 +204,7 @@ class TaskFiles:
         self.made.append(ref)
         if cleanup:
             self.temporary.append(ref.name)
-        return File(ref.name, name, ref.size, ref.digest.hex(), False, self.store.url, time.time_ns())
+        return File(ref.name, name, ref.size, checksum_of(ref.digest), False, self.store.url, time.time_ns())
 
     def place(
         self, file: File, store: Store, name: str | os.PathLike[str] | None, *, mutable: bool, symlink: bool
@@ -319,7 +323,7 @@ class TaskFiles:
     def _put_link(self, path: Path, name: str, link: str, *, checksum: bool) -> File:
         """Build a link to a file in the store, where both are on this machine; else a copy."""
         blob = new_blob_name(confined.single(name))
-        ref = link_blob(self.store, path, blob, link=link, checksum=checksum)
+        ref = link_blob(self.store, path, blob, link=link, algorithm=_algorithm() if checksum else None)
         if ref is None:
             return self.put(path, name)
         self.made.append(ref)
@@ -333,11 +337,11 @@ class TaskFiles:
     def _referring(self, source: Source, name: str) -> File:
         ref = self.store.put_reference(source, new_blob_name(confined.single(name)))
         self.made.append(ref)
-        return File(ref.name, name, ref.size, ref.digest.hex(), False, self.store.url, None, source.url)
+        return File(ref.name, name, ref.size, checksum_of(ref.digest), False, self.store.url, None, source.url)
 
     def _file(self, ref: BlobRef, name: str, status: os.stat_result) -> File:
         executable = bool(status.st_mode & 0o111)
-        return File(ref.name, name, ref.size, ref.digest.hex(), executable, self.store.url, status.st_mtime_ns)
+        return File(ref.name, name, ref.size, checksum_of(ref.digest), executable, self.store.url, status.st_mtime_ns)
 
     def _scratch(self, purpose: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=self.temp_dir()))
@@ -382,7 +386,7 @@ class _Hashed(io.RawIOBase):
 
     def __init__(self, upload: NewObject) -> None:
         self.upload = upload
-        self.hasher = Hasher()
+        self.hasher = Hasher(_algorithm())
 
     def writable(self) -> bool:
         return True
@@ -392,6 +396,10 @@ class _Hashed(io.RawIOBase):
         count = self.upload.write(view) or 0
         self.hasher.update(view[:count])
         return count
+
+
+def _algorithm() -> str:
+    return os.environ.get(DIGEST_VARIABLE, DEFAULT)
 
 
 def _default_link() -> str:

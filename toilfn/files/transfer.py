@@ -23,6 +23,7 @@ from toilfn.errors import CorruptObjectError, InputError
 from toilfn.files.digests import digest_of_object, remember_object
 from toilfn.moved import relocated
 from toilfn.stores import Objects, refuse_missing_slashes
+from toilfn.stores.digests import Hasher, algorithm_of
 from toilfn.stores.files import copy_content
 from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 from toilfn.stores.references import Source
@@ -401,23 +402,24 @@ def _read_through(url: str, take: Callable[[bytes], object]) -> None:
     _in_time(url, _QUESTION, lambda: taken, read_all)
 
 
-def holds(url: str, size: int, checksum: str) -> bool:
-    """Return whether a URL has this content already (size in bytes, BLAKE2b-16 in hexadecimal), by reading it."""
+def holds(url: str, size: int, digest: bytes) -> bool:
+    """Return whether a URL has the content with this size in bytes and this digest already, by reading it."""
     system, place = _open_filesystem(url)
     try:
         if system.info(place)["size"] != size:
             return False
         source = source_of(url) if local_path(url) is None else None
-        known = None if source is None else digest_of_object(source)
+        algorithm = algorithm_of(digest)
+        known = None if source is None else digest_of_object(source, algorithm)
         if known is None:
-            digest = hashlib.blake2b(digest_size=16)
-            _read_through(url, digest.update)
-            known = digest.digest()
+            hasher = Hasher(algorithm)
+            _read_through(url, hasher.update)
+            known = hasher.digest()
             if source is not None and source == source_of(url):  # the same object as before
                 remember_object(source, known)
     except (OSError, InputError):
         return False
-    return known.hex() == checksum
+    return known == digest
 
 
 def _linked(source: Path, draft: Path) -> bool:

@@ -17,6 +17,7 @@ from toilfn.graph.identity import FOLDER, NOT_COMPARED
 from toilfn.graph.identity.contents import Tree
 from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef, Deleted, Failure, Forget, Function, Outcome, Record, Run, TaskRecord
+from toilfn.stores.digests import DEFAULT
 
 __all__ = ["Explanation", "History", "explain", "reasons_to_run"]
 
@@ -200,6 +201,9 @@ def _changed_parameters(history: History, earlier: TaskRecord) -> Iterator[str]:
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
                 yield f"parameter {name} of the run: {old.get(name)!r} -> {new.get(name)!r}"
+        digests = [run.settings.get("digest") or DEFAULT for run in (before[-1], history.newest_run)]
+        if digests[0] != digests[1]:
+            yield f"setting digest: {' -> '.join(digests)}, so new files with the same content are other arguments"
 
 
 _MOST_CHANGES = 10

@@ -15,7 +15,7 @@ from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
-from toilfn.files.task_files import LINK_VARIABLE
+from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
 from toilfn.files.transfer import local_path
 from toilfn.ids import TaskId
 from toilfn.leader.abandoned import outlives_leaders
@@ -42,6 +42,7 @@ from toilfn.moved import MOVED_VARIABLE
 from toilfn.resources import Capacity
 from toilfn.scheduler import Scheduler
 from toilfn.stores import Store, is_local
+from toilfn.stores.digests import DEFAULT
 from toilfn.stores.options import worker_variables
 from toilfn.worker.passed import (
     ENVIRONMENT_VARIABLE,
@@ -233,6 +234,7 @@ class RunDriver:
             OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
             START_VARIABLE: _directory(),
             LINK_VARIABLE: settings.link_imports or "copy",
+            DIGEST_VARIABLE: settings.digest or DEFAULT,
         }
         if MOVED_VARIABLE in os.environ:
             given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]

@@ -32,6 +32,7 @@ from toilfn.moved import moved_from, new_place
 from toilfn.stdio import open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.stores.counted import counted
+from toilfn.stores.digests import check_algorithm
 from toilfn.worker.scratch import base_dir
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ __all__ = ["WorkflowRun"]
 _CHUNK = 5000
 """How many records go into one segment when a graph is written."""
 
-_REMEMBERED = ("intermediates", "link_imports")
+_REMEMBERED = ("digest", "intermediates", "link_imports")
 """Settings that a resumed run has from its start, unless they are given anew."""
 
 _MANY_SEGMENTS = 500
@@ -98,6 +99,8 @@ class WorkflowRun:
         from toilfn.leader.drive import choose_cluster
         from toilfn.stores.lease import Lease
 
+        if self._settings.digest is not None:
+            check_algorithm(self._settings.digest)
         self._cluster = choose_cluster(self._settings, self.store.url, self._place)  # a wrong one leaves no trace
         self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
         while not self._write_epoch():  # somebody has led since we read the log
