@@ -52,6 +52,8 @@ class EncryptedObjects(Objects):
         object can be read both through its folder and through the store.
     """
 
+    is_private = True
+
     def __init__(self, inner: Objects, key: bytes, folder: str = "") -> None:
         self.url = inner.url
         self.conditional = inner.conditional

@@ -87,6 +87,8 @@ class Objects(ABC):
         Whether exactly one of several `put_new` calls succeeds, even on different hosts.
     parallel : int
         Number of objects worth reading at the same time.
+    is_private : bool
+        Whether the objects are encrypted with a key of the user's, so that copies are for that user only.
     sync : bool
         Whether a write returns only when it would survive a power failure.
     """
@@ -94,6 +96,7 @@ class Objects(ABC):
     url: str
     conditional: bool = True
     parallel: int = 1
+    is_private: bool = False
     sync: bool = True
 
     @property

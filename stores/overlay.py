@@ -30,6 +30,7 @@ class Overlay(Objects):
     def __init__(self, below: Objects, above: Objects) -> None:
         self.url = below.url
         self.parallel = below.parallel
+        self.is_private = below.is_private
         self._below = below
         self._above = above
 

@@ -55,7 +55,7 @@ class S3Objects(BucketObjects):
 
     def __init__(self, fs: s3fs.S3FileSystem, root: str, url: str, *, customer_key: bool = False) -> None:
         super().__init__(fs, root, url)
-        self._customer_key = customer_key
+        self._customer_key = self.is_private = customer_key
         fs.session.register("before-send.s3", self._count)
 
     @classmethod

@@ -64,7 +64,7 @@ def test_sections_of_other_parts_are_left_alone() -> None:
     ("keywords", "words"),
     [
         ({"retires": 3}, "the setting 'retires' is unknown; did you mean 'retries'?"),
-        ({"xyzzy": 3}, ", bundle, cache_age, cache_size, clean,"),
+        ({"xyzzy": 3}, ", bundle, cache_age, cache_shared, cache_size, clean,"),
         ({"retries": -1}, "the setting 'retries': -1: write a whole number, not below 0"),
         ({"retries": True}, "write a whole number"),
         ({"default_cores": "nan"}, "write a number above 0"),

@@ -56,7 +56,8 @@ def command(options: argparse.Namespace) -> int:
 def _show(files: list[CacheEntry], *, as_json: bool) -> None:
     if as_json:
         print_json([
-            {"path": str(file.path), "size": file.size, "used": file.used / 1e9, "in_use": not file.is_free}
+            {"path": str(file.path), "size": file.size, "used": file.used / 1e9, "in_use": not file.is_free,
+             "shared": file.shared and str(file.shared)}
             for file in files
         ])  # fmt: skip
         return
@@ -70,4 +71,4 @@ def _show(files: list[CacheEntry], *, as_json: bool) -> None:
 
 
 def _state(file: CacheEntry) -> str:
-    return "free" if file.is_free else "in use"
+    return ("free" if file.is_free else "in use") + (", shared" if file.shared else "")

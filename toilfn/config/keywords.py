@@ -160,6 +160,7 @@ class ResumeSettings(TypedDict, total=False):
     """Maximum size of each machine's file cache, 0 for no cache (default: a fifth of the disk)."""
 
     cache_age: Duration | None
+    cache_shared: str | None
     """Time after which a file that no task has used is removed from each machine's file cache (default: 30d)."""
 
     retries: int | None

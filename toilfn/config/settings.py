@@ -278,6 +278,11 @@ class Settings:
         None, parse_duration, _PLACES,
         "time after which a file that no task has used is removed from each machine's file cache (default: 30d)",
     )  # fmt: skip
+    cache_shared: str | None = _setting(
+        None, str, _PLACES,
+        "local directory through which users of a machine share the files of their caches; on the file system of the "
+        "work directory",
+    )  # fmt: skip
 
     retries: int = _setting(1, count, _FAILURE, "number of retries of a task that fails")
     retry_backoff: float = _setting(

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from toilfn.files.digests import check_once
 from toilfn.files.room import cache_dir, draft_dir, filling, reserve
+from toilfn.files.sharing import offer, take
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
 from toilfn.stores.files import copy_content
@@ -207,10 +208,12 @@ def _copy_entry(entry: Path, store: Store, ref: BlobRef, executable: bool, modif
         draft = draft_dir(entry, ref.size)
         draft.mkdir(exist_ok=True)
         try:
-            store.fetch_blob(ref, draft / "content")
+            if not take(store, ref, draft / "content"):
+                store.fetch_blob(ref, draft / "content")
             (draft / "content").chmod(_mode(executable, False))
             set_modified(draft / "content", time.time_ns() // _SECOND * _SECOND if modified is None else modified)
             (draft / "content").replace(entry)
+            offer(store, ref, entry)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import time
 import zlib
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from toilfn.worker.scratch import base_dir, state_dir
 
 __all__ = [
     "AGE_VARIABLE", "LIMIT_VARIABLE", "CacheEntry", "cache_dir", "cached_files", "draft_dir", "filling", "limit",
-    "reserve", "trim",
+    "note_shared", "reserve", "trim",
 ]  # fmt: skip
 
 LIMIT_VARIABLE = "TOILFN_CACHE_SIZE"
@@ -50,6 +51,14 @@ class CacheEntry(NamedTuple):
     path: Path
     is_free: bool
     """Whether no running attempt has a link to it."""
+    shared: Path | None = None
+    """The link by which other users can read it."""
+
+    def remove(self) -> None:
+        """Remove the file, also from where it is shared."""
+        for path in (self.path, self.shared):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def cache_dir() -> Path:
@@ -146,7 +155,7 @@ def _evict(most: int) -> int:
         if used <= most:
             break
         if entry.is_free:
-            entry.path.unlink(missing_ok=True)
+            entry.remove()
             used -= entry.size
     return used
 
@@ -175,7 +184,7 @@ def _remove(most: int, before: float) -> tuple[list[CacheEntry], int]:
     used = drafts + sum(entry.size for entry in entries)
     for entry in sorted(entries):
         if used > most and entry.is_free and entry.used <= before * 1e9:
-            entry.path.unlink(missing_ok=True)
+            entry.remove()
             used -= entry.size
             removed.append(entry)
     return removed, used
@@ -184,6 +193,7 @@ def _remove(most: int, before: float) -> tuple[list[CacheEntry], int]:
 def _scan() -> tuple[int, list[CacheEntry]]:
     """List the cache's own copies, and sum up what is being brought in; what the dead left half-done goes."""
     drafts, entries = 0, []
+    shared = _shared_files()
     for path in cache_dir().glob("*/*"):
         if path.name.startswith("."):
             drafts += _size_of_draft(path)
@@ -191,8 +201,41 @@ def _scan() -> tuple[int, list[CacheEntry]]:
         with suppress(FileNotFoundError):
             status = path.lstat()
             if not path.is_symlink() and path.parent.name != "locks":
-                entries.append(CacheEntry(status.st_atime_ns, status.st_size, path, status.st_nlink == 1))
+                twin = shared.pop((status.st_dev, status.st_ino), None)
+                is_free = status.st_nlink == (1 if twin is None else 2)
+                entries.append(CacheEntry(status.st_atime_ns, status.st_size, path, is_free, twin))
+    for path in shared.values():  # some outlive the cache of their store
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if status.st_nlink == 1:  # else it is in another cache of this user
+                entries.append(CacheEntry(status.st_atime_ns, status.st_size, path, is_free=True))
     return drafts, entries
+
+
+def note_shared(directory: Path) -> None:
+    """Note a directory in which files of this cache are shared, so that they are found there when they go."""
+    with _locked(_state() / "shared"):
+        if str(directory.absolute()) not in _shared_dirs():
+            with (_state() / "shared").open("a") as file:
+                file.write(f"{directory.absolute()}\n")
+
+
+def _shared_dirs() -> list[str]:
+    with suppress(FileNotFoundError):
+        return (_state() / "shared").read_text().splitlines()
+    return []
+
+
+def _shared_files() -> dict[tuple[int, int], Path]:
+    """Return this user's files in the directories in which files are shared, by device and inode."""
+    found = {}
+    for directory in _shared_dirs():
+        with suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid == os.getuid() and stat.S_ISREG(status.st_mode):
+                    found[status.st_dev, status.st_ino] = Path(entry.path)
+    return found
 
 
 def _size_of_draft(draft: Path) -> int:

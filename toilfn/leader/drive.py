@@ -15,6 +15,7 @@ from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
+from toilfn.files.sharing import SHARED_VARIABLE
 from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
 from toilfn.files.transfer import local_path
 from toilfn.ids import TaskId
@@ -247,6 +248,8 @@ class RunDriver:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
         if settings.cache_age is not None:
             given["TOILFN_CACHE_AGE"] = f"{settings.cache_age:g}s"
+        if settings.cache_shared is not None:
+            given[SHARED_VARIABLE] = os.path.abspath(settings.cache_shared)
         if settings.fresh_process:
             given[FRESH_VARIABLE] = "1"
         if settings.stream_logs:
