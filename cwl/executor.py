@@ -18,7 +18,7 @@ from cwltool.process import Process
 from toilfn.api import compute
 from toilfn.cli.common import is_dry_run, print_plan
 from toilfn.clusters import local_cluster
-from toilfn.clusters.local.forkserver import ForkServer
+from toilfn.clusters.local.forkserver import fork_server
 from toilfn.config.settings import Settings, from_options
 from toilfn.cwl import inputs, steps, tools
 from toilfn.cwl.documents import bundle, refuse_unsupported, updates_in_place
@@ -93,10 +93,12 @@ class Executor:
         if resolved.cluster not in (None, "local"):
             yield settings
             return
-        with closing(ForkServer()) as fork_server:
-            strict = self._options.strict_memory_limit
-            cluster = local_cluster(resolved, launcher=fork_server, watch_memory=strict)
-            yield {**settings, "cluster": cluster}
+        launcher, strict = fork_server(), self._options.strict_memory_limit
+        if launcher is None:
+            yield {**settings, "cluster": local_cluster(resolved, watch_memory=strict)}
+            return
+        with closing(launcher):
+            yield {**settings, "cluster": local_cluster(resolved, launcher=launcher, watch_memory=strict)}
 
 
 @contextmanager

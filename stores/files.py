@@ -438,11 +438,14 @@ def clone(source: BinaryIO, target: BinaryIO) -> bool:
 def _copied_by_the_kernel(source: BinaryIO, target: BinaryIO) -> bool:
     """Copy a file's content in the kernel, or on a file server that can; return False if nothing was copied."""
     copied = 0
+    copy_file_range = getattr(os, "copy_file_range", None)  # Linux has it
+    if copy_file_range is None:
+        return False
     try:
-        while count := os.copy_file_range(source.fileno(), target.fileno(), _LARGE):
+        while count := copy_file_range(source.fileno(), target.fileno(), _LARGE):
             copied += count
-    except (OSError, AttributeError) as error:  # unsupported between some file systems and on some platforms
-        if copied or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+    except OSError as error:  # unsupported between some file systems
+        if copied or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         return False
     return copied > 0

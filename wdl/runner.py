@@ -15,7 +15,7 @@ from typing import Any
 
 from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
 from toilfn.clusters import local_cluster
-from toilfn.clusters.local.forkserver import ForkServer
+from toilfn.clusters.local.forkserver import fork_server
 from toilfn.config.settings import Settings, add_options, from_options
 from toilfn.errors import FailedTasksError, InputError, ResourceError
 from toilfn.files.exchange import Link
@@ -192,11 +192,13 @@ def _settings(options: argparse.Namespace, name: str) -> Iterator[dict[str, Any]
     settings = {"retries": 0, "workflow": name, **from_options(options)}
     resolved = Settings.resolve(**settings)
     # A fork server must be forked before any thread is started.
-    if resolved.cluster not in (None, "local") or threading.active_count() > 1:
+    is_here = resolved.cluster in (None, "local") and threading.active_count() == 1
+    launcher = fork_server() if is_here else None
+    if launcher is None:
         yield settings
         return
-    with closing(ForkServer()) as fork_server:
-        yield {**settings, "cluster": local_cluster(resolved, launcher=fork_server)}
+    with closing(launcher):
+        yield {**settings, "cluster": local_cluster(resolved, launcher=launcher)}
 
 
 def _promise(options: argparse.Namespace, parsed: Any, node: Any) -> Any:

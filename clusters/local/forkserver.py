@@ -6,6 +6,7 @@ any thread is started. It forks each worker on request, and reports how each wor
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import io
@@ -23,10 +24,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NoReturn
 
-__all__ = ["ForkServer"]
+__all__ = ["ForkServer", "fork_server"]
 
 _LARGEST = 2**17
 """Maximum size of a message in bytes."""
+
+
+def fork_server() -> ForkServer | None:
+    """Start a fork server; None where the system lacks a kind of socket that it needs, as macOS does."""
+    try:
+        return ForkServer()
+    except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EPROTOTYPE):
+            return None
+        raise
 
 
 class ForkServer:
