@@ -20,7 +20,8 @@ import toilfn as toil
 
 MODULUS = 1_000_003
 
-KINDS = ("add", "expand", "spawn", "after", "file", "cleanup", "service", "checkpoint")
+KINDS = ("add", "expand", "spawn", "after", "file", "linked", "moved", "cleanup", "service", "checkpoint")
+LINKS = ("symlink", "hard", "reflink", "copy")
 TROUBLES = ("", "", "", "", "", "error", "fatal", "worker", "service", "leader")
 
 
@@ -103,6 +104,8 @@ class Builder:
             if step.kind == "file":
                 after = self.users.get(id(made[place]), [])
                 made[place] = delete.options(after=after)(made[place])
+            elif step.kind == "linked":
+                made[place] = read(made[place], "", self.folder)
         return total(made)
 
     def step(self, step: Step, values: list[Any]) -> Any:
@@ -126,6 +129,12 @@ class Builder:
                 return self.level(step.body, [*values, address])
             case "file":
                 return write.options(**options)(step, inputs, self.folder)
+            case "linked":
+                return bring.options(**options)(step, inputs, self.folder)
+            case "moved":
+                made = write.options(**options)(step, inputs, self.folder)
+                exported = toil.export(made, f"{self.folder}/moved-{step.key}", move=True)
+                return read.options(after=exported)(made, "", self.folder)
             case "cleanup":
                 return passing(step, inputs, self.folder)
             case "checkpoint":
@@ -223,6 +232,18 @@ def written(number: int, *, cleanup: bool = False) -> toil.File:
     with toil.open_write("number.txt", "w", cleanup=cleanup) as file:
         file.write(str(number))
     return file.file
+
+
+@toil.task
+def bring(step: Step, values: list[Any], folder: str) -> toil.File:
+    """Link a file of the user's, which is written once, into the store."""
+    source = Path(folder, f"source-{step.key}")
+    result = mixed(step.key, values, step.trouble, folder)
+    if not source.exists():
+        draft = source.with_name(f"{source.name}-{toil.current().id}")
+        draft.write_text(str(result))
+        draft.replace(source)
+    return toil.import_file(source, link=LINKS[step.key % len(LINKS)])
 
 
 @toil.task

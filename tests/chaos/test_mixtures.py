@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def programs(draw: st.DrawFn) -> tuple[Step, ...]:
     return steps(0, is_checkpoint=False)
 
 
-def lead(program: tuple[Step, ...], folder: Path, fault: str, resumes: bool, pipe: Any) -> None:
+def lead(program: tuple[Step, ...], folder: Path, fault: str, resumes: bool, intermediates: str, pipe: Any) -> None:
     """Be a leader: in a process of its own, which may be killed."""
     faults.hook = faults.killer(fault)  # of this process alone: its workers would all die at the same point
     with (folder / "output").open("a") as output:
@@ -62,7 +63,7 @@ def lead(program: tuple[Step, ...], folder: Path, fault: str, resumes: bool, pip
     (folder / "leader").write_text(str(os.getpid()))
     given = {
         "cluster": toil.LocalCluster(cores=3, memory="64G", disk="1T"), "progress": False,
-        "retry_backoff": 0.01, "durability": "none", "lost_retries": 1000,
+        "retry_backoff": 0.01, "durability": "none", "lost_retries": 1000, "intermediates": intermediates,
     }  # fmt: skip
     store = folder / "store"
     if resumes:
@@ -88,31 +89,35 @@ def processes() -> Any:
     program=programs(),
     deaths=st.lists(st.tuples(st.sampled_from(POINTS), st.integers(1, 12)), max_size=2),
     resumes=st.booleans(),
+    intermediates=st.sampled_from(["keep", "drop"]),
 )
 @pytest.mark.timeout(3600)
 def test_a_mixture_gives_what_plain_python_gives(
-    processes: Any, program: tuple[Step, ...], deaths: list[tuple[str, int]], resumes: bool
+    processes: Any, program: tuple[Step, ...], deaths: list[tuple[str, int]], resumes: bool, intermediates: str
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="toilfn-mixture-") as place:
         folder = Path(place)
         value = None
         for fault in itertools.chain((f"{point}:{passing}" for point, passing in deaths), itertools.repeat("")):
             is_begun = resumes and (folder / "store" / "store.json").exists() and has_run(folder / "store")
-            value = led(processes, program, folder, fault, resumes=is_begun)
+            value = led(processes, program, folder, fault, resumes=is_begun, intermediates=intermediates)
             if value is not None:
                 break
         assert value == plain(program, [7])
         assert_only_what_is_needed(folder / "store")
+        assert_outside(program, folder)
 
 
 def has_run(store: Path) -> bool:
     return bool(Index.load(open_store(str(store), create=False).log).runs)
 
 
-def led(processes: Any, program: tuple[Step, ...], folder: Path, fault: str, *, resumes: bool) -> int | None:
+def led(
+    processes: Any, program: tuple[Step, ...], folder: Path, fault: str, *, resumes: bool, intermediates: str
+) -> int | None:
     """Give what a leader computes; None if it was killed."""
     ours, theirs = processes.Pipe(duplex=False)
-    leader = processes.Process(target=lead, args=(program, folder, fault, resumes, theirs))
+    leader = processes.Process(target=lead, args=(program, folder, fault, resumes, intermediates, theirs))
     leader.start()
     theirs.close()
     with ours:
@@ -148,6 +153,8 @@ def assert_only_what_is_needed(store: Path) -> None:
                 record = record.functions  # which later attempts use without telling them again
             else:
                 gone.update(record.deleted, record.temporary)
+        elif isinstance(record, records.Deleted) and record.dropped:
+            gone.update(record.names)
         needed.update(ref.name for ref in references(record))
     blobs = [path for path in (store / "blobs").rglob("*") if path.is_file()]
     # Unfinished objects of those that were killed are removed when they are old.
@@ -155,3 +162,17 @@ def assert_only_what_is_needed(store: Path) -> None:
     needed -= gone
     assert not needed - present, "a file was removed too early"
     assert not present - needed, f"left over: {[(name, (store / name).read_bytes()[:60]) for name in present - needed]}"
+
+
+def assert_outside(program: tuple[Step, ...], folder: Path) -> None:
+    """The files that were linked in are there as they were, and those that were moved out hold their numbers."""
+    assert all(path.read_text().isdecimal() for path in folder.glob("source-*"))
+    wanted = {f"moved-{step.key}" for step in flattened(program) if step.kind == "moved"}
+    assert {path.name for path in folder.glob("moved-*")} == wanted
+    assert all(path.read_text().isdecimal() for path in folder.glob("moved-*"))
+
+
+def flattened(program: tuple[Step, ...]) -> Iterator[Step]:
+    for step in program:
+        yield step
+        yield from flattened(step.body)
