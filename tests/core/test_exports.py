@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+import s3fs
 
 import toilfn as toil
+from tests.servers.counting import Counting
+from tests.servers.fixtures import moto_server
+from tests.servers.moto import PORT, Moto
 from toilfn.errors import InputError
 from toilfn.files import exchange, transfer
 from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
+
+__all__ = ["moto_server"]
 
 COUNT = 7
 
@@ -142,3 +150,60 @@ def test_an_error_names_the_file(session: TaskFiles, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(OSError, match="out"):
         toil.export([file], tmp_path / "out")
+
+
+@pytest.fixture
+def relay(moto_server: Moto, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    """A relay before an S3 server that counts requests."""
+    monkeypatch.setattr(exchange, "_LISTED", 2)
+    monkeypatch.setattr(exchange, "_GROUP", 20)
+    monkeypatch.setattr(exchange, "_THREADS", 1)
+    s3fs.S3FileSystem.clear_instance_cache()  # those of earlier tests may lead elsewhere
+    relay = Counting(PORT)
+    with relay.running():
+        monkeypatch.setenv("AWS_ENDPOINT_URL", relay.url)
+        yield relay
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(relay: Counting) -> str:
+    name = f"exports-{uuid.uuid4().hex}"
+    boto3.client("s3", endpoint_url=Moto().url, region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/out"
+
+
+def asked(relay: Counting, method: str) -> int:
+    return sum(count for name, count in relay.seen.items() if name.startswith(f"{method} "))
+
+
+def test_an_export_to_an_empty_place_asks_for_no_file(
+    compute: Callable[..., Any], relay: Counting, bucket: str
+) -> None:
+    promise = toil.export(many(30), bucket)
+    assert len(compute(promise)) == 30
+    assert asked(relay, "PUT") == 30
+    assert asked(relay, "HEAD") + asked(relay, "GET") < 10
+
+
+def test_what_is_in_a_bucket_already_is_not_sent_again(
+    compute: Callable[..., Any], relay: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = transfer.send
+    failures = ["5"]
+
+    def failing(source: Path, url: str, **named: Any) -> None:
+        if url.endswith("/5.txt") and failures:
+            raise RuntimeError(f"full {failures.pop()}")
+        send(source, url, **named)
+
+    monkeypatch.setattr(transfer, "send", failing)
+    promise = toil.export(many(30), bucket)
+    with pytest.raises(toil.FailedTasksError, match="full"):
+        compute(promise, retries=0)
+    assert len(compute(promise)) == 30
+    assert asked(relay, "PUT") == 30
+    assert len(compute(toil.export(many(30), f"{bucket}/"))) == 30
+    assert asked(relay, "PUT") == 30
+    system = s3fs.S3FileSystem()
+    assert {system.cat_file(path).decode() for path in system.find(bucket)} == {f"{number}.txt" for number in range(30)}

@@ -33,6 +33,9 @@ _GROUP_SIZE = 2**28
 _THREADS = 16
 """How many files a task exports at the same time."""
 
+_LISTED = 100
+"""From how many files on the directory that they go to is listed, instead of asking for each of them."""
+
 Link = Literal["copy", "reflink", "hard", "symlink", "reference"]
 
 
@@ -239,7 +242,7 @@ def export(file: Any, url: str | os.PathLike[str], *, move: bool = False, local:
         return _export.options(local=local)(file, target, move, state, **elsewhere)
     if is_list:
         places, copies = _planned(file, target)
-        _export_files(copies, move)
+        _export_files(copies, move, _present(copies, target))
         return places
     if isinstance(file, Directory):
         return _export_directory(file, target, move)
@@ -306,12 +309,35 @@ def _grouped(copies: Sequence[_Copy]) -> list[list[_Copy]]:
     return groups
 
 
-def _export_files(copies: Sequence[_Copy], move: bool) -> None:
-    """Export files, several at a time, since most of the time of a small one is spent waiting."""
+def _present(copies: Sequence[_Copy], url: str) -> set[str] | None:
+    """Return the targets at which there is something, if a listing is cheaper than asking for each; else None."""
+    names = transfer.names_below(url) if len(copies) >= _LISTED else None
+    return None if names is None else {target for _, target in copies if _name_below(target, url) in names}
+
+
+def _has_begun(copies: Sequence[_Copy]) -> bool:
+    """Return whether another attempt may have exported some of these files: it began with the first ones."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return any(pool.map(transfer.state_of_target, [target for _, target in copies[:_THREADS]]))
+
+
+def _name_below(target: str, url: str) -> str:
+    return target.removeprefix(url.rstrip("/")).strip("/")
+
+
+def _export_files(copies: Sequence[_Copy], move: bool, present: set[str] | None) -> None:
+    """Export files, several at a time, since most of the time of a small one is spent waiting.
+
+    What is at their targets is asked for if they are `present`, or if that is None.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
         exports = [
-            pool.submit(contextvars.copy_context().run, put_out, file, target, link=move) for file, target in copies
-        ]
+            pool.submit(
+                contextvars.copy_context().run, put_out, file, target,
+                link=move, is_new=present is not None and target not in present,
+            )
+            for file, target in copies
+        ]  # fmt: skip
         try:
             for each in exports:
                 each.result()
@@ -322,9 +348,16 @@ def _export_files(copies: Sequence[_Copy], move: bool) -> None:
             leave_behind(file, target)
 
 
-def put_out(file: File, target: str, *, link: bool) -> None:
-    """Copy a file of a store to a path or URL unless it is there; with `link`, it may be the store's own file."""
-    if not (file.ref.is_reference or file.ref.is_marked) and transfer.holds(target, file.size, file.ref.digest):
+def put_out(file: File, target: str, *, link: bool, is_new: bool = False) -> None:
+    """Copy a file of a store to a path or URL unless it is there; with `link`, it may be the store's own file.
+
+    With `is_new` there was nothing at the target, which saves the requests that ask for it.
+    """
+    if (
+        not is_new
+        and not (file.ref.is_reference or file.ref.is_marked)
+        and transfer.holds(target, file.size, file.ref.digest)
+    ):
         return
     store = store_of(file)
     origin = store.local_file(file.ref)
@@ -360,7 +393,8 @@ def left(file: File) -> str:
 
 def _export_directory(directory: Directory, target: str, move: bool) -> str:
     target = transfer.below(target, directory.name) if target.endswith("/") else target
-    _export_files(list(_planned_below(directory, target)), move)
+    copies = list(_planned_below(directory, target))
+    _export_files(copies, move, _present(copies, target))
     return target
 
 
@@ -404,12 +438,19 @@ def _export(file: Any, url: str, move: bool, state: str, local: bool = True) -> 
     groups = _grouped(copies)
     if len(groups) < 2:
         return export(file, url, move=move)
-    return _all_exported(places, [_export_group.options(local=local)(group, move) for group in groups])
+    present = _present(copies, places if isinstance(file, Directory) else url)
+    exports = [
+        _export_group.options(local=local)(
+            group, move, present is not None and present.isdisjoint(target for _, target in group)
+        )
+        for group in groups
+    ]
+    return _all_exported(places, exports)
 
 
 @task(local=True, name="export files", version="1", delivers=True)
-def _export_group(copies: list[_Copy], move: bool) -> list[str]:
-    _export_files(copies, move)
+def _export_group(copies: list[_Copy], move: bool, is_new: bool = False) -> list[str]:
+    _export_files(copies, move, set() if is_new and not _has_begun(copies) else None)
     return [target for _, target in copies]
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "make_directory",
     "matching",
     "name_of",
+    "names_below",
     "read",
     "refuse_directory",
     "send",
@@ -420,6 +421,17 @@ def holds(url: str, size: int, digest: bytes) -> bool:
     except (OSError, InputError):
         return False
     return known == digest
+
+
+def names_below(url: str) -> set[str] | None:
+    """List the names, relative to a URL that is not local, of all objects below it; None if that is not possible."""
+    if local_path(url) is not None:
+        return None
+    try:
+        system, place = _open_filesystem(url)
+        return {path[len(place.rstrip("/")) :].strip("/") for path in system.find(place)}
+    except (OSError, InputError, NotImplementedError):
+        return None
 
 
 def _linked(source: Path, draft: Path) -> bool:
