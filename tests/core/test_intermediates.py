@@ -355,3 +355,28 @@ def test_a_twentieth_of_the_disk_is_to_stay_free(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
         assert ScarceDisk(tmp_path, None, warned.append).is_scarce() is is_scarce
     assert len(warned) == 1
+
+
+@toil.service(check_interval=0.05)
+def serve() -> Any:
+    yield "served"
+
+
+@toil.task
+def ask(address: str, file: toil.File, place: str) -> toil.File:
+    return written(f"{address} {file.read_text()}")
+
+
+@toil.task
+def use_service(place: str) -> Any:
+    return ask(serve(), make(place), place)
+
+
+@pytest.mark.parametrize("is_created", [True, False])
+def test_what_a_client_of_a_service_has_read_goes(tmp_path: Path, is_created: bool) -> None:
+    place = str(tmp_path)
+    asked = use_service(place) if is_created else ask(serve(), make(place), place)
+    settings: Any = {"store": tmp_path / "store", "progress": False, "intermediates": "drop", "workers": 2}
+    assert toil.compute(finish(asked, place), **settings).read_text() == "served text"
+    blobs = [path.read_bytes() for path in (tmp_path / "store" / "blobs").rglob("*-text") if path.is_file()]
+    assert blobs == [b"served text"]

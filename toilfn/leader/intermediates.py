@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from toilfn.graph.options import SERVICE, is_checkpoint
@@ -101,12 +101,15 @@ class Intermediates:
         self._open: dict[TaskId, _Open] = {}
         self._free: set[bytes] = set()
         self._delivered: set[TaskId] = set()
+        self._services: set[TaskId] = set()
         self._load(run)
 
     def _load(self, current: records.Run) -> None:
         """Take note of the files that there are, of what runs return and deliver, and of what is not finished."""
         for id_ in self._index.outcomes:
-            self._add_files(self._index.task(id_), self._index.outcome(id_))
+            task = self._index.task(id_)
+            self._note_service(task)
+            self._add_files(task, self._index.outcome(id_))
         runs = [*(run for run in self._index.runs if run.number != current.number), current]
         newest = {run.workflow: run.number for run in runs}
         for run in runs:
@@ -119,18 +122,25 @@ class Intermediates:
     def _walk(self, roots: Iterable[TaskId]) -> None:
         """Take note of the tasks behind some roots that are to run, or may run again, or deliver what they read."""
         stack, seen = list(roots), set(roots)
+        found = []
         while stack:
             id_ = stack.pop()
             task = _task(self._encoded[id_]) if id_ in self._encoded else self._index.task(id_)
+            found.append(task)
+            self._note_service(task)
             ends = id_ in self._index.outcomes
-            if not ends or self._delivers(task) or (self._may_run_again(task) and not self._index.is_complete(id_)):
-                self.opened(task)
             more = (*task.needs, *task.after, *(self._index.leads_to(id_) if ends else ()))
             stack += [other for other in more if other not in seen]
             seen.update(more)
+        for task in found:  # now that all services are known
+            ends = task.id in self._index.outcomes
+            may_run_again = self._may_run_again(task) and not self._index.is_complete(task.id)
+            if not ends or self._delivers(task) or may_run_again:
+                self.opened(task)
 
     def opened(self, task: records.TaskRecord) -> None:
         """Note that a task is to run."""
+        self._note_service(task)
         self._close(task.id)
         entry = _Open(file_names(task.args, self._open_blob), task.needs)
         self._open[task.id] = entry
@@ -185,11 +195,15 @@ class Intermediates:
 
     def _may_run_again(self, task: records.TaskRecord) -> bool:
         """Return whether a task with an outcome may be rolled back: checkpoints, and clients of services."""
-        functions = self._index.functions
-        function = functions.get(task.function)
+        function = self._index.functions.get(task.function)
         if function is not None and is_checkpoint(function.options, task.options):
             return True
-        return any(SERVICE in functions[need.function].options for need in self._tasks_of(task.needs, task.after))
+        return not self._services.isdisjoint((*task.needs, *task.after))
+
+    def _note_service(self, task: records.TaskRecord) -> None:
+        """Remember which tasks are services: the index does not have those that were created since it was loaded."""
+        if SERVICE in self._index.functions[task.function].options:
+            self._services.add(task.id)
 
     def _delivers(self, task: records.TaskRecord) -> bool:
         """Return whether what a task reads are outputs of the run."""
@@ -198,11 +212,6 @@ class Intermediates:
     def _option(self, task: records.TaskRecord, name: str) -> Any:
         own = task.options.get(name)
         return self._index.functions[task.function].options.get(name) if own is None else own
-
-    def _tasks_of(self, needs: tuple[TaskId, ...], after: tuple[TaskId, ...]) -> Iterator[records.TaskRecord]:
-        if any(SERVICE in function.options for function in self._index.functions.values()):
-            for id_ in (*needs, *after):
-                yield self._index.task(id_)
 
     def _add_files(self, task: records.TaskRecord, outcome: records.Outcome) -> None:
         own = self._option(task, "intermediates")
@@ -313,12 +322,12 @@ class Drops:
         if self._readers is None:
             return
         self._readers.renewed(forgotten)
-        for event in events:
-            if isinstance(event, Submitted):
-                for new in event.tasks:
-                    if new.id in self._encoded:
-                        self._readers.opened(_task(self._encoded[new.id]))
-            elif isinstance(event, Finished):
+        given = list(events)
+        for new in (new for event in given if isinstance(event, Submitted) for new in event.tasks):
+            if new.id in self._encoded:
+                self._readers.opened(_task(self._encoded[new.id]))
+        for event in given:
+            if isinstance(event, Finished):  # after the services were opened that it may be a client of
                 self._readers.reopened(event.id)
 
     def finished(self, outcome: records.Outcome, record: bytes) -> None:
