@@ -328,7 +328,7 @@ def _name_below(target: str, url: str) -> str:
 def _export_files(copies: Sequence[_Copy], move: bool, present: set[str] | None) -> None:
     """Export files, several at a time, since most of the time of a small one is spent waiting.
 
-    What is at their targets is asked for if they are `present`, or if that is None.
+    Targets in `present` are checked for their content, and all of them if it is None.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         exports = [
