@@ -29,7 +29,7 @@ from toilfn.stores import checked
 from toilfn.stores.objects import MissingObjectError
 from toilfn.stores.store import Store
 
-__all__ = ["Holder", "Lease", "Watch", "holder", "living", "start_of"]
+__all__ = ["Holder", "Lease", "Watch", "holder", "living", "start_of", "this_machine"]
 
 _BEATS = 6
 """Heartbeats per timeout, so that some of them may be late or lost."""
@@ -66,7 +66,7 @@ class Holder(NamedTuple):
     @property
     def is_gone(self) -> bool:
         """Whether the leader has released the lease, or was a process of this machine that has ended."""
-        return self.released or (self.machine == _machine() and not _is_running(self.pid, self.started))
+        return self.released or (self.machine == this_machine() and not _is_running(self.pid, self.started))
 
     def holds(self, now: float, timeout: float = 0.0) -> bool:
         """Return whether the leader is alive, by a clock that it shares with the caller."""
@@ -301,7 +301,7 @@ def _write_new(store: Store, held: Holder) -> bool:
 
 def _new_holder(epoch: int, now: float, timeout: float) -> Holder:
     started = start_of(os.getpid())
-    return Holder(epoch, socket.gethostname(), os.getpid(), _machine(), started, now, now, timeout)
+    return Holder(epoch, socket.gethostname(), os.getpid(), this_machine(), started, now, now, timeout)
 
 
 def _name(epoch: int) -> str:
@@ -346,7 +346,8 @@ def _shown(seconds: float) -> str:
         return f"{seconds:.0f}"
 
 
-def _machine() -> str:
+def this_machine() -> str:
+    """Return a text that identifies the host, its boot and its container: process ids mean something only there."""
     return f"{socket.gethostname()} {_read_link('/proc/self/ns/pid')} {_boot_id()}"
 
 

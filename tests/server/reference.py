@@ -1,7 +1,7 @@
 """GA4GH's own client against a server: it submits, lists, reads and ends runs of CWL and WDL.
 
-``python -m tests.server.reference --tool DIR/bin/wes-client``, from an environment that has ``wes-service``. The command
-cannot end runs, so that the library beside it does that. WDL needs podman and an image: the tests' own.
+``python -m tests.server.reference --tool DIR/bin/wes-client``, from an environment that has ``wes-service``. The
+command cannot end runs, so that the library beside it does that. WDL needs podman and an image: the tests' own.
 """
 
 from __future__ import annotations

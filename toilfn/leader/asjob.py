@@ -27,7 +27,10 @@ from toilfn.stores.lease import living
 from toilfn.stores.options import worker_variables
 from toilfn.worker.passed import ENVIRONMENT_VARIABLE, VERSIONS_VARIABLE, pack_environment, versions, write_ref
 
-__all__ = ["LeaderJob", "Shape", "end_leader_job", "has_leader_job", "make_order", "order_of", "submit_leader"]
+__all__ = [
+    "LeaderJob", "Shape", "end_leader_job", "has_leader_job", "leading_cluster", "make_order", "order_of",
+    "resources_of", "submit_leader",
+]  # fmt: skip
 
 _NOTE = "leader-job"
 _BATCH = "leader"
@@ -138,7 +141,7 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
             f"job store {place} is in use by process {held.pid} on {held.host}",
             hint=f"wait for its end: toilfn status {place} --wait, or end it: toilfn kill {place}",
         )
-    cluster = _made(order)
+    cluster = leading_cluster(make_from(order.cluster, order.recipe), order.shape, _START)
     cluster.open(_context(store, order, _variables(store, environment)))
     try:
         check_shared(cluster, store.url, place)
@@ -149,7 +152,7 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
             )
         order = replace(order, address=cluster.address(), job="", submitted=time.time())
         _write(store, order)  # first, so that the job can be found even if this process dies now
-        (job,) = cluster.submit([Batch(_BATCH, _BATCH, _resources(order.shape))])
+        (job,) = cluster.submit([Batch(_BATCH, _BATCH, resources_of(order.shape))])
         order = replace(order, job=job, log=_log_of(cluster, job))
         _write(store, order)
         return order
@@ -198,17 +201,35 @@ def _checked(cluster: Cluster) -> CommandCluster:
     return cluster
 
 
-def _made(order: LeaderJob) -> CommandCluster:
-    """Build the cluster of an order, whose jobs run the leader instead of a worker."""
-    cluster = _checked(make_from(order.cluster, order.recipe))
-    args, settings = cluster.constructor_arguments
+def leading_cluster(cluster: Cluster, shape: Shape, start: str) -> CommandCluster:
+    """Build a cluster like another one, whose jobs run leaders instead of workers.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    shape : Shape
+    start : str
+        Python code; the store's URL and the batch's name are the last words of the command line.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster's jobs are not started by a command, so that a leader could not be one of them.
+    """
+    checked = _checked(cluster)
+    args, settings = checked.constructor_arguments
     own: dict[str, Any] = {
         **settings,
-        "worker_command": [cluster.settings.get("python", sys.executable), "-c", _START],
-        "submit_args": [*cluster.submit_args(), *shlex.split(order.shape.arguments)],
+        "worker_command": [checked.settings.get("python", sys.executable), "-c", start],
+        "submit_args": [*checked.submit_args(), *shlex.split(shape.arguments)],
         "keep_output": True,
     }
-    return type(cluster)(*args, **own)
+    return type(checked)(*args, **own)
+
+
+def resources_of(shape: Shape) -> Resources:
+    """Return the requirements of the job of a leader."""
+    return Resources(cores=shape.cores, memory=shape.memory, disk=1 << 20, walltime=shape.walltime)
 
 
 @contextmanager
@@ -236,10 +257,6 @@ def _variables(store: Store, environment: dict[str, str]) -> dict[str, str]:
 
 def _name(store: Store) -> str:
     return f"{jobs_name(store)}-leader"
-
-
-def _resources(shape: Shape) -> Resources:
-    return Resources(cores=shape.cores, memory=shape.memory, disk=1 << 20, walltime=shape.walltime)
 
 
 def _log_of(cluster: CommandCluster, job: JobId) -> str:

@@ -21,6 +21,7 @@ from toilfn.server.access import LOCAL, Access, Principal, Tokens
 from toilfn.server.guard import Guard
 from toilfn.server.index import Filter, Index, Summary
 from toilfn.server.launcher import Launcher, LaunchSettings
+from toilfn.server.leaders import LeaderJobs, LeaderProcesses, Leaders
 from toilfn.server.metrics import Traffic
 from toilfn.server.oidc import Provider
 from toilfn.server.records import Notes, Place, Run
@@ -80,12 +81,18 @@ class Service:
         self.index = Index(self.place.work / "index.sqlite")
         self.views = Views()
         self.traffic = Traffic()
-        self.launcher = Launcher(self.place, self.index, self.launch)
+        self.launcher = Launcher(self.place, self.index, self.launch, self._leaders())
         self.began = time.time()
         self.unread = 0
         self._is_complete = threading.Event()
         self._ending = threading.Event()
         self._reader = threading.Thread(target=self._read_records, name="toilfn-records", daemon=True)
+
+    def _leaders(self) -> Leaders:
+        launch = self.launch
+        if launch.lead_on is None:
+            return LeaderProcesses(self.place, launch.timeout, launch.variables)
+        return LeaderJobs(self.place, launch.timeout, launch.variables, launch.lead_on, launch.shape)
 
     def start(self) -> None:
         """Begin to lead runs, and to bring the index up to date; requests are answered meanwhile."""

@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from toilfn.cli.common import add_store_options, named_options
 from toilfn.cli.parser import Parser
 from toilfn.errors import InputError
+from toilfn.leader.asjob import Shape
 from toilfn.server.access import Tokens
 from toilfn.server.app import PREFIX, Service, make_app
 from toilfn.server.archives import Limits
@@ -24,7 +25,7 @@ from toilfn.server.site import site_routes
 from toilfn.server.submission import Policy
 from toilfn.stdio import unfailing_standard_error
 from toilfn.text import VisibleStream
-from toilfn.units import parse_duration, parse_size
+from toilfn.units import parse_duration, parse_memory, parse_size
 
 __all__ = ["main", "make_parser"]
 
@@ -117,6 +118,14 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-age", type=parse_duration, metavar="TIME",
                        help="delete a run and all its files this long after its end (default: never)")  # fmt: skip
     group.add_argument("--cluster", help="cluster that runs the tasks (default: local)")
+    group.add_argument("--lead-on", metavar="CLUSTER", help="cluster whose jobs the leaders of runs are (default: they "
+                       "are processes beside the server)")  # fmt: skip
+    group.add_argument("--leader-memory", type=parse_memory, default=Shape().memory, metavar="SIZE",
+                       help="memory of these jobs (default: 2Gi)")  # fmt: skip
+    group.add_argument("--leader-walltime", type=parse_duration, metavar="TIME",
+                       help="time limit of these jobs (default: the cluster's)")  # fmt: skip
+    group.add_argument("--leader-args", default="", metavar="ARGS",
+                       help="more arguments of the submit command for these jobs")  # fmt: skip
     group.add_argument("--opt", "-o", action="append", default=[], metavar="--OPTION=VALUE",
                        help="option of every run, as in --opt=--retries=2; may be repeated")  # fmt: skip
     group.add_argument("--store-base", metavar="URL", help="parent of the job stores (default: the folder of each run)")
@@ -191,7 +200,11 @@ def _service(options: argparse.Namespace, place: Place, provider: Provider | Non
     )  # fmt: skip
     names = [name.replace("-", "_") for name in _ABOUT]
     about = {name: text for name in names if (text := getattr(options, _ABOUT_PREFIX + name))}
-    launch = LaunchSettings(options.max_runs, max_age=options.max_age, variables=tuple(options.pass_env))
+    shape = Shape(memory=options.leader_memory, walltime=options.leader_walltime, arguments=options.leader_args)
+    launch = LaunchSettings(
+        options.max_runs, max_age=options.max_age, variables=tuple(options.pass_env), lead_on=options.lead_on,
+        shape=shape,
+    )  # fmt: skip
     prefix = "/" + options.prefix.strip("/") if options.prefix.strip("/") else ""
     return Service(place, policy, launch, about, prefix, options.public_url, tuple(options.cors_origin), provider)
 

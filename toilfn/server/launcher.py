@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
 from typing import NamedTuple
 
 from toilfn.errors import StoreLockedError, ToilfnError
+from toilfn.leader.asjob import Shape
 from toilfn.server.index import Index
-from toilfn.server.lead import environment
+from toilfn.server.leaders import Leaders
 from toilfn.server.records import Place, Run
 from toilfn.server.sessions import Sessions
 from toilfn.server.states import State, state_of
@@ -42,19 +38,25 @@ class LaunchSettings(NamedTuple):
     Attributes
     ----------
     limit : int
-        The most leaders on this machine at one time.
+        The most leaders on this machine at one time; of leaders that are jobs, the most of all servers of the place.
     timeout : float
         Seconds without a sign of life after which a leader on another machine counts as dead.
     max_age : float or None
         Seconds after which a finished run is deleted.
     variables : tuple of str
         More variables of the environment that runs get.
+    lead_on : str or None
+        The cluster whose jobs the leaders are; None makes them processes beside the server.
+    shape : Shape
+        What these jobs ask for.
     """
 
     limit: int = 4
     timeout: float = 30.0
     max_age: float | None = None
     variables: tuple[str, ...] = ()
+    lead_on: str | None = None
+    shape: Shape = Shape()
 
 
 class Launcher:
@@ -66,13 +68,14 @@ class Launcher:
     index : Index
         Learns what is found.
     settings : LaunchSettings
+    leaders : Leaders
     """
 
-    def __init__(self, place: Place, index: Index, settings: LaunchSettings) -> None:
+    def __init__(self, place: Place, index: Index, settings: LaunchSettings, leaders: Leaders) -> None:
         self._place = place
         self._index = index
         self._settings = settings
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._leaders = leaders
         self._watches: dict[str, Watch] = {}
         self._wake = threading.Event()
         self._ended = False
@@ -114,7 +117,7 @@ class Launcher:
 
     def look(self) -> None:
         """Look at every run without a final state once, and start what may start."""
-        self._reap()
+        self._leaders.look()
         open_ids = self._place.open_ids()
         self._index.expect(open_ids, self._place)
         waiting: list[Run] = []
@@ -127,6 +130,9 @@ class Launcher:
             if state is None or state.is_final:
                 continue
             if self._is_led(run, state):
+                if state is State.CANCELING and self._leaders.may_wait and self._end_cancelled(run):
+                    self._leaders.end(id)
+                    continue
                 busy += self._is_here(id)
             else:
                 waiting.append(run)
@@ -152,7 +158,7 @@ class Launcher:
         return state
 
     def _is_led(self, run: Run, state: State) -> bool:
-        if run.id in self._started:
+        if self._leaders.holds(run.id):
             return True
         if state is State.QUEUED:
             return False
@@ -161,30 +167,15 @@ class Launcher:
         return self._watches[run.id].look() is not None
 
     def _is_here(self, id: str) -> bool:
-        if id in self._started:
+        if self._leaders.holds(id):
             return True
-        held = self._watches[id].look() if id in self._watches else None
-        return held is not None and held.host == socket.gethostname()
+        return self._leaders.counts(self._watches[id].look() if id in self._watches else None)
 
     def _start(self, run: Run) -> bool:
-        """Start a process to lead a run; return whether it takes a place in the queue."""
+        """Have a run led; return whether it takes a place in the queue."""
         if self._index.state(run.id) is State.CANCELING and self._end_cancelled(run):
             return False
-        told = {
-            "place": self._place.url, "work": str(self._place.work), "options": self._place.options, "run": run.id,
-            "timeout": self._settings.timeout, "environment": environment(os.environ, self._settings.variables),
-        }  # fmt: skip
-        run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (run.folder / "leader.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "toilfn.server.lead"], cwd=run.folder, stdin=subprocess.PIPE, stdout=log,
-                stderr=log, start_new_session=True,
-            )  # fmt: skip
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin as stream:
-            stream.write(json.dumps(told).encode())
-        self._started[run.id] = process
-        return True
+        return self._leaders.start(run)
 
     def _end_cancelled(self, run: Run) -> bool:
         """Write down the end of a run that was cancelled before anybody led it; False if it was led already."""
@@ -198,12 +189,6 @@ class Launcher:
             run.end(State.CANCELED, None, ["cancelled before it was started"])
         self._state(run)
         return True
-
-    def _reap(self) -> None:
-        """Forget leaders that have ended; what they have written down is looked at next."""
-        for id, process in list(self._started.items()):
-            if process.poll() is not None:
-                del self._started[id]
 
     def _purge(self) -> None:
         age, now = self._settings.max_age, time.time()
@@ -222,5 +207,5 @@ class Launcher:
         _log.info("%s was deleted", run.id)
 
     def busy(self) -> int:
-        """Return how many leaders this server has started that have not ended."""
-        return sum(process.poll() is None for process in list(self._started.values()))
+        """Return how many leaders have not ended, as far as this server knows."""
+        return self._leaders.busy()

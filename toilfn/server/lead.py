@@ -31,9 +31,12 @@ from toilfn.server.engines import command, program
 from toilfn.server.records import Place, Run
 from toilfn.server.states import State
 from toilfn.stores import open_store
-from toilfn.stores.lease import Lease, Watch, start_of
+from toilfn.stores.lease import Lease, Watch, start_of, this_machine
 
-__all__ = ["Leader", "environment", "main"]
+__all__ = ["MOST_LEADERS", "TOLD_VARIABLE", "Leader", "environment", "job", "main"]
+
+TOLD_VARIABLE = "TOILFN_SERVER_LEADER"
+"""The environment variable in which a server tells a leader that is a job the rest of what it needs, as JSON."""
 
 _LOOK = 0.3
 """Seconds between two looks at the command and at the record, in a directory."""
@@ -45,7 +48,7 @@ _LAST_GRACE = 5.0
 _LONGEST_REASON = 400
 _TAIL = 16 << 10
 """Bytes of what a command has printed that are looked at for why it failed."""
-_MOST_LEADERS = 10
+MOST_LEADERS = 10
 """How many leaders of a run may die before the run is given up."""
 
 _KEPT = [
@@ -120,8 +123,8 @@ class Leader:
                 self._end_jobs()
             self._run.end(State.CANCELED, None, ["cancelled while nothing led it"])
             return
-        if self._lease.epoch > _MOST_LEADERS:
-            self._run.end(State.SYSTEM_ERROR, None, [f"{_MOST_LEADERS} processes that led the run have died"])
+        if self._lease.epoch > MOST_LEADERS:
+            self._run.end(State.SYSTEM_ERROR, None, [f"{MOST_LEADERS} processes that led the run have died"])
             return
         try:
             self._end_orphan()
@@ -168,8 +171,12 @@ class Leader:
                 words, cwd=self._run.files, env=self._variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
                 start_new_session=True,
             )  # fmt: skip
-        (folder / "command.json").write_text(json.dumps([process.pid, start_of(process.pid)]))
-        return self._watch(process)
+        (folder / "command.json").write_text(json.dumps([process.pid, start_of(process.pid), this_machine()]))
+        try:
+            return self._watch(process)
+        except SystemExit:  # this job's time is over; the command leaves its tasks to the next leader
+            self._terminate(process, [signal.SIGTERM])
+            raise
 
     def _watch(self, process: subprocess.Popen[bytes]) -> int:
         """Wait for the end of the command, or bring it about when the run is cancelled or led by another process."""
@@ -208,14 +215,17 @@ class Leader:
             self._flag()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1)
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        self._terminate(process, [signal.SIGTERM, signal.SIGKILL])
+        self._end_jobs()
+        return process.wait()
+
+    def _terminate(self, process: subprocess.Popen[bytes], numbers: Iterable[signal.Signals]) -> None:
+        for number in numbers:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, number)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_LAST_GRACE)
-        self._end_jobs()
-        return process.wait()
 
     def _flag(self) -> None:
         with suppress(ToilfnError):
@@ -236,8 +246,8 @@ class Leader:
         """End the command of a leader that has died: its end could no longer be written down."""
         path = self._run.folder / "command.json"
         with suppress(OSError, ValueError, psutil.Error):
-            pid, started = json.loads(path.read_bytes())
-            if abs(start_of(pid) - started) < 1:
+            pid, started, machine = json.loads(path.read_bytes())
+            if machine == this_machine() and abs(start_of(pid) - started) < 1:
                 os.killpg(pid, signal.SIGKILL)
         with suppress(StoreNotFoundError):
             store = open_store(self._run.store_url, create=False, **self._store_options())
@@ -293,13 +303,30 @@ def main() -> int:
     sys.stdin.close()
     logging.basicConfig(format="%(asctime)s %(message)s")
     run = Place(told["place"], told["work"], **told["options"]).run(told["run"])
+    return _lead(run, told["timeout"], told["environment"])
+
+
+def job() -> int:
+    """Lead the run that the end of the command line names, as a job: a place and a run."""
+    from toilfn.stores import options
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    told = json.loads(os.environ[TOLD_VARIABLE])
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    url, id = sys.argv[-2:]
+    variables = environment(os.environ, told["variables"])
+    variables.pop(TOLD_VARIABLE, None)
+    return _lead(Place(url, told["work"], **options.known(url)).run(id), told["timeout"], variables)
+
+
+def _lead(run: Run, timeout: float, variables: Mapping[str, str]) -> int:
     try:
-        lease = run.lease(told["timeout"])
+        lease = run.lease(timeout)
     except StoreLockedError:
         return 3
     with lease:
         if run.read("exit") is None:
-            Leader(run, lease, told["environment"]).lead()
+            Leader(run, lease, variables).lead()
         else:  # whoever wrote it died before it had removed this
             run.place.store.objects.delete([f"open/{run.id}"])
     return 0

@@ -5,6 +5,7 @@
     runs/RUN/request        the request, its user and its time
     runs/RUN/files/...      attachments, where the place is not a directory
     runs/RUN/leases/N       who leads the run: a lease, as in a job store
+    runs/RUN/jobs/N         which server submits a job to lead it, where leaders are jobs
     runs/RUN/started        when a leader took it first, and the command
     runs/RUN/running        its tasks were submitted
     runs/RUN/ending         why it ends: cancelled, or its command ended; the first of both decides
