@@ -48,7 +48,7 @@ class LaunchSettings(NamedTuple):
     lead_on : str or None
         The cluster whose jobs the leaders are; None makes them processes beside the server.
     shape : Shape
-        What these jobs ask for.
+        The requests of these jobs.
     """
 
     limit: int = 4
