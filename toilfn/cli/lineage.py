@@ -17,8 +17,9 @@ from toilfn.cli.handles import Handle, find_handles, plain
 from toilfn.errors import ToilfnError
 from toilfn.files.transfer import local_path, shown
 from toilfn.ids import TaskId
-from toilfn.inspect.runs import ABANDONED, OPEN, RunAttempt, Runs, ToldRun, run_uuid
+from toilfn.inspect.runs import ABANDONED, OPEN, RunAttempt, Runs, ToldRun
 from toilfn.model.records import BlobRef, Function, Outcome, Record, TaskRecord
+from toilfn.model.traces import run_uuid
 from toilfn.stores import Store
 from toilfn.stores.digests import digest_of_checksum
 

@@ -21,7 +21,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 import toilfn
 from toilfn.errors import ToilfnError
-from toilfn.inspect.runs import ABANDONED, OPEN, RunAttempt, ToldRun, run_uuid
+from toilfn.inspect.runs import ABANDONED, OPEN, RunAttempt, ToldRun
+from toilfn.model.traces import TraceContext
 
 __all__ = ["Sender", "Spans", "batches", "write"]
 
@@ -33,7 +34,6 @@ _CAUSES = {"": "success", "walltime": "timeout", "lost": "error", "preempted": "
 """Results of attempts by their causes; all others are failures."""
 _SCOPE = InstrumentationScope("toilfn", toilfn.__version__)
 _PATH = "/v1/traces"
-_LOW_HALF = (1 << 64) - 1
 
 
 class Spans:
@@ -56,8 +56,9 @@ class Spans:
             attributes["error.type"] = run.cause or run.status
         status = Status(StatusCode.ERROR, run.status) if "error.type" in attributes else Status(StatusCode.UNSET)
         return self._span(
-            f"RUN {run.name}", run, self._context(run), None, SpanKind.SERVER, attributes, status, run.start, run.end
-        )
+            f"RUN {run.name}", run, self._context(run), self._parent(run), SpanKind.SERVER, attributes, status,
+            run.start, run.end,
+        )  # fmt: skip
 
     def attempt(self, run: ToldRun, attempt: RunAttempt) -> ReadableSpan:
         """Build the span of an attempt."""
@@ -79,15 +80,18 @@ class Spans:
         if attempt.cause:
             attributes |= {"error.type": attempt.cause, "toilfn.final": attempt.is_final}
             status = Status(StatusCode.ERROR, attempt.message)
-        own = attempt.uuid(self._store).int & _LOW_HALF
         return self._span(
-            attempt.name, run, self._context(run, own), self._context(run), SpanKind.INTERNAL, attributes, status,
-            attempt.start, attempt.end,
+            attempt.name, run, self._context(run, attempt.span), self._context(run), SpanKind.INTERNAL, attributes,
+            status, attempt.start, attempt.end,
         )  # fmt: skip
 
-    def _context(self, run: ToldRun, own: int | None = None) -> SpanContext:
-        trace = run_uuid(self._store, run.number).int
-        return SpanContext(trace, trace & _LOW_HALF if own is None else own, False, TraceFlags(TraceFlags.SAMPLED))
+    def _context(self, run: ToldRun, own: str | None = None) -> SpanContext:
+        context = run.context(self._store)
+        return _span_context(context if own is None else context._replace(span=own), is_remote=False)
+
+    def _parent(self, run: ToldRun) -> SpanContext | None:
+        parent = TraceContext.read(run.parent or "")
+        return None if parent is None else _span_context(parent, is_remote=True)
 
     def _span(
         self, name: str, run: ToldRun, context: SpanContext, parent: SpanContext | None, kind: SpanKind,
@@ -105,6 +109,10 @@ class Spans:
                      "cicd.pipeline.run.id": f"{self._store}/{run.number}"}  # fmt: skip
             self._resources[run.number] = Resource(known).merge(self._environment)
         return self._resources[run.number]
+
+
+def _span_context(context: TraceContext, *, is_remote: bool) -> SpanContext:
+    return SpanContext(int(context.trace, 16), int(context.span, 16), is_remote, TraceFlags(TraceFlags.SAMPLED))
 
 
 def batches(spans: Iterable[ReadableSpan]) -> Iterator[list[ReadableSpan]]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from toilfn.cli.common import add_store, add_store_options, open_named, output_file
 from toilfn.cli.lineage import Lineage, sender
 from toilfn.errors import InputError
-from toilfn.inspect.runs import Runs, ToldRun, run_uuid
+from toilfn.inspect.runs import Runs, ToldRun
 from toilfn.model.records import Record, decode
 from toilfn.stores import Store
 from toilfn.stores.lease import living
@@ -32,7 +32,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.epilog = (
-        "A trace's ids depend on the store, the run and the attempt only. Without --endpoint, --output and "
+        "A trace's ids are the same at each export. Without --endpoint, --output and "
         "--openlineage, OTEL_EXPORTER_OTLP_ENDPOINT says where spans go. Credentials: OTEL_EXPORTER_OTLP_HEADERS, "
         "such as 'Authorization=Bearer%20TOKEN', and OPENLINEAGE_API_KEY."
     )
@@ -87,8 +87,8 @@ def _export_spans(store: Store, options: argparse.Namespace, *, sends: bool) -> 
             for take in takers:
                 take(batch)
     for run in _chosen(runs, options.run):
-        trace = run_uuid(store.id, run.number)
-        print(f"run {run.number} ({run.status}): trace {trace.hex}, {run.attempts} attempts")
+        trace = run.context(store.id).trace
+        print(f"run {run.number} ({run.status}): trace {trace}, {run.attempts} attempts")
 
 
 def _spans(store: Store, runs: Runs, spans: Spans, number: int | None) -> Iterator[ReadableSpan]:

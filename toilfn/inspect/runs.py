@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from toilfn.ids import TaskId
 from toilfn.model.journal import Journal
 from toilfn.model.records import Record, Run
+from toilfn.model.traces import TraceContext, attempt_span, run_span
 
-__all__ = ["ABANDONED", "OPEN", "RunAttempt", "Runs", "ToldRun", "run_uuid"]
+__all__ = ["ABANDONED", "OPEN", "RunAttempt", "Runs", "ToldRun"]
 
 OPEN = "open"
 """The status of a run that has not ended."""
@@ -39,6 +40,11 @@ class RunAttempt(NamedTuple):
     usage: dict[str, Any]
     """The usage fields of the event, as docs/events.md describes them."""
 
+    @property
+    def span(self) -> str:
+        """The id of the attempt's span, below its run's."""
+        return attempt_span(self.task, self.start)
+
     def uuid(self, store: str) -> uuid.UUID:
         """Return an identity that depends on the store's id, the run and the attempt only."""
         return _uuid(store, self.run, self.task.hex(), self.number)
@@ -59,6 +65,8 @@ class ToldRun:
     attempts : int
     cause : str
         Why the last task that was given up failed.
+    parent : str or None
+        The value of TRACEPARENT with which it was started.
     """
 
     number: int
@@ -68,6 +76,11 @@ class ToldRun:
     status: str = OPEN
     attempts: int = 0
     cause: str = ""
+    parent: str | None = None
+
+    def context(self, store: str) -> TraceContext:
+        """Return the run's span; `store` is the store's id."""
+        return run_span(store, self.number, self.parent)
 
     @property
     def name(self) -> str:
@@ -118,6 +131,7 @@ class Runs:
 
     def _begin(self, record: Run) -> None:
         run = self.known.setdefault(record.number, ToldRun(record.number, record.workflow, record.time, record.time))
+        run.parent = record.settings.get("traceparent")
         run.status = OPEN  # it may be resumed
         self._current = record.number
 
@@ -146,11 +160,6 @@ class Runs:
             self._current, bytes.fromhex(event["task"]), event["name"], event["attempt"], cause,
             event.get("message", ""), is_final, start, end, event,
         )  # fmt: skip
-
-
-def run_uuid(store: str, number: int) -> uuid.UUID:
-    """Return the identity of a run, by its store's id and its number."""
-    return _uuid(store, number)
 
 
 def _uuid(*parts: object) -> uuid.UUID:

@@ -38,6 +38,8 @@ from toilfn.leader.policy import capped, policy, worker_memory
 from toilfn.leader.progress import Progress
 from toilfn.model import records
 from toilfn.model.index import Index
+from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
+from toilfn.model.traces import run_span
 from toilfn.model.values import Values
 from toilfn.moved import MOVED_VARIABLE
 from toilfn.resources import Capacity
@@ -169,7 +171,7 @@ class RunDriver:
         cluster = self._cluster
         committer.sync()
         self._sweep()
-        self._open(run.code, resumed, committer)
+        self._open(run, resumed, committer)
         try:
             with Interrupts() as interrupts, Progress(self._settings.progress) as progress, log_file(self._settings):
                 answers = self._mailbox(cluster)
@@ -207,9 +209,10 @@ class RunDriver:
             text = f"its jobs on the cluster are left alone; to resume: toilfn resume {self._place}"
             _log.warning("the leader ends; %s; to end them: toilfn kill %s", text, self._place)
 
-    def _open(self, code: records.BlobRef | None, resumed: bool, committer: Committer) -> None:
-        cluster = self._cluster
+    def _open(self, run: records.Run, resumed: bool, committer: Committer) -> None:
+        cluster, code = self._cluster, run.code
         environment = self._environment(direct=cluster.capabilities.direct)
+        environment[TRACE_VARIABLE] = str(run_span(self._store.id, run.number, run.settings.get("traceparent")))
         if code is not None and (resumed or not cluster.capabilities.direct):  # else workers import what we import
             environment[CODE_VARIABLE] = write_ref(code)
 

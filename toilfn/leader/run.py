@@ -27,6 +27,8 @@ from toilfn.leader.metrics import Metrics, check_metrics
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode
+from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
+from toilfn.model.traces import TraceContext
 from toilfn.model.values import Values
 from toilfn.moved import moved_from, new_place
 from toilfn.stdio import open_closed_descriptors, report
@@ -220,7 +222,7 @@ class WorkflowRun:
         }
         self._settings = replace(self._settings, **kept)
         home = run.settings.get("home")
-        settings = {**self._settings.as_dict(), "home": home}
+        settings = {**self._settings.as_dict(), "home": home, "traceparent": run.settings.get("traceparent")}
         here = self._home()
         with new_place(moved_from(home, here[1]) if home and here else None):
             committer = self._take_the_lead()
@@ -245,12 +247,15 @@ class WorkflowRun:
             workflow=self._workflow,
             results=payload,
             roots=refs,
-            settings={**self._settings.as_dict(), "home": self._home(), "params": chosen()},
+            settings=self._settings.as_dict() | self._circumstances(),
             code=self._code_of(recorder) if first else None,
             time=time.time(),
         )
         self._write(chain([run], first, made), loader)
         return run
+
+    def _circumstances(self) -> dict[str, Any]:
+        return {"home": self._home(), "params": chosen(), "traceparent": _outer_span()}
 
     def _home(self) -> list[str] | None:
         """Return the working directory and the store's path, if it is a directory on this machine: `toilfn.moved`."""
@@ -337,6 +342,12 @@ class WorkflowRun:
             for id_, (value, refs) in values.closure(ids).items()
         }
         return resolve(ids, payloads)
+
+
+def _outer_span() -> str | None:
+    """Return the context of the span in which this process was started, for the run's own span."""
+    outer = TraceContext.read(os.environ.get(TRACE_VARIABLE, ""))
+    return None if outer is None else str(outer)
 
 
 def _open(settings: Settings, workflow: str, create: bool) -> Store:

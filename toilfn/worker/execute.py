@@ -183,7 +183,8 @@ class AttemptRunner:
         disk = self._disk = DiskUse(context)
         files = TaskFiles(self._store, lambda: context.temp_dir)
         self._announce(attempt, meter)
-        self._surroundings.enter(context.cores, settings.get("env") or {}, -1 if own is None else own.fd)
+        variables, directory = settings.get("env") or {}, -1 if own is None else own.fd
+        self._surroundings.enter(task.id, meter.start, context.cores, variables, directory)
         try:
             with context, files, self._only_this_process:
                 value = self._call(task, payloads)

@@ -25,7 +25,10 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from toilfn.ids import TaskId
+from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
 from toilfn.stdio import flush, text_output
+from toilfn.worker.traceparent import AttemptTraces
 
 __all__ = ["OWN_DIRECTORY_VARIABLE", "START_VARIABLE", "Surroundings", "put_back", "replace_variables"]
 
@@ -66,6 +69,7 @@ class Surroundings:
         self._state = None if is_shared else ProcessState(is_worker=is_worker)
         self.start = os.environ.get(START_VARIABLE, "")
         """The directory in which the script was started."""
+        self._traces = None if is_shared else AttemptTraces.of_environment()
         self._own_directory = os.environ.get(OWN_DIRECTORY_VARIABLE, "1") != "0"
 
     @property
@@ -83,17 +87,31 @@ class Surroundings:
             context.run(lambda: decimal.setcontext(decimal.getcontext().copy()))
         return context
 
-    def enter(self, cores: float, variables: Mapping[str, str], directory: int = -1) -> None:
-        """Prepare an attempt with so many cores and these environment variables, in an open directory if given."""
+    def enter(
+        self, task: TaskId, start: float, cores: float, variables: Mapping[str, str], directory: int = -1
+    ) -> None:
+        """Prepare an attempt with so many cores and these environment variables, in an open directory if given.
+
+        `start` is the time of its begin in seconds since the epoch.
+        """
         if cores != self._cores:
             self._cores = cores
             os.environ.update(dict.fromkeys(self._threads, str(max(1, int(cores)))))
             if self._state is not None:
                 self._state.take()
+        if self._traces is not None:
+            self._trace(self._traces, task, start)
         if variables:
-            self._replaced = replace_variables(variables)
+            self._replaced |= replace_variables(variables)
         if directory >= 0:
             os.fchdir(directory)
+
+    def _trace(self, traces: AttemptTraces, task: TaskId, start: float) -> None:
+        if self._is_worker and self._state is not None:
+            self._state.expect(*traces.set(task, start))  # the next attempt replaces it
+        else:
+            self._replaced = {TRACE_VARIABLE: os.environ.get(TRACE_VARIABLE)}
+            traces.set(task, start)
 
     def be_main(self, main: ModuleType) -> None:
         """Have a module be ``__main__`` until the attempt ends."""
@@ -165,6 +183,10 @@ class ProcessState:
         self._objects = _objects()
         self._numbers = _numbers()
         self._loggers.take()
+
+    def expect(self, name: bytes, value: bytes) -> None:
+        """Take a value of a variable for the one that was there before the task."""
+        self._variables[name] = value
 
     def restore_environment(self, replaced: Mapping[str, str | None]) -> None:
         """Take note of what modules have changed that were imported since, and seed random numbers afresh."""
