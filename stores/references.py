@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 
-import fsspec
-
 from toilfn.errors import CorruptObjectError, StoreError
 from toilfn.stores.blobs import REFERENCE, BlobRef
 from toilfn.stores.digests import digest_of
@@ -26,6 +24,13 @@ _AHEAD = 8 * 2**20
 """Bytes of the ranges in which an object is read: each read fetches as much ahead."""
 
 _CHANGED = "leave objects that a store refers to as they are; run the script again to import the present object"
+
+
+def _url_to_fs(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL and the path in it."""
+    from fsspec.core import url_to_fs  # its import takes as long as that of all our own modules together
+
+    return url_to_fs(url)
 
 
 class Source(NamedTuple):
@@ -45,7 +50,7 @@ class Source(NamedTuple):
         FileNotFoundError
             If there is no such object.
         """
-        system, place = fsspec.core.url_to_fs(url)
+        system, place = _url_to_fs(url)
         system.invalidate_cache()
         return cls.described(url, system.info(place))
 
@@ -100,7 +105,7 @@ class Source(NamedTuple):
         """Open the object for reading, in ranges that are read ahead."""
         self.check()
         with self._explained():
-            system, place = fsspec.core.url_to_fs(self.url)
+            system, place = _url_to_fs(self.url)
             stream: BinaryIO = system.open(place, "rb", block_size=_AHEAD, cache_type="readahead")
             return stream
 
@@ -108,7 +113,7 @@ class Source(NamedTuple):
         """Write the object's content to a file."""
         self.check()
         with self._explained():
-            system, place = fsspec.core.url_to_fs(self.url)
+            system, place = _url_to_fs(self.url)
             system.get_file(place, os.fspath(path))
         self.check()
 
@@ -120,8 +125,8 @@ class Source(NamedTuple):
         CorruptObjectError
             If the object is gone or has changed, also while it was copied.
         """
-        system, place = fsspec.core.url_to_fs(self.url)
-        target_system, target = fsspec.core.url_to_fs(url)
+        system, place = _url_to_fs(self.url)
+        target_system, target = _url_to_fs(url)
         if system is not target_system:
             return False
         self.check()
@@ -137,7 +142,7 @@ class Source(NamedTuple):
     def signed_url(self, seconds: int) -> str:
         """Return a URL with which anyone can read the object for some seconds."""
         with self._explained():
-            system, place = fsspec.core.url_to_fs(self.url)
+            system, place = _url_to_fs(self.url)
             url: Any = system.sign(place, expiration=seconds)
             return str(url)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 
@@ -59,3 +60,27 @@ def test_import_loads_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "toilfn" in run.stdout.split()
     assert not {"dask", "fsspec", "rich", "numpy", "msgpack", "cloudpickle"} & set(run.stdout.split())
+
+
+RUN = """
+import json, sys
+import toilfn as toil
+
+@toil.task
+def loaded():
+    return list(sys.modules)
+
+if __name__ == "__main__":
+    worker = toil.compute(loaded(), cluster="local", progress=False)
+    print(json.dumps([list(sys.modules), worker]))
+"""
+
+
+def test_a_run_on_this_machine_loads_what_it_needs(tmp_path):
+    """Each module makes the start of every run, and of every job of a batch system, slower."""
+    script = tmp_path / "script.py"
+    script.write_text(RUN)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    for loaded in json.loads(run.stdout):
+        assert "toilfn.stores" in loaded
+        assert not {"fsspec", "asyncio", "ssl", "importlib.metadata", "numpy", "rich", "botocore"} & set(loaded)

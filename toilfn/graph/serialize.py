@@ -570,12 +570,19 @@ def take_modules_by_value() -> None:
     """
     modules: list[tuple[str, Any]] = list(sys.modules.items())  # some values are not modules
     for name, module in modules:
-        if name in ("__main__", "__mp_main__") or not isinstance(module, ModuleType) or _looked_at.get(name) is module:
+        if (
+            _looked_at.get(name) is module
+            or name.partition(".")[0] in _EVERYWHERE
+            or not isinstance(module, ModuleType)
+        ):
             continue
         _looked_at[name] = module
         if module.__name__ == name and (is_made_in_memory(module) or _is_only_loaded(module)):
             cloudpickle.register_pickle_by_value(module)
 
+
+_EVERYWHERE = ("__main__", "__mp_main__", "toilfn")
+"""Modules that every worker has its own of."""
 
 _looked_at: dict[str, ModuleType] = {}
 

@@ -74,8 +74,17 @@ def path_is_own(path: str) -> bool:
     """Return whether a file is outside of every place that installed modules live in."""
     if path.startswith("<frozen "):
         return False
-    real = os.path.realpath(path)
-    return not (set(_SEVERAL) & set(Path(real).parts)) and not real.startswith(_installed())
+    folder, name = os.path.split(path)
+    real = os.path.join(_real(folder), name)
+    if os.path.islink(real):
+        real = os.path.realpath(real)
+    return not set(_SEVERAL).intersection(real.split(os.sep)) and not real.startswith(_installed())
+
+
+@functools.cache
+def _real(folder: str) -> str:
+    """Return the real path of a folder, which is looked up once for all modules in it."""
+    return os.path.realpath(folder)
 
 
 def find_own(name: str) -> Path | None:
