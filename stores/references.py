@@ -30,7 +30,8 @@ def _url_to_fs(url: str) -> tuple[Any, str]:
     """Return the file system of a URL and the path in it."""
     from fsspec.core import url_to_fs  # its import takes as long as that of all our own modules together
 
-    return url_to_fs(url)
+    system, place = url_to_fs(url)
+    return system, place
 
 
 class Source(NamedTuple):
