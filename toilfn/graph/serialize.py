@@ -581,9 +581,7 @@ def take_modules_by_value() -> None:
             cloudpickle.register_pickle_by_value(module)
 
 
-_EVERYWHERE = ("__main__", "__mp_main__", "toilfn")
-"""Modules that every worker has its own of."""
-
+_EVERYWHERE = ("__main__", "__mp_main__", "toilfn")  # every worker has its own
 _looked_at: dict[str, ModuleType] = {}
 
 
