@@ -2,7 +2,8 @@
 
 Run ``python benchmarks/newcomer.py`` as root on Debian. It creates the system with debootstrap in a temporary
 directory, installs the last commit there with pip, runs the blocks of README in order, and then installs each extra
-in an environment of its own. ``--no-readme`` and ``--no-extras`` skip a part. pip uses the package index that is
+in an environment of its own. ``--no-readme`` and ``--no-extras`` skip a part; ``--extras NAME ...`` installs only these
+(``none`` is toilfn alone). pip uses the package index that is
 configured on this machine, without a cache, so the seconds include all downloads.
 """
 
@@ -102,26 +103,28 @@ def readme(root: Path) -> None:
     print(f"| the other Python blocks | {seconds:.1f} |", flush=True)
 
 
-def extras(root: Path) -> None:
-    """Install each extra in an environment of its own."""
+def extras(root: Path, wanted: list[str] | None) -> None:
+    """Install each extra, or only the wanted ones, in an environment of its own."""
     text = (ROOT / "pyproject.toml").read_text()
     names = re.findall(
         r"^(\w+) = \[", text.partition("[project.optional-dependencies]")[2].partition("\n\n")[0], re.MULTILINE
     )
+    offered = ["none", *(name for name in names if name not in ("bench", "dev", "docs"))]
     print("| extra | seconds | packages |\n| --- | --- | --- |")
-    for name in ["", *(name for name in names if name not in ("bench", "dev", "docs"))]:
+    for name in offered if wanted is None else wanted:
         run(root, "rm -rf /root/env && python3 -m venv /root/env")
-        what = f".[{name}]" if name else "."
+        what = "." if name == "none" else f".[{name}]"
         seconds, _ = run(root, f"{ACTIVATE}pip install '{what}'", "/root/toilfn")
         _, listed = run(root, f"{ACTIVATE}pip list --format freeze")
         count = sum(not re.match(r"(pip|setuptools|toilfn)\b", line) for line in listed.split())
-        print(f"| {f'`{name}`' if name else 'none'} | {seconds:.0f} | {count} |", flush=True)
+        print(f"| {name if name == 'none' else f'`{name}`'} | {seconds:.0f} | {count} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--no-readme", action="store_true", help="do not run the blocks of README")
     parser.add_argument("--no-extras", action="store_true", help="do not install the extras")
+    parser.add_argument("--extras", nargs="+", metavar="NAME", help="install only these extras")
     options = parser.parse_args()
     if os.getuid() or not shutil.which("debootstrap"):
         raise SystemExit("this benchmark needs root and debootstrap")
@@ -131,7 +134,7 @@ def main() -> None:
         if not options.no_readme:
             readme(folder / "debian")
         if not options.no_extras:
-            extras(folder / "debian")
+            extras(folder / "debian", options.extras)
     finally:
         shutil.rmtree(folder)
 

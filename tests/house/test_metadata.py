@@ -99,6 +99,12 @@ def test_extra_all_has_the_others():
     assert everything == f"toilfn[{','.join(name for name in extras if name not in ('all', 'bench', 'dev', 'docs'))}]"
 
 
+def test_readme_lists_each_extra():
+    table = (ROOT / "README.md").read_text().partition("| extra |")[2].partition("\n\n")[0]
+    listed = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split(" | ")[0])}
+    assert listed == read_pyproject()["project"]["optional-dependencies"].keys() - {"bench", "dev", "docs"}
+
+
 @pytest.mark.parametrize("entry", metadata.distribution("toilfn").entry_points, ids=lambda entry: entry.name)
 def test_entry_points_load(entry):
     assert callable(entry.load())
