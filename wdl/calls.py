@@ -9,15 +9,14 @@ from typing import Any
 from WDL import Env, Tree, Type, Value
 
 from toilfn.graph.task import Task
-from toilfn.wdl.apart import together
 from toilfn.wdl.command import command
 from toilfn.wdl.dialect import HINTS
 from toilfn.wdl.language import binding_type
 from toilfn.wdl.library import Library
-from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.program import Callee, Program, callee, source_dir
-from toilfn.wdl.runtime import Runtime, needed, runtime_of
+from toilfn.wdl.runtime import Machine, Runtime, needed, runtime_of
+from toilfn.wdl.shared import plain_value
 from toilfn.wdl.values import decode
 
 __all__ = ["Calls", "without_nulls"]
@@ -108,7 +107,7 @@ class Calls:
         paths = WorkflowPaths(place)
         env: Env.Bindings[Value.Base] = Env.Bindings()
         for key, plain in reaching.items():
-            env = env.bind(key, decode(together(plain), found.types[key], paths))
+            env = env.bind(key, decode(plain_value(plain), found.types[key], paths))
         library = Library(found.node.effective_wdl_version, paths, place)
         return runtime_of(found.node, env, library, overrides, self._machine.defaults)
 

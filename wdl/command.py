@@ -11,20 +11,19 @@ from WDL import Env, Error, Tree, Value
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.graph.task import task
 from toilfn.units import format_size
-from toilfn.wdl.apart import together
 from toilfn.wdl.cache import Cache
 from toilfn.wdl.execution import Execution, run
-from toilfn.wdl.language import binding_type, is_at_least, ordered, task_uses
+from toilfn.wdl.language import binding_type, is_at_least, ordered, plain_meta, task_type, task_uses
 from toilfn.wdl.library import Library, OutputLibrary
-from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import TaskPaths, all_stored
 from toilfn.wdl.problems import located, where
 from toilfn.wdl.program import Callee, source_dir
-from toilfn.wdl.runtime import Runtime
+from toilfn.wdl.runtime import Machine, Runtime
+from toilfn.wdl.shared import plain_value
 from toilfn.wdl.values import decode, encode
 from toilfn.worker.context import current
 
-__all__ = ["command"]
+__all__ = ["command", "task_value"]
 
 _COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
 
@@ -32,7 +31,7 @@ _COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
 @task(version="1")
 def command(called: Callee, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> dict[str, Any]:
     """Run a task's command, and return its encoded outputs."""
-    inputs = {name: together(plain) for name, plain in inputs.items()}
+    inputs = {name: plain_value(plain) for name, plain in inputs.items()}
     cache = Cache(machine.cache, called.digest, inputs, runtime.image or machine.image) if machine.cache else None
     found: dict[str, Any] | None = cache.get() if cache else None
     if found is None:
@@ -138,8 +137,6 @@ class Call:
         """Bind the variable ``task`` of WDL 1.2."""
         if not is_at_least(self.task.effective_wdl_version, "1.2"):
             return env
-        from toilfn.wdl.taskinfo import task_value
-
         return env.bind("task", task_value(self.task, self.runtime, status))
 
 
@@ -156,3 +153,34 @@ def _text(value: Value.Base) -> str:
     if isinstance(value, _COMPOUND):
         return json.dumps(value.json)
     return value.value if isinstance(value, Value.String) else str(value)
+
+
+def task_value(task: Tree.Task, runtime: Runtime, status: int | None) -> Value.Base:
+    """Build the variable (WDL 1.2, "Runtime Access to Requirements, Hints, and Metadata").
+
+    Parameters
+    ----------
+    task : WDL.Tree.Task
+    runtime : Runtime
+        The runtime attributes of the call.
+    status : int or None
+        The command's exit status, once it has ended.
+    """
+    context = current()
+    known: dict[str, Any] = {
+        "name": task.name,
+        "id": f"{context.name}-{context.id}",
+        "container": runtime.image,
+        "cpu": float(context.cores),
+        "memory": context.memory,
+        "gpu": list(context.accelerators),
+        "fpga": [],
+        "disks": {"/": context.disk},
+        "attempt": context.attempt - 1,
+        "end_time": None,
+        "meta": plain_meta(task.meta),
+        "parameter_meta": plain_meta(task.parameter_meta),
+    }
+    if status is not None:
+        known["return_code"] = status
+    return Value.from_json(task_type(task, with_return_code=status is not None), known)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import WDL
-from WDL import Error, Lint, Tree
+from WDL import Error, Expr, Lint, Tree, Type
 
 from toilfn.errors import InputError
-from toilfn.wdl import beside, dialect
+from toilfn.files.transfer import state_of_target
+from toilfn.wdl import dialect
 from toilfn.wdl.fetch import located, reader
 from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.program import Source, nodes
 
-__all__ = ["doubts", "entrypoint", "load_document", "source"]
+__all__ = ["doubts", "entrypoint", "load_document", "named_files", "source"]
 
 _TOO_DEEP = (
     "an expression is nested too deeply, or too many declarations depend on each other; split it into several parts"
@@ -94,7 +96,7 @@ def doubts(document: Tree.Document, suppress: Collection[str] = ()) -> list[str]
 def source(document: Tree.Document) -> Source:
     """Return a document as an argument of tasks."""
     digest = hashlib.sha256()
-    states = beside.states(dict(nodes(document)))
+    states = named_files(dict(nodes(document)))
     for text in (*_texts(document), *states.values()):
         digest.update(f"{len(text)} {text}".encode())
     try:
@@ -134,3 +136,60 @@ def entrypoint(document: Tree.Document, name: str | None = None) -> Any:
         found = f"the tasks {', '.join(named)}" if named else "no task"
         raise WDLError(f"{document.pos.uri} has no workflow, and {found}", hint="choose one with --task NAME")
     return document.tasks[0]
+
+
+def named_files(nodes: Mapping[tuple[str, ...], Any]) -> dict[tuple[str, ...], str]:
+    """Return digests of the states of the files that tasks and workflows name, including those of their callees.
+
+    Parameters
+    ----------
+    nodes : mapping
+        The `WDL.Tree.Task` and `WDL.Tree.Workflow` objects of a document by their paths.
+
+    Returns
+    -------
+    dict
+        Digests by path, only for nodes that name existing files.
+    """
+    own = {path: sorted(_named(node)) for path, node in nodes.items()}
+    found = {}
+    for path, node in nodes.items():
+        within = path[:-1] if isinstance(node, Tree.Workflow) else path
+        named = sorted({item for other, items in own.items() if other[: len(within)] == within for item in items})
+        if named:
+            found[path] = hashlib.sha256(repr(named).encode()).hexdigest()
+    return found
+
+
+def _named(node: Any) -> Iterator[tuple[str, str]]:
+    """Iterate over the existing files and directories that a node names, with their states."""
+    folder = os.path.dirname(str(node.pos.abspath))
+    outputs = set(map(id, node.outputs or ())) if isinstance(node, Tree.Task) else set()  # created by the command
+    for part in node.children:
+        for text, kind in _possible_paths(part, "") if id(part) not in outputs else ():
+            place = os.path.join(folder, text)
+            if os.path.isfile(place) or (kind == "Directory" and os.path.isdir(place)):
+                yield place, str(state_of_target(place))
+
+
+def _possible_paths(part: Any, kind: str) -> Iterator[tuple[str, str]]:
+    """Iterate over the texts that may be paths: Files, Directories, and arguments of functions that read files."""
+    if isinstance(part, Tree.Decl):
+        kind = _kind_of_path(part.type)
+    if isinstance(part, Expr.Apply) and part.function_name.startswith(_READERS):
+        kind = "File"
+    if isinstance(part, Tree.Call) and part.callee is not None:
+        for name, expr in part.inputs.items():
+            yield from _possible_paths(expr, _kind_of_path(part.callee.available_inputs[name].type))
+        return
+    if kind and isinstance(part, Expr.String) and part.literal is not None:
+        yield part.literal.value, kind
+    for child in part.children:
+        yield from _possible_paths(child, kind)
+
+
+_READERS = ("read_", "size")
+
+
+def _kind_of_path(declared: Type.Base) -> str:
+    return next((kind for kind in ("Directory", "File") if kind in str(declared)), "")

@@ -12,8 +12,8 @@ from typing import Any
 from WDL import Tree
 
 from toilfn.files.file import File, open_write
-from toilfn.wdl.once import Once
 from toilfn.wdl.plan import Plan
+from toilfn.wdl.shared import SharedValue
 
 __all__ = [
     "Callee",
@@ -39,7 +39,7 @@ class Source:
     digest: str
     """Digest of its text, the texts of its imports, and the states of the files that they name."""
     pickled: bytes
-    """The document and the states of these files (`toilfn.wdl.beside`), pickled."""
+    """The document and the states of these files (`toilfn.wdl.document`), pickled."""
 
     def __toilfn_identity__(self) -> str:
         """Return a constant: the digest is part of the version of the task, as for `Callee`."""
@@ -63,7 +63,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Callee(Once):
+class Callee(SharedValue):
     """A task or workflow of a document."""
 
     program: Program

@@ -14,10 +14,10 @@ from toilfn.files.file import File
 from toilfn.graph.task import task
 from toilfn.wdl import document
 from toilfn.wdl.language import binding_type
-from toilfn.wdl.machine import Machine
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.problems import WDLError, where
 from toilfn.wdl.program import Source, loaded, path_of, version
+from toilfn.wdl.runtime import Machine
 from toilfn.wdl.tasks import start
 from toilfn.wdl.values import Entries, PathText, Stored, encode
 

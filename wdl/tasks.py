@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 from WDL import Tree
 
 from toilfn.graph.task import task
-from toilfn.wdl.apart import apart, together
 from toilfn.wdl.calls import Calls, without_nulls
 from toilfn.wdl.document import source
-from toilfn.wdl.machine import Machine
-from toilfn.wdl.once import Once
 from toilfn.wdl.plan import OUTPUTS
 from toilfn.wdl.program import Callee, Source, callee, path_of, program, version
+from toilfn.wdl.runtime import Machine
+from toilfn.wdl.shared import SharedValue, plain_value, stored_value
 from toilfn.wdl.walk import Tasks, Walk, names, pick
 
 __all__ = ["start"]
@@ -38,10 +37,10 @@ class RequestedInputs:
 
 
 @dataclass(frozen=True)
-class Scope(Once):
+class Scope(SharedValue):
     """A running workflow, as an argument of its tasks, whose ids depend on the workflow's own task.
 
-    The inputs are in the form returned by `toilfn.wdl.apart`.
+    The inputs are in the form returned by `toilfn.wdl.shared`.
     """
 
     __toilfn_lineage__: ClassVar[bool] = False
@@ -121,7 +120,7 @@ def evaluate_later(scope: Scope, section: str, nodes: list[str], env: Mapping[st
 def _walk(scope: Scope, section: str) -> Walk:
     calls = Calls(scope.workflow.program, replace(scope.machine, all_outputs=False), workflow)
     later = evaluate_later.options(version=scope.workflow.version)
-    shared = functools.cache(lambda: replace(scope, inputs=apart(scope.inputs)))
+    shared = functools.cache(lambda: replace(scope, inputs=stored_value(scope.inputs)))
 
     def make_call(node: Tree.Call, inputs: dict[str, Any], after: list[Any]) -> Any:
         return calls.call(node.callee, inputs, node.name, after)
@@ -130,5 +129,5 @@ def _walk(scope: Scope, section: str) -> Walk:
         return (later.options(after=after) if after else later)(shared(), section, nodes, env)
 
     tasks = Tasks(make_call, make_later)
-    inputs = together(scope.inputs)
+    inputs = plain_value(scope.inputs)
     return Walk(scope.workflow.plan, section, tasks, inputs, all_calls=scope.machine.all_outputs)

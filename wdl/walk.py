@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 from WDL import Env, Error, Expr, Tree, Type, Value
 
 from toilfn import spawn
-from toilfn.wdl.apart import Apart, apart, together
 from toilfn.wdl.language import binding_type, ordered, types_in
 from toilfn.wdl.library import Library
 from toilfn.wdl.paths import WorkflowPaths
 from toilfn.wdl.plan import OUTPUTS, Plan
 from toilfn.wdl.problems import located
 from toilfn.wdl.program import source_dir
+from toilfn.wdl.shared import StoredValue, plain_value, stored_value
 from toilfn.wdl.values import decode, encode
 
 __all__ = ["Tasks", "Walk", "names", "pick"]
@@ -70,14 +70,14 @@ class Walk:
         self.waiting: dict[str, Any] = {}
         self.folded: dict[str, set[str]] = {}
         self._outer: Walk | None = None
-        self._apart: dict[str, Any] = {}
+        self._stored: dict[str, Any] = {}
         self._types = types_in(plan.nodes[section] if section else workflow)  # type: ignore[arg-type]
 
     def take(self, key: str, given: Any) -> None:
         """Bind a value from the arguments of this task."""
-        plain = together(given)
+        plain = plain_value(given)
         if plain is not given:
-            self._apart[key] = given
+            self._stored[key] = given
         self.bind(key, plain)
 
     def bind(self, key: str, plain: Any) -> None:
@@ -196,16 +196,16 @@ class Walk:
         if home is self:
             return self._as_given(expr, wanted) or self._evaluated(expr, wanted)
         place = f"input-{id(expr)}"
-        if place not in home._apart:
-            home._apart[place] = apart(self._evaluated(expr, wanted))
-        return home._apart[place]
+        if place not in home._stored:
+            home._stored[place] = stored_value(self._evaluated(expr, wanted))
+        return home._stored[place]
 
-    def _as_given(self, expr: Expr.Base, wanted: Type.Base) -> Apart | None:
+    def _as_given(self, expr: Expr.Base, wanted: Type.Base) -> StoredValue | None:
         """Return the shared form of an input that is passed on unchanged, if it has one."""
         name = expr.expr if isinstance(expr, Expr.Get) and not expr.member else None
         is_declared = isinstance(name, Expr.Ident) and isinstance(name.referee, Tree.Decl)
         is_same = is_declared and expr.type.copy(optional=wanted.optional) == wanted
-        return self._apart.get(next(iter(self.plan.keys(expr)))) if is_same else None
+        return self._stored.get(next(iter(self.plan.keys(expr)))) if is_same else None
 
     def _evaluated(self, expr: Expr.Base, wanted: Type.Base) -> Any:
         with located(expr):
@@ -266,7 +266,7 @@ class Walk:
         inner = copy(self)
         inner.section, inner._types = id_, types_in(self.plan.nodes[id_])  # type: ignore[arg-type]
         inner.plain, inner.waiting, inner.folded = dict(self.plain), dict(self.waiting), {}
-        inner._outer, inner._apart = self, {}
+        inner._outer, inner._stored = self, {}
         for key, plain in variables.items():
             inner.bind(key, plain)
         inner.go(self.plan.order[id_])
@@ -298,9 +298,9 @@ class Walk:
         owner = self
         while owner._outer is not None and key in owner._outer.plain:
             owner = owner._outer
-        if owner is not self and key not in owner._apart:
-            owner._apart[key] = apart(owner.plain[key])
-        return owner._apart[key] if key in owner._apart else owner.plain[key]
+        if owner is not self and key not in owner._stored:
+            owner._stored[key] = stored_value(owner.plain[key])
+        return owner._stored[key] if key in owner._stored else owner.plain[key]
 
     def _folded_for(self, id_: str) -> list[str]:
         wanted: set[str] = set()
