@@ -14,9 +14,8 @@ from cwltool.load_tool import load_tool
 from cwltool.process import shortname
 from schema_salad.exceptions import ValidationException
 
-from toilfn.cwl import plainpaths
+from toilfn.cwl.adapters import make_tool, patch_cwltool
 from toilfn.cwl.schemas import use_schemas
-from toilfn.cwl.tool import make_tool
 
 __all__ = ["describe", "main"]
 
@@ -35,7 +34,7 @@ def describe(document: str) -> dict[str, Any]:
     ValidationException, WorkflowException, OSError
         If it cannot be read.
     """
-    plainpaths.patch_cwltool()
+    patch_cwltool()
     use_schemas(extended=True)
     process = load_tool(document, LoadingContext({"construct_tool_object": make_tool, "enable_dev": True}))
     tool = process.tool

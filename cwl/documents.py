@@ -9,23 +9,82 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+from cwltool.context import RuntimeContext
 from cwltool.errors import UnsupportedRequirement
+from cwltool.mutation import MutationManager
 from cwltool.process import Process, shortname
 from cwltool.workflow import Workflow, WorkflowStep
 
-from toilfn.cwl.engine import Engine
-from toilfn.cwl.sealed import secret_inputs
+from toilfn.cwl.sealed import Sealed, secret_inputs
 from toilfn.files.file import File, open_write
 
-__all__ = ["Document", "Part", "bundle", "in_store", "refuse_unsupported", "updates_in_place"]
+__all__ = ["Document", "Engine", "Part", "bundle", "in_store", "refuse_unsupported", "updates_in_place"]
 
-Path = tuple[str, ...]
+_CARRIED = (
+    "use_container", "default_container", "find_default_container", "singularity", "podman", "user_space_docker_cmd",
+    "force_docker_pull", "pull_image", "rm_container", "no_read_only", "custom_net", "no_match_user",
+    "preserve_environment", "preserve_entire_environment", "image_base_path", "docker_outdir", "docker_tmpdir",
+    "docker_stagedir", "strict_memory_limit", "strict_cpu_limit", "compute_checksum", "streaming_allowed",
+    "mpi_config", "job_script_provider", "debug", "js_console", "eval_timeout", "cachedir", "log_dir", "rm_tmpdir",
+    "cidfile_dir", "cidfile_prefix",
+)  # fmt: skip
+"""Attributes of the `RuntimeContext` of cwltool that have the same meaning on every machine."""
+
+_RESULTS = (
+    "use_container", "default_container", "singularity", "podman", "user_space_docker_cmd", "no_read_only",
+    "preserve_environment", "preserve_entire_environment", "docker_outdir", "docker_tmpdir", "docker_stagedir",
+)  # fmt: skip
+"""Those of them that can affect the outputs of a tool."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Options for running tools.
+
+    Attributes
+    ----------
+    options : mapping
+        Attributes of the `RuntimeContext` of cwltool.
+    shared : str
+        A directory shared by all machines, in which outputs stay instead of being moved into the store; empty to use
+        the store.
+    """
+
+    options: Mapping[str, Any]
+    shared: str = ""
+
+    @classmethod
+    def of(cls, context: RuntimeContext, shared: str = "") -> Engine:
+        """Build an engine from the options of the command line."""
+        return cls({name: getattr(context, name) for name in _CARRIED}, shared)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """The options that can affect the outputs of a tool."""
+        return tuple(str(self.options[name]) for name in _RESULTS)
+
+    def context(self, directory: Path) -> RuntimeContext:
+        """Build the context for running a tool with all temporary files below a directory."""
+        context = RuntimeContext(dict(self.options))
+        context.basedir = str(directory)
+        context.tmpdir_prefix = f"{directory}{os.sep}tmp-"
+        context.tmp_outdir_prefix = f"{self.shared or directory}{os.sep}out-"
+        context.mutation_manager = MutationManager()
+        context.secret_store = Sealed()
+        context.workflow_eval_lock = threading.Condition(threading.RLock())
+        return context
+
+
+StepPath = tuple[str, ...]
 
 _RANDOM = re.compile("_:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The random names that cwltool generates for objects without names in the document."""
@@ -51,11 +110,11 @@ class Document:
 
     process: Process
     engine: Engine
-    digests: Mapping[Path, str]
-    nonces: Mapping[Path, str]
+    digests: Mapping[StepPath, str]
+    nonces: Mapping[StepPath, str]
     reuse: bool
 
-    def at(self, path: Path) -> Process:
+    def at(self, path: StepPath) -> Process:
         """Return the process at a path of steps."""
         found = self.process
         for name in path:
@@ -73,7 +132,7 @@ class Part:
     __toilfn_lineage__: ClassVar[bool] = False  # a workflow's steps have names and parts of their own
 
     bundle: File | bytes
-    path: Path
+    path: StepPath
     digest: str
     step: str = ""
     files: Mapping[str, Any] = field(default_factory=dict)
@@ -143,8 +202,8 @@ def bundle(process: Process, engine: Engine, files: Mapping[str, Any], nonce: st
     Part
         The whole bundle.
     """
-    digests: dict[Path, str] = {}
-    nonces: dict[Path, str] = {}
+    digests: dict[StepPath, str] = {}
+    nonces: dict[StepPath, str] = {}
     for path, one in _walk(process, ()):
         one.doc_loader = None  # holds open connections and the whole schema
         one.doc_schema = None
@@ -181,7 +240,7 @@ def _key(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()  # the same digest as the store's checksum of files
 
 
-def _walk(process: Process, path: Path) -> Iterator[tuple[Path, Process]]:
+def _walk(process: Process, path: StepPath) -> Iterator[tuple[StepPath, Process]]:
     """Iterate over a process, its steps, and their steps in turn, with their paths."""
     yield path, process
     steps = process.steps if isinstance(process, Workflow) else []

@@ -14,14 +14,12 @@ from cwltool.process import Process, shortname
 from cwltool.resolver import resolve_local
 from schema_salad.exceptions import ValidationException
 
-from toilfn.cwl import plainpaths, steps
-from toilfn.cwl.documents import Part, bundle, refuse_unsupported
-from toilfn.cwl.engine import Engine
-from toilfn.cwl.fetching import Fetcher
+from toilfn.cwl import steps
+from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
+from toilfn.cwl.documents import Engine, Part, bundle, refuse_unsupported
 from toilfn.cwl.inputs import document_files, imported
 from toilfn.cwl.resources import LIGHT
 from toilfn.cwl.sealed import Sealed, secret_inputs
-from toilfn.cwl.tool import make_tool
 from toilfn.cwl.values import map_objects
 from toilfn.errors import InputError
 from toilfn.files.directory import Directory
@@ -79,7 +77,7 @@ def read(document: str | os.PathLike[str], loading: LoadingContext) -> Process:
     InputError
         If the document cannot be read or is not valid. The message is cwltool's.
     """
-    plainpaths.patch_cwltool()
+    patch_cwltool()
     loading.construct_tool_object, loading.fetcher_constructor = make_tool, Fetcher
     loading.resolver = resolve_local  # else a path with "#name" is taken for the name of a file
     try:

@@ -1,6 +1,6 @@
-"""Scatters: run a step once for each element of its input arrays, and gather the outputs in arrays.
+"""Scatters and loops: run a step many times, and gather the outputs.
 
-See CWL v1.2, Workflow, section 4.1.4 (WorkflowStep, "Scatter/gather").
+See CWL v1.2, Workflow, section 4.1.4 (WorkflowStep, "Scatter/gather"), and `loop` of CWL v1.3.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from typing import Any
 
 from cwltool.errors import WorkflowException
 from cwltool.process import shortname
-from cwltool.utils import aslist
+from cwltool.utils import WorkflowStateItem, aslist
+from cwltool.workflow_job import object_from_state
 
 from toilfn.cwl import links
 from toilfn.cwl.documents import Part
 from toilfn.worker.context import spawn
 
-__all__ = ["spread"]
+__all__ = ["collected", "continues", "next_inputs", "nothing", "spread"]
 
 Inputs = Mapping[str, Any]
 
@@ -84,3 +85,42 @@ def _select(runs: Any, name: str) -> Any:
     if isinstance(runs, list):
         return [_select(one, name) for one in runs]
     return None if runs is None else runs[name]
+
+
+def nothing(part: Part) -> dict[str, Any]:
+    """Return the outputs of a loop before its first iteration."""
+    step = part.step_process()
+    return {name: [] if _keeps_all(part) else None for name in links.output_names(step)}
+
+
+def continues(part: Part, inputs: Mapping[str, Any]) -> bool:
+    """Return whether the loop's condition is true."""
+    return links.Evaluator(part, inputs).condition(part.step_process().tool["when"])
+
+
+def collected(part: Part, before: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of the loop after one more iteration."""
+    if _keeps_all(part):
+        return {name: [*kept, outputs[name]] for name, kept in before.items()}
+    return {name: outputs[name] for name in before}
+
+
+def next_inputs(part: Part, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of the next iteration, by their ids."""
+    step = part.step_process()
+    state: dict[str, WorkflowStateItem | None] = {
+        entry["id"]: WorkflowStateItem(entry, outputs[shortname(entry["id"])], "success")
+        for entry in step.tool["outputs"]
+    }
+    entries: list[Any] = [{**entry, "type": "Any"} for entry in step.tool["loop"]]
+    may_merge = bool(step.get_requirement("MultipleInputFeatureRequirement")[0])
+    changed = {**inputs, **(object_from_state(state, entries, False, may_merge, "outputSource") or {})}
+    evaluator = links.Evaluator(part, changed, seen=inputs)
+    for entry in entries:
+        if "valueFrom" in entry:
+            changed[entry["id"]] = evaluator.places.stored(evaluator.value_of(entry["id"], entry["valueFrom"]))
+    return changed
+
+
+def _keeps_all(part: Part) -> bool:
+    return bool(part.step_process().tool.get("outputMethod", "last_iteration") == "all_iterations")

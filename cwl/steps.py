@@ -14,7 +14,7 @@ from cwltool.process import Process, shortname
 from cwltool.utils import aslist
 from cwltool.workflow import Workflow, WorkflowStep
 
-from toilfn.cwl import links, loops, reuse, scatter
+from toilfn.cwl import links, reuse, scatter
 from toilfn.cwl.documents import Part, in_store
 from toilfn.cwl.resources import LIGHT, needs_inputs, options_of
 from toilfn.cwl.reuse import Fresh, RequestedInputs, fresh
@@ -131,7 +131,7 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
         return scatter.spread(part, inputs, lambda job: call(inner, job, part.step))
     ready = links.evaluated(part, inputs)
     if step.tool.get("loop"):
-        return loops.nothing(part) if ready is None else iterate(part, ready, loops.nothing(part), fresh(part))
+        return scatter.nothing(part) if ready is None else iterate(part, ready, scatter.nothing(part), fresh(part))
     if ready is None:
         return dict.fromkeys(links.output_names(step))
     job = links.job_of(step, ready)
@@ -142,7 +142,7 @@ def _run_step(part: Part, sources: dict[str, Any]) -> Any:
 def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any], again: Fresh) -> Any:
     """Run the next iteration of a loop if its condition is true, and return the outputs of the loop."""
     with links.explained(part):
-        if not loops.continues(part, inputs):
+        if not scatter.continues(part, inputs):
             return outputs
     made = call(part.inside(), links.job_of(part.step_process(), inputs), part.step)
     return next_iteration(part, inputs, outputs, made)
@@ -152,5 +152,5 @@ def iterate(part: Part, inputs: dict[str, Any], outputs: dict[str, Any], again: 
 def next_iteration(part: Part, inputs: dict[str, Any], before: dict[str, Any], outputs: dict[str, Any]) -> Any:
     """Pass the outputs of an iteration on to the next one."""
     with links.explained(part):
-        found = loops.collected(part, before, outputs)
-        return iterate(part, loops.next_inputs(part, inputs, outputs), found, fresh(part))
+        found = scatter.collected(part, before, outputs)
+        return iterate(part, scatter.next_inputs(part, inputs, outputs), found, fresh(part))

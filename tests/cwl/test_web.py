@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cwl.conftest import DOCUMENTS
-from toilfn.cwl import fetching, load
+from toilfn.cwl import load
 from toilfn.cwl.runner import main
 from toilfn.errors import InputError
 
@@ -74,7 +74,7 @@ def test_a_document_and_an_input_from_a_server(runner, server, tmp_path):
 
 
 def test_a_server_that_says_nothing_is_named(monkeypatch, caplog):
-    monkeypatch.setattr(fetching, "_SILENCE", 0.5)
+    monkeypatch.setattr("toilfn.cwl.adapters._SILENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/tool.cwl"
         assert main(["--disable-color", url]) == 1

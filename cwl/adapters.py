@@ -1,14 +1,23 @@
-"""A CommandLineTool with changes to cwltool's containers."""
+"""How cwltool loads documents and runs tools here: a timeout for servers, literal paths, and our containers.
+
+In CWL, a ``location`` is a URL and a ``path`` is a path (CWL v1.2, "File"), but cwltool reads both as URLs, so that
+``a%20b`` would mean the file ``a b``. Paths are therefore escaped before cwltool reads them.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin
 
+import cwltool.load_tool
+import cwltool.main
 from cwl_utils.types import CWLObjectType
+from cwltool.argparser import generate_parser
 from cwltool.command_line_tool import CommandLineTool
 from cwltool.context import LoadingContext, RuntimeContext
 from cwltool.docker import DockerCommandLineJob, PodmanCommandLineJob
@@ -17,11 +26,13 @@ from cwltool.process import Process
 from cwltool.singularity import SingularityCommandLineJob
 from cwltool.workflow import default_make_tool
 from ruamel.yaml.comments import CommentedMap
+from schema_salad.fetcher import DefaultFetcher
+from schema_salad.ref_resolver import Loader
 
 from toilfn.containers.images import image_lock
 from toilfn.containers.shelves import images_folder, pulls_folder
 
-__all__ = ["make_tool"]
+__all__ = ["Fetcher", "make_tool", "patch_cwltool"]
 
 _FOLDER = "CWL_SINGULARITY_CACHE"
 """cwltool's environment variable for the directory of image files."""
@@ -103,3 +114,52 @@ _OURS: dict[type[JobBase], type[JobBase]] = {
     PodmanCommandLineJob: PodmanJob,
     SingularityCommandLineJob: SingularityJob,
 }
+
+
+_SILENCE = 60.0
+"""Seconds without data after which reading a document fails."""
+
+
+class Fetcher(DefaultFetcher):
+    """schema-salad's fetcher, with a timeout, which its session lacks by default."""
+
+    def __init__(self, cache: Any, session: Any) -> None:
+        super().__init__(cache, session)
+        if session is not None and not isinstance(session.request, functools.partial):
+            session.request = functools.partial(session.request, timeout=_SILENCE)
+
+
+_KEPT = ("file:", "data:", "_:", "$(", "${")
+"""Beginnings of texts that are not paths: URLs, names of literals, expressions."""
+
+
+class PathLoader(Loader):
+    """Loads documents and input objects, with escaped paths."""
+
+    def resolve_all(self, document: Any, *arguments: Any, **named: Any) -> Any:
+        """Resolve the references in a part of a document."""
+        if isinstance(document, MutableMapping) and document.get("class") in ("File", "Directory"):
+            path = document.get("path")
+            if isinstance(path, str):
+                document["path"] = _escaped(path)
+        return super().resolve_all(document, *arguments, **named)
+
+
+def patch_cwltool() -> None:
+    """Patch cwltool to read paths literally. May be called again."""
+    cwltool.main.Loader = cwltool.load_tool.Loader = PathLoader  # type: ignore[attr-defined]
+    cwltool.main.generate_parser = _with_paths  # type: ignore[assignment, attr-defined]
+
+
+def _with_paths(parser: Any, tool: Any, names: Any, records: Any, required: bool, join: Any, base: str) -> Any:
+    """Build the parser for a document's inputs; it escapes paths, and accepts only full names."""
+    parser.allow_abbrev = False
+    return generate_parser(parser, tool, names, records, required, _joined, base)
+
+
+def _joined(base: str, path: str) -> str:
+    return urljoin(base, _escaped(path))
+
+
+def _escaped(path: str) -> str:
+    return path if "://" in path or path.startswith(_KEPT) else quote(path)
