@@ -9,12 +9,10 @@
     links       which task waits for which other
     holds       which values are still needed
     packing     shapes, and the pool of resources that batches take from
-    ready       the queues of ready tasks; whose turn it is, and when
+    ready       the queues of ready tasks; whose turn it is, and when; the price of a failure
     batching    how much work goes into one batch
-    drafting    which tasks go into one batch
-    probes      learning how long tasks take from a few, before the others start
+    drafting    which tasks go into one batch; learning how long tasks take from a few, before the others start
     running     the batches that were submitted
-    retries     the price of a failure
     services    when services start and stop, and which tasks may use them
     checkpoints which tasks belong to a checkpoint that is rolled back
     rollback    how they are taken away

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.resources import Capacity, Resources
 from toilfn.scheduler.batching import Draft, Policy
-from toilfn.scheduler.drafting import Drafting
+from toilfn.scheduler.drafting import Drafting, Probes
 from toilfn.scheduler.events import (
     Adopted,
     Command,
@@ -39,9 +39,7 @@ from toilfn.scheduler.events import (
 )
 from toilfn.scheduler.links import Links
 from toilfn.scheduler.packing import Pool
-from toilfn.scheduler.probes import Probes
-from toilfn.scheduler.ready import Gathering
-from toilfn.scheduler.retries import enlarged
+from toilfn.scheduler.ready import Gathering, enlarged
 from toilfn.scheduler.rollback import RollBacks
 from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, TaskState

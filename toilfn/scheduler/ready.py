@@ -1,15 +1,18 @@
-"""The queues of ready tasks, one for each shape; whose turn it is, and when."""
+"""The queues of ready tasks, one for each shape: whose turn it is, and when; and when a task that failed is tried again."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
-from toilfn.ids import TaskId
+from toilfn.ids import Budget, Cause, TaskId
+from toilfn.resources import Resources
+from toilfn.scheduler.events import GaveUp, Retry
 from toilfn.scheduler.packing import Pool, Shape
 
-__all__ = ["Gathering", "Ready"]
+__all__ = ["Charges", "Gathering", "Ready", "enlarged"]
 
 _LOOKAHEAD = 32
 """How many shapes that do not fit are looked past, so that a turn costs the same with thousands of them."""
@@ -160,3 +163,60 @@ class Gathering:
             return False
         self._since = None
         return True
+
+
+_LONGEST_BACKOFF = 60.0
+"""Seconds."""
+
+
+class Charges:
+    """The failures of the tasks that have failed and may yet succeed."""
+
+    def __init__(self) -> None:
+        self._counts: dict[TaskId, dict[Cause, int]] = {}
+
+    def charge(self, id: TaskId, cause: Cause, budget: Budget, now: float) -> Retry | GaveUp:
+        """Count a failure and say what follows."""
+        counts = self._counts.setdefault(id, {})
+        counts[cause] = counts.get(cause, 0) + 1
+        allowed = _allowed(budget, cause)
+        if allowed is not None and counts[cause] > allowed:
+            return GaveUp(id, cause)
+        return Retry(id, cause, sum(counts.values()), now + _backoff(budget, cause, counts[cause]))
+
+    def count(self, id: TaskId) -> int:
+        """Count the failures of a task so far."""
+        return sum(self._counts.get(id, {}).values())
+
+    def forget(self, id: TaskId) -> None:
+        """Forget a task that has an outcome."""
+        self._counts.pop(id, None)
+
+
+def _allowed(budget: Budget, cause: Cause) -> int | None:
+    """Return how many failures a budget bears."""
+    if cause is Cause.INPUT:
+        return 0
+    allowed: int | None = getattr(budget, cause.value)
+    return allowed
+
+
+def _backoff(budget: Budget, cause: Cause, failures: int) -> float:
+    """Return how many seconds to wait before the next attempt."""
+    if cause in (Cause.LOST, Cause.PREEMPTED):
+        return 0.0
+    return min(_LONGEST_BACKOFF, budget.backoff * 2.0 ** min(failures - 1, 100))
+
+
+def enlarged(asked: Resources, cause: Cause, budget: Budget, most_memory: float, longest: float) -> Resources:
+    """Return more of what an attempt died of, if the budget says so, and as much as there is: bytes and seconds."""
+    if cause is Cause.MEMORY and budget.double_memory:
+        return replace(asked, memory=int(_doubled(asked.memory, most_memory)))
+    if cause is Cause.WALLTIME and budget.double_walltime and asked.walltime is not None:
+        return replace(asked, walltime=_doubled(asked.walltime, longest))
+    return asked
+
+
+def _doubled(amount: float, most: float) -> float:
+    """Double an amount, up to the most there is; it never gets less."""
+    return min(2 * amount, max(amount, most))

@@ -1,6 +1,6 @@
 """All that a scheduler knows, in one place, and the conditions under which it makes sense.
 
-`SchedulerState` holds the data. The rules (`machine`, `links`, `drafting`, `probes`, `rollback`) are built over one
+`SchedulerState` holds the data. The rules (`machine`, `links`, `drafting`, `rollback`) are built over one
 state, and keep short names for the parts they use. A task changes its state through `SchedulerState.move` only, which
 keeps the counts, the queues and the batches in step.
 
@@ -17,8 +17,7 @@ from toilfn.scheduler.batching import Durations, Policy
 from toilfn.scheduler.checkpoints import Checkpoints
 from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.packing import Pool, Shapes
-from toilfn.scheduler.ready import Ready
-from toilfn.scheduler.retries import Charges
+from toilfn.scheduler.ready import Charges, Ready
 from toilfn.scheduler.running import RunningBatches
 from toilfn.scheduler.services import Services
 from toilfn.scheduler.states import MOVES, State, TaskState
