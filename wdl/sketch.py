@@ -8,7 +8,7 @@ from WDL import Tree
 
 from toilfn.inspect.steps import Step
 from toilfn.wdl import document
-from toilfn.wdl.archive import opened
+from toilfn.wdl.fetch import opened
 from toilfn.wdl.plan import Plan
 
 __all__ = ["steps_of"]
