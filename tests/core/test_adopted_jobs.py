@@ -6,7 +6,7 @@ import pytest
 
 from toilfn.clusters.base import JobId
 from toilfn.ids import Budget
-from toilfn.leader.adoption import adopt
+from toilfn.leader.abandoned import adopt
 from toilfn.leader.jobs import Jobs
 from toilfn.leader.mailbox import Mailbox
 from toilfn.model.records import Started, decode

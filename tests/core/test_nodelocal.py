@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from toilfn.errors import ClusterError
-from toilfn.leader import nodelocal
-from toilfn.leader.nodelocal import check_shared
+from toilfn.leader import cluster_context
+from toilfn.leader.cluster_context import check_shared
 
 
 class Somewhere:
@@ -23,7 +23,7 @@ class Somewhere:
 def kinds(monkeypatch):
     """The type of the file system at each place; ext4 elsewhere."""
     known = {}
-    monkeypatch.setattr(nodelocal, "_file_system", lambda path: known.get(path, "ext4"))
+    monkeypatch.setattr(cluster_context, "_file_system", lambda path: known.get(path, "ext4"))
     return known
 
 
@@ -63,4 +63,4 @@ def test_what_the_nodes_see_is_no_matter(kinds, caplog, has_others, url, kind):
 
 
 def test_types_of_file_systems_are_found():
-    assert nodelocal._file_system("/proc/self") == "proc"
+    assert cluster_context._file_system("/proc/self") == "proc"

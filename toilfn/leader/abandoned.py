@@ -1,13 +1,14 @@
-"""The jobs that earlier leaders left behind, on whatever cluster: none is forgotten, and none runs beside its copy."""
+"""The jobs that earlier leaders left behind: each is adopted or ended, and none runs beside its copy."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from toilfn.clusters.base import Cluster, JobId, JobState
 from toilfn.clusters.common.polled import START_PATIENCE, PolledCluster
@@ -15,12 +16,17 @@ from toilfn.clusters.common.resume import make_again, make_from
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError
+from toilfn.ids import TaskId
 from toilfn.leader.cluster_context import jobs_name, run_context
+from toilfn.leader.jobs import Jobs, SubmittedBatch
+from toilfn.leader.mailbox import Mailbox
 from toilfn.model.index import Index
 from toilfn.model.records import End, Epoch, Run, encode
+from toilfn.scheduler import Scheduler
+from toilfn.scheduler.events import Adopted, Submit
 from toilfn.stores import Store
 
-__all__ = ["cluster_of", "end_jobs", "forget_jobs", "living_elsewhere", "outlives_leaders"]
+__all__ = ["Earlier", "adopt", "cluster_of", "end_jobs", "forget_jobs", "living_elsewhere", "outlives_leaders"]
 
 _NAMED = 5
 """How many jobs a message names."""
@@ -208,3 +214,57 @@ def _await_end(cluster: Cluster, jobs: set[JobId], timeout: float) -> None:
         if time.monotonic() > deadline:
             raise ClusterError(f"{len(jobs)} jobs are still running after {timeout:g} s")
         jobs -= {update.job for update in cluster.poll(1.0) if update.state is JobState.ENDED}
+
+
+class Earlier(NamedTuple):
+    """Jobs and messages of earlier leaders, besides those that the cluster can list."""
+
+    jobs: Mapping[JobId, str] = MappingProxyType({})
+    """Living jobs, with their batches, that were given to the cluster with other settings."""
+    mailbox: Mailbox | None = None
+    """Where their workers' answers are, if this leader's own workers do not put theirs there."""
+
+
+def adopt(
+    live: Mapping[JobId, str],
+    mailbox: Mailbox,
+    is_void: Callable[[TaskId, str], bool],
+    scheduler: Scheduler,
+    jobs: Jobs,
+) -> list[JobId]:
+    """Take over what jobs are at, or will be, as if this leader had sent them.
+
+    Parameters
+    ----------
+    live : mapping
+        The jobs of the workflow, and the names of their batches.
+    mailbox : Mailbox
+        Has the batches' messages.
+    is_void : callable
+        Whether what a batch says of a task does not count.
+    scheduler : Scheduler
+    jobs : Jobs
+
+    Returns
+    -------
+    list of JobId
+        The jobs of which nothing is needed any more.
+    """
+    return [job for job, name in live.items() if not _adopt(job, name, mailbox, is_void, scheduler, jobs)]
+
+
+def _adopt(
+    job: JobId,
+    name: str,
+    mailbox: Mailbox,
+    is_void: Callable[[TaskId, str], bool],
+    scheduler: Scheduler,
+    jobs: Jobs,
+) -> bool:
+    tasks = mailbox.tasks(name)
+    valid = tuple(id_ for id_ in tasks if not is_void(id_, name))
+    adopted = scheduler.handle(Adopted(valid, time.monotonic()))
+    for command in adopted:
+        if isinstance(command, Submit):
+            jobs.add(SubmittedBatch(command.batch, name, job, owed=None if valid == tasks else set(valid)), command.ids)
+    return bool(adopted)

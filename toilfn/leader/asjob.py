@@ -19,8 +19,7 @@ from toilfn.clusters.base import Batch, Cluster, JobId, JobState, RunContext
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.resume import make_again, make_from, name_of, recipe_of
 from toilfn.errors import ClusterError, StoreLockedError
-from toilfn.leader.cluster_context import StoredNotes, jobs_name
-from toilfn.leader.nodelocal import check_shared
+from toilfn.leader.cluster_context import StoredNotes, check_shared, jobs_name
 from toilfn.resources import Resources
 from toilfn.stores import Store, is_local
 from toilfn.stores.lease import living

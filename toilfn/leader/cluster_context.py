@@ -1,14 +1,20 @@
-"""The facts that a cluster gets about the workflow whose jobs it runs."""
+"""What a cluster is opened with, and whether its nodes can see the store."""
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from toilfn.clusters.base import ClusterNotes, RunContext
-from toilfn.stores import Store
+import psutil
 
-__all__ = ["StoredNotes", "jobs_name", "run_context"]
+from toilfn.clusters.base import Cluster, ClusterNotes, RunContext
+from toilfn.errors import ClusterError
+from toilfn.stores import Store, is_local
+
+__all__ = ["StoredNotes", "check_shared", "jobs_name", "run_context"]
 
 
 class StoredNotes(ClusterNotes):
@@ -64,3 +70,65 @@ def run_context(
         settings.get("keep_batch_logs", True),
         outage,
     )
+
+
+_log = logging.getLogger(__name__)
+
+_SHARED = (
+    "nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "gfs2", "ocfs2", "panfs", "pvfs", "orangefs", "glusterfs", "smb",
+    "cifs", "afs", "9p", "virtiofs", "wekafs", "vastnfs", "quobyte", "autofs", "daos",
+)  # fmt: skip
+"""The beginnings of the types of file systems that several machines may share."""
+
+
+def check_shared(cluster: Cluster, url: str, place: str) -> None:
+    """See whether a store can be seen on a cluster's nodes.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Opened; not a direct one.
+    url : str
+        The store's.
+    place : str
+        The store as the user named it.
+
+    Raises
+    ------
+    ClusterError
+        If it is in a folder that every machine has for itself, and the cluster has other machines than this one.
+    """
+    if not is_local(url):
+        return
+    has_others = cluster.has_other_machines()
+    if has_others is False:
+        return
+    path = os.path.realpath(url.removeprefix("file://"))
+    if (folder := _node_local(path)) is not None:
+        text = f"the store {place} is in {folder}, which each machine has for itself"
+        if has_others:
+            raise ClusterError(f"{text}: jobs on other machines cannot reach it", hint=_ADVICE)
+        _log.warning("%s; if jobs run on other machines, %s", text, _ADVICE)
+    elif not (kind := _file_system(path)).startswith(_SHARED):
+        _log.warning(
+            "the store %s is on a file system of type %s, which other machines may not see; if jobs run there, %s",
+            place, kind or "unknown", _ADVICE,
+        )  # fmt: skip
+
+
+_ADVICE = "use a bucket, or a directory that the leader and the nodes share, as the store"
+
+
+def _node_local(path: str) -> str | None:
+    """Name the folder of this machine alone that a path is in; None if it is in no such one."""
+    places = {"/tmp", "/var/tmp", "/dev/shm", "/run", os.path.realpath(tempfile.gettempdir())}  # noqa: S108 - nothing is written there
+    inside = (place for place in places if os.path.commonpath([place, path]) == place)
+    return next((place for place in inside if not _file_system(path).startswith(_SHARED)), None)
+
+
+def _file_system(path: str) -> str:
+    """Name the type of the file system that a path is on."""
+    mounts = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    while path not in mounts and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return mounts.get(path, "")

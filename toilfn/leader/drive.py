@@ -19,21 +19,18 @@ from toilfn.files.sharing import SHARED_VARIABLE
 from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
 from toilfn.files.transfer import local_path
 from toilfn.ids import TaskId
-from toilfn.leader.abandoned import outlives_leaders
-from toilfn.leader.adoption import Earlier
+from toilfn.leader.abandoned import Earlier, outlives_leaders
 from toilfn.leader.attemptlogs import AttemptLogs, log_file
-from toilfn.leader.callbacks import BadWorkers, Callbacks, ScarceDisk
-from toilfn.leader.cluster_context import jobs_name, run_context
+from toilfn.leader.callbacks import TERMINATED, BadWorkers, Callbacks, Interrupts, ScarceDisk, interrupted_run
+from toilfn.leader.cluster_context import check_shared, jobs_name, run_context
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
 from toilfn.leader.garbage import remove_garbage
 from toilfn.leader.intermediates import Intermediates
-from toilfn.leader.interrupts import TERMINATED, Interrupts, interrupted_run
 from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
 from toilfn.leader.mailbox import Mailbox, StoreMailbox
 from toilfn.leader.metrics import Metrics, Watched
-from toilfn.leader.nodelocal import check_shared
 from toilfn.leader.policy import capped, policy, worker_memory
 from toilfn.leader.progress import Progress
 from toilfn.model import records

@@ -15,7 +15,7 @@ from toilfn import protocol
 from toilfn.clusters.base import Cluster, JobState, Update
 from toilfn.errors import ClusterError, ResourceError
 from toilfn.ids import BatchId, Cause, TaskId
-from toilfn.leader.adoption import Earlier, adopt
+from toilfn.leader.abandoned import Earlier, adopt
 from toilfn.leader.callbacks import Callbacks
 from toilfn.leader.committer import Committer
 from toilfn.leader.failures import Failures, too_large
@@ -23,9 +23,8 @@ from toilfn.leader.intermediates import Drops, Intermediates
 from toilfn.leader.jobs import BatchMessages, Jobs, SubmittedBatch
 from toilfn.leader.loading import Loader, TaskRecords
 from toilfn.leader.mailbox import LostJobAnswers, Mailbox
+from toilfn.leader.messages import OutputMessages, ServiceMessages, never_ran
 from toilfn.leader.rollback import CheckpointRecords, descendants, files_of
-from toilfn.leader.services import ServiceMessages, never_ran
-from toilfn.leader.streams import OutputMessages
 from toilfn.leader.waiting import Queued, Waiting
 from toilfn.model import records
 from toilfn.model.index import Index
