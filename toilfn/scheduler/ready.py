@@ -1,4 +1,4 @@
-"""The queues of ready tasks, one for each shape: whose turn it is, and when; and when a task that failed is tried again."""
+"""The queues of ready tasks, one for each shape: whose turn it is, and when; and the price of a failure."""
 
 from __future__ import annotations
 
