@@ -1,4 +1,4 @@
-"""What a cluster is opened with, and whether its nodes can see the store."""
+"""The context with which a cluster is opened, and whether its nodes can see the store."""
 
 from __future__ import annotations
 
