@@ -235,7 +235,7 @@ class SlurmCluster(CommandCluster):
 
     def nodes(self) -> dict[str, int] | None:
         """Count the nodes by state, such as idle, mixed, allocated, drained or down, from sinfo."""
-        fields = "NodeHost:256|,StateLong:64"
+        fields = "NodeList:256|,StateLong:64"
         lines = self.commands.consult(["sinfo", "--noheader", "--Node", f"--Format={fields}"]).splitlines()
         states = dict(line.split("|", 1) for line in lines if "|" in line)  # a node is there for each partition
         return dict(Counter(state.strip().rstrip("*~#!%$@^-+") for state in states.values())) if states else None
