@@ -88,7 +88,7 @@ def import_file(
     if session is not None:
         return session.import_url(url, name, link, checksum=checksum)
     source = transfer.absolute(url)
-    state = transfer.fingerprint(source)
+    state = transfer.fingerprint(source, inode=link in ("symlink", "reference"))  # as the readers of such a link do
     if state is None:
         raise InputError(f"cannot import {transfer.shown(source)}: file not found")
     return _import.options(local=local)(source, name, link, state, checksum)

@@ -137,10 +137,11 @@ def within(url: str, name: str) -> str:
     return url
 
 
-def fingerprint(url: str) -> str | None:
+def fingerprint(url: str, *, inode: bool = False) -> str | None:
     """Return a token for the state of a URL's content, without reading it; None if there is nothing.
 
-    A local file gives its size and modification time, anything else what fsspec knows of it.
+    A local file gives its size and modification time, with `inode` also which file it is; anything else what fsspec
+    knows of it.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def fingerprint(url: str) -> str | None:
         if path is not None:
             status = path.stat()
             refuse_directory(url, path.is_dir())
-            return f"{status.st_size}-{status.st_mtime_ns}"
+            return f"{status.st_size}-{status.st_mtime_ns}" + (f"-{status.st_ino}" if inode else "")
         system, place = _open_filesystem(url)
         info = system.info(place)
     except (FileNotFoundError, NotADirectoryError):
