@@ -8,13 +8,16 @@ import sys
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from referencing import Registry, Resource
 
 import toilfn as toil
 from tests.cli.story import end, epoch, half_done, outcome, run, started, tell
@@ -229,12 +232,24 @@ def test_without_the_extra_it_says_what_to_install(store, receiver, monkeypatch,
     assert main(["trace", store, "--openlineage", receiver.url]) == 0  # it needs no more packages
 
 
+@cache
+def published() -> Registry[Any]:
+    """OpenLineage's own schemas, by their URLs."""
+    schemas = [json.loads(file.read_text()) for file in (Path(__file__).parent / "openlineage").glob("*.json")]
+    return Registry().with_resources((schema["$id"], Resource.from_contents(schema)) for schema in schemas)
+
+
+def validate(value: Any, url: str) -> None:
+    """Compare a value with the published schema that it names."""
+    Draft202012Validator({"$ref": url}, registry=published(), format_checker=FormatChecker()).validate(value)
+
+
 def check_event(event: dict[str, Any]) -> None:
-    """Check what the specification of OpenLineage requires of an event and of its facets."""
-    assert event["eventType"] in {"START", "RUNNING", "COMPLETE", "ABORT", "FAIL", "OTHER"}
-    assert datetime.fromisoformat(event["eventTime"]).tzinfo
-    assert event["producer"] == f"urn:toilfn:{toil.__version__}"
+    """Compare an event and its facets with the schemas that they name."""
+    validate(event, event["schemaURL"])
     assert event["schemaURL"].endswith("OpenLineage.json#/$defs/RunEvent")
+    assert event["producer"] == f"urn:toilfn:{toil.__version__}"
+    assert datetime.fromisoformat(event["eventTime"]).tzinfo
     assert str(uuid.UUID(event["run"]["runId"])) == event["run"]["runId"]
     for named in (event["job"], *event["inputs"], *event["outputs"]):
         assert named["namespace"]
@@ -244,9 +259,11 @@ def check_event(event: dict[str, Any]) -> None:
         event["job"]["facets"],
         *(made.get("outputFacets", {}) for made in event["outputs"]),
     ]
-    for facet in (facet for each in facets for facet in each.values()):
+    for name, facet in (item for each in facets for item in each.items()):
         assert facet["_producer"] == event["producer"]
-        assert facet["_schemaURL"].startswith("https://openlineage.io/spec/facets/")
+        # As part of the facets of its name, which is how the schemas describe it.
+        validate({name: facet}, facet["_schemaURL"].partition("#")[0])
+        validate(facet, facet["_schemaURL"])
 
 
 def test_lineage_tells_what_each_attempt_read_and_wrote(folder, store, receiver, monkeypatch):
@@ -286,6 +303,19 @@ def test_lineage_tells_what_each_attempt_read_and_wrote(folder, store, receiver,
     assert named(last_of["export"]["inputs"]) == named(last_of["copied"]["outputs"])
     assert named(last_of["export"]["outputs"]) == [str(folder / "out.txt")]
     assert last_of["copied"]["outputs"][0]["outputFacets"]["outputStatistics"]["size"] == len("data worked")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"eventTime": "yesterday"}, {"eventType": "BEGIN"}, {"run": {"runId": "1"}}, {"job": {"name": "x"}}],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_schemas_find_faults(store, tmp_path, change):
+    assert main(["trace", store, "--openlineage", str(tmp_path / "events.jsonl")]) == 0
+    event = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[0])
+    check_event(event)
+    with pytest.raises(ValidationError):
+        check_event(event | change)
 
 
 def test_lineage_of_a_run_goes_into_a_file(store, tmp_path):
