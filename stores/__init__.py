@@ -119,11 +119,15 @@ def stores_below(url: str | os.PathLike[str], depth: int, **storage_options: Any
 
     Raises
     ------
+    InputError
+        If there is no such directory.
     StoreError
         If the place cannot be read.
     """
     refuse_missing_slashes(url)
     local = is_local(url)
+    if local and not os.path.exists(_path(url)):
+        raise InputError(f"directory not found: {_path(url)}")
     place = f"file://{_path(url)}" if local else str(url).rstrip("/")
     wanted = options.resolved({**options.known(place), **storage_options})
     for name in ("encryption_key", "create_bucket"):

@@ -168,3 +168,17 @@ def test_a_dry_run_of_clean_removes_nothing(place: Path, capsys: pytest.CaptureF
     assert main(["clean", "--dry-run", str(place / "done")]) == 0
     assert capsys.readouterr().out == f"would remove file://{place}/done\n"
     assert (place / "done").exists()
+
+
+def test_a_directory_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["ls", str(tmp_path / "nope")], ["clean", "--older-than", "1d", str(tmp_path / "nope")]):
+        assert main(words) == 2
+        assert f"directory not found: {tmp_path}/nope" in capsys.readouterr().err
+
+
+def test_a_time_that_is_not_one_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["clean", "--older-than", "30x", "."])
+    message = capsys.readouterr().err
+    assert "argument --older-than: '30x'" in message
+    assert "parse_duration" not in message

@@ -102,9 +102,22 @@ def _steps(options: argparse.Namespace) -> list[Step] | None:
 
 
 def _format_of(output: Path | None) -> str:
-    """Return the format that a file's name asks for."""
+    """Return the format that a file's name asks for.
+
+    Raises
+    ------
+    InputError
+        If it is none of the formats.
+    """
     ending = output.suffix.lower().removeprefix(".") if output else ""
-    return ending if ending in _FORMATS else "text"
+    if ending in ("", "txt"):
+        return "text"
+    if ending not in _FORMATS:
+        raise InputError(
+            f"{output}: the format {ending!r} is not known",
+            hint=f"end the name with .{', .'.join((*_PICTURES, 'dot'))} or .txt, or use --format",
+        )
+    return ending
 
 
 def _drawing(tasks: list[TaskInfo], format: str, *, every: bool) -> Drawing:

@@ -6,6 +6,8 @@ import argparse
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from toilfn.errors import ToilfnError
+
 __all__ = ["Parser"]
 
 _UNKNOWN = "unrecognized arguments: "
@@ -27,6 +29,17 @@ class Parser(argparse.ArgumentParser):
             given = [word.partition("=")[0] for word in message.removeprefix(_UNKNOWN).split() if word.startswith("--")]
             message += "".join(self._suggestion(option) for option in given)
         super().error(message)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Read a value; if toilfn refuses it, its own message says more than the name of the function that reads it."""
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            refused = error.__context__
+            if isinstance(refused, ToilfnError):
+                said = "; ".join(filter(None, (refused.message, refused.hint)))
+                raise argparse.ArgumentError(action, said) from None
+            raise
 
     def _suggestion(self, option: str) -> str:
         known = [name for name in self._option_string_actions if name.startswith("--")]

@@ -48,7 +48,8 @@ def profiled(name: str, config: str | None) -> dict[str, Any]:
         found |= _content(config).get("profiles") or {}
     if not isinstance(found.get(name), Mapping):
         known = ", ".join(sorted(found)) or "none"
-        raise InputError(f"profile {name!r} not found; the settings files have: {known}")
+        hint = None if found or config else "name the settings file that has it: --config FILE"
+        raise InputError(f"profile {name!r} not found; the settings files have: {known}", hint=hint)
     return _settings_among(found[name])
 
 
