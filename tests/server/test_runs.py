@@ -66,6 +66,28 @@ def test_cwl_with_attachments_in_folders(client):
     assert Path(out["path"]).read_text() == "content\n"
 
 
+@pytest.mark.parametrize("url", [".", "../echo.cwl#main"])
+def test_a_document_that_toils_client_sends_alone(url, client):
+    """It calls the document "." and sends it twice, since cwltool names it twice."""
+    tool = (
+        "cwlVersion: v1.2\nclass: CommandLineTool\nid: main\nbaseCommand: [echo, hello]\n"
+        "inputs: {}\noutputs: {out: stdout}\nstdout: out.txt\n"
+    )
+    fields = {"workflow_type": "cwl", "workflow_type_version": "v1.2", "workflow_url": url}
+    parts = [(name, (None, value)) for name, value in fields.items()]
+    parts += [("workflow_attachment", (".", tool))] * 2
+    run = client.request("POST", "/runs", files=parts)["run_id"]
+    assert client.wait(run) == "COMPLETE", client.get(f"/runs/{run}")
+    assert client.get(f"/runs/{run}")["outputs"]["out"]["size"] == 6
+
+
+@pytest.mark.parametrize("url", ["..", "../..", "../../x.cwl", "../"])
+def test_a_lone_document_has_no_other_names(url, client):
+    fields = {"workflow_type": "cwl", "workflow_type_version": "v1.2", "workflow_url": url}
+    parts = [(name, (None, value)) for name, value in fields.items()] + [("workflow_attachment", (".", "x"))]
+    assert "workflow_url" in client.request("POST", "/runs", files=parts, status=400)["msg"]
+
+
 def test_wdl(client):
     fields = {
         "workflow_type": "WDL", "workflow_type_version": "draft-2", "workflow_url": "shout.wdl",

@@ -16,6 +16,7 @@ from toilfn import __version__, confined
 from toilfn.errors import InputError
 from toilfn.server import archives
 from toilfn.server.engines import ENGINE, INPUTS, KINDS, Kind, engine_options, kind_of, script_words
+from toilfn.server.uploads import LONE
 
 __all__ = ["FETCHED", "Policy", "document_of", "kinds_offered", "read_object", "request_of"]
 
@@ -192,7 +193,7 @@ def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
         return _of_registry(url, kind)
     if (scheme == "file" and parts.netloc in ("", "localhost")) or url.startswith("/"):
         return _allowed(unquote(parts.path), parts.fragment, policy.folders)
-    name = unquote(url.partition("#")[0])
+    name = _attached(unquote(url.partition("#")[0]), files)
     if scheme and not (files / name).is_file() and not _TOOL.fullmatch(url):
         raise InputError(f"workflow_url: {url!r} cannot be read; give a relative path, or http, https, s3, gs or trs")
     try:
@@ -203,6 +204,12 @@ def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
     if _TOOL.fullmatch(url):
         return url
     raise InputError(f"workflow_url: {url!r} is relative, and there is no workflow_attachment of this name")
+
+
+def _attached(name: str, files: Path) -> str:
+    """Return the name of an attachment that a relative URL means: of a lone document, the client names the parent."""
+    is_lone = re.fullmatch(r"\.|\.\./(?!\.\.$)[^/]+", name)
+    return LONE if is_lone and (files / LONE).is_file() else name
 
 
 def _allowed(path: str, fragment: str, folders: Iterable[str]) -> str:

@@ -15,13 +15,15 @@ from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.server.archives import Limits
 
-__all__ = ["FIELDS", "Form", "file_name", "read_form"]
+__all__ = ["FIELDS", "LONE", "Form", "file_name", "read_form"]
 
 FIELDS = (
     "workflow_params", "workflow_type", "workflow_type_version", "tags", "workflow_engine", "workflow_engine_version",
     "workflow_engine_parameters", "workflow_url",
 )  # fmt: skip
 
+LONE = "workflow-document"
+"""The name of an attachment that is called ".", as `toil-wes-cwl-runner` calls a document that it sends alone."""
 _ATTACHMENT = "workflow_attachment"
 _IDLE = 120.0
 """Seconds that a client may be silent in the middle of a form."""
@@ -218,7 +220,7 @@ def file_name(given: bytes) -> str:
         raise InputError(
             f"workflow_attachment: {name[:200]!r} cannot be the name of a file: it must stay in its folder"
         )
-    return name
+    return LONE if name == "." else name
 
 
 async def read_form(form: Form, stream: AsyncIterator[bytes]) -> None:
