@@ -22,7 +22,7 @@ from toilfn.cwl.values import local_path, map_objects
 from toilfn.errors import PermanentError
 from toilfn.files import transfer
 from toilfn.files.directory import Directory
-from toilfn.files.exchange import import_file, leave_behind, left, put_out
+from toilfn.files.exchange import Exports, import_file, leave_behind, left, put_out
 from toilfn.files.file import File, local_content
 from toilfn.graph.task import task
 from toilfn.moved import relocated
@@ -55,11 +55,12 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
     outdir, shared = transfer.absolute(outdir), relocated(shared)
     if how == "leave":
         return {name: map_objects(value, _left) for name, value in outputs.items()}
-    folder = Folder(outdir, outdir, move=how == "move")
     try:
         if (place := transfer.local_path(outdir)) is not None:
             place.mkdir(parents=True, exist_ok=True)
-        delivered = {name: _delivered(value, folder, shared) for name, value in outputs.items()}
+        with Exports() as exports:
+            folder = Folder(outdir, outdir, exports, move=how == "move")
+            delivered = {name: _delivered(value, folder, shared) for name, value in outputs.items()}
         if folder.move:
             for file, target in folder.moved.items():
                 leave_behind(file, target)
@@ -110,6 +111,8 @@ class Folder:
         Its current path or URL.
     final : str
         Its path or URL when it is complete.
+    exports : Exports
+        Uploads files while others are measured.
     move : bool
         Whether to move files into it, leaving links in the store.
     moved : dict
@@ -120,6 +123,7 @@ class Folder:
 
     url: str
     final: str
+    exports: Exports
     move: bool = False
     moved: dict[File, str] = field(default_factory=dict)
     contents: dict[str, Any] = field(default_factory=dict)
@@ -176,7 +180,7 @@ class _Delivery:
     def _directory(self, found: dict[str, Any], name: str) -> list[dict[str, Any]]:
         final = transfer.below(self._folder.final, name, replaced=True)
         with _made_whole(transfer.below(self._folder.url, name, replaced=True)) as draft:
-            inner = Folder(draft, final, move=self._folder.move, moved=self._folder.moved)
+            inner = Folder(draft, final, self._folder.exports, move=self._folder.move, moved=self._folder.moved)
             delivery = _Delivery(inner, self._shared)
             return [delivery.unit(entry) for entry in _listing(found)]
 
@@ -200,6 +204,9 @@ class _Delivery:
             raise IsADirectoryError(0, "a directory exists where a file of this name must be written", target)
         if isinstance(content, File):
             moved = self._folder.moved
+            if place is None:
+                self._folder.exports.put(content, target)
+                return
             put_out(content, target, link=self._folder.move and content not in moved)
             moved.setdefault(content, transfer.below(self._folder.final, os.path.basename(target)))
             return

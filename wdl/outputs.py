@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toilfn.files.directory import Directory
-from toilfn.files.exchange import export, left
+from toilfn.files.exchange import Exports, left
 from toilfn.files.transfer import absolute
 from toilfn.graph.task import task
 from toilfn.moved import relocated
@@ -68,8 +68,9 @@ def deliver(outputs: Mapping[str, Any], name: str, delivery: Delivery) -> dict[s
         delivery, directory=absolute(delivery.directory), file=delivery.file and relocated(delivery.file)
     )
     directory = delivery.directory.rstrip("/")
-    put = _put(directory, delivery)
-    found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
+    with Exports(move=delivery.how == "move") as exports:
+        put = _put(directory, delivery, exports)
+        found = {output: _json(plain, f"{directory}/{output}", put) for output, plain in full.items()}
     result = {"outputs": found, "dir": delivery.directory} if delivery.dialect == "miniwdl" else found
     if delivery.file is not None:
         with open(delivery.file, "w", encoding="utf-8") as stream:
@@ -86,11 +87,10 @@ Put = Callable[[Stored, str], str]
 """Exports a file or directory for a position in the outputs; returns its path or URL."""
 
 
-def _put(directory: str, delivery: Delivery) -> Put:
-    move = delivery.how == "move"
+def _put(directory: str, delivery: Delivery, exports: Exports) -> Put:
     if delivery.how == "leave":
         return _leave
-    return _where_made(directory, move) if delivery.is_relative else _in_own_folder(move)
+    return _where_made(directory, exports) if delivery.is_relative else _in_own_folder(exports)
 
 
 def _leave(stored: Stored, place: str) -> str:
@@ -102,11 +102,11 @@ def _leave(stored: Stored, place: str) -> str:
     return left(stored.content)
 
 
-def _in_own_folder(move: bool) -> Put:
-    return lambda stored, place: export(stored.content, f"{place}/", move=move)
+def _in_own_folder(exports: Exports) -> Put:
+    return lambda stored, place: exports.add(stored.content, f"{place}/")
 
 
-def _where_made(directory: str, move: bool) -> Put:
+def _where_made(directory: str, exports: Exports) -> Put:
     """Return a function that keeps the paths of files relative to the working directory of their command."""
     taken: dict[str, tuple[Stored, str]] = {}
 
@@ -116,7 +116,7 @@ def _where_made(directory: str, move: bool) -> Put:
         if other.content != stored.content:
             names = " and ".join(each.removeprefix(f"{directory}/") for each in (output, place))
             raise WDLError(f"{names} are both {stored.content.name}", hint="leave out --use-relative-output-paths")
-        return export(stored.content, f"{folder}/", move=move)
+        return exports.add(stored.content, f"{folder}/")
 
     return put
 

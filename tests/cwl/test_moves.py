@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 DOCUMENT = """\
 cwlVersion: v1.2
@@ -94,3 +98,37 @@ def test_files_between_steps_go_and_are_made_again_for_an_edit(runner, written, 
     texts.append(run(str(edited)))
     assert texts[1] == "a\nmore\nb\nmore\nx\n"
     assert (tmp_path / "marks").read_text() == "made\n" * 4
+
+
+UNSTEADY = """\
+cwlVersion: v1.2
+class: Workflow
+requirements: {StepInputExpressionRequirement: {}}
+inputs: {source: File, command: string}
+outputs: {out: {type: File, outputSource: read/out}}
+steps:
+  alter: {run: alter.cwl, in: {command: command}, out: [out]}
+  read: {run: read.cwl, in: {source: source, after: alter/out}, out: [out]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("rm {0}", "is gone"),
+        ("cp -p {0} {0}-2; mv {0}-2 {0}", "was replaced by another file"),
+    ],
+)
+def test_a_linked_input_that_does_not_stay_is_named(runner, written, tmp_path, command, told):
+    source = written("source", "content\n")
+    tool = "cwlVersion: v1.2\nclass: CommandLineTool\noutputs: {out: stdout}\n"
+    written("alter.cwl", tool + "inputs: {command: {type: string, inputBinding: {}}}\nbaseCommand: [bash, -c]\n")
+    written("read.cwl", tool + "inputs: {source: {type: File, inputBinding: {}}, after: File}\nbaseCommand: cat\n")
+    job = written("job.json", json.dumps({"command": command.format(source), "source": filed(source)}))
+    done = runner("--link-imports", "--store", tmp_path / "store", written("doc.cwl", UNSTEADY), job)
+    assert done.status != 0
+    assert re.search(rf"a link to {re.escape(str(source))}, which.*{told}", done.messages)
+
+
+def filed(path: Path) -> dict[str, str]:
+    return {"class": "File", "path": str(path)}

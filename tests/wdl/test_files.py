@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,41 @@ workflow w {
     assert found["w.words"] == ["one", "one", "one", "two"]
     assert [Path(path).read_text() for path in found["w.again"]] == ["one\n", "one\n", "two\n"]
     assert Path(found["w.one"]).stat().st_ino == int(found["w.inodes"][0])
+
+
+UNSTEADY = """\
+version 1.1
+task alter {
+  input { String command_line }
+  command <<< ~{command_line}; echo done >>>
+  output { String out = read_string(stdout()) }
+}
+task read {
+  input { File source  String after }
+  command <<< cat ~{source} >>>
+  output { String out = read_string(stdout()) }
+}
+workflow w {
+  input { File source  String command_line }
+  call alter { input: command_line }
+  call read { input: source, after = alter.out }
+  output { String out = read.out }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("rm {0}", "is gone"),
+        ("echo CONTENT > {0}", "was changed after it was linked"),
+        ("cp -p {0} {0}-2; mv {0}-2 {0}", "was replaced by another file"),
+    ],
+)
+def test_a_linked_input_that_does_not_stay_is_named(tmp_path, command, told):
+    source = tmp_path / "source"
+    source.write_text("content\n")
+    words = (f"source={source}", f"command_line={command.format(source)}")
+    done = wdl(tmp_path, UNSTEADY, "--store", "store", "--link-imports", "--retries", "0", *words)
+    assert done.status != 0
+    assert re.search(rf"a link to {re.escape(str(source))}, which.*{told}", done.stderr)

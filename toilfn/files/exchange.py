@@ -6,7 +6,7 @@ import contextvars
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -19,7 +19,17 @@ from toilfn.files.file import File, current_task_files, local_content, needed_ta
 from toilfn.files.links import leave_link
 from toilfn.graph.task import task
 
-__all__ = ["export", "import_directory", "import_file", "import_files", "input", "leave_behind", "left", "put_out"]
+__all__ = [
+    "Exports",
+    "export",
+    "import_directory",
+    "import_file",
+    "import_files",
+    "input",
+    "leave_behind",
+    "left",
+    "put_out",
+]
 
 _Copy = tuple[File, str]
 """A file, and the path or URL to which it goes."""
@@ -325,27 +335,63 @@ def _name_below(target: str, url: str) -> str:
     return target.removeprefix(url.rstrip("/")).strip("/")
 
 
-def _export_files(copies: Sequence[_Copy], move: bool, present: set[str] | None) -> None:
-    """Export files, several at a time, since most of the time of a small one is spent waiting.
+class Exports:
+    """Exports files several at a time, since most of the time of a small one is spent waiting.
 
-    Targets in `present` are checked for their content, and all of them if it is None.
+    All are done when the block ends; then, or at the end of the block, the first error is raised.
+
+    Parameters
+    ----------
+    move : bool
+        Leave links in the store, as `export` does.
+    present : set of str, optional
+        The targets at which there is something: their content is checked. By default all are.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        exports = [
-            pool.submit(
-                contextvars.copy_context().run, put_out, file, target,
-                link=move, is_new=present is not None and target not in present,
-            )
-            for file, target in copies
-        ]  # fmt: skip
+
+    def __init__(self, *, move: bool = False, present: set[str] | None = None) -> None:
+        self._move = move
+        self._present = present
+        self._exports: dict[_Copy, Future[None]] = {}
+
+    def __enter__(self) -> Exports:
+        self._pool = ThreadPoolExecutor(_THREADS)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
         try:
-            for each in exports:
-                each.result()
+            if kind is None:
+                for each in self._exports.values():
+                    each.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    if move:
+            self._pool.shutdown(cancel_futures=True)
+        if kind is None and self._move:
+            for file, target in self._exports:
+                leave_behind(file, target)
+
+    def add(self, content: File | Directory, url: str) -> str:
+        """Export a file or directory to a URL, or into it if it ends with a slash; return where it goes."""
+        if isinstance(content, File):
+            target = transfer.within(url, content.name)
+            self.put(content, target)
+            return target
+        target = transfer.below(url, content.name) if url.endswith("/") else url
+        for file, place in _planned_below(content, target):
+            self.put(file, place)
+        return target
+
+    def put(self, file: File, target: str) -> None:
+        """Export a file to a URL."""
+        if (file, target) not in self._exports:
+            is_new = self._present is not None and target not in self._present
+            run = contextvars.copy_context().run
+            self._exports[file, target] = self._pool.submit(run, put_out, file, target, link=self._move, is_new=is_new)
+
+
+def _export_files(copies: Sequence[_Copy], move: bool, present: set[str] | None) -> None:
+    """Export files; targets in `present` are checked for their content, and all of them if it is None."""
+    with Exports(move=move, present=present) as exports:
         for file, target in copies:
-            leave_behind(file, target)
+            exports.put(file, target)
 
 
 def put_out(file: File, target: str, *, link: bool, is_new: bool = False) -> None:
