@@ -29,8 +29,8 @@ from ruamel.yaml.comments import CommentedMap
 from schema_salad.fetcher import DefaultFetcher
 from schema_salad.ref_resolver import Loader
 
+from toilfn.containers.engine import images_folder, pulls_folder
 from toilfn.containers.images import image_lock
-from toilfn.containers.shelves import images_folder, pulls_folder
 
 __all__ = ["Fetcher", "make_tool", "patch_cwltool"]
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from toilfn.containers.call import AnyPath, docker
-from toilfn.containers.choose import choose
-from toilfn.containers.process import end_leftovers
-from toilfn.containers.usage import REPORT, counted
+from toilfn.containers.images import choose
+from toilfn.containers.process import REPORT, counted, end_leftovers
 from toilfn.errors import ContainerError
 from toilfn.worker.passed import set_by_user
 from toilfn.worker.usage import add_outside

@@ -14,7 +14,7 @@ from tests.core.children import check_end_of_attempt, check_end_of_stream, inlin
 from tests.servers.containers import PORT, REMOTE_IMAGE, Containers
 from tests.servers.fixtures import apptainer, apptainer_server, containers
 from toilfn.cli import main
-from toilfn.containers.choose import VARIABLE
+from toilfn.containers.images import VARIABLE
 
 __all__ = ["apptainer", "apptainer_server", "containers"]
 

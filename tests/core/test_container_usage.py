@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toilfn.containers.usage import counted
+from toilfn.containers.process import counted
 
 SECOND = """\
 memory.peak 157286400

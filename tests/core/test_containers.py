@@ -17,11 +17,10 @@ import toilfn as toil
 from tests.servers.containers import IMAGE, PORT, Containers
 from tests.servers.fixtures import containers, docker_engine
 from tests.servers.machine import wait_for
-from toilfn.containers.choose import VARIABLE, choose
-from toilfn.containers.command import command
-from toilfn.containers.docker import Docker
+from toilfn.containers.call import command
+from toilfn.containers.docker import Docker, Podman
 from toilfn.containers.engine import Mount, Request
-from toilfn.containers.podman import Podman
+from toilfn.containers.images import VARIABLE, choose
 from toilfn.containers.singularity import Singularity
 
 __all__ = ["containers", "docker_engine"]

@@ -12,7 +12,7 @@ import pytest
 import toilfn as toil
 from toilfn.model.records import Outcome, Stats, decode
 from toilfn.stores import open_store
-from toilfn.worker import diskuse
+from toilfn.worker import usage
 
 MEGABYTE = 2**20
 
@@ -28,7 +28,7 @@ def keeps_some(size: int) -> Path:
 def takes_more_for_a_while(size: int) -> None:
     path = toil.current().temp_dir / "scratch"
     path.write_bytes(bytes(size))
-    seen, measure = threading.Event(), diskuse._size
+    seen, measure = threading.Event(), usage._size
 
     def measured(directory: os.PathLike[str]) -> int:
         found = measure(directory)
@@ -36,11 +36,11 @@ def takes_more_for_a_while(size: int) -> None:
             seen.set()
         return found
 
-    diskuse._size = measured
+    usage._size = measured
     try:
         assert seen.wait(120), "the worker never looked at the directory"
     finally:
-        diskuse._size = measure
+        usage._size = measure
         path.unlink()
 
 

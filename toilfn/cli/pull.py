@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from toilfn.containers.choose import choose
-from toilfn.containers.images import provide
+from toilfn.containers.images import choose, provide
 
 __all__ = ["command", "configure"]
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from toilfn.containers.choose import choose
-from toilfn.containers.command import Arguments, Word, command
 from toilfn.containers.container import Container
 from toilfn.containers.engine import Engine, Mount, Request
-from toilfn.containers.images import forget, provide
+from toilfn.containers.images import choose, forget, provide
 from toilfn.containers.process import RunningProgram, Streams, running
 from toilfn.errors import ContainerError, InputError
 from toilfn.worker.context import Context, current
 from toilfn.worker.scratch import Deferred
 
-__all__ = ["docker"]
+__all__ = ["Arguments", "Word", "command", "docker"]
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -108,32 +108,42 @@ def docker(
     if on_end not in _ENDS:
         raise InputError(f"on_end={on_end!r} is unknown", hint=f"choose from {', '.join(_ENDS)}")
     context, chosen = current(), choose(engine)
-    place = context.temp_dir
     program, words = command(args, entrypoint)
     request = Request(
-        name=name or f"toilfn-{uuid.uuid4().hex}",
-        image=image,
-        command=words,
-        entrypoint=program,
-        working_dir=os.fspath(working_dir or place),
-        mounts=(Mount(os.fspath(place), os.fspath(place)), *_mounts(volumes or {})),
-        env=dict(env or {}),
-        user=user,
-        cores=context.cores,
-        memory=context.memory,
-        accelerators=context.accelerators,
-        options=tuple(options),
-        place=os.fspath(place),
-        interactive=stdin is not None,
-        detach=detach,
-    )
+        name or f"toilfn-{uuid.uuid4().hex}", image, words, program, env=dict(env or {}), user=user,
+        options=tuple(options), interactive=stdin is not None, detach=detach,
+    )  # fmt: skip
+    request = _in_task(context, request, working_dir, volumes or {})
     provide(chosen, image)
     if detach:
         return _detached(context, chosen, request, on_end)
-    errors = stderr if stderr is None or isinstance(stderr, int) else place / stderr
-    streams = Streams(place / stdin if stdin else None, place / stdout if stdout else None, errors)
+    streams = _streams(context.temp_dir, stdin, stdout, stderr)
     run = _foreground(context, chosen, request, streams)
     return _lines(run, text=text) if stream else _output(run, streams.stdout, text=text)
+
+
+def _in_task(
+    context: Context,
+    request: Request,
+    working_dir: AnyPath | None,
+    volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]],
+) -> Request:
+    """Add the task's directory and its share of the machine."""
+    place = os.fspath(context.temp_dir)
+    return replace(
+        request,
+        working_dir=os.fspath(working_dir or place),
+        mounts=(Mount(place, place), *_mounts(volumes)),
+        cores=context.cores,
+        memory=context.memory,
+        accelerators=context.accelerators,
+        place=place,
+    )
+
+
+def _streams(place: Path, stdin: AnyPath | None, stdout: AnyPath | None, stderr: AnyPath | int | None) -> Streams:
+    errors = stderr if stderr is None or isinstance(stderr, int) else place / stderr
+    return Streams(place / stdin if stdin else None, place / stdout if stdout else None, errors)
 
 
 def _mounts(volumes: Mapping[AnyPath, AnyPath | tuple[AnyPath, str]]) -> Iterator[Mount]:
@@ -208,3 +218,59 @@ def _stop(name: str, engine: str) -> None:
 
 
 _ENDS: dict[str, Callable[[str, str], None] | None] = {"kill": _remove, "stop": _stop, "leave": None}
+
+
+Word: TypeAlias = "str | os.PathLike[str] | int | float"
+
+Arguments: TypeAlias = "str | Sequence[Word] | Sequence[Sequence[Word]]"
+"""A line for the shell, a program's arguments, or the commands of a pipeline."""
+
+_PIPELINE = """\
+if command -v bash >/dev/null; then exec bash -c "set -eo pipefail; $1"; fi
+set -eo pipefail; eval "$1"
+"""
+"""Not every sh knows pipefail; bash does, and so does the sh of images that are too small for bash."""
+
+
+def command(args: Arguments, entrypoint: Word | Sequence[Word] | None) -> tuple[str | None, tuple[str, ...]]:
+    """Return the entrypoint (None for the image's own) and what follows it.
+
+    Raises
+    ------
+    InputError
+        If a shell is needed and an entrypoint is given too, or something is not a word.
+    """
+    if isinstance(args, str):
+        return _shell(entrypoint, args)
+    if args and all(isinstance(part, list | tuple) for part in args):
+        line = " | ".join(shlex.join(map(_word, part)) for part in args if isinstance(part, list | tuple))
+        return _shell(entrypoint, _PIPELINE, "sh", line)
+    words = tuple(map(_word, args))
+    if entrypoint is None:
+        return None, words
+    first, *rest = [entrypoint] if isinstance(entrypoint, str | os.PathLike) else _listed(entrypoint)
+    return _word(first), (*map(_word, rest), *words)
+
+
+def _listed(entrypoint: Word | Sequence[Word]) -> list[Word]:
+    if isinstance(entrypoint, list | tuple) and entrypoint:
+        return list(entrypoint)
+    raise InputError(f"entrypoint={entrypoint!r} is neither a program nor a program with arguments")
+
+
+def _shell(entrypoint: object, *script: str) -> tuple[str, tuple[str, ...]]:
+    if entrypoint is not None:
+        raise InputError(
+            f"entrypoint={entrypoint!r} cannot be combined with a shell command or a pipeline, which sh runs"
+        )
+    return "sh", ("-c", *script)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise InputError(
+        f"{value!r} cannot be an argument of a program in a container", hint="pass a string, a path or a number"
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from toilfn.containers.choose import choose
 from toilfn.containers.docker import Docker
+from toilfn.containers.images import choose
 from toilfn.errors import ContainerError, InputError
 
 __all__ = ["Container"]

@@ -1,17 +1,17 @@
-"""The interface that each container engine implements."""
+"""The interface that each container engine implements, and the folders that engines share."""
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from toilfn.containers.shelves import pulls_folder
 from toilfn.worker.scratch import base_dir
 
-__all__ = ["Engine", "Mount", "Request"]
+__all__ = ["Engine", "Mount", "Request", "images_folder", "pulls_folder"]
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,17 @@ class Engine(ABC):
     @abstractmethod
     def environment(self, request: Request) -> dict[str, str]:
         """Return the variables that `run` hands to the container from the environment of its command."""
+
+
+def images_folder() -> Path:
+    """Return the folder of image files: ``TOILFN_IMAGES``, which machines may share, or one on this machine."""
+    folder = Path(os.environ.get("TOILFN_IMAGES") or base_dir() / "images").absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def pulls_folder() -> Path:
+    """Return where the locks of this machine's engines are."""
+    folder = base_dir() / "pulls"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from toilfn.containers.engine import Engine, Mount, Request
-from toilfn.containers.shelves import images_folder
+from toilfn.containers.engine import Engine, Mount, Request, images_folder
 from toilfn.errors import InputError
 
 __all__ = ["Apptainer", "Singularity"]

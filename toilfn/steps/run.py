@@ -161,7 +161,7 @@ def _in_container(
     image: str, shown: str, values: Mapping[str, Any], surroundings: dict[str, Any], *, capture: bool
 ) -> str:
     from toilfn.containers.call import docker
-    from toilfn.containers.choose import choose
+    from toilfn.containers.images import choose
 
     engine = surroundings.get("engine")
     mode = "rw" if choose(engine).name == "udocker" else "ro"  # udocker protects nothing, and refuses to be asked

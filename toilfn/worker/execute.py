@@ -22,14 +22,12 @@ from toilfn.ids import Cause, TaskId
 from toilfn.model import records
 from toilfn.stdio import flush
 from toilfn.worker.context import Context
-from toilfn.worker.diskuse import DiskUse
-from toilfn.worker.payloads import BlobCache, Payloads
+from toilfn.worker.payloads import BlobCache, Payloads, explained
 from toilfn.worker.scratch import Scratch
 from toilfn.worker.services import NOBODY, Host, serve
 from toilfn.worker.surroundings import Surroundings
 from toilfn.worker.tracebacks import misplaced_file, missing_module, one_line, user_traceback
-from toilfn.worker.unstorable import explained
-from toilfn.worker.usage import Meter, spare_memory
+from toilfn.worker.usage import DiskUse, Meter, spare_memory
 
 if TYPE_CHECKING:
     from toilfn.stores import Store
