@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 __all__ = [
-    "REFERENCE", "BlobRef", "VerifyingReader", "check", "check_file", "linked_ref", "new_blob_name", "shard",
+    "REFERENCE", "BlobRef", "VerifyingReader", "WrappedStream", "check", "check_file", "linked_ref", "new_blob_name",
+    "shard",
 ]  # fmt: skip
 
 _MARK = struct.Struct(">4sQQ")
@@ -128,7 +129,52 @@ def _check_state(ref: BlobRef, path: str | os.PathLike[str], where: str) -> None
         raise CorruptObjectError(f"{source} was replaced by another file", hint=_CHANGED)
 
 
-class VerifyingReader(io.RawIOBase):
+class WrappedStream(io.RawIOBase):
+    """A stream of the bytes of another one, which is closed with it. Subclasses override `take`.
+
+    Parameters
+    ----------
+    stream : BinaryIO
+        The other stream.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Return True: this stream can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return whether the other stream can seek."""
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Change the position, as `io.IOBase.seek` does."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the current position."""
+        return self._stream.tell()
+
+    def take(self, size: int) -> bytes:
+        """Read up to `size` bytes from the other stream."""
+        return self._stream.read(size)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read into a buffer."""
+        view = memoryview(buffer).cast("B")
+        data = self.take(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close both streams."""
+        self._stream.close()
+        super().close()
+
+
+class VerifyingReader(WrappedStream):
     """A stream of a blob's bytes that raises an error at its end if they are not the bytes that were stored.
 
     Reading from start to end verifies the blob. After a seek over unread bytes it cannot be verified, and is not.
@@ -146,52 +192,29 @@ class VerifyingReader(io.RawIOBase):
     """
 
     def __init__(self, stream: BinaryIO, ref: BlobRef, where: str, recheck: Callable[[], None] | None = None) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._ref = ref
         self._where = where
         self._recheck = recheck
         self._hasher = None if recheck is not None else Hasher(algorithm_of(ref.digest))
 
-    def readable(self) -> bool:
-        """Return True: this stream can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return whether the underlying stream can seek."""
-        return self._stream.seekable()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Change the position, as `io.IOBase.seek` does."""
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return the current position."""
-        return self._stream.tell()
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read into a buffer.
+    def take(self, size: int) -> bytes:
+        """Read up to `size` bytes.
 
         Raises
         ------
         CorruptObjectError
             At the end, if the bytes are not those that were stored.
         """
-        view = memoryview(buffer).cast("B")
         start = self._stream.tell()
         try:
-            data = self._stream.read(len(view))
+            data = self._stream.read(size)
         except OSError:
             if self._recheck is not None:
                 self._recheck()  # if the content has changed, its error names what has
             raise
-        view[: len(data)] = data
-        self._verify(start, data, ended=not data and len(view) > 0)
-        return len(data)
-
-    def close(self) -> None:
-        """Close this stream and the underlying one."""
-        self._stream.close()
-        super().close()
+        self._verify(start, data, ended=not data and size > 0)
+        return data
 
     def _verify(self, start: int, data: bytes, *, ended: bool) -> None:
         hasher = self._hasher

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import fsspec
 
 from toilfn.errors import StoreError, ToilfnError
+from toilfn.stores.blobs import WrappedStream
 from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 from toilfn.stores.options import for_driver
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    pass
 
 __all__ = ["FsspecObjects", "reason"]
 
@@ -412,7 +413,7 @@ class FsspecObjects(Objects):
         return MissingObjectError(f"object {name} not found in {self.url}")
 
 
-class _Stream(io.RawIOBase):
+class _Stream(WrappedStream):
     """A driver's stream of which each read has a time limit and is repeated after temporary errors.
 
     Parameters
@@ -424,36 +425,13 @@ class _Stream(io.RawIOBase):
     """
 
     def __init__(self, stream: BinaryIO, do: Callable[..., Any]) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._do = do
 
-    def readable(self) -> bool:
-        """Return True: this stream can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return whether the driver's stream can jump."""
-        return self._stream.seekable()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Jump."""
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Return where the stream stands."""
-        return self._stream.tell()
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read into a buffer."""
-        view = memoryview(buffer).cast("B")
-        data: bytes = self._do(lambda: self._stream.read(len(view)), size=len(view))
-        view[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        """Close the driver's stream too."""
-        self._stream.close()
-        super().close()
+    def take(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        data: bytes = self._do(lambda: self._stream.read(size), size=size)
+        return data
 
 
 def _pause(attempt: int) -> None:

@@ -215,7 +215,7 @@ def test_one_executor_a_node_runs_all_its_tasks_and_cleans_up(mesos, opened, tmp
 def test_at_the_end_nodes_are_cleaned_of_what_dead_workers_left(mesos, make, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    code = "import os; from toilfn.worker.scratch import Scratch; Scratch().new_dir(); os.kill(os.getpid(), 9)"
+    code = "import os; from toilfn.files.scratch import Scratch; Scratch().new_dir(); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TOILFN_WORK_DIR": str(work)}, check=False)
     assert left(work)
     cluster = make(worker_command=("true",))

@@ -20,9 +20,9 @@ import pytest
 import toilfn as toil
 from tests.core.batches import Answered, make
 from toilfn.errors import ToilfnError
+from toilfn.files.scratch import Scratch, sweep
 from toilfn.stores import open_store
 from toilfn.worker.inprocess import InProcess
-from toilfn.worker.scratch import Scratch, sweep
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_outside_a_task_the_error_says_so(function: Callable[[], Any]) -> None:
 KILLED = """
     import os, signal, sys
     from pathlib import Path
-    from toilfn.worker.scratch import Scratch
+    from toilfn.files.scratch import Scratch
     scratch = Scratch(Path(sys.argv[1]))
     (scratch.new_dir() / "file").write_text("left behind")
     for word in ("first", "second"):

@@ -12,7 +12,7 @@ import pytest
 
 import toilfn as toil
 from toilfn.files import room
-from toilfn.worker.scratch import Scratch, base_dir, state_dir, sweep
+from toilfn.files.scratch import Scratch, base_dir, state_dir, sweep
 
 
 def on_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
@@ -23,7 +23,7 @@ def on_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
 
 KILLED = """
 import os, signal
-from toilfn.worker.scratch import Scratch
+from toilfn.files.scratch import Scratch
 
 Scratch().new_dir()
 os.kill(os.getpid(), signal.SIGKILL)

@@ -18,8 +18,8 @@ from toilfn.containers.engine import Engine, Mount, Request
 from toilfn.containers.images import choose, forget, provide
 from toilfn.containers.process import RunningProgram, Streams, running
 from toilfn.errors import ContainerError, InputError
+from toilfn.files.scratch import Deferred
 from toilfn.worker.context import Context, current
-from toilfn.worker.scratch import Deferred
 
 __all__ = ["Arguments", "Word", "command", "docker"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from toilfn.worker.scratch import base_dir
+from toilfn.files.scratch import base_dir
 
 __all__ = ["Engine", "Mount", "Request", "images_folder", "pulls_folder"]
 

@@ -17,6 +17,7 @@ from toilfn import confined
 from toilfn.clusters.local.channel import Slot
 from toilfn.debug.hosting import Hosting, shape
 from toilfn.files.file import files_in
+from toilfn.files.scratch import base_dir
 from toilfn.graph.code import install
 from toilfn.graph.serialize import loads, resolve
 from toilfn.ids import TaskId
@@ -30,7 +31,6 @@ from toilfn.stores.store import Meta
 from toilfn.worker.capture import NoCapture
 from toilfn.worker.execute import Attempt, AttemptRunner
 from toilfn.worker.payloads import Payloads
-from toilfn.worker.scratch import base_dir
 from toilfn.worker.services import Host, serve
 from toilfn.worker.surroundings import Surroundings
 

@@ -25,11 +25,11 @@ from pathlib import Path
 
 from toilfn.files.digests import check_once
 from toilfn.files.room import cache_dir, draft_dir, filling, reserve
+from toilfn.files.scratch import Scratch
 from toilfn.files.sharing import offer, take
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
 from toilfn.stores.files import copy_content
-from toilfn.worker.scratch import Scratch
 
 __all__ = ["borrowed", "forget", "place", "process_dir", "set_modified"]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from toilfn.errors import InputError
+from toilfn.files.scratch import base_dir, state_dir
 from toilfn.units import parse_duration, parse_size
-from toilfn.worker.scratch import base_dir, state_dir
 
 __all__ = [
     "AGE_VARIABLE", "LIMIT_VARIABLE", "CacheEntry", "cache_dir", "cached_files", "draft_dir", "filling", "limit",

@@ -15,6 +15,7 @@ from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
+from toilfn.files.scratch import CODE_VARIABLE
 from toilfn.files.sharing import SHARED_VARIABLE
 from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
 from toilfn.files.transfer import local_path
@@ -53,7 +54,6 @@ from toilfn.worker.passed import (
     versions,
     write_ref,
 )
-from toilfn.worker.scratch import CODE_VARIABLE
 from toilfn.worker.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
 from toilfn.worker.usage import WORKER_MEMORY_VARIABLE
 

@@ -13,10 +13,11 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from toilfn.collector import uncollected
 from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
-from toilfn.files.garbage import uncollected
+from toilfn.files.scratch import base_dir
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
 from toilfn.ids import TaskId
@@ -35,7 +36,6 @@ from toilfn.stdio import open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store, temporary_store
 from toilfn.stores.counted import counted
 from toilfn.stores.digests import check_algorithm
-from toilfn.worker.scratch import base_dir
 
 if TYPE_CHECKING:
     from toilfn.clusters.base import Cluster, JobId

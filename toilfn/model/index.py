@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from toilfn.files.garbage import uncollected
+from toilfn.collector import uncollected
 from toilfn.ids import TaskId
 from toilfn.model.records import (
     BlobRef,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.errors import CommandError
+from toilfn.files.scratch import base_dir
 from toilfn.text import last_lines
-from toilfn.worker.scratch import base_dir
 
 __all__ = ["activated", "is_file"]
 

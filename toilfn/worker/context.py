@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import ToilfnError
+from toilfn.files.scratch import Deferred, OwnDirectory, Scratch
 from toilfn.ids import TaskId
-from toilfn.worker.scratch import Deferred, OwnDirectory, Scratch
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise
@@ -111,18 +111,7 @@ class Context:
         return deferred
 
     def spawn(self, promise: Promise) -> None:
-        """Add a task that must be complete before anything that depends on this task starts.
-
-        Parameters
-        ----------
-        promise : promise
-            The promise that calling the task returned.
-
-        Raises
-        ------
-        TypeError
-            If the argument is not a promise.
-        """
+        """Add a task that must be complete before anything that depends on this task starts, as `toilfn.spawn` does."""
         from toilfn.graph.promise import Promise
         from toilfn.graph.task import as_promise
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from toilfn.clusters.local.channel import Doing, Slot
 from toilfn.errors import PermanentError, SerializationError, StoreError
+from toilfn.files.scratch import Scratch
 from toilfn.files.task_files import TaskFiles
 from toilfn.graph import options
 from toilfn.graph.record import Recorded, RunningFunction, record, store_payload
@@ -23,7 +24,6 @@ from toilfn.model import records
 from toilfn.stdio import flush
 from toilfn.worker.context import Context
 from toilfn.worker.payloads import BlobCache, Payloads, explained
-from toilfn.worker.scratch import Scratch
 from toilfn.worker.services import NOBODY, Host, serve
 from toilfn.worker.surroundings import Surroundings
 from toilfn.worker.tracebacks import misplaced_file, missing_module, one_line, user_traceback

@@ -7,6 +7,7 @@ from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 
 from toilfn.clusters.local.channel import Slot
+from toilfn.files.scratch import CODE_VARIABLE
 from toilfn.protocol import Run, expect
 from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers
@@ -14,7 +15,6 @@ from toilfn.worker.batch import Batch
 from toilfn.worker.capture import NoCapture
 from toilfn.worker.execute import AttemptRunner
 from toilfn.worker.main import work
-from toilfn.worker.scratch import CODE_VARIABLE
 from toilfn.worker.surroundings import Surroundings, put_back, replace_variables
 
 __all__ = ["InProcess", "InThread", "executor_here"]

@@ -32,6 +32,7 @@ from toilfn.clusters.common.output import LOG_LIMIT
 from toilfn.clusters.common.verdicts import NOT_MINE
 from toilfn.clusters.local.channel import Slot, Wire
 from toilfn.errors import StoreError, ToilfnError
+from toilfn.files.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.forks import in_forked_children
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
@@ -45,7 +46,6 @@ from toilfn.worker.execute import AttemptRunner
 from toilfn.worker.live import Live, Tail, Warnings
 from toilfn.worker.passed import adopt_environment, check_versions, read_ref
 from toilfn.worker.payloads import BlobCache
-from toilfn.worker.scratch import CODE_VARIABLE, base_dir, sweep
 from toilfn.worker.services import Host, StoreWish
 from toilfn.worker.surroundings import Surroundings
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgpack
 
+from toilfn.collector import uncollected
 from toilfn.config.settings import Settings
 from toilfn.errors import StoreError
-from toilfn.files.garbage import uncollected
 from toilfn.graph import options
 from toilfn.ids import TaskId
 from toilfn.inspect.fold.columns import Attempts, Detail, Kind, Row, Variant
