@@ -1,4 +1,4 @@
-"""Functions and modules stay small enough to read in one sitting."""
+"""Functions stay small enough to read in one sitting; modules hold one whole idea, neither a page nor a drawer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import ast
 
 import pytest
 
+from tests.house.numbers import imports
 from tests.house.rooms import modules
 
 LONGEST_FUNCTION = 50
 LONGEST_MODULE = 600
+SHORT_MODULE = 60
+
+SHORT_WITH_A_REASON = {
+    "toilfn.files.buffers": "serialize is full, and imports it late",
+    "toilfn.graph.sharing": "a task of its own, made with the decorator of the module that imports it",
+    "toilfn.worker.spawned": "the main module of another process",
+    "toilfn.worker.traceparent": "surroundings is full",
+}
+"""Modules of fewer lines that only one other module imports. Any other such module belongs into that one."""
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -23,6 +33,20 @@ def test_sizes(module):
     functions = [n for n in ast.walk(module.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert [(f.name, code_lines(f)) for f in functions if code_lines(f) > LONGEST_FUNCTION] == []
     assert len(module.path.read_text().splitlines()) <= LONGEST_MODULE
+
+
+def test_short_modules_have_several_users():
+    known = set(modules())
+    users: dict[str, list[str]] = {name: [] for name in known}
+    for name, module in modules().items():
+        for other in imports(name, module.tree, known):
+            users[other].append(name)
+    short = {
+        name
+        for name, module in modules().items()
+        if len(users[name]) == 1 and not module.is_package and module.path.read_text().count("\n") < SHORT_MODULE
+    }
+    assert short == set(SHORT_WITH_A_REASON)
 
 
 def test_code_lines_leave_the_docstring_out():
