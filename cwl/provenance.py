@@ -363,4 +363,4 @@ class _Reader:
         return resolve(ids, {id_: (self._bytes(value), refs) for id_, (value, refs) in entries.items()})
 
     def _bytes(self, value: bytes | BlobRef) -> bytes:
-        return self._store.get_blob(value) if isinstance(value, BlobRef) else value
+        return self._store.payload(value)

@@ -224,6 +224,16 @@ class Store:
         except MissingObjectError:
             raise self._missing(ref) from None
 
+    def payload(self, value: bytes | BlobRef) -> bytes:
+        """Return a value of a record: the bytes themselves, or the content of the blob that holds them.
+
+        Raises
+        ------
+        CorruptObjectError
+            If the blob is missing, truncated or altered.
+        """
+        return self.get_blob(value) if isinstance(value, BlobRef) else value
+
     def fetch_blob(self, ref: BlobRef, path: str | os.PathLike[str]) -> None:
         """Write a blob to a file and verify it, using constant memory; the file appears complete or not at all.
 

@@ -19,6 +19,7 @@ from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.view import State, View
 from toilfn.model.records import (
     BlobRef,
+    Deleted,
     End,
     Epoch,
     Failure,
@@ -145,6 +146,42 @@ def test_figures_of_few_attempts_are_exact(tmp_path: Path, seed: int) -> None:
     assert sum(worker.attempts for worker in fold.measures.workers.values()) == len(attempts)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_size_of_the_store_rises_and_falls(tmp_path: Path, alone: bool) -> None:
+    """Each task leaves 100 bytes at its end; half of the files are dropped at 300 s, one is deleted at the end."""
+    store = open_store(str(tmp_path / "store"), sync=False)
+    ids = [bytes([number]) * 16 for number in range(10)]
+    write(
+        store, [Run(1, "script.py", b"", (), {}, None, 1000.0), Function(b"f" * 16, "f", {}, BlobRef("f", 1, b""), {})]
+    )
+    write(store, [TaskRecord(id, b"f" * 16, b"", (), (), {}, None, {}) for id in ids])
+    made = [
+        Outcome(
+            id, 1, b"", (), (), (), (BlobRef(f"file {number}", 100, b""),), (), b"", Stats(1000.0, 10.0 * number + 10)
+        )
+        for number, id in enumerate(ids)
+    ]
+    for some in [[each] for each in made] if alone else [made]:
+        write(store, some)
+    names = tuple(f"file {number}" for number in range(6))
+    write(store, [Deleted(names[:5], dropped=True, size=500, time=1300.0), End(1, "done", 2000.0)])
+    write(store, [Deleted(("unknown",), time=1600.0), Deleted(names[5:])])
+    fold = Fold(Detail.CURVES)
+    fold.update(store)
+    scale = fold.measures.scale
+    assert scale is not None
+    times, width = scale.points(2000)
+    levels = dict(zip(times, fold.measures.stored.curve(scale.used, 2000).means, strict=True))
+
+    def at(moment: float) -> float:
+        return levels[min(times, key=lambda time: abs(time + width / 2 - moment))]
+
+    assert [at(moment) for moment in (5, 15, 55, 200, 299, 310, 590)] == pytest.approx(
+        [0, 100, 500, 1000, 1000, 500, 500]
+    )
+    assert fold.measures.stored.curve(scale.used, 2000).means[-1] >= 400
+
+
 def test_a_compacted_log_is_read_from_its_start(tmp_path: Path) -> None:
     store, records = open_store(str(tmp_path / "store"), sync=False), list(history(1))
     write(store, records)
@@ -186,7 +223,7 @@ def test_levels_of_very_many_short_attempts_never_exceed_what_there_was() -> Non
     for worker in range(2):
         for first in range(0, 50_000, 1000):
             starts = [100.0 + 0.3 * number + 0.1 * worker for number in range(first, first + 1000)]
-            scale.add(starts, [start + 0.3 for start in starts], [(level, [1.0] * 1000)])
+            level.take(scale.spans(starts, [start + 0.3 for start in starts]).changes([1.0] * 1000))
     curve = level.curve(scale.used, 200)
     times, width = scale.points(200)
     assert len(curve.means) == len(times) <= 201
@@ -198,8 +235,8 @@ def test_levels_of_very_many_short_attempts_never_exceed_what_there_was() -> Non
 def test_a_long_attempt_counts_for_all_its_time() -> None:
     scale = Timescale(0.0)
     level = scale.level()
-    scale.add([10.0], [5000.0], [(level, [3.0])])
-    scale.add([0.0], [10_000.0], [(level, [1.0])])
+    level.take(scale.spans([10.0], [5000.0]).changes([3.0]))
+    level.take(scale.spans([0.0], [10_000.0]).changes([1.0]))
     times, _ = scale.points(100)
     at = dict(zip(times, level.curve(scale.used, 100).means, strict=True))
     assert at[min(times, key=lambda time: abs(time - 2500))] == pytest.approx(4.0)

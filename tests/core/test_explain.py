@@ -12,6 +12,7 @@ from toilfn.errors import InputError
 from toilfn.graph.identity import arguments_identity, function_identity, task_id
 from toilfn.inspect.explain import Explanation, History, explain
 from toilfn.model import records
+from toilfn.model.replay import replay
 
 BLOB = records.BlobRef("blobs/00/x", 0, b"")
 
@@ -44,7 +45,7 @@ class Story:
         return id
 
     def explain(self, id: bytes) -> Explanation:
-        return explain(History(self.log), id)
+        return explain(History(replay(self.log)), id)
 
 
 class Reference:

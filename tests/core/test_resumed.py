@@ -15,7 +15,7 @@ from toilfn.clusters.local.inline import InlineCluster
 from toilfn.inspect.view import View
 from toilfn.model.index import Index
 from toilfn.model.journal import Journal
-from toilfn.model.records import decode
+from toilfn.model.replay import read, replay
 
 
 @toil.task
@@ -53,7 +53,7 @@ def test_it_has_not_ended_and_is_still_one_run(tmp_path: Path) -> None:
     assert index.ended == {}
     assert view.status == "open"
     journal = Journal()
-    told = [event["event"] for _, data in store.log.read() for event in journal.events(decode(data))]
+    told = [event["event"] for fact in replay(read(store.log)) for event in journal.events(fact)]
     assert told == ["leader", "run", "end", "leader"]
 
 

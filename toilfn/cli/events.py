@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 from toilfn.cli.common import add_store, add_store_options, open_named
 from toilfn.model.journal import Journal
-from toilfn.model.records import Record, decode
+from toilfn.model.records import Record
+from toilfn.model.replay import read, replay
 from toilfn.stores import Store
 from toilfn.stores.lease import living
 
@@ -36,8 +37,8 @@ def command(options: argparse.Namespace) -> int:
     """Print the events of a store, one JSON object on each line."""
     store = open_named(options)
     journal = Journal()
-    for record in follow(store) if options.follow else _records(store):
-        for event in journal.events(record):
+    for fact in replay(follow(store) if options.follow else read(store.log)):
+        for event in journal.events(fact):
             print(json.dumps(event), flush=options.follow)
     return 0
 
@@ -53,14 +54,8 @@ def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Re
         began = time.monotonic()
         look()
         is_led = living(store) is not None  # before the log: what a leader says last must be read
-        for record in _records(store, seen):
+        for record in read(store.log, seen):
             seen += 1
             yield record
         if is_led:
             time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
-
-
-def _records(store: Store, start: int = 0) -> Iterator[Record]:
-    for number, (position, data) in enumerate(store.log.read()):
-        if number >= start:
-            yield decode(data, position)

@@ -7,7 +7,7 @@ import argparse
 from toilfn.cli.common import add_json, add_store, add_store_options, add_task, open_named, print_json
 from toilfn.inspect.explain import History, explain
 from toilfn.inspect.view import View
-from toilfn.model.records import decode
+from toilfn.model.replay import read, replay
 
 __all__ = ["command", "configure"]
 
@@ -30,7 +30,7 @@ def command(options: argparse.Namespace) -> int:
     """
     store = open_named(options)
     task = View(store).find(options.task)
-    found = explain(History((decode(data, position) for position, data in store.log.read()), store.get_blob), task.id)
+    found = explain(History(replay(read(store.log)), store.get_blob), task.id)
     if options.json:
         print_json({"task": task.id.hex(), "name": task.name, "summary": found.summary, "reasons": found.reasons})
     else:

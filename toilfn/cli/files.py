@@ -19,7 +19,8 @@ from toilfn.errors import InputError
 from toilfn.files.cache import set_modified
 from toilfn.ids import TaskId
 from toilfn.inspect.view import View
-from toilfn.model.records import BlobRef, Deleted, Outcome, TaskRecord, decode
+from toilfn.model.records import BlobRef, Deleted, Outcome, TaskRecord
+from toilfn.model.replay import AttemptEnded, TaskAdded, read, replay
 from toilfn.stores import Store
 from toilfn.stores.digests import digest_of_checksum
 from toilfn.units import format_size, parse_duration
@@ -155,32 +156,28 @@ def _files(store: Store, *, left: bool = False) -> list[_File]:
     found: dict[Handle, _File] = {}
     deleted: set[str] = set()
     in_values: dict[TaskId, list[Handle]] = {}
-    tasks: dict[TaskId, TaskRecord] = {}
+    tasks: list[TaskRecord] = []
     referred: set[str] = set()
-    for position, data in store.log.read():
-        record = decode(data, position)
-        if isinstance(record, TaskRecord):
-            tasks[record.id] = record
-        elif isinstance(record, Deleted):
-            deleted.update(record.names)
-        elif isinstance(record, Outcome):
-            deleted.update(record.deleted)
-            referred.update(blob.name for blob in record.blobs)
-            tasks.update((task.id, task) for task in record.tasks)
-            in_values[record.id] = _handles(store, record.value)
-            for handle in in_values[record.id]:
-                found.setdefault(handle, _File(handle, record.id))
-    for task in tasks.values():
-        own = _handles(store, task.args)
+    for fact in replay(read(store.log)):
+        match fact:
+            case TaskAdded(task):
+                tasks.append(task)
+            case Deleted():
+                deleted.update(fact.names)
+            case AttemptEnded(Outcome() as outcome):
+                deleted.update(outcome.deleted)
+                referred.update(blob.name for blob in outcome.blobs)
+                if fact.counts:
+                    in_values[outcome.id] = find_handles(store.payload(outcome.value), only_own=True)
+                    for handle in in_values[outcome.id]:
+                        found.setdefault(handle, _File(handle, outcome.id))
+    for task in tasks:
+        own = find_handles(store.payload(task.args), only_own=True)
         for handle in dict.fromkeys([*own, *(handle for id in task.needs for handle in in_values.get(id, ()))]):
             found.setdefault(handle, _File(handle, task.parent)).readers.append(task.id)
     if left:
         found.update((file.handle, file) for file in _left(store, referred))
     return [file for file in found.values() if file.handle.id not in deleted]
-
-
-def _handles(store: Store, payload: bytes | BlobRef) -> list[Handle]:
-    return find_handles(store.get_blob(payload) if isinstance(payload, BlobRef) else payload, only_own=True)
 
 
 def _left(store: Store, referred: set[str]) -> Iterator[_File]:

@@ -18,7 +18,8 @@ from toilfn.errors import ToilfnError
 from toilfn.files.transfer import local_path, shown
 from toilfn.ids import TaskId
 from toilfn.inspect.runs import ABANDONED, OPEN, RunAttempt, Runs, ToldRun
-from toilfn.model.records import BlobRef, Function, Outcome, Record, TaskRecord
+from toilfn.model.records import BlobRef, Function, Outcome, TaskRecord
+from toilfn.model.replay import AttemptEnded, Fact, TaskAdded
 from toilfn.model.traces import run_uuid
 from toilfn.stores import Store
 from toilfn.stores.digests import digest_of_checksum
@@ -58,11 +59,11 @@ class Lineage:
         self._values: dict[TaskId, list[Handle]] = {}
         self._exported: dict[TaskId, list[_Dataset]] = {}
 
-    def events(self, records: Iterable[Record], *, is_led: bool, number: int | None = None) -> Iterator[dict[str, Any]]:
+    def events(self, facts: Iterable[Fact], *, is_led: bool, number: int | None = None) -> Iterator[dict[str, Any]]:
         """Yield the events of all runs, or of the run with a number."""
         runs = Runs()
         begun: set[int] = set()
-        for attempt in runs.attempts(map(self._learn, records), is_led=is_led):
+        for attempt in runs.attempts(map(self._learn, facts), is_led=is_led):
             if number in (None, attempt.run):
                 run = runs.known[attempt.run]
                 if run.number not in begun:
@@ -79,18 +80,15 @@ class Lineage:
 
     # The files of tasks
 
-    def _learn(self, record: Record) -> Record:
-        if isinstance(record, Function):
-            self._learn_function(record)
-        elif isinstance(record, TaskRecord):
-            self._learn_task(record)
-        elif isinstance(record, Outcome):
-            for function in record.functions:
-                self._learn_function(function)
-            for task in record.tasks:
+    def _learn(self, fact: Fact) -> Fact:
+        match fact:
+            case Function():
+                self._learn_function(fact)
+            case TaskAdded(task):
                 self._learn_task(task)
-            self._learn_value(record)
-        return record
+            case AttemptEnded(Outcome() as outcome, counts=True):
+                self._learn_value(outcome)
+        return fact
 
     def _learn_function(self, function: Function) -> None:
         origin = function.parts.get("name", "")
@@ -118,7 +116,7 @@ class Lineage:
             self._values[outcome.id] = handles
 
     def _payload(self, payload: bytes | BlobRef) -> bytes:
-        return self._store.get_blob(payload) if isinstance(payload, BlobRef) else payload
+        return self._store.payload(payload)
 
     def _dataset(self, handle: Handle) -> _Dataset:
         ref = BlobRef(handle.id, handle.size, digest_of_checksum(handle.checksum))

@@ -10,7 +10,8 @@ from toilfn.cli.events import follow
 from toilfn.cli.following import Following
 from toilfn.errors import InputError
 from toilfn.inspect.view import State, TaskInfo
-from toilfn.model.records import BlobRef, Failure, Outcome
+from toilfn.model.records import Failure, Outcome
+from toilfn.model.replay import AttemptEnded, replay
 from toilfn.stdio import report
 from toilfn.stores import Store
 from toilfn.units import format_duration
@@ -60,13 +61,11 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _follow(store: Store, task: TaskInfo) -> None:
-    number = 0
     with Following(store, task.id, _say) as running:
-        for record in follow(store, running.look):
-            if isinstance(record, (Outcome, Failure)) and record.id == task.id:
-                number += 1
-                _print(store, task, record._replace(attempt=number), running.take_shown())
-                if isinstance(record, Outcome):
+        for fact in replay(follow(store, running.look)):
+            if isinstance(fact, AttemptEnded) and fact.record.id == task.id:
+                _print(store, task, fact.record, running.take_shown())
+                if isinstance(fact.record, Outcome):
                     return
 
 
@@ -96,8 +95,7 @@ def _heading(task: TaskInfo, attempt: Outcome | Failure) -> str:
 
 
 def _text(store: Store, attempt: Outcome | Failure) -> str:
-    log = store.get_blob(attempt.log) if isinstance(attempt.log, BlobRef) else attempt.log
-    parts = [log.decode(errors="replace")]
+    parts = [store.payload(attempt.log).decode(errors="replace")]
     if isinstance(attempt, Failure):
         parts.append(attempt.traceback)
     return "".join(part if part.endswith("\n") else f"{part}\n" for part in parts if part)

@@ -15,7 +15,7 @@ from toilfn.cli.common import add_store, add_store_options, open_named, output_f
 from toilfn.cli.lineage import Lineage, sender
 from toilfn.errors import InputError
 from toilfn.inspect.runs import Runs, ToldRun
-from toilfn.model.records import Record, decode
+from toilfn.model.replay import read, replay
 from toilfn.stores import Store
 from toilfn.stores.lease import living
 
@@ -93,7 +93,7 @@ def _export_spans(store: Store, options: argparse.Namespace, *, sends: bool) -> 
 
 def _spans(store: Store, runs: Runs, spans: Spans, number: int | None) -> Iterator[ReadableSpan]:
     is_led = living(store) is not None  # before the log, as in `open_view`
-    for attempt in runs.attempts(_records(store), is_led=is_led):
+    for attempt in runs.attempts(replay(read(store.log)), is_led=is_led):
         if number in (None, attempt.run):
             yield spans.attempt(runs.known[attempt.run], attempt)
     for run in _chosen(runs, number):
@@ -114,7 +114,7 @@ def _no_run(number: int) -> InputError:
 
 def _export_lineage(store: Store, to: Path | str, number: int | None) -> None:
     is_led = living(store) is not None
-    events = Lineage(store).events(_records(store), is_led=is_led, number=number)
+    events = Lineage(store).events(replay(read(store.log)), is_led=is_led, number=number)
     count = 0
     with contextlib.ExitStack() as stack:
         if isinstance(to, Path):
@@ -128,11 +128,6 @@ def _export_lineage(store: Store, to: Path | str, number: int | None) -> None:
     if number is not None and not count:
         raise _no_run(number)
     print(f"{count} OpenLineage events")
-
-
-def _records(store: Store) -> Iterator[Record]:
-    for position, data in store.log.read():
-        yield decode(data, position)
 
 
 def _url(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterator
 from sys import intern
 from typing import NamedTuple
@@ -12,7 +11,8 @@ from toilfn.config.settings import Settings
 from toilfn.graph import options
 from toilfn.ids import TaskId
 from toilfn.inspect.view import State, TaskInfo, View
-from toilfn.model.records import Failure, Forget, Function, Outcome, Record, Run, TaskRecord, decode
+from toilfn.model.records import Failure, Function, Outcome, TaskRecord
+from toilfn.model.replay import AttemptEnded, TaskAdded, read, replay
 from toilfn.resources import Resources
 from toilfn.stores import Store
 
@@ -69,33 +69,14 @@ def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
         Of that store.
     """
     asked, ready = _Asked(view), _Ready(view)
-    done: set[TaskId] = set()
-    for run, record in _numbered(store):
-        if isinstance(record, Function):
-            asked.learn_function(record)
-        elif isinstance(record, TaskRecord):
-            asked.learn_task(record)
-        elif isinstance(record, Forget):
-            done.difference_update(record.ids)
-        elif isinstance(record, (Outcome, Failure)) and record.id in view.tasks and record.id not in done:
-            if isinstance(record, Outcome):
-                done.add(record.id)
-                asked.learn_children(record)
-            yield _attempt(run, record, view.tasks[record.id], asked.of(record.id), ready.wait(record))
-
-
-def _numbered(store: Store) -> Iterator[tuple[int, Record]]:
-    """Return all records, each with the number of its run; attempts are numbered through all runs."""
-    run = 0
-    counts: Counter[TaskId] = Counter()
-    for position, data in store.log.read():
-        record = decode(data, position)
-        if isinstance(record, Run):
-            run = record.number
-        elif isinstance(record, (Outcome, Failure)):
-            counts[record.id] += 1
-            record = record._replace(attempt=counts[record.id])
-        yield run, record
+    for fact in replay(read(store.log)):
+        match fact:
+            case Function():
+                asked.learn_function(fact)
+            case TaskAdded(task):
+                asked.learn_task(task)
+            case AttemptEnded(record, run, counts=True) if record.id in view.tasks:
+                yield _attempt(run, record, view.tasks[record.id], asked.of(record.id), ready.wait(record))
 
 
 def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: float) -> Attempt:
@@ -130,12 +111,6 @@ class _Asked:
             merged = options.merge(self._functions[task.function].options, task.options)
             shape = options.resources(merged, self._defaults)
         self._tasks[task.id] = shape
-
-    def learn_children(self, outcome: Outcome) -> None:
-        for function in outcome.functions:
-            self.learn_function(function)
-        for task in outcome.tasks:
-            self.learn_task(task)
 
     def of(self, id: TaskId) -> Resources:
         return self._tasks.get(id, self._defaults)

@@ -16,7 +16,23 @@ from toilfn.errors import InputError, StoreError
 from toilfn.graph.identity import FOLDER, NOT_COMPARED
 from toilfn.graph.identity.contents import Tree
 from toilfn.ids import TaskId
-from toilfn.model.records import BlobRef, Deleted, Failure, Forget, Function, Outcome, Record, Run, TaskRecord
+from toilfn.model.records import (
+    BlobRef,
+    Deleted,
+    End,
+    Epoch,
+    Failure,
+    Forget,
+    Function,
+    Outage,
+    Outcome,
+    Queue,
+    Run,
+    Started,
+    TaskRecord,
+    assert_never,
+)
+from toilfn.model.replay import AttemptEnded, Fact, RunBegan, TaskAdded
 from toilfn.stores.digests import DEFAULT
 
 __all__ = ["Explanation", "History", "explain", "reasons_to_run"]
@@ -51,13 +67,13 @@ class History:
 
     Parameters
     ----------
-    records : iterable of Record
-        The store's log, in order.
+    facts : iterable of Fact
+        The facts of the store's log, in order.
     read : callable, optional
         Reads a blob of the store, which has what was in the folders among the arguments.
     """
 
-    def __init__(self, records: Iterable[Record], read: Callable[[BlobRef], bytes] | None = None) -> None:
+    def __init__(self, facts: Iterable[Fact], read: Callable[[BlobRef], bytes] | None = None) -> None:
         self.read = read
         self.functions: dict[bytes, Function] = {}
         self.tasks: dict[TaskId, TaskRecord] = {}
@@ -72,18 +88,16 @@ class History:
         self.dropped: set[TaskId] = set()
         """Tasks whose files were removed when nothing needed them any more."""
         self._makers: dict[str, TaskId] = {}
+        self._names: dict[TaskId, str] = {}
         self.runs: list[Run] = []
         self._led_to: dict[TaskId, tuple[TaskId, ...]] = {}
         self._of_name: dict[str, list[TaskId]] = defaultdict(list)
-        for record in records:
-            self.add(record)
+        for fact in facts:
+            self.add(fact)
 
     def name(self, task: TaskRecord) -> str:
         """Return the name of a task: that of the call, or else of its function."""
-        if isinstance(own := task.options.get("name"), str):
-            return own
-        function = self.functions.get(task.function)
-        return function.name if function else "?"
+        return self._names.get(task.id, "?")
 
     def led_to(self, id: TaskId) -> tuple[TaskId, ...]:
         """List the tasks that a task's value refers to, and those that it created."""
@@ -106,38 +120,48 @@ class History:
                 stack.extend((*task.needs, *task.after, *self._led_to.get(current, ())))
         return id in seen
 
-    def add(self, record: Record) -> None:
-        """Take in the next record."""
-        if isinstance(record, Function):
-            self.functions[record.digest] = record
-        elif isinstance(record, TaskRecord):
-            self._add_task(record)
-        elif isinstance(record, Outcome):
-            self.functions.update((function.digest, function) for function in record.functions)
-            for task in record.tasks:
-                self._add_task(task)
-            self.seconds.setdefault(record.id, record.stats.wall)
-            self.done.setdefault(record.id, record.stats.start)
-            self._led_to[record.id] = (*record.refs, *(task.id for task in record.tasks))
-            self._makers.update((blob.name, record.id) for blob in record.blobs)
-        elif isinstance(record, Failure):
-            self.failures[record.id] = record
-        elif isinstance(record, Forget):
-            for id in record.ids:
-                self.done.pop(id, None)
-                self.dropped.discard(id)
-                if record.reason:
-                    self.renewed[id] = record.reason
-        elif isinstance(record, Deleted) and record.dropped:
-            self.dropped.update(self._makers[name] for name in record.names if name in self._makers)
-        elif isinstance(record, Run):
-            self.newest_run = record
-            self.runs = [*(run for run in self.runs if run.number != record.number), record]
+    def add(self, fact: Fact) -> None:
+        """Take in the next fact."""
+        match fact:
+            case Function():
+                self.functions[fact.digest] = fact
+            case TaskAdded(task, name):
+                self.tasks[task.id] = task._replace(args=b"", blobs=())
+                self._names[task.id] = name
+                self._of_name[name].append(task.id)
+            case AttemptEnded():
+                self._ended(fact)
+            case Forget():
+                self._forget(fact)
+            case Deleted():
+                if fact.dropped:
+                    self.dropped.update(self._makers[name] for name in fact.names if name in self._makers)
+            case RunBegan(run):
+                self.newest_run = run
+                self.runs = [*(known for known in self.runs if known.number != run.number), run]
+            case Epoch() | Started() | Queue() | Outage() | End():
+                pass  # no reason to run
+            case _:
+                assert_never(fact)
 
-    def _add_task(self, task: TaskRecord) -> None:
-        if task.id not in self.tasks:
-            self.tasks[task.id] = task._replace(args=b"", blobs=())
-            self._of_name[self.name(task)].append(task.id)
+    def _ended(self, fact: AttemptEnded) -> None:
+        if isinstance(fact.record, Failure):
+            self.failures[fact.record.id] = fact.record
+        elif fact.counts:
+            self._outcome(fact.record)
+
+    def _outcome(self, record: Outcome) -> None:
+        self.seconds.setdefault(record.id, record.stats.wall)
+        self.done[record.id] = record.stats.start
+        self._led_to[record.id] = (*record.refs, *(task.id for task in record.tasks))
+        self._makers.update((blob.name, record.id) for blob in record.blobs)
+
+    def _forget(self, record: Forget) -> None:
+        for id in record.ids:
+            self.done.pop(id, None)
+            self.dropped.discard(id)
+            if record.reason:
+                self.renewed[id] = record.reason
 
 
 def explain(history: History, id: TaskId) -> Explanation:

@@ -25,7 +25,8 @@ from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_nam
 from toilfn.leader.loading import Loader
 from toilfn.model import records
 from toilfn.model.index import Index
-from toilfn.model.records import decode, encode
+from toilfn.model.records import encode
+from toilfn.model.replay import Replay, read
 from toilfn.scheduler.events import Finished, NewTask, Submitted
 from toilfn.stores import Store, open_store
 
@@ -128,10 +129,13 @@ class _Maker:
         self.index = Index.load(store.log)
         self._store = store
         self._recorders: list[Recorder] = []
-        self._history = History((decode(data, position) for position, data in store.log.read()), self._read)
+        self._replay = Replay()
+        self._history = History((), self._read)
+        for record in read(store.log):
+            self._learn(record)
         self._known = set(self._history.tasks)
         self._earlier = self._earlier_of_each_name()
-        self._loader = Loader(self.index, settings, store.get_blob)
+        self._loader = Loader(self.index, settings, store.payload)
         self._forgotten: dict[TaskId, str] = {}
         self._created = Counter(self._name(task.parent) for task in self._history.tasks.values() if task.parent)
 
@@ -159,7 +163,11 @@ class _Maker:
                 self._loader.add(record, encode(record))
             else:
                 self.index.functions[record.digest] = record
-            self._history.add(record)
+            self._learn(record)
+
+    def _learn(self, record: records.Record) -> None:
+        for fact in self._replay.facts(record):
+            self._history.add(fact)
 
     def force(self, forced: Forced) -> None:
         """Have finished tasks run again; before `add`."""

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from toilfn.ids import TaskId
 from toilfn.model.journal import Journal
-from toilfn.model.records import Record, Run
+from toilfn.model.records import Run
+from toilfn.model.replay import Fact, RunBegan
 from toilfn.model.traces import TraceContext, attempt_span, run_span
 
 __all__ = ["ABANDONED", "OPEN", "RunAttempt", "Runs", "ToldRun"]
@@ -89,12 +90,12 @@ class ToldRun:
 
 
 class Runs:
-    """Reads records in order, and remembers the runs.
+    """Reads facts in order, and remembers the runs.
 
     Attributes
     ----------
     known : dict of int to ToldRun
-        By their numbers, as far as the records were read.
+        By their numbers, as far as the log was read.
     """
 
     def __init__(self) -> None:
@@ -103,21 +104,21 @@ class Runs:
         self._given: dict[str, float] = {}
         self._latest = 0.0
 
-    def attempts(self, records: Iterable[Record], *, is_led: bool) -> Iterator[RunAttempt]:
+    def attempts(self, facts: Iterable[Fact], *, is_led: bool) -> Iterator[RunAttempt]:
         """Yield the attempts in the order in which they ended.
 
         Parameters
         ----------
-        records : iterable of Record
+        facts : iterable of Fact
             All of a log.
         is_led : bool
             Whether a leader is alive; otherwise a run without an end was abandoned.
         """
         journal = Journal()
-        for record in records:
-            if isinstance(record, Run):
-                self._begin(record)
-            for event in journal.events(record):
+        for fact in facts:
+            if isinstance(fact, RunBegan):
+                self._begin(fact.run)
+            for event in journal.events(fact):
                 self._see(event.get("time", 0.0))
                 if event["event"] == "started":
                     self._given[event["task"]] = event["time"]

@@ -7,11 +7,11 @@ in the store and are read again for the one task that is asked about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from sys import intern
-from typing import Any, Protocol
+from typing import Protocol
 
 from toilfn.errors import InputError
 from toilfn.ids import TaskId
@@ -28,9 +28,10 @@ from toilfn.model.records import (
     Run,
     Started,
     Stats,
-    TaskRecord,
+    assert_never,
     decode,
 )
+from toilfn.model.replay import AttemptEnded, Fact, Readable, RunBegan, TaskAdded, read, replay
 
 __all__ = ["State", "TaskInfo", "View"]
 
@@ -116,15 +117,11 @@ class TaskInfo:
         return self.id.hex()[:12]
 
 
-class _Log(Protocol):
-    def read(self) -> Iterable[tuple[Any, bytes]]: ...
-
-
-class Readable(Protocol):
+class _HasLog(Protocol):
     """The part of a store that a view needs."""
 
     @property
-    def log(self) -> _Log: ...
+    def log(self) -> Readable: ...
 
 
 class View:
@@ -151,7 +148,7 @@ class View:
         The requests to the store's server by leaders that ended by themselves.
     """
 
-    def __init__(self, store: Readable) -> None:
+    def __init__(self, store: _HasLog) -> None:
         self.tasks: dict[TaskId, TaskInfo] = {}
         self.runs: list[Run] = []
         self.epochs: list[Epoch] = []
@@ -159,19 +156,35 @@ class View:
         self.requests = 0
         self.has_queue = False
         self._store = store
-        self._names: dict[bytes, str] = {}
         self._first_start = False
         self._jobs: dict[str, list[TaskInfo]] = {}
         """The tasks of each job that the newest leader has submitted."""
-        readers: dict[type, Any] = {
-            Epoch: self._epoch, Run: self._run, Function: self._function, TaskRecord: self._task,
-            Started: self._started, Queue: self._queue,
-            Outcome: self._outcome, Failure: self._failure, Forget: self._forget, End: self._end,
-            Deleted: lambda _: None, Outage: lambda _: None,
-        }  # fmt: skip
-        for position, data in store.log.read():
-            record = decode(data, position)
-            readers[type(record)](record)
+        for fact in replay(read(store.log)):
+            self._take(fact)
+
+    def _take(self, fact: Fact) -> None:
+        match fact:
+            case TaskAdded():
+                self._added(fact)
+            case AttemptEnded():
+                self._ended(fact)
+            case Started():
+                self._started(fact)
+            case Queue():
+                self._queue(fact)
+            case Forget():
+                self._forget(fact)
+            case RunBegan(run):
+                self.runs = [*(known for known in self.runs if known.number != run.number), run]
+                self.ends.pop(run.number, None)
+            case Epoch():
+                self._epoch(fact)
+            case End():
+                self._end(fact)
+            case Function() | Deleted() | Outage():
+                pass  # nothing that a view shows
+            case _:
+                assert_never(fact)
 
     @property
     def run(self) -> Run | None:
@@ -230,13 +243,10 @@ class View:
 
     def attempts(self, id: TaskId) -> Iterator[Outcome | Failure]:
         """Read again from the store, in order, the attempts of one task that ended; numbered through all runs."""
-        number = 0
-        for position, data in self._store.log.read():
-            if id in data:
-                record = decode(data, position)
-                if isinstance(record, (Outcome, Failure)) and record.id == id:
-                    number += 1
-                    yield record._replace(attempt=number)
+        about = (decode(data, position) for position, data in self._store.log.read() if id in data)
+        for fact in replay(about):
+            if isinstance(fact, AttemptEnded) and fact.record.id == id:
+                yield fact.record
 
     def _with_id(self, start: str) -> list[TaskInfo]:
         return [task for task in self.tasks.values() if task.id.hex().startswith(start)]
@@ -253,10 +263,6 @@ class View:
         self.stop_running()
         self._first_start = True
 
-    def _run(self, record: Run) -> None:
-        self.runs = [*(run for run in self.runs if run.number != record.number), record]
-        self.ends.pop(record.number, None)
-
     def _end(self, record: End) -> None:
         self.requests += record.requests
         self.ends[record.number] = record
@@ -267,15 +273,12 @@ class View:
             if task.state is state:
                 task.state = State.WAITING
 
-    def _function(self, record: Function) -> None:
-        self._names[record.digest] = intern(record.name)
-
-    def _task(self, record: TaskRecord) -> None:
-        if record.id in self.tasks:
-            return
-        name = record.options.get("name") or self._names.get(record.function, "?")
-        needs, after = self._same_ids(record.needs), self._same_ids(record.after)
-        self.tasks[record.id] = TaskInfo(record.id, name, needs, after, record.parent)
+    def _added(self, fact: TaskAdded) -> None:
+        task = fact.task
+        if task.parent is not None and task.parent not in self.tasks:
+            return  # made by a task that the store does not know
+        needs, after = self._same_ids(task.needs), self._same_ids(task.after)
+        self.tasks[task.id] = TaskInfo(task.id, fact.name, needs, after, task.parent)
 
     def _started(self, record: Started) -> None:
         if self._first_start:  # a new leader is at work: it tries again what failed before
@@ -302,26 +305,19 @@ class View:
             if task.job == job and task.state in (State.QUEUED, State.RUNNING):
                 yield task
 
-    def _outcome(self, record: Outcome) -> None:
-        task = self.tasks.get(record.id)
-        if task is None or task.state is State.DONE:
+    def _ended(self, fact: AttemptEnded) -> None:
+        task = self.tasks.get(fact.record.id)
+        if task is None or not fact.counts:
             return
-        for function in record.functions:
-            self._function(function)
-        for child in record.tasks:
-            self._task(child)
-        self._used(task, record.stats)
-        task.state, task.cause, task.error = State.DONE, "", ""
-        task.children = tuple(child.id for child in record.tasks)
-        task.refs = self._same_ids(record.refs)
-
-    def _failure(self, record: Failure) -> None:
-        task = self.tasks.get(record.id)
-        if task is None or task.state is State.DONE:
-            return
-        self._used(task, record.stats)
-        task.state = State.FAILED if record.final else State.WAITING
-        task.cause, task.error = record.cause, record.message
+        self._used(task, fact.record.stats)
+        match fact.record:
+            case Outcome() as outcome:
+                task.state, task.cause, task.error = State.DONE, "", ""
+                task.children = tuple(child.id for child in outcome.tasks)
+                task.refs = self._same_ids(outcome.refs)
+            case Failure() as failure:
+                task.state = State.FAILED if failure.final else State.WAITING
+                task.cause, task.error = failure.cause, failure.message
 
     def _forget(self, record: Forget) -> None:
         for id in record.ids:

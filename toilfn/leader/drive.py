@@ -365,7 +365,7 @@ class RunDriver:
         return self._read_log(failure).decode(errors="replace")
 
     def _read_log(self, attempt: records.Outcome | records.Failure) -> bytes:
-        return self._store.get_blob(attempt.log) if isinstance(attempt.log, records.BlobRef) else attempt.log
+        return self._store.payload(attempt.log)
 
 
 def _each(*functions: Ended) -> Ended | None:

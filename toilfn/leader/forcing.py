@@ -11,7 +11,7 @@ from toilfn.errors import GraphError, InputError
 from toilfn.ids import TaskId
 from toilfn.leader.intermediates import FILE, file_names
 from toilfn.model.index import Index
-from toilfn.model.records import BlobRef, TaskRecord
+from toilfn.model.records import BlobRef, TaskRecord, display_name
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise
@@ -91,7 +91,7 @@ class _Reached:
         return self.index.leads_to(id_) if id_ in self.index.outcomes else ()
 
     def name(self, task: TaskRecord) -> str:
-        return str(task.options.get("name") or self.index.functions[task.function].name)
+        return display_name(task, self.index.functions[task.function].name)
 
     def named(self, text: str) -> list[TaskId]:
         """Return the tasks of a name, or else those whose ids start with it."""

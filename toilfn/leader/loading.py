@@ -36,13 +36,13 @@ class StaleOutcomes:
     Parameters
     ----------
     index : Index
-    get_blob : callable
+    payload : callable
         Reads a large value.
     """
 
-    def __init__(self, index: Index, get_blob: Callable[[BlobRef], bytes]) -> None:
+    def __init__(self, index: Index, payload: Callable[[bytes | BlobRef], bytes]) -> None:
         self._index = index
-        self._get_blob = get_blob
+        self._payload = payload
         self._checked: set[TaskId] = set()
         self._forgotten: dict[TaskId, str] = {}
         self._gone, self._dropped = _keys(index.deleted), _keys(index.dropped)
@@ -123,7 +123,7 @@ class StaleOutcomes:
                 stack += refs
 
     def _names(self, payload: bytes | BlobRef) -> list[bytes]:
-        return FILE.findall(self._get_blob(payload) if isinstance(payload, BlobRef) else payload)
+        return FILE.findall(self._payload(payload))
 
     def _names_gone(self, task: records.TaskRecord) -> bool:
         return not self._gone.isdisjoint(self._names(task.args))
@@ -152,14 +152,14 @@ class Loader:
         The records of tasks that have no outcome yet, as workers get them.
     """
 
-    def __init__(self, index: Index, settings: Settings, get_blob: Callable[[BlobRef], bytes]) -> None:
+    def __init__(self, index: Index, settings: Settings, payload: Callable[[bytes | BlobRef], bytes]) -> None:
         self._index = index
-        self._get_blob = get_blob
+        self._payload = payload
         self._settings = settings
         self._defaults = options.defaults(settings)
         self._kinds: dict[bytes, int] = {}
         self._asked = lru_cache(maxsize=4096)(self._resolve)
-        self._stale = StaleOutcomes(index, get_blob)
+        self._stale = StaleOutcomes(index, payload)
         self._new: list[NewTask] = []
         self.encoded: dict[TaskId, bytes] = {}
 
@@ -255,10 +255,7 @@ class Loader:
             If a value is none that the requirement can have.
         """
         awaited = task.options[LATE][1]
-        entries = {
-            id_: (self._get_blob(value) if isinstance(value, BlobRef) else value, refs)
-            for id_, (value, refs) in closure(awaited).items()
-        }
+        entries = {id_: (self._payload(value), refs) for id_, (value, refs) in closure(awaited).items()}
         own = options.merge(self._index.functions[task.function].options, task.options)
         return options.resources(unpack(own, resolve(awaited, entries)), self._defaults)
 
@@ -338,7 +335,7 @@ class TaskRecords:
         return self._given_name(task)
 
     def _given_name(self, task: records.TaskRecord) -> str:
-        return str(task.options.get("name") or self.function(task).name)
+        return records.display_name(task, self.function(task).name)
 
     def is_service(self, id_: TaskId) -> bool:
         """Return whether a task is a service."""

@@ -191,7 +191,7 @@ class WorkflowRun:
         return self._finish(run, loader, committer)
 
     def _loader(self, forced: Forced) -> Loader:
-        loader = Loader(self.index, self._settings, self.store.get_blob)
+        loader = Loader(self.index, self._settings, self.store.payload)
         # Now no other leader writes: one that led meanwhile may have taken some of these back already.
         loader.force((id_ for id_ in forced.again if id_ in self.index.outcomes), REASON)
         return loader
@@ -235,7 +235,7 @@ class WorkflowRun:
         """Return whether the store has the results of a run, with their files."""
         if not all(map(self.index.is_complete, roots)):
             return False
-        return not (self.index.dropped and StaleOutcomes(self.index, self.store.get_blob).lacks_files(roots))
+        return not (self.index.dropped and StaleOutcomes(self.index, self.store.payload).lacks_files(roots))
 
     def _record(self, recorder: Recorder, payload: bytes, refs: tuple[TaskId, ...], loader: Loader) -> records.Run:
         """Put a graph in the store, and its new tasks in the loader."""
@@ -337,10 +337,7 @@ class WorkflowRun:
         return result
 
     def _load(self, values: Values, ids: Sequence[TaskId]) -> dict[TaskId, Any]:
-        payloads = {
-            id_: (self.store.get_blob(value) if isinstance(value, records.BlobRef) else value, refs)
-            for id_, (value, refs) in values.closure(ids).items()
-        }
+        payloads = {id_: (self.store.payload(value), refs) for id_, (value, refs) in values.closure(ids).items()}
         return resolve(ids, payloads)
 
 

@@ -12,12 +12,17 @@ from toilfn.model.records import (
     Deleted,
     End,
     Epoch,
+    Failure,
     Forget,
     Function,
+    Outage,
     Outcome,
+    Queue,
     Record,
     Run,
+    Started,
     TaskRecord,
+    assert_never,
     decode,
     start_of,
 )
@@ -95,6 +100,7 @@ class Index:
         return index
 
     def _add(self, record: Record) -> None:
+        assert not isinstance(record, (Outcome, TaskRecord))
         match record:
             case Function():
                 self.functions[record.digest] = record
@@ -115,6 +121,10 @@ class Index:
                 self.ended[record.number] = record.status
             case Epoch():
                 self.epoch = record
+            case Started() | Queue() | Failure() | Outage():
+                pass  # nothing that a leader has to know again
+            case _:
+                assert_never(record)
 
     def task(self, id_: TaskId) -> TaskRecord:
         """Read a task's record."""

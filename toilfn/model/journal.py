@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from sys import intern
 from typing import Any
 
 from toilfn.ids import TaskId
 from toilfn.model.records import (
+    Deleted,
     End,
     Epoch,
     Failure,
@@ -17,93 +16,77 @@ from toilfn.model.records import (
     Outage,
     Outcome,
     Queue,
-    Record,
-    Run,
     Started,
     Stats,
-    TaskRecord,
+    assert_never,
 )
+from toilfn.model.replay import AttemptEnded, Fact, RunBegan, TaskAdded
 
 __all__ = ["Journal"]
 
 
 class Journal:
-    """Turns records into events; it remembers the names of the tasks, so it must see all records in order."""
+    """Turns facts into events; it remembers the names of the tasks, so it must see all facts in order."""
 
     def __init__(self) -> None:
-        self._functions: dict[bytes, str] = {}
         self._names: dict[TaskId, str] = {}
-        self._done: set[TaskId] = set()
-        self._attempts: Counter[TaskId] = Counter()
-        self._runs: set[int] = set()
 
-    def events(self, record: Record) -> Iterator[dict[str, Any]]:
-        """Return what a record tells, as plain values."""
-        match record:
-            case Run() if record.number not in self._runs:  # else it was resumed
-                self._runs.add(record.number)
-                yield {"event": "run", "number": record.number, "workflow": record.workflow, "time": record.time}
-            case Function():
-                self._functions[record.digest] = intern(record.name)
-            case TaskRecord():
-                yield from self._task(record)
+    def events(self, fact: Fact) -> Iterator[dict[str, Any]]:
+        """Return what a fact tells, as plain values."""
+        match fact:
+            case RunBegan(run, is_resumed):
+                if not is_resumed:
+                    yield {"event": "run", "number": run.number, "workflow": run.workflow, "time": run.time}
+            case TaskAdded():
+                yield self._added(fact)
             case Started():
-                for id in record.ids:
-                    yield {"event": "started", **self._of(id), "job": record.job, "time": record.time}
-            case Outcome():
-                yield from self._outcome(record)
-            case Failure():
-                yield {"event": "failed", **self._of(record.id), "attempt": self._count(record.id),
-                       "cause": record.cause, "message": record.message, "final": record.final,
-                       **_used(record.stats)}  # fmt: skip
+                for id in fact.ids:
+                    yield {"event": "started", **self._of(id), "job": fact.job, "time": fact.time}
+            case AttemptEnded():
+                yield from self._ended(fact)
             case Forget():
-                self._done.difference_update(record.ids)
-                yield from ({"event": "forgotten", **self._of(id)} for id in record.ids)
+                yield from ({"event": "forgotten", **self._of(id)} for id in fact.ids)
+            case Epoch() | End() | Outage() | Queue():
+                yield from _of_leader(fact)
+            case Function() | Deleted():
+                pass  # no event
             case _:
-                yield from _of_leader(record)
+                assert_never(fact)
 
     def _of(self, id: TaskId) -> dict[str, Any]:
         return {"task": id.hex(), "name": self._names.get(id, "?")}
 
-    def _count(self, id: TaskId) -> int:
-        """Number an attempt through all runs, as `View.attempts` does."""
-        self._attempts[id] += 1
-        return self._attempts[id]
-
-    def _task(self, task: TaskRecord) -> Iterator[dict[str, Any]]:
-        if task.id in self._names:
-            return
-        self._names[task.id] = task.options.get("name") or self._functions.get(task.function, "?")
+    def _added(self, fact: TaskAdded) -> dict[str, Any]:
+        task = fact.task
+        self._names[task.id] = fact.name
         parent = task.parent.hex() if task.parent else None
-        yield {"event": "task", **self._of(task.id), "needs": _hex(task.needs), "after": _hex(task.after),
-               "parent": parent}  # fmt: skip
+        return {"event": "task", **self._of(task.id), "needs": _hex(task.needs), "after": _hex(task.after),
+                "parent": parent}  # fmt: skip
 
-    def _outcome(self, outcome: Outcome) -> Iterator[dict[str, Any]]:
-        attempt = self._count(outcome.id)
-        if outcome.id in self._done:
-            return  # the first outcome of a task counts
-        self._done.add(outcome.id)
-        self._functions.update((function.digest, intern(function.name)) for function in outcome.functions)
-        yield {"event": "done", **self._of(outcome.id), "attempt": attempt, **_used(outcome.stats)}
-        for task in outcome.tasks:
-            yield from self._task(task)
+    def _ended(self, fact: AttemptEnded) -> Iterator[dict[str, Any]]:
+        match fact.record:
+            case Failure() as failure:
+                yield {"event": "failed", **self._of(failure.id), "attempt": failure.attempt,
+                       "cause": failure.cause, "message": failure.message, "final": failure.final,
+                       **_used(failure.stats)}  # fmt: skip
+            case Outcome() as outcome if fact.counts:
+                yield {"event": "done", **self._of(outcome.id), "attempt": outcome.attempt, **_used(outcome.stats)}
 
 
-def _of_leader(record: Record) -> Iterator[dict[str, Any]]:
-    """Return what a record tells that concerns no task: leaders, the batch system, the end of a run."""
-    match record:
+def _of_leader(fact: Epoch | End | Outage | Queue) -> Iterator[dict[str, Any]]:
+    """Return what concerns no task: leaders, the batch system, the end of a run."""
+    match fact:
         case Epoch():
-            yield {"event": "leader", "number": record.number, "host": record.host, "pid": record.pid,
-                   "time": record.time}  # fmt: skip
+            yield {"event": "leader", "number": fact.number, "host": fact.host, "pid": fact.pid, "time": fact.time}
         case End():
-            yield {"event": "end", "number": record.number, "status": record.status, "time": record.time}
+            yield {"event": "end", "number": fact.number, "status": fact.status, "time": fact.time}
         case Outage():
-            yield {"event": "outage", "message": record.message, "time": record.time}
+            yield {"event": "outage", "message": fact.message, "time": fact.time}
         case Queue():
-            for job, reason in record.waiting.items():
-                yield {"event": "queued", "job": job, "reason": reason, "time": record.time}
-            for job in record.begun:
-                yield {"event": "begun", "job": job, "time": record.time}
+            for job, reason in fact.waiting.items():
+                yield {"event": "queued", "job": job, "reason": reason, "time": fact.time}
+            for job in fact.begun:
+                yield {"event": "begun", "job": job, "time": fact.time}
 
 
 def _used(stats: Stats) -> dict[str, Any]:

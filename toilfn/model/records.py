@@ -7,7 +7,7 @@ for readers in other languages. The store itself knows nothing of them: it keeps
 from __future__ import annotations
 
 from types import UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlobRef", "Deleted", "End", "Epoch", "Failure", "Forget", "Function", "Outage", "Outcome", "Queue", "Record",
-    "Run", "Started", "Stats", "TaskRecord", "decode", "encode", "payload_or_ref", "start_of",
+    "Run", "Started", "Stats", "TaskRecord", "assert_never", "decode", "display_name", "encode", "payload_or_ref",
+    "start_of",
 ]  # fmt: skip
 
 
@@ -287,6 +288,16 @@ def _is_stored_as(value: Any, hint: Any) -> bool:
     if plain is float:
         return type(value) in (int, float)
     return type(value) is (tuple if issubclass(plain, tuple) else plain)
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """Let the type checker see that a ``match`` has a case for each kind of record; Python has this from 3.11 on."""
+    raise AssertionError(f"unexpected {value!r}")
+
+
+def display_name(task: TaskRecord, function: str | None) -> str:
+    """Return the name of a task for people: that of the call, or else of its function, or else a question mark."""
+    return str(task.options.get("name") or function or "?")
 
 
 def start_of(kind: type[TaskRecord | Outcome]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from toilfn.inspect.fold.columns import Worker
@@ -85,6 +86,9 @@ def curves(view: RunView) -> dict[str, Any]:
             "cores": [("used", measures.cpu, 1.0), ("asked for", measures.cores_asked, 1.0)],
             "memory": [("used", measures.memory, 2.0**-30), ("asked for", measures.memory_asked, 2.0**-30)],
         }
+        if peak := max(measures.stored.curve(scale.used, _POINTS).peaks):
+            unit, factor = ("GiB", 2.0**-30) if peak >= 2**30 else ("MiB", 2.0**-20)
+            series["store"] = [(f"stored, {unit}", measures.stored, factor)]
         charts = {
             name: {label: _series(level, scale, factor) for label, level, factor in levels}
             for name, levels in series.items()
@@ -94,7 +98,7 @@ def curves(view: RunView) -> dict[str, Any]:
 
 def _with_running(level: Levels, scale: Timescale, extra: Sequence[tuple[int, float]], now: float) -> Levels:
     more = Levels()
-    scale.add([given for _, given in extra], [now] * len(extra), [(more, [1.0] * len(extra))])
+    more.take(scale.spans([given for _, given in extra], [now] * len(extra)).changes(repeat(1.0)))
     return level.plus(more)
 
 

@@ -14,7 +14,7 @@ from toilfn.inspect.drawing import Drawing, Node
 from toilfn.inspect.fold.columns import Detail, Kind, Row
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.view import State
-from toilfn.model.records import BlobRef, Failure, Outcome, decode
+from toilfn.model.records import Failure, Outcome, decode
 from toilfn.stores import Store
 from toilfn.stores.lease import Holder, holder, living
 from toilfn.text import last_lines
@@ -283,7 +283,7 @@ class RunView:
 
     def log(self, record: Outcome | Failure) -> Iterator[bytes]:
         """Return what an attempt has printed."""
-        yield self.store.get_blob(record.log) if isinstance(record.log, BlobRef) else record.log
+        yield self.store.payload(record.log)
 
     def tasks(self, query: Query) -> tuple[list[tuple[Row, Attempt | None]], int]:
         """Return the rows of a page of the table, and how many tasks match in all."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from toilfn.ids import TaskId
 from toilfn.inspect.fold.curves import Levels
 from toilfn.inspect.fold.figures import Usage
 from toilfn.inspect.view import State
 from toilfn.resources import Resources
+from toilfn.stores.segments import Segment
 
-__all__ = ["Attempts", "Detail", "Kind", "Row", "Variant", "Worker"]
+__all__ = ["Attempts", "Block", "Detail", "Item", "Kind", "Row", "Variant", "Worker"]
 
 
 class Detail(IntEnum):
@@ -114,3 +116,21 @@ class Attempts:
         self.segments: list[str] = []
         self.causes: list[str] = [""]
         self.workers: dict[tuple[str, int], int] = {}
+
+
+Item: TypeAlias = tuple[Sequence[Any], int, int]
+"""A record: its kind and its fields, its offset in the segment, and its size."""
+
+
+class Block:
+    """Records of a segment that wait to be taken: first the tasks, then the outcomes.
+
+    An outcome may wait while further tasks are recorded, and while other tasks are given to the cluster.
+    """
+
+    __slots__ = ("outcomes", "segment", "tasks")
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.tasks: list[Item] = []
+        self.outcomes: dict[TaskId, Item] = {}

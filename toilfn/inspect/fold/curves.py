@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
+from operator import sub
 from typing import NamedTuple
 
-__all__ = ["Curve", "Levels", "Timescale"]
+__all__ = ["Curve", "Levels", "Spans", "Timescale"]
 
 _STRETCHES = 2048
 """The most stretches; when the time is longer, pairs of stretches become one."""
@@ -24,8 +26,8 @@ class Curve(NamedTuple):
 class Levels:
     """One level: how many, or how much, at each time. The area below the curve is always exact.
 
-    The numbers that are kept say by how much the mean of a stretch differs from that of the one before, so that an
-    attempt of any length changes four of them.
+    The numbers that are kept say by how much the mean of a stretch differs from that of the one before, so that a
+    span of any length changes four of them.
     """
 
     __slots__ = ("_changes",)
@@ -33,21 +35,18 @@ class Levels:
     def __init__(self) -> None:
         self._changes = [0.0] * (_STRETCHES + 2)
 
-    def add(self, start: float, end: float, amount: float) -> None:
-        """Add an amount from a time to another, in stretches since the beginning."""
-        changes = self._changes
-        first, last = int(start), int(end)
-        if first == last:
-            part = (end - start) * amount
-            changes[first] += part
-            changes[first + 1] -= part
-            return
-        part = (first + 1 - start) * amount
-        changes[first] += part
-        changes[first + 1] += amount - part
-        part = (end - last) * amount
-        changes[last] += part - amount
-        changes[last + 1] -= part
+    def take(self, changes: Mapping[int, float], factor: float = 1.0) -> None:
+        """Add changes as `Spans.changes` gives them, times a factor."""
+        own = self._changes
+        for stretch, change in changes.items():
+            own[stretch] += factor * change
+
+    def step(self, moment: float, amount: float) -> None:
+        """Raise the level by an amount from a moment on, in stretches since the beginning."""
+        first = int(moment)
+        part = (first + 1 - moment) * amount
+        self._changes[first] += part
+        self._changes[first + 1] += amount - part
 
     def plus(self, other: Levels, factor: float = 1.0) -> Levels:
         """Return the sum of both, the other times a factor."""
@@ -63,7 +62,7 @@ class Levels:
         """Merge each pair of stretches into one."""
         means = self._means()
         paired = [(a + b) / 2 for a, b in zip(means[::2], means[1::2], strict=True)]
-        paired += [0.0] * (_STRETCHES + 2 - len(paired))
+        paired += paired[-1:] * (_STRETCHES + 2 - len(paired))
         self._changes = [after - before for before, after in zip([0.0, *paired], paired, strict=False)]
 
     def curve(self, used: int, points: int) -> Curve:
@@ -75,6 +74,46 @@ class Levels:
 
     def _means(self) -> list[float]:
         return list(accumulate(self._changes))
+
+
+class Spans:
+    """Stretches of time from which levels are made, such as the times of attempts.
+
+    Parameters
+    ----------
+    starts, ends : sequence of float
+        In stretches since the beginning.
+    """
+
+    def __init__(self, starts: Sequence[float], ends: Sequence[float]) -> None:
+        firsts, lasts = map(int, starts), map(int, ends)
+        lengths = map(sub, ends, starts)
+        self._spans = list(zip(firsts, lasts, lengths, starts, ends, strict=True))
+
+    def changes(self, amounts: Iterable[float]) -> dict[int, float]:
+        """Return by how much the mean of each stretch is above that of the one before, given each span's amount."""
+        areas: defaultdict[int, float] = defaultdict(float)
+        changes: defaultdict[int, float] = defaultdict(float)
+        for (first, last, length, start, end), amount in zip(self._spans, amounts, strict=False):
+            if first == last:
+                areas[first] += length * amount
+                continue
+            part = (first + 1 - start) * amount
+            changes[first] += part
+            changes[first + 1] += amount - part
+            part = (end - last) * amount
+            changes[last] += part - amount
+            changes[last + 1] -= part
+        for stretch, area in areas.items():
+            changes[stretch] += area
+            changes[stretch + 1] -= area
+        return changes
+
+    def of(self, members: Sequence[int]) -> Spans:
+        """Return some of the spans."""
+        some = Spans((), ())
+        some._spans = [self._spans[member] for member in members]
+        return some
 
 
 class Timescale:
@@ -108,26 +147,17 @@ class Timescale:
             for level in self.levels:
                 level.halve()
 
-    def add(
-        self, starts: Sequence[float], ends: Sequence[float], levels: Iterable[tuple[Levels, Iterable[float]]]
-    ) -> None:
-        """Add amounts for the same times to several levels.
-
-        Parameters
-        ----------
-        starts, ends : sequence of float
-            Seconds since the epoch; what was before the beginning counts from there.
-        levels : iterable of (Levels, iterable of float)
-            Each level, and the amount for each time.
-        """
+    def spans(self, starts: Sequence[float], ends: Sequence[float]) -> Spans:
+        """Return the spans between moments, in seconds since the epoch, without what was before the beginning."""
         self.reach(max(ends))
         begin, each = self.begin, 1 / self.width
         froms = [(start - begin) * each if start > begin else 0.0 for start in starts]
-        tos = [(end - begin) * each if end > begin else 0.0 for end in ends]
-        for level, amounts in levels:
-            add = level.add
-            for start, end, amount in zip(froms, tos, amounts, strict=False):
-                add(start, end, amount)
+        return Spans(froms, [(end - begin) * each if end > begin else 0.0 for end in ends])
+
+    def place(self, moment: float) -> float:
+        """Return where a moment is, in stretches since the beginning; one before the beginning is at the beginning."""
+        self.reach(moment)
+        return max(0.0, moment - self.begin) / self.width
 
     @property
     def used(self) -> int:

@@ -40,6 +40,8 @@ class Measures:
         Tasks that were given to the cluster and did not run yet; cores and bytes that attempts used.
     cores_asked, memory_asked : Levels
         Cores and bytes that they had asked for.
+    stored : Levels
+        Bytes of the files and the large values that tasks made and that were not removed since.
     workers : dict
         By host and process.
     """
@@ -48,6 +50,8 @@ class Measures:
         self.scale: Timescale | None = None
         self.queued, self.cpu, self.memory = Levels(), Levels(), Levels()
         self.cores_asked, self.memory_asked = Levels(), Levels()
+        self.stored = Levels()
+        self._sizes: dict[int, int] = {}
         self.workers: dict[tuple[str, int], Worker] = {}
         self._buffers: dict[tuple[int, bool], tuple[Variant, _Buffer]] = {}
 
@@ -55,7 +59,7 @@ class Measures:
         """Note levels from a moment on."""
         if self.scale is None:
             self.scale = Timescale(moment)
-            self.scale.levels += [self.queued, self.cpu, self.memory, self.cores_asked, self.memory_asked]
+            self.scale.levels += [self.queued, self.cpu, self.memory, self.cores_asked, self.memory_asked, self.stored]
             for kind in kinds:
                 kind.running = self.scale.level()
 
@@ -64,35 +68,50 @@ class Measures:
         return Kind(name, number, self.scale.level() if self.scale else None)
 
     def add(
-        self, number: int, variant: Variant, stats: Sequence[Any], wait: float, given: float, *, is_done: bool
-    ) -> None:
-        """Take an attempt.
+        self, number: int, variant: Variant, stats: Sequence[Sequence[Any]], waits: Sequence[float],
+        given: Sequence[float], *, is_done: bool,
+    ) -> None:  # fmt: skip
+        """Take attempts of one variant.
 
         Parameters
         ----------
         number : int
             The variant's.
         variant : Variant
-        stats : sequence
-            The fields of `Stats`.
-        wait : float
+        stats : sequence of sequences
+            The fields of `Stats`, of each attempt.
+        waits : sequence of float
             Seconds.
-        given : float
-            When it was given to the cluster, in seconds since the epoch; 0 where that is not known.
+        given : sequence of float
+            When each was given to the cluster, in seconds since the epoch; 0 where that is not known.
         is_done : bool
-            Whether it succeeded.
+            Whether they succeeded.
         """
         key = number, is_done
         found = self._buffers.get(key)
         if found is None:
             found = self._buffers[key] = variant, _Buffer()
         buffer = found[1]
-        buffer.stats.append(stats)
-        buffer.waits.append(wait)
-        buffer.given.append(given)
+        buffer.stats += stats
+        buffer.waits += waits
+        buffer.given += given
         if len(buffer.waits) >= _BLOCK:
             del self._buffers[key]
             self._flush(*variant, is_done, buffer)
+
+    def store(self, moment: float, blobs: Iterable[Sequence[Any]]) -> None:
+        """Note blobs that an attempt has left in the store when it ended."""
+        if self.scale is not None:
+            place = self.scale.place(moment)
+            for name, size, _ in blobs:
+                self._sizes[hash(name)] = size  # very many names would need much memory
+                self.stored.step(place, size)
+
+    def remove(self, moment: float, names: Iterable[str]) -> None:
+        """Note that blobs were removed; without a moment, at the latest time that is known."""
+        if self.scale is not None:
+            place = self.scale.place(moment or self.scale.end)
+            self.stored.step(place, -sum(self._sizes.pop(hash(name), 0) for name in names))
 
     def flush(self) -> None:
         """Bring all attempts into the figures."""
@@ -109,33 +128,30 @@ class Measures:
         ends = [start + wall for start, wall in zip(starts, walls, strict=True)]
         used = [cpu / wall if wall else 0.0 for cpu, wall in zip(cpus, walls, strict=True)]
         assert kind.running is not None
-        levels: list[tuple[Levels, Iterable[float]]] = [
-            (kind.running, repeat(1.0)), (self.cpu, used), (self.memory, memories),
-            (self.cores_asked, repeat(asked.cores)), (self.memory_asked, repeat(float(asked.memory))),
-        ]  # fmt: skip
-        self.scale.add(starts, ends, levels)
+        spans = self.scale.spans(starts, ends)
+        running = spans.changes(repeat(1.0))
+        kind.running.take(running)
+        self.cores_asked.take(running, asked.cores)
+        self.memory_asked.take(running, asked.memory)
+        self.cpu.take(spans.changes(used))
+        self.memory.take(spans.changes(memories))
         if pairs := [pair for pair in zip(buffer.given, starts, strict=True) if 0 < pair[0] < pair[1]]:
-            submitted, begun = zip(*pairs, strict=True)
-            self.scale.add(submitted, begun, [(self.queued, repeat(1.0))])
+            self.queued.take(self.scale.spans(*zip(*pairs, strict=True)).changes(repeat(1.0)))
         for key, members in _grouped(zip(hosts, processes, strict=True)):
-            self._flush_worker(key, starts, ends, cpus, members, is_done)
+            worker = self._worker(key)
+            worker.levels.take(spans.of(members).changes(repeat(1.0)))
+            worker.attempts += len(members)
+            worker.failed += 0 if is_done else len(members)
+            worker.busy += sum(walls[n] for n in members)
+            worker.cpu += sum(cpus[n] for n in members)
 
-    def _flush_worker(
-        self, key: tuple[str, int], starts: Sequence[float], ends: Sequence[float], cpus: Sequence[float],
-        members: Sequence[int], is_done: bool,
-    ) -> None:  # fmt: skip
+    def _worker(self, key: tuple[str, int]) -> Worker:
         assert self.scale is not None
         if key not in self.workers and len(self.workers) >= _MOST_WORKERS:
             key = key[0], 0  # all others of the host
         if key not in self.workers:
             self.workers[key] = Worker(*key, self.scale.level())
-        worker = self.workers[key]
-        own_starts, own_ends = [starts[n] for n in members], [ends[n] for n in members]
-        self.scale.add(own_starts, own_ends, [(worker.levels, repeat(1.0))])
-        worker.attempts += len(members)
-        worker.failed += 0 if is_done else len(members)
-        worker.busy += sum(own_ends) - sum(own_starts)
-        worker.cpu += sum(cpus[n] for n in members)
+        return self.workers[key]
 
 
 def _grouped(keys: Iterable[tuple[str, int]]) -> Iterable[tuple[tuple[str, int], list[int]]]:
