@@ -148,7 +148,7 @@ def _cluster_settings() -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-_SHARED = ("settings.JobSettings", "containersettings.ContainerSettings")
+_SHARED = ("settings.JobSettings", "settings.ContainerSettings")
 """The settings that several classes share."""
 
 
