@@ -154,16 +154,19 @@ class Store:
             self.objects.put(name, data)
         return BlobRef(name, len(data), digest)
 
-    def put_buffer(self, data: memoryview) -> BlobRef:
-        """Write a blob from memory, named by its content; in a directory, its file can be mapped into memory.
+    def put_buffer(self, data: memoryview, *, name: str | None = None) -> BlobRef:
+        """Write a blob from memory; in a directory, its file can be mapped into memory.
 
         Parameters
         ----------
         data : memoryview
             The content, as contiguous bytes.
+        name : str, optional
+            A name from `new_blob_name`. Without one, the content's digest is the name: equal blobs are stored once.
         """
-        ref = BlobRef(_content_name(digest := digest_of(data)), data.nbytes, digest)
-        if not self.objects.exists(ref.name):
+        digest = digest_of(data)
+        ref = BlobRef(name or _content_name(digest), data.nbytes, digest)
+        if name is not None or not self.objects.exists(ref.name):
             self.objects.put_buffer(ref.name, data)
         return ref
 

@@ -380,3 +380,96 @@ def test_what_a_client_of_a_service_has_read_goes(tmp_path: Path, is_created: bo
     assert toil.compute(finish(asked, place), **settings).read_text() == "served text"
     blobs = [path.read_bytes() for path in (tmp_path / "store" / "blobs").rglob("*-text") if path.is_file()]
     assert blobs == [b"served text"]
+
+
+@toil.task
+def block(place: str, byte: int = 1) -> bytes:
+    count(place, "block")
+    return bytes([byte]) * 2_000_000
+
+
+@toil.task
+def doubled(data: bytes, place: str) -> bytes:
+    count(place, "doubled")
+    return data * 2
+
+
+@toil.task(version="1")
+def measured(data: bytes, place: str, edit: str = "") -> str:
+    count(place, "measured")
+    return f"{len(data)}{edit}"
+
+
+@toil.task
+def measured_apart(place: str) -> list[Any]:
+    """Pass a large value to a task that it creates."""
+    count(place, "apart")
+    return [measured(bytes([3]) * 3_000_000, place), measured(bytes([3]) * 3_000_000, place, "!")]
+
+
+def buffers(place: Path) -> list[int]:
+    """The sizes of all large objects in the store."""
+    sizes = [path.stat().st_size for path in (place / "store" / "blobs").rglob("*") if path.is_file()]
+    return sorted(size for size in sizes if size > 1_000_000)
+
+
+@pytest.mark.parametrize("cluster", ["inline", "local"])
+def test_large_values_between_tasks_go_and_are_made_again(
+    tmp_path: Path, run: Callable[..., Any], cluster: str
+) -> None:
+    place = str(tmp_path)
+    assert run(measured(doubled(block(place), place), place), cluster=cluster) == "4000000"
+    assert buffers(tmp_path) == []
+    assert run(measured(doubled(block(place), place), place), cluster=cluster) == "4000000"
+    assert counts(tmp_path, "block", "doubled", "measured") == [1, 1, 1]
+    assert run(measured(doubled(block(place), place), place, "x"), cluster=cluster) == "4000000x"
+    assert counts(tmp_path, "block", "doubled", "measured") == [2, 2, 2]
+    assert buffers(tmp_path) == []
+
+
+def test_large_results_stay(tmp_path: Path, run: Callable[..., Any]) -> None:
+    place = str(tmp_path)
+    assert len(run(doubled(block(place), place))) == 4_000_000
+    assert buffers(tmp_path) == [4_000_000]
+    assert len(run(block(place))) == 2_000_000  # which was dropped
+    assert counts(tmp_path, "block", "doubled") == [2, 1]
+    assert buffers(tmp_path) == [2_000_000, 4_000_000]
+
+
+def test_equal_values_of_several_tasks_are_dropped_one_by_one(tmp_path: Path, run: Callable[..., Any]) -> None:
+    place = str(tmp_path)
+    found = run([block(place), measured(block(place, 1), place), measured(doubled(block(place), place), place)])
+    assert (len(found[0]), found[1:]) == (2_000_000, ["2000000", "4000000"])
+    assert buffers(tmp_path) == [2_000_000]
+
+
+def test_large_arguments_of_dynamic_tasks_go(tmp_path: Path, run: Callable[..., Any]) -> None:
+    place = str(tmp_path)
+    assert run(measured_apart(place)) == ["3000000", "3000000!"]
+    assert buffers(tmp_path) == []
+    assert run(measured_apart(place)) == ["3000000", "3000000!"]
+    assert counts(tmp_path, "apart", "measured") == [1, 2]
+
+
+def test_a_failed_task_finds_its_large_value(tmp_path: Path, run: Callable[..., Any]) -> None:
+    place = str(tmp_path)
+
+    @toil.task(version="1")
+    def fails(data: bytes) -> int:
+        if not Path(place, "repaired").exists():
+            raise ValueError("not yet")
+        return len(data)
+
+    with pytest.raises(toil.FailedTasksError, match="not yet"):
+        run(fails(doubled(block(place), place)), retries=0)
+    assert buffers(tmp_path) == [4_000_000]
+    Path(place, "repaired").touch()
+    assert run(fails(doubled(block(place), place)), retries=0) == 4_000_000
+    assert counts(tmp_path, "block", "doubled") == [1, 1]
+    assert buffers(tmp_path) == []
+
+
+def test_by_default_equal_large_values_are_one_object(tmp_path: Path, run: Callable[..., Any]) -> None:
+    place = str(tmp_path)
+    run([doubled(block(place), place), doubled(block(place), place)], intermediates=None)
+    assert buffers(tmp_path) == [2_000_000, 4_000_000]

@@ -6,6 +6,7 @@ go over it with a stack, never by recursion, since graphs are deeper than Python
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,14 +31,18 @@ from toilfn.graph.structure import ATOMS
 from toilfn.graph.task import BoundTask, Task
 from toilfn.ids import TaskId
 from toilfn.model import records
+from toilfn.stores.blobs import new_blob_name
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise
 
-__all__ = ["INLINE_LIMIT", "BlobStore", "Recorded", "Recorder", "record", "store_payload"]
+__all__ = ["INLINE_LIMIT", "OWN_BUFFERS_VARIABLE", "BlobStore", "Recorded", "Recorder", "record", "store_payload"]
 
 INLINE_LIMIT = 32 * 1024
 """Payloads up to this many bytes stay inside their record; larger ones become blobs."""
+
+OWN_BUFFERS_VARIABLE = "TOILFN_OWN_BUFFERS"
+"""The environment variable that has a worker give each large buffer an object of its own, which can be dropped."""
 
 
 class BlobStore(Protocol):
@@ -46,8 +51,8 @@ class BlobStore(Protocol):
     def put_blob(self, data: bytes) -> records.BlobRef:
         """Keep bytes under a name made of their content."""
 
-    def put_buffer(self, data: memoryview) -> records.BlobRef:
-        """Keep a large buffer under a name made of its content, for readers that map it."""
+    def put_buffer(self, data: memoryview, *, name: str | None = None) -> records.BlobRef:
+        """Keep a large buffer for readers that map it, by default under a name made of its content."""
 
 
 @dataclass(slots=True)
@@ -141,7 +146,9 @@ def _keeping(store: BlobStore, blobs: list[records.BlobRef]) -> Callable[[memory
     """Return what stores large buffers apart from their payload, and adds them to a list."""
 
     def keep(data: memoryview) -> records.BlobRef:
-        blobs.append(store.put_buffer(data))
+        # A buffer that may be dropped is no other task's: somebody could rely on it just when it goes.
+        name = new_blob_name() if OWN_BUFFERS_VARIABLE in os.environ else None
+        blobs.append(store.put_buffer(data, name=name))
         return blobs[-1]
 
     return keep

@@ -51,7 +51,7 @@ class _Nowhere:
     def put_blob(self, data: bytes) -> records.BlobRef:
         return records.BlobRef(f"nowhere-{next(self._count)}", len(data), b"")
 
-    def put_buffer(self, data: memoryview) -> records.BlobRef:
+    def put_buffer(self, data: memoryview, *, name: str | None = None) -> records.BlobRef:
         return records.BlobRef("", data.nbytes, b"")
 
 

@@ -19,6 +19,7 @@ from toilfn.files.scratch import CODE_VARIABLE
 from toilfn.files.sharing import SHARED_VARIABLE
 from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
 from toilfn.files.transfer import local_path
+from toilfn.graph.record import OWN_BUFFERS_VARIABLE
 from toilfn.ids import TaskId
 from toilfn.leader.abandoned import Earlier, outlives_leaders
 from toilfn.leader.attemptlogs import AttemptLogs, log_file
@@ -248,6 +249,8 @@ class RunDriver:
             given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
         if settings.cache_age is not None:
             given["TOILFN_CACHE_AGE"] = f"{settings.cache_age:g}s"
+        if settings.intermediates == "drop":
+            given[OWN_BUFFERS_VARIABLE] = "1"
         if settings.cache_shared is not None:
             given[SHARED_VARIABLE] = os.path.abspath(settings.cache_shared)
         if settings.fresh_process:
