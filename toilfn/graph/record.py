@@ -146,7 +146,7 @@ def _keeping(store: BlobStore, blobs: list[records.BlobRef]) -> Callable[[memory
     """Return what stores large buffers apart from their payload, and adds them to a list."""
 
     def keep(data: memoryview) -> records.BlobRef:
-        # A buffer that may be dropped is no other task's: somebody could rely on it just when it goes.
+        # A buffer that may be dropped is not shared: another task could rely on it just when it goes.
         name = new_blob_name() if OWN_BUFFERS_VARIABLE in os.environ else None
         blobs.append(store.put_buffer(data, name=name))
         return blobs[-1]
