@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.story import end, epoch, function, half_done, run, task, tell
+from tests.cli.story import end, epoch, function, half_done, outcome, run, task, tell
 from toilfn.cli import main
+from toilfn.model.records import BlobRef
 from toilfn.pages.markup import Markup, element
 
 SCREENSHOT = Path(__file__).parents[2] / "build" / "report.png"
@@ -166,6 +168,16 @@ def test_stores_with_little_in_them_have_a_report_too(tmp_path: Path) -> None:
         Page(file.read_text())
     assert "Nothing was run in this store yet" in (tmp_path / "0.html").read_text()
     assert "stopped" in (tmp_path / "2.html").read_text()
+
+
+def test_the_size_of_the_store_is_drawn_if_tasks_left_files(tmp_path: Path) -> None:
+    made = outcome("a")._replace(blobs=(BlobRef("blobs/00/x", 3 * 2**20, bytes(16)),))
+    store = tell(tmp_path / "store", epoch(), run("a"), function("f"), task("a", "f"), made, end("done"))
+    assert main(["report", store.url, "-o", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Size of the store over time" in page
+    numbers = json.loads(page.split('id="curves">')[1].split("</script>")[0])
+    assert numbers["charts"]["store"]["stored, MiB"]["means"][-1] == 3.0
 
 
 def test_only_markup_is_not_escaped() -> None:
