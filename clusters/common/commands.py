@@ -115,7 +115,7 @@ class Commands:
         done = self._started(command, stdin)
         if done.returncode == 0:
             return done.stdout
-        said = (done.stderr.strip() or done.stdout.strip())[-_MOST_WORDS:]
+        said = _message(done)
         if self._away.search(done.stderr):
             raise AwayError(f"{command[0]}: {said}")
         if done.returncode in accept:
@@ -148,7 +148,7 @@ class Commands:
         done = self._started(command, "")
         if done.returncode == 0:
             return Answer(done.stdout, False)
-        said = (done.stderr.strip() or done.stdout.strip())[-_MOST_WORDS:]
+        said = _message(done)
         is_absent = self.is_absent(done.stderr + done.stdout)
         if not self._away.search(done.stderr) and (done.returncode in accept or is_absent):
             return Answer(done.stdout, is_absent)
@@ -214,6 +214,12 @@ def _end(status: int) -> str:
         return f"was killed by {signal.Signals(-status).name}"
     except ValueError:
         return f"was killed by signal {-status}"
+
+
+def _message(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a command printed, without its name before each line."""
+    text = (done.stderr.strip() or done.stdout.strip())[-_MOST_WORDS:]
+    return "\n".join(line.removeprefix(f"{done.args[0]}: ") for line in text.splitlines())
 
 
 def pauses(patience: float, first: float = 0.5, longest: float = 30.0) -> Iterator[float]:

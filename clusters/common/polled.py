@@ -244,19 +244,26 @@ class PolledCluster(Cluster, Generic[L]):
 
         `at_most` is used at the start: rejected credentials are then wrong, so waiting for new ones would not help.
         """
-        for pause in pauses(min(self.patience, at_most)):
+        limit, said = min(self.patience, at_most), ""
+        for pause in pauses(limit):
             try:
                 answer = ask()
             except AwayError as error:
                 if at_most < math.inf and isinstance(error, CredentialsError):
                     raise
                 self._note_outage(error)
-                _log.warning("%s; trying again", error)
+                if str(error) != said:
+                    said = str(error)
+                    _log.warning("%s\ntrying again for at most %s", said, format_duration(limit))
                 time.sleep(pause)
             else:
                 self._note_answer()
                 return answer
-        return ask()
+        try:
+            return ask()
+        except AwayError as error:
+            error.hint = error.hint or "check that this machine reaches the system; patience= limits the wait"
+            raise
 
     def one_by_one(self, parts: Iterable[T], create: Callable[[T], Mapping[str, JobId]]) -> dict[str, JobId]:
         """Submit parts one after another, and return all jobs by the names of their batches.

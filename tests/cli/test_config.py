@@ -37,7 +37,7 @@ def test_every_variable_is_in_the_manual() -> None:
     code = [file for room in ("toilfn", "clusters", "stores", "cwl", "wdl") for file in (root / room).rglob("*.py")]
     read = {name for file in code for name in re.findall(r'"(TOILFN_[A-Z_]+)"', file.read_text())}
     told = {name for page in (root / "docs").glob("*.md") for name in re.findall(r"TOILFN_[A-Z_]+", page.read_text())}
-    words = ("BATCHES", "CHECK_SCHEDULER", "CONTRACT", "FAULT", "INDEX", "JOB", "PROCESS", "STORE_META")
+    words = ("BATCHES", "CHECK_SCHEDULER", "CONTRACT", "FAULT", "INDEX", "JOB", "OWN_BUFFERS", "PROCESS", "STORE_META")
     assert read - told == {f"TOILFN_{word}" for word in words}
 
 
