@@ -20,7 +20,7 @@ __all__ = ["moto_server"]
 
 @toil.task(retries=0)
 def block(i: int) -> bytes:
-    return bytes([i]) * 200_000
+    return bytes([i]) * 3_200_000
 
 
 @toil.task
@@ -30,10 +30,10 @@ def lengths(blocks: list[bytes]) -> int:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of one megabyte."""
+    """A file system of its own, of 16 MiB: what tests load travels with each run, and must fit."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(tmp_path)], check=True)
     yield tmp_path
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
@@ -41,8 +41,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_the_run_goes_on_later(disk: Path) -> None:
     with pytest.raises(toil.ToilfnError, match="No space left"):
         toil.compute(lengths(block.map(range(20))), store=disk / "store", progress=False)
-    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-    assert toil.resume(disk / "store", progress=False) == 4_000_000
+    subprocess.run(["mount", "-o", "remount,size=256m", str(disk)], check=True)
+    assert toil.resume(disk / "store", progress=False) == 64_000_000
 
 
 def test_a_disk_that_may_not_be_written_to(disk: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_disk_that_may_not_be_written_to(disk: Path) -> None:
 @toil.task(retries=0)
 def large() -> toil.File:
     with toil.open_write("large") as file:
-        file.write(bytes(700_000))
+        file.write(bytes(11_200_000))
     return file.file
 
 
@@ -71,25 +71,25 @@ def test_a_disk_that_is_full_of_files_is_told_and_they_are_kept(disk: Path, inte
     settings = {"store": disk / "store", "work_dir": disk / "work", "progress": False, "intermediates": intermediates}
     with pytest.raises(toil.FailedTasksError, match="No space left"):
         toil.compute(copied(large()), workers=1, **settings)
-    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-    assert toil.resume(disk / "store", work_dir=disk / "work", progress=False).size == 700_000
+    subprocess.run(["mount", "-o", "remount,size=128m", str(disk)], check=True)
+    assert toil.resume(disk / "store", work_dir=disk / "work", progress=False).size == 11_200_000
 
 
 def test_an_export_to_a_full_disk_leaves_the_file_in_the_store(
     disk: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = tmp_path_factory.mktemp("elsewhere") / "store"
-    (disk / "filler").write_bytes(bytes(600_000))
+    (disk / "filler").write_bytes(bytes(9_600_000))
     made = large()
     with pytest.raises(toil.FailedTasksError, match="No space left"):
         toil.compute(toil.export(made, disk / "out", move=True), store=store, progress=False, retries=0)
     assert not list(disk.glob("*out*"))
     (disk / "filler").unlink()
     assert toil.compute(toil.export(made, disk / "out", move=True), store=store, progress=False) == str(disk / "out")
-    assert toil.compute(made, store=store, progress=False).read_bytes() == bytes(700_000)
+    assert toil.compute(made, store=store, progress=False).read_bytes() == bytes(11_200_000)
 
 
-CONTENT = bytes(range(256)) * 2800
+CONTENT = bytes(range(256)) * 44_800
 
 
 @toil.task(retries=0)
@@ -107,7 +107,7 @@ def fill(disk: Path) -> Path:
     """Take all room of a disk but some for records."""
     filler = disk / "filler"
     usage = os.statvfs(disk)
-    filler.write_bytes(bytes(usage.f_bavail * usage.f_frsize - 200_000))
+    filler.write_bytes(bytes(usage.f_bavail * usage.f_frsize - 3_200_000))
     return filler
 
 
@@ -137,7 +137,7 @@ def test_an_import_by_link_from_a_full_disk_leaves_its_source(disk: Path, elsewh
         assert toil.compute(promise, **settings) == CONTENT[:256]
     assert source.read_bytes() == CONTENT
     filler.unlink()
-    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=128m", str(disk)], check=True)
     assert toil.compute(promise, **settings) == CONTENT[:256]
     assert source.read_bytes() == CONTENT
 
@@ -153,7 +153,7 @@ def test_an_export_to_a_full_disk_can_be_repeated(disk: Path, elsewhere: Path, i
     assert not [path for path in (disk / "out").rglob("*") if path.is_file()]
     filler.unlink()
     toil.compute(exported, **settings)
-    assert (disk / "out" / "large").read_bytes() == bytes(700_000)
+    assert (disk / "out" / "large").read_bytes() == bytes(11_200_000)
 
 
 def test_a_move_within_a_full_disk_loses_nothing(disk: Path, elsewhere: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_move_within_a_full_disk_loses_nothing(disk: Path, elsewhere: Path) ->
     toil.compute(made, **settings)
     fill(disk)
     toil.compute(toil.export(made, disk / "out", move=True), **settings)  # takes no room
-    assert (disk / "out").read_bytes() == bytes(700_000)
+    assert (disk / "out").read_bytes() == bytes(11_200_000)
     assert toil.compute(first_bytes(made), **settings) == bytes(256)
 
 
@@ -173,7 +173,9 @@ def test_a_cache_on_a_full_disk_is_told(disk: Path, elsewhere: Path) -> None:
     filler = fill(disk)
     with pytest.raises(toil.FailedTasksError, match="No space left"):
         toil.compute(first_bytes(made), **settings)
-    assert not [path for path in disk.rglob("*") if path.is_file() and path.stat().st_size > 600_000 and path != filler]
+    assert not [
+        path for path in disk.rglob("*") if path.is_file() and path.stat().st_size > 9_600_000 and path != filler
+    ]
     filler.unlink()
     assert toil.resume(elsewhere / "store", work_dir=disk, progress=False) == bytes(256)
 
