@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
@@ -164,7 +164,7 @@ class GridEngineCluster(CommandCluster):
         output = self.commands.ask(["qstat", "-xml", "-g", "d", "-s", "prs", "-u", _user()])
         rows = queue_rows(output)
         if rows is None:
-            raise AwayError(f"qstat -xml returned invalid XML: {output[:300]!r}")
+            raise UnavailableError(f"qstat -xml returned invalid XML: {output[:300]!r}")
         return ((self._id(number, task), state, name) for number, task, state, name in rows)
 
     def _id(self, number: str, task: int | None) -> JobId:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.commands import AwayError, has_beginning, json_values
+from toilfn.clusters.common.commands import UnavailableError, has_beginning, json_values
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
@@ -156,7 +156,7 @@ class LSFCluster(CommandCluster):
         """Refuse a queue that does not exist. If bqueues fails for another reason, bsub will decide."""
         try:
             self.commands.run(["bqueues", name])
-        except AwayError:
+        except UnavailableError:
             raise
         except ClusterError as error:
             if "No such queue" in str(error):
@@ -167,7 +167,7 @@ class LSFCluster(CommandCluster):
         answer = self.commands.answer(["bjobs", "-json", "-o", fields, *arguments])
         records = json_records(answer.text, answer.is_absent)
         if records is None:
-            raise AwayError(f"bjobs -json returned invalid JSON: {answer.text[:300]!r}")
+            raise UnavailableError(f"bjobs -json returned invalid JSON: {answer.text[:300]!r}")
         keys = ((job_key(record), record) for record in records)
         return {self._id(*key): record for key, record in keys if key is not None}
 

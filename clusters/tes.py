@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
-from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError
 from toilfn.clusters.common.http import JsonService, RefusedError
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import (
@@ -125,10 +125,10 @@ class TESCluster(PolledCluster[LiveJob]):
         super().open(context)
         image_of(self.settings, "TESCluster")
         try:
-            self.patiently(self._check_server, START_PATIENCE)
+            self.retry_until_answered(self._check_server, START_PATIENCE)
         except CredentialsError:
             raise
-        except AwayError as error:
+        except UnavailableError as error:
             raise ClusterError(f"{error}", hint=_ENDPOINT_HINT) from None
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -178,7 +178,7 @@ class TESCluster(PolledCluster[LiveJob]):
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find the live tasks of a workflow by their tag, and adopt them."""
         found: dict[JobId, str] = {}
-        for task in self.patiently(lambda: [*self._listed("BASIC", workflow)]):
+        for task in self.retry_until_answered(lambda: [*self._listed("BASIC", workflow)]):
             tags = task.get("tags") or {}
             state, _ = STATES.get(task.get("state", "UNKNOWN"), (JobState.UNKNOWN, None))
             if tags.get("toilfn.workflow") == workflow and state is not JobState.ENDED:
@@ -228,7 +228,7 @@ class TESCluster(PolledCluster[LiveJob]):
             return next((found["id"] for found in self._listed("BASIC") if found.get("name") == name), "")
 
         name = f"{self.context.workflow}-{secrets.token_hex(8)}"
-        job = JobId(self.once((batch.name,), name, send, arrived))
+        job = JobId(self.submit_once((batch.name,), name, send, arrived))
         self._watch(job, self.task(batch, name)["tags"].get("toilfn.walltime"))
         return job
 

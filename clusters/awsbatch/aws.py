@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError
 from toilfn.errors import ClusterError, InputError
 
 __all__ = ["Amazon", "AmazonRefusalError"]
@@ -55,7 +55,7 @@ class Amazon:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If there is no answer, or a temporary failure, or the credentials were rejected.
         ClusterError
             If the service refuses the request. The error quotes its message.
@@ -85,7 +85,7 @@ class Amazon:
                 self.close()  # clients cache credentials; new clients find renewed ones
             raise refusal from None
         except (ConnectionError, HTTPClientError) as error:
-            raise AwayError(f"AWS {service} does not respond: {error}") from None
+            raise UnavailableError(f"AWS {service} does not respond: {error}") from None
         except NoRegionError:
             raise InputError(
                 f"AWS {service}: no region is set",
@@ -130,7 +130,7 @@ def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     said, status = response["Error"], response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     text = f"AWS {service} answered {said.get('Code')}: {said.get('Message')}"
     if status >= 500 or said.get("Code") in _THROTTLED:
-        return AwayError(text)
+        return UnavailableError(text)
     if said.get("Code") in _CREDENTIALS:
         return CredentialsError(text, hint=_credentials_hint())
     if said.get("Code") in _FORBIDDEN:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.aws import Amazon
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
-from toilfn.clusters.common.commands import AwayError, portions
+from toilfn.clusters.common.commands import UnavailableError, portions
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import ContainerSettings, resolved, setting, walltime_of, worker_words
 from toilfn.errors import ClusterError
@@ -98,8 +98,8 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         """Check the queues, and find or create the job definition. See `Cluster.open`."""
         super().open(context)
         name, properties = awsjobs.definition(self.settings)
-        self.patiently(self._check_queues, START_PATIENCE)
-        self._definition = self.patiently(lambda: self._defined(name, properties), START_PATIENCE)
+        self.retry_until_answered(self._check_queues, START_PATIENCE)
+        self._definition = self.retry_until_answered(lambda: self._defined(name, properties), START_PATIENCE)
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
         """Start jobs, those of one shape as an array. See `Cluster.submit`."""
@@ -116,7 +116,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         """End array submissions that may have succeeded, if their batches are now part of other arrays."""
         names = {batch.name for batch in batches}
         for key in [key for key in self._doubtful if len(key) > 1 and not names.isdisjoint(key)]:
-            if found := self.patiently(lambda key=key: self.namesakes(self._doubtful[key])):  # type: ignore[misc]
+            if found := self.retry_until_answered(lambda key=key: self.namesakes(self._doubtful[key])):  # type: ignore[misc]
                 self.end(found)
             del self._doubtful[key]
 
@@ -137,7 +137,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         for target in targets:
             try:
                 self._amazon.ask("batch", "terminate_job", jobId=target, reason="ended by toilfn")
-            except AwayError:
+            except UnavailableError:
                 raise
             except ClusterError as error:
                 names = " ".join(job for job in jobs if job == target or _parent(job) == target)
@@ -212,7 +212,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
             return next((_parent(job) for job in self._named(queue, name)), "")
 
         name = f"{_name(context.workflow)}-{secrets.token_hex(8)}"
-        base = self.once(tuple(batch.name for batch in batches), name, send, arrived)
+        base = self.submit_once(tuple(batch.name for batch in batches), name, send, arrived)
         ids = [f"{base}:{number}" for number in range(len(batches))] if len(batches) > 1 else [base]
         jobs = {batch.name: JobId(id_) for batch, id_ in zip(batches, ids, strict=True)}
         with self.lock:
@@ -257,14 +257,14 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
             answer = self._amazon.ask(
                 "logs", "get_log_events", logGroupName=group, logStreamName=stream, limit=_LINES, startFromHead=False
             )
-        except (AwayError, ClusterError) as error:
+        except (UnavailableError, ClusterError) as error:
             return f"log stream {stream} in {group} cannot be read: {error}", []
         return f"log stream {stream} in {group} ends with:", [event["message"] for event in answer["events"]]
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find the live jobs of a workflow by their names, and adopt them."""
         found: dict[JobId, str] = {}
-        for job in self.patiently(lambda: self._described(self._own(workflow))):
+        for job in self.retry_until_answered(lambda: self._described(self._own(workflow))):
             if awsjobs.STATES.get(job["status"]) is not JobState.ENDED:
                 id_, names, number = JobId(job["jobId"]), awsjobs.batch_names(job), _number(job["jobId"])
                 found[id_] = names[number] if number < len(names) else ""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, RunContext, worker_command
-from toilfn.clusters.common.commands import AwayError, Commands, portions
+from toilfn.clusters.common.commands import Commands, UnavailableError, portions
 from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, is_preemptible, render
 from toilfn.clusters.common.output import read_output
 from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
@@ -166,7 +166,7 @@ class CommandCluster(PolledCluster[_Live]):
         """
         end = time.monotonic() + _LOOK
         while True:
-            if base := self.patiently(lambda: self.arrived(name)):
+            if base := self.retry_until_answered(lambda: self.arrived(name)):
                 return base
             if time.monotonic() > end:
                 raise ClusterError(
@@ -236,7 +236,7 @@ class CommandCluster(PolledCluster[_Live]):
         self.log_directory = self._place(context)
         self.log_directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._no_records_since = None
-        limit = self.patiently(self.site_array_limit)
+        limit = self.retry_until_answered(self.site_array_limit)
         self._array_limit = max(1, min(limit, int(self.settings.get("max_array_size", limit))))
 
     def submit(self, batches: Sequence[Batch]) -> list[JobId]:
@@ -261,13 +261,13 @@ class CommandCluster(PolledCluster[_Live]):
 
     def _end_doubtful(self, names: tuple[str, ...]) -> None:
         """End a submission that may have succeeded, because its batches are now part of other submissions."""
-        if base := self.patiently(lambda: self._listed(self._doubtful[names])):
+        if base := self.retry_until_answered(lambda: self._listed(self._doubtful[names])):
             self._end_duplicates([base])
         del self._doubtful[names]
 
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
         """Classify a refused submission by the system's message."""
-        if isinstance(error, AwayError):
+        if isinstance(error, UnavailableError):
             return Refusal.AWAY
         if isinstance(error, InputError) or re.search(self.final, words, re.IGNORECASE):
             return Refusal.FINAL
@@ -277,34 +277,34 @@ class CommandCluster(PolledCluster[_Live]):
         """Query the queue and the accounting; see `PolledCluster.look`."""
         try:
             known = self._ask(self.query, jobs)
-        except AwayError:
+        except UnavailableError:
             raise
         except ClusterError as error:  # a failed query must not end the run
-            raise AwayError(str(error)) from None
+            raise UnavailableError(str(error)) from None
         self._warn(known)
         gone = [job for job in jobs if job not in known]
         return self._recorded(gone) | known if gone else known
 
-    def _end_twins(self) -> None:
+    def _end_late_duplicates(self) -> None:
         """End jobs of submissions that succeeded late, after they had been submitted again."""
         now = time.monotonic()
         self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
         if not self._sent_again:
             return
-        twins = {
+        duplicates = {
             self._base(job): name
             for job, name in self.names().items()
             if name in self._sent_again and self._base(job) != self._sent_again[name][0]
         }
-        if twins:
-            _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(sorted(twins)))
-            self._end_duplicates(sorted(twins))
+        if duplicates:
+            _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(sorted(duplicates)))
+            self._end_duplicates(sorted(duplicates))
 
     def _end_duplicates(self, submissions: Sequence[str]) -> None:
         """End submissions whose batches are also part of others. A refusal is logged: they may have ended just now."""
         try:
             self.remove(submissions)
-        except AwayError:
+        except UnavailableError:
             raise
         except ClusterError as error:
             _log.info("%s", error)
@@ -317,21 +317,23 @@ class CommandCluster(PolledCluster[_Live]):
                 self._told.add(told)
                 _log.warning("job %s is in a state unknown to toilfn; waiting for it to change: %s", job, found.detail)
 
-    def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
-        """Search for jobs by the names of their submissions; see `PolledCluster.still_there`."""
+    def found_by_name(self, jobs: Sequence[JobId]) -> set[JobId]:
+        """Search for jobs by the names of their submissions; see `PolledCluster.found_by_name`."""
         listed = self.names()
         left, to_end = set(), dict.fromkeys(jobs)
         for job in jobs:
             name, place = self._live[job].name, self.split(job)[1]
-            twins = {
+            duplicates = {
                 other
                 for other, called in listed.items()
                 if called == name and (other == job or (other not in self._live and self.split(other)[1] == place))
             }
-            if twins:
-                _log.warning("job %s is missing from the answers but still listed, as %s", job, " ".join(sorted(twins)))
+            if duplicates:
+                _log.warning(
+                    "job %s is missing from the answers but still listed, as %s", job, " ".join(sorted(duplicates))
+                )
                 left.add(job)
-                to_end.update(dict.fromkeys(twins))
+                to_end.update(dict.fromkeys(duplicates))
             if job in listed and not self._live[job].is_killed:
                 self._live[job].missing_since = None
                 to_end.pop(job)
@@ -346,7 +348,7 @@ class CommandCluster(PolledCluster[_Live]):
         for portion in portions(list(targets), self.kill_limit):
             try:
                 self.remove(portion)
-            except AwayError:
+            except UnavailableError:
                 raise
             except ClusterError as error:
                 _log.info("%s", error)  # the job may have ended; the next poll shows its state
@@ -368,7 +370,7 @@ class CommandCluster(PolledCluster[_Live]):
         """End all jobs, and remove the files of jobs that were already ending. See `Cluster.close`."""
         done = [(job, live) for job, live in self._live.items() if live.is_ending]
         with contextlib.suppress(ClusterError):
-            self._end_twins()
+            self._end_late_duplicates()
             for name in self._doubtful.values():
                 if base := self._listed(name):
                     self._end_duplicates([base])
@@ -470,7 +472,7 @@ class CommandCluster(PolledCluster[_Live]):
         text = self.script(submission)
         script.touch(mode=0o700)
         script.write_bytes(text.encode(errors="surrogateescape"))  # paths need not be valid Unicode
-        base = self.patiently(lambda: self.arrived(name)) if earlier else ""
+        base = self.retry_until_answered(lambda: self.arrived(name)) if earlier else ""
         base = base or self._send(submission, script, text, key)
         self._doubtful.pop(key, None)
         numbers = range(self.first, self.first + len(batches))
@@ -493,7 +495,7 @@ class CommandCluster(PolledCluster[_Live]):
             return self.send(submission, script, text)
 
         try:
-            return self.surely(send, lambda: self.arrived(submission.name))
+            return self.send_or_find(send, lambda: self.arrived(submission.name))
         except ClusterError as said:
             # The command may have failed after it had submitted the job.
             with contextlib.suppress(ClusterError):
@@ -503,7 +505,7 @@ class CommandCluster(PolledCluster[_Live]):
                 self._doubtful[key] = submission.name
             script.unlink(missing_ok=True)
             command = self.submit_command(submission, script)
-            kind = AwayError if isinstance(said, AwayError) else ClusterError
+            kind = UnavailableError if isinstance(said, UnavailableError) else ClusterError
             raise kind(f"{said}{COMMAND}{shlex.join(command)}\nThe script was:\n{text}") from None
 
     def submission_names(self) -> dict[str, str]:
@@ -520,7 +522,7 @@ class CommandCluster(PolledCluster[_Live]):
             known = self._ask(self.account, jobs)
         except ClusterError as error:
             none = self.no_accounting and re.search(self.no_accounting, str(error), re.IGNORECASE)
-            is_away = isinstance(error, AwayError) and not none
+            is_away = isinstance(error, UnavailableError) and not none
             if self._no_records_since is None:
                 self._no_records_since = time.monotonic()
                 _log.warning("%s; cannot determine how some jobs ended", error)
@@ -569,7 +571,7 @@ class CommandCluster(PolledCluster[_Live]):
         """
         found: dict[JobId, str] = {}
         tables: dict[str, list[str]] = {}
-        for job, name in self.patiently(self.names).items():
+        for job, name in self.retry_until_answered(self.names).items():
             if f"-{name}".rpartition("-")[0].endswith(f"-{workflow}"):
                 table = tables[name] if name in tables else tables.setdefault(name, batch_names(self._script(name)))
                 place = (self.split(job)[1] or self.first) - self.first

@@ -21,7 +21,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from toilfn.errors import ClusterError
 
-__all__ = ["Answer", "AwayError", "Commands", "CredentialsError", "has_beginning", "json_values", "pauses", "portions"]
+__all__ = [
+    "Answer",
+    "Commands",
+    "CredentialsError",
+    "UnavailableError",
+    "has_beginning",
+    "json_values",
+    "pauses",
+    "portions",
+]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -33,11 +42,11 @@ _MOST_WORDS = 2000
 """Number of characters of a command's output to quote in an error."""
 
 
-class AwayError(ClusterError):
+class UnavailableError(ClusterError):
     """The system did not answer, or its answer could not be parsed; it may answer later."""
 
 
-class CredentialsError(AwayError):
+class CredentialsError(UnavailableError):
     """The system rejected the credentials. At the start, they are wrong; later, they have expired, and the user may
     renew them."""
 
@@ -106,7 +115,7 @@ class Commands:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the system is temporarily unavailable, the command could not be started, or it was killed by a signal.
             The command may nevertheless have had its effect.
         ClusterError
@@ -117,11 +126,11 @@ class Commands:
             return done.stdout
         said = _message(done)
         if self._away.search(done.stderr):
-            raise AwayError(f"{command[0]}: {said}")
+            raise UnavailableError(f"{command[0]}: {said}")
         if done.returncode in accept:
             return done.stdout
         if done.returncode < 0 or done.returncode in (126, 127):
-            raise AwayError(f"{command[0]} {_end(done.returncode)}: {said}")
+            raise UnavailableError(f"{command[0]} {_end(done.returncode)}: {said}")
         raise ClusterError(f"{command[0]} failed with exit status {done.returncode}: {said}")
 
     def ask(self, command: Sequence[str], accept: Sequence[int] = ()) -> str:
@@ -138,7 +147,7 @@ class Commands:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If there is no answer, for any reason.
         """
         return self.answer(command, accept).text
@@ -152,19 +161,19 @@ class Commands:
         is_absent = self.is_absent(done.stderr + done.stdout)
         if not self._away.search(done.stderr) and (done.returncode in accept or is_absent):
             return Answer(done.stdout, is_absent)
-        raise AwayError(f"{command[0]} {_end(done.returncode)}: {said}")
+        raise UnavailableError(f"{command[0]} {_end(done.returncode)}: {said}")
 
     def consult(self, command: Sequence[str]) -> str:
         """Run a query whose answer is optional, such as for a site's limits; return an empty text if it is refused.
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the system says that it is temporarily unavailable.
         """
         try:
             return self.run(command)
-        except AwayError:
+        except UnavailableError:
             raise
         except ClusterError as error:
             _log.info("%s; continuing without this information", error)
@@ -187,11 +196,13 @@ class Commands:
             )
         except FileNotFoundError:
             missing = _missing(command[0])
-            raise (AwayError if command[0] in self._known else ClusterError)(missing, hint=_MISSING_HINT) from None
+            raise (UnavailableError if command[0] in self._known else ClusterError)(
+                missing, hint=_MISSING_HINT
+            ) from None
         except subprocess.TimeoutExpired:
-            raise AwayError(f"{command[0]} did not respond within {self._timeout:g} s") from None
+            raise UnavailableError(f"{command[0]} did not respond within {self._timeout:g} s") from None
         except OSError as error:  # out of processes, or the command's file system is unavailable
-            raise AwayError(f"{command[0]} could not be started: {error}") from None
+            raise UnavailableError(f"{command[0]} could not be started: {error}") from None
         self._known.add(command[0])
         return subprocess.CompletedProcess(command, done.returncode, _text(done.stdout), _text(done.stderr))
 

@@ -11,7 +11,7 @@ from http.client import HTTPException
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
-from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError
 from toilfn.errors import ClusterError, InputError
 
 __all__ = ["JsonService", "RefusedError", "refusal"]
@@ -108,7 +108,7 @@ class JsonService:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If there is no answer, or a temporary failure, or the credentials were rejected.
         RefusedError
             If the service refuses the request. The error quotes its message.
@@ -128,7 +128,7 @@ class JsonService:
                 raise refusal(self.name, self.url + path, error.code, error.reason, error, self._hint) from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise AwayError(f"{self.name} at {self.url} does not respond: {reason}") from None
+            raise UnavailableError(f"{self.name} at {self.url} does not respond: {reason}") from None
 
     def _read(self, path: str, text: bytes) -> Any:
         try:
@@ -143,7 +143,7 @@ def refusal(name: str, where: str, status: int, reason: str, answer: Answer, hin
     Returns
     -------
     ClusterError
-        A `CredentialsError` if the credentials were rejected, an `AwayError` if the failure is temporary, else a
+        A `CredentialsError` if the credentials were rejected, an `UnavailableError` if the failure is temporary, else a
         `RefusedError`.
     """
     try:
@@ -152,7 +152,7 @@ def refusal(name: str, where: str, status: int, reason: str, answer: Answer, hin
         said = ""
     message = f"{name} at {where} answered {status} {reason}: {said}".rstrip(" .:")
     if status in _AWAY:
-        return AwayError(message)
+        return UnavailableError(message)
     advice = hint if hint and status in (401, 403) else None
     if advice and status == 401:
         return CredentialsError(message, hint=advice)

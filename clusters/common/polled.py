@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, RunContext, SubmissionError, Update
-from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError, pauses
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity
@@ -123,7 +123,7 @@ class PolledCluster(Cluster, Generic[L]):
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the system does not answer at present.
         """
 
@@ -131,7 +131,7 @@ class PolledCluster(Cluster, Generic[L]):
     def end(self, jobs: Sequence[JobId]) -> None:
         """End jobs; those that no longer exist are ignored. Raises like `look`."""
 
-    def still_there(self, jobs: Sequence[JobId]) -> set[JobId]:
+    def found_by_name(self, jobs: Sequence[JobId]) -> set[JobId]:
         """Search by other means for jobs that are missing from the answers, and end any that may be left.
 
         This is called before such jobs count as lost and their batches can be started again. Raises like `look`.
@@ -145,7 +145,7 @@ class PolledCluster(Cluster, Generic[L]):
         return set()
 
     def namesakes(self, name: str) -> list[JobId]:
-        """Return the ids of all live submissions with a name, for systems that use `once`. Raises like `look`."""
+        """Return the ids of all live submissions with a name, for users of `submit_once`. Raises like `look`."""
         return []
 
     def ended(self, job: JobId, live: L, found: Found) -> Found:
@@ -185,10 +185,10 @@ class PolledCluster(Cluster, Generic[L]):
             self._end_late()
             self._kill_again()
             self._kill()
-            self._end_twins()
+            self._end_late_duplicates()
             known = self.look(list(self._live))
             known |= self._missing([job for job in self._live if job not in known])
-        except AwayError as error:
+        except UnavailableError as error:
             self._tolerate(error)
             return []
         self._note_answer()
@@ -204,7 +204,7 @@ class PolledCluster(Cluster, Generic[L]):
                     self._to_kill.add(job)
             try:
                 self._kill()
-            except AwayError as error:  # the next poll tries again
+            except UnavailableError as error:  # the next poll tries again
                 _log.info("%s; will end the jobs later", error)
                 self._not_ended = str(error)
 
@@ -212,7 +212,7 @@ class PolledCluster(Cluster, Generic[L]):
         """End all jobs of this leader."""
         self.has_left_jobs = False
         with suppress(ClusterError):
-            self._end_twins()
+            self._end_late_duplicates()
             for name in self._doubtful.values():
                 if doubtful := self.namesakes(name):
                     self.end(doubtful)
@@ -239,7 +239,7 @@ class PolledCluster(Cluster, Generic[L]):
 
     # Implementation.
 
-    def patiently(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
+    def retry_until_answered(self, ask: Callable[[], T], at_most: float = math.inf) -> T:
         """Repeat a request until the system answers, for at most `patience` and `at_most` seconds.
 
         `at_most` is used at the start: rejected credentials are then wrong, so waiting for new ones would not help.
@@ -248,7 +248,7 @@ class PolledCluster(Cluster, Generic[L]):
         for pause in pauses(limit):
             try:
                 answer = ask()
-            except AwayError as error:
+            except UnavailableError as error:
                 if at_most < math.inf and isinstance(error, CredentialsError):
                     raise
                 self._note_outage(error)
@@ -261,7 +261,7 @@ class PolledCluster(Cluster, Generic[L]):
                 return answer
         try:
             return ask()
-        except AwayError as error:
+        except UnavailableError as error:
             error.hint = error.hint or "check that this machine reaches the system; patience= limits the wait"
             raise
 
@@ -284,9 +284,9 @@ class PolledCluster(Cluster, Generic[L]):
 
     def refusal(self, error: ClusterError | InputError, words: str) -> Refusal:
         """Classify a refused submission: here, any answer of the service other than a temporary failure is final."""
-        return Refusal.AWAY if isinstance(error, AwayError) else Refusal.FINAL
+        return Refusal.AWAY if isinstance(error, UnavailableError) else Refusal.FINAL
 
-    def once(
+    def submit_once(
         self, batches: tuple[str, ...], name: str, send: Callable[[str], str], arrived: Callable[[str], str]
     ) -> str:
         """Submit batches under a name, repeatedly while the system is unavailable but never twice; return the id.
@@ -317,8 +317,8 @@ class PolledCluster(Cluster, Generic[L]):
             return send(name)
 
         try:
-            base = self.patiently(attempt)
-        except AwayError:
+            base = self.retry_until_answered(attempt)
+        except UnavailableError:
             self._doubtful[batches] = name
             raise
         if sent > 1:
@@ -326,16 +326,16 @@ class PolledCluster(Cluster, Generic[L]):
                 self._sent_again[name] = (base, time.monotonic() + self.patience)
         return base
 
-    def _end_twins(self) -> None:
+    def _end_late_duplicates(self) -> None:
         """End submissions that succeeded late, after they had been submitted again."""
         now = time.monotonic()
         self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
         for name, (base, _) in self._sent_again.items():
-            if twins := [job for job in self.namesakes(name) if job != base]:
-                _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(twins))
-                self.end(twins)
+            if duplicates := [job for job in self.namesakes(name) if job != base]:
+                _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(duplicates))
+                self.end(duplicates)
 
-    def surely(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
+    def send_or_find(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:
         """Send a request, repeatedly while the system is unavailable but never twice.
 
         Parameters
@@ -346,7 +346,7 @@ class PolledCluster(Cluster, Generic[L]):
             Returns the id if an earlier request succeeded and only its answer was lost, else an empty text.
         """
         tries = itertools.count()
-        return self.patiently(lambda: (next(tries) and arrived()) or send())
+        return self.retry_until_answered(lambda: (next(tries) and arrived()) or send())
 
     @property
     def context(self) -> RunContext:
@@ -361,7 +361,7 @@ class PolledCluster(Cluster, Generic[L]):
             raise ClusterError("the cluster is not open")
         return self._context
 
-    def _tolerate(self, error: AwayError) -> None:
+    def _tolerate(self, error: UnavailableError) -> None:
         """Tolerate an outage until `patience` runs out."""
         now = time.monotonic()
         away = now - self._note_outage(error)
@@ -372,7 +372,7 @@ class PolledCluster(Cluster, Generic[L]):
         _log.warning("%s; asking again", error)
         self._next_look = now + max(self.poll_interval, min(away, 30.0))
 
-    def _note_outage(self, error: AwayError) -> float:
+    def _note_outage(self, error: UnavailableError) -> float:
         """Record that the system does not answer, and return since when (monotonic time)."""
         if self._away_since is None:
             self._away_since = time.monotonic()
@@ -445,7 +445,7 @@ class PolledCluster(Cluster, Generic[L]):
             if live.killed_at is not None or now - live.missing_since >= self.grace:
                 due.append(job)
             found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
-        for job in set(due) - (self.still_there(due) if due else set()):
+        for job in set(due) - (self.found_by_name(due) if due else set()):
             killed = self._live[job].is_killed
             words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s"
             found[job] = Found(JobState.ENDED, Cause.LOST, words)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from toilfn.clusters.base import Capabilities, JobId, RunContext
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.commands import AwayError, Commands, has_beginning
+from toilfn.clusters.common.commands import Commands, UnavailableError, has_beginning
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
@@ -215,7 +215,7 @@ def _queue_last(lines: list[str]) -> list[str]:
 Ad: TypeAlias = dict[str, Any]
 
 
-class NoticesError(AwayError):
+class NoticesError(UnavailableError):
     """The answer is text without any job: either a notice of the site, since HTCondor prints nothing if there are no
     jobs, or a failure."""
 
@@ -262,7 +262,7 @@ class CommandQueue:
         output = self._commands.ask([command, *clusters, "-json", "-attributes", ",".join(ATTRIBUTES)])
         ads = json_ads(output)
         if ads is None:
-            kind = AwayError if has_beginning(output) else NoticesError
+            kind = UnavailableError if has_beginning(output) else NoticesError
             raise kind(f"{command} -json returned invalid JSON: {output[:300]!r}")
         return ads
 
@@ -319,14 +319,14 @@ class Bindings:
         try:
             found = list(ask())
         except self._module.HTCondorException as error:  # a failed query says nothing about jobs
-            raise AwayError(f"htcondor: {error}") from error
+            raise UnavailableError(f"htcondor: {error}") from error
         return [{name: ad[name] for name in ATTRIBUTES if name in ad} for ad in found]
 
     def _call(self, ask: Any) -> Any:
         try:
             return ask()
         except self._module.HTCondorException as error:
-            kind = AwayError if re.search(AWAY, str(error)) else ClusterError
+            kind = UnavailableError if re.search(AWAY, str(error)) else ClusterError
             raise kind(f"htcondor: {error}") from error
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
-from toilfn.clusters.common.commands import AwayError, CredentialsError, pauses, portions
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError, pauses, portions
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import image_of, resolved, setting
@@ -227,7 +227,7 @@ class KubernetesCluster(Cluster):
         for pause in pauses(self._patience):
             try:
                 answer = ask()
-            except AwayError as error:
+            except UnavailableError as error:
                 self._note_outage(error)
                 time.sleep(pause)
             else:
@@ -242,7 +242,7 @@ class KubernetesCluster(Cluster):
                 return ask()
             except CredentialsError:
                 raise
-            except AwayError as error:
+            except UnavailableError as error:
                 _log.warning("%s; trying again", error)
                 time.sleep(pause)
         return ask()
@@ -421,7 +421,7 @@ class KubernetesCluster(Cluster):
         try:
             delete(name)
             self._leftover.pop(name, None)
-        except AwayError:
+        except UnavailableError:
             self._leftover[name] = delete
         except ClusterError as error:
             _log.warning("could not delete %s: %s", name, error)

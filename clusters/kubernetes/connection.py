@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from toilfn.clusters.common.commands import AwayError, CredentialsError
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError
 from toilfn.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ _HELPFUL = {
 """Optional permissions, and the consequences of lacking them."""
 
 
-class ExpiredError(AwayError):
+class ExpiredError(UnavailableError):
     """The server no longer has the version to continue from, or a stream ended with an error: list everything again."""
 
 
@@ -102,7 +102,7 @@ class Connection:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the server does not answer.
         ClusterError
             If the server refuses, or a permission is missing.
@@ -248,7 +248,7 @@ class Connection:
             try:
                 answer: dict[str, Any] = json.loads(response.data)
             except ValueError as error:
-                raise AwayError(f"Kubernetes at {self.host} returned invalid JSON: {error}") from error
+                raise UnavailableError(f"Kubernetes at {self.host} returned invalid JSON: {error}") from error
         return answer
 
     def _request(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> HTTPResponse:
@@ -265,7 +265,7 @@ class Connection:
         except self._raised as error:
             raise self._meaning(error.status or 0, error.body, str(error.reason)) from None
         except (HTTPError, OSError) as error:
-            raise AwayError(f"Kubernetes at {self.host} does not respond: {error}") from error
+            raise UnavailableError(f"Kubernetes at {self.host} does not respond: {error}") from error
         except ValueError as error:  # raised by the client's models
             raise _unfit(error) from None
         return response
@@ -286,7 +286,7 @@ class Connection:
         if status == 410:
             return ExpiredError(f"Kubernetes at {self.host} no longer has that version: {said}")
         if status in _AWAY:
-            return AwayError(f"Kubernetes at {self.host} is temporarily unavailable: {status} {said}")
+            return UnavailableError(f"Kubernetes at {self.host} is temporarily unavailable: {status} {said}")
         if status == 401:
             hint = "the credentials are wrong or have expired: check `kubectl config view`, kubeconfig= and context="
             return CredentialsError(f"Kubernetes at {self.host} rejects the credentials ({said})", hint=hint)
@@ -328,7 +328,7 @@ class Stream:
         ------
         ExpiredError
             If the server no longer has all changes, or cannot continue.
-        AwayError
+        UnavailableError
             If the connection was interrupted.
         ClusterError
             If the server refuses to continue.
@@ -342,14 +342,14 @@ class Stream:
                     raise self._error(event["object"])
                 yield event
         except (HTTPError, OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            raise AwayError(f"the watch stream was interrupted: {error}") from error
+            raise UnavailableError(f"the watch stream was interrupted: {error}") from error
         finally:
             self._response.close()
 
     def _error(self, status: Mapping[str, Any]) -> ClusterError:
         """Build the error for an event that says why the stream ends."""
         found = self._judge(int(status.get("code") or 500), None, str(status.get("message", "")))
-        return ExpiredError(str(found)) if type(found) is AwayError else found
+        return ExpiredError(str(found)) if type(found) is UnavailableError else found
 
     def end(self) -> None:
         """End the stream now, from any thread."""

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.kubernetes import verdict
 from toilfn.clusters.kubernetes.connection import Connection, QuotaError
 from toilfn.errors import ClusterError
@@ -121,7 +121,7 @@ class Sender:
             return True
         try:
             self._connection.create_job(manifest)
-        except AwayError as error:
+        except UnavailableError as error:
             self._doubtful.add(name)
             self._trouble = self._trouble or (time.monotonic(), error)
             self._next_pause = min(2 * self._next_pause, max(self._pause, _LONGEST_PAUSE))

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.kubernetes.connection import Connection, ExpiredError, Stream
 from toilfn.errors import ClusterError
 
@@ -96,7 +96,7 @@ class Watcher:
             try:
                 self._once()
             except ClusterError as error:
-                if isinstance(error, ExpiredError) or not isinstance(error, AwayError):
+                if isinstance(error, ExpiredError) or not isinstance(error, UnavailableError):
                     self._version = ""
                 self._pause_after(error)
             finally:
@@ -123,7 +123,7 @@ class Watcher:
             elif event["type"] != "BOOKMARK":
                 self._news.put(Changed(self._kind, item))
         if is_empty and time.monotonic() - opened < _STEADY:
-            raise AwayError(f"watch streams of {self._kind}s end immediately")
+            raise UnavailableError(f"watch streams of {self._kind}s end immediately")
         self._works()
 
     def _works(self) -> None:

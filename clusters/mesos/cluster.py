@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, unquote
 
 from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
 from toilfn.clusters.common.settings import prologue_script, resolved, setting, walltime_of, worker_words
 from toilfn.clusters.common.verdicts import exit_cause
@@ -159,7 +159,7 @@ class MesosCluster(PolledCluster[_Task]):
         with self.lock:
             for job, batch in zip(jobs, batches, strict=True):
                 self._live[job] = _Task(batch=batch, walltime=walltime_of(self.settings, batch.resources))
-        self.patiently(lambda: self._open_master.call("REVIVE"))
+        self.retry_until_answered(lambda: self._open_master.call("REVIVE"))
         return jobs
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
@@ -190,7 +190,7 @@ class MesosCluster(PolledCluster[_Task]):
             master.check()
             master.call("TEARDOWN")
             self.context.notes.write(_NOTE, b"")
-        except AwayError as error:
+        except UnavailableError as error:
             _log.warning("%s; its tasks will end after failover_timeout", error)
         except ClusterError as error:  # another leader has taken over
             _log.info("%s", error)
@@ -357,7 +357,7 @@ class MesosCluster(PolledCluster[_Task]):
         """Find the live tasks of this framework and adopt them, and request their states from Mesos."""
         if workflow != self.context.workflow:
             return {}
-        tasks = self.patiently(lambda: self._open_master.ask("GET_TASKS")).get("tasks", ())
+        tasks = self.retry_until_answered(lambda: self._open_master.ask("GET_TASKS")).get("tasks", ())
         names: dict[JobId, str] = {}
         with self.lock:
             for task in tasks:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.clusters.base import worker_command
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.http import JsonService
 from toilfn.clusters.local.machine import used_memory
 from toilfn.clusters.mesos.stream import Stream
@@ -117,7 +117,7 @@ class Executor:
                 with Stream("the Mesos agent", self.agent + _PATH, call, self.headers, _SILENCE) as events:
                     self._forward(events)
                 away_since = time.monotonic()
-            except AwayError as error:
+            except UnavailableError as error:
                 print(error, file=sys.stderr)
             except ClusterError as error:
                 print(error, file=sys.stderr)
@@ -130,7 +130,7 @@ class Executor:
         try:
             for event in events:
                 self._events.put(event)
-        except AwayError as error:
+        except UnavailableError as error:
             print(error, file=sys.stderr)
 
     def _unacknowledged_state(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.http import JsonService, RefusedError
 from toilfn.clusters.mesos.stream import Stream
 from toilfn.errors import ClusterError
@@ -64,7 +64,7 @@ class Master:
         self._stopped = threading.Event()
         self._stream: Stream | None = None
         self._service: JsonService | None = None
-        self._problem: ClusterError = AwayError(f"{NAME} has not responded yet")
+        self._problem: ClusterError = UnavailableError(f"{NAME} has not responded yet")
         self._thread = threading.Thread(target=self._run, name="toilfn-mesos", daemon=True)
         self.framework_id = ""
 
@@ -97,7 +97,7 @@ class Master:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the master does not answer at present.
         ClusterError
             If the master has refused the framework permanently.
@@ -116,7 +116,7 @@ class Master:
 
     @property
     def _is_refused(self) -> bool:
-        return not isinstance(self._problem, AwayError)
+        return not isinstance(self._problem, UnavailableError)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         service, stream = self._service, self._stream
@@ -130,7 +130,7 @@ class Master:
             endpoint = self._endpoints[place % len(self._endpoints)]
             try:
                 self._listen(endpoint)
-            except AwayError as error:
+            except UnavailableError as error:
                 self._lost(error)
             except ClusterError as error:
                 self._lost(error)
@@ -156,7 +156,7 @@ class Master:
                 if event["type"] == "ERROR":
                     raise ClusterError(f"{NAME} at {endpoint} ended the subscription: {event['error']['message']}")
                 self._on_event(event)
-        raise AwayError(f"{NAME} at {endpoint} ended its stream")
+        raise UnavailableError(f"{NAME} at {endpoint} ended its stream")
 
     def _subscribed(self, endpoint: str, framework_id: str) -> None:
         with self._changed:

@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.http import refusal
 from toilfn.errors import ClusterError
 
@@ -45,7 +45,7 @@ class Stream:
 
     Raises
     ------
-    AwayError
+    UnavailableError
         If the other side does not answer at present.
     RefusedError
         If the other side refuses. The error has its message, and the target of a redirect.
@@ -65,7 +65,7 @@ class Stream:
             self._response: HTTPResponse = self._connection.getresponse()
         except (OSError, HTTPException) as error:
             self._connection.close()
-            raise AwayError(f"{name} at {url} does not respond: {error}") from None
+            raise UnavailableError(f"{name} at {url} does not respond: {error}") from None
         if self._response.status != 200:
             with self:
                 raise refusal(name, url, self._response.status, self._response.reason, self._response)
@@ -76,14 +76,14 @@ class Stream:
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the connection is lost.
         """
         try:
             for record in records(self._response):
                 yield json.loads(record)
         except (OSError, HTTPException, ValueError) as error:
-            raise AwayError(f"{self._name} at {self._url} stopped responding: {error}") from None
+            raise UnavailableError(f"{self._name} at {self._url} stopped responding: {error}") from None
 
     def cut(self) -> None:
         """End the stream while another thread reads from it."""

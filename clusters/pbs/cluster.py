@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from toilfn.clusters.base import Capabilities, JobId, JobState
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.commands import Answer, AwayError, portions
+from toilfn.clusters.common.commands import Answer, UnavailableError, portions
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import JobSettings
@@ -85,7 +85,7 @@ class PBSBase(CommandCluster):
 
         Raises
         ------
-        AwayError
+        UnavailableError
             If the output cannot be parsed.
         """
 
@@ -202,7 +202,7 @@ class PBSCluster(PBSBase):
         answer = self._qstat(arguments)
         jobs = json_jobs(answer.text, answer.is_absent)
         if jobs is None:
-            raise AwayError(f"qstat -F json returned invalid JSON: {answer.text[:300]!r}")
+            raise UnavailableError(f"qstat -F json returned invalid JSON: {answer.text[:300]!r}")
         return jobs
 
     def selection(self, name: str) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ class PBSCluster(PBSBase):
         """Run qstat, including ended jobs if the server keeps them (``job_history_enable``)."""
         try:
             return self.commands.answer(["qstat", *self._history, "-t", "-f", "-F", "json", *arguments])
-        except AwayError as error:
+        except UnavailableError as error:
             if "job history" not in str(error) or not self._history:
                 raise
             self._history = ()
@@ -249,5 +249,5 @@ class TorqueCluster(PBSBase):
         answer = self.commands.answer(["qstat", "-t", "-f", "-x", *arguments])
         jobs = xml_jobs(answer.text, answer.is_absent)
         if jobs is None:
-            raise AwayError(f"qstat -x returned invalid XML: {answer.text[:300]!r}")
+            raise UnavailableError(f"qstat -x returned invalid XML: {answer.text[:300]!r}")
         return jobs

@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, RunContext
-from toilfn.clusters.common.commands import AwayError, Commands
+from toilfn.clusters.common.commands import Commands, UnavailableError
 from toilfn.clusters.htcondor.answers import event_log
 from toilfn.clusters.htcondor.cluster import CommandQueue, HTCondorCluster, chosen_queue
 from toilfn.clusters.lsf import LSFCluster, history, read_parameters
@@ -218,7 +218,7 @@ def test_bindings_are_used_where_they_find_a_schedd(tmp_path):
     pytest.importorskip("htcondor2", reason="the package htcondor is not installed")
     queue = chosen_queue(Commands("away"), wanted=None)
     assert isinstance(queue, CommandQueue)
-    with pytest.raises(AwayError, match="Unable to locate local daemon"):
+    with pytest.raises(UnavailableError, match="Unable to locate local daemon"):
         chosen_queue(Commands("away"), wanted=True).queued(["1"])
 
 

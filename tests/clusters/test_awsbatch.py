@@ -18,7 +18,7 @@ from tests.servers.machine import wait_for
 from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
-from toilfn.clusters.common.commands import AwayError
+from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
@@ -158,7 +158,7 @@ class LosesAnswers:
             self.sent.append(named["jobName"])
             if self.lost:
                 self.lost -= 1
-                raise AwayError("the answer was lost")
+                raise UnavailableError("the answer was lost")
         return answer
 
     def __getattr__(self, name):

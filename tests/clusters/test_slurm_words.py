@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from toilfn.clusters.base import JobId, JobState
-from toilfn.clusters.common.commands import AwayError, Commands
+from toilfn.clusters.common.commands import Commands, UnavailableError
 from toilfn.clusters.slurm.answers import REASONS, STATES, accounting_answer, names_answer, queue_answer
 from toilfn.clusters.slurm.cluster import SlurmCluster
 from toilfn.errors import ClusterError
@@ -299,9 +299,9 @@ Batch script contains DOS line breaks
 @pytest.mark.parametrize("words", AWAY)
 def test_communication_and_authentication_errors_are_outages_of_a_submission(words):
     commands = Commands(SlurmCluster.away, SlurmCluster.absent)
-    with pytest.raises(AwayError):
+    with pytest.raises(UnavailableError):
         commands.run(["sh", "-c", 'echo "sbatch: error: $1" >&2; exit 1', "sh", words])
-    with pytest.raises(AwayError):
+    with pytest.raises(UnavailableError):
         commands.ask(["sh", "-c", 'echo "slurm_load_jobs error: $1" >&2; exit 1', "sh", words])
 
 
@@ -309,7 +309,7 @@ def test_communication_and_authentication_errors_are_outages_of_a_submission(wor
 def test_other_refusals_of_a_submission_are_final(words):
     with pytest.raises(ClusterError) as caught:
         Commands(SlurmCluster.away).run(["sh", "-c", 'echo "sbatch: error: $1" >&2; exit 1', "sh", words])
-    assert not isinstance(caught.value, AwayError)
+    assert not isinstance(caught.value, UnavailableError)
 
 
 def test_only_slurms_own_words_mean_that_there_is_no_such_job():
@@ -317,7 +317,7 @@ def test_only_slurms_own_words_mean_that_there_is_no_such_job():
     say = ["sh", "-c", 'echo "$1" >&2; exit 1', "sh"]
     assert commands.ask([*say, "slurm_load_jobs error: Invalid job id specified"]) == ""
     for words in ("", "not found", "no such job", "Invalid job id specified; Message receive failure"):
-        with pytest.raises(AwayError):
+        with pytest.raises(UnavailableError):
             commands.ask([*say, words])
 
 

@@ -261,8 +261,8 @@ class AttemptRunner:
     def _end(
         self, attempt: Attempt, result: Recorded | BaseException, files: TaskFiles, meter: Meter
     ) -> records.Outcome | records.Failure:
-        log = self._keep_log(_surely(self._output.take, b""))
-        stats = self._with_requests(_surely(meter.read, records.Stats(meter.start)))
+        log = self._keep_log(_or_default(self._output.take, b""))
+        stats = self._with_requests(_or_default(meter.read, records.Stats(meter.start)))
         if self._disk is not None and self._disk.peak:
             stats = stats._replace(disk=self._disk.peak)
         self._disk = None
@@ -308,7 +308,7 @@ def _failure(
     return records.Failure(attempt.task.id, attempt.number, cause.value, said, trace, log, stats)
 
 
-def _surely(measure: Callable[[], T], default: T) -> T:
+def _or_default(measure: Callable[[], T], default: T) -> T:
     """Do what may fail in unforeseen ways: a task's answer must not be lost for its log or its statistics."""
     try:
         return measure()
