@@ -92,14 +92,13 @@ def command(options: argparse.Namespace) -> int:
 
 def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
     """Return the newest leader, whether it is alive, and what the log says."""
-    fold = Fold()
-    while True:
-        began = time.monotonic()
-        leader, is_alive = holder(store), living(store) is not None
-        fold.update(store)  # after the leader: one that ends in between says so there
-        if not (wait and (is_alive or has_leader_job(store))):
-            break
+    began = time.monotonic()
+    while wait and (living(store) is not None or has_leader_job(store)):
         time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
+        began = time.monotonic()
+    # Read only now, since the job of a leader may have begun and ended while its cluster was asked.
+    leader, is_alive, fold = holder(store), living(store) is not None, Fold()
+    fold.update(store)  # after the leader: one that ends in between says so there
     if not is_alive:
         fold.stop_running()
     return leader, is_alive, fold
