@@ -1,4 +1,4 @@
-"""What a user sees whose machine has the commands of Slurm, but does not reach its controller."""
+"""What users see if their machine has the commands of Slurm but cannot reach its controller."""
 
 from __future__ import annotations
 
