@@ -13,6 +13,7 @@ from toilfn.cloud.bootstrap import Secrets, controller_data, worker_data
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.machines import MachineType
 from toilfn.cloud.policy import TAG, role_policy
+from toilfn.cloud.provider import Cluster, Machine, Machines, Provider
 from toilfn.cloud.steps import Step
 from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.errors import ClusterError, InputError
@@ -44,7 +45,7 @@ def ignoring(*codes: str) -> Iterator[None]:
             raise
 
 
-class AmazonCloud:
+class AmazonCloud(Provider):
     """AWS for one cluster.
 
     Parameters
@@ -61,7 +62,7 @@ class AmazonCloud:
         self, name: str, region: str, amazon: Amazon | None = None, pause: Callable[[float], None] = time.sleep
     ) -> None:
         self.name = name
-        self.region = region
+        self.region = self.place = region
         self.pause = pause
         self._amazon = amazon or Amazon(region)
 
@@ -208,6 +209,47 @@ class AmazonCloud:
         if is_slurm:
             self.image(description)
 
+    def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step]:
+        """Return the steps of a cluster of the description's kind, or of all kinds."""
+        from toilfn.cloud import eks
+
+        of_kind = {
+            "slurm": lambda: steps_of(self, description, secrets),
+            "kubernetes": lambda: eks.steps_of(self, description),
+        }
+        kinds = [description.kind] if description else list(of_kind)
+        return [step for kind in kinds for step in of_kind[kind]()]
+
+    def machines(self) -> list[Machine]:
+        """Return this cluster's machines that are not gone."""
+        return [_machine(instance) for instance in self.instances()]
+
+    def pools(self, description: Description) -> Machines:
+        """Return what creates and ends the machines of pools."""
+        from toilfn.cloud.aws_machines import AmazonMachines
+
+        return AmazonMachines(self, description)
+
+    def clusters(self) -> list[Cluster]:
+        """Return the clusters of the region."""
+        from toilfn.cloud import eks
+
+        managed = [Cluster(name, "kubernetes", None, True) for name in eks.clusters(self._amazon)]
+        return managed + [
+            Cluster(name, "slurm", len(instances), any(tags_of(i).get(NODE) == "controller" for i in instances))
+            for name, instances in sorted(clusters(self._amazon).items())
+        ]
+
+    def manifests(self, description: Description) -> str:
+        """Return the YAML of node pools, the service account and what a leader may do."""
+        from toilfn.cloud import eks
+
+        return eks.manifests(description)
+
+    def kubernetes_access(self, description: Description) -> str:
+        """Return the command by which kubectl reaches the cluster."""
+        return f"aws eks update-kubeconfig --region {description.region} --name toilfn-{description.name}"
+
     def tags(self, description: Description, *kinds: str, **more: str) -> list[dict[str, Any]]:
         """Return the tags of what is made, for each kind of resource."""
         values = {**description.tags, "Name": f"toilfn-{self.name}", TAG: self.name, **more}
@@ -218,6 +260,13 @@ class AmazonCloud:
 def tags_of(item: dict[str, Any]) -> dict[str, str]:
     """Return the tags of a resource."""
     return {tag["Key"]: tag["Value"] for tag in item.get("Tags", [])}
+
+
+def _machine(instance: dict[str, Any]) -> Machine:
+    tags = tags_of(instance)
+    address = instance.get("PublicIpAddress") or instance.get("PrivateIpAddress", "")
+    state, key = instance["State"]["Name"], tags.get(HOST_KEY, "")
+    return Machine(instance["InstanceId"], tags.get(NODE, ""), instance["InstanceType"], state, address, key)
 
 
 def _machine_type(kind: dict[str, Any]) -> MachineType:

@@ -7,13 +7,14 @@ from typing import Any
 
 from toilfn.cloud.aws import CONTROLLER, GONE, NODE, AmazonCloud, ignoring, tags_of
 from toilfn.cloud.description import Description, PoolDescription
+from toilfn.cloud.provider import Machines
 from toilfn.cloud.scaler import round_half_up
 from toilfn.errors import ClusterError
 
 __all__ = ["AmazonMachines"]
 
 
-class AmazonMachines:
+class AmazonMachines(Machines):
     """Machines of pools as Slurm names them: one fleet of type ``instant`` for all that a pool is to get.
 
     Parameters

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -18,10 +17,8 @@ from toilfn.errors import InputError
 from toilfn.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
-    from toilfn.cloud.aws import AmazonCloud
-    from toilfn.cloud.aws_machines import AmazonMachines
+    from toilfn.cloud.provider import Machines, Provider
     from toilfn.cloud.ssh import Host
-    from toilfn.cloud.steps import Step
 
 __all__ = ["command", "configure"]
 
@@ -179,31 +176,28 @@ def _launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _launch(options: argparse.Namespace) -> int:
-    from toilfn.cloud import aws, eks
     from toilfn.cloud.bootstrap import Secrets
     from toilfn.cloud.steps import launch
 
     description = _with_public_key(description_of(options, options.name))
-    name, region = description.name, description.region
+    name = description.name
     if description.kind == "dask":
         raise InputError(f"cluster {name}: dask-cloudprovider launches clusters of dask; docs/cloud.md has an example")
-    if description.cloud != "aws":
-        raise InputError(f"cluster {name}: clusters can be launched on aws only so far")
-    cloud = _cloud(name, region)
+    cloud = _cloud_of(description)
     cloud.check(description)
     if options.dry_run:
-        print(f"cluster {name}: the description can be launched in {region}")
+        print(f"cluster {name}: the description can be launched in {cloud.place}")
         return 0
+    secrets = Secrets.fresh() if description.kind == "slurm" else None
+    launch(name, cloud.steps(description, secrets), print)
     if description.kind == "kubernetes":
-        launch(name, eks.steps_of(cloud, description), print)
         print(
             f"cluster {name} is launched. To use it:\n"
-            f"  aws eks update-kubeconfig --region {region} --name toilfn-{name}\n"
+            f"  {cloud.kubernetes_access(description)}\n"
             f"  toilfn cluster manifests {name} | kubectl apply -f -"
         )
-        return 0
-    launch(name, aws.steps_of(cloud, description, Secrets.fresh()), print)
-    print(f"cluster {name} is launched; it is ready in some minutes: toilfn cluster ssh {name}")
+    else:
+        print(f"cluster {name} is launched; it is ready in some minutes: toilfn cluster ssh {name}")
     return 0
 
 
@@ -213,17 +207,9 @@ def _manifests_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _manifests(options: argparse.Namespace) -> int:
-    from toilfn.cloud.eks import manifests
-
-    print(manifests(description_of(options, options.name)), end="")
+    description = description_of(options, options.name)
+    print(_cloud_of(description).manifests(description), end="")
     return 0
-
-
-def _all_steps(cloud: AmazonCloud) -> list[Step]:
-    """Return the steps of every kind of cluster: without a description the kind is not known."""
-    from toilfn.cloud import aws, eks
-
-    return [*aws.steps_of(cloud), *eks.steps_of(cloud)]
 
 
 def _with_public_key(description: Description) -> Description:
@@ -238,28 +224,32 @@ def _with_public_key(description: Description) -> Description:
         raise InputError(f"cluster {description.name}: the public key {path} cannot be read: {error}") from None
 
 
-def _cloud(name: str, region: str) -> AmazonCloud:
-    from toilfn.cloud.aws import AmazonCloud
+def _cloud_of(description: Description) -> Provider:
+    from toilfn.cloud.provider import open_provider
 
-    return AmazonCloud(name, region)
+    return open_provider(description.cloud, description.name, description.region)
 
 
-def _region(options: argparse.Namespace) -> str:
-    """Return the region that is named, or that of the description here, or the environment's."""
-    found = options.region
-    if not found and Path(_DEFAULT).is_file():
-        found = read(Path(_DEFAULT).read_text(encoding="utf-8"), _DEFAULT).region
-    found = found or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not found:
-        raise InputError("no region is named; add --region, or set AWS_DEFAULT_REGION")
-    return str(found)
+def _cloud(options: argparse.Namespace, name: str = "") -> Provider:
+    """Return the cloud that is named, or that of the description here."""
+    from toilfn.cloud.provider import open_provider
+
+    here = read(Path(_DEFAULT).read_text(encoding="utf-8"), _DEFAULT) if Path(_DEFAULT).is_file() else None
+    cloud = options.cloud or (here.cloud if here else "aws")
+    same = here if here and here.cloud == cloud else None
+    return open_provider(cloud, name, options.region or (same.region if same else None))
+
+
+def _place_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
+    )
+    parser.add_argument("--cloud", choices=("aws", "google"), help=f"the cloud (default: that of {_DEFAULT}, else aws)")
 
 
 def _name_arguments(parser: argparse.ArgumentParser) -> None:
     _add_name(parser)
-    parser.add_argument(
-        "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
-    )
+    _place_arguments(parser)
 
 
 def _destroy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -271,7 +261,7 @@ def _destroy(options: argparse.Namespace) -> int:
     from toilfn.cloud.steps import destroy
     from toilfn.stores import open_store
 
-    destroy(options.name, _all_steps(_cloud(options.name, _region(options))), print)
+    destroy(options.name, _cloud(options, options.name).steps(), print)
     if options.store:
         open_store(options.store, create=False).destroy()
         print(f"removed {options.store}")
@@ -280,36 +270,24 @@ def _destroy(options: argparse.Namespace) -> int:
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
-    )
+    _place_arguments(parser)
     add_json(parser)
 
 
 def _list(options: argparse.Namespace) -> int:
-    from toilfn.cloud import eks
-    from toilfn.cloud.aws import clusters, tags_of
-    from toilfn.clusters.awsbatch.aws import Amazon
-
-    amazon = Amazon(_region(options))
-    found = clusters(amazon)
-    rows: list[dict[str, Any]] = [
-        {"name": name, "kind": "kubernetes", "machines": None, "controller": True} for name in eks.clusters(amazon)
-    ]
-    for name, instances in sorted(found.items()):
-        whole = any(tags_of(instance).get("toilfn-node") == "controller" for instance in instances)
-        rows.append({"name": name, "kind": "slurm", "machines": len(instances), "controller": whole})
+    cloud = _cloud(options)
+    found = cloud.clusters()
     if options.json:
-        print_json(rows)
-    elif rows:
+        print_json([asdict(cluster) for cluster in found])
+    elif found:
         cells = [
-            [row["name"], row["kind"], "" if row["machines"] is None else str(row["machines"]),
-             "yes" if row["controller"] else "no"]
-            for row in rows
+            [cluster.name, cluster.kind, "" if cluster.machines is None else str(cluster.machines),
+             "yes" if cluster.controller else "no"]
+            for cluster in found
         ]  # fmt: skip
         print_table(["cluster", "kind", "machines", "controller"], cells, right={2})
     else:
-        print("there are no clusters in this region")
+        print(f"there are no clusters in {cloud.place}")
     return 0
 
 
@@ -319,23 +297,21 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from toilfn.cloud.aws import tags_of
     from toilfn.cloud.steps import found
 
-    cloud = _cloud(options.name, _region(options))
-    instances = [
-        {"machine": i["InstanceId"], "node": tags_of(i).get("toilfn-node", ""), "type": i["InstanceType"],
-         "state": i["State"]["Name"], "address": i.get("PublicIpAddress") or i.get("PrivateIpAddress", "")}
-        for i in cloud.instances()
-    ]  # fmt: skip
-    resources = found(_all_steps(cloud))
+    cloud = _cloud(options, options.name)
+    machines = [
+        {"machine": m.id, "node": m.node, "type": m.type, "state": m.state, "address": m.address}
+        for m in cloud.machines()
+    ]
+    resources = found(cloud.steps())
     if not resources:
-        raise InputError(f"there is no cluster {options.name!r} in {cloud.region}; see toilfn cluster list")
+        raise InputError(f"there is no cluster {options.name!r} in {cloud.place}; see toilfn cluster list")
     if options.json:
-        print_json({"machines": instances, "resources": resources})
+        print_json({"machines": machines, "resources": resources})
         return 0
-    if instances:
-        print_table(["machine", "node", "type", "state", "address"], [list(i.values()) for i in instances])
+    if machines:
+        print_table(["machine", "node", "type", "state", "address"], [list(m.values()) for m in machines])
         print()
     print("\n".join(resources))
     return 0
@@ -349,14 +325,13 @@ def _grow_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _grow(options: argparse.Namespace) -> int:
-    from toilfn.cloud.aws_machines import AmazonMachines
     from toilfn.cloud.bootstrap import node_names
 
     description = description_of(options, options.name)
     pool = description.pool(options.pool)
     if not 0 < options.count <= pool.max:
         raise InputError(f"pool {pool.name}: it may have from 1 to {pool.max} machines, not {options.count}")
-    machines = AmazonMachines(_cloud(description.name, description.region), description)
+    machines = _cloud_of(description).pools(description)
     wanted = node_names(pool)[: options.count]
     there = machines.create(pool, wanted)
     print(f"pool {pool.name}: {len(there)} of {len(wanted)} machines run or boot")
@@ -370,9 +345,9 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy(options: argparse.Namespace) -> int:
-    from toilfn.cloud.policy import launcher_policy
+    from toilfn.cloud.provider import launcher_role
 
-    print_json(launcher_policy())
+    print_json(launcher_role("aws"))
     return 0
 
 
@@ -381,13 +356,11 @@ def _nodes_arguments(parser: argparse.ArgumentParser) -> None:
     add_description(parser)
 
 
-def _machines(options: argparse.Namespace) -> tuple[Description, AmazonMachines, list[str]]:
-    from toilfn.cloud.aws_machines import AmazonMachines
+def _machines(options: argparse.Namespace) -> tuple[Description, Machines, list[str]]:
     from toilfn.cloud.power import expand
 
     description = description_of(options)
-    cloud = _cloud(description.name, description.region)
-    return description, AmazonMachines(cloud, description), expand(options.nodes)
+    return description, _cloud_of(description).pools(description), expand(options.nodes)
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -437,15 +410,14 @@ def _reach_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _host(options: argparse.Namespace) -> Host:
-    from toilfn.cloud.aws import tags_of
+    from toilfn.cloud.provider import CONTROLLER
     from toilfn.cloud.ssh import Host
 
-    cloud = _cloud(options.name, _region(options))
-    controller = cloud.controller()
+    cloud = _cloud(options, options.name)
+    controller = next((machine for machine in cloud.machines() if machine.node == CONTROLLER), None)
     if controller is None:
-        raise InputError(f"there is no cluster {options.name!r} in {cloud.region}; see toilfn cluster list")
-    address = controller.get("PublicIpAddress") or controller["PrivateIpAddress"]
-    return Host(address, tags_of(controller)["toilfn-host-key"], options.user)
+        raise InputError(f"there is no cluster {options.name!r} in {cloud.place}; see toilfn cluster list")
+    return Host(controller.address, controller.host_key, options.user)
 
 
 def _ssh_arguments(parser: argparse.ArgumentParser) -> None:

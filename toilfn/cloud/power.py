@@ -5,25 +5,15 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from toilfn.cloud.bootstrap import node_names
 from toilfn.cloud.description import Description, PoolDescription
+from toilfn.cloud.provider import Machines
 from toilfn.errors import ClusterError, InputError, ToilfnError
 
-__all__ = ["Machines", "drain", "expand", "restore", "resume", "suspend"]
+__all__ = ["drain", "expand", "restore", "resume", "suspend"]
 
 _log = logging.getLogger(__name__)
-
-
-class Machines(Protocol):
-    """Machines of a cloud, by the names that Slurm gives them."""
-
-    def create(self, pool: PoolDescription, names: Sequence[str]) -> Mapping[str, str]:
-        """Make machines; return the addresses of those that could be had, by name."""
-
-    def terminate(self, names: Sequence[str]) -> None:
-        """Remove machines; one that is gone already is passed over."""
 
 
 def expand(nodes: str) -> list[str]:
