@@ -1,4 +1,4 @@
-"""What the commands ask of a cloud: the same questions for AWS and Google."""
+"""The interface between the commands and a cloud: one for AWS and Google."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CONTROLLER", "Cluster", "Machine", "Machines", "Provider", "launcher_role", "open_provider"]
 
 CONTROLLER = "controller"
-"""The name of the machine that Slurm's controller runs on; the other machines have the names of Slurm's nodes."""
+"""The name of the machine that Slurm's controller runs on; each other machine has the name of its node in Slurm."""
 
 
 @dataclass(frozen=True, slots=True)
