@@ -253,7 +253,7 @@ FAILED: dict[int, Failure] = {
     19: Failure(Cause.LOST, "before writing exit_status"),
     20: Failure(Cause.LOST, "found unexpected error file"),
     21: Failure(Cause.LOST, "in recognizing job"),
-    22: Failure(Cause.LOST, "the execution host is not known any more", "accounting(5), failed"),
+    22: Failure(Cause.LOST, "the execution host is no longer known", "accounting(5), failed"),
     24: Failure(Cause.PREEMPTED, "migrating (checkpointing jobs)"),
     25: Failure(Cause.PREEMPTED, "rescheduling"),
     26: Failure(Cause.LOST, "opening output file"),

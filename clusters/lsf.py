@@ -239,7 +239,7 @@ STATES: dict[str, Verdict] = {
     "PEND": queued("pending, not yet started", _BJOBS),
     "PROV": queued("its host is being woken up", _BJOBS),
     "PSUSP": queued("suspended by its owner or an administrator while it was pending", _BJOBS),
-    "WAIT": queued("in a job chunk that waits to run", _BJOBS),
+    "WAIT": queued("in a job chunk that is waiting to run", _BJOBS),
     "RUN": running("runs", _BJOBS),
     "USUSP": running("suspended by its owner or an administrator while it ran", _BJOBS),
     "SSUSP": running("suspended by LSF", _BJOBS),

@@ -275,5 +275,6 @@ def _driver(scheme: str) -> type[FsspecObjects]:
 
 def _not_found(url: str) -> StoreNotFoundError:
     return StoreNotFoundError(
-        f"no job store at {url}", hint="check the spelling: it must be the one the workflow was started with"
+        f"no job store at {url}",
+        hint="check the spelling; it must be the path or URL that the workflow was started with",
     )

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _READS = 3
 
-RESTORE = "put the object back from a copy, or start the workflow in a new store"
+RESTORE = "restore the object from a copy, or start the workflow in a new store"
 """The hint for a damaged object that nothing can replace."""
 
 

@@ -185,7 +185,7 @@ class EncryptedObjects(Objects):
 
     def _damaged(self, name: str, how: str) -> CorruptObjectError:
         return CorruptObjectError(
-            f"{name} in {self.url} {how}", hint="pass the right key, or put the object back from a copy"
+            f"{name} in {self.url} {how}", hint="pass the right key, or restore the object from a copy"
         )
 
 

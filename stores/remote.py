@@ -401,7 +401,7 @@ class FsspecObjects(Objects):
         raise AssertionError("unreachable")
 
     def _failed(self, verb: str, name: str, error: Exception) -> StoreError:
-        hint = "try again when the place answers" if isinstance(error, NoAnswerError) else self._hint(error)
+        hint = "try again when the storage service responds" if isinstance(error, NoAnswerError) else self._hint(error)
         message = f"cannot {verb} {name or 'objects'} in {self.url}: {reason(error)}"
         return StoreError(message.rstrip("."), hint=hint or None)
 

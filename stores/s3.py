@@ -175,7 +175,7 @@ class S3Objects(BucketObjects):
         if status == 403:
             return (
                 f"a store needs the permission s3:ListBucket on {self._bucket}, and s3:GetObject, s3:PutObject and"
-                " s3:DeleteObject on its objects; without s3:ListBucket, S3 gives this answer for missing objects too"
+                " s3:DeleteObject on its objects; without s3:ListBucket, S3 also returns this error for missing objects"
             )
         return ""
 

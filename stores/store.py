@@ -76,7 +76,7 @@ class Meta(NamedTuple):
             data = objects.get(META)
             if data.startswith(ENCRYPTED):
                 raise _no_key(objects.url)
-            what, advice = f"{META} in {objects.url}", "put it back from a copy"
+            what, advice = f"{META} in {objects.url}", "restore it from a copy"
             return checked.read(cls, data, lambda data: _fields(data, objects.url), what, advice)
 
         try:
@@ -332,7 +332,7 @@ class Store:
     def _missing(self, ref: BlobRef) -> CorruptObjectError:
         target = self.objects.link_target(ref.name)
         if target is not None:
-            hint = "put the file back, or start the workflow in a new store"
+            hint = "restore the file, or start the workflow in a new store"
             return CorruptObjectError(f"{ref.name} in {self.url} is a link to {target}, which is gone", hint=hint)
         return CorruptObjectError(f"{ref.name} in {self.url} is missing", hint=checked.RESTORE)
 
@@ -473,7 +473,7 @@ def make(objects: Objects, workflow: str) -> Meta:
     if there is None and remains(objects) is not None:
         raise StoreError(
             f"{objects.url} is an incomplete job store: {META} is missing",
-            hint=f"put that object back from a copy, or remove the rest: toilfn clean {objects.url}",
+            hint=f"restore that object from a copy, or remove the rest: toilfn clean {objects.url}",
         )
     if there is None:
         raise StoreError(

@@ -297,7 +297,7 @@ class CommandCluster(PolledCluster[_Live]):
             if name in self._sent_again and self._base(job) != self._sent_again[name][0]
         }
         if duplicates:
-            _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(sorted(duplicates)))
+            _log.warning("ending %s, a duplicate submission whose response arrived late", " ".join(sorted(duplicates)))
             self._end_duplicates(sorted(duplicates))
 
     def _end_duplicates(self, submissions: Sequence[str]) -> None:
@@ -527,7 +527,7 @@ class CommandCluster(PolledCluster[_Live]):
                 self._no_records_since = time.monotonic()
                 _log.warning("%s; cannot determine how some jobs ended", error)
             if is_away and time.monotonic() - self._no_records_since < self.patience:
-                return {job: Found(JobState.UNKNOWN, None, "the accounting does not answer") for job in jobs}
+                return {job: Found(JobState.UNKNOWN, None, "accounting does not respond") for job in jobs}
             return {}  # the jobs then count as unknown
         self._no_records_since = None
         return known

@@ -332,7 +332,7 @@ class PolledCluster(Cluster, Generic[L]):
         self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
         for name, (base, _) in self._sent_again.items():
             if duplicates := [job for job in self.namesakes(name) if job != base]:
-                _log.warning("ending %s, a duplicate submission whose answer came late", " ".join(duplicates))
+                _log.warning("ending %s, a duplicate submission whose response arrived late", " ".join(duplicates))
                 self.end(duplicates)
 
     def send_or_find(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:

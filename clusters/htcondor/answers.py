@@ -133,7 +133,7 @@ EVENTS: dict[str, Verdict] = {
     "011": running("unsuspended", _EVENTS),
     "012": queued("held", _EVENTS),
     "013": queued("released", _EVENTS),
-    "014": unknown("a node of a parallel job executes", _EVENTS),
+    "014": unknown("a node of a parallel job is running", _EVENTS),
     "015": unknown("a node of a parallel job terminated", _EVENTS),
     "016": unknown("a script after the job terminated", _EVENTS),
     "021": unknown("error of the node", _EVENTS),

@@ -257,7 +257,7 @@ class KubernetesCluster(Cluster):
             patience = format_duration(self._patience)
             _log.warning("%s; waiting for it for at most %s (setting patience)", error, patience)
         else:
-            _log.warning("Kubernetes answers again")
+            _log.warning("Kubernetes is responding again")
 
     def _submit(self, shape: Resources, portion: Sequence[Batch]) -> dict[str, JobId]:
         context = self._context
@@ -321,7 +321,7 @@ class KubernetesCluster(Cluster):
             case NotSent(name, why, is_doubtful):
                 return self._not_sent(name, why, is_doubtful)
             case NoRoom(why):
-                self._warn_once(f"jobs wait for the namespace's quota: {why}")
+                self._warn_once(f"jobs are waiting for the namespace's quota: {why}")
             case Changed("pod", pod):
                 return self._saw(pod)
             case Gone("pod", pod):
@@ -469,7 +469,7 @@ class KubernetesCluster(Cluster):
     def _stuck(self, id_: JobId, live: _Live) -> list[Update]:
         """Find out what prevents a batch from starting; waiting for a node is not an error."""
         if live.pod is not None and not verdict.is_starting(live.pod):
-            self._warn_once(f"pods wait for a node: {verdict.judge(live.pod).detail}")
+            self._warn_once(f"pods are waiting for a node: {verdict.judge(live.pod).detail}")
             return []
         name = live.pod["metadata"]["name"] if live.pod else live.job
         reason = verdict.blocked(live.pod) if live.pod else ""
@@ -479,7 +479,7 @@ class KubernetesCluster(Cluster):
                 return [
                     self._ended(id_, live, Found(JobState.ENDED, Cause.INPUT, f"{reason}; {verdict.QUOTA_TOO_SMALL}"))
                 ]
-            self._warn_once(f"pods wait for the namespace's quota: {reason}")
+            self._warn_once(f"pods are waiting for the namespace's quota: {reason}")
             return []
         if not reason:
             return []

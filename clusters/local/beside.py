@@ -56,7 +56,7 @@ class ProcessCluster(PolledCluster[LiveJob]):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(walltime_limits=True)
-    unknown: ClassVar[str] = "there is no such process"
+    unknown: ClassVar[str] = "no such process"
 
     def __init__(
         self, most: int | None = None, *, worker_command: Sequence[str] = (), poll_interval: float = _INTERVAL

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUEUED", "STATES", "MesosCluster", "MesosSettings", "found"]
 
-QUEUED = Found(JobState.QUEUED, None, "waits for an offer")
+QUEUED = Found(JobState.QUEUED, None, "waiting for an offer")
 
 STATES: dict[str, tuple[JobState, Cause | None]] = {
     "TASK_STAGING": (JobState.QUEUED, None),

@@ -34,17 +34,17 @@ STATES: dict[str, Verdict] = {
     "Q": queued("queued", _STATES),
     "R": running("runs", _STATES),
     "S": running("suspended by the server", _STATES),
-    "T": queued("on its way to a node or to another server", _STATES),
+    "T": queued("being transferred to a node or to another server", _STATES),
     "U": running("suspended because the workstation is in use", _STATES),
-    "W": queued("waits for its time, or for its files", _STATES),
+    "W": queued("waiting for its start time or its files", _STATES),
     "X": ended(None, "an ended element of a job array", _STATES),
 }
 """The state letters of qstat. For an ended job, the exit status decides."""
 
 TORQUE_EXITS: dict[int, Verdict] = {
-    -1: ended(Cause.LOST, "could not be started, before its files were ready", _TORQUE),
-    -2: ended(Cause.LOST, "could not be started, after its files were ready", _TORQUE),
-    -3: ended(Cause.LOST, "could not be started, to be tried again", _TORQUE),
+    -1: ended(Cause.LOST, "failed to start before its files were ready", _TORQUE),
+    -2: ended(Cause.LOST, "failed to start after its files were ready", _TORQUE),
+    -3: ended(Cause.LOST, "failed to start, and will be tried again", _TORQUE),
     -4: ended(Cause.LOST, "aborted when the node's daemon started", _TORQUE),
     -5: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that cannot move", _TORQUE),
     -6: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that can move", _TORQUE),
@@ -54,15 +54,15 @@ TORQUE_EXITS: dict[int, Verdict] = {
     -10: ended(Cause.MEMORY, "exceeded its memory limit", _TORQUE),
     -11: ended(Cause.WALLTIME, "exceeded its walltime", _TORQUE),
     -12: ended(Cause.WALLTIME, "exceeded its CPU time limit", _TORQUE),
-    -13: ended(Cause.LOST, "its cgroups could not be created, to be tried again", _TORQUE),
-    -14: ended(Cause.LOST, "its prologue failed, to be tried again", _TORQUE),
+    -13: ended(Cause.LOST, "its cgroups could not be created, and will be tried again", _TORQUE),
+    -14: ended(Cause.LOST, "its prologue failed, and will be tried again", _TORQUE),
 }
 """Exit statuses defined by Torque."""
 
 PBS_EXITS: dict[int, Verdict] = {
-    -1: ended(Cause.LOST, "could not be started, before its files were ready", _PBS),
-    -2: ended(Cause.LOST, "could not be started, after its files were ready", _PBS),
-    -3: ended(Cause.LOST, "could not be started, to be tried again", _PBS),
+    -1: ended(Cause.LOST, "failed to start before its files were ready", _PBS),
+    -2: ended(Cause.LOST, "failed to start after its files were ready", _PBS),
+    -3: ended(Cause.LOST, "failed to start, and will be tried again", _PBS),
     -4: ended(Cause.LOST, "aborted when the node's daemon started", _PBS),
     -5: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that cannot move", _PBS),
     -6: ended(Cause.LOST, "aborted when the node's daemon started, with a checkpoint that can move", _PBS),

@@ -54,7 +54,7 @@ def test_kill_ends_the_jobs_of_a_dead_leader(
     assert capsys.readouterr().out == f"ended 3 jobs of {store.url}\n"
     assert make().list(jobs_name(store)) == {}
     assert main(["kill", store.url]) == 0
-    assert capsys.readouterr().out == f"nothing runs in {store.url}\n"
+    assert capsys.readouterr().out == f"nothing is running in {store.url}\n"
 
 
 def test_clean_ends_the_jobs_of_a_dead_leader(forsaken: tuple[Store, Callable[[], Cluster]]) -> None:

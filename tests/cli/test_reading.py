@@ -120,7 +120,7 @@ def test_status_of_ended_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     tell(tmp_path / "killed", *half_done(), end("killed"))
     assert "killed" in printed(capsys, "status", str(tmp_path / "killed"))
     tell(tmp_path / "empty", epoch())
-    assert printed(capsys, "status", str(tmp_path / "empty")) == "nothing was run in this store yet\n"
+    assert printed(capsys, "status", str(tmp_path / "empty")) == "nothing has run in this store yet\n"
     assert json.loads(printed(capsys, "status", str(tmp_path / "empty"), "--json"))["state"] == "empty"
 
 

@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_kill_where_nothing_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kill", store.url]) == 0
-    assert capsys.readouterr().out == f"nothing runs in {store.url}\n"
+    assert capsys.readouterr().out == f"nothing is running in {store.url}\n"
     assert not store.has_flag("kill")
 
 

@@ -161,7 +161,7 @@ def test_clean_leaves_a_store_that_is_used_between_the_list_and_the_removal(
     monkeypatch.setattr("toilfn.cli.clean._agreed", confirm)
     assert main(["clean", "--older-than", "30d", str(old)]) == 0
     assert [(old / name).exists() for name in ("done", "lab/failed")] == [True, False]
-    assert "done is left alone: a leader has used it meanwhile" in capsys.readouterr().err
+    assert "done is left alone: a leader has used it in the meantime" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_clean_removes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

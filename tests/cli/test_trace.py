@@ -197,9 +197,9 @@ def test_a_run_that_goes_on_was_abandoned_or_is_resumed(tmp_path, receiver):
 def test_a_server_that_refuses_fails_the_command(store, receiver, capsys):
     receiver.status = 401
     assert main(["trace", store, "--endpoint", receiver.url]) == 1
-    assert f"{receiver.url}/v1/traces did not take the spans: " in capsys.readouterr().err
+    assert f"{receiver.url}/v1/traces did not accept the spans: " in capsys.readouterr().err
     assert main(["trace", store, "--openlineage", receiver.url]) == 1
-    assert f"{receiver.url}/api/v1/lineage did not take an event: HTTP Error 401" in capsys.readouterr().err
+    assert f"{receiver.url}/api/v1/lineage did not accept an event: HTTP Error 401" in capsys.readouterr().err
 
 
 def test_a_key_does_not_follow_a_redirect(store, receiver, monkeypatch, capsys):
@@ -221,7 +221,7 @@ def test_no_other_urls_and_no_credentials_in_them(option, url, tmp_path, capsys)
 
 def test_somebody_must_say_where_to(store, receiver, capsys):
     assert main(["trace", store]) == 2
-    assert "nothing says where the trace should go" in capsys.readouterr().err
+    assert "the trace has no destination" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_says_what_to_install(store, receiver, monkeypatch, capsys):

@@ -256,7 +256,7 @@ def test_a_submission_that_comes_through_late_is_ended(world, opened, store, cap
     jobs = submitted(cluster, "wait-1")
     (store / "late").touch()  # not before the other one is there, however long that takes
     (name,) = cluster.submission_names().values()
-    polled_until(cluster, lambda _: "a duplicate submission whose answer came late" in caplog.text)
+    polled_until(cluster, lambda _: "a duplicate submission whose response arrived late" in caplog.text)
     polled_until(cluster, lambda _: {job for job, called in cluster.names().items() if called == name} == set(jobs))
     (store / "go").touch()
     assert all_end(cluster, jobs)[jobs[0]].cause is None

@@ -72,7 +72,7 @@ def test_what_no_node_can_give_waits_and_the_reason_is_told(kubernetes, tmp_path
     with opened(tmp_path, pod_timeout=0.5) as cluster:
         submit(cluster, "wait", resources=Resources(**SMALL, accelerators=(Accelerator(model="h100"),)))
         end = time.monotonic() + 30
-        while "pods wait for a node" not in caplog.text:
+        while "pods are waiting for a node" not in caplog.text:
             assert time.monotonic() < end
             assert all(update.state is not JobState.ENDED for update in cluster.poll(0.2))
     assert "0/3 nodes are available" in caplog.text

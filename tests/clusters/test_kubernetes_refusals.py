@@ -144,7 +144,7 @@ def test_an_outage_is_reported_once_and_the_run_survives_it(fake, tmp_path, capl
     assert "503" in outages[0]
     assert outages[1] == ""
     assert caplog.text.count("waiting for it for at most") == 1
-    assert "Kubernetes answers again" in caplog.text
+    assert "Kubernetes is responding again" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_quota_on_jobs_is_waited_for_like_one_on_pods(fake, tmp_path, caplog):
         quota(2)(fake)
         jobs = submit(cluster, *(f"ok-{i}" for i in range(5)))
         assert all(update.cause is None for update in ends(cluster, jobs).values())
-    assert caplog.text.count("jobs wait for the namespace's quota") == 1
+    assert caplog.text.count("jobs are waiting for the namespace's quota") == 1
     assert "role.yaml" not in caplog.text
 
 

@@ -86,7 +86,7 @@ def runs_to_its_end(place, name):
     job = place.submit(f"--cluster={name}")
     assert (job["cluster"], job["store"]) == (name, f"file://{place.folder / 'store'}")
     again = place.toilfn("submit", "work.py", "--store=store", f"--cluster={name}", status=1)
-    assert "job store store is in use" in again.stderr or "is already there to lead" in again.stderr
+    assert "job store store is in use" in again.stderr or "running as the leader of" in again.stderr
     place.wait_for_marks(2)
     assert "sum 1\n" in place.ends()
     assert "sum 1\n" in Path(job["log"]).read_text()
@@ -185,12 +185,12 @@ def test_a_document_of_cwl(slurm, place):
     ("words", "reason"),
     [
         (["work.py", "--cluster=slurm"], "needs a store that this machine and the cluster share"),
-        (["work.py", "--store=store"], "there is no cluster whose job the leader could be"),
+        (["work.py", "--store=store"], "no cluster is named that could run the leader as a job"),
         (["work.py", "--store=store", "--cluster=kubernetes"], "a leader cannot be a job of the cluster kubernetes"),
         (["missing.py", "--store=store", "--cluster=slurm"], "script not found: missing.py"),
         (["--store=store", "--cluster=slurm"], "name a SCRIPT"),
         (["--resume=store"], "no job store at"),
-        (["--resume=store", "work.py"], "name no script"),
+        (["--resume=store", "work.py"], "takes no script"),
     ],
 )
 def test_mistakes(words, reason, place):

@@ -103,7 +103,7 @@ def check(run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]], asked: s
     failed = run(str(script), "greedy", f"{store}-2", settings, **variables)
     assert "requested 95.4 MiB" in failed.stderr, failed.stderr
     assert asked in failed.stderr
-    assert "ask for more with the option memory" in failed.stderr
+    assert "request more with the option memory" in failed.stderr
 
 
 def test_what_a_task_adds_counts_on_this_machine(run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]]) -> None:

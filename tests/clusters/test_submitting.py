@@ -95,7 +95,7 @@ def test_a_client_that_the_site_lets_run_beside_no_other_job_is_named_and_fails(
     _, errors = leader.communicate(timeout=240)
     assert leader.returncode == 1
     assert "waits in the queue (PENDING QOSMaxJobsPerUserLimit) while nothing but 1 service of this run" in errors
-    assert "let the system run more jobs of yours at one time, or raise service_patience" in errors
+    assert "ask for a higher limit of running jobs, or raise service_patience" in errors
     assert set(counts(marks)) == {"server"}
     assert own_jobs("slurm", marks) == []
 

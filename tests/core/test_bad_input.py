@@ -48,7 +48,7 @@ def compute(tmp_path: Path, promise: Any, **settings: Any) -> Any:
 
 
 def test_a_task_larger_than_the_cluster(tmp_path: Path) -> None:
-    with pytest.raises(toil.FailedTasksError, match=r"huge.*asks for 1000 cores.*more than the cluster ever gives"):
+    with pytest.raises(toil.FailedTasksError, match=r"huge.*requests 1000 cores.*more than the cluster can give"):
         compute(tmp_path, [same(1), huge()])
     assert compute(tmp_path, same(1)) == 1
 

@@ -82,14 +82,14 @@ def test_a_task_that_was_done_before_the_newest_run_was_reused(story: Story) -> 
     root = story.call(edited("g", "(x): return x"), Reference(id))
     story.run(root)
     found = story.explain(id)
-    assert f"f ({id.hex()[:12]}) was reused: it was run at 20" in found.summary
+    assert f"f ({id.hex()[:12]}) was reused: it ran at 20" in found.summary
     assert found.reasons == ()
 
 
 def test_a_task_that_the_newest_run_has_no_use_for_says_so(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1)
     story.run(story.call(edited("f", "(x): return -x"), 1))
-    assert "the newest run did not ask for it" in story.explain(id).summary
+    assert "the newest run did not need it" in story.explain(id).summary
 
 
 def test_a_first_task_has_nothing_to_be_compared_with(story: Story) -> None:
@@ -100,7 +100,7 @@ def test_a_first_task_has_nothing_to_be_compared_with(story: Story) -> None:
 
 def test_a_task_that_failed_or_waits_says_so(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1, done=False)
-    assert "waits or runs: no attempt of it has ended" in story.explain(id).summary
+    assert "is waiting or running; no attempt has finished" in story.explain(id).summary
     story.log.append(records.Failure(id, 1, "error", "ValueError: no", "", b"", records.Stats()))
     assert "failed: ValueError: no" in story.explain(id).summary
 
@@ -196,7 +196,7 @@ def test_children_that_outcomes_carry_are_known(story: Story) -> None:
 def test_forgotten_outcomes_do_not_count(story: Story) -> None:
     id = story.call(edited("f", "(x): return x"), 1)
     story.log.append(records.Forget((id,)))
-    assert "waits or runs: no attempt of it has ended" in story.explain(id).summary
+    assert "is waiting or running; no attempt has finished" in story.explain(id).summary
 
 
 def test_an_unknown_task_is_an_error() -> None:
@@ -215,7 +215,7 @@ def test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused() -> N
     task = story.call(guarded, 1)
     story.run(task)
     explained = str(story.explain(task))
-    assert "nothing that is compared has changed" in explained
+    assert "nothing that toilfn compares has changed" in explained
     assert "not compared: lock of test_what_is_not_compared_is_named_whether_or_not_the_task_was_reused" in explained
     later = story.call(guarded, 2)
     story.run(later)

@@ -101,7 +101,7 @@ def test_a_busy_port_does_not_end_the_run(tmp_path, caplog):
         busy.listen()
         port = busy.getsockname()[1]
         assert toil.compute(one(), store=tmp_path / "store", cluster="inline", metrics_port=port) == 1
-    assert f"metrics_port={port}: no metrics are served, since the port cannot be opened" in caplog.text
+    assert f"metrics_port={port}: no metrics are served, because the port cannot be opened" in caplog.text
 
 
 def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):

@@ -28,15 +28,13 @@ def kinds(monkeypatch):
 
 
 def test_a_folder_that_each_machine_has_for_itself_is_refused(kinds):
-    with pytest.raises(
-        ClusterError, match=r"the store run1 is in /tmp, which each machine has for itself.*use a bucket"
-    ):
+    with pytest.raises(ClusterError, match=r"the store run1 is in /tmp, which is local to each machine.*use a bucket"):
         check_shared(Somewhere(True), "file:///tmp/run1", "run1")
 
 
 def test_where_nobody_knows_about_the_nodes_there_is_a_warning(kinds, caplog):
     check_shared(Somewhere(None), "/tmp/run1", "run1")
-    assert "is in /tmp, which each machine has for itself; if jobs run on other machines" in caplog.text
+    assert "is in /tmp, which is local to each machine; if jobs run on other machines" in caplog.text
 
 
 @pytest.mark.parametrize("has_others", [True, None])

@@ -25,13 +25,13 @@ class Kept:
         (
             Cause.MEMORY,
             "OUT_OF_MEMORY",
-            "OUT_OF_MEMORY; it requested 2 GiB of memory; ask for more with the option memory",
+            "OUT_OF_MEMORY; it requested 2 GiB of memory; request more with the option memory",
         ),
         (Cause.WALLTIME, "TIMEOUT", "TIMEOUT; its walltime is 1m 30s"),
         (
             Cause.MEMORY,
             "used 3 GiB of memory but requested 2 GiB",
-            "used 3 GiB of memory but requested 2 GiB; ask for more with the option memory",
+            "used 3 GiB of memory but requested 2 GiB; request more with the option memory",
         ),
         (Cause.WALLTIME, "took longer than its walltime of 1m 30s", "took longer than its walltime of 1m 30s"),
         (Cause.ERROR, "exit status 1", "exit status 1"),
@@ -55,5 +55,5 @@ def test_the_failure_for_memory_names_what_was_added_for_the_worker() -> None:
     tally.give_up(bytes(16), Cause.MEMORY)
     assert tally.final[bytes(16)].message == (
         "OUT_OF_MEMORY; it requested 2 GiB of memory, to which 64 MiB were added for its worker; "
-        "ask for more with the option memory"
+        "request more with the option memory"
     )

@@ -105,7 +105,7 @@ def test_a_wrong_value_is_told_with_the_task_and_the_requirement(name: str, valu
 
 
 def test_more_than_the_cluster_has_is_told() -> None:
-    with pytest.raises(FailedTasksError, match="asks for 1 cores, 1000 TiB of memory"):
+    with pytest.raises(FailedTasksError, match="requests 1 cores, 1000 TiB of memory"):
         run(granted.options(memory=number("1000Ti"))())
 
 

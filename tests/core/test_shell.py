@@ -174,7 +174,7 @@ def test_every_part_of_a_pipeline_counts_and_unset_variables_are_errors() -> Non
 
 
 def test_an_output_that_was_not_made() -> None:
-    with pytest.raises(FailedTasksError, match=r"output out: the command has made no file x\.txt"):
+    with pytest.raises(FailedTasksError, match=r"output out: the command did not create the file x\.txt"):
         compute(toil.shell("true {out}", outputs="x.txt")())
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from toilfn.config import keywords
 from toilfn.config.keywords import ResumeSettings, RunSettings
 from toilfn.config.settings import Settings
 from toilfn.graph import options
@@ -51,6 +54,26 @@ def test_the_keywords_of_compute_are_the_settings() -> None:
     names = {entry.name for entry in fields(Settings)}
     assert set(RunSettings.__annotations__) | set(ResumeSettings.__annotations__) == names
     assert set(ResumeSettings.__annotations__) == names - {"store"}
+
+
+def test_an_editor_shows_the_help_text_of_each_keyword_of_compute() -> None:
+    helps = {entry.name: entry.metadata["help"] for entry in fields(Settings)}
+    shown = documented_keys(Path(keywords.__file__).read_text())
+    assert shown.keys() == helps.keys()
+    for name, text in shown.items():
+        assert text.lower().startswith(helps[name].lower()), name
+
+
+def documented_keys(source: str) -> dict[str, str]:
+    """Return the docstring of each annotated name of a module's classes, on one line."""
+    bodies = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return {
+        key.target.id: " ".join(text.value.value.split())
+        for body in bodies
+        for key, text in pairwise(body)
+        if isinstance(key, ast.AnnAssign) and isinstance(key.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def test_the_keywords_of_task_are_the_options_that_are_read() -> None:

@@ -80,7 +80,7 @@ def test_held_jobs_are_named_with_their_reason_now_and_then(waiting, said):
     batches = [job(1, reason="PENDING JobHeldAdmin", is_held=True), job(2, reason="PENDING Priority")]
     for now in range(0, 3 * 3600, 10):
         assert failed(waiting, batches, float(now)) == []
-    assert said == ["job j1 may never start: PENDING JobHeldAdmin; somebody has to change something"] * 3
+    assert said == ["job j1 may never start: PENDING JobHeldAdmin; you or an administrator must change something"] * 3
 
 
 class Log:

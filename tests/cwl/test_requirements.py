@@ -130,7 +130,7 @@ def test_graphics_processors_that_are_not_here_are_asked_for(runner, written, mo
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = runner("--enable-ext", written("cuda.cwl", CUDA))
     assert done.status == 1
-    assert "2 accelerators (gpu), more than the cluster ever gives to one task" in done.messages
+    assert "2 accelerators (gpu), more than the cluster can give to one task" in done.messages
     assert "Traceback" not in done.messages
 
 

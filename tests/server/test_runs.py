@@ -156,7 +156,7 @@ def test_clients_of_older_versions(client, server):
         ({"workflow_type": "nextflow"}, "CWL, WDL, PYTHON"),
         ({"workflow_type_version": "v9"}, "3.10"),
         ({"workflow_type": ""}, "workflow_type: is missing"),
-        ({"workflow_url": "other.py"}, "no workflow_attachment of this name"),
+        ({"workflow_url": "other.py"}, "no workflow_attachment has this name"),
         ({"workflow_url": "../work.py"}, "workflow_url"),
         ({"workflow_url": "%2e%2e/work.py"}, "workflow_url"),
         ({"workflow_url": "/etc/passwd"}, "not a file in a folder"),

@@ -176,7 +176,7 @@ def test_what_is_left_of_a_store_without_its_description_can_be_removed(tmp_path
         open_store(url)
     assert main(["clean", url, "--yes"]) == 0
     told = capsys.readouterr()
-    assert "has no store.json any more" in told.err
+    assert "no longer has a store.json" in told.err
     assert "removed" in told.out
     assert not list(store.objects.list(""))
 

@@ -183,7 +183,7 @@ def test_a_place_that_says_nothing_is_named_in_time(silent, tmp_path, verb, call
     (tmp_path / "x").write_bytes(b"x")
     with pytest.raises(StoreError, match=f"cannot {verb} flags/x in silenttest://x: no answer for") as raised:
         call(silent, tmp_path / "x")
-    assert "when the place answers" in raised.value.hint
+    assert "when the storage service responds" in raised.value.hint
 
 
 def test_a_stream_that_stops_in_the_middle_is_named_in_time(silent):

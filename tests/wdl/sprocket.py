@@ -21,7 +21,7 @@ from tests.wdl.specification import difference
 KINDS = ("tasks", "workflows", "inputs")
 
 _VERSION = re.compile(r"^version (\S+)", re.MULTILINE)
-_PLACED = re.compile(r"\.wdl(:\d+:\d+:)? |inputs\.json|task \w+: asks for ")
+_PLACED = re.compile(r"\.wdl(:\d+:\d+:)? |inputs\.json|task \w+: requests ")
 """What an error has that says where it is, or what is not to be had."""
 
 

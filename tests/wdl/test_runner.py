@@ -226,7 +226,7 @@ def test_a_wrong_document_is_told_with_line_and_column(folder, source, said):
         (task_with(output="Int i = read_int(stdout())"), "document.wdl:7:20:"),
         (task_with(more='runtime { inlineDockerfile: "FROM x" }'), "inlineDockerfile is not supported"),
         (task_with(more='runtime { memory: "lots" }'), "runtime of task t: 'lots' is not a size"),
-        (task_with(more="runtime { cpu: 4200 }"), "task t: asks for 4200 cores, "),
+        (task_with(more="runtime { cpu: 4200 }"), "task t: requests 4200 cores, "),
     ],
 )  # fmt: skip
 def test_a_failing_task_is_told_with_its_place_and_without_a_traceback(folder, source, said):

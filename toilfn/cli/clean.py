@@ -77,7 +77,7 @@ def command(options: argparse.Namespace) -> int:
 def _clean_old(options: argparse.Namespace) -> int:
     """Remove the stores that no leader has used for some time; one that is used again meanwhile is left alone."""
     if options.garbage:
-        raise InputError("--older-than removes stores, so it does not go with --garbage")
+        raise InputError("--older-than removes stores and cannot be combined with --garbage")
     given = named_options(options)
     found = [each for place in options.stores for each in stores_at(place, options.depth, given)]
     for each in found:
@@ -87,7 +87,7 @@ def _clean_old(options: argparse.Namespace) -> int:
     for each in old:
         print(f"{each.url}: {each.state}, last used {format_duration(round(each.age or 0.0))} ago")
     if not old or options.dry_run:
-        print(f"{'would remove ' if old else 'no store is so old'}{len(old) or ''}{' stores' * bool(old)}")
+        print(f"{'would remove ' if old else 'no store is that old'}{len(old) or ''}{' stores' * bool(old)}")
         return 0
     if not options.yes and not _agreed([each.store for each in old if each.store]):
         print("nothing was removed")
@@ -113,7 +113,7 @@ def _opened(options: argparse.Namespace, url: str) -> Store:
         left = None if options.garbage else open_remains(url, **named_options(options))
         if left is None:
             raise
-        print(f"{left.url} has no store.json any more; what is left of the store can be removed", file=sys.stderr)
+        print(f"{left.url} no longer has a store.json; the rest of the store can be removed", file=sys.stderr)
         return left
 
 
@@ -132,7 +132,7 @@ def _destroy(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -> Non
     lease = Lease.acquire(store)
     try:
         if fold is not None and fold.update(store):
-            raise StoreLockedError("a leader has used it meanwhile")
+            raise StoreLockedError("a leader has used it in the meantime")
         if not leave_jobs:
             end_jobs(store)
         store.destroy()

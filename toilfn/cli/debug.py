@@ -94,7 +94,7 @@ def _open_shell(inputs: Mapping[str, Any]) -> None:
     folder = current().temp_dir
     fetch_files(inputs, folder)
     _print(inputs)
-    print(f"The input files are in {folder}, which goes when this shell ends.", flush=True)
+    print(f"The input files are in {folder}, which is removed when this shell exits.", flush=True)
     subprocess.run([os.environ.get("SHELL", "/bin/sh")], cwd=folder, check=False)
 
 

@@ -218,7 +218,7 @@ def _list(files: list[_File], view: View, *, as_json: bool) -> None:
 
 
 def _maker(file: _File, view: View) -> str:
-    return "an attempt that did not end well" if file.task is None else view.tasks[file.task].label
+    return "an attempt that did not succeed" if file.task is None else view.tasks[file.task].label
 
 
 def _readers(file: _File, view: View) -> str:

@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("documents")
     group.add_argument(
         "--entrypoint", "--task", dest="entrypoint", metavar="NAME",
-        help="what to draw of the document (default: its workflow)",
+        help="part of the document to draw (default: its workflow)",
     )  # fmt: skip
     group.add_argument(
         "-p", "--path", metavar="DIR", action="append", default=[], help="directory to search for imports of WDL"

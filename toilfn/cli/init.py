@@ -43,7 +43,7 @@ if __name__ == "__main__":
 
 _CONFIG = """\
 # Settings of this project: toilfn run --config toilfn.yaml flow.py
-# `toilfn config` prints all settings, `toilfn config show --config toilfn.yaml` the values that count.
+# `toilfn config` prints all settings, `toilfn config show --config toilfn.yaml` the values in effect.
 toilfn:
   store: run1
 
@@ -116,5 +116,5 @@ def command(options: argparse.Namespace) -> int:
     enter = "" if options.directory == "." else f"cd {folder} && "
     print(f"wrote {', '.join(_FILES)}")
     print(f"run it:      {enter}toilfn run --config toilfn.yaml flow.py")
-    print("look first:  toilfn run --config toilfn.yaml --dry-run flow.py")
+    print("dry run:     toilfn run --config toilfn.yaml --dry-run flow.py")
     return 0

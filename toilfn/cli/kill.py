@@ -57,7 +57,7 @@ def command(options: argparse.Namespace) -> int:
         if not options.leave_jobs:  # the leader first, if its job still waits: it would start others
             count = end_leader_job(store, options.timeout) + end_jobs(store, options.timeout)
         forget_jobs(store)
-    print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing runs in {store.url}")
+    print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing is running in {store.url}")
     return 0
 
 

@@ -242,7 +242,7 @@ def sender(url: str) -> Callable[[dict[str, Any]], None]:
             if isinstance(error, HTTPError):
                 error.close()
             raise ToilfnError(
-                f"{url} did not take an event: {error}",
+                f"{url} did not accept an event: {error}",
                 hint="check the URL, and OPENLINEAGE_API_KEY if it needs a key",
             ) from None
 

@@ -171,7 +171,7 @@ class Sender:
             logger.propagate = was
         if result is not SpanExportResult.SUCCESS:
             raise ToilfnError(
-                f"{self._endpoint} did not take the spans: {told.text}",
+                f"{self._endpoint} did not accept the spans: {told.text}",
                 hint="check the URL, and OTEL_EXPORTER_OTLP_HEADERS if it needs a credential",
             )
 

@@ -133,14 +133,14 @@ def _cores(sums: Mapping[str, float]) -> str:
     asked, used, unused = (sums[f"core_seconds_{what}"] for what in ("asked", "used", "unused"))
     if not asked:
         return "no task ran"
-    return f"{format_duration(asked)} asked for, {100 * used / asked:.0f} % used; {format_duration(unused)} unused"
+    return f"{format_duration(asked)} requested, {100 * used / asked:.0f} % used; {format_duration(unused)} unused"
 
 
 def _memory(sums: Mapping[str, float]) -> str:
     asked, used = (sums[f"memory_seconds_{what}"] for what in ("asked", "used"))
     if not asked:
         return "not known: no task took long enough to be measured"
-    return f"{100 * used / asked:.0f} % used of what was asked for while tasks ran"
+    return f"{100 * used / asked:.0f} % of the requested memory was used while tasks ran"
 
 
 def _print_csv(kinds: Iterable[Kind]) -> None:

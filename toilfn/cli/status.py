@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     add_store_options(parser)
     parser.add_argument(
-        "--wait", action="store_true", help="wait until the run has no live leader, and none that waits in a queue"
+        "--wait", action="store_true", help="wait until the run has no live leader, and none waiting in a queue"
     )
     parser.add_argument(
         "--exit-code", action="store_true", help="report the state of the run in the exit status (see below)"
@@ -109,7 +109,7 @@ def _leader_job(store: Store, leader: Holder | None) -> str:
     order = order_of(store)
     if order is None or (leader is not None and leader.acquired > order.submitted):
         return ""
-    return f"leader    job {order.job} of {order.cluster}, submitted {_when(order.submitted)}, has not begun"
+    return f"leader    job {order.job} of {order.cluster}, submitted {_when(order.submitted)}, has not started"
 
 
 def _print(url: str, fold: Fold, leader: Holder | None, is_alive: bool, wanted: list[State]) -> None:
@@ -128,7 +128,7 @@ def _tree(tasks: list[TaskInfo]) -> str:
 
 def _print_summary(url: str, fold: Fold, leader: Holder | None, alive: bool, counts: Counter[State]) -> None:
     if fold.run is None:
-        print("nothing was run in this store yet")
+        print("nothing has run in this store yet")
         return
     state = run_state(fold, alive=alive)
     print(f"workflow  {fold.run.workflow}")

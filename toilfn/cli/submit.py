@@ -49,8 +49,8 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     """Add the options that are not passed on to the leader."""
     group = parser.add_argument_group("job of the leader")
     group.add_argument("--resume", metavar="STORE", help="submit the last leader of a store again, after it has ended")
-    group.add_argument("--lead-on", metavar="CLUSTER", help="cluster whose job the leader is (default: --cluster); "
-                       "with --cluster local, all tasks run in that job")  # fmt: skip
+    group.add_argument("--lead-on", metavar="CLUSTER", help="cluster that runs the leader as a job (default: "
+                       "--cluster); with --cluster local, all tasks run in that job")  # fmt: skip
     group.add_argument("--leader-cores", dest="cores", type=float, metavar="N", default=argparse.SUPPRESS,
                        help="cores of the leader's job (default: 1)")  # fmt: skip
     group.add_argument("--leader-memory", dest="memory", type=parse_memory, metavar="SIZE", default=argparse.SUPPRESS,
@@ -114,7 +114,9 @@ def _ordered(prog: str, options: argparse.Namespace, rest: list[str], more: list
         )
     name = options.lead_on or settings.cluster
     if name in _HERE:
-        raise InputError("there is no cluster whose job the leader could be", hint="name one, as in: --cluster slurm")
+        raise InputError(
+            "no cluster is named that could run the leader as a job", hint="name one, as in: --cluster slurm"
+        )
     from toilfn.clusters import make_cluster
 
     cluster = make_cluster(replace(settings, cluster=name))
@@ -126,7 +128,7 @@ def _again(prog: str, options: argparse.Namespace, rest: list[str], more: list[s
     """Return the settings of the store of an earlier order, and that order."""
     parsed = make_parser(prog).parse_args(rest)
     if parsed.script or parsed.module or more:
-        raise InputError("--resume submits the last leader of a store again; name no script")
+        raise InputError("--resume submits the store's last leader again and takes no script")
     settings = Settings.resolve(**{**from_options(parsed), "store": options.resume})
     order = order_of(open_store(options.resume, create=False, **(settings.store_options or {})))
     if order is None:

@@ -59,7 +59,7 @@ def command(options: argparse.Namespace) -> int:
     by_variable = any(map(os.environ.get, _ENDPOINTS)) and not (options.output or options.openlineage)
     if not (options.endpoint or options.output or options.openlineage or by_variable):
         raise InputError(
-            "nothing says where the trace should go", hint="give --endpoint URL, --output FILE or --openlineage FILE"
+            "the trace has no destination", hint="give --endpoint URL, --output FILE or --openlineage FILE"
         )
     if options.endpoint or options.output or by_variable:
         _export_spans(store, options, sends=bool(options.endpoint or by_variable))

@@ -23,7 +23,7 @@ _MIB = 2**20
 _HOME = "/opt/toilfn"
 """Python's environment with toilfn: on the controller, which lends it to the other machines at the same place."""
 _ETC = "/etc/toilfn"
-"""Keys, configuration and programs, which each machine has for itself."""
+"""Keys, configuration and programs of a machine."""
 _FILE = f"{_ETC}/cluster.yaml"
 
 

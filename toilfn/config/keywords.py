@@ -32,22 +32,29 @@ class ResumeSettings(TypedDict, total=False):
     or file:PATH; may be repeated."""
 
     clean: Cleaning | None
-    """When to remove the store at the end of the run: always, onError, never or onSuccess (default: remove a
-    temporary store after success, keep a named one)."""
+    """When to remove the store at the end of the run: always, onError, never or onSuccess (default: remove a temporary
+    store after success, keep a named one)."""
 
     durability: Literal["full", "none"] | None
-    """Full: finished work survives a power failure; none: it survives the death of processes only, which is faster
-    for stores on this machine (default: full)."""
+    """Full: finished work survives a power failure; none: it survives the death of processes only, which is faster for
+    stores on this machine (default: full)."""
 
     link_imports: bool | Literal["copy", "reflink", "hard", "symlink", "reference"] | None
-    """How imports bring files of this machine into the store, unless they say so themselves: copy, or a link that takes
-    neither time nor room: reflink, hard or symlink; the files must then stay as they are (default: copy)."""
+    """How imports without a choice of their own bring files of this machine into the store: copy, or reflink, hard or
+    symlink, which take neither time nor space; reference is like symlink, and records only the addresses of s3: and gs:
+    objects; linked files and objects must not change (default: copy)."""
 
     digest: Literal["blake2b", "sha256", "xxh3", "blake3"] | None
+    """Algorithm of the digests of new files: blake2b, sha256 (that of sha256sum), xxh3 or blake3, which are several
+    times as fast; blake3 uses several cores (default: blake2b)."""
+
     intermediates: Literal["keep", "drop"] | None
-    min_free: Size | None
     """Files that no unfinished task needs and that the run does not return: keep them, or drop them during the run and
     make them again when a later run needs them (default: keep)."""
+
+    min_free: Size | None
+    """Space to keep free on the store's disk; with less, tasks without dependencies wait for the others, and then start
+    one at a time (default: with intermediates=drop a twentieth of the disk, at most 10 GiB)."""
 
     workflow: str | None
     """Name of this workflow (default: the script's path)."""
@@ -66,8 +73,8 @@ class ResumeSettings(TypedDict, total=False):
     """Maximum number of jobs on the cluster at once, services not counted (default: no limit)."""
 
     max_local_jobs: int | None
-    """Maximum number of processes on the leader's machine at once, for tasks with local=True of a run on a batch
-    system (default: one for each core)."""
+    """Maximum number of processes on the leader's machine at once, for tasks with local=True of a run on a batch system
+    (default: one for each core)."""
 
     max_service_tasks: int | None
     """Maximum number of services that run at once (default: no limit)."""
@@ -76,21 +83,21 @@ class ResumeSettings(TypedDict, total=False):
     """Maximum number of services that run on preemptible nodes at once; counted separately (default: no limit)."""
 
     service_patience: Duration | None
-    """How long tasks may wait in a batch system's queue because of a limit on the user's jobs, while only services
-    run, before they fail; 24 times as long if the system gives another reason (default: 10m)."""
+    """How long tasks may wait in a batch system's queue because of a limit on the user's jobs, while only services run,
+    before they fail; 24 times as long if the system gives another reason (default: 10m)."""
 
     bundle: Duration | None
     """Group short tasks into batches that run for about this long: with 30s, many tiny tasks share one job of a batch
-    system, once the first few have been timed; 0 turns batches off (default: 50ms, on batch systems 2m, as long as
-    more than 32 jobs are left)."""
+    system, once the first few have been timed; 0 turns batches off (default: 50ms, on batch systems 2m, as long as more
+    than 32 jobs are left)."""
 
     gather: Duration | None
     """Delay before ready tasks are submitted, so that more of them are submitted in one call (default: 0.5s on batch
     systems)."""
 
     batch_logs: Place | None
-    """Directory, shared by the leader and the nodes, for the scripts and the output of a batch system's jobs
-    (default: one in the store, or in the home directory)."""
+    """Directory, shared by the leader and the nodes, for the scripts and the output of a batch system's jobs (default:
+    one in the store, or in the home directory)."""
 
     keep_batch_logs: bool | None
     """Keep the output of a batch system's jobs outside their tasks until the jobs succeed (default: True)."""
@@ -126,27 +133,27 @@ class ResumeSettings(TypedDict, total=False):
     """Maximum disk in use at once, on any cluster; a task that requests more fails (default: no limit)."""
 
     worker_memory: Size | None
-    """Memory of the worker and the store's driver, added to each request (default: 64Mi or, remote, 150Mi)."""
+    """Memory of the worker itself and of the store's driver, which is added to each request to a batch system and does
+    not count as the task's (default: 64Mi with a store in a directory, else 150Mi)."""
 
     set_env: Mapping[str, str] | Sequence[str] | str | None
     """Environment variable for the tasks: NAME=VALUE, or NAME to pass on its value from here; may be repeated."""
 
     deploy: Sequence[Place] | Place | None
-    """A module or package that only the leader's environment has, or a file or folder, to send to workers elsewhere
-    together with the user's own modules; may be given several times."""
+    """Module or package of the leader's environment, or file or folder, to send to workers on other machines together
+    with the user's own modules; may be repeated."""
 
     own_directory: bool | None
     """Start each attempt in its own empty directory, its temp_dir; otherwise tasks share the directory in which the
-    cluster starts workers, and tasks that write files of the same name overwrite each other's files (default:
-    True)."""
+    cluster starts workers, and tasks that write files of the same name overwrite each other's files (default: True)."""
 
     fresh_process: bool | None
-    """Run each attempt in a new process, so that no state of one task reaches another; slower for short tasks
-    (default: False)."""
+    """Run each attempt in a new process, so that no state of one task reaches another; slower for short tasks (default:
+    False)."""
 
     work_dir: Place | None
-    """Local directory in which each machine keeps temporary directories, copies of files and their locks (default:
-    the system's directory for temporary files)."""
+    """Local directory in which each machine keeps temporary directories, copies of files and their locks (default: the
+    system's directory for temporary files)."""
 
     clean_work_dir: Cleaning | None
     """When to remove the temporary directory of a finished attempt; the log names a directory that is kept (default:
@@ -160,8 +167,11 @@ class ResumeSettings(TypedDict, total=False):
     """Maximum size of each machine's file cache, 0 for no cache (default: a fifth of the disk)."""
 
     cache_age: Duration | None
-    cache_shared: str | None
     """Time after which a file that no task has used is removed from each machine's file cache (default: 30d)."""
+
+    cache_shared: str | None
+    """Local directory through which users of a machine share the files of their caches; on the file system of the work
+    directory."""
 
     retries: int | None
     """Number of retries of a task that fails (default: 1)."""
@@ -194,8 +204,7 @@ class ResumeSettings(TypedDict, total=False):
     """Minimum level of log messages: debug, info, warning, error or critical (default: info)."""
 
     log_limit: Size | None
-    """Maximum size of the log that is kept for each attempt; the middle of a longer log is left out (default:
-    64Ki)."""
+    """Maximum size of the log that is kept for each attempt; the middle of a longer log is left out (default: 64Ki)."""
 
     stream_logs: bool | None
     """Show the output of tasks on standard error, while they run if the cluster supports it (default: False)."""
@@ -216,15 +225,15 @@ class ResumeSettings(TypedDict, total=False):
     """Size at which the log file is rotated; five old files are kept (default: 10M)."""
 
     metrics_port: int | None
-    """Port on this machine's loopback interface at which the leader serves /metrics for Prometheus, 0 for any that is
-    free (default: none)."""
+    """Port on this machine's loopback interface at which the leader serves /metrics for Prometheus, 0 for any free port
+    (default: none)."""
 
     on_success: str | Sequence[str] | None
-    """Command that is run once when the run has succeeded, with its summary (as toilfn status --json prints it) on
-    standard input; or an http(s) URL that gets it by POST; not called where nothing had to run."""
+    """Command to run once after the run has succeeded, with the summary of toilfn status --json on standard input, or
+    an http(s) URL to which the summary is posted; not called if nothing had to run."""
 
     on_failure: str | Sequence[str] | None
-    """The same when the run has failed, or was killed or interrupted."""
+    """The same for a run that failed, was killed or was interrupted."""
 
     lease_timeout: Duration | None
     """A leader that has been silent for this long may be replaced (default: 30s)."""

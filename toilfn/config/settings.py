@@ -114,9 +114,9 @@ class Settings:
     )  # fmt: skip
     link_imports: str | None = _setting(
         None, link_kind, _STORE,
-        "how imports bring files of this machine into the store, unless they say so themselves: copy, or a link that "
-        "takes neither time nor room: reflink, hard or symlink; reference is symlink, and keeps of s3: and gs: objects "
-        "only their addresses; files and objects must then stay as they are (default: copy)",
+        "how imports without a choice of their own bring files of this machine into the store: copy, or reflink, hard "
+        "or symlink, which take neither time nor space; reference is like symlink, and records only the addresses of "
+        "s3: and gs: objects; linked files and objects must not change (default: copy)",
     )  # fmt: skip
     digest: str | None = _setting(
         None, one_of("blake2b", "sha256", "xxh3", "blake3"), _STORE,
@@ -130,8 +130,8 @@ class Settings:
     )  # fmt: skip
     min_free: int | None = _setting(
         None, parse_size, _STORE,
-        "space that is to stay free on the store's disk: with less, tasks that need no other task wait for the others, "
-        "and then start one by one (default: with intermediates=drop a twentieth of the disk, at most 10 GiB)",
+        "space to keep free on the store's disk; with less, tasks without dependencies wait for the others, and then "
+        "start one at a time (default: with intermediates=drop a twentieth of the disk, at most 10 GiB)",
     )  # fmt: skip
     workflow: str | None = _setting(None, str, _STORE, "name of this workflow (default: the script's path)")
 
@@ -233,8 +233,8 @@ class Settings:
 
     worker_memory: int | None = _setting(
         None, parse_size, _RESOURCES,
-        "the memory of the worker itself and of the store's driver, which does not count as the task's: it is added "
-        "to each request to a batch system; by default 64Mi with a store in a directory, else 150Mi",
+        "memory of the worker itself and of the store's driver, which is added to each request to a batch system and "
+        "does not count as the task's (default: 64Mi with a store in a directory, else 150Mi)",
     )  # fmt: skip
 
     set_env: dict[str, str] | None = _setting(
@@ -243,8 +243,8 @@ class Settings:
     )  # fmt: skip
     deploy: list[str] | None = _setting(
         None, names, _PLACES,
-        "a module or package that only the leader's environment has, or a file or folder, to send to workers elsewhere "
-        "together with the user's own modules; may be given several times",
+        "module or package of the leader's environment, or file or folder, to send to workers on other machines "
+        "together with the user's own modules; may be repeated",
     )  # fmt: skip
     own_directory: bool = _setting(
         True, boolean, _PLACES,
@@ -344,18 +344,18 @@ class Settings:
 
     metrics_port: int | None = _setting(
         None, port, _OUTPUT,
-        "port on this machine's loopback interface at which the leader serves /metrics for Prometheus, 0 for any that "
-        "is free (default: none)",
+        "port on this machine's loopback interface at which the leader serves /metrics for Prometheus, 0 for any "
+        "free port (default: none)",
     )  # fmt: skip
 
     on_success: str | list[str] | None = _setting(
         None, hook, _OUTPUT,
-        "command that is run once when the run has succeeded, with its summary (as toilfn status --json prints it) on "
-        "standard input; or an http(s) URL that gets it by POST; not called where nothing had to run",
+        "command to run once after the run has succeeded, with the summary of toilfn status --json on standard input, "
+        "or an http(s) URL to which the summary is posted; not called if nothing had to run",
     )  # fmt: skip
     on_failure: str | list[str] | None = _setting(
         None, hook, _OUTPUT,
-        "the same when the run has failed, or was killed or interrupted",
+        "the same for a run that failed, was killed or was interrupted",
     )  # fmt: skip
 
     lease_timeout: float = _setting(

@@ -58,7 +58,7 @@ def _first_that_works(names: tuple[str, ...], path: str | None) -> Engine:
         done = subprocess.run(engine.check(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if not done.returncode:
             return engine
-        answers.append(f"{name} does not answer ({done.stderr.strip() or f'exit status {done.returncode}'})")
+        answers.append(f"{name} does not respond ({done.stderr.strip() or f'exit status {done.returncode}'})")
     raise ContainerError(
         f"no usable container engine found: {'; '.join(answers)}", hint="install one, or start its service"
     )

@@ -58,7 +58,7 @@ class Deferred:
         try:
             self.function(*self.args, **self.kwargs)
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
-            _logger.exception("a deferred call of %r failed", self.function)
+            _logger.exception("the deferred function %r raised an exception", self.function)
         self.cancel()
 
     def cancel(self) -> None:
@@ -289,7 +289,7 @@ def _run_deferred(root: Path) -> None:
             sys.path += [entry for entry in path if entry not in sys.path]
             deferred = pickle.loads(data)
         except Exception:
-            _logger.exception("a deferred call of a process that died cannot be made: %s", file)
+            _logger.exception("could not make a deferred call of a process that died: %s", file)
         else:
             deferred.run()
 

@@ -63,7 +63,7 @@ def take(store: Store, ref: BlobRef, target: Path) -> bool:
         found = os.fstat(source.fileno())
         if stat.S_ISREG(found.st_mode) and found.st_size == ref.size and _copied(source, ref, target):
             return True
-    _log.warning("%s does not have the content that its name says; the file is fetched from %s", place, store.url)
+    _log.warning("%s does not have the content that its name says; fetching it from %s", place, store.url)
     target.unlink(missing_ok=True)
     return False
 

@@ -543,7 +543,7 @@ def _in_time(
     try:
         return limited(limit, partial(function, *args, **named), progress=progress)
     except NoAnswerError as error:
-        raise InputError(f"{shown(url)}: {error}; try again when the place answers") from None
+        raise InputError(f"{shown(url)}: {error}; try again when the storage service responds") from None
     except _TOLD:
         raise
     except Exception as error:

@@ -267,12 +267,15 @@ def _summary(history: History, task: TaskRecord) -> tuple[str, bool]:
     done = history.done.get(task.id)
     if done is not None and history.newest_run is not None and done < history.newest_run.time:
         if history.is_current(task.id):
-            return f"{label} was reused: it was run at {_moment(done)} and nothing that is compared has changed", True
-        return f"{label} was run at {_moment(done)}; the newest run did not ask for it", True
+            return f"{label} was reused: it ran at {_moment(done)}, and nothing that toilfn compares has changed", True
+        return f"{label} was run at {_moment(done)}; the newest run did not need it", True
     if done is not None:
         return f"{label} was run at {_moment(done)}", False
     failure = history.failures.get(task.id)
-    return f"{label} {'failed: ' + failure.message if failure else 'waits or runs: no attempt of it has ended'}", False
+    return (
+        f"{label} {'failed: ' + failure.message if failure else 'is waiting or running; no attempt has finished'}",
+        False,
+    )
 
 
 def _moment(seconds: float) -> str:
@@ -339,7 +342,7 @@ def _part_name(key: str, function: str) -> str:
     """Describe a part of a function's identity in words."""
     kind, _, name = key.partition(" ")
     names = {
-        "python": "the version of Python (other versions have other bytecode, so all is run again)",
+        "python": "the version of Python (other versions have other bytecode, so everything runs again)",
         "version": f"the pinned version of {function}",
         "body": f"the body of {function}",
         "name": f"the full name of {function}",
@@ -356,7 +359,7 @@ def _change(before: str | None, after: str | None) -> str:
     if before is None:
         return " is new"
     if after is None:
-        return " is gone"
+        return " was removed"
     return " changed" if _is_digest(before) or _is_digest(after) else f": {before} -> {after}"
 
 

@@ -146,7 +146,7 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
         check_shared(cluster, store.url, place)
         if waiting := cluster.list(_name(store)):
             raise StoreLockedError(
-                f"job {', '.join(waiting)} of {order.cluster} is already there to lead {place}",
+                f"job {', '.join(waiting)} of {order.cluster} is already queued or running as the leader of {place}",
                 hint=f"wait for it, or end it: toilfn kill {place}",
             )
         order = replace(order, address=cluster.address(), job="", submitted=time.time())

@@ -231,7 +231,7 @@ class Interrupts:
             return
         self.count += 1
         if self.count == 1:
-            text = "toilfn: waiting for the tasks that run; press Ctrl-C again to stop them"
+            text = "toilfn: waiting for running tasks; press Ctrl-C again to stop them"
             report(text)
 
 

@@ -105,7 +105,7 @@ def check_shared(cluster: Cluster, url: str, place: str) -> None:
         return
     path = os.path.realpath(url.removeprefix("file://"))
     if (folder := _node_local(path)) is not None:
-        text = f"the store {place} is in {folder}, which each machine has for itself"
+        text = f"the store {place} is in {folder}, which is local to each machine"
         if has_others:
             raise ClusterError(f"{text}: jobs on other machines cannot reach it", hint=_ADVICE)
         _log.warning("%s; if jobs run on other machines, %s", text, _ADVICE)

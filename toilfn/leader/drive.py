@@ -204,7 +204,7 @@ class RunDriver:
         """Leave the jobs to the next leader: only the user ends them."""
         self._cluster.leave()
         if self.may_have_jobs:
-            text = f"its jobs on the cluster are left alone; to resume: toilfn resume {self._place}"
+            text = f"its jobs on the cluster keep running; to resume: toilfn resume {self._place}"
             _log.warning("the leader ends; %s; to end them: toilfn kill %s", text, self._place)
 
     def _open(self, run: records.Run, resumed: bool, committer: Committer) -> None:

@@ -124,7 +124,7 @@ def _asked(cause: Cause, shape: Resources, said: str, worker_memory: int) -> str
     if cause is Cause.MEMORY:
         added = f", to which {format_size(worker_memory)} were added for its worker" if worker_memory else ""
         asked = "" if "requested" in said else f"; it requested {format_size(shape.memory)} of memory{added}"
-        return f"{asked}; ask for more with the option memory"
+        return f"{asked}; request more with the option memory"
     if cause is Cause.WALLTIME and shape.walltime and "its walltime" not in said:
         return f"; its walltime is {format_duration(shape.walltime)}"
     return ""
@@ -268,9 +268,9 @@ def too_large(asked: Resources, offered: Resources | None, capacity: Capacity) -
     limits = {"cores": capacity.cores, "memory": capacity.memory, "disk": capacity.disk}
     if over := [name for name, most in limits.items() if most is not None and getattr(asked, name) > most]:
         names = " and ".join(f"max_{name}={_amount(name, limits[name])}" for name in over)
-        return f"asks for {_resources(asked)}, more than {names} allows; ask for less, or raise the limit"
-    text = f"asks for {_resources(asked)}, more than the cluster ever gives to one task"
-    return f"{text}: {_resources(offered)}. Ask for less, or use another cluster" if offered else text
+        return f"requests {_resources(asked)}, more than {names} allows; request less, or raise the limit"
+    text = f"requests {_resources(asked)}, more than the cluster can give to one task"
+    return f"{text}: {_resources(offered)}. Request less, or use another cluster" if offered else text
 
 
 def _amount(name: str, most: float | None) -> str:

@@ -51,7 +51,7 @@ def call_hook(settings: Settings, store: Store, status: str) -> None:
         else:
             _run(hook, data)
     except (ToilfnError, OSError, ValueError, subprocess.SubprocessError) as error:
-        _log.warning("the hook %s failed: %s; the run's result stands", name, _reason(hook, error))
+        _log.warning("the hook %s failed: %s; this does not change the result of the run", name, _reason(hook, error))
 
 
 def _summary(store: Store) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _reason(hook: str | Sequence[str], error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return f"it ended with status {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"it was not done after {_PATIENCE:.0f} s"
+        return f"it did not finish within {_PATIENCE:.0f} s"
     if isinstance(hook, str) and hook.startswith("http"):
         return f"{urlsplit(hook).hostname}: {getattr(error, 'reason', None) or error}"
     return str(error)

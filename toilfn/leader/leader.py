@@ -344,7 +344,9 @@ class Leader:
             shape = self._loader.late_shape(self.tasks.get(id_), self.values.closure)
         except Exception as error:  # values are unpickled, and that may call user code
             message = (
-                str(error) if isinstance(error, ResourceError) else f"its requirements are not to be read: {error!r}"
+                str(error)
+                if isinstance(error, ResourceError)
+                else f"its resource requirements could not be evaluated: {error!r}"
             )
             self._failures.describe_impossible(id_, message)
             shape = None

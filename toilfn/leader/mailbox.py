@@ -66,7 +66,7 @@ class LateAnswers:
         return [self._lost(update) if now - self._since[update.job] > self._limit else update for update in updates]
 
     def _lost(self, update: Update) -> Update:
-        detail = f"the job ended well, but its answers were not in the store after {self._limit:g} s{self._hint()}"
+        detail = f"the job succeeded, but its results were not in the store after {self._limit:g} s{self._hint()}"
         return replace(update, cause=Cause.LOST, detail=detail)
 
     def explained(self, update: Update, answers: Sequence[bytes]) -> Update:

@@ -69,8 +69,8 @@ class ServiceMessages:
     def deadlock(self, names: Sequence[str]) -> str:
         """Return the message that running services leave no room for a task."""
         return (
-            f"there is never room for it beside the services that must run with it: {', '.join(names)}. "
-            "Let them ask for less, raise max_service_tasks, or use a larger cluster"
+            f"there will never be room for it together with its services: {', '.join(names)}. "
+            "Reduce their requests, raise max_service_tasks, or use a larger cluster"
         )
 
 

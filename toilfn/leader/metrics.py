@@ -174,7 +174,7 @@ class _Collector:
         cluster = watched.run.settings.get("cluster") or "local"
         labels = {"version": toilfn.__version__, "workflow": watched.run.workflow, "cluster": cluster}
         yield _gauge("info", "The workflow that this leader leads.", {tuple(labels.values()): 1}, *labels)
-        yield _gauge("jobs", "Jobs that the cluster was given, by where they are.",
+        yield _gauge("jobs", "Jobs on the cluster, by state.",
                      {(state,): number for state, number in watched.jobs.states().items()}, "state")  # fmt: skip
         yield _gauge("hosts", "Machines on which attempts of this run have ended.", {(): len(self._tally.hosts)})
         with suppress(ClusterError):  # the system does not answer now
@@ -199,7 +199,7 @@ class _Collector:
         results |= {(kind, "failure"): ended.failed for kind, ended in kinds}
         yield _counter("attempts", "Attempts that have ended, by kind and result.", results, "kind", "result")
         seconds = HistogramMetricFamily(
-            "toilfn_leader_attempt_duration_seconds", "How long attempts took that succeeded, by kind.", labels=["kind"]
+            "toilfn_leader_attempt_duration_seconds", "Duration of successful attempts, by kind.", labels=["kind"]
         )
         for kind, ended in kinds:
             seconds.add_metric([kind], ended.seconds.buckets(), ended.seconds.total)
@@ -207,7 +207,7 @@ class _Collector:
         yield _counter("task_cpu_seconds", "Processor time of attempts that have ended, by kind.",
                        {(kind,): ended.cpu for kind, ended in kinds}, "kind")  # fmt: skip
         for name, text, causes in (
-            ("retries", "Attempts that failed and are made again, by cause.", self._tally.retries),
+            ("retries", "Failed attempts that are retried, by cause.", self._tally.retries),
             ("given_up_tasks", "Tasks that were given up, by the cause of their last failure.", self._tally.given_up),
         ):
             yield _counter(name, text, {(cause,): number for cause, number in list(causes.items())}, "cause")
@@ -227,10 +227,10 @@ class _Collector:
         from prometheus_client.core import HistogramMetricFamily
 
         work = self._tally.work
-        name, text = "loop_duration_seconds", "How long the leader worked between two looks for news."
+        name, text = "loop_duration_seconds", "Time that the leader worked between two polls."
         yield HistogramMetricFamily(f"toilfn_leader_{name}", text, work.buckets(), work.total)
         age = {(): max(0.0, time.monotonic() - self._tally.looked_at)}
-        yield _gauge("loop_age_seconds", "For how long the leader has not looked for news.", age)
+        yield _gauge("loop_age_seconds", "Time since the leader last polled.", age)
 
 
 def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> Any:
@@ -296,8 +296,8 @@ class Metrics:
             server, thread = prometheus_client.start_http_server(self._port, _HOST, registry)
         except OSError as error:
             _log.warning(
-                "metrics_port=%d: no metrics are served, since the port cannot be opened (%s); metrics_port=0 takes "
-                "any that is free", self._port, error.strerror or error,
+                "metrics_port=%d: no metrics are served, because the port cannot be opened (%s); metrics_port=0 uses "
+                "any free port", self._port, error.strerror or error,
             )  # fmt: skip
             yield
             return

@@ -378,7 +378,7 @@ def _say_not_compared(found: Mapping[str, str]) -> None:
     names = ", ".join(f"{place} ({found[place]})" for place in new[:_MOST_NAMES])
     rest = f" and {len(new) - _MOST_NAMES} more" if len(new) > _MOST_NAMES else ""
     _logger.warning(
-        "not compared: %s%s; an edit of it runs no task again: pass what matters as an argument, or change the "
+        "not compared: %s%s; editing it does not make tasks run again: pass what matters as an argument, or change the "
         "task's option version",
         names,
         rest,

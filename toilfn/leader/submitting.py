@@ -212,5 +212,5 @@ class Submitting:
         self._warned[error.refusal.value] = now
         again = f"trying again, next in {format_duration(line.next - now)}"
         if error.refusal is Refusal.FULL:
-            again = f"{others} jobs are there, and others wait until it takes more; see --max-jobs"
-        _log.warning("the batch system refuses jobs now; %s. It says: %s", again, error.words)
+            again = f"{others} jobs are queued or running, and others wait until it accepts more (see --max-jobs)"
+        _log.warning("the batch system is refusing jobs; %s; its message: %s", again, error.words)

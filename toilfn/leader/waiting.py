@@ -99,7 +99,7 @@ class Waiting:
             f"{len(serving)} service{'s' * (len(serving) != 1)} of this run ({_jobs(serving)}) runs"
         )
         if now - since >= limit:
-            advice = "let the system run more jobs of yours at one time, or raise service_patience"
+            advice = "ask for a higher limit of running jobs, or raise service_patience"
             yield from ((batch, f"{text}, for {format_duration(now - since)}; {advice}") for batch in waiting)
         elif now - since >= min(_FIRST_WARNING, limit / 4):
             self._say(f"job {_jobs(waiting)} {text}; it fails after {format_duration(limit)} (service_patience)", now)
@@ -108,7 +108,9 @@ class Waiting:
         due = [batch for batch in held if now - batch.queued_since >= _FIRST_WARNING]
         for reason in dict.fromkeys(batch.reason for batch in due):
             jobs = [batch for batch in due if batch.reason == reason]
-            self._say(f"job {_jobs(jobs)} may never start: {reason}; somebody has to change something", now)
+            self._say(
+                f"job {_jobs(jobs)} may never start: {reason}; you or an administrator must change something", now
+            )
 
     def _say(self, text: str, now: float) -> None:
         key = re.sub(r"\d+", "", text)

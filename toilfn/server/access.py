@@ -153,7 +153,7 @@ class Access:
         for name, content in known.items():
             if hmac.compare_digest(content["hash"], digest) and user in (None, name):
                 return Principal(name, bool(content["operator"]))
-        raise DeniedError("the token is not known here; ask the operator for another one")
+        raise DeniedError("unknown token; ask the operator for another one")
 
     def _of_provider(self, provider: Provider, user: str | None, token: str) -> Principal:
         try:
@@ -161,7 +161,7 @@ class Access:
         except RefusedTokenError as error:
             raise DeniedError(str(error)) from None
         if user not in (None, claims.user):
-            raise DeniedError("the token is that of another user")
+            raise DeniedError("the token belongs to another user")
         return Principal(claims.user, claims.is_operator)
 
     def _of_session(self, id: str, known: dict[str, dict[str, Any]]) -> Principal:
@@ -169,10 +169,10 @@ class Access:
         if found is not None and found.issuer:
             if self._provider is not None and self._provider.settings.issuer == found.issuer:
                 return Principal(found.user, found.is_operator)
-            raise DeniedError("the session is over; log in again")
+            raise DeniedError("the session has expired; log in again")
         token = known.get(found.user) if found else None
         if found is None or token is None or not hmac.compare_digest(token["hash"], found.token_hash):
-            raise DeniedError("the session is over; log in again")
+            raise DeniedError("the session has expired; log in again")
         return Principal(found.user, bool(token["operator"]))
 
     def log_in(self, token: str) -> str:

@@ -87,7 +87,7 @@ def read_token(text: str | None) -> str:
     except ValueError:
         last = ""
     if not last or token(last) != text:
-        raise InputError("page_token: is not a token that this service has given")
+        raise InputError("page_token: not issued by this service")
     return last
 
 
@@ -101,7 +101,7 @@ def read_number(text: str | None) -> int:
     """
     last = read_token(text) or "0"
     if not last.isdecimal() or int(last[:20]) >= _BIGGEST:
-        raise InputError("page_token: is not a token that this service has given")
+        raise InputError("page_token: not issued by this service")
     return int(last)
 
 

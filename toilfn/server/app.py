@@ -387,7 +387,7 @@ def make_app(service: Service, more_routes: Sequence[Any] = ()) -> Any:
         return answer
 
     async def failed(request: Any, error: Any) -> Any:
-        return _json(answers.error(500, "the server failed; its log says why"), status=500)
+        return _json(answers.error(500, "internal error; see the server's log"), status=500)
 
     from starlette.exceptions import HTTPException
 

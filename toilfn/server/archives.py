@@ -82,7 +82,7 @@ def _extract(archive: zipfile.ZipFile, files: Path, limits: Limits) -> list[str]
     if len(members) > limits.files:
         raise InputError(f"workflow_url: the archive has more than {limits.files} files")
     if any(member.external_attr >> 28 == 0xA for member in members):
-        raise InputError("workflow_url: the archive has a symbolic link in it, which is not allowed")
+        raise InputError("workflow_url: the archive contains a symbolic link, which is not allowed")
     left = limits.total
     for member in members:
         target = _inside(files, member.filename)
@@ -97,7 +97,7 @@ def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most:
         while chunk := source.read(_CHUNK):
             most, left = most - len(chunk), left - len(chunk)
             if most < 0:
-                raise InputError("workflow_url: the archive is larger than this server allows when it is unpacked")
+                raise InputError("workflow_url: the unpacked archive is larger than this server allows")
             copy.write(chunk)
     return left
 

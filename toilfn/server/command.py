@@ -118,7 +118,7 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-age", type=parse_duration, metavar="TIME",
                        help="delete a run and all its files this long after its end (default: never)")  # fmt: skip
     group.add_argument("--cluster", help="cluster that runs the tasks (default: local)")
-    group.add_argument("--lead-on", metavar="CLUSTER", help="cluster whose jobs the leaders of runs are (default: they "
+    group.add_argument("--lead-on", metavar="CLUSTER", help="cluster that runs the leaders as jobs (default: they "
                        "are processes beside the server)")  # fmt: skip
     group.add_argument("--leader-memory", type=parse_memory, default=Shape().memory, metavar="SIZE",
                        help="memory of these jobs (default: 2Gi)")  # fmt: skip
@@ -166,7 +166,7 @@ def _serve(options: argparse.Namespace) -> int:
     provider = _provider(options)
     if provider is None and not is_loopback(options.host) and not Tokens(place).read():
         raise InputError(
-            f"a server at {options.host} can be reached from other machines, and would run whatever they send; make a"
+            f"a server at {options.host} accepts requests from other machines and would run any code they send; make a"
             f" token first: toilfn server token add NAME --place {options.place}"
         )
     bad = [word for word in options.opt if not word.startswith("-") or "\0" in word]
@@ -221,7 +221,7 @@ def _token(words: list[str], prog: str) -> int:
     tokens = Tokens(Place(options.place, options.work_dir, **named_options(options)))
     if options.action == "add":
         print(tokens.add(options.name, is_operator=options.operator))
-        print("This is shown once. The server keeps a hash of it.", file=sys.stderr)
+        print("This token is shown only once. The server keeps only a hash of it.", file=sys.stderr)
     elif options.action == "remove":
         tokens.remove(options.name)
     else:

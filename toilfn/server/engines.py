@@ -157,9 +157,7 @@ def engine_options(kind: Kind, parameters: Mapping[str, Any], origin: str) -> It
             allowed = sorted(kind.values | kind.flags)
             near = get_close_matches(name, allowed, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(
-                f"{origin}: {given!r} is not an option that may be given{meant}; allowed are {', '.join(allowed)}"
-            )
+            raise InputError(f"{origin}: {given!r} is not an allowed option{meant}; allowed are {', '.join(allowed)}")
 
 
 def _spelled(name: str) -> str:
@@ -180,7 +178,7 @@ def _value(name: str, value: Any, where: str) -> str:
         raise InputError(f"{where} needs a value, as a string")
     text = str(value)
     if "\0" in text:
-        raise InputError(f"{where} has a null character in its value")
+        raise InputError(f"{where} contains a null character")
     if name == "runtime-defaults" and not text.lstrip().startswith("{"):
         raise InputError(f"{where} must be a JSON object")
     setting = next((entry for entry in fields(Settings) if entry.name == name.replace("-", "_")), None)

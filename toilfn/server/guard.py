@@ -85,7 +85,7 @@ class Guard:
             if answer.is_begun and not answer.is_over:
                 raise  # so that the connection is closed, and the client sees that something is missing
             if not answer.is_begun:
-                await answer.json(500, "the server failed; its log says why", {})
+                await answer.json(500, "internal error; see the server's log", {})
         finally:
             self._traffic.add(scope["method"] if scope["method"] in _METHODS else "other", answer.status, answer.waited)
             self._audit(scope, answer.status)
@@ -94,7 +94,7 @@ class Guard:
         """Return why a request is not let through; None if it is."""
         own, session = headers.get("host", ""), session_of(headers.get("cookie", ""))
         if self._access.is_open and not is_loopback(host_of(own)):
-            return 403, "this server has no tokens, so that it answers to requests to this machine itself only", {}
+            return 403, "this server has no tokens, so it only answers requests that are addressed to this machine", {}
         origin = headers.get("origin")
         is_foreign = headers.get("sec-fetch-site") == "cross-site" if origin is None else urlsplit(origin).netloc != own
         if scope["method"] not in _SAFE and is_foreign and origin not in self._origins:

@@ -111,7 +111,7 @@ class Launcher:
                 except ToilfnError as error:  # the place is away; what there is to do stays written there
                     _log.warning("%s", error)
                 except Exception:  # a fault here must not end the service
-                    _log.exception("the launcher failed; it tries again")
+                    _log.exception("the launcher failed and will try again")
             self._wake.wait(max(pause, 2 * (time.monotonic() - began)))
             self._wake.clear()
 

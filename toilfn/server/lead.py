@@ -121,10 +121,10 @@ class Leader:
             if self._lease.epoch > 1:
                 self._end_orphan()
                 self._end_jobs()
-            self._run.end(State.CANCELED, None, ["cancelled while nothing led it"])
+            self._run.end(State.CANCELED, None, ["cancelled while it had no leader"])
             return
         if self._lease.epoch > MOST_LEADERS:
-            self._run.end(State.SYSTEM_ERROR, None, [f"{MOST_LEADERS} processes that led the run have died"])
+            self._run.end(State.SYSTEM_ERROR, None, [f"{MOST_LEADERS} leaders of the run have died"])
             return
         try:
             self._end_orphan()

@@ -199,7 +199,7 @@ class LeaderJobs(Leaders):
         if number and not self._is_lost(run.id, number):
             return True
         if number >= MOST_LEADERS:
-            self._give_up(run, f"{number} jobs that were to lead the run have ended")
+            self._give_up(run, f"{number} leader jobs of the run have ended")
             return False
         name = f"jobs/{number + 1:06d}"
         if run.note(name, {"host": socket.gethostname()}):

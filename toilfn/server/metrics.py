@@ -105,8 +105,8 @@ class _Collector:
                 "Leaders that this server has started and that have not ended.",
                 service.launcher.busy(),
             ),
-            ("leaders_limit", "The most leaders that run at one time.", service.launch.limit),
-            ("unread_runs", "Runs that the index lacks yet.", service.unread),
+            ("leaders_limit", "Maximum number of leaders at one time.", service.launch.limit),
+            ("unread_runs", "Runs that are not in the index yet.", service.unread),
             ("disk_free_bytes", "Room for the files of runs.", shutil.disk_usage(service.place.work).free),
             ("launcher_alive", "1 as long as runs are started.", service.launcher.is_alive),
         ]

@@ -55,7 +55,9 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
     path = unquote(urlsplit(path).path) if path.startswith("file://") else path
     found_kind = kind or kind_by_name(urlsplit(path).path)
     if found_kind is None:
-        raise InputError(f"{workflow} is not known to be CWL, WDL or Python; its name must end with .cwl, .wdl or .py")
+        raise InputError(
+            f"cannot tell whether {workflow} is CWL, WDL or Python; its name must end with .cwl, .wdl or .py"
+        )
     files: set[Path] = set()
     version = version_of("", found_kind)
     is_remote = "://" in path
@@ -120,7 +122,7 @@ def _yaml(text: str, name: str) -> Any:
     try:
         from ruamel.yaml import YAML  # what cwltool reads YAML with
     except ImportError:
-        raise InputError(f"{name} is not JSON, and to read YAML needs a library: pip install ruamel.yaml") from None
+        raise InputError(f"{name} is not JSON; reading YAML needs a package: pip install ruamel.yaml") from None
     try:
         return json.loads(json.dumps(YAML(typ="safe", pure=True).load(text)))
     except Exception as error:  # its errors have no class in common

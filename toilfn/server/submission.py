@@ -186,7 +186,7 @@ def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if any(ord(letter) < 0x20 or letter == "\x7f" for letter in url):
-        raise InputError("workflow_url: has a control character in it")
+        raise InputError("workflow_url: contains a control character")
     if scheme in _REMOTE and parts.netloc:
         return url
     if scheme == "trs" and parts.netloc:
@@ -203,7 +203,7 @@ def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
         raise InputError(f"workflow_url: {error}") from None
     if _TOOL.fullmatch(url):
         return url
-    raise InputError(f"workflow_url: {url!r} is relative, and there is no workflow_attachment of this name")
+    raise InputError(f"workflow_url: {url!r} is relative, and no workflow_attachment has this name")
 
 
 def _attached(name: str, files: Path) -> str:
@@ -215,7 +215,7 @@ def _attached(name: str, files: Path) -> str:
 def _allowed(path: str, fragment: str, folders: Iterable[str]) -> str:
     """Return the path of a document on this machine, if it is in a folder of those that are allowed."""
     if "\0" in path:
-        raise InputError("workflow_url: has a null character in it")
+        raise InputError("workflow_url: contains a null character")
     real = os.path.realpath(path)
     for folder in folders:
         root = os.path.realpath(folder)

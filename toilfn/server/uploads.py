@@ -105,7 +105,7 @@ class Form:
     def finish(self) -> None:
         """See that the form has ended."""
         if not self._is_over:
-            raise InputError("the form is cut short; its last boundary is missing")
+            raise InputError("the form is truncated: its last boundary is missing")
 
     def close(self) -> None:
         """Close the file that is being written, if there is one."""

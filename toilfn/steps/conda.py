@@ -67,7 +67,7 @@ def _made(program: str, file: Path) -> Path:
             if done.returncode:
                 said = last_lines(done.stderr or done.stdout, 20)
                 raise CommandError(
-                    f"conda could not make the environment of {file.name}:\n{said}", done.returncode, said
+                    f"conda could not create the environment of {file.name}:\n{said}", done.returncode, said
                 )
             (place / _DONE).touch()
     return place

@@ -95,10 +95,10 @@ def _made(name: str, path: str) -> Any:
         return [Path(found) for found in sorted(glob.glob(path, recursive=True))]
     if path.endswith("/"):
         if not os.path.isdir(path):
-            raise CommandError(f"output {name}: the command has made no directory {path}")
+            raise CommandError(f"output {name}: the command did not create the directory {path}")
         return import_directory(path.rstrip("/"))
     if not os.path.isfile(path):
-        raise CommandError(f"output {name}: the command has made no file {path}")
+        raise CommandError(f"output {name}: the command did not create the file {path}")
     return Path(path)
 
 

@@ -142,7 +142,7 @@ class Context:
         try:
             self._end_temp_dir()
         except OSError as error:
-            self.log.warning("the temporary directory %s stays: %s", self.temp_dir, error)
+            self.log.warning("the temporary directory %s could not be removed: %s", self.temp_dir, error)
 
     def _end_temp_dir(self) -> None:
         if os.environ.get("TOILFN_CLEAN_WORK_DIR", "always") in ("always", self._ending):

@@ -313,5 +313,5 @@ def _or_default(measure: Callable[[], T], default: T) -> T:
     try:
         return measure()
     except Exception:
-        _logger.exception("what a task printed, or what it used, is not known")
+        _logger.exception("the output or the resource use of a task could not be determined")
         return default

@@ -206,7 +206,7 @@ class ProcessState:
             try:
                 restore()
             except Exception:
-                logging.getLogger(__name__).exception("what a task has changed in its worker cannot be put back")
+                logging.getLogger(__name__).exception("the changes that a task made to its worker could not be undone")
 
     def _is_same(self) -> bool:
         """Return whether there is nothing to put back."""

@@ -29,7 +29,7 @@ def one_line(error: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     except Exception as fault:
-        text = f"{type(error).__qualname__} (what it says cannot be shown: {type(fault).__qualname__})"
+        text = f"{type(error).__qualname__} (its message cannot be shown: {type(fault).__qualname__})"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
@@ -78,12 +78,11 @@ def missing_module(one: BaseException | None) -> str:
             found = "" if package == one.name or package not in sys.modules else f" in the {package} that it imports"
             return (
                 f"{where} has no module {one.name!r}{found}: install it there, choose one that has it with "
-                "python=..., or, if it is yours, import it at the top of the script, so that it travels with the tasks"
+                "python=..., or, if it is yours, import it at the top of the script, so that it is sent with the tasks"
             )
         if isinstance(one, ImportError) and one.name and one.path and one.name.partition(".")[0] != "__main__":
-            return (
-                f"{where} imports {one.name!r} from {one.path}: it may be another version there than the script needs"
-            )
+            imported = f"{where} imports {one.name!r} from {one.path}"
+            return f"{imported}: it may be a different version from the one that the script needs"
         one = one.__cause__  # and not what the task was handling: it may do without that module
     return ""
 
