@@ -196,6 +196,8 @@ class Lease:
     """
 
     def __init__(self, store: Store, held: Holder, clock: Callable[[], float] | None = None) -> None:
+        # After `acquire`, only the thread `_beat` writes the lease, until `_ended` is set. `release` joins it first, so
+        # the two never write at the same time and need no lock.
         self._store = store
         self._held = held
         self._clock = clock or time.time
@@ -229,6 +231,7 @@ class Lease:
             held = _new_holder(last + 1, (clock or time.time)(), timeout)
             if _write_new(store, held):
                 break
+        # Older leases go only after the new one is written: at no moment does a store in use look free.
         store.objects.delete(name for name in _names(store) if name < _name(held.epoch))
         store.log.epoch = held.epoch
         lease = cls(store, held, clock)
@@ -258,6 +261,8 @@ class Lease:
 
     def _write(self, held: Holder) -> bool:
         """Write this lease, unless another leader has taken over; return False if the store could not be written."""
+        # Between this look and the write, another leader may take over. The write then renews an old epoch, which is
+        # harmless: readers look at the newest lease, and the log fences this process.
         try:
             newest = holder(self._store)
             if newest is None or newest.epoch > self.epoch:

@@ -45,7 +45,7 @@ class _Cache:
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Segment | None:
-        with self._lock:
+        with self._lock:  # threads that fetch share the cache; it is never held while an object is read
             if name in self._segments:
                 self._segments.move_to_end(name)
             return self._segments.get(name)
@@ -101,6 +101,9 @@ class Log:
     def __init__(self, objects: Objects, store_id: str) -> None:
         self._objects = objects
         self._store_id = store_id
+        # The next four belong together: `_next` is the number after the last segment that this object has read or
+        # written, `_last_writer` wrote that segment, and `_fences` has the first segment of each writer up to there.
+        # They change under `_writing` only. It is reentrant because an append may have to read the log first.
         self._next: int | None = None
         self._last_writer = ""
         self._fences: set[int] = set()
@@ -219,6 +222,8 @@ class Log:
             If another leader has taken over.
         """
         with self._writing:
+            # An empty segment of our own proves that no other writer has come since we read, and gives the snapshot a
+            # number that no segment with records has.
             number = self._append(()).header.number
             fault("compact.sealed")
             positions: list[Position] = []
@@ -229,6 +234,8 @@ class Log:
                 positions.extend(part.positions())
                 parts += 1
                 fault("compact.part")
+            # Parts without their main object are not a snapshot, so readers use the old segments until this write. From
+            # then on they use the snapshot, and the old segments may go in any order.
             self._put_snapshot(number, parts)
             self._delete_replaced(number)
             return positions
@@ -239,6 +246,8 @@ class Log:
         number = self.next_number
         fault("log.appending")
         segment = self._pack("segment", number, records)
+        # A number that is taken is not always another writer's: an append whose answer was lost, and which failed for
+        # its caller, has used it. Its records are in the log; the next number is ours.
         while not self._put_segment(segment):
             number += 1
             segment = self._pack("segment", number, records)
@@ -259,6 +268,8 @@ class Log:
 
     def _become_writer(self, first: Segment) -> None:
         """Record a segment as a fence, unless its number was free only because another writer has compacted the log."""
+        # Only the first segment needs this look: a compaction by another writer begins with a segment of its own, which
+        # takes the number that our second one would get.
         newest = self._newest_number()
         if newest >= first.header.number:
             raise self._fenced(self._load("snapshot", _name("snapshot", newest), newest))
@@ -284,6 +295,7 @@ class Log:
 
     def _delete_replaced(self, number: int) -> None:
         """Delete the objects that a snapshot replaces, fences last: a stale writer must find its number taken."""
+        # A store shows deletions in any order and may stop half-way, so each step leaves a log that can be read.
         kept = {*self._fences, number}
         numbers = [n for n in self._numbers("log/") if n <= number]
         self._objects.delete(_name("segment", n) for n in numbers if n not in kept)

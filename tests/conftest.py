@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.house.parity import named_tests, unproven
+from tests.servers import fixtures
 from tests.servers.kubernetes_build import is_built
 
 QUICK = {
@@ -32,6 +33,9 @@ QUICK = {
 }  # fmt: skip
 """The modules, by folder, whose tests start no server and take moments: `make quick` runs these."""
 
+SERVERS = frozenset(fixtures.__all__)
+"""The fixtures that start a batch system, an object store, a container engine or another server of others."""
+
 # dask reads its configuration when it is imported, here and in every worker.
 for _name in [name for name in os.environ if name.startswith(("DASK_", "TOILFN_"))]:
     if not _name.startswith("TOILFN_TEST_"):
@@ -47,8 +51,10 @@ hypothesis.settings.load_profile("any load")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark quick tests, and let those of the server that may still be built come last, and wait for it."""
+    """Mark quick tests and those that need servers, and let those of a server that may still be built come last."""
     for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.servers)
         if item.path.stem in QUICK.get(item.path.parent.name, ()):
             item.add_marker(pytest.mark.quick)
     late = [item for item in items if "kubernetes_server" in getattr(item, "fixturenames", ())]

@@ -102,7 +102,11 @@ class PolledCluster(Cluster, Generic[L]):
         self.patience = parse_duration(settings.get("patience", 600.0))
         self._context: RunContext | None = None
         self.lock = threading.RLock()
-        """Guards the jobs, since `submit` may run in another thread."""
+        """Guards `_live`, `_to_kill` and `_sent_again`, since `submit` runs in another thread than `poll` and `kill`.
+
+        `poll` and `kill` hold it during their requests, so a submission that has succeeded waits for these before its
+        jobs are added. It is reentrant, because hooks that they call, such as `ended`, take it as well.
+        """
         self._live: dict[JobId, L] = {}
         self._to_kill: set[JobId] = set()
         self._doubtful: dict[tuple[str, ...], str] = {}
@@ -182,6 +186,7 @@ class PolledCluster(Cluster, Generic[L]):
     def _look_at_all(self) -> list[Update]:
         """Kill the jobs that are due, then query the system for all jobs."""
         try:
+            # Kill first: a job that has to end is then not reported as running by the look that follows.
             self._end_late()
             self._kill_again()
             self._kill()
@@ -445,6 +450,7 @@ class PolledCluster(Cluster, Generic[L]):
             if live.killed_at is not None or now - live.missing_since >= self.grace:
                 due.append(job)
             found[job] = Found(JobState.UNKNOWN, None, f"{self.unknown} now")
+        # Lost is final: the leader starts the batch again. So look twice, or two copies of it run at once.
         for job in set(due) - (self.found_by_name(due) if due else set()):
             killed = self._live[job].is_killed
             words = "killed" if killed else f"{self.unknown}, for {self.grace:g} s"

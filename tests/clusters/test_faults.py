@@ -54,7 +54,7 @@ class World(NamedTuple):
         return (self.submit, self.query, self.account, self.kill)
 
 
-@pytest.fixture(params=["slurm", "gridengine"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.servers) for name in ("slurm", "gridengine")])
 def world(request, tmp_path, monkeypatch):
     request.getfixturevalue(request.param)
     if request.param == "slurm":

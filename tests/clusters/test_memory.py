@@ -61,7 +61,7 @@ if __name__ == "__main__":
 Runs = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(params=["directory", "bucket"])
+@pytest.fixture(params=["directory", pytest.param("bucket", marks=pytest.mark.servers)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """A store, and how it is reached."""
     if request.param == "directory":

@@ -26,7 +26,7 @@ from toilfn.containers.singularity import Singularity
 __all__ = ["containers", "docker_engine"]
 
 
-@pytest.fixture(params=["podman", "docker"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.servers) for name in ("podman", "docker")])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """What `toil.docker` uses, in this process and in workers."""
     request.getfixturevalue("containers" if request.param == "podman" else "docker_engine")

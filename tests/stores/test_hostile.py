@@ -40,7 +40,7 @@ class Place:
         return open_store(url, endpoint_url=self.hostile.url if hostile else self.straight, **self.options)
 
 
-@pytest.fixture(params=["s3", "gs"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.servers) for name in ("s3", "gs")])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     if request.param == "s3":
         server, port, share = request.getfixturevalue("radosgw_server"), radosgw.PORT, 0.3

@@ -32,6 +32,8 @@ class Committer:
 
     def __init__(self, append: Callable[[Sequence[bytes]], Sequence[Position]]) -> None:
         self._append = append
+        # All that follows changes under `_changed`. The thread never holds it while it writes or calls an action, so
+        # the leader can always add. `_added - _written` counts the group that is being written as well.
         self._waiting: list[bytes] = []
         self._actions: list[Callable[[], None]] = []
         self._added = 0
@@ -57,7 +59,7 @@ class Committer:
             self._changed.notify_all()
 
     def then(self, action: Callable[[], None]) -> None:
-        """Do something when all that was added so far is in the store."""
+        """Do something, in the committer's thread, when all that was added so far is in the store."""
         with self._changed:
             self._actions.append(action)
             self._changed.notify_all()
@@ -109,6 +111,7 @@ class Committer:
     def _next(self) -> tuple[list[bytes], list[Callable[[], None]]] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._actions or self._closed)
+            # Both are taken at once: an action belongs to the records that were added before it, never to later ones.
             work = self._waiting, self._actions
             self._waiting, self._actions = [], []
             return work if any(work) else None

@@ -110,7 +110,7 @@ class SubmittedBatch:
     is_queued: bool = False
     """Whether the cluster says that it waits in its queue."""
     is_held: bool = False
-    """Whether it will not start before somebody changes something."""
+    """Whether it will not start until the user or an administrator changes something."""
     reason: str = ""
     """Why it waits there, in the system's words."""
     queued_since: float = 0.0
@@ -163,6 +163,8 @@ class Jobs:
         self._mailbox = mailbox
         self._messages = batch_messages
         self._name = name
+        # Every batch from its submission to its end is in `_submitted`. It is in `_by_job` as well as soon as the
+        # cluster has returned a job for it, and in `_ids` until then.
         self._submitted: dict[BatchId, SubmittedBatch] = {}
         self._ids: dict[BatchId, tuple[TaskId, ...]] = {}
         """The tasks of batches that the cluster has not taken yet."""
@@ -253,7 +255,7 @@ class Jobs:
             self._cluster.kill([job])
 
     def _prepare(self, submits: Iterable[Submit]) -> Iterator[Batch]:
-        """Make batches, and keep the messages of a few together: each object that is written may cost money."""
+        """Build batches, and store the messages of several in one object, since stores may charge for each object."""
         group: list[Submit] = []
         messages: list[bytes] = []
         for submit in submits:
@@ -281,7 +283,7 @@ class Jobs:
             )
 
     def add(self, submitted: SubmittedBatch, ids: Sequence[TaskId]) -> None:
-        """Take in a batch that the cluster has, and write down which tasks it is at."""
+        """Take in a batch that the cluster has, and record its job and tasks in the log."""
         assert submitted.job is not None
         self._submitted[submitted.id] = self._by_job[submitted.job] = submitted
         self._committer.add(encode(records.Started(tuple(ids), submitted.job, time.time())))
@@ -315,7 +317,7 @@ class Jobs:
         left : callable
             Gives the tasks that a batch still has to answer for.
         void : set of TaskId
-            TaskRecords that were rolled back.
+            Tasks that were rolled back.
         """
         for submitted in self:
             submitted.owed = set(left(submitted.id)) - void

@@ -61,8 +61,7 @@ from toilfn.scheduler.states import State
 __all__ = ["Leader"]
 
 _POLL = 0.2
-"""The longest wait for news, in seconds, so that flags and progress are looked at."""
-
+"""The longest wait for news in seconds, after which the loop looks at flags and shows progress."""
 
 _DROP_INTERVAL = 0.02
 """Seconds between two groups of files that are removed because nothing needs them, as between segments of the log."""
@@ -170,8 +169,12 @@ class Leader:
         StoreError
             If the log cannot be written, for one because another leader took over.
         """
+        # This loop is the only caller of scheduler, index, jobs and values, so these have no locks. Other threads
+        # submit jobs (`Submitting`), write records (`Committer`) and show progress. Each gets its work through a queue
+        # of its own; methods that it may call say so ("another thread may ask").
         self._roots = set(roots)
         self._done_before = {root for root in self._roots if self._index.is_complete(root)}
+        # Adoption comes after loading: the scheduler must know a task before it learns that a job is running it.
         self._bring(self._loader.load(self._roots))
         self._adopt(earlier)
         self._news_since = time.monotonic()
@@ -192,6 +195,8 @@ class Leader:
                 self._queued.write(self._jobs, time.monotonic())
             for name, message in self._lost_jobs.news(time.monotonic()):
                 self._hear_stray(name, message)
+            # The committer's thread cannot raise here. A leader that can no longer write has to stop before it submits
+            # more, because another leader may have taken over.
             self._committer.check()
             if victims := self._callbacks.victims(self._jobs.names()):
                 self._cluster.kill(victims)
@@ -268,15 +273,17 @@ class Leader:
             self._handle(self._capacity(self._limit))
 
     def _adopt(self, earlier: Earlier) -> None:
-        """Go on with what earlier leaders have left in the cluster and in the store."""
+        """Continue with the jobs and messages that earlier leaders have left."""
         live = self._cluster.list(self._workflow)
         if strange := sorted(earlier.jobs.keys() - live.keys()):
             raise ClusterError(
                 f"jobs of this store run on another cluster of the same kind: {', '.join(strange[:5])}",
                 hint="resume with the settings that the run had, or end the jobs first with toilfn kill",
             )
+        # Some systems do not return the names of jobs; the log has them.
         live |= {job: name for job, name in earlier.jobs.items() if not live[job]}
         mailbox = earlier.mailbox or self._mailbox
+        # Answers of jobs that still run are read when those jobs are polled; the rest have no job to report them.
         for name in mailbox.left().keys() - live.values():
             answers = mailbox.so_far(name)
             for message in answers:
@@ -286,6 +293,7 @@ class Leader:
             self._cluster.kill(useless)
 
     def _forget(self, name: str, count: int, mailbox: Mailbox | None = None) -> None:
+        # Not before the outcomes are in the log: a leader that dies in between would lose finished work.
         self._committer.then(lambda: (mailbox or self._mailbox).forget(name, count))
 
     def _is_over(self) -> bool:
@@ -323,7 +331,7 @@ class Leader:
             self._jobs.submit(submits)
 
     def _obey_for_now(self, command: Command) -> None:
-        """Obey what concerns one batch that runs, or one task that is not to run now."""
+        """Obey the rarer commands; apart from `_obey` because those above come for each task."""
         match command:
             case RollBack():
                 self._roll_back(command)
@@ -339,7 +347,7 @@ class Leader:
                 self._failures.describe_impossible(id_, self._services.deadlock(list(map(self.tasks.name, services))))
 
     def _shape(self, id_: TaskId) -> None:
-        """Find out what a task asks for whose requirements come from values."""
+        """Compute the requirements of a task that come from values."""
         try:
             shape = self._loader.late_shape(self.tasks.get(id_), self.values.closure)
         except Exception as error:  # values are unpickled, and that may call user code
@@ -353,7 +361,7 @@ class Leader:
         self._handle(RequirementsResolved(id_, shape))
 
     def _stop(self, id_: TaskId, batch: BatchId | None) -> None:
-        """Stop a service; one that no task needs any more, and that does not run, is done."""
+        """Stop a service. One that is not running, and that no task needs any more, is done."""
         if batch is not None:
             self._services.stop(self._jobs.batch(batch))
             return
@@ -362,8 +370,8 @@ class Leader:
         self._outcome(outcome, encode(outcome))
 
     def _roll_back(self, command: RollBack) -> None:
-        """Forget what followed from a task's outcome, and that itself."""
-        self._stop_listening()  # what they say may be of what is void now
+        """Forget a task's outcome and everything that followed from it."""
+        self._stop_listening()  # lost jobs may report outcomes that are void now
         top = self._scheduler.outermost_checkpoint(command.id) or command.id
         record = self._checkpoints.record(command.id) or encode(self._index.task(command.id))
         void = descendants(self._index, (command.id, *command.family))
@@ -378,6 +386,8 @@ class Leader:
             self._temporary.pop(id_, None)
             self._failures.forget(id_)
         self.values.drop(void)
+        # Restrict the running batches before the record names the newest of them: no batch up to it can bring a void
+        # outcome back, and batches after it have a right to report the same tasks again.
         self._jobs.restrict(self._scheduler.left, set(void))
         self._committer.add(encode(records.Forget(tuple(void), self._jobs.newest)))
         self._remove_later(tuple(files))
@@ -397,7 +407,7 @@ class Leader:
     def _take(self, update: Update) -> None:
         batch = self._jobs.of(update.job)
         if batch is None:
-            if self._jobs.is_submitting:  # the answer to the submission may not be here yet
+            if self._jobs.is_submitting:  # the cluster may know the job before its submission has returned
                 self._early.append(update)
             return
         for message in update.answers:
@@ -407,6 +417,7 @@ class Leader:
             if update.state is JobState.RUNNING and not update.is_ending:
                 self._handle(JobStarted(batch.id, time.monotonic()))
         if update.state is JobState.ENDED or self._is_done(batch, update):
+            # First all that the job has said, and then its end: tasks without an outcome fail with the end.
             answers = self._mailbox.so_far(batch.name)
             if self._mailbox.late is not None:
                 if self._mailbox.late.is_late(update, answers):
@@ -432,6 +443,8 @@ class Leader:
         now = time.monotonic()
         if batch.is_withdrawn:
             update = replace(update, cause=None)  # it never began, so this is not an attempt
+        # The task that was running is charged with the failure; the others of the batch return to the queue. If it is
+        # not known which one that was (`is_sure` is false), the scheduler may run each of them alone to find out.
         left = self._scheduler.left(batch.id)
         known = update.running or batch.running
         known = known if known in left else None

@@ -48,7 +48,7 @@ class LateAnswers:
         self._looked = 0.0
 
     def is_late(self, update: Update, answers: Sequence[bytes]) -> bool:
-        """Return whether a job's end is to be put off; `due` gives it again then."""
+        """Return whether a job's end has to wait for its answers; `due` then returns it again."""
         if update.cause is not None or is_done(answers):
             self._since.pop(update.job, None)
             return False
@@ -57,7 +57,7 @@ class LateAnswers:
         return True
 
     def due(self) -> list[Update]:
-        """Return the ends that are to be looked at again; those whose time is up as lost jobs."""
+        """Return the ends to look at again; jobs whose time is up count as lost."""
         now = time.monotonic()
         if not self._waiting or now - self._looked < _LOOK:
             return []
@@ -70,7 +70,7 @@ class LateAnswers:
         return replace(update, cause=Cause.LOST, detail=detail)
 
     def explained(self, update: Update, answers: Sequence[bytes]) -> Update:
-        """Add to the failure of a job that said nothing why that may be."""
+        """Add a likely reason to the failure of a job that sent no answers."""
         if answers or update.cause is not Cause.ERROR:
             return update
         return replace(update, detail=f"{update.detail}{_missing_package(update.detail) or self._hint(update.detail)}")
@@ -79,7 +79,7 @@ class LateAnswers:
         """Return a hint that the node may not see the store, unless the worker has reported what is wrong."""
         if not is_local(self._store) or "Traceback" in said or WRONG_VERSIONS in said:
             return ""
-        return f". If its node cannot see the directory {self._store}: let the store be one that leader and nodes share"
+        return f"; if its node cannot see the directory {self._store}, use a store that the leader and the nodes share"
 
 
 def _missing_package(said: str) -> str:
@@ -109,7 +109,7 @@ class LostJobAnswers:
         self._next = 0.0
 
     def add(self, name: str, heard: int) -> None:
-        """Listen to a batch from now on, of which some answers have been heard."""
+        """Listen to a batch from now on; its first `heard` answers are known."""
         self._heard[name] = heard
 
     def news(self, now: float) -> Iterator[tuple[str, bytes]]:
@@ -123,7 +123,7 @@ class LostJobAnswers:
             yield from ((name, answer) for answer in answers)
 
     def drop(self) -> dict[str, int]:
-        """Listen to none of them any more; return how many answers of each have been heard."""
+        """Stop listening; return how many answers of each batch were heard."""
         heard, self._heard = self._heard, {}
         return heard
 

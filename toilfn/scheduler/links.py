@@ -16,6 +16,9 @@ class Links:
     """The edges of the graph: the needs of each task, and the tasks that led to it."""
 
     def __init__(self, state: SchedulerState) -> None:
+        # What holds for each edge "task needs other": `other` is in `task.needs`, and while the task has no outcome and
+        # `other` is not complete, the task is in `other.followers` and counted in `task.pending`. A service is the
+        # exception: it is never counted, since its users wait for its value, not for its end.
         self._tasks = state.tasks
         self._holds = state.holds
         self._services = state.services
@@ -60,7 +63,7 @@ class Links:
                 need.follow(task.id)
                 task.pending += need.id not in self._services
         self._holds.hold(task.needs)
-        # Equal ids are often different objects: this one keeps the task's own.
+        # Equal ids are often different objects. To keep the need's own saves its copy, for each edge of a large graph.
         task.needs = tuple([id if need is None else need.id for id, need in zip(task.needs, needs, strict=True)])
         self._services.link(task)
         if is_checkpoint or self._services.of(task.id):
@@ -93,7 +96,7 @@ class Links:
         return [task for id in ids if (task := self._tasks.get(id)) is not None and not task.state.has_outcome]
 
     def count_down(self, tasks: Iterable[TaskState]) -> list[TaskState]:
-        """Note that each of some tasks waits for one less; gives those that wait for none any more."""
+        """Note that each of some tasks waits for one less; return those that wait for none any more."""
         free = []
         for task in tasks:
             task.pending -= 1
@@ -102,11 +105,11 @@ class Links:
         return free
 
     def forget(self, id: TaskId) -> None:
-        """Forget who led to a task."""
+        """Forget which tasks led to a task."""
         self._led_by.pop(id, None)
 
     def detach(self, task: TaskState) -> None:
-        """Forget what a task needs and who led to it, as if it had never been."""
+        """Forget what a task needs and which tasks led to it, as if it had never been known."""
         if not task.state.has_outcome:
             for need in filter(None, map(self._tasks.get, task.needs)):
                 need.unfollow(task.id)

@@ -1,4 +1,4 @@
-"""The batches that are out: what they still owe, and which of them take too long."""
+"""The submitted batches: which tasks they still have to answer for, and which of them take too long."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ class RunningBatches:
     """
 
     def __init__(self, tasks: dict[TaskId, TaskState], pool: Pool, policy: Policy) -> None:
+        # A batch is here from `begin` to `end`, even when it has nothing left to answer for: it keeps its resources
+        # until its job has ended. `_Batch.left` counts the tasks at work whose `TaskState.batch` is this batch.
         self._tasks = tasks
         self._pool = pool
         self._policy = policy
@@ -60,7 +62,9 @@ class RunningBatches:
         self._now = 0.0
         #: Tasks that a batch had when it was lost: it may answer yet.
         self._may_answer_late: set[TaskId] = set()
+        #: A heap. Entries of batches that have ended are dropped when their time comes, not searched for.
         self._overdue: list[tuple[float, BatchId]] = []
+        #: In order of time, since each entry is `kill_after` later than the moment at which it is added.
         self._kills: deque[tuple[float, BatchId]] = deque()
 
     def __contains__(self, id: object) -> bool:
@@ -119,7 +123,7 @@ class RunningBatches:
         self._batches[task.batch].is_suspect = True
 
     def leave(self, task: TaskState) -> None:
-        """Note that a task is not its batch's any more."""
+        """Note that a task no longer belongs to its batch."""
         batch = self._batches.get(task.batch)
         if batch is not None:
             batch.left -= 1
@@ -135,7 +139,7 @@ class RunningBatches:
         self._may_answer_late.discard(id)
 
     def end(self, id: BatchId, *, is_lost: bool) -> list[TaskState]:
-        """Note that a batch has ended; gives what was left of it."""
+        """Note that a batch has ended; return the tasks that it still had to answer for."""
         left = self.left(id)
         batch = self._batches.pop(id, None)
         if batch is not None:
@@ -170,6 +174,8 @@ class RunningBatches:
         while self._may_recall(is_all_started) and self._overdue[0][0] <= self._now:
             batch = self._batches.get(heapq.heappop(self._overdue)[1])
             if batch is not None and batch.left > 1:
+                # A recall returns only tasks that have not started, and helps only if one of them can run elsewhere. If
+                # not, the batch gets as much time again as it has had.
                 if any(not task.pending for task in self.left(batch.id)[1:]):
                     yield Recall(batch.id)
                 else:

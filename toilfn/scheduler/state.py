@@ -30,7 +30,8 @@ _REMEMBERED_MOVES = 256
 class SchedulerState:
     """The data of one scheduler. It can be pickled.
 
-    The fields depend on each other: change a task's state with `move` only.
+    The fields depend on each other: change a task's state with `move` only. All calls come from the leader's loop, so
+    there is no lock; other threads may only read `counts` and a copy of `tasks`.
 
     Parameters
     ----------

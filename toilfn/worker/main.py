@@ -54,14 +54,15 @@ __all__ = ["main", "start", "work"]
 _logger = logging.getLogger(__name__)
 
 _PERIOD = 0.02
-_M_ARENA_MAX = -8  # of <malloc.h>
 """How long records wait, and how long a task runs before it is reported, in seconds."""
+
+_M_ARENA_MAX = -8  # of <malloc.h>
 
 _STREAM = "TOILFN_STREAM_LOGS"
 """The environment variable that is set where the leader gets the output of tasks while they run."""
 
 _STORE_PERIOD = 5.0
-"""The same where each message is an object in the store."""
+"""The same if each message is an object in the store."""
 
 
 class Terminated(BaseException):
@@ -82,7 +83,7 @@ def work(
 
 
 class Reporter:
-    """Sends what waits, and tells which task takes long.
+    """Sends waiting answers, and reports a task that takes long.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ class Reporter:
     tail : Tail, optional
         The end of the tasks' output, if the leader gets it while they run.
     live : Live, optional
-        The same for those who ask for it in the store.
+        The same for users who follow a task with `toilfn logs --follow`.
     look : callable
         Called now and then while a task runs that takes long.
     """
@@ -131,7 +132,7 @@ class Reporter:
         self._look()
 
     def run(self) -> NoReturn:
-        """Report now and then. A message that the store refuses now may be accepted the next time, or at the end."""
+        """Report periodically. A message that the store refuses may be accepted the next time, or at the end."""
         while True:
             time.sleep(self._period)
             try:
@@ -165,6 +166,9 @@ class WarmWorker:
         self._executor = executor
         self._answers = answers
         self._reporter = Reporter(slot, self._answers, _PERIOD, tail, live, executor.look)
+        # The listener's thread puts batches into the queue, and the main thread runs them. Both use `_batch`: the
+        # listener sets it when a batch arrives, the main thread clears it. A batch arrives only after the previous one
+        # is done, so the two never write at the same time.
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._batch: Batch | None = None
         self._poller = select.poll()
@@ -176,13 +180,14 @@ class WarmWorker:
         self._wire.send(protocol.READY)
         while (batch := self._batches.get()) is not None:
             work(batch, self._executor, self._answers)
-            self._batch = None  # before the leader hears it, and gives us the next one
+            self._batch = None  # before the leader learns that we are done and sends the next batch
             self._answers.done()
 
     def _listen(self) -> None:
         with suppress(OSError):  # the leader is gone
             while self._hear():
                 self._reporter.report()
+        # The main thread is in user code, which may never return. No one wants the result: the leader is gone.
         if self._batch is not None:
             _kill_group()
         self._batches.put(None)
@@ -278,7 +283,7 @@ class _Mailbox:
 
 
 class _AnsweredError(ToilfnError):
-    """Another worker runs, or ran, the same batch: some systems start the job of a lost node again by themselves."""
+    """Another worker has run the same batch: some systems restart the job of a lost node automatically."""
 
     def __init__(self, batch: str) -> None:
         super().__init__(f"another worker has answered for batch {batch}: this one stops")
@@ -291,7 +296,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
         logging.root.addHandler(Warnings(answers.warn))
     signal.signal(signal.SIGTERM, _terminate)
     in_forked_children(_forget_terminate)
-    os.environ.pop("TOILFN_SETTINGS", None)  # what `toilfn run` was asked for is not meant for a compute() in a task
+    os.environ.pop("TOILFN_SETTINGS", None)  # the flags of `toilfn run` do not apply to a compute() in a task
     adopt_environment(blobs.get)
     sweep()
     _install_code(blobs)
@@ -299,7 +304,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
 
 
 def _install_code(blobs: BlobCache) -> None:
-    """Unpack the user's own modules, where the leader's are not ours."""
+    """Unpack the user's own modules if the leader has sent them."""
     reference = os.environ.pop(CODE_VARIABLE, None)
     if reference is not None:
         from toilfn.graph.code import install
@@ -319,7 +324,7 @@ def _greeting(wire: Wire) -> tuple[str, list[str]]:
 
 
 def _die_with(life_fd: int) -> None:
-    """Have the system kill this process and all it started when the other end of a pipe closes.
+    """Let the system kill this process and its children when the other end of a pipe closes.
 
     That works even when the leader was killed, and while a task holds Python's lock.
     """
