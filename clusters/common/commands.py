@@ -16,7 +16,8 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from toilfn.errors import ClusterError
@@ -30,6 +31,7 @@ __all__ = [
     "json_values",
     "pauses",
     "portions",
+    "retried",
 ]
 
 T = TypeVar("T")
@@ -240,6 +242,26 @@ def pauses(patience: float, first: float = 0.5, longest: float = 30.0) -> Iterat
         yield pause
         total += pause
         pause = min(pause * 2, longest)
+
+
+def retried(ask: Callable[[], T], patience: float, tolerate: Callable[[UnavailableError], None]) -> T:
+    """Repeat a request until the system answers, for at most `patience` seconds.
+
+    Parameters
+    ----------
+    ask : callable
+        Sends the request; it raises `UnavailableError` if there is no answer.
+    patience : float
+    tolerate : callable
+        Called with each such error but the last; it may raise to give up early.
+    """
+    for pause in pauses(patience):
+        try:
+            return ask()
+        except UnavailableError as error:
+            tolerate(error)
+        time.sleep(pause)
+    return ask()
 
 
 def portions(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:

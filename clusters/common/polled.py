@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from toilfn.clusters.base import Cluster, JobId, JobState, Refusal, RunContext, SubmissionError, Update
-from toilfn.clusters.common.commands import CredentialsError, UnavailableError, pauses
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError, retried
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity
@@ -250,25 +250,25 @@ class PolledCluster(Cluster, Generic[L]):
         `at_most` is used at the start: rejected credentials are then wrong, so waiting for new ones would not help.
         """
         limit, said = min(self.patience, at_most), ""
-        for pause in pauses(limit):
-            try:
-                answer = ask()
-            except UnavailableError as error:
-                if at_most < math.inf and isinstance(error, CredentialsError):
-                    raise
-                self._note_outage(error)
-                if str(error) != said:
-                    said = str(error)
-                    _log.warning("%s\ntrying again for at most %s", said, format_duration(limit))
-                time.sleep(pause)
-            else:
-                self._note_answer()
-                return answer
+
+        def tolerate(error: UnavailableError) -> None:
+            nonlocal said
+            if at_most < math.inf and isinstance(error, CredentialsError):
+                raise error
+            self._note_outage(error)
+            if str(error) != said:
+                said = str(error)
+                _log.warning("%s\ntrying again for at most %s", said, format_duration(limit))
+
         try:
-            return ask()
+            answer = retried(ask, limit, tolerate)
+        except CredentialsError:
+            raise
         except UnavailableError as error:
             error.hint = error.hint or "check that this machine reaches the system; patience= limits the wait"
             raise
+        self._note_answer()
+        return answer
 
     def one_by_one(self, parts: Iterable[T], create: Callable[[T], Mapping[str, JobId]]) -> dict[str, JobId]:
         """Submit parts one after another, and return all jobs by the names of their batches.

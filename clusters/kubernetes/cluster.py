@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
-from toilfn.clusters.common.commands import CredentialsError, UnavailableError, pauses, portions
+from toilfn.clusters.common.commands import CredentialsError, UnavailableError, portions, retried
 from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
 from toilfn.clusters.common.settings import image_of, resolved, setting
@@ -224,28 +224,19 @@ class KubernetesCluster(Cluster):
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Repeat a request until the API answers or `patience` runs out."""
-        for pause in pauses(self._patience):
-            try:
-                answer = ask()
-            except UnavailableError as error:
-                self._note_outage(error)
-                time.sleep(pause)
-            else:
-                self._note_outage(None)
-                return answer
-        return ask()
+        answer = retried(ask, self._patience, self._note_outage)
+        self._note_outage(None)
+        return answer
 
     def _at_start(self, ask: Callable[[], T]) -> T:
         """Send a request at the start, when an address or credentials that do not work are wrong."""
-        for pause in pauses(min(_OPENING, self._patience)):
-            try:
-                return ask()
-            except CredentialsError:
-                raise
-            except UnavailableError as error:
-                _log.warning("%s; trying again", error)
-                time.sleep(pause)
-        return ask()
+
+        def tolerate(error: UnavailableError) -> None:
+            if isinstance(error, CredentialsError):
+                raise error
+            _log.warning("%s; trying again", error)
+
+        return retried(ask, min(_OPENING, self._patience), tolerate)
 
     def _note_outage(self, error: ClusterError | None) -> None:
         """Report once that the API has stopped answering, and once that it answers again."""
