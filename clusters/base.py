@@ -69,7 +69,7 @@ class JobState(str, Enum):
     QUEUED = "queued"
     RUNNING = "running"
     ENDED = "ended"
-    """The job will not run any more; `Update.cause` says how it ended."""
+    """The job will no longer run; `Update.cause` says how it ended."""
     UNKNOWN = "unknown"
     """The cluster does not know the job at present. This never counts as success."""
 

@@ -212,7 +212,7 @@ def memory_unit(wanted: str | None) -> int:
     Raises
     ------
     InputError
-        If there is no such unit.
+        If the unit does not exist.
     """
     name = (wanted or _configured()).upper()
     if name not in _UNITS:

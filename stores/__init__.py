@@ -120,7 +120,7 @@ def stores_below(url: str | os.PathLike[str], depth: int, **storage_options: Any
     Raises
     ------
     InputError
-        If there is no such directory.
+        If the directory does not exist.
     StoreError
         If the place cannot be read.
     """

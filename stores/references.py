@@ -49,7 +49,7 @@ class Source(NamedTuple):
         Raises
         ------
         FileNotFoundError
-            If there is no such object.
+            If the object does not exist.
         """
         system, place = _url_to_fs(url)
         system.invalidate_cache()

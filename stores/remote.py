@@ -374,7 +374,7 @@ class FsspecObjects(Objects):
             return False
 
     def _time_to_read(self, name: str) -> Callable[[], float]:
-        """Return a function that asks for an object's size and returns the seconds that reading it may take."""
+        """Return a function that requests an object's size and returns the seconds that reading it may take."""
         return lambda: limited(_SILENCE, lambda: self._head(self._path(name))) / SLOWEST
 
     def _limited(self, call: Callable[[], _T], *, size: int = 0, more: Callable[[], float] | None = None) -> _T:

@@ -89,7 +89,7 @@ class Records(NamedTuple):
     records: Sequence[bytes] = ()
     """Encoded outcomes and failures, in order."""
     tail_calls: Sequence[TaskId] = ()
-    """The tasks, created by these attempts, that the worker has started by itself."""
+    """The tasks, created by these attempts, that the worker has started on its own."""
 
 
 class Running(NamedTuple):

@@ -65,7 +65,7 @@ class Resources:
 class Capacity(NamedTuple):
     """The resources that a cluster has at one time.
 
-    ``total`` is None for a cluster that queues by itself (a batch system): then only ``batches`` limits.
+    ``total`` is None for a cluster that has its own queue (a batch system): then only ``batches`` limits.
     ``largest`` is the most that a single task may ask for; None knows no limit.
     """
 

@@ -69,7 +69,7 @@ class CommandCluster(PolledCluster[_Live]):
     away: ClassVar[str]
     """A regular expression for the messages of commands while the controller is temporarily unavailable."""
     absent: ClassVar[str] = ""
-    """A regular expression for the system's message "there is no such job"."""
+    """A regular expression for the system's message "no such job"."""
     no_accounting: ClassVar[str] = ""
     """A regular expression for the message that a site has no accounting."""
     needed: ClassVar[tuple[str, ...]] = ()

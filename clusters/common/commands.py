@@ -1,7 +1,7 @@
 """Run the commands of a batch system, and distinguish refusals from temporary outages.
 
 A query (`Commands.ask`) either returns an answer or counts as an outage: no error message, exit status or failure to
-start the command says anything about a job. The only exception is the system's message "there is no such job".
+start the command says anything about a job. The only exception is the system's message "no such job".
 A site may print lines of its own before and after JSON: `json_values` finds it.
 """
 
@@ -68,7 +68,7 @@ class Commands:
     away : str
         A regular expression for the messages of commands while the controller is temporarily unavailable.
     absent : str
-        A regular expression for the system's message "there is no such job"; empty if it has none.
+        A regular expression for the system's message "no such job"; empty if it has none.
     timeout : float
         Seconds after which a command is killed and counts as unanswered.
     cleared : str
@@ -139,7 +139,7 @@ class Commands:
         """Run a query, and return its output.
 
         Exit status 0 means that there is an answer, regardless of standard error. With any other status, there is an
-        answer only if the system's message is "there is no such job".
+        answer only if the system's message is "no such job".
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class Commands:
             return ""
 
     def is_absent(self, words: str) -> bool:
-        """Return whether a text contains the system's message "there is no such job"."""
+        """Return whether a text contains the system's message "no such job"."""
         return self._absent is not None and bool(self._absent.search(words))
 
     def _started(self, command: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:

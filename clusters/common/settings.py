@@ -147,7 +147,7 @@ def resolved(owner: str, section: str, kind: type, given: Mapping[str, Any]) -> 
     Raises
     ------
     TypeError
-        If there is no such setting. The message lists all settings.
+        If the setting does not exist. The message lists all settings.
     InputError
         If a value is of another type; names the setting.
     """

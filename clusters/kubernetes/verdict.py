@@ -33,7 +33,7 @@ _BLOCKED = {
     "RegistryUnavailable", "SignatureValidationFailed", "CreateContainerConfigError", "CreateContainerError",
     "RunContainerError", "StartError",
 }  # fmt: skip
-"""Reasons for a waiting container that rarely go away by themselves."""
+"""Reasons for a waiting container that rarely go away on their own."""
 
 _NOT_STARTED = {"ContainerCannotRun", "StartError"}
 """Reasons given by Docker and containerd for a container whose command does not exist."""

@@ -44,7 +44,7 @@ def test_what_no_machine_can_run_is_named_and_the_rest_is_planned():
     settings = Settings((Pool("cpu", (BOX,)),))
     plan = simulate(settings, [Step("big", Resources(64), 60.0), Step("small", ONE, 60.0, (0,))])
     assert plan.tasks == 1
-    assert plan.unplaced == ("big: asks for 64 cores, and box has 4",)
+    assert plan.unplaced == ("big: requests 64 cores, and box has 4",)
 
 
 class _Losing:

@@ -96,7 +96,7 @@ def test_rerun_runs_the_task_alone(project: Path) -> None:
     done = toilfn(project, "rerun", "run1", "double")
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
     assert ran(project) == ["double"]
-    assert "it ran again: the user asked for it" in toilfn(project, "explain", "run1", "double").stdout
+    assert "it ran again: the user requested it" in toilfn(project, "explain", "run1", "double").stdout
 
 
 def test_rerun_downstream_runs_what_depends_on_it(project: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_dry_run_says_what_would_run_and_why(project: Path) -> None:
     assert done.returncode == 3
     plan = json.loads(done.stdout)
     assert sorted(task["name"] for task in plan["tasks"]) == ["length", "passed", "write"]
-    assert {tuple(task["reasons"]) for task in plan["tasks"]} == {("the user asked for it",)}
+    assert {tuple(task["reasons"]) for task in plan["tasks"]} == {("the user requested it",)}
     assert ran(project) == []
 
 

@@ -38,7 +38,7 @@ def _argcomplete() -> Any:
 
 
 def complete(summaries: dict[str, str], parser_of: Callable[[str], argparse.ArgumentParser]) -> None:
-    """Answer the shell that asks for completions, and exit.
+    """Answer the shell that requests completions, and exit.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If there is no such task, or an input of it has no value yet.
+        If the task does not exist, or an input of it has no value yet.
     """
     store = open_named(options)
     view = View(store)

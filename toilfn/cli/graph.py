@@ -102,7 +102,7 @@ def _steps(options: argparse.Namespace) -> list[Step] | None:
 
 
 def _format_of(output: Path | None) -> str:
-    """Return the format that a file's name asks for.
+    """Return the format that a file's name requests.
 
     Raises
     ------

@@ -43,7 +43,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If there is no such task or attempt.
+        If the task or attempt does not exist.
     """
     store = open_named(options)
     view = open_view(store)

@@ -72,7 +72,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If there is no such file or module.
+        If the file or module does not exist.
     """
     is_dry = is_dry_run(options)
     script = _prepare(options)
@@ -114,7 +114,7 @@ def _run_until_something_would_run(script: str, module: str | None, would_run: C
     try:
         return _run(script, module)
     except SystemExit:
-        if not would_run():  # the script has ended by itself
+        if not would_run():  # the script has ended on its own
             raise
         return 0
 

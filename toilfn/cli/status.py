@@ -39,7 +39,7 @@ _SHARE = 10
 """Looking takes at most one part in so many of the time."""
 
 _SHOWN = 10
-"""How many tasks each list has when it was not asked for."""
+"""How many tasks each list has when it was not requested."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +162,7 @@ def _print_list(state: State, tasks: list[Row], count: int, *, with_jobs: bool) 
 
 
 def _news(state: State, task: Row) -> str:
-    """Return what there is to say of a task that is listed."""
+    """Return what there is to say about a task that is listed."""
     if state is State.FAILED:
         return task.error
     return f"since {_ago(task.since)}{f': {task.reason}' if task.reason else ''}"

@@ -112,7 +112,7 @@ def _kept_memory(memory: float) -> float:
 
 
 def has_devices(kind: MachineType, resources: Resources) -> bool:
-    """Return whether a machine has each kind of accelerator that a task asks for."""
+    """Return whether a machine has each kind of accelerator that a task requests."""
     return all(any(_matches(own, asked) for own in kind.accelerators) for asked in resources.accelerators)
 
 

@@ -63,7 +63,7 @@ def _sized(description: Description, pool: str, kind: str, machines: Mapping[str
 
 
 def steps_of(store: Store) -> list[Step]:
-    """Return the tasks of a store that succeeded, with what they asked for and took."""
+    """Return the tasks of a store that succeeded, with what they requested and took."""
     view = View(store)
     done = [a for a in attempts_of(store, view) if a.result == "done"]
     positions = {bytes.fromhex(attempt.task): index for index, attempt in enumerate(done)}

@@ -28,7 +28,7 @@ def expand(nodes: str) -> list[str]:
 
 
 def resume(description: Description, machines: Machines, names: Sequence[str]) -> list[str]:
-    """Start machines for nodes, and let Slurm give up those that cannot be had.
+    """Start machines for nodes, and let Slurm give up those that are not available.
 
     Slurm runs the jobs of a node that was given up elsewhere, and tries the node again after ``scaling.cooldown``.
 

@@ -72,7 +72,7 @@ class Machines(ABC):
 
     @abstractmethod
     def create(self, pool: PoolDescription, names: Sequence[str]) -> Mapping[str, str]:
-        """Make machines; return the addresses of those that could be had, by name."""
+        """Make machines; return the addresses of those that were available, by name."""
 
     @abstractmethod
     def terminate(self, names: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ class Settings:
     inertia : float
         From 0 to 0.9: how much the last sizes count against the new ones when a pool shrinks.
     compensation : float
-        From 0 to 1: how many machines on demand stand in for each spot machine that cannot be had.
+        From 0 to 1: how many machines on demand stand in for each spot machine that is not available.
     overhead : bool
         Whether the system on a machine keeps some of its memory and disk.
     linger : float
@@ -277,7 +277,7 @@ class _Bin:
     machines: list[Machine]
     new: int = 0
     is_missing: bool = False
-    """Whether these are spot machines that cannot be had now."""
+    """Whether these are spot machines that are not available now."""
     is_used: bool = False
 
     @property
@@ -442,10 +442,10 @@ class _Packing:
             return "they may not be preempted, and there are only pools of spot machines"
         overhead = self.settings.overhead
         nearest = min(admitting, key=lambda home: shortfall(home[1], group.resources, overhead=overhead)[0])
-        return f"each asks for {shortfall(nearest[1], group.resources, overhead=overhead)[1]} (pool {nearest[0].name})"
+        return f"each requests {shortfall(nearest[1], group.resources, overhead=overhead)[1]} (pool {nearest[0].name})"
 
     def compensate(self) -> dict[tuple[str, str], int]:
-        """Open machines on demand for some of the spot machines that cannot be had; return how many there are now."""
+        """Open machines on demand for some spot machines that are not available; return how many there are now."""
         missing: dict[str, int] = {}
         for bin_ in self.bins:
             if bin_.is_missing:

@@ -46,7 +46,7 @@ class Step:
     name : str
         The name of its kind.
     resources : Resources
-        The resources that it asks for.
+        The resources that it requests.
     seconds : float
         How long it takes.
     needs : tuple of int
@@ -107,7 +107,7 @@ class Market(Protocol):
     """The cloud's supply of machines."""
 
     def available(self, pool: Pool, kind: MachineType, count: int, now: float) -> int:
-        """Return how many of so many machines can be had."""
+        """Return how many of so many machines are available."""
 
     def lifetime(self, pool: Pool) -> float:
         """Return the seconds after which a machine is taken away."""
@@ -337,7 +337,7 @@ class _Simulation:
     def _plan(self, seconds: float) -> Plan:
         uses = tuple(self._use(pool) for pool in self._settings.pools)
         unplaced = dict.fromkeys(
-            f"{step.name}: asks for {self._unplaced[step.resources]}"
+            f"{step.name}: requests {self._unplaced[step.resources]}"
             for step in self._steps
             if step.resources in self._unplaced
         )

@@ -33,7 +33,7 @@ def flag_of(name: str) -> str:
 
 
 def add_when_mentioned(parser: argparse.ArgumentParser, dest: str) -> None:
-    """Add a cluster's flags when a command line has one of them, or asks for help: reading all of them takes time."""
+    """Add a cluster's flags when a command line has one of them, or requests help: reading all of them takes time."""
     parse = parser.parse_known_args
     added: set[str] = set()
 

@@ -75,7 +75,7 @@ def params(kind: type[T]) -> T:
 
 
 def chosen() -> dict[str, Any]:
-    """Return the parameters that this process's script has asked for, as plain values."""
+    """Return the parameters that this process's script has requested, as plain values."""
     return dict(_chosen)
 
 

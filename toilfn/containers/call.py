@@ -79,7 +79,7 @@ def docker(
         Whether output is returned as str, decoded as UTF-8.
     stream : bool
         Whether to return an iterator over the lines of standard output. The container starts when the first one is
-        asked for; errors come after the last one.
+        requested; errors come after the last one.
     detach : bool
         Whether to return at once, with a `Container`. Docker and podman only.
     on_end : {"kill", "stop", "leave"}

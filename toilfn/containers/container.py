@@ -42,17 +42,17 @@ class Container:
 
     @property
     def is_running(self) -> bool | None:
-        """Whether it runs; None if there is no such container."""
+        """Whether it runs; None if the container does not exist."""
         done = _run(self._engine.inspect(self.name, ".State.Running"))
         return None if done.returncode else done.stdout.strip() == b"true"
 
     def wait(self) -> int:
-        """Wait for its end; gives the exit status.
+        """Wait for its end; return the exit status.
 
         Raises
         ------
         ContainerError
-            If there is no such container.
+            If the container does not exist.
         """
         return int(self._do("wait", self.name))
 
@@ -62,7 +62,7 @@ class Container:
         Raises
         ------
         ContainerError
-            If there is no such container.
+            If the container does not exist.
         """
         return self._do("logs", self.name)
 
@@ -72,7 +72,7 @@ class Container:
         Raises
         ------
         ContainerError
-            If there is no such container.
+            If the container does not exist.
         """
         if self.is_running is not False:
             self._do("kill", self.name)
@@ -83,7 +83,7 @@ class Container:
         Raises
         ------
         ContainerError
-            If there is no such container.
+            If the container does not exist.
         """
         self._do("stop", "--time", str(patience), self.name)
 

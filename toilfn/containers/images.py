@@ -36,7 +36,7 @@ def choose(name: str | None = None) -> Engine:
     Raises
     ------
     InputError
-        If there is no such engine.
+        If the engine does not exist.
     ContainerError
         If it does not work here; says what it answered.
     """

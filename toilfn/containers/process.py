@@ -141,7 +141,7 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         places = (process.environ().get("TMPDIR", ""), process.cwd())
-    except (psutil.Error, OSError):  # it has ended, or is somebody else's
+    except (psutil.Error, OSError):  # it has ended, or is someone else's
         return False
     return any(Path(place).is_relative_to(folder) for place in places if place)
 

@@ -134,5 +134,5 @@ def merged_options(index: Index, task: records.TaskRecord) -> dict[str, Any]:
 
 
 def shape(index: Index, task: records.TaskRecord) -> Resources:
-    """Return what a task asks for."""
+    """Return what a task requests."""
     return options.resources(merged_options(index, task), options.defaults(Settings()))

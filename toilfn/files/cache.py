@@ -161,7 +161,7 @@ def _is_verified(entry: Path, ref: BlobRef, modified: int | None) -> bool:
             return False
         if stat.S_ISLNK(made.st_mode):
             return made.st_mtime_ns >= content.st_mtime_ns
-        if not _has_time(content.st_mtime_ns, modified):  # somebody wrote to it
+        if not _has_time(content.st_mtime_ns, modified):  # someone wrote to it
             return False
         os.utime(entry, ns=(time.time_ns(), content.st_mtime_ns))  # the last use
     except FileNotFoundError:

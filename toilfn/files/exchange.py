@@ -44,7 +44,7 @@ _THREADS = 16
 """How many files a task exports at the same time."""
 
 _LISTED = 100
-"""From how many files on the directory that they go to is listed, instead of asking for each of them."""
+"""From how many files on the directory that they go to is listed, instead of requesting each of them."""
 
 Link = Literal["copy", "reflink", "hard", "symlink", "reference"]
 
@@ -320,7 +320,7 @@ def _grouped(copies: Sequence[_Copy]) -> list[list[_Copy]]:
 
 
 def _present(copies: Sequence[_Copy], url: str) -> set[str] | None:
-    """Return the targets at which there is something, if a listing is cheaper than asking for each; else None."""
+    """Return the targets at which there is something, if a listing is cheaper than requesting each; else None."""
     names = transfer.names_below(url) if len(copies) >= _LISTED else None
     return None if names is None else {target for _, target in copies if _name_below(target, url) in names}
 

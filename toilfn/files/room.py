@@ -243,7 +243,7 @@ def _size_of_draft(draft: Path) -> int:
     with _lock_of(name).open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # somebody fills it
+        except OSError:  # someone fills it
             return int(size)
         shutil.rmtree(draft, ignore_errors=True)
         return 0

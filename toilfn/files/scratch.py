@@ -262,7 +262,7 @@ def _is_being_made(root: Path) -> bool:
 
 @contextmanager
 def _locked(root: Path) -> Iterator[bool]:
-    """Try to lock a directory; gives whether its process is dead."""
+    """Try to lock a directory; return whether its process is dead."""
     try:
         fd = os.open(_lock_of(root), os.O_RDWR)
     except OSError:  # it is being made or removed

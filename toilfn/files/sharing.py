@@ -2,7 +2,7 @@
 
 Nothing in it is believed. The owner of a file can alter it at any time, also after its content was checked, so a file
 of this directory is never linked: its content is copied into the user's own cache (by sharing blocks where the file
-system can), and the digest of the copy must be the one that was asked for.
+system can), and the digest of the copy must be the one that was requested.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["DIGEST_VARIABLE", "LINK_VARIABLE", "BinaryWriter", "TaskFiles", "TextWriter"]
 
 LINK_VARIABLE = "TOILFN_LINK_IMPORTS"
-"""The environment variable with the kind of link that an import makes that asks for none itself."""
+"""The environment variable with the kind of link that an import makes that requests none itself."""
 
 
 DIGEST_VARIABLE = "TOILFN_DIGEST"
@@ -91,7 +91,7 @@ class TaskFiles:
         Raises
         ------
         InputError
-            If there is no such file, or the name is not one for a file.
+            If the file does not exist, or the name is not one for a file.
         """
         name = confined.single(path.name if name is None else name)
         if not path.is_file():
@@ -315,7 +315,7 @@ class TaskFiles:
     def _take(self, path: Path) -> File:
         place = _located(path)
         if place not in self._known:
-            # A link is only read: what it leads to is somebody else's.
+            # A link is only read: what it leads to is someone else's.
             alone = not place.is_symlink() and place.exists() and place.stat().st_nlink == 1
             self._known[place] = self.put(place, move=alone and self._is_temporary(place))
         return self._known[place]

@@ -141,7 +141,7 @@ def fingerprint(url: str, *, inode: bool = False) -> str | None:
     """Return a token for the state of a URL's content, without reading it; None if there is nothing.
 
     A local file gives its size and modification time, with `inode` also which file it is; anything else what fsspec
-    knows of it.
+    knows about it.
 
     Raises
     ------
@@ -551,7 +551,7 @@ def _in_time(
 
 
 def _find(url: str) -> dict[str, dict[str, Any]]:
-    """List all that is in a remote directory, with what the file system knows of it."""
+    """List all that is in a remote directory, with what the file system knows about it."""
     system, place = _open_filesystem(url)
     if not system.isdir(place):
         raise InputError(f"cannot import {shown(url)}: directory not found")

@@ -189,7 +189,7 @@ def _is_package(file: Path) -> bool:
 
 
 def _too_wide() -> set[Path]:
-    """Folders that hold far more than a package, even if somebody put an ``__init__.py`` there."""
+    """Folders that hold far more than a package, even if someone put an ``__init__.py`` there."""
     home = Path.home().resolve()
     return {home, *home.parents}
 

@@ -226,7 +226,7 @@ def static(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def defaults(settings: Settings) -> Resources:
-    """Return the resources of a task that asks for none."""
+    """Return the resources of a task that requests none."""
     return Resources(
         cores=settings.default_cores,
         memory=settings.default_memory,

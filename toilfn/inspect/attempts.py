@@ -1,4 +1,4 @@
-"""Every attempt of a store's tasks, with what it asked for and what it used."""
+"""Every attempt of a store's tasks, with what it requested and what it used."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class History:
         return [self.tasks[id] for id in same[: same.index(task.id)]]
 
     def is_current(self, id: TaskId) -> bool:
-        """Return whether the newest run asked for a task, or led to it."""
+        """Return whether the newest run requested a task, or led to it."""
         seen: set[TaskId] = set()
         stack = list(self.newest_run.roots) if self.newest_run else []
         while stack and id not in seen:

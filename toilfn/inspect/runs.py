@@ -60,7 +60,7 @@ class ToldRun:
     number : int
     workflow : str
     start, end : float
-        Seconds since the epoch; the end of a run without one is the latest time that the log tells of it.
+        Seconds since the epoch; the end of a run without one is the latest time that the log tells about it.
     status : str
         One of `toilfn.model.records.End`, `OPEN` or `ABANDONED`.
     attempts : int

@@ -135,7 +135,7 @@ class View:
     Attributes
     ----------
     tasks : dict of bytes to TaskInfo
-        Every task of the store, also those that only earlier versions of the workflow asked for.
+        Every task of the store, also those that only earlier versions of the workflow requested.
     runs : list of toilfn.model.records.Run
         In order; the last one is the newest.
     epochs : list of toilfn.model.records.Epoch
@@ -145,7 +145,7 @@ class View:
     has_queue : bool
         Whether the newest leader's cluster has said that jobs wait in its queue.
     requests : int
-        The requests to the store's server by leaders that ended by themselves.
+        The requests to the store's server by leaders that ended on their own.
     """
 
     def __init__(self, store: _HasLog) -> None:
@@ -200,7 +200,7 @@ class View:
         return end.status if end else "open"
 
     def current(self) -> list[TaskInfo]:
-        """List the tasks that the newest run asked for or led to, in the order in which the store learnt of them."""
+        """List the tasks that the newest run requested or led to, in the order in which the store learnt of them."""
         seen: set[TaskId] = set()
         stack: list[TaskId] = list(self.run.roots) if self.run else []
         while stack:

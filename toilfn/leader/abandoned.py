@@ -183,7 +183,7 @@ def _reached(run: Run, store: Store) -> Iterator[Cluster]:
     address = run.settings.get("cluster_address") or {}
     main = make_again(run.settings["cluster"], address)
     if isinstance(main, PolledCluster):
-        main.patience = min(main.patience, START_PATIENCE)  # somebody waits for the answer
+        main.patience = min(main.patience, START_PATIENCE)  # someone waits for the answer
     cluster = BesideCluster(main)
     try:
         cluster.open(run_context(store, run.settings))
@@ -241,7 +241,7 @@ def adopt(
     mailbox : Mailbox
         Has the batches' messages.
     is_void : callable
-        Whether what a batch says of a task does not count.
+        Whether what a batch says about a task does not count.
     scheduler : Scheduler
     jobs : Jobs
 

@@ -85,7 +85,7 @@ def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
     Raises
     ------
     ClusterError
-        If there is no such cluster, what it needs is missing, or its workers could not reach the store.
+        If the cluster does not exist, what it needs is missing, or its workers could not reach the store.
     """
     if url.startswith("memory:"):
         if settings.cluster not in (None, "inline"):

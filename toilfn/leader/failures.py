@@ -32,11 +32,11 @@ class Failures:
     ended : callable
         Called with each failure.
     too_large : callable
-        Says of a task why it asks for more than there is.
+        Explains why a task requests more than there is.
     shape : callable
-        Returns what a task asks for.
+        Returns what a task requests.
     worker_memory : int
-        The bytes that a job asks for on top of its tasks' memory.
+        The bytes that a job requests on top of its tasks' memory.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class Failures:
 
 
 def _asked(cause: Cause, shape: Resources, said: str, worker_memory: int) -> str:
-    """Return what a task asked for that has broken a limit, where the cluster has not said it, and the way out."""
+    """Return what a task that exceeded a limit had requested, unless the cluster has said so, and what to do."""
     if cause is Cause.MEMORY:
         added = f", to which {format_size(worker_memory)} were added for its worker" if worker_memory else ""
         asked = "" if "requested" in said else f"; it requested {format_size(shape.memory)} of memory{added}"

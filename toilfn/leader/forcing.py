@@ -1,4 +1,4 @@
-"""Which finished tasks run again because the user asks for it: `compute(force=[...])` and `toilfn rerun`."""
+"""Which finished tasks run again because the user requests it: `compute(force=[...])` and `toilfn rerun`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_FORCE", "REASON", "Force", "Forced", "forced_by_name", "forced_in_graph", "known_names"]
 
-REASON = "the user asked for it"
+REASON = "the user requested it"
 """Why the tasks run again, for people; after "it ran again:"."""
 
 _LISTED = 10

@@ -1,4 +1,4 @@
-"""Commands and URLs that hear of the end of a run: the settings ``on_success`` and ``on_failure``."""
+"""Commands and URLs that hear about the end of a run: the settings ``on_success`` and ``on_failure``."""
 
 from __future__ import annotations
 

@@ -351,7 +351,7 @@ class Drops:
             self._readers.opened(task)
 
     def write(self, now: float | None) -> None:
-        """Remove what is not needed, now and then; at once without a time."""
+        """Remove what is not needed, periodically; at once without a time."""
         if self._readers is None or (now is not None and now < self._wrote + self._interval):
             return
         self._wrote = now or 0.0

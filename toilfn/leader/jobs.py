@@ -36,9 +36,9 @@ class BatchMessages:
     attempts : mapping
         How often each task has failed so far.
     shape : callable
-        Returns what a task asks for now.
+        Returns what a task requests now.
     worker_memory : int
-        The bytes that a job asks for on top of its tasks' memory.
+        The bytes that a job requests on top of its tasks' memory.
     """
 
     tasks: TaskRecords
@@ -48,7 +48,7 @@ class BatchMessages:
     worker_memory: int = 0
 
     def resources(self, submit: Submit) -> Resources:
-        """Return what the job asks for: what the largest of its tasks does and its worker needs, for as long as all of
+        """Return what the job requests: what the largest of its tasks does and its worker needs, for as long as all of
         them need."""
         shape, walltime = submit.shape, submit.walltime
         if walltime is None and not self.worker_memory:
@@ -104,7 +104,7 @@ class SubmittedBatch:
     dead_service: TaskId | None = None
     """The service whose death is the reason why it was killed."""
     tail_call: TaskId | None = None
-    """The newest task that its worker started by itself."""
+    """The newest task that its worker started on its own."""
     is_unwanted: bool = False
     """Whether it is to be killed as soon as the cluster has taken it."""
     is_queued: bool = False
@@ -118,7 +118,7 @@ class SubmittedBatch:
     is_withdrawn: bool = False
     """Whether it was cancelled while it waited there, since nothing more is to be started."""
     owed: set[TaskId] | None = None
-    """The tasks that it may still speak of, after a roll-back; None: any."""
+    """The tasks that it may still report on after a roll-back; None: any."""
 
     @property
     def state(self) -> str:
@@ -128,7 +128,7 @@ class SubmittedBatch:
         return "held" if self.is_held else "queued" if self.is_queued else "running"
 
     def note(self, update: Update, now: float) -> None:
-        """Take in what the system says of its job."""
+        """Record what the system reports about its job."""
         is_queued = update.state is JobState.QUEUED
         if is_queued and not (self.is_queued and self.reason == update.detail):
             self.queued_since = now
@@ -310,7 +310,7 @@ class Jobs:
             self._cluster.recall(job)
 
     def restrict(self, left: Callable[[BatchId], Sequence[TaskId]], void: set[TaskId]) -> None:
-        """Have the batches that are submitted speak only of what they still have to do, and of what that leads to.
+        """Ignore reports of submitted batches, except on tasks that they still have to run and on their descendants.
 
         Parameters
         ----------

@@ -96,7 +96,7 @@ class Leader:
     capacity : callable
         Says what can run at one time, given how many jobs the system has taken where it refused more.
     worker_memory : int
-        The bytes that a job asks for on top of its tasks' memory.
+        The bytes that a job requests on top of its tasks' memory.
     intermediates : Intermediates, optional
         Knows which files nothing needs any more; by default all are kept.
     """

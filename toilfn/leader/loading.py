@@ -144,7 +144,7 @@ def _keys(names: Iterable[str]) -> set[bytes]:
 
 
 class Loader:
-    """Turns task records into what the scheduler knows of tasks.
+    """Turns task records into what the scheduler knows about tasks.
 
     Attributes
     ----------
@@ -202,7 +202,7 @@ class Loader:
         yield from finished
 
     def admit(self, task: records.TaskRecord, data: bytes | None = None) -> NewTask:
-        """Keep a task's record, encoded as `data`, and say what the scheduler is to know of it."""
+        """Keep a task's record, encoded as `data`, and return what the scheduler needs to know about it."""
         self.encoded[task.id] = encode(task) if data is None else data
         shape, budget = self._asks(task)
         needs = (*task.needs, *task.after)
@@ -235,13 +235,13 @@ class Loader:
         self._stale.renew_results(roots)
 
     def force(self, ids: Iterable[TaskId], reason: str) -> None:
-        """Have finished tasks run again because the user asks for it; before `add` and `load`."""
+        """Have finished tasks run again because the user requests it; before `add` and `load`."""
         self._stale.force(ids, reason)
 
     def late_shape(
         self, task: records.TaskRecord, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
     ) -> Resources:
-        """Return what a task asks for whose requirements come from values.
+        """Return what a task requests whose requirements come from values.
 
         Parameters
         ----------

@@ -113,7 +113,7 @@ class LostJobAnswers:
         self._heard[name] = heard
 
     def news(self, now: float) -> Iterator[tuple[str, bytes]]:
-        """Look now and then for further answers."""
+        """Look periodically for further answers."""
         if not self._heard or now < self._next:
             return
         self._next = now + _LOOK_AGAIN
@@ -221,7 +221,7 @@ class StoreMailbox(Mailbox):
         found = []
         for message in self._store.answers(name, start):
             found.append(message)
-            if protocol.is_done((message,)):  # the next one would be asked for in vain
+            if protocol.is_done((message,)):  # no answer follows
                 break
         return found
 

@@ -56,7 +56,7 @@ class ServiceMessages:
                 self.stop(batch)
 
     def news(self, batches: Iterable[SubmittedBatch]) -> Iterator[tuple[SubmittedBatch, bytes]]:
-        """Look now and then for services that have started, where their workers cannot say so themselves."""
+        """Look periodically for services that have started, where their workers cannot say so themselves."""
         if self._cluster.capabilities.direct or time.monotonic() - self._looked < _SERVICES_LOOK:
             return
         self._looked = time.monotonic()
@@ -87,7 +87,7 @@ _WARNINGS_LOOK, _FAR_WARNINGS_LOOK = 5.0, 60.0
 
 
 class OutputMessages:
-    """Reads the answers of batches that run, for what they tell of tasks' output.
+    """Reads the answers of batches that run, for what they tell about tasks' output.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class OutputMessages:
         self._looked = time.monotonic()
 
     def news(self, batches: Iterable[SubmittedBatch]) -> Iterator[tuple[SubmittedBatch, bytes]]:
-        """Look now and then for new messages about output."""
+        """Look periodically for new messages about output."""
         if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()

@@ -1,4 +1,4 @@
-"""Showing a person how far a run is: a bar on a terminal, a line now and then elsewhere."""
+"""Showing a person how far a run is: a bar on a terminal, a line from time to time elsewhere."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class CheckpointRecords:
         self._effects.setdefault(outermost, {})[outcome.id] = effects
 
     def complete(self, id_: TaskId, index: Index) -> tuple[str, ...]:
-        """Note that a task is complete; gives the files to remove if it was an outermost checkpoint."""
+        """Note that a task is complete; return the files to remove if it was an outermost checkpoint."""
         done = self._effects.pop(id_, None)
         if done is None:
             return ()
@@ -48,7 +48,7 @@ class CheckpointRecords:
         return tuple(chain.from_iterable(deleted))
 
     def forget(self, outermost: TaskId, ids: Iterable[TaskId]) -> tuple[str, ...]:
-        """Note that outcomes are void; gives the files that they made."""
+        """Note that outcomes are void; return the files that they made."""
         kept = self._effects.get(outermost, {})
         gone = [kept.pop(id_) for id_ in ids if id_ in kept]
         return tuple(name for effects in gone for name in effects.made)

@@ -96,7 +96,7 @@ class WorkflowRun:
         self._elsewhere: dict[JobId, str] = {}
 
     def _take_the_lead(self) -> Committer:
-        """Become the store's leader: from here on, whoever led before cannot write any more."""
+        """Become the store's leader: from here on, whoever led before can no longer write."""
         # Imported here: what is only read needs none of it, and is read three times as quickly.
         from toilfn.leader.drive import choose_cluster
         from toilfn.stores.lease import Lease
@@ -105,7 +105,7 @@ class WorkflowRun:
             check_algorithm(self._settings.digest)
         self._cluster = choose_cluster(self._settings, self.store.url, self._place)  # a wrong one leaves no trace
         self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
-        while not self._write_epoch():  # somebody has led since we read the log
+        while not self._write_epoch():  # someone has led since we read the log
             self.index = Index.load(self.store.log)
         self._look_elsewhere()
         self.store.clear_flag("kill")
@@ -306,7 +306,7 @@ class WorkflowRun:
             status = "killed" if isinstance(error, KilledError) else "failed"
             raise
         finally:
-            if committer.error is None:  # else the store is not ours any more, or cannot be written to
+            if committer.error is None:  # else the store is no longer ours, or cannot be written to
                 if not running.may_have_jobs:  # else `kill` and later leaders look for them
                     committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
                 committer.sync()

@@ -46,7 +46,7 @@ class Queued:
         self._next_look = self._next_reasons = 0.0
 
     def write(self, batches: Iterable[SubmittedBatch], now: float) -> None:
-        """Write down what has changed, now and then."""
+        """Write down what has changed, periodically."""
         if now < self._next_look:
             return
         live = {batch.job: batch for batch in batches if batch.job is not None}

@@ -149,7 +149,7 @@ class Index:
         self._complete.clear()  # whatever led to it is not complete either
 
     def is_void(self, id_: TaskId, batch: str) -> bool:
-        """Return whether what a batch says of a task does not count, since the task was forgotten later."""
+        """Return whether what a batch says about a task does not count, since the task was forgotten later."""
         return id_ in self._void and _age(batch) <= self._void[id_]
 
     def outcome(self, id_: TaskId) -> Outcome:

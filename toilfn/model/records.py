@@ -46,7 +46,7 @@ class Stats(NamedTuple):
     requests: int = 0
     """The worker's requests to the store's server since its last attempt ended, or since it started."""
     disk: int = 0
-    """Most bytes that were found in the temporary directory, which is looked at now and then."""
+    """Most bytes that were found in the temporary directory, which is looked at periodically."""
     own: int = 0
     """Resident bytes of the worker when the attempt began, which are not the task's, where known."""
 
@@ -177,13 +177,13 @@ class Forget(NamedTuple):
 
     ids: tuple[TaskId, ...]
     before: str = ""
-    """The name of the newest batch by then: what that one and earlier ones say of these tasks does not count."""
+    """The name of the newest batch by then: what that one and earlier ones say about these tasks does not count."""
     reason: str = ""
     """Why they run again, for people."""
 
 
 class Deleted(NamedTuple):
-    """Files that tasks deleted, or that have gone by themselves: they are removed when this is durable."""
+    """Files that tasks deleted, or that have disappeared: they are removed when this is durable."""
 
     names: tuple[str, ...]
     """Of their blobs."""

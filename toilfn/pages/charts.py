@@ -83,8 +83,8 @@ def curves(view: RunView) -> dict[str, Any]:
         measures = fold.measures
         series = {
             "tasks": [("running", running, 1.0), ("queued", measures.queued, 1.0)],
-            "cores": [("used", measures.cpu, 1.0), ("asked for", measures.cores_asked, 1.0)],
-            "memory": [("used", measures.memory, 2.0**-30), ("asked for", measures.memory_asked, 2.0**-30)],
+            "cores": [("used", measures.cpu, 1.0), ("requested", measures.cores_asked, 1.0)],
+            "memory": [("used", measures.memory, 2.0**-30), ("requested", measures.memory_asked, 2.0**-30)],
         }
         if peak := max(measures.stored.curve(scale.used, _POINTS).peaks):
             unit, factor = ("GiB", 2.0**-30) if peak >= 2**30 else ("MiB", 2.0**-20)

@@ -85,7 +85,7 @@ def details(view: RunView) -> dict[str, Any]:
         facts += [
             ("runs, leaders", f"{len(fold.runs)}, {len(fold.epochs)}"),
             ("attempts", f"{sums.attempts:,.0f}, of which {sums.failed:,.0f} failed"),
-            ("cores", f"{format_duration(round(sums.cores_asked))} asked for, {format_duration(round(sums.cpu))} used"),
+            ("cores", f"{format_duration(round(sums.cores_asked))} requested, {format_duration(round(sums.cpu))} used"),
             ("data", f"{format_size(round(sums.read))} read, {format_size(round(sums.written))} written"),
             ("requests to the store", f"{fold.requests + sums.requests:,.0f}"),
             ("toilfn here", __version__),

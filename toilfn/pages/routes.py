@@ -146,7 +146,7 @@ class RunPages:
         return {**self._around(request), "served": self.served(request), "mark": mark}
 
     def served(self, request: Any) -> Any:
-        """Return what a server knows of the run beside its store; None if there is no server."""
+        """Return what a server knows about the run beside its store; None if there is no server."""
         return None
 
     def mark(self, request: Any, view: RunView) -> str:

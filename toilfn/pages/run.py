@@ -1,4 +1,4 @@
-"""A run as its pages show it: the fold of its log, kept up to date while somebody looks."""
+"""A run as its pages show it: the fold of its log, kept up to date while a user looks."""
 
 from __future__ import annotations
 

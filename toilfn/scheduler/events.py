@@ -31,7 +31,7 @@ class NewTask(NamedTuple):
     parent: TaskId | None = None
     """The task that created this one, which is complete only when this one is."""
     is_late: bool = False
-    """Whether its shape depends on the values it needs: `ResolveRequirements` asks for it when these are complete."""
+    """Whether its shape depends on the values it needs: `ResolveRequirements` requests it when these are complete."""
     is_service: bool = False
     """Whether it runs beside the tasks that need it, until these and all that they led to are complete."""
     is_checkpoint: bool = False
@@ -160,7 +160,7 @@ class Recall(NamedTuple):
 
 
 class ResolveRequirements(NamedTuple):
-    """Find out what a task asks for: what it needs is complete. Answered by `RequirementsResolved`."""
+    """Find out what a task requests: what it needs is complete. Answered by `RequirementsResolved`."""
 
     id: TaskId
 
@@ -220,7 +220,7 @@ class RollBack(NamedTuple):
 
 
 class StopService(NamedTuple):
-    """A service is not needed any more, or not now. Answered by `Finished`, or, while it has users, by `Returned`."""
+    """A service is no longer needed, or not now. Answered by `Finished`, or, while it has users, by `Returned`."""
 
     id: TaskId
     batch: BatchId | None

@@ -137,7 +137,7 @@ class Scheduler:
         return task.state
 
     def shape(self, id: TaskId) -> Resources:
-        """Return what a task that is not complete asks for now: more than at first, perhaps, if it has failed."""
+        """Return what a task that is not complete requests now: more than at first, perhaps, if it has failed."""
         return self._tasks[id].shape.resources
 
     def outermost_checkpoint(self, id: TaskId) -> TaskId | None:
@@ -168,7 +168,7 @@ class Scheduler:
     def handle(self, event: Event) -> list[Command]:
         """Take in what happened.
 
-        Events may be late or come twice; what they say of tasks that are done, or not known, is ignored.
+        Events may be late or come twice; what they say about tasks that are done, or not known, is ignored.
 
         Raises
         ------
@@ -374,7 +374,7 @@ class Scheduler:
             self._state.move(task, State.WAITING)
 
     def _give_up(self, task: TaskState, commands: list[Command]) -> None:
-        """Fail a task that asks for too much."""
+        """Fail a task that requests too much."""
         self._state.move(task, State.FAILED)
         commands.append(GaveUp(task.id, Cause.INPUT))
         self._checkpoints.give_up(task.id)

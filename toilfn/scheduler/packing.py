@@ -104,7 +104,7 @@ class Pool:
 
     @property
     def is_queue(self) -> bool:
-        """Whether the cluster queues by itself, so that a batch given to it need not have started."""
+        """Whether the cluster has its own queue, so that a batch given to it need not have started."""
         return self._total is None
 
     @property

@@ -82,7 +82,7 @@ class Ready:
             self._fresh.queue(shape).append(id)
 
     def discard(self, shape: Shape) -> None:
-        """Note that one task of a shape is not ready any more."""
+        """Note that one task of a shape is no longer ready."""
         self._counts[shape] -= 1
         if not self._counts[shape]:
             del self._counts[shape]

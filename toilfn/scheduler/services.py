@@ -1,6 +1,6 @@
 """Services: when they start and stop, and which tasks may use them.
 
-A task that needs services is one of their *users*. When all else that it needs is complete it asks for them,
+A task that needs services is one of their *users*. When all else that it needs is complete it requests them,
 and is *admitted* when there is room for all of them, for itself, and for each user admitted before, at one
 time: so services that run never keep their own users from running. The services start then, and the user
 when all of them serve. A service stops when none of its users can use it any more: all are complete or given up.
@@ -123,7 +123,7 @@ class Services:
         self._stopping.discard(id)
 
     def leave(self, task: TaskState) -> list[StopService]:
-        """Note that a task is complete or given up; gives the services to stop that only it still needed."""
+        """Note that a task is complete or given up; return the services to stop that only it still needed."""
         self._queue.pop(task.id, None)
         if task.id in self._services:
             self._abandon(task.id)
@@ -137,7 +137,7 @@ class Services:
         return stops
 
     def forget(self, task: TaskState) -> list[StopService]:
-        """Note that a task is complete; gives the services to stop that only it still needed."""
+        """Note that a task is complete; return the services to stop that only it still needed."""
         if not self._services and not self._uses:  # most workflows have none
             return []
         stops = self.leave(task)

@@ -88,7 +88,7 @@ class SchedulerState:
         Raises
         ------
         RuntimeError
-            If there is no such move.
+            If that state cannot follow the present one.
         """
         old = task.state
         if state not in MOVES[old]:
@@ -150,7 +150,7 @@ class SchedulerState:
                 needs = [need for id in task.needs if (need := self.tasks.get(id)) is not None]
                 pending = sum(need.id not in self.services for need in needs)
                 if any(task.id not in need.followers for need in needs):
-                    yield f"{task!r} needs a task that does not know of it"
+                    yield f"{task!r} needs a task that does not know about it"
             if task.pending != pending:
                 yield f"{task!r} has {pending} tasks to wait for"
 

@@ -92,7 +92,7 @@ def _extract(archive: zipfile.ZipFile, files: Path, limits: Limits) -> list[str]
 
 
 def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int, left: int) -> int:
-    """Copy one file, and return what may follow; what an archive says of sizes is not believed."""
+    """Copy one file, and return what may follow; what an archive says about sizes is not believed."""
     with archive.open(member) as source, target.open("wb") as copy:
         while chunk := source.read(_CHUNK):
             most, left = most - len(chunk), left - len(chunk)

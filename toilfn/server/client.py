@@ -299,7 +299,7 @@ def _task(client: Client, run: str, wanted: str) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Do what was asked for."""
+    """Do what was requested."""
     client = Client(options.endpoint)
     match options.verb:
         case "run" | "submit":

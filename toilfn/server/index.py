@@ -145,7 +145,7 @@ class Index:
         Raises
         ------
         MissingObjectError
-            If there is no such run.
+            If the run does not exist.
         """
         if self.state(run.id) is not state:
             self._put([_values(run, state)])

@@ -143,7 +143,7 @@ class Launcher:
                 busy += self._start(run)
 
     def _state(self, run: Run) -> State | None:
-        """Find out the state of a run, and note it in the index; None if there is no such run after all."""
+        """Find out the state of a run, and note it in the index; None if the run does not exist."""
         facts = run.facts()
         state = state_of(facts)
         try:

@@ -168,7 +168,7 @@ class LeaderJobs(Leaders):
         self._list()
 
     def look(self) -> None:
-        """Ask the cluster which jobs have ended, and now and then which new ones there are."""
+        """Ask the cluster which jobs have ended, and periodically which new ones there are."""
         try:
             if time.monotonic() - self._listed > _LIST:
                 self._list()

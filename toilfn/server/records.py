@@ -153,7 +153,7 @@ class Run:
         Raises
         ------
         MissingObjectError
-            If there is no such run.
+            If the run does not exist.
         """
         try:
             return dict(json.loads(self.objects.get("request")))
@@ -202,7 +202,7 @@ class Run:
         return self.note("ending", {"by": "cancel", "user": user})
 
     def is_cancelled(self) -> bool:
-        """Return whether somebody has cancelled the run before its command ended."""
+        """Return whether someone has cancelled the run before its command ended."""
         return (self.read("ending") or {}).get("by") == "cancel"
 
     def end(self, state: State, exit_code: int | None, notes: list[str], reason: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The pages of a run in the server: those of its store, and around them what the server knows of the run."""
+"""The pages of a run in the server: those of its store, and around them what the server knows about the run."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class ServedRun(RunPages):
         return f"{self._service.state(run).value}-{run.notes().archived:d}-{super().mark(request, view)}"
 
     def served(self, request: Any) -> Served:
-        """Return what the server knows of the run."""
+        """Return what the server knows about the run."""
         run = self._asked(request)
         state, request_, notes = self._service.state(run), run.request, run.notes()
         ended = run.read("exit") or {} if state.is_final else {}

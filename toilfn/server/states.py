@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     running: bool = False
     """The log of the run's own job store says that its tasks were submitted."""
     cancelled: bool = False
-    """Somebody asked to cancel it, before it had ended."""
+    """A user asked to cancel it before it had ended."""
     exit: State | None = None
     """The final state that the leader wrote down."""
 

@@ -76,7 +76,7 @@ def log_of(view: RunView, id: bytes) -> Iterator[bytes]:
     Raises
     ------
     InputError
-        If there is no such task.
+        If the task does not exist.
     """
     for _, record in view.task(id.hex())[1]:
         yield from view.log(record)
@@ -99,7 +99,7 @@ def _row(view: RunView, row: Row) -> TaskRow:
 
 
 class Views:
-    """The views of runs; those that were asked for last are remembered."""
+    """The views of runs; those that were requested last are remembered."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, RunView] = OrderedDict()
@@ -131,7 +131,7 @@ class Views:
             self._known.pop(id, None)
 
     def _forget_some(self) -> None:
-        """Forget the views that were not asked for the longest, when there are many, or large ones."""
+        """Forget the views that were not requested the longest, when there are many, or large ones."""
         while len(self._known) > 1 and (
             len(self._known) > _MOST_VIEWS or sum(view.size for view in self._known.values()) > _MOST_TASKS
         ):

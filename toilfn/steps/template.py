@@ -72,7 +72,7 @@ class Template:
         return "".join(piece if isinstance(piece, str) else " ".join(value(piece)) for piece in self._pieces)
 
     def shown(self, value: Callable[[Field], list[str]]) -> str:
-        """Return the text with quoted values, as somebody could type it: for messages."""
+        """Return the text with quoted values, as someone could type it: for messages."""
         return "".join(piece if isinstance(piece, str) else shlex.join(value(piece)) for piece in self._pieces)
 
     def script(self, value: Callable[[Field], list[str]]) -> str:

@@ -44,7 +44,7 @@ class Answers:
         self._warnings.append((name, text))
 
     def add(self, record: bytes, tail_call: TaskId | None = None) -> None:
-        """Keep the record of an attempt, and the task it created that this worker has started by itself."""
+        """Keep the record of an attempt, and the task it created that this worker has started on its own."""
         with self._lock:
             self._records.append(record)
             if tail_call is not None:

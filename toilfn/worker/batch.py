@@ -89,7 +89,7 @@ class Batch:
         return refused
 
     def ended(self, attempt: Attempt, result: records.Outcome | records.Failure) -> TaskId | None:
-        """Take note of how an attempt ended; gives the task that follows as a tail call, if any."""
+        """Take note of how an attempt ended; return the task that follows as a tail call, if any."""
         child = self._tail_call(attempt, result)
         if child is not None and isinstance(result, records.Outcome):
             self._following = Attempt(child, 1, self._limits(child, attempt))
@@ -110,7 +110,7 @@ class Batch:
         return time.monotonic() + (limits.get("walltime") or 0.0) <= self._deadline
 
     def _limits(self, child: records.TaskRecord, parent: Attempt) -> Mapping[str, Any]:
-        """Return what a child may use: what it asks for, where that is less than its parent got."""
+        """Return what a child may use: what it requests, where that is less than its parent got."""
         asked, given = self._executor.options(child), self._executor.options(parent.task)
         if asked is given:
             return parent.limits

@@ -200,7 +200,7 @@ class AttemptRunner:
         return self._end(attempt, result, files, meter)
 
     def look(self) -> None:
-        """See what disk the attempt takes that runs, if there is one; another thread calls this now and then."""
+        """See what disk the attempt takes that runs, if there is one; another thread calls this periodically."""
         disk = self._disk
         if disk is not None:
             disk.look()

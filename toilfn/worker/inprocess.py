@@ -38,7 +38,7 @@ class InProcess:
         self._executor = executor_here(open_store(store, create=False))
 
     def __call__(self, message: bytes) -> list[bytes]:
-        """Run a batch; gives what a worker would have answered."""
+        """Run a batch; return what a worker would have answered."""
         said: list[bytes] = []
         answers = Answers(said.append)
         work(Batch(self._executor, expect(Run, message)), self._executor, answers)

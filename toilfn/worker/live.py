@@ -19,7 +19,7 @@ from toilfn.worker.context import current
 __all__ = ["Live", "Tail", "Warnings", "follow_flag", "live_prefix"]
 
 _LOOK, _FAR_LOOK = 1.0, 5.0
-"""Seconds between two looks at whether somebody follows, in a store on this machine and in another one."""
+"""Seconds between two looks at whether a user follows, in a store on this machine and in another one."""
 
 
 _MOST_WARNINGS = 20
@@ -89,7 +89,7 @@ class Tail:
 
 
 class Live:
-    """Puts what a running task prints into the store, while somebody follows that task.
+    """Puts what a running task prints into the store, while a user follows that task.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Live:
 
 
 def follow_flag(task: TaskId) -> str:
-    """Return the name of the store's flag that asks for what a task prints while it runs."""
+    """Return the name of the store's flag that requests what a task prints while it runs."""
     return f"follow-{task.hex()}"
 
 

@@ -97,7 +97,7 @@ class Reporter:
     live : Live, optional
         The same for users who follow a task with `toilfn logs --follow`.
     look : callable
-        Called now and then while a task runs that takes long.
+        Called periodically while a task runs that takes long.
     """
 
     def __init__(
@@ -363,7 +363,7 @@ def _log_limit() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; gives the exit status."""
+    """Do what the arguments say; return the exit status."""
     # Classes of the user's script are found in the main module: it must not be this one.
     sys.modules["__main__"] = Main()
     try:
@@ -379,7 +379,7 @@ def main(arguments: Sequence[str]) -> int:
                 return 2
     except Terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)  # so that everybody sees what it died of
+        os.kill(os.getpid(), signal.SIGTERM)  # so that everyone sees what it died of
     except ToilfnError as error:
         report_error("toilfn.worker", error)
         return NOT_MINE if isinstance(error, _AnsweredError) else 1

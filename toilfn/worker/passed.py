@@ -74,7 +74,7 @@ def pack_environment(ours: Mapping[str, str], wanted: Mapping[str, str]) -> byte
         The leader's environment; what belongs to its machine, login or job and what is secret is left out, and
         what a worker has already it keeps.
     wanted : mapping
-        Variables that the user asked for; they replace the worker's.
+        Variables that the user requested; they replace the worker's.
     """
     passed = {name: value for name, value in ours.items() if not _STAYS.fullmatch(name) and not _is_secret(name, value)}
     packed: bytes = msgpack.packb((passed, dict(wanted)), unicode_errors="surrogateescape")

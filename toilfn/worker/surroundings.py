@@ -355,7 +355,7 @@ class _Seeds:
         self._undo: list[Callable[[], None]] = []
 
     def renew(self) -> None:
-        """Seed with unpredictable numbers those that somebody has used."""
+        """Seed with unpredictable numbers those that someone has used."""
         if not self._is_worker:
             self._remember()
         self._python.renew()
@@ -379,7 +379,7 @@ class _Seeds:
 
 
 class _Generator:
-    """A shared generator of random numbers, and whether somebody has used it.
+    """A shared generator of random numbers, and whether someone has used it.
 
     To seed it takes as long as most of what else is done around a small task. So it has a twin, which no one else
     knows, with the same seed, and both draw at the same times: as long as they draw the same, no one else has drawn

@@ -25,7 +25,7 @@ WORKER_MEMORY_VARIABLE = "TOILFN_WORKER_MEMORY"
 T = TypeVar("T")
 
 _LONG = 0.02
-"""Attempts that took less than this many seconds are not asked for their memory and input: that costs as much."""
+"""Memory and input of attempts that took less than this many seconds are not measured: that would take as long."""
 
 _PAGE = mmap.PAGESIZE
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -65,7 +65,7 @@ class Meter:
         return Stats(self._start, wall, cpu, memory, _host(), self._pid, read, written, own=self.base)
 
     def _added(self, *, with_children: bool) -> int:
-        """Return the highest resident size since it was last asked for, where the system can tell since when, without
+        """Return the highest resident size since the last call, where the system can tell since when, without
         what this process had at the start; or that of a child, if it was more than all of this process."""
         own = _own_peak()
         child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _RSS_UNIT if with_children else 0
@@ -199,7 +199,7 @@ _BLOCK = 512
 
 
 class DiskUse:
-    """Looks now and then at the temporary directory of one attempt.
+    """Looks periodically at the temporary directory of one attempt.
 
     Parameters
     ----------

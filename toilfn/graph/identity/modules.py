@@ -88,7 +88,7 @@ def _real(folder: str) -> str:
 
 
 def find_own(name: str) -> Path | None:
-    """Find the file of one of the user's modules without importing anything; None when there is no such module."""
+    """Find the file of one of the user's modules without importing anything; None if there is none."""
     if name.partition(".")[0] in _EVERYWHERE:
         return None
     spec = _find_spec(name)

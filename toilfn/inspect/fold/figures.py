@@ -119,7 +119,7 @@ class Usage:
         self._asked: dict[str, Counter[float]] = {"memory asked": Counter(), "disk asked": Counter()}
 
     def add(self, columns: Sequence[Sequence[float]], asked: Resources, *, are_done: bool) -> None:
-        """Take attempts that asked for the same.
+        """Take attempts that requested the same.
 
         Parameters
         ----------

@@ -39,7 +39,7 @@ class Measures:
     queued, cpu, memory : Levels
         Tasks that were given to the cluster and did not run yet; cores and bytes that attempts used.
     cores_asked, memory_asked : Levels
-        Cores and bytes that they had asked for.
+        Cores and bytes that they had requested.
     stored : Levels
         Bytes of the files and the large values that tasks made and that were not removed since.
     workers : dict

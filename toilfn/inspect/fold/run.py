@@ -64,7 +64,7 @@ class Fold(Reader):
         return end.status if end else "open"
 
     def current(self) -> bytearray | None:
-        """Return which tasks the newest run asked for or led to, one byte each; None if all of them."""
+        """Return which tasks the newest run requested or led to, one byte each; None if all of them."""
         if len(self.runs) <= 1 and not self._has_forgotten and self._tasks == len(self._ids):
             return None
         if self._mask[0] != self.cursor:
