@@ -107,7 +107,7 @@ def s3(server: RadosGateway, files: int, counted: int) -> None:
 
 
 def transfers(folder: Path, files: int, url: str) -> dict[str, Callable[[], object]]:
-    """Return what is to be measured, by its name: out of a store on disk, and into a new one."""
+    """Return the functions to measure, by name: out of a store on disk, and into a new one."""
     os.environ["AWS_ENDPOINT_URL"] = url
     source, bucket = fill(folder / "source", files), f"s3://small-{uuid.uuid4().hex}"
     asyncio.run(one_request(bucket))

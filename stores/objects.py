@@ -170,7 +170,7 @@ class Objects(ABC):
         return size, digest
 
     def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
-        """Do what `upload_hashed` does, without a copy if possible: then the file must not be changed any more."""
+        """Do what `upload_hashed` does, without a copy if possible: then the file must no longer change."""
         return self.upload_hashed(path, name, algorithm)
 
     @abstractmethod

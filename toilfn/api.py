@@ -59,7 +59,7 @@ class DryRun:
 
 
 class Sketch:
-    """The graph so far of a script that is to be drawn.
+    """The graph so far of a script to draw.
 
     Attributes
     ----------
@@ -136,9 +136,9 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
     Raises
     ------
     FailedTasksError
-        If tasks failed for good; all tasks that did not depend on them have run.
+        If tasks failed permanently; all tasks that did not depend on them have run.
     GraphError
-        If there is no promise among the arguments, or something is to be forced that is not part of the graph.
+        If there is no promise among the arguments, or `force` names something that is not part of the graph.
     StoreError
         If the store cannot be used.
     """

@@ -154,7 +154,7 @@ class TaskPaths(Paths):
     beside : str
         The base of relative paths that do not exist in the working directory: `source_dir` until the command has run.
     has_run : bool
-        Whether the command has run: then files do not change any more, and are linked into the store.
+        Whether the command has run: then files no longer change, and are linked into the store.
     disks : dict
         The local directory for each mount point.
     """

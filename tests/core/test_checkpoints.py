@@ -1,4 +1,4 @@
-"""Checkpoints: rolled back and run again when what they led to fails for good."""
+"""Checkpoints: rolled back and run again when what they led to fails permanently."""
 
 from __future__ import annotations
 

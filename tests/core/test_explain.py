@@ -119,7 +119,7 @@ def test_a_task_that_failed_or_waits_says_so(story: Story) -> None:
         (
             edited("f", "(x): return clean(x)", clean=helper("(x): return N")),
             edited("f", "(x): return clean(x)", clean=None),
-            "the body of flow.clean is gone",
+            "the body of flow.clean was removed",
         ),
     ],
 )

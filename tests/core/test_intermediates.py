@@ -1,4 +1,4 @@
-"""``intermediates="drop"``: files go when nothing needs them any more, and are made again when something does."""
+"""``intermediates="drop"``: files go when nothing needs them any longer, and are made again when something does."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_dry_run_and_explain_say_what_is_made_again(
     run(edited)
     capsys.readouterr()
     assert main(["explain", str(tmp_path / "store"), "make"]) == 0
-    assert "a file that it made is gone, and a task that is to run needs it" in capsys.readouterr().out
+    assert "a file that it made is gone, and a task that will run needs it" in capsys.readouterr().out
 
 
 def test_each_task_may_say_what_becomes_of_its_files(tmp_path: Path, run: Callable[..., Any]) -> None:

@@ -89,7 +89,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
 
 
 def output_file(text: str) -> Path:
-    """Read the name of a file that is to be written: its directory must be there, before any work is done."""
+    """Check the name of a file to write before any work is done: its directory must exist."""
     path = Path(text)
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"directory not found: {path.parent}")

@@ -92,7 +92,7 @@ def command(options: argparse.Namespace) -> int:
     Raises
     ------
     InputError
-        If the file does not exist; if more than one has the name; if several are to become one.
+        If the file does not exist; if more than one has the name; if several would get one name.
     """
     store = open_named(options)
     files = _files(store, left=options.all)

@@ -139,7 +139,7 @@ def _run(script: str, module: str | None) -> int:
 
 
 def _script(options: argparse.Namespace) -> str:
-    """Find the file that is to run, and let it import its neighbours as Python would."""
+    """Find the script, and let it import modules beside it as Python would."""
     if options.module is None:
         script = Path(options.script)
         if not script.is_file():

@@ -162,7 +162,7 @@ def _print_list(state: State, tasks: list[Row], count: int, *, with_jobs: bool) 
 
 
 def _news(state: State, task: Row) -> str:
-    """Return what there is to say about a task that is listed."""
+    """Return the text beside a task in a list."""
     if state is State.FAILED:
         return task.error
     return f"since {_ago(task.since)}{f': {task.reason}' if task.reason else ''}"

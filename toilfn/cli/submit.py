@@ -140,7 +140,7 @@ def _again(prog: str, options: argparse.Namespace, rest: list[str], more: list[s
 
 
 def _command(words: Sequence[str]) -> str:
-    """Return the command of toilfn for what is to be run, by the ending of the document's name."""
+    """Return the command of toilfn that runs a script or document, by the ending of its name."""
     endings = (os.path.splitext(word.partition("#")[0])[1] for word in words)
     return next((_LANGUAGES[ending] for ending in endings if ending in _LANGUAGES), "run")
 

@@ -57,7 +57,7 @@ class Singularity(Engine):
         return [self.program, "--silent", how, *_flags(request), self._file(request.image), *program, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Return all variables, marked as the container's; the shell that sets them there is to take them literally."""
+        """Return all variables, marked as the container's, so that the shell there takes them literally."""
         prefix = self.name.upper()
         given = {f"{prefix}ENV_{name}": value for name, value in request.env.items() if name != "HOME"}
         return {**given, f"{prefix}_NO_EVAL": "1"}

@@ -60,7 +60,7 @@ def place(
     mutable : bool
         Make a private copy, which may be changed.
     modified : int, optional
-        When the file is to have been written to last, in nanoseconds since 1970.
+        The modification time to give the file, in nanoseconds since 1970.
 
     Raises
     ------

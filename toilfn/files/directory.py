@@ -80,7 +80,7 @@ class Directory:
         Parameters
         ----------
         name : path, optional
-            Where the copy is to be; in a task, relative to its ``temp_dir``. By default a place of
+            Path of the copy; in a task, relative to its ``temp_dir``. By default a place of
             its own, which goes when the task or the script ends.
         mutable : bool
             Make private copies of the files, which may be changed; otherwise they are as `File.path` gives them.

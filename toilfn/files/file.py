@@ -200,7 +200,7 @@ class File:
         Parameters
         ----------
         name : path, optional
-            Where the copy is to be; in a task, relative to its ``temp_dir``. By default a directory
+            Path of the copy; in a task, relative to its ``temp_dir``. By default a directory
             of its own, under the file's name, which goes when the task or the script ends.
         mutable : bool
             Make a private copy that may be changed. Otherwise the copy is a link, shared with

@@ -82,7 +82,7 @@ def _copied(source: BinaryIO, ref: BlobRef, target: Path) -> bool:
 
 
 def _place(store: Store, ref: BlobRef) -> Path | None:
-    """Return where a file is shared; None if it is not to be."""
+    """Return where a file is shared; None if it is not shared."""
     given = os.environ.get(SHARED_VARIABLE)
     if not given or ref.size < _LEAST or ref.is_marked or ref.is_reference or store.objects.is_private:
         return None

@@ -325,7 +325,7 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
 
     Directories on the way to a local target are made. A local target gets the user's ordinary
     permissions, and `executable` adds the right to execute. With `link`, a local target is a hard
-    link where that is possible. `modified` is when a local copy is to have been written to last, in nanoseconds.
+    link where that is possible. `modified` is the modification time to give a local copy, in nanoseconds.
 
     Raises
     ------

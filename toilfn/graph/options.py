@@ -111,10 +111,10 @@ class TaskOptions(TypedDict, total=False):
     """Whether a retry after an exceeded time limit gets twice the time."""
 
     checkpoint: bool | None
-    """Whether the task runs again, within its retries, when a task that it led to fails for good."""
+    """Whether the task runs again, within its retries, when a task that it led to fails permanently."""
 
     intermediates: Literal["keep", "drop"] | None
-    """Whether files that the task makes are removed when no task needs them any more (default: the run's setting)."""
+    """Whether files that the task makes are removed when no task needs them any longer (default: the run's setting)."""
 
     delivers: bool | None
     """Whether files that the task reads are outputs of the run, which are kept when others are dropped."""

@@ -190,7 +190,7 @@ class _ByValue(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not
             return _main_class, (obj.__qualname__, buffer.getvalue())
         if isinstance(obj, io.TextIOWrapper):
             raise TypeError("cannot pickle an open file (TextIOWrapper); return its path, or a toilfn.File")
-        if type(obj) in LAZY:  # where it is read, what it calls would not be part of this graph any more
+        if type(obj) in LAZY:  # where it is read, what it calls would no longer be part of this graph
             return list, (items_of(obj),)
         return super().reducer_override(obj)
 

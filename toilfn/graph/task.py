@@ -263,7 +263,7 @@ def task(function: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
         may be a promise, or a function of the call's resolved arguments;
         ``retries`` (a number, or one for each cause: ``{"error": 2, "memory": 3, "walltime": 1, "lost": 5}``),
         ``double_memory``, ``double_walltime``, ``checkpoint`` (run again, within its retries, when what it led to
-        fails for good), ``local`` (run beside the leader), ``name``, ``nout`` (how many values it returns), ``env``,
+        fails permanently), ``local`` (run beside the leader), ``name``, ``nout`` (how many values it returns), ``env``,
         ``version`` (pins the identity by hand).
 
     Returns

@@ -86,7 +86,7 @@ class History:
         self.renewed: dict[TaskId, str] = {}
         """Why tasks were run again although they had an outcome."""
         self.dropped: set[TaskId] = set()
-        """Tasks whose files were removed when nothing needed them any more."""
+        """Tasks whose files were removed when they were no longer needed."""
         self._makers: dict[str, TaskId] = {}
         self._names: dict[TaskId, str] = {}
         self.runs: list[Run] = []
@@ -121,7 +121,7 @@ class History:
         return id in seen
 
     def add(self, fact: Fact) -> None:
-        """Take in the next fact."""
+        """Apply the next fact."""
         match fact:
             case Function():
                 self.functions[fact.digest] = fact

@@ -156,7 +156,7 @@ class _Maker:
         return self._history.name(task) if task else "?"
 
     def add(self, recorder: Recorder) -> None:
-        """Take in the tasks of a script."""
+        """Add the tasks of a script."""
         self._recorders.append(recorder)
         for record in recorder.emit(self.index.is_complete, self.index.outcomes.__contains__, []):
             if isinstance(record, records.TaskRecord):
@@ -250,7 +250,7 @@ class _Maker:
         if self._forgotten.get(id) == REASON:
             return (REASON,)
         if id in history.done:
-            return ("a file that it made was deleted, or a service has ended, and a task that is to run needs it",)
+            return ("a file that it made was deleted, or a service has ended, and a task that will run needs it",)
         if failure := history.failures.get(id):
             return (f"it failed before: {failure.message}",)
         return ("no earlier run has finished it",)

@@ -248,7 +248,7 @@ def adopt(
     Returns
     -------
     list of JobId
-        The jobs of which nothing is needed any more.
+        The jobs from which nothing more is needed.
     """
     return [job for job, name in live.items() if not _adopt(job, name, mailbox, is_void, scheduler, jobs)]
 

@@ -106,7 +106,7 @@ def order_of(store: Store) -> LeaderJob | None:
 
 
 def make_order(words: Sequence[str], directory: str, cluster: Cluster, shape: Shape, logs: str = "") -> LeaderJob:
-    """Build the order for a leader that is to be a job of a cluster.
+    """Build the order for a leader that runs as a job of a cluster.
 
     Raises
     ------

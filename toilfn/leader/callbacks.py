@@ -31,7 +31,7 @@ _DISK_INTERVAL = 0.2
 
 _FREE_SHARE = 20
 _FREE_MOST = 10 * 2**30
-"""Where files are dropped, one part in twenty of the disk is to stay free, and at most so many bytes."""
+"""A run that drops files keeps a twentieth of the disk free, but at most this many bytes."""
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ T = TypeVar("T")
 
 
 class BadWorkers:
-    """Chooses who is to be killed.
+    """Chooses the jobs to kill.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class ScarceDisk:
     path : Path
         The store's directory.
     least : int or None
-        The bytes that are to stay free; None for a share of the disk.
+        The bytes to keep free; None for a share of the disk.
     warn : callable
         Called once, when there is less.
     """
@@ -188,7 +188,7 @@ class Interrupts:
     count : int
         How often the user asked to stop.
     is_terminated : bool
-        Whether SIGTERM came: the leader is to end at once, which says nothing about its jobs.
+        Whether SIGTERM came: the leader has to end at once, and leaves its jobs alone.
     """
 
     def __init__(self) -> None:

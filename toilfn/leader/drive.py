@@ -113,7 +113,7 @@ class RunDriver:
     place : str
         The store as the user named it.
     is_stopped : callable
-        Whether the run is to end at once.
+        Whether the run has to end at once.
     elsewhere : mapping
         Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
     metrics : Metrics, optional
@@ -153,12 +153,12 @@ class RunDriver:
             Has the run's new tasks.
         committer : Committer
         resumed : bool
-            Whether the user's modules are to come from the store, not from this process.
+            Whether to take the user's modules from the store, not from this process.
 
         Raises
         ------
         FailedTasksError
-            If tasks failed for good.
+            If tasks failed permanently.
         KilledError, KeyboardInterrupt
             If the user stopped the run.
         SystemExit
@@ -320,28 +320,28 @@ class RunDriver:
         )
 
     def _should_hold(self) -> Callable[[], bool]:
-        """Return what says whether the store's disk is nearly full, if that is to slow the run down."""
+        """Return the check for a store's disk that is nearly full, if that slows the run down."""
         path, least = local_path(self._store.url), self._settings.min_free
         if path is None or (least is None and self._settings.intermediates != "drop"):
             return lambda: False
         return ScarceDisk(path, least, _log.warning).is_scarce
 
     def _intermediates(self, run: records.Run, loader: Loader) -> Intermediates | None:
-        """Return what counts the readers of files, if any are to be dropped."""
+        """Return the object that counts the readers of files, if the run drops files."""
         drops = self._settings.intermediates == "drop"
         if not (drops or any(each.options.get("intermediates") == "drop" for each in self._index.functions.values())):
             return None
         return Intermediates(self._index, run, loader.encoded, self._store.open_blob, drops=drops)
 
     def _sweep(self) -> None:
-        """Remove what attempts have left that were killed with an earlier leader, if files are to be dropped."""
+        """Remove what attempts that were killed with an earlier leader have left, if the run drops files."""
         was_killed = any(run.number not in self._index.ended for run in self._index.runs)
         may_live = not self._cluster.capabilities.direct or any(map(outlives_leaders, self._index.runs))
         if self._settings.intermediates == "drop" and was_killed and not may_live:
             remove_garbage(self._store)
 
     def _judge(self, leader: Leader, interrupts: Interrupts) -> None:
-        """Raise what a run that did not end well is to raise."""
+        """Raise the error of a run that did not succeed."""
         if leader.is_done:
             return
         if interrupts.is_terminated:

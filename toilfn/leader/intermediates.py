@@ -1,4 +1,4 @@
-"""Which files of a store nothing needs any more: `intermediates="drop"` removes them during the run.
+"""Which files of a store are no longer needed: `intermediates="drop"` removes them during the run.
 
 A file is named in values and in arguments, by the name of its blob. It is held by each task without an outcome whose
 arguments name it, or whose needed values do, also through the values that these refer to; and by what runs return.
@@ -120,7 +120,7 @@ class Intermediates:
                 self._walk(run.roots)
 
     def _walk(self, roots: Iterable[TaskId]) -> None:
-        """Take note of the tasks behind some roots that are to run, or may run again, or deliver what they read."""
+        """Note the tasks behind some roots that will run, may run again, or deliver what they read."""
         stack, seen = list(roots), set(roots)
         found = []
         while stack:
@@ -139,7 +139,7 @@ class Intermediates:
                 self.opened(task)
 
     def opened(self, task: records.TaskRecord) -> None:
-        """Note that a task is to run."""
+        """Note that a task will run."""
         self._note_service(task)
         self._close(task.id)
         entry = _Open(file_names(task.args, self._open_blob), task.needs)
@@ -287,7 +287,7 @@ class Intermediates:
 
 
 class Drops:
-    """Has files removed that nothing needs any more, and records that: a later reader has them made again.
+    """Removes files that are no longer needed, and records that: a later reader has them made again.
 
     Parameters
     ----------
@@ -318,7 +318,7 @@ class Drops:
         self._wrote = 0.0
 
     def loaded(self, forgotten: Iterable[TaskId], events: Iterable[Event]) -> None:
-        """Note which outcomes do not hold any more, and what was brought to the scheduler."""
+        """Note which outcomes no longer hold, and what was brought to the scheduler."""
         if self._readers is None:
             return
         self._readers.renewed(forgotten)

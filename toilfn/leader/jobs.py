@@ -106,7 +106,7 @@ class SubmittedBatch:
     tail_call: TaskId | None = None
     """The newest task that its worker started on its own."""
     is_unwanted: bool = False
-    """Whether it is to be killed as soon as the cluster has taken it."""
+    """Whether to kill it as soon as the cluster has accepted it."""
     is_queued: bool = False
     """Whether the cluster says that it waits in its queue."""
     is_held: bool = False
@@ -116,7 +116,7 @@ class SubmittedBatch:
     queued_since: float = 0.0
     """Since when it has waited for that reason."""
     is_withdrawn: bool = False
-    """Whether it was cancelled while it waited there, since nothing more is to be started."""
+    """Whether it was cancelled while it waited there, since nothing more may start."""
     owed: set[TaskId] | None = None
     """The tasks that it may still report on after a roll-back; None: any."""
 
@@ -283,7 +283,7 @@ class Jobs:
             )
 
     def add(self, submitted: SubmittedBatch, ids: Sequence[TaskId]) -> None:
-        """Take in a batch that the cluster has, and record its job and tasks in the log."""
+        """Add a batch that the cluster has, and record its job and tasks in the log."""
         assert submitted.job is not None
         self._submitted[submitted.id] = self._by_job[submitted.job] = submitted
         self._committer.add(encode(records.Started(tuple(ids), submitted.job, time.time())))

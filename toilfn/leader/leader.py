@@ -98,7 +98,7 @@ class Leader:
     worker_memory : int
         The bytes that a job requests on top of its tasks' memory.
     intermediates : Intermediates, optional
-        Knows which files nothing needs any more; by default all are kept.
+        Knows which files are no longer needed; by default all are kept.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Leader:
         self._stop_listening()
 
     def _fail(self, batch: SubmittedBatch, text: str) -> None:
-        """Fail the tasks of a batch that cannot run, for good."""
+        """Fail the tasks of a batch that can never run."""
         for id_ in self._scheduler.left(batch.id):
             self._failures.describe_impossible(id_, text)
             self._handle(Failed(id_, Cause.INPUT, time.monotonic()))
@@ -252,7 +252,7 @@ class Leader:
         self._jobs.close()
 
     def _withdraw(self) -> None:
-        """Cancel the jobs that wait in the cluster's queue: nothing more is to be started."""
+        """Cancel the jobs that wait in the cluster's queue: nothing more may start."""
         for batch in self._jobs.withdraw():
             self._drop(batch)
 
@@ -263,7 +263,7 @@ class Leader:
         self._handle(Lost(batch.id, None, time.monotonic()))
 
     def _send(self) -> None:
-        """Submit what is ready, and fail what the cluster refuses for good."""
+        """Submit what is ready, and fail what the cluster refuses permanently."""
         for refused in self._jobs.send(time.monotonic()):
             batch = self._jobs.batch(refused.parcel.id)
             self._fail(batch, refused.text)
@@ -361,7 +361,7 @@ class Leader:
         self._handle(RequirementsResolved(id_, shape))
 
     def _stop(self, id_: TaskId, batch: BatchId | None) -> None:
-        """Stop a service. One that is not running, and that no task needs any more, is done."""
+        """Stop a service. One that is not running, and that no task needs any longer, is done."""
         if batch is not None:
             self._services.stop(self._jobs.batch(batch))
             return
@@ -375,7 +375,7 @@ class Leader:
         top = self._scheduler.outermost_checkpoint(command.id) or command.id
         record = self._checkpoints.record(command.id) or encode(self._index.task(command.id))
         void = descendants(self._index, (command.id, *command.family))
-        what = "died" if command.cause is Cause.LOST else "failed for good"
+        what = "died" if command.cause is Cause.LOST else "failed permanently"
         text = f"rolled back: {self.tasks.name(command.failed)} (task {command.failed.hex()[:12]}) {what}"
         files = list(self._checkpoints.forget(top, void))
         for id_ in void:

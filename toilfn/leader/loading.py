@@ -85,7 +85,7 @@ class StaleOutcomes:
             self._forget(id_, reason)
 
     def take_forgotten(self) -> dict[TaskId, str]:
-        """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
+        """Return the tasks whose outcomes no longer hold, with the reasons, once."""
         forgotten, self._forgotten = self._forgotten, {}
         return forgotten
 
@@ -103,7 +103,7 @@ class StaleOutcomes:
             if id_ not in self._index.outcomes:
                 continue
             task = self._index.task(id_)
-            self._forget(id_, "a file that it made is gone, and a task that is to run needs it")
+            self._forget(id_, "a file that it made is gone, and a task that will run needs it")
             stack += self._holders(task.needs, self._gone, self._checked)
             if task.parent is not None and id_ not in created and self._names_gone(task):
                 stack.append(task.parent)
@@ -164,7 +164,7 @@ class Loader:
         self.encoded: dict[TaskId, bytes] = {}
 
     def add(self, task: records.TaskRecord, data: bytes) -> None:
-        """Take in a task that was written to the log just now, with its encoded record."""
+        """Add a task that has just been written to the log, with its encoded record."""
         self._stale.prepare(task)
         self._new.append(self.admit(task, data))
 
@@ -227,7 +227,7 @@ class Loader:
             self._stale.renew_results(outcome.refs, created)
 
     def take_forgotten(self) -> dict[TaskId, str]:
-        """Return the tasks whose outcomes do not hold any more, with the reasons, once."""
+        """Return the tasks whose outcomes no longer hold, with the reasons, once."""
         return self._stale.take_forgotten()
 
     def renew_results(self, roots: Iterable[TaskId]) -> None:

@@ -171,7 +171,7 @@ class Mailbox:
         """Delete a batch's message and its answers, sooner or later: what they say is durable."""
 
     def close(self) -> None:
-        """Delete what is still to be deleted."""
+        """Delete the rest."""
 
 
 class StoreMailbox(Mailbox):
@@ -242,7 +242,7 @@ class StoreMailbox(Mailbox):
             self._delete([group for group, left in self._left.items() if left == 0])
 
     def close(self) -> None:
-        """Delete what is still to be deleted; also groups of earlier leaders, who alone knew their sizes."""
+        """Delete the rest, including groups of earlier leaders, whose sizes this leader does not know."""
         if self._over:
             self._delete([group for group, left in self._left.items() if left <= 0])
 

@@ -87,7 +87,7 @@ _WARNINGS_LOOK, _FAR_WARNINGS_LOOK = 5.0, 60.0
 
 
 class OutputMessages:
-    """Reads the answers of batches that run, for what they tell about tasks' output.
+    """Reads the answers of batches that run, for messages about tasks' output.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Submitting beside everything else: the leader is not blocked by a slow system, and refusals that may pass are borne.
 
-A system that refuses one shape for good fails the tasks of that shape. Where it takes no more jobs now, or answers
+A system that refuses one shape permanently fails the tasks of that shape. Where it takes no more jobs now, or answers
 something that may pass, what was refused waits and is sent again, later each time, while the leader polls.
 """
 
@@ -33,7 +33,7 @@ _WARN_AGAIN = 600.0
 """Seconds between two warnings about refusals."""
 
 _LONGEST_CALL = 150.0
-"""Seconds that a leader that is to end its jobs waits for a submission under way."""
+"""Seconds that a leader waits for a submission in progress before it ends its jobs."""
 
 
 class Parcel(NamedTuple):
@@ -113,7 +113,7 @@ class Submitting:
         return taken
 
     def work(self, now: float, others: int) -> Iterator[Sent | Refused]:
-        """Take in what the system has answered, and send the next batches; never waits.
+        """Process the answers of the system, and send the next batches, without waiting.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class Submitting:
             self._lines.pop(shape, None)
 
     def _is_final(self, line: _Line, error: SubmissionError, now: float, others: int, count: int) -> bool:
-        """Judge a refusal: say whether it is for good, or note when to try again."""
+        """Judge a refusal: say whether it is permanent, or note when to try again."""
         if error.refusal is Refusal.FINAL:
             return True
         line.since = now if line.since is None else line.since

@@ -51,7 +51,7 @@ class Index:
     deleted : set of str
         Names of files that were deleted.
     dropped : set of str
-        Names of those that were removed because nothing needed them any more.
+        Names of those that were removed because nothing needed them any longer.
     outcomes : dict
         Place of each task's outcome: the first in the log, unless it was forgotten.
     runs : list of Run

@@ -188,7 +188,7 @@ class Deleted(NamedTuple):
     names: tuple[str, ...]
     """Of their blobs."""
     dropped: bool = False
-    """Whether nothing needed them any more, so that they are made again when something does."""
+    """Whether they were no longer needed, so that they are made again when something does."""
     size: int = 0
     """The bytes of dropped files."""
     time: float = 0.0

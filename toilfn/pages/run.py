@@ -181,7 +181,7 @@ class RunView:
         return self.fold.size
 
     def settle(self) -> None:
-        """Read the log a last time: the run has no leader any more."""
+        """Read the log a last time: the run no longer has a leader."""
         with self._lock:
             if not self._is_settled:
                 self._looked = float("-inf")

@@ -29,7 +29,7 @@ class Policy:
     recall_factor, recall_after : float
         A batch is overdue when it takes this many times longer than expected, and this many seconds.
     kill_after : float
-        Seconds after which a batch is killed that continues although none of its tasks is needed any more.
+        Seconds after which a batch is killed that continues although none of its tasks is needed any longer.
     gather : float
         For how many seconds ready tasks wait for others, to go out in one submission.
     probes : int or None
@@ -68,7 +68,7 @@ class Durations:
         self._seconds: dict[int, float] = {}
 
     def learn(self, kind: int, seconds: float) -> None:
-        """Take in how long one task took."""
+        """Learn how long one task took."""
         known = self._seconds.get(kind, seconds)
         weight = self._WEIGHT_UP if seconds > known else self._WEIGHT_DOWN
         self._seconds[kind] = known + weight * (seconds - known)

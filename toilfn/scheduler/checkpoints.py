@@ -29,7 +29,7 @@ class Checkpoints:
 
     @property
     def is_due(self) -> bool:
-        """Whether something is to be rolled back, perhaps."""
+        """Whether something may have to be rolled back."""
         return bool(self.given_up_members or self.clients_to_rerun)
 
     def __contains__(self, id: object) -> bool:
@@ -53,7 +53,7 @@ class Checkpoints:
             self._families.setdefault(above, []).append(id)
 
     def give_up(self, id: TaskId) -> None:
-        """Note that a task was given up: the checkpoint above it, if there is one, is to be rolled back."""
+        """Note that a task was given up: the checkpoint above it, if there is one, has to be rolled back."""
         if any(True for _ in self.above(id)):
             self.given_up_members.append(id)
 

@@ -64,7 +64,7 @@ class Drafting:
 
     @property
     def _spare_batches(self) -> int:
-        """How many more batches are to be out before tasks are put together that could run at one time."""
+        """How many more batches have to be submitted before tasks that could run in parallel share one."""
         return 0 if self._policy.spread is None else self._policy.spread - self._pool.batches
 
     def _may_join(self, task: TaskState, draft: Draft) -> bool:
@@ -161,12 +161,12 @@ class Probes:
         return not math.isinf(self._durations.expect(kind))
 
     def began(self, batch: BatchId, now: float) -> None:
-        """Note that a batch is not in the cluster's queue any more."""
+        """Note that a batch is no longer in the cluster's queue."""
         if not math.isinf(self._most):
             heapq.heappush(self._began, (now + self._long, batch))
 
     def free(self, now: float) -> Iterator[tuple[TaskState, bool]]:
-        """Return the tasks that need not be held back any more, and how urgent each one is."""
+        """Return the tasks that need no longer be held back, and how urgent each one is."""
         self._learn_from_long_ones(now)
         for kind in list(self._held):
             if now - self._since.setdefault(kind, now) >= self._patience and not self._is_known(kind):

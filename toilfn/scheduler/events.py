@@ -19,7 +19,7 @@ __all__ = [
 
 
 class NewTask(NamedTuple):
-    """A task that the scheduler is to run."""
+    """A task for the scheduler to run."""
 
     id: TaskId
     needs: tuple[TaskId, ...]
@@ -166,7 +166,7 @@ class ResolveRequirements(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """End a batch: nothing in it is needed any more, or a service that it uses has died."""
+    """End a batch: nothing in it is needed any longer, or a service that it uses has died."""
 
     batch: BatchId
     service: TaskId | None = None
@@ -210,7 +210,7 @@ class RollBack(NamedTuple):
 
     id: TaskId
     family: tuple[TaskId, ...]
-    """All that it led to in this scheduler's time; the scheduler does not know these any more."""
+    """All that it led to in this scheduler's time; the scheduler no longer knows these."""
     failed: TaskId
     """The task that was given up, or the service."""
     cause: Cause

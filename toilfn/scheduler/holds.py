@@ -49,7 +49,7 @@ class Holds:
         return [release for id in ids if self._drop(id) for release in self._release(id)]
 
     def finish(self, task: TaskState) -> list[Release]:
-        """Note that a task is complete, and not among the others any more. Its value refers to what it needs now."""
+        """Note that a task is complete, and no longer among the others. Its value refers to what it needs now."""
         self.complete.add(task.id)
         if task.needs:
             self._refs[task.id] = task.needs

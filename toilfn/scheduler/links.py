@@ -16,9 +16,9 @@ class Links:
     """The edges of the graph: the needs of each task, and the tasks that led to it."""
 
     def __init__(self, state: SchedulerState) -> None:
-        # What holds for each edge "task needs other": `other` is in `task.needs`, and while the task has no outcome and
-        # `other` is not complete, the task is in `other.followers` and counted in `task.pending`. A service is the
-        # exception: it is never counted, since its users wait for its value, not for its end.
+        # For each edge "task needs other", this holds: `other` is in `task.needs`. While the task has no outcome and
+        # `other` is not complete, the task is in `other.followers`, and the edge is counted in `task.pending`. A
+        # service is the exception: it is never counted, since its users wait for its value, not for its end.
         self._tasks = state.tasks
         self._holds = state.holds
         self._services = state.services
@@ -96,7 +96,7 @@ class Links:
         return [task for id in ids if (task := self._tasks.get(id)) is not None and not task.state.has_outcome]
 
     def count_down(self, tasks: Iterable[TaskState]) -> list[TaskState]:
-        """Note that each of some tasks waits for one less; return those that wait for none any more."""
+        """Note that each of some tasks waits for one task less; return those that wait for none."""
         free = []
         for task in tasks:
             task.pending -= 1
@@ -115,7 +115,7 @@ class Links:
                 need.unfollow(task.id)
         self.forget(task.id)
 
-    # Tasks that wait for good
+    # Tasks that wait forever
 
     def held_up_by(self, ids: Iterable[TaskId]) -> set[TaskId]:
         """Return some tasks, and all that cannot run or be complete before them."""

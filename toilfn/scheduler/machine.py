@@ -1,4 +1,4 @@
-"""The scheduler: a state machine that takes in events and returns commands.
+"""The scheduler: a state machine that gets events and returns commands.
 
 A task's way through its states is the table in `toilfn.scheduler.states`. Nothing here looks at the
 whole graph: an event costs what it is about, and `dispatch` costs what it starts. A further
@@ -157,7 +157,7 @@ class Scheduler:
         return [task.id for task in self._running.left(batch)]
 
     def stuck(self) -> list[TaskId]:
-        """Return the tasks that wait for good although nothing they wait for was given up: they need each other.
+        """Return the tasks that wait forever although nothing they wait for was given up: they need each other.
 
         Tasks that wait for such tasks are among them. Empty as long as the scheduler is not idle.
         """
@@ -166,7 +166,7 @@ class Scheduler:
     # Events
 
     def handle(self, event: Event) -> list[Command]:
-        """Take in what happened.
+        """Process an event.
 
         Events may be late or come twice; what they say about tasks that are done, or not known, is ignored.
 
@@ -260,7 +260,7 @@ class Scheduler:
                 self._settle(user, commands)
 
     def _end_users(self, service: TaskState, commands: list[Command]) -> None:
-        """End what uses a service that does not serve any more."""
+        """End what uses a service that no longer serves."""
         for user in self._links.without_outcome(service.followers):
             if user.state is State.READY:
                 self._state.move(user, State.WAITING)

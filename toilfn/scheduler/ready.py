@@ -91,7 +91,7 @@ class Ready:
             self._fresh.queues.pop(shape, None)
 
     def peek(self, shape: Shape) -> TaskId:
-        """Return the next task of a shape, which may not be ready any more."""
+        """Return the next task of a shape, which may no longer be ready."""
         return (self._urgent if shape in self._urgent.queues else self._fresh).queues[shape][0]
 
     def pop(self, shape: Shape) -> None:
@@ -150,7 +150,7 @@ class Gathering:
 
     @property
     def over_at(self) -> float | None:
-        """The time at which `is_over` is to be asked again; None if nothing waits."""
+        """The time at which to call `is_over` again; None if nothing waits."""
         return None if self._since is None else self._since + self._seconds
 
     def is_over(self, now: float) -> bool:

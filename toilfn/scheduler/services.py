@@ -3,7 +3,7 @@
 A task that needs services is one of their *users*. When all else that it needs is complete it requests them,
 and is *admitted* when there is room for all of them, for itself, and for each user admitted before, at one
 time: so services that run never keep their own users from running. The services start then, and the user
-when all of them serve. A service stops when none of its users can use it any more: all are complete or given up.
+when all of them serve. A service stops when none of its users can use it any longer: all are complete or given up.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Services:
         return service is not None and bool(service.users)
 
     def is_over(self, id: TaskId) -> bool:
-        """Return whether it is a service that no task needs any more."""
+        """Return whether it is a service that no task needs any longer."""
         return id in self._services and not self.is_wanted(id)
 
     # Their lives
@@ -110,7 +110,7 @@ class Services:
         return all(self._tasks[id].state is State.SERVING for id in self.of(task.id))
 
     def _rest(self, task: TaskState) -> None:
-        """Note that a service is not to run now; those that waited for its needs can ask again."""
+        """Note that a service cannot run now; those that waited for its needs can ask again."""
         self._active.discard(task.id)
         for id in self.of(task.id):
             self._services[id].admitted.discard(task.id)
@@ -119,7 +119,7 @@ class Services:
         service.waiting_users = []
 
     def ended(self, id: TaskId) -> None:
-        """Note that a service does not serve any more."""
+        """Note that a service no longer serves."""
         self._stopping.discard(id)
 
     def leave(self, task: TaskState) -> list[StopService]:
@@ -186,7 +186,7 @@ class Services:
         list of TaskState
             Services and users that may have become ready.
         list of TaskState
-            Users that can never run beside all their services. They are not in the queue any more.
+            Users that can never run beside all their services. They are no longer in the queue.
         """
         settled: list[TaskState] = []
         without_room: list[TaskState] = []

@@ -78,7 +78,7 @@ class SchedulerState:
     # Moves
 
     def add(self, task: TaskState) -> None:
-        """Take in a new task: it waits."""
+        """Add a new task, which waits."""
         self.tasks[task.id] = task
         self.counts[task.state] += 1
 

@@ -129,7 +129,7 @@ class TaskState:
             self._followers = [self._followers, id]
 
     def unfollow(self, id: TaskId) -> None:
-        """Note that another task does not need this one any more."""
+        """Note that another task no longer needs this one."""
         self._followers = [follower for follower in self.followers if follower != id]
 
     def __repr__(self) -> str:

@@ -208,7 +208,7 @@ class LeaderJobs(Leaders):
         return True
 
     def _is_lost(self, id: str, number: int) -> bool:
-        """Return whether the newest job that was announced for a run will not lead it any more."""
+        """Return whether the newest job that was announced for a run will no longer lead it."""
         if id in self._over:
             return True
         now = time.monotonic()

@@ -103,7 +103,7 @@ def _made(name: str, path: str) -> Any:
 
 
 def _execute(script: str, shown: str, surroundings: dict[str, Any], values: Mapping[str, Any], *, capture: bool) -> str:
-    """Run a script where its step wants it; return its standard output, if it is to be captured."""
+    """Run a script in the place that its step names, and return its standard output if it is captured."""
     image = surroundings.get("container")
     if image:
         Path(_SCRIPT).write_text(script)

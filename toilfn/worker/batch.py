@@ -57,7 +57,7 @@ class Batch:
         self.refused: list[TaskId] = []
         """Tasks that cannot run here, since something before them failed, left work for others or took too long."""
         self.stop = threading.Event()
-        """Whether its task, a service, is to stop."""
+        """Set when its task, a service, has to stop."""
 
     def next(self) -> Attempt | None:
         """Take the task to run now; None at the end."""

@@ -121,7 +121,7 @@ class Context:
         self.spawned.append(promise)
 
     def close(self, look: Callable[[], object] = lambda: None) -> None:
-        """Run the deferred calls and remove the temporary directory, unless it is to be kept.
+        """Run the deferred calls and remove the temporary directory, unless the run keeps it.
 
         Parameters
         ----------

@@ -39,7 +39,7 @@ class BlobCache:
         self._blobs: OrderedDict[BlobRef, bytes] = OrderedDict()
 
     def put(self, ref: BlobRef, data: bytes) -> None:
-        """Take in a blob that came with a message."""
+        """Add a blob that came with a message."""
         if ref not in self._blobs:
             self._keep(ref, data)
 

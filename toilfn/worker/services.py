@@ -25,7 +25,7 @@ class Host(NamedTuple):
     announce: Callable[[TaskId, bytes | BlobRef], None]
     """Tells the leader the service's value, pickled."""
     wait: Callable[[float], bool]
-    """Waits so many seconds; True, and at once, when the service is to stop."""
+    """Waits for a number of seconds; returns True at once when the service has to stop."""
 
 
 NOBODY = Host(lambda *_: None, lambda _: True)
@@ -56,7 +56,7 @@ class _Generator(Service[Any]):
 
 
 def serve(made: Any, announce: Callable[[Any], None], wait: Callable[[float], bool], interval: float) -> None:
-    """Run a service until it is to stop.
+    """Run a service until it has to stop.
 
     Parameters
     ----------

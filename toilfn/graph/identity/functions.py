@@ -142,7 +142,7 @@ class Reach:
 
     def _note(self, place: str, what: str) -> None:
         """Note what could not be looked into, unless it belongs to an installed decorator."""
-        self._follows += 1  # for another function this is to be noted, too
+        self._follows += 1  # another function has to note this, too
         if not self._is_quiet:
             self.parts[NOT_COMPARED + place] = what
 
