@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 
 from toilfn.errors import CorruptObjectError
 from toilfn.inspect.attempts import attempts_of
+from toilfn.inspect.fold import saved
 from toilfn.inspect.fold.columns import Detail
 from toilfn.inspect.fold.curves import Timescale
 from toilfn.inspect.fold.figures import Figures
 from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.fold.saved import SavedFold
 from toilfn.inspect.view import State, View
 from toilfn.model.records import (
     BlobRef,
@@ -121,6 +125,83 @@ def test_a_fold_says_what_the_records_say(tmp_path: Path, seed: int, pieces: int
     assert found["counts"] == counts
     assert found["status"] == view.status
     assert found["listed"] == {state: {t.id for t in current if t.state is state} for state in State}
+
+
+def everything(value: object) -> object:
+    """All that a fold holds, in a form that can be compared; objects that are shared count once."""
+    if isinstance(value, (int, str, bytes)):
+        return value
+    named = {name: getattr(value, name) for name in getattr(type(value), "__slots__", ()) if hasattr(value, name)}
+    content = named or (vars(value) if hasattr(value, "__dict__") else None)
+    if isinstance(value, dict):
+        return {key: everything(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [everything(each) for each in value]
+    return value if content is None else {name: everything(each) for name, each in content.items()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_saved_fold_continues_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(saved, "FEW", 1)
+    store, records = open_store(str(tmp_path / "store"), sync=False), list(history(seed))
+    whole = Fold(Detail.ATTEMPTS)
+    for first in range(0, len(records), 30):
+        write(store, records[first : first + 30])
+        fold = SavedFold(tmp_path / "fold").load(store)
+        assert everything(fold.state()) == everything(whole.state())
+        fold.update(store)
+        whole.update(store)
+        SavedFold(tmp_path / "fold").save(fold, store, is_final=True)
+    assert said(fold) == said(whole)
+    assert (tmp_path / "fold").stat().st_mode & 0o077 == 0
+
+
+def test_a_fold_is_saved_when_much_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path / "store"), sync=False)
+    write(store, list(history(1)))
+    fold, file = Fold(Detail.ATTEMPTS), tmp_path / "fold"
+    fold.update(store)
+    SavedFold(file).save(fold, store, is_final=True)
+    assert not file.exists()  # it is read quickly
+    monkeypatch.setattr(saved, "FEW", 10)
+    own = SavedFold(file)
+    own.save(fold, store)
+    first = file.read_bytes()
+    write(store, [TaskRecord(b"n" * 16, b"f" * 16, b"", (), (), {}, None, {})])
+    fold.update(store)
+    own.save(fold, store)
+    assert file.read_bytes() == first
+    own.save(fold, store, is_final=True)
+    assert SavedFold(file).load(store).size == fold.size
+    assert [path.name for path in tmp_path.iterdir() if path != file] == ["store"]
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("this must not run",)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other store", "code"])
+def test_a_file_that_cannot_be_used_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    monkeypatch.setattr(saved, "FEW", 1)
+    store, file = open_store(str(tmp_path / "store"), sync=False), tmp_path / "fold"
+    write(store, list(history(1)))
+    fold = Fold(Detail.ATTEMPTS)
+    fold.update(store)
+    SavedFold(file).save(fold, store)
+    data = file.read_bytes()
+    if damage == "other store":
+        store = open_store(str(tmp_path / "other"), sync=False)
+    elif damage == "code":
+        content = pickle.dumps({"runs": Evil()}, 5)
+        file.write_bytes(data[:32] + zlib.crc32(content).to_bytes(4, "big") + content)
+    else:
+        file.write_bytes({"cut": data[:-9], "changed": data[:-9] + b"12345678.", "empty": b""}[damage])
+    assert not SavedFold(file).load(store).runs
+    assert SavedFold(file).is_outdated(store) == (damage in ("empty", "other store"))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -99,6 +99,22 @@ def test_wdl(client):
     assert client.get(f"/runs/{run}")["outputs"] == {"shout.said": "hello"}
 
 
+def test_tasks_of_a_large_run_are_not_read_again_after_a_restart(start):
+    first = start()
+    client = first.client()
+    run = client.script("import toilfn as toil\n@toil.task\ndef add(n):\n    return n\n"
+                        "toil.compute([add(n) for n in range(3000)])\n")  # fmt: skip
+    assert client.wait(run, limit=300) == "COMPLETE"
+    file = first.place / "work" / run / "fold.cache"
+    assert file.stat().st_size > 0  # its leader has written it, although nobody has asked for tasks yet
+    page = client.get(f"/runs/{run}/tasks?page_size=10")
+    first.stop()
+    for segment in sorted((first.place / "work" / run / "store" / "log").iterdir())[:-1]:
+        segment.write_bytes(b"not read")
+    first.start()
+    assert client.get(f"/runs/{run}/tasks?page_size=10") == page
+
+
 def test_tasks_are_listed_in_pages_and_one_by_one(client):
     run = client.script(
         "import toilfn as toil\n"

@@ -12,7 +12,8 @@ import requests
 
 from tests.server.test_security import token
 from tests.server.wes import Client, Server
-from toilfn.server.index import Index
+from toilfn.server import index as index_module
+from toilfn.server.index import Filter, Index
 from toilfn.server.records import Place
 from toilfn.server.states import State
 
@@ -112,6 +113,29 @@ def test_pages_of_the_list_stay_stable_while_others_come(tmp_path):
     assert [row.id for row in index.page(10, runs[9])] == runs[10:20]
     assert [row.id for row in index.page(10, after=runs[10])] == runs[:10]
     assert [row.id for row in index.page(10, after=runs[3])] == [late, *runs[:3]]
+    index.close()
+
+
+def test_a_list_is_answered_as_soon_as_the_index_has_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "_BLOCK", 10)
+    place = Place(str(tmp_path / "place"), sync=False)
+    runs = []
+    for _ in range(25):
+        runs.insert(0, place.new_id())
+        request = {"owner": "local", "submitted": time.time(), "kind": "CWL", "document": "a.cwl", "params": {},
+                   "request": {"tags": {}}}  # fmt: skip
+        place.submit(place.run(runs[0]), request)
+    index = Index(tmp_path / "index.sqlite")
+    assert index.whole_page(5) is None
+    rebuilding = index.rebuild(place)
+    assert (next(rebuilding), index.whole_page(5)) == (25, None)
+    assert next(rebuilding) == 15
+    assert [row.id for row in index.whole_page(5)] == runs[:5]
+    assert index.whole_page(5, runs[7]) is None
+    assert index.whole_page(5, wanted=Filter(owner="nobody")) is None
+    assert list(rebuilding) == [5, 0]
+    assert [row.id for row in index.whole_page(5, runs[7])] == runs[8:13]
+    assert index.whole_page(5, wanted=Filter(owner="nobody")) == []
     index.close()
 
 

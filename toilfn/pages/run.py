@@ -13,6 +13,7 @@ from toilfn.errors import InputError, StoreNotFoundError
 from toilfn.inspect.drawing import Drawing, Node
 from toilfn.inspect.fold.columns import Detail, Kind, Row
 from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.fold.saved import SavedFold
 from toilfn.inspect.view import State
 from toilfn.model.records import Failure, Outcome, decode
 from toilfn.stores import Store
@@ -145,10 +146,15 @@ class RunView:
         Opens the store, or raises `StoreNotFoundError` if it does not exist yet.
     detail : Detail
         How much is kept.
+    saved : SavedFold, optional
+        Where the fold is kept beyond this process, for runs whose log takes long to read.
     """
 
-    def __init__(self, open: Callable[[], Store], detail: Detail = Detail.ATTEMPTS) -> None:
+    def __init__(
+        self, open: Callable[[], Store], detail: Detail = Detail.ATTEMPTS, saved: SavedFold | None = None
+    ) -> None:  # fmt: skip
         self._open = open
+        self._saved = saved
         self._lock = threading.RLock()
         self._store: Store | None = None
         self._looked = float("-inf")
@@ -186,6 +192,8 @@ class RunView:
             if not self._is_settled:
                 self._looked = float("-inf")
                 self._is_settled = self.refresh() > 0
+                if self._saved is not None and self._is_settled:
+                    self._saved.save(self.fold, self.store, is_final=True)
 
     def refresh(self) -> int:
         """Read what is new, and return the place in the log up to which it was read."""
@@ -197,6 +205,8 @@ class RunView:
                 except StoreNotFoundError:
                     return 0
                 self._leader, self._is_led = holder(store), living(store) is not None
+                if self._saved is not None and not self.fold.cursor:
+                    self.fold = self._saved.load(store)
                 self.fold.update(store)
                 if not self._is_led:
                     self.fold.stop_running()

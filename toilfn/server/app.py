@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from toilfn.errors import InputError, ToilfnError
@@ -39,8 +40,12 @@ PREFIX = "/ga4gh/wes/v1"
 PAGES = "/ui"
 """The path of the pages for people."""
 _PATIENCE = 10.0
-"""Seconds for which lists wait for the index."""
+"""Seconds for which the start of a server, and lists, wait for the index."""
+_PAUSE = 0.05
+"""Seconds between two looks whether the index has a page."""
 _READ_AGAIN = 5
+_RENEWED = 200
+"""Large runs whose tasks are read again when the server starts with a new version of toilfn."""
 _THREADS = 32
 
 _log = logging.getLogger("toilfn.server")
@@ -84,6 +89,7 @@ class Service:
         self.launcher = Launcher(self.place, self.index, self.launch, self._leaders())
         self.began = time.time()
         self.unread = 0
+        self._has_newest = threading.Event()
         self._is_complete = threading.Event()
         self._ending = threading.Event()
         self._reader = threading.Thread(target=self._read_records, name="toilfn-records", daemon=True)
@@ -95,9 +101,10 @@ class Service:
         return LeaderJobs(self.place, launch.timeout, launch.variables, launch.lead_on, launch.shape)
 
     def start(self) -> None:
-        """Begin to lead runs, and to bring the index up to date; requests are answered meanwhile."""
+        """Begin to lead runs, and to bring the index up to date; requests are answered once it has the newest runs."""
         self._reader.start()
         self.launcher.start()
+        self._has_newest.wait(_PATIENCE)
 
     def stop(self) -> None:
         """Stop; runs continue."""
@@ -109,19 +116,30 @@ class Service:
     def _read_records(self) -> None:
         while not self._ending.is_set():
             try:
-                for left in self.index.rebuild(self.place):
+                for block, left in enumerate(self.index.rebuild(self.place)):
                     self.unread = left
+                    if block or not left:
+                        self._has_newest.set()
                     if self._ending.is_set():
                         return
                 self._is_complete.set()
+                self._renew_folds()
                 return
             except ToilfnError as error:  # the place is away
                 _log.warning("%s; the records are read again in %d s", error, _READ_AGAIN)
                 self._ending.wait(_READ_AGAIN)
 
-    def wait_for_index(self) -> None:
-        """Wait until lists have all runs; for a while only, since a server with very many runs must answer, too."""
-        self._is_complete.wait(_PATIENCE)
+    def _renew_folds(self) -> None:
+        """Renew what another version of toilfn has saved of the newest large runs, before somebody looks at them."""
+        runs = (self.place.run(id) for id in self.index.ended())
+        self.views.renew(islice((run for run in runs if run.fold_file.exists()), _RENEWED), self._ending)
+
+    def list_runs(self, size: int, before: str, wanted: Filter) -> list[Summary]:
+        """Return a page of runs; wait until the index has all of them, but for a while only."""
+        end = time.monotonic() + _PATIENCE
+        while (rows := self.index.whole_page(size, before, wanted=wanted)) is None and time.monotonic() < end:
+            self._is_complete.wait(_PAUSE)
+        return self.index.page(size, before, wanted=wanted) if rows is None else rows
 
     def run(self, id: str, principal: Principal) -> Run:
         """Return a run that a user may see.
@@ -205,11 +223,7 @@ class _Routes:
         before = answers.read_token(request.query_params.get("page_token"))
         wanted = Filter(None if principal.is_operator else principal.name)
 
-        def find() -> list[Summary]:
-            self._service.wait_for_index()
-            return self._service.index.page(size + 1, before, wanted=wanted)
-
-        rows = await asyncio.to_thread(find)
+        rows = await asyncio.to_thread(self._service.list_runs, size + 1, before, wanted)
         more = answers.token(rows[size - 1].id) if len(rows) > size else ""
         runs = [answers.summary(row) for row in rows[:size]]
         return _json({**answers.listed(runs, "runs", more), "workflows": runs})

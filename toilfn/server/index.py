@@ -77,6 +77,8 @@ class Filter(NamedTuple):
 
 _COLUMNS = ", ".join(Summary._fields)
 _EVERYTHING = Filter()
+_END = "~"
+"""Sorts behind every id."""
 
 
 class Index:
@@ -91,6 +93,7 @@ class Index:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._path = path
+        self._whole_from = _END
         try:
             self._database = self._open()
             self._database.execute(f"select {_COLUMNS}, rank, params from runs limit 1").fetchone()  # noqa: S608 - constants
@@ -119,12 +122,14 @@ class Index:
             self.forget(id)
         missing = [id for id in sorted(there, reverse=True) if id not in known or not known[id].is_final or id in noted]
         left = len(missing)
+        self._whole_from = missing[0] if missing else ""
         yield left
         with ThreadPoolExecutor(_READERS, "toilfn-index") as readers:
             rows = readers.map(lambda id: _row(place.run(id)), missing)
             while block := list(islice(rows, _BLOCK)):
                 self._put(row for row in block if row is not None)
                 left -= len(block)
+                self._whole_from = missing[-left] if left else ""
                 yield left
 
     def expect(self, open_ids: Collection[str], place: Place) -> None:
@@ -205,6 +210,12 @@ class Index:
         rows = [_summary(row) for row in self._all(query, [*values, size])]
         return rows if order else rows[::-1]
 
+    def whole_page(self, size: int, before: str = "", *, wanted: Filter = _EVERYTHING) -> list[Summary] | None:
+        """Return a page as `page` does; None if the index is being made, and may lack runs of this page."""
+        first = self._whole_from  # read before the page, since more is added meanwhile
+        rows = self.page(size, before, wanted=wanted)
+        return rows if not first or (len(rows) == size and rows[-1].id > first) else None
+
     def counts(self, wanted: Filter = _EVERYTHING) -> dict[str, int]:
         """Return how many runs are in each state."""
         conditions, values = _joined(wanted)
@@ -231,6 +242,10 @@ class Index:
     def ended_before(self, moment: float) -> list[str]:
         """List runs that ended before a moment, in seconds since the epoch."""
         return [id for (id,) in self._all("select id from runs where ended < ?", [moment])]
+
+    def ended(self) -> list[str]:
+        """List runs that have ended, the newest first."""
+        return [id for (id,) in self._all("select id from runs where ended is not null order by id desc")]
 
     def _all(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
         with self._lock:

@@ -22,15 +22,15 @@ from typing import Any
 import psutil
 
 from toilfn.errors import StoreError, StoreLockedError, StoreNotFoundError, ToilfnError
+from toilfn.inspect.fold.columns import Detail
 from toilfn.inspect.fold.run import Fold
+from toilfn.inspect.fold.saved import SavedFold
 from toilfn.inspect.view import State as TaskState
-from toilfn.model.records import Run as RunRecord
-from toilfn.model.records import decode
 from toilfn.server import outputs
 from toilfn.server.engines import command, program
 from toilfn.server.records import Place, Run
 from toilfn.server.states import State
-from toilfn.stores import open_store
+from toilfn.stores import Store
 from toilfn.stores.lease import Lease, Watch, start_of, this_machine
 
 __all__ = ["MOST_LEADERS", "TOLD_VARIABLE", "Leader", "environment", "job", "main"]
@@ -45,6 +45,10 @@ _LOOK_FAR = 2.0
 _GRACE = 20.0
 """Seconds that a cancelled run has to end its tasks before it is ended by signals."""
 _LAST_GRACE = 5.0
+_READ = 2.0
+"""Seconds between two looks at the log of a run that has begun."""
+_SHARE = 10
+"""How many times as long as such a look takes the next one waits."""
 _LONGEST_REASON = 400
 _TAIL = 16 << 10
 """Bytes of what a command has printed that are looked at for why it failed."""
@@ -113,6 +117,7 @@ class Leader:
         self._lease = lease
         self._variables = dict(variables)
         self._look = _LOOK if run.place.is_directory else _LOOK_FAR
+        self._tasks = _Tasks(run)
         self._notes: list[str] = []
 
     def lead(self) -> None:
@@ -180,32 +185,27 @@ class Leader:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> int:
         """Wait for the end of the command, or bring it about when the run is cancelled or led by another process."""
-        is_running = False
         while process.poll() is None:
+            is_running = self._look_at_tasks()
             if self._lease.lost or self._is_cancelled():
-                return self._stop(process, is_running or self._has_run())
-            if not is_running and self._has_run():
-                is_running = True
-                self._run.note("running", {})
+                return self._stop(process, is_running)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(self._look)
-        if not is_running and self._has_run():
-            self._run.note("running", {})
         return process.returncode
+
+    def _look_at_tasks(self, *, is_final: bool = False) -> bool:
+        """Read the log of the run's job store, and return whether tasks were submitted."""
+        was_running = self._tasks.are_submitted
+        self._tasks.look(is_final=is_final)
+        if self._tasks.are_submitted and not was_running:
+            self._run.note("running", {})
+        return self._tasks.are_submitted
 
     def _is_cancelled(self) -> bool:
         try:
             return self._run.is_cancelled()
         except StoreError as error:  # the place is away; it is asked again
             _log.warning("%s", error)
-            return False
-
-    def _has_run(self) -> bool:
-        """Return whether the log of the run's job store says that tasks were submitted."""
-        try:
-            store = open_store(self._run.store_url, create=False, **self._store_options())
-            return any(isinstance(decode(data, position), RunRecord) for position, data in store.log.read())
-        except ToilfnError:  # there is no store yet, or it is just being made
             return False
 
     def _stop(self, process: subprocess.Popen[bytes], is_running: bool) -> int:
@@ -229,7 +229,7 @@ class Leader:
 
     def _flag(self) -> None:
         with suppress(ToilfnError):
-            open_store(self._run.store_url, create=False, **self._store_options()).set_flag("kill")
+            self._run.open_store().set_flag("kill")
 
     def _end_jobs(self) -> None:
         """End what a leader that was ended by a signal has left on a batch system."""
@@ -250,16 +250,14 @@ class Leader:
             if machine == this_machine() and abs(start_of(pid) - started) < 1:
                 os.killpg(pid, signal.SIGKILL)
         with suppress(StoreNotFoundError):
-            store = open_store(self._run.store_url, create=False, **self._store_options())
+            store = self._run.open_store()
             watch = Watch(store)
             while watch.look() is not None:
                 store.set_flag("kill")
                 time.sleep(self._look)
 
-    def _store_options(self) -> dict[str, Any]:
-        return dict(self._run.place.options) if self._run.request.get("store") else {}
-
     def _finish(self, code: int) -> None:
+        self._look_at_tasks(is_final=True)
         run = self._run
         found, problem = outputs.collected(run, code)
         if found is not None:
@@ -274,9 +272,7 @@ class Leader:
 
     def _reason(self) -> str:
         """Return in one line why the command failed: its first failed task, or the last line that it printed."""
-        fold = Fold()
-        with suppress(ToilfnError):
-            fold.update(open_store(self._run.store_url, create=False, **self._store_options()))
+        fold = self._tasks.fold
         failed = list(fold.in_state(TaskState.FAILED))
         if failed:
             row = fold.rows(failed[:1])[0]
@@ -286,6 +282,44 @@ class Leader:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
             lines = stream.read().decode(errors="replace").split("\n")
         return next((line.strip()[:_LONGEST_REASON] for line in reversed(lines) if line.strip()), "")
+
+
+class _Tasks:
+    """The tasks of a run, read from the log of its job store while it grows, and kept in a file for servers.
+
+    Attributes
+    ----------
+    fold : Fold
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._saved = SavedFold(run.fold_file)
+        self._store: Store | None = None
+        self._next = float("-inf")
+        self.fold = Fold(Detail.ATTEMPTS)
+
+    @property
+    def are_submitted(self) -> bool:
+        """Whether there are tasks."""
+        return self.fold.run is not None
+
+    def look(self, *, is_final: bool) -> None:
+        """Read what is new: at every look until there are tasks, then at times, and everything at the end."""
+        began = time.monotonic()
+        if began < self._next and not is_final:
+            return
+        with suppress(ToilfnError):  # there is no store yet, or it is just being made
+            self._read(is_final=is_final)
+        if self.are_submitted:
+            self._next = time.monotonic() + max(_READ, _SHARE * (time.monotonic() - began))
+
+    def _read(self, *, is_final: bool) -> None:
+        if self._store is None:
+            self._store = self._run.open_store()
+            self.fold = self._saved.load(self._store)
+        self.fold.update(self._store)
+        self._saved.save(self.fold, self._store, is_final=is_final)
 
 
 def _store_variables(run: Run) -> dict[str, str]:

@@ -26,6 +26,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -67,6 +68,8 @@ class Place:
             raise InputError(f"the place {url} is not a directory; name one for the files of runs: --work-dir DIR")
         self.store = open_store(url, workflow="toilfn server", **options)
         self.options = options
+        self._naming = threading.Lock()
+        self._last = 0
         self.url = self.store.url
         self.is_directory = is_local(self.url)
         root = Path(self.url.removeprefix("file://")) if self.is_directory else Path()
@@ -74,8 +77,10 @@ class Place:
         self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def new_id(self) -> str:
-        """Return an id for a new run. Ids sort by time."""
-        return f"run-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+        """Return an id for a new run. Ids sort by time, those of one server by their order."""
+        with self._naming:
+            self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+            return f"run-{self._last:012x}{secrets.token_hex(10)}"
 
     def run(self, id: str) -> Run:
         """Return the run of an id, whether there is one or not.
@@ -175,6 +180,22 @@ class Run:
         """The run's own job store."""
         return str(self.request.get("store") or self.folder / "store")
 
+    @property
+    def fold_file(self) -> Path:
+        """The file in which the fold of the job store's log is kept: a cache."""
+        return self.folder / "fold.cache"
+
+    def open_store(self) -> Store:
+        """Open the run's own job store.
+
+        Raises
+        ------
+        StoreNotFoundError
+            If there is none yet.
+        """
+        options = self.place.options if self.request.get("store") else {}
+        return open_store(self.store_url, create=False, **options)
+
     def facts(self) -> Facts:
         """Look what is known now."""
         ended = self.read("exit")  # first: once it is there, nothing else matters
@@ -255,7 +276,7 @@ class Run:
     def delete(self) -> None:
         """Remove the run with all that it holds; what a job store elsewhere holds, too."""
         if self.request.get("store"):
-            open_store(self.store_url, create=False, **self.place.options).destroy()
+            self.open_store().destroy()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.place.store.objects.delete([f"open/{self.id}"])
         self.place.store.objects.clear(f"runs/{self.id}")

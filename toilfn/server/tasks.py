@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
+from toilfn.errors import ToilfnError
 from toilfn.inspect.fold.columns import Row
+from toilfn.inspect.fold.saved import SavedFold
 from toilfn.inspect.view import State
 from toilfn.model.records import Failure
 from toilfn.pages.run import RunView
 from toilfn.server.records import Run
-from toilfn.stores import open_store
 
 __all__ = ["TaskRow", "Views", "log_of", "task_of", "tasks_page"]
 
@@ -116,14 +117,23 @@ class Views:
         """
         with self._lock:
             if run.id not in self._known:
-                options = run.place.options if run.request.get("store") else {}
-                self._known[run.id] = RunView(partial(open_store, run.store_url, create=False, **options))
+                self._known[run.id] = RunView(run.open_store, saved=SavedFold(run.fold_file))
             view = self._known[run.id]
             self._known.move_to_end(run.id)
             self._forget_some()
         if is_final:
             view.settle()
         return view
+
+    def renew(self, runs: Iterable[Run], ending: threading.Event) -> None:
+        """Read the logs of runs that have ended whose saved folds are of another version, until the server ends."""
+        for run in runs:
+            if ending.is_set():
+                return
+            saved = SavedFold(run.fold_file)
+            with suppress(ToilfnError, OSError):
+                if saved.is_outdated(run.open_store()):
+                    RunView(run.open_store, saved=saved).settle()
 
     def forget(self, id: str) -> None:
         """Forget a run that was deleted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
@@ -104,14 +105,14 @@ class Measures:
         if self.scale is not None:
             place = self.scale.place(moment)
             for name, size, _ in blobs:
-                self._sizes[hash(name)] = size  # very many names would need much memory
+                self._sizes[_short(name)] = size
                 self.stored.step(place, size)
 
     def remove(self, moment: float, names: Iterable[str]) -> None:
         """Note that blobs were removed; without a moment, at the latest time that is known."""
         if self.scale is not None:
             place = self.scale.place(moment or self.scale.end)
-            self.stored.step(place, -sum(self._sizes.pop(hash(name), 0) for name in names))
+            self.stored.step(place, -sum(self._sizes.pop(_short(name), 0) for name in names))
 
     def flush(self) -> None:
         """Bring all attempts into the figures."""
@@ -152,6 +153,11 @@ class Measures:
         if key not in self.workers:
             self.workers[key] = Worker(*key, self.scale.level())
         return self.workers[key]
+
+
+def _short(name: str) -> int:
+    """Return a number for a name: very many names would need much memory. It is the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 def _grouped(keys: Iterable[tuple[str, int]]) -> Iterable[tuple[tuple[str, int], list[int]]]:

@@ -99,6 +99,14 @@ class Reader:
         self._tasks = 0
         self._mask: tuple[int, bytearray | None] = (-1, None)
 
+    def state(self) -> dict[str, Any]:
+        """Return all that was read, for `restore`."""
+        return {name: value for name, value in vars(self).items() if name != "_readers"}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where another reader of the same log was."""
+        vars(self).update(state)
+
     # Reading
 
     @uncollected()
