@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -108,10 +111,46 @@ def documented() -> list[list[str]]:
     return [shlex.split(line) for line in re.findall(r"^    (toilfn server .*)$", section, re.M)]
 
 
+def blocks(beginning: str) -> list[str]:
+    """The blocks of commands in docs/server.md that begin with something."""
+    text = (ROOT / "docs" / "server.md").read_text()
+    found = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
+    return [block for block in found if block.startswith(beginning)]
+
+
+def test_the_first_steps_of_the_page_work_in_a_fresh_folder(server, tmp_path):
+    (document,), (clients,), (curl,) = blocks("cat > hello.cwl"), blocks("toilfn wes run"), blocks("curl -F")
+    environment = {**os.environ, "TOILFN_WES_ENDPOINT": server.url,
+                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+
+    def said(commands: str) -> str:
+        done = subprocess.run(["sh", "-ec", commands], cwd=tmp_path, env=environment, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said(document)
+    run, listed, logs = clients.splitlines()
+    assert json.loads(said(run))["said"]["size"] == 6
+    (id,) = re.findall(r"^run-\w+", said(listed), re.M)[:1]
+    said(logs.replace("RUN", id))
+    submitted = json.loads(said(curl.replace("http://localhost:8080", server.url)))["run_id"]
+    assert server.client().wait(submitted) == "COMPLETE"
+
+
+def test_compose_reads_its_file():
+    if shutil.which("docker-compose") is None:
+        missing(ServerMissingError("docker-compose is not installed"))
+    command = ["docker-compose", "-f", str(ROOT / "docker" / "compose.yaml"), "config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(yaml.safe_load(done.stdout)["services"]) == {"server"} | {"prometheus", "grafana"}
+
+
 def test_the_documented_commands_start_a_server_with_users_by_https(tmp_path):
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    key = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run(["openssl", "req", "-x509", "-days", "1", *key, *names], check=True, capture_output=True)
+    (certificate,) = blocks("openssl")
+    made = certificate.splitlines()[0]
+    subprocess.run(shlex.split(made), cwd=tmp_path, check=True, capture_output=True)
     tokens = {}
     for words in documented():
         command = [sys.executable, "-m", "toilfn", *words[1:]]
@@ -122,7 +161,7 @@ def test_the_documented_commands_start_a_server_with_users_by_https(tmp_path):
             serve = command
     port = free_port()
     here = ["127.0.0.1" if word == "0.0.0.0" else word for word in serve]
-    url, trust = f"https://127.0.0.1:{port}/ga4gh/wes/v1/runs", str(tmp_path / "cert.pem")
+    url, trust = f"https://localhost:{port}/ga4gh/wes/v1/runs", str(tmp_path / "cert.pem")
 
     def answer(token: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
