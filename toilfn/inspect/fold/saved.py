@@ -154,4 +154,4 @@ class _Unpickler(pickle.Unpickler):
         return _CLASSES.get(f"{module}.{name}") or self._refuse(module, name)
 
     def _refuse(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"{module}.{name} is no part of a fold")
+        raise pickle.UnpicklingError(f"{module}.{name} is not a class of which a fold is made")
