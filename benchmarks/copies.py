@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="run only the ways whose names hold this text")
     parser.add_argument("--container", default="singularity", help="engine for WDL")
     parser.add_argument("--image", default="127.0.0.1:26850/toilfn-tests/busybox:remote", help="image for WDL")
+    parser.add_argument("--sparse", action="store_true", help="use an input that takes no space on the disk itself")
     parser.add_argument("--folder", help="where to work; it must be on a disk (default: the temporary directory)")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -162,7 +163,7 @@ def main() -> None:
     print(f"{'':30} {'written, MB':>12} {'peak, MB':>10} {'left, MB':>10} {'seconds':>8}")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         source = Path(name, "in.bin")
-        fill(source, options.megabytes)
+        (fill_sparsely if options.sparse else fill)(source, options.megabytes)
         for way in ways:
             if options.only in way.name:
                 print(f"{way.name:30} {run(way, source, options.image)}", flush=True)
@@ -172,6 +173,15 @@ def fill(path: Path, megabytes: int) -> None:
     with path.open("wb") as stream:
         for _ in range(megabytes):
             stream.write(os.urandom(PIECE))
+        os.fsync(stream.fileno())
+
+
+def fill_sparsely(path: Path, megabytes: int) -> None:
+    """Write a file whose content is random at its beginning and its end, with a hole between."""
+    with path.open("wb") as stream:
+        stream.write(os.urandom(PIECE))
+        stream.seek((megabytes - 1) * PIECE)
+        stream.write(os.urandom(PIECE))
         os.fsync(stream.fileno())
 
 

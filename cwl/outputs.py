@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
-import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,12 +20,13 @@ from schema_salad.ref_resolver import file_uri
 
 from toilfn import confined
 from toilfn.cwl.resources import LIGHT
-from toilfn.cwl.values import local_path, map_objects
+from toilfn.cwl.values import local_path, map_objects, objects
 from toilfn.errors import PermanentError
 from toilfn.files import transfer
+from toilfn.files.digests import check_once, sha1_once
 from toilfn.files.directory import Directory
 from toilfn.files.exchange import Exports, import_file, leave_behind, left, put_out
-from toilfn.files.file import File, local_content
+from toilfn.files.file import File, local_content, store_of
 from toilfn.graph.task import task
 from toilfn.moved import relocated
 from toilfn.worker.context import current
@@ -31,7 +34,8 @@ from toilfn.worker.context import current
 __all__ = ["deliver"]
 
 _DERIVED = ("path", "dirname", "nameroot", "nameext", "contents", "listing", "secondaryFiles")
-_CHUNK = 2**20
+_THREADS = 4
+"""How many checksums are computed at the same time."""
 
 
 class DeliveryError(PermanentError):
@@ -54,12 +58,13 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
     """
     outdir, shared = transfer.absolute(outdir), relocated(shared)
     if how == "leave":
-        return {name: map_objects(value, _left) for name, value in outputs.items()}
+        with Checksums(outputs) as checksums:
+            return {name: map_objects(value, partial(_left, checksums)) for name, value in outputs.items()}
     try:
         if (place := transfer.local_path(outdir)) is not None:
             place.mkdir(parents=True, exist_ok=True)
-        with Exports() as exports:
-            folder = Folder(outdir, outdir, exports, move=how == "move")
+        with Exports() as exports, Checksums(outputs) as checksums:
+            folder = Folder(outdir, outdir, exports, checksums, move=how == "move")
             delivered = {name: _delivered(value, folder, shared) for name, value in outputs.items()}
         if folder.move:
             for file, target in folder.moved.items():
@@ -74,19 +79,83 @@ def deliver(outputs: dict[str, Any], outdir: str, shared: str, nonce: str, how: 
         ) from None
 
 
-def _left(found: dict[str, Any]) -> dict[str, Any]:
+class Checksums:
+    """Computes the checksums of output files, several at a time, while others are copied.
+
+    Parameters
+    ----------
+    outputs : mapping
+        The outputs of the workflow.
+    """
+
+    def __init__(self, outputs: Mapping[str, Any]) -> None:
+        self._outputs = outputs
+        self._known: dict[File | Path, Future[str]] = {}
+
+    def __enter__(self) -> Checksums:
+        self._pool = ThreadPoolExecutor(_THREADS)
+        for content in map(_content_without_checksum, _all_files(self._outputs)):
+            if content is not None:
+                self._start(content)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def measured(self, found: Mapping[str, Any], content: File | Path) -> dict[str, Any]:
+        """Return the size of an object's content, and its checksum unless the object has one."""
+        size = content.size if isinstance(content, File) else content.stat().st_size
+        if "checksum" in found:
+            return {"size": size}
+        return {"checksum": f"sha1${self._start(content).result()}", "size": size}
+
+    def _start(self, content: File | Path) -> Future[str]:
+        if content not in self._known:
+            run = contextvars.copy_context().run
+            self._known[content] = self._pool.submit(run, _sha1, content)
+        return self._known[content]
+
+
+def _all_files(value: Any) -> Iterator[dict[str, Any]]:
+    """Iterate over the objects of all files in a value, also those in directories."""
+    for found in objects(value):
+        if found["class"] == "File":
+            yield found
+        elif found.get("location") is not None:
+            yield from _all_files(list(_listing(found)))
+
+
+def _content_without_checksum(found: Mapping[str, Any]) -> File | Path | None:
+    """Return the content of a file whose checksum is still to be computed, if it is in a store or on this machine."""
+    if "checksum" in found:
+        return None
+    location = found.get("location")
+    return location if isinstance(location, File) else local_path(location)
+
+
+def _sha1(content: File | Path) -> str:
+    if isinstance(content, Path):
+        return sha1_once(content)
+    origin = store_of(content).linked_file(content.ref) or store_of(content).local_file(content.ref)
+    if origin is not None:
+        check_once(content.ref, origin, store_of(content).url)
+        return sha1_once(origin)
+    with local_content(content) as path:
+        return sha1_once(path)
+
+
+def _left(checksums: Checksums, found: dict[str, Any]) -> dict[str, Any]:
     """Return the object for a file or a directory that stays in the store."""
     location = found.get("location")
     made = {name: value for name, value in found.items() if name not in _DERIVED or name == "secondaryFiles"}
     if isinstance(location, Directory) or (location is None and found["class"] == "Directory"):
-        inner = [_left(entry) for entry in _listing(found)]
+        inner = [_left(checksums, entry) for entry in _listing(found)]
         return {**made, "location": f"_:{secrets.token_hex(8)}", "basename": _name(found), "listing": inner}
     if not isinstance(location, File):
         return found
     place = left(location)
     path = transfer.local_path(place)
-    with local_content(location) as content:
-        made |= _measured(found, content)
+    made |= checksums.measured(found, location)
     made |= {"location": place if path is None else file_uri(place), "basename": _name(found)}
     return made if path is None else {**made, "path": place}
 
@@ -112,7 +181,9 @@ class Folder:
     final : str
         Its path or URL when it is complete.
     exports : Exports
-        Uploads files while others are measured.
+        Uploads files while others are written.
+    checksums : Checksums
+        Measures them.
     move : bool
         Whether to move files into it, leaving links in the store.
     moved : dict
@@ -124,6 +195,7 @@ class Folder:
     url: str
     final: str
     exports: Exports
+    checksums: Checksums
     move: bool = False
     moved: dict[File, str] = field(default_factory=dict)
     contents: dict[str, Any] = field(default_factory=dict)
@@ -180,7 +252,7 @@ class _Delivery:
     def _directory(self, found: dict[str, Any], name: str) -> list[dict[str, Any]]:
         final = transfer.below(self._folder.final, name, replaced=True)
         with _made_whole(transfer.below(self._folder.url, name, replaced=True)) as draft:
-            inner = Folder(draft, final, self._folder.exports, move=self._folder.move, moved=self._folder.moved)
+            inner = replace(self._folder, url=draft, final=final, contents={}, results={})
             delivery = _Delivery(inner, self._shared)
             return [delivery.unit(entry) for entry in _listing(found)]
 
@@ -190,13 +262,7 @@ class _Delivery:
         content = _source(found)
         if not is_there:
             self._write(content, target)
-        place = transfer.local_path(target)
-        if place is not None:
-            return _measured(found, place)
-        if isinstance(content, File):
-            with local_content(content) as path:
-                return _measured(found, path)
-        return _measured(found, content)
+        return self._folder.checksums.measured(found, content)
 
     def _write(self, content: File | Path, target: str) -> None:
         place = transfer.local_path(target)
@@ -212,18 +278,6 @@ class _Delivery:
             return
         link = bool(self._shared) and content.is_relative_to(self._shared)
         transfer.send(content, target, executable=os.access(content, os.X_OK), link=link)
-
-
-def _measured(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the size of a file, and its checksum unless it is already known."""
-    size = path.stat().st_size
-    if "checksum" in found:
-        return {"size": size}
-    digest = hashlib.sha1(usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return {"checksum": f"sha1${digest.hexdigest()}", "size": size}
 
 
 def _source(found: Mapping[str, Any]) -> File | Path:

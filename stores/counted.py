@@ -92,8 +92,10 @@ class _Counted:
         self._inner.upload(path, name, move=move)
         self._traffic.writes(size)
 
-    def upload_hashed(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
-        size, digest = self._inner.upload_hashed(path, name, algorithm)
+    def upload_hashed(
+        self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT, *, move: bool = False
+    ) -> tuple[int, bytes]:
+        size, digest = self._inner.upload_hashed(path, name, algorithm, move=move)
         self._traffic.writes(size)
         return size, digest
 

@@ -12,6 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,9 @@ _FICLONE = 0x40049409
 
 _LARGE = 2**30
 """Bytes to copy by one system call."""
+
+_PIECE = 2**23
+"""Bytes that are copied at a time; files with less are not worth a thread."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """Errors of file systems without hard links."""
@@ -161,25 +165,34 @@ class FileObjects(Objects):
             if move:
                 os.unlink(path)
 
-    def upload_hashed(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
+    def upload_hashed(
+        self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT, *, move: bool = False
+    ) -> tuple[int, bytes]:
         """Upload a file, and return the size and the digest of the content that was written."""
         with self._translated("write", name):
+            if move and self._prepare_rename(path, name, flush=False):
+                found = self._hash_and_flush(path, algorithm)
+                fault("objects.temporary")
+                if self._renamed(path, self._path(name)):
+                    return found
             hasher = Hasher(algorithm)
             temporary = self._copy_in(path, name, hasher)
             fault("objects.temporary")
             self._replace(temporary, self._path(name))
+            if move:
+                os.unlink(path)
             return hasher.size, hasher.digest()
 
     def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Create an object that is a hard link to a file, or a copy of it; return its size and digest."""
         with self._translated("write", name):
-            if self._prepare_rename(path, name):
-                size, digest = hash_file(path, algorithm)
+            if self._prepare_rename(path, name, flush=False):
+                found = self._hash_and_flush(path, algorithm)
                 temporary = self._link_in(path, name)
                 if temporary is not None:
                     fault("objects.temporary")
                     self._replace(temporary, self._path(name))
-                    return size, digest
+                    return found
         return self.upload_hashed(path, name, algorithm)
 
     def download(self, name: str, path: str | os.PathLike[str]) -> None:
@@ -323,7 +336,7 @@ class FileObjects(Objects):
             return False
         return True
 
-    def _prepare_rename(self, path: str | os.PathLike[str], name: str) -> bool:
+    def _prepare_rename(self, path: str | os.PathLike[str], name: str, *, flush: bool = True) -> bool:
         """Prepare a file for being renamed into the store; return False if it must be copied instead."""
         self._make_folders(os.path.dirname(name))
         found = os.lstat(path)
@@ -332,8 +345,22 @@ class FileObjects(Objects):
         if not (same_device and ours_alone):
             return False
         with open(path, "rb") as file:
-            self._make_read_only(file.fileno(), found.st_mode)
+            _make_read_only(file.fileno(), found.st_mode)
+            if flush:
+                self._flush(file.fileno())
         return True
+
+    def _hash_and_flush(self, path: str | os.PathLike[str], algorithm: str) -> tuple[int, bytes]:
+        """Return a file's size and digest, which are computed while its content goes to the disk."""
+        with open(path, "rb") as file:
+            if os.path.getsize(path) < _PIECE:
+                self._flush(file.fileno())
+                return hash_file(path, algorithm)
+            with ThreadPoolExecutor(1) as pool:
+                flushed = pool.submit(self._flush, file.fileno())
+                found = hash_file(path, algorithm)
+                flushed.result()
+            return found
 
     def _link_in(self, path: str | os.PathLike[str], name: str) -> str | None:
         """Create a link to a file beside the object of a name; return None if there can be none."""
@@ -353,19 +380,16 @@ class FileObjects(Objects):
                 if hasher is None:
                     copy_content(source, target)
                 else:
-                    _copy_hashed(source, target, hasher)
+                    _copy_hashed(source, target, hasher, sync=self.sync)
                 target.flush()
                 found = os.fstat(source.fileno())
                 os.utime(target.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
-                self._make_read_only(target.fileno(), found.st_mode)
+                _make_read_only(target.fileno(), found.st_mode)
+                self._flush(target.fileno())
         except BaseException:
             os.unlink(temporary)
             raise
         return temporary
-
-    def _make_read_only(self, descriptor: int, mode: int) -> None:
-        os.fchmod(descriptor, 0o555 if mode & 0o111 else 0o444)
-        self._flush(descriptor)
 
     def _flush(self, descriptor: int) -> None:
         if self.sync:
@@ -405,6 +429,10 @@ def _modified(path: str) -> float:
         return float("inf")
 
 
+def _make_read_only(descriptor: int, mode: int) -> None:
+    os.fchmod(descriptor, 0o555 if mode & 0o111 else 0o444)
+
+
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
@@ -417,13 +445,32 @@ def copy_content(source: BinaryIO, target: BinaryIO) -> None:
         shutil.copyfileobj(source, target, 2**20)
 
 
-def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher) -> None:
-    """Copy a file's content and compute its digest; the content is read in any case."""
-    is_cloned = clone(source, target)
-    while chunk := source.read(2**20):
-        hasher.update(chunk)
-        if not is_cloned:
-            target.write(chunk)
+def _copy_hashed(source: BinaryIO, target: BinaryIO, hasher: Hasher, *, sync: bool) -> None:
+    """Copy a file's content and compute its digest; the content is read in any case.
+
+    Threads write each piece of a large file, and with `sync` send what is written to the disk, during the computation.
+    """
+    if clone(source, target):
+        while piece := source.read(_PIECE):
+            hasher.update(piece)
+        return
+    if os.fstat(source.fileno()).st_size < _PIECE:
+        while piece := source.read(_PIECE):
+            hasher.update(piece)
+            target.write(piece)
+        return
+    with ThreadPoolExecutor(2) as pool:
+        flushed = None
+        while piece := source.read(_PIECE):
+            written = pool.submit(target.write, piece)
+            hasher.update(piece)
+            written.result()
+            if sync and (flushed is None or flushed.done()):
+                if flushed is not None:
+                    flushed.result()  # the system reports an error once
+                flushed = pool.submit(os.fdatasync, target.fileno())
+        if flushed is not None:
+            flushed.result()
 
 
 def clone(source: BinaryIO, target: BinaryIO) -> bool:

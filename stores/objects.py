@@ -163,10 +163,12 @@ class Objects(ABC):
         """Open a new object for writing without a local file; return None if a local file is just as good."""
         return None
 
-    def upload_hashed(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
+    def upload_hashed(
+        self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT, *, move: bool = False
+    ) -> tuple[int, bytes]:
         """Upload a file, reading it once if possible, and return the size and the digest of the content written."""
         size, digest = hash_file(path, algorithm)
-        self.upload(path, name)
+        self.upload(path, name, move=move)
         return size, digest
 
     def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:

@@ -69,6 +69,12 @@ class Overlay(Objects):
         """Write a file's content to an object of the upper layer."""
         self._above.upload(path, name, move=move)
 
+    def upload_hashed(
+        self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT, *, move: bool = False
+    ) -> tuple[int, bytes]:
+        """Write a file's content to an object of the upper layer, and return its size and digest."""
+        return self._above.upload_hashed(path, name, algorithm, move=move)
+
     def upload_shared(self, path: str | os.PathLike[str], name: str, algorithm: str = DEFAULT) -> tuple[int, bytes]:
         """Write a file's content to an object of the upper layer, without a copy if possible."""
         return self._above.upload_shared(path, name, algorithm)

@@ -196,16 +196,14 @@ class Store:
         """
         if name is not None and share:
             return BlobRef(name, *self.objects.upload_shared(path, name, algorithm))
-        if name is not None and not move:
-            return BlobRef(name, *self.objects.upload_hashed(path, name, algorithm))
-        size, digest = hash_file(path, DEFAULT if name is None else algorithm)
-        if name is None:
-            name = _content_name(digest)
-            if self.objects.exists(name):
-                if move:
-                    os.unlink(path)
-                return BlobRef(name, size, digest)
-        self.objects.upload(path, name, move=move)
+        if name is not None:
+            return BlobRef(name, *self.objects.upload_hashed(path, name, algorithm, move=move))
+        size, digest = hash_file(path)
+        name = _content_name(digest)
+        if not self.objects.exists(name):
+            self.objects.upload(path, name, move=move)
+        elif move:
+            os.unlink(path)
         return BlobRef(name, size, digest)
 
     def get_blob(self, ref: BlobRef) -> bytes:

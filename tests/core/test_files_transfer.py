@@ -203,6 +203,30 @@ class TestImport:
             ways[way]()
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.parametrize("link", ["hard", "symlink"])
+    def test_a_checksum_finds_a_change_whose_time_was_set_back(self, tmp_path, monkeypatch, link):
+        monkeypatch.setattr("toilfn.files.digests._RECENT", 0)
+        source = tmp_path / "large.bin"
+        source.write_bytes(bytes(2**21))
+        file = toil.import_file(source, link=link, checksum=True)
+        state = source.stat()
+        toil.export(file, tmp_path / "before")
+        source.write_bytes(b"x" * 2**21)
+        os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
+        for attempt in (file.read_bytes, file.path, lambda: toil.export(file, tmp_path / "after")):
+            with pytest.raises(toil.CorruptObjectError, match="was altered"):
+                attempt()
+
+    @pytest.mark.parametrize("link", ["hard", "symlink"])
+    def test_links_that_tasks_get_are_no_change(self, tmp_path, link):
+        source = tmp_path / "large.bin"
+        source.write_bytes(b"large")
+        file = toil.import_file(source, link=link)
+        for name in ("first", "second"):
+            changed = source.stat().st_ctime_ns
+            assert file.path(name).samefile(source)
+            assert source.stat().st_ctime_ns > changed
+
     def test_a_source_of_hard_links_may_go(self, tmp_path):
         source = tmp_path / "large.bin"
         source.write_bytes(b"large")

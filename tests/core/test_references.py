@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import fsspec
 import pytest
 import s3fs
 
 import toilfn as toil
-from tests.servers.fixtures import moto_server
+from tests.servers.fixtures import gcs_server, moto_server
 from tests.servers.moto import Moto
 from toilfn.cli import main
 from toilfn.errors import CorruptObjectError, InputError
@@ -20,7 +21,7 @@ from toilfn.files import transfer
 from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
 
-__all__ = ["moto_server"]
+__all__ = ["gcs_server", "moto_server"]
 
 CONTENT = bytes(range(256)) * 2**13
 
@@ -227,3 +228,34 @@ def test_an_object_is_exported_by_its_server(folder, client, session, monkeypatc
     with pytest.raises(CorruptObjectError, match="was changed after it was imported"):
         toil.export(directory["a.bin"], f"{target}/again")
     assert not s3fs.S3FileSystem().exists(f"{target}/again")
+
+
+@pytest.fixture
+def google(gcs_server, session, monkeypatch):
+    """An object of Google Cloud Storage, and its file system."""
+    monkeypatch.setitem(fsspec.config.conf, "gs", {"token": "anon", "project": "tests"})
+    url = f"gs://references-{uuid.uuid4().hex}/input.bin"
+    system, place = fsspec.core.url_to_fs(url)
+    system.mkdir(place.partition("/")[0])
+    system.pipe_file(place, CONTENT)
+    return url, system, place
+
+
+def test_objects_of_google_are_known_by_their_generations(google, session):
+    url, system, place = google
+    file = toil.import_file(url, link="reference")
+    assert (file.source, file.read_bytes(), file.path().read_bytes()) == (url, CONTENT, CONTENT)
+    assert session.store.source_of(file.ref).state == str(system.info(place)["generation"])
+    assert sum(blobs(Path(session.store.url.removeprefix("file://")))) < len(CONTENT)
+    system.pipe_file(place, CONTENT)  # the same content
+    with pytest.raises(CorruptObjectError, match=f"{url} was changed after it was imported"):
+        file.read_bytes()
+    assert toil.import_file(url, link="reference").read_bytes() == CONTENT
+
+
+def test_an_object_of_google_that_is_gone_is_named(google):
+    url, system, place = google
+    file = toil.import_file(url, link="reference")
+    system.rm_file(place)
+    with pytest.raises(CorruptObjectError, match=f"{url} is gone"):
+        file.read_bytes()

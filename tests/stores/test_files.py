@@ -14,6 +14,7 @@ import pytest
 
 from toilfn.errors import CorruptObjectError, StoreError, StoreFormatError, StoreNotFoundError
 from toilfn.stores import new_blob_name, open_store, temporary_store
+from toilfn.stores.digests import digest_of
 from toilfn.stores.files import FileObjects
 from toilfn.stores.testing import StoreContract, at_once
 
@@ -266,3 +267,52 @@ def test_many_threads_write_blobs(store):
     refs = at_once([partial(store.put_blob, b"%d" % (n % 3)) for n in range(8)])
     assert [store.get_blob(ref) for ref in refs] == [b"%d" % (n % 3) for n in range(8)]
     assert len(list(store.objects.list("blobs/"))) == 3
+
+
+class TestLargeFiles:
+    """Threads write and flush them while their digests are computed."""
+
+    CONTENT = bytes(range(256)) * 2**16 + b"end"  # more than two pieces
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        (tmp_path / "in").write_bytes(self.CONTENT)
+        return tmp_path / "in"
+
+    @pytest.mark.parametrize("how", [{}, {"move": True}, {"share": True}], ids=["copy", "move", "share"])
+    @pytest.mark.parametrize("algorithm", ["blake2b", "sha256"])
+    def test_the_digest_is_that_of_the_content(self, store, path, how, algorithm):
+        ref = store.put_blob_file(path, name=new_blob_name("in"), algorithm=algorithm, **how)
+        assert (ref.size, ref.digest) == (len(self.CONTENT), digest_of(self.CONTENT, algorithm))
+        assert store.get_blob(ref) == self.CONTENT
+        assert path.exists() == ("move" not in how)
+
+    def test_a_file_that_cannot_be_renamed_is_moved(self, store, path, monkeypatch):
+        monkeypatch.setattr(FileObjects, "_prepare_rename", lambda *args, **named: False)
+        ref = store.put_blob_file(path, name=new_blob_name("in"), move=True)
+        assert store.get_blob(ref) == self.CONTENT
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        ("call", "how"),
+        [("fdatasync", {}), ("fsync", {}), ("fsync", {"move": True}), ("fsync", {"share": True})],
+        ids=["while it is copied", "copy", "move", "share"],
+    )
+    def test_a_disk_that_fails_is_an_error(self, store, path, monkeypatch, call, how):
+        def fail(descriptor):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(os, call, fail)
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.put_blob_file(path, name=new_blob_name("in"), **how)
+        assert path.read_bytes() == self.CONTENT
+        assert not list(store.objects.list("blobs/"))
+
+    @pytest.mark.parametrize("how", [{}, {"move": True}, {"share": True}], ids=["copy", "move", "share"])
+    def test_the_content_is_on_the_disk_before_it_has_a_name(self, store, path, monkeypatch, how):
+        done = []
+        fsync, replace = os.fsync, os.replace
+        monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), done.append(os.fstat(file).st_size))[0])
+        monkeypatch.setattr(os, "replace", lambda *names: (done.append("named"), replace(*names))[1])
+        store.put_blob_file(path, name=new_blob_name("in"), **how)
+        assert len(self.CONTENT) in done[: done.index("named")]

@@ -7,12 +7,12 @@ a memory: where it cannot be read or written, files are read again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 
 from toilfn.files.room import cache_dir
@@ -21,7 +21,7 @@ from toilfn.stores.blobs import check_file
 from toilfn.stores.digests import DEFAULT, algorithm_of, hash_file
 from toilfn.stores.references import Source
 
-__all__ = ["check_once", "digest_of_object", "hash_once", "remember", "remember_object"]
+__all__ = ["check_once", "digest_of_object", "hash_once", "remember", "remember_object", "sha1_once"]
 
 _LEAST = 2**20
 """Bytes of a file whose digest is kept: smaller ones are read more quickly than the database."""
@@ -54,13 +54,31 @@ def check_once(ref: BlobRef, path: Path, where: str) -> None:
 
 def hash_once(path: Path, algorithm: str) -> tuple[int, bytes]:
     """Return a file's size and digest; it is read unless its digest is known and it has not changed since."""
-    key = _key(path, algorithm)
+    digest = _once(path, algorithm, lambda: hash_file(path, algorithm)[1])
+    return os.path.getsize(path), digest
+
+
+def sha1_once(path: Path) -> str:
+    """Return the SHA-1 of a file, in hexadecimal; it is read unless its SHA-1 is known and it has not changed since."""
+
+    def compute() -> bytes:
+        digest = hashlib.sha1(usedforsecurity=False)
+        with path.open("rb", buffering=0) as stream:
+            while piece := stream.read(_LEAST):
+                digest.update(piece)
+        return digest.digest()
+
+    return _once(path, "sha1", compute).hex()
+
+
+def _once(path: Path, algorithm: str, compute: Callable[[], bytes]) -> bytes:
+    key = _key(path, algorithm) if os.path.getsize(path) >= _LEAST else None
     if key is not None and (known := _known(key)) is not None:
-        return os.path.getsize(path), known
-    size, digest = hash_file(path, algorithm)
-    if size >= _LEAST and key is not None and key == _key(path, algorithm):
+        return known
+    digest = compute()
+    if key is not None and key == _key(path, algorithm):
         _keep(key, digest)
-    return size, digest
+    return digest
 
 
 def remember(ref: BlobRef, path: Path | None) -> None:
@@ -83,7 +101,7 @@ def remember_object(source: Source, digest: bytes) -> None:
 
 
 def _object_key(source: Source, algorithm: str) -> str:
-    return blake2b(source.pack(), digest_size=16).hexdigest() + _suffix(algorithm)
+    return hashlib.blake2b(source.pack(), digest_size=16).hexdigest() + _suffix(algorithm)
 
 
 def _suffix(algorithm: str) -> str:
@@ -91,14 +109,21 @@ def _suffix(algorithm: str) -> str:
 
 
 def _key(path: Path, algorithm: str) -> str | None:
-    """Return what a file is known by; None for one that was changed just now."""
+    """Return what a file is known by; None for one that was changed just now.
+
+    The time of a writable file can be set back after a change, but its ctime cannot. The store's own files are
+    read-only, and their ctime changes whenever a task gets a link to them.
+    """
     try:
         found = os.stat(path)
     except FileNotFoundError:
         return None
-    if time.time_ns() - found.st_ctime_ns < _RECENT and found.st_mode & 0o222:
-        return None
-    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}{_suffix(algorithm)}"
+    changed = ""
+    if found.st_mode & 0o222:
+        if time.time_ns() - found.st_ctime_ns < _RECENT:
+            return None
+        changed = f"-{found.st_ctime_ns}"
+    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}{changed}{_suffix(algorithm)}"
 
 
 @contextmanager
