@@ -31,6 +31,7 @@ from schema_salad.ref_resolver import Loader
 
 from toilfn.containers.engine import images_folder, pulls_folder
 from toilfn.containers.images import image_lock
+from toilfn.files.node import note_image
 
 __all__ = ["Fetcher", "make_tool", "patch_cwltool"]
 
@@ -70,11 +71,16 @@ def _kept_here(bring: Callable[..., str | None]) -> Callable[..., str | None]:
     def kept(*arguments: Any, **named: Any) -> str | None:
         if _FOLDER in os.environ:
             return bring(*arguments, **named)
-        os.environ[_FOLDER] = str(images_folder())
+        folder = images_folder()
+        before = set(folder.iterdir())
+        os.environ[_FOLDER] = str(folder)
         try:
-            return bring(*arguments, **named)
+            image = bring(*arguments, **named)
         finally:
             del os.environ[_FOLDER]
+        if image and Path(image).parent == folder and not os.environ.get("TOILFN_IMAGES"):
+            note_image(["rm", "-f", image], pulled=Path(image) not in before)
+        return image
 
     return kept
 

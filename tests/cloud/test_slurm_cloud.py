@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,11 @@ import toilfn as toil
 from tests.servers.machine import cache_folder, serve, wait_for
 from tests.servers.metadata import metadata
 from tests.servers.slurmcloud import SlurmCloud
+from toilfn.cli import main
 from toilfn.cloud.notices import AmazonNotices, watch
+from toilfn.files import node
+from toilfn.leader.cluster_context import jobs_name
+from toilfn.stores import Store, open_store
 
 pytestmark = pytest.mark.slow
 
@@ -133,3 +139,52 @@ def test_a_task_waits_at_no_cost_while_the_cloud_has_no_machine(cloud, shared, c
             assert run.result(timeout=200)[0] == 1
     finally:
         cloud.run("scontrol", "update", "nodename=cpu-0", "state=resume", check=False)
+
+
+@contextmanager
+def process_of(store: Store) -> Iterator[int]:
+    """A process that works for a run on this machine, and leaves unpacked code there."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if not process:
+        node.begin(store)
+        node.code_dir(store.url).mkdir(parents=True)
+        os.write(writer, b".")
+        signal.pause()
+    os.read(reader, 1)
+    try:
+        yield process
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def test_the_epilog_of_a_runs_last_job_removes_what_the_run_has_left(cloud, monkeypatch):
+    cloud.work.mkdir(exist_ok=True)
+    monkeypatch.setenv("TOILFN_WORK_DIR", str(cloud.work))
+    alive, queued, gone = (open_store(f"memory://epilog-{name}") for name in ("alive", "queued", "gone"))
+    for store in (queued, gone):
+        with process_of(store):
+            pass
+    job = ["sbatch", "--parsable", "--partition=all", "--output=/dev/null"]
+    held = cloud.run(*job, "--hold", f"--job-name={jobs_name(queued)}-7", "--wrap=true").strip()
+    with process_of(alive):
+        cloud.run(*job, "--wrap=true")
+        wait_for(lambda: not node.code_dir(gone.url).exists(), "the epilog")
+        assert node.code_dir(alive.url).exists()
+        assert node.code_dir(queued.url).exists()
+    cloud.run("scancel", held)
+    cloud.run(*job, "--wrap=true")
+    wait_for(lambda: not any(node.code_dir(store.url).exists() for store in (alive, queued)), "the next epilog")
+    assert "DRAIN" not in cloud.state("cpu-0") + cloud.state("cpu-1")
+
+
+def test_clean_names_the_nodes_that_it_cannot_reach(cloud, shared, monkeypatch, capsys):
+    toil.compute(where(1), store=shared / "run", cluster=slurm("all"))
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "login")
+        assert main(["clean", "--yes", str(shared / "run")]) == 0
+    assert f"could not reach {socket.gethostname()}:" in capsys.readouterr().out
+    toil.compute(where(1), store=shared / "run", cluster="inline", set_env={"SLURMD_NODENAME": "none"})
+    assert main(["clean", "--yes", str(shared / "run")]) == 0
+    assert "could not reach" not in capsys.readouterr().out

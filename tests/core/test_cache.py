@@ -31,6 +31,7 @@ def _own_cache(tmp_path, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.setenv("TOILFN_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.setenv("TOILFN_CACHE_SIZE", "10Ki")
+    monkeypatch.setenv("TOILFN_KEEP_ON_NODES", "1h")
 
 
 @pytest.fixture

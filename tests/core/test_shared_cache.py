@@ -14,7 +14,7 @@ import pytest
 
 import toilfn as toil
 from toilfn.cli import main
-from toilfn.files import cache, room
+from toilfn.files import cache, node, room
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name, open_store
 
@@ -132,7 +132,7 @@ def test_what_is_left_of_a_store_that_is_gone_goes_too(
 ) -> None:
     cache.place(store, ref, tmp_path / "a")
     (tmp_path / "a").unlink()
-    cache.forget(store.url)
+    node.remove(store.url)
     become("second")
     cache.place(store, ref, tmp_path / "b")  # another cache leaves it alone
     become("first")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.servers.machine import Server, ServerMissingError, alive, end_process, main, wait_for
-from toilfn.cloud.bootstrap import node_names
+from toilfn.cloud.bootstrap import epilog, node_names
 from toilfn.cloud.description import Description, PoolDescription, read
 from toilfn.cloud.power import expand, restore, resume, suspend
 
@@ -72,6 +72,7 @@ PrivateData=cloud
 ResumeProgram={folder}/resume
 SuspendProgram={folder}/suspend
 ResumeFailProgram={folder}/restore
+Epilog={folder}/epilog
 ResumeTimeout=30
 SuspendTime=5
 SuspendTimeout=5
@@ -155,6 +156,8 @@ class SlurmCloud(Server):
             )
             (self.folder / action).write_text(program)
             (self.folder / action).chmod(0o755)
+        (self.folder / "epilog").write_text(epilog(sys.executable, str(self.work)))
+        (self.folder / "epilog").chmod(0o755)
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
@@ -173,6 +176,11 @@ class SlurmCloud(Server):
         """End the nodes that exist, then the daemons."""
         for path in [*self.folder.glob("slurmd-*.pid"), self.folder / "slurmctld.pid", self.folder / "munged.pid"]:
             end_process(path)
+
+    @property
+    def work(self) -> Path:
+        """The work directory that the nodes' epilog cleans."""
+        return self.folder / "work"
 
     def state(self, node: str) -> str:
         """Return the state of a node as Slurm shows it, such as ``IDLE+CLOUD+POWERED_DOWN``."""

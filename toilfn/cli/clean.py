@@ -7,21 +7,28 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 
 from toilfn.cli.common import add_store_options, named_options, open_named
 from toilfn.cli.ls import add_depth
-from toilfn.errors import InputError, StoreLockedError, StoreNotFoundError
-from toilfn.files.cache import forget
+from toilfn.errors import InputError, StoreError, StoreLockedError, StoreNotFoundError
+from toilfn.files import node
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.stores import UNREADABLE, Found, stores_at
 from toilfn.leader.abandoned import end_jobs
 from toilfn.leader.garbage import live_blobs
 from toilfn.model.records import Deleted, Epoch, encode
+from toilfn.model.replay import AttemptEnded, RunBegan, read, replay
 from toilfn.stores import Store, open_remains
 from toilfn.stores.lease import Lease
 from toilfn.units import format_duration, parse_duration
 
 __all__ = ["command", "configure"]
+
+_LEAVE_NONE = (None, "local", "inline", "kubernetes", "awsbatch", "tes", "mesos")
+"""The clusters whose workers are on this machine, or have a disk of their own that goes with them."""
+_NAMED = 20
+"""How many nodes a message names."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -135,11 +142,33 @@ def _destroy(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -> Non
             raise StoreLockedError("a leader has used it in the meantime")
         if not leave_jobs:
             end_jobs(store)
+        others = _other_nodes(store)
         store.destroy()
-        forget(store.url)
     finally:
         lease.release()
     print(_told(store))
+    if not node.remove(store.url):
+        print(f"processes on this machine still use {store.url}; the last of them removes its copies of files")
+    if others:
+        print(
+            f"could not reach {_named(others)}: the next worker there removes copied files, code and images of the run"
+        )
+
+
+def _other_nodes(store: Store) -> list[str]:
+    """Return the other machines on which a store's runs may have left something."""
+    leaves_files, hosts = False, set()
+    with suppress(StoreError):  # what is left of a damaged store is removed all the same
+        for fact in replay(read(store.log)):
+            if isinstance(fact, RunBegan):
+                leaves_files = fact.run.settings.get("cluster") not in _LEAVE_NONE
+            elif isinstance(fact, AttemptEnded) and leaves_files:
+                hosts.add(fact.record.stats.host)
+    return sorted(hosts - {"", socket.gethostname()})
+
+
+def _named(nodes: list[str]) -> str:
+    return f"{', '.join(nodes[:_NAMED])}{f' and {len(nodes) - _NAMED} more nodes' * (len(nodes) > _NAMED)}"
 
 
 def _told(store: Store) -> str:

@@ -17,7 +17,7 @@ from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.machines import MachineType, usable
 from toilfn.errors import ClusterError
 
-__all__ = ["Secrets", "controller_data", "node_names", "slurm_conf", "worker_data"]
+__all__ = ["Secrets", "controller_data", "epilog", "node_names", "slurm_conf", "worker_data"]
 
 _MIB = 2**20
 _HOME = "/opt/toilfn"
@@ -150,12 +150,29 @@ StorageUser=slurm
 
 _EPILOG = """\
 #!/bin/sh
-# What toilfn's workers have left goes when the last job of their user has left the machine.
-if [ -z "$(squeue --noheader --nodelist "$(hostname -s)" --user "$SLURM_JOB_UID" --states running)" ]; then
-    find /tmp -maxdepth 1 -name "toilfn-$SLURM_JOB_UID*" -exec rm -rf -- {} +
-fi
+# Removes what a run of toilfn has left on this machine, as the job's user, when no process of the run is left here and
+# none of its jobs is queued. Slurm drains a node whose epilog fails, so this one never does.
+PATH=/usr/local/bin:/usr/bin:/bin
+export TOILFN_WORK_DIR={work_dir}
+[ -d "$TOILFN_WORK_DIR/toilfn-$SLURM_JOB_UID" ] || exit 0
+queued=$(squeue --noheader --user "$SLURM_JOB_UID" --states pending,requeued,configuring --format %j) || exit 0
+printf '%s\\n' "$queued" | setpriv --reuid "$SLURM_JOB_UID" --regid "$(id -g "$SLURM_JOB_UID")" --init-groups \\
+    {python} -I -m toilfn.worker --clean > /dev/null 2>&1
 exit 0
 """
+
+
+def epilog(python: str = f"{_HOME}/bin/python", work_dir: str = "/tmp") -> str:  # noqa: S108
+    """Return the program that cleans a machine after each job; Slurm runs it as root.
+
+    Parameters
+    ----------
+    python : str, optional
+        An interpreter with toilfn.
+    work_dir : str, optional
+        The directory in which toilfn's workers keep their files.
+    """
+    return _EPILOG.format(python=shlex.quote(python), work_dir=shlex.quote(work_dir))
 
 
 def _program(action: str) -> str:
@@ -234,7 +251,7 @@ def controller_data(
         f"{_ETC}/resume": (_program("resume"), 0o755),
         f"{_ETC}/suspend": (_program("suspend"), 0o755),
         f"{_ETC}/restore": (_program("restore"), 0o755),
-        f"{_ETC}/epilog": (_EPILOG, 0o755),
+        f"{_ETC}/epilog": (epilog(), 0o755),
         f"{_ETC}/boot": (script, 0o755),
         _FILE: (_plain(description), 0o644),
     }
@@ -249,7 +266,7 @@ def worker_data(description: Description, secrets: Secrets) -> str:
     script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud)
     files: dict[str, tuple[str | bytes, int]] = {
         f"{_ETC}/munge.key": (secrets.munge, 0o400),
-        f"{_ETC}/epilog": (_EPILOG, 0o755),
+        f"{_ETC}/epilog": (epilog(), 0o755),
         f"{_ETC}/boot": (script, 0o755),
     }
     packages = ["slurmd", "slurm-client", "munge", "nfs-common", "python3-venv", "podman", "rsync", "curl"]

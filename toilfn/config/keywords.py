@@ -169,6 +169,10 @@ class ResumeSettings(TypedDict, total=False):
     cache_age: Duration | None
     """Time after which a file that no task has used is removed from each machine's file cache (default: 30d)."""
 
+    keep_on_nodes: Duration | None
+    """Time for which a machine keeps copied files, unpacked code and container images after the last process of the run
+    has left it, 0 to remove them at once (default: until the run is over, at most 1d)."""
+
     cache_shared: str | None
     """Local directory through which users of a machine share the files of their caches; on the file system of the work
     directory."""

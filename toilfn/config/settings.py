@@ -278,6 +278,11 @@ class Settings:
         None, parse_duration, _PLACES,
         "time after which a file that no task has used is removed from each machine's file cache (default: 30d)",
     )  # fmt: skip
+    keep_on_nodes: float | None = _setting(
+        None, parse_duration, _PLACES,
+        "time for which a machine keeps copied files, unpacked code and container images after the last process of the"
+        " run has left it, 0 to remove them at once (default: until the run is over, at most 1d)",
+    )  # fmt: skip
     cache_shared: str | None = _setting(
         None, str, _PLACES,
         "local directory through which users of a machine share the files of their caches; on the file system of the "

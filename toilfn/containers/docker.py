@@ -104,6 +104,10 @@ class Podman(Docker):
         """Look for the image."""
         return [self.program, "image", "exists", image]
 
+    def remove(self, image: str) -> list[str] | None:
+        """Remove the image; those of root are for all users of the machine."""
+        return [self.program, "image", "rm", image] if os.getuid() else None
+
     def run(self, request: Request) -> list[str]:
         """Run a container whose output goes nowhere else, unless it is detached."""
         flags = [*([] if request.detach else ["--log-driver", "none"]), *self._flags(request)]

@@ -91,6 +91,10 @@ class Engine(ABC):
     def pulled(self, image: str) -> None:
         """Finish after `pull` has succeeded."""
 
+    def remove(self, image: str) -> list[str] | None:
+        """Return the command that removes the image; None if others than this user's runs may use it, too."""
+        return None
+
     @abstractmethod
     def run(self, request: Request) -> list[str]:
         """Return the command that runs a container."""

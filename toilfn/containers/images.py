@@ -18,6 +18,7 @@ from toilfn.containers.engine import Engine
 from toilfn.containers.singularity import Apptainer, Singularity
 from toilfn.containers.udocker import Udocker
 from toilfn.errors import ContainerError, InputError
+from toilfn.files.node import note_image
 
 __all__ = ["VARIABLE", "choose", "forget", "image_lock", "provide"]
 
@@ -89,11 +90,20 @@ def forget(engine: Engine, image: str) -> None:
 
 
 def _fetch(engine: Engine, image: str) -> None:
+    """Pull an image if need be; it goes with the last run on this machine that has used it, where that is possible."""
+    pulled = _pull(engine, image)
+    command = engine.remove(image)
+    if command is not None:
+        note_image(command, pulled=pulled)
+
+
+def _pull(engine: Engine, image: str) -> bool:
+    """Return whether the image had to be pulled."""
     if _run(engine.has(image)).returncode == 0:
-        return
+        return False
     with image_lock(f"{engine.name} {image}", engine.shelf()):
         if _run(engine.has(image)).returncode == 0:
-            return
+            return False
         _logger.info("%s pulls the image %s", engine.name, image)
         done = _run(engine.pull(image))
         if done.returncode:
@@ -101,6 +111,7 @@ def _fetch(engine: Engine, image: str) -> None:
                 f"{engine.name} could not pull the image {image}: {done.stderr.strip()}", done.returncode, done.stderr
             )
         engine.pulled(image)
+        return True
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

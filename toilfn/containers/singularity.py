@@ -42,6 +42,12 @@ class Singularity(Engine):
         """Build the whole file appear at once: a pull may be killed."""
         os.replace(self._part(image), self._file(image))
 
+    def remove(self, image: str) -> list[str] | None:
+        """Remove the image's file, if toilfn has written it and it is for this machine only."""
+        if os.path.exists(image) or os.environ.get("TOILFN_IMAGES"):
+            return None
+        return ["rm", "-f", self._file(image)]
+
     def run(self, request: Request) -> list[str]:
         """Run a container."""
         if request.detach:

@@ -17,7 +17,7 @@ from toilfn import confined
 from toilfn.clusters.local.channel import Slot
 from toilfn.debug.hosting import Hosting, shape
 from toilfn.files.file import files_in
-from toilfn.files.scratch import base_dir
+from toilfn.files.node import attach, code_dir
 from toilfn.graph.code import install
 from toilfn.graph.serialize import loads, resolve
 from toilfn.ids import TaskId
@@ -68,7 +68,8 @@ class Rehearsal:
         """Build the modules of the user's importable as they were in the run."""
         code = self._index.runs[-1].code if self._index.runs else None
         if code is not None:
-            install(self._store.get_blob(code), base_dir() / "code")
+            attach(self._store)
+            install(self._store.get_blob(code), code_dir(self._store.url))
         return self
 
     def __exit__(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import errno
 import functools
-import hashlib
 import os
 import secrets
 import shutil
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toilfn.files.digests import check_once
+from toilfn.files.node import attach, run_key
 from toilfn.files.room import cache_dir, draft_dir, filling, reserve
 from toilfn.files.scratch import Scratch
 from toilfn.files.sharing import offer, take
@@ -31,7 +31,7 @@ from toilfn.model.records import BlobRef
 from toilfn.stores import Store
 from toilfn.stores.files import copy_content
 
-__all__ = ["borrowed", "forget", "place", "process_dir", "set_modified"]
+__all__ = ["borrowed", "place", "process_dir", "set_modified"]
 
 _SECOND = 10**9
 
@@ -108,11 +108,6 @@ def process_dir() -> Path:
     return _scratch(os.getpid()).new_dir()
 
 
-def forget(url: str) -> None:
-    """Remove this node's cache of a store."""
-    shutil.rmtree(_directory(url), ignore_errors=True)
-
-
 @functools.cache
 def _scratch(process: int) -> Scratch:
     scratch = Scratch()
@@ -120,15 +115,16 @@ def _scratch(process: int) -> Scratch:
     return scratch
 
 
-def _directory(url: str) -> Path:
-    directory = cache_dir() / hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+def _directory(store: Store) -> Path:
+    attach(store)
+    directory = cache_dir() / run_key(store.url)
     directory.mkdir(exist_ok=True)
     return directory
 
 
 def _content(store: Store, ref: BlobRef, executable: bool, modified: int | None) -> Path | None:
     """Return the verified file of an entry, which is made if need be; None if there is no room for it."""
-    entry = _directory(store.url) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
+    entry = _directory(store) / (ref.name.replace("/", "-") + ("-x" if executable else ""))
     linked = store.linked_file(ref)
     if linked is not None and _can_be_linked(linked, entry.parent):
         return linked.resolve()

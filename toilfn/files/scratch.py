@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ import cloudpickle
 
 from toilfn.errors import ToilfnError
 
-__all__ = ["CODE_VARIABLE", "Deferred", "OwnDirectory", "Scratch", "state_dir", "sweep"]
+__all__ = ["CODE_VARIABLE", "Deferred", "OwnDirectory", "Scratch", "base_dir", "state_dir", "sweep"]
 
 CODE_VARIABLE = "TOILFN_CODE"
 """The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
@@ -178,33 +178,43 @@ class Scratch:
         return self._root
 
 
-def base_dir() -> Path:
+def base_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
 
     With a coordination directory it is one of those who share that: others may use the same work directory.
 
+    Parameters
+    ----------
+    environ : mapping, optional
+        The environment of the workers; by default that of this process.
+
     Raises
     ------
     ToilfnError
         If another user has made it.
     """
-    base = _private(Path(os.environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir()), "TOILFN_WORK_DIR")
-    if "TOILFN_COORDINATION_DIR" in os.environ:
-        base /= _token(state_dir())
+    base = _private(Path(environ.get("TOILFN_WORK_DIR") or tempfile.gettempdir()), "TOILFN_WORK_DIR")
+    if "TOILFN_COORDINATION_DIR" in environ:
+        base /= _token(state_dir(environ))
         base.mkdir(mode=0o700, exist_ok=True)
     return base
 
 
-def state_dir() -> Path:
+def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory for locks: in ``TOILFN_COORDINATION_DIR``, else the one of `base_dir`.
+
+    Parameters
+    ----------
+    environ : mapping, optional
+        The environment of the workers; by default that of this process.
 
     Raises
     ------
     ToilfnError
         If another user has made it.
     """
-    parent = os.environ.get("TOILFN_COORDINATION_DIR")
-    return _private(Path(parent), "TOILFN_COORDINATION_DIR") if parent else base_dir()
+    parent = environ.get("TOILFN_COORDINATION_DIR")
+    return _private(Path(parent), "TOILFN_COORDINATION_DIR") if parent else base_dir(environ)
 
 
 def _private(parent: Path, variable: str) -> Path:

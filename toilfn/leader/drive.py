@@ -15,6 +15,8 @@ from toilfn.clusters.base import FRESH_VARIABLE, Cluster, JobId
 from toilfn.clusters.local.beside import BesideCluster
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError, KilledError
+from toilfn.files.node import KEEP_VARIABLE, begin
+from toilfn.files.room import AGE_VARIABLE, LIMIT_VARIABLE
 from toilfn.files.scratch import CODE_VARIABLE
 from toilfn.files.sharing import SHARED_VARIABLE
 from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
@@ -219,6 +221,7 @@ class RunDriver:
 
         variables = (ENVIRONMENT_VARIABLE, CODE_VARIABLE)
         self._passed = [read_ref(environment[name]) for name in variables if name in environment]
+        begin(self._store, {**os.environ, **environment})
         cluster.open(run_context(self._store, self._settings.as_dict(), environment, outage))
         if not cluster.capabilities.direct:
             check_shared(cluster, self._store.url, self._place)
@@ -241,18 +244,9 @@ class RunDriver:
         if MOVED_VARIABLE in os.environ:
             given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]
         given |= worker_variables(self._store.url, private=direct)
-        if settings.work_dir is not None:
-            given["TOILFN_WORK_DIR"] = os.path.abspath(settings.work_dir)
-        if settings.coordination_dir is not None:
-            given["TOILFN_COORDINATION_DIR"] = os.path.abspath(settings.coordination_dir)
-        if settings.cache_size is not None:
-            given["TOILFN_CACHE_SIZE"] = str(settings.cache_size)
-        if settings.cache_age is not None:
-            given["TOILFN_CACHE_AGE"] = f"{settings.cache_age:g}s"
+        given |= _machine_variables(settings)
         if settings.intermediates == "drop":
             given[OWN_BUFFERS_VARIABLE] = "1"
-        if settings.cache_shared is not None:
-            given[SHARED_VARIABLE] = os.path.abspath(settings.cache_shared)
         if settings.fresh_process:
             given[FRESH_VARIABLE] = "1"
         if settings.stream_logs:
@@ -410,3 +404,16 @@ class _Flag:
             self._looked = time.monotonic()
             self._is_set = self._store.has_flag("kill")
         return self._is_set
+
+
+def _machine_variables(settings: Settings) -> dict[str, str]:
+    """Return the variables that say where workers keep what they leave on a machine, and for how long."""
+    places = {
+        "TOILFN_WORK_DIR": settings.work_dir,
+        "TOILFN_COORDINATION_DIR": settings.coordination_dir,
+        SHARED_VARIABLE: settings.cache_shared,
+    }
+    times = {AGE_VARIABLE: settings.cache_age, KEEP_VARIABLE: settings.keep_on_nodes}
+    given = {name: os.path.abspath(place) for name, place in places.items() if place is not None}
+    given |= {name: f"{time:g}s" for name, time in times.items() if time is not None}
+    return given if settings.cache_size is None else {**given, LIMIT_VARIABLE: str(settings.cache_size)}

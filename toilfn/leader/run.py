@@ -17,7 +17,6 @@ from toilfn.collector import uncollected
 from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
-from toilfn.files.scratch import base_dir
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
 from toilfn.ids import TaskId
@@ -145,12 +144,15 @@ class WorkflowRun:
         if self._committer is not None:
             self._committer.close()
         if self._lease is not None:
+            from toilfn.files import node
+
             self._lease.release()
+            node.finish(self.store.url)
         if self._should_clean(kind is None):
-            from toilfn.files.cache import forget
+            from toilfn.files import node
 
             self.store.destroy()
-            forget(self.store.url)
+            node.remove(self.store.url)
         elif self._temporary:
             report(f"toilfn: the store is kept at {self._place}")
 
@@ -208,9 +210,11 @@ class WorkflowRun:
         forced = forced_by_name(force, self.index, run.roots, self.store.open_blob)
         run = run._replace(forced=tuple(dict.fromkeys((*run.forced, *forced.ids))))
         if run.code is not None:
+            from toilfn.files.node import attach, code_dir
             from toilfn.graph.code import install
 
-            install(self.store.get_blob(run.code), base_dir() / "code")
+            attach(self.store)
+            install(self.store.get_blob(run.code), code_dir(self.store.url))
         if not forced.again and self._has_all((*run.roots, *run.forced)):
             return self._result(run.results, run.roots, Values(self.index.value))
         if self._settings.cluster is None:

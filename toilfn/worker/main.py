@@ -1,7 +1,8 @@
 """The process that runs tasks: ``python -m toilfn.worker``.
 
 ``STORE BATCH`` runs one batch whose message is in the store. ``--fd WIRE LIFE SLOT`` is a warm worker of a
-local cluster, which takes batch after batch. ``--sweep`` cleans up after workers of this machine that died.
+local cluster, which takes batch after batch. ``--sweep`` cleans up after workers of this machine that died, and after
+runs that have left it. ``--clean`` reads the names of queued jobs, and cleans up after each run that has none, too.
 
 The main thread runs tasks, since signals and many libraries want that; a second one sends what they have
 answered meanwhile, and in a warm worker listens to the leader.
@@ -25,6 +26,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from toilfn import protocol
@@ -32,7 +34,8 @@ from toilfn.clusters.common.output import LOG_LIMIT
 from toilfn.clusters.common.verdicts import NOT_MINE
 from toilfn.clusters.local.channel import Slot, Wire
 from toilfn.errors import StoreError, ToilfnError
-from toilfn.files.scratch import CODE_VARIABLE, base_dir, sweep
+from toilfn.files import node
+from toilfn.files.scratch import CODE_VARIABLE, sweep
 from toilfn.forks import in_forked_children
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
@@ -237,6 +240,7 @@ def serve(wire_fd: int, life_fd: int, slot_fd: int) -> None:
         WarmWorker(wire, slot, executor, answers, _stream(slot, output), Live(opened, Tail(slot, output))).run()
     finally:
         executor.close()
+        node.leave()
 
 
 def serve_batch(url: str, name: str) -> None:
@@ -262,6 +266,7 @@ def serve_batch(url: str, name: str) -> None:
         answers.finish()
     finally:
         executor.close()
+        node.leave()
         output.give_back()
 
 
@@ -298,18 +303,20 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
     in_forked_children(_forget_terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # the flags of `toilfn run` do not apply to a compute() in a task
     adopt_environment(blobs.get)
+    node.begin(store)
     sweep()
-    _install_code(blobs)
+    node.clean()
+    _install_code(blobs, node.code_dir(store.url))
     return AttemptRunner(store, output, slot, Surroundings(limit_threads=True, is_worker=True), Terminated, blobs)
 
 
-def _install_code(blobs: BlobCache) -> None:
+def _install_code(blobs: BlobCache, folder: Path) -> None:
     """Unpack the user's own modules if the leader has sent them."""
     reference = os.environ.pop(CODE_VARIABLE, None)
     if reference is not None:
         from toilfn.graph.code import install
 
-        install(blobs.get(read_ref(reference)), base_dir() / "code")
+        install(blobs.get(read_ref(reference)), folder)
 
 
 def _greeting(wire: Wire) -> tuple[str, list[str]]:
@@ -372,6 +379,10 @@ def main(arguments: Sequence[str]) -> int:
                 serve(int(wire), int(life), int(slot))
             case ["--sweep"]:
                 sweep()
+                node.clean()
+            case ["--clean"]:
+                sweep()
+                node.clean(sys.stdin.read().split())
             case [store, batch]:
                 serve_batch(store, batch)
             case _:

@@ -1,0 +1,346 @@
+"""What runs leave on this machine, and its removal when no process of theirs is left here.
+
+Each process that works for a store holds a shared lock on a file of this store for as long as it lives, however it
+ends. A process that gets the lock alone knows that no other one uses what the run has left: copies of files, unpacked
+code and container images. So nothing of a living process is ever removed. Whether it is time to remove the rest is
+another question: at once when the run is over, otherwise a day after its last process has left.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
+from toilfn.files.scratch import base_dir, state_dir
+from toilfn.stores import Store, is_local, open_store
+from toilfn.stores.lease import holder
+from toilfn.units import parse_duration
+
+__all__ = [
+    "KEEP_VARIABLE", "attach", "begin", "clean", "code_dir", "finish", "leave", "note_image", "remove", "run_key",
+]  # fmt: skip
+
+KEEP_VARIABLE = "TOILFN_KEEP_ON_NODES"
+"""The environment variable with the time for which a machine keeps what a run has left on it, such as ``7d``."""
+
+_AGE = 24 * 3600.0
+"""Seconds for which it is kept without that variable, if it is not known whether the run is over."""
+
+_ID = 12
+"""How many characters of a store's id are in the names of its jobs."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The record of a run on this machine.
+
+    Attributes
+    ----------
+    url : str
+        The URL of its store.
+    id : str
+        The id of its store, which the names of its jobs contain.
+    base : str
+        The directory in which its files are.
+    keep : float or None
+        The seconds for which its files are kept after its last process has left; None if the user did not choose.
+    is_over : bool
+        Whether no worker or leader was here since a leader has ended here.
+    """
+
+    url: str
+    id: str
+    base: str
+    keep: float | None
+    is_over: bool
+
+
+_held: dict[tuple[int, Path], int] = {}
+"""The descriptors with this process's locks, by process and folder: a forked child has locks of its own."""
+_mutex = threading.Lock()
+
+
+def run_key(url: str) -> str:
+    """Return the name that folders of a store have on this machine."""
+    return hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+
+
+def code_dir(url: str) -> Path:
+    """Return the folder for the unpacked code of a store's runs."""
+    return base_dir() / "code" / run_key(url)
+
+
+def attach(store: Store) -> None:
+    """Note that this process uses the machine for a store, until the process ends or calls `leave`.
+
+    Raises
+    ------
+    InputError
+        If the environment variable is not a time.
+    """
+    folder = _folder(store.url)
+    if _hold(folder) and _read(folder) is None:  # nothing runs here: it only reads
+        _write(folder, _record(store, os.environ, is_over=True))
+
+
+def begin(store: Store, environ: Mapping[str, str] = os.environ) -> None:
+    """Attach this process, which works on the run of a store: as one of its workers, or as its leader.
+
+    Parameters
+    ----------
+    store : Store
+    environ : mapping, optional
+        The environment of the workers on this machine; by default that of this process.
+
+    Raises
+    ------
+    InputError
+        If the environment variable is not a time.
+    """
+    record = _record(store, environ, is_over=False)
+    folder = _folder(store.url, environ)
+    _hold(folder)
+    _write(folder, record)
+
+
+def finish(url: str) -> None:
+    """Note that the run of a store is over: what it has left goes with its last process on this machine."""
+    for folder in _own():
+        if folder.name == run_key(url) and (run := _read(folder)):
+            _write(folder, replace(run, is_over=True))
+
+
+def _folder(url: str, environ: Mapping[str, str] = os.environ) -> Path:
+    return state_dir(environ) / "runs" / run_key(url)
+
+
+def _record(store: Store, environ: Mapping[str, str], *, is_over: bool) -> _Run:
+    given = environ.get(KEEP_VARIABLE)
+    try:
+        keep = parse_duration(given) if given else None
+    except ValueError as error:
+        raise InputError(f"{KEEP_VARIABLE}: {error}") from None
+    return _Run(store.url, store.id, str(base_dir(environ)), keep, is_over)
+
+
+def _own() -> list[Path]:
+    """Return the folders whose locks this process holds."""
+    return [folder for process, folder in list(_held) if process == os.getpid()]
+
+
+def _hold(folder: Path) -> bool:
+    """Take the lock of a run; return whether this process did not have it."""
+    with _mutex:
+        if (os.getpid(), folder) in _held:
+            return False
+        if not _own():
+            atexit.register(_leave_at_exit, os.getpid())
+        _held[os.getpid(), folder] = _lock_shared(folder)
+        return True
+
+
+def _lock_shared(folder: Path) -> int:
+    """Return a descriptor with a shared lock on the file in a folder, which another process may be removing."""
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        if os.fstat(fd).st_nlink:
+            os.utime(fd)
+            return fd
+        os.close(fd)
+
+
+def _write(folder: Path, run: _Run) -> None:
+    if _read(folder) != run:
+        draft = folder / f".run-{os.getpid()}-{threading.get_ident()}"
+        draft.write_text(json.dumps(asdict(run)))
+        draft.replace(folder / "run")
+
+
+def _read(folder: Path) -> _Run | None:
+    try:
+        return _Run(**json.loads((folder / "run").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def note_image(command: Sequence[str], *, pulled: bool) -> None:
+    """Note an image that the runs of this process use.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Removes it.
+    pulled : bool
+        Whether it was pulled now; an image that was there before is another's, who may hand it over.
+    """
+    for folder in _own():
+        _add_image(folder, command, pulled=pulled)
+
+
+def _add_image(folder: Path, command: Sequence[str], *, pulled: bool) -> None:
+    with (folder / "images").open("a") as file:
+        file.write(json.dumps([pulled, list(command)]) + "\n")
+
+
+def _images(folder: Path) -> dict[tuple[str, ...], bool]:
+    """Return the commands that remove a run's images, and whether the run has pulled each."""
+    images: dict[tuple[str, ...], bool] = {}
+    with suppress(FileNotFoundError):
+        for line in (folder / "images").read_text().splitlines():
+            pulled, command = json.loads(line)
+            images[tuple(command)] = pulled or images.get(tuple(command), False)
+    return images
+
+
+def leave() -> None:
+    """Release this process's locks, and remove what is due and no other process uses."""
+    left = [folder for folder in _own() if _release(folder)]
+    for folder in left:
+        _remove_if(folder, _is_due)
+
+
+def _leave_at_exit(process: int) -> None:
+    if process == os.getpid():  # not in a fork of it
+        with suppress(OSError, ToilfnError):
+            leave()
+
+
+def _release(folder: Path) -> bool:
+    """Release the lock of a run; return whether this process had it."""
+    with _mutex:
+        fd = _held.pop((os.getpid(), folder), None)
+    if fd is not None:
+        with suppress(OSError):  # its tasks may have closed all descriptors that they could find
+            os.utime(fd)
+            os.close(fd)
+    return fd is not None
+
+
+def clean(queued: Collection[str] | None = None) -> None:
+    """Remove what runs have left here whose last process has gone, and whose time has come.
+
+    Parameters
+    ----------
+    queued : collection of str, optional
+        The names of all jobs that are queued, where a batch system knows them: what a run has left is then removed at
+        once if none of them is the run's.
+    """
+
+    def has_left(folder: Path, run: _Run) -> bool:
+        if queued is None or run.keep is not None:
+            return _is_due(folder, run)
+        return not any(run.id[:_ID] in name for name in queued)
+
+    runs = state_dir() / "runs"
+    for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
+        _remove_if(folder, has_left)
+
+
+def remove(url: str) -> bool:
+    """Remove what the runs of a store have left here; return whether no process uses it any more."""
+    folders = {_folder(url), *(folder for folder in _own() if folder.name == run_key(url))}
+    for folder in folders:
+        _release(folder)
+    left = [folder for folder in folders if folder.is_dir() and not _remove_if(folder, lambda folder, run: True)]
+    return not left
+
+
+def _remove_if(folder: Path, condition: Callable[[Path, _Run], bool]) -> bool:
+    """Remove what a run has left if no process uses it and a condition holds; return whether that was done."""
+    with _alone(folder) as is_alone:
+        if not is_alone:
+            return False
+        run = _read(folder)
+        if run is not None and not condition(folder, run):
+            return False
+        _remove_images(folder)
+        _remove_files(base_dir() if run is None else Path(run.base), folder.name)
+        _remove_record(folder)
+        return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Try to lock a run; gives whether no process holds it."""
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR)
+    except OSError:  # it is being made or removed
+        yield False
+        return
+    try:
+        yield _try_lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also on file systems without locks, where nobody can know
+        return False
+    return os.fstat(fd).st_nlink > 0
+
+
+def _is_due(folder: Path, run: _Run) -> bool:
+    try:
+        age = time.time() - (folder / "lock").stat().st_mtime
+    except FileNotFoundError:
+        return False
+    if run.keep is not None:
+        return age >= run.keep
+    return run.is_over or age >= _AGE or (is_local(run.url) and _has_no_leader(run.url))
+
+
+def _has_no_leader(url: str) -> bool:
+    """Return whether the store in a directory is gone, or nobody leads it."""
+    try:
+        held = holder(open_store(url, create=False))
+    except StoreNotFoundError:
+        return True
+    except (ToilfnError, OSError):
+        return False
+    return held is None or held.is_gone or not held.seems_fresh(time.time())
+
+
+def _remove_images(folder: Path) -> None:
+    """Remove the images that a run has pulled; one that another run uses, too, is handed over to that run."""
+    others = {other: _images(other) for other in folder.parent.iterdir() if other != folder}
+    for command, pulled in _images(folder).items():
+        heir = next((other for other, images in others.items() if command in images), None)
+        if pulled and heir is not None:
+            with suppress(OSError):  # it has just been removed
+                _add_image(heir, command, pulled=True)
+        elif pulled:
+            with suppress(OSError):  # the engine is not installed any more
+                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
+def _remove_files(base: Path, name: str) -> None:
+    for kind in ("files", "code"):
+        shutil.rmtree(base / kind / name, ignore_errors=True)
+
+
+def _remove_record(folder: Path) -> None:
+    """Remove the record, the lock's file at the end: who waits for the lock sees that the file has gone."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "lock"):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # another process makes a new one
+        folder.rmdir()
