@@ -1,4 +1,4 @@
-"""What runs leave on this machine, and its removal when no process of theirs is left here.
+"""The files that runs leave on this machine, and their removal when no process of these runs is left here.
 
 Each process that works for a store holds a shared lock on a file of this store for as long as it lives, however it
 ends. A process that gets the lock alone knows that no other one uses what the run has left: copies of files, unpacked
@@ -189,7 +189,7 @@ def note_image(command: Sequence[str], *, pulled: bool) -> None:
     command : sequence of str
         Removes it.
     pulled : bool
-        Whether it was pulled now; an image that was there before is another's, who may hand it over.
+        Whether it was pulled now; a run that has pulled the image before may hand it over.
     """
     for folder in _own():
         _add_image(folder, command, pulled=pulled)
@@ -294,7 +294,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # also on file systems without locks, where nobody can know
+    except OSError:  # also on file systems without locks, where no process can know it
         return False
     return os.fstat(fd).st_nlink > 0
 
@@ -310,7 +310,7 @@ def _is_due(folder: Path, run: _Run) -> bool:
 
 
 def _has_no_leader(url: str) -> bool:
-    """Return whether the store in a directory is gone, or nobody leads it."""
+    """Return whether the store in a directory is gone, or has no leader."""
     try:
         held = holder(open_store(url, create=False))
     except StoreNotFoundError:
@@ -339,7 +339,7 @@ def _remove_files(base: Path, name: str) -> None:
 
 
 def _remove_record(folder: Path) -> None:
-    """Remove the record, the lock's file at the end: who waits for the lock sees that the file has gone."""
+    """Remove the record, the file of the lock last: a process that waits for the lock sees that the file has gone."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "lock"):
         path.unlink(missing_ok=True)
     with suppress(OSError):  # another process makes a new one
