@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit coverage mutation docs man map screenshots assets test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit loaded coverage mutation docs man map screenshots assets test-pythons mixtures conformance conformance-wdl bench clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -24,6 +24,7 @@ help:
 	@echo "lint          ruff and mypy only"
 	@echo "format        fix what ruff can fix"
 	@echo "unit          pytest only; make unit ARGS='-k name' passes arguments on"
+	@echo "loaded        the same on a machine that other processes keep at a load of LOAD (20)"
 	@echo "coverage      pytest with the coverage of every line and branch, in build/coverage"
 	@echo "mutation      mutation testing of the scheduler and the log, with mutmut"
 	@echo "docs          build the site in build/site"
@@ -81,6 +82,11 @@ format: .venv/dev
 
 unit: .venv/dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# A test that fails here alone has a race, or a limit that is too short: docs/decisions/026-unstable-tests.md.
+LOAD ?= 20
+loaded: .venv/dev
+	$(BIN)/python -m tests.loaded --load $(LOAD) -- -n $(WORKERS) $(ARGS)
 
 # Of all processes; `make coverage ARGS=tests/core` for some tests.
 coverage: .venv/dev

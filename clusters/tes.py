@@ -74,7 +74,9 @@ _CREDENTIALS_HINT = (
     "TOILFN_TES_BEARER_TOKEN; a token that expires during a run can be renewed in a file: bearer_token='file:PATH'"
 )
 
-_MEMORY = re.compile(r"OOM|out of memory", re.IGNORECASE)
+_MEMORY = re.compile(r"\bOOM|out of memory", re.IGNORECASE)
+_PREEMPTED = re.compile(r"\b(Node)?Preempted\b", re.IGNORECASE)
+"""Words in a task's system logs. TES on Azure reports a preempted node as a system error."""
 
 
 class TESSettings(ContainerSettings, total=False):
@@ -283,17 +285,26 @@ def explained(word: str, cause: Cause, task: Mapping[str, Any]) -> Found:
     """Return why a task failed, from its logs (tesTaskLog, tesExecutorLog)."""
     log = (task.get("logs") or [{}])[-1]
     executor = (log.get("logs") or [{}])[-1]
-    said = "\n".join(log.get("system_logs") or ())
+    said = "\n".join(map(str, log.get("system_logs") or ()))
+    status = _status(executor.get("exit_code"))
     if word == "EXECUTOR_ERROR":
-        cause = Cause.MEMORY if _MEMORY.search(said) else exit_cause(executor.get("exit_code") or 1) or cause
-    status = f", exit status {executor['exit_code']}" if executor.get("exit_code") else ""
+        cause = Cause.MEMORY if _MEMORY.search(said) else exit_cause(status or 1) or cause
+    elif word == "SYSTEM_ERROR" and _PREEMPTED.search(said):
+        cause = Cause.PREEMPTED
+    ending = f", exit status {status}" if status else ""
     parts = {
         "the server says": said,
         "its output ends with": f"{executor.get('stdout') or ''}{executor.get('stderr') or ''}",
     }
     shown = [f"; {title}:\n{text.strip()[-_TAIL:]}" for title, text in parts.items() if text.strip()]
     log = parts["its output ends with"].encode()
-    return Found(JobState.ENDED, cause, f"{word}{status}{''.join(shown)}", log=log)
+    return Found(JobState.ENDED, cause, f"{word}{ending}{''.join(shown)}", log=log)
+
+
+def _status(value: object) -> int:
+    """Return an exit status, which some servers send as a text; 0 if there is none."""
+    match = re.fullmatch(r"\s*(-?\d{1,9})\s*", str(value))
+    return int(match[1]) if match else 0
 
 
 def _endpoint(settings: Mapping[str, Any]) -> str:

@@ -35,12 +35,12 @@ STATES = {
 """The states of AWS Batch (JobStatus), and ours."""
 
 REASONS: dict[str, Cause] = {
-    r"^Host EC2": Cause.PREEMPTED,
-    r"OutOfMemoryError|out of memory": Cause.MEMORY,
+    r"^Host EC2|Spot Task was interrupted": Cause.PREEMPTED,
+    r"OutOfMemory|OOMKilled|out of memory": Cause.MEMORY,
     r"Job attempt duration exceeded timeout": Cause.WALLTIME,
 }
 """Patterns for the status reason of a failed job or its container, and their causes. The first means that a spot
-instance was terminated."""
+instance was terminated, or a task on Fargate Spot was interrupted."""
 
 _MISCONFIGURED = "MISCONFIGURATION:"
 """The beginning of the status reason of a job whose queue can never run it."""

@@ -85,10 +85,12 @@ class CommandCluster(PolledCluster[_Live]):
         r"invalid|unknown|unrecogni[sz]ed|illegal|no such|not (?:permitted|allowed|available|a valid|found|on this)"
         r"|cannot be satisfied|can not be satisfied|denied|failed to parse|unable to open|incorrect|nonexist"
         r"|does not exist|more processors requested|requested node|not a member|has no "
+        r"|hard limit|(?:exceeds|violates) queue (?:and/or server )?resource limit"
+        r"|Max\w+Per(?:Job|Node)(?:Limit)?\b|QOSMin"
     )
     """A regular expression for the messages with which a system refuses a job permanently."""
     full: ClassVar[str] = (
-        r"limit|exceed|too many|maximum|MaxJobCount|QOSMax|QOSGrp|Assoc(?:Max|Grp)|only \d+ jobs|quota"
+        r"limit|exceed|too many|maximum|MaxJobCount|QOSMax|QOSGrp|Assoc(?:Max|Grp)|only \d+ (?:jobs|tasks)|quota"
     )
     """A regular expression for the messages with which it accepts no more jobs at present."""
     marks: ClassVar[tuple[str, str]] = (".", "")

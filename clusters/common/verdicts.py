@@ -57,11 +57,12 @@ def ended(cause: Cause | None, meaning: str, source: str) -> Verdict:
 _LIMITS = (
     (Cause.MEMORY, re.compile(r"memory|\bmem\b|\bRSS\b|ResidentSetSize|ImageSize|\bOOM\b|swap", re.IGNORECASE)),
     (Cause.WALLTIME, re.compile(r"wall ?time|wall ?clock|run ?time|too long|duration|time limit", re.IGNORECASE)),
+    (Cause.ERROR, re.compile(r"\bdisk|DiskUsage", re.IGNORECASE)),
 )
 
 
 def exceeded(text: str) -> Cause | None:
-    """Return which limit, memory or time, an administrator's message says was exceeded; None if neither."""
+    """Return the cause for the limit that an administrator's message says was exceeded; None if it names none."""
     return next((cause for cause, words in _LIMITS if words.search(text)), None)
 
 

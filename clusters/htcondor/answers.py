@@ -219,7 +219,7 @@ def hold(code: int | None, subcode: int | None, reason: str) -> Found:
 
 def _removal(reason: str) -> Cause:
     """Return why a job was removed: the site's policy may name the exceeded limit."""
-    by_policy = re.search(r"PERIODIC_REMOVE|policy|exceed", reason, re.IGNORECASE)
+    by_policy = re.search(r"PERIODIC_?REMOVE|policy|exceed", reason, re.IGNORECASE)
     return (exceeded(reason) if by_policy else None) or Cause.LOST
 
 

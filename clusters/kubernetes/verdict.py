@@ -26,7 +26,7 @@ _NODE_REASONS = {
 }  # fmt: skip
 """Reasons of pods and their DisruptionTarget condition that are not the task's fault."""
 
-_PREEMPTION_REASONS = {"Preempting", "Preempted", "PreemptionByScheduler"}
+_PREEMPTION_REASONS = {"Preempting", "Preempted", "PreemptionByScheduler", "PreemptionByKubeScheduler"}
 
 _BLOCKED = {
     "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError",
@@ -126,6 +126,8 @@ def _failed(pod: Mapping[str, Any]) -> Found:
         return disrupted
     if ended.get("reason") in _NOT_STARTED:
         return Found(JobState.ENDED, Cause.INPUT, f"{ended['reason']}: pod {name}: {ended.get('message', '')}")
+    if reason and not ended:  # the node refused it, for example since a device is missing (OutOfnvidia.com/gpu)
+        return Found(JobState.ENDED, _lost(pod), f"{reason}: pod {name} did not run: {message}")
     code = ended.get("exitCode", 1)
     cause = exit_cause(code, ended.get("signal", 0)) or Cause.ERROR
     parts = [f"exit status {code} of pod {name}", f"{reason} {message}".strip()]

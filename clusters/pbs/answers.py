@@ -151,7 +151,8 @@ def _ended(status: int, exits: Mapping[int, Verdict], comment: str, attributes: 
 
 def _over(attributes: Mapping[str, str]) -> Cause | None:
     """Return which of its limits a killed job had reached, if any."""
-    for name, cause in (("mem", Cause.MEMORY), ("vmem", Cause.MEMORY), ("walltime", Cause.WALLTIME)):
+    limits = {"mem": Cause.MEMORY, "vmem": Cause.MEMORY, "walltime": Cause.WALLTIME, "cput": Cause.WALLTIME}
+    for name, cause in limits.items():
         used, limit = (_amount(attributes.get(f"{group}.{name}", "")) for group in ("resources_used", "Resource_List"))
         if used is not None and limit is not None and used >= limit > 0:
             return cause

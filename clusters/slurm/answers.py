@@ -99,6 +99,7 @@ _ENDS: dict[str, Cause] = {
     "SystemFailure": Cause.LOST,
     "NodeDown": Cause.LOST,
     "InactiveLimit": Cause.LOST,
+    "JobLaunchFailure": Cause.LOST,
 }
 """Reasons (job_reason_codes.html) that are more specific than the state FAILED."""
 
@@ -108,7 +109,7 @@ SIGNALS: dict[int, Cause] = {
 }
 """Signal numbers with a special meaning in Slurm (``ExitCode`` of sacct(1))."""
 
-_UNSAID = ("", "None", "JobLaunchFailure", "NonZeroExitCode")
+_UNSAID = ("", "None", "null", "JobLaunchFailure", "NonZeroExitCode")
 
 SPOT_FEATURES = frozenset({"spot", "preemptible"})
 """Features of preemptible nodes; `toilfn cluster launch` and other launchers set the first one."""
@@ -168,7 +169,8 @@ def _queue_row(line: str) -> tuple[re.Match[str], Found] | None:
     job, state, code, nodes, reason = (
         line[a:b].strip() for a, b in ((0, 64), (64, 96), (96, 112), (112, 176), (176, None))
     )
-    return _row(job, state, code, nodes, reason)
+    inside = re.fullmatch(r"\((.*)\)", reason)  # as in the default format of squeue
+    return _row(job, state, code, nodes, inside[1] if inside and ")" not in inside[1] else reason)
 
 
 def _accounting_row(line: str) -> tuple[re.Match[str], Found] | None:
@@ -252,7 +254,7 @@ def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> 
     row = STATES.get(word)
     if row is None or row.state is not JobState.ENDED:
         state = row.state if row else JobState.UNKNOWN
-        said = "" if reason == "None" else reason
+        said = "" if reason in ("None", "null") else reason
         is_held = row is not None and (row.is_held or (state is JobState.QUEUED and _is_held(said)))
         return Found(state, None, f"{word} {said}".strip(), is_held=is_held, is_ending=bool(row and row.is_ending))
     status, signal = code or (0, 0)
@@ -263,7 +265,7 @@ def _found(word: str, code: tuple[int, int] | None, nodes: str, reason: str) -> 
         cause = exit_cause(status, signal)
     parts = [word, f"exit status {status}" if status else "", f"signal {signal}" if signal else ""]
     parts += ["" if reason in _UNSAID else reason]
-    parts += ["before it started" if nodes in ("", "None assigned") else f"on {nodes}"]
+    parts += ["before it started" if nodes in ("", "(null)", "None assigned") else f"on {nodes}"]
     return Found(row.state, cause, ", ".join(part for part in parts if part), is_stuck=row.is_stuck)
 
 

@@ -237,6 +237,10 @@ def test_other_accelerators_than_gpus_are_refused():
         ({"status": "FAILED", "statusReason": "Job attempt duration exceeded timeout"}, Cause.WALLTIME),
         ({"status": "FAILED", "container": {"exitCode": 137, "reason": "OutOfMemoryError: Container killed due to "
                                             "memory usage"}}, Cause.MEMORY),
+        ({"status": "FAILED", "statusReason": "Your Spot Task was interrupted.", "container": {"exitCode": 137}},
+         Cause.PREEMPTED),
+        ({"status": "FAILED", "statusReason": "OutOfMemory: Container killed", "container": {"exitCode": 137}},
+         Cause.MEMORY),
         ({"status": "FAILED", "container": {"exitCode": 137}}, Cause.LOST),
         ({"status": "FAILED", "attempts": [{"container": {"exitCode": 1}}]}, Cause.ERROR),
         ({"status": "FAILED", "statusReason": "ended by toilfn"}, Cause.LOST),

@@ -32,6 +32,8 @@ BY_CODE = (
     | {(code, 104): Cause.ERROR for code in (21, 26, 34)}
 )
 
+PERIODIC = "The job attribute PeriodicRemove expression '{}' evaluated to TRUE"
+
 
 def held(code, subcode=None, reason="because"):
     values = {"HoldReasonCode": code, "HoldReasonSubCode": subcode}
@@ -96,6 +98,7 @@ def test_holds_of_people_are_waited_for_and_never_removed(code):
         (26, 0, "Job was started too often", Cause.ERROR),
         (21, 0, "Job has gone over memory limit of 128 megabytes", Cause.MEMORY),
         (21, 0, "machine policy", Cause.LOST),
+        (21, 0, "Error from slot1@n1: the job exceeded its allocated disk", Cause.ERROR),
         (3, 7, "The job attribute PeriodicHold expression 'ResidentSetSize > 5' evaluated to TRUE", Cause.MEMORY),
         (34, 0, "Error from slot1@host: memory usage exceeded request_memory", Cause.MEMORY),
         (34, 0, "Error from slot1@host: disk usage exceeded request_disk", Cause.ERROR),
@@ -113,6 +116,9 @@ def test_the_words_of_a_policy_say_what_was_exceeded(code, subcode, reason, caus
         ({"RemoveReason": "via condor_rm (by user alice)"}, Cause.LOST),
         ({}, Cause.LOST),
         ({"RemoveReason": "SYSTEM_PERIODIC_REMOVE: memory usage"}, Cause.MEMORY),
+        ({"RemoveReason": PERIODIC.format("RemoteWallClockTime > 3600")}, Cause.WALLTIME),
+        ({"RemoveReason": PERIODIC.format("ResidentSetSize > RequestMemory * 1024")}, Cause.MEMORY),
+        ({"RemoveReason": PERIODIC.format("NumJobStarts > 3")}, Cause.LOST),
         (held(34, 102), Cause.MEMORY),
         (held(47), Cause.WALLTIME),
         (held(34, 104), Cause.ERROR),

@@ -328,10 +328,21 @@ def test_what_mesos_has_no_name_for_is_refused():
         ({"state": "TASK_FAILED", "reason": "REASON_CONTAINER_LIMITATION_MEMORY"}, Cause.MEMORY),
         ({"state": "TASK_FAILED", "reason": "REASON_COMMAND_EXECUTOR_FAILED"}, Cause.ERROR),
         ({"state": "TASK_LOST", "reason": "REASON_EXECUTOR_TERMINATED"}, Cause.LOST),
+        ({"state": "TASK_FAILED", "reason": "REASON_CONTAINER_LIMITATION_DISK"}, Cause.ERROR),
+        ({"state": "TASK_FAILED", "reason": "REASON_MAX_COMPLETION_TIME_REACHED"}, Cause.WALLTIME),
+        ({"state": "TASK_FAILED", "reason": "REASON_EXECUTOR_PREEMPTED"}, Cause.PREEMPTED),
+        *(
+            ({"state": "TASK_FAILED", "reason": f"REASON_{reason}"}, Cause.LOST)
+            for reason in (
+                "EXECUTOR_REGISTRATION_TIMEOUT", "EXECUTOR_REREGISTRATION_TIMEOUT", "EXECUTOR_UNREGISTERED",
+                "CONTAINER_LAUNCH_FAILED", "CONTAINER_UPDATE_FAILED", "IO_SWITCHBOARD_EXITED", "AGENT_RESTARTED",
+                "SLAVE_RESTARTED", "INVALID_OFFERS", "RESOURCES_UNKNOWN",
+            )
+        ),
         ({"state": "TASK_GONE_BY_OPERATOR"}, Cause.LOST),
         ({"state": "TASK_ERROR", "message": "Task uses invalid agent"}, Cause.ERROR),
     ],
-)
+)  # fmt: skip
 def test_statuses_are_understood(status, cause):
     assert found(status, is_preemptible=False)[:2] == (JobState.ENDED, cause)
 

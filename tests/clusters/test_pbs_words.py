@@ -76,6 +76,7 @@ def test_exit_statuses_of_pbs(status, cause):
         ({"walltime": "00:00:59"}, {"walltime": "00:01:00"}, Cause.LOST),
         ({"mem": "204801kb"}, {"mem": "200mb"}, Cause.MEMORY),
         ({"vmem": "2gb"}, {"vmem": "1gb"}, Cause.MEMORY),
+        ({"cput": "01:00:03"}, {"cput": "01:00:00"}, Cause.WALLTIME),
         ({"mem": "100kb", "walltime": "00:00:01"}, {"mem": "200mb", "walltime": "01:00:00"}, Cause.LOST),
         ({"mem": "odd", "walltime": "-"}, {"mem": "", "walltime": "UNLIMITED"}, Cause.LOST),
     ],

@@ -153,11 +153,18 @@ def test_what_the_system_does_is_not_an_error_of_the_task(tes, opened, state, ca
         ({"logs": [{"exit_code": 1}]}, Cause.ERROR),
         ({"logs": [{"exit_code": 137}]}, Cause.LOST),
         ({"logs": [{"exit_code": 137}], "system_logs": ["container was OOMKilled"]}, Cause.MEMORY),
+        ({"logs": [{"exit_code": 1}], "system_logs": ["no room for BLOOM"]}, Cause.ERROR),
+        ({"logs": [{"exit_code": "137"}], "system_logs": None}, Cause.LOST),
         ({}, Cause.ERROR),
     ],
 )
 def test_executor_errors_are_told_apart(log, cause):
     assert explained("EXECUTOR_ERROR", Cause.ERROR, {"logs": [log] if log else []}).cause is cause
+
+
+@pytest.mark.parametrize(("said", "cause"), [("NodePreempted", Cause.PREEMPTED), ("DiskFull", Cause.LOST)])
+def test_a_system_error_may_be_a_preemption(said, cause):
+    assert explained("SYSTEM_ERROR", Cause.LOST, {"logs": [{"system_logs": [said]}]}).cause is cause
 
 
 def test_the_walltime_is_named(opened):

@@ -25,7 +25,6 @@ def wrong_lines() -> set[int]:
     return {n for n, line in enumerate(PROGRAM.read_text().splitlines(), 1) if line.endswith("# wrong")}
 
 
-@pytest.mark.timeout(300)
 def test_mypy_refuses_wrong_options_and_values(tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent",
@@ -36,7 +35,6 @@ def test_mypy_refuses_wrong_options_and_values(tmp_path: Path) -> None:
     assert found == wrong_lines(), said
 
 
-@pytest.mark.timeout(300)
 def test_pyright_refuses_wrong_options_and_values(tmp_path: Path) -> None:
     pytest.importorskip("basedpyright", reason="pip install basedpyright")
     project = tmp_path / "pyrightconfig.json"

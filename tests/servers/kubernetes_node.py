@@ -314,8 +314,15 @@ class Nodes:
             running.is_unwanted.set()
             running.thread.join()
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
-        with contextlib.suppress(urllib.error.HTTPError):
-            self.api.ask("DELETE", path_of(pod), {"kind": "DeleteOptions", "apiVersion": "v1", **options})
+        for _ in range(120):  # also while the server is away for a while
+            try:
+                self.api.ask("DELETE", path_of(pod), {"kind": "DeleteOptions", "apiVersion": "v1", **options})
+                return
+            except urllib.error.HTTPError:
+                return
+            except OSError:
+                if self.is_stopped.wait(0.5):
+                    return
 
     def log(self, namespace: str, name: str) -> bytes:
         pod = self.api.ask("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")

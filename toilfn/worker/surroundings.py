@@ -217,12 +217,12 @@ class ProcessState:
                 and sys.path == self._entries
                 and sys.argv == self._arguments
                 and warnings.filters == self._filters
-                and _numbers() == self._numbers
+                and (sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()) == self._numbers
                 and not (sys.stdout.closed or sys.stderr.closed)
                 and os.umask(self._umask) == self._umask
-                and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+                and signal.getitimer(_ITIMER_REAL) == (0.0, 0.0)
                 and _sigmask(signal.SIG_BLOCK, ()) == self._mask
-                and all(map(operator.is_, map(_getsignal, _SIGNALS), self._handlers))
+                and _handlers() == self._handlers  # twice as quick as one by one
                 and locale.setlocale(locale.LC_ALL) == self._locale
                 and self._loggers.are_same()
             )
@@ -304,6 +304,7 @@ _ATTRIBUTES: tuple[tuple[Any, str], ...] = (
 
 _SIGNALS = sorted(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 _SIG_SETMASK = int(signal.SIG_SETMASK)
+_ITIMER_REAL = int(signal.ITIMER_REAL)
 
 
 class _Numbers(NamedTuple):
@@ -325,7 +326,7 @@ def _objects() -> tuple[object, ...]:
 
 
 def _handlers() -> list[Any]:
-    return list(map(_getsignal, _SIGNALS))
+    return [*map(_getsignal, _SIGNALS)]
 
 
 def _variables() -> dict[bytes, bytes]:

@@ -40,8 +40,8 @@ class Meter:
         self._start = time.time()
         self._clock = time.perf_counter()
         self._cpu = time.process_time()
-        self._children = _children_cpu()
         self._pid = os.getpid()
+        self._children = _recent_children.at(self._clock, self._pid)
         self._io = _recent_io.at(self._clock, self._pid)
         self._outside = _outside.cpu
         _outside.peak = 0
@@ -55,8 +55,9 @@ class Meter:
 
     def read(self) -> Stats:
         """Return what was used until now, by this process and by those it started that have ended."""
-        wall = time.perf_counter() - self._clock
-        children = _children_cpu() - self._children
+        now = time.perf_counter()
+        wall = now - self._clock
+        children = _recent_children.renew(now, self._pid) - self._children
         cpu = time.process_time() - self._cpu + children + _outside.cpu - self._outside
         if wall <= _LONG:
             return Stats(self._start, wall, cpu, 0, _host(), self._pid)
@@ -154,11 +155,18 @@ class _Recent(Generic[T]):
     def at(self, now: float, pid: int) -> T:
         """Return a reading of this process that is good enough now."""
         if self._found is None or now - self._found[0] > self._seconds or pid != self._found[1]:
-            self._found = (now, pid, self._read())
+            return self.renew(now, pid)
         return self._found[2]
+
+    def renew(self, now: float, pid: int) -> T:
+        """Read again."""
+        found = self._read()
+        self._found = (now, pid, found)
+        return found
 
 
 _recent_io = _Recent(_io_counters, _LONG)
+_recent_children = _Recent(_children_cpu, _LONG)
 _recent_memory = _Recent(resident, 0.002)  # in which a process gets a few mebibytes at most
 
 
