@@ -78,6 +78,14 @@ def test_the_policy_allows_nothing_inline_and_nothing_from_elsewhere(browser, fa
         assert "unsafe" not in policy
 
 
+@pytest.mark.parametrize("path", ["/ui/nothing", "/ui/runs/nothing/here", "/ui/%3Cb%3E"])
+def test_a_page_that_does_not_exist_leads_back(browser, path):
+    answer = browser.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert 'href="/ui"' in answer.text
+    assert "<b>" not in answer.text
+
+
 def test_failures_can_be_read_from_the_list(browser, failed):
     text = browser.get("/ui?state=EXECUTOR_ERROR").text
     assert "bad: ValueError: no &lt;i&gt;good&lt;/i&gt; (and 2 more failed tasks)" in text

@@ -78,7 +78,7 @@ def details(view: RunView) -> dict[str, Any]:
         sums, newest = total(kind.usage for kind in fold.kinds), fold.run
         facts: list[tuple[str, Any]] = []
         if newest is not None:
-            facts += [("workflow", newest.workflow), ("run", newest.number), ("store", view.store.url)]
+            facts += [("workflow", newest.workflow), ("run of the store", newest.number), ("store", view.store.url)]
         if fold.epochs:
             leader = fold.epochs[-1]
             facts.append(("led by", f"process {leader.pid} on {leader.host}"))

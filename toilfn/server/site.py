@@ -22,6 +22,7 @@ from toilfn.server.records import Notes, Run
 from toilfn.server.runpages import ServedRun, labels_of
 from toilfn.server.sessions import COOKIE, LIFETIME
 from toilfn.server.states import State
+from toilfn.stores import MissingObjectError
 
 __all__ = ["Query", "site_routes"]
 
@@ -137,6 +138,16 @@ class _Site:
         answer = RedirectResponse(f"{PAGES}/login", 303)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return answer
+
+    def missing(self, request: Any) -> Any:
+        """Answer to a URL that no page has.
+
+        Raises
+        ------
+        MissingObjectError
+            Always.
+        """
+        raise MissingObjectError(f"there is no page {request.url.path}")
 
     def health(self, request: Any) -> Any:
         """Answer with how the server is."""
@@ -277,4 +288,5 @@ def site_routes(service: Service) -> list[Any]:
         form(f"{run}/delete", actions.delete),
         *draft_routes(service, site.around),
         *ServedRun(service, site.around).routes(run),
+        Route(f"{PAGES}/{{path:path}}", page(site.missing)),
     ]
