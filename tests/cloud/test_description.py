@@ -29,7 +29,7 @@ def test_the_template_is_a_description_also_with_every_key_in_use():
     ("text", "said"),
     [
         (MINIMAL.replace("lab", "Lab_1"), "cluster.yaml:1: name: 'Lab_1' is not a name"),
-        (MINIMAL.replace("region", "regoin"), "cluster.yaml:2: regoin: there is no such key; did you mean 'region'?"),
+        (MINIMAL.replace("region", "regoin"), "cluster.yaml:2: regoin: unknown key; did you mean 'region'?"),
         (MINIMAL + "    max: many\n", "cluster.yaml:6: pools[0].max: 'many' is not a whole number"),
         (MINIMAL + "    min: 11\n", "cluster.yaml:6: pools[0].min: 11 is more than the pool's max of 10"),
         (MINIMAL + "    max_price: 1\n", "cluster.yaml:6: pools[0].max_price: only spot machines"),

@@ -68,7 +68,7 @@ def description_of(options: argparse.Namespace, name: str | None = None) -> Desc
     path = Path(options.file or _DEFAULT)
     if not path.is_file():
         if options.file or not options.node_types:
-            raise InputError(f"{path}: there is no such description; write one by `toilfn cluster init`")
+            raise InputError(f"{path}: cluster description not found", hint="write one with `toilfn cluster init`")
         text, source = "{}", "--node-types"
     else:
         text, source = path.read_text(encoding="utf-8"), str(path)

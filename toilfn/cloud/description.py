@@ -369,7 +369,7 @@ class _Reader:
         for name in value.keys() - known.keys():
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            self._complain((*path, name), f"there is no such key; {hint}")
+            self._complain((*path, name), f"unknown key; {hint}")
         given = {name: self._parsed(known[name], value[name], (*path, name)) for name in known if name in value}
         for name, entry in known.items():
             if name not in value and entry.default is MISSING and entry.default_factory is MISSING:

@@ -54,7 +54,7 @@ class Udocker(Engine):
         return [*self._do("run", *_flags(request)), request.image, *words]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Return what does not change the command itself, and where the container is to be for as long as it runs."""
+        """Return the options that do not change the command itself, and the place of the container while it runs."""
         folder = request.scratch("udocker")
         own = {"UDOCKER_CONTAINERS": folder, "UDOCKER_TMP": folder}
         return {name: value for name, value in request.env.items() if not _OF_THE_CLIENT.match(name)} | own

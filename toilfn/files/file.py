@@ -312,7 +312,7 @@ def write_file(path: str | os.PathLike[str], name: str | None = None, *, cleanup
     Raises
     ------
     InputError
-        If no task is running, or there is no such file.
+        If no task is running, or the file does not exist.
     """
     return needed_task_files("write_file").put(Path(path), name, cleanup=cleanup)
 

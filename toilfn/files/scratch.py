@@ -73,7 +73,7 @@ class OwnDirectory:
     """An empty directory that an attempt may fill, open so that a worker enters it quickly.
 
     Most tasks leave it empty, and the next attempt can have it too: to make and remove one takes longer than such a
-    task. Its time of change is set to 0: any other one says that somebody has put something in, or taken it out.
+    task. Its time of change is set to 0: any other one shows that something was put in or taken out.
     """
 
     def __init__(self, path: Path) -> None:

@@ -62,7 +62,7 @@ class Forced:
     again : tuple of TaskId
         All finished tasks that run again.
     unknown : tuple of str
-        Names that no task has so far; one that is still to be created may.
+        Names that no task has so far; a task that is created later may have one.
     names : tuple of str
         All names that are known.
     """

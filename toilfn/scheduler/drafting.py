@@ -114,7 +114,7 @@ _UNDER_WAY = (State.READY, State.RUNNING, State.BACKOFF)
 class Probes:
     """Holds tasks back whose kind is not known, but for a few.
 
-    The others wait until one of the few has ended, or runs for so long that its kind is not to be put
+    The others wait until one of the few has ended, or runs for so long that its kind should not be put
     together anyway. Probes that wait in the cluster's queue hold them back, too, until patience ends.
 
     With `probes` of the policy None, nothing is ever held back.

@@ -59,8 +59,8 @@ class SchedulerState:
         self.charges = Charges()
         #: The complete tasks, and how many others will still load each value.
         self.holds = Holds(self.tasks)
-        #: A heap of (time, task): the tasks that failed, and when each is tried again. An entry whose task is not in
-        #: the state BACKOFF any more is ignored when its time comes.
+        #: A heap of (time, task): the tasks that failed, and when each is tried again. An entry whose task is no
+        #: longer in the state BACKOFF is ignored when its time comes.
         self.backoff: list[tuple[float, TaskId]] = []
         #: The tasks whose requirements depend on values, and are not known yet.
         self.unresolved: set[TaskId] = set()

@@ -131,7 +131,7 @@ class Access:
         authorization : str or None
             The header of this name.
         session : str
-            The id of a browser's session; is looked at where there is no such header.
+            The id of a browser's session, which counts without that header.
 
         Raises
         ------

@@ -275,7 +275,7 @@ class _Routes:
                 size = answers.page_size(request.query_params.get("page_size"))
                 after = answers.read_number(request.query_params.get("page_token"))
             except InputError as error:  # the specification has no status 400 here
-                raise MissingObjectError(f"there is no such page: {error}") from None
+                raise MissingObjectError(f"page not found: {error}") from None
             rows = tasks_page(self._service.view(run), size + 1, after)
             more = answers.token(rows[size - 1].number) if len(rows) > size else ""
             tasks = [answers.task_log(row, f"{url}/runs/{run.id}") for row in rows[:size]]
