@@ -126,7 +126,7 @@ def _all_files(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _content_without_checksum(found: Mapping[str, Any]) -> File | Path | None:
-    """Return the content of a file whose checksum is still to be computed, if it is in a store or on this machine."""
+    """Return the content of a file whose checksum has not been computed, if it is in a store or on this machine."""
     if "checksum" in found:
         return None
     location = found.get("location")

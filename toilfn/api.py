@@ -173,7 +173,7 @@ def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> 
     Raises
     ------
     GraphError, StoreError
-        As `compute`, for what can be known before anything runs.
+        As `compute`, for results that are known before anything runs.
     """
     from toilfn.background import Run
     from toilfn.leader.forcing import Force
@@ -292,7 +292,7 @@ def _wanted(promises: tuple[Any, ...]) -> Any:
 
 
 def _checked(item: Any) -> Any:
-    """Turn the dask collections in a structure into promises; what is empty needs none."""
+    """Turn the dask collections in a structure into promises; empty ones need none."""
     leaves = found = 0
 
     def convert(leaf: Any) -> Any:
@@ -308,7 +308,7 @@ def _checked(item: Any) -> Any:
 
 
 def _workflow(settings: Settings) -> str:
-    """Name the workflow: what the user calls it, else the script's path."""
+    """Name the workflow: the user's name for it, else the script's path."""
     if settings.workflow:
         return settings.workflow
     script = getattr(sys.modules["__main__"], "__file__", None)

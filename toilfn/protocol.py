@@ -216,7 +216,7 @@ READY, RECALL, STOP, DONE = encode(Ready()), encode(Recall()), encode(Stop()), e
 
 @lru_cache(maxsize=1024)
 def limits(shape: Resources) -> dict[str, Any]:
-    """Return what a task may use, in plain values, as `Run.tasks` has it."""
+    """Return the limits of a task as plain values, as `Run.tasks` has them."""
     return {
         "cores": shape.cores,
         "memory": shape.memory,

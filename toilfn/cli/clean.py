@@ -135,7 +135,7 @@ def _agreed(stores: list[Store]) -> bool:
 
 
 def _destroy(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -> None:
-    """Remove a store, unless its log is longer than what was read of it."""
+    """Remove a store, unless its log has grown since it was read."""
     lease = Lease.acquire(store)
     try:
         if fold is not None and fold.update(store):
@@ -172,7 +172,7 @@ def _named(nodes: list[str]) -> str:
 
 
 def _told(store: Store) -> str:
-    """Return what was removed, and what the place keeps all the same."""
+    """Describe what was removed, and what the place still keeps."""
     kept = store.objects.versions()
     if not kept:
         return f"removed {store.url}"

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Run a task, or show what it is given.
+    """Run a task, or show its inputs.
 
     Raises
     ------

@@ -53,7 +53,7 @@ def follow(store: Store, look: Callable[[], None] = lambda: None) -> Iterator[Re
     while is_led:
         began = time.monotonic()
         look()
-        is_led = living(store) is not None  # before the log: what a leader says last must be read
+        is_led = living(store) is not None  # before the log, so that the leader's last records are read
         for record in read(store.log, seen):
             seen += 1
             yield record

@@ -123,7 +123,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _opened(store: Store, file: _File) -> BinaryIO:
-    """Open a file; what it must be is not known of one that no outcome has."""
+    """Open a file; the content of a file that no outcome has cannot be checked."""
     return store.objects.open(file.ref.name) if file.task is None else store.open_blob(file.ref)
 
 

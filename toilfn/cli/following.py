@@ -16,7 +16,7 @@ __all__ = ["Following"]
 
 
 class Following:
-    """Asks the worker of a task for what this prints, and shows it, inside a ``with`` block.
+    """Requests a task's output from its worker, and shows it, inside a ``with`` block.
 
     In a store that cannot be written to there is nothing to see before the attempt has ended.
 
@@ -49,7 +49,7 @@ class Following:
             self._store.delete_batches((), self._names())
 
     def look(self) -> None:
-        """Show what is new."""
+        """Show new output."""
         for name, count in self._names().items():
             seen = self._seen.get(name, 0)
             if name not in self._over and count > seen:
@@ -60,7 +60,7 @@ class Following:
                 self._show(text)
 
     def take_shown(self) -> str:
-        """Return what was shown of an attempt that has ended; what it put up besides is part of its log."""
+        """Return the part of a finished attempt's output that was shown; the rest is in its log."""
         self._over.update(self._names())
         shown, self._shown = self._shown, ""
         return shown

@@ -128,7 +128,7 @@ class Lineage:
         return _once([*self._inputs.get(task, ()), *map(self._dataset, handles)])
 
     def _written(self, task: TaskId, read: Sequence[_Dataset]) -> list[_Dataset]:
-        """Return what a task made: what it only passes on is not among it."""
+        """Return the files that a task made, without those that it only passes on."""
         made = list(self._exported.get(task, ()))
         for handle in self._values.get(task, ()):
             dataset = self._dataset(handle)
@@ -192,7 +192,7 @@ def _first_argument(payload: bytes) -> object:
 
 
 def _datasets(url: object) -> list[_Dataset]:
-    """Return what is at a URL as a dataset, named as OpenLineage names them; nothing if it is not a URL or path.
+    """Return the dataset at a URL, with OpenLineage's name for it; nothing if it is neither a URL nor a path.
 
     Of a list, each entry is one.
     """

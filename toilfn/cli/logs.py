@@ -75,7 +75,7 @@ def _say(text: str) -> None:
 
 
 def _print(store: Store, task: TaskInfo, attempt: Outcome | Failure, shown: str = "") -> None:
-    """Print what an attempt printed; what was shown of it while it ran comes before the heading."""
+    """Print the output of an attempt; output that was shown while it ran precedes the heading."""
     report(_heading(task, attempt))
     _say(_text(store, attempt).removeprefix(shown))
 

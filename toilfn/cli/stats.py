@@ -52,7 +52,7 @@ read          bytes read from disk or cache, by tasks longer than 20 ms; written
 
 
 def command(options: argparse.Namespace) -> int:
-    """Print what tasks took, and what they requested: for each name, and for the whole run."""
+    """Print the resources that tasks used and requested: for each name, and for the whole run."""
     store = open_named(options)
     if options.attempts:
         _print_attempts(list(attempts_of(store, View(store))), as_json=options.json, as_csv=options.csv)
@@ -78,7 +78,7 @@ def _as_dict(usage: Usage) -> dict[str, object]:
 
 
 def _sums(sums: Sums, leaders: int) -> dict[str, float]:
-    """Describe the whole store, failed attempts too: what was requested, used, and requested in vain.
+    """Describe the whole store, including failed attempts: resources requested, used and unused.
 
     `leaders` is how many requests these have sent to the store's server.
     """

@@ -57,7 +57,7 @@ class Container:
         return int(self._do("wait", self.name))
 
     def logs(self) -> bytes:
-        """Return what a detached container has written to standard output so far.
+        """Return the standard output of a detached container so far.
 
         Raises
         ------

@@ -44,7 +44,7 @@ class Docker(Engine):
         return [self.program, "run", *self._flags(request), request.image, *request.command]
 
     def environment(self, request: Request) -> dict[str, str]:
-        """Return all but what would change the command itself."""
+        """Return all options that do not change the command itself."""
         return {name: value for name, value in request.env.items() if not _OF_THE_CLIENT.match(name)}
 
     def _flags(self, request: Request) -> Iterator[str]:

@@ -39,7 +39,7 @@ def choose(name: str | None = None) -> Engine:
     InputError
         If the engine does not exist.
     ContainerError
-        If it does not work here; says what it answered.
+        If it does not work here. The message has its answer.
     """
     name = name or os.environ.get(VARIABLE) or None
     if name is not None and name not in _ENGINES:

@@ -118,7 +118,7 @@ _MOST_ROUNDS = 20
 
 
 def end_leftovers(folder: Path) -> None:
-    """Kill what a command has left running, also in sessions of their own.
+    """Kill the processes that a command has left running, including those in sessions of their own.
 
     Parameters
     ----------

@@ -129,10 +129,10 @@ class _Hosted:
 
 
 def merged_options(index: Index, task: records.TaskRecord) -> dict[str, Any]:
-    """Return what a task's call and its function's decorator say together."""
+    """Return the options of a task's call merged with those of its decorator."""
     return dict(options.merge(index.functions[task.function].options, task.options))
 
 
 def shape(index: Index, task: records.TaskRecord) -> Resources:
-    """Return what a task requests."""
+    """Return the resources that a task requests."""
     return options.resources(merged_options(index, task), options.defaults(Settings()))

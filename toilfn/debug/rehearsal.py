@@ -78,12 +78,12 @@ class Rehearsal:
         shutil.rmtree(self._written)
 
     def run(self, on_error: Callable[[BaseException], None] = lambda _: None) -> Any:
-        """Run the task's function; what it prints goes where this process prints.
+        """Run the task's function; its output goes to the output of this process.
 
         Parameters
         ----------
         on_error : callable
-            Gets what the function raises, with its own frames, while its temporary directory is still there.
+            Called with the exception of the function and its frames, while its temporary directory still exists.
 
         Returns
         -------
@@ -162,7 +162,7 @@ class _Stage(AttemptRunner):
             self._make_call(serve, (made, self._keep, host.wait, interval), {})
 
     def _keep(self, told: Any) -> None:
-        """Take what a service tells its clients for its value."""
+        """Use the value that a service yields for its clients."""
         self.value = told
 
 

@@ -1,4 +1,4 @@
-"""Links between a store in a directory and other files of this machine: what is imported or exported without a copy."""
+"""Links between a store in a directory and other files of this machine, for imports and exports without a copy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def link_blob(store: Store, path: Path, name: str, *, link: str, algorithm: str 
     store.objects.put(name, b"")
     entry = store.objects.local_path(name)
     try:
-        if entry is None:  # what is encrypted is not a file that is read as it is
+        if entry is None:  # an encrypted object cannot be read as a file
             raise OSError(errno.EOPNOTSUPP, "not a file")
         _replace_by_link(entry, path.resolve(), link)
     except OSError as error:
@@ -52,7 +52,7 @@ def link_blob(store: Store, path: Path, name: str, *, link: str, algorithm: str 
 
 
 def leave_link(entry: Path, target: str) -> None:
-    """Replace a store's own object by a symbolic link to what was exported, if that is on this machine."""
+    """Replace a store's own object by a symbolic link to the exported file, if that is on this machine."""
     path = local_path(target)
     if path is not None and path.is_file() and not entry.is_symlink():
         _replace_by_link(entry, path, "symlink")

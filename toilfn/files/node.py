@@ -255,7 +255,7 @@ def clean(queued: Collection[str] | None = None) -> None:
 
 
 def remove(url: str) -> bool:
-    """Remove what the runs of a store have left here; return whether no process uses it any more."""
+    """Remove what the runs of a store have left here; return whether no process still uses it."""
     folders = {_folder(url), *(folder for folder in _own() if folder.name == run_key(url))}
     for folder in folders:
         _release(folder)
@@ -279,7 +279,7 @@ def _remove_if(folder: Path, condition: Callable[[Path, _Run], bool]) -> bool:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """Try to lock a run; gives whether no process holds it."""
+    """Try to lock a run; return whether no process holds it."""
     try:
         fd = os.open(folder / "lock", os.O_RDWR)
     except OSError:  # it is being made or removed
@@ -329,7 +329,7 @@ def _remove_images(folder: Path) -> None:
             with suppress(OSError):  # it has just been removed
                 _add_image(heir, command, pulled=True)
         elif pulled:
-            with suppress(OSError):  # the engine is not installed any more
+            with suppress(OSError):  # the engine is no longer installed
                 subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 

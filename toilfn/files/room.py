@@ -115,7 +115,7 @@ def draft_dir(entry: Path, size: int) -> Path:
 
 
 def reserve(size: int) -> bool:
-    """Make room for so many bytes, by removing what has not been used for longest; False if there is no room.
+    """Make room for a number of bytes by removing the least recently used files; return False if that fails.
 
     A file that running attempts hold links to is not removed.
     """

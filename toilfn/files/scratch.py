@@ -52,7 +52,7 @@ class Deferred:
     is_over: bool = False
 
     def run(self) -> None:
-        """Call the function, once at most; log what it raises."""
+        """Call the function, at most once, and log its exception."""
         if self.is_over:
             return
         try:
@@ -126,7 +126,7 @@ class Scratch:
         self._spare = directory
 
     def remove_dir(self, directory: Path) -> None:
-        """Remove a directory with all that is in it, also what is write-protected."""
+        """Remove a directory with its content, including write-protected files."""
         _remove(directory)
 
     def keep_dir(self, directory: Path, name: str) -> Path:
@@ -305,7 +305,7 @@ def _run_deferred(root: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory as far as this user can: what a container has left there as another user may stay."""
+    """Remove a directory as far as this user can: files that a container created as another user may stay."""
     shutil.rmtree(directory, ignore_errors=True)
     if not directory.exists():
         return

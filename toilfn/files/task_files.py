@@ -1,4 +1,4 @@
-"""The files of one attempt of a task: what it made, what it deletes, and its local copies."""
+"""The files of one attempt of a task: those that it made or deletes, and its local copies."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TaskFiles:
     def import_url(
         self, url: str | os.PathLike[str], name: str | None = None, link: str | None = None, *, checksum: bool = False
     ) -> File:
-        """Put what is at a URL into the store; do what `toilfn.import_file` says.
+        """Put the file at a URL into the store, as `toilfn.import_file` describes.
 
         Raises
         ------
@@ -269,7 +269,7 @@ class TaskFiles:
         return rebuild(value, self._adopt_leaf)
 
     def pass_on(self, path: Path) -> Path | File | Directory:
-        """Return the file for a path that a task made by this one gets; any other path stays what it is.
+        """Return the file for a path that is passed to a task created by this one; other paths stay as they are.
 
         The path remains, with the content that it has now in the file.
         """

@@ -102,7 +102,7 @@ def absolute(url: str | os.PathLike[str]) -> str:
 
 
 def shown(url: str | os.PathLike[str]) -> str:
-    """Return a URL for messages: without what a user name, a password or a signed query may tell."""
+    """Return a URL for messages, without user name, password and signed query."""
     if local_path(url) is not None:
         return os.fspath(url)
     if os.fspath(url).startswith("data:"):
@@ -279,7 +279,7 @@ def fingerprint_tree(url: str) -> str:
 
 
 def state_of_target(url: str) -> str | None:
-    """Return the fingerprint of what is at a place to export to, a file or a directory; None if there is nothing."""
+    """Return the fingerprint of the file or directory at an export's target; None if there is none."""
     path = local_path(url)
     if path is not None and path.is_dir():
         return fingerprint_tree(url)
@@ -570,7 +570,7 @@ def _relative(url: str, path: str, place: str) -> str:
 
 
 def _states(path: Path, above: frozenset[Path]) -> Iterator[tuple[str, str | None]]:
-    """Iterate over what is in a directory, through links, with the state of each file."""
+    """Iterate over the files in a directory, through links, with the state of each."""
     above = above | {path.resolve()}
     for child in sorted(path.iterdir()):
         if not child.is_dir():

@@ -96,7 +96,7 @@ def record(
     known: Callable[[bytes], bool] = lambda _: False,
     running: RunningFunction | None = None,
 ) -> Recorded:
-    """Record what a task returned and spawned.
+    """Record the value of a task and the tasks that it spawned.
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ class Service(Generic[R]):
 
 
 class ServiceTask(Task[P, R]):
-    """A service: its calls give promises of what it tells its clients."""
+    """A service: its calls return promises of the value for its clients."""
 
     def __init__(self, function: Callable[P, Any], options: dict[str, Any] | None = None, after: Any = ()) -> None:
         super().__init__(function, {SERVICE: CHECK_INTERVAL, **(options or {})}, after)

@@ -122,7 +122,7 @@ def _reading(settings: Settings, *, needed: bool = False) -> Iterator[Store]:
 
 
 class _Maker:
-    """Brings a graph and a store together as the leader would, and reads off what would run."""
+    """Compares a graph with a store as the leader would, to find out what would run."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._settings = settings
@@ -186,7 +186,7 @@ class _Maker:
         return seen
 
     def tasks(self, asked: Iterable[TaskId]) -> list[TaskInfo]:
-        """Return what is known of tasks and of all that they need or led to."""
+        """Return the known facts about tasks and about all that they need or led to."""
         reached, history = self.reached(asked), self._history
         found = []
         for id, task in history.tasks.items():

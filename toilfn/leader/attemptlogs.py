@@ -31,7 +31,7 @@ _logger = logging.getLogger("toilfn.leader")
 
 
 class AttemptLogs:
-    """Hears of attempts, and does with their logs what the settings say.
+    """Handles the logs of attempts as the settings say.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ class AttemptLogs:
         self.is_needed = bool(settings.write_logs or settings.stream_logs or settings.log_file)
 
     def said(self, name: str, id: TaskId, text: bytes) -> None:
-        """Show what a running attempt has printed."""
+        """Show the output of a running attempt."""
         self._shown[id] += len(text)
         for line in text.decode(errors="replace").splitlines():
             self._show(f"{name}: {line}")
 
     def warned(self, name: str, text: str) -> None:
-        """Show what a running task has logged at the level WARNING or above, but not an endless number of such."""
+        """Show a limited number of messages that a running task has logged at the level WARNING or above."""
         if self._warned.total() >= _MOST_WARNINGS or self._warned[name] > _MOST_WARNINGS_OF_ONE_NAME:
             return
         self._warned[name] += 1

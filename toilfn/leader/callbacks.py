@@ -43,7 +43,7 @@ class Callbacks:
     should_drain : callable
         Whether to start nothing more and wait for what runs.
     should_hold : callable
-        Whether to finish what was begun before anything else starts.
+        Whether to finish running tasks before anything else starts.
     should_stop : callable
         Whether to end at once.
     tick : callable
@@ -211,7 +211,7 @@ class Interrupts:
         self.put_back()
 
     def put_back(self) -> None:
-        """Let signals do what they did before."""
+        """Restore the earlier handlers of signals."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

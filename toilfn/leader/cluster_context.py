@@ -49,7 +49,7 @@ def run_context(
     environment: dict[str, str] | None = None,
     outage: Callable[[str], None] = lambda _: None,
 ) -> RunContext:
-    """Make what a cluster is opened with.
+    """Build the context with which a cluster is opened.
 
     Parameters
     ----------

@@ -385,7 +385,7 @@ def _directory() -> str:
 
 
 def _limited(capacity: Capacity, limit: int | None) -> Capacity:
-    """Return what can run where a system has taken only so many jobs."""
+    """Return the capacity of a system that has accepted only a certain number of jobs."""
     if limit is None:
         return capacity
     return capacity._replace(batches=limit if capacity.batches is None else min(limit, capacity.batches))

@@ -34,7 +34,7 @@ class Failures:
     too_large : callable
         Explains why a task requests more than there is.
     shape : callable
-        Returns what a task requests.
+        Returns the resources that a task requests.
     worker_memory : int
         The bytes that a job requests on top of its tasks' memory.
 
@@ -64,7 +64,7 @@ class Failures:
         self.final: dict[TaskId, records.Failure] = {}
 
     def describe(self, failure: records.Failure) -> None:
-        """Keep what is known of an attempt that failed, until the scheduler has said what follows."""
+        """Keep the details of a failed attempt until the scheduler has decided what follows."""
         self._last[failure.id] = failure
 
     def describe_lost(self, id_: TaskId, cause: Cause, text: str, log: bytes, since: float) -> None:
@@ -93,7 +93,7 @@ class Failures:
         self.retry(command.id, command.cause, command.attempt)
 
     def write_described(self, id_: TaskId) -> None:
-        """Write what is known of a failure of which nothing follows."""
+        """Write the details of a failure that has no consequence."""
         if (failure := self._last.pop(id_, None)) is not None:
             self._committer.add(encode(failure))
 

@@ -68,7 +68,7 @@ def _post(url: str, data: bytes) -> None:
 
 
 def _run(command: str | Sequence[str], data: bytes) -> None:
-    """Run a command; what it prints goes to standard error, as the leader's messages do."""
+    """Run a command; its output goes to standard error, like the leader's messages."""
     arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=_standard_error(), start_new_session=True)
     try:

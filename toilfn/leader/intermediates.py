@@ -105,7 +105,7 @@ class Intermediates:
         self._load(run)
 
     def _load(self, current: records.Run) -> None:
-        """Take note of the files that there are, of what runs return and deliver, and of what is not finished."""
+        """Note the existing files, the values and deliveries of runs, and the unfinished tasks."""
         for id_ in self._index.outcomes:
             task = self._index.task(id_)
             self._note_service(task)
@@ -206,7 +206,7 @@ class Intermediates:
             self._services.add(task.id)
 
     def _delivers(self, task: records.TaskRecord) -> bool:
-        """Return whether what a task reads are outputs of the run."""
+        """Return whether the files that a task reads are outputs of the run."""
         return bool(self._option(task, "delivers"))
 
     def _option(self, task: records.TaskRecord, name: str) -> Any:
@@ -318,7 +318,7 @@ class Drops:
         self._wrote = 0.0
 
     def loaded(self, forgotten: Iterable[TaskId], events: Iterable[Event]) -> None:
-        """Note which outcomes no longer hold, and what was brought to the scheduler."""
+        """Note the outcomes that no longer hold, and the tasks that were passed to the scheduler."""
         if self._readers is None:
             return
         self._readers.renewed(forgotten)
@@ -351,7 +351,7 @@ class Drops:
             self._readers.opened(task)
 
     def write(self, now: float | None) -> None:
-        """Remove what is not needed, periodically; at once without a time."""
+        """Remove files that are not needed, periodically; at once without a time."""
         if self._readers is None or (now is not None and now < self._wrote + self._interval):
             return
         self._wrote = now or 0.0

@@ -26,7 +26,7 @@ __all__ = ["BatchMessages", "Jobs", "SubmittedBatch"]
 
 @dataclass
 class BatchMessages:
-    """Builds the messages to workers, and what the cluster learns of each batch.
+    """Builds the messages to workers, and the description of each batch for the cluster.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class BatchMessages:
     attempts : mapping
         How often each task has failed so far.
     shape : callable
-        Returns what a task requests now.
+        Returns the resources that a task requests now.
     worker_memory : int
         The bytes that a job requests on top of its tasks' memory.
     """
@@ -179,7 +179,7 @@ class Jobs:
         return iter(self._submitted.values())
 
     def states(self) -> Counter[str]:
-        """Count what was submitted by where it is; another thread than the leader's may ask."""
+        """Count the submitted batches by their state; another thread may call this."""
         counts = Counter(dict.fromkeys(("sending", "queued", "held", "running"), 0))
         counts.update(submitted.state for submitted in list(self._submitted.values()))
         return counts
@@ -211,7 +211,7 @@ class Jobs:
         self._submitting.put(beside)
 
     def send(self, now: float) -> list[Refused]:
-        """Send what waits to be submitted, without waiting for it; return what the cluster will never take."""
+        """Submit waiting batches without waiting for the result; return those that the cluster will never accept."""
         refused = []
         for answer in self._submitting.work(now, len(self._by_job)):
             if isinstance(answer, Sent):
@@ -305,7 +305,7 @@ class Jobs:
             self._cluster.kill([submitted.job])
 
     def recall(self, id_: BatchId) -> None:
-        """Ask a batch to give back what it has not started."""
+        """Ask a batch to return the tasks that it has not started."""
         if (job := self._submitted[id_].job) is not None:
             self._cluster.recall(job)
 

@@ -71,7 +71,7 @@ _SOON = 0.02
 
 
 class Leader:
-    """Runs what a scheduler holds, until nothing more can run.
+    """Runs the tasks of a scheduler until nothing more can run.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Leader:
     remove : callable
         Deletes objects of the store by their names.
     capacity : callable
-        Says what can run at one time, given how many jobs the system has taken where it refused more.
+        Returns the capacity, given the number of jobs that the system had accepted when it refused more.
     worker_memory : int
         The bytes that a job requests on top of its tasks' memory.
     intermediates : Intermediates, optional
@@ -263,7 +263,7 @@ class Leader:
         self._handle(Lost(batch.id, None, time.monotonic()))
 
     def _send(self) -> None:
-        """Submit what is ready, and fail what the cluster refuses permanently."""
+        """Submit ready batches, and fail those that the cluster refuses permanently."""
         for refused in self._jobs.send(time.monotonic()):
             batch = self._jobs.batch(refused.parcel.id)
             self._fail(batch, refused.text)
@@ -565,12 +565,12 @@ class Leader:
             self._remove_later(blobs)
 
     def _remove_later(self, blobs: tuple[str, ...]) -> None:
-        """Remove blobs from the store when what has been committed so far is durable."""
+        """Remove blobs from the store as soon as the records added so far are durable."""
         if blobs:
             self._committer.then(lambda: self._remove(blobs))
 
     def _bring(self, events: Iterable[Event]) -> None:
-        """Hand over what was loaded; the values of finished tasks keep those that they refer to in memory."""
+        """Pass on the loaded tasks; values of finished tasks keep the values that they refer to in memory."""
         events = list(events)
         forgotten = self._loader.take_forgotten()
         for reason in sorted(set(forgotten.values())):

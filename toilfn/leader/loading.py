@@ -48,7 +48,7 @@ class StaleOutcomes:
         self._gone, self._dropped = _keys(index.deleted), _keys(index.dropped)
 
     def prepare(self, task: records.TaskRecord, created: Container[TaskId] = ()) -> None:
-        """Have what a task needs run again, as far as that is needed for the task to run.
+        """Repeat the tasks that a task needs, as far as necessary for it to run.
 
         The tasks of `created` have new records, whatever they named before.
         """
@@ -144,7 +144,7 @@ def _keys(names: Iterable[str]) -> set[bytes]:
 
 
 class Loader:
-    """Turns task records into what the scheduler knows about tasks.
+    """Turns task records into the scheduler's tasks.
 
     Attributes
     ----------
@@ -218,7 +218,7 @@ class Loader:
         return options.SERVICE in self._index.functions[task.function].options
 
     def prepare(self, outcome: records.Outcome) -> None:
-        """Have run again what the tasks need that an outcome created, and what it returns, where that is gone."""
+        """Repeat tasks whose files are gone, if an outcome returns the files or tasks that it created need them."""
         created = {task.id for task in outcome.tasks}
         for task in outcome.tasks:
             if task.id not in self._index.outcomes:
@@ -231,17 +231,17 @@ class Loader:
         return self._stale.take_forgotten()
 
     def renew_results(self, roots: Iterable[TaskId]) -> None:
-        """Have those run again that made what a run returns, where that was dropped; before `add` and `load`."""
+        """Repeat the tasks that made the dropped files which a run returns; before `add` and `load`."""
         self._stale.renew_results(roots)
 
     def force(self, ids: Iterable[TaskId], reason: str) -> None:
-        """Have finished tasks run again because the user requests it; before `add` and `load`."""
+        """Repeat finished tasks because the user requests it; before `add` and `load`."""
         self._stale.force(ids, reason)
 
     def late_shape(
         self, task: records.TaskRecord, closure: Callable[[Iterable[TaskId]], Mapping[TaskId, Entry]]
     ) -> Resources:
-        """Return what a task requests whose requirements come from values.
+        """Return the resources of a task whose requirements come from values.
 
         Parameters
         ----------

@@ -100,7 +100,7 @@ class LostJobAnswers:
     Parameters
     ----------
     read : callable
-        Reads what a batch has answered, from the n-th answer on.
+        Reads the answers of a batch, from the n-th on.
     """
 
     def __init__(self, read: Callable[[str, int], Sequence[bytes]]) -> None:
@@ -161,14 +161,14 @@ class Mailbox:
         return ()
 
     def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
-        """Read what a batch has answered, from the `start`-th answer on."""
+        """Read the answers of a batch, from the `start`-th on."""
         return ()
 
     def stop(self, name: str) -> None:
         """Ask the service of a batch to stop."""
 
     def forget(self, name: str, count: int) -> None:
-        """Delete a batch's message and its answers, sooner or later: what they say is durable."""
+        """Delete a batch's message and its answers, now or later: their content is durable."""
 
     def close(self) -> None:
         """Delete the rest."""
@@ -217,7 +217,7 @@ class StoreMailbox(Mailbox):
         )
 
     def so_far(self, name: str, start: int = 0) -> Sequence[bytes]:
-        """Read what a batch has answered, from the `start`-th answer on."""
+        """Read the answers of a batch, from the `start`-th on."""
         found = []
         for message in self._store.answers(name, start):
             found.append(message)

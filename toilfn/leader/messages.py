@@ -80,7 +80,7 @@ def never_ran(id_: TaskId) -> records.Outcome:
 
 
 _LOOK = 2.0
-"""Seconds between two looks at what tasks print."""
+"""Seconds between two looks for output of tasks."""
 
 _WARNINGS_LOOK, _FAR_WARNINGS_LOOK = 5.0, 60.0
 """The same where only warnings are wanted, in a store on this machine and in another one, where each look costs."""
@@ -93,7 +93,7 @@ class OutputMessages:
     ----------
     mailbox : Mailbox
     is_wanted : bool
-        Whether anybody is shown what tasks print, not only their warnings.
+        Whether the output of tasks is shown, not only their warnings.
     """
 
     def __init__(self, mailbox: Mailbox, *, is_wanted: bool) -> None:

@@ -64,7 +64,7 @@ def worker_memory(settings: Settings, *, is_local: bool) -> int:
 
 
 def capped(capacity: Capacity, settings: Settings) -> Capacity:
-    """Set the user's limits beside what the cluster can give: they hold wherever tasks run."""
+    """Combine the user's limits with the cluster's capacity: they hold wherever tasks run."""
     batches = min((n for n in (capacity.batches, settings.max_jobs) if n is not None), default=None)
     services = (settings.max_service_tasks, settings.max_preemptible_service_tasks)
     limits = (settings.max_cores, settings.max_memory, settings.max_disk)

@@ -117,7 +117,7 @@ class Progress:
 
 
 def _names(running: Sequence[str]) -> str:
-    """Name the most frequent three of what is running."""
+    """Name the three most frequent kinds of running tasks."""
     often = Counter(visible(name, one_line=True) for name in running).most_common(4)
     shown = [name if count == 1 else f"{name} x {count}" for name, count in often[:3]]
     return f" ({', '.join(shown + ['...'] * (len(often) > 3))})" if shown else ""

@@ -31,7 +31,7 @@ class CheckpointRecords:
         self._effects: dict[TaskId, dict[TaskId, _Effects]] = {}
 
     def keep(self, outermost: TaskId, outcome: Outcome, record: bytes) -> None:
-        """Keep what an outcome did, and its task's record."""
+        """Keep an outcome's effects and its task's record."""
         self._records[outcome.id] = record
         effects = _Effects(files_of(outcome), outcome.deleted)
         self._effects.setdefault(outermost, {})[outcome.id] = effects

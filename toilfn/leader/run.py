@@ -157,7 +157,7 @@ class WorkflowRun:
             report(f"toilfn: the store is kept at {self._place}")
 
     def _should_clean(self, succeeded: bool) -> bool:
-        if not (succeeded or self._has_begun):  # what others have in the store is none of our failure's concern
+        if not (succeeded or self._has_begun):  # a failure of this run must not remove the work of other runs
             return self._temporary
         policy = self._settings.clean or ("onSuccess" if self._temporary else "never")
         if succeeded and self._keep:

@@ -1,7 +1,7 @@
-"""Submitting beside everything else: the leader is not blocked by a slow system, and refusals that may pass are borne.
+"""Submitting in a thread of its own: a slow system does not block the leader, and temporary refusals are repeated.
 
-A system that refuses one shape permanently fails the tasks of that shape. Where it takes no more jobs now, or answers
-something that may pass, what was refused waits and is sent again, later each time, while the leader polls.
+A system that refuses one shape permanently fails the tasks of that shape. If it accepts no more jobs now, or answers
+with a temporary error, the refused batches wait and are sent again, later each time, while the leader polls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Parcel", "Refused", "Sent", "Submitting"]
 _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds before what was refused is sent again; doubled each time."""
+"""Seconds before a refused submission is repeated; doubled each time."""
 
 _PATIENCE = 600.0
 """Seconds for which one shape may be refused, while no job of this leader is there whose end may help."""
@@ -55,7 +55,7 @@ class Refused(NamedTuple):
 
     parcel: Parcel
     text: str
-    """The system's answer; for the first of several also what was submitted."""
+    """The system's answer; for the first of several, the submission as well."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Jobs that wait in the cluster's queue: the log says which, and those that wait for what may never come are named."""
+"""Jobs in the cluster's queue: the log records them, and a warning names those that may wait forever."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Queued:
         self._next_look = self._next_reasons = 0.0
 
     def write(self, batches: Iterable[SubmittedBatch], now: float) -> None:
-        """Write down what has changed, periodically."""
+        """Record changes, periodically."""
         if now < self._next_look:
             return
         live = {batch.job: batch for batch in batches if batch.job is not None}

@@ -143,7 +143,7 @@ class Index:
             self.leads_to(id_)
 
     def forget(self, id_: TaskId) -> None:
-        """Take a task for one that has not run; what it had created stays known."""
+        """Treat a task as one that has not run; the tasks that it created stay known."""
         self.leads_to(id_)
         del self.outcomes[id_]
         self._complete.clear()  # whatever led to it is not complete either

@@ -32,7 +32,7 @@ class Journal:
         self._names: dict[TaskId, str] = {}
 
     def events(self, fact: Fact) -> Iterator[dict[str, Any]]:
-        """Return what a fact tells, as plain values."""
+        """Return a fact as plain values."""
         match fact:
             case RunBegan(run, is_resumed):
                 if not is_resumed:

@@ -124,7 +124,7 @@ class Started(NamedTuple):
 
 
 class Queue(NamedTuple):
-    """Which jobs wait in the queue of the cluster's system: what has changed since the last such record."""
+    """The jobs that wait in the queue of the cluster's system: changes since the last such record."""
 
     waiting: dict[str, str]
     """The jobs that wait, by the cluster's own names, each with the reason in the system's words."""

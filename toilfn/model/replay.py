@@ -87,7 +87,7 @@ def read(log: Readable, start: int = 0) -> Iterator[Record]:
 
 
 def replay(records: Iterable[Record]) -> Iterator[Fact]:
-    """Iterate over what the records of a log say, in order, from its first record on."""
+    """Iterate over the facts of a log's records, in order, from the first record on."""
     replay = Replay()
     for record in records:
         yield from replay.facts(record)
@@ -105,7 +105,7 @@ class Replay:
         self._run = 0
 
     def facts(self, record: Record) -> Iterator[Fact]:
-        """Return what the next record says."""
+        """Return the fact of the next record."""
         match record:
             case Outcome() | Failure():
                 yield from self._ended(record)

@@ -196,7 +196,7 @@ class RunView:
                     self._saved.save(self.fold, self.store, is_final=True)
 
     def refresh(self) -> int:
-        """Read what is new, and return the place in the log up to which it was read."""
+        """Read new records, and return the position in the log up to which it was read."""
         with self._lock:
             now = time.monotonic()
             if now - self._looked > _FRESH and not self._is_settled:
@@ -292,7 +292,7 @@ class RunView:
         return record
 
     def log(self, record: Outcome | Failure) -> Iterator[bytes]:
-        """Return what an attempt has printed."""
+        """Return the output of an attempt."""
         yield self.store.payload(record.log)
 
     def tasks(self, query: Query) -> tuple[list[tuple[Row, Attempt | None]], int]:

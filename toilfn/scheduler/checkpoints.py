@@ -42,7 +42,7 @@ class Checkpoints:
             self._clients.add(id)
 
     def needs(self, id: TaskId) -> tuple[TaskId, ...]:
-        """Return what a checkpoint needs."""
+        """Return the tasks that a checkpoint needs."""
         return self._needs[id]
 
     def descend(self, id: TaskId, parent: TaskId) -> None:

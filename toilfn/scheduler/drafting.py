@@ -83,7 +83,7 @@ class Drafting:
         return None
 
     def _take_followers(self, draft: Draft, covered: dict[TaskId, int]) -> None:
-        """Let those go along that need nothing incomplete but what is in the batch.
+        """Add the tasks that need nothing incomplete outside the batch.
 
         `covered` counts, for each candidate, how many of the tasks it waits for are in the batch.
         """

@@ -154,13 +154,13 @@ class Submit(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask a batch to give back what it has not started: others are idle. Answered by `Returned`."""
+    """Ask a batch to return the tasks that it has not started: other workers are idle. Answered by `Returned`."""
 
     batch: BatchId
 
 
 class ResolveRequirements(NamedTuple):
-    """Find out what a task requests: what it needs is complete. Answered by `RequirementsResolved`."""
+    """Compute the requirements of a task: its inputs are complete. Answered by `RequirementsResolved`."""
 
     id: TaskId
 

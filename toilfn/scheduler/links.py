@@ -56,7 +56,7 @@ class Links:
                 )
 
     def link(self, task: TaskState, parent: TaskId | None, *, is_checkpoint: bool) -> None:
-        """Join a new task to what it needs, and to the task that created it."""
+        """Link a new task to the tasks that it needs, and to the task that created it."""
         needs = [self._tasks.get(id) for id in task.needs]
         for need in needs:
             if need is not None:

@@ -137,7 +137,7 @@ class Scheduler:
         return task.state
 
     def shape(self, id: TaskId) -> Resources:
-        """Return what a task that is not complete requests now: more than at first, perhaps, if it has failed."""
+        """Return the present request of a task that is not complete; it may have grown after a failure."""
         return self._tasks[id].shape.resources
 
     def outermost_checkpoint(self, id: TaskId) -> TaskId | None:
@@ -217,7 +217,7 @@ class Scheduler:
             self._checkpoints.clients_to_rerun += [(task.id, service) for service in dead_service]
 
     def _expand(self, task: TaskState, event: Finished, fresh: dict[TaskId, NewTask], commands: list[Command]) -> None:
-        """Replace what a task needed by what it led to."""
+        """Replace the needs of a task by the tasks that it led to."""
         task.pending = 0
         if fresh:
             self._insert(fresh, commands, urgent=True)
@@ -432,7 +432,7 @@ class Scheduler:
     # Batches
 
     def dispatch(self, now: float, *, holds: bool = False) -> list[Command]:
-        """Start what can be started, and whatever else is due.
+        """Start tasks, and do whatever else is due.
 
         If it `holds`, tasks that nothing led to wait for as long as anything else runs; then they start one by one.
         """

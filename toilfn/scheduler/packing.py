@@ -92,7 +92,7 @@ class Pool:
         self.resize(capacity)
 
     def resize(self, capacity: Capacity) -> None:
-        """Return the pool another capacity; what is taken stays taken, even when it is more."""
+        """Change the capacity; resources in use stay in use, even if they exceed it."""
         self._most_batches = math.inf if capacity.batches is None else capacity.batches
         limits = (capacity.services, capacity.preemptible_services)
         self._most_services = tuple(math.inf if limit is None else limit for limit in limits)

@@ -154,7 +154,7 @@ class Gathering:
         return None if self._since is None else self._since + self._seconds
 
     def is_over(self, now: float) -> bool:
-        """Return whether what is ready may be started; asked whenever there is anything."""
+        """Return whether ready tasks may start; called whenever there are some."""
         if not self._seconds:
             return True
         if self._since is None:
@@ -209,7 +209,7 @@ def _backoff(budget: Budget, cause: Cause, failures: int) -> float:
 
 
 def enlarged(asked: Resources, cause: Cause, budget: Budget, most_memory: float, longest: float) -> Resources:
-    """Return more of what an attempt died of, if the budget says so, and as much as there is: bytes and seconds."""
+    """Return larger limits, in bytes and seconds, for the resource that an attempt exceeded, if the budget allows."""
     if cause is Cause.MEMORY and budget.double_memory:
         return replace(asked, memory=int(_doubled(asked.memory, most_memory)))
     if cause is Cause.WALLTIME and budget.double_walltime and asked.walltime is not None:

@@ -35,7 +35,7 @@ class RollBacks:
         return self._holds.let_go(needs)
 
     def due(self, now: float) -> Iterator[tuple[TaskState, Retry, list[Command]]]:
-        """Roll back what must be.
+        """Perform the roll-backs that are due.
 
         Of the checkpoints above a task that was given up, that is the innermost one that has retries left.
 

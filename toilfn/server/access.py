@@ -85,7 +85,7 @@ class Tokens:
         self._objects.delete([f"tokens/{name}"])
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each user's token, by name."""
+        """Return the records of the users' tokens, by name."""
         found = {}
         for path in sorted(self._objects.list("tokens/")):
             try:

@@ -219,7 +219,7 @@ def error(status: int, message: str) -> dict[str, Any]:
 
 
 def _given(content: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is not known."""
+    """Leave out unknown values."""
     return {name: value for name, value in content.items() if value is not None}
 
 

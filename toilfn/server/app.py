@@ -130,7 +130,7 @@ class Service:
                 self._ending.wait(_READ_AGAIN)
 
     def _renew_folds(self) -> None:
-        """Renew what another version of toilfn has saved of the newest large runs, before somebody looks at them."""
+        """Renew what another version of toilfn has saved of the newest large runs, before a user looks at them."""
         runs = (self.place.run(id) for id in self.index.ended())
         self.views.renew(islice((run for run in runs if run.fold_file.exists()), _RENEWED), self._ending)
 
@@ -309,7 +309,7 @@ class _Routes:
         return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
 
     def stream(self, name: str) -> Callable[[Any], Any]:
-        """Build the handler of what a run's command has printed."""
+        """Build the handler for the output of a run's command."""
 
         async def handle(request: Any) -> Any:
             file = await asyncio.to_thread(lambda: open_stream(self._run(request), name))

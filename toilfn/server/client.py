@@ -87,7 +87,7 @@ class Client:
             pause = min(pause * 1.2, _LONGEST_PAUSE)
 
     def copy(self, url: str, target: BinaryIO) -> None:
-        """Write what is at a URL of the server to a stream."""
+        """Write the response at a URL of the server to a stream."""
         place = url if "://" in url else f"{self.url}/{url.lstrip('/')}"
         with self._open(Request(place)) as source:  # noqa: S310
             while chunk := source.read(_CHUNK):
@@ -299,7 +299,7 @@ def _task(client: Client, run: str, wanted: str) -> dict[str, Any]:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Do what was requested."""
+    """Execute the command."""
     client = Client(options.endpoint)
     match options.verb:
         case "run" | "submit":
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        By default what this process was given.
+        By default those of this process.
     """
     parser = Parser(prog="toilfn-wes-cwl-runner", description="Run a CWL document on a WES server.")
     parser.add_argument("workflow", metavar="WORKFLOW")

@@ -232,7 +232,7 @@ class Leader:
             self._run.open_store().set_flag("kill")
 
     def _end_jobs(self) -> None:
-        """End what a leader that was ended by a signal has left on a batch system."""
+        """End the jobs of a leader that a signal has ended on a batch system."""
         cluster = [each for each in self._run.request["options"] if each.startswith("--cluster=")]
         if not cluster or cluster[-1] in ("--cluster=local", "--cluster=inline"):
             return

@@ -89,7 +89,7 @@ class LeaderProcesses(Leaders):
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def look(self) -> None:
-        """Forget leaders that have ended; what they have written down is looked at next."""
+        """Forget leaders that have ended; their records are read next."""
         for id, process in list(self._started.items()):
             if process.poll() is not None:
                 del self._started[id]

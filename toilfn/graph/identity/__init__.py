@@ -172,7 +172,7 @@ def _installed(cls: type) -> bytes:
 
 
 def function_identity(function: Callable[..., Any], version: str | None = None) -> Identity:
-    """Identify what a function does.
+    """Identify a function by what it does.
 
     Parameters
     ----------

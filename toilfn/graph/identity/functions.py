@@ -353,7 +353,7 @@ def _full_name(value: Any) -> str:
 
 
 def _label_in(module: str | None, name: str) -> str:
-    """Name something; what the script itself defines has no module's name, as it has none in other processes."""
+    """Name an object; the script's own objects have no module name, as in other processes."""
     return name if module in (None, "__main__", "__mp_main__") else f"{module}.{name}"
 
 

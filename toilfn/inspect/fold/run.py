@@ -111,7 +111,7 @@ class Fold(Reader):
                     yield at
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
-        """Return what is known of some tasks."""
+        """Return the known facts about some tasks."""
         if not numbers:
             return []
         keys = self.ids()

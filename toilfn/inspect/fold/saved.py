@@ -2,7 +2,7 @@
 
 A file holds the columns of a fold and the place in the log up to which they were filled. It is a cache: a file that is
 damaged, of another store, or of another version of these modules is not used. A file can only hold data of the
-classes that are listed here, so that one that somebody else has written runs no code.
+classes that are listed here, so that a file that another user has written runs no code.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SavedFold:
         """Of what the file holds."""
 
     def load(self, store: Store) -> Fold:
-        """Return the fold of the file; an empty one if there is no such file, or if it cannot be used."""
+        """Return the fold of the file; an empty one if the file does not exist or cannot be used."""
         fold = Fold(self._detail)
         with suppress(OSError, _UnusableError):
             data = self._path.read_bytes()
@@ -79,7 +79,7 @@ class SavedFold:
         fold : Fold
         store : Store
         is_final : bool
-            Whether the log will not grow any more, so that everything new is written.
+            Whether the log will no longer grow, so that everything new is written.
         """
         size = _size(fold)
         if size < FEW or size - self._size < (1 if is_final else max(FEW, self._size // _MORE)):
