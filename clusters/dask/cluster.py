@@ -7,12 +7,14 @@ the leader, and its successor finds them.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from uuid import uuid4
 
@@ -31,7 +33,7 @@ from toilfn.clusters.base import (
 from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.dask.jobs import kill_jobs, run_job
 from toilfn.clusters.dask.link import DaskLink
-from toilfn.errors import ClusterError
+from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity, Resources
 
@@ -61,6 +63,8 @@ class DaskSettings(TypedDict, total=False):
         Maximum number of jobs in the scheduler at the same time.
     timeout : float
         Seconds to wait for the scheduler. Default: 30.
+    description : str
+        File that describes machines in a cloud. They are created for the run and removed at its end.
     """
 
     cluster: str
@@ -69,6 +73,7 @@ class DaskSettings(TypedDict, total=False):
     worker_command: Sequence[str]
     max_jobs: int
     timeout: float
+    description: str
 
 
 class DaskCluster(Cluster):
@@ -91,6 +96,9 @@ class DaskCluster(Cluster):
         Maximum number of jobs in the scheduler at the same time.
     timeout : float
         Seconds to wait for the scheduler, at the start and after its loss.
+    description : path, optional
+        In place of `cluster`: a file as `toilfn cluster init` writes it, with ``kind: dask``. Its machines are created
+        when the run begins, by dask-cloudprovider, and removed when it ends.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
@@ -107,8 +115,15 @@ class DaskCluster(Cluster):
         worker_command: Sequence[str] | None = None,
         max_jobs: int | None = None,
         timeout: float = 30.0,
+        description: str | os.PathLike[str] | None = None,
     ) -> None:
+        if cluster is not None and description is not None:
+            raise InputError("DaskCluster: name either a cluster or the description of one, not both")
         self.max_jobs = max_jobs
+        self._description = description
+        self._machines: Any = None
+        self._expected: set[str] = set()
+        """Names of the resources that workers will advertise."""
         self._link = DaskLink(cluster, timeout)
         self._names = _NAMES if resources is None else dict(resources)
         self._command = list(worker_command or base.worker_command(python or ""))
@@ -127,11 +142,19 @@ class DaskCluster(Cluster):
             raise ClusterError(f"{context.workflow!r} is not valid in a job name")
         self._context = context
         try:
+            if self._description is not None and self._machines is None:
+                self._create(self._description)
             self._link.client()
         except ImportError as error:
             raise ClusterError(
                 f"DaskCluster needs an optional package: {error}", hint="pip install distributed"
             ) from error
+
+    def _create(self, description: str | os.PathLike[str]) -> None:
+        """Create the machines of a description. Its module is found by name: only this needs what knows clouds."""
+        created = import_module("toilfn.cloud.dask").create(description)
+        self._machines, self._expected = created.cluster, set(created.resources)
+        self._link = DaskLink(self._machines, self._timeout)
 
     def capacity(self) -> Capacity:
         """Return no limit except `max_jobs`, since dask has its own queue."""
@@ -184,10 +207,15 @@ class DaskCluster(Cluster):
             self.leave()
 
     def leave(self) -> None:
-        """Disconnect. The scheduler keeps the published jobs."""
+        """Disconnect. The scheduler keeps the published jobs, unless it was created for the run."""
         self._futures.clear()
         self._unchecked.clear()
-        self._link.close()
+        machines, self._machines = self._machines, None
+        try:
+            self._link.close()
+        finally:
+            if machines is not None:
+                machines.close()
 
     def wake(self) -> None:
         """Wake a waiting `poll`."""
@@ -240,7 +268,7 @@ class DaskCluster(Cluster):
         for accelerator in resources.accelerators:
             asked[accelerator.kind] = asked.get(accelerator.kind, 0) + accelerator.count
         accelerators = {accelerator.kind for accelerator in resources.accelerators}
-        offered = {name for worker in workers for name in worker["resources"]}
+        offered = {name for worker in workers for name in worker["resources"]} | self._expected
         named = {self._names.get(name, name): amount for name, amount in asked.items()}
         needed = {self._names.get(name, name) for name in accelerators}
         kept = {name: amount for name, amount in named.items() if name in offered or name in needed}
@@ -289,8 +317,8 @@ f" {kept or 'nothing else'}; the workers have {have}")  # fmt: skip
         return Update(job, JobState.ENDED, exit_cause(code, number), f"{words}; its output ends with:\n{tail}")
 
     def address(self) -> dict[str, Any] | None:
-        """Return the scheduler's address; None if it is in this process."""
-        return self._link.address()
+        """Return the scheduler's address; None if it ends with this process."""
+        return None if self._description is not None else self._link.address()
 
     def list(self, workflow: str) -> dict[JobId, str]:
         """Find the published jobs of a workflow and adopt them; `poll` reports those that have ended, too."""

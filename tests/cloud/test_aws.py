@@ -16,8 +16,10 @@ from tests.servers.fixtures import *  # noqa: F403
 from toilfn import cli
 from toilfn.cloud.aws import AmazonCloud, clusters, steps_of, tags_of
 from toilfn.cloud.aws_machines import AmazonMachines
+from toilfn.cloud.aws_types import spot_prices, with_types
 from toilfn.cloud.bootstrap import Secrets
 from toilfn.cloud.description import read
+from toilfn.cloud.plan import price_notes
 from toilfn.cloud.policy import launcher_policy, role_policy
 from toilfn.cloud.steps import destroy, found, launch
 from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
@@ -224,7 +226,9 @@ def allowed(policy) -> set[str]:
 
 def test_every_call_is_within_the_printed_policy_and_the_policy_has_no_more(amazon, capsys):
     cloud, steps = fresh(amazon)
-    cloud.check(replace(steps[0].description, image=IMAGE))
+    description = steps[0].description
+    cloud.check(replace(description, image=IMAGE))
+    spot_prices(cloud, description.pool("spot").types)
     launch(cloud.name, steps, quiet)
     destroy(cloud.name, steps, quiet)
     assert cli.main(["cluster", "policy"]) == 0
@@ -295,7 +299,6 @@ def test_a_refusal_at_the_last_step_says_why_and_leaves_nothing_behind_after_des
     [
         ("c5.xlarge", "c5.enormous", "does not have one of the types"),
         ("tags:", "zones: [eu-central-1z]\ntags:", "zones eu-central-1z has no subnet to use"),
-        ("    types: [m5.large]\n", "    cores: 4\n", "pool spot: name its types"),
     ],
 )
 def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(amazon, old, new, said):
@@ -304,6 +307,87 @@ def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(amazon,
     with pytest.raises(InputError, match=re.escape(said)):
         cloud.check(read(text))
     assert everything(amazon, cloud.name) == []
+
+
+# Types and prices
+
+
+def sized(amazon, text: str):
+    cloud = AmazonCloud(f"c{uuid.uuid4().hex[:12]}", REGION, amazon, pause=lambda seconds: None)
+    return cloud, with_types(cloud, read(text.replace("NAME", cloud.name)), {})
+
+
+SIZED = f"""\
+name: NAME
+region: {REGION}
+image: {IMAGE}
+pools:
+  - name: cpu
+    cores: 14
+    memory: 30Gi
+"""
+
+
+def test_a_pool_of_sizes_gets_the_smallest_types_that_are_large_enough(amazon):
+    cloud, description = sized(amazon, SIZED)
+    types = cloud.machine_types(description.pool("cpu").types)
+    assert len(types) > 1
+    assert all(kind.cores >= 14 and kind.memory >= 30 * 2**30 and not kind.accelerators for kind in types.values())
+    assert {(kind.cores, kind.memory) for kind in types.values()} <= {(16, 30 * 2**30), (16, 32 * 2**30)}
+    assert not any(name.startswith(("t", "c6g", "c7g")) for name in types)
+
+
+def test_known_prices_decide_which_types_a_pool_of_sizes_gets(amazon):
+    text = SIZED + "machines:\n  c6i.4xlarge: {cores: 16, memory: 32Gi, price: 0.5}\n"
+    _, description = sized(amazon, text + "  c5a.12xlarge: {cores: 48, memory: 96Gi, price: 0.6}\n")
+    assert description.pool("cpu").types == ("c6i.4xlarge", "c5a.12xlarge")
+
+
+def test_sizes_that_no_type_has_name_the_nearest(amazon):
+    with pytest.raises(InputError, match=r"pool cpu: no machine type has 5000 cores and 30 GiB of memory") as caught:
+        sized(amazon, SIZED.replace("14", "5000"))
+    assert "cores and" in caught.value.hint
+
+
+def test_a_cluster_of_sizes_is_launched_and_grows_by_the_types_of_its_launch(
+    moto_server, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
+    monkeypatch.chdir(tmp_path)
+    name = f"c{uuid.uuid4().hex[:12]}"
+    (tmp_path / "cluster.yaml").write_text(SIZED.replace("NAME", name))
+    assert cli.main(["cluster", "launch", name]) == 0
+    printed = capsys.readouterr().out
+    (types,) = re.findall("pool cpu: its machines are of the types (.*)", printed)
+    assert cli.main(["cluster", "grow", name, "cpu", "1", "--set", "cpu.cores=1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["cluster", "show", name, "--json"]) == 0
+    (machine,) = [m for m in json.loads(capsys.readouterr().out)["machines"] if m["node"] == "cpu-0"]
+    assert machine["type"] in types.split(", ")
+    assert cli.main(["cluster", "destroy", name]) == 0
+
+
+def test_the_lowest_current_price_of_the_zones_counts(amazon):
+    cloud, _ = fresh(amazon)
+    assert spot_prices(cloud, ["m5.large", "m5.xlarge"]) == {"m5.large": 0.00001, "m5.xlarge": 0.00001}
+    assert spot_prices(cloud, []) == {}
+    when = {"InstanceType": "m5.large"}
+    answer = [
+        when | {"AvailabilityZone": "a", "SpotPrice": "0.05"},
+        when | {"AvailabilityZone": "b", "SpotPrice": "0.04"},
+    ]
+    amazon.ask = lambda service, operation, **parameters: {"SpotPriceHistory": answer}
+    assert spot_prices(cloud, ["m5.large"]) == {"m5.large": 0.04}
+    assert spot_prices(cloud, ["m5.large"], ["a"]) == {"m5.large": 0.05}
+
+
+def test_a_limit_below_the_current_prices_is_mentioned(amazon):
+    _, steps = fresh(amazon)
+    description = steps[0].description  # its pool of spot machines has max_price 0.1
+    assert price_notes(description, {"m5.large": 0.1}) == []
+    (note,) = price_notes(description, {"m5.large": 0.12})
+    assert note.startswith("pool spot: every type costs more than max_price 0.1 now")
+    assert "m5.large (0.12)" in note
 
 
 def test_without_credentials_one_line_says_so(monkeypatch, capsys, tmp_path):

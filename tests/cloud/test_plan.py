@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import json
 import math
+import time
 
 import pytest
 
 import toilfn as toil
+from tests.servers.fixtures import *  # noqa: F403
 from toilfn import cli
+from toilfn.cloud.description import read
 from toilfn.cloud.machines import MachineType, Pool
+from toilfn.cloud.plan import pools_of
 from toilfn.cloud.prices import cache_file, offered
 from toilfn.cloud.scaler import Settings
 from toilfn.cloud.simulation import Step, simulate
+from toilfn.errors import InputError
 from toilfn.resources import Resources
 
 GIB = 2**30
@@ -196,3 +201,39 @@ def test_offers_are_read_once_in_thirty_days(tmp_path, monkeypatch):
     offered("eu-central-1", now=31 * 86400.0)
     assert len(downloads) == 3
     assert all("/eu-central-1/index.csv" in url for url in downloads)
+
+
+def test_spot_machines_cost_what_they_cost_now_and_dear_types_are_left_out():
+    text = CLUSTER.replace("    max: 3\n", "    max: 3\n    spot: true\n    max_price: 0.3\n")
+    text = text.replace("[box.large]", "[box.large, box.small]") + "  box.small: {cores: 2, memory: 8Gi, price: 0.2}\n"
+    (pool,) = pools_of(read(text), {}, {"box.large": 0.21, "box.small": 0.05})
+    assert [kind.price for kind in pool.types] == [0.21, 0.05]
+    (pool,) = pools_of(read(text), {}, {"box.large": 0.31, "box.small": 0.05})
+    assert [kind.name for kind in pool.types] == ["box.small"]
+    (pool,) = pools_of(read(text))
+    assert [kind.price for kind in pool.types] == [0.3, 0.3]  # no more than the limit
+
+
+def test_a_pool_of_sizes_is_planned_with_the_cheapest_known_types():
+    text = CLUSTER.replace("types: [box.large]", "cores: 4")
+    (pool,) = pools_of(read(text))
+    assert [kind.name for kind in pool.types] == ["box.large"]
+    offers = {name: MachineType(name, 4, 8 * GIB, 0, price) for name, price in [("c9.large", 0.2), ("c9g.large", 0.1)]}
+    (pool,) = pools_of(read(text), offers)
+    assert [kind.name for kind in pool.types] == ["c9.large"]
+    with pytest.raises(InputError, match="no machine type has 40 cores") as caught:
+        pools_of(read(text.replace("cores: 4\n", "cores: 40\n", 1)))
+    assert caught.value.hint == "box.large has 4 cores and 32 GiB"
+
+
+def test_prices_of_spot_machines_are_asked_of_aws(moto_server, finished, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(finished))
+    cache_file("eu-central-1").parent.mkdir()
+    cache_file("eu-central-1").write_text(json.dumps({"time": time.time(), "types": [["m5.large", 2, 8 * GIB, 0.1]]}))
+    text = CLUSTER.replace("nowhere-1", "eu-central-1").replace("box.large]", "m5.large]\n    spot: true")
+    (finished / "cluster.yaml").write_text(text)
+    command = ["cluster", "plan", str(finished / "run"), "--file", str(finished / "cluster.yaml"), "--json"]
+    assert cli.main([*command, "--prices", "aws"]) in (0, 1)
+    (pool,) = json.loads(capsys.readouterr().out)["pools"]
+    assert pool["cost"] == pytest.approx(pool["hours"] * 0.00001)

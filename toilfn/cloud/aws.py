@@ -5,23 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from toilfn.cloud.bootstrap import Secrets, controller_data, worker_data
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.machines import MachineType
-from toilfn.cloud.policy import TAG, role_policy
+from toilfn.cloud.policy import KIND, TAG, role_policy
 from toilfn.cloud.provider import Cluster, Machine, Machines, Provider
 from toilfn.cloud.steps import Step
 from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.errors import ClusterError, InputError
 from toilfn.resources import Accelerator
 
-__all__ = ["AmazonCloud", "AmazonStep", "RoleStep", "clusters", "ignoring", "steps_of", "tags_of"]
+__all__ = ["AmazonCloud", "AmazonStep", "RoleStep", "clusters", "ignoring", "machine_type", "steps_of", "tags_of"]
 
 NODE, POOL, CONTROLLER, HOST_KEY = "toilfn-node", "toilfn-pool", "toilfn-controller", "toilfn-host-key"
+TYPES = "toilfn-types"
+"""Tag of a pool's launch template: the types of its machines."""
 
 _LIVING = ["pending", "running", "stopping", "stopped", "shutting-down"]
 GONE = (
@@ -149,7 +151,7 @@ class AmazonCloud(Provider):
                     f"cluster {self.name}: region {self.region} does not have one of the types: {error}"
                 ) from None
             raise
-        return {kind["InstanceType"]: _machine_type(kind) for kind in found}
+        return {kind["InstanceType"]: machine_type(kind) for kind in found}
 
     def subnets(self, description: Description) -> list[dict[str, Any]]:
         """Return the subnets that machines may be in.
@@ -197,8 +199,6 @@ class AmazonCloud(Provider):
         """
         types = [kind for pool in description.pools for kind in pool.types]
         is_slurm = description.kind == "slurm"
-        if is_slurm and (pools := [pool.name for pool in description.pools if not pool.types]):
-            raise InputError(f"pool {pools[0]}: name its types; sizes alone are for `toilfn cluster plan` so far")
         if is_slurm:
             types.append(description.controller)
         if types:
@@ -208,6 +208,24 @@ class AmazonCloud(Provider):
             raise InputError(f"cluster {self.name}: its subnets are in several networks: {', '.join(sorted(networks))}")
         if is_slurm:
             self.image(description)
+
+    def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
+        """Return the description with types for pools that name sizes."""
+        from toilfn.cloud.aws_types import with_types
+
+        return with_types(self, description, prices)
+
+    def launched_types(self, pool: PoolDescription) -> PoolDescription:
+        """Return a pool with the types of its launch."""
+        from toilfn.cloud.aws_types import launched_types
+
+        return launched_types(self, pool)
+
+    def spot_prices(self, types: Iterable[str], zones: Sequence[str] = ()) -> dict[str, float]:
+        """Return current prices of spot machines."""
+        from toilfn.cloud.aws_types import spot_prices
+
+        return spot_prices(self, types, zones)
 
     def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step]:
         """Return the steps of a cluster of the description's kind, or of all kinds."""
@@ -236,7 +254,9 @@ class AmazonCloud(Provider):
 
         managed = [Cluster(name, "kubernetes", None, True) for name in eks.clusters(self._amazon)]
         return managed + [
-            Cluster(name, "slurm", len(instances), any(tags_of(i).get(NODE) == "controller" for i in instances))
+            Cluster(
+                name, _kind(instances), len(instances), any(tags_of(i).get(NODE) == "controller" for i in instances)
+            )
             for name, instances in sorted(clusters(self._amazon).items())
         ]
 
@@ -269,13 +289,18 @@ def _machine(instance: dict[str, Any]) -> Machine:
     return Machine(instance["InstanceId"], tags.get(NODE, ""), instance["InstanceType"], state, address, key)
 
 
-def _machine_type(kind: dict[str, Any]) -> MachineType:
+def machine_type(kind: dict[str, Any]) -> MachineType:
+    """Return a type as EC2 describes it."""
     devices = tuple(
         Accelerator(gpu["Count"], "gpu", gpu["Name"].lower(), gpu["Manufacturer"].lower())
         for gpu in kind.get("GpuInfo", {}).get("Gpus", [])
     )
     cores, memory = kind["VCpuInfo"]["DefaultVCpus"], kind["MemoryInfo"]["SizeInMiB"] * 2**20
     return MachineType(kind["InstanceType"], cores, memory, 0, None, devices)
+
+
+def _kind(instances: Sequence[dict[str, Any]]) -> str:
+    return tags_of(instances[0]).get(KIND, "slurm")
 
 
 def clusters(amazon: Amazon) -> dict[str, list[dict[str, Any]]]:
@@ -480,10 +505,11 @@ class _Templates(AmazonStep):
         sizes = self.cloud.machine_types([*types, self.description.controller])
         self._make("controller", self._data(image, None, controller_data(self.description, sizes, self._secrets)))
         for pool in self.description.pools:
-            self._make(pool.name, self._data(image, pool, worker_data(self.description, self._secrets)))
+            data = self._data(image, pool, worker_data(self.description, self._secrets))
+            self._make(pool.name, data, **{TYPES: " ".join(pool.types)})
 
-    def _make(self, name: str, data: dict[str, Any]) -> None:
-        tags = self.cloud.tags(self.description, "launch-template", **{POOL: name})
+    def _make(self, name: str, data: dict[str, Any], **more: str) -> None:
+        tags = self.cloud.tags(self.description, "launch-template", **{POOL: name}, **more)
         self.cloud.ask("ec2", "create_launch_template", LaunchTemplateName=f"toilfn-{self.cloud.name}-{name}",
                        LaunchTemplateData=data, TagSpecifications=tags)  # fmt: skip
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +15,11 @@ import yaml
 from toilfn.cli.common import add_json, add_store_options, open_named, output_file, print_json, print_table
 from toilfn.cli.parser import Parser
 from toilfn.cloud.description import Description, from_words, read, template
-from toilfn.errors import InputError
+from toilfn.errors import ClusterError, InputError
 from toilfn.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
+    from toilfn.cloud.machines import MachineType
     from toilfn.cloud.provider import Machines, Provider
     from toilfn.cloud.ssh import Host
 
@@ -129,7 +132,6 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     from toilfn.cloud.plan import make_plan, steps_of, steps_of_script
-    from toilfn.cloud.prices import offered
 
     description = description_of(options)
     unknown: list[str] = []
@@ -142,7 +144,8 @@ def _plan(options: argparse.Namespace) -> int:
         steps = steps_of(open_named(options, options.what))
         if not steps:
             raise InputError(f"{options.what}: no task has succeeded there, so it is not known how long a task takes")
-    plan = make_plan(description, steps, offered(description.region, options.prices) if options.prices else None)
+    prices, spot_prices = _prices(options.prices, description)
+    plan = make_plan(description, steps, prices, spot_prices)
     if options.json:
         pools = [{"pool": u.pool, "most": u.most, "hours": u.hours, "cost": u.cost} for u in plan.pools]
         print_json({"tasks": plan.tasks, "seconds": plan.seconds, "cost": plan.cost, "pools": pools,
@@ -156,6 +159,37 @@ def _plan(options: argparse.Namespace) -> int:
     for reason in unknown:
         print(f"not known before the run: {reason}")
     return 1 if plan.unplaced else 0
+
+
+def _prices(source: str | None, description: Description) -> tuple[dict[str, MachineType], dict[str, float]]:
+    """Return what machines cost on demand, and what spot machines cost now if AWS is asked."""
+    from toilfn.cloud.prices import offered
+
+    if not source:
+        return {}, {}
+    offers = offered(description.region, source)
+    pools = [pool for pool in description.pools if pool.spot]
+    if source != "aws" or description.cloud != "aws" or not pools:
+        return offers, {}
+    wanted = {kind for pool in pools for kind in pool.types}
+    wanted |= {
+        kind.name for pool in pools if not pool.types for kind in offers.values() if pool.fits(kind.cores, kind.memory)
+    }
+    return offers, _spot_prices(_cloud_of(description), wanted, description)
+
+
+def _spot_prices(cloud: Provider, types: Iterable[str], description: Description) -> dict[str, float]:
+    """Return what spot machines cost now; say so if that cannot be known, and where a limit is below it."""
+    from toilfn.cloud.plan import price_notes
+
+    try:
+        found = cloud.spot_prices(types, description.zones)
+    except ClusterError as error:
+        print(f"the prices of spot machines are not known: {error}", file=sys.stderr)
+        return {}
+    for note in price_notes(description, found):
+        print(note, file=sys.stderr)
+    return found
 
 
 def _money(cost: float | None) -> str:
@@ -182,8 +216,13 @@ def _launch(options: argparse.Namespace) -> int:
     description = _with_public_key(description_of(options, options.name))
     name = description.name
     if description.kind == "dask":
-        raise InputError(f"cluster {name}: dask-cloudprovider launches clusters of dask; docs/cloud.md has an example")
+        raise InputError(
+            f"cluster {name}: a cluster of the kind dask exists only while a run uses it, so it is not launched",
+            hint=f"toilfn run SCRIPT --cluster dask --dask-description {options.file or _DEFAULT}",
+        )
     cloud = _cloud_of(description)
+    if description.kind == "slurm":
+        description = _with_types(cloud, description)
     cloud.check(description)
     if options.dry_run:
         print(f"cluster {name}: the description can be launched in {cloud.place}")
@@ -199,6 +238,19 @@ def _launch(options: argparse.Namespace) -> int:
     else:
         print(f"cluster {name} is launched; it is ready in some minutes: toilfn cluster ssh {name}")
     return 0
+
+
+def _with_types(cloud: Provider, description: Description) -> Description:
+    """Choose the types of pools that name sizes, and compare the prices of spot machines with their limits."""
+    from toilfn.cloud.prices import kept_offers
+
+    chosen = cloud.with_types(description, kept_offers(description.region, time.time()))
+    for before, after in zip(description.pools, chosen.pools, strict=True):
+        if not before.types:
+            print(f"pool {after.name}: its machines are of the types {', '.join(after.types)}")
+    limited = [kind for pool in chosen.pools if pool.max_price is not None for kind in pool.types]
+    _spot_prices(cloud, limited, chosen)
+    return chosen
 
 
 def _manifests_arguments(parser: argparse.ArgumentParser) -> None:
@@ -331,7 +383,9 @@ def _grow(options: argparse.Namespace) -> int:
     pool = description.pool(options.pool)
     if not 0 < options.count <= pool.max:
         raise InputError(f"pool {pool.name}: it may have from 1 to {pool.max} machines, not {options.count}")
-    machines = _cloud_of(description).pools(description)
+    cloud = _cloud_of(description)
+    pool = pool if pool.types else cloud.launched_types(pool)
+    machines = cloud.pools(description)
     wanted = node_names(pool)[: options.count]
     there = machines.create(pool, wanted)
     print(f"pool {pool.name}: {len(there)} of {len(wanted)} machines run or boot")

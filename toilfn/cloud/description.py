@@ -180,6 +180,10 @@ class PoolDescription:
         """Return the size of the volume of a machine of a type, in bytes."""
         return self.disks.get(kind, self.disk)
 
+    def fits(self, cores: float, memory: int) -> bool:
+        """Return whether a machine has at least the pool's cores and memory."""
+        return cores >= (self.cores or 0) and memory >= (self.memory or 0)
+
 
 @dataclass(frozen=True)
 class Description:
@@ -200,6 +204,9 @@ class Description:
     profile: str | None = _key(_text, "an existing instance profile, in place of one that is made", None)
     store: str | None = _key(_text, "bucket and prefix that machines may use", None)
     tags: dict[str, str] = _key(_mapping_of(_plain_text), "further tags of all that is made", default_factory=dict)
+    dask: dict[str, Any] = _key(
+        _mapping_of(lambda value: value), "further arguments of dask-cloudprovider's cluster", default_factory=dict
+    )
     init: tuple[str, ...] = _key(_list_of(_text), "shell commands that each machine runs when it boots", ())
     network: Network = _key(lambda value: value, "network", default_factory=Network)
     scaling: Scaling = _key(lambda value: value, "growing and shrinking", default_factory=Scaling)

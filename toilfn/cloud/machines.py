@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from toilfn.cloud.description import PoolDescription
 from toilfn.cloud.packing import Amounts, amounts_of
+from toilfn.errors import InputError
 from toilfn.resources import Accelerator, Resources
 from toilfn.units import format_size
 
-__all__ = ["MachineType", "Pool", "has_devices", "shortfall", "usable"]
+__all__ = ["MachineType", "Pool", "choose_types", "has_devices", "shortfall", "usable"]
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -19,6 +22,8 @@ _BANDS = ((4 * _GIB, 0.25), (8 * _GIB, 0.20), (16 * _GIB, 0.10), (128 * _GIB, 0.
 _SMALL = (1 * _GIB, 255 * _MIB)
 """Below the first, the second is kept."""
 _SYSTEM_DISK, _DISK_SHARE = 5 * _GIB, 0.05
+_DEARER, _MOST_TYPES = 1.25, 6
+"""A pool that names sizes gets types that cost at most so many times what the cheapest costs, and at most so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +143,47 @@ def shortfall(kind: MachineType, resources: Resources, *, overhead: bool = True)
 
 def _size(amount: float) -> str:
     return format_size(round(amount))
+
+
+def choose_types(pool: PoolDescription, offers: Sequence[MachineType]) -> tuple[str, ...]:
+    """Return the cheapest types with the sizes that a pool names, the cheapest one first.
+
+    The result has several types if others cost about as much, so that the cloud can give one if it lacks another.
+    Types whose price is known are preferred; without any prices, smaller types count as cheaper.
+
+    Parameters
+    ----------
+    pool : PoolDescription
+        A pool with cores, memory, or both in place of types.
+    offers : sequence of MachineType
+        The types to choose from.
+
+    Raises
+    ------
+    InputError
+        If there is none, or each costs more than the pool's limit.
+    """
+    asked = [f"{pool.cores:g} cores"] if pool.cores is not None else []
+    asked += [f"{_size(pool.memory)} of memory"] if pool.memory is not None else []
+    fitting = [kind for kind in offers if pool.fits(kind.cores, kind.memory)]
+    if not fitting:
+        raise InputError(f"pool {pool.name}: no machine type has {' and '.join(asked)}", hint=_nearest(offers))
+    ranked = sorted([kind for kind in fitting if kind.price is not None] or fitting, key=lambda k: (k.cost(), k.name))
+    most = _DEARER * ranked[0].cost()
+    if pool.max_price is not None and ranked[0].price is not None:
+        most = min(most, pool.max_price)
+        if ranked[0].price > pool.max_price:
+            raise InputError(
+                f"pool {pool.name}: the cheapest type with {' and '.join(asked)}, {ranked[0].name}, costs "
+                f"{ranked[0].price:.4g} an hour now, which is more than max_price {pool.max_price:g}"
+            )
+    return tuple(kind.name for kind in ranked[:_MOST_TYPES] if kind.cost() <= most)
+
+
+def _nearest(offers: Sequence[MachineType]) -> str:
+    if not offers:
+        return "add machine types with their sizes to the description's machines, or name the pool's types"
+    largest = max(offers, key=lambda kind: (kind.cores, kind.memory))
+    roomiest = max(offers, key=lambda kind: (kind.memory, kind.cores))
+    ends = [f"{kind.name} has {kind.cores:g} cores and {_size(kind.memory)}" for kind in (largest, roomiest)]
+    return "; ".join(dict.fromkeys(ends))

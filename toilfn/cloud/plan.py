@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from toilfn.api import SOMETHING_TO_RUN
-from toilfn.cloud.description import Description
-from toilfn.cloud.machines import MachineType, Pool
+from toilfn.cloud.description import Description, PoolDescription
+from toilfn.cloud.machines import MachineType, Pool, choose_types
+from toilfn.cloud.prices import is_general
 from toilfn.cloud.scaler import Settings
 from toilfn.cloud.simulation import Plan, Step, simulate
 from toilfn.errors import InputError
@@ -20,46 +21,93 @@ from toilfn.inspect.view import View
 from toilfn.resources import Accelerator, Resources
 from toilfn.stores import Store
 
-__all__ = ["make_plan", "pools_of", "steps_of", "steps_of_script"]
+__all__ = ["make_plan", "pools_of", "price_notes", "steps_of", "steps_of_script"]
 
 
-def pools_of(description: Description, machines: Mapping[str, MachineType] | None = None) -> tuple[Pool, ...]:
-    """Return the pools of a description with the sizes of their types.
+def pools_of(
+    description: Description,
+    machines: Mapping[str, MachineType] | None = None,
+    spot_prices: Mapping[str, float] | None = None,
+) -> tuple[Pool, ...]:
+    """Return the pools of a description with the sizes and prices of their types.
+
+    A pool that names sizes gets the cheapest types that are known. Types of spot machines that now cost more than the
+    pool's limit are left out, unless all of them do.
 
     Parameters
     ----------
     description : Description
         Whose ``machines`` say what types have, unless the cloud was asked.
     machines : mapping, optional
-        Type to its size, as the cloud says.
+        Type to its size and price on demand, as the cloud says.
+    spot_prices : mapping, optional
+        Type to what a spot machine costs now.
 
     Raises
     ------
     InputError
-        If the size of a type is not known.
+        If the size of a type is not known, or no known type has the sizes of a pool.
     """
+    known = _Known(description, machines or {}, spot_prices or {})
     return tuple(
-        Pool(pool.name, tuple(_sized(description, pool.name, kind, machines or {}) for kind in pool.types),
-             pool.spot, pool.min, pool.max)
-        for pool in description.pools
+        Pool(pool.name, known.types_of(pool), pool.spot, pool.min, pool.max) for pool in description.pools
     )  # fmt: skip
 
 
-def _sized(description: Description, pool: str, kind: str, machines: Mapping[str, MachineType]) -> MachineType:
-    chosen = description.pool(pool)
-    given, known = description.machines.get(kind), machines.get(kind)
-    if given is None and kind not in machines:
+class _Known:
+    """The known types. What the description says of a type goes before what the cloud says."""
+
+    def __init__(
+        self, description: Description, machines: Mapping[str, MachineType], spot_prices: Mapping[str, float]
+    ) -> None:
+        self._given = description.machines
+        self._offered = machines
+        self._spot_prices = spot_prices
+
+    def types_of(self, pool: PoolDescription) -> tuple[MachineType, ...]:
+        names = pool.types or choose_types(pool, [self._sized(pool, name) for name in self._suited()])
+        kinds = [self._sized(pool, name) for name in names]
+        affordable = [kind for kind in kinds if pool.max_price is None or (kind.price or 0) <= pool.max_price]
+        return tuple(affordable or kinds)
+
+    def _suited(self) -> list[str]:
+        """Return the types that a pool may get which names sizes only."""
+        return [*self._given, *(name for name in self._offered if name not in self._given and is_general(name))]
+
+    def _sized(self, pool: PoolDescription, kind: str) -> MachineType:
+        given, offered = self._given.get(kind), self._offered.get(kind)
+        price = self._spot_price(pool, kind) if pool.spot else None
+        if price is None:
+            price = given.price if given is not None and given.price is not None else offered.price if offered else None
+        if given is not None:
+            return MachineType(kind, given.cores, given.memory, pool.disk_of(kind), price)
+        if offered is not None:
+            return replace(offered, disk=pool.disk_of(kind), price=price)
         raise InputError(
-            f"pool {pool}: the size of {kind} is not known; add it to the description's machines, such as "
+            f"pool {pool.name}: the size of {kind} is not known; add it to the description's machines, such as "
             f"{kind}: {{cores: 16, memory: 32Gi, price: 0.68}}"
         )
-    on_demand = given.price if given is not None and given.price is not None else known.price if known else None
-    spot = given.spot_price if given is not None and given.spot_price is not None else chosen.max_price
-    price = spot if chosen.spot and spot is not None else on_demand
-    if given is None:
-        assert known is not None
-        return replace(known, disk=chosen.disk_of(kind), price=price)
-    return MachineType(kind, given.cores, given.memory, chosen.disk_of(kind), price)
+
+    def _spot_price(self, pool: PoolDescription, kind: str) -> float | None:
+        given = self._given.get(kind)
+        if given is not None and given.spot_price is not None:
+            return given.spot_price
+        return self._spot_prices.get(kind, pool.max_price)
+
+
+def price_notes(description: Description, prices: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each pool whose limit is below the current prices of some or all of its types."""
+    notes = []
+    for pool in description.pools:
+        if pool.max_price is None or not (costs := {k: prices[k] for k in pool.types if k in prices}):
+            continue
+        above = [f"{kind} ({cost:.4g})" for kind, cost in costs.items() if cost > pool.max_price]
+        if len(above) == len(pool.types):
+            notes.append(f"pool {pool.name}: every type costs more than max_price {pool.max_price:g} now, so it has "
+                         f"no spot machines until prices fall: {', '.join(above)}")  # fmt: skip
+        elif above:
+            notes.append(f"pool {pool.name}: not available now at max_price {pool.max_price:g}: {', '.join(above)}")
+    return notes
 
 
 def steps_of(store: Store) -> list[Step]:
@@ -125,7 +173,10 @@ def _resources(asked: Mapping[str, Any] | None) -> Resources:
 
 
 def make_plan(
-    description: Description, steps: Sequence[Step], machines: Mapping[str, MachineType] | None = None
+    description: Description,
+    steps: Sequence[Step],
+    machines: Mapping[str, MachineType] | None = None,
+    spot_prices: Mapping[str, float] | None = None,
 ) -> Plan:
     """Plan a run that repeats a finished one on the machines of a description.
 
@@ -137,10 +188,12 @@ def make_plan(
         The tasks of the finished run.
     machines : mapping, optional
         Types and their sizes, where the cloud was asked.
+    spot_prices : mapping, optional
+        Type to what a spot machine costs now.
     """
     scaling = description.scaling
     settings = Settings(
-        pools_of(description, machines), scaling.target_time, 0.0, scaling.compensation, scaling.overhead,
-        scaling.idle_time, scaling.cooldown,
+        pools_of(description, machines, spot_prices), scaling.target_time, 0.0, scaling.compensation,
+        scaling.overhead, scaling.idle_time, scaling.cooldown,
     )  # fmt: skip
     return simulate(settings, steps)

@@ -7,14 +7,16 @@ from typing import Any
 
 from toilfn.cloud.description import Description
 
-__all__ = ["TAG", "launcher_policy", "role_policy"]
+__all__ = ["KIND", "TAG", "launcher_policy", "role_policy"]
 
 TAG = "toilfn-cluster"
 """The tag of everything that belongs to a cluster; its value is the cluster's name."""
+KIND = "toilfn-kind"
+"""The tag of machines that are not those of a Slurm cluster."""
 
 _DESCRIBE = (
     "DescribeInstances", "DescribeInstanceTypes", "DescribeSubnets", "DescribeImages", "DescribeSecurityGroups",
-    "DescribeKeyPairs", "DescribeLaunchTemplates", "DescribeVolumes",
+    "DescribeKeyPairs", "DescribeLaunchTemplates", "DescribeVolumes", "DescribeSpotPriceHistory",
 )  # fmt: skip
 _MAKE = (
     "CreateSecurityGroup", "AuthorizeSecurityGroupIngress", "ImportKeyPair", "CreateLaunchTemplate", "RunInstances",

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 import time
 import urllib.request
@@ -18,7 +19,7 @@ from toilfn.cloud.machines import MachineType
 from toilfn.errors import ClusterError, InputError
 from toilfn.units import parse_memory
 
-__all__ = ["cache_file", "offered", "read_offers"]
+__all__ = ["cache_file", "is_general", "kept_offers", "offered", "read_offers"]
 
 _AWS = "https://pricing.us-east-1.amazonaws.com/offers/v1.0/aws/AmazonEC2/current/{region}/index.csv"
 _FRESH = 30 * 86400.0
@@ -55,18 +56,38 @@ def offered(region: str, source: str = "aws", *, now: float | None = None) -> di
                 return read_offers(file, source)
         except OSError as error:
             raise InputError(f"{source}: the offer file cannot be read: {error.strerror}") from None
-    cache, moment = cache_file(region), time.time() if now is None else now
-    try:
-        kept = json.loads(cache.read_text(encoding="utf-8"))
-        if moment - kept["time"] < _FRESH:
-            return {name: MachineType(name, cores, memory, 0, price) for name, cores, memory, price in kept["types"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    moment = time.time() if now is None else now
+    if kept := kept_offers(region, moment):
+        return kept
     with _downloaded(region) as file:
         found = read_offers(file, f"the offer file of {region}")
     rows = [[kind.name, kind.cores, kind.memory, kind.price] for kind in found.values()]
-    _keep(cache, json.dumps({"time": moment, "types": rows}))
+    _keep(cache_file(region), json.dumps({"time": moment, "types": rows}))
     return found
+
+
+def kept_offers(region: str, now: float) -> dict[str, MachineType]:
+    """Return the offers of AWS in a region if they were read in the last 30 days, else nothing."""
+    try:
+        kept = json.loads(cache_file(region).read_text(encoding="utf-8"))
+        if now - kept["time"] < _FRESH:
+            return {name: MachineType(name, cores, memory, 0, price) for name, cores, memory, price in kept["types"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}
+
+
+def is_general(name: str) -> bool:
+    """Return whether a type of AWS suits a pool that names sizes only, as far as its name says.
+
+    Types without steady speed, whole hosts and ARM processors do not.
+
+    >>> [name for name in ("c6i.large", "t3.large", "m7g.large", "c7gn.large", "m6i.metal") if is_general(name)]
+    ['c6i.large']
+    """
+    family, _, size = name.partition(".")
+    match = re.match(r"([a-z]+)\d+([a-z-]*)", family)
+    return match is not None and match[1] not in ("a", "t") and "g" not in match[2] and not size.startswith("metal")
 
 
 def cache_file(region: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from toilfn.errors import InputError
 if TYPE_CHECKING:
     from toilfn.cloud.bootstrap import Secrets
     from toilfn.cloud.description import Description, PoolDescription
+    from toilfn.cloud.machines import MachineType
     from toilfn.cloud.steps import Step
 
 __all__ = ["CONTROLLER", "Cluster", "Machine", "Machines", "Provider", "launcher_role", "open_provider"]
@@ -101,6 +102,45 @@ class Provider(ABC):
         ------
         InputError
             If the cloud does not have it.
+        """
+
+    @abstractmethod
+    def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
+        """Return the description with the cheapest types for each pool that names sizes.
+
+        Parameters
+        ----------
+        description : Description
+            A cluster of kind slurm.
+        prices : mapping
+            Types with their prices on demand, as far as they are known.
+
+        Raises
+        ------
+        InputError
+            If no type is large enough, or each costs more than the pool's limit.
+        """
+
+    @abstractmethod
+    def launched_types(self, pool: PoolDescription) -> PoolDescription:
+        """Return a pool that names sizes with the types that were chosen when its cluster was launched.
+
+        Raises
+        ------
+        InputError
+            If the cluster has no such pool.
+        """
+
+    @abstractmethod
+    def spot_prices(self, types: Iterable[str], zones: Sequence[str]) -> dict[str, float]:
+        """Return what a spot machine of each type costs now for an hour, where it costs least.
+
+        Parameters
+        ----------
+        types : iterable of str
+            Machine types. Those that are not sold as spot machines are left out of the result.
+        zones : sequence of str
+            The zones that count; all if there are none.
         """
 
     @abstractmethod

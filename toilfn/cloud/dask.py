@@ -1,0 +1,248 @@
+"""Clusters of dask that exist as long as a run: a description becomes a cluster object of dask-cloudprovider."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toilfn.cloud.description import Description, PoolDescription, Sizes, read
+from toilfn.cloud.policy import KIND, TAG
+from toilfn.errors import ClusterError, InputError
+
+__all__ = ["Created", "arguments_of", "create"]
+
+_GIB, _MIB = 2**30, 2**20
+_PACKAGES = {"aws": "pip install 'dask-cloudprovider[aws]'", "google": "pip install 'dask-cloudprovider[gcp]'"}
+_FARGATE = ((0.25, 0.5, 2), (0.5, 1, 4), (1, 2, 8), (2, 4, 16), (4, 8, 30), (8, 16, 60), (16, 32, 120))
+"""What Fargate offers: virtual CPUs, and the least and the most memory for so many, in GiB."""
+_STEPS = {8: 4.0, 16: 8.0}
+"""The steps in which the memory of large containers grows, in GiB; that of others grows by one."""
+_ALONE = 3600
+"""Seconds after which a scheduler without tasks ends, if its leader was killed before it could remove the machines."""
+
+
+class Created(NamedTuple):
+    """A cluster object, and what its workers will advertise, as dask's resources."""
+
+    cluster: Any
+    resources: Mapping[str, float]
+
+
+def create(place: str | os.PathLike[str] | Description) -> Created:
+    """Create the machines that a description names, and let their number follow the work.
+
+    Parameters
+    ----------
+    place : path or Description
+        A description of the kind ``dask`` with one pool.
+
+    Returns
+    -------
+    Created
+        The cluster object, whose ``close`` removes all machines.
+
+    Raises
+    ------
+    InputError
+        If the description is for something else, or dask-cloudprovider cannot do what it asks for.
+    ClusterError
+        If dask-cloudprovider is not installed, or the cloud refuses.
+    """
+    description = place if isinstance(place, Description) else _read(Path(place))
+    path, arguments = arguments_of(description, _size_of(description))
+    kind = _class(path, description)
+    _check(kind, arguments, description)
+    (pool,) = description.pools
+    try:
+        cluster = kind(**arguments)
+    except Exception as error:  # of botocore, of Google's client, of dask itself
+        raise ClusterError(f"cluster {description.name}: {path.rpartition(':')[2]} failed: {error}") from error
+    try:
+        cluster.adapt(minimum=pool.min, maximum=pool.max)
+    except BaseException:
+        cluster.close()
+        raise
+    return Created(cluster, arguments.get("worker_options", {}).get("resources") or _resources(_size_of(description)))
+
+
+def _size_of(description: Description) -> Sizes | None:
+    """Return the size of a worker: what the description says, else what AWS says; None if that is not known."""
+    pool = description.pools[0]
+    if not pool.types:
+        return None if description.cloud == "google" else Sizes(*_fargate_size(pool))
+    given = description.machines.get(pool.types[0])
+    if given is not None or description.cloud == "google":
+        return given
+    from toilfn.cloud.aws import AmazonCloud
+
+    kind = AmazonCloud(description.name, description.region).machine_types([pool.types[0]])[pool.types[0]]
+    return Sizes(kind.cores, kind.memory)
+
+
+def _resources(size: Sizes | None) -> dict[str, float]:
+    """Return what workers of a size advertise, by the names that `DaskCluster` asks for."""
+    return {} if size is None else {"cores": size.cores, "memory": size.memory}
+
+
+def _read(path: Path) -> Description:
+    try:
+        return read(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: the description cannot be read: {error.strerror}") from None
+
+
+def _class(path: str, description: Description) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except ImportError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ClusterError(
+            f"cluster {description.name}: dask-cloudprovider is needed: {reason}", hint=_PACKAGES[description.cloud]
+        ) from error
+    return found
+
+
+def _check(kind: Callable[..., Any], arguments: Mapping[str, Any], description: Description) -> None:
+    """Check that the class has parameters of these names: itself, or a class that it hands the others to."""
+    known: set[str] = set()
+    for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
+        known |= set(inspect.signature(base.__init__).parameters) if "__init__" in vars(base) else set()
+    if known and (wrong := sorted(arguments.keys() - known)):
+        raise InputError(f"cluster {description.name}: dask: {kind.__name__} has no parameter {wrong[0]!r}")
+
+
+def arguments_of(description: Description, size: Sizes | None = None) -> tuple[str, dict[str, Any]]:
+    """Return the class of dask-cloudprovider for a description, as ``module:name``, and its arguments.
+
+    A pool with types becomes virtual machines (``EC2Cluster``, ``GCPCluster``); on AWS, a pool with cores and memory
+    becomes containers without machines (``FargateCluster``). Entries of ``dask`` replace the arguments made here.
+
+    Parameters
+    ----------
+    description : Description
+        A cluster of the kind ``dask``.
+    size : Sizes, optional
+        What a worker has, so that tasks are placed by their cores and memory. Without it, each task takes one thread.
+
+    Raises
+    ------
+    InputError
+        If the description is of another kind, has several pools, lacks the image, or has a price limit.
+    """
+    name = description.name
+    if description.kind != "dask":
+        raise InputError(
+            f"cluster {name}: its description is of the kind {description.kind}, not dask",
+            hint=f"write kind: dask, or run `toilfn cluster launch {name}`",
+        )
+    if len(description.pools) > 1:
+        raise InputError(f"cluster {name}: a dask cluster has one pool, and the description has several")
+    if description.container is None:
+        raise InputError(
+            f"cluster {name}: the image of the workers is missing",
+            hint="write container: REGISTRY/IMAGE:TAG, an image with toilfn, dask and what your tasks import",
+        )
+    (pool,) = description.pools
+    if pool.max_price is not None:
+        raise InputError(f"pool {pool.name}: dask-cloudprovider has no price limit; leave max_price out")
+    if description.cloud == "google":
+        path, arguments = "dask_cloudprovider.gcp:GCPCluster", _google(description, pool) | _machine_options(size)
+    elif pool.types:
+        path, arguments = "dask_cloudprovider.aws:EC2Cluster", _amazon(description, pool) | _machine_options(size)
+    else:
+        path, arguments = "dask_cloudprovider.aws:FargateCluster", _fargate(description, pool)
+    given = {key: value for key, value in arguments.items() if value not in (None, [], {})}
+    return path, {**given, "n_workers": pool.min, **description.dask}
+
+
+def _machine_options(size: Sizes | None) -> dict[str, Any]:
+    """Let workers advertise their size, and let machines whose leader is gone end by themselves."""
+    resources = {"worker_options": {"resources": _resources(size)}} if size else {}
+    return {"scheduler_options": {"idle_timeout": f"{_ALONE}s"}, **resources}
+
+
+def _tags(description: Description) -> dict[str, str]:
+    return {**description.tags, TAG: description.name, KIND: "dask"}
+
+
+def _amazon(description: Description, pool: PoolDescription) -> dict[str, Any]:
+    profile = description.profile
+    return {
+        "region": description.region,
+        "availability_zone": list(description.zones),
+        "ami": description.image,
+        "scheduler_instance_type": description.controller,
+        "worker_instance_type": pool.types[0],
+        "filesystem_size": -(-pool.disk_of(pool.types[0]) // _GIB),
+        "key_name": description.key,
+        "iam_instance_profile": profile and ({"Arn": profile} if profile.startswith("arn:") else {"Name": profile}),
+        "subnet_id": next(iter(description.network.subnets), None),
+        "security_groups": list(description.network.security_groups),
+        "use_private_ip": description.network.private,
+        "docker_image": description.container,
+        "instance_tags": _tags(description),
+        "volume_tags": _tags(description),
+        "spot": pool.spot,
+        "extra_bootstrap": list(description.init),
+    }
+
+
+def _fargate(description: Description, pool: PoolDescription) -> dict[str, Any]:
+    cores, memory = _fargate_size(pool)
+    return {
+        "region_name": description.region,
+        "image": description.container,
+        "worker_cpu": round(1024 * cores),
+        "worker_nthreads": max(1, int(cores)),
+        "worker_mem": memory // _MIB,
+        "worker_extra_args": ["--resources", f"cores={cores:g},memory={memory}"],
+        "scheduler_timeout": f"{_ALONE}s",
+        "fargate_spot": pool.spot,
+        "fargate_use_private_ip": description.network.private,
+        "task_role_arn": description.profile,
+        "subnets": list(description.network.subnets),
+        "security_groups": list(description.network.security_groups),
+        "tags": _tags(description),
+    }
+
+
+def _fargate_size(pool: PoolDescription) -> tuple[float, int]:
+    """Return cores and memory of the smallest container of Fargate that has those of a pool."""
+    wanted = (pool.memory or 0) / _GIB
+    for cores, least, most in _FARGATE:
+        step = _STEPS.get(cores, 1.0)
+        memory = max(least, math.ceil(wanted / step) * step)
+        if cores >= (pool.cores or 0) and memory <= most:
+            return cores, round(memory * _GIB)
+    cores, _, most = _FARGATE[-1]
+    raise InputError(
+        f"pool {pool.name}: Fargate's largest containers have {cores:g} cores and {most:g} GiB of memory",
+        hint="name machine types in place of cores and memory",
+    )
+
+
+def _google(description: Description, pool: PoolDescription) -> dict[str, Any]:
+    if not pool.types:
+        raise InputError(f"pool {pool.name}: on Google, a pool of a dask cluster needs types")
+    if not description.zones:
+        raise InputError(
+            f"cluster {description.name}: on Google, a dask cluster needs a zone, such as zones: [us-east1-c]"
+        )
+    return {
+        "zone": description.zones[0],
+        "source_image": description.image,
+        "scheduler_machine_type": description.controller,
+        "worker_machine_type": pool.types[0],
+        "filesystem_size": -(-pool.disk_of(pool.types[0]) // _GIB),
+        "docker_image": description.container,
+        "service_account": description.profile,
+        "instance_labels": _tags(description),
+        "preemptible": pool.spot,
+        "extra_bootstrap": list(description.init),
+    }
