@@ -14,7 +14,7 @@ BENCHMARKS = $(wildcard benchmarks/*.py)
 
 BIN = .venv/bin
 
-.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit loaded coverage mutation docs man map screenshots assets test-pythons mixtures conformance conformance-wdl bench clean
+.PHONY: help demo demo-cwl demo-wdl demo-slurm test quick servers lint format types unit loaded coverage mutation docs man map screenshots assets test-pythons mixtures conformance conformance-wdl bench image clean
 
 help:
 	@echo "demo          run a pipeline, kill it, and resume it; also demo-cwl, demo-wdl, demo-slurm (root: starts a Slurm)"
@@ -28,6 +28,7 @@ help:
 	@echo "coverage      pytest with the coverage of every line and branch, in build/coverage"
 	@echo "mutation      mutation testing of the scheduler and the log, with mutmut"
 	@echo "docs          build the site in build/site"
+	@echo "image         build the container image toilfn:VERSION; make image ENGINE=podman"
 	@echo "man           write the manual pages in man"
 	@echo "map           draw the packages and their imports in docs/architecture.md"
 	@echo "screenshots   photograph the pages that the site shows, with Chromium"
@@ -97,6 +98,12 @@ mutation: .venv/dev
 	$(BIN)/pip install -q "mutmut>=3.8"
 	$(BIN)/mutmut run --max-children $(WORKERS) $(ARGS)
 	$(BIN)/mutmut results
+
+# The image of workers, leaders and docker/slurm.compose.yaml, tagged with the version of this source.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+ENGINE ?= docker
+image:
+	$(ENGINE) build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t toilfn:$(VERSION) -t toilfn:latest $(ARGS) .
 
 # The site, from the pages in docs/ and the code; it needs no network, and any warning is an error.
 docs: .venv/docs

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import moto
 import pytest
-from moto.ec2.models import ec2_backends
+from moto.ec2.models import ec2_backends, instance_types
 
 from tests.servers.fixtures import *  # noqa: F403
 from toilfn import cli
@@ -24,6 +24,7 @@ from toilfn.cloud.policy import launcher_policy, role_policy
 from toilfn.cloud.steps import destroy, found, launch
 from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.errors import ClusterError, InputError
+from toilfn.stores import open_store
 
 REGION = "eu-central-1"
 IMAGE = "ami-03cf127a"  # one of moto's
@@ -312,6 +313,15 @@ def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(amazon,
 # Types and prices
 
 
+@pytest.fixture
+def few_types(monkeypatch):
+    """A region with some types only: moto needs half a minute to describe all of them on a busy machine."""
+    backend = instance_types.InstanceTypeBackend
+    families = ("c5a.", "c6g.", "c6i.", "g4dn.", "t3.")
+    few = [kind for kind in backend.instance_types if kind["InstanceType"].startswith(families)]
+    monkeypatch.setattr(backend, "instance_types", few)
+
+
 def sized(amazon, text: str):
     cloud = AmazonCloud(f"c{uuid.uuid4().hex[:12]}", REGION, amazon, pause=lambda seconds: None)
     return cloud, with_types(cloud, read(text.replace("NAME", cloud.name)), {})
@@ -328,7 +338,7 @@ pools:
 """
 
 
-def test_a_pool_of_sizes_gets_the_smallest_types_that_are_large_enough(amazon):
+def test_a_pool_of_sizes_gets_the_smallest_types_that_are_large_enough(amazon, few_types):
     cloud, description = sized(amazon, SIZED)
     types = cloud.machine_types(description.pool("cpu").types)
     assert len(types) > 1
@@ -337,34 +347,31 @@ def test_a_pool_of_sizes_gets_the_smallest_types_that_are_large_enough(amazon):
     assert not any(name.startswith(("t", "c6g", "c7g")) for name in types)
 
 
-def test_known_prices_decide_which_types_a_pool_of_sizes_gets(amazon):
+def test_known_prices_decide_which_types_a_pool_of_sizes_gets(amazon, few_types):
     text = SIZED + "machines:\n  c6i.4xlarge: {cores: 16, memory: 32Gi, price: 0.5}\n"
     _, description = sized(amazon, text + "  c5a.12xlarge: {cores: 48, memory: 96Gi, price: 0.6}\n")
     assert description.pool("cpu").types == ("c6i.4xlarge", "c5a.12xlarge")
 
 
-def test_sizes_that_no_type_has_name_the_nearest(amazon):
+def test_sizes_that_no_type_has_name_the_nearest(amazon, few_types):
     with pytest.raises(InputError, match=r"pool cpu: no machine type has 5000 cores and 30 GiB of memory") as caught:
         sized(amazon, SIZED.replace("14", "5000"))
     assert "cores and" in caught.value.hint
 
 
 def test_a_cluster_of_sizes_is_launched_and_grows_by_the_types_of_its_launch(
-    moto_server, monkeypatch, capsys, tmp_path
+    amazon, few_types, monkeypatch, capsys, tmp_path
 ):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
     monkeypatch.chdir(tmp_path)
     name = f"c{uuid.uuid4().hex[:12]}"
     (tmp_path / "cluster.yaml").write_text(SIZED.replace("NAME", name))
     assert cli.main(["cluster", "launch", name]) == 0
-    printed = capsys.readouterr().out
-    (types,) = re.findall("pool cpu: its machines are of the types (.*)", printed)
+    (types,) = re.findall("pool cpu: its machines are of the types (.*)", capsys.readouterr().out)
     assert cli.main(["cluster", "grow", name, "cpu", "1", "--set", "cpu.cores=1"]) == 0
     capsys.readouterr()
     assert cli.main(["cluster", "show", name, "--json"]) == 0
     (machine,) = [m for m in json.loads(capsys.readouterr().out)["machines"] if m["node"] == "cpu-0"]
     assert machine["type"] in types.split(", ")
-    assert cli.main(["cluster", "destroy", name]) == 0
 
 
 def test_the_lowest_current_price_of_the_zones_counts(amazon):
@@ -419,3 +426,22 @@ def test_the_whole_way_on_the_command_line(moto_server, monkeypatch, capsys, tmp
     assert cli.main(["cluster", "destroy", name]) == 0
     assert cli.main(["cluster", "show", name]) == 2
     assert f"there is no cluster {name!r}" in capsys.readouterr().err
+
+
+def test_a_store_goes_with_its_cluster_and_nothing_beside_it(moto_server, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
+    name = f"c{uuid.uuid4().hex[:12]}"
+    beside = tmp_path / "place" / "mine.txt"
+    beside.parent.mkdir()
+    beside.write_text("mine")
+    command = ["cluster", "destroy", name, "--region", REGION, "--store"]
+    amazon = Amazon(REGION)
+    own = [{"ResourceType": "volume", "Tags": [{"Key": "toilfn-cluster", "Value": name}]}]
+    amazon.ask("ec2", "create_volume", AvailabilityZone=f"{REGION}a", Size=1, TagSpecifications=own)
+    assert cli.main([*command, str(beside.parent)]) != 0  # this is not a store, and so the cluster stays, too
+    assert len(everything(amazon, name)) == 1
+    assert beside.exists()
+    open_store(tmp_path / "place" / "store")
+    assert cli.main([*command, str(tmp_path / "place" / "store")]) == 0
+    assert everything(amazon, name) == []
+    assert list(beside.parent.iterdir()) == [beside]

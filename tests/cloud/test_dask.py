@@ -16,6 +16,7 @@ from toilfn import cli
 from toilfn.cloud import dask as created_dask
 from toilfn.cloud.dask import arguments_of, create
 from toilfn.cloud.description import Sizes, read
+from toilfn.clusters.awsbatch.aws import Amazon
 from toilfn.errors import ClusterError, InputError
 
 __all__ = ["moto_server"]
@@ -30,6 +31,7 @@ container: registry.example/worker:1
 image: ami-03cf127a
 tags: {team: genomics}
 init: ["echo ready"]
+network: {security_groups: [sg-0123]}
 pools:
   - name: cpu
     types: [c6i.xlarge]
@@ -70,6 +72,7 @@ def test_sizes_become_the_smallest_container_of_fargate_that_has_them(cores, mem
     ("old", "new", "said"),
     [
         ("kind: dask", "kind: slurm", "its description is of the kind slurm, not dask"),
+        ("network:", "#network:", "a dask cluster on EC2 needs a security group"),
         ("container:", "#container:", "the image of the workers is missing"),
         ("    disk:", "    max_price: 0.1\n    disk:", "dask-cloudprovider has no price limit"),
         ("machines:", "  - name: more\n    cores: 1\nmachines:", "a dask cluster has one pool"),
@@ -105,12 +108,15 @@ def test_a_worker_on_aws_is_found_and_removed_by_its_tag(moto_server, monkeypatc
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto_server.url)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     name = f"c{uuid.uuid4().hex[:12]}"
-    _, arguments = arguments_of(read(TEXT.replace("lab", name)), Sizes(4, 8 * GIB))
+    groups = Amazon("eu-central-1").ask("ec2", "describe_security_groups")["SecurityGroups"]
+    text = TEXT.replace("lab", name).replace("sg-0123", groups[0]["GroupId"])
+    _, arguments = arguments_of(read(text), Sizes(4, 8 * GIB))
 
     async def make_worker():
         cluster = aws.EC2Cluster(**arguments, asynchronous=True, security=False)
         worker = cluster.worker_class("tcp://192.0.2.1:8786", **cluster.worker_options)
         await worker.create_vm()
+        cluster.status = distributed.core.Status.closed  # it was never started
         return worker.command
 
     assert '"cores": 4' in asyncio.run(make_worker())
@@ -143,7 +149,9 @@ def machines(monkeypatch):
             self.adapted = limits
             return super().adapt(**limits, interval="100ms")
 
-    monkeypatch.setitem(sys.modules, "dask_cloudprovider", types.ModuleType("dask_cloudprovider"))
+    package = types.ModuleType("dask_cloudprovider")
+    package.__path__ = []
+    monkeypatch.setitem(sys.modules, "dask_cloudprovider", package)
     module = types.ModuleType("dask_cloudprovider.aws")
     module.EC2Cluster = EC2Cluster
     monkeypatch.setitem(sys.modules, "dask_cloudprovider.aws", module)

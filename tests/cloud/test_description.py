@@ -42,6 +42,9 @@ def test_the_template_is_a_description_also_with_every_key_in_use():
         (MINIMAL + "scaling:\n  inertia: 1\n", "cluster.yaml:7: scaling.inertia: 1 is more than 0.9"),
         (MINIMAL + "name: other\n", "cluster.yaml:6: name: it is written twice"),
         (MINIMAL + "tags: {a: [1\n", "cluster.yaml:7: "),
+        (MINIMAL + "    max: 0\n", "cluster.yaml:6: pools[0].max: a pool without machines has no use"),
+        (MINIMAL.replace("cpu", "all"), "cluster.yaml:4: pools[0].name: 'all' is used by toilfn itself"),
+        ("name: lab\x00", "cluster.yaml: this is not YAML"),
         ("", "name: it is missing"),
         ("[1, 2]", "cluster.yaml: write keys and values"),
     ],
@@ -107,3 +110,42 @@ def test_words_that_mean_nothing_are_refused(types, workers, said):
 
 def test_a_number_of_workers_is_a_range_of_one():
     assert parse_workers("0-2,5") == [(0, 2), (5, 5)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("cpu.types=c6i.large, c6a.large", ("types",), ("c6i.large", "c6a.large")),
+        ("cpu.types=[c6i.large, c6a.large]", ("types",), ("c6i.large", "c6a.large")),
+        ("cpu.disks.c6i.4xlarge=60Gi", ("disks", "c6i.4xlarge"), 60 * 2**30),
+        ("cpu.max-price=0.5", ("max_price",), 0.5),
+    ],
+)
+def test_settings_of_pools(setting, path, value):
+    found = read(MINIMAL + "    spot: true\n", settings=[setting]).pool("cpu")
+    assert (getattr(found, path[0])[path[1]] if path[1:] else getattr(found, path[0])) == value
+
+
+def test_settings_keep_the_names_of_tags_types_and_commands():
+    settings = ["tags.cost-center=12", "machines.n2-standard-8={cores: 8, memory: 32Gi}", "zones=a,b",
+                "machines.n2-standard-8.spot-price=0.1", "init=echo a, b"]  # fmt: skip
+    found = read(MINIMAL, settings=settings)
+    assert found.tags == {"cost-center": "12"}
+    assert found.machines["n2-standard-8"].spot_price == 0.1
+    assert found.zones == ("a", "b")
+    assert found.init == ("echo a, b",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("cpu=5", "cpu is a pool; name one of its keys, such as cpu.max=20"),
+        ("cpu.mx=5", "did you mean 'max'?"),
+        ("cpuu.max=5", "did you mean 'cpu'?"),
+        ("cpu.max=[1", "'[1' is not a value; put it in quotes"),
+        ("name.x=1", "name is a single value"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_says_why(setting, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        read(MINIMAL, settings=[setting])

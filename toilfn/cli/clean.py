@@ -23,7 +23,7 @@ from toilfn.stores import Store, open_remains
 from toilfn.stores.lease import Lease
 from toilfn.units import format_duration, parse_duration
 
-__all__ = ["command", "configure"]
+__all__ = ["command", "configure", "destroy_store"]
 
 _LEAVE_NONE = (None, "local", "inline", "kubernetes", "awsbatch", "tes", "mesos")
 """The clusters whose workers are on this machine, or have a disk of their own that goes with them."""
@@ -77,7 +77,7 @@ def command(options: argparse.Namespace) -> int:
         print("nothing was removed")
         return 1
     for store in stores:
-        _collect(store) if options.garbage else _destroy(store, leave_jobs=options.leave_jobs)
+        _collect(store) if options.garbage else destroy_store(store, leave_jobs=options.leave_jobs)
     return 0
 
 
@@ -107,7 +107,7 @@ def _clean_old(options: argparse.Namespace) -> int:
 def _destroy_unused(found: Found, *, leave_jobs: bool) -> None:
     assert found.store is not None
     try:
-        _destroy(found.store, leave_jobs=leave_jobs, fold=found.fold)
+        destroy_store(found.store, leave_jobs=leave_jobs, fold=found.fold)
     except (StoreLockedError, StoreNotFoundError) as error:
         print(f"{found.url} is left alone: {error.message}", file=sys.stderr)
 
@@ -134,7 +134,7 @@ def _agreed(stores: list[Store]) -> bool:
     return input("[y/N] ").strip().lower() in ("y", "yes")
 
 
-def _destroy(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -> None:
+def destroy_store(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -> None:
     """Remove a store, unless its log has grown since it was read."""
     lease = Lease.acquire(store)
     try:

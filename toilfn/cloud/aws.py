@@ -17,9 +17,8 @@ from toilfn.cloud.provider import Cluster, Machine, Machines, Provider
 from toilfn.cloud.steps import Step
 from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.errors import ClusterError, InputError
-from toilfn.resources import Accelerator
 
-__all__ = ["AmazonCloud", "AmazonStep", "RoleStep", "clusters", "ignoring", "machine_type", "steps_of", "tags_of"]
+__all__ = ["AmazonCloud", "AmazonStep", "RoleStep", "clusters", "ignoring", "steps_of", "tags_of"]
 
 NODE, POOL, CONTROLLER, HOST_KEY = "toilfn-node", "toilfn-pool", "toilfn-controller", "toilfn-host-key"
 TYPES = "toilfn-types"
@@ -143,6 +142,8 @@ class AmazonCloud(Provider):
         InputError
             If the region does not have one of them.
         """
+        from toilfn.cloud.aws_types import machine_type
+
         try:
             found = list(self.pages("describe_instance_types", "InstanceTypes", InstanceTypes=sorted(set(names))))
         except AmazonRefusalError as error:
@@ -287,16 +288,6 @@ def _machine(instance: dict[str, Any]) -> Machine:
     address = instance.get("PublicIpAddress") or instance.get("PrivateIpAddress", "")
     state, key = instance["State"]["Name"], tags.get(HOST_KEY, "")
     return Machine(instance["InstanceId"], tags.get(NODE, ""), instance["InstanceType"], state, address, key)
-
-
-def machine_type(kind: dict[str, Any]) -> MachineType:
-    """Return a type as EC2 describes it."""
-    devices = tuple(
-        Accelerator(gpu["Count"], "gpu", gpu["Name"].lower(), gpu["Manufacturer"].lower())
-        for gpu in kind.get("GpuInfo", {}).get("Gpus", [])
-    )
-    cores, memory = kind["VCpuInfo"]["DefaultVCpus"], kind["MemoryInfo"]["SizeInMiB"] * 2**20
-    return MachineType(kind["InstanceType"], cores, memory, 0, None, devices)
 
 
 def _kind(instances: Sequence[dict[str, Any]]) -> str:
@@ -451,8 +442,10 @@ class _Group(AmazonStep):
             TagSpecifications=self.cloud.tags(self.description, "security-group"),
         )["GroupId"]  # fmt: skip
         among = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
-        people = [{"CidrIp": addresses} for addresses in self.description.network.allow_from]
-        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": people}
+        people = self.description.network.allow_from
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22,
+               "IpRanges": [{"CidrIp": addresses} for addresses in people if ":" not in addresses],
+               "Ipv6Ranges": [{"CidrIpv6": addresses} for addresses in people if ":" in addresses]}  # fmt: skip
         for rule in (among, *([ssh] if people else [])):
             with ignoring(*_THERE):
                 self.cloud.ask("ec2", "authorize_security_group_ingress", GroupId=group, IpPermissions=[rule])

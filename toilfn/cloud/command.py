@@ -306,17 +306,18 @@ def _name_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _destroy_arguments(parser: argparse.ArgumentParser) -> None:
     _name_arguments(parser)
-    parser.add_argument("--store", metavar="STORE", help="also remove this job store")
+    parser.add_argument("--store", metavar="STORE", help="also remove this job store, with all results and files in it")
+    add_store_options(parser)
 
 
 def _destroy(options: argparse.Namespace) -> int:
+    from toilfn.cli.clean import destroy_store
     from toilfn.cloud.steps import destroy
-    from toilfn.stores import open_store
 
+    store = open_named(options, options.store) if options.store else None  # a wrong name is found before anything goes
     destroy(options.name, _cloud(options, options.name).steps(), print)
-    if options.store:
-        open_store(options.store, create=False).destroy()
-        print(f"removed {options.store}")
+    if store is not None:
+        destroy_store(store, leave_jobs=True)  # their cluster is gone
     print(f"cluster {options.name}: nothing is left")
     return 0
 

@@ -20,7 +20,7 @@ _GIB, _MIB = 2**30, 2**20
 _PACKAGES = {"aws": "pip install 'dask-cloudprovider[aws]'", "google": "pip install 'dask-cloudprovider[gcp]'"}
 _FARGATE = ((0.25, 0.5, 2), (0.5, 1, 4), (1, 2, 8), (2, 4, 16), (4, 8, 30), (8, 16, 60), (16, 32, 120))
 """What Fargate offers: virtual CPUs, and the least and the most memory for so many, in GiB."""
-_STEPS = {8: 4.0, 16: 8.0}
+_STEPS: dict[float, float] = {8: 4, 16: 8}
 """The steps in which the memory of large containers grows, in GiB; that of others grows by one."""
 _ALONE = 3600
 """Seconds after which a scheduler without tasks ends, if its leader was killed before it could remove the machines."""
@@ -112,7 +112,9 @@ def _check(kind: Callable[..., Any], arguments: Mapping[str, Any], description: 
     """Check that the class has parameters of these names: itself, or a class that it hands the others to."""
     known: set[str] = set()
     for base in inspect.getmro(kind) if inspect.isclass(kind) else ():
-        known |= set(inspect.signature(base.__init__).parameters) if "__init__" in vars(base) else set()
+        if "__init__" in vars(base):
+            known |= set(inspect.signature(vars(base)["__init__"]).parameters)
+    known -= {"self", "args", "kwargs"}
     if known and (wrong := sorted(arguments.keys() - known)):
         raise InputError(f"cluster {description.name}: dask: {kind.__name__} has no parameter {wrong[0]!r}")
 
@@ -154,6 +156,12 @@ def arguments_of(description: Description, size: Sizes | None = None) -> tuple[s
     if description.cloud == "google":
         path, arguments = "dask_cloudprovider.gcp:GCPCluster", _google(description, pool) | _machine_options(size)
     elif pool.types:
+        if not description.network.security_groups:  # dask-cloudprovider 2025.9.0 fails to make one
+            raise InputError(
+                f"cluster {name}: a dask cluster on EC2 needs a security group",
+                hint="name one under network: security_groups; it must allow all connections among its machines, and "
+                "ports 8786 and 8787 from the leader's machine",
+            )
         path, arguments = "dask_cloudprovider.aws:EC2Cluster", _amazon(description, pool) | _machine_options(size)
     else:
         path, arguments = "dask_cloudprovider.aws:FargateCluster", _fargate(description, pool)
@@ -216,8 +224,8 @@ def _fargate_size(pool: PoolDescription) -> tuple[float, int]:
     """Return cores and memory of the smallest container of Fargate that has those of a pool."""
     wanted = (pool.memory or 0) / _GIB
     for cores, least, most in _FARGATE:
-        step = _STEPS.get(cores, 1.0)
-        memory = max(least, math.ceil(wanted / step) * step)
+        step = _STEPS.get(cores, 1)
+        memory = least if wanted <= least else math.ceil(wanted / step) * step
         if cores >= (pool.cores or 0) and memory <= most:
             return cores, round(memory * _GIB)
     cores, _, most = _FARGATE[-1]

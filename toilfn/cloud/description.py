@@ -27,6 +27,8 @@ Parser = Callable[[Value], Any]
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
 _MACHINE = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)?")
 _GIB = 2**30
+_RESERVED = ("all", "controller", "default")
+"""Names that pools may not have: those of a partition with all nodes, of the controller, and of Slurm's defaults."""
 
 
 def _key(parse: Parser, help: str, default: Any = MISSING, **more: Any) -> Any:
@@ -103,8 +105,12 @@ def _address_range(value: Value) -> str:
         raise ValueError(f"{value!r} is not a range of addresses, such as 192.0.2.0/24 ({error})") from None
 
 
-def _list_of(parse: Callable[[Value], T]) -> Callable[[Value], tuple[T, ...]]:
+def _list_of(parse: Callable[[Value], T], *, splits: bool = True) -> Callable[[Value], tuple[T, ...]]:
+    """Read a list; a single text may have several items with commas between them, unless it is free text."""
+
     def parse_list(value: Value) -> tuple[T, ...]:
+        if isinstance(value, str) and splits:
+            value = [item.strip() for item in value.split(",")]
         return tuple(parse(item) for item in (value if isinstance(value, list) else [value]))
 
     return parse_list
@@ -207,7 +213,9 @@ class Description:
     dask: dict[str, Any] = _key(
         _mapping_of(lambda value: value), "further arguments of dask-cloudprovider's cluster", default_factory=dict
     )
-    init: tuple[str, ...] = _key(_list_of(_text), "shell commands that each machine runs when it boots", ())
+    init: tuple[str, ...] = _key(
+        _list_of(_text, splits=False), "shell commands that each machine runs when it boots", ()
+    )
     network: Network = _key(lambda value: value, "network", default_factory=Network)
     scaling: Scaling = _key(lambda value: value, "growing and shrinking", default_factory=Scaling)
     machines: dict[str, Sizes] = _key(lambda value: value, "sizes and prices of types", default_factory=dict)
@@ -266,6 +274,8 @@ class _Lines:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise InputError(f"{source}:{line}: {error.problem}; check the YAML there") from None
+        except yaml.YAMLError as error:
+            raise InputError(f"{source}: this is not YAML: {' '.join(str(error).split())}") from None
 
     def _value(self, node: yaml.Node, path: tuple[str | int, ...]) -> Value:
         self._places.setdefault(path, f"{self._source}:{node.start_mark.line + 1}")
@@ -299,7 +309,7 @@ class _Lines:
             If there is no place for it.
         """
         key, equals, value = setting.partition("=")
-        parts = [part.replace("-", "_") if i else part for i, part in enumerate(key.split("."))]
+        parts = _parts(key)
         if not equals or not all(parts):
             raise InputError(f"--set {setting}: write KEY=VALUE, such as --set cpu.max=20")
         try:
@@ -318,6 +328,8 @@ class _Lines:
                 return [("pools", index, *parts) for index in range(len(pools))]
         if len(parts) > 1 and parts[0] in names:
             return [("pools", names[parts[0]], *parts[1:])]
+        if parts[0] in names:
+            raise InputError(f"--set {setting}: {parts[0]} is a pool; name one of its keys, such as {parts[0]}.max=20")
         known = {entry.name for entry in fields(Description)}
         if parts[0] not in known:
             near = get_close_matches(parts[0], [*known, *map(str, names)], n=1)
@@ -333,6 +345,22 @@ class _Lines:
                 raise InputError(f"--set {setting}: {part} is a single value, it has no parts")
         around[path[-1]] = value
         self._places[path] = f"--set {setting}"
+
+
+def _parts(key: str) -> list[str]:
+    """Split the key of a setting at its dots. Keys may have hyphens; names of types and tags are left as they are.
+
+    >>> _parts("scaling.target-time"), _parts("cpu.disks.c6i.large"), _parts("machines.n2-standard-8.spot-price")
+    (['scaling', 'target_time'], ['cpu', 'disks', 'c6i.large'], ['machines', 'n2-standard-8', 'spot_price'])
+    """
+    parts = key.split(".")
+    named = next((i for i, part in enumerate(parts) if part in ("disks", "machines", "tags", "dask")), len(parts))
+    before = [part.replace("-", "_") if i else part for i, part in enumerate(parts[: named + 1])]
+    names = parts[named + 1 :]
+    sizes = {entry.name for entry in fields(Sizes)}
+    if parts[named:][:1] == ["machines"] and names and (last := names[-1].replace("-", "_")) in sizes:
+        return [*before, ".".join(names[:-1]), last]
+    return [*before, ".".join(names)] if names else before
 
 
 class _Reader:
@@ -412,6 +440,10 @@ class _Reader:
     def _check_pool(self, pool: PoolDescription, path: tuple[str | int, ...], names: Sequence[str]) -> None:
         if names.count(pool.name) > 1:
             self._complain((*path, "name"), f"two pools are called {pool.name!r}; give each its own name")
+        if pool.name in _RESERVED:
+            self._complain((*path, "name"), f"{pool.name!r} is used by toilfn itself; choose another name")
+        if pool.max == 0:
+            self._complain((*path, "max"), "a pool without machines has no use; write 1 or more, or remove the pool")
         if pool.min > pool.max:
             self._complain((*path, "min"), f"{pool.min} is more than the pool's max of {pool.max}")
         if bool(pool.types) == bool(pool.cores or pool.memory):
