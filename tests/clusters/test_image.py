@@ -60,7 +60,8 @@ def image(images, wheels):
         zipfile.ZipFile(max(wheels.glob("pip-*.whl"))).extractall(f"{folder}/pip")
         Path(folder, "Dockerfile").write_text(PIP.format(base=DEBIAN))
         podman("build", "--quiet", "--tag", BASE, folder)
-    arguments = {"BASE": BASE, "PACKAGES": "", "EXTRAS": EXTRAS, "PIP_OPTIONS": "--no-index --no-compile --find-links=/wheels"}
+    arguments = {"BASE": BASE, "PACKAGES": "", "EXTRAS": EXTRAS}
+    arguments["PIP_OPTIONS"] = "--no-index --no-compile --find-links=/wheels"
     options = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     options += ["--pull=never", "--network=none", f"--volume={wheels}:/wheels:ro"]
     podman("build", "--quiet", *options, "--file", str(ROOT / "docker" / "Dockerfile"), "--tag", IMAGE, str(ROOT))

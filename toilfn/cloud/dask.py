@@ -27,7 +27,7 @@ _ALONE = 3600
 
 
 class Created(NamedTuple):
-    """A cluster object, and what its workers will advertise, as dask's resources."""
+    """A cluster object, and the resources that its workers will advertise."""
 
     cluster: Any
     resources: Mapping[str, float]
@@ -85,7 +85,7 @@ def _size_of(description: Description) -> Sizes | None:
 
 
 def _resources(size: Sizes | None) -> dict[str, float]:
-    """Return what workers of a size advertise, by the names that `DaskCluster` asks for."""
+    """Return the resources that workers of a size advertise, by the names that `DaskCluster` asks for."""
     return {} if size is None else {"cores": size.cores, "memory": size.memory}
 
 
@@ -130,7 +130,7 @@ def arguments_of(description: Description, size: Sizes | None = None) -> tuple[s
     description : Description
         A cluster of the kind ``dask``.
     size : Sizes, optional
-        What a worker has, so that tasks are placed by their cores and memory. Without it, each task takes one thread.
+        The cores and memory of a worker, by which tasks are placed. Without them, each task takes one thread.
 
     Raises
     ------

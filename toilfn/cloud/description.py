@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
 _MACHINE = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)?")
 _GIB = 2**30
 _RESERVED = ("all", "controller", "default")
-"""Names that pools may not have: those of a partition with all nodes, of the controller, and of Slurm's defaults."""
+"""Names that pools may not have: a partition with all nodes, the controller, and the defaults in slurm.conf."""
 
 
 def _key(parse: Parser, help: str, default: Any = MISSING, **more: Any) -> Any:

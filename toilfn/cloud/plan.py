@@ -55,7 +55,7 @@ def pools_of(
 
 
 class _Known:
-    """The known types. What the description says of a type goes before what the cloud says."""
+    """The known types. The sizes and prices in the description take precedence over those of the cloud."""
 
     def __init__(
         self, description: Description, machines: Mapping[str, MachineType], spot_prices: Mapping[str, float]
