@@ -96,11 +96,15 @@ class SlurmCluster(CommandCluster):
     absent = "Invalid job id specified|Job/step already completing or completed"
     no_accounting = "accounting storage is disabled"
     lost_nodes = "^(NODE_FAIL|BOOT_FAIL)|NodeDown|DUE TO NODE FAILURE"
+    # Options of submissions and queries, and the variables of the job in which the leader may run itself. They would
+    # change what the commands do; those that say where Slurm is stay.
     cleared = (
         r"(SBATCH|SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO|SRUN|SALLOC|SLURMD)_.*"
         r"|SLURM_(?!(CONF|CONF_SERVER|CLUSTERS|JWT|SACK_SOCKET|SACK_KEY)$).*"
     )
     options = "(SBATCH|SALLOC)_.*(?<!_BIND)(?<!_BIND_LIST)(?<!_BIND_TYPE)(?<!_BIND_VERBOSE)(?<!_BIND_PREFER)"
+    # What Slurm's commands, controllers, database and munge print when they say nothing about the request. Without its
+    # entry here, an outage counts as a refusal and fails tasks, so the list is long on purpose.
     away = (
         "Unable to contact slurm|Socket timed out|Zero Bytes were transmitted|Connection (refused|reset|timed out)"
         "|temporarily un(able|available)|controller .*not responding|Transport endpoint|standby"
@@ -211,6 +215,8 @@ class SlurmCluster(CommandCluster):
         """Query the queue and the accounting, and check whether a cloud has reclaimed the nodes of lost jobs."""
         found = super().look(jobs)
         lost = {job: node for job, said in found.items() if (node := node_of_lost(said))}
+        # Slurm reports a node that a cloud has reclaimed as failed. Preemption has a budget of its own, so it must not
+        # count as a lost node.
         if lost:
             nodes = ",".join(sorted(set(lost.values())))
             fields = "NodeList:256|,Features:256|,Reason:256"
