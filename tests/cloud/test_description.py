@@ -40,7 +40,7 @@ def test_the_template_is_a_description_also_with_every_key_in_use():
         (MINIMAL + "kind: mesos\n", "cluster.yaml:6: kind: 'mesos' is not one of slurm, kubernetes, dask"),
         (MINIMAL + "network:\n  allow_from: [everywhere]\n", "cluster.yaml:7: network.allow_from: 'everywhere'"),
         (MINIMAL + "scaling:\n  inertia: 1\n", "cluster.yaml:7: scaling.inertia: 1 is more than 0.9"),
-        (MINIMAL + "name: other\n", "cluster.yaml:6: name: it is written twice"),
+        (MINIMAL + "name: other\n", "cluster.yaml:6: name: it appears twice"),
         (MINIMAL + "tags: {a: [1\n", "cluster.yaml:7: "),
         (MINIMAL + "    max: 0\n", "cluster.yaml:6: pools[0].max: a pool without machines has no use"),
         (MINIMAL.replace("cpu", "all"), "cluster.yaml:4: pools[0].name: 'all' is used by toilfn itself"),

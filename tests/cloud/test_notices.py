@@ -70,6 +70,6 @@ def test_a_node_is_drained_once_also_when_metadata_or_slurm_are_away_at_first(cl
     machine = AmazonNotices(cloud.url)
     machine._token = "of an earlier boot"
     assert watch("spot-3", machine, pause).startswith("terminate at")
-    reason = "the cloud takes this machine away: terminate at 2026-11-30T12:00:00Z"
+    reason = "the cloud is taking this machine away: terminate at 2026-11-30T12:00:00Z"
     assert drained == [("spot-3", reason)] * 2
     assert pauses == [5.0] * 3

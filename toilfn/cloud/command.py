@@ -103,8 +103,8 @@ def _init(options: argparse.Namespace) -> int:
         with options.output.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise InputError(f"{options.output} exists already; remove it, or name another by --output") from None
-    print(f"wrote {options.output}; change what you like, then: toilfn cluster launch {options.name}")
+        raise InputError(f"{options.output} already exists; remove it, or choose another file with --output") from None
+    print(f"wrote {options.output}; edit it, and then run: toilfn cluster launch {options.name}")
     return 0
 
 
@@ -236,7 +236,7 @@ def _launch(options: argparse.Namespace) -> int:
             f"  toilfn cluster manifests {name} | kubectl apply -f -"
         )
     else:
-        print(f"cluster {name} is launched; it is ready in some minutes: toilfn cluster ssh {name}")
+        print(f"cluster {name} is launched and will be ready in a few minutes: toilfn cluster ssh {name}")
     return 0
 
 
@@ -500,7 +500,7 @@ def _rsync(options: argparse.Namespace) -> int:
 
     words = [*options.words, *options.rest]
     if not words:
-        raise InputError("nothing to copy is named; such as: toilfn cluster rsync NAME -- -a workflow.py :")
+        raise InputError("no paths to copy; example: toilfn cluster rsync NAME -- -a workflow.py :")
     return rsync(_host(options), words, options.identity)
 
 
@@ -519,7 +519,7 @@ _Entry = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argpars
 
 _COMMANDS: dict[str, _Entry] = {
     "init": ("write a description with every key explained", _init_arguments, _init),
-    "launch": ("make a cluster", _launch_arguments, _launch),
+    "launch": ("create a cluster", _launch_arguments, _launch),
     "manifests": ("write the pools of a Kubernetes cluster for kubectl apply", _manifests_arguments, _manifests),
     "list": ("list the clusters of a region", _list_arguments, _list),
     "show": ("list the machines and everything else that belongs to a cluster", _show_arguments, _show),
@@ -528,7 +528,7 @@ _COMMANDS: dict[str, _Entry] = {
     "forward": ("forward ports of this machine to a cluster's controller", _forward_arguments, _forward),
     "grow": ("start machines of a pool before tasks ask for them", _grow_arguments, _grow),
     "destroy": ("remove a cluster and everything that belongs to it", _destroy_arguments, _destroy),
-    "policy": ("print the least rights that launching needs on AWS", _policy_arguments, _policy),
+    "policy": ("print the minimum permissions for launching on AWS", _policy_arguments, _policy),
     "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),
     "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
     "restore": ("remove machines that did not come up in time; Slurm runs this", _nodes_arguments, _restore),

@@ -73,13 +73,13 @@ def _machine(value: Value) -> str:
 
 def _whole(value: Value) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is not a whole number from 0 on")
+        raise ValueError(f"{value!r} is not a whole number of at least 0")
     return value
 
 
 def _number(value: Value) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ValueError(f"{value!r} is not a number from 0 on")
+        raise ValueError(f"{value!r} is not a number of at least 0")
     return float(value)
 
 
@@ -148,23 +148,23 @@ class Sizes:
 class Network:
     """Where in the cloud's network the machines are, and who reaches the controller."""
 
-    subnets: tuple[str, ...] = _key(_list_of(_text), "existing subnets; the default network's if there are none", ())
-    security_groups: tuple[str, ...] = _key(_list_of(_text), "further groups that every machine belongs to", ())
-    private: bool = _key(_flag, "whether machines get no public addresses", False)
-    allow_from: tuple[str, ...] = _key(_list_of(_address_range), "addresses that may open ssh connections", ())
+    subnets: tuple[str, ...] = _key(_list_of(_text), "existing subnets (default: those of the default network)", ())
+    security_groups: tuple[str, ...] = _key(_list_of(_text), "additional security groups of every machine", ())
+    private: bool = _key(_flag, "give machines no public addresses", False)
+    allow_from: tuple[str, ...] = _key(_list_of(_address_range), "addresses that may connect by ssh", ())
 
 
 @dataclass(frozen=True)
 class Scaling:
     """How the cluster grows and shrinks."""
 
-    target_time: float = _key(parse_duration, "within which queued tasks should be done", 1800.0)
-    inertia: float = _key(_up_to(0.9), "how much earlier sizes count, from 0 to 0.9", 0.1)
-    compensation: float = _key(_up_to(1), "machines on demand for each missing spot machine, from 0 to 1", 0.0)
-    overhead: bool = _key(_flag, "whether the system keeps some memory and disk of a machine", True)
-    idle_time: float = _key(parse_duration, "after which a machine without tasks is removed", 300.0)
-    boot_time: float = _key(parse_duration, "after which a machine that did not come up is given up", 900.0)
-    cooldown: float = _key(parse_duration, "after which the cloud is asked again for what it did not have", 300.0)
+    target_time: float = _key(parse_duration, "time in which queued tasks should finish", 1800.0)
+    inertia: float = _key(_up_to(0.9), "weight of earlier sizes, from 0 to 0.9", 0.1)
+    compensation: float = _key(_up_to(1), "on-demand machines to start for each missing spot machine, from 0 to 1", 0.0)
+    overhead: bool = _key(_flag, "reserve some memory and disk of a machine for the system", True)
+    idle_time: float = _key(parse_duration, "time after which a machine without tasks is removed", 300.0)
+    boot_time: float = _key(parse_duration, "time after which a machine that did not start is given up", 900.0)
+    cooldown: float = _key(parse_duration, "time before an unavailable machine is requested again", 300.0)
 
 
 @dataclass(frozen=True)
@@ -172,15 +172,15 @@ class PoolDescription:
     """Machines that are treated alike."""
 
     name: str = _key(_name, "the pool's name")
-    types: tuple[str, ...] = _key(_list_of(_machine), "machine types that are equally welcome", ())
+    types: tuple[str, ...] = _key(_list_of(_machine), "machine types, any of which will do", ())
     cores: float | None = _key(_number, "instead of types: at least so many cores", None)
     memory: int | None = _key(parse_memory, "instead of types: at least so much memory", None)
-    min: int = _key(_whole, "how many machines there always are", 0)
-    max: int = _key(_whole, "how many machines there are at most", 10)
-    spot: bool = _key(_flag, "whether the cloud may take the machines away", False)
-    max_price: float | None = _key(_number, "the most that a spot machine may cost in an hour", None)
+    min: int = _key(_whole, "minimum number of machines", 0)
+    max: int = _key(_whole, "maximum number of machines", 10)
+    spot: bool = _key(_flag, "use spot machines, which the cloud may take away", False)
+    max_price: float | None = _key(_number, "maximum price of a spot machine for an hour", None)
     disk: int = _key(parse_disk, "size of each machine's volume", 50 * _GIB)
-    disks: dict[str, int] = _key(_mapping_of(parse_disk), "other sizes for some types", default_factory=dict)
+    disks: dict[str, int] = _key(_mapping_of(parse_disk), "volume sizes of particular types", default_factory=dict)
 
     def disk_of(self, kind: str) -> int:
         """Return the size of the volume of a machine of a type, in bytes."""
@@ -200,14 +200,14 @@ class Description:
     pools: tuple[PoolDescription, ...] = _key(lambda value: value, "pools of machines for tasks")
     kind: str = _key(_one_of("slurm", "kubernetes", "dask"), "slurm, kubernetes or dask", "slurm")
     cloud: str = _key(_one_of("aws", "google"), "aws or google", "aws")
-    zones: tuple[str, ...] = _key(_list_of(_text), "zones of the region; all if there are none", ())
+    zones: tuple[str, ...] = _key(_list_of(_text), "zones of the region (default: all)", ())
     image: str | None = _key(_text, "machine image; the newest of Debian 12 if there is none", None)
     container: str | None = _key(_text, "container image of workers", None)
     controller: str = _key(_machine, "machine type of the controller", "t3.medium")
     controller_disk: int = _key(parse_disk, "size of the controller's volume", 50 * _GIB)
-    key: str | None = _key(_text, "the name of a key pair that the cloud knows", None)
+    key: str | None = _key(_text, "name of a key pair in the cloud", None)
     public_key: str | None = _key(_text, "a public ssh key, or the path of one", None)
-    profile: str | None = _key(_text, "an existing instance profile, in place of one that is made", None)
+    profile: str | None = _key(_text, "existing instance profile to use instead of a new one", None)
     store: str | None = _key(_text, "bucket and prefix that machines may use", None)
     tags: dict[str, str] = _key(_mapping_of(_plain_text), "further tags of all that is made", default_factory=dict)
     dask: dict[str, Any] = _key(
@@ -217,7 +217,7 @@ class Description:
         _list_of(_text, splits=False), "shell commands that each machine runs when it boots", ()
     )
     network: Network = _key(lambda value: value, "network", default_factory=Network)
-    scaling: Scaling = _key(lambda value: value, "growing and shrinking", default_factory=Scaling)
+    scaling: Scaling = _key(lambda value: value, "how pools grow and shrink", default_factory=Scaling)
     machines: dict[str, Sizes] = _key(lambda value: value, "sizes and prices of types", default_factory=dict)
 
     def pool(self, name: str) -> PoolDescription:
@@ -285,7 +285,7 @@ class _Lines:
                 name = str(key.value)
                 place = f"{self._source}:{key.start_mark.line + 1}"
                 if name in found:
-                    raise InputError(f"{place}: {name}: it is written twice; leave one of the two out")
+                    raise InputError(f"{place}: {name}: it appears twice; remove one of the two")
                 here = (*path, name)
                 self._places[here] = place
                 found[name] = self._value(item, here)
@@ -447,7 +447,7 @@ class _Reader:
         if pool.min > pool.max:
             self._complain((*path, "min"), f"{pool.min} is more than the pool's max of {pool.max}")
         if bool(pool.types) == bool(pool.cores or pool.memory):
-            self._complain(path, "write either types, or the cores and the memory that are wanted")
+            self._complain(path, "write either types, or the cores and memory that are needed")
         if pool.max_price is not None and not pool.spot:
             self._complain((*path, "max_price"), "only spot machines have a price limit; add spot: true")
         for kind in pool.disks.keys() - set(pool.types):

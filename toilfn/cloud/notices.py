@@ -127,10 +127,10 @@ def watch(node: str, notices: Notices, pause: Callable[[float], None] = time.sle
         if announced := _looked(notices):
             break
         pause(notices.interval)
-    _log.warning("the cloud takes this machine away: %s", announced)
+    _log.warning("the cloud is taking this machine away: %s", announced)
     while True:
         try:
-            drain(node, f"the cloud takes this machine away: {announced}")
+            drain(node, f"the cloud is taking this machine away: {announced}")
             return announced
         except ClusterError as error:  # the controller may be away for a moment; the machine still is not
             _log.warning("%s", error)

@@ -134,7 +134,7 @@ def _slurm(*command: str) -> str:
     except FileNotFoundError:
         raise ClusterError(f"{command[0]} is not installed; run this on a machine of the cluster") from None
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"{' '.join(command)}: no answer within 60 seconds") from None
+        raise ClusterError(f"{' '.join(command)}: no response within 60 seconds") from None
     if done.returncode:
         raise ClusterError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout

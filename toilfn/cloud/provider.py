@@ -197,7 +197,7 @@ def open_provider(cloud: str, name: str, region: str | None, project: str | None
 
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region:
-        raise InputError("no region is named; add --region, or set AWS_DEFAULT_REGION")
+        raise InputError("no region is set; pass --region, or set AWS_DEFAULT_REGION")
     return AmazonCloud(name, region)
 
 

@@ -439,7 +439,7 @@ class _Packing:
             (pool, kind) for pool in self.settings.pools if pool.admits(group.resources) for kind in pool.types
         ]
         if not admitting:
-            return "they may not be preempted, and there are only pools of spot machines"
+            return "they must not be preempted, and all pools have spot machines"
         overhead = self.settings.overhead
         nearest = min(admitting, key=lambda home: shortfall(home[1], group.resources, overhead=overhead)[0])
         return f"each requests {shortfall(nearest[1], group.resources, overhead=overhead)[1]} (pool {nearest[0].name})"

@@ -194,7 +194,7 @@ class _Simulation:
         for resources in {step.resources for step in self._steps}:
             verdicts = [shortfall(kind, resources, overhead=self._settings.overhead) for pool, kind in homes
                         if pool.admits(resources)]  # fmt: skip
-            factor, reason = min(verdicts, default=(1.0, "it may not be preempted, and all pools are of spot machines"))
+            factor, reason = min(verdicts, default=(1.0, "it must not be preempted, and all pools have spot machines"))
             if factor:
                 found[resources] = reason
         return found

@@ -128,7 +128,7 @@ def rsync(host: Host, arguments: Sequence[str], identity: str | None = None) -> 
         If no path is on the controller.
     """
     if not any(word.startswith(":") for word in arguments):
-        raise InputError("rsync: no path is on the cluster; begin it with a colon, such as :data/")
+        raise InputError("rsync: no path is on the cluster; begin one with a colon, such as :data/")
     words = [f"{host.user}@{host.address}{word}" if word.startswith(":") else word for word in arguments]
     with _options(host, identity) as options:
         return _run(["rsync", "-e", shlex.join(["ssh", *options]), *words], host)
@@ -141,7 +141,7 @@ def _run(command: list[str], host: Host) -> int:
         raise ClusterError(f"{command[0]} is not installed") from None
     if status == _REFUSED:
         raise ClusterError(
-            f"{host.user}@{host.address}: there is no connection; ssh has said why. If the host key does not match, "
-            "another machine answers at this address: do not connect to it"
+            f"{host.user}@{host.address}: could not connect (see the message of ssh above)",
+            hint="if the host key does not match, another machine answers at this address: do not connect to it",
         )
     return status
