@@ -44,7 +44,7 @@ def test_another_host_key_than_that_of_the_launch_is_refused(sshd, host, tmp_pat
     target = tmp_path / "never"
     with pytest.raises(ClusterError, match="another machine answers at this address"):
         ssh(other, ["touch", str(target)], sshd.identity)
-    with pytest.raises(ClusterError, match="there is no connection"):
+    with pytest.raises(ClusterError, match="could not connect"):
         rsync(other, ["-a", __file__, f":{target}"], sshd.identity)
     assert not target.exists()
 
