@@ -143,7 +143,7 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         steps = steps_of(open_named(options, options.what))
         if not steps:
-            raise InputError(f"{options.what}: no task has succeeded there, so it is not known how long a task takes")
+            raise InputError(f"{options.what}: no task has succeeded there, so the duration of tasks is unknown")
     prices, spot_prices = _prices(options.prices, description)
     plan = make_plan(description, steps, prices, spot_prices)
     if options.json:

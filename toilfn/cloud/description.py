@@ -209,9 +209,9 @@ class Description:
     public_key: str | None = _key(_text, "a public ssh key, or the path of one", None)
     profile: str | None = _key(_text, "existing instance profile to use instead of a new one", None)
     store: str | None = _key(_text, "bucket and prefix that machines may use", None)
-    tags: dict[str, str] = _key(_mapping_of(_plain_text), "further tags of all that is made", default_factory=dict)
+    tags: dict[str, str] = _key(_mapping_of(_plain_text), "additional tags of every resource", default_factory=dict)
     dask: dict[str, Any] = _key(
-        _mapping_of(lambda value: value), "further arguments of dask-cloudprovider's cluster", default_factory=dict
+        _mapping_of(lambda value: value), "additional arguments of dask-cloudprovider's cluster", default_factory=dict
     )
     init: tuple[str, ...] = _key(
         _list_of(_text, splits=False), "shell commands that each machine runs when it boots", ()
