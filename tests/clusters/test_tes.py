@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.clusters.leaders import counts, events, result, start, wait_for_marks
+from tests.clusters.leaders import counts, events, failures, result, start, wait_for_marks
 from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
@@ -20,7 +20,9 @@ from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
+from toilfn.protocol import Log, decode
 from toilfn.resources import Accelerator, Resources
+from toilfn.stores import open_store
 
 SHAPE = Resources(cores=1, memory=200 * 10**6, disk=10**6)
 
@@ -50,6 +52,23 @@ def test_merge_sort(tes, start):
 
 def test_a_killed_leaders_jobs_are_adopted(tes, start):
     adopts(start, "tes", 12, cluster=there(tes))
+
+
+def test_what_was_printed_is_known_when_the_whole_container_is_killed(tes, start):
+    leader, marks = start("tes", "patient", lost_retries=0, cluster=there(tes))
+    wait_for_marks(leader, marks, 1)
+    store = open_store(str(marks.parent / "store"), create=False)
+    wait_for(lambda: any(isinstance(said, Log) for said in sent(store)), "the worker to send what was printed")
+    (job,) = tes.live()
+    tes.stop_task(job, "SYSTEM_ERROR")
+    _, errors = leader.communicate(timeout=180)
+    assert "patient was here" in errors
+    assert [cause for _, cause, _ in failures(marks)] == ["lost"]
+
+
+def sent(store):
+    """The messages of workers that are in the store."""
+    return [decode(message) for name in store.list_answers() for message in store.get_answers(name)]
 
 
 def test_jobs_leaders_and_the_server_fail_at_random(tes, start):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from toilfn import protocol
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
+from toilfn.clusters.common.output import LOG_LIMIT
 from toilfn.ids import BatchId, TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.loading import TaskRecords
@@ -119,6 +120,8 @@ class SubmittedBatch:
     """Whether it was cancelled while it waited there, since nothing more may start."""
     owed: set[TaskId] | None = None
     """The tasks that it may still report on after a roll-back; None: any."""
+    printed: tuple[TaskId, bytes] | None = None
+    """The task that its worker last sent output of, and the end of that output."""
 
     @property
     def state(self) -> str:
@@ -126,6 +129,14 @@ class SubmittedBatch:
         if self.job is None:
             return "sending"
         return "held" if self.is_held else "queued" if self.is_queued else "running"
+
+    def note_output(self, id_: TaskId, text: bytes) -> None:
+        """Keep what a task has printed, in case nothing else is left of it."""
+        self.printed = id_, (self.output_of(id_) + text)[-LOG_LIMIT:]
+
+    def output_of(self, id_: TaskId) -> bytes:
+        """Return the end of what the worker sent of a task's output."""
+        return self.printed[1] if self.printed is not None and self.printed[0] == id_ else b""
 
     def note(self, update: Update, now: float) -> None:
         """Record what the system reports about its job."""

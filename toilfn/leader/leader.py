@@ -454,7 +454,8 @@ class Leader:
             detail = (
                 f"its service {self.tasks.name(batch.dead_service)} has died" if batch.dead_service else update.detail
             )
-            self._failures.describe_lost(running, update.cause, detail, update.log, update.since)
+            log = update.log or batch.output_of(running)
+            self._failures.describe_lost(running, update.cause, detail, log, update.since)
         self._handle(Lost(batch.id, update.cause, now, running, is_sure))
 
     def _hear(self, batch: SubmittedBatch | None, message: bytes, name: str = "") -> None:
@@ -477,8 +478,10 @@ class Leader:
             case Warnings(lines):
                 for name_of_task, text in lines:
                     self._callbacks.warned(name_of_task, text)
-            case Log(id_, text) if self._callbacks.said is not None:
-                self._callbacks.said(self.tasks.name(id_), id_, text)
+            case Log(id_, text):
+                batch.note_output(id_, text)
+                if self._callbacks.said is not None:
+                    self._callbacks.said(self.tasks.name(id_), id_, text)
 
     def _note_tail_calls(self, batch: SubmittedBatch, tail_calls: Sequence[TaskId]) -> None:
         """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""

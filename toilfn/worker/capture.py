@@ -84,6 +84,11 @@ class Capture:
         data = os.pread(self._fd, self._limit, start)
         return data[: data.rfind(b"\n") + 1]
 
+    def peek_end(self, start: int, most: int) -> tuple[bytes, int]:
+        """Return at most so many of the last bytes after a place, without taking them, and the place after them."""
+        end = max(start, os.fstat(self._fd).st_size)
+        return os.pread(self._fd, most, max(start, end - most)), end
+
     def take(self) -> bytes:
         """Return what was written since the last time, and put the output back where tasks may have turned it off."""
         flush()

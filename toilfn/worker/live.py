@@ -16,7 +16,7 @@ from toilfn.text import visible
 from toilfn.worker.capture import Capture
 from toilfn.worker.context import current
 
-__all__ = ["Live", "Tail", "Warnings", "follow_flag", "live_prefix"]
+__all__ = ["Backup", "Live", "Tail", "Warnings", "follow_flag", "live_prefix"]
 
 _LOOK, _FAR_LOOK = 1.0, 5.0
 """Seconds between two looks at whether a user follows, in a store on this machine and in another one."""
@@ -85,6 +85,48 @@ class Tail:
         if self._slot.read() != doing:
             return b""
         self._given += len(lines)
+        return lines
+
+
+_FIRST_BACKUP, _LAST_BACKUP = 10.0, 300.0
+"""Seconds until the first backup of an attempt's output, and the longest time between two."""
+_MOST_IN_BACKUP = 16 * 1024
+"""Bytes."""
+
+
+class Backup:
+    """Gives the end of a long attempt's output now and then, in case its container is killed with all that is in it.
+
+    The pauses grow, and quick attempts give nothing: each message is an object in the store.
+
+    Parameters
+    ----------
+    slot : Slot
+        Says what runs.
+    output : Capture
+    """
+
+    def __init__(self, slot: Slot, output: Capture) -> None:
+        self._slot = slot
+        self._output = output
+        self._attempt: tuple[TaskId, float] | None = None
+        self._next = self._pause = 0.0
+        self._given = 0
+
+    def lines(self, doing: Doing) -> bytes:
+        """Return the end of what is new if a backup is due; nothing if the attempt has ended meanwhile."""
+        if self._attempt != (doing.task, doing.start):
+            self._attempt = (doing.task, doing.start)
+            self._next, self._pause, self._given = doing.began + _FIRST_BACKUP, _FIRST_BACKUP, doing.log
+        now = time.monotonic()
+        if now < self._next:
+            return b""
+        self._pause = min(2 * self._pause, _LAST_BACKUP)
+        self._next = now + self._pause
+        lines, end = self._output.peek_end(self._given, _MOST_IN_BACKUP)
+        if self._slot.read() != doing:
+            return b""
+        self._given = end
         return lines
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toilfn import protocol
+from toilfn.clusters.base import OUTPUT_VARIABLE
 from toilfn.clusters.common.output import LOG_LIMIT
 from toilfn.clusters.common.verdicts import NOT_MINE
 from toilfn.clusters.local.channel import Slot, Wire
@@ -46,7 +47,7 @@ from toilfn.worker.answers import Answers
 from toilfn.worker.batch import Batch
 from toilfn.worker.capture import Capture, start_logging, start_streams
 from toilfn.worker.execute import AttemptRunner
-from toilfn.worker.live import Live, Tail, Warnings
+from toilfn.worker.live import Backup, Live, Tail, Warnings
 from toilfn.worker.passed import adopt_environment, check_versions, read_ref
 from toilfn.worker.payloads import BlobCache
 from toilfn.worker.services import Host, StoreWish
@@ -95,8 +96,8 @@ class Reporter:
     answers : Answers
     period : float
         Seconds that are long.
-    tail : Tail, optional
-        The end of the tasks' output, if the leader gets it while they run.
+    tail : Tail or Backup, optional
+        The end of the tasks' output, if the leader gets it while they run, or may need it when they are killed.
     live : Live, optional
         The same for users who follow a task with `toilfn logs --follow`.
     look : callable
@@ -108,7 +109,7 @@ class Reporter:
         slot: Slot,
         answers: Answers,
         period: float,
-        tail: Tail | None = None,
+        tail: Tail | Backup | None = None,
         live: Live | None = None,
         look: Callable[[], None] = lambda: None,
     ) -> None:
@@ -255,11 +256,13 @@ def serve_batch(url: str, name: str) -> None:
     for ref, data in along.items():
         blobs.put(ref, data)
     faulthandler.enable(os.dup(2))
+    may_vanish = OUTPUT_VARIABLE in os.environ  # with the container that its file is in
     output = Capture.take_over(_log_limit())
     answers = Answers(_Mailbox(store, name).send)
     executor = _executor(store, slot, output, blobs, answers)
+    tail = _stream(slot, output) or (Backup(slot, output) if may_vanish else None)
     live = Live(store, Tail(slot, output))
-    reporter = Reporter(slot, answers, _STORE_PERIOD, _stream(slot, output), live, executor.look)
+    reporter = Reporter(slot, answers, _STORE_PERIOD, tail, live, executor.look)
     threading.Thread(target=reporter.run, name="toilfn-reporter", daemon=True).start()
     try:
         work(Batch(executor, order), executor, answers, StoreWish(store, name).wait)
