@@ -29,7 +29,7 @@ QUICK = {
         "test_docstrings", "test_exports", "test_from_toil", "test_imports", "test_metadata", "test_pages",
         "test_sizes",
     },
-    "stores": {"test_checked", "test_format"},
+    "stores": {"test_checked", "test_format", "test_segments"},
 }  # fmt: skip
 """The modules, by folder, whose tests start no server and take moments: `make quick` runs these."""
 
