@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers.metadata import Metadata, metadata
-from toilfn.cloud import notices
+from toilfn.cloud import notices, power
 from toilfn.cloud.notices import AmazonNotices, GoogleNotices, watch
 from toilfn.errors import ClusterError
 
@@ -66,6 +66,7 @@ def test_a_node_is_drained_once_also_when_metadata_or_slurm_are_away_at_first(cl
             cloud.take_away()
 
     monkeypatch.setattr(notices, "drain", drain)
+    monkeypatch.setattr(notices, "warn", lambda node, warned: False)
     cloud.expire_tokens()
     machine = AmazonNotices(cloud.url)
     machine._token = "of an earlier boot"
@@ -73,3 +74,23 @@ def test_a_node_is_drained_once_also_when_metadata_or_slurm_are_away_at_first(cl
     reason = "the cloud is taking this machine away: terminate at 2026-11-30T12:00:00Z"
     assert drained == [("spot-3", reason)] * 2
     assert pauses == [5.0] * 3
+
+
+def test_each_job_is_warned_once_also_one_that_has_just_started_and_if_slurm_is_away_in_between(cloud, monkeypatch):
+    shown = iter(["1 RUNNING\n2 CONFIGURING\n", None, "1 RUNNING\n2 CONFIGURING\n", "1 RUNNING\n2 RUNNING\n"])
+    sent: list[tuple[str, ...]] = []
+
+    def slurm(*command: str) -> str:
+        if command[0] != "squeue":
+            sent.append(command)
+            return ""
+        if (answer := next(shown)) is None:
+            raise ClusterError("Unable to contact slurm controller")
+        return answer
+
+    monkeypatch.setattr(power, "_slurm", slurm)
+    cloud.take_away()
+    watch("spot-3", AmazonNotices(cloud.url), lambda seconds: None)
+    assert [command[0] for command in sent] == ["scontrol", "scancel", "scancel"]
+    assert [command[-1] for command in sent[1:]] == ["1", "2"]
+    assert next(shown, "all was asked for") == "all was asked for"

@@ -20,6 +20,7 @@ from tests.servers.machine import cache_folder, serve, wait_for
 from tests.servers.metadata import metadata
 from tests.servers.slurmcloud import SlurmCloud
 from toilfn.cli import main
+from toilfn.cloud.ahead import start_ahead
 from toilfn.cloud.notices import AmazonNotices, watch
 from toilfn.files import node
 from toilfn.leader.cluster_context import jobs_name
@@ -185,6 +186,47 @@ def test_clean_names_the_nodes_that_it_cannot_reach(cloud, shared, monkeypatch, 
         patch.setattr(socket, "gethostname", lambda: "login")
         assert main(["clean", "--yes", str(shared / "run")]) == 0
     assert f"could not reach {socket.gethostname()}:" in capsys.readouterr().out
-    toil.compute(where(1), store=shared / "run", cluster="inline", set_env={"SLURMD_NODENAME": "none"})
-    assert main(["clean", "--yes", str(shared / "run")]) == 0
+    toil.compute(where(1), store=shared / "here", cluster="inline", set_env={"SLURMD_NODENAME": "none"})
+    assert main(["clean", "--yes", str(shared / "here")]) == 0
     assert "could not reach" not in capsys.readouterr().out
+
+
+@toil.task(cores=2, memory="500M", disk="100M")
+def first_half(flag):
+    Path(flag).touch()
+    while not Path(f"{flag}.go").exists():
+        time.sleep(0.1)
+    return 1
+
+
+@toil.task(cores=2, memory="500M", disk="100M")
+def second_half(x, i):
+    return x, i
+
+
+def test_nodes_are_started_before_the_tasks_that_need_them_are_ready(cloud, shared):
+    """The second node boots while the only task of the first stage still runs."""
+    timed = toil.compute(first_half(ready(shared / "timed")), store=shared / "run", cluster="inline")
+    assert timed == 1
+    wait_for(lambda: not any(map(cloud.exists, ("cpu-0", "cpu-1"))), "the nodes to be gone")
+    before = first_half(str(shared / "flag"))
+    with ThreadPoolExecutor(1) as pool:
+        last = [second_half(before, i) for i in range(2)]
+        run = pool.submit(toil.compute, last, store=shared / "run", cluster=slurm("all"))
+        try:
+            wait_for((shared / "flag").exists, "the first task to run")
+            store = open_store(shared / "run", create=False)
+            chosen: list[str] = []
+            wait_for(lambda: chosen.extend(start_ahead(store, 600.0, 0.0, time.time(), "all") or ()) or chosen, "it")
+            assert len(chosen) == 1
+            wait_for(lambda: cloud.exists("cpu-0") and cloud.exists("cpu-1"), "the other node")
+            assert not run.done()
+        finally:
+            (shared / "flag.go").touch()
+        assert run.result() == [(1, 0), (1, 1)]
+    assert start_ahead(store, 600.0, 0.0, time.time(), "all") is None
+
+
+def ready(flag: Path) -> str:
+    flag.with_name(f"{flag.name}.go").touch()
+    return str(flag)

@@ -442,6 +442,36 @@ def _restore(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ahead_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="path or URL of the job store of a run that has begun")
+    parser.add_argument(
+        "--ahead", type=parse_duration, default=300.0, metavar="DURATION",
+        help="how long before tasks are ready their nodes are started: about as long as a node boots (default: 5m)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target-time", type=parse_duration, default=1800.0, metavar="DURATION",
+        help="time within which the tasks that will be ready should be done (default: 30m)",
+    )  # fmt: skip
+    parser.add_argument("--interval", type=parse_duration, default=30.0, metavar="DURATION",
+                        help="time between two decisions (default: 30s)")  # fmt: skip
+    parser.add_argument("--partition", help="start nodes of this partition only")
+    add_store_options(parser)
+    parser.epilog = "Slurm lets only its operators start nodes. The command ends with the run."
+
+
+def _ahead(options: argparse.Namespace) -> int:
+    from toilfn.cloud.ahead import start_ahead
+
+    store = open_named(options, options.store)
+    while True:
+        started = start_ahead(store, options.ahead, options.target_time, time.time(), options.partition)
+        if started is None:
+            return 0
+        for node, reason in started.items():
+            print(f"{node}: started, since {reason}", flush=True)
+        time.sleep(options.interval)
+
+
 def _watch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", metavar="NODE", help="name of this machine in Slurm")
     parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="cloud of the machine (default: aws)")
@@ -527,6 +557,7 @@ _COMMANDS: dict[str, _Entry] = {
     "rsync": ("copy files to or from a cluster's controller", _rsync_arguments, _rsync),
     "forward": ("forward ports of this machine to a cluster's controller", _forward_arguments, _forward),
     "grow": ("start machines of a pool before tasks ask for them", _grow_arguments, _grow),
+    "ahead": ("start nodes of Slurm before the tasks of a run need them", _ahead_arguments, _ahead),
     "destroy": ("remove a cluster and everything that belongs to it", _destroy_arguments, _destroy),
     "policy": ("print the minimum permissions for launching on AWS", _policy_arguments, _policy),
     "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from toilfn.cloud.power import drain
+from toilfn.cloud.power import drain, warn
 from toilfn.errors import ClusterError
 
 __all__ = ["AmazonNotices", "GoogleNotices", "Notices", "watch"]
@@ -112,7 +112,9 @@ def _ask(url: str, headers: Mapping[str, str], method: str = "GET") -> str:
 
 
 def watch(node: str, notices: Notices, pause: Callable[[float], None] = time.sleep) -> str:
-    """Wait until the cloud announces that it takes this machine away, then drain its node; return the announcement.
+    """Wait until the cloud announces that it takes this machine away, then drain its node and warn its jobs.
+
+    Returns the announcement.
 
     Parameters
     ----------
@@ -128,10 +130,14 @@ def watch(node: str, notices: Notices, pause: Callable[[float], None] = time.sle
             break
         pause(notices.interval)
     _log.warning("the cloud is taking this machine away: %s", announced)
+    is_drained, warned = False, set[str]()
     while True:
         try:
-            drain(node, f"the cloud is taking this machine away: {announced}")
-            return announced
+            if not is_drained:
+                drain(node, f"the cloud is taking this machine away: {announced}")
+                is_drained = True
+            if not warn(node, warned):
+                return announced
         except ClusterError as error:  # the controller may be away for a moment; the machine still is not
             _log.warning("%s", error)
         pause(notices.interval)

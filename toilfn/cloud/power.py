@@ -11,7 +11,7 @@ from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.provider import Machines
 from toilfn.errors import ClusterError, InputError, ToilfnError
 
-__all__ = ["drain", "expand", "restore", "resume", "suspend"]
+__all__ = ["drain", "expand", "restore", "resume", "scontrol", "suspend", "warn"]
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def expand(nodes: str) -> list[str]:
     ClusterError
         If Slurm does not understand it, or is not there.
     """
-    return _scontrol("show", "hostnames", nodes).split()
+    return scontrol("show", "hostnames", nodes).split()
 
 
 def resume(description: Description, machines: Machines, names: Sequence[str]) -> list[str]:
@@ -54,7 +54,7 @@ def resume(description: Description, machines: Machines, names: Sequence[str]) -
         except ToilfnError as error:
             addresses, reason = {}, " ".join(str(error).split())
         for name, address in addresses.items():
-            _scontrol("update", f"nodename={name}", f"nodeaddr={address}", f"nodehostname={name}")
+            scontrol("update", f"nodename={name}", f"nodeaddr={address}", f"nodehostname={name}")
         if missing := [name for name in wanted if name not in addresses]:
             _give_up(missing, f"toilfn: {reason}", description.scaling.cooldown)
             failures += [f"{name}: {reason}" for name in missing]
@@ -67,7 +67,7 @@ def _give_up(names: Sequence[str], reason: str, cooldown: float) -> None:
     Meanwhile the reason is there for people, and for leaders whose jobs have been given up with the nodes.
     """
     nodes = ",".join(names)
-    _scontrol("update", f"nodename={nodes}", "state=down", f"reason={reason[:200]}")
+    scontrol("update", f"nodename={nodes}", "state=down", f"reason={reason[:200]}")
     again = 'sleep "$1"; scontrol update nodename="$2" state=power_down_force'
     subprocess.Popen(
         ["sh", "-c", again, "sh", f"{cooldown:g}", nodes], start_new_session=True,
@@ -87,11 +87,11 @@ def restore(description: Description, machines: Machines, names: Sequence[str]) 
     Slurm leaves such nodes down, so that without this a pool would lose one with each machine that fails to boot.
     """
     suspend(description, machines, names)
-    _scontrol("update", f"nodename={','.join(names)}", "state=resume")
+    scontrol("update", f"nodename={','.join(names)}", "state=resume")
 
 
 def drain(node: str, reason: str) -> None:
-    """Let a node take nothing new, and warn what runs there; Slurm powers it down when its jobs have left.
+    """Let a node take nothing new; Slurm powers it down when its jobs have left.
 
     Parameters
     ----------
@@ -105,13 +105,35 @@ def drain(node: str, reason: str) -> None:
     ClusterError
         If Slurm does not answer.
     """
-    _slurm("scontrol", "update", f"nodename={node}", "state=power_down_asap", f"reason=toilfn: {reason}"[:200])
-    running = _slurm("squeue", "--noheader", f"--nodelist={node}", "--states=running", "--format=%A").split()
-    for job in dict.fromkeys(running):
+    scontrol("update", f"nodename={node}", "state=power_down_asap", f"reason=toilfn: {reason}"[:200])
+
+
+def warn(node: str, warned: set[str]) -> bool:
+    """Send TERM to the jobs on a node, each of them once; return whether a job has still to start there.
+
+    A second signal would interrupt a task that saves its state.
+
+    Parameters
+    ----------
+    node : str
+        Slurm's name for it.
+    warned : set of str
+        The jobs that were warned before; the others are added.
+
+    Raises
+    ------
+    ClusterError
+        If Slurm does not answer.
+    """
+    shown = _slurm("squeue", "--noheader", f"--nodelist={node}", "--states=running,configuring", "--format=%A %T")
+    states = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    for job in [job for job, state in states.items() if state.strip() == "RUNNING" and job not in warned]:
+        warned.add(job)
         try:
             _slurm("scancel", "--signal=TERM", "--full", job)
         except ClusterError as error:
             _log.info("%s", error)  # a job that has just ended needs no warning
+    return any(job not in warned for job in states)
 
 
 def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolDescription, list[str]]]:
@@ -124,7 +146,14 @@ def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolD
     return [(description.pool(pool), nodes) for pool, nodes in found.items()]
 
 
-def _scontrol(*arguments: str) -> str:
+def scontrol(*arguments: str) -> str:
+    """Run scontrol, and return what it prints.
+
+    Raises
+    ------
+    ClusterError
+        If it fails.
+    """
     return _slurm("scontrol", *arguments)
 
 
