@@ -67,7 +67,7 @@ def parse_nodes(text: str, partition: str | None = None) -> Iterator[Node]:
     Parameters
     ----------
     text : str
-        What scontrol printed.
+        The output.
     partition : str, optional
         Only nodes of this partition.
     """
