@@ -112,7 +112,7 @@ def test_a_file_that_changed_in_a_folder_is_named(tmp_path: Path) -> None:
     plan = toil.compute(total(folder), store=store, dry_run=True)
     (task,) = plan.tasks
     assert f"changed in {folder} changed" in task.reasons
-    assert f"removed in {folder} is gone" in task.reasons
+    assert f"removed in {folder} was removed" in task.reasons
     assert f"new in {folder} is new" in task.reasons
     assert not any("kept" in reason for reason in task.reasons)
 

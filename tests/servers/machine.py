@@ -77,7 +77,7 @@ class Server(ABC):
     def run(self, *command: str, check: bool = True) -> str:
         """Run one of its commands and return what it prints."""
         done = subprocess.run(
-            command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=60
+            command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=300
         )
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr or done.stdout}")
