@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from toilfn.cloud.description import from_words, parse_workers, read, template
+from toilfn.cloud.description import read, template
+from toilfn.cloud.toil_words import from_words, parse_workers
 from toilfn.errors import InputError
 
 MINIMAL = """\

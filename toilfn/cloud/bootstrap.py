@@ -36,7 +36,7 @@ class Secrets:
     munge : bytes
         What Slurm's daemons know each other by.
     host_private, host_public : str
-        The controller's ssh host key. The public part is also a tag of the controller.
+        The controller's ssh host key. The public part is also a tag of the controller, at Google its metadata.
     """
 
     munge: bytes
@@ -191,7 +191,7 @@ systemctl restart munge
 install -d -o slurm -g slurm /var/lib/slurm/slurmctld /var/log/slurm
 install -o slurm -g slurm -m 600 {etc}/slurmdbd.conf /etc/slurm/slurmdbd.conf
 install -m 644 {etc}/slurm.conf /etc/slurm/slurm.conf
-printf 'CgroupAutomount=yes\\nConstrainRAMSpace=yes\\nConstrainCores=yes\\n' > /etc/slurm/cgroup.conf
+printf 'ConstrainRAMSpace=yes\\nConstrainCores=yes\\n' > /etc/slurm/cgroup.conf
 mysql -e "create database if not exists slurm; create user if not exists slurm@localhost identified via unix_socket; \
 grant all on slurm.* to slurm@localhost"
 python3 -m venv {home}
@@ -205,15 +205,7 @@ systemctl enable --now slurmdbd slurmctld
 _WORKER = """\
 #!/bin/sh
 set -eu
-metadata() {{
-    token=$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' http://169.254.169.254/latest/api/token)
-    curl -fsS -H "X-aws-ec2-metadata-token: $token" "http://169.254.169.254/latest/meta-data/$1"
-}}
-# The controller sets these tags when it has the machine's id.
-until node=$(metadata tags/instance/toilfn-node) && controller=$(metadata tags/instance/toilfn-controller); do
-    sleep 2
-done
-hostnamectl set-hostname "$node"
+{names}hostnamectl set-hostname "$node"
 grep -q ' controller$' /etc/hosts || echo "$controller controller" >> /etc/hosts
 install -o munge -g munge -m 400 {etc}/munge.key /etc/munge/munge.key
 systemctl restart munge
@@ -225,6 +217,30 @@ slurmd -b --conf-server controller -N "$node"
 # A machine that the cloud takes away is drained before, and what runs there is warned.
 systemd-run --unit=toilfn-watch --property=Restart=on-failure {home}/bin/toilfn cluster watch "$node" --cloud {cloud}
 """
+
+
+_NAMES = {
+    "aws": """\
+metadata() {
+    token=$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' http://169.254.169.254/latest/api/token)
+    curl -fsS -H "X-aws-ec2-metadata-token: $token" "http://169.254.169.254/latest/meta-data/$1"
+}
+# The controller sets these tags when it has the machine's id.
+until node=$(metadata tags/instance/toilfn-node) && controller=$(metadata tags/instance/toilfn-controller); do
+    sleep 2
+done
+""",
+    "google": """\
+metadata() {
+    curl -fsS -H 'Metadata-Flavor: Google' "http://metadata.google.internal/computeMetadata/v1/instance/$1"
+}
+until node=$(metadata name) && controller=$(metadata attributes/toilfn-controller); do
+    sleep 2
+done
+node=${node#toilfn-CLUSTER-}
+""",
+}
+"""Shell commands that set the name of a machine in Slurm, and the controller's address."""
 
 
 def controller_data(
@@ -263,7 +279,8 @@ def controller_data(
 
 def worker_data(description: Description, secrets: Secrets) -> str:
     """Return cloud-init's data of a pool's machines."""
-    script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud)
+    names = _NAMES[description.cloud].replace("CLUSTER", description.name)
+    script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud, names=names)
     files: dict[str, tuple[str | bytes, int]] = {
         f"{_ETC}/munge.key": (secrets.munge, 0o400),
         f"{_ETC}/epilog": (epilog(), 0o755),

@@ -14,7 +14,8 @@ import yaml
 
 from toilfn.cli.common import add_json, add_store_options, open_named, output_file, print_json, print_table
 from toilfn.cli.parser import Parser
-from toilfn.cloud.description import Description, from_words, read, template
+from toilfn.cloud.description import Description, read, template
+from toilfn.cloud.toil_words import from_words
 from toilfn.errors import ClusterError, InputError
 from toilfn.units import format_duration, parse_duration
 
@@ -54,6 +55,7 @@ def add_description(parser: argparse.ArgumentParser) -> None:
         help="replace a value of the file, such as --set cpu.max=20 for the pool cpu; may be repeated",
     )  # fmt: skip
     parser.add_argument("--region", help="region of the cloud")
+    _cloud_arguments(parser, "that of the file, else aws")
     parser.add_argument(
         "--node-types", metavar="TYPES", help="pools in Toil's notation, such as c5.4xlarge/c5a.4xlarge:0.42,t2.large"
     )
@@ -76,8 +78,9 @@ def description_of(options: argparse.Namespace, name: str | None = None) -> Desc
     else:
         text, source = path.read_text(encoding="utf-8"), str(path)
     settings = list(options.settings)
-    if options.region:
-        settings.insert(0, f"region={options.region}")
+    for key in ("region", "cloud", "project"):
+        if value := getattr(options, key):
+            settings.insert(0, f"{key}={value}")
     if name:
         settings.insert(0, f"name={name}")
     if options.node_types:
@@ -91,13 +94,14 @@ def description_of(options: argparse.Namespace, name: str | None = None) -> Desc
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the cluster")
-    parser.add_argument("--region", default="us-east-1", help="region of the cloud (default: us-east-1)")
+    parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud (default: aws)")
+    parser.add_argument("--region", help="region of the cloud (default: us-east-1, at Google us-central1)")
     parser.add_argument("--output", type=output_file, default=Path(_DEFAULT), metavar="FILE",
                         help=f"file to write (default: {_DEFAULT})")  # fmt: skip
 
 
 def _init(options: argparse.Namespace) -> int:
-    text = template(options.name, options.region)
+    text = template(options.name, options.region, options.cloud)
     read(text)
     try:
         with options.output.open("x", encoding="utf-8") as file:
@@ -279,7 +283,7 @@ def _with_public_key(description: Description) -> Description:
 def _cloud_of(description: Description) -> Provider:
     from toilfn.cloud.provider import open_provider
 
-    return open_provider(description.cloud, description.name, description.region)
+    return open_provider(description.cloud, description.name, description.region, description.project)
 
 
 def _cloud(options: argparse.Namespace, name: str = "") -> Provider:
@@ -289,14 +293,22 @@ def _cloud(options: argparse.Namespace, name: str = "") -> Provider:
     here = read(Path(_DEFAULT).read_text(encoding="utf-8"), _DEFAULT) if Path(_DEFAULT).is_file() else None
     cloud = options.cloud or (here.cloud if here else "aws")
     same = here if here and here.cloud == cloud else None
-    return open_provider(cloud, name, options.region or (same.region if same else None))
+    region = options.region or (same.region if same else None)
+    return open_provider(cloud, name, region, options.project or (same.project if same else None))
 
 
 def _place_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
     )
-    parser.add_argument("--cloud", choices=("aws", "google"), help=f"the cloud (default: that of {_DEFAULT}, else aws)")
+    _cloud_arguments(parser, f"that of {_DEFAULT}, else aws")
+
+
+def _cloud_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--cloud", choices=("aws", "google"), help=f"the cloud (default: {default})")
+    parser.add_argument(
+        "--project", help="project of Google (default: that of the description, the environment or the credentials)"
+    )
 
 
 def _name_arguments(parser: argparse.ArgumentParser) -> None:
@@ -394,15 +406,17 @@ def _grow(options: argparse.Namespace) -> int:
 
 
 def _policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cloud", choices=("aws", "google"), default="aws", help="the cloud (default: aws)")
     parser.epilog = (
-        "Attach the policy to the user or role that launches clusters. It includes the permissions of their machines."
+        "Attach the policy to the user or role that launches clusters, at Google as a role of the project (gcloud iam "
+        "roles create --file). It includes the permissions of their machines."
     )
 
 
 def _policy(options: argparse.Namespace) -> int:
     from toilfn.cloud.provider import launcher_role
 
-    print_json(launcher_role("aws"))
+    print_json(launcher_role(options.cloud))
     return 0
 
 
@@ -559,7 +573,7 @@ _COMMANDS: dict[str, _Entry] = {
     "grow": ("start machines of a pool before tasks ask for them", _grow_arguments, _grow),
     "ahead": ("start nodes of Slurm before the tasks of a run need them", _ahead_arguments, _ahead),
     "destroy": ("remove a cluster and everything that belongs to it", _destroy_arguments, _destroy),
-    "policy": ("print the minimum permissions for launching on AWS", _policy_arguments, _policy),
+    "policy": ("print the minimum permissions for launching", _policy_arguments, _policy),
     "resume": ("start machines for nodes; Slurm runs this", _nodes_arguments, _resume),
     "suspend": ("remove the machines of nodes; Slurm runs this", _nodes_arguments, _suspend),
     "restore": ("remove machines that did not come up in time; Slurm runs this", _nodes_arguments, _restore),

@@ -243,6 +243,7 @@ def _google(description: Description, pool: PoolDescription) -> dict[str, Any]:
             f"cluster {description.name}: on Google, a dask cluster needs a zone, such as zones: [us-east1-c]"
         )
     return {
+        "projectid": description.project,
         "zone": description.zones[0],
         "source_image": description.image,
         "scheduler_machine_type": description.controller,

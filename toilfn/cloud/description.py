@@ -15,8 +15,7 @@ from toilfn.errors import InputError, ResourceError
 from toilfn.units import format_size, parse_disk, parse_duration, parse_memory
 
 __all__ = [
-    "Description", "Network", "PoolDescription", "Scaling", "Sizes", "from_words", "parse_node_types", "parse_workers",
-    "read", "template",
+    "MACHINE", "Description", "Network", "PoolDescription", "Scaling", "Sizes", "read", "template",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -25,7 +24,16 @@ Value = Any
 Parser = Callable[[Value], Any]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,38}[a-z0-9]|[a-z]")
-_MACHINE = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)?")
+MACHINE = re.compile(r"[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)?")
+"""The name of a machine type."""
+_PROJECT = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}"), re.compile(r"[a-z0-9_-]{0,63}")
+_CONTROLLERS = {"aws": "t3.medium", "google": "e2-medium"}
+_EXAMPLES = {
+    "aws": ("us-east-1", "c6i.4xlarge", "c6a.4xlarge"),
+    "google": ("us-central1", "n2-standard-16", "n2d-standard-16"),
+}
+"""A region of each cloud, and machine types that are equally welcome."""
 _GIB = 2**30
 _RESERVED = ("all", "controller", "default")
 """Names that pools may not have: a partition with all nodes, the controller, and the defaults in slurm.conf."""
@@ -66,8 +74,14 @@ def _one_of(*words: str) -> Parser:
 
 
 def _machine(value: Value) -> str:
-    if not isinstance(value, str) or not _MACHINE.fullmatch(value):
+    if not isinstance(value, str) or not MACHINE.fullmatch(value):
         raise ValueError(f"{value!r} is not the name of a machine type, such as c6i.4xlarge or n2-standard-8")
+    return value
+
+
+def _project(value: Value) -> str:
+    if not isinstance(value, str) or not _PROJECT.fullmatch(value):
+        raise ValueError(f"{value!r} is not the id of a project of Google, such as my-project-123")
     return value
 
 
@@ -149,7 +163,9 @@ class Network:
     """Where in the cloud's network the machines are, and who reaches the controller."""
 
     subnets: tuple[str, ...] = _key(_list_of(_text), "existing subnets (default: those of the default network)", ())
-    security_groups: tuple[str, ...] = _key(_list_of(_text), "additional security groups of every machine", ())
+    security_groups: tuple[str, ...] = _key(
+        _list_of(_text), "additional security groups of every machine; at Google network tags", ()
+    )
     private: bool = _key(_flag, "give machines no public addresses", False)
     allow_from: tuple[str, ...] = _key(_list_of(_address_range), "addresses that may connect by ssh", ())
 
@@ -178,7 +194,7 @@ class PoolDescription:
     min: int = _key(_whole, "minimum number of machines", 0)
     max: int = _key(_whole, "maximum number of machines", 10)
     spot: bool = _key(_flag, "use spot machines, which the cloud may take away", False)
-    max_price: float | None = _key(_number, "maximum price of a spot machine for an hour", None)
+    max_price: float | None = _key(_number, "on AWS, maximum price of a spot machine for an hour", None)
     disk: int = _key(parse_disk, "size of each machine's volume", 50 * _GIB)
     disks: dict[str, int] = _key(_mapping_of(parse_disk), "volume sizes of particular types", default_factory=dict)
 
@@ -195,19 +211,20 @@ class PoolDescription:
 class Description:
     """A cluster."""
 
-    name: str = _key(_name, "the cluster's name; unique in the account and region")
+    name: str = _key(_name, "the cluster's name; unique in the account and region, or the project")
     region: str = _key(_text, "region of the cloud")
     pools: tuple[PoolDescription, ...] = _key(lambda value: value, "pools of machines for tasks")
     kind: str = _key(_one_of("slurm", "kubernetes", "dask"), "slurm, kubernetes or dask", "slurm")
     cloud: str = _key(_one_of("aws", "google"), "aws or google", "aws")
+    project: str | None = _key(_project, "project of Google (default: that of the credentials)", None)
     zones: tuple[str, ...] = _key(_list_of(_text), "zones of the region (default: all)", ())
-    image: str | None = _key(_text, "machine image; the newest of Debian 12 if there is none", None)
+    image: str | None = _key(_text, "machine image (default: the newest of Debian 12; at Google of Ubuntu 24.04)", None)
     container: str | None = _key(_text, "container image of workers", None)
-    controller: str = _key(_machine, "machine type of the controller", "t3.medium")
+    controller: str = _key(_machine, "machine type of the controller", _CONTROLLERS["aws"])
     controller_disk: int = _key(parse_disk, "size of the controller's volume", 50 * _GIB)
-    key: str | None = _key(_text, "name of a key pair in the cloud", None)
+    key: str | None = _key(_text, "name of a key pair at AWS", None)
     public_key: str | None = _key(_text, "a public ssh key, or the path of one", None)
-    profile: str | None = _key(_text, "existing instance profile to use instead of a new one", None)
+    profile: str | None = _key(_text, "existing instance profile or service account to use instead of new ones", None)
     store: str | None = _key(_text, "bucket and prefix that machines may use", None)
     tags: dict[str, str] = _key(_mapping_of(_plain_text), "additional tags of every resource", default_factory=dict)
     dask: dict[str, Any] = _key(
@@ -384,7 +401,11 @@ class _Reader:
             value["machines"] = self._machines(value["machines"])
         if "pools" in value:
             value["pools"] = self._pools(value["pools"])
+        if value.get("cloud") == "google":
+            value.setdefault("controller", _CONTROLLERS["google"])
         description = self._section(Description, value, ())
+        if isinstance(description, Description):
+            self._check_cloud(description)
         if self._wrong or description is None:
             raise InputError("\n".join(self._wrong))
         assert isinstance(description, Description)
@@ -420,6 +441,28 @@ class _Reader:
             self._complain(path, str(error))
             return None
 
+    def _check_cloud(self, description: Description) -> None:
+        if description.cloud != "google":
+            if description.project:
+                self._complain(("project",), "only Google has projects; write cloud: google")
+            return
+        if len(description.name) > 20:
+            self._complain(("name",), "at Google a cluster's name has up to 20 characters")
+        if description.key:
+            self._complain(("key",), "Google has no key pairs; write public_key")
+        if len(description.network.subnets) > 1:
+            self._complain(("network", "subnets"), "a subnet of Google is in all zones of its region; name one")
+        for key, text in description.tags.items():
+            if not (_LABEL[0].fullmatch(key) and _LABEL[1].fullmatch(text)):
+                self._complain(
+                    ("tags", key), "labels of Google have lower-case letters, digits, hyphens and underscores"
+                )
+        for index, pool in enumerate(description.pools):
+            if len(f"toilfn-{description.name}-{pool.name}-{pool.max}") > 63:
+                self._complain(("pools", index, "name"), "the names of machines would be longer than Google allows")
+            if pool.max_price is not None:
+                self._complain(("pools", index, "max_price"), "Google has no price limits for spot machines")
+
     def _machines(self, value: Value) -> dict[str, Sizes | None]:
         if not isinstance(value, dict):
             self._complain(("machines",), "write types with their sizes, such as c6i.xlarge: {cores: 4, memory: 8Gi}")
@@ -454,91 +497,26 @@ class _Reader:
             self._complain((*path, "disks", kind), "it is not one of the pool's types")
 
 
-# Toil's words
-
-
-def parse_node_types(text: str) -> list[dict[str, Value]]:
-    """Read pools as Toil's ``--nodeTypes`` writes them.
-
-    >>> parse_node_types("c5.4xlarge/c5a.4xlarge:0.42,t2.large")[0]
-    {'name': 'pool1', 'types': ['c5.4xlarge', 'c5a.4xlarge'], 'spot': True, 'max_price': 0.42}
-
-    Raises
-    ------
-    InputError
-        If a bid is not a number, or a type has no name.
-    """
-    pools: list[dict[str, Value]] = []
-    for number, part in enumerate(text.split(","), 1):
-        types, colon, bid = part.strip().partition(":")
-        names = [name.strip() for name in types.split("/")]
-        if not all(_MACHINE.fullmatch(name) for name in names):
-            raise InputError(f"{part!r} is not a node type; write TYPE/TYPE:BID, such as c5.4xlarge/c5a.4xlarge:0.42")
-        pool: dict[str, Value] = {"name": f"pool{number}", "types": names}
-        if colon:
-            try:
-                pool |= {"spot": True, "max_price": float(bid)}
-            except ValueError:
-                raise InputError(f"{part!r}: {bid!r} is not a price for an hour") from None
-        pools.append(pool)
-    return pools
-
-
-def parse_workers(text: str) -> list[tuple[int, int]]:
-    """Read numbers of machines as Toil's ``--workers`` writes them.
-
-    >>> parse_workers("0-2,5")
-    [(0, 2), (5, 5)]
-
-    Raises
-    ------
-    InputError
-        If a part is neither a number nor a range.
-    """
-    found = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(f"{part!r} is not a number of workers; write a number or a range, such as 0-2,5")
-        found.append((int(match[1]), int(match[2] or match[1])))
-    return found
-
-
-def from_words(node_types: str, workers: str | None) -> list[dict[str, Value]]:
-    """Build the pools that Toil's two options name.
-
-    Raises
-    ------
-    InputError
-        If the options do not go together.
-    """
-    pools = parse_node_types(node_types)
-    if workers is None:
-        return pools
-    ranges = parse_workers(workers)
-    if len(ranges) != len(pools):
-        raise InputError(f"there are {len(pools)} node types but {len(ranges)} numbers of workers; name one for each")
-    return [pool | {"min": least, "max": most} for pool, (least, most) in zip(pools, ranges, strict=True)]
-
-
 # Writing
 
 
-def template(name: str, region: str) -> str:
+def template(name: str, region: str | None = None, cloud: str = "aws") -> str:
     """Return a description with every key, each explained, for a person to change."""
+    default, *types = _EXAMPLES[cloud]
     lines = [
         "# A cluster for `toilfn cluster launch`. Remove the '#' in front of each line that you change.",
         f"name: {name}",
-        f"region: {region}",
+        f"region: {region or default}",
+        *([f"cloud: {cloud}"] if cloud != "aws" else []),
     ]
-    apart = ("name", "region", "pools", "machines", *_SECTIONS)
+    apart = ("name", "region", "pools", "machines", *(["cloud"] if cloud != "aws" else []), *_SECTIONS)
     lines += [_commented(entry, "") for entry in fields(Description) if entry.name not in apart]
-    lines += ["pools:", "  - name: cpu", "    types: [c6i.4xlarge, c6a.4xlarge]"]
+    lines += ["pools:", "  - name: cpu", f"    types: [{', '.join(types)}]"]
     lines += [_commented(entry, "    ") for entry in fields(PoolDescription) if entry.name not in ("name", "types")]
     for title, section in _SECTIONS.items():
         lines += [f"#{title}:", *(_commented(entry, "  ") for entry in fields(section))]
     lines += ["#machines:  # sizes and prices of types, for `toilfn cluster plan`"]
-    lines += ["#  c6i.4xlarge: {cores: 16, memory: 32Gi, price: 0.68, spot_price: 0.27}"]
+    lines += [f"#  {types[0]}: {{cores: 16, memory: 32Gi, price: 0.68, spot_price: 0.27}}"]
     return "\n".join(lines) + "\n"
 
 

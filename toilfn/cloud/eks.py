@@ -6,7 +6,7 @@ Pools of the description become objects inside Kubernetes, which `manifests` wri
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,7 +19,7 @@ from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS
 from toilfn.errors import ClusterError
 
-__all__ = ["SERVICE_ACCOUNT", "clusters", "manifests", "steps_of"]
+__all__ = ["SERVICE_ACCOUNT", "account", "clusters", "manifests", "steps_of"]
 
 SERVICE_ACCOUNT = "toilfn"
 """The service account of leaders and workers, in the namespace ``default``."""
@@ -198,7 +198,7 @@ def clusters(amazon: Amazon) -> list[str]:
 
 def manifests(description: Description) -> str:
     """Return YAML for `kubectl apply`: a node pool for each pool, the service account and what a leader may do."""
-    documents = [*map(_node_pool, description.pools), *_account()]
+    documents = [*map(_node_pool, description.pools), *account()]
     return yaml.safe_dump_all(documents, sort_keys=False)
 
 
@@ -235,7 +235,8 @@ def _sizes(pool: PoolDescription) -> list[dict[str, Any]]:
             for key, amount in wanted.items() if amount]  # fmt: skip
 
 
-def _account() -> Sequence[dict[str, Any]]:
+def account(annotations: Mapping[str, str] | None = None) -> Sequence[dict[str, Any]]:
+    """Return the objects of the service account of leaders and tasks, and of what it may do."""
     rights = [
         (["batch"], ["jobs"], ["create", "delete", "list", "watch"]),
         ([""], ["pods"], ["delete", "list", "watch"]),
@@ -248,7 +249,8 @@ def _account() -> Sequence[dict[str, Any]]:
     rules = [{"apiGroups": groups, "resources": what, "verbs": verbs} for groups, what, verbs in rights]
     here = {"name": name, "namespace": "default"}
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here},
+        {"apiVersion": "v1", "kind": "ServiceAccount",
+         "metadata": here | ({"annotations": dict(annotations)} if annotations else {})},
         {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": here, "rules": rules},
         {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": here, "subjects": subjects,
          "roleRef": {"apiGroup": group, "kind": "Role", "name": name}},

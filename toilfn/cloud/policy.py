@@ -1,4 +1,4 @@
-"""The least rights on AWS that launching a cluster needs, and those of its machines."""
+"""The least rights on AWS and at Google that launching a cluster needs, and those of its machines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 from toilfn.cloud.description import Description
 
-__all__ = ["KIND", "TAG", "launcher_policy", "role_policy"]
+__all__ = [
+    "KIND", "TAG", "google_controller_permissions", "google_launcher_role", "google_names_only", "google_store_only",
+    "launcher_policy", "role_policy",
+]  # fmt: skip
 
 TAG = "toilfn-cluster"
 """The tag of everything that belongs to a cluster; its value is the cluster's name."""
@@ -81,3 +84,64 @@ def role_policy(description: Description, *, controller: bool) -> dict[str, Any]
             _allow("s3", ["ListBucket", "GetBucketLocation"], f"arn:aws:s3:::{bucket}"),
         ]
     return {"Version": "2012-10-17", "Statement": statements} if statements else None
+
+
+# Google
+
+_GOOGLE_LOOK = (
+    "compute.disks.list", "compute.firewalls.list", "compute.globalOperations.get", "compute.images.getFromFamily",
+    "compute.instanceTemplates.get", "compute.instanceTemplates.list", "compute.instances.list",
+    "compute.machineTypes.list", "compute.regionOperations.get", "compute.regions.get", "compute.subnetworks.get",
+    "compute.zoneOperations.get", "container.clusters.list", "iam.roles.list", "iam.serviceAccounts.get",
+    "iam.serviceAccounts.getIamPolicy", "resourcemanager.projects.getIamPolicy",
+)  # fmt: skip
+_GOOGLE_MAKE = (
+    "compute.disks.create", "compute.disks.setLabels", "compute.firewalls.create", "compute.images.useReadOnly",
+    "compute.instanceTemplates.create", "compute.instanceTemplates.useReadOnly", "compute.instances.create",
+    "compute.instances.setLabels", "compute.instances.setMetadata", "compute.instances.setServiceAccount",
+    "compute.instances.setTags", "compute.networks.updatePolicy", "compute.subnetworks.use",
+    "compute.subnetworks.useExternalIp", "container.clusters.create", "iam.roles.create", "iam.serviceAccounts.actAs",
+    "iam.serviceAccounts.create", "iam.serviceAccounts.setIamPolicy", "resourcemanager.projects.setIamPolicy",
+)  # fmt: skip
+_GOOGLE_REMOVE = (
+    "compute.disks.delete", "compute.firewalls.delete", "compute.instanceTemplates.delete", "compute.instances.delete",
+    "container.clusters.delete", "iam.roles.delete", "iam.serviceAccounts.delete",
+)  # fmt: skip
+_GOOGLE_CONTROLLER = (
+    "compute.disks.create", "compute.disks.setLabels", "compute.images.useReadOnly", "compute.instanceTemplates.get",
+    "compute.instanceTemplates.useReadOnly", "compute.instances.create", "compute.instances.delete",
+    "compute.instances.list", "compute.instances.setLabels", "compute.instances.setMetadata",
+    "compute.instances.setServiceAccount", "compute.instances.setTags", "compute.regionOperations.get",
+    "compute.subnetworks.use", "compute.subnetworks.useExternalIp", "compute.zoneOperations.get",
+)  # fmt: skip
+
+
+def google_launcher_role() -> dict[str, Any]:
+    """Return the role that a person needs at Google to launch and destroy clusters, for `gcloud iam roles create`."""
+    return {
+        "title": "toilfn launcher",
+        "description": "launches and destroys toilfn clusters",
+        "stage": "GA",
+        "includedPermissions": sorted({*_GOOGLE_LOOK, *_GOOGLE_MAKE, *_GOOGLE_REMOVE}),
+    }
+
+
+def google_controller_permissions() -> list[str]:
+    """Return the permissions of a cluster's controller at Google; the condition of names goes with them."""
+    return list(_GOOGLE_CONTROLLER)
+
+
+def google_names_only(cluster: str) -> str:
+    """Return the condition that a role holds only for a cluster's own instances and disks."""
+    kinds = {"instances": "compute.googleapis.com/Instance", "disks": "compute.googleapis.com/Disk"}
+    return " && ".join(
+        f'(resource.type != "{kind}" || resource.name.extract("/{part}/{{name}}").startsWith("toilfn-{cluster}-"))'
+        for part, kind in kinds.items()
+    )
+
+
+def google_store_only(store: str) -> str:
+    """Return the condition that a role holds only for a bucket, and in it for the objects of a store."""
+    bucket, _, prefix = store.removeprefix("gs://").partition("/")
+    path = f"projects/_/buckets/{bucket}"
+    return f'resource.name == "{path}" || resource.name.startsWith("{path}/objects/{prefix}")'

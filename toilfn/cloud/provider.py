@@ -190,9 +190,11 @@ def open_provider(cloud: str, name: str, region: str | None, project: str | None
     InputError
         If no region is known at AWS.
     """
-    del project
-    if cloud != "aws":
-        raise InputError(f"cluster {name}: clusters can be launched on aws only so far")
+    if cloud == "google":
+        from toilfn.cloud.google import GoogleCloud
+        from toilfn.cloud.google_client import Google
+
+        return GoogleCloud(name, region, Google(project))
     from toilfn.cloud.aws import AmazonCloud
 
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -203,7 +205,6 @@ def open_provider(cloud: str, name: str, region: str | None, project: str | None
 
 def launcher_role(cloud: str) -> dict[str, Any]:
     """Return the rights on a cloud that a person needs to launch and destroy clusters, and no more."""
-    from toilfn.cloud.policy import launcher_policy
+    from toilfn.cloud.policy import google_launcher_role, launcher_policy
 
-    del cloud
-    return launcher_policy()
+    return google_launcher_role() if cloud == "google" else launcher_policy()

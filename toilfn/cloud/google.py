@@ -1,0 +1,336 @@
+"""A cluster at Google: its machines, and the questions to the cloud that all its resources need."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from toilfn.cloud.bootstrap import Secrets
+from toilfn.cloud.description import Description, PoolDescription
+from toilfn.cloud.google_client import Google, GoogleRefusalError, refusal
+from toilfn.cloud.machines import MachineType
+from toilfn.cloud.policy import KIND, TAG
+from toilfn.cloud.provider import CONTROLLER, Cluster, Machine, Machines, Provider
+from toilfn.cloud.steps import Step
+from toilfn.errors import ClusterError, InputError
+from toilfn.resources import Accelerator
+
+__all__ = ["HOST_KEY", "GoogleCloud", "GoogleStep", "boot_disk", "disk_of", "ignoring", "last"]
+
+HOST_KEY = "toilfn-host-key"
+_IMAGE = ("ubuntu-os-cloud", "ubuntu-2404-lts-amd64")
+"""The project and the family of the default image: those of Debian at Google come without cloud-init."""
+_MANAGED = "goog-gke-node"
+"""The label of machines that belong to a managed Kubernetes, to which the labels of its cluster are copied."""
+_GIB = 2**30
+
+
+@contextmanager
+def ignoring(*codes: int | str) -> Iterator[None]:
+    """Pass over refusals with these HTTP statuses or codes."""
+    try:
+        yield
+    except GoogleRefusalError as error:
+        if error.status not in codes and error.code not in codes:
+            raise
+
+
+def last(url: str) -> str:
+    """Return the last part of a URL by which Google names a resource."""
+    return url.rpartition("/")[2]
+
+
+class GoogleCloud(Provider):
+    """Google for one cluster.
+
+    Parameters
+    ----------
+    name : str
+        The cluster's name, which is unique in the project.
+    region : str, optional
+        The region for what is made; what exists is found in all regions.
+    google : Google, optional
+        Sends requests in the project.
+    pause : callable, optional
+        Waits for some seconds.
+    """
+
+    def __init__(
+        self, name: str, region: str | None, google: Google | None = None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.region = region
+        self.pause = pause
+        self.google = google or Google()
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        """The project, for people."""
+        return f"project {self.project}"
+
+    @property
+    def project(self) -> str:
+        """The id of the project."""
+        return self.google.project
+
+    @property
+    def mark(self) -> str:
+        """The description of resources that cannot have labels."""
+        return f"{TAG}={self.name}"
+
+    def compute(self, verb: str, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
+        """Send a request about the project's machines and networks."""
+        return self.google.ask("compute", verb, f"projects/{self.project}/{path}", body, **query)
+
+    def change(self, verb: str, path: str, body: dict[str, Any] | None = None) -> None:
+        """Send a change and wait until Google has made it.
+
+        Raises
+        ------
+        GoogleRefusalError
+            If the change fails, at once or later.
+        """
+        operation = self.compute(verb, path, body)
+        scope = next((f"{kind}s/{last(operation[kind])}" for kind in ("zone", "region") if kind in operation), "global")
+        for _ in range(30):  # Google answers when it is done, or after two minutes
+            if operation["status"] == "DONE":
+                break
+            operation = self.compute("POST", f"{scope}/operations/{operation['name']}/wait")
+        else:
+            raise ClusterError(f"{verb} {path}: Google has not finished after an hour")
+        for error in operation.get("error", {}).get("errors", [])[:1]:
+            raise refusal(f"{verb} {path} failed", error["code"], error.get("message", ""))
+
+    def scattered(self, kind: str, wanted: str) -> Iterator[dict[str, Any]]:
+        """Yield the resources of all zones that a filter selects."""
+        path = f"projects/{self.project}/aggregated/{kind}"
+        for zone in self.google.pages("compute", path, "items", filter=wanted):
+            yield from zone.get(kind, [])
+
+    def instances(self, wanted: str | None = None) -> list[dict[str, Any]]:
+        """Return the cluster's instances, without those of a managed Kubernetes."""
+        found = self.scattered("instances", wanted or f"labels.{TAG}={self.name}")
+        return [instance for instance in found if _MANAGED not in instance["labels"]]
+
+    def node_of(self, instance: dict[str, Any]) -> str:
+        """Return the name in Slurm of an instance."""
+        return str(instance["name"]).removeprefix(f"toilfn-{self.name}-")
+
+    def controller(self) -> dict[str, Any] | None:
+        """Return the controller's instance, if there is one."""
+        return next((i for i in self.instances() if self.node_of(i) == CONTROLLER), None)
+
+    def delete(self, instances: Sequence[dict[str, Any]]) -> None:
+        """Delete instances and wait until they are gone; one that is gone already is passed over."""
+        for instance in instances:
+            with ignoring(404):
+                self.compute("DELETE", f"zones/{last(instance['zone'])}/instances/{instance['name']}")
+        for instance in instances:  # the second request about one waits for the first
+            with ignoring(404):
+                self.change("DELETE", f"zones/{last(instance['zone'])}/instances/{instance['name']}")
+
+    def zones(self, description: Description) -> list[str]:
+        """Return the zones that machines may be in.
+
+        Raises
+        ------
+        InputError
+            If the region or a zone does not exist.
+        """
+        region = description.region
+        try:
+            there = [last(zone) for zone in self.compute("GET", f"regions/{region}")["zones"]]
+        except GoogleRefusalError as error:
+            if error.status == 404:
+                raise InputError(f"cluster {self.name}: Google has no region {region!r}") from None
+            raise
+        if wrong := [zone for zone in description.zones if zone not in there]:
+            raise InputError(
+                f"cluster {self.name}: region {region} has no zone {wrong[0]!r}; its zones are {', '.join(there)}"
+            )
+        return list(description.zones) or there
+
+    def machine_types(self, description: Description, names: Sequence[str]) -> dict[str, MachineType]:
+        """Return the sizes of types.
+
+        Raises
+        ------
+        InputError
+            If none of the zones has one of them.
+        """
+        zones, wanted = self.zones(description), sorted(set(names))
+        chosen = " OR ".join(f'(name = "{name}")' for name in wanted)
+        found = {
+            kind["name"]: _machine_type(kind)
+            for kind in self.scattered("machineTypes", chosen)
+            if last(kind["zone"]) in zones
+        }
+        if missing := [name for name in wanted if name not in found]:
+            raise InputError(
+                f"cluster {self.name}: none of the zones {', '.join(zones)} has the machine type {', '.join(missing)}"
+            )
+        return found
+
+    def subnet(self, description: Description) -> dict[str, Any]:
+        """Return the subnet that machines are in.
+
+        Raises
+        ------
+        InputError
+            If the region does not have it.
+        """
+        (name,) = description.network.subnets or ("default",)
+        try:
+            found: dict[str, Any] = self.compute("GET", f"regions/{description.region}/subnetworks/{name}")
+        except GoogleRefusalError as error:
+            if error.status == 404:
+                raise InputError(
+                    f"cluster {self.name}: region {description.region} has no subnet {name!r}; name one under "
+                    "network: subnets"
+                ) from None
+            raise
+        return found
+
+    def image(self, description: Description) -> str:
+        """Return the machine image: the one that is named, or the newest of Ubuntu 24.04."""
+        if description.image:
+            return description.image
+        project, family = _IMAGE
+        found = self.google.ask("compute", "GET", f"projects/{project}/global/images/family/{family}")
+        return f"projects/{project}/global/images/{found['name']}"
+
+    def account(self, description: Description, part: str) -> str:
+        """Return the address of the service account of a part of the cluster."""
+        return description.profile or self.account_of(part)
+
+    def account_of(self, part: str) -> str:
+        """Return the address of a service account that the cluster makes."""
+        return f"toilfn-{self.name}-{part[0]}@{self.project}.iam.gserviceaccount.com"
+
+    def labels(self, description: Description, **more: str) -> dict[str, str]:
+        """Return the labels of what is made."""
+        return {**description.tags, TAG: self.name, **more}
+
+    def check(self, description: Description) -> None:
+        """Check against the cloud what the description names, before anything is made."""
+        for pool in description.pools:
+            if not pool.types:
+                self.launched_types(pool)
+        types = [kind for pool in description.pools for kind in pool.types]
+        self.machine_types(description, [*types, description.controller])
+        self.subnet(description)
+        if description.kind == "slurm":
+            self.image(description)
+
+    def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
+        """Return the description: `check` refuses pools without types."""
+        return description
+
+    def launched_types(self, pool: PoolDescription) -> PoolDescription:
+        """Refuse a pool without types."""
+        raise InputError(f"pool {pool.name}: name its types; at Google, sizes alone are for `toilfn cluster plan`")
+
+    def spot_prices(self, types: Iterable[str], zones: Sequence[str]) -> dict[str, float]:
+        """Return nothing: the prices of Google are not looked up."""
+        return {}
+
+    def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step]:
+        """Return the steps of a cluster of the description's kind, or of all kinds."""
+        from toilfn.cloud import gke, google_slurm
+
+        of_kind = {
+            "slurm": lambda: google_slurm.steps_of(self, description, secrets),
+            "kubernetes": lambda: gke.steps_of(self, description),
+        }
+        kinds = [description.kind] if description else list(of_kind)
+        return [step for kind in kinds for step in of_kind[kind]()]
+
+    def machines(self) -> list[Machine]:
+        """Return this cluster's machines."""
+        return [self._machine(instance) for instance in self.instances()]
+
+    def _machine(self, instance: dict[str, Any]) -> Machine:
+        network = instance["networkInterfaces"][0]
+        public = next((access["natIP"] for access in network.get("accessConfigs", []) if "natIP" in access), None)
+        metadata = {item["key"]: item.get("value", "") for item in instance.get("metadata", {}).get("items", [])}
+        node, kind, key = self.node_of(instance), last(instance["machineType"]), metadata.get(HOST_KEY, "")
+        return Machine(instance["name"], node, kind, instance["status"], public or network.get("networkIP", ""), key)
+
+    def pools(self, description: Description) -> Machines:
+        """Return what creates and ends the machines of pools."""
+        from toilfn.cloud.google_machines import GoogleMachines
+
+        return GoogleMachines(self, description)
+
+    def clusters(self) -> list[Cluster]:
+        """Return the clusters of the project, in all regions."""
+        from toilfn.cloud import gke
+
+        managed = [Cluster(name, "kubernetes", None, True) for name in gke.clusters(self)]
+        found: dict[tuple[str, str], list[str]] = {}
+        for instance in self.instances(f"labels.{TAG}:*"):
+            name, kind = instance["labels"][TAG], instance["labels"].get(KIND, "slurm")
+            found.setdefault((name, kind), []).append(instance["name"].removeprefix(f"toilfn-{name}-"))
+        own = [Cluster(name, kind, len(nodes), CONTROLLER in nodes) for (name, kind), nodes in sorted(found.items())]
+        return managed + own
+
+    def manifests(self, description: Description) -> str:
+        """Return the YAML of the service account and what a leader may do."""
+        from toilfn.cloud import gke
+
+        return gke.manifests(self, description)
+
+    def kubernetes_access(self, description: Description) -> str:
+        """Return the command by which kubectl reaches the cluster."""
+        return (
+            f"gcloud container clusters get-credentials toilfn-{description.name} --region {description.region} "
+            f"--project {self.project}"
+        )
+
+
+def _machine_type(kind: dict[str, Any]) -> MachineType:
+    devices = tuple(
+        Accelerator(one["guestAcceleratorCount"], "gpu", one["guestAcceleratorType"], "nvidia")
+        for one in kind.get("accelerators", [])
+        if one["guestAcceleratorType"].startswith("nvidia")
+    )
+    return MachineType(kind["name"], kind["guestCpus"], kind["memoryMb"] * 2**20, 0, None, devices)
+
+
+def disk_of(kind: str) -> str:
+    """Return the type of disk for a machine type: from the fourth generation on, machines take Hyperdisk only."""
+    generation = re.match(r"[a-z]+(\d+)", kind)
+    return "hyperdisk-balanced" if generation and int(generation[1]) >= 4 else "pd-balanced"
+
+
+def boot_disk(kind: str, size: int, image: str | None, labels: dict[str, str], at: str = "") -> dict[str, Any]:
+    """Return the boot disk of a machine of a type, which goes with the machine."""
+    disk = f"{at}diskTypes/{disk_of(kind)}" if at else disk_of(kind)
+    parameters = {"diskSizeGb": str(-(-size // _GIB)), "diskType": disk, "sourceImage": image, "labels": labels}
+    return {"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": parameters}
+
+
+class GoogleStep(Step):
+    """A step at Google.
+
+    Parameters
+    ----------
+    cloud : GoogleCloud
+        Where.
+    description : Description, optional
+        What to make; it is not needed to find and to remove.
+    """
+
+    def __init__(self, cloud: GoogleCloud, description: Description | None) -> None:
+        self.cloud = cloud
+        self._description = description
+
+    @property
+    def description(self) -> Description:
+        """The description of what is to be made."""
+        assert self._description is not None  # only `make` asks, and `launch` has one
+        return self._description
