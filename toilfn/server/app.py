@@ -89,7 +89,6 @@ class Service:
         self.launcher = Launcher(self.place, self.index, self.launch, self._leaders())
         self.began = time.time()
         self.unread = 0
-        self._has_newest = threading.Event()
         self._is_complete = threading.Event()
         self._ending = threading.Event()
         self._reader = threading.Thread(target=self._read_records, name="toilfn-records", daemon=True)
@@ -101,10 +100,10 @@ class Service:
         return LeaderJobs(self.place, launch.timeout, launch.variables, launch.lead_on, launch.shape)
 
     def start(self) -> None:
-        """Begin to lead runs, and to bring the index up to date; requests are answered once it has the newest runs."""
+        """Begin to lead runs, and to bring the index up to date; wait for it, but for a while only."""
         self._reader.start()
         self.launcher.start()
-        self._has_newest.wait(_PATIENCE)
+        self._is_complete.wait(_PATIENCE)
 
     def stop(self) -> None:
         """Stop; runs continue."""
@@ -116,10 +115,8 @@ class Service:
     def _read_records(self) -> None:
         while not self._ending.is_set():
             try:
-                for block, left in enumerate(self.index.rebuild(self.place)):
+                for left in self.index.rebuild(self.place):
                     self.unread = left
-                    if block or not left:
-                        self._has_newest.set()
                     if self._ending.is_set():
                         return
                 self._is_complete.set()
