@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
@@ -101,3 +102,38 @@ def test_errors_that_only_a_driver_has_name_the_url(tmp_path):
         with pytest.raises(InputError, match="cannot reach oddtest://a/x: DeniedError: no credentials"):
             call()
     assert not transfer.holds("oddtest://a/x", 1, bytes(16))
+
+
+def test_a_listing_may_take_longer_than_other_questions(monkeypatch):
+    """In a bucket, it may have many pages."""
+    find = MemoryFileSystem.find
+
+    def find_slowly(*args, **named):
+        time.sleep(1)
+        return find(*args, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find_slowly)
+    monkeypatch.setattr(transfer, "_QUESTION", 0.5)
+    system = fsspec.filesystem("memory")
+    system.pipe({"/long/a": b"a", "/long/deep/b": b"b"})
+    try:
+        assert transfer.names_below("memory://long") == {"a", "deep/b"}
+        assert transfer.sources_below("memory://long") is None  # listed, and without ETags
+        monkeypatch.setattr(transfer, "_LISTING", 0.5)
+        with pytest.raises(InputError, match="memory://long: no answer for"):
+            transfer.fingerprint_tree("memory://long")
+    finally:
+        system.rm("/long", recursive=True)
+
+
+def test_only_directories_are_listed():
+    system = fsspec.filesystem("memory")
+    system.pipe({"/listed/file": b"x"})
+    system.mkdir("/listed/empty")
+    try:
+        transfer.fingerprint_tree("memory://listed/empty")
+        for name in ("file", "gone"):
+            with pytest.raises(InputError, match=f"memory://listed/{name}: directory not found"):
+                transfer.fingerprint_tree(f"memory://listed/{name}")
+    finally:
+        system.rm("/listed", recursive=True)

@@ -62,6 +62,9 @@ T = TypeVar("T")
 _QUESTION = 60.0
 """Seconds within which a driver must answer, or a download make progress."""
 
+_LISTING = 1800.0
+"""Seconds for a listing: a bucket gives a thousand names at a time, and drivers do not say how far they are."""
+
 _TOLD = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, ImportError, ValueError,
     NotImplementedError, InputError, CorruptObjectError, MemoryError,
@@ -497,6 +500,14 @@ class _Driver:
             return function
         return lambda *args, **named: _in_time(self._url, _QUESTION, lambda: None, function, *args, **named)
 
+    def find(self, place: str, **named: Any) -> Any:
+        """List the files below a path."""
+        return _in_time(self._url, _LISTING, lambda: None, self._system.find, place, **named)
+
+    def glob(self, pattern: str, **named: Any) -> Any:
+        """List the files that match a pattern."""
+        return _in_time(self._url, _LISTING, lambda: None, self._system.glob, pattern, **named)
+
     def get_file(self, place: str, target: str) -> None:
         """Download a file."""
         self._get(self._system.get_file, place, [target])
@@ -553,10 +564,14 @@ def _in_time(
 def _find(url: str) -> dict[str, dict[str, Any]]:
     """List all that is in a remote directory, with what the file system knows about it."""
     system, place = _open_filesystem(url)
-    if not system.isdir(place):
+    try:
+        found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        found = {}
+    below = {path: info for path, info in found.items() if path.rstrip("/") != place.rstrip("/")}
+    if not below and not system.isdir(place):  # in a bucket, that lists the directory again
         raise InputError(f"cannot import {shown(url)}: directory not found")
-    found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
-    return {path: info for path, info in found.items() if path.rstrip("/") != place.rstrip("/")}
+    return below
 
 
 def _relative(url: str, path: str, place: str) -> str:
