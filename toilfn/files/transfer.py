@@ -498,15 +498,8 @@ class _Driver:
         function = getattr(self._system, name)
         if name == "unstrip_protocol":  # asks no server
             return function
-        return lambda *args, **named: _in_time(self._url, _QUESTION, lambda: None, function, *args, **named)
-
-    def find(self, place: str, **named: Any) -> Any:
-        """List the files below a path."""
-        return _in_time(self._url, _LISTING, lambda: None, self._system.find, place, **named)
-
-    def glob(self, pattern: str, **named: Any) -> Any:
-        """List the files that match a pattern."""
-        return _in_time(self._url, _LISTING, lambda: None, self._system.glob, pattern, **named)
+        limit = _LISTING if name in ("find", "glob") else _QUESTION
+        return lambda *args, **named: _in_time(self._url, limit, lambda: None, function, *args, **named)
 
     def get_file(self, place: str, target: str) -> None:
         """Download a file."""
