@@ -95,7 +95,7 @@ _MOST_IN_BACKUP = 16 * 1024
 
 
 class Backup:
-    """Gives the end of a long attempt's output now and then, in case its container is killed with all that is in it.
+    """Sends the end of a long attempt's output periodically, in case its container is killed with all that is in it.
 
     The pauses grow, and quick attempts give nothing: each message is an object in the store.
 
