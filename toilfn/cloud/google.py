@@ -331,6 +331,6 @@ class GoogleStep(Step):
 
     @property
     def description(self) -> Description:
-        """The description of what is to be made."""
+        """The description of the cluster to create."""
         assert self._description is not None  # only `make` asks, and `launch` has one
         return self._description
