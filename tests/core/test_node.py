@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -84,30 +85,48 @@ def sweep() -> None:
     subprocess.run([*worker_command(sys.executable), "--sweep"], check=True)
 
 
-def test_the_end_of_a_local_run_leaves_nothing_on_the_machine(start, work, tmp_path):
+def age(work: Path, run: str, seconds: float) -> None:
+    """Let the last process of a run have left some time ago."""
+    long_ago = time.time() - seconds
+    os.utime(work / "runs" / run / "lock", (long_ago, long_ago))
+
+
+def test_the_next_run_of_a_script_finds_the_files_of_the_last_one_for_a_day(start, work, tmp_path):
     assert start("run").wait() == 0
+    sweep()
+    assert folders(work) == {key(tmp_path, "run")}
+    age(work, key(tmp_path, "run"), 24 * 3600 + 1)
+    sweep()
+    assert folders(work) == folders(work, "runs") == set()
+
+
+def test_files_are_kept_as_long_as_the_user_asks_for(start, work, tmp_path):
+    assert start("run", "", "keep_on_nodes=1h").wait() == 0
+    sweep()
+    assert folders(work) == {key(tmp_path, "run")}
+    age(work, key(tmp_path, "run"), 3601)
+    sweep()
+    assert folders(work) == folders(work, "runs") == set()
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_run_leaves_nothing_on_the_machine_if_the_user_asks_for_it(start, work, tmp_path, error):
+    if error:
+        (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT).replace("return content", "raise OSError(content)"))
+    assert start("run", "", "keep_on_nodes=0", "retries=0").wait() == error
     assert folders(work) == folders(work, "runs") == set()
     assert [path.name for path in work.iterdir() if path.name.startswith(str(os.getpid()))] == []
 
 
-def test_a_run_that_fails_leaves_nothing_either(start, work, tmp_path):
-    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT).replace("return content", "raise OSError(content)"))
-    assert start("run", "", "retries=0").wait() == 1
-    assert folders(work) == folders(work, "runs") == set()
-
-
-def test_files_are_kept_for_the_next_run_if_the_user_asks_for_it(start, work, tmp_path):
-    assert start("run", "", "keep_on_nodes=1h").wait() == 0
-    sweep()
-    assert folders(work) == {key(tmp_path, "run")}
-    long_ago = time.time() - 3601
-    os.utime(work / "runs" / key(tmp_path, "run") / "lock", (long_ago, long_ago))
+def test_the_files_of_a_store_that_was_deleted_are_removed_by_the_next_worker(start, work, tmp_path):
+    assert start("run").wait() == 0
+    shutil.rmtree(tmp_path / "run")
     sweep()
     assert folders(work) == folders(work, "runs") == set()
 
 
 def test_one_of_two_runs_ends_and_the_files_of_the_other_stay(start, work, tmp_path):
-    long, short = start("long", "end-long"), start("short")
+    long, short = (start(*words, "keep_on_nodes=0") for words in (("long", "end-long"), ("short", "")))
     wait_for((tmp_path / "end-long.began").exists)
     assert short.wait() == 0
     sweep()
@@ -118,7 +137,7 @@ def test_one_of_two_runs_ends_and_the_files_of_the_other_stay(start, work, tmp_p
 
 
 def test_what_killed_processes_leave_is_removed_by_the_next_worker(start, work, tmp_path):
-    run = start("run", "never")
+    run = start("run", "never", "keep_on_nodes=0")
     wait_for((tmp_path / "never.began").exists)
     left = folders(work)
     assert left == folders(work, "runs") == {key(tmp_path, "run")}

@@ -171,7 +171,7 @@ class ResumeSettings(TypedDict, total=False):
 
     keep_on_nodes: Duration | None
     """Time for which a machine keeps copied files, unpacked code and container images after the last process of the run
-    has left it, 0 to remove them at once (default: until the run is over, at most 1d)."""
+    has left it, 0 to remove them at once (default: 1d)."""
 
     cache_shared: str | None
     """Local directory through which users of a machine share the files of their caches; on the file system of the work

@@ -281,7 +281,7 @@ class Settings:
     keep_on_nodes: float | None = _setting(
         None, parse_duration, _PLACES,
         "time for which a machine keeps copied files, unpacked code and container images after the last process of the"
-        " run has left it, 0 to remove them at once (default: until the run is over, at most 1d)",
+        " run has left it, 0 to remove them at once (default: 1d)",
     )  # fmt: skip
     cache_shared: str | None = _setting(
         None, str, _PLACES,

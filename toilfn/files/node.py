@@ -2,8 +2,8 @@
 
 Each process that works for a store holds a shared lock on a file of this store for as long as it lives, however it
 ends. A process that gets the lock alone knows that no other one uses what the run has left: copies of files, unpacked
-code and container images. So nothing of a living process is ever removed. Whether it is time to remove the rest is
-another question: at once when the run is over, otherwise a day after its last process has left.
+code and container images. So nothing of a living process is ever removed. The rest is removed when the store is gone,
+or a day after the last process has left: somebody who edits a script and runs it again finds files and images here.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
 from toilfn.files.scratch import base_dir, state_dir
 from toilfn.stores import Store, is_local, open_store
-from toilfn.stores.lease import holder
 from toilfn.units import parse_duration
 
 __all__ = [
-    "KEEP_VARIABLE", "attach", "begin", "clean", "code_dir", "finish", "leave", "note_image", "remove", "run_key",
+    "KEEP_VARIABLE", "attach", "begin", "clean", "code_dir", "leave", "note_image", "remove", "run_key",
 ]  # fmt: skip
 
 KEEP_VARIABLE = "TOILFN_KEEP_ON_NODES"
 """The environment variable with the time for which a machine keeps what a run has left on it, such as ``7d``."""
 
 _AGE = 24 * 3600.0
-"""Seconds for which it is kept without that variable, if it is not known whether the run is over."""
+"""Seconds for which it is kept without that variable."""
 
 _ID = 12
 """How many characters of a store's id are in the names of its jobs."""
@@ -56,15 +55,12 @@ class _Run:
         The directory in which its files are.
     keep : float or None
         The seconds for which its files are kept after its last process has left; None if the user did not choose.
-    is_over : bool
-        Whether no worker or leader was here since a leader has ended here.
     """
 
     url: str
     id: str
     base: str
     keep: float | None
-    is_over: bool
 
 
 _held: dict[tuple[int, Path], int] = {}
@@ -83,7 +79,7 @@ def code_dir(url: str) -> Path:
 
 
 def attach(store: Store) -> None:
-    """Note that this process uses the machine for a store, until the process ends or calls `leave`.
+    """Note that this process reads files of a store on this machine, until the process ends or calls `leave`.
 
     Raises
     ------
@@ -91,8 +87,8 @@ def attach(store: Store) -> None:
         If the environment variable is not a time.
     """
     folder = _folder(store.url)
-    if _hold(folder) and _read(folder) is None:  # nothing runs here: it only reads
-        _write(folder, _record(store, os.environ, is_over=True))
+    if _hold(folder) and _read(folder) is None:  # else the record of a run is there, with its user's choice
+        _write(folder, _record(store, os.environ))
 
 
 def begin(store: Store, environ: Mapping[str, str] = os.environ) -> None:
@@ -109,30 +105,23 @@ def begin(store: Store, environ: Mapping[str, str] = os.environ) -> None:
     InputError
         If the environment variable is not a time.
     """
-    record = _record(store, environ, is_over=False)
+    record = _record(store, environ)
     folder = _folder(store.url, environ)
     _hold(folder)
     _write(folder, record)
-
-
-def finish(url: str) -> None:
-    """Note that the run of a store is over: what it has left goes with its last process on this machine."""
-    for folder in _own():
-        if folder.name == run_key(url) and (run := _read(folder)):
-            _write(folder, replace(run, is_over=True))
 
 
 def _folder(url: str, environ: Mapping[str, str] = os.environ) -> Path:
     return state_dir(environ) / "runs" / run_key(url)
 
 
-def _record(store: Store, environ: Mapping[str, str], *, is_over: bool) -> _Run:
+def _record(store: Store, environ: Mapping[str, str]) -> _Run:
     given = environ.get(KEEP_VARIABLE)
     try:
         keep = parse_duration(given) if given else None
     except ValueError as error:
         raise InputError(f"{KEEP_VARIABLE}: {error}") from None
-    return _Run(store.url, store.id, str(base_dir(environ)), keep, is_over)
+    return _Run(store.url, store.id, str(base_dir(environ)), keep)
 
 
 def _own() -> list[Path]:
@@ -306,18 +295,18 @@ def _is_due(folder: Path, run: _Run) -> bool:
         return False
     if run.keep is not None:
         return age >= run.keep
-    return run.is_over or age >= _AGE or (is_local(run.url) and _has_no_leader(run.url))
+    return age >= _AGE or (is_local(run.url) and _is_gone(run.url))
 
 
-def _has_no_leader(url: str) -> bool:
-    """Return whether the store in a directory is gone, or has no leader."""
+def _is_gone(url: str) -> bool:
+    """Return whether the directory of a store is gone."""
     try:
-        held = holder(open_store(url, create=False))
+        open_store(url, create=False)
     except StoreNotFoundError:
         return True
     except (ToilfnError, OSError):
         return False
-    return held is None or held.is_gone or not held.seems_fresh(time.time())
+    return False
 
 
 def _remove_images(folder: Path) -> None:

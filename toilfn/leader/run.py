@@ -144,10 +144,7 @@ class WorkflowRun:
         if self._committer is not None:
             self._committer.close()
         if self._lease is not None:
-            from toilfn.files import node
-
             self._lease.release()
-            node.finish(self.store.url)
         if self._should_clean(kind is None):
             from toilfn.files import node
 
