@@ -256,7 +256,7 @@ class Cluster(ABC):
 
     capabilities: ClassVar[Capabilities] = Capabilities()
     constructor_arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    """The constructor's arguments, for the record of a run; see `toilfn.clusters.common.resume`."""
+    """The constructor's arguments, for the record of a run; see `toilfn.clusters.resume`."""
     not_recorded: ClassVar[frozenset[str]] = frozenset()
     """Parameters of the constructor that make sense only in this process; a resumed run does not get them."""
     poll_interval: float = 2.0

@@ -33,11 +33,11 @@ from toilfn.cwl.reuse import Fresh
 from toilfn.cwl.steps import runs_here
 from toilfn.files.file import held_by
 from toilfn.graph.serialize import loads, resolve
+from toilfn.graph.values import Values
 from toilfn.ids import TaskId
 from toilfn.inspect.view import State, View
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef
-from toilfn.model.values import Values
 from toilfn.stores import Store
 
 __all__ = ["Agent", "Record", "ToolRun", "packed", "tool_runs", "write"]

@@ -72,7 +72,7 @@ class Sketch:
 
     def take(self, wanted: Any, settings: Settings, force: Force) -> None:
         """Add the tasks of the next `compute`; end the script if something would run."""
-        from toilfn.inspect.planning import sketch_compute
+        from toilfn.leader.planning import sketch_compute
 
         tasks, would_run = sketch_compute(wanted, settings)
         self.tasks |= {task.id: task for task in tasks}
@@ -264,7 +264,7 @@ def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **set
 
     resolved = Settings.resolve(**{**settings, "store": os.fspath(store)})
     if dry_run:
-        from toilfn.inspect.planning import plan_resume
+        from toilfn.leader.planning import plan_resume
 
         return plan_resume(resolved, force)
     try:
@@ -278,7 +278,7 @@ def _resume(store: str | os.PathLike[str], force: Force, *, dry_run: bool, **set
 
 def _plan(wanted: Any, settings: Settings, force: Force) -> Plan:
     """Return what the run would do, without writing anything."""
-    from toilfn.inspect.planning import plan_compute
+    from toilfn.leader.planning import plan_compute
 
     return plan_compute(wanted, settings, force)
 

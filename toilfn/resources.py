@@ -1,11 +1,21 @@
-"""The resources that a task requests: cores, memory, disk, accelerators, time."""
+"""The resources that a task requests: cores, memory, disk, accelerators, time; and how accelerators are written."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Accelerator", "Capacity", "Resources"]
+from toilfn.errors import ResourceError
+
+__all__ = ["Accelerator", "Capacity", "Resources", "parse_accelerator", "parse_accelerators"]
+
+_BRANDS = ("nvidia", "amd")
+_APIS = {"cuda": "nvidia", "rocm": "amd", "opencl": None}
+_ACCELERATOR_HELP = (
+    "write a count, or for example 'gpu', 'cuda:1', 'nvidia-tesla-k80:2' or {'brand': 'amd', 'count': 2}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +91,65 @@ class Capacity(NamedTuple):
     """How many cores may be in use at one time, where ``total`` does not say it: the user's limit."""
     memory: int | None = None
     disk: int | None = None
+
+
+def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Accelerator:
+    """Read one accelerator requirement by Toil's rules (`toil.job.parse_accelerator`).
+
+    Parameters
+    ----------
+    spec : int, str, mapping or Accelerator
+        A count; or a kind (``gpu``), a brand (``nvidia``, ``amd``), an API (``cuda``, ``rocm``, ``opencl``) or a
+        model, with a count after a colon when it is not 1; or the attributes of `Accelerator`. The defaults
+        are the kind gpu, and one of them.
+
+    Raises
+    ------
+    ResourceError
+        If it is none of these.
+    """
+    if isinstance(spec, Accelerator):
+        return spec
+    if isinstance(spec, str):
+        fields = _accelerator_fields(spec)
+    elif isinstance(spec, Mapping):
+        fields = dict(spec)
+    else:
+        fields = {"count": spec}
+    _check_accelerator(spec, fields)
+    if "brand" not in fields:
+        brand = next((b for b in _BRANDS if str(fields.get("model", "")).startswith(f"{b}-")), None)
+        fields["brand"] = brand or _APIS.get(fields.get("api", ""))
+    return Accelerator(**fields)
+
+
+def parse_accelerators(spec: Any) -> tuple[Accelerator, ...]:
+    """Read accelerator requirements: what `parse_accelerator` reads, several with commas, or a sequence of them."""
+    if isinstance(spec, str):
+        spec = [part.strip() for part in spec.split(",")] if spec.strip() else []
+    if isinstance(spec, Sequence):
+        return tuple(found for one in spec if (found := parse_accelerator(one)).count)
+    found = parse_accelerator(spec)
+    return (found,) if found.count else ()
+
+
+def _accelerator_fields(spec: str) -> dict[str, Any]:
+    name, colon, count = spec.partition(":")
+    if name.isdecimal() and not colon:
+        return {"count": int(name)}
+    if not re.fullmatch(r"\w[\w.+-]*", name) or (colon and not count.isdecimal()):
+        raise ResourceError(f"{spec!r} is not an accelerator", hint=_ACCELERATOR_HELP)
+    word = "kind" if name == "gpu" else "brand" if name in _BRANDS else "api" if name in _APIS else "model"
+    return {word: name, "count": int(count) if colon else 1}
+
+
+def _check_accelerator(spec: object, fields: dict[str, Any]) -> None:
+    count = fields.get("count", 1)
+    right = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+    words = {name: value for name, value in fields.items() if name != "count"}
+    if not (
+        right
+        and words.keys() <= {"kind", "model", "brand", "api"}
+        and all(isinstance(word, str) for word in words.values())
+    ):
+        raise ResourceError(f"{spec!r} is not an accelerator", hint=_ACCELERATOR_HELP)

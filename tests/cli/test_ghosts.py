@@ -11,7 +11,7 @@ from tests.cli.story import epoch, run, tell
 from tests.servers.fake.systems import system
 from toilfn.cli import main
 from toilfn.clusters.base import Batch, Cluster, RunContext
-from toilfn.clusters.common.resume import make_again
+from toilfn.clusters.resume import make_again
 from toilfn.leader.cluster_context import jobs_name
 from toilfn.resources import Resources
 from toilfn.stores import open_store

@@ -15,7 +15,7 @@ from tests.clusters.test_workflows import adopts, sorts
 from tests.servers.fake.tes import FakeTES
 from tests.servers.machine import wait_for
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
-from toilfn.clusters.common.resume import make_again, name_of
+from toilfn.clusters.resume import make_again, name_of
 from toilfn.clusters.tes import TESCluster, explained
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError

@@ -14,9 +14,9 @@ import pytest
 
 import toilfn as toil
 from toilfn.cli.handles import find_handles
-from toilfn.files.file import passed_on
 from toilfn.files.task_files import TaskFiles
 from toilfn.graph.identity import arguments_digest
+from toilfn.graph.running import passed_on
 from toilfn.stores import open_store
 
 

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import toilfn as toil
-from toilfn.files.file import files_in, holds_files, passed_on
+from toilfn.files.file import files_in, holds_files
 from toilfn.files.task_files import TaskFiles
+from toilfn.graph.running import passed_on
 from toilfn.stores import open_store
 
 

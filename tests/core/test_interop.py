@@ -19,9 +19,9 @@ import pytest
 import toilfn
 from toilfn import task
 from toilfn.errors import InputError
-from toilfn.graph.dask import from_dask
 from toilfn.graph.promise import Promise
 from toilfn.graph.record import Recorder
+from toilfn.graph.task import from_dask
 
 ran: list[Any] = []
 

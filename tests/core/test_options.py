@@ -13,7 +13,7 @@ from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ResourceError
 from toilfn.graph import options
 from toilfn.ids import Budget
-from toilfn.resources import Accelerator, Resources
+from toilfn.resources import Accelerator, Resources, parse_accelerator, parse_accelerators
 
 K80 = Accelerator(2, model="nvidia-tesla-k80", brand="nvidia")
 
@@ -38,14 +38,14 @@ K80 = Accelerator(2, model="nvidia-tesla-k80", brand="nvidia")
     ],
 )
 def test_an_accelerator_is_read_by_toils_rules(spec: Any, accelerator: Accelerator) -> None:
-    assert options.parse_accelerator(spec) == accelerator
-    assert options.parse_accelerators(spec) == (accelerator,)
+    assert parse_accelerator(spec) == accelerator
+    assert parse_accelerators(spec) == (accelerator,)
 
 
 @pytest.mark.parametrize("spec", ["", ":2", "gpu:x", "gpu:1:2", "-1", -1, 1.5, True, {"count": "2"}, {"colour": "red"}])
 def test_a_wrong_accelerator_is_named(spec: Any) -> None:
     with pytest.raises(ResourceError) as error:
-        options.parse_accelerator(spec)
+        parse_accelerator(spec)
     assert repr(spec) in str(error.value)
 
 
@@ -55,9 +55,9 @@ def test_options_of_a_call_may_name_accelerators() -> None:
 
 
 def test_several_accelerators() -> None:
-    assert options.parse_accelerators("nvidia-tesla-k80:2, amd") == (K80, Accelerator(1, brand="amd"))
-    assert options.parse_accelerators([1, "nvidia-tesla-k80:2"]) == (Accelerator(1), K80)
-    assert options.parse_accelerators([]) == options.parse_accelerators(0) == options.parse_accelerators("") == ()
+    assert parse_accelerators("nvidia-tesla-k80:2, amd") == (K80, Accelerator(1, brand="amd"))
+    assert parse_accelerators([1, "nvidia-tesla-k80:2"]) == (Accelerator(1), K80)
+    assert parse_accelerators([]) == parse_accelerators(0) == parse_accelerators("") == ()
 
 
 def test_normalised_options_can_be_packed_and_are_stable() -> None:
@@ -130,7 +130,7 @@ def test_retries_of_the_task_win_over_those_of_the_run() -> None:
 def test_defaults_come_from_the_settings() -> None:
     assert options.defaults(Settings()) == Resources()
     gpus = Settings.resolve(default_accelerators="cuda:2")
-    assert options.defaults(gpus) == Resources(accelerators=options.parse_accelerators("cuda:2"))
+    assert options.defaults(gpus) == Resources(accelerators=parse_accelerators("cuda:2"))
     assert options.defaults(Settings(default_memory=5, default_preemptible=True)) == Resources(
         memory=5, preemptible=True
     )

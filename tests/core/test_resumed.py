@@ -10,8 +10,8 @@ import pytest
 
 import toilfn as toil
 from tests.cli.story import end, epoch, run, tell
-from toilfn.clusters.common.resume import make_from, recipe_of
 from toilfn.clusters.local.inline import InlineCluster
+from toilfn.clusters.resume import make_from, recipe_of
 from toilfn.inspect.view import View
 from toilfn.model.index import Index
 from toilfn.model.journal import Journal

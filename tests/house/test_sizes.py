@@ -13,12 +13,7 @@ LONGEST_FUNCTION = 50
 LONGEST_MODULE = 600
 SHORT_MODULE = 60
 
-SHORT_WITH_A_REASON = {
-    "toilfn.files.buffers": "serialize is full, and imports it late",
-    "toilfn.graph.sharing": "a task of its own, made with the decorator of the module that imports it",
-    "toilfn.worker.spawned": "the main module of another process",
-    "toilfn.worker.traceparent": "surroundings is full",
-}
+SHORT_WITH_A_REASON: dict[str, str] = {}
 """Modules of fewer lines that only one other module imports. Any other such module belongs into that one."""
 
 

@@ -41,6 +41,7 @@ from toilfn.config.parsers import (
 )
 from toilfn.config.sources import configured, in_environment, in_file, joined, profiled
 from toilfn.errors import InputError
+from toilfn.resources import parse_accelerators
 from toilfn.units import parse_disk, parse_duration, parse_memory, parse_size
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def _cluster(value: Any) -> Cluster | str:
 
 
 def _accelerators(value: Any) -> str:
-    from toilfn.graph.options import parse_accelerators
-
     parse_accelerators(value)
     return str(value)
 
@@ -411,13 +410,13 @@ class Settings:
         """Return the settings as plain values, without what may be secret, for the store's `Run` record."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         if self.cluster is not None and not isinstance(self.cluster, str):
-            from toilfn.clusters.common.resume import name_of, recipe_of
+            from toilfn.clusters.resume import name_of, recipe_of
 
             values["cluster"], values["cluster_address"] = name_of(self.cluster), self.cluster.address()
             values["cluster_recipe"] = recipe_of(self.cluster)
         elif (self.cluster_settings or {}).get(self.cluster or "local"):
             from toilfn.clusters import make_cluster
-            from toilfn.clusters.common.resume import recipe_of
+            from toilfn.clusters.resume import recipe_of
 
             made = make_cluster(self)
             values["cluster"], values["cluster_address"] = self.cluster or "local", made.address()

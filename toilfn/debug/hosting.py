@@ -11,10 +11,10 @@ from toilfn import protocol
 from toilfn.config.settings import Settings
 from toilfn.errors import InputError, ToilfnError
 from toilfn.graph import options
+from toilfn.graph.values import Entry, Values
 from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.model.index import Index
-from toilfn.model.values import Entry, Values
 from toilfn.protocol import Records, Run, Started
 from toilfn.resources import Resources
 from toilfn.stdio import report, report_error

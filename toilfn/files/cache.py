@@ -13,11 +13,13 @@ from __future__ import annotations
 import atexit
 import errno
 import functools
+import mmap
 import os
 import secrets
 import shutil
 import stat
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +33,7 @@ from toilfn.model.records import BlobRef
 from toilfn.stores import Store
 from toilfn.stores.files import copy_content
 
-__all__ = ["borrowed", "place", "process_dir", "set_modified"]
+__all__ = ["borrowed", "mapped", "place", "process_dir", "set_modified"]
 
 _SECOND = 10**9
 
@@ -106,6 +108,44 @@ def borrowed(store: Store, ref: BlobRef, *, executable: bool = False, modified: 
 def process_dir() -> Path:
     """Build a directory that stays until this process ends, however it ends."""
     return _scratch(os.getpid()).new_dir()
+
+
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0)
+"""Most arrays are never written to: the system need not keep memory for copies of all pages."""
+
+
+def mapped(store: Store, ref: BlobRef, *, writable: bool) -> memoryview:
+    """Map a large buffer of a value, such as an array, into memory.
+
+    So an array is in memory once, however many tasks of a machine read it. The mapping is private: what a task writes
+    to its array is copied page by page, and no other process sees it. The cache holds the file for as long as the
+    buffer lives. It is verified once on each machine.
+
+    Parameters
+    ----------
+    store : Store
+    ref : BlobRef
+    writable : bool
+        Whether the buffer can be written to, which changes only this process's copy.
+
+    Raises
+    ------
+    CorruptObjectError
+        If the blob is missing or its content is not what was stored.
+    """
+    directory = process_dir()
+    place(store, ref, directory / "buffer")
+    with (directory / "buffer").open("rb") as file:
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        found = mmap.mmap(file.fileno(), ref.size, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=access)
+    # The link is the file's use in the cache. When this process ends, its whole directory goes.
+    weakref.finalize(found, _remove_link, directory, os.getpid()).atexit = False
+    return memoryview(found)
+
+
+def _remove_link(directory: Path, owner: int) -> None:
+    if os.getpid() == owner:  # not in a process that a task forked
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @functools.cache

@@ -7,7 +7,6 @@ import functools
 import io
 import os
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
@@ -17,6 +16,7 @@ import cloudpickle
 from toilfn import confined, stores
 from toilfn.errors import CorruptObjectError, InputError, StoreNotFoundError
 from toilfn.files import cache as filecache
+from toilfn.graph.running import current_files, payload_store
 from toilfn.graph.structure import ATOMS
 from toilfn.model.records import BlobRef
 from toilfn.stores.digests import digest_of_checksum
@@ -25,35 +25,21 @@ from toilfn.units import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from toilfn.files.directory import Directory
     from toilfn.files.task_files import BinaryWriter, TaskFiles, TextWriter
 
 __all__ = [
     "File",
     "current_task_files",
-    "entered",
     "files_in",
     "held_by",
-    "holder",
     "holds_files",
     "local_content",
     "needed_task_files",
     "new_place",
     "open_write",
-    "passed_on",
     "store_of",
-    "task_files_variable",
     "write_file",
 ]
-
-task_files_variable: ContextVar[TaskFiles] = ContextVar("toilfn_files")
-"""The session of the running attempt."""
-
-entered: list[TaskFiles] = []
-"""All sessions of this process."""
-
-_holder: ContextVar[stores.Store | None] = ContextVar("toilfn_holder", default=None)
-"""The store whose payloads are written and read here."""
 
 _SAME = "="
 """Comes before the address of a pickled file that is in the store that holds the pickle, wherever that is moved."""
@@ -71,20 +57,29 @@ class held_by:  # noqa: N801  # used as a function; a generator takes longer, an
         self._store = store
 
     def __enter__(self) -> None:
-        self._token = _holder.set(self._store)
+        self._token = payload_store.set(self)
 
     def __exit__(self, *_: object) -> None:
-        _holder.reset(self._token)
+        payload_store.reset(self._token)
 
+    @property
+    def url(self) -> str:
+        """The URL of the store."""
+        return self._store.url
 
-def holder() -> stores.Store | None:
-    """Return the store whose payloads are written and read here."""
-    return _holder.get()
+    def mapped(self, ref: BlobRef, *, writable: bool) -> memoryview:
+        """Map a large buffer of a payload: all readers on this machine share its file in the node's cache."""
+        return filecache.mapped(self._store, ref, writable=writable)
 
 
 def _held_url() -> str:
-    store = _holder.get()
-    return "" if store is None else store.url
+    held = payload_store.get()
+    return held.url if isinstance(held, held_by) else ""
+
+
+def current_task_files() -> TaskFiles | None:
+    """Return the files of the task that is running here; None outside of tasks."""
+    return cast("TaskFiles | None", current_files())
 
 
 T = TypeVar("T")
@@ -373,16 +368,6 @@ def open_write(
     return needed_task_files("open_write").writer(name, mode, encoding, errors, cleanup=cleanup, seekable=seekable)
 
 
-def passed_on(path: Path) -> Path | File | Directory:
-    """Return what a new task gets for a path among its arguments.
-
-    That is a `File` or a `Directory` if the path is in the temporary directory of the task that is running, which
-    will be gone when the new one runs; else the path.
-    """
-    session = current_task_files()
-    return path if session is None else session.pass_on(path)
-
-
 def files_in(value: Any) -> list[File]:
     """Find the files that a value refers to, wherever in it they are, each once."""
     if type(value) in ATOMS:
@@ -413,14 +398,6 @@ class _Finder(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not 
 class _Nowhere:
     def write(self, data: Any) -> int:
         return len(data)
-
-
-def current_task_files() -> TaskFiles | None:
-    """Return the session of the task that is running here; None outside of tasks."""
-    session = task_files_variable.get(None)
-    if session is None and len(entered) == 1:  # a thread that the task started has no context variables of its own
-        return entered[0]
-    return session
 
 
 def needed_task_files(what: str) -> TaskFiles:

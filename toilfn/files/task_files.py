@@ -19,8 +19,9 @@ from toilfn.files import cache as filecache
 from toilfn.files import transfer
 from toilfn.files.digests import remember
 from toilfn.files.directory import Directory, arranged, gather
-from toilfn.files.file import File, entered, held_by, task_files_variable
+from toilfn.files.file import File, held_by
 from toilfn.files.links import link_blob
+from toilfn.graph.running import AttemptFiles, entered, files_variable
 from toilfn.graph.structure import rebuild
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store, new_blob_name
@@ -72,7 +73,7 @@ class TaskFiles:
         self._passed: dict[tuple[Path, str | None], File] = {}
 
     def __enter__(self) -> TaskFiles:
-        self._token: Token[TaskFiles] = task_files_variable.set(self)
+        self._token: Token[AttemptFiles] = files_variable.set(self)
         self._held = held_by(self.store)
         self._held.__enter__()
         entered.append(self)
@@ -81,7 +82,7 @@ class TaskFiles:
     def __exit__(self, *_: object) -> None:
         entered.remove(self)
         self._held.__exit__(None, None, None)
-        task_files_variable.reset(self._token)
+        files_variable.reset(self._token)
 
     def put(
         self, path: Path, name: str | None = None, *, move: bool = False, share: bool = False, cleanup: bool = False

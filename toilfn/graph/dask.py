@@ -20,20 +20,22 @@ from dask.utils import key_split
 
 from toilfn.errors import InputError
 from toilfn.graph.promise import Call, Part, Promise
-from toilfn.graph.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    Graph = Mapping[Hashable, GraphNode]
+    from toilfn.graph.task import Task
 
-__all__ = ["from_dask"]
+    Graph = Mapping[Hashable, GraphNode]
+    TaskMaker = Callable[[Callable[..., Any], dict[str, Any]], Task[..., Any]]
+
+__all__ = ["promise_of"]
 
 _made: WeakValueDictionary[Hashable, Promise] = WeakValueDictionary()
 """Promises by their dask keys, so that collections with common nodes share tasks."""
 
 
-def from_dask(collection: Any) -> Promise:
+def promise_of(collection: Any, task: TaskMaker) -> Promise:
     """Turn a dask collection into a promise of what its ``compute()`` would return.
 
     Parameters
@@ -41,6 +43,8 @@ def from_dask(collection: Any) -> Promise:
     collection : dask collection
         A `delayed`, bag, array, dataframe, or any other object with dask's protocol. Promises in its graph stay the
         tasks they are.
+    task : callable
+        Builds the task of a node from a function and options; `toilfn.graph.task.Task`, which cannot be imported here.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def from_dask(collection: Any) -> Promise:
     def scheduler(graph: Any, keys: Any, **_: Any) -> list[None]:
         nodes = graph if isinstance(graph, Mapping) else graph.__dask_graph__()
         wanted = list(keys) if isinstance(keys, list) else [keys]
-        found.extend(_promises(convert_legacy_graph(nodes), wanted))
+        found.extend(_promises(convert_legacy_graph(nodes), wanted, task))
         return [None for _ in wanted]
 
     # dask optimises, and adds the node that puts the parts together, before it calls its scheduler.
@@ -70,7 +74,7 @@ def from_dask(collection: Any) -> Promise:
     return found[0]
 
 
-def _promises(graph: Graph, keys: list[Hashable]) -> list[Promise]:
+def _promises(graph: Graph, keys: list[Hashable], task: TaskMaker) -> list[Promise]:
     """Make promises of nodes, after those of the nodes they need."""
     made: dict[Hashable, Promise] = {}
     stack = list(keys)
@@ -81,7 +85,7 @@ def _promises(graph: Graph, keys: list[Hashable]) -> list[Promise]:
         if needs:
             stack.extend(needs)
             continue
-        made[key] = _made[key] = _new(graph[key], key, made) if known is None else known
+        made[key] = _made[key] = _new(graph[key], key, made, task) if known is None else known
         stack.pop()
     return [made[key] for key in keys]
 
@@ -91,18 +95,18 @@ def _known(node: GraphNode, key: Hashable) -> Promise | None:
     return call.promise if isinstance(call, (Call, Part)) else _made.get(key)
 
 
-def _new(node: GraphNode, key: Hashable, made: Mapping[Hashable, Promise]) -> Promise:
+def _new(node: GraphNode, key: Hashable, made: Mapping[Hashable, Promise], task: TaskMaker) -> Promise:
     if isinstance(node, Alias):
         return made[node.target]
     inputs: dict[Hashable, int] = {}
     expression = _expression(node, lambda need: Input(inputs.setdefault(need, len(inputs))))
-    promise: Promise = _task(key_split(key))(expression, *[made[need] for need in inputs])
+    promise: Promise = _task(task, key_split(key))(expression, *[made[need] for need in inputs])
     return promise
 
 
 @functools.lru_cache(1024)
-def _task(name: str) -> Task[..., Any]:
-    return Task(_node, {"name": name, "version": "1"})
+def _task(task: TaskMaker, name: str) -> Task[..., Any]:
+    return task(_node, {"name": name, "version": "1"})
 
 
 def _node(expression: Any, *inputs: Any) -> Any:

@@ -23,7 +23,6 @@ function of the arguments) is left as it is; `dynamic` finds those.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 from toilfn.errors import InputError, ResourceError
 from toilfn.ids import Budget, Cause
-from toilfn.resources import Accelerator, Resources
+from toilfn.resources import Accelerator, Resources, parse_accelerators
 from toilfn.units import parse_disk, parse_duration, parse_memory
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ __all__ = [
     "is_late",
     "merge",
     "normalise",
-    "parse_accelerator",
-    "parse_accelerators",
     "resources",
     "static",
 ]
@@ -58,12 +55,7 @@ __all__ = [
 SERVICE = "check_interval"
 """The option that all services have, and nothing else."""
 
-_BRANDS = ("nvidia", "amd")
 _CAUSES = tuple(cause.value for cause in Cause if cause is not Cause.INPUT)
-_APIS = {"cuda": "nvidia", "rocm": "amd", "opencl": None}
-_ACCELERATOR_HELP = (
-    "write a count, or for example 'gpu', 'cuda:1', 'nvidia-tesla-k80:2' or {'brand': 'amd', 'count': 2}"
-)
 
 
 class _Collection(Protocol):
@@ -137,46 +129,6 @@ class ServiceOptions(TaskOptions, total=False):
 
     check_interval: Duration | None
     """Time between two checks whether the service is alive, in seconds or as a text such as ``"1m"`` (default: 5 s)."""
-
-
-def parse_accelerator(spec: int | str | Mapping[str, Any] | Accelerator) -> Accelerator:
-    """Read one accelerator requirement by Toil's rules (`toil.job.parse_accelerator`).
-
-    Parameters
-    ----------
-    spec : int, str, mapping or Accelerator
-        A count; or a kind (``gpu``), a brand (``nvidia``, ``amd``), an API (``cuda``, ``rocm``, ``opencl``) or a
-        model, with a count after a colon when it is not 1; or the attributes of `Accelerator`. The defaults
-        are the kind gpu, and one of them.
-
-    Raises
-    ------
-    ResourceError
-        If it is none of these.
-    """
-    if isinstance(spec, Accelerator):
-        return spec
-    if isinstance(spec, str):
-        fields = _accelerator_fields(spec)
-    elif isinstance(spec, Mapping):
-        fields = dict(spec)
-    else:
-        fields = {"count": spec}
-    _check_accelerator(spec, fields)
-    if "brand" not in fields:
-        brand = next((b for b in _BRANDS if str(fields.get("model", "")).startswith(f"{b}-")), None)
-        fields["brand"] = brand or _APIS.get(fields.get("api", ""))
-    return Accelerator(**fields)
-
-
-def parse_accelerators(spec: Any) -> tuple[Accelerator, ...]:
-    """Read accelerator requirements: what `parse_accelerator` reads, several with commas, or a sequence of them."""
-    if isinstance(spec, str):
-        spec = [part.strip() for part in spec.split(",")] if spec.strip() else []
-    if isinstance(spec, Sequence):
-        return tuple(found for one in spec if (found := parse_accelerator(one)).count)
-    found = parse_accelerator(spec)
-    return (found,) if found.count else ()
 
 
 def normalise(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,24 +220,6 @@ def budget(options: Mapping[str, Any], settings: Settings) -> Budget:
 
 def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-def _accelerator_fields(spec: str) -> dict[str, Any]:
-    name, colon, count = spec.partition(":")
-    if name.isdecimal() and not colon:
-        return {"count": int(name)}
-    if not re.fullmatch(r"\w[\w.+-]*", name) or (colon and not count.isdecimal()):
-        raise ResourceError(f"{spec!r} is not an accelerator", hint=_ACCELERATOR_HELP)
-    word = "kind" if name == "gpu" else "brand" if name in _BRANDS else "api" if name in _APIS else "model"
-    return {word: name, "count": int(count) if colon else 1}
-
-
-def _check_accelerator(spec: object, fields: dict[str, Any]) -> None:
-    count = fields.get("count", 1)
-    right = isinstance(count, int) and not isinstance(count, bool) and count >= 0
-    words = {name: value for name, value in fields.items() if name != "count"}
-    if not (right and words.keys() <= {"kind", "model", "brand", "api"} and _all_text(words.values())):
-        raise ResourceError(f"{spec!r} is not an accelerator", hint=_ACCELERATOR_HELP)
 
 
 def _all_text(values: Any) -> bool:

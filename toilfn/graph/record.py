@@ -25,8 +25,9 @@ from toilfn.graph.identity import (
     task_id,
     value_identity,
 )
+from toilfn.graph.identity.modules import take_modules_by_value
 from toilfn.graph.requirements import LATE, pack
-from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, is_large, take_modules_by_value
+from toilfn.graph.serialize import PROTOCOL, dumps, dumps_function, is_large
 from toilfn.graph.structure import ATOMS
 from toilfn.graph.task import BoundTask, Task
 from toilfn.ids import TaskId

@@ -13,48 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import InputError, ResourceError
 from toilfn.graph import options
+from toilfn.graph.serialize import dumps, loads
 from toilfn.ids import TaskId
 
 if TYPE_CHECKING:
     from toilfn.graph.promise import Promise
 
-__all__ = ["LATE", "known_later", "pack", "unpack"]
+__all__ = ["LATE", "pack", "unpack"]
 
 LATE = "late"
 """The key of a record's options under which there are the pickled promises and the ids of their tasks."""
 
-_MEASURING_CORES = 0.1
-
 _MEBIBYTE = 2**20
-
-
-def known_later(name: str, settings: Mapping[str, Any]) -> dict[str, Callable[..., Promise]]:
-    """Give, for each requirement that is known later, what makes its promise from a call's arguments.
-
-    Parameters
-    ----------
-    name : str
-        The name of the task that has the requirements.
-    settings : mapping
-        Its normalised options.
-    """
-    return {key: _maker(f"{key} of {name}", value) for key, value in options.dynamic(settings).items()}
-
-
-def _maker(name: str, value: Any) -> Callable[..., Any]:
-    from toilfn.graph.promise import Promise
-    from toilfn.graph.task import Task, as_promise
-
-    value = as_promise(value)
-    if isinstance(value, Promise):
-        return lambda *args, **kwargs: value
-    return value if isinstance(value, Task) else Task(value, {"name": name, "cores": _MEASURING_CORES})
 
 
 def pack(promises: Mapping[str, Promise], ids: Callable[[Promise], TaskId]) -> dict[str, Any]:
     """Return the entry of a record's options for requirements that are promises."""
-    from toilfn.graph.serialize import dumps
-
     return {LATE: dumps(dict(promises), ids)} if promises else {}
 
 
@@ -73,8 +47,6 @@ def unpack(asked: Mapping[str, Any], values: Mapping[TaskId, Any]) -> dict[str, 
     ResourceError
         If a value is none that the requirement can have; names both.
     """
-    from toilfn.graph.serialize import loads
-
     known = loads(asked[LATE][0], values)
     return {**asked, **{name: _check(name, value) for name, value in known.items()}}
 

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from toilfn.errors import SerializationError
-from toilfn.graph.identity.modules import file_of, is_made_in_memory, is_singledispatch
+from toilfn.errors import SerializationError, StoreError
+from toilfn.graph.identity.modules import is_singledispatch, take_modules_by_value
+from toilfn.graph.running import keep_main, payload_store
 from toilfn.graph.structure import ATOMS, LAZY, is_collection, items_of
 from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
@@ -44,7 +45,6 @@ __all__ = [
     "loads_function",
     "only_reference",
     "resolve",
-    "take_modules_by_value",
 ]
 
 PROTOCOL = 5
@@ -113,6 +113,10 @@ def is_large(value: Any) -> bool:
     return type(value) is bytes and len(value) >= LEAST_BUFFER
 
 
+_SPAWNED_MAIN = "toilfn.graph.spawned"
+"""The module that such a process runs: it is never imported here."""
+
+
 class Main(ModuleType):
     """What ``__main__`` is while a task of the script runs: a module with what the task uses of the script.
 
@@ -120,24 +124,23 @@ class Main(ModuleType):
     `typing.get_type_hints` and by `inspect`.
     """
 
-    __slots__ = ("_payload",)
+    __slots__ = ("_new_dir", "_payload")
 
-    def __init__(self, payload: bytes = b"") -> None:
+    def __init__(self, payload: bytes = b"", new_dir: Callable[[], Path] | None = None) -> None:
         super().__init__("__main__")
         self._payload = payload
+        self._new_dir = new_dir
 
     @property
     def __spec__(self) -> ModuleSpec | None:  # type: ignore[override]
         """The specification from which a process that `multiprocessing` spawns gets its main module.
 
         Such a process would run the script's file. Where that is not, because the script was typed in or this is
-        another machine, the process loads what the task uses of the script instead (`toilfn.worker.spawned`).
+        another machine, the process loads what the task uses of the script instead (`toilfn.graph.spawned`).
         """
-        if not self._payload or os.path.isfile(vars(self).get("__file__", "")):
+        if not self._payload or self._new_dir is None or os.path.isfile(vars(self).get("__file__", "")):
             return None
-        from toilfn.worker import spawned
-
-        return ModuleSpec(spawned.__name__, None) if spawned.keep(self._payload) else None
+        return ModuleSpec(_SPAWNED_MAIN, None) if keep_main(self._payload, self._new_dir) else None
 
 
 class _LocatedPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
@@ -282,12 +285,13 @@ class _Unpickler(pickle.Unpickler):
 
     def _buffer(self, kind: str, name: str, size: int, digest: bytes) -> memoryview | bytes:
         """Return a buffer that is stored apart: mapped, or, for a byte string, a copy."""
-        from toilfn.files.buffers import mapped
-
+        store, ref = payload_store.get(), BlobRef(name, size, digest)
+        if store is None:
+            raise StoreError(f"{name}: a large value can only be read with its store")
         if kind != bytes.__name__:
-            return mapped(BlobRef(name, size, digest), writable=kind == "writable")
+            return store.mapped(ref, writable=kind == "writable")
         if name not in self._bytes:
-            self._bytes[name] = bytes(mapped(BlobRef(name, size, digest), writable=False))
+            self._bytes[name] = bytes(store.mapped(ref, writable=False))
         return self._bytes[name]
 
 
@@ -528,8 +532,14 @@ def loads_function(payload: bytes) -> Callable[..., Any]:
     return load_function(payload)[0]
 
 
-def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
+def load_function(payload: bytes, new_dir: Callable[[], Path] | None = None) -> tuple[Callable[..., Any], Main]:
     """Load what `dumps_function` made.
+
+    Parameters
+    ----------
+    payload : bytes
+    new_dir : callable, optional
+        Makes a directory for what processes need that the function spawns.
 
     Returns
     -------
@@ -541,7 +551,7 @@ def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
     from toilfn.graph.task import Task
 
     stream = io.BytesIO(payload)
-    unpickler = _FunctionUnpickler(stream, payload)
+    unpickler = _FunctionUnpickler(stream, payload, new_dir)
     function: Callable[..., Any] = unpickler.load()
     if stream.tell() < len(payload):
         for name, text in pickle.load(stream).items():
@@ -552,48 +562,12 @@ def load_function(payload: bytes) -> tuple[Callable[..., Any], Main]:
 
 
 class _FunctionUnpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, payload: bytes) -> None:
+    def __init__(self, file: io.BytesIO, payload: bytes, new_dir: Callable[[], Path] | None) -> None:
         super().__init__(file)
-        self.main = Main()
+        self.main = Main(new_dir=new_dir)
         self._payload = payload
 
     def persistent_load(self, pid: Any) -> dict[str, Any]:
         self.main._payload = self._payload  # it has something of the script
         vars(self.main).update(pid)
         return vars(self.main)
-
-
-def take_modules_by_value() -> None:
-    """Have what comes from modules that no other process can import travel by value.
-
-    These are modules that were made in memory, or loaded from a path under a name that leads to no file.
-    """
-    modules: list[tuple[str, Any]] = list(sys.modules.items())  # some values are not modules
-    for name, module in modules:
-        if (
-            _looked_at.get(name) is module
-            or name.partition(".")[0] in _EVERYWHERE
-            or not isinstance(module, ModuleType)
-        ):
-            continue
-        _looked_at[name] = module
-        if module.__name__ == name and (is_made_in_memory(module) or _is_only_loaded(module)):
-            cloudpickle.register_pickle_by_value(module)
-
-
-_EVERYWHERE = ("__main__", "__mp_main__", "toilfn")  # every worker has its own
-_looked_at: dict[str, ModuleType] = {}
-
-
-def _is_only_loaded(module: ModuleType) -> bool:
-    """Return whether a module of the user's own has a file that its name does not lead to."""
-    file = file_of(module)
-    if file is None:
-        return False
-    top = module.__name__.partition(".")[0]
-    try:
-        specs = (finder.find_spec(top, None) for finder in sys.meta_path)
-        spec = next((spec for spec in specs if spec is not None), None)
-    except (ImportError, ValueError, AttributeError, TypeError):
-        return False
-    return spec is None or ("." not in module.__name__ and spec.origin != module.__file__)

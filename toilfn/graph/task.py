@@ -9,10 +9,11 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from toilfn.errors import GraphError, InputError
 from toilfn.graph import options as _options
-from toilfn.graph.requirements import known_later
+from toilfn.graph.running import passed_on
 from toilfn.graph.structure import ATOMS, is_collection, rebuild
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
     from toilfn.graph.options import TaskOptions
     from toilfn.graph.promise import Promise
 
-__all__ = ["BoundTask", "Task", "as_promise", "task"]
+__all__ = ["BoundTask", "Task", "as_promise", "from_dask", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LARGE = 2**20
-"""Bytes: larger arguments are stored once for all calls; see `toilfn.graph.sharing`."""
+"""Bytes: larger arguments are stored once for all calls."""
+
+_MEASURING_CORES = 0.1
 
 
 class Task(Generic[P, R]):
@@ -56,7 +59,7 @@ class Task(Generic[P, R]):
         self.name: str = str(self.settings.get("name") or self.__name__)
         self.nout: int | None = self.settings.get("nout")
         self.after: tuple[Promise, ...] = _promises_only(after)
-        self._late = known_later(self.name, self.settings)
+        self._late = _known_later(self.name, self.settings)
         if not isinstance(function, type):
             self._take_attributes(getattr(function, "__dict__", {}))
 
@@ -297,27 +300,29 @@ def as_promise(leaf: Any) -> Any:
 
     if isinstance(leaf, Promise):
         return leaf
-    from toilfn.graph.dask import from_dask
-
     return from_dask(leaf)
+
+
+def from_dask(collection: Any) -> Promise:
+    """Turn a dask collection into a promise of what its ``compute()`` would return."""
+    from toilfn.graph.dask import promise_of
+
+    return promise_of(collection, Task)
 
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
     """Note a promise among the arguments; make one of what is large, and a file of the running task's own path."""
     if isinstance(leaf, Path):
-        from toilfn.files.file import passed_on
-
         return passed_on(leaf)
     if type(leaf) in ATOMS and sys.getsizeof(leaf) <= LARGE:
         return leaf
     from toilfn.graph.promise import Promise
-    from toilfn.graph.sharing import is_large, shared
 
     if isinstance(leaf, (Task, BoundTask)):
         _refuse_uncalled(leaf)
     leaf = as_promise(leaf)
-    if not isinstance(leaf, Promise) and is_large(leaf):
-        leaf = shared(leaf)
+    if not isinstance(leaf, Promise) and _is_large(leaf):
+        leaf = _shared(leaf)
     if isinstance(leaf, Promise):
         deps.append(leaf)
     return leaf
@@ -350,3 +355,49 @@ def _promises_only(after: Any) -> tuple[Promise, ...]:
         if not isinstance(item, Promise):
             raise GraphError(f"after={item!r}: only promises can be waited for")
     return items
+
+
+def _known_later(name: str, settings: Mapping[str, Any]) -> dict[str, Callable[..., Promise]]:
+    """Give, for each requirement that is known later, what makes its promise from a call's arguments.
+
+    Parameters
+    ----------
+    name : str
+        The name of the task that has the requirements.
+    settings : mapping
+        Its normalised options.
+    """
+    return {key: _maker(f"{key} of {name}", value) for key, value in _options.dynamic(settings).items()}
+
+
+def _maker(name: str, value: Any) -> Callable[..., Any]:
+    from toilfn.graph.promise import Promise
+
+    value = as_promise(value)
+    if isinstance(value, Promise):
+        return lambda *args, **kwargs: value
+    return value if isinstance(value, Task) else Task(value, {"name": name, "cores": _MEASURING_CORES})
+
+
+_promises: WeakValueDictionary[int, Promise] = WeakValueDictionary()
+
+
+def _is_large(value: Any) -> bool:
+    """Return whether a value is large enough to be stored apart; containers count without what is in them."""
+    size = getattr(value, "nbytes", 0)  # what an array shows of another's memory is not in its own size
+    return sys.getsizeof(value, 0) > LARGE or (isinstance(size, int) and size > LARGE)
+
+
+@task(name="shared", cores=_MEASURING_CORES)
+def _kept(value: Any) -> Any:
+    return value
+
+
+def _shared(value: Any) -> Promise:
+    """Return the promise of a large value: the same one for the same object, as long as a call holds it."""
+    from toilfn.graph.promise import Promise
+
+    promise = _promises.get(id(value))
+    if promise is None:
+        promise = _promises[id(value)] = Promise(_kept, (value,), {})
+    return promise

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from toilfn.clusters.base import Cluster, JobId, JobState
 from toilfn.clusters.common.polled import START_PATIENCE, PolledCluster
-from toilfn.clusters.common.resume import make_again, make_from
 from toilfn.clusters.local.beside import BesideCluster
+from toilfn.clusters.resume import make_again, make_from
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError
 from toilfn.ids import TaskId

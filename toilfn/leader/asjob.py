@@ -17,7 +17,7 @@ from typing import Any
 
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, RunContext
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.resume import make_again, make_from, name_of, recipe_of
+from toilfn.clusters.resume import make_again, make_from, name_of, recipe_of
 from toilfn.errors import ClusterError, StoreLockedError
 from toilfn.leader.cluster_context import StoredNotes, check_shared, jobs_name
 from toilfn.resources import Resources

@@ -1,4 +1,4 @@
-"""The context with which a cluster is opened, and whether its nodes can see the store."""
+"""What a cluster is opened with: the environment of its workers, notes, and whether its nodes can see the store."""
 
 from __future__ import annotations
 
@@ -10,11 +10,31 @@ from typing import Any
 
 import psutil
 
-from toilfn.clusters.base import Cluster, ClusterNotes, RunContext
+from toilfn.clusters.base import FRESH_VARIABLE, Cluster, ClusterNotes, RunContext
+from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError
+from toilfn.files.node import KEEP_VARIABLE
+from toilfn.files.room import AGE_VARIABLE, LIMIT_VARIABLE
+from toilfn.files.sharing import SHARED_VARIABLE
+from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
+from toilfn.graph.record import OWN_BUFFERS_VARIABLE
+from toilfn.leader.policy import worker_memory
+from toilfn.moved import MOVED_VARIABLE
 from toilfn.stores import Store, is_local
+from toilfn.stores.digests import DEFAULT
+from toilfn.stores.options import worker_variables
+from toilfn.worker.passed import (
+    ENVIRONMENT_VARIABLE,
+    SET_VARIABLE,
+    VERSIONS_VARIABLE,
+    pack_environment,
+    versions,
+    write_ref,
+)
+from toilfn.worker.surroundings import OWN_DIRECTORY_VARIABLE, START_VARIABLE
+from toilfn.worker.usage import WORKER_MEMORY_VARIABLE
 
-__all__ = ["StoredNotes", "check_shared", "jobs_name", "run_context"]
+__all__ = ["StoredNotes", "check_shared", "jobs_name", "run_context", "worker_environment"]
 
 
 class StoredNotes(ClusterNotes):
@@ -132,3 +152,57 @@ def _file_system(path: str) -> str:
     while path not in mounts and path != os.path.dirname(path):
         path = os.path.dirname(path)
     return mounts.get(path, "")
+
+
+def worker_environment(store: Store, settings: Settings, *, direct: bool) -> dict[str, str]:
+    """Return the variables of workers; those on other machines get the rest of ours through the store.
+
+    A direct cluster's workers are this process's children and have that anyway.
+    """
+    given = {
+        "TOILFN_LOG_LIMIT": str(settings.log_limit),
+        "TOILFN_LOG_LEVEL": settings.log_level,
+        "TOILFN_CLEAN_WORK_DIR": settings.clean_work_dir,
+        OWN_DIRECTORY_VARIABLE: str(int(settings.own_directory)),
+        START_VARIABLE: _directory(),
+        LINK_VARIABLE: settings.link_imports or "copy",
+        DIGEST_VARIABLE: settings.digest or DEFAULT,
+    }
+    if MOVED_VARIABLE in os.environ:
+        given[MOVED_VARIABLE] = os.environ[MOVED_VARIABLE]
+    given |= worker_variables(store.url, private=direct)
+    given |= _machine_variables(settings)
+    if settings.intermediates == "drop":
+        given[OWN_BUFFERS_VARIABLE] = "1"
+    if settings.fresh_process:
+        given[FRESH_VARIABLE] = "1"
+    if settings.stream_logs:
+        given["TOILFN_STREAM_LOGS"] = "1"
+    if settings.set_env:
+        given[SET_VARIABLE] = " ".join(settings.set_env)
+    if direct:
+        memory = {WORKER_MEMORY_VARIABLE: str(worker_memory(settings, is_local=is_local(store.url)))}
+        return {**given, **memory, **(settings.set_env or {})}
+    passed = store.put_blob(pack_environment(os.environ, settings.set_env or {}))
+    known_meta = {} if is_local(store.url) else store.worker_variables()
+    return {**given, **known_meta, ENVIRONMENT_VARIABLE: write_ref(passed), VERSIONS_VARIABLE: versions()}
+
+
+def _machine_variables(settings: Settings) -> dict[str, str]:
+    """Return the variables that say where workers keep what they leave on a machine, and for how long."""
+    places = {
+        "TOILFN_WORK_DIR": settings.work_dir,
+        "TOILFN_COORDINATION_DIR": settings.coordination_dir,
+        SHARED_VARIABLE: settings.cache_shared,
+    }
+    times = {AGE_VARIABLE: settings.cache_age, KEEP_VARIABLE: settings.keep_on_nodes}
+    given = {name: os.path.abspath(place) for name, place in places.items() if place is not None}
+    given |= {name: f"{time:g}s" for name, time in times.items() if time is not None}
+    return given if settings.cache_size is None else {**given, LIMIT_VARIABLE: str(settings.cache_size)}
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""

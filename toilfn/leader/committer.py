@@ -1,14 +1,21 @@
-"""Writes records to the log in groups, in a thread of its own."""
+"""Writes records to the log in groups, in a thread of its own; and the leader's side of the store as one value."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from toilfn.stores.log import Position
 
-__all__ = ["Committer"]
+if TYPE_CHECKING:
+    from toilfn.leader.intermediates import Intermediates
+    from toilfn.leader.loading import Loader
+    from toilfn.model.index import Index
+
+__all__ = ["Committer", "Ledger"]
 
 _LEAST_INTERVAL = 0.02
 """Seconds between two segments at first, so that a busy run makes at most fifty objects a second."""
@@ -127,3 +134,28 @@ class Committer:
         with self._changed:
             self.error = error
             self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The store as a leader sees it: its content, and the ways to add to it and to remove from it.
+
+    Attributes
+    ----------
+    index : Index
+        The content of the log.
+    loader : Loader
+        Brings tasks of the store to the scheduler.
+    committer : Committer
+        Writes records.
+    remove : callable
+        Deletes objects of the store by their names.
+    intermediates : Intermediates, optional
+        Knows which files nothing needs any more; by default all are kept.
+    """
+
+    index: Index
+    loader: Loader
+    committer: Committer
+    remove: Callable[[Iterable[str]], None]
+    intermediates: Intermediates | None = None

@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from toilfn import protocol
 from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Update
 from toilfn.clusters.common.output import LOG_LIMIT
+from toilfn.graph.values import Values
 from toilfn.ids import BatchId, TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.loading import TaskRecords
@@ -17,12 +19,18 @@ from toilfn.leader.mailbox import Mailbox
 from toilfn.leader.submitting import Parcel, Refused, Sent, Submitting
 from toilfn.model import records
 from toilfn.model.records import BlobRef, encode
-from toilfn.model.values import Values
 from toilfn.protocol import Run, limits
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Submit
 
-__all__ = ["BatchMessages", "Jobs", "SubmittedBatch"]
+__all__ = ["BatchMessages", "Jobs", "Names", "SubmittedBatch"]
+
+
+class Names(NamedTuple):
+    """Names on the cluster: of this workflow's jobs, and the beginning of the names of this leader's batches."""
+
+    workflow: str
+    batches: str
 
 
 @dataclass

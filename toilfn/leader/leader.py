@@ -1,7 +1,30 @@
-"""The leader: joins scheduler, store and cluster in one loop.
+"""The leader's loop, and the story of a run on one page.
 
-It decides nothing. News from the cluster become events for the scheduler and records for the
-log; the scheduler's commands become batches for the cluster.
+**The graph.** A script calls `@task` functions. Each call returns a promise and runs nothing. `toilfn.compute` gives
+the promises to a `WorkflowRun` (`leader/run.py`), which opens the store, computes an id for each task, and compares the
+ids with the outcomes in the store's log. If all are there, it loads the values and is done, without a leader.
+
+**The lease.** Otherwise this process becomes the leader of the store: it takes the lease, appends an `Epoch` record,
+and writes the new tasks to the log. From here on no other leader can write. `leader/drive.py` opens the cluster and
+builds the `Leader`. So there are two objects on the way: `WorkflowRun` knows the store, `Leader` knows what runs now.
+
+**The loop** (`Leader.run`) joins three parts that do not know each other. It decides nothing itself.
+
+* The *scheduler* (`toilfn/scheduler/`) is a state machine without clock, threads or files. It takes in events, such as
+  `Submitted` and `Finished`, and returns commands, such as `Submit` and `Retry`.
+* The *cluster* (`toilfn/clusters/`) turns batches into jobs and knows nothing of tasks. `Jobs` builds the batches from
+  `Submit` commands: each is a message with records, values and functions. `Cluster.poll` returns news of jobs.
+* The *committer* is a thread that appends records to the log. A task is done when its outcome is in the log.
+
+Each turn dispatches what can start, submits it, waits up to 0.2 s for news, and turns each message of a worker into an
+event (`_hear`), whose commands it obeys (`_obey`). Outcomes bring new tasks, which join the graph in the same way.
+
+**The worker** (`worker/main.py`) is another process. It decodes the batch; for each task it makes a directory, loads
+the function and the arguments, calls the function, and sends the outcome or the failure (`worker/execute.py`).
+
+**The end.** When nothing is ready or runs, the loop ends; `drive.lead` closes the cluster and raises what went wrong;
+`WorkflowRun` writes an `End` record and loads the values of the roots. If this process dies before that, the log says
+what is done: the next leader adopts the jobs that still run (`leader/abandoned.py`) and continues in the same loop.
 """
 
 from __future__ import annotations
@@ -14,22 +37,21 @@ from itertools import chain
 from toilfn import protocol
 from toilfn.clusters.base import Cluster, JobState, Update
 from toilfn.errors import ClusterError, ResourceError
+from toilfn.graph.values import Values
 from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.leader.abandoned import Earlier, adopt
 from toilfn.leader.callbacks import Callbacks
-from toilfn.leader.committer import Committer
+from toilfn.leader.committer import Ledger
 from toilfn.leader.failures import Failures, too_large
-from toilfn.leader.intermediates import Drops, Intermediates
-from toilfn.leader.jobs import BatchMessages, Jobs, SubmittedBatch
-from toilfn.leader.loading import Loader, TaskRecords
+from toilfn.leader.intermediates import Drops
+from toilfn.leader.jobs import BatchMessages, Jobs, Names, SubmittedBatch
+from toilfn.leader.loading import TaskRecords
 from toilfn.leader.mailbox import LostJobAnswers, Mailbox
 from toilfn.leader.messages import OutputMessages, ServiceMessages, never_ran
 from toilfn.leader.rollback import CheckpointRecords, descendants, files_of
 from toilfn.leader.waiting import Queued, Waiting
 from toilfn.model import records
-from toilfn.model.index import Index
 from toilfn.model.records import encode
-from toilfn.model.values import Values
 from toilfn.protocol import Done, Log, Records, Running, Started, Warnings
 from toilfn.resources import Capacity
 from toilfn.scheduler import Scheduler
@@ -75,59 +97,39 @@ class Leader:
 
     Parameters
     ----------
-    index : Index
-        The content of the store.
-    loader : Loader
-        Brings tasks of the store to the scheduler.
+    ledger : Ledger
+        The content of the store, and how it grows.
     scheduler : Scheduler
     cluster : Cluster
         Opened.
-    workflow : str
-        The name under which the cluster has this workflow's jobs.
-    committer : Committer
-        Writes records.
     mailbox : Mailbox
         For clusters that are not direct.
-    name : str
-        The beginning of the names of batches: unique to this leader.
     callbacks : Callbacks
-    remove : callable
-        Deletes objects of the store by their names.
+    names : Names
     capacity : callable
         Returns the capacity, given the number of jobs that the system had accepted when it refused more.
     worker_memory : int
         The bytes that a job requests on top of its tasks' memory.
-    intermediates : Intermediates, optional
-        Knows which files are no longer needed; by default all are kept.
     """
 
     def __init__(
         self,
-        index: Index,
-        loader: Loader,
+        ledger: Ledger,
         scheduler: Scheduler,
         cluster: Cluster,
-        workflow: str,
-        committer: Committer,
         mailbox: Mailbox,
-        name: str,
         callbacks: Callbacks,
-        remove: Callable[[Iterable[str]], None],
+        names: Names,
         capacity: Callable[[int | None], Capacity],
         worker_memory: int = 0,
-        intermediates: Intermediates | None = None,
     ) -> None:
-        self._index = index
-        self._loader = loader
-        self._scheduler = scheduler
-        self._cluster = cluster
-        self._workflow = workflow
-        self._committer = committer
-        self._mailbox = mailbox
+        index, loader, committer = ledger.index, ledger.loader, ledger.committer
+        self._index, self._loader, self._committer, self._remove = index, loader, committer, ledger.remove
+        self._scheduler, self._cluster, self._mailbox = scheduler, cluster, mailbox
         self._callbacks = callbacks
-        self._remove = remove
+        self._workflow = names.workflow
         self._capacity = capacity
-        self._drops = Drops(intermediates, committer, remove, loader.encoded, _DROP_INTERVAL)
+        self._drops = Drops(ledger.intermediates, committer, ledger.remove, loader.encoded, _DROP_INTERVAL)
         self._limit: int | None = None
         self._waiting = Waiting(callbacks.service_patience, callbacks.warn)
         self._queued = Queued(committer)
@@ -145,7 +147,7 @@ class Leader:
         self.values = Values(index.value)
         self._failures = Failures(committer, self._report_failure, self._too_large, scheduler.shape, worker_memory)
         batch_messages = BatchMessages(self.tasks, self.values, self._failures.attempts, scheduler.shape, worker_memory)
-        self._jobs = Jobs(cluster, committer, mailbox, batch_messages, name)
+        self._jobs = Jobs(cluster, committer, mailbox, batch_messages, names.batches)
 
     @property
     def failures(self) -> tuple[records.Failure, ...]:

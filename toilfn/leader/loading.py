@@ -9,12 +9,12 @@ from toilfn.config.settings import Settings
 from toilfn.graph import options
 from toilfn.graph.requirements import LATE, unpack
 from toilfn.graph.serialize import resolve
+from toilfn.graph.values import Entry
 from toilfn.ids import Budget, TaskId
 from toilfn.leader.intermediates import FILE
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import BlobRef, encode
-from toilfn.model.values import Entry
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Event, Finished, NewTask, Submitted
 

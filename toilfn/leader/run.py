@@ -19,6 +19,7 @@ from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
 from toilfn.graph.record import Recorder
 from toilfn.graph.serialize import dumps, loads, resolve
+from toilfn.graph.values import Values
 from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
 from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph, known_names
@@ -29,7 +30,6 @@ from toilfn.model.index import Index
 from toilfn.model.records import encode
 from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
 from toilfn.model.traces import TraceContext
-from toilfn.model.values import Values
 from toilfn.moved import moved_from, new_place
 from toilfn.stdio import open_closed_descriptors, report
 from toilfn.stores import Store, is_local, open_store, temporary_store
@@ -38,7 +38,6 @@ from toilfn.stores.digests import check_algorithm
 
 if TYPE_CHECKING:
     from toilfn.clusters.base import Cluster, JobId
-    from toilfn.leader.drive import RunDriver
     from toilfn.stores.lease import Lease
 
 __all__ = ["WorkflowRun"]
@@ -72,27 +71,46 @@ class WorkflowRun:
         If another leader is alive.
     StoreError
         If the store cannot be used.
+
+    Attributes
+    ----------
+    store : Store
+    index : Index
+        The content of its log.
+    settings : Settings
+    place : str
+        The store as the user named it.
+    cluster : Cluster
+        There only while this process is the store's leader.
+    metrics : Metrics or None
+    is_stopped : bool
+        Whether the run has to end at once.
+    elsewhere : dict
+        Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
+    may_have_jobs : bool
+        Whether jobs may live on: those of this leader, or those of earlier ones where it could not look.
     """
 
     def __init__(self, settings: Settings, *, workflow: str = "", create: bool = True) -> None:
         open_closed_descriptors()
-        self._settings = settings
+        self.settings = settings
         self._workflow = workflow
         self._temporary = settings.store is None
         check_metrics(settings.metrics_port)
-        self._metrics = None if settings.metrics_port is None else Metrics(settings.metrics_port)
+        self.metrics = None if settings.metrics_port is None else Metrics(settings.metrics_port)
         self.store = _open(settings, workflow, create)
-        if self._metrics is not None:
-            self.store = self.store.over(counted(self.store.objects, self._metrics.traffic))
-        self._place = settings.store or self.store.url
+        if self.metrics is not None:
+            self.store = self.store.over(counted(self.store.objects, self.metrics.traffic))
+        self.place = settings.store or self.store.url
         self.index = Index.load(self.store.log)
-        self._cluster: Cluster | None = None
+        self.cluster: Cluster  # set when this process becomes the leader
         self._lease: Lease | None = None
         self._committer: Committer | None = None
         self._has_begun = False
         self._keep = False
-        self._stopped = False
-        self._elsewhere: dict[JobId, str] = {}
+        self.is_stopped = False
+        self.elsewhere: dict[JobId, str] = {}
+        self.may_have_jobs = False
 
     def _take_the_lead(self) -> Committer:
         """Become the store's leader: from here on, whoever led before can no longer write."""
@@ -100,10 +118,10 @@ class WorkflowRun:
         from toilfn.leader.drive import choose_cluster
         from toilfn.stores.lease import Lease
 
-        if self._settings.digest is not None:
-            check_algorithm(self._settings.digest)
-        self._cluster = choose_cluster(self._settings, self.store.url, self._place)  # a wrong one leaves no trace
-        self._lease = Lease.acquire(self.store, timeout=self._settings.lease_timeout)
+        if self.settings.digest is not None:
+            check_algorithm(self.settings.digest)
+        self.cluster = choose_cluster(self.settings, self.store.url, self.place)  # a wrong one leaves no trace
+        self._lease = Lease.acquire(self.store, timeout=self.settings.lease_timeout)
         while not self._write_epoch():  # someone has led since we read the log
             self.index = Index.load(self.store.log)
         self._look_elsewhere()
@@ -117,7 +135,7 @@ class WorkflowRun:
         if any(run.number not in self.index.ended for run in self.index.runs):
             from toilfn.leader.abandoned import living_elsewhere
 
-            self._elsewhere = living_elsewhere(self.index, self.store, self._settings, self._place)
+            self.elsewhere = living_elsewhere(self.index, self.store, self.settings, self.place)
 
     def _write_epoch(self) -> bool:
         number = self.index.epoch.number + 1 if self.index.epoch else 1
@@ -151,19 +169,19 @@ class WorkflowRun:
             self.store.destroy()
             node.remove(self.store.url)
         elif self._temporary:
-            report(f"toilfn: the store is kept at {self._place}")
+            report(f"toilfn: the store is kept at {self.place}")
 
     def _should_clean(self, succeeded: bool) -> bool:
         if not (succeeded or self._has_begun):  # a failure of this run must not remove the work of other runs
             return self._temporary
-        policy = self._settings.clean or ("onSuccess" if self._temporary else "never")
+        policy = self.settings.clean or ("onSuccess" if self._temporary else "never")
         if succeeded and self._keep:
             return False
         return policy == "always" or policy == ("onSuccess" if succeeded else "onError")
 
     def stop(self) -> None:
         """Ask a run in another thread to end at once."""
-        self._stopped = True
+        self.is_stopped = True
 
     def compute(self, wanted: Any, force: Force = NO_FORCE) -> Any:
         """Run what promises need, and return their values."""
@@ -190,7 +208,7 @@ class WorkflowRun:
         return self._finish(run, loader, committer)
 
     def _loader(self, forced: Forced) -> Loader:
-        loader = Loader(self.index, self._settings, self.store.payload)
+        loader = Loader(self.index, self.settings, self.store.payload)
         # Now no other leader writes: one that led meanwhile may have taken some of these back already.
         loader.force((id_ for id_ in forced.again if id_ in self.index.outcomes), REASON)
         return loader
@@ -214,16 +232,16 @@ class WorkflowRun:
             install(self.store.get_blob(run.code), code_dir(self.store.url))
         if not forced.again and self._has_all((*run.roots, *run.forced)):
             return self._result(run.results, run.roots, Values(self.index.value))
-        if self._settings.cluster is None:
+        if self.settings.cluster is None:
             from toilfn.leader.abandoned import cluster_of
 
-            self._settings = replace(self._settings, cluster=cluster_of(run, self._place))
+            self.settings = replace(self.settings, cluster=cluster_of(run, self.place))
         kept: dict[str, Any] = {
-            name: run.settings.get(name) for name in _REMEMBERED if getattr(self._settings, name) is None
+            name: run.settings.get(name) for name in _REMEMBERED if getattr(self.settings, name) is None
         }
-        self._settings = replace(self._settings, **kept)
+        self.settings = replace(self.settings, **kept)
         home = run.settings.get("home")
-        settings = {**self._settings.as_dict(), "home": home, "traceparent": run.settings.get("traceparent")}
+        settings = {**self.settings.as_dict(), "home": home, "traceparent": run.settings.get("traceparent")}
         here = self._home()
         with new_place(moved_from(home, here[1]) if home and here else None):
             committer = self._take_the_lead()
@@ -248,7 +266,7 @@ class WorkflowRun:
             workflow=self._workflow,
             results=payload,
             roots=refs,
-            settings=self._settings.as_dict() | self._circumstances(),
+            settings=self.settings.as_dict() | self._circumstances(),
             code=self._code_of(recorder) if first else None,
             time=time.time(),
         )
@@ -267,7 +285,7 @@ class WorkflowRun:
         """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""
         from toilfn.graph.code import archive
 
-        code = archive(recorder.functions(), self._settings.deploy or ())
+        code = archive(recorder.functions(), self.settings.deploy or ())
         return None if code is None else self.store.put_blob(code)
 
     def _check_workflow(self, recorder: Recorder) -> None:
@@ -276,9 +294,9 @@ class WorkflowRun:
         if not names or names & ours or self._is_same_script():
             return
         raise StoreExistsError(
-            f"store {self._place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])};"
+            f"store {self.place} holds another workflow, with the tasks {', '.join(sorted(names)[:5])};"
             f" this one has {', '.join(sorted(ours)[:5])}",
-            hint=f"choose another store, or remove this one: toilfn clean {self._place}",
+            hint=f"choose another store, or remove this one: toilfn clean {self.place}",
         )
 
     def _is_same_script(self) -> bool:
@@ -297,37 +315,29 @@ class WorkflowRun:
                     self.index.functions[record.digest] = record
 
     def _finish(self, run: records.Run, loader: Loader, committer: Committer, *, resumed: bool = False) -> Any:
+        from toilfn.leader.drive import lead
+
         self._has_begun = True
-        running = self._running()
         status = "interrupted"
         try:
-            values = running.lead(run, loader, committer, resumed=resumed)
+            values = lead(self, run, loader, committer, resumed=resumed)
             status = "done"
         except Exception as error:
             status = "killed" if isinstance(error, KilledError) else "failed"
             raise
         finally:
             if committer.error is None:  # else the store is no longer ours, or cannot be written to
-                if not running.may_have_jobs:  # else `kill` and later leaders look for them
+                if not self.may_have_jobs:  # else `kill` and later leaders look for them
                     committer.add(encode(records.End(run.number, status, time.time(), self.store.objects.requests)))
                 committer.sync()
                 self._tell_hook(status)
         return self._result(run.results, run.roots, values)
 
     def _tell_hook(self, status: str) -> None:
-        if self._settings.on_success or self._settings.on_failure:
+        if self.settings.on_success or self.settings.on_failure:
             from toilfn.leader.hooks import call_hook
 
-            call_hook(self._settings, self.store, status)
-
-    def _running(self) -> RunDriver:
-        from toilfn.leader.drive import RunDriver
-
-        assert self._cluster is not None
-        return RunDriver(
-            self.store, self.index, self._settings, self._cluster, self._place, lambda: self._stopped, self._elsewhere,
-            self._metrics,
-        )  # fmt: skip
+            call_hook(self.settings, self.store, status)
 
     def _result(self, payload: bytes, refs: tuple[TaskId, ...], values: Values) -> Any:
         result = loads(payload, self._load(values, refs))

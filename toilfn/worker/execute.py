@@ -240,7 +240,9 @@ class AttemptRunner:
     def _function(self, digest: bytes) -> Callable[..., Any]:
         function = self._functions.get(digest)
         if function is None:
-            function, self._mains[digest] = load_function(self.blobs.get(self._records[digest].payload))
+            function, self._mains[digest] = load_function(
+                self.blobs.get(self._records[digest].payload), self._scratch.new_dir
+            )
             self._functions[digest] = function
         self._surroundings.be_main(self._mains[digest])
         return function

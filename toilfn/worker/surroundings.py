@@ -7,6 +7,7 @@ its directory and environment variables, and `ProcessState` restores what the at
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import gc
 import locale
 import logging
@@ -27,8 +28,8 @@ from typing import Any, NamedTuple
 
 from toilfn.ids import TaskId
 from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
+from toilfn.model.traces import TraceContext, attempt_span
 from toilfn.stdio import flush, text_output
-from toilfn.worker.traceparent import AttemptTraces
 
 __all__ = ["OWN_DIRECTORY_VARIABLE", "START_VARIABLE", "Surroundings", "put_back", "replace_variables"]
 
@@ -469,3 +470,46 @@ class _Loggers:
             logger.setLevel(level)
         logger.disabled, logger.propagate = disabled, propagate
         logger.handlers[:], logger.filters[:] = handlers, filters
+
+
+_NAME = TRACE_VARIABLE.encode()
+
+
+class AttemptTraces:
+    """Sets ``TRACEPARENT`` for one attempt after the other, so that spans of its programs are below the attempt's own.
+
+    `os.putenv` keeps each value for ever, and an attempt may be one of a million. So the entry of the environment is
+    our own memory, as putenv(3) allows, and only the digits of the span's id change.
+
+    Parameters
+    ----------
+    run : TraceContext
+        The run's span.
+    """
+
+    def __init__(self, run: TraceContext) -> None:
+        before, after = f"00-{run.trace}-".encode(), f"-{run.flags}".encode()
+        self._ends = before, after
+        self._entry = ctypes.create_string_buffer(_NAME + b"=" + str(run).encode())
+        start = len(_NAME) + 1 + len(before)
+        self._digits = memoryview(self._entry).cast("B")[start : start + 16]
+        self._put = ctypes.CDLL(None).putenv
+        self._variables: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+        _entries.append(self._entry)  # the environment points to it for as long as the process lives
+
+    @classmethod
+    def of_environment(cls) -> AttemptTraces | None:
+        """Return what sets the variable below the span that it names now; None if it names none."""
+        run = TraceContext.read(os.environ.get(TRACE_VARIABLE, ""))
+        return None if run is None else cls(run)
+
+    def set(self, task: TaskId, start: float) -> tuple[bytes, bytes]:
+        """Set the variable for an attempt, and return its name and value."""
+        span = attempt_span(task, start).encode()
+        self._digits[:] = span
+        self._put(self._entry)  # it may have been replaced
+        value = self._variables[_NAME] = self._ends[0] + span + self._ends[1]
+        return _NAME, value
+
+
+_entries: list[ctypes.Array[Any]] = []

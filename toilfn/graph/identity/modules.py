@@ -1,4 +1,4 @@
-"""Which modules are the user's own: neither Python's, nor installed, nor toilfn."""
+"""Which modules are the user's own (neither Python's, nor installed, nor toilfn), and which of them travel by value."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
 
 __all__ = [
     "file_of",
@@ -19,6 +22,7 @@ __all__ = [
     "is_singledispatch",
     "loaded_own",
     "path_is_own",
+    "take_modules_by_value",
 ]
 
 _SEVERAL = ("site-packages", "dist-packages")
@@ -125,3 +129,39 @@ def _find_spec(name: str) -> ModuleSpec | None:
     if package is None or package.submodule_search_locations is None:
         return None
     return PathFinder.find_spec(name, package.submodule_search_locations)
+
+
+def take_modules_by_value() -> None:
+    """Have what comes from modules that no other process can import travel by value.
+
+    These are modules that were made in memory, or loaded from a path under a name that leads to no file.
+    """
+    modules: list[tuple[str, Any]] = list(sys.modules.items())  # some values are not modules
+    for name, module in modules:
+        if (
+            _looked_at.get(name) is module
+            or name.partition(".")[0] in _WITH_EVERY_WORKER
+            or not isinstance(module, ModuleType)
+        ):
+            continue
+        _looked_at[name] = module
+        if module.__name__ == name and (is_made_in_memory(module) or _is_only_loaded(module)):
+            cloudpickle.register_pickle_by_value(module)
+
+
+_WITH_EVERY_WORKER = ("__main__", "__mp_main__", "toilfn")
+_looked_at: dict[str, ModuleType] = {}
+
+
+def _is_only_loaded(module: ModuleType) -> bool:
+    """Return whether a module of the user's own has a file that its name does not lead to."""
+    file = file_of(module)
+    if file is None:
+        return False
+    top = module.__name__.partition(".")[0]
+    try:
+        specs = (finder.find_spec(top, None) for finder in sys.meta_path)
+        spec = next((spec for spec in specs if spec is not None), None)
+    except (ImportError, ValueError, AttributeError, TypeError):
+        return False
+    return spec is None or ("." not in module.__name__ and spec.origin != module.__file__)
