@@ -1,4 +1,4 @@
-"""What a cluster is opened with: the environment of its workers, notes, and whether its nodes can see the store."""
+"""The context with which a cluster is opened: its workers' environment, notes, and whether its nodes see the store."""
 
 from __future__ import annotations
 
