@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+import toilfn
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.machines import MachineType, usable
 from toilfn.errors import ClusterError
@@ -244,7 +245,7 @@ node=${node#toilfn-CLUSTER-}
 
 
 def controller_data(
-    description: Description, sizes: Mapping[str, MachineType], secrets: Secrets, requirement: str = "toilfn[aws]"
+    description: Description, sizes: Mapping[str, MachineType], secrets: Secrets, extras: str = "aws"
 ) -> str:
     """Return cloud-init's data of the controller.
 
@@ -256,10 +257,12 @@ def controller_data(
         Type to what it has.
     secrets : Secrets
         The cluster's keys.
-    requirement : str, optional
-        The requirement that pip installs.
+    extras : str, optional
+        The extras of toilfn that the controller needs, separated by commas. It gets this version of toilfn, so that it
+        understands the description and the names of the machines.
     """
-    script = _CONTROLLER.format(home=_HOME, etc=_ETC, requirement=shlex.quote(requirement))
+    requirement = shlex.quote(f"toilfn[{extras}]=={toilfn.__version__}")
+    script = _CONTROLLER.format(home=_HOME, etc=_ETC, requirement=requirement)
     files: dict[str, tuple[str | bytes, int]] = {
         f"{_ETC}/munge.key": (secrets.munge, 0o400),
         f"{_ETC}/slurm.conf": (slurm_conf(description, sizes), 0o644),

@@ -148,7 +148,7 @@ class _Machines(_SlurmStep):
         description = self.description
         types = [kind for pool in description.pools for kind in pool.types]
         sizes = self.cloud.machine_types(description, [*types, description.controller])
-        data = controller_data(description, sizes, self.secrets, "toilfn[google,gcs]")
+        data = controller_data(description, sizes, self.secrets, "google,gcs")
         zones = self.cloud.zones(description)
         for zone in zones:
             body = {"name": f"toilfn-{self.cloud.name}-{CONTROLLER}", **self.properties(None, data, zone)}

@@ -23,8 +23,9 @@ __all__ = [
 
 _STEPS = 32
 """The remaining times of running tasks are rounded up to this part of the target time, so that timelines are alike."""
-_ROUNDS = 4
-"""How often the same tasks are packed at most, to find how many new machines they need."""
+_ROUNDS = 16
+"""How often the same tasks are packed at most, to find how many new machines they need. It is seldom more than three
+times, except in a pool at its maximum, where each packing may exchange a machine of one type for one of another."""
 
 
 @dataclass(frozen=True, slots=True)
