@@ -30,6 +30,15 @@ BANNED = {
     r"(?:^|[.;:(] )What (?!happened|is\b[^.]*\?|does\b|can\b[^.]*\?|to\b)[a-z]+\b": "name the noun",
     r"\b[Nn]obody\b": "say 'no one', or name who does not",
     r"\b(?:is|are) asked for\b": "say 'is requested'",
+    r"\b[Tt]here (?:is|are) no such\b": "say 'does not exist', or 'not found'",
+    r"\bany ?more\b(?! than)": "say 'no longer', or 'any longer'",
+    r"\bnow and then\b": "say 'periodically', or 'from time to time'",
+    r"\b(?:is|are|was|were) (?:not |still )?to be\b": "say 'has to be', 'will be', or 'the X to ...'",
+    r"\bfor good\b": "say 'permanently'",
+    r"\b(?:[Ss]ome|[Ee]very)body\b": "say 'someone', or name the user",
+    r"\b(?:says?|knows?|tells?|hears?|speaks?) of\b": "say 'about'",
+    r"\b(?:can|cannot|could|may|to) be had\b": "say 'available'",
+    r"; gives (?=the|whether|what|those)": "say 'and return ...'",
 }
 """Patterns in any text, and what to write instead."""
 
@@ -39,6 +48,7 @@ BANNED_FIRST = {
     r"^Tells? ": "begin with 'Return', 'Report' or 'Send'",
     r"^Makes? (?:a|an|the|one)\b": "begin with 'Build' or 'Create'",
     r"^Whether\b": "begin with 'Return whether'",
+    r"^Take in\b": "begin with 'Add' or 'Process'",
 }
 """Patterns in the first line of a function's docstring."""
 

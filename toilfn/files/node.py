@@ -3,7 +3,7 @@
 Each process that works for a store holds a shared lock on a file of this store for as long as it lives, however it
 ends. A process that gets the lock alone knows that no other one uses what the run has left: copies of files, unpacked
 code and container images. So nothing of a living process is ever removed. The rest is removed when the store is gone,
-or a day after the last process has left: somebody who edits a script and runs it again finds files and images here.
+or a day after the last process has left: a user who edits a script and runs it again finds files and images here.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Ledger:
     remove : callable
         Deletes objects of the store by their names.
     intermediates : Intermediates, optional
-        Knows which files nothing needs any more; by default all are kept.
+        Knows which files are no longer needed; by default all are kept.
     """
 
     index: Index
