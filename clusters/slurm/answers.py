@@ -99,7 +99,6 @@ _ENDS: dict[str, Cause] = {
     "SystemFailure": Cause.LOST,
     "NodeDown": Cause.LOST,
     "InactiveLimit": Cause.LOST,
-    "JobLaunchFailure": Cause.LOST,
 }
 """Reasons (job_reason_codes.html) that are more specific than the state FAILED."""
 
@@ -276,6 +275,8 @@ def _failed(code: tuple[int, int] | None, reason: str) -> Cause:
     if code is None or (code == (0, 0) and reason == "NonZeroExitCode"):
         return Cause.ERROR
     status, signal = code
+    if reason == "JobLaunchFailure" and not signal:  # also the reason for scripts that a signal has ended
+        return Cause.LOST
     # Without an exit status it is the "other failure condition" of squeue(1), such as a failed launch.
     return SIGNALS.get(signal) or exit_cause(status, signal) or Cause.LOST
 

@@ -145,7 +145,7 @@ def test_deferred_calls_are_made_in_reverse_however_the_attempt_ends(
     log = tmp_path / "log"
     value(deferring(str(log), fails), attempt=1)
     assert log.read_text() == ("" if fails else "body ") + "second first "
-    assert "a deferred call" in caplog.text
+    assert "the deferred function" in caplog.text
     assert "/no/such/directory" in caplog.text
 
 

@@ -70,7 +70,7 @@ _mutex = threading.Lock()
 
 def run_key(url: str) -> str:
     """Return the name that folders of a store have on this machine."""
-    return hashlib.blake2b(url.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(url.encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
 def code_dir(url: str) -> Path:
