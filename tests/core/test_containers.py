@@ -267,7 +267,7 @@ def test_without_an_engine_the_error_says_what_was_tried(tmp_path: Path, monkeyp
     (tmp_path / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        toil.ContainerError, match=r"docker does not answer \(is the daemon running\?\); podman is not"
+        toil.ContainerError, match=r"docker does not respond \(is the daemon running\?\); podman is not"
     ) as e:
         choose()
     assert e.value.exit_code == -1

@@ -186,6 +186,21 @@ def test_an_image_goes_with_the_run_that_pulled_it_unless_another_run_uses_it(wo
     assert not image.exists()
 
 
+def test_an_image_stays_for_the_next_run_when_the_store_of_one_run_is_removed(work, tmp_path):
+    image = tmp_path / "image.sif"
+    image.touch()
+    store = open_store("memory://images-of-one-run")
+    node.begin(store)
+    node.note_image(["rm", "-f", str(image)], pulled=True)
+    assert node.remove(store.url, images=False)
+    sweep()
+    assert image.exists()
+    age(work, node.run_key(store.url), 24 * 3600 + 1)
+    sweep()
+    assert not image.exists()
+    assert folders(work, "runs") == set()
+
+
 def test_a_wrong_time_is_refused(work, tmp_path, monkeypatch):
     monkeypatch.setenv(node.KEEP_VARIABLE, "long")
     with pytest.raises(toil.InputError, match=f"{node.KEEP_VARIABLE}.*long"):

@@ -2,8 +2,9 @@
 
 Each process that works for a store holds a shared lock on a file of this store for as long as it lives, however it
 ends. A process that gets the lock alone knows that no other one uses what the run has left: copies of files, unpacked
-code and container images. So nothing of a living process is ever removed. The rest is removed when the store is gone,
-or a day after the last process has left: a user who edits a script and runs it again finds files and images here.
+code and container images. So nothing of a living process is ever removed. The rest is removed a day after the last
+process has left, so that a user who edits a script and runs it again finds files and images here. Files of a store
+that is gone are removed at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
 from toilfn.files.scratch import base_dir, state_dir
@@ -203,7 +205,7 @@ def leave() -> None:
     """Release this process's locks, and remove what is due and no other process uses."""
     left = [folder for folder in _own() if _release(folder)]
     for folder in left:
-        _remove_if(folder, _is_due)
+        _remove_due(folder, _due)
 
 
 def _leave_at_exit(process: int) -> None:
@@ -233,37 +235,57 @@ def clean(queued: Collection[str] | None = None) -> None:
         once if none of them is the run's.
     """
 
-    def has_left(folder: Path, run: _Run) -> bool:
+    def due(folder: Path, run: _Run) -> _Due:
         if queued is None or run.keep is not None:
-            return _is_due(folder, run)
-        return not any(run.id[:_ID] in name for name in queued)
+            return _due(folder, run)
+        has_left = not any(run.id[:_ID] in name for name in queued)
+        return _Due(files=has_left, images=has_left)
 
     runs = state_dir() / "runs"
     for folder in sorted(runs.iterdir()) if runs.is_dir() else []:
-        _remove_if(folder, has_left)
+        _remove_due(folder, due)
 
 
-def remove(url: str) -> bool:
-    """Remove what the runs of a store have left here; return whether no process still uses it."""
+def remove(url: str, *, images: bool = True) -> bool:
+    """Remove what the runs of a store have left here; return whether no process still uses it.
+
+    Parameters
+    ----------
+    url : str
+        The store's URL.
+    images : bool, optional
+        Whether to remove container images, too. Those of a store that was only made for one run are left to the next
+        run of the script.
+    """
     folders = {_folder(url), *(folder for folder in _own() if folder.name == run_key(url))}
     for folder in folders:
         _release(folder)
-    left = [folder for folder in folders if folder.is_dir() and not _remove_if(folder, lambda folder, run: True)]
+    due = _Due(files=True, images=images)
+    left = [folder for folder in folders if folder.is_dir() and not _remove_due(folder, lambda folder, run: due)]
     return not left
 
 
-def _remove_if(folder: Path, condition: Callable[[Path, _Run], bool]) -> bool:
-    """Remove what a run has left if no process uses it and a condition holds; return whether that was done."""
+class _Due(NamedTuple):
+    """What of a run's leftovers to remove."""
+
+    files: bool
+    images: bool
+
+
+def _remove_due(folder: Path, due: Callable[[Path, _Run], _Due]) -> bool:
+    """Remove what is due of a run that no process uses; return whether something was removed."""
     with _alone(folder) as is_alone:
         if not is_alone:
             return False
         run = _read(folder)
-        if run is not None and not condition(folder, run):
-            return False
-        _remove_images(folder)
-        _remove_files(base_dir() if run is None else Path(run.base), folder.name)
-        _remove_record(folder)
-        return True
+        parts = _Due(files=True, images=True) if run is None else due(folder, run)
+        if parts.files:
+            _remove_files(base_dir() if run is None else Path(run.base), folder.name)
+        if parts.images:
+            _remove_images(folder)
+        if parts.images or (parts.files and not _images(folder)):
+            _remove_record(folder)
+        return parts.files
 
 
 @contextmanager
@@ -288,14 +310,13 @@ def _try_lock(fd: int) -> bool:
     return os.fstat(fd).st_nlink > 0
 
 
-def _is_due(folder: Path, run: _Run) -> bool:
+def _due(folder: Path, run: _Run) -> _Due:
     try:
         age = time.time() - (folder / "lock").stat().st_mtime
     except FileNotFoundError:
-        return False
-    if run.keep is not None:
-        return age >= run.keep
-    return age >= _AGE or (is_local(run.url) and _is_gone(run.url))
+        return _Due(files=False, images=False)
+    is_old = age >= (_AGE if run.keep is None else run.keep)
+    return _Due(files=is_old or (run.keep is None and is_local(run.url) and _is_gone(run.url)), images=is_old)
 
 
 def _is_gone(url: str) -> bool:

@@ -167,7 +167,7 @@ class WorkflowRun:
             from toilfn.files import node
 
             self.store.destroy()
-            node.remove(self.store.url)
+            node.remove(self.store.url, images=False)
         elif self._temporary:
             report(f"toilfn: the store is kept at {self.place}")
 
