@@ -266,7 +266,7 @@ def remove(url: str, *, images: bool = True) -> bool:
 
 
 class _Due(NamedTuple):
-    """What of a run's leftovers to remove."""
+    """The parts of what a run has left that can be removed."""
 
     files: bool
     images: bool
