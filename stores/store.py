@@ -35,7 +35,7 @@ META_VARIABLE = "TOILFN_STORE_META"
 """The environment variable in which a leader passes the content of ``store.json`` to its workers: JSON, by URL."""
 
 _COLLECTED = ("blobs", "batches", "answers")
-_FOLDERS = (*_COLLECTED, "flags", "leases", "notes", "snapshots", "log")
+_FOLDERS = (*_COLLECTED, "jobs", "flags", "leases", "notes", "snapshots", "log")
 
 
 class Meta(NamedTuple):

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+import toilfn as toil
 from tests.servers.fixtures import alone, slurm, slurm_server
 from tests.servers.standins import StandIns
+from toilfn.cli import main
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.slurm.answers import STATES, accounting_answer, queue_answer
 from toilfn.clusters.slurm.cluster import SlurmCluster
@@ -371,3 +373,16 @@ def test_a_hold_is_told_and_waited_out(slurm, opened):
     assert "PENDING JobHeldUser" in held(cluster, job).detail
     slurm.run("scontrol", "release", job)
     assert wait(cluster, job, JobState.ENDED).cause is None
+
+
+@toil.task
+def doubled(number):
+    return 2 * number
+
+
+def test_a_store_can_be_cleaned_and_used_again(slurm, tmp_path):
+    store = tmp_path / "store"
+    for number in range(2):
+        assert toil.compute(doubled(number), store=store, cluster=SlurmCluster()) == 2 * number
+        assert main(["clean", "--yes", str(store)]) == 0
+    assert not store.exists()
