@@ -188,8 +188,8 @@ def test_clients_of_older_versions(client, server):
         ({"workflow_engine_parameters": '{"--rescue": "1"}'}, "allowed are"),
         ({"workflow_engine_parameters": '{"--retry": "1"}'}, "did you mean 'retries'"),
         ({"workflow_engine_parameters": '{"--retries": "many"}'}, "retries"),
-        ({"workflow_engine_parameters": '{"--store-options": "a=b"}'}, "not an option"),
-        ({"workflow_engine_parameters": '{"--cluster": "slurm"}'}, "not an option"),
+        ({"workflow_engine_parameters": '{"--store-options": "a=b"}'}, "not an allowed option"),
+        ({"workflow_engine_parameters": '{"--cluster": "slurm"}'}, "not an allowed option"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_a_reason(client, change, message):
