@@ -88,7 +88,7 @@ class BucketObjects(FsspecObjects):
     def open_new(self, name: str) -> NewObject:
         """Open a new object for writing in parts, using constant memory."""
         stream = self._do("write", name, lambda: self._fs.open(self._path(name), "wb", block_size=PART_SIZE))
-        return _Upload(stream, self._limited, lambda error: self._failed("write", name, error))
+        return _Upload(stream, self._limited, lambda error: self._failed("write", name, error), lambda: self.size(name))
 
     def clear(self, folder: str) -> None:
         """Delete every object below a folder."""
@@ -164,12 +164,18 @@ class _Upload(NewObject):
         Calls the driver with a time limit.
     failed : callable
         Converts a driver's error into a `StoreError`.
+    size : callable
+        Return the size of the object under its name.
     """
 
-    def __init__(self, stream: Any, limited: Callable[..., Any], failed: Callable[[Exception], StoreError]) -> None:
+    def __init__(
+        self, stream: Any, limited: Callable[..., Any], failed: Callable[[Exception], StoreError],
+        size: Callable[[], int],
+    ) -> None:  # fmt: skip
         self._stream = stream
         self._limited = limited
         self._failed = failed
+        self._size = size
         self._written = 0
 
     def writable(self) -> bool:
@@ -189,7 +195,20 @@ class _Upload(NewObject):
     def finish(self) -> None:
         """Complete the upload, which makes the object visible."""
         with self._explained():
-            self._limited(self._stream.close, size=self._stream.blocksize)
+            try:
+                self._limited(self._stream.close, size=self._stream.blocksize)
+            except FileNotFoundError:
+                # The first answer was lost, and the upload that the driver tried to complete again is over.
+                if not self._is_there():
+                    raise
+                self._stream.closed = True
+
+    def _is_there(self) -> bool:
+        """Return whether the object exists with the size that was written; no one else writes under its name."""
+        try:
+            return self._size() == self._written
+        except StoreError:
+            return False
 
     def give_up(self) -> None:
         """Remove the parts that were uploaded."""

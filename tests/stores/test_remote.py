@@ -17,6 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from toilfn.errors import StoreError
 from toilfn.stores import open_store, remote
 from toilfn.stores.buckets import _Upload
+from toilfn.stores.objects import MissingObjectError
 from toilfn.stores.remote import FsspecObjects
 from toilfn.stores.testing import StoreContract
 
@@ -221,7 +222,33 @@ def test_an_upload_that_stops_in_the_middle_is_named_in_time(silent):
     def failed(error):
         return silent._failed("write", "blobs/ab/y", error)
 
-    upload = _Upload(Part(), silent._limited, failed)
+    upload = _Upload(Part(), silent._limited, failed, lambda: 0)
     with pytest.raises(StoreError, match="cannot write blobs/ab/y in silenttest://x: no answer for"):
         upload.write(b"x")
+    upload._stream.closed = True
+
+
+@pytest.mark.parametrize(("there", "is_written"), [(7, True), (3, False), (None, False)])
+def test_an_upload_whose_last_answer_was_lost_is_looked_for(silent, there, is_written):
+    class Over:
+        blocksize = 0
+
+        def write(self, data):
+            return len(data)
+
+        def close(self):
+            raise FileNotFoundError("the upload is over")
+
+    def size():
+        if there is None:
+            raise MissingObjectError("blobs/ab/y does not exist")
+        return there
+
+    upload = _Upload(Over(), silent._limited, lambda error: silent._failed("write", "blobs/ab/y", error), size)
+    upload.write(b"content")
+    if is_written:
+        upload.finish()
+    else:
+        with pytest.raises(StoreError, match="blobs/ab/y"):
+            upload.finish()
     upload._stream.closed = True
