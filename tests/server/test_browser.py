@@ -197,7 +197,7 @@ def test_a_user_logs_in_and_out(start, chrome, tmp_path):
     page.goto(f"{server.url}/ui/health")
     page.get_by_label("Your token").fill("wrong")
     page.keyboard.press("Enter")
-    page.get_by_text("the token is not known").wait_for(timeout=PATIENCE)
+    page.get_by_text("unknown token").wait_for(timeout=PATIENCE)
     assert barriers(page) == []
     page.get_by_label("Your token").fill(secret)
     page.keyboard.press("Enter")
