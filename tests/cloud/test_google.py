@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.servers.google import PROJECT, REGION, FakeGoogle, RefusalError
+from tests.servers.machine import ServerMissingError, missing
 from toilfn import cli
 from toilfn.cloud import google_client
 from toilfn.cloud.bootstrap import Secrets, controller_data, worker_data
@@ -573,7 +574,7 @@ def test_cloud_init_and_shellcheck_accept_what_machines_boot_with(google, tmp_pa
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            pytest.skip(f"{command[0]} is not installed")
+            missing(ServerMissingError(f"{command[0]} is not installed"))
         assert done.returncode == 0, done.stdout + done.stderr
     if part == "worker":
         assert "node=${node#toilfn-lab-}" in (tmp_path / "boot").read_text()
