@@ -159,7 +159,7 @@ class TESCluster(PolledCluster[LiveJob]):
                 self._service.post(f"/tasks/{job}:cancel", {})
             except RefusedError as error:
                 if self._is_alive(job):
-                    _log.warning("could not end job %s: %s", job, error)
+                    _log.warning("could not cancel job %s: %s", job, error)
 
     def _is_alive(self, job: JobId) -> bool:
         """Return whether a job may still be running; True if the server refuses to say."""

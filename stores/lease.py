@@ -340,7 +340,8 @@ def _in_use(store: Store, last: Holder, now: float) -> StoreLockedError:
     return StoreLockedError(
         f"job store {store.url} is in use by process {last.pid} on {last.host} since {since}"
         f" (epoch {last.epoch}, last heartbeat {age})",
-        hint=f"wait for it, or end it: toilfn kill {store.url}; if it is dead, try again in {last.timeout:.0f} s",
+        hint=f"wait until it finishes, or stop it: toilfn kill {store.url}; if it is dead, try again in "
+        f"{last.timeout:.0f} s",
     )
 
 

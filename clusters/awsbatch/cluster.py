@@ -136,12 +136,12 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         targets = dict.fromkeys(job if _parent(job) in kept else _parent(job) for job in jobs)
         for target in targets:
             try:
-                self._amazon.ask("batch", "terminate_job", jobId=target, reason="ended by toilfn")
+                self._amazon.ask("batch", "terminate_job", jobId=target, reason="cancelled by toilfn")
             except UnavailableError:
                 raise
             except ClusterError as error:
                 names = " ".join(job for job in jobs if job == target or _parent(job) == target)
-                _log.warning("could not end these jobs: %s: %s", names, error)
+                _log.warning("could not cancel these jobs: %s: %s", names, error)
 
     def leave(self) -> None:
         """Stop tracking the jobs of this leader, and close all connections."""

@@ -299,8 +299,9 @@ class CommandCluster(PolledCluster[_Live]):
             if name in self._sent_again and self._base(job) != self._sent_again[name][0]
         }
         if duplicates:
-            _log.warning("ending %s, a duplicate submission whose response arrived late", " ".join(sorted(duplicates)))
-            self._end_duplicates(sorted(duplicates))
+            names = sorted(duplicates)
+            _log.warning("cancelling %s, a duplicate submission whose response arrived late", " ".join(names))
+            self._end_duplicates(names)
 
     def _end_duplicates(self, submissions: Sequence[str]) -> None:
         """End submissions whose batches are also part of others. A refusal is logged: they may have ended just now."""

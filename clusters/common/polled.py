@@ -210,7 +210,7 @@ class PolledCluster(Cluster, Generic[L]):
             try:
                 self._kill()
             except UnavailableError as error:  # the next poll tries again
-                _log.info("%s; will end the jobs later", error)
+                _log.info("%s; will cancel the jobs later", error)
                 self._not_ended = str(error)
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ class PolledCluster(Cluster, Generic[L]):
         if self._to_kill:
             self.has_left_jobs = True
             names = " ".join(sorted(self._to_kill))
-            _log.warning("could not end these jobs, which may still be running: %s\n%s", names, self._not_ended)
+            _log.warning("could not cancel these jobs, which may still be running: %s\n%s", names, self._not_ended)
         self.leave()
 
     def leave(self) -> None:
@@ -337,7 +337,7 @@ class PolledCluster(Cluster, Generic[L]):
         self._sent_again = {name: (base, end) for name, (base, end) in self._sent_again.items() if end > now}
         for name, (base, _) in self._sent_again.items():
             if duplicates := [job for job in self.namesakes(name) if job != base]:
-                _log.warning("ending %s, a duplicate submission whose response arrived late", " ".join(duplicates))
+                _log.warning("cancelling %s, a duplicate submission whose response arrived late", " ".join(duplicates))
                 self.end(duplicates)
 
     def send_or_find(self, send: Callable[[], str], arrived: Callable[[], str]) -> str:

@@ -47,7 +47,7 @@ _NEEDED = [
 ]
 """Permissions that every run needs."""
 _HELPFUL = {
-    Permission("", "pods", "delete"): "a killed task may continue until the other tasks of its job have ended",
+    Permission("", "pods", "delete"): "a killed task may continue until the other tasks of its job have finished",
     Permission("", "pods/log", "get"): "the output of failed workers will not be shown",
     Permission("", "events", "list"): "the reasons why pods do not start will not be shown",
 }

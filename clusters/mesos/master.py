@@ -154,9 +154,9 @@ class Master:
                 if event["type"] == "SUBSCRIBED":
                     self._subscribed(endpoint, event["subscribed"]["framework_id"]["value"])
                 if event["type"] == "ERROR":
-                    raise ClusterError(f"{NAME} at {endpoint} ended the subscription: {event['error']['message']}")
+                    raise ClusterError(f"{NAME} at {endpoint} closed the subscription: {event['error']['message']}")
                 self._on_event(event)
-        raise UnavailableError(f"{NAME} at {endpoint} ended its stream")
+        raise UnavailableError(f"{NAME} at {endpoint} closed its stream")
 
     def _subscribed(self, endpoint: str, framework_id: str) -> None:
         with self._changed:

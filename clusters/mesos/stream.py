@@ -114,6 +114,6 @@ def records(source: IO[bytes]) -> Iterator[bytes]:
         while len(data) < length:
             more = source.read(length - len(data))
             if not more:
-                raise ClusterError("Mesos ended its stream in the middle of a record")
+                raise ClusterError("Mesos closed its stream in the middle of a record")
             data += more
         yield data

@@ -25,7 +25,7 @@ _PBS = 'OpenPBS, src/include/job.h, "Special Job Exit Values"'
 _TORQUE = 'Torque 6.1 Administrator Guide, "Job Exit Status"'
 
 STATES: dict[str, Verdict] = {
-    "B": queued("a job array of which a job has begun", _STATES),
+    "B": queued("a job array in which a job has begun", _STATES),
     "C": ended(None, "has ended (Torque)", _STATES),
     "E": running("has run and is being cleaned up", _STATES),
     "F": ended(None, "has finished", _STATES),
@@ -37,7 +37,7 @@ STATES: dict[str, Verdict] = {
     "T": queued("being transferred to a node or to another server", _STATES),
     "U": running("suspended because the workstation is in use", _STATES),
     "W": queued("waiting for its start time or its files", _STATES),
-    "X": ended(None, "an ended element of a job array", _STATES),
+    "X": ended(None, "a finished element of a job array", _STATES),
 }
 """The state letters of qstat. For an ended job, the exit status decides."""
 

@@ -51,7 +51,7 @@ def test_kill_ends_the_jobs_of_a_dead_leader(
 ) -> None:
     store, make = forsaken
     assert main(["kill", store.url]) == 0
-    assert capsys.readouterr().out == f"ended 3 jobs of {store.url}\n"
+    assert capsys.readouterr().out == f"cancelled 3 jobs of {store.url}\n"
     assert make().list(jobs_name(store)) == {}
     assert main(["kill", store.url]) == 0
     assert capsys.readouterr().out == f"nothing is running in {store.url}\n"

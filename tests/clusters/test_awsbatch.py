@@ -243,7 +243,7 @@ def test_other_accelerators_than_gpus_are_refused():
          Cause.MEMORY),
         ({"status": "FAILED", "container": {"exitCode": 137}}, Cause.LOST),
         ({"status": "FAILED", "attempts": [{"container": {"exitCode": 1}}]}, Cause.ERROR),
-        ({"status": "FAILED", "statusReason": "ended by toilfn"}, Cause.LOST),
+        ({"status": "FAILED", "statusReason": "cancelled by toilfn"}, Cause.LOST),
         ({"status": "SUCCEEDED", "container": {"exitCode": 0}}, None),
     ],
 )  # fmt: skip

@@ -81,7 +81,7 @@ def test_jobs_that_could_not_be_ended_are_named_with_the_reason(tes, on_tes, tmp
     wait_for(tes.live, "the job")
     tes.token = "second"
     cluster.close()
-    (told,) = [record.message for record in caplog.records if "could not end" in record.message]
+    (told,) = [record.message for record in caplog.records if "could not cancel" in record.message]
     assert job in told
     assert "401" in told
     assert tes.live() == [job]
@@ -185,7 +185,7 @@ def test_jobs_of_aws_that_could_not_be_ended_are_named_with_the_reason(amazon, o
     (job,) = cluster.submit([BATCH])
     amazon.errors = {"terminatejob": code}
     cluster.close()
-    told = [record.message for record in caplog.records if "could not end" in record.message]
+    told = [record.message for record in caplog.records if "could not cancel" in record.message]
     assert any(job in text and code in text for text in told)
 
 

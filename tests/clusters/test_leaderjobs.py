@@ -157,7 +157,7 @@ def test_a_leader_that_waits_in_the_queue_is_ended(slurm, place):
     assert "Comment=own" in shown
     assert "TimeLimit=00:07:00" in shown
     assert f"job {job} of slurm, submitted" in place.toilfn("status", "store").stdout
-    assert "ended 1 job" in place.toilfn("kill", "store").stdout
+    assert "cancelled 1 job" in place.toilfn("kill", "store").stdout
     assert "JobState=CANCELLED" in slurm.run("scontrol", "show", "job", job)
     place.toilfn("status", "store", "--wait")
 

@@ -126,7 +126,7 @@ def test_nothing_runs_here_while_jobs_run_there(torque, start):
     leader, _ = start("local", "patient", cluster={})
     assert "end them first: toilfn kill" in leader.communicate(timeout=60)[1]
     assert counts(marks)["patient"] == 1
-    assert "ended 1 job" in toilfn("kill", store)
+    assert "cancelled 1 job" in toilfn("kill", store)
     (marks / "go").touch()
     assert "done" in toilfn("resume", store, "--cluster", "local")
     assert counts(marks)["patient"] == 2

@@ -114,7 +114,7 @@ def test_the_worker_is_added_to_what_pods_ask_for(
     run: Runs, tmp_path: Path, place: tuple[str, dict[str, Any]], pods: dict[str, Any]
 ) -> None:
     added = 150 if place[1] else 64
-    check(run, tmp_path, place, f"to which {added} MiB were added for its worker", **pods)
+    check(run, tmp_path, place, f"plus {added} MiB for its worker", **pods)
 
 
 @pytest.mark.slow

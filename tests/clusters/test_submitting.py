@@ -83,7 +83,7 @@ def test_a_client_that_finds_no_room_beside_its_service_is_named_and_fails(slurm
     _, errors = leader.communicate(timeout=240)
     assert leader.returncode == 1
     assert "client" in errors
-    assert "waits in the queue (PENDING Resources) while nothing but 1 service of this run" in errors
+    assert "waits in the queue (PENDING Resources) while only 1 service of the workflow runs" in errors
     assert "service_patience" in errors
     assert set(counts(marks)) == {"server"}
     assert own_jobs("slurm", marks) == []
@@ -94,7 +94,7 @@ def test_a_client_that_the_site_lets_run_beside_no_other_job_is_named_and_fails(
     leader, marks = start("slurm", "served", cluster={"poll_interval": 0.3, "qos": "single"}, service_patience="20s")
     _, errors = leader.communicate(timeout=240)
     assert leader.returncode == 1
-    assert "waits in the queue (PENDING QOSMaxJobsPerUserLimit) while nothing but 1 service of this run" in errors
+    assert "waits in the queue (PENDING QOSMaxJobsPerUserLimit) while only 1 service of the workflow runs" in errors
     assert "ask for a higher limit of running jobs, or raise service_patience" in errors
     assert set(counts(marks)) == {"server"}
     assert own_jobs("slurm", marks) == []

@@ -183,7 +183,7 @@ def test_deleted_files_that_are_needed_would_be_made_again(tmp_path: Path) -> No
     dry = toilfn(tmp_path, "run", "flow.py", "--dry-run", "--json", "--", "second")
     tasks = {task["name"]: task["reasons"] for task in json.loads(dry.stdout)["tasks"]}
     assert tasks.keys() == {"make", "use"}
-    assert "a file that it made was deleted" in tasks["make"][0]
+    assert "a file that it created was deleted" in tasks["make"][0]
 
 
 def test_the_command_ends_the_script_where_something_would_run(project: Path) -> None:

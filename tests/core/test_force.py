@@ -223,7 +223,7 @@ def test_what_is_not_part_of_the_graph_is_refused(notes: Path) -> None:
     with pytest.raises(GraphError, match="not part of what is computed"):
         toil.compute(result, store=notes / "s", cluster="inline", force=[third(1)])
     toil.compute(result, store=notes / "s", cluster="inline", force=["created-later"])
-    with pytest.raises(GraphError, match="no task is called 'scond'"):
+    with pytest.raises(GraphError, match="no task is named 'scond'"):
         toil.compute(result, store=notes / "s", cluster="inline", force=["scond"])
     with pytest.raises(GraphError, match="force was given 3"):
         toil.compute(result, store=notes / "s", cluster="inline", force=[3])

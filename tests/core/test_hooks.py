@@ -79,7 +79,7 @@ def test_a_hook_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
             assert toil.compute(double(number), store=tmp_path / "s", cluster="inline", on_success=hook) == 2 * number
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 3
-    assert "the hook on_success failed: it ended with status 7; this does not change the result of the run" in said[0]
+    assert "the hook on_success failed: it exited with status 7; this does not change the result of the run" in said[0]
     assert "no-such-command" in said[1]
     assert "127.0.0.1: " in said[2]
     assert "secret" not in "".join(said)

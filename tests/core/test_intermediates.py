@@ -144,14 +144,14 @@ def test_a_dry_run_and_explain_say_what_is_made_again(
     edited = finish(shout(make(place), place), place, "!")
     plan = toil.compute(edited, store=tmp_path / "store", dry_run=True)
     assert sorted(task.name for task in plan.tasks) == ["finish", "make", "shout"]
-    assert "a file that it made" in str(plan)
+    assert "a file that it created" in str(plan)
     capsys.readouterr()
     assert main(["explain", str(tmp_path / "store"), "make"]) == 0
     assert "nothing needed its files any more, so they were dropped" in capsys.readouterr().out
     run(edited)
     capsys.readouterr()
     assert main(["explain", str(tmp_path / "store"), "make"]) == 0
-    assert "a file that it made is gone, and a task that will run needs it" in capsys.readouterr().out
+    assert "a file that it created no longer exists, and a task that will run needs it" in capsys.readouterr().out
 
 
 def test_each_task_may_say_what_becomes_of_its_files(tmp_path: Path, run: Callable[..., Any]) -> None:

@@ -64,7 +64,7 @@ def test_the_first_interrupt_waits_for_what_runs(tmp_path: Path) -> None:
     ("signals", "statuses", "message"),
     [
         ((signal.SIGINT, signal.SIGINT), (-signal.SIGINT, 130), "stopped by Ctrl-C"),
-        ((signal.SIGTERM,), (143,), "ended by SIGTERM"),
+        ((signal.SIGTERM,), (143,), "stopped by SIGTERM"),
     ],
     ids=["twice", "terminated"],
 )

@@ -54,6 +54,5 @@ def test_the_failure_for_memory_names_what_was_added_for_the_worker() -> None:
     tally.describe_lost(bytes(16), Cause.MEMORY, "OUT_OF_MEMORY", b"", 0.0)
     tally.give_up(bytes(16), Cause.MEMORY)
     assert tally.final[bytes(16)].message == (
-        "OUT_OF_MEMORY; it requested 2 GiB of memory, to which 64 MiB were added for its worker; "
-        "request more with the option memory"
+        "OUT_OF_MEMORY; it requested 2 GiB of memory, plus 64 MiB for its worker; request more with the option memory"
     )

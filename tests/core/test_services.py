@@ -222,7 +222,7 @@ def silent() -> Iterator[int]:
 
 
 def test_generator_that_does_not_yield_is_told(tmp_path: Path) -> None:
-    with pytest.raises(toil.FailedTasksError, match="ended without a yield"):
+    with pytest.raises(toil.FailedTasksError, match="returned without a yield"):
         toil.compute(client.options(cores=0.1)(str(tmp_path), silent()), progress=False, retries=0, cluster="inline",
                      clean="always")  # fmt: skip
 

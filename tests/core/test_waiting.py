@@ -40,13 +40,13 @@ def test_clients_that_wait_for_their_own_service_are_named_and_fail(waiting, sai
     assert failed(waiting, batches, 59.0) == []
     assert said == []
     assert failed(waiting, batches, 61.0) == []
-    text = f"job j2 waits in the queue ({OURS}) while nothing but 1 service of this run (j1) runs"
+    text = f"job j2 waits in the queue ({OURS}) while only 1 service of the workflow runs (j1)"
     assert said == [f"{text}; it fails after 10m 00s (service_patience)"]
     assert failed(waiting, batches, 599.0) == []
     ((name, why),) = failed(waiting, batches, 601.0)
     assert name == "j2"
     assert "QOSMaxJobsPerUserLimit" in why
-    assert "1 service of this run (j1)" in why
+    assert "only 1 service of the workflow runs (j1)" in why
 
 
 def test_a_long_queue_is_no_deadlock_for_long(waiting):

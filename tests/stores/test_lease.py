@@ -71,7 +71,7 @@ def try_acquire(store, timeout):
 
 def test_a_living_leader_is_named(store, start):
     process = start(60)
-    with pytest.raises(StoreLockedError, match=rf"process {process.pid} on .* since .* wait for it, or end it"):
+    with pytest.raises(StoreLockedError, match=rf"process {process.pid} on .* since .* wait until it finishes"):
         Lease.acquire(store)
 
 

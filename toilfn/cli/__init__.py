@@ -1,7 +1,7 @@
 """The `toilfn` command: each command is a module with ``configure(parser)`` and ``command(options)``.
 
 Exit status: 0 success, 1 the workflow failed or the store cannot be used, 2 wrong usage, 3 a dry run found something
-to run, 130 interrupted, 143 ended by SIGTERM.
+to run, 130 interrupted, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         type=parse_duration,
         default=60.0,
-        help="how long to wait for the end (default: 60s)",
+        help="how long to wait until the run has stopped (default: 60s)",
     )
     parser.add_argument(
         "--leave-jobs",
@@ -38,14 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def command(options: argparse.Namespace) -> int:
-    """Ask the leader of a store to stop, and wait until it has; end the jobs of a leader that died.
+    """Ask the leader of a store to stop, and wait until it has stopped; cancel the jobs of a leader that died.
 
     Raises
     ------
     StoreLockedError
-        If it still runs after the timeout.
+        If the leader still runs after the timeout.
     ClusterError
-        If the batch system of a leader that died cannot be asked to end its jobs.
+        If the jobs of a leader that died cannot be cancelled, because the batch system does not respond.
     """
     store = open_named(options)
     try:
@@ -57,7 +57,9 @@ def command(options: argparse.Namespace) -> int:
         if not options.leave_jobs:  # the leader first, if its job still waits: it would start others
             count = end_leader_job(store, options.timeout) + end_jobs(store, options.timeout)
         forget_jobs(store)
-    print(f"ended {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing is running in {store.url}")
+    print(
+        f"cancelled {count} job{'s' * (count != 1)} of {store.url}" if count else f"nothing is running in {store.url}"
+    )
     return 0
 
 

@@ -183,7 +183,7 @@ class Sender:
 class _Told(logging.Handler):
     """Remembers the last message of the exporter, which says no more than whether it succeeded."""
 
-    text = "no reason is known"
+    text = "the reason is not known"
 
     def emit(self, record: logging.LogRecord) -> None:
         self.text = record.getMessage()

@@ -48,7 +48,9 @@ def make_parser(prog: str = "toilfn submit") -> argparse.ArgumentParser:
 def _add_own(parser: argparse.ArgumentParser) -> None:
     """Add the options that are not passed on to the leader."""
     group = parser.add_argument_group("job of the leader")
-    group.add_argument("--resume", metavar="STORE", help="submit the last leader of a store again, after it has ended")
+    group.add_argument(
+        "--resume", metavar="STORE", help="submit the last leader of a store again, after its job has ended"
+    )
     group.add_argument("--lead-on", metavar="CLUSTER", help="cluster that runs the leader as a job (default: "
                        "--cluster); with --cluster local, all tasks run in that job")  # fmt: skip
     group.add_argument("--leader-cores", dest="cores", type=float, metavar="N", default=argparse.SUPPRESS,
@@ -172,8 +174,8 @@ def _submit(settings: Settings, order: LeaderJob, *, as_json: bool) -> int:
         return 0
     place = settings.store
     print(f"submitted the leader as job {done.job} of {done.cluster}; it prints to {done.log}")
-    print(f"to watch it: toilfn status {place}; to end it: toilfn kill {place}")
-    print(f"if its job ends before the run does: toilfn submit --resume {place}")
+    print(f"to watch the run: toilfn status {place}; to stop it: toilfn kill {place}")
+    print(f"if the job ends before the run is finished: toilfn submit --resume {place}")
     return 0
 
 

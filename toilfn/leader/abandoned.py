@@ -91,7 +91,7 @@ def living_elsewhere(index: Index, store: Store, settings: Settings, place: str)
         if living and name != new["cluster"]:
             raise ClusterError(
                 f"{_count(living)} of this store may still run on the cluster {name}: {_some(living)}",
-                hint=f"resume there: toilfn resume {place}, or end them first: toilfn kill {place}",
+                hint=f"resume there: toilfn resume {place}, or cancel them first: toilfn kill {place}",
             )
         found |= living
     return found

@@ -138,7 +138,7 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
     if (held := living(store)) is not None:
         raise StoreLockedError(
             f"job store {place} is in use by process {held.pid} on {held.host}",
-            hint=f"wait for its end: toilfn status {place} --wait, or end it: toilfn kill {place}",
+            hint=f"wait until it finishes: toilfn status {place} --wait, or stop it: toilfn kill {place}",
         )
     cluster = leading_cluster(make_from(order.cluster, order.recipe), order.shape, _START)
     cluster.open(_context(store, order, _variables(store, environment)))
@@ -147,7 +147,7 @@ def submit_leader(store: Store, place: str, order: LeaderJob, environment: dict[
         if waiting := cluster.list(_name(store)):
             raise StoreLockedError(
                 f"job {', '.join(waiting)} of {order.cluster} is already queued or running as the leader of {place}",
-                hint=f"wait for it, or end it: toilfn kill {place}",
+                hint=f"wait until it finishes, or cancel it: toilfn kill {place}",
             )
         order = replace(order, address=cluster.address(), job="", submitted=time.time())
         _write(store, order)  # first, so that the job can be found even if this process dies now

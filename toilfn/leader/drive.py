@@ -247,8 +247,8 @@ def _leave(work: WorkflowRun) -> None:
     """Leave the jobs to the next leader: only the user ends them."""
     work.cluster.leave()
     if work.may_have_jobs:
-        text = f"its jobs on the cluster are left alone; to resume: toilfn resume {work.place}"
-        _log.warning("the leader ends; %s; to end them: toilfn kill %s", text, work.place)
+        text = f"its jobs on the cluster keep running; to resume: toilfn resume {work.place}"
+        _log.warning("the leader stops; %s; to cancel the jobs: toilfn kill %s", text, work.place)
 
 
 def _judge(work: WorkflowRun, leader: Leader, interrupts: Interrupts) -> None:
@@ -256,7 +256,7 @@ def _judge(work: WorkflowRun, leader: Leader, interrupts: Interrupts) -> None:
     if leader.is_done:
         return
     if interrupts.is_terminated:
-        _log.warning("ended by SIGTERM; to resume: toilfn resume %s", work.place)
+        _log.warning("stopped by SIGTERM; to resume: toilfn resume %s", work.place)
         raise SystemExit(TERMINATED)
     if interrupts.count:
         raise interrupted_run(f"stopped by Ctrl-C; to resume: toilfn resume {work.place}")

@@ -115,14 +115,14 @@ class Failures:
     def _unheard(self, id_: TaskId, cause: Cause) -> records.Failure:
         """Describe a failure that no worker and no cluster has described."""
         is_large = cause is Cause.INPUT
-        text = self._too_large(id_) if is_large else f"ended without an answer ({cause.value})"
+        text = self._too_large(id_) if is_large else f"stopped without an answer ({cause.value})"
         return _failure(id_, self.attempts.get(id_, 1), cause, text)
 
 
 def _asked(cause: Cause, shape: Resources, said: str, worker_memory: int) -> str:
     """Return what a task that exceeded a limit had requested, unless the cluster has said so, and what to do."""
     if cause is Cause.MEMORY:
-        added = f", to which {format_size(worker_memory)} were added for its worker" if worker_memory else ""
+        added = f", plus {format_size(worker_memory)} for its worker" if worker_memory else ""
         asked = "" if "requested" in said else f"; it requested {format_size(shape.memory)} of memory{added}"
         return f"{asked}; request more with the option memory"
     if cause is Cause.WALLTIME and shape.walltime and "its walltime" not in said:

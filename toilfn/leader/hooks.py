@@ -92,7 +92,7 @@ def _standard_error() -> int | None:
 def _reason(hook: str | Sequence[str], error: Exception) -> str:
     """Return why a hook failed, without the path of a URL or the arguments of a command, which may be secrets."""
     if isinstance(error, subprocess.CalledProcessError):
-        return f"it ended with status {error.returncode}"
+        return f"it exited with status {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it did not finish within {_PATIENCE:.0f} s"
     if isinstance(hook, str) and hook.startswith("http"):

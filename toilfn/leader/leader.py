@@ -280,7 +280,7 @@ class Leader:
         if strange := sorted(earlier.jobs.keys() - live.keys()):
             raise ClusterError(
                 f"jobs of this store run on another cluster of the same kind: {', '.join(strange[:5])}",
-                hint="resume with the settings that the run had, or end the jobs first with toilfn kill",
+                hint="resume with the settings that the run had, or cancel the jobs first with toilfn kill",
             )
         # Some systems do not return the names of jobs; the log has them.
         live |= {job: name for job, name in earlier.jobs.items() if not live[job]}

@@ -65,7 +65,7 @@ class StaleOutcomes:
         It may know a service that is gone, or name files that are gone.
         """
         if self._has_services() and any(map(self._is_service, (*task.needs, *task.after))):
-            self._forget(task.id, "a service that it used has ended")
+            self._forget(task.id, "a service that it used has stopped")
         elif self._gone:
             children = (id_ for id_ in self._index.leads_to(task.id) if id_ not in self._index.outcomes)
             if any(self._names_gone(self._index.task(id_)) for id_ in children):
@@ -103,7 +103,7 @@ class StaleOutcomes:
             if id_ not in self._index.outcomes:
                 continue
             task = self._index.task(id_)
-            self._forget(id_, "a file that it made is gone, and a task that will run needs it")
+            self._forget(id_, "a file that it created no longer exists, and a task that will run needs it")
             stack += self._holders(task.needs, self._gone, self._checked)
             if task.parent is not None and id_ not in created and self._names_gone(task):
                 stack.append(task.parent)

@@ -69,7 +69,7 @@ class ServiceMessages:
     def deadlock(self, names: Sequence[str]) -> str:
         """Return the message that running services leave no room for a task."""
         return (
-            f"there will never be room for it together with its services: {', '.join(names)}. "
+            f"the cluster can never run it at the same time as its services: {', '.join(names)}. "
             "Reduce their requests, raise max_service_tasks, or use a larger cluster"
         )
 

@@ -176,7 +176,7 @@ class _Collector:
         yield _gauge("info", "The workflow that this leader leads.", {tuple(labels.values()): 1}, *labels)
         yield _gauge("jobs", "Jobs on the cluster, by state.",
                      {(state,): number for state, number in watched.jobs.states().items()}, "state")  # fmt: skip
-        yield _gauge("hosts", "Machines on which attempts of this run have ended.", {(): len(self._tally.hosts)})
+        yield _gauge("hosts", "Machines on which attempts of this run have finished.", {(): len(self._tally.hosts)})
         with suppress(ClusterError):  # the system does not answer now
             if (nodes := watched.cluster.nodes()) is not None:
                 yield _gauge("nodes", "Nodes of the cluster, by state.",
@@ -197,24 +197,28 @@ class _Collector:
         kinds = list(self._tally.kinds.items())
         results = {(kind, "success"): ended.succeeded for kind, ended in kinds}
         results |= {(kind, "failure"): ended.failed for kind, ended in kinds}
-        yield _counter("attempts", "Attempts that have ended, by kind and result.", results, "kind", "result")
+        yield _counter("attempts", "Finished attempts, by kind and result.", results, "kind", "result")
         seconds = HistogramMetricFamily(
             "toilfn_leader_attempt_duration_seconds", "Duration of successful attempts, by kind.", labels=["kind"]
         )
         for kind, ended in kinds:
             seconds.add_metric([kind], ended.seconds.buckets(), ended.seconds.total)
         yield seconds
-        yield _counter("task_cpu_seconds", "Processor time of attempts that have ended, by kind.",
+        yield _counter("task_cpu_seconds", "Processor time of finished attempts, by kind.",
                        {(kind,): ended.cpu for kind, ended in kinds}, "kind")  # fmt: skip
         for name, text, causes in (
             ("retries", "Failed attempts that are retried, by cause.", self._tally.retries),
-            ("given_up_tasks", "Tasks that were given up, by the cause of their last failure.", self._tally.given_up),
+            (
+                "given_up_tasks",
+                "Tasks that failed permanently, by the cause of their last failure.",
+                self._tally.given_up,
+            ),
         ):
             yield _counter(name, text, {(cause,): number for cause, number in list(causes.items())}, "cause")
 
     def _store(self) -> Iterator[Any]:
         traffic, requests = self._traffic, self._watched.store.objects.requests
-        yield _counter("store_requests", "Requests to the server of the store, by who sent them.",
+        yield _counter("store_requests", "Requests to the server of the store, by sender.",
                        {("leader",): requests, ("worker",): self._tally.worker_requests}, "process")  # fmt: skip
         yield _counter("store_operations", "Objects of the store that the leader read, wrote, listed or deleted.",
                        {(kind,): number for kind, number in list(traffic.operations.items())}, "operation")  # fmt: skip

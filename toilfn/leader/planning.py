@@ -250,7 +250,7 @@ class _Maker:
         if self._forgotten.get(id) == REASON:
             return (REASON,)
         if id in history.done:
-            return ("a file that it made was deleted, or a service has ended, and a task that will run needs it",)
+            return ("a file that it created was deleted, or a service has stopped, and a task that will run needs it",)
         if failure := history.failures.get(id):
             return (f"it failed before: {failure.message}",)
         return ("no earlier run has finished it",)

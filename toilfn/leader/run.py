@@ -372,7 +372,7 @@ _logger = logging.getLogger("toilfn")
 def _check_known(forced: Forced) -> None:
     """Raise an error if no task that is still to come can have a name in `force`: the name is misspelled."""
     if forced.unknown:
-        raise GraphError(f"force: no task is called {forced.unknown[0]!r}", hint=known_names(forced.names))
+        raise GraphError(f"force: no task is named {forced.unknown[0]!r}", hint=known_names(forced.names))
 
 
 _MOST_NAMES = 5

@@ -95,8 +95,9 @@ class Waiting:
         is_ours = all(_OWN_LIMIT.search(batch.reason) for batch in waiting)
         limit = self._patience if is_ours else self._patience * _NO_REASON
         text = (
-            f"waits in the queue ({waiting[0].reason or 'no reason given'}) while nothing but "
-            f"{len(serving)} service{'s' * (len(serving) != 1)} of this run ({_jobs(serving)}) runs"
+            f"waits in the queue ({waiting[0].reason or 'no reason given'}) while only "
+            f"{len(serving)} service{'s' * (len(serving) != 1)} of the workflow run{'s' * (len(serving) == 1)} "
+            f"({_jobs(serving)})"
         )
         if now - since >= limit:
             advice = "ask for a higher limit of running jobs, or raise service_patience"

@@ -81,7 +81,7 @@ class Tokens:
             If there is none.
         """
         if not _NAME.fullmatch(name) or not self._objects.exists(f"tokens/{name}"):
-            raise InputError(f"there is no token of {name!r}; toilfn server token list shows the names")
+            raise InputError(f"no token belongs to {name!r}; toilfn server token list shows the names")
         self._objects.delete([f"tokens/{name}"])
 
     def read(self) -> dict[str, dict[str, Any]]:

@@ -181,7 +181,7 @@ class Service:
             If it has not ended.
         """
         if not self.state(run).is_final:
-            raise InputError(f"{run.id} has not ended; cancel it first")
+            raise InputError(f"{run.id} has not finished; cancel it first")
         self.launcher.delete(run)
         self.views.forget(run.id)
 
@@ -330,7 +330,7 @@ class _Routes:
         from starlette.responses import PlainTextResponse
 
         is_well = self._service.launcher.is_alive
-        return PlainTextResponse("OK\n" if is_well else "the launcher has ended\n", 200 if is_well else 500)
+        return PlainTextResponse("OK\n" if is_well else "the launcher has stopped\n", 200 if is_well else 500)
 
     async def root(self, request: Any) -> Any:
         from starlette.responses import RedirectResponse

@@ -116,7 +116,7 @@ def _add_runs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-runs", type=_positive, default=LaunchSettings().limit, metavar="N",
                        help="maximum number of runs at once on this machine (default: %(default)s)")  # fmt: skip
     group.add_argument("--max-age", type=parse_duration, metavar="TIME",
-                       help="delete a run and all its files this long after its end (default: never)")  # fmt: skip
+                       help="delete a run and all its files this long after it finished (default: never)")  # fmt: skip
     group.add_argument("--cluster", help="cluster that runs the tasks (default: local)")
     group.add_argument("--lead-on", metavar="CLUSTER", help="cluster that runs the leaders as jobs (default: they "
                        "are processes beside the server)")  # fmt: skip
@@ -166,8 +166,8 @@ def _serve(options: argparse.Namespace) -> int:
     provider = _provider(options)
     if provider is None and not is_loopback(options.host) and not Tokens(place).read():
         raise InputError(
-            f"a server at {options.host} accepts requests from other machines and would run any code they send; make a"
-            f" token first: toilfn server token add NAME --place {options.place}"
+            f"a server at {options.host} accepts requests from other machines and would run any code they send; create"
+            f" a token first: toilfn server token add NAME --place {options.place}"
         )
     bad = [word for word in options.opt if not word.startswith("-") or "\0" in word]
     if bad:

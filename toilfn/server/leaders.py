@@ -176,7 +176,7 @@ class LeaderJobs(Leaders):
                 if update.state is JobState.ENDED and (id := self._jobs.pop(update.job, "")):
                     self._over.add(id)
                     if update.cause is not None:
-                        _log.warning("job %s, which led %s, has ended: %s", update.job, id, update.detail)
+                        _log.warning("job %s, the leader of run %s, has ended: %s", update.job, id, update.detail)
         except ClusterError as error:
             _log.warning("%s", error)
 
@@ -199,7 +199,7 @@ class LeaderJobs(Leaders):
         if number and not self._is_lost(run.id, number):
             return True
         if number >= MOST_LEADERS:
-            self._give_up(run, f"{number} leader jobs of the run have ended")
+            self._give_up(run, f"{number} leader jobs ended before the run was finished")
             return False
         name = f"jobs/{number + 1:06d}"
         if run.note(name, {"host": socket.gethostname()}):

@@ -71,7 +71,7 @@ class _Collector:
                 summary.add_metric([kind, state_name], count_value=number, sum_value=seconds)
             yield summary
         requests = SummaryMetricFamily(
-            "toilfn_server_request_duration_seconds", "Time until answers to requests began, by method and status.",
+            "toilfn_server_request_duration_seconds", "Time until a response began, by method and status.",
             labels=["method", "status"],
         )  # fmt: skip
         for labels, number, seconds in service.traffic.read():
@@ -102,13 +102,13 @@ class _Collector:
         gauges: list[tuple[str, str, float]] = [
             (
                 "leaders",
-                "Leaders that this server has started and that have not ended.",
+                "Leaders that this server has started and that are still running.",
                 service.launcher.busy(),
             ),
             ("leaders_limit", "Maximum number of leaders at one time.", service.launch.limit),
             ("unread_runs", "Runs that are not in the index yet.", service.unread),
-            ("disk_free_bytes", "Room for the files of runs.", shutil.disk_usage(service.place.work).free),
-            ("launcher_alive", "1 as long as runs are started.", service.launcher.is_alive),
+            ("disk_free_bytes", "Free disk space for the files of runs.", shutil.disk_usage(service.place.work).free),
+            ("launcher_alive", "1 while the server can start runs, else 0.", service.launcher.is_alive),
         ]
         for name, text, value in gauges:
             yield GaugeMetricFamily(f"toilfn_server_{name}", text, value)

@@ -17,7 +17,7 @@ from toilfn.server.hosts import is_loopback
 __all__ = ["Claims", "OIDCSettings", "Provider", "RefusedTokenError", "looks_like_jwt"]
 
 _ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)]
-"""Signatures with a public key. With "none" or HMAC, anybody who knows the public keys could make a token."""
+"""Signatures with a public key. With "none" or HMAC, anyone who knows the public keys could forge a token."""
 _KINDS = ("RSA", "EC")
 _LEEWAY = 30
 """Seconds by which the clocks of the provider and of the server may differ."""
@@ -157,7 +157,7 @@ class Provider:
             url = f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration"
             found = _read(url)
             if found.get("issuer") != self.settings.issuer:
-                raise ValueError(f"{url} is about the issuer {found.get('issuer')!r}")
+                raise ValueError(f"{url} describes the issuer {found.get('issuer')!r}")
             _check_url(str(found["jwks_uri"]))
             self._keys = list(_usable(_read(str(found["jwks_uri"]))["keys"]))
             self._fetched = time.monotonic()

@@ -154,9 +154,9 @@ class _Site:
         service = self._service
         counts, disk = service.index.counts(), shutil.disk_usage(service.place.work)
         facts: list[tuple[str, Any]] = [
-            ("starts leaders of runs", "yes" if service.launcher.is_alive else "no: its thread has ended"),
+            ("starts leaders of runs", "yes" if service.launcher.is_alive else "no: its thread has stopped"),
             ("leaders that this server has started", f"{service.launcher.busy()} of at most {service.launch.limit}"),
-            ("records to be read yet", f"{service.unread:,}"),
+            ("records that are not read yet", f"{service.unread:,}"),
         ]
         if user_of(request).is_operator:
             facts += [

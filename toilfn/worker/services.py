@@ -42,7 +42,7 @@ class _Generator(Service[Any]):
         value = next(self._steps, _END)
         if value is _END:
             raise InputError(
-                "the service function ended without a yield",
+                "the service function returned without a yield",
                 hint="it must yield the value for its clients, exactly once",
             )
         return value

@@ -54,8 +54,8 @@ def misplaced_file(error: BaseException | None, start: str) -> str:
         name = error.filename if isinstance(error, FileNotFoundError) else None
         if isinstance(name, str) and not os.path.isabs(name) and start and os.path.exists(os.path.join(start, name)):
             return (
-                f"{name!r} is in {start}, where the script was started, and a task starts in an empty directory of its "
-                f"own: give it pathlib.Path({name!r}) as an argument, or run with own_directory=False"
+                f"{name!r} is in {start}, where the script was started, but each task starts in its own empty "
+                f"directory: pass pathlib.Path({name!r}) as an argument, or run with own_directory=False"
             )
         error = error.__cause__ or error.__context__
     return ""
