@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import uuid
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import moto
 import pytest
@@ -14,10 +14,12 @@ from moto.ec2.models import ec2_backends, instance_types
 
 from tests.servers.fixtures import *  # noqa: F403
 from toilfn import cli
-from toilfn.cloud.aws import AmazonCloud, clusters, steps_of, tags_of
+from toilfn.cloud.aws import tags_of
 from toilfn.cloud.aws_machines import AmazonMachines
+from toilfn.cloud.aws_slurm import steps_of
 from toilfn.cloud.aws_types import spot_prices, with_types
 from toilfn.cloud.bootstrap import Secrets
+from toilfn.cloud.clouds import AmazonProvider
 from toilfn.cloud.description import read
 from toilfn.cloud.plan import price_notes
 from toilfn.cloud.policy import launcher_policy, role_policy
@@ -73,10 +75,10 @@ def amazon():
         yield Recorded()
 
 
-def fresh(amazon) -> tuple[AmazonCloud, list]:
+def fresh(amazon) -> tuple[AmazonProvider, list]:
     name = f"c{uuid.uuid4().hex[:12]}"
     description = read(TEXT.replace("NAME", name).replace("KEY", SECRETS.host_public))
-    cloud = AmazonCloud(name, REGION, amazon, pause=lambda seconds: None)
+    cloud = AmazonProvider(name, REGION, amazon, pause=lambda seconds: None)
     return cloud, steps_of(cloud, description, SECRETS)
 
 
@@ -110,7 +112,7 @@ def test_a_cluster_is_launched_listed_and_destroyed_without_a_trace(amazon):
     assert controller["InstanceType"] == "t3.medium"
     assert tags_of(controller)["team"] == "genomics"
     assert tags_of(controller)["toilfn-host-key"] == SECRETS.host_public
-    assert cloud.name in clusters(amazon)
+    assert (cloud.name, "slurm", 1, True) in [astuple(cluster) for cluster in cloud.clusters()]
     assert {item.partition(":")[0] for item in found(steps)} >= {
         "roles", "instance profiles", "security groups", "key pairs", "launch templates", "machines",
     }  # fmt: skip
@@ -323,7 +325,7 @@ def few_types(monkeypatch):
 
 
 def sized(amazon, text: str):
-    cloud = AmazonCloud(f"c{uuid.uuid4().hex[:12]}", REGION, amazon, pause=lambda seconds: None)
+    cloud = AmazonProvider(f"c{uuid.uuid4().hex[:12]}", REGION, amazon, pause=lambda seconds: None)
     return cloud, with_types(cloud, read(text.replace("NAME", cloud.name)), {})
 
 

@@ -17,8 +17,9 @@ from tests.servers.machine import ServerMissingError, missing
 from toilfn import cli
 from toilfn.cloud import google_client
 from toilfn.cloud.bootstrap import Secrets, controller_data, worker_data
+from toilfn.cloud.clouds import GoogleProvider
 from toilfn.cloud.description import Description, read, template
-from toilfn.cloud.google import GoogleCloud, disk_of
+from toilfn.cloud.google import disk_of
 from toilfn.cloud.google_client import Google
 from toilfn.cloud.policy import google_controller_permissions, google_launcher_role
 from toilfn.cloud.steps import Step, destroy, found, launch
@@ -61,9 +62,9 @@ def described(name: str = "lab", kind: str = "slurm", *settings: str) -> Descrip
     return read(text, settings=settings)
 
 
-def steps_for(kind: str = "slurm", name: str = "lab", *settings: str) -> tuple[GoogleCloud, list[Step], Description]:
+def steps_for(kind: str = "slurm", name: str = "lab", *settings: str) -> tuple[GoogleProvider, list[Step], Description]:
     description = described(name, kind, *settings)
-    cloud = GoogleCloud(name, REGION, Google(PROJECT), pause=lambda seconds: None)
+    cloud = GoogleProvider(name, REGION, Google(PROJECT), pause=lambda seconds: None)
     return cloud, cloud.steps(description, SECRETS), description
 
 
@@ -498,6 +499,14 @@ def test_pools_become_node_pools_and_spot_machines_have_a_taint(google):
     assert account["metadata"]["annotations"] == {"iam.gke.io/gcp-service-account": cloud.account_of("tasks")}
     (binding,) = google.account_policies[cloud.account_of("tasks")]["bindings"]
     assert binding["members"] == [f"serviceAccount:{PROJECT}.svc.id.goog[default/toilfn]"]
+    destroy("lab", cloud.steps(), quiet)
+    assert everything(google) == []
+
+
+def test_a_cluster_that_is_still_being_made_is_destroyed_when_it_is_ready(google):
+    cloud, steps, _ = steps_for("kubernetes")
+    launch("lab", steps, quiet)
+    google.clusters["toilfn-lab"]["status"] = "PROVISIONING"
     destroy("lab", cloud.steps(), quiet)
     assert everything(google) == []
 

@@ -607,6 +607,8 @@ class FakeGoogle(BaseAdapter):
         name = values["name"].rpartition("/")[2]
         if name not in self.clusters:
             raise RefusalError(404, "notFound", f"Not found: {name}")
+        if self.clusters[name]["status"] == "PROVISIONING":
+            raise RefusalError(400, "failedPrecondition", "Cluster is running incompatible operation operation-k.")
         self.clusters[name]["status"] = "STOPPING"
         return {"name": "operation-k", "status": "RUNNING"}
 

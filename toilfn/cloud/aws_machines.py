@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toilfn.cloud.aws import CONTROLLER, GONE, NODE, AmazonCloud, ignoring, tags_of
+from toilfn.cloud.aws import ADDRESS, GONE, NODE, AmazonCloud, ignoring, tags_of
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.provider import Machines
-from toilfn.cloud.scaler import round_half_up
-from toilfn.errors import ClusterError
 
 __all__ = ["AmazonMachines"]
 
 
 class AmazonMachines(Machines):
-    """Machines of pools as Slurm names them: one fleet of type ``instant`` for all that a pool is to get.
+    """Machines of pools at AWS: one fleet of type ``instant`` for all that a pool is to get.
 
     Parameters
     ----------
@@ -26,30 +24,25 @@ class AmazonMachines(Machines):
     """
 
     def __init__(self, cloud: AmazonCloud, description: Description) -> None:
+        super().__init__(description)
         self._cloud = cloud
-        self._description = description
 
-    def create(self, pool: PoolDescription, names: Sequence[str]) -> dict[str, str]:
-        """Make machines; return the addresses of those that the cloud had, by name."""
-        controller = self._cloud.controller()
-        if controller is None:
-            raise ClusterError(f"cluster {self._description.name}: it has no controller, so nothing is started")
-        there = {tags_of(i).get(NODE): i["PrivateIpAddress"] for i in self._cloud.instances("pending", "running")}
-        addresses = {name: there[name] for name in names if name in there}
-        wanted = [name for name in names if name not in there]
-        found = self._fleet(pool, len(wanted), "spot" if pool.spot else "on-demand") if wanted else []
-        if pool.spot and len(found) < len(wanted):
-            instead = round_half_up(self._description.scaling.compensation * (len(wanted) - len(found)))
-            found += self._fleet(pool, instead, "on-demand") if instead else []
-        for name, instance in zip(wanted, found, strict=False):
-            tags = {NODE: name, CONTROLLER: controller["PrivateIpAddress"], "Name": f"{self._cloud.name}-{name}"}
+    def living(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the addresses of machines that run or boot; EC2 gives names to none, so nothing is in the way."""
+        return {tags_of(i).get(NODE, ""): i["PrivateIpAddress"] for i in self._cloud.instances("pending", "running")}
+
+    def start(self, pool: PoolDescription, names: Sequence[str], controller: str, *, is_spot: bool) -> dict[str, str]:
+        """Create machines, and give them their names."""
+        found = self._fleet(pool, len(names), "spot" if is_spot else "on-demand")
+        made = dict(zip(names, found, strict=False))
+        for name, instance in made.items():
+            tags = {NODE: name, ADDRESS: controller, "Name": f"{self._cloud.name}-{name}"}
             self._cloud.ask("ec2", "create_tags", Resources=[instance["InstanceId"]],
                             Tags=[{"Key": key, "Value": value} for key, value in tags.items()])  # fmt: skip
-            addresses[name] = instance["PrivateIpAddress"]
-        return addresses
+        return {name: instance["PrivateIpAddress"] for name, instance in made.items()}
 
     def _fleet(self, pool: PoolDescription, count: int, kind: str) -> list[dict[str, Any]]:
-        subnets = [subnet["SubnetId"] for subnet in self._cloud.subnets(self._description)]
+        subnets = [subnet["SubnetId"] for subnet in self._cloud.subnets(self.description)]
         limit = {"MaxPrice": str(pool.max_price)} if pool.max_price is not None else {}
         overrides = [{"InstanceType": kind, "SubnetId": subnet, **limit} for kind in pool.types for subnet in subnets]
         template = {"LaunchTemplateName": f"toilfn-{self._cloud.name}-{pool.name}", "Version": "$Latest"}

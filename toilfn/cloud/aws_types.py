@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
 
-from toilfn.cloud.aws import TYPES, AmazonCloud, tags_of
+from toilfn.cloud.aws import TYPES, AmazonCloud, machine_type, tags_of
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.machines import MachineType, choose_types
 from toilfn.errors import InputError
-from toilfn.resources import Accelerator
 
-__all__ = ["launched_types", "machine_type", "offers", "spot_prices", "with_types"]
+__all__ = ["launched_types", "offers", "spot_prices", "with_types"]
 
 _CANDIDATES = 100
 """For so many of the smallest types that fit, spot prices are asked."""
@@ -120,13 +118,3 @@ def launched_types(cloud: AmazonCloud, pool: PoolDescription) -> PoolDescription
         if template["LaunchTemplateName"] == name and (types := tags_of(template).get(TYPES)):
             return replace(pool, types=tuple(types.split()))
     raise InputError(f"cluster {cloud.name}: it was launched without a pool {pool.name!r} of these sizes")
-
-
-def machine_type(kind: dict[str, Any]) -> MachineType:
-    """Return a type as EC2 describes it."""
-    devices = tuple(
-        Accelerator(gpu["Count"], "gpu", gpu["Name"].lower(), gpu["Manufacturer"].lower())
-        for gpu in kind.get("GpuInfo", {}).get("Gpus", [])
-    )
-    cores, memory = kind["VCpuInfo"]["DefaultVCpus"], kind["MemoryInfo"]["SizeInMiB"] * 2**20
-    return MachineType(kind["InstanceType"], cores, memory, 0, None, devices)

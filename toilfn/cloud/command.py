@@ -281,14 +281,14 @@ def _with_public_key(description: Description) -> Description:
 
 
 def _cloud_of(description: Description) -> Provider:
-    from toilfn.cloud.provider import open_provider
+    from toilfn.cloud.clouds import open_provider
 
     return open_provider(description.cloud, description.name, description.region, description.project)
 
 
 def _cloud(options: argparse.Namespace, name: str = "") -> Provider:
     """Return the cloud that is named, or that of the description here."""
-    from toilfn.cloud.provider import open_provider
+    from toilfn.cloud.clouds import open_provider
 
     here = read(Path(_DEFAULT).read_text(encoding="utf-8"), _DEFAULT) if Path(_DEFAULT).is_file() else None
     cloud = options.cloud or (here.cloud if here else "aws")
@@ -414,7 +414,7 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy(options: argparse.Namespace) -> int:
-    from toilfn.cloud.provider import launcher_role
+    from toilfn.cloud.clouds import launcher_role
 
     print_json(launcher_role(options.cloud))
     return 0

@@ -6,23 +6,19 @@ Pools of the description become objects inside Kubernetes, which `manifests` wri
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from toilfn.cloud.aws import AmazonCloud, AmazonStep, RoleStep, ignoring
 from toilfn.cloud.description import Description, PoolDescription
+from toilfn.cloud.kubernetes import SERVICE_ACCOUNT, KubernetesStep, account
 from toilfn.cloud.policy import TAG, role_policy
 from toilfn.cloud.steps import Step
 from toilfn.clusters.awsbatch.aws import Amazon, AmazonRefusalError
 from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS
-from toilfn.errors import ClusterError
 
-__all__ = ["SERVICE_ACCOUNT", "account", "clusters", "manifests", "steps_of"]
-
-SERVICE_ACCOUNT = "toilfn"
-"""The service account of leaders and workers, in the namespace ``default``."""
+__all__ = ["clusters", "manifests", "steps_of"]
 
 _GONE = ("ResourceNotFoundException", "NotFoundException")
 _SPOT = "karpenter.sh/capacity-type"
@@ -88,21 +84,15 @@ class _Roles(RoleStep):
         super().remove()
 
 
-class _Control(AmazonStep):
-    """Kubernetes itself."""
+class _Control(KubernetesStep[AmazonCloud]):
+    """An EKS cluster."""
 
-    title = "Kubernetes clusters"
+    ready, ending, changing = "ACTIVE", "DELETING", ("CREATING", "PENDING", "UPDATING")
 
-    def exists(self) -> list[str]:
-        found = _found(self.cloud)
-        return [f"{found['name']} ({found['status']})"] if found else []
+    def find(self) -> dict[str, Any] | None:
+        return _found(self.cloud)
 
-    def make(self) -> None:
-        if _found(self.cloud) is None:
-            self._create()
-        self._wait("ACTIVE")
-
-    def _create(self) -> None:
+    def create(self) -> None:
         description, network = self.description, self.description.network
         account = _Roles(self.cloud, description)
         arns = {part: self.cloud.ask("iam", "get_role", RoleName=name)["Role"]["Arn"]
@@ -125,23 +115,9 @@ class _Control(AmazonStep):
             tags={**description.tags, TAG: self.cloud.name},
         )  # fmt: skip
 
-    def _wait(self, wanted: str | None, limit: float = 3600.0) -> None:
-        """Wait until the cluster has a state; with None until it is gone."""
-        waited = 0.0
-        while (status := (_found(self.cloud) or {}).get("status")) != wanted:
-            if status == "FAILED" or status is None or waited >= limit:
-                raise ClusterError(f"Kubernetes cluster toilfn-{self.cloud.name}: it is {status or 'gone'}")
-            self.cloud.pause(15)
-            waited += 15
-
-    def remove(self) -> None:
-        found = _found(self.cloud)
-        if found is None:
-            return
-        if found["status"] != "DELETING":
-            with ignoring(*_GONE):
-                self.cloud.ask("eks", "delete_cluster", name=found["name"])
-        self._wait(None)
+    def delete(self, found: dict[str, Any]) -> None:
+        with ignoring(*_GONE):
+            self.cloud.ask("eks", "delete_cluster", name=found["name"])
 
 
 class _Access(AmazonStep):
@@ -173,7 +149,7 @@ class _Access(AmazonStep):
         """Remove nothing: they go with the cluster."""
 
 
-def steps_of(cloud: AmazonCloud, description: Description | None = None) -> list[Step]:
+def steps_of(cloud: AmazonCloud, description: Description | None = None) -> list[Step[AmazonCloud]]:
     """Return the steps of a cluster with Kubernetes, in the order of launching."""
     return [_Roles(cloud, description), _Control(cloud, description), _Access(cloud, description)]
 
@@ -233,28 +209,3 @@ def _sizes(pool: PoolDescription) -> list[dict[str, Any]]:
     least = {"eks.amazonaws.com/instance-cpu": 1, "eks.amazonaws.com/instance-memory": 2**20}
     return [{"key": key, "operator": "Gt", "values": [str(int(amount / least[key]) - 1)]}
             for key, amount in wanted.items() if amount]  # fmt: skip
-
-
-def account(annotations: Mapping[str, str] | None = None) -> Sequence[dict[str, Any]]:
-    """Return the objects of the service account of leaders and tasks, and of what it may do."""
-    rights = [
-        (["batch"], ["jobs"], ["create", "delete", "list", "watch"]),
-        ([""], ["pods"], ["delete", "list", "watch"]),
-        ([""], ["pods/log"], ["get"]),
-        ([""], ["events"], ["list"]),
-    ]
-    group, name = "rbac.authorization.k8s.io", SERVICE_ACCOUNT
-    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": "default"}]
-    nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}
-    rules = [{"apiGroups": groups, "resources": what, "verbs": verbs} for groups, what, verbs in rights]
-    here = {"name": name, "namespace": "default"}
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount",
-         "metadata": here | ({"annotations": dict(annotations)} if annotations else {})},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": here, "rules": rules},
-        {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": here, "subjects": subjects,
-         "roleRef": {"apiGroup": group, "kind": "Role", "name": name}},
-        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": f"{name}-nodes"}, "rules": [nodes]},
-        {"apiVersion": f"{group}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": f"{name}-nodes"},
-         "subjects": subjects, "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": f"{name}-nodes"}},
-    ]  # fmt: skip

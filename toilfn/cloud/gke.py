@@ -10,14 +10,13 @@ from typing import Any
 import yaml
 
 from toilfn.cloud.description import Description, PoolDescription
-from toilfn.cloud.eks import SERVICE_ACCOUNT, account
-from toilfn.cloud.google import GoogleCloud, GoogleStep, disk_of, ignoring, last
+from toilfn.cloud.google import GoogleCloud, disk_of, ignoring, last
 from toilfn.cloud.google_client import DISABLED, GoogleRefusalError
 from toilfn.cloud.google_identity import AccountStep, PermissionStep
+from toilfn.cloud.kubernetes import SERVICE_ACCOUNT, KubernetesStep, account
 from toilfn.cloud.policy import TAG
 from toilfn.cloud.steps import Step
 from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS
-from toilfn.errors import ClusterError
 
 __all__ = ["clusters", "manifests", "steps_of"]
 
@@ -71,21 +70,17 @@ class _Permissions(PermissionStep):
         """Do nothing: pods get their account once there is a cluster."""
 
 
-class _Control(GoogleStep):
-    """Kubernetes itself, with its node pools."""
+class _Control(KubernetesStep[GoogleCloud]):
+    """A GKE cluster with its node pools."""
 
-    title = "Kubernetes clusters"
+    ready, ending, changing = "RUNNING", "STOPPING", ("PROVISIONING", "RECONCILING")
 
-    def exists(self) -> list[str]:
-        found = _found(self.cloud)
-        return [f"{found['name']} ({found['status']})"] if found else []
+    def find(self) -> dict[str, Any] | None:
+        return _found(self.cloud)
 
-    def make(self) -> None:
-        if _found(self.cloud) is None:
-            body = {"cluster": self._cluster()}
-            place = f"projects/{self.cloud.project}/locations/{self.description.region}"
-            self.cloud.google.ask("container", "POST", f"{place}/clusters", body)
-        self._wait("RUNNING")
+    def create(self) -> None:
+        place = f"projects/{self.cloud.project}/locations/{self.description.region}"
+        self.cloud.google.ask("container", "POST", f"{place}/clusters", {"cluster": self._cluster()})
 
     def _cluster(self) -> dict[str, Any]:
         description, network = self.description, self.description.network
@@ -143,24 +138,10 @@ class _Control(GoogleStep):
             **spot,
         }
 
-    def _wait(self, wanted: str | None, limit: float = 3600.0) -> None:
-        """Wait until the cluster has a state; with None until it is gone."""
-        waited = 0.0
-        while (status := (_found(self.cloud) or {}).get("status")) != wanted:
-            if (wanted and status in (None, "ERROR", "STOPPING")) or waited >= limit:
-                raise ClusterError(f"Kubernetes cluster toilfn-{self.cloud.name}: it is {status or 'gone'}")
-            self.cloud.pause(15)
-            waited += 15
-
-    def remove(self) -> None:
-        found = _found(self.cloud)
-        if found is None:
-            return
-        if found["status"] != "STOPPING":
-            path = f"projects/{self.cloud.project}/locations/{found['location']}/clusters/{found['name']}"
-            with ignoring(404):
-                self.cloud.google.ask("container", "DELETE", path)
-        self._wait(None)
+    def delete(self, found: dict[str, Any]) -> None:
+        path = f"projects/{self.cloud.project}/locations/{found['location']}/clusters/{found['name']}"
+        with ignoring(404):
+            self.cloud.google.ask("container", "DELETE", path)
 
 
 class _Access(PermissionStep):
@@ -191,9 +172,9 @@ class _Access(PermissionStep):
         """Remove nothing: they go with the service account."""
 
 
-def steps_of(cloud: GoogleCloud, description: Description | None = None) -> list[Step]:
+def steps_of(cloud: GoogleCloud, description: Description | None = None) -> list[Step[GoogleCloud]]:
     """Return the steps of a cluster with Kubernetes, in the order of launching."""
-    kinds: list[type[GoogleStep]] = [_Accounts, _Permissions, _Access, _Control]
+    kinds: list[type[Step[GoogleCloud]]] = [_Accounts, _Permissions, _Access, _Control]
     return [kind(cloud, description) for kind in kinds]
 
 

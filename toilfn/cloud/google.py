@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from toilfn.cloud.bootstrap import Secrets
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.google_client import Google, GoogleRefusalError, refusal
 from toilfn.cloud.machines import MachineType
-from toilfn.cloud.policy import KIND, TAG
-from toilfn.cloud.provider import CONTROLLER, Cluster, Machine, Machines, Provider
+from toilfn.cloud.policy import TAG
+from toilfn.cloud.provider import CONTROLLER
 from toilfn.cloud.steps import Step
 from toilfn.errors import ClusterError, InputError
 from toilfn.resources import Accelerator
@@ -43,7 +42,7 @@ def last(url: str) -> str:
     return url.rpartition("/")[2]
 
 
-class GoogleCloud(Provider):
+class GoogleCloud:
     """Google for one cluster.
 
     Parameters
@@ -58,6 +57,9 @@ class GoogleCloud(Provider):
         Waits for some seconds.
     """
 
+    name: str
+    pause: Callable[[float], None]
+
     def __init__(
         self, name: str, region: str | None, google: Google | None = None,
         pause: Callable[[float], None] = time.sleep,
@@ -66,11 +68,6 @@ class GoogleCloud(Provider):
         self.region = region
         self.pause = pause
         self.google = google or Google()
-
-    @property
-    def place(self) -> str:  # type: ignore[override]
-        """The project, for people."""
-        return f"project {self.project}"
 
     @property
     def project(self) -> str:
@@ -226,70 +223,9 @@ class GoogleCloud(Provider):
         if description.kind == "slurm":
             self.image(description)
 
-    def with_types(self, description: Description, prices: Mapping[str, MachineType]) -> Description:
-        """Return the description: `check` refuses pools without types."""
-        return description
-
     def launched_types(self, pool: PoolDescription) -> PoolDescription:
         """Refuse a pool without types."""
         raise InputError(f"pool {pool.name}: name its types; at Google, sizes alone are for `toilfn cluster plan`")
-
-    def spot_prices(self, types: Iterable[str], zones: Sequence[str]) -> dict[str, float]:
-        """Return nothing: the prices of Google are not looked up."""
-        return {}
-
-    def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step]:
-        """Return the steps of a cluster of the description's kind, or of all kinds."""
-        from toilfn.cloud import gke, google_slurm
-
-        of_kind = {
-            "slurm": lambda: google_slurm.steps_of(self, description, secrets),
-            "kubernetes": lambda: gke.steps_of(self, description),
-        }
-        kinds = [description.kind] if description else list(of_kind)
-        return [step for kind in kinds for step in of_kind[kind]()]
-
-    def machines(self) -> list[Machine]:
-        """Return this cluster's machines."""
-        return [self._machine(instance) for instance in self.instances()]
-
-    def _machine(self, instance: dict[str, Any]) -> Machine:
-        network = instance["networkInterfaces"][0]
-        public = next((access["natIP"] for access in network.get("accessConfigs", []) if "natIP" in access), None)
-        metadata = {item["key"]: item.get("value", "") for item in instance.get("metadata", {}).get("items", [])}
-        node, kind, key = self.node_of(instance), last(instance["machineType"]), metadata.get(HOST_KEY, "")
-        return Machine(instance["name"], node, kind, instance["status"], public or network.get("networkIP", ""), key)
-
-    def pools(self, description: Description) -> Machines:
-        """Return what creates and ends the machines of pools."""
-        from toilfn.cloud.google_machines import GoogleMachines
-
-        return GoogleMachines(self, description)
-
-    def clusters(self) -> list[Cluster]:
-        """Return the clusters of the project, in all regions."""
-        from toilfn.cloud import gke
-
-        managed = [Cluster(name, "kubernetes", None, True) for name in gke.clusters(self)]
-        found: dict[tuple[str, str], list[str]] = {}
-        for instance in self.instances(f"labels.{TAG}:*"):
-            name, kind = instance["labels"][TAG], instance["labels"].get(KIND, "slurm")
-            found.setdefault((name, kind), []).append(instance["name"].removeprefix(f"toilfn-{name}-"))
-        own = [Cluster(name, kind, len(nodes), CONTROLLER in nodes) for (name, kind), nodes in sorted(found.items())]
-        return managed + own
-
-    def manifests(self, description: Description) -> str:
-        """Return the YAML of the service account and what a leader may do."""
-        from toilfn.cloud import gke
-
-        return gke.manifests(self, description)
-
-    def kubernetes_access(self, description: Description) -> str:
-        """Return the command by which kubectl reaches the cluster."""
-        return (
-            f"gcloud container clusters get-credentials toilfn-{description.name} --region {description.region} "
-            f"--project {self.project}"
-        )
 
 
 def _machine_type(kind: dict[str, Any]) -> MachineType:
@@ -314,23 +250,5 @@ def boot_disk(kind: str, size: int, image: str | None, labels: dict[str, str], a
     return {"boot": True, "autoDelete": True, "type": "PERSISTENT", "initializeParams": parameters}
 
 
-class GoogleStep(Step):
-    """A step at Google.
-
-    Parameters
-    ----------
-    cloud : GoogleCloud
-        Where.
-    description : Description, optional
-        What to make; it is not needed to find and to remove.
-    """
-
-    def __init__(self, cloud: GoogleCloud, description: Description | None) -> None:
-        self.cloud = cloud
-        self._description = description
-
-    @property
-    def description(self) -> Description:
-        """The description of the cluster to create."""
-        assert self._description is not None  # only `make` asks, and `launch` has one
-        return self._description
+class GoogleStep(Step[GoogleCloud]):
+    """A step at Google."""

@@ -9,8 +9,6 @@ from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.google import GoogleCloud, boot_disk, ignoring, last
 from toilfn.cloud.google_client import CAPACITY, GoogleRefusalError
 from toilfn.cloud.provider import Machines
-from toilfn.cloud.scaler import round_half_up
-from toilfn.errors import ClusterError
 
 __all__ = ["GoogleMachines"]
 
@@ -21,7 +19,7 @@ _ON_DEMAND = {"provisioningModel": "STANDARD"}
 
 
 class GoogleMachines(Machines):
-    """Machines of pools as Slurm names them: one bulk insert over types and zones for all that a pool is to get.
+    """Machines of pools at Google: one bulk insert over types and zones for all that a pool is to get.
 
     Parameters
     ----------
@@ -32,38 +30,26 @@ class GoogleMachines(Machines):
     """
 
     def __init__(self, cloud: GoogleCloud, description: Description) -> None:
+        super().__init__(description)
         self._cloud = cloud
-        self._description = description
 
-    def create(self, pool: PoolDescription, names: Sequence[str]) -> dict[str, str]:
-        """Make machines; return the addresses of those that the cloud had, by name."""
+    def living(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the addresses of machines that run or boot; those that were stopped are deleted with their names."""
         there = {self._cloud.node_of(instance): instance for instance in self._cloud.instances()}
-        controller = there.get("controller")
-        if controller is None:
-            raise ClusterError(f"cluster {self._description.name}: it has no controller, so nothing is started")
-        stopped = [there[name] for name in names if name in there and there[name]["status"] not in _LIVING]
-        self._cloud.delete(stopped)  # their names are needed
-        found = {name: _address(i) for name, i in there.items() if name in names and i not in stopped}
-        wanted = [name for name in names if name not in found]
-        if wanted:
-            found |= self._insert(pool, wanted, controller, is_spot=pool.spot)
-        missing = [name for name in names if name not in found]
-        if pool.spot and missing:
-            instead = round_half_up(self._description.scaling.compensation * len(missing))
-            found |= self._insert(pool, missing[:instead], controller, is_spot=False) if instead else {}
-        return found
+        stopped = [name for name in names if name in there and there[name]["status"] not in _LIVING]
+        self._cloud.delete([there[name] for name in stopped])
+        return {name: _address(instance) for name, instance in there.items() if name not in stopped}
 
-    def _insert(
-        self, pool: PoolDescription, names: Sequence[str], controller: dict[str, Any], *, is_spot: bool
-    ) -> dict[str, str]:
+    def start(self, pool: PoolDescription, names: Sequence[str], controller: str, *, is_spot: bool) -> dict[str, str]:
+        """Create machines, which have their names from the start."""
         template = f"global/instanceTemplates/toilfn-{self._cloud.name}-{pool.name}"
         properties = self._cloud.compute("GET", template)["properties"]
-        address = {"key": "toilfn-controller", "value": _address(controller)}
+        address = {"key": "toilfn-controller", "value": controller}
         overrides = {
             "metadata": {"items": [*properties["metadata"]["items"], address]},
             "scheduling": _SPOT if is_spot else _ON_DEMAND,
         }
-        zones = {f"zones/{zone}": {"preference": "ALLOW"} for zone in self._description.zones}
+        zones = {f"zones/{zone}": {"preference": "ALLOW"} for zone in self.description.zones}
         body = {
             "count": str(len(names)),
             "minCount": "1",
@@ -75,7 +61,7 @@ class GoogleMachines(Machines):
         }
         refused = None
         try:
-            self._cloud.change("POST", f"regions/{self._description.region}/instances/bulkInsert", body)
+            self._cloud.change("POST", f"regions/{self.description.region}/instances/bulkInsert", body)
         except GoogleRefusalError as error:
             refused = error
         found = {self._cloud.node_of(instance): instance for instance in self._cloud.instances()}

@@ -50,18 +50,8 @@ class _Firewall(GoogleStep):
                 self.cloud.change("DELETE", f"global/firewalls/{name}")
 
 
-class _SlurmStep(GoogleStep):
-    """A step that needs the cluster's keys."""
-
-    def __init__(self, cloud: GoogleCloud, description: Description | None, secrets: Secrets | None) -> None:
-        super().__init__(cloud, description)
-        self._secrets = secrets
-
-    @property
-    def secrets(self) -> Secrets:
-        """The keys of a cluster that is made."""
-        assert self._secrets is not None
-        return self._secrets
+class _MachineStep(GoogleStep):
+    """A step that says how machines are made."""
 
     def properties(self, pool: PoolDescription | None, user_data: str, zone: str = "") -> dict[str, Any]:
         """Return the properties of a pool's machines, or of the controller in a zone."""
@@ -93,7 +83,7 @@ class _SlurmStep(GoogleStep):
         }  # fmt: skip
 
 
-class _Templates(_SlurmStep):
+class _Templates(_MachineStep):
     """How the machines of each pool are made."""
 
     title = "instance templates"
@@ -136,7 +126,7 @@ class _Disks(GoogleStep):
                 self.cloud.change("DELETE", f"zones/{last(disk['zone'])}/disks/{disk['name']}")
 
 
-class _Machines(_SlurmStep):
+class _Machines(_MachineStep):
     """All machines; making them means to start the controller, which starts the others."""
 
     title = "machines"
@@ -165,7 +155,9 @@ class _Machines(_SlurmStep):
         self.cloud.delete(self.cloud.instances())
 
 
-def steps_of(cloud: GoogleCloud, description: Description | None = None, secrets: Secrets | None = None) -> list[Step]:
+def steps_of(
+    cloud: GoogleCloud, description: Description | None = None, secrets: Secrets | None = None
+) -> list[Step[GoogleCloud]]:
     """Return the steps of a cluster with Slurm, in the order of launching.
 
     Parameters
@@ -177,10 +169,7 @@ def steps_of(cloud: GoogleCloud, description: Description | None = None, secrets
     secrets : Secrets, optional
         The keys of a cluster that is made.
     """
-    kinds: list[type[GoogleStep]] = [AccountStep, RoleStep, PermissionStep, _Firewall]
-    return [
-        *(kind(cloud, description) for kind in kinds),
-        _Templates(cloud, description, secrets),
-        _Disks(cloud, description),
-        _Machines(cloud, description, secrets),
-    ]
+    kinds: list[type[GoogleStep]] = [
+        AccountStep, RoleStep, PermissionStep, _Firewall, _Templates, _Disks, _Machines,
+    ]  # fmt: skip
+    return [kind(cloud, description, secrets) for kind in kinds]

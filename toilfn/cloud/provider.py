@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from toilfn.errors import InputError
+from toilfn.cloud.scaler import round_half_up
+from toilfn.errors import ClusterError
 
 if TYPE_CHECKING:
     from toilfn.cloud.bootstrap import Secrets
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toilfn.cloud.machines import MachineType
     from toilfn.cloud.steps import Step
 
-__all__ = ["CONTROLLER", "Cluster", "Machine", "Machines", "Provider", "launcher_role", "open_provider"]
+__all__ = ["CONTROLLER", "Cluster", "Machine", "Machines", "Provider"]
 
 CONTROLLER = "controller"
 """The name of the machine that Slurm's controller runs on; each other machine has the name of its node in Slurm."""
@@ -69,11 +69,50 @@ class Cluster:
 
 
 class Machines(ABC):
-    """Machines of pools, by the names that Slurm gives them."""
+    """Machines of pools, by the names that Slurm gives them.
+
+    Parameters
+    ----------
+    description : Description
+        Whose pools.
+    """
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+
+    def create(self, pool: PoolDescription, names: Sequence[str]) -> dict[str, str]:
+        """Create the machines that are missing; return the addresses of those that exist then, by name.
+
+        A share of the spot machines that the cloud does not have is made on demand.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster has no controller, or the cloud refuses for another reason than missing capacity.
+        """
+        there = self.living(names)
+        if CONTROLLER not in there:
+            raise ClusterError(f"cluster {self.description.name}: it has no controller, so nothing is started")
+        found = {name: there[name] for name in names if name in there}
+        wanted = [name for name in names if name not in there]
+        if wanted:
+            found |= self.start(pool, wanted, there[CONTROLLER], is_spot=pool.spot)
+        missing = [name for name in wanted if name not in found]
+        instead = round_half_up(self.description.scaling.compensation * len(missing)) if pool.spot else 0
+        if instead:
+            found |= self.start(pool, missing[:instead], there[CONTROLLER], is_spot=False)
+        return found
 
     @abstractmethod
-    def create(self, pool: PoolDescription, names: Sequence[str]) -> Mapping[str, str]:
-        """Make machines; return the addresses of those that were available, by name."""
+    def living(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the addresses of the controller and of all machines that run or boot, by name.
+
+        Machines that would be in the way of new ones with these names are removed.
+        """
+
+    @abstractmethod
+    def start(self, pool: PoolDescription, names: Sequence[str], controller: str, *, is_spot: bool) -> dict[str, str]:
+        """Create machines that know the controller's address; return the addresses of those that were available."""
 
     @abstractmethod
     def terminate(self, names: Sequence[str]) -> None:
@@ -144,11 +183,16 @@ class Provider(ABC):
         """
 
     @abstractmethod
-    def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step]:
+    def steps_of_kind(self, kind: str, description: Description | None, secrets: Secrets | None) -> list[Step[Any]]:
+        """Return the steps of a cluster of kind slurm or kubernetes, in the order of launching."""
+
+    def steps(self, description: Description | None = None, secrets: Secrets | None = None) -> list[Step[Any]]:
         """Return the steps of a cluster, in the order of launching.
 
         Without a description, its kind is not known: the steps of all kinds find and remove it.
         """
+        kinds = [description.kind] if description else ["slurm", "kubernetes"]
+        return [step for kind in kinds for step in self.steps_of_kind(kind, description, secrets)]
 
     @abstractmethod
     def machines(self) -> list[Machine]:
@@ -169,42 +213,3 @@ class Provider(ABC):
     @abstractmethod
     def kubernetes_access(self, description: Description) -> str:
         """Return the command by which kubectl reaches a cluster of kind kubernetes."""
-
-
-def open_provider(cloud: str, name: str, region: str | None, project: str | None = None) -> Provider:
-    """Return the cloud of a cluster.
-
-    Parameters
-    ----------
-    cloud : str
-        ``"aws"`` or ``"google"``.
-    name : str
-        The cluster's name.
-    region : str, optional
-        By default that of the environment.
-    project : str, optional
-        Google's project; by default that of the environment or the credentials.
-
-    Raises
-    ------
-    InputError
-        If no region is known at AWS.
-    """
-    if cloud == "google":
-        from toilfn.cloud.google import GoogleCloud
-        from toilfn.cloud.google_client import Google
-
-        return GoogleCloud(name, region, Google(project))
-    from toilfn.cloud.aws import AmazonCloud
-
-    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region:
-        raise InputError("no region is set; pass --region, or set AWS_DEFAULT_REGION")
-    return AmazonCloud(name, region)
-
-
-def launcher_role(cloud: str) -> dict[str, Any]:
-    """Return the rights on a cloud that a person needs to launch and destroy clusters, and no more."""
-    from toilfn.cloud.policy import google_launcher_role, launcher_policy
-
-    return google_launcher_role() if cloud == "google" else launcher_policy()

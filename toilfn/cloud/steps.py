@@ -8,16 +8,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
+from toilfn.cloud.bootstrap import Secrets
+from toilfn.cloud.description import Description
 from toilfn.errors import ClusterError, ToilfnError
 
-__all__ = ["Step", "destroy", "found", "launch"]
+__all__ = ["C", "Step", "destroy", "found", "launch"]
 
 Report = Callable[[str], None]
 
 
-class Step(ABC):
+class Cloud(Protocol):
+    """A cloud, for one cluster.
+
+    Attributes
+    ----------
+    name : str
+        The cluster's name.
+    pause : callable
+        Waits for some seconds.
+    """
+
+    name: str
+    pause: Callable[[float], None]
+
+
+C = TypeVar("C", bound=Cloud)
+
+
+class Step(ABC, Generic[C]):
     """One kind of resource.
+
+    Parameters
+    ----------
+    cloud : Cloud
+        Where.
+    description : Description, optional
+        What to make; it is not needed to find and to remove.
+    secrets : Secrets, optional
+        The keys of a Slurm cluster that is made.
 
     Attributes
     ----------
@@ -26,6 +56,23 @@ class Step(ABC):
     """
 
     title: str
+
+    def __init__(self, cloud: C, description: Description | None = None, secrets: Secrets | None = None) -> None:
+        self.cloud = cloud
+        self._description = description
+        self._secrets = secrets
+
+    @property
+    def description(self) -> Description:
+        """The description of the cluster to create."""
+        assert self._description is not None  # only `make` asks, and `launch` has one
+        return self._description
+
+    @property
+    def secrets(self) -> Secrets:
+        """The keys of the cluster to create."""
+        assert self._secrets is not None  # as above
+        return self._secrets
 
     @abstractmethod
     def exists(self) -> list[str]:
@@ -40,12 +87,12 @@ class Step(ABC):
         """Remove all that belong to this cluster; those that are gone already are passed over."""
 
 
-def found(steps: Sequence[Step]) -> list[str]:
+def found(steps: Sequence[Step[Any]]) -> list[str]:
     """Return everything that exists, each with the title of its step."""
     return [f"{step.title}: {name}" for step in steps for name in step.exists()]
 
 
-def launch(name: str, steps: Sequence[Step], report: Report) -> None:
+def launch(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
     """Make all resources of a cluster, in order.
 
     Parameters
@@ -77,7 +124,7 @@ def launch(name: str, steps: Sequence[Step], report: Report) -> None:
             ) from error
 
 
-def _left(name: str, steps: Sequence[Step]) -> str:
+def _left(name: str, steps: Sequence[Step[Any]]) -> str:
     try:
         there = found(steps)
     except ToilfnError as error:
@@ -86,7 +133,7 @@ def _left(name: str, steps: Sequence[Step]) -> str:
     return f"what exists now: {listed}. Launch again to continue, or run `toilfn cluster destroy {name}`"
 
 
-def destroy(name: str, steps: Sequence[Step], report: Report) -> None:
+def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
     """Remove all resources of a cluster, last one first, and check that nothing is left.
 
     Raises

@@ -18,14 +18,14 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
-from toilfn.files.scratch import base_dir, state_dir
+from toilfn.files.scratch import base_dir, locked_alone, state_dir
 from toilfn.stores import Store, is_local, open_store
 from toilfn.units import parse_duration
 
@@ -274,7 +274,7 @@ class _Due(NamedTuple):
 
 def _remove_due(folder: Path, due: Callable[[Path, _Run], _Due]) -> bool:
     """Remove what is due of a run that no process uses; return whether something was removed."""
-    with _alone(folder) as is_alone:
+    with locked_alone(folder / "lock") as is_alone:
         if not is_alone:
             return False
         run = _read(folder)
@@ -286,28 +286,6 @@ def _remove_due(folder: Path, due: Callable[[Path, _Run], _Due]) -> bool:
         if parts.images or (parts.files and not _images(folder)):
             _remove_record(folder)
         return parts.files
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Try to lock a run; return whether no process holds it."""
-    try:
-        fd = os.open(folder / "lock", os.O_RDWR)
-    except OSError:  # it is being made or removed
-        yield False
-        return
-    try:
-        yield _try_lock(fd)
-    finally:
-        os.close(fd)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # also on file systems without locks, where no process can know it
-        return False
-    return os.fstat(fd).st_nlink > 0
 
 
 def _due(folder: Path, run: _Run) -> _Due:

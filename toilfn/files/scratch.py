@@ -28,7 +28,7 @@ import cloudpickle
 
 from toilfn.errors import ToilfnError
 
-__all__ = ["CODE_VARIABLE", "Deferred", "OwnDirectory", "Scratch", "base_dir", "state_dir", "sweep"]
+__all__ = ["CODE_VARIABLE", "Deferred", "OwnDirectory", "Scratch", "base_dir", "locked_alone", "state_dir", "sweep"]
 
 CODE_VARIABLE = "TOILFN_CODE"
 """The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
@@ -255,7 +255,7 @@ def sweep(base: Path | None = None) -> None:
     for root in (base or base_dir()).iterdir():
         if _is_being_made(root):
             continue
-        with _locked(root) as is_dead:
+        with locked_alone(_lock_of(root)) as is_dead:
             if is_dead:
                 _run_deferred(root)
                 _remove(root)
@@ -271,10 +271,10 @@ def _is_being_made(root: Path) -> bool:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[bool]:
-    """Try to lock a directory; return whether its process is dead."""
+def locked_alone(file: Path) -> Iterator[bool]:
+    """Try to lock a file; return whether no other process holds its lock, so that those who did are gone."""
     try:
-        fd = os.open(_lock_of(root), os.O_RDWR)
+        fd = os.open(file, os.O_RDWR)
     except OSError:  # it is being made or removed
         yield False
         return
@@ -287,9 +287,9 @@ def _locked(root: Path) -> Iterator[bool]:
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # also on file systems without locks, where no process can know it
         return False
-    return True
+    return os.fstat(fd).st_nlink > 0
 
 
 def _run_deferred(root: Path) -> None:
