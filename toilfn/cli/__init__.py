@@ -118,7 +118,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(module: Any, name: str, summary: str, arguments: list[str]) -> int:
-    if not hasattr(module, "configure"):  # it has a command line of its own
+    if not hasattr(module, "configure"):  # it parses its own command line
         return int(module.main(arguments, prog=f"toilfn {name}"))
     parser = _parser(module, name, summary)
     if hasattr(module, "help_for") and not parser.epilog:

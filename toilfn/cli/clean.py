@@ -26,7 +26,7 @@ from toilfn.units import format_duration, parse_duration
 __all__ = ["command", "configure", "destroy_store"]
 
 _LEAVE_NONE = (None, "local", "inline", "kubernetes", "awsbatch", "tes", "mesos")
-"""The clusters whose workers are on this machine, or have a disk of their own that goes with them."""
+"""The clusters whose workers are on this machine, or have their own disk, which is deleted with them."""
 _NAMED = 20
 """How many nodes a message names."""
 
@@ -65,7 +65,7 @@ def command(options: argparse.Namespace) -> int:
     InputError
         If standard input is not a terminal, and ``--yes`` was not given.
     ClusterError
-        If a batch system cannot be asked to end the jobs of a leader that died.
+        If the jobs of a leader that died cannot be cancelled, because the batch system does not respond.
     """
     if options.older_than is not None:
         return _clean_old(options)
@@ -158,7 +158,7 @@ def destroy_store(store: Store, *, leave_jobs: bool, fold: Fold | None = None) -
 def _other_nodes(store: Store) -> list[str]:
     """Return the other machines on which a store's runs may have left something."""
     leaves_files, hosts = False, set()
-    with suppress(StoreError):  # what is left of a damaged store is removed all the same
+    with suppress(StoreError):  # the rest of a damaged store is removed as well
         for fact in replay(read(store.log)):
             if isinstance(fact, RunBegan):
                 leaves_files = fact.run.settings.get("cluster") not in _LEAVE_NONE
@@ -172,7 +172,7 @@ def _named(nodes: list[str]) -> str:
 
 
 def _told(store: Store) -> str:
-    """Describe what was removed, and what the place still keeps."""
+    """Describe the removed objects, and those that the place still keeps."""
     kept = store.objects.versions()
     if not kept:
         return f"removed {store.url}"
@@ -186,7 +186,7 @@ def _told(store: Store) -> str:
 def _collect(store: Store) -> None:
     with Lease.acquire(store) as lease:
         live, deleted = live_blobs(store)
-        # A leader that was suspended and wakes up now must not commit what refers to the blobs that go.
+        # A leader that was suspended and continues now must not commit records that refer to the removed blobs.
         epoch = Epoch(lease.epoch, socket.gethostname(), os.getpid(), time.time())
         store.log.append([encode(epoch), *([encode(Deleted(tuple(deleted)))] if deleted else [])])
         count = store.collect(live)

@@ -54,7 +54,7 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def add_dry_run(parser: argparse._ActionsContainer, *, json: bool = True) -> None:
-    """Add ``--dry-run`` and, unless there is one already, ``--json``; `print_plan` does what they say."""
+    """Add ``--dry-run`` and, unless there is one already, ``--json``; `print_plan` reads them."""
     parser.add_argument(
         "--dry-run", action="store_true",
         help="print what would run and why, what would be reused, resources and expected time; run and write nothing; "
@@ -78,7 +78,7 @@ def is_dry_run(options: argparse.Namespace) -> bool:
 
 
 def print_plan(plan: Plan, *, as_json: bool) -> int:
-    """Print what a dry run has found; return the exit status."""
+    """Print the result of a dry run; return the exit status."""
     print_json(plan.as_dict()) if as_json else print(plan)
     return SOMETHING_TO_RUN if plan else 0
 
@@ -118,7 +118,7 @@ def open_fold(store: Store, detail: Detail = Detail.STATES) -> Fold:
 
 
 def print_json(value: Any, stream: TextIO | None = None) -> None:
-    """Write a value as indented JSON; what JSON has no word for becomes the nearest that it has."""
+    """Write a value as indented JSON; values that JSON does not support become the nearest type that it has."""
     stream = stream or sys.stdout
     json.dump(value, stream, indent=2, default=_plain)
     stream.write("\n")

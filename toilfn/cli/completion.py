@@ -1,4 +1,4 @@
-"""``toilfn completion SHELL``, and what answers a shell that completes a command line."""
+"""``toilfn completion SHELL``, and the answers to a shell that completes a command line."""
 
 from __future__ import annotations
 

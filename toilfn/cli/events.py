@@ -17,7 +17,7 @@ from toilfn.stores.lease import living
 __all__ = ["command", "configure", "follow"]
 
 _LOOK = 0.5
-"""Seconds between two looks at a log that may grow."""
+"""Seconds between two reads of a log that may grow."""
 _SHARE = 10
 """Looking takes at most one part in so many of the time."""
 

@@ -34,13 +34,13 @@ _READERS = 3
 
 @dataclass(slots=True)
 class _File:
-    """A file, and the tasks that made it and read it.
+    """A file, and the tasks that created it and read it.
 
     Attributes
     ----------
     handle : Handle
     task : TaskId or None
-        The task that made it, or that was created with it; None for one that only an attempt has written that failed.
+        The task that created the file, or that was created with it; None if only a failed attempt has written it.
     readers : list of TaskId
     """
 
@@ -87,12 +87,12 @@ It can also be a pattern such as '*.bam', for all files with matching names."""
 
 
 def command(options: argparse.Namespace) -> int:
-    """List the files that tasks made, print some, or fetch some.
+    """List the files that tasks created, or print or fetch some of them.
 
     Raises
     ------
     InputError
-        If the file does not exist; if more than one has the name; if several would get one name.
+        If the file does not exist, if several files have the name, or if several files would get the same name.
     """
     store = open_named(options)
     files = _files(store, left=options.all)
@@ -123,7 +123,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _opened(store: Store, file: _File) -> BinaryIO:
-    """Open a file; the content of a file that no outcome has cannot be checked."""
+    """Open a file; the content of a file that is in no outcome cannot be checked."""
     return store.objects.open(file.ref.name) if file.task is None else store.open_blob(file.ref)
 
 
@@ -149,9 +149,9 @@ def _targets(files: list[_File], target: Path) -> list[Path]:
 
 
 def _files(store: Store, *, left: bool = False) -> list[_File]:
-    """List the files in values and arguments of tasks, without those that were deleted.
+    """List the files in values and arguments of tasks, except deleted ones.
 
-    With `left`, also those that attempts wrote that failed or were killed.
+    With `left`, also list files of attempts that failed or were killed.
     """
     found: dict[Handle, _File] = {}
     deleted: set[str] = set()
@@ -181,7 +181,7 @@ def _files(store: Store, *, left: bool = False) -> list[_File]:
 
 
 def _left(store: Store, referred: set[str]) -> Iterator[_File]:
-    """Find the files that no outcome has: their attempts failed, were killed, or are running."""
+    """Find the files that are in no outcome: their attempts failed, were killed, or are running."""
     for name in store.objects.list("blobs/"):
         _, dash, own = name.rpartition("/")[2].partition("-")
         if dash and name not in referred:

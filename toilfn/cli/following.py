@@ -18,7 +18,7 @@ __all__ = ["Following"]
 class Following:
     """Requests a task's output from its worker, and shows it, inside a ``with`` block.
 
-    In a store that cannot be written to there is nothing to see before the attempt has ended.
+    If the store is read-only, there is no output before the attempt has finished.
 
     Parameters
     ----------

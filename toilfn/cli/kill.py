@@ -54,7 +54,7 @@ def command(options: argparse.Namespace) -> int:
         return _stop_leader(store, options.timeout)
     with lease:
         count = 0
-        if not options.leave_jobs:  # the leader first, if its job still waits: it would start others
+        if not options.leave_jobs:  # cancel the leader's job first if it is queued, since the leader would start others
             count = end_leader_job(store, options.timeout) + end_jobs(store, options.timeout)
         forget_jobs(store)
     print(

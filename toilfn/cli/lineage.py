@@ -128,7 +128,7 @@ class Lineage:
         return _once([*self._inputs.get(task, ()), *map(self._dataset, handles)])
 
     def _written(self, task: TaskId, read: Sequence[_Dataset]) -> list[_Dataset]:
-        """Return the files that a task made, without those that it only passes on."""
+        """Return the files that a task created, without those that it only passes on."""
         made = list(self._exported.get(task, ()))
         for handle in self._values.get(task, ()):
             dataset = self._dataset(handle)

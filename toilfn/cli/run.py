@@ -114,7 +114,7 @@ def _run_until_something_would_run(script: str, module: str | None, would_run: C
     try:
         return _run(script, module)
     except SystemExit:
-        if not would_run():  # the script has ended on its own
+        if not would_run():  # the script has finished before the first `compute`
             raise
         return 0
 

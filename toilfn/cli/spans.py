@@ -97,7 +97,7 @@ class Spans:
         self, name: str, run: ToldRun, context: SpanContext, parent: SpanContext | None, kind: SpanKind,
         attributes: dict[str, Any], status: Status, start: float, end: float,
     ) -> ReadableSpan:  # fmt: skip
-        """Build a span of the past; a tracer would make up ids of its own."""
+        """Build a span with given times and ids; a tracer would choose new ids."""
         return ReadableSpan(
             name, context, parent, self._resource(run), attributes, kind=kind, status=status,
             start_time=int(start * 1e9), end_time=int(end * 1e9), instrumentation_scope=_SCOPE,

@@ -91,7 +91,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 def _read(store: Store, *, wait: bool) -> tuple[Holder | None, bool, Fold]:
-    """Return the newest leader, whether it is alive, and what the log says."""
+    """Return the newest leader, whether it is alive, and the state according to the log."""
     began = time.monotonic()
     while wait and (living(store) is not None or has_leader_job(store)):
         time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
@@ -122,7 +122,7 @@ def _print(url: str, fold: Fold, leader: Holder | None, is_alive: bool, wanted: 
 
 
 def _tree(tasks: list[TaskInfo]) -> str:
-    """Draw every task that is not done; of those that are, one box for each name."""
+    """Draw a box for every task that is not done, and one box for each name of finished tasks."""
     return draw(tasks, every_task=lambda task: task.state is not State.DONE).text()
 
 

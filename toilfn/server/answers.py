@@ -114,7 +114,7 @@ def service_info(policy: Policy, counts: dict[str, int], url: str, about: dict[s
     counts : dict of str to int
         Runs by state.
     url : str
-        Of the service, without a slash at its end.
+        The URL of the service, without a slash at the end.
     about : dict of str to str
         The operator's description of the service: ``id``, ``name``, ``organization``, ``organization_url``,
         ``contact``, ``auth``.
@@ -161,7 +161,7 @@ def run_log(run: Run, state: State, url: str) -> dict[str, Any]:
     run : Run
     state : State
     url : str
-        Of the run, without a slash at its end.
+        The URL of the run, without a slash at the end.
     """
     started, ended = run.read("started") or {}, run.read("exit") or {} if state.is_final else {}
     log = {
@@ -192,7 +192,7 @@ def task_log(row: TaskRow, url: str) -> dict[str, Any]:
     ----------
     row : TaskRow
     url : str
-        Of the run, without a slash at its end.
+        The URL of the run, without a slash at the end.
     """
     id = row.id.hex()
     ended = row.state in _CODES

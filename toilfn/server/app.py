@@ -1,4 +1,4 @@
-"""The service: the routes of WES and their handlers. `Service` holds what they need; pages add routes of their own."""
+"""The service: the routes of WES and their handlers. `Service` holds the objects that they need; pages add routes."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Service:
         return state
 
     def cancel(self, run: Run, principal: Principal) -> None:
-        """Cancel a run, whatever its state; one that has ended stays as it is."""
+        """Cancel a run in any state; a finished run does not change."""
         if not self.state(run).is_final and run.cancel(principal.name):
             self.state(run)
             self.launcher.wake()
@@ -173,7 +173,7 @@ class Service:
         self.index.annotate(run.id, notes)
 
     def delete(self, run: Run) -> None:
-        """Remove a run that has ended, with all it holds.
+        """Remove a finished run with all its files.
 
         Raises
         ------

@@ -30,7 +30,7 @@ class Limits:
     field : int
         Of each field that is not a file.
     file, total : int
-        Of each attachment, and of all of them; also for what is in an archive.
+        The largest size of each attachment, and of all of them; also of the content of an archive.
     files : int
         How many attachments there may be, and how many files in an archive.
     """
@@ -92,7 +92,7 @@ def _extract(archive: zipfile.ZipFile, files: Path, limits: Limits) -> list[str]
 
 
 def _copy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int, left: int) -> int:
-    """Copy one file, and return what may follow; what an archive says about sizes is not believed."""
+    """Copy one file, and return how many bytes may follow; the sizes that an archive states are not trusted."""
     with archive.open(member) as source, target.open("wb") as copy:
         while chunk := source.read(_CHUNK):
             most, left = most - len(chunk), left - len(chunk)

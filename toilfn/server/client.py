@@ -208,7 +208,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str | None]:
 
 
 def submitted(client: Client, upload: Upload, tags: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
-    """Submit a workflow with what it needs, and return the run's id."""
+    """Submit a workflow with the files that it needs, and return the run's id."""
     fields = {
         "workflow_type": upload.kind, "workflow_type_version": upload.version, "workflow_url": upload.url,
         "workflow_params": json.dumps(upload.params), "tags": json.dumps(tags),
@@ -218,7 +218,7 @@ def submitted(client: Client, upload: Upload, tags: Mapping[str, Any], engine: M
 
 
 def exit_status(client: Client, run: str, state: str) -> int:
-    """Return the exit status for a run that has ended: its command's where it has one."""
+    """Return the exit status for a finished run: that of its command, if the command has one."""
     code = client.get(f"/runs/{quote(run)}")["run_log"].get("exit_code")
     if state == "CANCELED":
         return 130
@@ -242,7 +242,7 @@ def _run(client: Client, options: argparse.Namespace) -> int:
 
 
 def finished(client: Client, run: str, state: str) -> int:
-    """Print the outputs of a run that has ended, or why there are none; return the exit status."""
+    """Print the outputs of a finished run, or why there are none; return the exit status."""
     log = client.get(f"/runs/{quote(run)}")
     if state == "COMPLETE":
         print_json(log.get("outputs") or {})

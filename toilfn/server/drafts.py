@@ -219,7 +219,7 @@ class _Drafts:
         )  # fmt: skip
 
     async def submit(self, request: Any) -> Any:
-        """Submit a draft, or show its form again with what is wrong."""
+        """Submit a draft, or show its form again with the errors."""
         run, draft = await asyncio.to_thread(self._draft, request)
         form = _InputsForm(request.headers.get("content-type", ""), run.files, self._service.policy.limits)
         await read_form(form, request.stream())

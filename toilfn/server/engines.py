@@ -20,7 +20,7 @@ ENGINE = "toilfn"
 """The name of this engine in requests."""
 
 INPUTS = "wes_inputs.json"
-"""The file of a run's inputs, beside what was uploaded."""
+"""The file with the inputs of a run, beside the uploaded files."""
 
 _VALUES = [
     "default-cores",
@@ -111,7 +111,7 @@ def kind_of(name: str, version: str, allowed: Iterable[str]) -> Kind:
     Raises
     ------
     InputError
-        If this server does not run it; names what it runs.
+        If this server does not run workflows of this kind; the message lists the kinds that it runs.
     """
     known = [KINDS[each] for each in allowed]
     kind = next((k for k in known if name.lower() in {k.name.lower(), *k.aliases} and not name[:1].isdigit()), None)
@@ -196,7 +196,7 @@ def program(name: str) -> str:
 
 
 def command(request: Mapping[str, Any], folder: Path, store: str, outputs: str) -> list[str]:
-    """Return the command for a run: what a person would type in the folder of its files.
+    """Return the command for a run, as a user would type it in the folder of the run's files.
 
     Parameters
     ----------

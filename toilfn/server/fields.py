@@ -68,7 +68,7 @@ class Described(NamedTuple):
 
 
 def describe(document: str, kind: str, folder: Path) -> Described:
-    """Have an engine read a document, in a process of its own that has some time for it.
+    """Have an engine read a document in a separate process, with a time limit.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ class Guard:
     origins : collection of str
         Origins whose pages may send requests; CORS is about the same ones. They may not use the server's own pages.
     pages : str
-        The path of the server's own pages, without a slash at its end.
+        The path of the server's pages, without a slash at the end.
     traffic : Traffic
         Counts the requests.
     """

@@ -222,7 +222,7 @@ class Index:
         return dict(self._all(f"select state, count(*) from runs where {conditions} group by state", values))  # noqa: S608
 
     def durations(self) -> list[tuple[str, str, int, float]]:
-        """Return kind, state, number and the sum of the seconds that runs took which have ended."""
+        """Return the kind and state of finished runs, their number, and the sum of their durations in seconds."""
         return self._sums("ended - started", "ended is not null and started is not null")
 
     def waits(self) -> list[tuple[str, str, int, float]]:
@@ -244,7 +244,7 @@ class Index:
         return [id for (id,) in self._all("select id from runs where ended < ?", [moment])]
 
     def ended(self) -> list[str]:
-        """List runs that have ended, the newest first."""
+        """List finished runs, the newest first."""
         return [id for (id,) in self._all("select id from runs where ended is not null order by id desc")]
 
     def _all(self, query: str, values: Iterable[Any] = ()) -> list[Any]:

@@ -25,9 +25,9 @@ _LOOK_FAR = 3.0
 _PURGE = 60.0
 """Seconds between two looks for finished runs that are too old."""
 _UNFINISHED = 86400.0
-"""Seconds after which what a request has left that never was accepted is removed."""
+"""Seconds after which the files of a request that was never accepted are removed."""
 _AHEAD = 20
-"""How many queued runs are looked at beyond those that can be started: they may have been cancelled."""
+"""How many queued runs are read in addition to those that can be started, since some may have been cancelled."""
 
 _log = logging.getLogger("toilfn.server")
 
@@ -87,7 +87,7 @@ class Launcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Start no more leaders; those that there are continue."""
+        """Start no more leaders; running leaders continue."""
         self._ended = True
         self._wake.set()
         self._thread.join()
@@ -201,7 +201,7 @@ class Launcher:
         Sessions(self._place).sweep()
 
     def delete(self, run: Run) -> None:
-        """Remove a run that has ended, with all it holds."""
+        """Remove a finished run with all its files."""
         run.delete()
         self._index.forget(run.id)
         _log.info("%s was deleted", run.id)

@@ -1,6 +1,6 @@
-"""The leader of one run: a process of its own that runs the command, until the end is written down.
+"""The leader of one run: a separate process that runs the command and records its result.
 
-A server starts ``python -m toilfn.server.lead`` in a session of its own and forgets about it. The process takes the
+A server starts ``python -m toilfn.server.lead`` in a separate session and does not wait for it. The process takes the
 run's lease, so that one of them wins wherever servers start several; it looks for a request to cancel; and when it
 dies with its server's machine, the next one resumes, since the command finds its finished tasks in the run's job store.
 """
@@ -51,7 +51,7 @@ _SHARE = 10
 """How many times as long as such a look takes the next one waits."""
 _LONGEST_REASON = 400
 _TAIL = 16 << 10
-"""Bytes of what a command has printed that are looked at for why it failed."""
+"""How many bytes of a command's output are searched for the reason of its failure."""
 MOST_LEADERS = 10
 """How many leaders of a run may die before the run is given up."""
 
@@ -232,7 +232,7 @@ class Leader:
             self._run.open_store().set_flag("kill")
 
     def _end_jobs(self) -> None:
-        """End the jobs of a leader that a signal has ended on a batch system."""
+        """Cancel the jobs on a batch system of a leader that was stopped by a signal."""
         cluster = [each for each in self._run.request["options"] if each.startswith("--cluster=")]
         if not cluster or cluster[-1] in ("--cluster=local", "--cluster=inline"):
             return
@@ -243,7 +243,7 @@ class Leader:
         self._notes.append(done.stdout.strip() or done.stderr.strip())
 
     def _end_orphan(self) -> None:
-        """End the command of a leader that has died: its end could no longer be written down."""
+        """Stop the command of a leader that died, since its result can no longer be recorded."""
         path = self._run.folder / "command.json"
         with suppress(OSError, ValueError, psutil.Error):
             pid, started, machine = json.loads(path.read_bytes())
@@ -305,7 +305,7 @@ class _Tasks:
         return self.fold.run is not None
 
     def look(self, *, is_final: bool) -> None:
-        """Read what is new: at every look until there are tasks, then at times, and everything at the end."""
+        """Read new records: at every call until there are tasks, then periodically, and all records at the end."""
         began = time.monotonic()
         if began < self._next and not is_final:
             return

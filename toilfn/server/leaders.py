@@ -58,7 +58,7 @@ class Leaders(ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """Find out which leaders have ended."""
+        """Find out which leaders have stopped."""
 
     @abstractmethod
     def holds(self, id: str) -> bool:
@@ -70,7 +70,7 @@ class Leaders(ABC):
 
     @abstractmethod
     def end(self, id: str) -> None:
-        """End the leader of a run that has ended, if it still waits."""
+        """Cancel the leader of a finished run, if it still waits in a queue."""
 
     @abstractmethod
     def counts(self, held: Holder | None) -> bool:
@@ -82,14 +82,14 @@ class Leaders(ABC):
 
 
 class LeaderProcesses(Leaders):
-    """Leaders that are processes of this machine, in sessions of their own."""
+    """Leaders that are processes of this machine, each in a separate session."""
 
     def __init__(self, place: Place, timeout: float, variables: Sequence[str]) -> None:
         super().__init__(place, timeout, variables)
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def look(self) -> None:
-        """Forget leaders that have ended; their records are read next."""
+        """Forget leaders that have stopped; their records are read next."""
         for id, process in list(self._started.items()):
             if process.poll() is not None:
                 del self._started[id]
@@ -117,7 +117,7 @@ class LeaderProcesses(Leaders):
         return True
 
     def end(self, id: str) -> None:
-        """Do nothing: a process begins at once, and sees that its run has ended."""
+        """Do nothing: a process starts immediately, and sees that its run is finished."""
 
     def counts(self, held: Holder | None) -> bool:
         """Return whether the leader is on this machine. See `Leaders.counts`."""
@@ -168,7 +168,7 @@ class LeaderJobs(Leaders):
         self._list()
 
     def look(self) -> None:
-        """Ask the cluster which jobs have ended, and periodically which new ones there are."""
+        """Query the cluster for jobs that have ended, and periodically for new ones."""
         try:
             if time.monotonic() - self._listed > _LIST:
                 self._list()
@@ -237,7 +237,7 @@ class LeaderJobs(Leaders):
         """End the job of a run, which may wait in the queue. See `Leaders.end`."""
         try:
             self._cluster.kill([job for job, run in self._jobs.items() if run == id])
-        except ClusterError as error:  # it will see by itself that the run has ended
+        except ClusterError as error:  # it will see by itself that the run is finished
             _log.warning("%s", error)
 
     def counts(self, held: Holder | None) -> bool:

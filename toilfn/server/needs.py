@@ -44,7 +44,7 @@ def upload_of(workflow: str, inputs: str | None, attached: Sequence[str], *, kin
     attached : sequence of str
         Further files and folders.
     kind : str, optional
-        By default what the end of the name says.
+        By default, the kind that the suffix of the name indicates.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def _local(base: Path, text: str) -> Path | None:
 
 
 def _beside(document: Path, kind: str) -> Iterable[Path]:
-    """Return the files that a document refers to, and those that they refer to."""
+    """Return the files that a document refers to, directly or through other files."""
     if kind == "PYTHON":
         return set()
     found: set[Path] = set()

@@ -134,7 +134,7 @@ class Provider:
         return Claims(user, bool(given.operator_role) and has_role, float(claims["exp"]))
 
     def _key(self, header: dict[str, Any]) -> Any:
-        """Return the key that a token's header names, of those that the provider publishes now."""
+        """Return the key that a token's header names, from the keys that the provider currently publishes."""
         wanted = header.get("kid")
         with self._lock:
             found = self._named(wanted)

@@ -20,7 +20,7 @@ _LONGEST = 64 << 20
 
 
 def collected(run: Run, code: int) -> tuple[dict[str, Any] | None, str]:
-    """Return the outputs of a command that has ended, or None; and what is wrong with them, or nothing."""
+    """Return the outputs of a finished command, or None; and the error in them, or an empty string."""
     kind = run.request["kind"]
     if code == 0 and kind == "PYTHON":
         return dict(_files(run)), ""

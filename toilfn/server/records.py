@@ -167,7 +167,7 @@ class Run:
 
     @property
     def files(self) -> Path:
-        """The folder of what was uploaded; the run's command is started in it."""
+        """The folder of the uploaded files, in which the run's command is started."""
         return self.folder / "files"
 
     @property
@@ -257,7 +257,7 @@ class Run:
         return Store(self.objects, Meta(self.id, 0.0, "", self.place.store.objects.conditional, True))
 
     def bring_files(self) -> None:
-        """Fetch what was uploaded to another server, where the place is not a directory."""
+        """Fetch files that were uploaded to another server, if the place is not a directory."""
         for name in self.objects.list("files/"):
             path = self.folder / name
             if not path.exists():
@@ -274,7 +274,7 @@ class Run:
                 self.objects.upload(path, os.fspath(path.relative_to(self.folder)))
 
     def delete(self) -> None:
-        """Remove the run with all that it holds; what a job store elsewhere holds, too."""
+        """Remove the run with all its files, including a job store that is elsewhere."""
         if self.request.get("store"):
             self.open_store().destroy()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The pages of a run in the server: those of its store, and around them what the server knows about the run."""
+"""The pages of a run in the server: the pages of its store, with the server's data about the run around them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Served(NamedTuple):
     """Remarks of the server about the run's end."""
     exit_code: int | None
     stderr: str
-    """The end of what the command has printed, of a run that failed or has not begun to run tasks."""
+    """The end of the command's output, if the run failed or has not started to run tasks."""
     outputs: list[Output]
 
 
@@ -100,7 +100,7 @@ class ServedRun(RunPages):
         return f"{self._service.state(run).value}-{run.notes().archived:d}-{super().mark(request, view)}"
 
     def served(self, request: Any) -> Served:
-        """Return what the server knows about the run."""
+        """Return the server's data about the run."""
         run = self._asked(request)
         state, request_, notes = self._service.state(run), run.request, run.notes()
         ended = run.read("exit") or {} if state.is_final else {}
@@ -143,7 +143,7 @@ class ServedRun(RunPages):
         return self._details(request, view, [each for each in facts if each[1]], texts)
 
     def logs(self, request: Any, view: RunView) -> Any:
-        """Answer with what the run's command has printed, or with the lines in which a text was found."""
+        """Respond with the output of the run's command, or with those of its lines that contain a text."""
         run, text = self._asked(request), request.query_params.get("q", "")
         streams = [(name, *self._shown(run, name, text)) for name in _STREAMS]
         return html("logs.html", **self._shared(request, view), summary=view.summary(), streams=streams, text=text)

@@ -246,7 +246,7 @@ _PARTS = (("what was uploaded", "files"), ("outputs", "outputs"), ("job store", 
 
 
 def _size(path: os.PathLike[str]) -> int:
-    """Return the bytes that a file or a folder has on the disk; what has several names counts once."""
+    """Return the size of a file or a folder on the disk; a file with several names counts once."""
     seen: dict[tuple[int, int], int] = {}
     for folder, _, names in os.walk(path):
         for name in names:

@@ -1,4 +1,4 @@
-"""Files of runs that people may read: those that no name and no link leads out of the run's folder."""
+"""Files of runs that users may read: only files inside the run's folder, whatever their names or links say."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["open_inside", "open_stream"]
 
 
 def open_stream(run: Run, name: str) -> BinaryIO | None:
-    """Open what a run's command has printed, ``stdout`` or ``stderr``; None if there is nothing yet."""
+    """Open the output of a run's command, ``stdout`` or ``stderr``; return None if there is no output yet."""
     path = run.folder / name
     if path.exists():
         return path.open("rb", buffering=0)

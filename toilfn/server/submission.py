@@ -176,7 +176,7 @@ def _check_engine(engine: str, version: str) -> None:
 
 
 def document_of(url: str, files: Path, kind: Kind, policy: Policy) -> str:
-    """Find what a ``workflow_url`` means: a URL as it is, an absolute path, or the name of an attachment.
+    """Interpret a ``workflow_url``: as a URL, an absolute path, or the name of an attachment.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def _attached(name: str, files: Path) -> str:
 
 
 def _allowed(path: str, fragment: str, folders: Iterable[str]) -> str:
-    """Return the path of a document on this machine, if it is in a folder of those that are allowed."""
+    """Return the path of a document on this machine, if it is in one of the allowed folders."""
     if "\0" in path:
         raise InputError("workflow_url: contains a null character")
     real = os.path.realpath(path)

@@ -36,7 +36,7 @@ class TaskRow(NamedTuple):
     started: float | None
     ended: float | None
     attempts: int
-    """Those that have ended."""
+    """The number of finished attempts."""
     host: str
     cause: str
     error: str
@@ -72,7 +72,7 @@ def task_of(view: RunView, id: bytes) -> TaskRow | None:
 
 
 def log_of(view: RunView, id: bytes) -> Iterator[bytes]:
-    """Iterate over what the attempts of a task have printed, in pieces.
+    """Iterate over the output of a task's attempts, in pieces.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def _row(view: RunView, row: Row) -> TaskRow:
 
 
 class Views:
-    """The views of runs; those that were requested last are remembered."""
+    """The views of runs; the most recently requested views are cached."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, RunView] = OrderedDict()
@@ -113,7 +113,7 @@ class Views:
         ----------
         run : Run
         is_final : bool
-            Whether the run has ended, so that its log is read once more, and then never again.
+            Whether the run is finished, so that its log is read once more, and then never again.
         """
         with self._lock:
             if run.id not in self._known:
@@ -126,7 +126,7 @@ class Views:
         return view
 
     def renew(self, runs: Iterable[Run], ending: threading.Event) -> None:
-        """Read the logs of runs that have ended whose saved folds are of another version, until the server ends."""
+        """Read the logs of finished runs whose saved folds have another version, until the server stops."""
         for run in runs:
             if ending.is_set():
                 return

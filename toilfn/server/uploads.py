@@ -103,7 +103,7 @@ class Form:
             raise InputError(f"workflow_attachment: {self._name}: {error.strerror}") from None
 
     def finish(self) -> None:
-        """See that the form has ended."""
+        """Check that the form is complete."""
         if not self._is_over:
             raise InputError("the form is truncated: its last boundary is missing")
 

@@ -70,7 +70,7 @@ class Answers:
             self._say(Running(task, start))
 
     def begin(self) -> None:
-        """Note that the next task begins: if the leader knows what ran before, it learns now how that ended.
+        """Note that the next task begins; if the leader knows about the previous task, report now how that task ended.
 
         Else it would charge that one if the next task ends this process at once.
         """
@@ -80,7 +80,7 @@ class Answers:
                 self.flush()
 
     def log(self, task: TaskId, take: Callable[[], bytes]) -> None:
-        """Pass on what a running task has printed; it is taken when the task's end cannot be reported meanwhile."""
+        """Send the output of a running task; the leader uses it if the task's result never arrives."""
         with self._lock:
             if text := take():
                 self.flush()

@@ -110,7 +110,7 @@ class Batch:
         return time.monotonic() + (limits.get("walltime") or 0.0) <= self._deadline
 
     def _limits(self, child: records.TaskRecord, parent: Attempt) -> Mapping[str, Any]:
-        """Return what a child may use: what it requests, where that is less than its parent got."""
+        """Return the resources that a child may use: those that it requests, but no more than its parent has."""
         asked, given = self._executor.options(child), self._executor.options(parent.task)
         if asked is given:
             return parent.limits

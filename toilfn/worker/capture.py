@@ -68,7 +68,7 @@ class Capture:
         return capture
 
     def give_back(self) -> None:
-        """Send output again where it went before `take_over`, with what an attempt that was ended has printed."""
+        """Undo `take_over`, and write the output of an interrupted attempt to the original destination."""
         flush()
         left = b"" if self._is_jobs else read_output(self._fd, self.position, self._limit)
         for target, fd in self._saved.items():
@@ -90,7 +90,7 @@ class Capture:
         return os.pread(self._fd, most, max(start, end - most)), end
 
     def take(self) -> bytes:
-        """Return what was written since the last time, and put the output back where tasks may have turned it off."""
+        """Return the output since the last call, and restore the streams, which a task may have closed or replaced."""
         flush()
         self._check_descriptors()
         end = os.lseek(self._fd, 0, os.SEEK_END)

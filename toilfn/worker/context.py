@@ -95,11 +95,11 @@ class Context:
         return self._temp_dir is not None or not (self._own is None or self._own.is_untouched())
 
     def defer(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> Deferred:
-        """Have a function called on this machine when the attempt has ended, however it ends.
+        """Register a function that is called on this machine at the end of the attempt, whether it succeeds or fails.
 
-        Calls are made in the reverse order; what they raise is logged. When the worker is killed, another process
-        makes them: functions that cannot be pickled are then lost. One that is killed during such a call is
-        followed by another that makes it again.
+        Functions are called in the reverse order; their exceptions are logged. If the worker is killed, another process
+        calls them, except functions that cannot be pickled. If that process is killed during a call, another one
+        repeats the call.
 
         Returns
         -------

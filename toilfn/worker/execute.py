@@ -60,7 +60,7 @@ class Output(Protocol):
         """Where the next attempt's log starts."""
 
     def take(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return the output since the last call."""
 
 
 class _OnlyThisProcess:
@@ -87,7 +87,7 @@ class _OnlyThisProcess:
 
 
 def _status_of(error: BaseException | None) -> int:
-    """Return the exit status that a process has after an exception, and show what it would show."""
+    """Return the exit status of a process after an exception, and print the message that the process would print."""
     if error is None:
         return 0
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
@@ -98,7 +98,7 @@ def _status_of(error: BaseException | None) -> int:
 
 
 class AttemptRunner:
-    """Runs attempts, and keeps what the next one may need too.
+    """Runs attempts, and keeps the objects that the next attempt may also need.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class AttemptRunner:
         return task.function in self._records
 
     def options(self, task: records.TaskRecord) -> Mapping[str, Any]:
-        """Return what the task's call and its function's decorator say together."""
+        """Return the options of the task's call, combined with those of its function's decorator."""
         function = self._records[task.function].options
         return options.merge(function, task.options) if task.options else function
 
@@ -206,7 +206,7 @@ class AttemptRunner:
             disk.look()
 
     def close(self) -> None:
-        """Remove what the attempts needed on this machine."""
+        """Remove the files that the attempts needed on this machine."""
         self._scratch.close()
 
     def _announce(self, attempt: Attempt, meter: Meter) -> None:

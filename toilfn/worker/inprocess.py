@@ -38,7 +38,7 @@ class InProcess:
         self._executor = executor_here(open_store(store, create=False))
 
     def __call__(self, message: bytes) -> list[bytes]:
-        """Run a batch; return what a worker would have answered."""
+        """Run a batch; return the answers that a worker would have sent."""
         said: list[bytes] = []
         answers = Answers(said.append)
         work(Batch(self._executor, expect(Run, message)), self._executor, answers)
@@ -46,7 +46,7 @@ class InProcess:
         return said
 
     def serve(self, message: bytes, say: Callable[[bytes], None], ended: Callable[[], None]) -> InThread:
-        """Run a batch that is a service in a thread of its own."""
+        """Run a batch that is a service in a separate thread."""
         return InThread(executor_here(open_store(self._store, create=False), is_shared=True), message, say, ended)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class InThread:
         self._batch.stop.set()
 
     def join(self, patience: float) -> None:
-        """Wait for its end, at most so many seconds."""
+        """Wait until the service has stopped, but no longer than `patience` seconds."""
         self._thread.join(patience)
 
 

@@ -78,7 +78,7 @@ class Tail:
         self._given = 0
 
     def lines(self, doing: Doing) -> bytes:
-        """Return the new lines of an attempt; nothing if it has ended meanwhile."""
+        """Return the new lines of an attempt; nothing if the attempt has finished in the meantime."""
         if self._attempt != (doing.task, doing.start):
             self._attempt, self._given = (doing.task, doing.start), 0
         lines = self._output.peek(doing.log + self._given)
@@ -114,7 +114,7 @@ class Backup:
         self._given = 0
 
     def lines(self, doing: Doing) -> bytes:
-        """Return the end of what is new if a backup is due; nothing if the attempt has ended meanwhile."""
+        """Return the end of the new output if a backup is due; nothing if the attempt has finished in the meantime."""
         if self._attempt != (doing.task, doing.start):
             self._attempt = (doing.task, doing.start)
             self._next, self._pause, self._given = doing.began + _FIRST_BACKUP, _FIRST_BACKUP, doing.log
@@ -131,7 +131,7 @@ class Backup:
 
 
 class Live:
-    """Puts what a running task prints into the store, while a user follows that task.
+    """Writes the output of a running task to the store while a user follows that task.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class Live:
         self._count = 0
 
     def show(self, doing: Doing) -> None:
-        """Put up what is new, if it is requested. Output that the store does not accept remains in the task's log."""
+        """Write new output to the store, if a user requests it. The task's log also has output that the store refuses."""
         if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()
@@ -165,10 +165,10 @@ class Live:
 
 
 def follow_flag(task: TaskId) -> str:
-    """Return the name of the store's flag that requests what a task prints while it runs."""
+    """Return the name of the flag in the store that requests the output of a running task."""
     return f"follow-{task.hex()}"
 
 
 def live_prefix(task: TaskId) -> str:
-    """Return what the names begin with under which a task's attempts put up what they print."""
+    """Return the prefix of the names of the objects to which a task's attempts write their output."""
     return f"live-{task.hex()}-"

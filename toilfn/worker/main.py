@@ -191,7 +191,7 @@ class WarmWorker:
         with suppress(OSError):  # the leader is gone
             while self._hear():
                 self._reporter.report()
-        # The main thread is in user code, which may never return. No one wants the result: the leader is gone.
+        # The main thread is in user code, which may never return, and no leader is left that needs the result.
         if self._batch is not None:
             _kill_group()
         self._batches.put(None)
@@ -204,7 +204,7 @@ class WarmWorker:
             _crash()
 
     def _hear(self) -> bool:
-        """Take what the leader says; False when it is gone."""
+        """Process a message of the leader; return False if the leader has closed the connection."""
         if not self._poller.poll(None if self._batch is None else _PERIOD * 1000):
             return True
         messages = self._wire.receive()
@@ -373,7 +373,7 @@ def _log_limit() -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; return the exit status."""
+    """Run the worker with the given arguments; return the exit status."""
     # Classes of the user's script are found in the main module: it must not be this one.
     sys.modules["__main__"] = Main()
     try:
@@ -393,7 +393,7 @@ def main(arguments: Sequence[str]) -> int:
                 return 2
     except Terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)  # so that everyone sees what it died of
+        os.kill(os.getpid(), signal.SIGTERM)  # so that the log of the job shows why the worker died
     except ToilfnError as error:
         report_error("toilfn.worker", error)
         return NOT_MINE if isinstance(error, _AnsweredError) else 1

@@ -66,7 +66,7 @@ def read_ref(text: str) -> BlobRef:
 
 
 def pack_environment(ours: Mapping[str, str], wanted: Mapping[str, str]) -> bytes:
-    """Put together what a worker elsewhere gets.
+    """Collect the data that a worker on another machine gets.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def _is_secret(name: str, value: str) -> bool:
 
 
 def adopt_environment(read: Callable[[BlobRef], bytes]) -> None:
-    """Take over what the leader passed on, if it did; `read` gives a blob."""
+    """Apply the data that the leader passed on, if any; `read` returns a blob."""
     text = os.environ.pop(ENVIRONMENT_VARIABLE, None)
     if text is None:
         return
@@ -95,7 +95,7 @@ def adopt_environment(read: Callable[[BlobRef], bytes]) -> None:
 
 
 def versions() -> str:
-    """Return what a leader and its workers must have in common: pickled functions are code of one Python."""
+    """Return the versions that a leader and its workers must share: pickled functions contain bytecode."""
     from toilfn import __version__
 
     return f"toilfn {__version__} and Python {sys.version_info.major}.{sys.version_info.minor}"

@@ -1,4 +1,4 @@
-"""The values that the tasks of a batch may need, as payloads: each consumer loads copies of its own.
+"""The values that the tasks of a batch may need, as payloads: each consumer loads its own copies.
 
 `explained` says why a value cannot be one.
 """

@@ -1,4 +1,4 @@
-"""Running a service: from its start over its checks to its end, wherever the wish to stop comes from."""
+"""Running a service: its start, its checks, and its end, whichever side stops it."""
 
 from __future__ import annotations
 

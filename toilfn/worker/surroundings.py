@@ -1,7 +1,7 @@
 """The surroundings of an attempt, and how its process is restored for the next one.
 
-A worker runs one attempt after the other, and none may see what an earlier one has changed: `Surroundings` gives each
-its directory and environment variables, and `ProcessState` restores what the attempt left altered.
+A worker runs one attempt after the other, and no attempt may see the changes of an earlier one: `Surroundings` gives
+each its directory and environment variables, and `ProcessState` restores what the attempt left altered.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _THREADS = (
 
 
 class Surroundings:
-    """Sets up what an attempt finds, and puts it back.
+    """Sets up the environment of an attempt, and restores the previous one.
 
     Parameters
     ----------
     limit_threads : bool
-        Whether to tell libraries with threads of their own how many cores a task has, where the user says nothing.
+        Whether numerical libraries use as many threads as the task has cores, unless the user has set their number.
     is_worker : bool
         Whether the process exists for tasks alone. Another one is the user's own: its random numbers continue after a
         task where they were, and timers that it has set stay.
@@ -75,7 +75,7 @@ class Surroundings:
 
     @property
     def has_own_directories(self) -> bool:
-        """Whether each attempt starts in a directory of its own."""
+        """Whether each attempt starts in its own directory."""
         return self._own_directory and self._state is not None and threading.current_thread() is threading.main_thread()
 
     def context(self) -> contextvars.Context:
@@ -136,7 +136,7 @@ class Surroundings:
 
 
 def replace_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
-    """Set environment variables, and return what they were before."""
+    """Set environment variables, and return their previous values."""
     replaced = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     return replaced
@@ -357,7 +357,7 @@ class _Seeds:
         self._undo: list[Callable[[], None]] = []
 
     def renew(self) -> None:
-        """Seed with unpredictable numbers those that someone has used."""
+        """Seed the random generators that a task has used with unpredictable numbers."""
         if not self._is_worker:
             self._remember()
         self._python.renew()

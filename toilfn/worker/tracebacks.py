@@ -117,7 +117,7 @@ def _formatted(error: BaseException) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it, as a traceback shows them."""
+    """Yield an exception and its causes, in the order of a traceback."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -126,7 +126,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _output(error: BaseException) -> str:
-    """Return the end of what a failed command wrote, which the error of `subprocess` has and does not show."""
+    """Return the end of a failed command's output, which the exception of `subprocess` contains but does not show."""
     if not isinstance(error, (subprocess.CalledProcessError, subprocess.TimeoutExpired)):
         return ""
     parts = [("standard error", error.stderr), ("standard output", error.stdout)]

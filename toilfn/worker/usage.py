@@ -54,7 +54,7 @@ class Meter:
         return self._start
 
     def read(self) -> Stats:
-        """Return what was used until now, by this process and by those it started that have ended."""
+        """Return the resources that this process and its finished children have used so far."""
         now = time.perf_counter()
         wall = now - self._clock
         children = _recent_children.renew(now, self._pid) - self._children
@@ -132,7 +132,7 @@ def _own_peak() -> int:
 
 
 def _io_counters() -> bytes:
-    """Return what the system counts of this process's input and output, children that have ended included."""
+    """Return the system's counts of input and output of this process and its finished children."""
     fd = _io_file()
     return os.pread(fd, 256, 0) if fd >= 0 else b""
 
@@ -242,7 +242,7 @@ class DiskUse:
 
 
 def _size(directory: os.PathLike[str]) -> int:
-    """Add up what is allocated below a directory; what vanishes meanwhile is left out."""
+    """Return the disk space that is allocated below a directory; ignore files that are deleted in the meantime."""
     total = 0
     stack: list[str | os.PathLike[str]] = [directory]
     while stack:
