@@ -148,7 +148,7 @@ class Live:
         self._count = 0
 
     def show(self, doing: Doing) -> None:
-        """Write new output to the store, if a user requests it. The task's log also has output that the store refuses."""
+        """Write new output to the store, if a user requests it. Output that the store refuses is in the task's log."""
         if time.monotonic() - self._looked < self._period:
             return
         self._looked = time.monotonic()
