@@ -133,7 +133,7 @@ def forget_jobs(store: Store) -> None:
 
 
 def end_jobs(store: Store, timeout: float = 60.0) -> int:
-    """End what leaders that died have left in batch systems, and wait until it has ended.
+    """Cancel the jobs that dead leaders have left in batch systems, and wait until they have stopped.
 
     The caller holds the store's lease, so that no leader can adopt these jobs meanwhile.
 
@@ -157,7 +157,7 @@ def end_jobs(store: Store, timeout: float = 60.0) -> int:
 
 
 def _unended(index: Index) -> Iterator[Run]:
-    """Return the runs whose leader did not come to write down that its jobs have ended, one for each cluster."""
+    """Return the runs whose leader did not record that its jobs have ended, one for each cluster."""
     seen = []
     for run in index.runs:
         where = _where(run.settings)
@@ -241,7 +241,7 @@ def adopt(
     mailbox : Mailbox
         Has the batches' messages.
     is_void : callable
-        Whether what a batch says about a task does not count.
+        Whether the answers of a batch about a task are ignored.
     scheduler : Scheduler
     jobs : Jobs
 

@@ -79,7 +79,7 @@ class LeaderJob:
     job : str
         Empty until the job is submitted.
     log : str
-        The file with what the leader prints.
+        The file with the output of the leader.
     submitted : float
         In seconds since the epoch.
     """

@@ -41,7 +41,7 @@ class Callbacks:
     Attributes
     ----------
     should_drain : callable
-        Whether to start nothing more and wait for what runs.
+        Whether to start no more tasks and wait for those that run.
     should_hold : callable
         Whether to finish running tasks before anything else starts.
     should_stop : callable
@@ -55,7 +55,7 @@ class Callbacks:
     said : callable or None
         Called with a task's name and id, and what its running attempt has printed since the last time.
     warned : callable
-        Called with a task's name and what it has logged at the level WARNING or above.
+        Called with a task's name and its log messages of the level WARNING or above.
     warn : callable
         Called with what people should know about jobs that do not start.
     worked : callable or None
@@ -98,7 +98,7 @@ class BadWorkers:
         self._random = random.Random()  # noqa: S311 - not a secret
 
     def choose(self, jobs: Collection[T]) -> Sequence[T]:
-        """Choose among the jobs that run now; none before an interval has gone by."""
+        """Choose from the jobs that run now; return nothing before an interval has passed."""
         now = time.monotonic()
         if now < self._next:
             return ()
@@ -217,7 +217,7 @@ class Interrupts:
 
     @property
     def should_drain(self) -> bool:
-        """Whether to start nothing more and wait for what runs."""
+        """Whether to start no more tasks and wait for those that run."""
         return self.count == 1 and not self.is_terminated
 
     @property

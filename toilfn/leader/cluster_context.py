@@ -189,7 +189,7 @@ def worker_environment(store: Store, settings: Settings, *, direct: bool) -> dic
 
 
 def _machine_variables(settings: Settings) -> dict[str, str]:
-    """Return the variables that say where workers keep what they leave on a machine, and for how long."""
+    """Return the variables that set where workers keep their files on a machine, and for how long."""
     places = {
         "TOILFN_WORK_DIR": settings.work_dir,
         "TOILFN_COORDINATION_DIR": settings.coordination_dir,

@@ -1,4 +1,4 @@
-"""Writes records to the log in groups, in a thread of its own; and the leader's side of the store as one value."""
+"""Writes records to the log in groups, in a separate thread; and the leader's view of the store as one value."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Committer:
             raise self.error
 
     def close(self) -> None:
-        """Write what waits and end the thread."""
+        """Write the waiting records and stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

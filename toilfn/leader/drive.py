@@ -78,7 +78,7 @@ def choose_cluster(settings: Settings, url: str, place: str) -> Cluster:
     Raises
     ------
     ClusterError
-        If the cluster does not exist, what it needs is missing, or its workers could not reach the store.
+        If the cluster does not exist, lacks a package or command, or if its workers could not reach the store.
     """
     if url.startswith("memory:"):
         if settings.cluster not in (None, "inline"):
@@ -244,7 +244,7 @@ def _sweep(work: WorkflowRun) -> None:
 
 
 def _leave(work: WorkflowRun) -> None:
-    """Leave the jobs to the next leader: only the user ends them."""
+    """Leave the jobs to the next leader: only the user cancels them."""
     work.cluster.leave()
     if work.may_have_jobs:
         text = f"its jobs on the cluster keep running; to resume: toilfn resume {work.place}"

@@ -120,7 +120,7 @@ class Failures:
 
 
 def _asked(cause: Cause, shape: Resources, said: str, worker_memory: int) -> str:
-    """Return what a task that exceeded a limit had requested, unless the cluster has said so, and what to do."""
+    """Return what a task that exceeded a limit had requested, unless the cluster has reported it, and advice."""
     if cause is Cause.MEMORY:
         added = f", plus {format_size(worker_memory)} for its worker" if worker_memory else ""
         asked = "" if "requested" in said else f"; it requested {format_size(shape.memory)} of memory{added}"

@@ -74,7 +74,7 @@ class Forced:
 
 
 class _Reached:
-    """The tasks that a store knows among those that some roots need and have led to."""
+    """The tasks that some roots need or have led to, as far as a store knows them."""
 
     def __init__(self, index: Index, roots: Iterable[TaskId]) -> None:
         self.index = index

@@ -13,7 +13,7 @@ __all__ = ["live_blobs", "remove_garbage"]
 
 
 def remove_garbage(store: Store) -> None:
-    """Remove the blobs that nothing refers to and those that were written by half; no task may be running."""
+    """Remove the blobs that nothing refers to and those that were only partly written; no task may be running."""
     live, _ = live_blobs(store)
     garbage = [name for name in store.objects.list("blobs/") if name not in live]
     store.objects.delete(garbage)
@@ -22,7 +22,7 @@ def remove_garbage(store: Store) -> None:
 
 
 def live_blobs(store: Store) -> tuple[set[str], set[str]]:
-    """List the blobs that records refer to, without those that were deleted or rolled back.
+    """List the blobs that records refer to, except those that were deleted or rolled back.
 
     Returns
     -------

@@ -41,7 +41,7 @@ class BatchMessages:
     ----------
     tasks : TaskRecords
     values : Values
-        The values of tasks, for those that need them.
+        The values of tasks, for the tasks that need them.
     attempts : mapping
         How often each task has failed so far.
     shape : callable
@@ -139,15 +139,15 @@ class SubmittedBatch:
         return "held" if self.is_held else "queued" if self.is_queued else "running"
 
     def note_output(self, id_: TaskId, text: bytes) -> None:
-        """Keep what a task has printed, in case nothing else is left of it."""
+        """Keep the output of a task, in case the rest of it is lost."""
         self.printed = id_, (self.output_of(id_) + text)[-LOG_LIMIT:]
 
     def output_of(self, id_: TaskId) -> bytes:
-        """Return the end of what the worker sent of a task's output."""
+        """Return the end of a task's output, as far as the worker has sent it."""
         return self.printed[1] if self.printed is not None and self.printed[0] == id_ else b""
 
     def note(self, update: Update, now: float) -> None:
-        """Record what the system reports about its job."""
+        """Record the system's report about the job."""
         is_queued = update.state is JobState.QUEUED
         if is_queued and not (self.is_queued and self.reason == update.detail):
             self.queued_since = now

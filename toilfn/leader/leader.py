@@ -419,7 +419,7 @@ class Leader:
             if update.state is JobState.RUNNING and not update.is_ending:
                 self._handle(JobStarted(batch.id, time.monotonic()))
         if update.state is JobState.ENDED or self._is_done(batch, update):
-            # First all that the job has said, and then its end: tasks without an outcome fail with the end.
+            # Process all messages of the job first, and then its end, with which tasks without an outcome fail.
             answers = self._mailbox.so_far(batch.name)
             if self._mailbox.late is not None:
                 if self._mailbox.late.is_late(update, answers):
@@ -486,7 +486,7 @@ class Leader:
                     self._callbacks.said(self.tasks.name(id_), id_, text)
 
     def _note_tail_calls(self, batch: SubmittedBatch, tail_calls: Sequence[TaskId]) -> None:
-        """Note that a batch's worker is at something else now, with tasks of its own making perhaps."""
+        """Note that the worker of a batch runs another task now, which may be one that the worker has created."""
         batch.running = None
         for id_ in tail_calls:
             if batch.owed is None or id_ in batch.owed:

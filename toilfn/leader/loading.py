@@ -62,7 +62,7 @@ class StaleOutcomes:
     def recall(self, task: records.TaskRecord) -> None:
         """Have a task run again whose outcome has led to something that is not complete and cannot run as it is.
 
-        It may know a service that is gone, or name files that are gone.
+        The task may know a service that has stopped, or name files that no longer exist.
         """
         if self._has_services() and any(map(self._is_service, (*task.needs, *task.after))):
             self._forget(task.id, "a service that it used has stopped")
@@ -93,7 +93,7 @@ class StaleOutcomes:
         return self._holders(roots, self._dropped, set()) if self._dropped else iter(())
 
     def _renew(self, holders: Iterable[TaskId], created: Container[TaskId] = ()) -> None:
-        """Have those run again whose values hold files that are gone: the makers, and who passed them on.
+        """Run tasks again whose values contain files that no longer exist: those that created the files or passed them.
 
         A task that was created with the name of such a file is created anew.
         """
@@ -109,7 +109,7 @@ class StaleOutcomes:
                 stack.append(task.parent)
 
     def _holders(self, needs: Iterable[TaskId], gone: set[bytes], checked: set[TaskId]) -> Iterator[TaskId]:
-        """Find the tasks whose values are needed and hold a file that is gone."""
+        """Find the tasks whose values are needed and contain a file that no longer exists."""
         stack = list(needs)
         while stack:
             id_ = stack.pop()
@@ -218,7 +218,7 @@ class Loader:
         return options.SERVICE in self._index.functions[task.function].options
 
     def prepare(self, outcome: records.Outcome) -> None:
-        """Repeat tasks whose files are gone, if an outcome returns the files or tasks that it created need them."""
+        """Repeat tasks whose files no longer exist, if an outcome returns them or tasks that it created need them."""
         created = {task.id for task in outcome.tasks}
         for task in outcome.tasks:
             if task.id not in self._index.outcomes:

@@ -37,7 +37,7 @@ class LateAnswers:
     store : str
         The store's URL.
     limit : float
-        Seconds after which a job counts as lost that ended well.
+        Seconds after which a successful job without an answer counts as lost.
     """
 
     def __init__(self, store: str, limit: float = _LATE) -> None:
@@ -205,7 +205,7 @@ class StoreMailbox(Mailbox):
         return self._store.list_answers()
 
     def tasks(self, name: str) -> tuple[TaskId, ...]:
-        """Return the tasks of a batch, from its message; none if that is gone."""
+        """Return the tasks of a batch, from its message; none if the message no longer exists."""
         if not name:
             return ()
         try:

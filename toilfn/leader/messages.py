@@ -75,7 +75,7 @@ class ServiceMessages:
 
 
 def never_ran(id_: TaskId) -> records.Outcome:
-    """Build the outcome of a service whose users are complete without it."""
+    """Build the outcome of a service that never ran, because its users are complete without it."""
     return records.Outcome(id_, 0, dumps(None)[0], (), (), (), (), (), b"", records.Stats())
 
 
@@ -117,7 +117,7 @@ class OutputMessages:
                 yield from ((batch, message) for message in new if _is_output(message))
 
     def rest(self, name: str, answers: Sequence[bytes]) -> Iterator[bytes]:
-        """Yield the answers of a batch that ended, without those that `news` has yielded."""
+        """Yield the answers of a batch that has ended, except those that `news` has yielded."""
         heard = self._heard.pop(name, 0)
         return (message for n, message in enumerate(answers) if n >= heard or not _is_output(message))
 

@@ -1,6 +1,6 @@
 """``/metrics`` of a leader, for Prometheus.
 
-Attempts are counted as they end; everything else is read from the leader's state when Prometheus asks. Labels have few
+Finished attempts are counted; everything else is read from the leader's state when Prometheus asks. Labels have few
 values: kinds of tasks, states and causes, and of the kinds only the first hundred.
 """
 
@@ -62,7 +62,7 @@ class _Histogram:
 
 
 class _Kind:
-    """The attempts of the tasks of one name that have ended."""
+    """The finished attempts of the tasks of one name."""
 
     __slots__ = ("cpu", "failed", "seconds", "succeeded")
 
@@ -85,7 +85,7 @@ class Tally:
         self.looked_at = time.monotonic()
 
     def ended(self, name: str, attempt: Outcome | Failure) -> None:
-        """Count an attempt that has ended, of a task of this name."""
+        """Count a finished attempt of a task of this name."""
         kind = self._kind(name)
         stats = attempt.stats
         kind.cpu += stats.cpu

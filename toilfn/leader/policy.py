@@ -34,7 +34,7 @@ def policy(settings: Settings, gather: float, *, is_queue: bool) -> Policy:
     gather : float
         For how many seconds tasks wait for others where the user does not say.
     is_queue : bool
-        Whether the cluster has its own queue: a job is slow to start there, and it is worth while to find out first
+        Whether the cluster has its own queue: a job is slow to start there, and it is worthwhile to find out first
         how much goes into one.
     """
     chosen = Policy(gather=gather if settings.gather is None else settings.gather, check=CHECK_VARIABLE in os.environ)

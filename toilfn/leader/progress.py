@@ -15,7 +15,7 @@ from toilfn.units import format_duration
 __all__ = ["Progress"]
 
 _PATIENCE = 0.5
-"""Seconds before anything is shown: a run that is over by then is not worth a bar, nor importing what draws it."""
+"""Seconds before progress is shown: a shorter run needs no bar, nor the import of the package that draws it."""
 _STEP = 0.2
 """Seconds between two states that are shown."""
 _INTERVAL = 10.0
@@ -85,7 +85,7 @@ class Progress:
             print(text, file=self._stream)
 
     def stop(self) -> None:
-        """End. May be called twice, and without `start`."""
+        """Stop reporting. May be called twice, and without `start`."""
         if self._show is True and self._counts:
             self._shown()
         if self._display is not None:

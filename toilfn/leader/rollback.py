@@ -81,7 +81,7 @@ def descendants(index: Index, ids: Iterable[TaskId]) -> list[TaskId]:
 
 
 def gone(index: Index, outcome: Outcome) -> tuple[str, ...]:
-    """Return the files that an outcome deleted, and those with `cleanup` whose task and its descendants have ended."""
+    """Return the files that an outcome deleted, and those with `cleanup` whose task and descendants are done."""
     temporary = outcome.temporary if outcome.temporary and index.is_complete(outcome.id) else ()
     return temporary if outcome.deleted and _may_be_undone(index, outcome.id) else (*outcome.deleted, *temporary)
 

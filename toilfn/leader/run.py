@@ -61,9 +61,9 @@ class WorkflowRun:
     ----------
     settings : Settings
     workflow : str
-        Tells this workflow from others that might be given the same store.
+        Distinguishes this workflow from others that a user might run on the same store.
     create : bool
-        Whether a store that does not exist is made.
+        Whether a store that does not exist is created.
 
     Raises
     ------
@@ -84,7 +84,7 @@ class WorkflowRun:
         There only while this process is the store's leader.
     metrics : Metrics or None
     is_stopped : bool
-        Whether the run has to end at once.
+        Whether the run has to stop at once.
     elsewhere : dict
         Living jobs, and their batches, that earlier leaders gave to clusters of the same class with other settings.
     may_have_jobs : bool
@@ -113,7 +113,7 @@ class WorkflowRun:
         self.may_have_jobs = False
 
     def _take_the_lead(self) -> Committer:
-        """Become the store's leader: from here on, whoever led before can no longer write."""
+        """Become the store's leader: from here on, an earlier leader can no longer write."""
         # Imported here: what is only read needs none of it, and is read three times as quickly.
         from toilfn.leader.drive import choose_cluster
         from toilfn.stores.lease import Lease
@@ -131,7 +131,7 @@ class WorkflowRun:
         return self._committer
 
     def _look_elsewhere(self) -> None:
-        """See that no job of an earlier run lives where this leader does not look."""
+        """Check that no job of an earlier run still runs on a cluster that this leader does not query."""
         if any(run.number not in self.index.ended for run in self.index.runs):
             from toilfn.leader.abandoned import living_elsewhere
 
@@ -180,7 +180,7 @@ class WorkflowRun:
         return policy == "always" or policy == ("onSuccess" if succeeded else "onError")
 
     def stop(self) -> None:
-        """Ask a run in another thread to end at once."""
+        """Ask a run in another thread to stop at once."""
         self.is_stopped = True
 
     def compute(self, wanted: Any, force: Force = NO_FORCE) -> Any:

@@ -1,4 +1,4 @@
-"""Submitting in a thread of its own: a slow system does not block the leader, and temporary refusals are repeated.
+"""Submitting in a separate thread: a slow system does not block the leader, and temporary refusals are repeated.
 
 A system that refuses one shape permanently fails the tasks of that shape. If it accepts no more jobs now, or answers
 with a temporary error, the refused batches wait and are sent again, later each time, while the leader polls.
@@ -37,7 +37,7 @@ _LONGEST_CALL = 150.0
 
 
 class Parcel(NamedTuple):
-    """A batch on its way to the cluster."""
+    """A batch that is being submitted."""
 
     id: BatchId
     batch: Batch
@@ -72,7 +72,7 @@ class _Line:
 
 
 class Submitting:
-    """Gives batches to a cluster in a thread of its own, those of one shape at a time.
+    """Submits batches to a cluster in a separate thread, those of one shape at a time.
 
     Parameters
     ----------
@@ -102,12 +102,12 @@ class Submitting:
         return bool(self._under_way)
 
     def put(self, parcels: Iterable[Parcel]) -> None:
-        """Take batches in, to be sent as soon as possible."""
+        """Add batches, which are sent as soon as possible."""
         for parcel in parcels:
             self._lines.setdefault(parcel.batch.resources, _Line()).waiting.append(parcel)
 
     def withdraw(self) -> list[Parcel]:
-        """Take back all batches that have not been sent."""
+        """Remove and return all batches that have not been sent."""
         taken = [parcel for line in self._lines.values() for parcel in line.waiting]
         self._lines.clear()
         return taken

@@ -25,14 +25,14 @@ _NO_REASON = 24.0
 """How many times longer clients of services may wait where the reason is not the user's own jobs: queues are long."""
 
 _WRITE_AGAIN, _REASONS_AGAIN = 5.0, 60.0
-"""Seconds between two records of what waits, and between two where only reasons have changed, as they often do."""
+"""Seconds between two records of waiting jobs, and between two records in which only reasons have changed."""
 
 _SHOWN = 5
 """How many jobs a warning names."""
 
 
 class Queued:
-    """Writes down which jobs wait in the cluster's queue, for those who look at the store.
+    """Records which jobs wait in the cluster's queue, for commands that read the store.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Waiting:
     patience : float
         For how many seconds the clients of services may wait because of the user's own jobs while only services run.
     warn : callable
-        Is told what people should know.
+        Called with each warning.
     """
 
     def __init__(self, patience: float, warn: Callable[[str], None]) -> None:
@@ -81,7 +81,7 @@ class Waiting:
         self._warned: dict[str, float] = {}
 
     def stuck(self, batches: Iterable[SubmittedBatch], now: float) -> Iterator[tuple[SubmittedBatch, str]]:
-        """Warn of what waits for something that may never come, and return what waits in vain, each with the reason."""
+        """Warn about jobs that may never start, and return the batches that have waited too long, and why."""
         if now < self._next_look:
             return
         self._next_look = now + 1.0
