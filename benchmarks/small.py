@@ -1,12 +1,11 @@
 """Measure many small files: into a store and out of it, on this machine and to and from an S3 server.
 
-    python benchmarks/small.py [local|s3] [--files 100000] [--counted 2000]
+    python benchmarks/small.py [local|s3] [--files 100000]
 
 `local` imports a folder of files of 1 KiB into a store on disk, and exports them to another folder. `s3` exports them
 from that store to a bucket, and imports them from there into a new store on disk; and it does the same with the driver
 alone (aiobotocore), in as many processes and with as many requests at a time as toilfn. The server is Ceph's gateway,
-which needs Debian and root. Requests are counted in a run of its own with fewer files, since the relay that counts them
-is slow.
+which needs Debian and root; it is started for this benchmark alone, and counts the requests itself.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import toilfn as toil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.servers.counting import Counting
 from tests.servers.machine import BY_HAND
 from tests.servers.radosgw import PORT, RadosGateway
 
@@ -37,21 +35,28 @@ PROCESSES, AT_ONCE = 2, 16
 SIZE = 1024
 
 
+class Gateway(RadosGateway):
+    """A gateway that no test uses."""
+
+    name = "radosgw-small"
+    port = PORT + 100
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("where", choices=["local", "s3"], nargs="?", default="local")
     parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--counted", type=int, default=2_000, help="files of the run that counts requests")
     options = parser.parse_args()
     if options.where == "local":
         with tempfile.TemporaryDirectory() as folder:
             local(Path(folder), options.files)
         return
-    server = RadosGateway()
+    server = Gateway()
     server.acquire(BY_HAND)
-    os.environ.update(server.environment)
+    os.environ.update(server.environment, AWS_ENDPOINT_URL=server.url)
     try:
-        s3(server, options.files, options.counted)
+        with tempfile.TemporaryDirectory() as folder:
+            s3(server, Path(folder), options.files)
     finally:
         server.release(BY_HAND)
 
@@ -94,46 +99,34 @@ def check(source: Path, copy: Path) -> None:
             raise SystemExit(f"{copy / path.name} differs from its source")
 
 
-def s3(server: RadosGateway, files: int, counted: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        there_and_back(Path(folder), files, server.url)
-    relay = Counting(PORT)
-    with relay.running(), tempfile.TemporaryDirectory() as folder:
-        for work in transfers(Path(folder), counted, relay.url).values():
-            relay.seen.clear()
-            work()
-            asked = sum(relay.seen.values())
-            print(f"{counted:7,} {asked / counted:.2f} requests a file: {dict(relay.seen.most_common(6))}", flush=True)
-
-
-def transfers(folder: Path, files: int, url: str) -> dict[str, Callable[[], object]]:
-    """Return the functions to measure, by name: out of a store on disk, and into a new one."""
-    os.environ["AWS_ENDPOINT_URL"] = url
-    source, bucket = fill(folder / "source", files), f"s3://small-{uuid.uuid4().hex}"
-    asyncio.run(one_request(bucket))
-    imported(source, folder / "store")
-    return {
-        "exported to S3 from a store on disk": lambda: exported(source, folder / "store", f"{bucket}/out"),
-        "imported from S3 into a new store on disk": lambda: imported(f"{bucket}/out", folder / "back"),
-    }
-
-
-def there_and_back(folder: Path, files: int, url: str) -> None:
-    for label, work in transfers(folder, files, url).items():
-        taken(label, files, work)
-    bucket = f"small-{uuid.uuid4().hex}"
-    asyncio.run(one_request(f"s3://{bucket}"))
+def s3(server: Gateway, folder: Path, files: int) -> None:
+    source, ours, bare = fill(folder / "source", files), new_bucket(), new_bucket()
     (folder / "bare").mkdir()
-    names = sorted(path.name for path in (folder / "source").iterdir())
-    for label, transfer in (("uploaded by the driver alone", upload), ("downloaded by the driver alone", download)):
-        taken(label, files, lambda transfer=transfer: in_processes(transfer, folder, bucket, names))  # type: ignore[misc]
-    check(folder / "source", folder / "bare")
+    names = sorted(path.name for path in source.iterdir())
+    imported(source, folder / "store")
+    ways: dict[str, Callable[[], object]] = {
+        "exported to S3 from a store on disk": lambda: exported(source, folder / "store", f"s3://{ours}/out"),
+        "uploaded by the driver alone": lambda: in_processes(upload, folder, bare, names),
+        "imported from S3 into a new store on disk": lambda: imported(f"s3://{ours}/out", folder / "back"),
+        "downloaded by the driver alone": lambda: in_processes(download, folder, bare, names),
+    }
+    for label, work in ways.items():
+        before = server.requests()
+        taken(label, files, work)
+        asked = {name: count - before[name] for name, count in server.requests().items()}
+        print(f"{'':7} {asked['req'] / files:.3f} requests a file, of these {asked}", flush=True)
+    check(source, folder / "bare")
 
 
-async def one_request(bucket: str) -> None:
-    """Create a bucket."""
+def new_bucket() -> str:
+    bucket = f"small-{uuid.uuid4().hex}"
+    asyncio.run(created(bucket))
+    return bucket
+
+
+async def created(bucket: str) -> None:
     async with client() as s3:
-        await s3.create_bucket(Bucket=bucket.removeprefix("s3://"))
+        await s3.create_bucket(Bucket=bucket)
 
 
 def client() -> Any:

@@ -6,6 +6,7 @@ It checks credentials, and writes with ``If-None-Match: *`` for one of several w
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import urllib.request
@@ -23,7 +24,7 @@ CONFIGURATION = """\
 [global]
 fsid={fsid}
 mon_initial_members=a
-mon_host=[v2:127.0.0.1:27400,v1:127.0.0.1:27401]
+mon_host={monitor}
 public_network=127.0.0.0/8
 cluster_network=127.0.0.0/8
 public_addr=127.0.0.1
@@ -73,11 +74,22 @@ class RadosGateway(Server):
     name = "radosgw"
     packages = ("ceph-mon", "ceph-osd", "radosgw")
     commands = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
+    port = PORT
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{PORT}"
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def monitor(self) -> str:
+        """Where its monitor listens."""
+        return f"[v2:127.0.0.1:{self.port - 80},v1:127.0.0.1:{self.port - 79}]"
+
+    def requests(self) -> dict[str, int]:
+        """Return how many requests the gateway has had: all, those that wrote an object, and those that read one."""
+        counted = json.loads(self._ceph("ceph", "daemon", f"{self.folder}/run/client.rgw.asok", "perf", "dump", "rgw"))
+        return {name: counted["rgw"][name] for name in ("req", "put", "get")}
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,10 +112,10 @@ class RadosGateway(Server):
         for name in ("mon", "osd", "run", "log", "rgw"):
             (self.folder / name).mkdir()
         self._fsid = str(uuid.uuid4())
-        values = {"fsid": self._fsid, "folder": self.folder, "port": PORT, "kms_key": KMS_KEY}
+        values = {"fsid": self._fsid, "folder": self.folder, "port": self.port, "kms_key": KMS_KEY}
+        values |= {"monitor": self.monitor}
         (self.folder / "ceph.conf").write_text(CONFIGURATION.format(**values))
-        address = "[v2:127.0.0.1:27400,v1:127.0.0.1:27401]"
-        self.run("monmaptool", "--create", "--fsid", self._fsid, "--addv", "a", address, f"{self.folder}/monmap")
+        self.run("monmaptool", "--create", "--fsid", self._fsid, "--addv", "a", self.monitor, f"{self.folder}/monmap")
 
     def start(self) -> None:
         """Start the monitor, the storage daemon and the gateway, each when the one before answers."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeVar, cast, get_args, overload
 
 from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.files import transfer
 from toilfn.files.digests import check_once
-from toilfn.files.directory import Directory
+from toilfn.files.directory import Directory, arranged
 from toilfn.files.file import File, current_task_files, local_content, needed_task_files, store_of
 from toilfn.files.links import leave_link
 from toilfn.graph.task import task
@@ -31,14 +32,19 @@ __all__ = [
     "put_out",
 ]
 
+T = TypeVar("T")
+
 _Copy = tuple[File, str]
 """A file, and the path or URL to which it goes."""
 
 _GROUP = 500
-"""The most files that one task exports."""
+"""The most files that one task imports or exports."""
 
 _GROUP_SIZE = 2**28
-"""The most bytes that one task exports, unless one file has more."""
+"""The most bytes that one task imports or exports, unless one file has more."""
+
+_SMALL = 2**18
+"""The largest file, in bytes, that is uploaded in one call of the driver with others, so that it needs no thread."""
 
 _THREADS = 16
 """How many files a task exports at the same time."""
@@ -198,12 +204,14 @@ def import_directory(
     """
     _check_link(link)
     session = current_task_files()
+    elsewhere = {} if local else {"local": False}
     if _is_promise(url):
-        return _import_directory.options(local=local)(url, name, link, None, checksum)
+        return cast("Directory", _import_directory.options(local=local)(url, name, link, None, checksum, **elsewhere))
     if session is not None:
         return session.import_tree(url, name, link, checksum=checksum)
     source = transfer.absolute(url)
-    return _import_directory.options(local=local)(source, name, link, transfer.fingerprint_tree(source), checksum)
+    state = transfer.fingerprint_tree(source)
+    return cast("Directory", _import_directory.options(local=local)(source, name, link, state, checksum, **elsewhere))
 
 
 @overload
@@ -306,16 +314,16 @@ def _planned_below(directory: Directory, target: str) -> Iterator[_Copy]:
             yield entry, transfer.below(target, path, replaced=True)
 
 
-def _grouped(copies: Sequence[_Copy]) -> list[list[_Copy]]:
-    """Divide exports among tasks."""
-    groups: list[list[_Copy]] = []
+def _grouped(entries: Sequence[T], size_of: Callable[[T], int]) -> list[list[T]]:
+    """Divide imports or exports among tasks."""
+    groups: list[list[T]] = []
     size = 0
-    for file, target in copies:
-        size += file.size
+    for entry in entries:
+        size += size_of(entry)
         if not groups or len(groups[-1]) == _GROUP or size > _GROUP_SIZE:
             groups.append([])
-            size = file.size
-        groups[-1].append((file, target))
+            size = size_of(entry)
+        groups[-1].append(entry)
     return groups
 
 
@@ -326,9 +334,8 @@ def _present(copies: Sequence[_Copy], url: str) -> set[str] | None:
 
 
 def _has_begun(copies: Sequence[_Copy]) -> bool:
-    """Return whether another attempt may have exported some of these files: it began with the first ones."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return any(pool.map(transfer.state_of_target, [target for _, target in copies[:_THREADS]]))
+    """Return whether another attempt may have exported some of these files: it began with the first one."""
+    return transfer.state_of_target(copies[0][1]) is not None
 
 
 def _name_below(target: str, url: str) -> str:
@@ -386,12 +393,38 @@ class Exports:
             run = contextvars.copy_context().run
             self._exports[file, target] = self._pool.submit(run, put_out, file, target, link=self._move, is_new=is_new)
 
+    def put_together(self, copies: Sequence[_Copy]) -> None:
+        """Export new small files of a store on this machine by one call of a driver."""
+        upload = self._pool.submit(contextvars.copy_context().run, _put_together, copies)
+        self._exports.update(dict.fromkeys(copies, upload))
+
 
 def _export_files(copies: Sequence[_Copy], move: bool, present: set[str] | None) -> None:
     """Export files; targets in `present` are checked for their content, and all of them if it is None."""
+    takes_many = present is not None and len(copies) > 1 and transfer.takes_many(copies[0][1])
+    small = {copy: None for copy in copies if takes_many and copy[1] not in (present or ()) and _is_small(copy[0])}
     with Exports(move=move, present=present) as exports:
-        for file, target in copies:
-            exports.put(file, target)
+        if small:
+            exports.put_together(list(small))
+        for copy in copies:
+            if copy not in small:
+                exports.put(*copy)
+
+
+def _is_small(file: File) -> bool:
+    return file.size <= _SMALL and not file.ref.is_reference and store_of(file).local_file(file.ref) is not None
+
+
+def _put_together(copies: Sequence[_Copy]) -> None:
+    sources: list[tuple[Path, str]] = []
+    for file, target in copies:
+        store = store_of(file)
+        origin = store.local_file(file.ref)
+        if origin is None:
+            raise InputError(f"cannot export {file.name!r}: it is no longer in the store {store.url}")
+        check_once(file.ref, origin, store.url)
+        sources.append((origin, target))
+    transfer.send_together(sources)
 
 
 def put_out(file: File, target: str, *, link: bool, is_new: bool = False) -> None:
@@ -460,11 +493,34 @@ def _import(url: str | os.PathLike[str], name: str | None, link: str | None, sta
     return needed_task_files("import_file").import_url(url, name, link, checksum=checksum)
 
 
-@task(local=True, name="import_directory", version="1")
+@task(local=True, name="import_directory", version="2")
 def _import_directory(
-    url: str | os.PathLike[str], name: str | None, link: str | None, state: str | None, checksum: bool
-) -> Directory:
-    return needed_task_files("import_directory").import_tree(url, name, link, checksum=checksum)
+    url: str | os.PathLike[str],
+    name: str | None,
+    link: str | None,
+    state: str | None,
+    checksum: bool,
+    local: bool = True,
+) -> Any:
+    session = needed_task_files("import_directory")
+    if session.copies_remote(url, link):
+        name = confined.single(transfer.name_of(url) if name is None else name)
+        entries = transfer.entries_below(transfer.absolute(url))
+        groups = _grouped(entries, lambda entry: entry.size)
+        if len(groups) > 1:
+            parts = [_import_group.options(local=local)(url, group) for group in groups]
+            return _arranged(name, [entry.path for entry in entries], parts)
+    return session.import_tree(url, name, link, checksum=checksum)
+
+
+@task(local=True, name="import files of a directory", version="1")
+def _import_group(url: str | os.PathLike[str], entries: list[transfer.Listed]) -> list[File | None]:
+    return needed_task_files("import_directory").import_entries(url, entries)
+
+
+@task(local=True, name="imported", version="1")
+def _arranged(name: str, paths: list[str], groups: list[list[File | None]]) -> Directory:
+    return arranged(name, dict(zip(paths, itertools.chain.from_iterable(groups), strict=True)))
 
 
 @task(local=True, name="import_files", version="1")
@@ -481,7 +537,7 @@ def _export(file: Any, url: str, move: bool, state: str, local: bool = True) -> 
     elif isinstance(file, Directory):
         places = transfer.below(url, file.name) if url.endswith("/") else url
         copies = list(_planned_below(file, places))
-    groups = _grouped(copies)
+    groups = _grouped(copies, lambda copy: copy[0].size)
     if len(groups) < 2:
         return export(file, url, move=move)
     present = _present(copies, places if isinstance(file, Directory) else url)

@@ -7,7 +7,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Token
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +132,10 @@ class TaskFiles:
         transfer.fetch(os.fspath(url), draft)
         return self.put(draft, name, move=True)
 
+    def copies_remote(self, url: str | os.PathLike[str], link: str | None) -> bool:
+        """Return whether an import of a directory downloads it."""
+        return transfer.local_path(transfer.absolute(url)) is None and (link or _default_link()) != "reference"
+
     def import_tree(
         self, url: str | os.PathLike[str], name: str | None = None, link: str | None = None, *, checksum: bool = False
     ) -> Directory:
@@ -154,12 +158,24 @@ class TaskFiles:
                 }
                 return arranged(name, files)
         if path is None:
-            path = self._scratch("import")
-            transfer.fetch_tree(os.fspath(url), path)
-            return gather(path, name, lambda child: self.put(child, move=True))
+            entries = transfer.entries_below(os.fspath(url))
+            files = self.import_entries(url, entries)
+            return arranged(name, dict(zip((each.path for each in entries), files, strict=True)))
         if not path.is_dir():
             raise InputError(f"cannot import {path}: it is not a directory")
         return gather(path, name, lambda child: self.import_url(child, link=link, checksum=checksum))
+
+    def import_entries(self, url: str | os.PathLike[str], entries: Sequence[transfer.Listed]) -> list[File | None]:
+        """Put entries of a directory that is not local into the store; return the file of each, None for directories.
+
+        Raises
+        ------
+        InputError
+            If a file is missing.
+        """
+        folder = self._scratch("import")
+        transfer.fetch_entries(os.fspath(url), entries, folder)
+        return [None if each.is_directory else self.put(folder / each.path, move=True) for each in entries]
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:
         """Return the path for a local copy: where the user wants it, or a new place in the temporary directory."""

@@ -12,10 +12,10 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from toilfn import confined
@@ -29,12 +29,14 @@ from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 from toilfn.stores.references import Source
 
 __all__ = [
+    "Listed",
     "absolute",
     "below",
     "copied_at_source",
     "copied_by_server",
+    "entries_below",
     "fetch",
-    "fetch_tree",
+    "fetch_entries",
     "fingerprint",
     "fingerprint_tree",
     "holds",
@@ -46,10 +48,12 @@ __all__ = [
     "read",
     "refuse_directory",
     "send",
+    "send_together",
     "shown",
     "source_of",
     "sources_below",
     "state_of_target",
+    "takes_many",
     "within",
 ]
 
@@ -220,37 +224,77 @@ def fetch(url: str, target: Path) -> None:
         raise InputError(f"cannot import {shown(url)}: file not found") from error
     refuse_directory(url, target.is_dir())
     with contextlib.suppress(OSError, InputError):  # some servers give a file and say nothing of it
-        _keep_time(system.info(place), target)
+        _set_time(target, _modified(system.info(place)))
 
 
-def fetch_tree(url: str, target: Path) -> None:
-    """Download a directory that is not local into one that exists.
+class Listed(NamedTuple):
+    """An entry of a directory that is not local, as a listing describes it."""
+
+    path: str
+    """Relative to the directory."""
+
+    place: str
+    """The file system's own name for it."""
+
+    is_directory: bool
+    size: int
+    modified: float | None
+    state: str
+    """A token for its content."""
+
+
+def entries_below(url: str) -> list[Listed]:
+    """List all that is in a directory that is not local.
 
     Raises
     ------
     InputError
         If there is no directory at the URL, or an entry in it is not a valid file name.
     """
-    system, place = _open_filesystem(url)
-    found = _find(url)
-    files = [path for path, info in found.items() if info["type"] != "directory"]
-    local = {path: confined.inside(target, _relative(url, path, place)) for path in found}
-    for path in found:
-        directory = local[path].parent if path in files else local[path]
-        directory.mkdir(parents=True, exist_ok=True)
-    if files:
-        system.get(files, [str(local[path]) for path in files])
-    for path in files:
-        _keep_time(found[path], local[path])
+    _, place = _open_filesystem(url)
+    return [_listed(_relative(url, path, place), path, info) for path, info in _find(url).items()]
 
 
-def _keep_time(info: Mapping[str, Any], target: Path) -> None:
-    """Let a downloaded file have the time of its origin, where the file system knows it."""
+def _listed(path: str, place: str, info: Mapping[str, Any]) -> Listed:
+    is_directory = info["type"] == "directory"
+    state = "" if is_directory else _digest(sorted(info.items()))
+    return Listed(path, place, is_directory, info.get("size") or 0, _modified(info), state)
+
+
+def fetch_entries(url: str, entries: Iterable[Listed], target: Path) -> None:
+    """Download files and directories below a URL that is not local into a directory that exists.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or the URL cannot be reached.
+    """
+    system, _ = _open_filesystem(url)
+    local = {entry: confined.inside(target, entry.path) for entry in entries}
+    for entry, path in local.items():
+        (path if entry.is_directory else path.parent).mkdir(parents=True, exist_ok=True)
+    files = {entry: path for entry, path in local.items() if not entry.is_directory}
+    try:
+        if files:
+            system.get([entry.place for entry in files], [str(path) for path in files.values()])
+    except FileNotFoundError as error:
+        raise InputError(f"cannot import {shown(url)}: a file in it is gone: {error}") from error
+    for entry, path in files.items():
+        _set_time(path, entry.modified)
+
+
+def _set_time(path: Path, modified: float | None) -> None:
+    with contextlib.suppress(OverflowError, OSError):
+        if modified is not None:
+            os.utime(path, (modified, modified))
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    """Return the time of the last change, in seconds since 1970, where the file system knows it."""
     told = next((info[name] for name in _TIMES if info.get(name)), None)
     with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):  # what no calendar has
-        modified = _seconds(told)
-        if modified is not None:
-            os.utime(target, (modified, modified))
+        return _seconds(told)
+    return None
 
 
 def _seconds(told: object) -> float | None:
@@ -350,6 +394,17 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
                     copy_content(content, target)
                 if modified is not None:
                     os.utime(draft, ns=(modified, modified))
+
+
+def takes_many(url: str) -> bool:
+    """Return whether the driver of a URL that is not local uploads many files at the same time by itself."""
+    return local_path(url) is None and bool(_open_filesystem(url)[0].inner.async_impl)
+
+
+def send_together(files: Sequence[tuple[Path, str]]) -> None:
+    """Upload local files to URLs of one file system for which `takes_many` is true, each whole or not at all."""
+    system, _ = _open_filesystem(files[0][1])
+    system.put([str(source) for source, _ in files], [system.inner._strip_protocol(url) for _, url in files])
 
 
 def copied_at_source(source: Source, url: str) -> bool:
@@ -513,6 +568,14 @@ class _Driver:
         """Upload a file; drivers do not say how far they are."""
         limit = _QUESTION + os.path.getsize(source) / SLOWEST
         _in_time(self._url, limit, lambda: None, self._system.put_file, source, place)
+
+    def put(self, sources: list[str], places: list[str]) -> None:
+        """Upload files; a callback counts those that are done."""
+        import fsspec
+
+        done = fsspec.callbacks.Callback()
+        limit = _QUESTION + max(map(os.path.getsize, sources)) / SLOWEST
+        _in_time(self._url, limit, lambda: done.value, self._system.put, sources, places, callback=done)
 
     def _get(self, function: Callable[..., Any], places: Any, targets: list[str]) -> None:
         def received() -> object:
