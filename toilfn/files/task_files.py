@@ -159,8 +159,8 @@ class TaskFiles:
                 return arranged(name, files)
         if path is None:
             entries = transfer.entries_below(os.fspath(url))
-            files = self.import_entries(url, entries)
-            return arranged(name, dict(zip((each.path for each in entries), files, strict=True)))
+            imported = self.import_entries(url, entries)
+            return arranged(name, dict(zip((each.path for each in entries), imported, strict=True)))
         if not path.is_dir():
             raise InputError(f"cannot import {path}: it is not a directory")
         return gather(path, name, lambda child: self.import_url(child, link=link, checksum=checksum))
