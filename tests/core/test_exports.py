@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.servers.moto import PORT, Moto
 from toilfn.errors import InputError
 from toilfn.files import exchange, transfer
 from toilfn.files.task_files import TaskFiles
+from toilfn.model.index import Index
 from toilfn.stores import open_store
 
 __all__ = ["moto_server"]
@@ -189,15 +191,19 @@ def test_an_export_to_an_empty_place_asks_for_no_file(
 def test_what_is_in_a_bucket_already_is_not_sent_again(
     compute: Callable[..., Any], relay: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = transfer.send
-    failures = ["5"]
+    put_file = s3fs.S3FileSystem._put_file
+    others = {f"{number}.txt" for number in range(20)} - {"5.txt"}
+    failures, done = ["5"], set()
 
-    def failing(source: Path, url: str, **named: Any) -> None:
-        if url.endswith("/5.txt") and failures:
+    async def failing(self: s3fs.S3FileSystem, source: str, target: str, **named: Any) -> None:
+        if target.endswith("/5.txt") and failures:
+            while not others <= done:
+                await asyncio.sleep(0.01)
             raise RuntimeError(f"full {failures.pop()}")
-        send(source, url, **named)
+        await put_file(self, source, target, **named)
+        done.add(target.rpartition("/")[2])
 
-    monkeypatch.setattr(transfer, "send", failing)
+    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", failing)
     promise = toil.export(many(30), bucket)
     with pytest.raises(toil.FailedTasksError, match="full"):
         compute(promise, retries=0)
@@ -207,3 +213,40 @@ def test_what_is_in_a_bucket_already_is_not_sent_again(
     assert asked(relay, "PUT") == 30
     system = s3fs.S3FileSystem()
     assert {system.cat_file(path).decode() for path in system.find(bucket)} == {f"{number}.txt" for number in range(30)}
+
+
+def test_a_directory_of_a_bucket_is_imported_by_several_tasks(
+    compute: Callable[..., Any], relay: Counting, bucket: str, tmp_path: Path
+) -> None:
+    names = [f"{number % 2}/{number}.txt" for number in range(30)]
+    s3fs.S3FileSystem().pipe({f"{bucket}/{name}": name.encode() for name in names})
+    relay.seen.clear()
+    directory = compute(toil.import_directory(bucket, "mine"))
+    assert directory.name == "mine"
+    assert {path: file.read_text() for path, file in directory.walk() if isinstance(file, toil.File)} == {
+        name: name for name in names
+    }
+    assert asked(relay, "GET") + asked(relay, "HEAD") < 40
+    index = Index.load(open_store(tmp_path / "store", create=False).log)
+    assert len(index.outcomes) == 4  # the listing, two groups of files, and the directory
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_what_a_failed_import_of_a_directory_has_fetched_stays(
+    compute: Callable[..., Any], relay: Counting, bucket: str, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
+    s3fs.S3FileSystem().pipe({f"{bucket}/{number:02}": b"x" for number in range(40)})
+    get_file, failures, fetched = s3fs.S3FileSystem._get_file, ["39"], []
+
+    async def failing(self: s3fs.S3FileSystem, source: str, *rest: Any, **named: Any) -> None:
+        if source.endswith("/39") and failures:
+            raise RuntimeError(f"cut {failures.pop()}")
+        fetched.append(source.rpartition("/")[2])
+        await get_file(self, source, *rest, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_get_file", failing)
+    promise = toil.import_directory(bucket, local=local)
+    with pytest.raises(toil.FailedTasksError, match="cut"):
+        compute(promise, retries=0)
+    assert len(compute(promise)) == 40
+    assert all(fetched.count(f"{number:02}") == 1 for number in range(20))

@@ -184,6 +184,8 @@ def import_directory(
 
     In a script this makes a task and returns its promise; the directory is imported again when
     a file in it has changed since. Inside a task it is done at once. Links in it are followed.
+    A large directory that is not on this machine is downloaded by several tasks, each for at most 500 files or 256 MiB,
+    at the same time; a resume does not repeat those that are done.
 
     Parameters
     ----------
