@@ -12,7 +12,7 @@ import WDL
 from WDL import Error, Expr, Lint, Tree, Type
 
 from toilfn.errors import InputError
-from toilfn.files.transfer import state_of_target
+from toilfn.files.trees import state_of_target
 from toilfn.wdl import dialect
 from toilfn.wdl.fetch import located, reader
 from toilfn.wdl.problems import WDLError, where

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from toilfn.errors import InputError
-from toilfn.files import transfer
+from toilfn.files import transfer, trees
 from toilfn.wdl.fetch import _fetch
 from toilfn.wdl.inputs import read_inputs
 
@@ -48,7 +48,7 @@ def test_a_place_that_does_not_answer_is_named_in_time(silent, monkeypatch, tmp_
         transfer.fingerprint(silent)
     with pytest.raises(InputError, match=f"{silent}: no answer for"):
         transfer.fetch(silent, tmp_path / "x")
-    assert transfer.state_of_target(silent) is None
+    assert trees.state_of_target(silent) is None
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def test_a_listing_may_take_longer_than_other_questions(monkeypatch):
     system = fsspec.filesystem("memory")
     system.pipe({"/long/a": b"a", "/long/deep/b": b"b"})
     try:
-        assert transfer.names_below("memory://long") == {"a", "deep/b"}
-        assert transfer.sources_below("memory://long") is None  # listed, and without ETags
+        assert trees.names_below("memory://long") == {"a", "deep/b"}
+        assert trees.sources_below("memory://long") is None  # listed, and without ETags
         monkeypatch.setattr(transfer, "_LISTING", 0.5)
         with pytest.raises(InputError, match="memory://long: no answer for"):
-            transfer.fingerprint_tree("memory://long")
+            trees.fingerprint_tree("memory://long")
     finally:
         system.rm("/long", recursive=True)
 
@@ -131,9 +131,9 @@ def test_only_directories_are_listed():
     system.pipe({"/listed/file": b"x"})
     system.mkdir("/listed/empty")
     try:
-        transfer.fingerprint_tree("memory://listed/empty")
+        trees.fingerprint_tree("memory://listed/empty")
         for name in ("file", "gone"):
             with pytest.raises(InputError, match=f"memory://listed/{name}: directory not found"):
-                transfer.fingerprint_tree(f"memory://listed/{name}")
+                trees.fingerprint_tree(f"memory://listed/{name}")
     finally:
         system.rm("/listed", recursive=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, overload
 
 from toilfn import confined
 from toilfn.errors import InputError
-from toilfn.files import transfer
+from toilfn.files import transfer, trees
 from toilfn.files.digests import check_once
 from toilfn.files.directory import Directory, arranged
 from toilfn.files.file import File, current_task_files, local_content, needed_task_files, store_of
@@ -212,7 +212,7 @@ def import_directory(
     if session is not None:
         return session.import_tree(url, name, link, checksum=checksum)
     source = transfer.absolute(url)
-    state = transfer.fingerprint_tree(source)
+    state = trees.fingerprint_tree(source)
     return cast("Directory", _import_directory.options(local=local)(source, name, link, state, checksum, **elsewhere))
 
 
@@ -257,7 +257,7 @@ def export(file: Any, url: str | os.PathLike[str], *, move: bool = False, local:
     target = transfer.absolute(url)
     is_list = isinstance(file, (list, tuple))
     if _is_promise(file) or (is_list and any(map(_is_promise, file))):
-        state = transfer.state_of_target(target) or secrets.token_hex(8)
+        state = trees.state_of_target(target) or secrets.token_hex(8)
         elsewhere = {} if local else {"local": False}
         return _export.options(local=local)(file, target, move, state, **elsewhere)
     if is_list:
@@ -331,13 +331,13 @@ def _grouped(entries: Sequence[T], size_of: Callable[[T], int]) -> list[list[T]]
 
 def _present(copies: Sequence[_Copy], url: str) -> set[str] | None:
     """Return the targets at which there is something, if a listing is cheaper than requesting each; else None."""
-    names = transfer.names_below(url) if len(copies) >= _LISTED else None
+    names = trees.names_below(url) if len(copies) >= _LISTED else None
     return None if names is None else {target for _, target in copies if _name_below(target, url) in names}
 
 
 def _has_begun(copies: Sequence[_Copy]) -> bool:
     """Return whether another attempt may have exported some of these files: it began with the first one."""
-    return transfer.state_of_target(copies[0][1]) is not None
+    return trees.state_of_target(copies[0][1]) is not None
 
 
 def _name_below(target: str, url: str) -> str:
@@ -507,7 +507,7 @@ def _import_directory(
     session = needed_task_files("import_directory")
     if session.copies_remote(url, link):
         name = confined.single(transfer.name_of(url) if name is None else name)
-        entries = transfer.entries_below(transfer.absolute(url))
+        entries = trees.entries_below(transfer.absolute(url))
         groups = _grouped(entries, lambda entry: entry.size)
         if len(groups) > 1:
             parts = [_import_group.options(local=local)(url, group) for group in groups]
@@ -516,7 +516,7 @@ def _import_directory(
 
 
 @task(local=True, name="import files of a directory", version="1")
-def _import_group(url: str | os.PathLike[str], entries: list[transfer.Listed]) -> list[File | None]:
+def _import_group(url: str | os.PathLike[str], entries: list[trees.Listed]) -> list[File | None]:
     return needed_task_files("import_directory").import_entries(url, entries)
 
 

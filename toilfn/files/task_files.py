@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from toilfn import confined
 from toilfn.errors import InputError, SerializationError
 from toilfn.files import cache as filecache
-from toilfn.files import transfer
+from toilfn.files import transfer, trees
 from toilfn.files.digests import remember
 from toilfn.files.directory import Directory, arranged, gather
 from toilfn.files.file import File, held_by
@@ -150,7 +150,7 @@ class TaskFiles:
         url = transfer.absolute(url)
         path = transfer.local_path(url)
         if path is None and (link or _default_link()) == "reference":
-            found = transfer.sources_below(url)
+            found = trees.sources_below(url)
             if found is not None:
                 files = {
                     place: source and self._referring(source, transfer.name_of(place))
@@ -158,14 +158,14 @@ class TaskFiles:
                 }
                 return arranged(name, files)
         if path is None:
-            entries = transfer.entries_below(os.fspath(url))
+            entries = trees.entries_below(os.fspath(url))
             imported = self.import_entries(url, entries)
             return arranged(name, dict(zip((each.path for each in entries), imported, strict=True)))
         if not path.is_dir():
             raise InputError(f"cannot import {path}: it is not a directory")
         return gather(path, name, lambda child: self.import_url(child, link=link, checksum=checksum))
 
-    def import_entries(self, url: str | os.PathLike[str], entries: Sequence[transfer.Listed]) -> list[File | None]:
+    def import_entries(self, url: str | os.PathLike[str], entries: Sequence[trees.Listed]) -> list[File | None]:
         """Put entries of a directory that is not local into the store; return the file of each, None for directories.
 
         Raises
@@ -174,7 +174,7 @@ class TaskFiles:
             If a file is missing.
         """
         folder = self._scratch("import")
-        transfer.fetch_entries(os.fspath(url), entries, folder)
+        trees.fetch_entries(os.fspath(url), entries, folder)
         return [None if each.is_directory else self.put(folder / each.path, move=True) for each in entries]
 
     def new_place(self, own_name: str, name: str | os.PathLike[str] | None) -> Path:

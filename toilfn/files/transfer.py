@@ -12,10 +12,10 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from toilfn import confined
@@ -29,31 +29,28 @@ from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 from toilfn.stores.references import Source
 
 __all__ = [
-    "Listed",
     "absolute",
     "below",
     "copied_at_source",
     "copied_by_server",
-    "entries_below",
     "fetch",
-    "fetch_entries",
     "fingerprint",
-    "fingerprint_tree",
     "holds",
     "local_path",
     "make_directory",
     "matching",
+    "modified_time",
     "name_of",
-    "names_below",
+    "open_filesystem",
     "read",
     "refuse_directory",
     "send",
     "send_together",
+    "set_time",
     "shown",
     "source_of",
-    "sources_below",
-    "state_of_target",
     "takes_many",
+    "token",
     "within",
 ]
 
@@ -161,12 +158,12 @@ def fingerprint(url: str, *, inode: bool = False) -> str | None:
             status = path.stat()
             refuse_directory(url, path.is_dir())
             return f"{status.st_size}-{status.st_mtime_ns}" + (f"-{status.st_ino}" if inode else "")
-        system, place = _open_filesystem(url)
+        system, place = open_filesystem(url)
         info = system.info(place)
     except (FileNotFoundError, NotADirectoryError):
         return None
     refuse_directory(url, info.get("type") == "directory")
-    return _digest(sorted(info.items()))
+    return token(sorted(info.items()))
 
 
 def source_of(url: str) -> Source | None:
@@ -187,28 +184,6 @@ def source_of(url: str) -> Source | None:
         raise InputError(f"cannot import {shown(url)}: file not found") from error
 
 
-def sources_below(url: str) -> dict[str, Source | None] | None:
-    """Describe all objects below a URL by one listing, as `source_of` does, by their relative paths.
-
-    A directory in it is None. The result is None if one of the objects must be copied.
-
-    Raises
-    ------
-    InputError
-        If there is no directory at the URL, or an entry in it is not a valid file name.
-    """
-    if shown(url) != url or "::" in url:
-        return None
-    system, place = _open_filesystem(url)
-    found: dict[str, Source | None] = {}
-    for path, info in _find(url).items():
-        name = _relative(url, path, place)
-        found[name] = None if info["type"] == "directory" else Source.described(system.unstrip_protocol(path), info)
-        if info["type"] != "directory" and found[name] is None:
-            return None
-    return found
-
-
 def fetch(url: str, target: Path) -> None:
     """Download a URL that is not local.
 
@@ -217,79 +192,24 @@ def fetch(url: str, target: Path) -> None:
     InputError
         If there is nothing at the URL, or a directory.
     """
-    system, place = _open_filesystem(url)
+    system, place = open_filesystem(url)
     try:
         system.get_file(place, str(target))
     except FileNotFoundError as error:
         raise InputError(f"cannot import {shown(url)}: file not found") from error
     refuse_directory(url, target.is_dir())
     with contextlib.suppress(OSError, InputError):  # some servers give a file and say nothing of it
-        _set_time(target, _modified(system.info(place)))
+        set_time(target, modified_time(system.info(place)))
 
 
-class Listed(NamedTuple):
-    """An entry of a directory that is not local, as a listing describes it."""
-
-    path: str
-    """Relative to the directory."""
-
-    place: str
-    """The file system's own name for it."""
-
-    is_directory: bool
-    size: int
-    modified: float | None
-    state: str
-    """A token for its content."""
-
-
-def entries_below(url: str) -> list[Listed]:
-    """List all that is in a directory that is not local.
-
-    Raises
-    ------
-    InputError
-        If there is no directory at the URL, or an entry in it is not a valid file name.
-    """
-    _, place = _open_filesystem(url)
-    return [_listed(_relative(url, path, place), path, info) for path, info in _find(url).items()]
-
-
-def _listed(path: str, place: str, info: Mapping[str, Any]) -> Listed:
-    is_directory = info["type"] == "directory"
-    state = "" if is_directory else _digest(sorted(info.items()))
-    return Listed(path, place, is_directory, info.get("size") or 0, _modified(info), state)
-
-
-def fetch_entries(url: str, entries: Iterable[Listed], target: Path) -> None:
-    """Download files and directories below a URL that is not local into a directory that exists.
-
-    Raises
-    ------
-    InputError
-        If a file is missing, or the URL cannot be reached.
-    """
-    system, _ = _open_filesystem(url)
-    local = {entry: confined.inside(target, entry.path) for entry in entries}
-    for entry, path in local.items():
-        (path if entry.is_directory else path.parent).mkdir(parents=True, exist_ok=True)
-    files = {entry: path for entry, path in local.items() if not entry.is_directory}
-    try:
-        if files:
-            system.get([entry.place for entry in files], [str(path) for path in files.values()])
-    except FileNotFoundError as error:
-        raise InputError(f"cannot import {shown(url)}: a file in it is gone: {error}") from error
-    for entry, path in files.items():
-        _set_time(path, entry.modified)
-
-
-def _set_time(path: Path, modified: float | None) -> None:
+def set_time(path: Path, modified: float | None) -> None:
+    """Let a downloaded file have the time of its origin, in seconds since 1970, if it is known."""
     with contextlib.suppress(OverflowError, OSError):
         if modified is not None:
             os.utime(path, (modified, modified))
 
 
-def _modified(info: Mapping[str, Any]) -> float | None:
+def modified_time(info: Mapping[str, Any]) -> float | None:
     """Return the time of the last change, in seconds since 1970, where the file system knows it."""
     told = next((info[name] for name in _TIMES if info.get(name)), None)
     with contextlib.suppress(ValueError, TypeError, OverflowError, OSError):  # what no calendar has
@@ -309,39 +229,12 @@ def _seconds(told: object) -> float | None:
     return float(told) if isinstance(told, (int, float)) else None
 
 
-def fingerprint_tree(url: str) -> str:
-    """Return a token for the state of a directory, without reading the files in it.
-
-    Raises
-    ------
-    InputError
-        If there is no directory at the URL.
-    """
-    path = local_path(url)
-    if path is None:
-        return _digest(sorted((name, sorted(info.items())) for name, info in _find(url).items()))
-    if not path.is_dir():
-        raise InputError(f"cannot import {shown(url)}: directory not found")
-    return _digest(list(_states(path, frozenset())))
-
-
-def state_of_target(url: str) -> str | None:
-    """Return the fingerprint of the file or directory at an export's target; None if there is none."""
-    path = local_path(url)
-    if path is not None and path.is_dir():
-        return fingerprint_tree(url)
-    try:
-        return fingerprint(url)
-    except InputError:
-        return None
-
-
 def matching(pattern: str) -> list[str]:
     """List the files that match a pattern, as URLs in order."""
     path = local_path(pattern)
     if path is not None:
         return sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
-    system, place = _open_filesystem(pattern)
+    system, place = open_filesystem(pattern)
     found = system.glob(place, detail=True)
     return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] != "directory")
 
@@ -381,7 +274,7 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
     """
     path = local_path(url)
     if path is None:
-        system, place = _open_filesystem(url)
+        system, place = open_filesystem(url)
         system.put_file(str(source), place)
     elif path.exists() and not path.is_file():
         with source.open("rb") as data, path.open("wb") as device:
@@ -398,12 +291,12 @@ def send(source: Path, url: str, *, executable: bool = False, link: bool = False
 
 def takes_many(url: str) -> bool:
     """Return whether the driver of a URL that is not local uploads many files at the same time by itself."""
-    return local_path(url) is None and bool(_open_filesystem(url)[0].inner.async_impl)
+    return local_path(url) is None and bool(open_filesystem(url)[0].inner.async_impl)
 
 
 def send_together(files: Sequence[tuple[Path, str]]) -> None:
     """Upload local files to URLs of one file system for which `takes_many` is true, each whole or not at all."""
-    system, _ = _open_filesystem(files[0][1])
+    system, _ = open_filesystem(files[0][1])
     system.put([str(source) for source, _ in files], [system.inner._strip_protocol(url) for _, url in files])
 
 
@@ -425,7 +318,7 @@ def copied_by_server(objects: Objects, name: str, url: str, size: int) -> bool:
     """Have a store's server copy an object to a URL of its own; False if it cannot, and nothing was written."""
     if local_path(url) is not None:
         return False
-    system, place = _open_filesystem(url)
+    system, place = open_filesystem(url)
     if not isinstance(system, _Driver):
         return False
     limit = _QUESTION + size / SLOWEST
@@ -449,7 +342,7 @@ def read(url: str) -> bytes:
 
 def _read_through(url: str, take: Callable[[bytes], object]) -> None:
     """Read a URL piece by piece; a driver that stops in the middle is not waited for."""
-    system, place = _open_filesystem(url)
+    system, place = open_filesystem(url)
     taken = 0
 
     def read_all() -> None:
@@ -464,7 +357,7 @@ def _read_through(url: str, take: Callable[[bytes], object]) -> None:
 
 def holds(url: str, size: int, digest: bytes) -> bool:
     """Return whether a URL has the content with this size in bytes and this digest already, by reading it."""
-    system, place = _open_filesystem(url)
+    system, place = open_filesystem(url)
     try:
         if system.info(place)["size"] != size:
             return False
@@ -480,17 +373,6 @@ def holds(url: str, size: int, digest: bytes) -> bool:
     except (OSError, InputError):
         return False
     return known == digest
-
-
-def names_below(url: str) -> set[str] | None:
-    """List the names, relative to a URL that is not local, of all objects below it; None if that is not possible."""
-    if local_path(url) is not None:
-        return None
-    try:
-        system, place = _open_filesystem(url)
-        return {path[len(place.rstrip("/")) :].strip("/") for path in system.find(place)}
-    except (OSError, InputError, NotImplementedError):
-        return None
 
 
 def _linked(source: Path, draft: Path) -> bool:
@@ -520,7 +402,14 @@ def _replacing(path: Path, mode: int) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def _open_filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and its own name for the URL.
+
+    Raises
+    ------
+    InputError
+        If its driver is missing, or the URL is not valid.
+    """
     import fsspec
 
     path = local_path(url)
@@ -617,41 +506,8 @@ def _in_time(
         raise InputError(f"cannot reach {shown(url)}: {type(error).__name__}: {error}") from error
 
 
-def _find(url: str) -> dict[str, dict[str, Any]]:
-    """List all that is in a remote directory, with what the file system knows about it."""
-    system, place = _open_filesystem(url)
-    try:
-        found: dict[str, dict[str, Any]] = system.find(place, withdirs=True, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        found = {}
-    below = {path: info for path, info in found.items() if path.rstrip("/") != place.rstrip("/")}
-    if not below and not system.isdir(place):  # in a bucket, that lists the directory again
-        raise InputError(f"cannot import {shown(url)}: directory not found")
-    return below
-
-
-def _relative(url: str, path: str, place: str) -> str:
-    """Return a listed path relative to its directory; archives can hold names that lead out of it."""
-    try:
-        if path.startswith(place):
-            return confined.relative(path[len(place.rstrip("/")) :].strip("/"))
-    except InputError:
-        pass
-    raise InputError(f"cannot import {shown(url)}: {path!r} is not the name of a file in it")
-
-
-def _states(path: Path, above: frozenset[Path]) -> Iterator[tuple[str, str | None]]:
-    """Iterate over the files in a directory, through links, with the state of each."""
-    above = above | {path.resolve()}
-    for child in sorted(path.iterdir()):
-        if not child.is_dir():
-            yield str(child), fingerprint(str(child))
-        elif child.resolve() not in above:
-            yield str(child), "directory"
-            yield from _states(child, above)
-
-
-def _digest(value: object) -> str:
+def token(value: object) -> str:
+    """Return a short text that differs for values that print differently."""
     return hashlib.blake2b(repr(value).encode(), digest_size=16).hexdigest()
 
 
