@@ -25,6 +25,8 @@ _IGNORED = frozenset({"CACHE", "EXTENDED_ARG", "NOP", "RESUME"})
 _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 _ATTRIBUTE = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _CONSTANT = frozenset(dis.hasconst)
+_IMPORTERS = ("__import__", "import_module")
+_BUILTIN_LOOKUPS = ("eval", "exec", "globals")
 _JUMP = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
 _CALL_FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
 """Variable arguments, generator, coroutine: the rest of ``co_flags`` is the compiler's."""
@@ -47,6 +49,8 @@ class Analysis(NamedTuple):
     names: tuple[tuple[str, ...], ...]
     """The global names it reads, each with the attributes taken from it at once: ``("np", "linalg", "norm")``."""
     imports: tuple[Import, ...]
+    lookups: tuple[str, ...]
+    """Functions it uses that find code or values by names that it computes."""
 
 
 @functools.lru_cache(4096)
@@ -56,7 +60,9 @@ def analyse(code: CodeType) -> Analysis:
     nested = [analyse(found.argval) for found in instructions if isinstance(found.argval, CodeType)]
     names = chain(_names(instructions), *(inner.names for inner in nested))
     imports = chain(_imports(instructions), *(inner.imports for inner in nested))
-    return Analysis(_digest(code, instructions), tuple(dict.fromkeys(names)), tuple(dict.fromkeys(imports)))
+    lookups = chain(_lookups(instructions), *(inner.lookups for inner in nested))
+    found = (tuple(dict.fromkeys(names)), tuple(dict.fromkeys(imports)), tuple(dict.fromkeys(lookups)))
+    return Analysis(_digest(code, instructions), *found)
 
 
 def _digest(code: CodeType, instructions: list[dis.Instruction]) -> bytes:
@@ -112,3 +118,27 @@ def _imports(instructions: list[dis.Instruction]) -> Iterator[Import]:
         if instruction.opname == "IMPORT_NAME":
             level, items = (found.argval for found in instructions[position - 2 : position])
             yield Import(level, instruction.argval, items or ())
+        elif (name := _imported_by_call(instructions, position)) is not None:
+            yield Import(len(name) - len(name.lstrip(".")), name.lstrip("."), ())
+
+
+def _imported_by_call(instructions: list[dis.Instruction], position: int) -> str | None:
+    """Return the constant name in a call of `import_module` or `__import__` that begins here; None if there is none."""
+    if instructions[position].argval not in _IMPORTERS or instructions[position].opname not in _GLOBAL | _ATTRIBUTE:
+        return None
+    following = (found for found in instructions[position + 1 :] if found.opname != "PUSH_NULL")
+    argument = next(following, None)
+    is_name = argument is not None and argument.opcode in _CONSTANT and isinstance(argument.argval, str)
+    return argument.argval if argument is not None and is_name else None
+
+
+def _lookups(instructions: list[dis.Instruction]) -> Iterator[str]:
+    for position, instruction in enumerate(instructions):
+        name, before = instruction.argval, instructions[position - 1].argval if position else None
+        is_global, is_attribute = instruction.opname in _GLOBAL, instruction.opname in _ATTRIBUTE
+        if (is_global and name in _BUILTIN_LOOKUPS) or (is_attribute and name == "__subclasses__"):
+            yield name
+        elif is_attribute and (before, name) == ("sys", "modules"):
+            yield "sys.modules"
+        elif (is_global or is_attribute) and name in _IMPORTERS and not _imported_by_call(instructions, position):
+            yield name

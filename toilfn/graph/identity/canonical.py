@@ -16,6 +16,7 @@ import random
 import re
 import sys
 import types
+import typing
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -222,6 +223,8 @@ class Encoder:
             return b"\1" + self._code(value)
         if is_collection(value):  # inside an object, where it is not an argument of its own
             return b"\2" + self._promise(value)
+        if _is_proxy(kind):
+            return Node(f"proxy {kind.__qualname__}", (value.__wrapped__, getattr(value, "_self_wrapper", None)))
         if self._file is not None and isinstance(value, Path):
             return Node("path", (kind.__name__, str(value), self._file(value)))
         return _describe_other(value, kind)
@@ -365,6 +368,11 @@ def _describe_attributes(state: dict[Any, Any], cls: type | None = None) -> Node
     return Node(f"attributes {names}", children, lambda index: f".{names[index - 1]}")
 
 
+def _is_proxy(kind: type) -> bool:
+    """Return whether a type is one of wrapt's, whose objects look like what they wrap."""
+    return any(base.__name__ == "ObjectProxy" for base in kind.__mro__)
+
+
 def _describe_property(value: property) -> Node:
     return Node("property", (value.fget, value.fset, value.fdel))
 
@@ -404,6 +412,8 @@ _DESCRIBE: dict[type, Callable[[Any], Node]] = {
     type(functools.lru_cache(len)): _describe_wrapper,
     contextlib._GeneratorContextManager: lambda value: Node("context manager", (value.func, value.args, value.kwds)),
     re.Pattern: lambda value: Node("pattern", (value.pattern, value.flags)),
+    functools.partialmethod: lambda value: Node("partialmethod", (value.func, value.args, value.keywords)),
+    typing.ForwardRef: lambda value: Node("forward reference", (value.__forward_arg__,)),
     types.MappingProxyType: lambda value: Node("proxy", (dict(value),)),
     types.MethodType: lambda value: Node("method", (value.__func__, value.__self__)),
     types.BuiltinFunctionType: _describe_builtin,

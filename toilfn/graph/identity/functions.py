@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import functools
 import importlib.util
 import os
 import re
@@ -43,6 +44,30 @@ _CONSTANTS: tuple[type, ...] = (
 
 NOT_COMPARED = "not compared "
 """The beginning of the names of parts that say what could not be looked into; they are not in a digest."""
+
+_OF_PYTHON = frozenset(
+    {"__name__", "__file__", "__package__", "__spec__", "__loader__", "__builtins__", "__cached__", "__path__",
+     "__dict__"}
+)  # fmt: skip
+"""Names that Python puts into each module, which say where it is and not what it does."""
+
+_METHODS = (
+    types.FunctionType, staticmethod, classmethod, property, functools.partial, functools.partialmethod,
+    functools.singledispatchmethod, functools.cached_property, type(functools.lru_cache(len)), *_CONSTANTS, tuple,
+    frozenset,
+)  # fmt: skip
+"""Types of special methods, and of constants such as `__match_args__`, which count in a class like any other name."""
+
+_NOTES = frozenset(
+    {"__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__", "__abstractmethods__"}
+)
+"""Constants that Python puts into each class."""
+
+_FIELDS = (
+    "__annotations__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "__private_attributes__",
+    "__struct_defaults__", "__struct_config__",
+)  # fmt: skip
+"""Where a class keeps what its body says of fields, by libraries: types, defaults, converters and constraints."""
 
 _CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 """Types whose objects need no part of their own where a name leads to them."""
@@ -149,7 +174,7 @@ class Reach:
     def add_function(self, function: types.FunctionType, name: str) -> None:
         """Follow a function, and keep its body, defaults and closure as parts of their own."""
         self._labels[id(function)] = name
-        self.parts["body"] = self._body(function).hex()
+        self.parts["body"] = self._body(function, name).hex()
         self._is_quiet = _is_of_installed_code(function)
         for kind, found in (("default", _defaults(function)), ("closure", _closure(function))):
             for key, value in found:
@@ -227,10 +252,15 @@ class Reach:
             chosen = sorted(unit.registry.items(), key=lambda item: _full_name(item[0]))
             return repr([(self._function_or_class(kind), self.add(made, name)) for kind, made in chosen]).encode()
         inner = [(key, self.add(value, f"{key} of {name}")) for key, value in (*_defaults(unit), *_closure(unit))]
-        return self._body(unit) + repr(inner).encode()
+        if self._is_quiet and (hints := getattr(unit, "__annotations__", None)):
+            inner.append(("annotations", self.add(hints, f"annotations of {name}")))
+        return self._body(unit, name) + repr(inner).encode()
 
-    def _body(self, function: types.FunctionType) -> bytes:
+    def _body(self, function: types.FunctionType, label: str) -> bytes:
         analysis = analyse(function.__code__)
+        for lookup in analysis.lookups:
+            if lookup not in function.__globals__:
+                self._note(f"{lookup} in {label}", "what it leads to")
         names = list(self._names(function.__globals__, analysis))
         package = function.__globals__.get("__package__") or ""
         return digest(analysis.digest + repr((names, self._imports(analysis, package))).encode())
@@ -238,17 +268,21 @@ class Reach:
     def _names(self, space: dict[str, Any], analysis: Analysis) -> Iterator[tuple[tuple[str, ...], bytes]]:
         """Follow the global names that code reads, through attributes of the user's own modules."""
         for name in analysis.names:
-            if name[0] not in space or name[0].startswith("__"):
+            if name[0] not in space or name[0] in _OF_PYTHON:
                 continue
             home, value, taken = space.get("__name__", "__main__"), space[name[0]], 1
-            while taken < len(name) and not name[taken].startswith("__") and _has_own_names(value):
+            while taken < len(name) and name[taken] not in _OF_PYTHON and _has_own_names(value):
                 home, value = value.__name__, getattr(value, name[taken], None)
                 taken += 1
             if self._is_quiet and not (callable(value) or isinstance(value, (*_CONSTANTS, types.ModuleType))):
                 continue  # a library keeps what it likes in its modules
             full = _label_in(home, name[taken - 1])
             yield name[:taken], self._named(full, value)
-            if isinstance(value, types.FunctionType) and taken < len(name) and name[taken] in vars(value):
+            if taken == len(name):
+                continue
+            if name[taken] == "__doc__":  # a docstring counts only where code reads it
+                yield name[: taken + 1], repr(getattr(value, "__doc__", None)).encode()
+            elif type(value) is types.FunctionType and name[taken] in vars(value):
                 yield name[: taken + 1], self._named(f"{full}.{name[taken]}", vars(value)[name[taken]])
 
     def _named(self, name: str, value: Any) -> bytes:
@@ -273,6 +307,8 @@ class Reach:
         for name, value in sorted(vars(cls).items()):
             if _is_behaviour(name, value, cls):
                 found.append((name, self.add(value, f"{label}.{name}")))
+        self._is_quiet = True
+        found += [(name, self.add(vars(cls)[name], label)) for name in _FIELDS if vars(cls).get(name)]
         return repr((bases, found)).encode()
 
     def _file(self, module: _Module) -> bytes:
@@ -342,7 +378,7 @@ def _is_installed_method(value: Any) -> bool:
 
 def _is_behaviour(name: str, value: Any, cls: type) -> bool:
     if name.startswith("__") and name.endswith("__"):
-        return isinstance(value, (types.FunctionType, staticmethod, classmethod, property))
+        return name not in _NOTES and not name.startswith("__pydantic_") and isinstance(value, _METHODS)
     if name == "_abc_impl" or (issubclass(cls, enum.Enum) and name.startswith("_") and name.endswith("_")):
         return False
     return not isinstance(value, cls) or not issubclass(cls, enum.Enum)
