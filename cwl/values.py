@@ -26,6 +26,7 @@ from toilfn import confined
 from toilfn.errors import InputError
 from toilfn.files.directory import Directory
 from toilfn.files.file import File
+from toilfn.patterns import from_posix
 
 __all__ = ["Places", "local_path", "map_objects", "objects", "with_defaults"]
 
@@ -193,7 +194,7 @@ class _Access(StdFsAccess):
         inner = pattern.removeprefix(f"{base}/")
         if inner == pattern:
             return super().glob(pattern)
-        found = glob.glob(inner, root_dir=base)
+        found = glob.glob(from_posix(inner), root_dir=base)
         if not found and os.path.lexists(f"{base}/{inner}"):  # a file whose name looks like a pattern
             found = [inner]
         return [file_uri(f"{base}/{name}") for name in found]

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Iterator
@@ -176,8 +177,23 @@ class Reader(_parser._DocTransformer):
 
     @lark.v_args(meta=True)
     def int(self, meta: Any, items: list[Any]) -> Expr.Base:
-        """Build an Int, including hexadecimal ones."""
-        return Expr.Int(self._place(meta), int(items[0], 16 if "x" in items[0].lower() else 10))
+        """Build an Int, including hexadecimal and octal ones."""
+        digits = items[0].lstrip("+-")
+        base = 16 if "x" in digits.lower() else 8 if len(digits) > 1 and digits[0] == "0" else 10
+        try:
+            return Expr.Int(self._place(meta), int(items[0], base))
+        except ValueError:
+            problem = f"{items[0]} begins with a zero, so it is octal, and has no digits above 7"
+            raise Error.ValidationError(self._place(meta), problem) from None
+
+    @lark.v_args(meta=True)
+    def float(self, meta: Any, items: list[Any]) -> Expr.Base:
+        """Build a Float, which must be finite."""
+        plain: Any = super()
+        found: Expr.Base = plain.float(meta, items)
+        if math.isinf(found.value):  # type: ignore[attr-defined]
+            raise Error.ValidationError(self._place(meta), f"{items[0]} does not fit into a Float")
+        return found
 
     @lark.v_args(meta=True)
     def minus(self, meta: Any, items: list[Any]) -> Expr.Base:

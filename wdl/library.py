@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from WDL import Error, StdLib, Type, Value
 
+from toilfn.patterns import expand_braces, from_posix
 from toilfn.wdl.dialect import patch_miniwdl
 from toilfn.wdl.language import Size, is_at_least
 from toilfn.wdl.numbers import parsers, rounding
@@ -108,7 +109,7 @@ class OutputLibrary(Library):
             setattr(self, name, StdLib.StaticFunction(name, arguments, result, function))
 
     def _glob(self, pattern: Value.Base) -> Value.Base:
-        """Match files in the working directory like bash: sorted, and without hidden files.
+        """Match files in the working directory like bash: no hidden ones, and sorted for each alternative in braces.
 
         Raises
         ------
@@ -122,7 +123,8 @@ class OutputLibrary(Library):
             raise Error.InputError(f"glob pattern {text!r} points outside the working directory")
         found: list[Any] = [
             Value.File(str(self._work / name))
-            for name in sorted(glob.glob(text, root_dir=self._work, recursive=False))
+            for each in expand_braces(text)
+            for name in sorted(glob.glob(from_posix(each), root_dir=self._work, recursive=False))
             if (self._work / name).is_file()
         ]
         return Value.Array(Type.File(), found)

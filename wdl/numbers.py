@@ -3,6 +3,7 @@
 - ``round`` rounds halves up: ``round(-2.5)`` is -2 (1.1, "round").
 - The quotient of two Ints is truncated, and ``%`` is the remainder: ``-7 / 2`` is -3, ``-7 % 2`` is -1.
 - An Int has 64 bits, and a Float is finite (1.1, "Primitive Types"); any other result is an error.
+- An Int with a leading zero is octal: ``010`` is 8 (1.0, "Whitespace, Strings, Identifiers, Constants").
 - A text can be converted to a number only if it is written like one: no underscores, no spaces, no ``nan``.
 - In JSON, true is not a number, 1 is not a Boolean, and an object for a struct must not have additional members
   (1.1, "Struct Types").
@@ -48,8 +49,12 @@ def rounding() -> dict[str, Callable[..., Value.Base]]:
 
 
 def parsers() -> dict[str, Callable[[str], Value.Base]]:
-    """Return functions that parse numbers from the contents of files, by the names of the library functions."""
-    return {"read_int": lambda text: _read(text, Type.Int()), "read_float": lambda text: _read(text, Type.Float())}
+    """Return functions that parse the contents of files, by the names of the library functions."""
+    return {
+        "read_int": lambda text: _read(text, Type.Int()),
+        "read_float": lambda text: _read(text, Type.Float()),
+        "read_string": lambda text: Value.String(text.rstrip("\r\n")),
+    }
 
 
 def _read(text: str, kind: Type.Base) -> Value.Base:
@@ -105,6 +110,8 @@ def _strict(coerce: Callable[..., Value.Base]) -> Callable[..., Value.Base]:
         if isinstance(desired_type, (Type.Int, Type.Float)) and not _NUMBER.fullmatch(self.value):
             message = f"coercing 'String' to '{desired_type}': {self.value!r} is not a number"
             raise Error.EvalError(self.expr, message) if self.expr else Error.RuntimeError(message)
+        if isinstance(desired_type, Type.Float) and math.isinf(float(self.value)):
+            raise Error.RuntimeError(f"{self.value!r} does not fit into a Float")
         return coerce(self, desired_type)
 
     return call

@@ -68,6 +68,23 @@ def test_what_is_no_output_of_the_command(tmp_path, output, said):
     assert said in done.stderr
 
 
+def test_glob_matches_as_bash_does(tmp_path):
+    source = """\
+version 1.1
+task t {
+  command <<< touch b.bam a.bam a.bam.bai x1 >>>
+  output {
+    Array[File] pairs = glob("*.{bam,bam.bai}")
+    Array[File] others = glob("[^ab]*")
+    Array[File] digits = glob("x[[:digit:]]")
+  }
+}
+"""
+    found = values(wdl(tmp_path, source))
+    names = {name: [Path(path).name for path in paths] for name, paths in found.items()}
+    assert names == {"t.pairs": ["a.bam", "b.bam", "a.bam.bai"], "t.others": ["x1"], "t.digits": ["x1"]}
+
+
 def test_variables_of_the_environment_are_texts_or_json(tmp_path):
     source = """\
 version 1.2

@@ -21,6 +21,9 @@ def evaluated(folder, kind: str, expression: str, version: str = "1.1"):
         ("Int", "round(-2.5)", -2), ("Int", "round(2.5)", 3), ("Int", "round(-2.51)", -3), ("Int", "round(-0.5)", 0),
         ("Int", "round(0.49999999999999994)", 0), ("Int", "round(4503599627370497.0)", 4503599627370497),
         ("Int", "-7 / 2", -3), ("Int", "7 / -2", -3), ("Int", "-7 % 2", -1), ("Int", "7 % -2", 1),
+        ("Int", "010 + 0x10", 24), ("Int", "-010 + 0", -8), ("Int", "0", 0),
+        ("String", "read_string(write_lines(['a', '\\r', '']))", "a"),
+        ("String", "read_string(write_lines(['', 'a b']))", "\na b"),
         ("Int", "-8 / 2", -4), ("Float", "-7 / 2.0", -3.5),
         ("Int", "9223372036854775806 + 1", 2**63 - 1), ("Int", "-9223372036854775808", -(2**63)),
         ("String", "'~{0.1 + 0.2}'", "0.300000"), ("String", "'a' + 1.0", "a1.000000"),
@@ -39,7 +42,8 @@ def test_numbers_are_those_of_the_specification(tmp_path, kind, expression, valu
         ("Int", "floor(1e300)", "64 bits"), ("Float", "1e308 * 10.0", "finite"), ("Int", "1 / 0", "zero"),
         ("Float", "1.0 / 0.0", "zero"), ("Int", "1 % 0", "zero"),
         ("Int", "read_int(write_lines(['1_000']))", "not a number"),
-        ("Float", "read_float(write_lines(['nan']))", "not a number"),
+        ("Float", "read_float(write_lines(['nan']))", "not a number"), ("Int", "08", "octal"),
+        ("Float", "read_float(write_lines(['1e400']))", "does not fit"), ("Float", "1e400", "fit"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_an_error(tmp_path, kind, expression, words):
