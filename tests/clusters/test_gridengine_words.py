@@ -38,7 +38,7 @@ def record(failed="0", status="0", **more):
 
 
 # sge_status(5), '"Failed" states': the column OK tells whether the job ran
-SYSTEM = [1, 3, 4, 6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 26, 27, 28, 29, 31, 32, 33, 34, 35, 36, 38]
+SYSTEM = [1, 3, 4, 6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23, 26, 27, 28, 29, 31, 32, 33, 34, 35, 36, 38]
 RAN = [0, 12, 13, 14, 15, 16]
 
 

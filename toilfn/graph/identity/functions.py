@@ -67,7 +67,7 @@ _FIELDS = (
     "__annotations__", "__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "__private_attributes__",
     "__struct_defaults__", "__struct_config__",
 )  # fmt: skip
-"""Where a class keeps what its body says of fields, by libraries: types, defaults, converters and constraints."""
+"""Where libraries keep the types, defaults, converters and constraints that a class gives its fields."""
 
 _CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 """Types whose objects need no part of their own where a name leads to them."""
