@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import multiprocessing
 import os
@@ -27,8 +28,8 @@ from toilfn.stores.objects import TEMPORARY
 PROGRAMS = int(os.environ.get("TOILFN_TEST_PROGRAMS", "15"))
 """How many; ``make mixtures`` runs two hundred."""
 
-PATIENCE = 100
-"""Seconds for one leader."""
+PATIENCE = 900
+"""Seconds for one leader: on a busy machine, one that needs ten has taken more than a hundred."""
 
 POINTS = ("objects.temporary", "objects.linked", "objects.replaced", "log.appending", "log.appended")
 
@@ -60,6 +61,7 @@ def lead(program: tuple[Step, ...], folder: Path, fault: str, resumes: bool, int
     with (folder / "output").open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    faulthandler.dump_traceback_later(PATIENCE - 10, file=2)  # tells where it is, for `told`
     (folder / "leader").write_text(str(os.getpid()))
     given = {
         "cluster": toil.LocalCluster(cores=3, memory="64G", disk="1T"), "progress": False,
