@@ -137,6 +137,9 @@ def test_the_command_reads_the_object(url, tmp_path, capfdbinary):
     toil.compute(toil.import_file(url, link="reference"), store=tmp_path / "store")
     assert main(["files", str(tmp_path / "store"), "cat", "input.bin"]) == 0
     assert capfdbinary.readouterr().out == CONTENT
+    assert main(["files", str(tmp_path / "store"), "url", "input.bin"]) == 0
+    with urllib.request.urlopen(capfdbinary.readouterr().out.decode().strip()) as answer:
+        assert answer.read() == CONTENT
 
 
 def test_what_cannot_be_referred_to_is_copied(session, tmp_path):

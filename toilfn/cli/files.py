@@ -77,8 +77,8 @@ It can also be a pattern such as '*.bam', for all files with matching names."""
         "target", metavar="TARGET", nargs="?", type=Path, help="for get: a file or a directory (default: .)"
     )
     parser.add_argument(
-        "--expires", metavar="TIME", type=parse_duration, default=3600.0,
-        help="for url: how long the URL of a file in a bucket stays valid (default: 1h)",
+        "--expires", metavar="TIME", type=parse_duration,
+        help="for url: how long the signed URL of a file in a bucket stays valid (default: 1h)",
     )  # fmt: skip
     parser.add_argument(
         "--all", action="store_true", help="include files of attempts that failed, were killed or are running"
@@ -110,7 +110,7 @@ def command(options: argparse.Namespace) -> int:
         )
     if options.action == "url":
         for file in files:
-            print(store.objects.presigned_url(file.ref.name, round(options.expires)))
+            print(_url(store, file.ref, options.expires))
         return 0
     if options.action == "cat":
         for file in files:
@@ -120,6 +120,16 @@ def command(options: argparse.Namespace) -> int:
     for file, path in zip(files, _targets(files, options.target or Path()), strict=True):
         _fetch(store, file, path)
     return 0
+
+
+def _url(store: Store, ref: BlobRef, expires: float | None) -> str:
+    """Return a URL that others can read: a signed one, unless the file is on this machine."""
+    seconds = round(3600 if expires is None else expires)
+    if ref.is_reference:
+        return store.source_of(ref).signed_url(seconds)
+    if expires is None and store.local_file(ref) is not None:
+        return store.blob_url(ref)
+    return store.objects.presigned_url(ref.name, seconds)
 
 
 def _opened(store: Store, file: _File) -> BinaryIO:
