@@ -10,6 +10,7 @@ import hypothesis
 import psutil
 import pytest
 
+from tests import mutation
 from tests.house.parity import named_tests, unproven
 from tests.servers import fixtures
 from tests.servers.kubernetes_build import is_built
@@ -47,7 +48,7 @@ os.environ["DASK_CONFIG"] = os.path.join(tempfile.gettempdir(), "toilfn-tests-ha
 hypothesis.settings.register_profile(
     "any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize="CI" in os.environ
 )
-hypothesis.settings.load_profile("any load")
+hypothesis.settings.load_profile(mutation.PROFILE if "MUTANT_UNDER_TEST" in os.environ else "any load")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -95,6 +96,8 @@ class Parity:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch for skipped tests in continuous integration, in the one process that hears of all tests."""
+    if "MUTANT_UNDER_TEST" in os.environ:
+        config.pluginmanager.register(mutation, "toilfn-mutation")
     if os.environ.get("CI") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Parity(), "toilfn-parity")
 

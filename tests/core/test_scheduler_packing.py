@@ -365,3 +365,21 @@ def test_memory_is_not_doubled_over_the_users_limit():
     scheduler.handle(Lost(submit.batch, Cause.MEMORY, 0.0))
     (again,) = scheduler.dispatch(1.0)
     assert again.shape.memory == 100
+
+
+def test_a_task_that_needs_all_there_is_runs_alone():
+    shape = Resources(2.0, 1000, 100, walltime=3600.0)
+    capacity = Capacity(machine(walltime=3600.0))
+    scheduler, commands = make(capacity, new(1, shape=shape), new(2, shape=shape))
+    assert commands == []
+    assert numbers(scheduler.dispatch(0.0)) == [[1]]
+    scheduler.handle(Finished(name(1), wall=1.0))
+    scheduler.handle(Lost(1, None, 1.0))
+    assert numbers(scheduler.dispatch(1.0)) == [[2]]
+
+
+@pytest.mark.parametrize("more", [{"cores": 2.1}, {"memory": 1001}, {"disk": 101}, {"walltime": 3601.0}])
+def test_a_task_that_needs_more_than_there_is_fails_at_once(more):
+    shape = machine(**{"walltime": 3600.0, **more})
+    _, commands = make(Capacity(machine(walltime=3600.0)), new(1, shape=shape))
+    assert typed(*commands) == typed(GaveUp(name(1), Cause.INPUT))

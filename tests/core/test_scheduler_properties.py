@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core.scheduler_model import CAPACITIES, World
+from tests.mutation import examples
 from toilfn.scheduler import Policy
 
 POLICIES = [
@@ -15,7 +16,7 @@ POLICIES = [
 ]
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(80), suppress_health_check=list(HealthCheck))
 @given(
     random=st.randoms(use_true_random=False),
     capacity=st.sampled_from(CAPACITIES),

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.scheduler_model import SMALL, name
+from tests.mutation import examples
 from toilfn.ids import Budget, Cause
 from toilfn.resources import Capacity, Resources
-from toilfn.scheduler import Policy, Scheduler
+from toilfn.scheduler import Policy, Scheduler, State
 from toilfn.scheduler.events import (
     Complete,
     Failed,
@@ -25,6 +26,7 @@ from toilfn.scheduler.events import (
     ResolveRequirements,
     Retry,
     RollBack,
+    ServiceStarted,
     Submit,
     Submitted,
 )
@@ -135,7 +137,7 @@ class Trees:
         assert (self.root.id in self.complete) == (not self.failed)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(random=st.randoms(use_true_random=False), failing=st.sampled_from([0.0, 0.1, 0.4]))
 def test_roll_backs_leave_nothing_behind_and_end(random: Random, failing: float) -> None:
     Trees(random, failing).run()
@@ -158,3 +160,42 @@ def test_a_checkpoint_pays_for_its_roll_backs_and_the_next_one_above_follows() -
     assert rolled == [inner.id, outer.id, inner.id]
     assert scheduler.idle
     assert scheduler.counts()["failed"] == 1
+
+
+def test_a_roll_back_names_what_failed_why_and_all_that_is_forgotten() -> None:
+    checkpoint = NewTask(name(1), (), SMALL, 0, Budget(error=2, backoff=0.0), is_checkpoint=True)
+    first = NewTask(name(2), (), SMALL, 0, Budget(error=0), name(1))
+    second = NewTask(name(3), (name(2),), SMALL, 0, Budget(error=0), name(1))
+    scheduler = Scheduler(Capacity(Resources(cores=1, memory=100, disk=10)), Policy(max_batch=1))
+    scheduler.handle(Submitted((checkpoint,)))
+    for attempt in (1, 2):
+        (batch,) = scheduler.running() or [command.batch for command in scheduler.dispatch(0.0)]
+        scheduler.handle(Finished(checkpoint.id, (first, second)))
+        scheduler.handle(Lost(batch, None, 0.0))
+        (submit,) = scheduler.dispatch(0.0)
+        assert GaveUp(first.id, Cause.ERROR) in scheduler.handle(Failed(first.id, Cause.ERROR, 0.0))
+        scheduler.handle(Lost(submit.batch, None, 0.0))
+        assert scheduler.outermost_checkpoint(second.id) == checkpoint.id
+        rollback, again = scheduler.dispatch(0.0)
+        assert rollback == RollBack(checkpoint.id, (first.id, second.id), first.id, Cause.ERROR, attempt)
+        assert again.ids == (checkpoint.id,)
+        assert {state: count for state, count in scheduler.counts().items() if count} == {"running": 1}
+
+
+def test_a_client_of_a_service_that_died_is_run_again_at_no_cost() -> None:
+    service = NewTask(name(1), (), SMALL, 0, Budget(lost=1, backoff=0.0))._replace(is_service=True)
+    client = NewTask(name(2), (name(1),), SMALL, 0, Budget(error=1, backoff=0.0))
+    child = NewTask(name(3), (), SMALL, 0, Budget(), name(2))
+    scheduler = Scheduler(Capacity(Resources(cores=4, memory=100, disk=10)), Policy(max_batch=1, check=True))
+    scheduler.handle(Submitted((service, client)))
+    scheduler.dispatch(0.0)
+    scheduler.handle(ServiceStarted(1, service.id))
+    scheduler.dispatch(0.0)
+    scheduler.handle(Finished(client.id, (child,)))
+    scheduler.handle(Lost(2, None, 0.0))
+    scheduler.dispatch(0.0)
+    scheduler.handle(Lost(1, Cause.LOST, 5.0))
+    (rollback, *_) = [command for command in scheduler.dispatch(5.0) if isinstance(command, RollBack)]
+    assert rollback == RollBack(client.id, (child.id,), service.id, Cause.LOST, 0)
+    assert scheduler.state(child.id) is None
+    assert scheduler.state(client.id) is State.WAITING

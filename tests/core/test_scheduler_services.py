@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.core.scheduler_model import name, new, typed
+from tests.mutation import examples
 from toilfn.ids import Budget, Cause
 from toilfn.resources import Capacity, Resources
 from toilfn.scheduler import Scheduler, State
@@ -364,7 +365,7 @@ class Simulation:
             self.obey(self.scheduler.handle(ServiceStarted(batch, name(first))))
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(80), suppress_health_check=list(HealthCheck))
 @given(random=st.randoms(use_true_random=False), count=st.integers(1, 25), cores=st.integers(3, 6))
 def test_whatever_dies_all_tasks_are_done_beside_their_services(random, count, cores):
     simulation = Simulation(random, cores)

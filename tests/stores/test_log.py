@@ -179,3 +179,49 @@ def test_a_segment_that_is_missing_before_others_is_named(store):
     store.objects.delete(["log/0000000000000002"])
     with pytest.raises(CorruptObjectError, match=r"log/0000000000000002 in .* is missing"):
         read(store)
+
+
+def test_a_leader_that_was_replaced_learns_it_from_a_snapshot_too(store):
+    """Its first number is free: the other leader has compacted the log, and the segments before are gone."""
+    store.log.append([b"first"])
+    late = open_store(store.url)
+    list(late.log.read())
+    successor = open_store(store.url)
+    successor.log.compact([b"first"])
+    successor.objects.delete(["log/0000000000000002"])
+    with pytest.raises(
+        FencedError, match=r"another leader has taken over; snapshots/0{15}2 was written by process \d+"
+    ):
+        late.log.append([b"never"])
+
+
+def test_the_length_is_the_number_of_segments_after_the_snapshot(store):
+    for n in range(3):
+        store.log.append([b"%d" % n])
+    reader = open_store(store.url).log
+    list(reader.read())
+    assert reader.length == 3
+    store.log.compact([b"all"])
+    store.log.append([b"later"])
+    list(reader.read())
+    assert reader.length == 1
+
+
+def test_the_records_of_segments_that_were_read_last_stay_in_memory(store, monkeypatch):
+    monkeypatch.setattr("toilfn.stores.log._CACHE_SIZE", 5000)
+    positions = [store.log.append([b"%d" % n * 1000])[0] for n in range(9)]
+    real, read = store.objects.get, []
+    monkeypatch.setattr(store.objects, "get", lambda name: read.append(name) or real(name))
+    store.log.fetch(positions[8])
+    store.log.fetch(positions[7])
+    assert read == []
+    store.log.fetch(positions[0])
+    store.log.fetch(positions[0])
+    assert read == [positions[0].segment]
+
+
+def test_a_part_of_a_snapshot_has_about_the_size_of_a_part(store, monkeypatch):
+    monkeypatch.setattr(log, "_PART_SIZE", 10)
+    store.log.compact([b"12345"] * 5)
+    sizes = [len(list(segment.items())) for segment in open_store(store.url).log.segments()]
+    assert sizes == [2, 2, 1]

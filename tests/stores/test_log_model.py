@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.mutation import examples
 from toilfn.errors import FencedError
 from toilfn.stores import faults, open_store
 
@@ -122,5 +123,5 @@ class LogMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-LogMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=20)
+LogMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=20)
 TestLog = LogMachine.TestCase
