@@ -470,3 +470,32 @@ class TestHolding:
         scheduler.handle(Lost(1, None, 0.0))
         done(scheduler, 11)  # an answer of an earlier worker
         assert batches(scheduler.dispatch(0.0, holds=True)) == [[2]]
+
+
+def test_a_value_that_is_needed_again_keeps_what_it_refers_to():
+    """Task 1 leads to 2, whose value 1's own value refers to; both were released, and a later task loads 1's value."""
+    scheduler = make(new(1))
+    scheduler.dispatch(0.0)
+    child = new(2)._replace(parent=name(1))
+    done(scheduler, 1, [child], [2])
+    scheduler.handle(Lost(1, None, 0.0))
+    scheduler.dispatch(0.0)
+    assert set(released(done(scheduler, 2))) == {name(1), name(2)}
+    scheduler.handle(Lost(2, None, 0.0))
+    scheduler.handle(Submitted((new(3, 1), new(4, 2))))
+    scheduler.dispatch(0.0)
+    assert name(2) not in released(done(scheduler, 4))
+    assert set(released(done(scheduler, 3))) >= {name(1), name(2)}
+
+
+def test_a_batch_answers_for_all_its_tail_calls():
+    scheduler = make(new(1))
+    scheduler.dispatch(0.0)
+    done(scheduler, 1, [new(2)._replace(parent=name(1)), new(3)._replace(parent=name(1))], [2])
+    for number in (2, 3):
+        scheduler.handle(TailCallStarted(1, name(number)))
+    assert scheduler.left(1) == [name(2), name(3)]
+    done(scheduler, 2)
+    assert scheduler.left(1) == [name(3)]
+    scheduler.handle(Lost(1, None, 0.0))
+    assert batches(scheduler.dispatch(0.0)) == [[3]]

@@ -383,3 +383,24 @@ def test_a_task_that_needs_more_than_there_is_fails_at_once(more):
     shape = machine(**{"walltime": 3600.0, **more})
     _, commands = make(Capacity(machine(walltime=3600.0)), new(1, shape=shape))
     assert typed(*commands) == typed(GaveUp(name(1), Cause.INPUT))
+
+
+def test_a_task_whose_requirements_are_not_known_does_not_go_along():
+    late = new(2, 1)._replace(is_late=True)
+    scheduler = trained(Capacity(machine()), new(1), late, new(3, 1), policy=Policy(), seconds=0.01)
+    (batch,) = numbers(scheduler.dispatch(0.0))
+    assert batch == [1, 3]
+
+
+def test_accelerators_of_several_kinds_are_counted_apart():
+    a, b = Accelerator(1, "gpu", "a"), Accelerator(1, "gpu", "b")
+    wants_any = machine(1.0, 1, 1, accelerators=(Accelerator(2, "gpu"),))
+    there = machine(8.0, accelerators=(a, b))
+    scheduler, commands = make(
+        Capacity(there), new(1, shape=wants_any), new(2, shape=machine(1.0, 1, 1, accelerators=(b,)))
+    )
+    assert commands == []
+    assert numbers(scheduler.dispatch(0.0)) == [[1]]
+    scheduler.handle(Finished(name(1), wall=1.0))
+    scheduler.handle(Lost(1, None, 1.0))
+    assert numbers(scheduler.dispatch(1.0)) == [[2]]

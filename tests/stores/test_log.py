@@ -225,3 +225,29 @@ def test_a_part_of_a_snapshot_has_about_the_size_of_a_part(store, monkeypatch):
     store.log.compact([b"12345"] * 5)
     sizes = [len(list(segment.items())) for segment in open_store(store.url).log.segments()]
     assert sizes == [2, 2, 1]
+
+
+def test_an_append_whose_answer_was_lost_has_used_its_number(store, monkeypatch):
+    """The records of the call that failed are in the log, once; the next ones follow them."""
+    store.log.append([b"first"])
+    real = store.objects.put_new
+
+    def lose_the_answer(name, data):
+        real(name, data)
+        raise StoreError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.objects, "put_new", lose_the_answer)
+        with pytest.raises(StoreError, match="no answer"):
+            store.log.append([b"second"])
+    (position,) = store.log.append([b"third"])
+    assert position.segment == "log/0000000000000003"
+    assert store.log.fetch(position) == b"third"
+    assert read(store) == [b"first", b"second", b"third"]
+
+
+def test_segments_of_a_slow_store_are_read_several_at_a_time_and_in_order(store, monkeypatch):
+    for n in range(7):
+        store.log.append([b"%d" % n])
+    monkeypatch.setattr(store.objects, "parallel", 3)
+    assert [record for _, record in store.log.read()] == [b"%d" % n for n in range(7)]
