@@ -23,7 +23,8 @@ QUICK = {
     },
     "core": {
         "test_collections", "test_confined", "test_context", "test_drawing", "test_failures", "test_identity_functions",
-        "test_options", "test_scheduler", "test_scheduler_bundles", "test_scheduler_packing", "test_scheduler_rollback",
+        "test_options", "test_scheduler", "test_scheduler_bundles", "test_scheduler_memory",
+        "test_scheduler_packing", "test_scheduler_rollback",
         "test_scheduler_services", "test_settings", "test_recorded_failures", "test_text", "test_units", "test_view",
     },
     "house": {
