@@ -29,7 +29,7 @@ from ruamel.yaml.comments import CommentedMap
 from schema_salad.fetcher import DefaultFetcher
 from schema_salad.ref_resolver import Loader
 
-from toilfn.containers.engine import images_folder, pulls_folder
+from toilfn.containers.engines import images_folder, pulls_folder
 from toilfn.containers.images import image_lock
 from toilfn.files.node import note_image
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
@@ -24,9 +24,6 @@ from toilfn.stores.blobs import WrappedStream
 from toilfn.stores.limited import SLOWEST, NoAnswerError, limited
 from toilfn.stores.objects import TEMPORARY, MissingObjectError, Objects, checked_name
 from toilfn.stores.options import for_driver
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FsspecObjects", "reason"]
 

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from toilfn.clusters.tes import TESCluster
     from toilfn.config.params import params
     from toilfn.config.settings import add_options, from_options
-    from toilfn.containers.call import docker
-    from toilfn.containers.container import Container
+    from toilfn.containers.call import Container, docker
     from toilfn.errors import (
         ClusterError,
         CommandError,
@@ -83,8 +82,7 @@ _MODULES = {
     "toilfn.clusters.slurm.cluster": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
     "toilfn.clusters.pbs.cluster": ("PBSCluster", "TorqueCluster"),
-    "toilfn.containers.call": ("docker",),
-    "toilfn.containers.container": ("Container",),
+    "toilfn.containers.call": ("Container", "docker"),
     "toilfn.steps.shell": ("ShellTask", "shell"),
     "toilfn.worker.context": ("current", "spawn"),
     "toilfn.files.directory": ("Directory",),

@@ -18,10 +18,8 @@ from tests.servers.containers import IMAGE, PORT, Containers
 from tests.servers.fixtures import containers, docker_engine
 from tests.servers.machine import wait_for
 from toilfn.containers.call import command
-from toilfn.containers.docker import Docker, Podman
-from toilfn.containers.engine import Mount, Request
+from toilfn.containers.engines import Docker, Mount, Podman, Request, Singularity
 from toilfn.containers.images import VARIABLE, choose
-from toilfn.containers.singularity import Singularity
 
 __all__ = ["containers", "docker_engine"]
 

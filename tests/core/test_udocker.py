@@ -13,9 +13,8 @@ import toilfn as toil
 from tests.core.children import check_end_of_attempt, check_end_of_stream, inline
 from tests.servers.containers import Containers
 from tests.servers.fixtures import containers, udocker, udocker_server
-from toilfn.containers.engine import Mount, Request
+from toilfn.containers.engines import Mount, Request, Udocker
 from toilfn.containers.images import VARIABLE
-from toilfn.containers.udocker import Udocker
 from toilfn.errors import InputError
 
 __all__ = ["containers", "udocker", "udocker_server"]

@@ -13,10 +13,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from toilfn.containers.docker import Docker, Podman
-from toilfn.containers.engine import Engine
-from toilfn.containers.singularity import Apptainer, Singularity
-from toilfn.containers.udocker import Udocker
+from toilfn.containers.engines import Apptainer, Docker, Engine, Podman, Singularity, Udocker
 from toilfn.errors import ContainerError, InputError
 from toilfn.files.node import note_image
 

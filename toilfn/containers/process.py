@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 import psutil
 
-from toilfn.containers.engine import Engine, Request
+from toilfn.containers.engines import Engine, Request
 from toilfn.errors import ContainerError, ContainerMemoryError
 from toilfn.units import format_size
 
