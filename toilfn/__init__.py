@@ -14,8 +14,7 @@ from toilfn.graph.task import Task, task
 if TYPE_CHECKING:
     from typing import Annotated, TypeAlias, TypeVar
 
-    from toilfn.api import compute, resume, submit
-    from toilfn.background import Run
+    from toilfn.api import Run, compute, resume, submit
     from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
     from toilfn.clusters.dask.cluster import DaskCluster
     from toilfn.clusters.gridengine import GridEngineCluster
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
     Promise: TypeAlias = Annotated[_T, "promise"]
 
 _MODULES = {
-    "toilfn.background": ("Run",),
+    "toilfn.api": ("Run", "compute", "resume", "submit"),
     "toilfn.clusters.awsbatch.cluster": ("AWSBatchCluster",),
     "toilfn.clusters.dask.cluster": ("DaskCluster",),
     "toilfn.clusters.gridengine": ("GridEngineCluster",),
@@ -112,7 +111,6 @@ _MODULES = {
     "toilfn.inspect.plan": ("Plan", "PlannedTask"),
     "toilfn.graph.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
-    "toilfn.api": ("compute", "resume", "submit"),
     "toilfn.graph.service": ("Service", "service"),
     "toilfn.config.params": ("params",),
     "toilfn.config.settings": ("add_options", "from_options"),

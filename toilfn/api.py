@@ -1,10 +1,11 @@
-"""`compute`, `submit`, `resume` and `rerun`."""
+"""`compute`, `submit`, `resume` and `rerun`, and a run in the background."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -16,14 +17,14 @@ from toilfn.graph.task import as_promise
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from toilfn.background import Run
     from toilfn.config.keywords import ResumeSettings, RunSettings
     from toilfn.ids import TaskId
     from toilfn.inspect.plan import Plan
     from toilfn.inspect.view import TaskInfo
     from toilfn.leader.forcing import Force
+    from toilfn.leader.run import WorkflowRun
 
-__all__ = ["SOMETHING_TO_RUN", "DryRun", "Sketch", "compute", "instead_of_running", "rerun", "resume", "submit"]
+__all__ = ["SOMETHING_TO_RUN", "DryRun", "Run", "Sketch", "compute", "instead_of_running", "rerun", "resume", "submit"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -175,7 +176,6 @@ def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> 
     GraphError, StoreError
         As `compute`, for results that are known before anything runs.
     """
-    from toilfn.background import Run
     from toilfn.leader.forcing import Force
     from toilfn.leader.run import WorkflowRun
 
@@ -313,3 +313,68 @@ def _workflow(settings: Settings) -> str:
         return settings.workflow
     script = getattr(sys.modules["__main__"], "__file__", None)
     return os.path.abspath(script) if script else "interactive"
+
+
+class Run:
+    """A handle of a run that `toilfn.submit` started.
+
+    The run stops when this process ends; `toilfn resume` then continues it.
+    """
+
+    def __init__(self, run: WorkflowRun, work: Callable[[], Any]) -> None:
+        self._workflow_run = run
+        self._work = work
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="toilfn-leader", daemon=True)
+        self._thread.start()
+
+    @property
+    def store(self) -> str:
+        """The store's URL."""
+        return str(self._workflow_run.store.url)
+
+    def _run(self) -> None:
+        try:
+            with self._workflow_run:
+                self._value = self._work()
+        except BaseException as error:  # raised by result(), in the caller's thread
+            self._error = without_frames(error) if isinstance(error, ENDS_OF_RUNS) else error
+
+    def status(self) -> str:
+        """Return ``"running"``, ``"done"`` or ``"failed"``."""
+        if self._thread.is_alive():
+            return "running"
+        return "failed" if self._error else "done"
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the values.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        object
+            What `compute` would have returned.
+
+        Raises
+        ------
+        TimeoutError
+            If the run is not over in time.
+        ToilfnError
+            As `compute` would have raised it.
+        """
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the run on {self.store} did not finish within {timeout} seconds")
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def kill(self) -> None:
+        """Stop the run; the store can be resumed. Waits until it has stopped."""
+        self._workflow_run.stop()
+        self._thread.join()

@@ -14,8 +14,7 @@ from toilfn.clusters.local.inline import InlineCluster
 from toilfn.clusters.resume import make_from, recipe_of
 from toilfn.inspect.view import View
 from toilfn.model.index import Index
-from toilfn.model.journal import Journal
-from toilfn.model.replay import read, replay
+from toilfn.model.replay import Journal, read, replay
 
 
 @toil.task

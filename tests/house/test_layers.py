@@ -11,7 +11,7 @@ from tests.house.test_imports import imported, within
 LAYERS = (
     ("cli",),
     ("steps", "debug"),
-    ("api", "background"),
+    ("api",),
     ("leader",),
     ("inspect",),
     ("containers",),
@@ -57,7 +57,7 @@ def test_a_circle_through_a_subfolder_is_found():
 def test_each_part_of_the_core_has_a_layer():
     parts = {name.split(".")[1] for name, module in modules().items() if module.is_package and name.count(".")}
     rooms = {"clusters", "cloud", "cwl", "pages", "server", "stores", "wdl"}
-    assert parts - rooms == {part for names in LAYERS for part in names} - {"api", "background"}
+    assert parts - rooms == {part for names in LAYERS for part in names} - {"api", "debug"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toilfn.cli.common import add_store, add_store_options, add_task, open_named
-from toilfn.debug.rehearsal import Rehearsal, fetch_files
+from toilfn.debug import Rehearsal, fetch_files
 from toilfn.inspect.view import View
 from toilfn.stdio import standard_error
 from toilfn.worker.capture import start_logging

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from toilfn.cli.common import add_store, add_store_options, open_named
-from toilfn.model.journal import Journal
 from toilfn.model.records import Record
-from toilfn.model.replay import read, replay
+from toilfn.model.replay import Journal, read, replay
 from toilfn.stores import Store
 from toilfn.stores.lease import living
 

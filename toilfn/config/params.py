@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from toilfn.config.parsers import boolean
+from toilfn.config.sources import boolean
 from toilfn.errors import InputError
 
 __all__ = ["PARAMS_VARIABLE", "chosen", "describe", "given", "params"]

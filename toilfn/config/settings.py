@@ -23,12 +23,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import urlsplit, urlunsplit
 
 from toilfn.config.flags import add_when_mentioned
-from toilfn.config.parsers import (
+from toilfn.config.sources import (
     boolean,
+    configured,
     cores,
     count,
     environment,
     hook,
+    in_environment,
+    in_file,
+    joined,
     link_kind,
     named_values,
     names,
@@ -37,9 +41,9 @@ from toilfn.config.parsers import (
     port,
     positive_count,
     probability,
+    profiled,
     sections,
 )
-from toilfn.config.sources import configured, in_environment, in_file, joined, profiled
 from toilfn.errors import InputError
 from toilfn.resources import parse_accelerators
 from toilfn.units import parse_disk, parse_duration, parse_memory, parse_size

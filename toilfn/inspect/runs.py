@@ -9,9 +9,8 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from toilfn.ids import TaskId
-from toilfn.model.journal import Journal
 from toilfn.model.records import Run
-from toilfn.model.replay import Fact, RunBegan
+from toilfn.model.replay import Fact, Journal, RunBegan
 from toilfn.model.traces import TraceContext, attempt_span, run_span
 
 __all__ = ["ABANDONED", "OPEN", "RunAttempt", "Runs", "ToldRun"]

@@ -18,11 +18,11 @@ from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from toilfn.clusters.base import JobId
-from toilfn.forks import in_forked_children
 from toilfn.ids import TaskId
 from toilfn.model import records
 from toilfn.stdio import report, report_error
 from toilfn.units import format_size
+from toilfn.worker.surroundings import in_forked_children
 
 __all__ = ["TERMINATED", "BadWorkers", "Callbacks", "Interrupts", "ScarceDisk", "interrupted_run"]
 

@@ -13,7 +13,6 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from toilfn.collector import uncollected
 from toilfn.config.params import chosen
 from toilfn.config.settings import Settings
 from toilfn.errors import FencedError, GraphError, KilledError, StoreExistsError
@@ -27,7 +26,7 @@ from toilfn.leader.loading import Loader, StaleOutcomes
 from toilfn.leader.metrics import Metrics, check_metrics
 from toilfn.model import records
 from toilfn.model.index import Index
-from toilfn.model.records import encode
+from toilfn.model.records import encode, uncollected
 from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
 from toilfn.model.traces import TraceContext
 from toilfn.moved import moved_from, new_place

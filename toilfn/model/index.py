@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from toilfn.collector import uncollected
 from toilfn.ids import TaskId
 from toilfn.model.records import (
     BlobRef,
@@ -25,6 +24,7 @@ from toilfn.model.records import (
     assert_never,
     decode,
     start_of,
+    uncollected,
 )
 from toilfn.stores.log import Position
 

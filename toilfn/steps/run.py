@@ -1,7 +1,8 @@
-"""Running a shell step: its script, its surroundings, its outputs."""
+"""Run a shell step: its script, its environment (conda's too), its outputs."""
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import math
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from toilfn.errors import CommandError, ContainerError, InputError
 from toilfn.files.directory import Directory
 from toilfn.files.exchange import import_directory
 from toilfn.files.file import File
+from toilfn.files.scratch import base_dir
 from toilfn.graph.task import Task
-from toilfn.steps.conda import activated
 from toilfn.steps.template import Field, Template, text_of
 from toilfn.text import last_lines
 from toilfn.worker.context import current
 
-__all__ = ["OUT", "STEP"]
+__all__ = ["OUT", "STEP", "activated", "is_file"]
 
 OUT = "out"
 """The name of a step's only output where it has no other."""
@@ -186,3 +188,60 @@ def _outside(value: Any) -> list[str]:
     if isinstance(value, (list, tuple)):
         return [path for item in value for path in _outside(item)]
     return [str(value)] if isinstance(value, Path) and value.is_absolute() else []
+
+
+_PROGRAMS = ("micromamba", "mamba", "conda")
+_DONE = ".toilfn-complete"
+
+
+def is_file(environment: str) -> bool:
+    """Return whether an environment is described by a file, not named."""
+    return environment.endswith((".yml", ".yaml"))
+
+
+def activated(environment: Any) -> list[str]:
+    """Return the words before a command that has it run in an environment.
+
+    Parameters
+    ----------
+    environment : str or Path
+        A file that describes the environment, which is made if this machine has not made it yet; or the name or the
+        directory of one that exists.
+
+    Raises
+    ------
+    CommandError
+        If conda is not installed, or if it cannot create the environment.
+    """
+    program = next(filter(None, map(shutil.which, _PROGRAMS)), None)
+    if program is None:
+        raise CommandError(f"a step needs conda, but none of {', '.join(_PROGRAMS)} was found on this machine")
+    name = os.fspath(environment)
+    place = str(_conda_made(program, Path(name))) if is_file(name) else name
+    live = ["--no-capture-output"] if Path(program).name == "conda" else []
+    return [program, "run", *live, "-p" if os.sep in place else "-n", place]
+
+
+def _conda_made(program: str, file: Path) -> Path:
+    """Return the directory of the environment that a file describes; make it if it is not there."""
+    content = file.read_bytes()
+    base = Path(os.environ.get("TOILFN_CONDA") or base_dir() / "conda")
+    base.mkdir(parents=True, exist_ok=True)
+    place = base / blake2b(content, digest_size=16).hexdigest()
+    with open(f"{place}.lock", "w") as lock:  # tasks that need the same one wait for the first of them
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / _DONE).exists():
+            shutil.rmtree(place, ignore_errors=True)
+            command = [program, "create" if "micromamba" in program else "env"]
+            command += ["-y"] if "micromamba" in program else ["create"]
+            done = subprocess.run(
+                [*command, "-p", str(place), "-f", str(file)],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                said = last_lines(done.stderr or done.stdout, 20)
+                raise CommandError(
+                    f"conda could not create the environment of {file.name}:\n{said}", done.returncode, said
+                )
+            (place / _DONE).touch()
+    return place

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import InputError
 from toilfn.graph import options as task_options
-from toilfn.steps import conda as environments
+from toilfn.steps import run as environments
 from toilfn.steps.template import Template
 
 if TYPE_CHECKING:

@@ -37,7 +37,6 @@ from toilfn.clusters.local.channel import Slot, Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node
 from toilfn.files.scratch import CODE_VARIABLE, sweep
-from toilfn.forks import in_forked_children
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
 from toilfn.protocol import Open, Recall, Run, Stop
@@ -51,7 +50,7 @@ from toilfn.worker.live import Backup, Live, Tail, Warnings
 from toilfn.worker.passed import adopt_environment, check_versions, read_ref
 from toilfn.worker.payloads import BlobCache
 from toilfn.worker.services import Host, StoreWish
-from toilfn.worker.surroundings import Surroundings
+from toilfn.worker.surroundings import Surroundings, in_forked_children
 
 __all__ = ["main", "start", "work"]
 

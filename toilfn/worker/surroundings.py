@@ -31,7 +31,9 @@ from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
 from toilfn.model.traces import TraceContext, attempt_span
 from toilfn.stdio import flush, text_output
 
-__all__ = ["OWN_DIRECTORY_VARIABLE", "START_VARIABLE", "Surroundings", "put_back", "replace_variables"]
+__all__ = [
+    "OWN_DIRECTORY_VARIABLE", "START_VARIABLE", "Surroundings", "in_forked_children", "put_back", "replace_variables",
+]  # fmt: skip
 
 OWN_DIRECTORY_VARIABLE = "TOILFN_OWN_DIRECTORY"
 """The environment variable that is 0 where attempts stay in the directory of their process."""
@@ -513,3 +515,23 @@ class AttemptTraces:
 
 
 _entries: list[ctypes.Array[Any]] = []
+
+
+def in_forked_children(forget: Callable[[], None]) -> None:
+    """Have a function that removes a handler of SIGTERM called in each process that this one forks.
+
+    SIGTERM waits until then: one that came before would call the handler, or be lost with it.
+    """
+    masks = threading.local()
+
+    def block() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def begin() -> None:
+        forget()
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=begin)

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgpack
 
-from toilfn.collector import uncollected
 from toilfn.config.settings import Settings
 from toilfn.errors import StoreError
 from toilfn.graph import options
@@ -20,7 +19,7 @@ from toilfn.ids import TaskId
 from toilfn.inspect.fold.columns import Attempts, Block, Detail, Item, Kind, Variant
 from toilfn.inspect.fold.measures import Measures
 from toilfn.model import records
-from toilfn.model.records import End, Epoch, Forget, Queue, Run, Stats, assert_never, decode
+from toilfn.model.records import End, Epoch, Forget, Queue, Run, Stats, assert_never, decode, uncollected
 from toilfn.stores import Store
 from toilfn.stores.log import Position
 from toilfn.stores.segments import Segment

@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from toilfn.collector import uncollected
 from toilfn.inspect.fold import columns, curves, figures, measures, reading
 from toilfn.inspect.fold.columns import Attempts, Detail, Kind, Variant, Worker
 from toilfn.inspect.fold.curves import Levels, Timescale
@@ -27,7 +26,7 @@ from toilfn.inspect.fold.figures import Figures, Sums, Usage
 from toilfn.inspect.fold.measures import Measures
 from toilfn.inspect.fold.run import Fold
 from toilfn.model import records
-from toilfn.model.records import BlobRef, End, Epoch, Run
+from toilfn.model.records import BlobRef, End, Epoch, Run, uncollected
 from toilfn.resources import Accelerator, Resources
 from toilfn.stores import Store
 

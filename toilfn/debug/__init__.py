@@ -1,1 +1,0 @@
-"""Running one task of a store again, for `toilfn debug`."""
