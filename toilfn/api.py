@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toilfn.ids import TaskId
     from toilfn.inspect.plan import Plan
     from toilfn.inspect.view import TaskInfo
-    from toilfn.leader.forcing import Force
+    from toilfn.leader.loading import Force
     from toilfn.leader.run import WorkflowRun
 
 __all__ = ["SOMETHING_TO_RUN", "DryRun", "Run", "Sketch", "compute", "instead_of_running", "rerun", "resume", "submit"]
@@ -143,7 +143,7 @@ def compute(*promises: Any, dry_run: bool = False, force: Any = (), **settings: 
     StoreError
         If the store cannot be used.
     """
-    from toilfn.leader.forcing import Force
+    from toilfn.leader.loading import Force
     from toilfn.leader.run import WorkflowRun
 
     wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
@@ -176,7 +176,7 @@ def submit(*promises: Any, force: Any = (), **settings: Unpack[RunSettings]) -> 
     GraphError, StoreError
         As `compute`, for results that are known before anything runs.
     """
-    from toilfn.leader.forcing import Force
+    from toilfn.leader.loading import Force
     from toilfn.leader.run import WorkflowRun
 
     wanted, resolved, forced = _wanted(promises), Settings.resolve(**settings), Force.of(force)
@@ -214,7 +214,7 @@ def resume(store: str | os.PathLike[str], *, dry_run: bool = False, **settings: 
     StoreLockedError
         If another leader runs it now.
     """
-    from toilfn.leader.forcing import NO_FORCE
+    from toilfn.leader.loading import NO_FORCE
 
     return _resume(store, NO_FORCE, dry_run=dry_run, **settings)
 
@@ -254,7 +254,7 @@ def rerun(
     StoreNotFoundError, StoreLockedError
         As `resume` raises them.
     """
-    from toilfn.leader.forcing import Force
+    from toilfn.leader.loading import Force
 
     return _resume(store, Force(tuple(tasks), downstream), dry_run=dry_run, **settings)
 

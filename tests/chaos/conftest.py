@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from toilfn.leader.policy import CHECK_VARIABLE
+from toilfn.leader.cluster_context import CHECK_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

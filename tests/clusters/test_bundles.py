@@ -11,7 +11,7 @@ import toilfn as toil
 from tests.servers.fake.systems import system
 from toilfn.clusters.pbs.cluster import TorqueCluster
 from toilfn.config.settings import Settings
-from toilfn.leader.policy import policy
+from toilfn.leader.cluster_context import policy
 
 SMALL = {"memory": "400Mi", "disk": "1Mi"}
 COUNT = 40

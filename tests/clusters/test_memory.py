@@ -17,8 +17,8 @@ from tests.servers.fixtures import kubernetes, kubernetes_server, radosgw_server
 from tests.servers.kubernetes import IMAGE, Kubernetes
 from tests.servers.radosgw import RadosGateway
 from toilfn.config.settings import Settings
+from toilfn.leader.cluster_context import worker_memory
 from toilfn.leader.jobs import BatchMessages
-from toilfn.leader.policy import worker_memory
 from toilfn.resources import Resources
 from toilfn.scheduler.events import Submit
 

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from toilfn.leader import progress as module
-from toilfn.leader.progress import Progress
+from toilfn.leader import notifications as module
+from toilfn.leader.notifications import Progress
 
 NAMES = ["sort[x]", "merge", "sort[x]"]
 

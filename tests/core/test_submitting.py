@@ -9,7 +9,7 @@ import pytest
 
 from toilfn.clusters.base import Batch, Refusal, SubmissionError
 from toilfn.errors import ClusterError
-from toilfn.leader.submitting import Parcel, Refused, Sent, Submitting
+from toilfn.leader.jobs import Parcel, Refused, Sent, Submitting
 from toilfn.resources import Resources
 
 SMALL, LARGE = Resources(memory=2**27), Resources(memory=2**37)

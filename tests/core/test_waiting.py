@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toilfn.clusters.base import JobId, JobState, Update
-from toilfn.leader.jobs import SubmittedBatch
-from toilfn.leader.waiting import Queued, Waiting
+from toilfn.leader.jobs import Queued, SubmittedBatch, Waiting
 from toilfn.model import records
 
 OURS = "PENDING QOSMaxJobsPerUserLimit"

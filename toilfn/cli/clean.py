@@ -16,7 +16,7 @@ from toilfn.files import node
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.stores import UNREADABLE, Found, stores_at
 from toilfn.leader.abandoned import end_jobs
-from toilfn.leader.garbage import live_blobs
+from toilfn.leader.intermediates import live_blobs
 from toilfn.model.records import Deleted, Epoch, encode
 from toilfn.model.replay import AttemptEnded, RunBegan, read, replay
 from toilfn.stores import Store, open_remains

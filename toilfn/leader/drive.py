@@ -22,20 +22,25 @@ from toilfn.files.transfer import local_path
 from toilfn.graph.values import Values
 from toilfn.ids import TaskId
 from toilfn.leader.abandoned import Earlier, outlives_leaders
-from toilfn.leader.attemptlogs import AttemptLogs, log_file
 from toilfn.leader.callbacks import TERMINATED, BadWorkers, Callbacks, Interrupts, ScarceDisk, interrupted_run
-from toilfn.leader.cluster_context import check_shared, jobs_name, run_context, worker_environment
+from toilfn.leader.cluster_context import (
+    capped,
+    check_shared,
+    jobs_name,
+    policy,
+    run_context,
+    worker_environment,
+    worker_memory,
+)
 from toilfn.leader.committer import Committer, Ledger
 from toilfn.leader.failures import describe_arguments, failed_tasks, stuck_tasks
-from toilfn.leader.garbage import remove_garbage
-from toilfn.leader.intermediates import Intermediates
+from toilfn.leader.intermediates import Intermediates, remove_garbage
 from toilfn.leader.jobs import Names
 from toilfn.leader.leader import Leader
 from toilfn.leader.loading import Loader
 from toilfn.leader.mailbox import Mailbox, StoreMailbox
 from toilfn.leader.metrics import Watched
-from toilfn.leader.policy import capped, policy, worker_memory
-from toilfn.leader.progress import Progress
+from toilfn.leader.notifications import AttemptLogs, Progress, log_file
 from toilfn.model import records
 from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
 from toilfn.model.traces import run_span

@@ -3,6 +3,9 @@
 A file is named in values and in arguments, by the name of its blob. It is held by each task without an outcome whose
 arguments name it, or whose needed values do, also through the values that these refer to; and by what runs return.
 Decision 025 says why this is enough.
+
+`live_blobs` finds what the records of a store refer to. `CheckpointRecords` holds records back while checkpoints may
+still be rolled back.
 """
 
 from __future__ import annotations
@@ -10,19 +13,23 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
 
 from toilfn.graph.options import SERVICE, is_checkpoint
 from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
-from toilfn.leader.rollback import files_of
 from toilfn.model import records
 from toilfn.model.index import Index
-from toilfn.model.records import BlobRef, decode, encode
+from toilfn.model.records import BlobRef, Outcome, decode, encode
 from toilfn.scheduler.events import Event, Finished, Submitted
+from toilfn.stores import Store, is_local
 
-__all__ = ["FILE", "Drops", "Intermediates", "file_names"]
+__all__ = [
+    "FILE", "CheckpointRecords", "Drops", "Intermediates", "descendants", "file_names", "files_of", "gone",
+    "live_blobs", "remove_garbage",
+]  # fmt: skip
 
 FILE = re.compile(rb"blobs/[0-9a-f]{2}/[0-9a-f]{32}")
 """How the name of a file's blob begins in a pickled value; no other blob begins like it."""
@@ -370,3 +377,127 @@ def _task(data: bytes) -> records.TaskRecord:
     task = decode(data)
     assert isinstance(task, records.TaskRecord)
     return task
+
+
+class _Effects(NamedTuple):
+    made: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+class CheckpointRecords:
+    """Records of checkpoints that have run, and what their families did to files.
+
+    A file that is deleted below a checkpoint is removed when the outermost checkpoint is complete: until then
+    it may be needed once more.
+    """
+
+    def __init__(self) -> None:
+        self._records: dict[TaskId, bytes] = {}
+        self._effects: dict[TaskId, dict[TaskId, _Effects]] = {}
+
+    def keep(self, outermost: TaskId, outcome: Outcome, record: bytes) -> None:
+        """Keep an outcome's effects and its task's record."""
+        self._records[outcome.id] = record
+        effects = _Effects(files_of(outcome), outcome.deleted)
+        self._effects.setdefault(outermost, {})[outcome.id] = effects
+
+    def complete(self, id_: TaskId, index: Index) -> tuple[str, ...]:
+        """Note that a task is complete; return the files to remove if it was an outermost checkpoint."""
+        done = self._effects.pop(id_, None)
+        if done is None:
+            return ()
+        for member in done:
+            self._records.pop(member, None)
+        deleted = [effects.deleted for effects in done.values()]
+        deleted += [index.outcome(member).deleted for member in descendants(index, [id_]) if member in index.outcomes]
+        return tuple(chain.from_iterable(deleted))
+
+    def forget(self, outermost: TaskId, ids: Iterable[TaskId]) -> tuple[str, ...]:
+        """Note that outcomes are void; return the files that they made."""
+        kept = self._effects.get(outermost, {})
+        gone = [kept.pop(id_) for id_ in ids if id_ in kept]
+        return tuple(name for effects in gone for name in effects.made)
+
+    def record(self, id_: TaskId) -> bytes | None:
+        """Return the record of a task that has run in this leader's time."""
+        return self._records.get(id_)
+
+
+def files_of(outcome: Outcome) -> tuple[str, ...]:
+    """Return the names of the files that an attempt made; other blobs are named by content and may be shared."""
+    return tuple(blob.name for blob in outcome.blobs if not _is_shared(blob))
+
+
+def _is_shared(blob: BlobRef) -> bool:
+    return blob.name.endswith(blob.digest.hex())
+
+
+def descendants(index: Index, ids: Iterable[TaskId]) -> list[TaskId]:
+    """Return some tasks, and all that they led to in earlier leaders' time."""
+    found = dict.fromkeys(ids)
+    stack = list(found)
+    while stack:
+        id_ = stack.pop()
+        if id_ in index.outcomes:
+            fresh = [other for other in index.leads_to(id_) if other not in found]
+            found.update(dict.fromkeys(fresh))
+            stack += fresh
+    return list(found)
+
+
+def gone(index: Index, outcome: Outcome) -> tuple[str, ...]:
+    """Return the files that an outcome deleted, and those with `cleanup` whose task and descendants are done."""
+    temporary = outcome.temporary if outcome.temporary and index.is_complete(outcome.id) else ()
+    return temporary if outcome.deleted and _may_be_undone(index, outcome.id) else (*outcome.deleted, *temporary)
+
+
+def _may_be_undone(index: Index, id_: TaskId | None) -> bool:
+    """Return whether a task is, or is below, a checkpoint that is not complete."""
+    while id_ is not None:
+        task = index.task(id_)
+        if is_checkpoint(index.functions[task.function].options, task.options) and not index.is_complete(id_):
+            return True
+        id_ = task.parent
+    return False
+
+
+def remove_garbage(store: Store) -> None:
+    """Remove the blobs that nothing refers to and those that were only partly written; no task may be running."""
+    live, _ = live_blobs(store)
+    garbage = [name for name in store.objects.list("blobs/") if name not in live]
+    store.objects.delete(garbage)
+    if is_local(store.url):  # elsewhere, parts of uploads are not told from those of others
+        store.objects.below("blobs").sweep(0)
+
+
+def live_blobs(store: Store) -> tuple[set[str], set[str]]:
+    """List the blobs that records refer to, except those that were deleted or rolled back.
+
+    Returns
+    -------
+    set of str
+        Their names.
+    set of str
+        Names of files that tasks deleted, of which the log does not say yet that they are removed.
+    """
+    index = Index.load(store.log)
+    referred: set[str] = set()
+    deleted: set[str] = set()
+    for position, data in store.log.read():
+        record = decode(data, position)
+        if isinstance(record, Outcome):
+            if index.outcomes.get(record.id) != position:  # of what it made, later attempts use the functions only
+                referred.update(ref.name for ref in _refs(record.functions))
+                continue
+            deleted.update(gone(index, record))
+        referred.update(ref.name for ref in _refs(record))
+    return referred - deleted - index.deleted, deleted - index.deleted
+
+
+def _refs(value: object) -> Iterator[BlobRef]:
+    """Find the references in a record, at any depth."""
+    if isinstance(value, BlobRef):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _refs(part)

@@ -43,13 +43,10 @@ from toilfn.leader.abandoned import Earlier, adopt
 from toilfn.leader.callbacks import Callbacks
 from toilfn.leader.committer import Ledger
 from toilfn.leader.failures import Failures, too_large
-from toilfn.leader.intermediates import Drops
-from toilfn.leader.jobs import BatchMessages, Jobs, Names, SubmittedBatch
+from toilfn.leader.intermediates import CheckpointRecords, Drops, descendants, files_of
+from toilfn.leader.jobs import BatchMessages, Jobs, Names, Queued, SubmittedBatch, Waiting
 from toilfn.leader.loading import TaskRecords
-from toilfn.leader.mailbox import LostJobAnswers, Mailbox
-from toilfn.leader.messages import OutputMessages, ServiceMessages, never_ran
-from toilfn.leader.rollback import CheckpointRecords, descendants, files_of
-from toilfn.leader.waiting import Queued, Waiting
+from toilfn.leader.mailbox import LostJobAnswers, Mailbox, OutputMessages, ServiceMessages, never_ran
 from toilfn.model import records
 from toilfn.model.records import encode
 from toilfn.protocol import Done, Log, Records, Running, Started, Warnings

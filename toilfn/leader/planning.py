@@ -21,8 +21,7 @@ from toilfn.ids import TaskId
 from toilfn.inspect.explain import History, reasons_to_run
 from toilfn.inspect.plan import Plan, PlannedTask, by_name
 from toilfn.inspect.view import State, TaskInfo
-from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph
-from toilfn.leader.loading import Loader
+from toilfn.leader.loading import NO_FORCE, REASON, Force, Forced, Loader, forced_by_name, forced_in_graph
 from toilfn.model import records
 from toilfn.model.index import Index
 from toilfn.model.records import encode

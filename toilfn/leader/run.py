@@ -21,8 +21,17 @@ from toilfn.graph.serialize import dumps, loads, resolve
 from toilfn.graph.values import Values
 from toilfn.ids import TaskId
 from toilfn.leader.committer import Committer
-from toilfn.leader.forcing import NO_FORCE, REASON, Force, Forced, forced_by_name, forced_in_graph, known_names
-from toilfn.leader.loading import Loader, StaleOutcomes
+from toilfn.leader.loading import (
+    NO_FORCE,
+    REASON,
+    Force,
+    Forced,
+    Loader,
+    StaleOutcomes,
+    forced_by_name,
+    forced_in_graph,
+    known_names,
+)
 from toilfn.leader.metrics import Metrics, check_metrics
 from toilfn.model import records
 from toilfn.model.index import Index
@@ -334,7 +343,7 @@ class WorkflowRun:
 
     def _tell_hook(self, status: str) -> None:
         if self.settings.on_success or self.settings.on_failure:
-            from toilfn.leader.hooks import call_hook
+            from toilfn.leader.notifications import call_hook
 
             call_hook(self.settings, self.store, status)
 
