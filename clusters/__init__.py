@@ -17,19 +17,19 @@ __all__ = ["REGISTRY", "Wanted", "cluster_class", "cluster_names", "local_cluste
 
 REGISTRY: dict[str, tuple[str, str]] = {
     "awsbatch": ("toilfn.clusters.awsbatch.cluster:AWSBatchCluster", "pip install 'toilfn[aws]'"),
-    "dask": ("toilfn.clusters.dask.cluster:DaskCluster", "pip install distributed"),
+    "dask": ("toilfn.clusters.dask:DaskCluster", "pip install distributed"),
     "gridengine": ("toilfn.clusters.gridengine:GridEngineCluster", ""),
-    "htcondor": ("toilfn.clusters.htcondor.cluster:HTCondorCluster", ""),
+    "htcondor": ("toilfn.clusters.htcondor:HTCondorCluster", ""),
     "inline": ("toilfn.clusters.local.inline:InlineCluster", ""),
     "kubernetes": ("toilfn.clusters.kubernetes.cluster:KubernetesCluster", "pip install 'toilfn[kubernetes]'"),
     "local": ("toilfn.clusters.local.cluster:LocalCluster", ""),
     "lsf": ("toilfn.clusters.lsf:LSFCluster", ""),
     "mesos": ("toilfn.clusters.mesos.cluster:MesosCluster", ""),
     "parasol": ("toilfn.clusters.parasol:ParasolCluster", ""),
-    "pbs": ("toilfn.clusters.pbs.cluster:PBSCluster", ""),
-    "slurm": ("toilfn.clusters.slurm.cluster:SlurmCluster", ""),
+    "pbs": ("toilfn.clusters.pbs:PBSCluster", ""),
+    "slurm": ("toilfn.clusters.slurm:SlurmCluster", ""),
     "tes": ("toilfn.clusters.tes:TESCluster", ""),
-    "torque": ("toilfn.clusters.pbs.cluster:TorqueCluster", ""),
+    "torque": ("toilfn.clusters.pbs:TorqueCluster", ""),
 }
 """The import path of each cluster's class, and the command to show when importing it fails.
 

@@ -1,21 +1,24 @@
 """The interface that every cluster implements.
 
-A cluster takes batches of tasks, runs each as one job, and reports how the job ended. It knows
-nothing of graphs, promises or outcomes: a batch is a message for `toilfn.worker`, and the
-worker's answers are passed on unchanged.
+A cluster takes batches of tasks, runs each as one job, and reports how the job ended. It knows nothing of graphs,
+promises or outcomes: a batch is a message for `toilfn.worker`, and the worker's answers are passed on unchanged.
 
 There are two kinds of clusters. A *direct* cluster (such as `LocalCluster`) exchanges messages with its workers
-itself. Any other cluster runs `worker_command` with the arguments STORE and BATCH; that worker reads the batch
-from the store and writes its answers there.
+itself. Any other cluster runs `worker_command` with the arguments STORE and BATCH; that worker reads the batch from
+the store and writes its answers there.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, NewType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NewType
 
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause, TaskId
@@ -25,20 +28,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "FRESH_VARIABLE",
-    "OUTPUT_VARIABLE",
-    "Batch",
-    "Capabilities",
-    "Cluster",
-    "ClusterNotes",
-    "JobId",
-    "JobState",
-    "Refusal",
-    "RunContext",
-    "SubmissionError",
-    "Update",
-    "worker_command",
-]
+    "FRESH_VARIABLE", "LOG_LIMIT", "NOT_MINE", "OUTPUT_VARIABLE", "Batch", "Capabilities", "Cluster", "ClusterNotes",
+    "JobId", "JobState", "Refusal", "RunContext", "SubmissionError", "Update", "Verdict", "ended", "exceeded",
+    "exit_cause", "open_output", "queued", "read_output", "running", "unknown", "worker_command",
+]  # fmt: skip
 
 FRESH_VARIABLE = "TOILFN_FRESH_PROCESS"
 """The environment variable that tells workers to run each attempt in a new process."""
@@ -348,3 +341,99 @@ class Cluster(ABC):
 
     def wake(self) -> None:
         """Wake a `poll` that is waiting in another thread."""
+
+
+NOT_MINE = 75
+"""The exit status of a worker whose batch another worker has already answered (EX_TEMPFAIL of sysexits.h)."""
+
+
+class Verdict(NamedTuple):
+    """The meaning of a state, a reason or an exit status of a batch system.
+
+    Attributes
+    ----------
+    state : JobState
+    cause : Cause or None
+        For a job that has ended: why it failed; None if it was successful.
+    meaning : str
+        The manual's explanation, in short.
+    source : str
+        The page of the manual, or the file of the system's source code, that documents it.
+    """
+
+    state: JobState
+    cause: Cause | None
+    meaning: str
+    source: str
+
+
+def queued(meaning: str, source: str) -> Verdict:
+    """Build the row for a job that waits."""
+    return Verdict(JobState.QUEUED, None, meaning, source)
+
+
+def running(meaning: str, source: str) -> Verdict:
+    """Build the row for a job that runs, or occupies a node without running."""
+    return Verdict(JobState.RUNNING, None, meaning, source)
+
+
+def unknown(meaning: str, source: str) -> Verdict:
+    """Build the row for a job of which the system itself does not know whether it runs."""
+    return Verdict(JobState.UNKNOWN, None, meaning, source)
+
+
+def ended(cause: Cause | None, meaning: str, source: str) -> Verdict:
+    """Build the row for a job that has ended."""
+    return Verdict(JobState.ENDED, cause, meaning, source)
+
+
+_LIMITS = (
+    (Cause.MEMORY, re.compile(r"memory|\bmem\b|\bRSS\b|ResidentSetSize|ImageSize|\bOOM\b|swap", re.IGNORECASE)),
+    (Cause.WALLTIME, re.compile(r"wall ?time|wall ?clock|run ?time|too long|duration|time limit", re.IGNORECASE)),
+    (Cause.ERROR, re.compile(r"\bdisk|DiskUsage", re.IGNORECASE)),
+)
+
+
+def exceeded(text: str) -> Cause | None:
+    """Return the cause for the limit that an administrator's message says was exceeded; None if it names none."""
+    return next((cause for cause, words in _LIMITS if words.search(text)), None)
+
+
+def exit_cause(status: int, signal: int = 0) -> Cause | None:
+    """Return why a job failed, from the end of its process; None if it was successful.
+
+    Parameters
+    ----------
+    status : int
+        The exit status. As in shells, a status above 128 means a signal.
+    signal : int
+        The signal that ended the process, or 0.
+    """
+    signal = signal or max(0, status - 128)
+    if signal in (9, 15):  # sent from outside: a task does not kill its own worker like this
+        return Cause.LOST
+    if status == NOT_MINE:  # the system lost the first worker and restarted the job
+        return Cause.LOST
+    return Cause.ERROR if status or signal else None
+
+
+LOG_LIMIT = 64 * 1024
+"""Default number of bytes of an attempt's log to keep."""
+
+
+def open_output() -> int:
+    """Create the file, and return a descriptor. All writes append, whichever processes share the file."""
+    with tempfile.TemporaryFile() as file:
+        fd = os.dup(file.fileno())
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
+
+
+def read_output(fd: int, start: int, limit: int = LOG_LIMIT) -> bytes:
+    """Read from an offset to the end; if that is more than `limit` bytes, return the beginning and the end."""
+    end = os.lseek(fd, 0, os.SEEK_END)
+    if end - start <= limit:
+        return os.pread(fd, max(end - start, 0), start)
+    mark = f"\n[... {end - start - limit} or more bytes left out ...]\n".encode()
+    half = max(0, limit - len(mark)) // 2
+    return os.pread(fd, half, start) + mark + os.pread(fd, half, end - half)

@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from xml.etree import ElementTree as ET
 
-from toilfn.clusters.base import Capabilities, JobId, JobState
+from toilfn.clusters.base import Capabilities, JobId, JobState, exit_cause
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.commands import UnavailableError
-from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.common.settings import JobSettings
-from toilfn.clusters.common.verdicts import exit_cause
+from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Resources

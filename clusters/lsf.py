@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from toilfn.clusters.base import Capabilities, JobId, JobState
+from toilfn.clusters.base import Capabilities, JobId, JobState, Verdict, ended, exit_cause, queued, running, unknown
 from toilfn.clusters.common.commandline import CommandCluster
 from toilfn.clusters.common.commands import UnavailableError, has_beginning, json_values
-from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.common.settings import JobSettings
-from toilfn.clusters.common.verdicts import Verdict, ended, exit_cause, queued, running, unknown
+from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator

@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from toilfn.clusters.base import Capabilities, JobId, JobState, RunContext
+from toilfn.clusters.base import Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commandline import CommandCluster
-from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.common.settings import JobSettings
-from toilfn.clusters.common.verdicts import exit_cause
+from toilfn.clusters.common.settings import JobSettings, Submission
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commands import CredentialsError, UnavailableError
 from toilfn.clusters.common.http import JsonService, RefusedError
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
@@ -30,7 +30,6 @@ from toilfn.clusters.common.settings import (
     walltime_of,
     worker_words,
 )  # fmt: skip
-from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Resources

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from toilfn.api import Run, compute, resume, submit
     from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
-    from toilfn.clusters.dask.cluster import DaskCluster
+    from toilfn.clusters.dask import DaskCluster
     from toilfn.clusters.gridengine import GridEngineCluster
-    from toilfn.clusters.htcondor.cluster import HTCondorCluster
+    from toilfn.clusters.htcondor import HTCondorCluster
     from toilfn.clusters.kubernetes.cluster import KubernetesCluster
     from toilfn.clusters.local.cluster import LocalCluster
     from toilfn.clusters.local.inline import InlineCluster
     from toilfn.clusters.lsf import LSFCluster
     from toilfn.clusters.mesos.cluster import MesosCluster
     from toilfn.clusters.parasol import ParasolCluster
-    from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
-    from toilfn.clusters.slurm.cluster import SlurmCluster
+    from toilfn.clusters.pbs import PBSCluster, TorqueCluster
+    from toilfn.clusters.slurm import SlurmCluster
     from toilfn.clusters.tes import TESCluster
     from toilfn.config.params import params
     from toilfn.config.settings import add_options, from_options
@@ -69,18 +69,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "toilfn.api": ("Run", "compute", "resume", "submit"),
     "toilfn.clusters.awsbatch.cluster": ("AWSBatchCluster",),
-    "toilfn.clusters.dask.cluster": ("DaskCluster",),
+    "toilfn.clusters.dask": ("DaskCluster",),
     "toilfn.clusters.gridengine": ("GridEngineCluster",),
-    "toilfn.clusters.htcondor.cluster": ("HTCondorCluster",),
+    "toilfn.clusters.htcondor": ("HTCondorCluster",),
     "toilfn.clusters.local.inline": ("InlineCluster",),
     "toilfn.clusters.kubernetes.cluster": ("KubernetesCluster",),
     "toilfn.clusters.local.cluster": ("LocalCluster",),
     "toilfn.clusters.lsf": ("LSFCluster",),
     "toilfn.clusters.mesos.cluster": ("MesosCluster",),
     "toilfn.clusters.parasol": ("ParasolCluster",),
-    "toilfn.clusters.slurm.cluster": ("SlurmCluster",),
+    "toilfn.clusters.slurm": ("SlurmCluster",),
     "toilfn.clusters.tes": ("TESCluster",),
-    "toilfn.clusters.pbs.cluster": ("PBSCluster", "TorqueCluster"),
+    "toilfn.clusters.pbs": ("PBSCluster", "TorqueCluster"),
     "toilfn.containers.call": ("Container", "docker"),
     "toilfn.steps.shell": ("ShellTask", "shell"),
     "toilfn.worker.context": ("current", "spawn"),

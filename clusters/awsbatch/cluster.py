@@ -1,27 +1,47 @@
-"""AWS Batch, with containers on EC2. Jobs access the store with the permissions of their role, not with credentials."""
+"""AWS Batch, with containers on EC2. Jobs access the store with the permissions of their role, not with credentials.
+
+Build requests for AWS Batch, and interpret its descriptions of jobs. All functions are pure.
+
+Sources are the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container
+Overrides length must be at most 8192", and the status reasons of jobs.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from toilfn.clusters.awsbatch import jobs as awsjobs
 from toilfn.clusters.awsbatch.aws import Amazon
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commands import UnavailableError, portions
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
-from toilfn.clusters.common.settings import ContainerSettings, resolved, setting, walltime_of, worker_words
-from toilfn.errors import ClusterError
+from toilfn.clusters.common.settings import (
+    KEEP_OUTPUT,
+    ContainerSettings,
+    image_of,
+    resolved,
+    setting,
+    walltime_of,
+    worker_words,
+)
+from toilfn.errors import ClusterError, InputError
+from toilfn.ids import Cause
 from toilfn.resources import Resources
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["AWSBatchCluster", "AWSBatchSettings"]
+__all__ = [
+    "ARRAY_LIMIT", "STATES", "AWSBatchCluster", "AWSBatchSettings", "batch_names", "definition", "interpret",
+    "job_portions", "log_stream", "overrides",
+]  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +117,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
     def open(self, context: RunContext) -> None:
         """Check the queues, and find or create the job definition. See `Cluster.open`."""
         super().open(context)
-        name, properties = awsjobs.definition(self.settings)
+        name, properties = definition(self.settings)
         self.retry_until_answered(self._check_queues, START_PATIENCE)
         self._definition = self.retry_until_answered(lambda: self._defined(name, properties), START_PATIENCE)
 
@@ -106,9 +126,9 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         shapes: defaultdict[Resources, list[Batch]] = defaultdict(list)
         for batch in batches:
             shapes[batch.resources].append(batch)
-        most = min(int(self.settings.get("max_array_size", awsjobs.ARRAY_LIMIT)), awsjobs.ARRAY_LIMIT)
+        most = min(int(self.settings.get("max_array_size", ARRAY_LIMIT)), ARRAY_LIMIT)
         self._end_doubtful(batches)
-        parts = [portion for group in shapes.values() for portion in awsjobs.portions(group, most)]
+        parts = [portion for group in shapes.values() for portion in job_portions(group, most)]
         jobs = self.one_by_one(parts, self._submit)
         return [jobs[batch.name] for batch in batches]
 
@@ -123,7 +143,7 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
     def namesakes(self, name: str) -> list[JobId]:
         """Return the ids of all live jobs with a name; an array has one id."""
         ids = [job for queue in dict.fromkeys((self._queue, self._spot_queue)) for job in self._named(queue, name)]
-        living = [job for job in self._described(ids) if awsjobs.STATES.get(job["status"]) is not JobState.ENDED]
+        living = [job for job in self._described(ids) if STATES.get(job["status"]) is not JobState.ENDED]
         return [*dict.fromkeys(JobId(_parent(job["jobId"])) for job in living)]
 
     def look(self, jobs: Sequence[JobId]) -> dict[JobId, Found]:
@@ -196,11 +216,11 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         request = {
             "jobQueue": queue,
             "jobDefinition": self._definition,
-            "containerOverrides": awsjobs.overrides(
+            "containerOverrides": overrides(
                 batches, command, prologue, {**context.environment, **given.get("env", {})}
             ),
             "retryStrategy": {"attempts": 1},  # the leader decides what runs again
-            **awsjobs.timeout(walltime),
+            **timeout(walltime),
             **({"arrayProperties": {"size": len(batches)}} if len(batches) > 1 else {}),
             **({"tags": given["tags"], "propagateTags": True} if "tags" in given else {}),
         }
@@ -242,8 +262,8 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         return [*dict.fromkeys(elements)]
 
     def _found(self, job: Mapping[str, Any]) -> Found:
-        found = awsjobs.found(job)
-        stream = awsjobs.log_stream(job)
+        found = interpret(job)
+        stream = log_stream(job)
         if found.state is not JobState.ENDED or found.cause is None or not stream:
             return found
         words, lines = self._log(stream)
@@ -265,8 +285,8 @@ class AWSBatchCluster(PolledCluster[LiveJob]):
         """Find the live jobs of a workflow by their names, and adopt them."""
         found: dict[JobId, str] = {}
         for job in self.retry_until_answered(lambda: self._described(self._own(workflow))):
-            if awsjobs.STATES.get(job["status"]) is not JobState.ENDED:
-                id_, names, number = JobId(job["jobId"]), awsjobs.batch_names(job), _number(job["jobId"])
+            if STATES.get(job["status"]) is not JobState.ENDED:
+                id_, names, number = JobId(job["jobId"]), batch_names(job), _number(job["jobId"])
                 found[id_] = names[number] if number < len(names) else ""
                 self._live.setdefault(id_, LiveJob())
         return found
@@ -285,3 +305,167 @@ def _number(job: str) -> int:
 def _name(workflow: str) -> str:
     """Replace the characters of a workflow's name that are not allowed in job names."""
     return workflow.replace(".", "_")
+
+
+STATES = {
+    "SUBMITTED": JobState.QUEUED,
+    "PENDING": JobState.QUEUED,
+    "RUNNABLE": JobState.QUEUED,
+    "STARTING": JobState.QUEUED,
+    "RUNNING": JobState.RUNNING,
+    "SUCCEEDED": JobState.ENDED,
+    "FAILED": JobState.ENDED,
+}
+"""The states of AWS Batch (JobStatus), and ours."""
+
+REASONS: dict[str, Cause] = {
+    r"^Host EC2|Spot Task was interrupted": Cause.PREEMPTED,
+    r"OutOfMemory|OOMKilled|out of memory": Cause.MEMORY,
+    r"Job attempt duration exceeded timeout": Cause.WALLTIME,
+}
+"""Patterns for the status reason of a failed job or its container, and their causes. The first means that a spot
+instance was terminated, or a task on Fargate Spot was interrupted."""
+
+_MISCONFIGURED = "MISCONFIGURATION:"
+"""The beginning of the status reason of a job whose queue can never run it."""
+
+ARRAY_LIMIT = 10_000
+"""Maximum number of elements of an array job."""
+
+_TABLE = 4000
+"""Maximum number of characters of batch names in one submission; all overrides together are limited to 8192."""
+
+_SHORTEST = 60
+"""The shortest timeout that AWS Batch accepts, in seconds."""
+
+_MIB = 2**20
+_LEAST_MEMORY = 4
+"""Minimum memory of a job, in MiB."""
+
+_NAMES = "TOILFN_BATCHES"
+"""The environment variable with the names of a submission's batches, one per line."""
+
+_SCRIPT = f"""\
+toilfn_batch=$(printf '%s\\n' "${_NAMES}" | sed -n "$((${{AWS_BATCH_JOB_ARRAY_INDEX:-0}} + 1))p")
+unset {_NAMES}
+set -- "$@" "$toilfn_batch"
+{KEEP_OUTPUT}"""
+
+
+def definition(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a job definition (ContainerProperties) and its name, which is derived from its content for reuse."""
+    volumes = dict(enumerate(settings.get("volumes", {}).items()))
+    roles = {
+        "jobRoleArn": setting(settings, "job_role_arn", "TOILFN_AWS_BATCH_JOB_ROLE_ARN"),
+        "executionRoleArn": settings.get("execution_role_arn"),
+    }
+    properties = {
+        "image": image_of(settings, "AWSBatchCluster"),
+        "command": ["false"],  # each job overrides the command and the size
+        "resourceRequirements": [{"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "128"}],
+        "volumes": [{"name": f"v{n}", "host": {"sourcePath": host}} for n, (host, _) in volumes.items()],
+        "mountPoints": [
+            {"sourceVolume": f"v{n}", "containerPath": place, "readOnly": False} for n, (_, place) in volumes.items()
+        ],
+        **{name: role for name, role in roles.items() if role},
+    }
+    digest = hashlib.sha256(json.dumps(properties, sort_keys=True).encode()).hexdigest()
+    return f"toilfn-{digest[:32]}", properties
+
+
+def overrides(
+    batches: Sequence[Batch], command: Sequence[str], prologue: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the overrides of a submission (ContainerOverrides).
+
+    Parameters
+    ----------
+    batches : sequence of Batch
+        Batches of one shape; more than one form an array.
+    command : sequence of str
+        The command to run; the name of the batch is appended.
+    prologue : sequence of str
+        Shell lines to run before it.
+    environment : mapping
+        Environment variables for the command.
+    """
+    variables = {**environment, _NAMES: "\n".join(batch.name for batch in batches)}
+    return {
+        "command": ["sh", "-c", "\n".join([*prologue, _SCRIPT]), "toilfn", *command],
+        "environment": [{"name": name, "value": value} for name, value in variables.items()],
+        "resourceRequirements": _requirements(batches[0].resources),
+    }
+
+
+def timeout(walltime: float | None) -> dict[str, Any]:
+    """Return a time limit (JobTimeout) as an argument of SubmitJob; empty without one."""
+    return {} if walltime is None else {"timeout": {"attemptDurationSeconds": max(_SHORTEST, math.ceil(walltime))}}
+
+
+def job_portions(batches: Sequence[Batch], most: int) -> Iterator[list[Batch]]:
+    """Split batches of one shape into submissions, by their number and the length of their names.
+
+    Raises
+    ------
+    InputError
+        If a name contains a line break.
+    """
+    portion: list[Batch] = []
+    length = 0
+    for batch in batches:
+        if "\n" in batch.name:
+            raise InputError(f"batch {batch.name!r}: the name contains a line break")
+        if portion and (len(portion) >= most or length + len(batch.name) >= _TABLE):
+            yield portion
+            portion, length = [], 0
+        portion.append(batch)
+        length += len(batch.name) + 1
+    if portion:
+        yield portion
+
+
+def batch_names(job: Mapping[str, Any]) -> list[str]:
+    """Return the names of a submission's batches from the description of a job (JobDetail)."""
+    environment = job.get("container", {}).get("environment", ())
+    return next((item["value"].split("\n") for item in environment if item["name"] == _NAMES), [])
+
+
+def interpret(job: Mapping[str, Any]) -> Found:
+    """Interpret the description of a job (JobDetail)."""
+    word, reason = job["status"], job.get("statusReason", "")
+    container = _container(job)
+    reasons = [text for text in (reason, container.get("reason", "")) if text]
+    if STATES.get(word) is JobState.QUEUED and reason.startswith(_MISCONFIGURED):
+        return Found(JobState.ENDED, Cause.ERROR, f"{word}: {reason}", is_stuck=True)
+    if word != "FAILED":
+        return Found(STATES.get(word, JobState.UNKNOWN), None, "; ".join([word, *reasons]))
+    status = container.get("exitCode")
+    known = [cause for pattern, cause in REASONS.items() for text in reasons if re.search(pattern, text)]
+    cause = (*known, exit_cause(status or 0), Cause.LOST)
+    shown = [word, f"exit status {status}" if status is not None else "", *reasons]
+    return Found(JobState.ENDED, next(c for c in cause if c is not None), "; ".join(text for text in shown if text))
+
+
+def log_stream(job: Mapping[str, Any]) -> str:
+    """Return the name of a job's log stream; empty if the job was never started."""
+    stream: str = _container(job).get("logStreamName") or ""
+    return stream
+
+
+def _container(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the descriptions of a job's container and of the container of its last attempt."""
+    attempts = job.get("attempts") or [{}]
+    return {**attempts[-1].get("container", {}), **job.get("container", {})}
+
+
+def _requirements(resources: Resources) -> list[dict[str, str]]:
+    wrong = [accelerator.kind for accelerator in resources.accelerators if accelerator.kind != "gpu"]
+    if wrong:
+        raise InputError(f"AWS Batch has no accelerators of kind {wrong[0]!r}: only gpu is supported")
+    gpus = sum(accelerator.count for accelerator in resources.accelerators)
+    asked = {
+        "VCPU": max(1, math.ceil(resources.cores)),
+        "MEMORY": max(_LEAST_MEMORY, math.ceil(resources.memory / _MIB)),
+        **({"GPU": gpus} if gpus else {}),
+    }
+    return [{"type": name, "value": str(value)} for name, value in asked.items()]

@@ -23,12 +23,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, RunContext, worker_command
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, Refusal, RunContext, read_output, worker_command
 from toilfn.clusters.common.commands import Commands, UnavailableError, portions
-from toilfn.clusters.common.jobscript import Submission, batch_names, filtered, is_preemptible, render
-from toilfn.clusters.common.output import read_output
 from toilfn.clusters.common.polled import COMMAND, Found, LiveJob, PolledCluster
-from toilfn.clusters.common.settings import JobSettings, job_name, resolved, word
+from toilfn.clusters.common.settings import (
+    JobSettings,
+    Submission,
+    batch_names,
+    filtered,
+    is_preemptible,
+    job_name,
+    render,
+    resolved,
+    word,
+)
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Resources

@@ -1,4 +1,10 @@
-"""Settings that several clusters have, how they are read, and the command of a job in a container."""
+"""Settings that several clusters have, how they are read, and the command of a job in a container.
+
+Build the script that a batch system runs for one batch or an array of batches.
+
+Each array element looks up its batch in a table in the script, so that names chosen by users never become part of a
+command line or a directive. A resumed leader reads the same table to learn which job runs which batch.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +13,20 @@ import re
 import shlex
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
-from toilfn.clusters.base import OUTPUT_VARIABLE, RunContext, worker_command
-from toilfn.clusters.common.output import LOG_LIMIT
+from toilfn.clusters.base import LOG_LIMIT, OUTPUT_VARIABLE, Batch, RunContext, worker_command
 from toilfn.errors import InputError
 from toilfn.resources import Resources
 from toilfn.units import parse_duration
 
 __all__ = [
-    "KEEP_OUTPUT",
-    "SECTIONS",
-    "ContainerSettings",
-    "JobSettings",
-    "checked",
-    "image_of",
-    "job_name",
-    "kept_output",
-    "prologue_script",
-    "resolved",
-    "setting",
-    "settings_of",
-    "typed",
-    "walltime_of",
-    "word",
-    "worker_words",
-]
+    "KEEP_OUTPUT", "SECTIONS", "ContainerSettings", "JobSettings", "Submission", "batch_names", "checked", "filtered",
+    "image_of", "is_preemptible", "job_name", "kept_output", "prologue_script", "render", "resolved", "setting",
+    "settings_of", "typed", "walltime_of", "word", "worker_words",
+]  # fmt: skip
 
 _WORDS = ("submit_args", "worker_command")
 """Settings that are parts of a command: a string is split by the rules of the shell."""
@@ -44,18 +37,18 @@ _LONGEST_NAME = 100
 
 SECTIONS = {
     "local": "toilfn.clusters.local.cluster:LocalSettings",
-    "slurm": "toilfn.clusters.slurm.cluster:SlurmSettings",
+    "slurm": "toilfn.clusters.slurm:SlurmSettings",
     "gridengine": "toilfn.clusters.gridengine:GridEngineSettings",
     "lsf": "toilfn.clusters.lsf:LSFSettings",
-    "pbs": "toilfn.clusters.pbs.cluster:PBSSettings",
-    "torque": "toilfn.clusters.pbs.cluster:PBSSettings",
-    "htcondor": "toilfn.clusters.htcondor.cluster:HTCondorSettings",
+    "pbs": "toilfn.clusters.pbs:PBSSettings",
+    "torque": "toilfn.clusters.pbs:PBSSettings",
+    "htcondor": "toilfn.clusters.htcondor:HTCondorSettings",
     "parasol": "toilfn.clusters.parasol:ParasolSettings",
-    "kubernetes": "toilfn.clusters.kubernetes.settings:KubernetesSettings",
+    "kubernetes": "toilfn.clusters.kubernetes.manifest:KubernetesSettings",
     "awsbatch": "toilfn.clusters.awsbatch.cluster:AWSBatchSettings",
     "tes": "toilfn.clusters.tes:TESSettings",
-    "mesos": "toilfn.clusters.mesos.settings:MesosSettings",
-    "dask": "toilfn.clusters.dask.cluster:DaskSettings",
+    "mesos": "toilfn.clusters.mesos.cluster:MesosSettings",
+    "dask": "toilfn.clusters.dask:DaskSettings",
 }
 """For each cluster's section in configuration files: the import path of the typed dictionary of its settings."""
 
@@ -396,3 +389,124 @@ def walltime_of(settings: Mapping[str, Any], resources: Resources) -> float | No
         return resources.walltime
     default = settings.get("walltime")
     return None if default is None else parse_duration(default)
+
+
+_PREEMPTIBLE = "# toilfn: these jobs may run on nodes that can be taken away"
+
+_ROW = re.compile(r"^(?:\d+\) )?toilfn_batch=(.*?)(?: ;;)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A group of jobs that is submitted by one command.
+
+    Attributes
+    ----------
+    name : str
+        The job's name, which is unique: it shows whether a submission whose answer was lost has succeeded.
+    batches : tuple of Batch
+        Batches of one shape. More than one batch forms a job array.
+    resources : Resources
+        The shape of the batches.
+    log : str
+        Path of the output files, without the element's number and the suffix.
+    """
+
+    name: str
+    batches: tuple[Batch, ...]
+    resources: Resources
+    log: str
+
+    @property
+    def is_array(self) -> bool:
+        """Whether there is more than one batch."""
+        return len(self.batches) > 1
+
+
+def render(
+    submission: Submission,
+    *,
+    shell: str,
+    directives: Sequence[str],
+    index: str,
+    first: int,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: str | None,
+    prologue: Sequence[str],
+    epilogue: Sequence[str],
+) -> str:
+    """Build the script of a submission.
+
+    Parameters
+    ----------
+    submission : Submission
+    shell : str
+        The interpreter: any shell that accepts POSIX shell syntax.
+    directives : sequence of str
+        Complete directive lines.
+    index : str
+        The environment variable with the number of an array element.
+    first : int
+        The number of the first element.
+    command : sequence of str
+        The command to run; the name of the batch is appended.
+    environment : mapping
+        Environment variables for the command.
+    output : str or None
+        A shell word for the file to which the script redirects its output; None if the system redirects it.
+    prologue, epilogue : sequence of str
+        The user's shell lines before and after the command.
+
+    Returns
+    -------
+    str
+    """
+    lines = [f"#!{shell}", *directives, ""]
+    lines += [_PREEMPTIBLE] if submission.resources.preemptible else []
+    lines += [f"exec >{output} 2>&1"] if output else []
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    lines += _guarded(prologue)
+    lines += _table(submission.batches, index, first)
+    lines += _run(f'{shlex.join(command)} "$toilfn_batch"', epilogue)
+    return "\n".join(lines) + "\n"
+
+
+def filtered(directives: Sequence[str], skip: Sequence[str]) -> list[str]:
+    """Return the directives that contain none of the words in `skip`."""
+    return [line for line in directives if not any(word in line for word in skip)]
+
+
+def batch_names(script: str) -> list[str]:
+    """Return the names of the batches in a script, in the order of the array elements."""
+    return [shlex.split(row)[0] for row in _ROW.findall(script)]
+
+
+def is_preemptible(script: str) -> bool:
+    """Return whether a script is that of preemptible jobs."""
+    return _PREEMPTIBLE in script.splitlines()
+
+
+def _guarded(prologue: Sequence[str]) -> list[str]:
+    """Return the user's lines, made to end the job with a message when one of them fails."""
+    if not prologue:
+        return []
+    failed = "toilfn: the job_script_prologue ended with exit status $toilfn_status before the worker was started"
+    report = f'[ -n "$toilfn_begun" ] || echo "{failed}" >&2'
+    return ["toilfn_begun=", f"trap 'toilfn_status=$?; {report}' EXIT", "set -e", *prologue, "set +e", "toilfn_begun=1"]
+
+
+def _table(batches: Sequence[Batch], index: str, first: int) -> list[str]:
+    if len(batches) == 1:
+        return [f"toilfn_batch={shlex.quote(batches[0].name)}"]
+    rows = [f"{number}) toilfn_batch={shlex.quote(batch.name)} ;;" for number, batch in enumerate(batches, first)]
+    return [f'case "${index}" in', *rows, "esac"]
+
+
+def _run(command: str, epilogue: Sequence[str]) -> list[str]:
+    """Replace the shell by the worker, so that signals reach the worker; with an epilogue, forward signals instead."""
+    if not epilogue:
+        return [f"exec {command}"]
+    forward = ["worker=$!", "trap 'kill -TERM \"$worker\"' TERM USR1 USR2 XCPU INT", 'wait "$worker"', "status=$?"]
+    again = 'while kill -0 "$worker" 2>/dev/null; do wait "$worker"; status=$?; done'
+    return [f"{command} &", *forward, again, *epilogue, 'exit "$status"']

@@ -19,16 +19,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
 from toilfn.clusters.common.commands import CredentialsError, UnavailableError, portions, retried
-from toilfn.clusters.common.jobscript import Submission
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.common.settings import image_of, resolved, setting
+from toilfn.clusters.common.settings import Submission, image_of, resolved, setting
 from toilfn.clusters.kubernetes import verdict
-from toilfn.clusters.kubernetes.connection import Connection, user
-from toilfn.clusters.kubernetes.manifest import CONTAINER, WORKFLOW, batches, element, job, job_name, user_label
+from toilfn.clusters.kubernetes.connection import Changed, Connection, Gone, Listed, News, Watcher, user
+from toilfn.clusters.kubernetes.manifest import (
+    CONTAINER,
+    WORKFLOW,
+    KubernetesSettings,
+    batches,
+    element,
+    job,
+    job_name,
+    user_label,
+)
 from toilfn.clusters.kubernetes.placement import PREEMPTIBLE_LABELS, departing
-from toilfn.clusters.kubernetes.sender import Answer, NoRoom, NotSent, Sender, Sent
-from toilfn.clusters.kubernetes.settings import KubernetesSettings
-from toilfn.clusters.kubernetes.watcher import Changed, Gone, Listed, News, Watcher
+from toilfn.clusters.kubernetes.verdict import Answer, NoRoom, NotSent, Sender, Sent
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity, Resources

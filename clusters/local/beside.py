@@ -17,10 +17,18 @@ from uuid import uuid4
 import psutil
 
 from toilfn.clusters import base
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
-from toilfn.clusters.common.output import read_output
+from toilfn.clusters.base import (
+    Batch,
+    Capabilities,
+    Cluster,
+    JobId,
+    JobState,
+    RunContext,
+    Update,
+    exit_cause,
+    read_output,
+)
 from toilfn.clusters.common.polled import Found, LiveJob, PolledCluster
-from toilfn.clusters.common.verdicts import exit_cause
 from toilfn.clusters.local import machine
 from toilfn.resources import Capacity
 

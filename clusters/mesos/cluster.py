@@ -1,33 +1,52 @@
-"""MesosCluster: accepts offers of Mesos, and runs batches under one executor per node."""
+"""MesosCluster: accepts offers of Mesos, and runs batches under one executor per node.
+
+Match batches with offers of the v1 API. All functions are pure.
+
+A task's resources are taken from those of an offer entry by entry, which preserves their roles, reservations and
+allocations ("Resource roles and reservations" in the documentation of Mesos).
+"""
 
 from __future__ import annotations
 
 import base64
+import copy
+import getpass
 import json
 import logging
+import math
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from urllib.parse import quote, unquote
 
-from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext
+from toilfn.clusters.base import Batch, Capabilities, JobId, JobState, RunContext, exit_cause
 from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.polled import START_PATIENCE, Found, LiveJob, PolledCluster
-from toilfn.clusters.common.settings import prologue_script, resolved, setting, walltime_of, worker_words
-from toilfn.clusters.common.verdicts import exit_cause
+from toilfn.clusters.common.settings import (
+    ContainerSettings,
+    prologue_script,
+    resolved,
+    setting,
+    walltime_of,
+    worker_words,
+)
 from toilfn.clusters.mesos.master import Master
-from toilfn.clusters.mesos.offers import Offer, amounts, cut, is_preemptible, suits
-from toilfn.clusters.mesos.settings import MesosSettings, credentials, endpoints, framework_info
-from toilfn.errors import ClusterError
+from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
+from toilfn.resources import Resources
+from toilfn.units import parse_duration
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["QUEUED", "STATES", "MesosCluster", "MesosSettings", "found"]
+__all__ = [
+    "QUEUED", "STATES", "MesosCluster", "MesosSettings", "Offer", "amounts", "attributes", "credentials", "cut",
+    "endpoints", "found", "framework_info", "is_preemptible", "suits",
+]  # fmt: skip
 
 QUEUED = Found(JobState.QUEUED, None, "waiting for an offer")
 
@@ -390,3 +409,155 @@ def _container(settings: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("containerizer", "MESOS") == "DOCKER":
         return {"container": {"type": "DOCKER", "docker": {"image": image, "network": "HOST"}}}
     return {"container": {"type": "MESOS", "mesos": {"image": {"type": "DOCKER", "docker": {"name": image}}}}}
+
+
+Offer: TypeAlias = "dict[str, Any]"
+
+_MIB = 2**20
+
+
+def amounts(resources: Resources) -> dict[str, float]:
+    """Translate requirements into the names and units of Mesos: cores, and megabytes of 2**20 bytes.
+
+    Raises
+    ------
+    InputError
+        If a kind of accelerator is requested that Mesos does not have.
+    """
+    wrong = [accelerator.kind for accelerator in resources.accelerators if accelerator.kind != "gpu"]
+    if wrong:
+        raise InputError(f"Mesos has no accelerators of kind {wrong[0]!r}: only gpu is supported")
+    asked = {
+        "cpus": max(0.01, resources.cores),
+        "mem": float(max(32, math.ceil(resources.memory / _MIB))),
+        "disk": float(math.ceil(resources.disk / _MIB)),
+        "gpus": float(sum(accelerator.count for accelerator in resources.accelerators)),
+    }
+    return {name: amount for name, amount in asked.items() if amount}
+
+
+def attributes(offer: Offer) -> dict[str, str]:
+    """Return an agent's attributes as text."""
+    found: dict[str, str] = {}
+    for attribute in offer.get("attributes", ()):
+        value = attribute.get("text") or attribute.get("scalar") or {}
+        found[attribute["name"]] = str(value.get("value", ""))
+    return found
+
+
+def is_preemptible(offer: Offer) -> bool:
+    """Return whether an agent is preemptible, according to its attribute ``preemptible``."""
+    return attributes(offer).get("preemptible", "").lower() in ("true", "yes", "1", "1.0")
+
+
+def suits(offer: Offer, resources: Resources, wanted: Mapping[str, str]) -> bool:
+    """Return whether tasks of a shape may run on an agent, given the attributes that agents must have."""
+    has = attributes(offer)
+    may_go = resources.preemptible or not is_preemptible(offer)
+    return may_go and all(has.get(name) == value for name, value in wanted.items())
+
+
+def cut(rest: list[dict[str, Any]], asked: Mapping[str, float]) -> list[dict[str, Any]] | None:
+    """Take amounts from the resources of an offer; return None, and take nothing, if they are not enough.
+
+    Parameters
+    ----------
+    rest : list of dict
+        The remaining resources of an offer, which are reduced by the amounts taken.
+    asked : mapping
+        Amounts by the names of resources.
+    """
+    left = copy.deepcopy(rest)
+    taken: list[dict[str, Any]] = []
+    for name, amount in asked.items():
+        # Use resources reserved for our role first, since no other framework can have them.
+        entries = [entry for entry in left if entry["name"] == name and entry["type"] == "SCALAR"]
+        for entry in sorted(entries, key=lambda entry: not entry.get("reservations")):
+            part = min(amount, entry["scalar"]["value"])
+            if part > 0:
+                entry["scalar"]["value"] = _rounded(entry["scalar"]["value"] - part)
+                taken.append({**copy.deepcopy(entry), "scalar": {"value": _rounded(part)}})
+                amount = _rounded(amount - part)
+        if amount > 0:
+            return None
+    rest[:] = left
+    return taken
+
+
+def _rounded(amount: float) -> float:
+    """Round to three decimal digits, the precision of Mesos."""
+    return round(amount, 3)
+
+
+_WEEK = 7 * 86400.0
+
+
+class MesosSettings(ContainerSettings, total=False):
+    """Settings of `MesosCluster` besides those of `ContainerSettings`, of which `image` is optional here.
+
+    Parameters
+    ----------
+    endpoint : str or sequence of str
+        Address of the master, such as ``"10.0.0.1:5050"`` or ``"https://mesos.example.org"``, or addresses of several
+        masters. Default: ``TOILFN_MESOS_ENDPOINT``, else ``localhost:5050``.
+    role : str
+        Role whose resources to use. Default: ``TOILFN_MESOS_ROLE``, else ``*``, the default role.
+    name : str
+        Name of the framework. Default: ``TOILFN_MESOS_NAME``, else ``toilfn``.
+    framework_id : str
+        Id of a framework to continue. Default: ``TOILFN_MESOS_FRAMEWORK_ID``, else the one an earlier leader saved in
+        the store.
+    principal, secret : str
+        Principal and secret for basic authentication. Default: ``TOILFN_MESOS_PRINCIPAL`` and ``TOILFN_MESOS_SECRET``.
+    user : str
+        User who runs the jobs on the nodes. Default: the current user.
+    attributes : mapping of str to str
+        Attributes that agents must have. Agents whose attribute ``preemptible`` is true get only preemptible tasks.
+    failover_timeout : str or float
+        How long jobs keep running without a leader. Default: a week.
+    containerizer : str
+        Containerizer that runs the image: ``"MESOS"`` (the default) or ``"DOCKER"``. Without an image, jobs run
+        directly on the nodes, with the leader's Python interpreter unless `python` names another.
+    """
+
+    endpoint: str | Sequence[str]
+    role: str
+    name: str
+    framework_id: str
+    principal: str
+    secret: str
+    user: str
+    attributes: Mapping[str, str]
+    failover_timeout: str | float
+    containerizer: str
+
+
+def endpoints(settings: Mapping[str, Any]) -> list[str]:
+    """Return the URLs of the masters."""
+    given: Any = setting(settings, "endpoint", "TOILFN_MESOS_ENDPOINT") or "localhost:5050"
+    places = given.split(",") if isinstance(given, str) else given
+    return [(place if "://" in place else f"http://{place}").strip().rstrip("/") for place in places]
+
+
+def framework_info(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Build the FrameworkInfo without id."""
+    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
+    return {
+        "user": settings.get("user") or getpass.getuser(),
+        "name": f"{setting(settings, 'name', 'TOILFN_MESOS_NAME') or 'toilfn'} {name}",
+        "roles": [setting(settings, "role", "TOILFN_MESOS_ROLE") or "*"],
+        "hostname": socket.gethostname(),
+        "checkpoint": True,  # jobs outlive a restart of their agent
+        "failover_timeout": float(math.ceil(parse_duration(settings.get("failover_timeout", _WEEK)))),
+        "capabilities": [{"type": "MULTI_ROLE"}, {"type": "RESERVATION_REFINEMENT"}, {"type": "GPU_RESOURCES"}],
+        **({"principal": principal} if principal else {}),
+    }
+
+
+def credentials(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the header with the credentials; empty without credentials."""
+    principal = setting(settings, "principal", "TOILFN_MESOS_PRINCIPAL")
+    secret = setting(settings, "secret", "TOILFN_MESOS_SECRET")
+    if not principal or not secret:
+        return {}
+    return {"Authorization": f"Basic {base64.b64encode(f'{principal}:{secret}'.encode()).decode()}"}

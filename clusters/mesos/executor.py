@@ -26,7 +26,7 @@ from toilfn.clusters.base import worker_command
 from toilfn.clusters.common.commands import UnavailableError
 from toilfn.clusters.common.http import JsonService
 from toilfn.clusters.local.machine import used_memory
-from toilfn.clusters.mesos.stream import Stream
+from toilfn.clusters.mesos.master import Stream
 from toilfn.errors import ClusterError
 from toilfn.units import format_size, parse_duration
 

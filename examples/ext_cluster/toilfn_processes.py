@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import uuid4
 
-from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update
-from toilfn.clusters.common.verdicts import exit_cause
+from toilfn.clusters.base import Batch, Capabilities, Cluster, JobId, JobState, RunContext, Update, exit_cause
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity

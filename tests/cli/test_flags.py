@@ -17,7 +17,7 @@ from tests.servers.fixtures import slurm, slurm_server
 from toilfn.clusters import make_cluster
 from toilfn.clusters.common.settings import SECTIONS, settings_of
 from toilfn.clusters.local.cluster import LocalCluster
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.config.settings import SETTINGS_VARIABLE, Settings, add_options, from_options
 from toilfn.errors import InputError
 

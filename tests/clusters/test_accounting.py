@@ -9,11 +9,9 @@ import pytest
 from tests.servers.fake.systems import system
 from toilfn.clusters.base import Batch, JobId, JobState, RunContext
 from toilfn.clusters.common.commands import Commands, UnavailableError
-from toilfn.clusters.htcondor.answers import event_log
-from toilfn.clusters.htcondor.cluster import CommandQueue, HTCondorCluster, chosen_queue
+from toilfn.clusters.htcondor import CommandQueue, HTCondorCluster, chosen_queue, event_log
 from toilfn.clusters.lsf import LSFCluster, history, read_parameters
-from toilfn.clusters.pbs.answers import PBS_EXITS, TORQUE_EXITS, traced
-from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
+from toilfn.clusters.pbs import PBS_EXITS, TORQUE_EXITS, PBSCluster, TorqueCluster, traced
 from toilfn.ids import Cause
 from toilfn.resources import Resources
 

@@ -11,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.clusters import test_accounting, test_htcondor_words, test_lsf_words, test_pbs_words
-from toilfn.clusters import lsf, parasol
+from toilfn.clusters import htcondor, lsf, parasol, pbs
 from toilfn.clusters.base import JobState
 from toilfn.clusters.common.polled import Found
-from toilfn.clusters.htcondor import answers as htcondor
 from toilfn.clusters.lsf import read_parameters
-from toilfn.clusters.pbs import answers as pbs
 
 
 def bjobs(text: str) -> list[Any]:

@@ -15,7 +15,7 @@ from tests.servers.awsbatch import QUEUE
 from tests.servers.containers import IMAGE
 from tests.servers.fixtures import awsbatch_server, containers
 from tests.servers.machine import wait_for
-from toilfn.clusters.awsbatch import jobs as awsjobs
+from toilfn.clusters.awsbatch import cluster as awsjobs
 from toilfn.clusters.awsbatch.cluster import AWSBatchCluster
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.common.commands import UnavailableError
@@ -216,13 +216,13 @@ def test_a_jobs_overrides_say_what_it_needs(opened, batch):
 
 def test_submissions_are_cut_by_number_and_by_the_length_of_names():
     """All overrides of a job together must not be longer than 8192 characters."""
-    parts = list(awsjobs.portions(named(*(f"{number:0100}" for number in range(100))), 30))
+    parts = list(awsjobs.job_portions(named(*(f"{number:0100}" for number in range(100))), 30))
     assert [len(part) for part in parts] == [30, 30, 30, 10]
-    parts = list(awsjobs.portions(named(*(f"{number:01000}" for number in range(10))), 10_000))
+    parts = list(awsjobs.job_portions(named(*(f"{number:01000}" for number in range(10))), 10_000))
     assert max(sum(len(batch.name) + 1 for batch in part) for part in parts) <= 5000
     assert [batch.name for part in parts for batch in part] == [f"{number:01000}" for number in range(10)]
     with pytest.raises(InputError, match="line break"):
-        list(awsjobs.portions(named("a\nb"), 10))
+        list(awsjobs.job_portions(named("a\nb"), 10))
 
 
 def test_other_accelerators_than_gpus_are_refused():
@@ -248,14 +248,14 @@ def test_other_accelerators_than_gpus_are_refused():
     ],
 )  # fmt: skip
 def test_reasons_are_understood(job, cause):
-    assert awsjobs.found(job)[:2] == (JobState.ENDED, cause)
+    assert awsjobs.interpret(job)[:2] == (JobState.ENDED, cause)
 
 
 def test_a_job_that_its_queue_can_never_run_is_ended():
     reason = "MISCONFIGURATION:JOB_RESOURCE_REQUIREMENT - The job's resource requirements are larger than any instance"
-    found = awsjobs.found({"status": "RUNNABLE", "statusReason": reason})
+    found = awsjobs.interpret({"status": "RUNNABLE", "statusReason": reason})
     assert (found.state, found.cause, found.is_stuck) == (JobState.ENDED, Cause.ERROR, True)
-    assert awsjobs.found({"status": "RUNNABLE"}).state is JobState.QUEUED
+    assert awsjobs.interpret({"status": "RUNNABLE"}).state is JobState.QUEUED
 
 
 def test_an_image_that_is_not_there_is_named(opened):

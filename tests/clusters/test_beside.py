@@ -13,7 +13,7 @@ import pytest
 import toilfn as toil
 from tests.servers.fake.systems import system
 from toilfn.clusters.local.beside import ProcessCluster
-from toilfn.clusters.pbs.cluster import TorqueCluster
+from toilfn.clusters.pbs import TorqueCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.ids import Cause
 from toilfn.resources import Resources

@@ -9,7 +9,7 @@ import pytest
 
 import toilfn as toil
 from tests.servers.fake.systems import system
-from toilfn.clusters.pbs.cluster import TorqueCluster
+from toilfn.clusters.pbs import TorqueCluster
 from toilfn.config.settings import Settings
 from toilfn.leader.cluster_context import policy
 

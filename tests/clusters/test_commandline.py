@@ -10,10 +10,9 @@ from collections import Counter
 import pytest
 
 from tests.servers.fake.systems import system
-from toilfn.clusters.base import Batch, JobId, JobState, RunContext, SubmissionError
+from toilfn.clusters.base import Batch, JobId, JobState, RunContext, SubmissionError, exit_cause
 from toilfn.clusters.common.commands import Commands, pauses, portions
-from toilfn.clusters.common.verdicts import exit_cause
-from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause

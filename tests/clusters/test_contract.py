@@ -9,11 +9,11 @@ import pytest
 from tests.servers.fake.systems import system
 from tests.servers.fixtures import gridengine, gridengine_server, slurm, slurm_server
 from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.clusters.parasol import ParasolCluster
-from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.pbs import PBSCluster, TorqueCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.clusters.testing import ClusterContract
 
 __all__ = ["gridengine", "gridengine_server", "slurm", "slurm_server"]

@@ -19,7 +19,7 @@ from tests.servers.dask import sockets_collected
 from tests.servers.fixtures import slurm, slurm_server
 from tests.servers.machine import alive, wait_for
 from toilfn.clusters.base import Batch, JobState, RunContext
-from toilfn.clusters.dask.cluster import DaskCluster
+from toilfn.clusters.dask import DaskCluster
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
@@ -188,7 +188,7 @@ def test_a_lost_worker_costs_its_tasks_one_attempt(tmp_path):
 
 def test_jobs_and_what_they_started_die_with_their_worker(tmp_path):
     job = ["sh", "-c", "sleep 1000 & echo $$ > job; echo $! > child; wait"]
-    script = f"from toilfn.clusters.dask.jobs import run_job; run_job('job', {job}, [], {{}})"
+    script = f"from toilfn.clusters.dask import run_job; run_job('job', {job}, [], {{}})"
     worker = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
     wait_for(lambda: alive(tmp_path / "child"), "the job")
     worker.kill()

@@ -19,7 +19,7 @@ from tests.servers.standins import StandIns, answer, cut, deaf, gone, killed, la
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
 from toilfn.clusters.common import commandline, polled
 from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Resources

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toilfn.clusters.base import RunContext
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import ClusterError
 
 WORDS = """\

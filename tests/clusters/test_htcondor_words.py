@@ -8,7 +8,7 @@ from enum import IntEnum
 import pytest
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.htcondor.answers import (
+from toilfn.clusters.htcondor import (
     EVENTS,
     HOLDS,
     STATES,

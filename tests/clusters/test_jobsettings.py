@@ -11,7 +11,7 @@ import pytest
 
 from toilfn.clusters.gridengine import GridEngineCluster
 from toilfn.clusters.kubernetes.cluster import KubernetesCluster
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import InputError
 
 
@@ -66,7 +66,7 @@ def test_the_environment_and_files_are_read_as_keywords_are(tmp_path, monkeypatc
     (tmp_path / "toilfn.yaml").write_text(
         "toilfn:\n  slurm:\n    job-script-prologue: module load python\n    account: 4711\n"
     )
-    script = "from toilfn.clusters.slurm.cluster import SlurmCluster\nprint(SlurmCluster().job_script())"
+    script = "from toilfn.clusters.slurm import SlurmCluster\nprint(SlurmCluster().job_script())"
     variables = {"DASK_CONFIG": str(tmp_path), "DASK_TOILFN__SLURM__JOB_EXTRA_DIRECTIVES": "--qos=normal"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -450,7 +450,7 @@ def test_an_accelerator_is_asked_for_by_its_device_plugins_name(accelerator, set
 
 
 def _submission(batch):
-    from toilfn.clusters.common.jobscript import Submission
+    from toilfn.clusters.common.settings import Submission
 
     return Submission("toilfn-w-1", (batch,), batch.resources, "")
 

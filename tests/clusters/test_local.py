@@ -23,8 +23,7 @@ import pytest
 import toilfn as toil
 from tests.core.batches import Answered, gather, make
 from toilfn.clusters.base import JobState, RunContext
-from toilfn.clusters.local.cluster import LocalCluster
-from toilfn.clusters.local.process import Cleaner
+from toilfn.clusters.local.cluster import Cleaner, LocalCluster
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator

@@ -20,9 +20,8 @@ from tests.servers.fake.mesos import Agent, FakeMesos
 from tests.servers.fake.mesosmessages import CallError
 from tests.servers.machine import wait_for
 from toilfn.clusters.base import Batch, JobState, RunContext
-from toilfn.clusters.mesos.cluster import MesosCluster, found
-from toilfn.clusters.mesos.offers import amounts, cut
-from toilfn.clusters.mesos.stream import records
+from toilfn.clusters.mesos.cluster import MesosCluster, amounts, cut, found
+from toilfn.clusters.mesos.master import records
 from toilfn.clusters.resume import make_again, name_of
 from toilfn.clusters.testing import ClusterContract
 from toilfn.errors import ClusterError, InputError

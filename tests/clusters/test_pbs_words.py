@@ -7,7 +7,7 @@ import json
 import pytest
 
 from toilfn.clusters.base import JobState
-from toilfn.clusters.pbs.answers import PBS_EXITS, STATES, TORQUE_EXITS, job_found, json_jobs, traced, xml_jobs
+from toilfn.clusters.pbs import PBS_EXITS, STATES, TORQUE_EXITS, job_found, json_jobs, traced, xml_jobs
 from toilfn.ids import Cause
 
 QUEUED, RUNNING, ENDED = JobState.QUEUED, JobState.RUNNING, JobState.ENDED

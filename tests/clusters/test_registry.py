@@ -12,7 +12,7 @@ from toilfn.clusters import REGISTRY, cluster_class, cluster_names, make_cluster
 from toilfn.clusters.base import Cluster
 from toilfn.clusters.local.cluster import LocalCluster
 from toilfn.clusters.local.inline import InlineCluster
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import ClusterError
 
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toilfn.clusters.base import Batch, RunContext
-from toilfn.clusters.common.jobscript import Submission, batch_names, render
+from toilfn.clusters.common.settings import Submission, batch_names, render
 from toilfn.clusters.gridengine import GridEngineCluster
-from toilfn.clusters.htcondor.cluster import HTCondorCluster
+from toilfn.clusters.htcondor import HTCondorCluster
 from toilfn.clusters.lsf import LSFCluster
 from toilfn.clusters.parasol import ParasolCluster
-from toilfn.clusters.pbs.cluster import PBSCluster, TorqueCluster
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.pbs import PBSCluster, TorqueCluster
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import InputError
 from toilfn.resources import Accelerator, Resources
 

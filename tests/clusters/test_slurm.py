@@ -13,8 +13,7 @@ from tests.servers.fixtures import alone, slurm, slurm_server
 from tests.servers.standins import StandIns
 from toilfn.cli import main
 from toilfn.clusters.base import Batch, JobState, Refusal, RunContext, SubmissionError
-from toilfn.clusters.slurm.answers import STATES, accounting_answer, queue_answer
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import STATES, SlurmCluster, accounting_answer, queue_answer
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 from toilfn.resources import Accelerator, Resources

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from toilfn.clusters.base import JobId, JobState
 from toilfn.clusters.common.commands import Commands, UnavailableError
-from toilfn.clusters.slurm.answers import REASONS, STATES, accounting_answer, names_answer, queue_answer
-from toilfn.clusters.slurm.cluster import SlurmCluster
+from toilfn.clusters.slurm import REASONS, STATES, SlurmCluster, accounting_answer, names_answer, queue_answer
 from toilfn.errors import ClusterError
 from toilfn.ids import Cause
 

@@ -16,7 +16,7 @@ from toilfn.cloud.machines import MachineType, Pool
 from toilfn.cloud.packing import Amounts
 from toilfn.cloud.power import scontrol
 from toilfn.cloud.scaler import Create, Demand, Load, Machine, Memory, Settings, decide
-from toilfn.clusters.slurm.answers import SPOT_FEATURES
+from toilfn.clusters.slurm import SPOT_FEATURES
 from toilfn.inspect.attempts import requests_of
 from toilfn.inspect.view import State, TaskInfo, View
 from toilfn.stores import Store

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from toilfn import protocol
-from toilfn.clusters.base import Batch, Cluster, JobId, JobState, Refusal, SubmissionError, Update
-from toilfn.clusters.common.output import LOG_LIMIT
+from toilfn.clusters.base import LOG_LIMIT, Batch, Cluster, JobId, JobState, Refusal, SubmissionError, Update
 from toilfn.graph.values import Values
 from toilfn.ids import BatchId, TaskId
 from toilfn.leader.committer import Committer

@@ -10,8 +10,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-from toilfn.clusters.base import OUTPUT_VARIABLE
-from toilfn.clusters.common.output import LOG_LIMIT, open_output, read_output
+from toilfn.clusters.base import LOG_LIMIT, OUTPUT_VARIABLE, open_output, read_output
 from toilfn.stdio import flush, text_output
 
 __all__ = ["Capture", "NoCapture", "start_logging", "start_streams"]

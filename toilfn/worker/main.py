@@ -30,9 +30,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from toilfn import protocol
-from toilfn.clusters.base import OUTPUT_VARIABLE
-from toilfn.clusters.common.output import LOG_LIMIT
-from toilfn.clusters.common.verdicts import NOT_MINE
+from toilfn.clusters.base import LOG_LIMIT, NOT_MINE, OUTPUT_VARIABLE
 from toilfn.clusters.local.channel import Slot, Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node

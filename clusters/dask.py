@@ -3,17 +3,26 @@
 The cluster may be an existing one: an address, a client, a ``LocalCluster``, or a cluster object of dask-jobqueue or
 dask-kubernetes, whose pilot jobs then run the tasks. Jobs are published as datasets in the scheduler, so they outlive
 the leader, and its successor finds them.
+
+`run_job` runs in dask's workers: each job is a process of its own, so that it can be killed. `DaskLink` is the
+connection to the scheduler, renewed after a loss of the scheduler.
 """
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import queue
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from uuid import uuid4
@@ -29,18 +38,16 @@ from toilfn.clusters.base import (
     RunContext,
     SubmissionError,
     Update,
+    exit_cause,
 )
-from toilfn.clusters.common.verdicts import exit_cause
-from toilfn.clusters.dask.jobs import kill_jobs, run_job
-from toilfn.clusters.dask.link import DaskLink
 from toilfn.errors import ClusterError, InputError
 from toilfn.ids import Cause
 from toilfn.resources import Capacity, Resources
 
 if TYPE_CHECKING:
-    from distributed import Future
+    from distributed import Client, Future
 
-__all__ = ["DaskCluster"]
+__all__ = ["DaskCluster", "DaskLink", "kill_jobs", "run_job"]
 
 _NAMES = {"cores": "cores", "memory": "memory", "disk": "disk", "gpu": "GPU"}
 """toilfn's names of resources, and the names under which dask workers usually advertise them."""
@@ -341,3 +348,204 @@ def _suits(worker: Mapping[str, Any], resources: Resources, asked: Mapping[str, 
 def _described(worker: Mapping[str, Any]) -> str:
     offered = worker["resources"] or "no resources"
     return f"{worker['nthreads']} threads, {worker['memory_limit']} bytes of memory and {offered}"
+
+
+_TAIL = 1000
+"""Number of bytes of a job's output to keep."""
+
+_AFTER_GO = 'read -r REPLY && exec "$0" "$@" < /dev/null'
+"""A script that waits for a line on standard input before it runs the job; if this process dies first, it exits."""
+
+_processes: dict[str, subprocess.Popen[bytes]] = {}
+"""The processes of the jobs in this dask worker."""
+
+
+def run_job(job: str, command: list[str], arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Run a job; return its exit status, or the negative number of a signal, and the end of its output."""
+    program = command[0] or sys.executable
+    with tempfile.TemporaryFile() as output, _leash() as leash:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _AFTER_GO, program, *command[1:], *arguments],
+            env=os.environ | environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
+            start_new_session=True, pass_fds=[leash],
+        )  # fmt: skip
+        _processes[job] = process
+        try:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError), process.stdin as go:
+                _kill_with_us(leash, process.pid)
+                go.write(b"\n")
+            status = process.wait()
+        finally:
+            del _processes[job]
+        output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
+        return status, output.read().decode(errors="replace").strip()
+
+
+@contextmanager
+def _leash() -> Iterator[int]:
+    """Create a pipe whose other end only this process holds, and yield its read end."""
+    leash, ours = os.pipe()
+    try:
+        yield leash
+    finally:
+        os.close(leash)
+        os.close(ours)
+
+
+def _kill_with_us(leash: int, group: int) -> None:
+    """Have the kernel kill a job and its descendants when this dask worker dies for any reason.
+
+    When the write end of the pipe closes, the kernel sends SIGKILL, chosen by F_SETSIG, to the owner of the read end.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(leash, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(leash, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(leash, fcntl.F_SETFL, fcntl.fcntl(leash, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def kill_jobs(jobs: list[str]) -> None:
+    """Kill those of the jobs that run in this dask worker, with all their descendants."""
+    for job in jobs:
+        process = _processes.get(job)
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+_PAUSE = 0.1
+
+
+class DaskLink:
+    """Provides a connected client: its own, or the user's.
+
+    Parameters
+    ----------
+    place : str, distributed.Client, cluster object or None
+        The scheduler; None means the configured ``scheduler-address``.
+    timeout : float
+        Seconds to wait for the scheduler, at the start and after its loss.
+    """
+
+    def __init__(self, place: Any, timeout: float) -> None:
+        self._place = place
+        self._timeout = timeout
+        self._client: Client | None = None
+        self._loop: _Loop | None = None
+        self._lock = threading.RLock()
+        """Guards the client, since submissions may run in another thread."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the client is connected, as far as it knows."""
+        return self._client is not None and self._client.status == "running"
+
+    def client(self) -> Client:
+        """Return a connected client.
+
+        Raises
+        ------
+        ClusterError
+            If the scheduler does not answer in time.
+        """
+        with self._lock:
+            if self._client is None or not self.is_up:
+                self.close()
+                self._client = self._users_client() or self._own_client()
+            return self._client
+
+    def address(self) -> dict[str, Any] | None:
+        """Return the argument for finding the scheduler from another process; None if it ends with this one."""
+        if self._place is None:
+            return {}
+        if isinstance(self._place, str):
+            return {"cluster": self._place}
+        from distributed import Client
+
+        return {"cluster": self._address()} if isinstance(self._place, Client) else None
+
+    def close(self) -> None:
+        """Disconnect, but leave a user's client open. May be called twice."""
+        with self._lock:
+            client, loop = self._client, self._loop
+            self._client = self._loop = None
+        if loop is not None:
+            try:
+                if client is not None:
+                    with suppress(OSError, TimeoutError):  # the scheduler is gone
+                        client.close(timeout=self._timeout)
+            finally:
+                loop.stop()
+
+    def _users_client(self) -> Client | None:
+        """Return the user's client, if there is one, once it is connected (again)."""
+        from distributed import Client
+
+        if not isinstance(self._place, Client):
+            return None
+        end = time.monotonic() + self._timeout
+        while self._place.status == "connecting" and time.monotonic() < end:
+            time.sleep(_PAUSE)
+        if self._place.status != "running":
+            raise ClusterError(f"dask client {self._place} is {self._place.status}: its scheduler was lost")
+        return self._place
+
+    def _own_client(self) -> Client:
+        from distributed import Client
+
+        address = self._address()
+        self._loop = _Loop()
+        try:
+            return Client(
+                address,
+                timeout=self._timeout,
+                set_as_default=False,
+                security=getattr(self._place, "security", None),
+                loop=self._loop.loop,
+            )
+        except (OSError, TimeoutError) as error:
+            self.close()
+            raise ClusterError(f"dask scheduler at {address} does not respond: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _address(self) -> str:
+        import dask.config
+
+        address = getattr(self._place, "scheduler_address", None)  # of a cluster object
+        address = address or getattr(getattr(self._place, "scheduler", None), "address", self._place)  # of a client
+        address = address or dask.config.get("scheduler-address", None)
+        if not address:
+            raise ClusterError(
+                "no dask scheduler is set",
+                hint="use DaskCluster('tcp://host:8786'), pass a client or a cluster object, or set"
+                " DASK_SCHEDULER_ADDRESS",
+            )
+        return str(address)
+
+
+class _Loop:
+    """An event loop in a thread of its own that can be ended whatever the state of the client in it.
+
+    A client with its own loop leaves the thread running when it loses its scheduler permanently.
+    """
+
+    def __init__(self) -> None:
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="toilfn-dask", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    async def _run(self) -> None:
+        from tornado.ioloop import IOLoop
+
+        self.loop = IOLoop.current()
+        self._stop = asyncio.Event()
+        self._started.set()
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """End the thread, and all coroutines in it."""
+        self.loop.add_callback(self._stop.set)
+        self._thread.join()

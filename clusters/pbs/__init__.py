@@ -1,1 +1,0 @@
-"""OpenPBS, PBS Professional and Torque."""
