@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
@@ -73,6 +74,12 @@ def _numbers() -> Any:
     decimal.getcontext().prec = 3
 
 
+def _interpreter() -> Any:
+    sys.setswitchinterval(0.5)
+    sys.setprofile(lambda *_: None)
+    sys.settrace(lambda *_: None)
+
+
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "environment": (_environment, lambda: ("LEFT_BEHIND" in os.environ, "PATH" in os.environ)),
     "zone": (_zone, lambda: time.tzname),
@@ -95,6 +102,8 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "warnings": (_filters, lambda: (warnings.filters[:3], warnings.showwarning.__module__)),
     "numbers": (_numbers, lambda: (sys.getrecursionlimit(), socket.getdefaulttimeout(), decimal.getcontext().prec)),
+    "interpreter": (_interpreter, lambda: (sys.getswitchinterval(), sys.getprofile(), sys.gettrace())),
+    "temporary": (lambda: setattr(tempfile, "tempdir", "/left"), lambda: tempfile.gettempdir()),
     "arguments": (lambda: sys.argv.append("left"), lambda: "left" in sys.argv),
 }
 
@@ -107,6 +116,21 @@ def look(name: str, _: Any = None) -> Any:
 @toil.task
 def change(name: str, _: Any = None) -> Any:
     CHANGES[name][0]()
+
+
+@toil.task
+def temporary(place: str) -> str:
+    if place:
+        os.environ["TMPDIR"] = place
+    return tempfile.gettempdir()
+
+
+def test_a_task_finds_the_temporary_directory_of_its_environment(run: Callable[..., Any], tmp_path: Path) -> None:
+    places = [str(tmp_path / name) for name in "ab"]
+    for place in places:
+        os.mkdir(place)
+    by_option = temporary.options(env={"TMPDIR": places[1]})("")
+    assert run([temporary(places[0]), by_option, temporary("")]) == [*places, tempfile.gettempdir()]
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -17,14 +17,16 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from _locale import setlocale as _setlocale
 from _signal import getsignal as _getsignal  # type: ignore[import-not-found]  # no enumerations
 from _signal import pthread_sigmask as _sigmask
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from toilfn.ids import TaskId
 from toilfn.model.traces import VARIABLE as TRACE_VARIABLE
@@ -172,6 +174,7 @@ class ProcessState:
     def take(self) -> None:
         """Remember everything as it is now."""
         self._modules = len(sys.modules)
+        self._temporary = None if self._is_worker else tempfile.tempdir
         self._environ, self._variables = os.environ, _variables().copy()
         self._path, self._entries = sys.path, sys.path.copy()
         self._argv, self._arguments = sys.argv, sys.argv.copy()
@@ -193,6 +196,7 @@ class ProcessState:
 
     def restore_environment(self, replaced: Mapping[str, str | None]) -> None:
         """Take note of what modules have changed that were imported since, and seed random numbers afresh."""
+        tempfile.tempdir = None  # the folder of earlier code: each task looks at its own TMPDIR
         if len(sys.modules) != self._modules:
             self.take()
             for name, value in replaced.items():  # these are the attempt's own
@@ -203,6 +207,7 @@ class ProcessState:
 
     def restore(self) -> None:
         """Put everything back. One part that cannot be put back does not keep the others from it."""
+        tempfile.tempdir = self._temporary
         if self._is_worker and self._is_same():
             return
         for restore in self._steps:
@@ -220,13 +225,13 @@ class ProcessState:
                 and sys.path == self._entries
                 and sys.argv == self._arguments
                 and warnings.filters == self._filters
-                and (sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled()) == self._numbers
+                and _numbers() == self._numbers
                 and not (sys.stdout.closed or sys.stderr.closed)
                 and os.umask(self._umask) == self._umask
                 and signal.getitimer(_ITIMER_REAL) == (0.0, 0.0)
                 and _sigmask(signal.SIG_BLOCK, ()) == self._mask
                 and _handlers() == self._handlers  # twice as quick as one by one
-                and locale.setlocale(locale.LC_ALL) == self._locale
+                and _setlocale(locale.LC_ALL) == self._locale
                 and self._loggers.are_same()
             )
         except Exception:  # something is missing, or is of another kind now
@@ -259,7 +264,7 @@ class ProcessState:
         os.umask(self._umask)
         if locale.setlocale(locale.LC_ALL) != self._locale:
             locale.setlocale(locale.LC_ALL, self._locale)
-        socket.setdefaulttimeout(self._numbers.timeout)
+        socket.setdefaulttimeout(self._numbers[1])
         if threading.current_thread() is not threading.main_thread():
             return  # only that one may set handlers
         _sigmask(_SIG_SETMASK, self._mask)
@@ -275,9 +280,15 @@ class ProcessState:
         for owner, name, value in self._attributes:
             if getattr(owner, name, None) is not value:
                 setattr(owner, name, value)
-        if sys.getrecursionlimit() != self._numbers.recursion:
-            sys.setrecursionlimit(self._numbers.recursion)
-        (gc.enable if self._numbers.collects else gc.disable)()
+        recursion, _, collects, interval, trace, profile = self._numbers
+        if sys.getrecursionlimit() != recursion:
+            sys.setrecursionlimit(recursion)
+        (gc.enable if collects else gc.disable)()
+        sys.setswitchinterval(interval)
+        if sys.gettrace() is not trace:
+            sys.settrace(trace)
+        if sys.getprofile() is not profile:
+            sys.setprofile(profile)
 
     def _restore_streams(self) -> None:
         """Put standard output and error back; a worker that a task has taken them from gets new ones."""
@@ -310,14 +321,12 @@ _SIG_SETMASK = int(signal.SIG_SETMASK)
 _ITIMER_REAL = int(signal.ITIMER_REAL)
 
 
-class _Numbers(NamedTuple):
-    recursion: int
-    timeout: float | None
-    collects: bool
-
-
-def _numbers() -> _Numbers:
-    return _Numbers(sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled())
+def _numbers() -> tuple[int, float | None, bool, float, Any, Any]:
+    """Return the numbers and functions that Python keeps for the whole process or thread."""
+    return (
+        sys.getrecursionlimit(), socket.getdefaulttimeout(), gc.isenabled(), sys.getswitchinterval(), sys.gettrace(),
+        sys.getprofile(),
+    )  # fmt: skip
 
 
 def _objects() -> tuple[object, ...]:
