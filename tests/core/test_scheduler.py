@@ -499,3 +499,34 @@ def test_a_batch_answers_for_all_its_tail_calls():
     assert scheduler.left(1) == [name(3)]
     scheduler.handle(Lost(1, None, 0.0))
     assert batches(scheduler.dispatch(0.0)) == [[3]]
+
+
+def test_the_states_of_tasks_that_are_open_complete_and_unknown():
+    scheduler = make(new(1), new(2, 1))
+    scheduler.dispatch(0.0)
+    assert scheduler.open_tasks() == [(name(1), State.RUNNING), (name(2), State.WAITING)]
+    done(scheduler, 1)
+    assert [scheduler.state(name(number)) for number in (1, 2, 3)] == [State.COMPLETE, State.READY, None]
+    assert scheduler.open_tasks() == [(name(2), State.READY)]
+
+
+def test_a_scheduler_that_holds_starts_one_task_at_a_time():
+    scheduler = make(new(1), policy=Policy())
+    scheduler.dispatch(0.0)
+    done(scheduler, 1)
+    scheduler.handle(Lost(1, None, 0.0))
+    scheduler.handle(Submitted(tuple(map(new, range(2, 8)))))
+    assert batches(scheduler.dispatch(0.0, holds=True)) == [[2]]
+    assert batches(scheduler.dispatch(0.0, holds=True)) == []
+
+
+def test_a_task_that_two_tasks_wait_for_completes_both_and_what_led_to_them():
+    """1 leads to 2, 11 to 12; both 2 and 12 wait for 20."""
+    scheduler = make(new(20), new(1), new(11), capacity=Capacity(Resources(cores=8, memory=1000, disk=100)))
+    scheduler.dispatch(0.0)
+    for parent, child in ((1, 2), (11, 12)):
+        done(scheduler, parent, [new(child)._replace(parent=name(parent))], [child])
+        scheduler.dispatch(0.0)
+        done(scheduler, child, (), [20])
+    completed = [command.id for command in done(scheduler, 20) if isinstance(command, Complete)]
+    assert sorted(completed) == [name(number) for number in (1, 2, 11, 12, 20)]

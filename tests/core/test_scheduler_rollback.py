@@ -199,3 +199,48 @@ def test_a_client_of_a_service_that_died_is_run_again_at_no_cost() -> None:
     assert rollback == RollBack(client.id, (child.id,), service.id, Cause.LOST, 0)
     assert scheduler.state(child.id) is None
     assert scheduler.state(client.id) is State.WAITING
+
+
+def test_a_child_that_requests_too_much_rolls_its_checkpoint_back() -> None:
+    checkpoint = NewTask(name(1), (), SMALL, 0, Budget(error=1, backoff=0.0), is_checkpoint=True)
+    huge = NewTask(name(2), (), Resources(cores=99), 0, Budget(), name(1))
+    scheduler = Scheduler(Capacity(Resources(cores=1, memory=100, disk=10)))
+    scheduler.handle(Submitted((checkpoint,)))
+    scheduler.dispatch(0.0)
+    assert GaveUp(huge.id, Cause.INPUT) in scheduler.handle(Finished(checkpoint.id, (huge,)))
+    scheduler.handle(Lost(1, None, 0.0))
+    rollback, _ = scheduler.dispatch(0.0)
+    assert rollback == RollBack(checkpoint.id, (huge.id,), huge.id, Cause.ERROR, 1)
+
+
+def test_all_checkpoints_that_are_due_are_rolled_back_at_once() -> None:
+    checkpoints = [NewTask(name(n), (), SMALL, 0, Budget(error=1, backoff=0.0), is_checkpoint=True) for n in (1, 2)]
+    scheduler = Scheduler(Capacity(Resources(cores=2, memory=100, disk=10)), Policy(max_batch=1))
+    scheduler.handle(Submitted(tuple(checkpoints)))
+    for submit in scheduler.dispatch(0.0):
+        (id,) = submit.ids
+        child = NewTask(name(10 + id[-1]), (), SMALL, 0, Budget(error=0), id)
+        scheduler.handle(Finished(id, (child,)))
+        scheduler.handle(Lost(submit.batch, None, 0.0))
+    for submit in scheduler.dispatch(0.0):
+        scheduler.handle(Failed(submit.ids[0], Cause.ERROR, 0.0))
+        scheduler.handle(Lost(submit.batch, None, 0.0))
+    rolled = [command.id for command in scheduler.dispatch(0.0) if isinstance(command, RollBack)]
+    assert sorted(rolled) == [name(1), name(2)]
+
+
+def test_all_clients_of_a_service_that_died_are_run_again() -> None:
+    service = NewTask(name(1), (), SMALL, 0, Budget(lost=1, backoff=0.0))._replace(is_service=True)
+    clients = [NewTask(name(n), (name(1),), SMALL, 0, Budget(error=1, backoff=0.0)) for n in (2, 3)]
+    scheduler = Scheduler(Capacity(Resources(cores=4, memory=100, disk=10)), Policy(max_batch=1, check=True))
+    scheduler.handle(Submitted((service, *clients)))
+    scheduler.dispatch(0.0)
+    scheduler.handle(ServiceStarted(1, service.id))
+    for submit in scheduler.dispatch(0.0):
+        (id,) = submit.ids
+        scheduler.handle(Finished(id, (NewTask(name(10 + id[-1]), (), SMALL, 0, Budget(), id),)))
+        scheduler.handle(Lost(submit.batch, None, 0.0))
+    scheduler.dispatch(0.0)
+    scheduler.handle(Lost(1, Cause.LOST, 5.0))
+    rolled = [command for command in scheduler.dispatch(5.0) if isinstance(command, RollBack)]
+    assert rolled == [RollBack(name(n), (name(10 + n),), service.id, Cause.LOST, 0) for n in (2, 3)]
