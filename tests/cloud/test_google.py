@@ -210,6 +210,7 @@ def test_the_controller_is_made_in_the_next_zone_if_one_has_no_machines(google):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_or_repeated(google, kind, is_sent):
+    google.is_slow = True
     cloud, steps, _ = steps_for(kind)
     launch("lab", steps, quiet)
     calls = list(google.calls)
@@ -221,6 +222,7 @@ def test_a_launch_that_fails_at_any_call_says_what_exists_and_can_be_destroyed_o
             launch("lab", steps, quiet)
         assert google.calls[google.fail_at] == method
         google.fail_at = None
+        cloud.settle()
         if call % 2 and not steps[-1].exists():
             launch("lab", steps, quiet)
             assert steps[-1].exists()
@@ -250,6 +252,38 @@ def test_a_destroy_that_fails_at_any_call_is_finished_by_the_next(google, kind, 
         assert everything(google) == [], f"call {call}"
         call += 1
     assert call > 20
+
+
+@pytest.mark.parametrize("is_by_a_person", [False, True])
+def test_machines_that_are_still_being_made_are_found_by_the_first_destroy(google, is_by_a_person):
+    cloud, steps, description = steps_for()
+    other, others, _ = steps_for("slurm", "other")
+    launch("lab", steps, quiet)
+    launch("other", others, quiet)
+    google.is_slow = True
+    if is_by_a_person:
+        google.fail_at = len(google.calls) + 3  # the connection breaks when Google has the request
+        google.is_sent = True
+        with pytest.raises(ClusterError, match="made to fail"):
+            cloud.pools(description).create(description.pool("cpu"), ["cpu-0", "cpu-1"])
+        google.fail_at = None
+        assert google.calls[-1] == "compute.regionInstances.bulkInsert"
+    else:  # the controller asks for them at the moment when it is deleted
+        delete = google._instances_delete
+
+        def delete_late(values, body):
+            google._instances_delete = delete
+            with contextlib.suppress(ClusterError):
+                google.fail_at, google.is_sent = len(google.calls) + 3, True
+                cloud.pools(description).create(description.pool("cpu"), ["cpu-0", "cpu-1"])
+            google.fail_at = None
+            return delete(values, body)
+
+        google._instances_delete = delete_late
+    assert not any("cpu" in name for _, name in google.instances)
+    destroy("lab", cloud.steps(), quiet)
+    assert everything(google) == []
+    destroy("other", other.steps(), quiet)
 
 
 def test_a_change_that_fails_later_is_an_error_of_the_launch(google):
@@ -564,9 +598,11 @@ def test_the_whole_way_on_the_command_line(google, monkeypatch, capsys, tmp_path
     assert "there is no cluster 'lab' in project" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("container", [None, "registry.example.org/lab/tools:1"])
 @pytest.mark.parametrize("part", ["controller", "worker"])
-def test_cloud_init_and_shellcheck_accept_what_machines_boot_with(google, tmp_path, part):
-    cloud, _, description = steps_for()
+def test_cloud_init_and_shellcheck_accept_what_machines_boot_with(google, tmp_path, part, container):
+    settings = [f"container={container}"] if container else []
+    cloud, _, description = steps_for("slurm", "lab", *settings)
     sizes = cloud.machine_types(description, ["n2-standard-4", "c4-standard-8", "n2d-standard-4"])
     data = controller_data(description, sizes, SECRETS) if part == "controller" else worker_data(description, SECRETS)
     file = tmp_path / "user-data"
@@ -585,5 +621,10 @@ def test_cloud_init_and_shellcheck_accept_what_machines_boot_with(google, tmp_pa
         except FileNotFoundError:
             missing(ServerMissingError(f"{command[0]} is not installed"))
         assert done.returncode == 0, done.stdout + done.stderr
-    if part == "worker":
-        assert "node=${node#toilfn-lab-}" in (tmp_path / "boot").read_text()
+    boot = (tmp_path / "boot").read_text()
+    assert ("/opt/image" in boot) is bool(container)
+    if part == "controller":
+        assert (f"podman create --quiet {container}" in boot) is bool(container)
+        assert f"ln -sf /opt/{'image' if container else 'toilfn'}/bin/toilfn /usr/local/bin/toilfn" in boot
+    else:
+        assert "node=${node#toilfn-lab-}" in boot

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
@@ -30,6 +31,11 @@ PERMISSIONS: dict[str, tuple[str, ...]] = {
     "compute.firewalls.delete": ("compute.firewalls.delete", "compute.networks.updatePolicy"),
     "compute.firewalls.insert": ("compute.firewalls.create", "compute.networks.updatePolicy"),
     "compute.firewalls.list": ("compute.firewalls.list",),
+    "compute.globalOperations.aggregatedList": (
+        "compute.globalOperations.list",
+        "compute.regionOperations.list",
+        "compute.zoneOperations.list",
+    ),
     "compute.globalOperations.wait": ("compute.globalOperations.get",),
     "compute.images.getFromFamily": (),  # of a public project
     "compute.instanceTemplates.delete": ("compute.instanceTemplates.delete",),
@@ -167,6 +173,8 @@ class FakeGoogle(BaseAdapter):
         A method's id to the refusal that it answers with.
     broken : dict
         A method's id to the code and the message with which its operations fail.
+    is_slow : bool
+        Whether machines and other resources exist only when the operation that makes them has ended.
     full : set of str
         The zones that have no machines, and the provisioning models (such as ``SPOT``) that have none.
     """
@@ -180,6 +188,7 @@ class FakeGoogle(BaseAdapter):
         self.is_sent = False
         self.refused: dict[str, RefusalError] = {}
         self.broken: dict[str, tuple[str, str]] = {}
+        self.is_slow = False
         self.full: set[str] = set()
         self.bodies: dict[str, Any] = {}
         self.instances: dict[tuple[str, str], dict[str, Any]] = {}
@@ -195,6 +204,8 @@ class FakeGoogle(BaseAdapter):
         self._operations: dict[str, dict[str, Any]] = {}
         self._ends: dict[str, Callable[[], None]] = {}
         self._number = 0
+        self._request = ""
+        self._requests: set[str] = set()
 
     def session(self) -> requests.Session:
         """A session whose requests come here."""
@@ -249,6 +260,9 @@ class FakeGoogle(BaseAdapter):
             raise self.refused[method.id]
         if values.get("project", PROJECT) != PROJECT and "images" not in method.id:
             raise RefusalError(404, "notFound", f"The project {values['project']} was not found")
+        self._request = str(uuid.UUID(values["requestId"])) if "requestId" in values else ""
+        assert not self._request or self._request not in self._requests, "a request's id was used before"
+        self._requests.add(self._request)
         *_, resource, verb = method.id.split(".")
         return getattr(self, f"_{resource}_{verb}")(values, copy.deepcopy(body))
 
@@ -267,6 +281,8 @@ class FakeGoogle(BaseAdapter):
         place = scope.partition("/")
         about = {place[0].removesuffix("s"): f"https://www.googleapis.com/compute/v1/projects/{PROJECT}/{scope}"}
         operation = {"kind": "compute#operation", "name": name, "status": "PENDING", **(about if place[1] else {})}
+        if self._request:
+            operation["clientOperationId"] = self._request
         self._operations[f"{scope}/{name}"] = operation
         if method in self.broken:
             code, message = self.broken[method]
@@ -291,6 +307,14 @@ class FakeGoogle(BaseAdapter):
         for end in list(self._ends.values()):
             end()
         self._ends.clear()
+
+    def _globalOperations_aggregatedList(self, values: dict[str, str], body: Any) -> Any:  # noqa: N802
+        assert values["filter"] == "status != DONE"
+        found: dict[str, Any] = {f"zones/{zone}": {"warning": {"code": "NO_RESULTS_ON_PAGE"}} for zone in ZONES}
+        for key, operation in self._operations.items():
+            if operation["status"] != "DONE":
+                found.setdefault(key.rpartition("/")[0], {}).setdefault("operations", []).append(dict(operation))
+        return {"items": found}
 
     def _zoneOperations_wait(self, values: dict[str, str], body: Any) -> Any:  # noqa: N802
         return self._waited(f"zones/{values['zone']}", values["operation"])
@@ -364,9 +388,26 @@ class FakeGoogle(BaseAdapter):
             error = {"code": "ZONE_RESOURCE_POOL_EXHAUSTED", "message": f"The zone '{zone}' is exhausted"}
             self._operations[f"zones/{zone}/{operation['name']}"]["error"] = {"errors": [error]}
             return operation
-        if "compute.instances.insert" not in self.broken:
-            self._create(zone, body["name"], body)
-        return self._operation("compute.instances.insert", f"zones/{zone}", lambda: self._boot(zone, body["name"]))
+        create = lambda: self._create(zone, body["name"], body)  # noqa: E731
+        if "compute.instances.insert" in self.broken:
+            create = lambda: None  # noqa: E731
+        boot = lambda: self._boot(zone, body["name"])  # noqa: E731
+        return self._created("compute.instances.insert", f"zones/{zone}", create, boot)
+
+    def _created(
+        self, method: str, scope: str, create: Callable[[], None], end: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        """Begin to make something, which is there at once, or only when the operation ends."""
+        is_slow = self.is_slow
+        if not is_slow:
+            create()
+
+        def complete() -> None:
+            if is_slow:
+                create()
+            end()
+
+        return self._operation(method, scope, complete)
 
     def _machine_needs(self, body: dict[str, Any]) -> None:
         needs = {"compute.disks.create": True, "compute.subnetworks.use": True}
@@ -420,12 +461,12 @@ class FakeGoogle(BaseAdapter):
             chosen = selections[index % len(selections)]
             own = {**merged, "machineType": f"zones/{free[0]}/machineTypes/{chosen['machineTypes'][0]}",
                    "disks": chosen["disks"]}  # fmt: skip
-            self._create(free[index % len(free)], name, copy.deepcopy(own))
-            made.append((free[index % len(free)], name))
-        operation = self._operation(
+            made.append((free[index % len(free)], name, copy.deepcopy(own)))
+        operation = self._created(
             "compute.regionInstances.bulkInsert",
             f"regions/{REGION}",
-            lambda: [self._boot(*one) for one in made] and None,
+            lambda: [self._create(*one) for one in made] and None,
+            lambda: [self._boot(zone, name) for zone, name, _ in made] and None,
         )
         if not free:
             error = {"code": "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", "message": "no zone has enough resources"}
@@ -460,9 +501,9 @@ class FakeGoogle(BaseAdapter):
             raise RefusalError(400, "invalid", f"Invalid value for field 'resource.name': '{body['name']}'")
         if body["name"] in items:
             raise RefusalError(409, "alreadyExists", f"The resource '{body['name']}' already exists")
-        if f"compute.{kind}.insert" not in self.broken:
-            items[body["name"]] = body
-        return self._operation(f"compute.{kind}.insert", "global", lambda: None)
+        is_broken = f"compute.{kind}.insert" in self.broken
+        create = lambda: None if is_broken else items.update({body["name"]: body})  # noqa: E731
+        return self._created(f"compute.{kind}.insert", "global", create)
 
     def _drop(self, kind: str, items: dict[str, Any], name: str) -> Any:
         if name not in items:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -83,6 +86,45 @@ class GoogleCloud:
         """Send a request about the project's machines and networks."""
         return self.google.ask("compute", verb, f"projects/{self.project}/{path}", body, **query)
 
+    def begin(self, verb: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send a change, and return the operation by which Google makes it.
+
+        The id of the request begins with the mark of this cluster, by which `settle` knows the operation.
+        """
+        identity = uuid.UUID(bytes=self._mark_of_requests() + os.urandom(8), version=4)
+        operation: dict[str, Any] = self.compute(verb, path, body, requestId=str(identity))
+        return operation
+
+    def _mark_of_requests(self) -> bytes:
+        return hashlib.sha256(f"{self.project}/{self.name}".encode()).digest()[:8]
+
+    def finish(self, operation: dict[str, Any], subject: str) -> None:
+        """Wait until Google has made a change.
+
+        Parameters
+        ----------
+        operation : dict
+            What `begin` has returned.
+        subject : str
+            The change, for messages.
+
+        Raises
+        ------
+        GoogleRefusalError
+            If the change fails.
+        """
+        operation = self._wait(operation, subject)
+        for error in operation.get("error", {}).get("errors", [])[:1]:
+            raise refusal(f"{subject} failed", error["code"], error.get("message", ""))
+
+    def _wait(self, operation: dict[str, Any], subject: str) -> dict[str, Any]:
+        scope = next((f"{kind}s/{last(operation[kind])}" for kind in ("zone", "region") if kind in operation), "global")
+        for _ in range(30):  # Google answers when it is done, or after two minutes
+            if operation["status"] == "DONE":
+                return operation
+            operation = self.compute("POST", f"{scope}/operations/{operation['name']}/wait")
+        raise ClusterError(f"{subject}: Google has not finished after an hour")
+
     def change(self, verb: str, path: str, body: dict[str, Any] | None = None) -> None:
         """Send a change and wait until Google has made it.
 
@@ -91,16 +133,20 @@ class GoogleCloud:
         GoogleRefusalError
             If the change fails, at once or later.
         """
-        operation = self.compute(verb, path, body)
-        scope = next((f"{kind}s/{last(operation[kind])}" for kind in ("zone", "region") if kind in operation), "global")
-        for _ in range(30):  # Google answers when it is done, or after two minutes
-            if operation["status"] == "DONE":
-                break
-            operation = self.compute("POST", f"{scope}/operations/{operation['name']}/wait")
-        else:
-            raise ClusterError(f"{verb} {path}: Google has not finished after an hour")
-        for error in operation.get("error", {}).get("errors", [])[:1]:
-            raise refusal(f"{verb} {path} failed", error["code"], error.get("message", ""))
+        self.finish(self.begin(verb, path, body), f"{verb} {path}")
+
+    def settle(self) -> None:
+        """Wait for the changes of this cluster that have begun, whoever began them, and however they end.
+
+        Machines of a bulk insert whose controller is gone, or the resources of a launch that was interrupted, do not
+        exist yet; a search would not find them.
+        """
+        mark = str(uuid.UUID(bytes=self._mark_of_requests() + bytes(8), version=4))[:18]
+        for operation in self.scattered("operations", "status != DONE"):
+            is_about = last(operation.get("targetLink", "")).startswith(f"toilfn-{self.name}-")
+            if is_about or operation.get("clientOperationId", "").startswith(mark):
+                with ignoring(404):  # Google forgets operations that were done long ago
+                    self._wait(operation, f"operation {operation['name']}")
 
     def scattered(self, kind: str, wanted: str) -> Iterator[dict[str, Any]]:
         """Yield the resources of all zones that a filter selects."""
@@ -123,12 +169,14 @@ class GoogleCloud:
 
     def delete(self, instances: Sequence[dict[str, Any]]) -> None:
         """Delete instances and wait until they are gone; one that is gone already is passed over."""
+        begun = []
         for instance in instances:
+            path = f"zones/{last(instance['zone'])}/instances/{instance['name']}"
             with ignoring(404):
-                self.compute("DELETE", f"zones/{last(instance['zone'])}/instances/{instance['name']}")
-        for instance in instances:  # the second request about one waits for the first
+                begun.append((self.begin("DELETE", path), f"DELETE {path}"))
+        for operation, subject in begun:
             with ignoring(404):
-                self.change("DELETE", f"zones/{last(instance['zone'])}/instances/{instance['name']}")
+                self.finish(operation, subject)
 
     def zones(self, description: Description) -> list[str]:
         """Return the zones that machines may be in.

@@ -84,7 +84,7 @@ class GoogleMachines(Machines):
         for instance in self._cloud.instances():
             if self._cloud.node_of(instance) in names:
                 with ignoring(404):
-                    self._cloud.compute("DELETE", f"zones/{last(instance['zone'])}/instances/{instance['name']}")
+                    self._cloud.begin("DELETE", f"zones/{last(instance['zone'])}/instances/{instance['name']}")
 
 
 def _address(instance: dict[str, Any]) -> str:

@@ -149,9 +149,13 @@ class _Machines(_MachineStep):
                 if error.code not in CAPACITY or zone == zones[-1]:
                     raise
 
+    def settle(self) -> None:
+        self.cloud.settle()
+
     def remove(self) -> None:
         first = self.cloud.controller()
         self.cloud.delete([first] if first else [])  # or it would start others
+        self.cloud.settle()  # it may have begun to
         self.cloud.delete(self.cloud.instances())
 
 

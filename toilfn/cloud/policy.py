@@ -89,10 +89,11 @@ def role_policy(description: Description, *, controller: bool) -> dict[str, Any]
 # Google
 
 _GOOGLE_LOOK = (
-    "compute.disks.list", "compute.firewalls.list", "compute.globalOperations.get", "compute.images.getFromFamily",
-    "compute.instanceTemplates.get", "compute.instanceTemplates.list", "compute.instances.list",
-    "compute.machineTypes.list", "compute.regionOperations.get", "compute.regions.get", "compute.subnetworks.get",
-    "compute.zoneOperations.get", "container.clusters.list", "iam.roles.list", "iam.serviceAccounts.get",
+    "compute.disks.list", "compute.firewalls.list", "compute.globalOperations.get", "compute.globalOperations.list",
+    "compute.images.getFromFamily", "compute.instanceTemplates.get", "compute.instanceTemplates.list",
+    "compute.instances.list", "compute.machineTypes.list", "compute.regionOperations.get",
+    "compute.regionOperations.list", "compute.regions.get", "compute.subnetworks.get", "compute.zoneOperations.get",
+    "compute.zoneOperations.list", "container.clusters.list", "iam.roles.list", "iam.serviceAccounts.get",
     "iam.serviceAccounts.getIamPolicy", "resourcemanager.projects.getIamPolicy",
 )  # fmt: skip
 _GOOGLE_MAKE = (

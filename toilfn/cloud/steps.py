@@ -78,6 +78,9 @@ class Step(ABC, Generic[C]):
     def exists(self) -> list[str]:
         """Return the names of those that exist and belong to this cluster."""
 
+    def settle(self) -> None:
+        """Wait for changes that were begun before and are not finished, in clouds where a search does not show them."""
+
     @abstractmethod
     def make(self) -> None:
         """Make what is missing; nothing happens to what is complete."""
@@ -109,6 +112,7 @@ def launch(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
     ClusterError
         If the cluster exists already, or a step fails; then the message names what exists.
     """
+    _settle(steps)
     if whole := steps[-1].exists():
         raise ClusterError(
             f"cluster {name}: it exists already ({', '.join(whole)}); choose another name, or remove it by "
@@ -122,6 +126,11 @@ def launch(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
             raise ClusterError(
                 f"cluster {name}: {step.title} could not be made: {error}\n{_left(name, steps)}"
             ) from error
+
+
+def _settle(steps: Sequence[Step[Any]]) -> None:
+    for step in steps:
+        step.settle()
 
 
 def _left(name: str, steps: Sequence[Step[Any]]) -> str:
@@ -142,6 +151,7 @@ def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
         If something could not be removed; the other steps were tried nevertheless.
     """
     failures = []
+    _settle(steps)
     for step in reversed(steps):
         try:
             there = step.exists()
