@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 import toilfn
+from toilfn.cloud import image
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.machines import MachineType, usable
 from toilfn.errors import ClusterError
@@ -197,9 +198,10 @@ mysql -e "create database if not exists slurm; create user if not exists slurm@l
 grant all on slurm.* to slurm@localhost"
 python3 -m venv {home}
 {home}/bin/pip install -q {requirement}
+{image}ln -sf {programs}/bin/toilfn /usr/local/bin/toilfn
 echo '/home *(rw,no_root_squash,no_subtree_check)' > /etc/exports
 echo '{home} *(ro,no_subtree_check)' >> /etc/exports
-exportfs -ra
+{exports}exportfs -ra
 systemctl enable --now slurmdbd slurmctld
 """
 
@@ -213,7 +215,7 @@ systemctl restart munge
 install -d {home}
 mount -t nfs controller:/home /home
 mount -t nfs controller:{home} {home}
-install -d /var/lib/slurm/slurmd /var/log/slurm
+{image}install -d /var/lib/slurm/slurmd /var/log/slurm
 slurmd -b --conf-server controller -N "$node"
 # A machine that the cloud takes away is drained before, and what runs there is warned.
 systemd-run --unit=toilfn-watch --property=Restart=on-failure {home}/bin/toilfn cluster watch "$node" --cloud {cloud}
@@ -262,7 +264,12 @@ def controller_data(
         understands the description and the names of the machines.
     """
     requirement = shlex.quote(f"toilfn[{extras}]=={toilfn.__version__}")
-    script = _CONTROLLER.format(home=_HOME, etc=_ETC, requirement=requirement)
+    container = description.container
+    script = _CONTROLLER.format(
+        home=_HOME, etc=_ETC, requirement=requirement, programs=image.PLACE if container else _HOME,
+        image=image.unpack_script(container, _ETC) if container else "",
+        exports=f"echo '{image.PLACE} *(ro,no_subtree_check)' >> /etc/exports\n" if container else "",
+    )  # fmt: skip
     files: dict[str, tuple[str | bytes, int]] = {
         f"{_ETC}/munge.key": (secrets.munge, 0o400),
         f"{_ETC}/slurm.conf": (slurm_conf(description, sizes), 0o644),
@@ -273,23 +280,35 @@ def controller_data(
         f"{_ETC}/epilog": (epilog(), 0o755),
         f"{_ETC}/boot": (script, 0o755),
         _FILE: (_plain(description), 0o644),
+        **(_image_files() if container else {}),
     }
     packages = ["slurmctld", "slurmdbd", "slurm-client", "mariadb-server", "munge", "nfs-kernel-server", "python3-venv",
-                "rsync"]  # fmt: skip
+                "rsync", *(["podman", "bubblewrap"] if container else [])]  # fmt: skip
     keys = {"ed25519_private": secrets.host_private, "ed25519_public": secrets.host_public}
     return _cloud_config(description, packages, files, {"ssh_deletekeys": True, "ssh_keys": keys})
+
+
+def _image_files() -> dict[str, tuple[str | bytes, int]]:
+    python = f"{image.PLACE}/bin/python"
+    return {
+        f"{_ETC}/enter": (image.enter(), 0o755),
+        f"{_ETC}/image-python": (image.program(python), 0o755),
+        f"{_ETC}/image-toilfn": (image.program(f"{python} -m toilfn"), 0o755),
+    }
 
 
 def worker_data(description: Description, secrets: Secrets) -> str:
     """Return cloud-init's data of a pool's machines."""
     names = _NAMES[description.cloud].replace("CLUSTER", description.name)
-    script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud, names=names)
+    lent = image.mount_script() if description.container else ""
+    script = _WORKER.format(home=_HOME, etc=_ETC, cloud=description.cloud, names=names, image=lent)
     files: dict[str, tuple[str | bytes, int]] = {
         f"{_ETC}/munge.key": (secrets.munge, 0o400),
         f"{_ETC}/epilog": (epilog(), 0o755),
         f"{_ETC}/boot": (script, 0o755),
     }
-    packages = ["slurmd", "slurm-client", "munge", "nfs-common", "python3-venv", "podman", "rsync", "curl"]
+    packages = ["slurmd", "slurm-client", "munge", "nfs-common", "python3-venv", "podman", "rsync", "curl",
+                *(["bubblewrap"] if description.container else [])]  # fmt: skip
     return _cloud_config(description, packages, files, {})
 
 

@@ -219,7 +219,7 @@ class Description:
     project: str | None = _key(_project, "project of Google (default: that of the credentials)", None)
     zones: tuple[str, ...] = _key(_list_of(_text), "zones of the region (default: all)", ())
     image: str | None = _key(_text, "machine image (default: the newest of Debian 12; at Google of Ubuntu 24.04)", None)
-    container: str | None = _key(_text, "container image of workers", None)
+    container: str | None = _key(_text, "container image of leaders and workers, with toilfn", None)
     controller: str = _key(_machine, "machine type of the controller", _CONTROLLERS["aws"])
     controller_disk: int = _key(parse_disk, "size of the controller's volume", 50 * _GIB)
     key: str | None = _key(_text, "name of a key pair at AWS", None)
