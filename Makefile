@@ -7,8 +7,8 @@ WORKERS ?= 2
 PYTHONS ?= 3.10 3.12 3.13
 
 # What examples call, and the servers that tests start and talk to.
-DEBIAN_TOOLS   = bcftools bowtie2 bowtie2-examples chromium debootstrap docker-compose faketime graphviz redis-server samtools systemd
-DEBIAN_SERVERS = bubblewrap ceph-mon ceph-osd cloud-init curl docker-registry docker.io etcd-server golang-go gridengine-client gridengine-exec gridengine-master mariadb-server munge openssh-client openssh-server openssl patchelf podman prometheus proot radosgw rsync runc shellcheck slurm-wlm slurmdbd squashfs-tools
+DEBIAN_TOOLS   = bcftools bowtie2 bowtie2-examples bubblewrap chromium debootstrap docker-compose faketime graphviz redis-server samtools systemd
+DEBIAN_SERVERS = ceph-mon ceph-osd cloud-init curl docker-registry docker.io etcd-server golang-go gridengine-client gridengine-exec gridengine-master mariadb-server munge openssh-client openssh-server openssl patchelf podman prometheus proot radosgw rsync runc shellcheck slurm-wlm slurmdbd squashfs-tools
 
 BENCHMARKS = $(wildcard benchmarks/*.py)
 
