@@ -21,6 +21,7 @@ from tests.servers.metadata import metadata
 from tests.servers.slurmcloud import SlurmCloud
 from toilfn.cli import main
 from toilfn.cloud.ahead import start_ahead
+from toilfn.cloud.demand import RunDemand
 from toilfn.cloud.notices import AmazonNotices, watch
 from toilfn.files import node
 from toilfn.leader.cluster_context import jobs_name
@@ -215,16 +216,16 @@ def test_nodes_are_started_before_the_tasks_that_need_them_are_ready(cloud, shar
         run = pool.submit(toil.compute, last, store=shared / "run", cluster=slurm("all"))
         try:
             wait_for((shared / "flag").exists, "the first task to run")
-            store = open_store(shared / "run", create=False)
+            demand = RunDemand(open_store(shared / "run", create=False), 600.0)
             chosen: list[str] = []
-            wait_for(lambda: chosen.extend(start_ahead(store, 600.0, 0.0, time.time(), "all") or ()) or chosen, "it")
+            wait_for(lambda: chosen.extend(start_ahead(demand, 600.0, 0.0, time.time(), "all") or ()) or chosen, "it")
             assert len(chosen) == 1
             wait_for(lambda: cloud.exists("cpu-0") and cloud.exists("cpu-1"), "the other node")
             assert not run.done()
         finally:
             (shared / "flag.go").touch()
         assert run.result() == [(1, 0), (1, 1)]
-    assert start_ahead(store, 600.0, 0.0, time.time(), "all") is None
+    assert start_ahead(demand, 600.0, 0.0, time.time(), "all") is None
 
 
 def ready(flag: Path) -> str:

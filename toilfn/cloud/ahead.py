@@ -1,27 +1,24 @@
 """Start nodes of a Slurm cluster shortly before the tasks of a run need them, so that the run does not wait for them.
 
 Slurm starts a node when a job waits for it, and the job then waits until the node has booted. The store of a run says
-more than the queue: which tasks follow those that run now, and how long tasks of each name have taken so far. The
-scaler decides how many nodes these tasks need; only the nodes that are missing are started. Slurm ends idle nodes.
+which tasks will be ready soon. The scaler decides how many nodes these tasks need; only the nodes that are missing are
+started. Slurm ends idle nodes.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from toilfn.cloud.demand import RunDemand
 from toilfn.cloud.machines import MachineType, Pool
 from toilfn.cloud.packing import Amounts
 from toilfn.cloud.power import scontrol
 from toilfn.cloud.scaler import Create, Demand, Load, Machine, Memory, Settings, decide
 from toilfn.clusters.slurm import SPOT_FEATURES
-from toilfn.inspect.attempts import requests_of
-from toilfn.inspect.view import State, TaskInfo, View
-from toilfn.stores import Store
 
-__all__ = ["Node", "parse_nodes", "start_ahead", "to_start", "upcoming"]
+__all__ = ["Node", "parse_nodes", "start_ahead", "to_start"]
 
 _MIB = 2**20
 _ANY_DISK = 2**60
@@ -86,49 +83,6 @@ def parse_nodes(text: str, partition: str | None = None) -> Iterator[Node]:
         )  # fmt: skip
 
 
-def upcoming(store: Store, view: View, horizon: float, now: float) -> list[Demand]:
-    """Return the tasks that will probably be ready within some seconds, and have no job yet.
-
-    Parameters
-    ----------
-    store : Store
-    view : View
-        Of that store.
-    horizon : float
-        Seconds from now.
-    now : float
-        The time, in seconds since the epoch.
-    """
-    times = _mean_times(view.tasks.values())
-    requested = requests_of(store, view)
-    counts = Counter(
-        (requested(task.id), times.get(task.name, horizon))
-        for task in view.current()
-        if task.state is State.WAITING and _is_soon(task, view.tasks, times, now + horizon)
-    )
-    return [Demand(resources, count, seconds) for (resources, seconds), count in counts.items()]
-
-
-def _mean_times(tasks: Iterable[TaskInfo]) -> dict[str, float]:
-    """Return the mean time of the tasks of each name that are done."""
-    sums: dict[str, list[float]] = {}
-    for task in tasks:
-        if task.state is State.DONE:
-            sums.setdefault(task.name, []).append(task.wall)
-    return {name: sum(walls) / len(walls) for name, walls in sums.items()}
-
-
-def _is_soon(task: TaskInfo, tasks: Mapping[bytes, TaskInfo], times: Mapping[str, float], end: float) -> bool:
-    """Return whether all that a task waits for is done, or runs and has taken as long as such tasks do by then."""
-    for need in (*task.needs, *task.after):
-        before = tasks.get(need)
-        if before is None or before.state is State.DONE:
-            continue
-        if before.state is not State.RUNNING or before.since + times.get(before.name, float("inf")) > end:
-            return False
-    return True
-
-
 def to_start(nodes: Sequence[Node], demand: Sequence[Demand], horizon: float, target_time: float) -> dict[str, str]:
     """Return the nodes to start, each with the reason.
 
@@ -169,19 +123,21 @@ def _machine(node: Node, horizon: float) -> Machine:
 
 
 def start_ahead(
-    store: Store, horizon: float, target_time: float, now: float, partition: str | None = None
+    run: RunDemand, horizon: float, target_time: float, now: float, partition: str | None = None
 ) -> dict[str, str] | None:
     """Start the nodes that the tasks of a run will need soon; return them with the reasons, or None after the run.
 
     Raises
     ------
+    InputError
+        If no run has begun in the store.
     ClusterError
         If Slurm does not answer, or does not let this user start nodes.
     """
-    view = View(store)
-    if all(task.state in (State.DONE, State.FAILED) for task in view.current()):
+    run.update()
+    if run.has_ended:
         return None
-    demand = upcoming(store, view, horizon, now)
+    demand = run.soon(now)
     nodes = list(parse_nodes(scontrol("show", "node", "--oneliner"), partition)) if demand else []
     chosen = to_start(nodes, demand, horizon, target_time)
     if chosen:

@@ -475,10 +475,11 @@ def _ahead_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _ahead(options: argparse.Namespace) -> int:
     from toilfn.cloud.ahead import start_ahead
+    from toilfn.cloud.demand import RunDemand
 
-    store = open_named(options, options.store)
+    run = RunDemand(open_named(options, options.store), options.ahead)
     while True:
-        started = start_ahead(store, options.ahead, options.target_time, time.time(), options.partition)
+        started = start_ahead(run, options.ahead, options.target_time, time.time(), options.partition)
         if started is None:
             return 0
         for node, reason in started.items():

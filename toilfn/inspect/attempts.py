@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from sys import intern
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from toilfn.model.replay import AttemptEnded, TaskAdded, read, replay
 from toilfn.resources import Resources
 from toilfn.stores import Store
 
-__all__ = ["Attempt", "attempts_of", "requests_of"]
+__all__ = ["Attempt", "attempts_of"]
 
 
 class Attempt(NamedTuple):
@@ -77,24 +77,6 @@ def attempts_of(store: Store, view: View) -> Iterator[Attempt]:
                 asked.learn_task(task)
             case AttemptEnded(record, run, counts=True) if record.id in view.tasks:
                 yield _attempt(run, record, view.tasks[record.id], asked.of(record.id), ready.wait(record))
-
-
-def requests_of(store: Store, view: View) -> Callable[[TaskId], Resources]:
-    """Return a function that tells what a task requests.
-
-    Parameters
-    ----------
-    store : Store
-    view : View
-        Of that store.
-    """
-    asked = _Asked(view)
-    for fact in replay(read(store.log)):
-        if isinstance(fact, Function):
-            asked.learn_function(fact)
-        elif isinstance(fact, TaskAdded):
-            asked.learn_task(fact.task)
-    return asked.of
 
 
 def _attempt(run: int, record: Outcome | Failure, task: TaskInfo, asked: Resources, wait: float) -> Attempt:

@@ -81,6 +81,8 @@ class Variant(NamedTuple):
 
     kind: Kind
     asked: Resources
+    options: dict[str, Any]
+    """The options of their function with their own; those that are missing have the newest run's defaults."""
 
 
 class Worker:

@@ -9,7 +9,6 @@ from typing import Any
 
 from toilfn.inspect.fold.columns import Kind, Variant, Worker
 from toilfn.inspect.fold.curves import Levels, Timescale
-from toilfn.resources import Resources
 
 __all__ = ["Measures"]
 
@@ -98,7 +97,7 @@ class Measures:
         buffer.given += given
         if len(buffer.waits) >= _BLOCK:
             del self._buffers[key]
-            self._flush(*variant, is_done, buffer)
+            self._flush(variant, is_done, buffer)
 
     def store(self, moment: float, blobs: Iterable[Sequence[Any]]) -> None:
         """Note blobs that an attempt has left in the store when it ended."""
@@ -117,10 +116,11 @@ class Measures:
     def flush(self) -> None:
         """Bring all attempts into the figures."""
         for (_, is_done), (variant, buffer) in self._buffers.items():
-            self._flush(*variant, is_done, buffer)
+            self._flush(variant, is_done, buffer)
         self._buffers.clear()
 
-    def _flush(self, kind: Kind, asked: Resources, is_done: bool, buffer: _Buffer) -> None:
+    def _flush(self, variant: Variant, is_done: bool, buffer: _Buffer) -> None:
+        kind, asked, _ = variant
         columns = [*zip(*buffer.stats, strict=True), buffer.waits]
         kind.usage.add(columns, asked, are_done=is_done)
         if self.scale is None:

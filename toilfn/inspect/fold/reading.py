@@ -239,6 +239,7 @@ class Reader:
         known = {name: value for name, value in record.settings.items()
                  if name.startswith("default_") and name in Settings.__dataclass_fields__}  # fmt: skip
         self._defaults = options.defaults(Settings(**known))
+        self._variants = [v._replace(asked=options.resources(v.options, self._defaults)) for v in self._variants]
         self._known_variants.clear()
         if self.detail >= Detail.CURVES:
             self.measures.begin(record.time, self.kinds)
@@ -382,8 +383,8 @@ class Reader:
         if kind is None:
             kind = self._known_kinds[name] = self.measures.kind(name, len(self.kinds))
             self.kinds.append(kind)
-        asked = options.resources(options.merge(own, given) if given else own, self._defaults)
-        self._variants.append(Variant(kind, asked))
+        own = options.merge(own, given) if given else own
+        self._variants.append(Variant(kind, options.resources(own, self._defaults), own))
         self._known_variants[(function, repr(given)) if given else function] = len(self._variants) - 1
         return len(self._variants) - 1
 

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 
+from toilfn.graph.options import SERVICE
 from toilfn.ids import TaskId
 from toilfn.inspect.fold.columns import Kind, Row
 from toilfn.inspect.fold.reading import NEVER, RUNNING, UNKNOWN, Reader
 from toilfn.inspect.view import State
 from toilfn.model.records import Run
+from toilfn.resources import Resources
 from toilfn.stores.log import Position
 
 __all__ = ["Fold"]
@@ -133,6 +135,23 @@ class Fold(Reader):
         """Return the kind of a task."""
         return self._variants[self._variant[number]].kind
 
+    def request_of(self, number: int) -> Resources:
+        """Return what a task requests."""
+        return self._variants[self._variant[number]].asked
+
+    def is_service(self, number: int) -> bool:
+        """Return whether a task is a service, which runs until it is told to stop."""
+        return SERVICE in self._variants[self._variant[number]].options
+
+    def needs(self, number: int) -> Sequence[int]:
+        """Return the known tasks that a task waits for."""
+        first = self._first[number]
+        return [task for task in self._edges[first : first + self._count[number]] if self._state[task] != UNKNOWN]
+
+    def led_to(self, number: int) -> Sequence[int]:
+        """Return the known tasks that a task has created, or that its value refers to."""
+        return [task for task in self._below(number) if self._state[task] != UNKNOWN]
+
     def error_of(self, number: int) -> str:
         """Return why the last attempt of a task failed; empty if it did not."""
         return self._problems.get(number, ("", ""))[1]
@@ -160,6 +179,10 @@ class Fold(Reader):
     def since(self) -> list[tuple[int, float]]:
         """Return the tasks that are running, and when each was given to the cluster."""
         return [(task, given) for task, (given, _) in self._under_way.items() if self._state[task] == RUNNING]
+
+    def job_of(self, number: int) -> str:
+        """Return the cluster's name for the job that runs a task; empty if none does."""
+        return self._under_way.get(number, NEVER)[1]
 
     def number(self, id: TaskId) -> int | None:
         """Return the number of a task, or None if the id is unknown."""
