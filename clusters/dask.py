@@ -106,6 +106,11 @@ class DaskCluster(Cluster):
     description : path, optional
         In place of `cluster`: a file as `toilfn cluster init` writes it, with ``kind: dask``. Its machines are created
         when the run begins, by dask-cloudprovider, and removed when it ends.
+    adapt : mapping, optional
+        Lets the number of workers follow the run: arguments of the cluster object's ``adapt``, such as
+        ``{"minimum": 0, "maximum": 20}``. Workers are started for tasks that will be ready within five minutes, and so
+        many that all are done within ``target_duration``, by default half an hour. After the run, dask's own rule
+        takes over, with the same arguments.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(accelerators=True)
@@ -123,10 +128,17 @@ class DaskCluster(Cluster):
         max_jobs: int | None = None,
         timeout: float = 30.0,
         description: str | os.PathLike[str] | None = None,
+        adapt: Mapping[str, Any] | None = None,
     ) -> None:
         if cluster is not None and description is not None:
             raise InputError("DaskCluster: name either a cluster or the description of one, not both")
+        if adapt is not None and not hasattr(cluster, "adapt"):
+            raise InputError("DaskCluster: adapt needs a cluster object, which starts and ends workers")
         self.max_jobs = max_jobs
+        self._object = cluster
+        self._adapt = adapt
+        self._follows = False
+        """Whether the number of the cluster object's workers follows the run."""
         self._description = description
         self._machines: Any = None
         self._expected: set[str] = set()
@@ -150,16 +162,19 @@ class DaskCluster(Cluster):
         self._context = context
         try:
             if self._description is not None and self._machines is None:
-                self._create(self._description)
+                self._create(self._description, context.store)
             self._link.client()
+            if self._adapt is not None:
+                import_module("toilfn.cloud.adaptive").follow(self._object, context.store, self._adapt, self._names)
+                self._follows = True
         except ImportError as error:
             raise ClusterError(
                 f"DaskCluster needs an optional package: {error}", hint="pip install distributed"
             ) from error
 
-    def _create(self, description: str | os.PathLike[str]) -> None:
+    def _create(self, description: str | os.PathLike[str], store: str) -> None:
         """Create the machines of a description. Its module is found by name: only this needs what knows clouds."""
-        created = import_module("toilfn.cloud.dask").create(description)
+        created = import_module("toilfn.cloud.dask").create(description, store, self._names)
         self._machines, self._expected = created.cluster, set(created.resources)
         self._link = DaskLink(self._machines, self._timeout)
 
@@ -218,7 +233,10 @@ class DaskCluster(Cluster):
         self._futures.clear()
         self._unchecked.clear()
         machines, self._machines = self._machines, None
+        follows, self._follows = self._follows, False
         try:
+            if follows and self._object.status.name == "running":
+                self._object.adapt(**self._adapt or {})
             self._link.close()
         finally:
             if machines is not None:

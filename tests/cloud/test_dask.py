@@ -97,7 +97,7 @@ def test_dask_cloudprovider_accepts_all_arguments(text):
 def test_without_dask_cloudprovider_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_cloudprovider.aws", None)
     with pytest.raises(ClusterError, match="cluster lab: dask-cloudprovider is needed") as caught:
-        create(read(TEXT))
+        create(read(TEXT), "memory://store", {})
     assert caught.value.hint == "pip install 'dask-cloudprovider[aws]'"
 
 
@@ -147,7 +147,7 @@ def machines(monkeypatch):
 
         def adapt(self, **limits):
             self.adapted = limits
-            return super().adapt(**limits, interval="100ms")
+            return super().adapt(**limits | {"interval": "100ms"})
 
     package = types.ModuleType("dask_cloudprovider")
     package.__path__ = []
@@ -166,7 +166,7 @@ def test_the_machines_exist_as_long_as_the_run(machines, tmp_path):
     assert machines == []
     assert toil.compute(double(21), store=tmp_path / "store", cluster=cluster) == 42
     (made,) = machines
-    assert made.adapted == {"minimum": 0, "maximum": 2}
+    assert (made.adapted["minimum"], made.adapted["maximum"]) == (0, 2)
     assert made.status.name == "closed"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from toilfn.cloud.ahead import start_ahead
 from toilfn.cloud.demand import RunDemand
 from toilfn.cloud.scaler import Demand
 from toilfn.errors import InputError
@@ -189,5 +190,5 @@ def test_a_run_has_ended_when_it_says_so_or_when_nothing_is_left(store, end):
 
 
 def test_a_store_without_a_run_is_refused(store):
-    with pytest.raises(InputError, match="no run has begun there"):
-        RunDemand(store, 300).update()
+    with pytest.raises(InputError, match="no run has begun in this store"):
+        start_ahead(RunDemand(store, 300), 300, 300, NOW)

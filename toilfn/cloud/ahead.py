@@ -17,6 +17,7 @@ from toilfn.cloud.packing import Amounts
 from toilfn.cloud.power import scontrol
 from toilfn.cloud.scaler import Create, Demand, Load, Machine, Memory, Settings, decide
 from toilfn.clusters.slurm import SPOT_FEATURES
+from toilfn.errors import InputError
 
 __all__ = ["Node", "parse_nodes", "start_ahead", "to_start"]
 
@@ -135,6 +136,8 @@ def start_ahead(
         If Slurm does not answer, or does not let this user start nodes.
     """
     run.update()
+    if not run.has_begun:
+        raise InputError("no run has begun in this store", hint="start the run first")
     if run.has_ended:
         return None
     demand = run.soon(now)

@@ -33,13 +33,17 @@ class Created(NamedTuple):
     resources: Mapping[str, float]
 
 
-def create(place: str | os.PathLike[str] | Description) -> Created:
-    """Create the machines that a description names, and let their number follow the work.
+def create(place: str | os.PathLike[str] | Description, store: str, names: Mapping[str, str]) -> Created:
+    """Create the machines that a description names, and let their number follow a run.
 
     Parameters
     ----------
     place : path or Description
         A description of the kind ``dask`` with one pool.
+    store : str
+        The URL of the run's store.
+    names : mapping of str to str
+        Dask's names of resources, by toilfn's.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def create(place: str | os.PathLike[str] | Description) -> Created:
         If dask-cloudprovider is not installed, or the cloud refuses.
     """
     description = place if isinstance(place, Description) else _read(Path(place))
-    path, arguments = arguments_of(description, _size_of(description))
+    size = _size_of(description)
+    path, arguments = arguments_of(description, size)
     kind = _class(path, description)
     _check(kind, arguments, description)
     (pool,) = description.pools
@@ -63,11 +68,13 @@ def create(place: str | os.PathLike[str] | Description) -> Created:
     except Exception as error:  # of botocore, of Google's client, of dask itself
         raise ClusterError(f"cluster {description.name}: {path.rpartition(':')[2]} failed: {error}") from error
     try:
-        cluster.adapt(minimum=pool.min, maximum=pool.max)
+        from toilfn.cloud.adaptive import follow
+
+        follow(cluster, store, {"minimum": pool.min, "maximum": pool.max}, names, description.scaling, size)
     except BaseException:
         cluster.close()
         raise
-    return Created(cluster, arguments.get("worker_options", {}).get("resources") or _resources(_size_of(description)))
+    return Created(cluster, arguments.get("worker_options", {}).get("resources") or _resources(size))
 
 
 def _size_of(description: Description) -> Sizes | None:

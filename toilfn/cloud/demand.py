@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from toilfn.cloud.scaler import Demand
-from toilfn.errors import InputError
 from toilfn.inspect.fold.columns import Detail
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.view import State
@@ -19,7 +18,7 @@ from toilfn.resources import Resources
 from toilfn.stores import Store
 from toilfn.stores.lease import living
 
-__all__ = ["RunDemand", "Task"]
+__all__ = ["RunDemand", "Task", "grouped"]
 
 Task = tuple[Resources, float]
 """The resources of a task, and the seconds that it is expected to take."""
@@ -44,18 +43,15 @@ class RunDemand:
         """The mean times of tasks, by the number of their kind; not a number for those that have none."""
 
     def update(self) -> None:
-        """Read what is new in the log.
-
-        Raises
-        ------
-        InputError
-            If no run has begun in the store.
-        """
+        """Read what is new in the log."""
         self._fold.update(self._store)
-        if self._fold.run is None:
-            raise InputError(f"{self._store.url}: no run has begun there")
         figures = [(kind.usage.done, kind.usage.figures("wall")["mean"]) for kind in self._fold.kinds]
         self._times = [mean if done else math.nan for done, mean in figures]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the store has a run."""
+        return self._fold.run is not None
 
     @property
     def has_ended(self) -> bool:
@@ -66,24 +62,25 @@ class RunDemand:
     def soon(self, now: float) -> list[Demand]:
         """Return the tasks that are ready or will probably be ready within the horizon, and have no job yet.
 
-        There are none while no leader is alive, since nothing would give them to a cluster.
+        There are none after the run, or while no leader is alive, since nothing would give them to a cluster.
 
         Parameters
         ----------
         now : float
             The time, in seconds since the epoch.
         """
-        if living(self._store) is None:
+        if self.has_ended or living(self._store) is None:
             return []
-        complete = _Completion(self._fold, self._times)
+        fold, complete = self._fold, _Completion(self._fold, self._times)
         return grouped(
             self._task(number)
-            for number in self._fold.in_state(State.WAITING)
-            if all(complete.at(need) <= now + self._horizon for need in self._fold.needs(number))
+            for number in fold.in_state(State.WAITING)
+            if not fold.request_of(number).local
+            and all(complete.at(need) <= now + self._horizon for need in fold.needs(number))
         )
 
     def jobs(self) -> dict[str, list[Task]]:
-        """Return the tasks that the cluster has, by the names of their jobs."""
+        """Return the tasks that a cluster has, by the cluster's names for their jobs."""
         found: dict[str, list[Task]] = {}
         for number in self._fold.in_state(State.QUEUED, State.RUNNING):
             found.setdefault(self._fold.job_of(number), []).append(self._task(number))

@@ -1,0 +1,255 @@
+"""The number of a dask cluster's workers follows the demand of a run.
+
+Dask's own rule counts the tasks that its scheduler has. It expects each to take half a second until one of them has
+ended, and does not look at the resources that they request. The log of the run says which tasks will be ready soon,
+what they request and how long they take; the scaler decides how many workers they need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from distributed.deploy.adaptive import Adaptive
+
+from toilfn.cloud.demand import RunDemand, Task, grouped
+from toilfn.cloud.description import Scaling, Sizes
+from toilfn.cloud.machines import MachineType, Pool, usable
+from toilfn.cloud.packing import Amounts, amounts_of
+from toilfn.cloud.scaler import Create, Drain, Load, Machine, Memory, Settings, decide
+from toilfn.errors import ClusterError, InputError, ToilfnError
+from toilfn.resources import Accelerator, Resources
+from toilfn.stores import open_store
+from toilfn.units import parse_duration
+
+__all__ = ["Sizing", "WorkerSize", "follow"]
+
+_log = logging.getLogger(__name__)
+
+_AHEAD = 300.0
+"""How many seconds before tasks are ready their workers are started: about as long as a machine boots."""
+_INTERVAL = "5s"
+"""The time between two decisions."""
+_ANY = 2**60
+"""The amount of what workers do not advertise: dask does not place tasks by it."""
+_TARGET = 1800.0
+"""Seconds within which tasks should be done, unless the user says otherwise: as for clusters in clouds."""
+_POOL = "workers"
+_PLACED = ("cores", "memory", "disk")
+"""What tasks request besides accelerators."""
+
+
+@dataclass(frozen=True)
+class WorkerSize:
+    """The size of a worker, by what dask places tasks with.
+
+    Attributes
+    ----------
+    threads : int
+        How many tasks run at the same time at most.
+    resources : mapping of str to float
+        What the worker advertises, by toilfn's names: ``"cores"``, ``"memory"``, ``"disk"`` and kinds of accelerators.
+    """
+
+    threads: int
+    resources: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(cls, worker: Mapping[str, Any], names: Mapping[str, str]) -> WorkerSize:
+        """Return the size of a worker that the scheduler knows; `names` are dask's names by toilfn's."""
+        own = {theirs: ours for ours, theirs in names.items()}
+        offered = ((own.get(name, name), float(amount)) for name, amount in worker["resources"].items())
+        return cls(worker["nthreads"], tuple(sorted(offered)))
+
+    @property
+    def machine(self) -> MachineType:
+        """The worker as a machine of the scaler."""
+        offered = dict(self.resources)
+        devices = tuple(Accelerator(int(n), kind) for kind, n in offered.items() if kind not in _PLACED and n >= 1)
+        cores, memory, disk = (offered.get(name, _ANY) for name in _PLACED)
+        return MachineType(
+            "worker", cores if "cores" in offered else self.threads, int(memory), int(disk), None, devices
+        )
+
+    def request(self, resources: Resources) -> Resources:
+        """Return what a task takes of such a worker: at least one thread, and nothing that is not advertised."""
+        machine = self.machine
+        thread = machine.cores / max(1, self.threads)
+        has_cores = "cores" in dict(self.resources)
+        return replace(resources, cores=max(resources.cores, thread) if has_cores else 1.0, preemptible=False)
+
+
+class Sizing:
+    """Decides which workers a dask cluster should have.
+
+    Parameters
+    ----------
+    run : RunDemand
+        The run.
+    limits : tuple of int
+        The least and the greatest number of workers.
+    scaling : Scaling
+        How to scale.
+    names : mapping of str to str
+        Dask's names of resources, by toilfn's.
+    size : WorkerSize, optional
+        The size of a worker, as long as none has come.
+    """
+
+    def __init__(
+        self, run: RunDemand, limits: tuple[int, int], scaling: Scaling, names: Mapping[str, str],
+        size: WorkerSize | None = None,
+    ) -> None:  # fmt: skip
+        self._run = run
+        self._limits = limits
+        self._scaling = scaling
+        self._names = names
+        self._size = size
+        self._memory = Memory()
+
+    def decide(
+        self, planned: Iterable[Hashable], workers: Mapping[str, Mapping[str, Any]],
+        processing: Mapping[str, Sequence[str]], now: float,
+    ) -> tuple[int, set[Hashable]]:  # fmt: skip
+        """Return how many workers there should be, and the names of those that may end.
+
+        Parameters
+        ----------
+        planned : iterable of hashable
+            Names of the workers that there are or will be.
+        workers : mapping
+            What the scheduler knows of those that there are, by their addresses.
+        processing : mapping
+            The jobs that the scheduler has given to each worker, which may still wait there.
+        now : float
+            The time, in seconds since the epoch.
+        """
+        self._run.update()
+        sizes = Counter(WorkerSize.of(worker, self._names) for worker in workers.values())
+        if sizes:
+            ((self._size, _),) = sizes.most_common(1)
+        planned, jobs, soon = set(planned), self._run.jobs(), self._run.soon(now)
+        least = 1 if jobs or soon else 0  # the first worker shows what tasks can request
+        if self._size is None:
+            return max(least, len(planned)), set()
+        keys = {worker["name"]: processing.get(address, ()) for address, worker in workers.items()}
+        machines, waiting = self._placed(self._size, planned, keys, jobs)
+        demand = [replace(group, resources=self._size.request(group.resources)) for group in (*grouped(waiting), *soon)]
+        actions, self._memory = decide(self._settings(self._size), machines, demand, self._memory, now)
+        more = sum(action.count for action in actions if isinstance(action, Create))
+        surplus = {action.machine for action in actions if isinstance(action, Drain)}
+        ending = {name for name in planned if str(name) in surplus}
+        return max(least, len(planned) + more - len(ending)), ending
+
+    def _settings(self, size: WorkerSize) -> Settings:
+        least, most = self._limits
+        pool = Pool(_POOL, (size.machine,), min=least, max=most)
+        return Settings(
+            (pool,), self._scaling.target_time, self._scaling.inertia, overhead=False, linger=self._scaling.idle_time
+        )
+
+    def _placed(
+        self, size: WorkerSize, planned: set[Hashable], keys: Mapping[Hashable, Sequence[str]],
+        jobs: Mapping[str, list[Task]],
+    ) -> tuple[list[Machine], list[Task]]:  # fmt: skip
+        """Return the workers with the jobs that run there, and the tasks of all other jobs."""
+        given = {key for own in keys.values() for key in own}
+        waiting = [task for job, tasks in jobs.items() if job not in given for task in tasks]
+        machines = []
+        for name in planned:
+            free, loads = usable(size.machine, overhead=False), []
+            for key in keys.get(name, ()):
+                tasks = jobs.get(key, [(Resources(0, 0, 0), _AHEAD)])  # a job of somebody else takes one thread
+                need = _largest(amounts_of(size.request(resources)) for resources, _ in tasks)
+                if free.fits(need) >= 1:
+                    free = free.minus(need)
+                    loads.append(Load(need, sum(seconds for _, seconds in tasks)))
+                elif key in jobs:
+                    waiting += tasks
+            machines.append(Machine(str(name), _POOL, size.machine.name, tuple(loads), static=bool(keys.get(name))))
+        return machines, waiting
+
+
+def _largest(needs: Iterable[Amounts]) -> Amounts:
+    """Return the most of each amount: the tasks of a job run one after the other."""
+    return Amounts(*map(max, zip(*(need.values() for need in needs), strict=True)))
+
+
+class _RunAdaptive(Adaptive):
+    """Dask's adaptive deployment with the rule of `Sizing`."""
+
+    def __init__(self, sizing: Sizing, cluster: Any, **options: Any) -> None:
+        self._sizing = sizing
+        self._ending: set[Hashable] = set()
+        super().__init__(cluster, **options)
+
+    async def target(self) -> int:
+        """Return how many workers there should be."""
+        workers = dict(self.cluster.scheduler_info["workers"])
+        processing = await self.scheduler.processing(workers=None)
+        try:
+            wanted, self._ending = await asyncio.to_thread(
+                self._sizing.decide, set(self.plan), workers, processing, time.time()
+            )
+        except (ToilfnError, OSError) as error:  # the store may be away for a moment
+            _log.warning("the number of dask workers stays as it is: %s", error)
+            return len(self.plan)
+        return wanted
+
+    async def workers_to_close(self, target: int) -> list[Any]:
+        """Return the names of the workers that may end."""
+        return list(self._ending)
+
+
+def follow(
+    cluster: Any, store: str, options: Mapping[str, Any], names: Mapping[str, str], scaling: Scaling | None = None,
+    size: Sizes | None = None,
+) -> None:  # fmt: skip
+    """Let the number of a cluster's workers follow a run, until the cluster's ``adapt`` is called again.
+
+    Parameters
+    ----------
+    cluster : cluster object
+        Of dask.distributed, or one of a package that derives its class from those.
+    store : str
+        The URL of the run's store.
+    options : mapping
+        Arguments of the cluster's ``adapt``.
+    names : mapping of str to str
+        Dask's names of resources, by toilfn's.
+    scaling : Scaling, optional
+        How to scale. By default workers end as soon as dask's ``wait_count`` allows it.
+    size : Sizes, optional
+        The size of a worker, if it is known before the first one has come.
+
+    Raises
+    ------
+    InputError
+        If the limits are not whole numbers.
+    ClusterError
+        If the cluster does not take a rule of others.
+    """
+    options = {"minimum": 0, "maximum": _ANY, "interval": _INTERVAL, **options}
+    for name in ("minimum", "maximum"):
+        if not isinstance(options[name], int) or options[name] < 0:
+            raise InputError(f"adapt: {name} must be a whole number, not {options[name]!r}")
+    if scaling is None:
+        scaling = Scaling(parse_duration(options.get("target_duration", _TARGET)), inertia=0.0, idle_time=0.0)
+    else:
+        options["wait_count"] = 1  # the scaler waits by itself
+    limits = options["minimum"], options["maximum"]
+    known = WorkerSize(int(size.cores), (("cores", size.cores), ("memory", size.memory))) if size else None
+    sizing = Sizing(RunDemand(open_store(store, create=False), _AHEAD), limits, scaling, names, known)
+    try:
+        cluster.adapt(Adaptive=partial(_RunAdaptive, sizing), **options)
+    except TypeError as error:
+        raise ClusterError(
+            f"the number of workers of {type(cluster).__name__} cannot follow the run: {error}",
+            hint="leave adapt out, and call the cluster's own adapt or scale",
+        ) from error
