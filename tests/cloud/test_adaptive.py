@@ -167,7 +167,7 @@ def test_workers_come_before_dasks_own_rule_adds_them_and_go_when_nothing_is_lef
     (tmp_path / "timed.go").touch()
     toil.compute(first_half(str(tmp_path / "timed")), store=tmp_path / "run", cluster="inline")
     before = first_half(str(tmp_path / "flag"))
-    limits = {"minimum": 0, "maximum": 3, "interval": "1s", "target_duration": 0}
+    limits = {"minimum": 0, "maximum": 3, "interval": "1s", "target_duration": "1s"}
     cluster = toil.DaskCluster(dask, adapt=limits)
     with ThreadPoolExecutor(1) as pool:
         last = [second_half(before, i) for i in range(3)]
