@@ -76,21 +76,56 @@ def test_a_node_is_drained_once_also_when_metadata_or_slurm_are_away_at_first(cl
     assert pauses == [5.0] * 3
 
 
-def test_each_job_is_warned_once_also_one_that_has_just_started_and_if_slurm_is_away_in_between(cloud, monkeypatch):
-    shown = iter(["1 RUNNING\n2 CONFIGURING\n", None, "1 RUNNING\n2 CONFIGURING\n", "1 RUNNING\n2 RUNNING\n"])
+def rows(*jobs: tuple[str, str], comment: str = "") -> str:
+    return "".join(f"{job:<30}{state:<30}{comment:<60}\n" for job, state in jobs)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """What squeue shows, one after the other, and the other commands that were run; None is a Slurm that is away."""
+    shown: list[str | None] = []
     sent: list[tuple[str, ...]] = []
 
-    def slurm(*command: str) -> str:
+    def run(*command: str) -> str:
+        answer = shown.pop(0) if command[0] == "squeue" else ""
         if command[0] != "squeue":
             sent.append(command)
-            return ""
-        if (answer := next(shown)) is None:
+        if answer is None or (command[0] == "scancel" and away and away.pop()):
             raise ClusterError("Unable to contact slurm controller")
         return answer
 
-    monkeypatch.setattr(power, "_slurm", slurm)
+    away: list[bool] = []
+    monkeypatch.setattr(power, "_slurm", run)
+    return shown, sent, away
+
+
+def warned_jobs(sent: list[tuple[str, ...]]) -> list[str]:
+    return [command[-1] for command in sent if command[0] == "scancel"]
+
+
+def test_each_job_is_warned_once_also_one_that_has_just_started_and_if_slurm_is_away_in_between(cloud, slurm):
+    shown, sent, _ = slurm
+    starting, running = [("1", "RUNNING"), ("2", "CONFIGURING")], [("1", "RUNNING"), ("2", "RUNNING")]
+    shown += [rows(*starting), None, rows(*starting), rows(*running)]
     cloud.take_away()
     watch("spot-3", AmazonNotices(cloud.url), lambda seconds: None)
-    assert [command[0] for command in sent] == ["scontrol", "scancel", "scancel"]
-    assert [command[-1] for command in sent[1:]] == ["1", "2"]
-    assert next(shown, "all was asked for") == "all was asked for"
+    assert warned_jobs(sent) == ["1", "2"]
+    assert shown == []
+
+
+def test_a_job_that_could_not_be_warned_since_slurm_was_away_is_warned_later(cloud, slurm):
+    shown, sent, away = slurm
+    shown += [rows(("1", "RUNNING"))] * 2
+    away += [False, True]
+    cloud.take_away()
+    watch("spot-3", AmazonNotices(cloud.url), lambda seconds: None)
+    assert warned_jobs(sent) == ["1", "1"]
+
+
+def test_a_job_that_an_earlier_watch_has_warned_is_left_alone(cloud, slurm):
+    """A second watch starts when the first has crashed, or the notice arrives again."""
+    shown, sent, _ = slurm
+    shown += [rows(("1", "RUNNING"), comment=power._WARNED)]
+    cloud.take_away()
+    watch("spot-3", AmazonNotices(cloud.url), lambda seconds: None)
+    assert warned_jobs(sent) == []

@@ -106,36 +106,111 @@ def save_when_warned(folder):
     try:
         signal.pause()
     finally:
-        time.sleep(1)
+        Path(folder, "warned").touch()
+        while not Path(folder, "save").exists():
+            time.sleep(0.1)
         saved.write_text("what was done so far")
 
 
+@toil.task(cores=1, memory="500M", disk="100M")
+def ignore_warnings(folder):
+    """Take no notice of warnings, the first time; a program of others may do so."""
+    began = Path(folder, "began")
+    if not began.exists():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        began.touch()
+        while Path(folder).exists() and not Path(folder, "end").exists():
+            time.sleep(0.1)
+        return "in time"
+    return "again"
+
+
+ONCE = {"retries": 0, "lost_retries": 0}
+
+
+def wait_until_usable(cloud: SlurmCloud, node: str) -> None:
+    wait_for(lambda: cloud.state(node).startswith("IDLE"), "the node to be usable again")
+    assert "DRAIN" not in cloud.state(node)
+
+
 def test_a_warned_node_takes_nothing_new_and_its_tasks_have_their_grace_at_no_cost(cloud, shared):
+    """The notice arrives twice, while the task saves: a second signal would interrupt it."""
+    prologues = shared / "prologues"
+    cluster = toil.SlurmCluster(
+        partition="spot", poll_interval=1, job_script_prologue=[f"echo $SLURMD_NODENAME >> {prologues}"]
+    )
     with ThreadPoolExecutor(1) as pool, metadata() as machine:
-        once = {"retries": 0, "lost_retries": 0, "store": shared / "run"}
-        run = pool.submit(toil.compute, save_when_warned(str(shared)), cluster=slurm("spot"), **once)
+        run = pool.submit(
+            toil.compute, save_when_warned(str(shared)), cluster=cluster, store=shared / "run", **ONCE
+        )  # fmt: skip
+        wait_for((shared / "began").exists, "the task to begin")
+        machine.take_away()
+        for _ in range(2):
+            watch("spot-0", AmazonNotices(machine.url))
+        assert "DRAIN" in cloud.state("spot-0")
+        wait_for((shared / "warned").exists, "the warning to arrive")
+        other = job_of_somebody_else(cloud, shared)
+        watch("spot-0", AmazonNotices(machine.url))
+        (shared / "save").touch()
+        assert run.result() == "what was done so far"
+    assert len(prologues.read_text().split()) == 2  # also on the machine of the second attempt
+    wait_for(other.exists, "the new job")
+    assert other.read_text().strip() == "spot-1"
+    wait_until_usable(cloud, "spot-0")
+
+
+def job_of_somebody_else(cloud: SlurmCloud, shared: Path) -> Path:
+    """Submit a job of somebody else, and return the file into which it writes where it runs."""
+    ran = shared / "ran"
+    cloud.run("sbatch", "--partition=spot", "--output=/dev/null", f"--wrap=echo $SLURMD_NODENAME > {ran}")
+    return ran
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_task_that_ignores_warnings_ends_in_time_or_runs_again_at_no_cost(cloud, shared, in_time):
+    with ThreadPoolExecutor(1) as pool, metadata() as machine:
+        run = pool.submit(
+            toil.compute, ignore_warnings(str(shared)), cluster=slurm("spot"), store=shared / "run", **ONCE
+        )  # fmt: skip
         wait_for((shared / "began").exists, "the task to begin")
         machine.take_away()
         watch("spot-0", AmazonNotices(machine.url))
-        assert "DRAIN" in cloud.state("spot-0")
+        if in_time:
+            (shared / "end").touch()
+        else:
+            os.kill(int((cloud.folder / "slurmd-spot-0.pid").read_text()), signal.SIGKILL)
+        assert run.result() == ("in time" if in_time else "again")
+    (shared / "end").touch()
+    wait_until_usable(cloud, "spot-0")
+
+
+def test_a_notice_that_is_withdrawn_costs_a_task_one_more_attempt_and_nothing_else(cloud, shared):
+    """The node ends all the same, and Slurm starts it again when it is needed."""
+    with ThreadPoolExecutor(1) as pool, metadata() as machine:
+        run = pool.submit(
+            toil.compute, save_when_warned(str(shared)), cluster=slurm("spot"), store=shared / "run", **ONCE
+        )  # fmt: skip
+        wait_for((shared / "began").exists, "the task to begin")
+        machine.take_away()
+        watch("spot-0", AmazonNotices(machine.url))
+        machine.withdraw()
+        (shared / "save").touch()
         assert run.result() == "what was done so far"
-    wait_for(lambda: cloud.state("spot-0").startswith("IDLE"), "the node to be usable again")
-    assert "DRAIN" not in cloud.state("spot-0")
+    wait_until_usable(cloud, "spot-0")
+    cloud.run("sbatch", "--wait", "--partition=spot", "--nodelist=spot-0", "--output=/dev/null", "--wrap=true")
 
 
 def test_a_machine_that_vanishes_from_a_pool_of_spot_machines_costs_its_tasks_nothing(cloud, shared):
     flag = shared / "flag"
-    once = {"retries": 0, "lost_retries": 0, "store": shared / "run"}
-    assert toil.compute(die_once(str(flag)), cluster=slurm("spot"), **once) == "done"
+    assert toil.compute(die_once(str(flag)), cluster=slurm("spot"), store=shared / "run", **ONCE) == "done"
     assert flag.read_text() == "spot-0"
 
 
 def test_a_task_waits_at_no_cost_while_the_cloud_has_no_machine(cloud, shared, caplog):
-    once = {"retries": 0, "lost_retries": 0, "store": shared / "run"}
     cloud.run("scontrol", "update", "nodename=cpu-0", "state=drain", "reason=test")
     try:
         with ThreadPoolExecutor(1) as pool:
-            run = pool.submit(toil.compute, where(1), cluster=slurm("none"), **once)
+            run = pool.submit(toil.compute, where(1), cluster=slurm("none"), store=shared / "run", **ONCE)
             wait_for(lambda: cloud.log().count("none-0: no capacity for rare") > 1, "the cloud to be asked twice", 120)
             cloud.run("scontrol", "update", "nodename=cpu-0", "state=resume")
             assert run.result(timeout=200)[0] == 1

@@ -26,6 +26,10 @@ class Metadata(http.server.ThreadingHTTPServer):
         """Announce the end of the machine."""
         self.is_taken = True
 
+    def withdraw(self) -> None:
+        """Announce nothing any more."""
+        self.is_taken = False
+
     def expire_tokens(self) -> None:
         """Refuse the tokens that were given out so far."""
         self.tokens.clear()

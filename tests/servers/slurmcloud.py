@@ -34,7 +34,7 @@ pools:
     max: 1
   - name: spot
     types: [box]
-    max: 1
+    max: 2
     spot: true
 """
 
@@ -82,7 +82,7 @@ DebugFlags=Power
 PartitionName=all Nodes=cpu-[0-1] Default=YES MaxTime=INFINITE State=UP
 PartitionName=none Nodes=none-0,cpu-0 MaxTime=INFINITE State=UP
 PartitionName=slow Nodes=slow-0 MaxTime=INFINITE State=UP
-PartitionName=spot Nodes=spot-0 MaxTime=INFINITE State=UP
+PartitionName=spot Nodes=spot-[0-1] MaxTime=INFINITE State=UP
 """
 
 PROGRAM = """\
@@ -121,7 +121,7 @@ class LocalMachines:
 
 
 class SlurmCloud(Server):
-    """A Slurm with two nodes in a cloud, one that the cloud never has, and one that never comes up."""
+    """A Slurm with two nodes in a cloud, two spot ones, one that the cloud never has, and one that never comes up."""
 
     name = "slurmcloud"
     packages = ("slurm-wlm", "munge")
@@ -145,7 +145,7 @@ class SlurmCloud(Server):
         (self.folder / "state").mkdir()
         host = socket.gethostname()
         names = [name for pool in self.description.pools for name in node_names(pool)]
-        more = {"none-0": "Weight=1", "spot-0": "Weight=10 Features=spot"}
+        more = {"none-0": "Weight=1", "spot-0": "Weight=10 Features=spot", "spot-1": "Weight=20 Features=spot"}
         nodes = [f"NodeName={name} NodeHostname={host} CPUs=2 RealMemory=2000 State=CLOUD Port={PORT + i}"
                  f" {more.get(name, 'Weight=10')}" for i, name in enumerate(names)]  # fmt: skip
         text = CONFIGURATION.format(folder=self.folder, host=host, nodes="\n".join(nodes))

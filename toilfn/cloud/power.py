@@ -15,6 +15,9 @@ __all__ = ["drain", "expand", "restore", "resume", "scontrol", "suspend", "warn"
 
 _log = logging.getLogger(__name__)
 
+_WARNED = "toilfn: warned, since the cloud takes the machine away"
+"""The administrator's comment of a job that was warned."""
+
 
 def expand(nodes: str) -> list[str]:
     """Return the names that a Slurm expression such as ``cpu-[0-3],big-1`` stands for.
@@ -109,9 +112,10 @@ def drain(node: str, reason: str) -> None:
 
 
 def warn(node: str, warned: set[str]) -> bool:
-    """Send TERM to the jobs on a node, each of them once; return whether a job has still to start there.
+    """Send TERM to the jobs on a node, each of them once; return whether some have still to be warned.
 
-    A second signal would interrupt a task that saves its state.
+    A second signal would interrupt a task that saves its state, so a job that was warned is marked in Slurm: the next
+    `watch` on this machine, after a crash or beside this one, leaves it alone.
 
     Parameters
     ----------
@@ -125,15 +129,18 @@ def warn(node: str, warned: set[str]) -> bool:
     ClusterError
         If Slurm does not answer.
     """
-    shown = _slurm("squeue", "--noheader", f"--nodelist={node}", "--states=running,configuring", "--format=%A %T")
-    states = dict(line.split(maxsplit=1) for line in shown.splitlines())
-    for job in [job for job, state in states.items() if state.strip() == "RUNNING" and job not in warned]:
-        warned.add(job)
+    columns = "JobID:30,State:30,admin_comment:60"
+    shown = _slurm("squeue", "--noheader", f"--nodelist={node}", "--states=running,configuring", f"--Format={columns}")
+    rows = [(line[:30].strip(), line[30:60].strip(), line[60:].strip()) for line in shown.splitlines()]
+    warned |= {job for job, _, comment in rows if comment == _WARNED}
+    for job in [job for job, state, _ in rows if state == "RUNNING" and job not in warned]:
         try:
             _slurm("scancel", "--signal=TERM", "--full", job)
+            warned.add(job)
+            _slurm("scontrol", "update", f"jobid={job}", f"admincomment={_WARNED}")
         except ClusterError as error:
-            _log.info("%s", error)  # a job that has just ended needs no warning
-    return any(job not in warned for job in states)
+            _log.info("%s", error)  # the job has just ended, or Slurm is away for a moment
+    return any(job not in warned for job, _, _ in rows)
 
 
 def _by_pool(description: Description, names: Sequence[str]) -> list[tuple[PoolDescription, list[str]]]:
