@@ -42,7 +42,7 @@ _TARGET = 1800.0
 """Seconds within which tasks should be done, unless the user says otherwise: as for clusters in clouds."""
 _POOL = "workers"
 _PLACED = ("cores", "memory", "disk")
-"""What tasks request besides accelerators."""
+"""The requests of tasks besides accelerators."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class WorkerSize:
     threads : int
         How many tasks run at the same time at most.
     resources : mapping of str to float
-        What the worker advertises, by toilfn's names: ``"cores"``, ``"memory"``, ``"disk"`` and kinds of accelerators.
+        The resources that the worker advertises, by toilfn's names: ``"cores"``, ``"memory"``, ``"disk"`` and kinds of accelerators.
     """
 
     threads: int
@@ -124,7 +124,7 @@ class Sizing:
         planned : iterable of hashable
             Names of the workers that there are or will be.
         workers : mapping
-            What the scheduler knows of those that there are, by their addresses.
+            The scheduler's descriptions of those that there are, by their addresses.
         processing : mapping
             The jobs that the scheduler has given to each worker, which may still wait there.
         now : float
@@ -165,7 +165,7 @@ class Sizing:
         for name in planned:
             free, loads = usable(size.machine, overhead=False), []
             for key in keys.get(name, ()):
-                tasks = jobs.get(key, [(Resources(0, 0, 0), _AHEAD)])  # a job of somebody else takes one thread
+                tasks = jobs.get(key, [(Resources(0, 0, 0), _AHEAD)])  # a job of another program takes one thread
                 need = _largest(amounts_of(size.request(resources)) for resources, _ in tasks)
                 if free.fits(need) >= 1:
                     free = free.minus(need)

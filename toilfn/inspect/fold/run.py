@@ -140,7 +140,7 @@ class Fold(Reader):
         return self._variants[self._variant[number]].asked
 
     def is_service(self, number: int) -> bool:
-        """Return whether a task is a service, which runs until it is told to stop."""
+        """Return whether a task is a service, which runs until the leader stops it."""
         return SERVICE in self._variants[self._variant[number]].options
 
     def needs(self, number: int) -> Sequence[int]:
