@@ -54,7 +54,8 @@ class WorkerSize:
     threads : int
         How many tasks run at the same time at most.
     resources : mapping of str to float
-        The resources that the worker advertises, by toilfn's names: ``"cores"``, ``"memory"``, ``"disk"`` and kinds of accelerators.
+        The resources that the worker advertises, by toilfn's names: ``"cores"``, ``"memory"``, ``"disk"`` and kinds of
+        accelerators.
     """
 
     threads: int
