@@ -3,10 +3,18 @@
 The documents of a run form one bundle: the loaded process with everything it refers to, and the options for running
 tools. A task refers to a `Part`: the bundle, and a path of steps in it. The identity of a part depends only on that
 part of the document: after an edit of one tool, only that tool and the steps that depend on it run again.
+
+Encrypt secret inputs (`cwltool:Secrets`), so that tasks, the store and logs contain them only encrypted.
+
+cwltool replaces each secret by a placeholder, and looks up the secret when a tool starts. Here the placeholder is the
+secret itself, encrypted by AES-SIV (RFC 5297). Equal secrets have equal placeholders, so that runs can be resumed by
+anyone who has the key. The key is the value of the environment variable `VARIABLE`, or else in a private file, which
+is created when first needed and is shared by all machines with the same home directory.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -14,20 +22,27 @@ import pickle
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cwltool.context import RuntimeContext
-from cwltool.errors import UnsupportedRequirement
+from cwltool.errors import UnsupportedRequirement, WorkflowException
 from cwltool.mutation import MutationManager
 from cwltool.process import Process, shortname
+from cwltool.secrets import SecretStore
 from cwltool.workflow import Workflow, WorkflowStep
 
-from toilfn.cwl.sealed import Sealed, secret_inputs
 from toilfn.files.file import File, open_write
 
-__all__ = ["Document", "Engine", "Part", "bundle", "in_store", "refuse_unsupported", "updates_in_place"]
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+__all__ = [
+    "VARIABLE", "Document", "Engine", "Part", "Sealed", "bundle", "in_store", "refuse_unsupported", "secret_inputs",
+    "updates_in_place",
+]  # fmt: skip
 
 _CARRIED = (
     "use_container", "default_container", "find_default_container", "singularity", "podman", "user_space_docker_cmd",
@@ -286,3 +301,106 @@ def _digest(process: Process, engine: Engine) -> str:
     content = [parts, process.requirements, process.hints, process.metadata.get("cwlVersion"), engine.identity]
     text = _RANDOM.sub("_:", json.dumps(content, sort_keys=True, default=str))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+VARIABLE = "TOILFN_CWL_SECRETS_KEY"
+"""The environment variable with the key: 32 bytes in base64."""
+
+_KEY_SIZE = 32
+
+_REQUIREMENT = "http://commonwl.org/cwltool#Secrets"
+_SEALED = re.compile(r"\(secret-([A-Za-z0-9_-]+=*)\)")
+_PURPOSE = [b"toilfn cwl secret"]
+
+
+def secret_inputs(process: Process) -> list[str]:
+    """Return the names of a process's secret inputs."""
+    wish: Any = process.get_requirement(_REQUIREMENT)[0]
+    return [shortname(name) for name in wish["secrets"]] if wish else []
+
+
+class Sealed(SecretStore):
+    """The store that cwltool uses to hide secrets and to look them up."""
+
+    def add(self, value: Any) -> Any:
+        """Encrypt a secret, unless it is None or already encrypted.
+
+        Raises
+        ------
+        cwltool.errors.UnsupportedRequirement
+            If the secret is not text.
+        """
+        if value is None or (isinstance(value, str) and _SEALED.fullmatch(value)):
+            return value
+        if not isinstance(value, str):
+            raise UnsupportedRequirement(f"cwltool:Secrets supports only text, not {type(value).__name__}")
+        sealed = _cipher(_sealed_key(make=True)).encrypt(value.encode(), _PURPOSE)
+        return f"(secret-{base64.urlsafe_b64encode(sealed).decode()})"
+
+    def has_secret(self, value: Any) -> bool:
+        """Return whether a value contains an encrypted secret."""
+        if isinstance(value, str):
+            return _SEALED.search(value) is not None
+        if isinstance(value, Mapping):
+            return any(map(self.has_secret, value.values()))
+        return isinstance(value, (list, tuple)) and any(map(self.has_secret, value))
+
+    def retrieve(self, value: Any) -> Any:
+        """Return a value with decrypted secrets.
+
+        Raises
+        ------
+        cwltool.errors.WorkflowException
+            If this machine has no key, or a different one.
+        """
+        if isinstance(value, str):
+            return _SEALED.sub(_sealed_opened, value)
+        if isinstance(value, Mapping):
+            return {name: self.retrieve(item) for name, item in value.items()}
+        return [self.retrieve(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _sealed_opened(match: re.Match[str]) -> str:
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        return _cipher(_sealed_key()).decrypt(base64.urlsafe_b64decode(match[1]), _PURPOSE).decode()
+    except (InvalidTag, ValueError):
+        raise WorkflowException(
+            f"a secret was encrypted with a different key than this machine has; set {VARIABLE}"
+        ) from None
+
+
+def _cipher(key: bytes) -> AESSIV:
+    from cryptography.hazmat.primitives.ciphers.aead import (
+        AESSIV,
+    )  # slow to import
+
+    return AESSIV(key)
+
+
+def _sealed_key(*, make: bool = False) -> bytes:
+    """Return the key; with `make`, create one if necessary."""
+    path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "toilfn" / "cwl-secrets.key"
+    given = os.environ.get(VARIABLE)
+    if given is None and make and not path.exists():
+        _make_key(path)
+    try:
+        key = base64.b64decode(path.read_text() if given is None else given)
+    except OSError:
+        raise WorkflowException(f"the key for secrets is not on this machine; set {VARIABLE}, or copy {path}") from None
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_SIZE:
+        raise WorkflowException(f"{(path if given is None else VARIABLE)} must contain a key of 32 bytes in base64")
+    return key
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(base64.b64encode(os.urandom(_KEY_SIZE)).decode())
+    with suppress(FileExistsError):  # another process was faster
+        os.link(draft, path)  # complete or absent
+    draft.unlink()

@@ -16,11 +16,9 @@ from schema_salad.exceptions import ValidationException
 
 from toilfn.cwl import steps
 from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
-from toilfn.cwl.documents import Engine, Part, bundle, refuse_unsupported
-from toilfn.cwl.inputs import document_files, imported
+from toilfn.cwl.documents import Engine, Part, Sealed, bundle, refuse_unsupported, secret_inputs
 from toilfn.cwl.resources import LIGHT
-from toilfn.cwl.sealed import Sealed, secret_inputs
-from toilfn.cwl.values import map_objects
+from toilfn.cwl.values import document_files, imported, map_objects
 from toilfn.errors import InputError
 from toilfn.files.directory import Directory
 from toilfn.files.exchange import import_directory, import_file

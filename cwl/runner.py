@@ -30,12 +30,11 @@ from toilfn.cli.common import add_dry_run, is_dry_run, print_plan
 from toilfn.clusters import local_cluster
 from toilfn.clusters.local.forkserver import fork_server
 from toilfn.config.settings import Settings, add_options, from_options
-from toilfn.cwl import inputs, steps, tools
+from toilfn.cwl import steps, tools, values
 from toilfn.cwl.adapters import Fetcher, make_tool, patch_cwltool
-from toilfn.cwl.documents import Engine, bundle, refuse_unsupported, updates_in_place
+from toilfn.cwl.documents import Engine, Sealed, bundle, refuse_unsupported, updates_in_place
 from toilfn.cwl.outputs import deliver
 from toilfn.cwl.schemas import use_schemas
-from toilfn.cwl.sealed import Sealed
 from toilfn.errors import FailedTasksError, ToilfnError
 from toilfn.files import transfer
 from toilfn.model.records import Failure
@@ -108,7 +107,7 @@ class Executor:
         refuse_unsupported(process)
         options, nonce = self._options, secrets.token_hex(8)
         bypass = options.bypass_file_store or updates_in_place(process)
-        ready = inputs.resolved(process, job, context)
+        ready = values.resolved(process, job, context)
         self._recording.begin(process)
         if is_dry_run(options):
             sys.exit(self._plan(process, ready, context, nonce, bypass))
@@ -122,8 +121,8 @@ class Executor:
     def _outputs(self, process: Process, ready: dict[str, Any], engine: Engine, nonce: str, bypass: bool) -> Any:
         """Build the promise of the outputs before their delivery."""
         reuse = not (self._options.no_reuse or bypass)
-        part = bundle(process, engine, inputs.document_files(process), nonce, reuse=reuse)
-        return steps.begin(part, inputs.imported(ready, bypass=bypass))
+        part = bundle(process, engine, values.document_files(process), nonce, reuse=reuse)
+        return steps.begin(part, values.imported(ready, bypass=bypass))
 
     def _plan(self, process: Process, ready: dict[str, Any], context: RuntimeContext, nonce: str, bypass: bool) -> int:
         """Print what would run; return the exit status."""
