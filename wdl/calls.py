@@ -1,25 +1,286 @@
-"""Create the promises of calls of a document's tasks and workflows; data shared by many calls is computed once."""
+"""Create the promises of calls of a document's tasks and workflows; data shared by many calls is computed once.
+
+Run the call of a task: put its inputs in place, run its command, and store its outputs.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import secrets
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from WDL import Env, Tree, Type, Value
+from WDL import Env, Error, Tree, Type, Value
 
-from toilfn.graph.task import Task
-from toilfn.wdl.command import command
+from toilfn.errors import ContainerError, ContainerMemoryError
+from toilfn.files.directory import Directory
+from toilfn.files.exchange import export, import_directory, import_file
+from toilfn.files.file import File
+from toilfn.graph.identity import value_identity
+from toilfn.graph.task import Task, task
+from toilfn.units import format_size
 from toilfn.wdl.dialect import HINTS
-from toilfn.wdl.language import binding_type
-from toilfn.wdl.library import Library
-from toilfn.wdl.paths import WorkflowPaths
+from toilfn.wdl.execution import Execution, run
+from toilfn.wdl.language import binding_type, is_at_least, ordered, plain_meta, task_type, task_uses
+from toilfn.wdl.library import Library, OutputLibrary
+from toilfn.wdl.paths import TaskPaths, WorkflowPaths, all_stored, numbered
+from toilfn.wdl.problems import located, where
 from toilfn.wdl.program import Callee, Program, callee, source_dir
 from toilfn.wdl.runtime import Machine, Runtime, needed, runtime_of
 from toilfn.wdl.shared import plain_value
-from toilfn.wdl.values import decode
+from toilfn.wdl.values import Entries, PathText, Stored, decode, encode
+from toilfn.worker.context import current
 
-__all__ = ["Calls", "without_nulls"]
+__all__ = ["Cache", "Calls", "command", "task_value", "without_nulls"]
+
+
+@dataclass(frozen=True)
+class CachedContent:
+    """A file or directory in the cache."""
+
+    place: str
+    """The path relative to the entry."""
+    folder: str
+    is_directory: bool
+
+
+class Cache:
+    """One call's entry in the cache.
+
+    Parameters
+    ----------
+    directory : str
+        The directory of the cache, which all workers must be able to access.
+    task : str
+        The task's digest.
+    inputs : mapping
+        The encoded inputs.
+    image : str
+        The container image.
+    """
+
+    def __init__(self, directory: str, task: str, inputs: Mapping[str, Any], image: str) -> None:
+        short = numbered(item.folder for item in all_stored(dict(inputs)))
+        plain = mapped(dict(inputs), lambda item: replace(item, folder=short[item.folder]))
+        key = value_identity(("call", task, plain, image)).hex()
+        self._entry = Path(directory) / key[:2] / key
+
+    def get(self) -> dict[str, Any] | None:
+        """Return the outputs of the same call in another run, with its files imported into this run's store."""
+        try:
+            plain = pickle.loads((self._entry / "outputs").read_bytes())
+        except (FileNotFoundError, AttributeError):  # AttributeError: written by another version of toilfn
+            return None
+        current().log.info("using the outputs of an earlier run: %s", self._entry)
+        return mapped(plain, self._restored)  # type: ignore[no-any-return]  # a dict gives a dict
+
+    def put(self, outputs: Mapping[str, Any]) -> None:
+        """Save outputs, unless another process has already done so."""
+        draft = self._entry.with_name(f".{secrets.token_hex(8)}")
+        draft.mkdir(parents=True, mode=0o700)
+        try:
+            plain = mapped(dict(outputs), lambda item: _cached(item, draft))
+            (draft / "outputs").write_bytes(pickle.dumps(plain))
+            draft.rename(self._entry)
+        except OSError:
+            if not self._entry.exists():
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _restored(self, kept: CachedContent) -> Stored:
+        place = self._entry / kept.place
+        content: File | Directory = import_directory(place) if kept.is_directory else import_file(place)
+        return Stored(content, kept.folder)
+
+
+def _cached(stored: Stored, draft: Path) -> CachedContent:
+    folder = draft / secrets.token_hex(4)
+    folder.mkdir()
+    place = export(stored.content, folder / stored.content.name)
+    return CachedContent(os.path.relpath(place, draft), stored.folder, isinstance(stored.content, Directory))
+
+
+def mapped(plain: Any, change: Any) -> Any:
+    """Copy an encoded value, applying a function to its files."""
+    if isinstance(plain, (Stored, CachedContent)):
+        return change(plain)
+    if isinstance(plain, PathText):
+        return PathText(change(plain.file))
+    if isinstance(plain, Entries):
+        return Entries(tuple((mapped(key, change), mapped(item, change)) for key, item in plain.items))
+    if isinstance(plain, (list, tuple)):
+        return type(plain)(mapped(item, change) for item in plain)
+    if isinstance(plain, dict):
+        return {name: mapped(item, change) for name, item in plain.items()}
+    return plain
+
+
+_COMPOUND = (Value.Array, Value.Map, Value.Pair, Value.Struct)
+
+
+@task(version="1")
+def command(called: Callee, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> dict[str, Any]:
+    """Run a task's command, and return its encoded outputs."""
+    inputs = {name: plain_value(plain) for name, plain in inputs.items()}
+    cache = Cache(machine.cache, called.digest, inputs, runtime.image or machine.image) if machine.cache else None
+    found: dict[str, Any] | None = cache.get() if cache else None
+    if found is None:
+        found = Call(called.node, inputs, runtime, machine).run()
+        if cache:
+            cache.put(found)
+    return found
+
+
+class Call:
+    """One attempt of a call of a task."""
+
+    def __init__(self, node: Tree.Task, inputs: Mapping[str, Any], runtime: Runtime, machine: Machine) -> None:
+        self.task = node
+        self.runtime = runtime
+        self.machine = machine
+        self._used = task_uses(node)
+        self.place = current().temp_dir / "call"
+        self.place.mkdir()
+        self.paths = TaskPaths(
+            self.place,
+            all_stored(dict(inputs)),
+            copy=machine.copy_inputs,
+            mount_points=runtime.mount_points,
+            source_dir=source_dir(node),
+        )
+        self.env: Env.Bindings[Value.Base] = Env.Bindings()
+        declared = node.available_inputs
+        for name, plain in inputs.items():
+            self.env = self.env.bind(name, decode(plain, binding_type(declared[name]), self.paths))
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate the declarations, run the command, and evaluate the outputs."""
+        library = Library(self.task.effective_wdl_version, self.paths, source_dir(self.task))
+        decls = [*(self.task.inputs or []), *self.task.postinputs]
+        self._evaluate([decl for decl in decls if not self.env.has_binding(decl.name)], library)
+        env = self._with_task(self.env, None)
+        with located(self.task.command):
+            script = self.task.command.eval(env, library).value
+        execution = self._execution(script)
+        status = run(execution, self.machine.container)
+        self._check(status, execution)
+        self.paths.end_command()
+        outputs = OutputLibrary(
+            self.task.effective_wdl_version, self.paths, source_dir(self.task), execution.stdout, execution.stderr
+        )
+        self.env = self._with_task(self.env, status)
+        found = self._evaluate(self.task.outputs, outputs)
+        return {decl.name: found[decl.name] for decl in self.task.outputs}
+
+    def _evaluate(self, decls: list[Tree.Decl], library: Library) -> dict[str, Any]:
+        found = {}
+        for decl in ordered(decls):
+            with located(decl):
+                found[decl.name], value = self._value(decl, library)
+            self.env = self.env.bind(decl.name, value)
+        return found
+
+    def _value(self, decl: Tree.Decl, library: Library) -> tuple[Any, Value.Base]:
+        if decl.expr is None:
+            if not decl.type.optional:
+                raise Error.InputError(f"no value was given for {decl.type} {decl.name} of task {self.task.name}")
+            return None, Value.Null()
+        value = decl.expr.eval(self.env, library).coerce(decl.type)
+        if decl not in self.task.outputs and decl.name not in self._used:
+            return None, value  # unused; may be a default that exists only elsewhere
+        # A declaration may name a file that does not exist: only inputs and outputs must exist.
+        plain = encode(value, decl.type, self.paths, strict=decl not in self.task.postinputs)
+        return plain, decode(plain, decl.type, self.paths)
+
+    def _execution(self, script: str) -> Execution:
+        return Execution(
+            script=script,
+            place=self.place,
+            work=self.paths.work,
+            image=self.runtime.image,
+            default_image=self.machine.image,
+            env=self._environment(),
+            protected=() if self.machine.copy_inputs else self.paths.protected(),
+            as_root=self.machine.as_root,
+            disks=self.paths.disks,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        """Return the values of declarations marked ``env`` (WDL 1.2, "Environment Variables"), except None."""
+        decls = (*(self.task.inputs or []), *self.task.postinputs)
+        values = {decl.name: self.env[decl.name] for decl in decls if decl.decor.get("env") is True}
+        return {name: _text(value) for name, value in values.items() if not isinstance(value, Value.Null)}
+
+    def _check(self, status: int, execution: Execution) -> None:
+        """Raise an error if the command has failed, by its exit status or its output."""
+        codes, words = self.runtime.return_codes, execution.last_words()
+        name, place = self.task.name, where(self.task.command)
+        if codes is not None and status not in codes:
+            said = f"; its standard error ends with: {words}" if words else ", and wrote nothing to standard error"
+            text = f"{place}: the command of task {name} ended with exit status {status}{_killed(status)}{said}"
+            raise (ContainerMemoryError if status == 137 else ContainerError)(text, status, words)
+        if self.runtime.fail_on_stderr and words:
+            text = f"{place}: the command of task {name} wrote to standard error, which failOnStderr forbids: {words}"
+            raise ContainerError(text, status, words)
+
+    def _with_task(self, env: Env.Bindings[Value.Base], status: int | None) -> Env.Bindings[Value.Base]:
+        """Bind the variable ``task`` of WDL 1.2."""
+        if not is_at_least(self.task.effective_wdl_version, "1.2"):
+            return env
+        return env.bind("task", task_value(self.task, self.runtime, status))
+
+
+def _killed(status: int) -> str:
+    """Explain exit status 137, which nearly always means that the command exceeded its memory."""
+    if status != 137:
+        return ""
+    memory = format_size(current().memory)
+    return f", most likely killed for more than its {memory} of memory (--memory-retries 1 --double-memory)"
+
+
+def _text(value: Value.Base) -> str:
+    """Return a value as text, like a placeholder, but compound values as JSON."""
+    if isinstance(value, _COMPOUND):
+        return json.dumps(value.json)
+    return value.value if isinstance(value, Value.String) else str(value)
+
+
+def task_value(task: Tree.Task, runtime: Runtime, status: int | None) -> Value.Base:
+    """Build the variable (WDL 1.2, "Runtime Access to Requirements, Hints, and Metadata").
+
+    Parameters
+    ----------
+    task : WDL.Tree.Task
+    runtime : Runtime
+        The runtime attributes of the call.
+    status : int or None
+        The command's exit status, once it has ended.
+    """
+    context = current()
+    known: dict[str, Any] = {
+        "name": task.name,
+        "id": f"{context.name}-{context.id}",
+        "container": runtime.image,
+        "cpu": float(context.cores),
+        "memory": context.memory,
+        "gpu": list(context.accelerators),
+        "fpga": [],
+        "disks": {"/": context.disk},
+        "attempt": context.attempt - 1,
+        "end_time": None,
+        "meta": plain_meta(task.meta),
+        "parameter_meta": plain_meta(task.parameter_meta),
+    }
+    if status is not None:
+        known["return_code"] = status
+    return Value.from_json(task_type(task, with_return_code=status is not None), known)
+
 
 _MOST_KNOWN = 256
 """Number of runtimes to cache, which is useful only if they do not depend on the inputs of each call."""

@@ -1,32 +1,179 @@
-"""Pass a document to the tasks: parsed once, stored once, and loaded once by each process."""
+"""Pass a document to the tasks: parsed once, stored once, and loaded once by each process.
+
+The dependencies within a workflow, computed once from its text.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from WDL import Tree
+from WDL import Expr, Tree
 
 from toilfn.files.file import File, open_write
-from toilfn.wdl.plan import Plan
+from toilfn.wdl.language import identifiers
 from toilfn.wdl.shared import SharedValue
 
 __all__ = [
-    "Callee",
-    "Program",
-    "Source",
-    "callee",
-    "loaded",
-    "nodes",
-    "path_of",
-    "program",
-    "source_dir",
+    "OUTPUTS", "Callee", "Plan", "Program", "Source", "callee", "loaded", "nodes", "path_of", "program", "source_dir",
     "version",
-]
+]  # fmt: skip
+
+OUTPUTS = "outputs"
+"""The id of a workflow's output section."""
+
+
+class Plan:
+    """A workflow's nodes by id, and their dependencies.
+
+    Everything that nodes can depend on has a key: the id of a declaration or call, or ``var-NAME`` for the variable of
+    a scatter. Sections have no keys: nodes in them are referred to by their own keys, whether gathered or not.
+
+    Parameters
+    ----------
+    workflow : WDL.Tree.Workflow
+    """
+
+    def __init__(self, workflow: Tree.Workflow) -> None:
+        self.workflow = workflow
+        self.nodes: dict[str, Tree.WorkflowNode] = {}
+        self.home: dict[str, str] = {}
+        self._keys: dict[int, frozenset[str]] = {}
+        self._sections: dict[str, tuple[str, ...]] = {}
+        self.order: dict[str, list[str]] = {}
+        body = [*(workflow.inputs or []), *workflow.body]
+        self._enter("", body)
+        self.uses: Counter[str] = Counter()
+        self._users: dict[str, set[str]] = {}
+        for id_, node in self.nodes.items():
+            if not isinstance(node, Tree.WorkflowSection):
+                self._note(id_, self.needs(id_))
+            else:
+                self._note(id_, _keys(identifiers(node.expr)))  # type: ignore[attr-defined]  # both sections have one
+        self._note(OUTPUTS, self.needs(OUTPUTS))
+        self._sort("", body)
+
+    def _enter(self, section: str, body: Iterable[Tree.WorkflowNode]) -> None:
+        above = self._sections.get(section, ())
+        self._sections[section] = (*above, section)
+        for node in body:
+            id_ = node.workflow_node_id
+            self.nodes[id_], self.home[id_] = node, section
+            if isinstance(node, Tree.WorkflowSection):
+                self._sections[id_] = self._sections[section]
+                self._enter(id_, node.body)
+
+    def _note(self, user: str, keys: set[str]) -> None:
+        for key in keys:
+            self.uses[key] += 1
+            self._users.setdefault(key, set()).add(user)
+
+    def needs(self, id_: str) -> set[str]:
+        """Return the keys that a node needs; for a section, including the nodes in it."""
+        if id_ == OUTPUTS:
+            return self._outputs_need()
+        node = self.nodes[id_]
+        if isinstance(node, Tree.Decl):
+            return _keys(identifiers(node.expr))
+        if isinstance(node, Tree.Call):
+            after = {self._key_of(needed) for needed in node._after_node_ids}
+            return after | {key for expr in node.inputs.values() for key in _keys(identifiers(expr))}
+        assert isinstance(node, (Tree.Scatter, Tree.Conditional))
+        inner = {key for child in node.body for key in self.needs(child.workflow_node_id)}
+        own = {child.workflow_node_id for child in self.within(id_)}
+        variable = {_variable(node)} if isinstance(node, Tree.Scatter) else set()
+        return self.expression_needs(node) | (inner - own - variable)
+
+    def keys(self, expr: Expr.Base) -> frozenset[str]:
+        """Return the keys that an expression needs."""
+        if id(expr) not in self._keys:
+            self._keys[id(expr)] = frozenset(_keys(identifiers(expr)))
+        return self._keys[id(expr)]
+
+    def expression_needs(self, section: Tree.Scatter | Tree.Conditional) -> set[str]:
+        """Return the keys that the expression of a section needs."""
+        return _keys(identifiers(section.expr))
+
+    def after(self, call: Tree.Call) -> list[str]:
+        """Return the keys of the calls that must be complete before a call, because of ``after``."""
+        return sorted(self._key_of(needed) for needed in call._after_node_ids)
+
+    def _key_of(self, id_: str) -> str:
+        node = self.workflow.get_node(id_)
+        return node.final_referee.workflow_node_id if isinstance(node, Tree.Gather) else id_
+
+    def _outputs_need(self) -> set[str]:
+        if self.workflow.outputs is None:
+            return {id_ for id_, node in self.nodes.items() if isinstance(node, Tree.Call)}
+        own = {decl.workflow_node_id for decl in self.workflow.outputs}
+        return {key for decl in self.workflow.outputs for key in _keys(identifiers(decl.expr))} - own
+
+    def within(self, section: str) -> Iterator[Tree.WorkflowNode]:
+        """Iterate over all nodes in a section, at any depth."""
+        for id_, node in self.nodes.items():
+            if id_ != section and section in self._sections[self.home[id_]]:
+                yield node
+
+    def exposed(self, section: str, *, all_calls: bool = False) -> list[str]:
+        """Return the keys in a section that nodes outside it need; with `all_calls`, also those of all calls."""
+        inside = {node.workflow_node_id for node in self.within(section)} | {section}
+        return [
+            node.workflow_node_id
+            for node in self.within(section)
+            if (all_calls and isinstance(node, Tree.Call))
+            or (not isinstance(node, Tree.WorkflowSection) and self._users.get(node.workflow_node_id, set()) - inside)
+        ]
+
+    def is_folded(self, key: str) -> bool:
+        """Return whether a declaration has only one user, in the same section, and so is evaluated together with it."""
+        users = self._users.get(key, set())
+        if self.uses[key] != 1:
+            return False
+        user = next(iter(users))
+        return (user == OUTPUTS and self.home[key] == "") or self.home.get(user) == self.home[key]
+
+    def _sort(self, section: str, body: Iterable[Tree.WorkflowNode]) -> None:
+        """Determine an order in which the nodes of a body can be visited."""
+        nodes = {node.workflow_node_id: node for node in body}
+        makers = {id_: id_ for id_ in nodes}
+        for id_, node in nodes.items():
+            if isinstance(node, Tree.WorkflowSection):
+                makers.update((child.workflow_node_id, id_) for child in self.within(id_))
+                self._sort(id_, node.body)
+        done: dict[str, None] = {}
+
+        def visit(id_: str) -> None:
+            for needed in sorted({makers[key] for key in self.needs(id_) if key in makers}):
+                if needed not in done and needed != id_:
+                    visit(needed)
+            done[id_] = None
+
+        for id_ in nodes:
+            if id_ not in done:
+                visit(id_)
+        self.order[section] = list(done)
+
+
+def _keys(referees: Iterable[Any]) -> set[str]:
+    return {key for referee in referees if (key := _key(referee)) is not None}
+
+
+def _key(referee: Any) -> str | None:
+    if isinstance(referee, Tree.Scatter):
+        return _variable(referee)
+    if isinstance(referee, Tree.Gather):
+        return referee.final_referee.workflow_node_id
+    return referee.workflow_node_id if isinstance(referee, Tree.WorkflowNode) else None
+
+
+def _variable(scatter: Tree.Scatter) -> str:
+    return f"var-{scatter.variable}"
+
 
 Path = tuple[str, ...]
 """The path of a task or workflow: the namespaces of imports, then its name."""

@@ -8,8 +8,8 @@ from WDL import Tree
 
 from toilfn.inspect.steps import Step
 from toilfn.wdl import document
-from toilfn.wdl.fetch import opened
-from toilfn.wdl.plan import Plan
+from toilfn.wdl.document import opened
+from toilfn.wdl.program import Plan
 
 __all__ = ["steps_of"]
 

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from toilfn.errors import InputError
 from toilfn.files import transfer, trees
-from toilfn.wdl.fetch import _fetch
+from toilfn.wdl.document import _fetch
 from toilfn.wdl.inputs import read_inputs
 
 
