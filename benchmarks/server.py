@@ -22,8 +22,7 @@ from urllib.request import Request, urlopen
 import psutil
 
 from toilfn.server.client import Client
-from toilfn.server.records import Place
-from toilfn.server.states import State
+from toilfn.server.records import Place, State
 
 SCRIPT = """\
 import sys

@@ -18,8 +18,8 @@ from joserfc.jwk import OctKey, RSAKey
 from tests.server.wes import Server
 from tests.servers.issuer import Issuer, issuing
 from toilfn.errors import InputError
-from toilfn.server import oidc
-from toilfn.server.oidc import OIDCSettings, Provider, RefusedTokenError
+from toilfn.server import access
+from toilfn.server.access import OIDCSettings, Provider, RefusedTokenError
 
 
 @pytest.fixture
@@ -101,21 +101,21 @@ def test_a_new_key_is_found_and_unknown_ones_are_not_asked_for_again_and_again(i
     with pytest.raises(RefusedTokenError, match="not signed with a key"):  # keys were fetched a moment ago
         provider.check(issuer.token())
     assert issuer.asked.count("/keys") == 1
-    monkeypatch.setattr(oidc, "_PAUSE", 0.0)
+    monkeypatch.setattr(access, "_PAUSE", 0.0)
     assert provider.check(issuer.token()).user == "ann"
     with pytest.raises(RefusedTokenError):  # of the key that was withdrawn
         provider.check(before)
 
 
 def test_a_provider_that_is_away_or_names_another_one(issuer, provider, monkeypatch):
-    monkeypatch.setattr(oidc, "_PAUSE", 0.0)
+    monkeypatch.setattr(access, "_PAUSE", 0.0)
     issuer.name = "https://other.example.org"
     with pytest.raises(RefusedTokenError, match="not signed with a key"):
         provider.check(issuer.token())
     issuer.name = issuer.url
     token = issuer.token()
     assert provider.check(token).user == "ann"
-    monkeypatch.setattr(oidc, "_LIFETIME", 0.0)
+    monkeypatch.setattr(access, "_LIFETIME", 0.0)
     issuer.name = "away"  # the keys that are known stay until there are others
     assert provider.check(token).user == "ann"
 

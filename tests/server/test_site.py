@@ -14,8 +14,7 @@ from tests.server.test_security import token
 from tests.server.wes import Client, Server
 from toilfn.server import index as index_module
 from toilfn.server.index import Filter, Index
-from toilfn.server.records import Place
-from toilfn.server.states import State
+from toilfn.server.records import Place, State
 
 HTML = {"Accept": "text/html"}
 FAILS = """\

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from toilfn.server.states import Facts, State, state_of
+from toilfn.server.records import Facts, State, state_of
 
 TABLE = [
     (Facts(), "QUEUED"),

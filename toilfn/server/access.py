@@ -1,4 +1,9 @@
-"""Users of a server: tokens, kept as hashes, and what each user may do."""
+"""Users of a server: tokens, kept as hashes, and what each user may do.
+
+Tokens of an OpenID Connect provider: JWTs, which joserfc checks with the keys that the provider publishes.
+
+Sessions of browsers: a user logs in by a token for some hours. The browser gets an id, the place its hash.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,324 @@ import binascii
 import hashlib
 import hmac
 import json
+import logging
 import re
 import secrets
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, build_opener
 
 from toilfn.errors import InputError
-from toilfn.server.oidc import Provider, RefusedTokenError, looks_like_jwt
 from toilfn.server.records import Place
-from toilfn.server.sessions import Session, Sessions
 from toilfn.stores import MissingObjectError
 
-__all__ = ["LOCAL", "Access", "DeniedError", "Principal", "Tokens"]
+__all__ = [
+    "COOKIE", "LIFETIME", "LOCAL", "Access", "Claims", "DeniedError", "OIDCSettings", "Principal", "Provider",
+    "RefusedTokenError", "Session", "Sessions", "Tokens", "host_of", "is_loopback", "looks_like_jwt", "session_of",
+]  # fmt: skip
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a name or an address is that of this machine itself."""
+    return host in ("localhost", "::1", "ip6-localhost") or host.startswith("127.") or host.endswith(".localhost")
+
+
+def host_of(header: str) -> str:
+    """Return the host in a header such as ``Host``, without its port; empty if it is not valid."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
+_ALGORITHMS = [f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)]
+"""Signatures with a public key. With "none" or HMAC, anyone who knows the public keys could forge a token."""
+_KINDS = ("RSA", "EC")
+_LEEWAY = 30
+"""Seconds by which the clocks of the provider and of the server may differ."""
+_LIFETIME = 3600.0
+"""Seconds after which the keys are fetched again."""
+_PAUSE = 10.0
+"""Seconds between two attempts to fetch keys: tokens that name unknown keys must not become requests."""
+_TIMEOUT = 5.0
+_LARGEST = 1 << 20
+_LONGEST_NAME = 256
+
+_log = logging.getLogger("toilfn.server")
+
+
+class OIDCSettings(NamedTuple):
+    """A provider, and the meaning of its tokens.
+
+    Attributes
+    ----------
+    issuer : str
+        The provider's URL, as in the claim ``iss``.
+    audience : str
+        The name of this server at the provider; a token for others is refused.
+    user_claim : str
+        The claim with the user's name.
+    roles_claim : str
+        The claim with the user's roles; dots lead into objects, as in ``realm_access.roles``.
+    operator_role : str
+        The role of operators; empty if no user of the provider is one.
+    """
+
+    issuer: str
+    audience: str
+    user_claim: str = "sub"
+    roles_claim: str = "roles"
+    operator_role: str = ""
+
+
+class Claims(NamedTuple):
+    """The contents of a token that was checked."""
+
+    user: str
+    is_operator: bool
+    expires: float
+    """In seconds since the epoch."""
+
+
+class RefusedTokenError(Exception):
+    """A token that is not valid here; the message says why, without the token."""
+
+
+def looks_like_jwt(token: str) -> bool:
+    """Return whether a credential has the form of a signed JWT; the server's own tokens contain no dots."""
+    return token.count(".") == 2
+
+
+class Provider:
+    """Checks the tokens of a provider. Its keys are fetched when they are first needed, and when a new one appears.
+
+    Parameters
+    ----------
+    settings : OIDCSettings
+
+    Raises
+    ------
+    InputError
+        If the library is missing, or the issuer's URL is not one that can be trusted.
+    """
+
+    def __init__(self, settings: OIDCSettings) -> None:
+        try:
+            import joserfc  # noqa: F401 - looked for before the first request
+        except ImportError:
+            raise InputError(
+                "tokens of an OpenID Connect provider need another package", hint="pip install 'toilfn[oidc]'"
+            ) from None
+        _check_url(settings.issuer)
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._keys: list[Any] = []
+        self._fetched = self._tried = float("-inf")
+
+    def check(self, token: str) -> Claims:
+        """Return the claims of a token.
+
+        Raises
+        ------
+        RefusedTokenError
+            If the token was not signed by the provider, has expired, or is for another service.
+        """
+        from joserfc import jws, jwt
+        from joserfc.errors import JoseError
+
+        given = self.settings
+        rules = jwt.JWTClaimsRegistry(
+            leeway=_LEEWAY, iss={"essential": True, "value": given.issuer},
+            aud={"essential": True, "value": given.audience}, exp={"essential": True},
+        )  # fmt: skip
+        try:
+            header = jws.extract_compact(token.encode()).headers()
+            decoded = jwt.decode(token, self._key(header), algorithms=_ALGORITHMS)
+            rules.validate(decoded.claims)
+        except (JoseError, ValueError, TypeError) as error:
+            raise RefusedTokenError(f"the token is refused: {error}") from None
+        return self._claims(decoded.claims)
+
+    def _claims(self, claims: dict[str, Any]) -> Claims:
+        given = self.settings
+        user = claims.get(given.user_claim)
+        if not isinstance(user, str) or not user.isprintable() or not 0 < len(user) <= _LONGEST_NAME:
+            raise RefusedTokenError(f"the token is refused: its claim {given.user_claim!r} is not a user's name")
+        roles = _at(claims, given.roles_claim)
+        has_role = given.operator_role in (roles if isinstance(roles, list) else str(roles or "").split())
+        return Claims(user, bool(given.operator_role) and has_role, float(claims["exp"]))
+
+    def _key(self, header: dict[str, Any]) -> Any:
+        """Return the key that a token's header names, from the keys that the provider currently publishes."""
+        wanted = header.get("kid")
+        with self._lock:
+            found = self._named(wanted)
+            is_old = time.monotonic() - self._fetched > _LIFETIME
+            if (found is None or is_old) and time.monotonic() - self._tried > _PAUSE:
+                self._fetch()
+                found = self._named(wanted)
+        if found is None:
+            raise ValueError("it was not signed with a key of the provider")
+        return found
+
+    def _named(self, wanted: object) -> Any:
+        if wanted is None:  # a provider with one key need not name it
+            return self._keys[0] if len(self._keys) == 1 else None
+        return next((key for key in self._keys if key.kid == wanted), None)
+
+    def _fetch(self) -> None:
+        self._tried = time.monotonic()
+        try:
+            url = f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration"
+            found = _read(url)
+            if found.get("issuer") != self.settings.issuer:
+                raise ValueError(f"{url} describes the issuer {found.get('issuer')!r}")
+            _check_url(str(found["jwks_uri"]))
+            self._keys = list(_usable(_read(str(found["jwks_uri"]))["keys"]))
+            self._fetched = time.monotonic()
+        except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+            _log.warning("cannot read the keys of %s: %s", self.settings.issuer, error)
+
+
+def _usable(keys: Iterable[dict[str, Any]]) -> Iterable[Any]:
+    """Yield the keys with which tokens may be signed; others, of kinds unknown here, do no harm."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import JWKRegistry
+
+    for each in keys:
+        if each.get("kty") in _KINDS and each.get("use", "sig") == "sig":
+            try:
+                yield JWKRegistry.import_key(each)
+            except (JoseError, ValueError) as error:
+                _log.warning("a key of the provider cannot be read: %s", error)
+
+
+def _at(claims: dict[str, Any], path: str) -> Any:
+    """Return a claim by its name or, if there is none, by a path of names with dots."""
+    if path in claims:
+        return claims[path]
+    found: Any = claims
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme != "http" or not is_loopback(parts.hostname or ""):
+        raise InputError(f"{url!r} cannot be an issuer of tokens", hint="give an https URL, as in its claim iss")
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows no redirect, which might lead to a place that is not the provider's."""
+
+    def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
+        """Return nothing, so that the redirect is an error."""
+
+
+def _read(url: str) -> dict[str, Any]:
+    with build_opener(_NoRedirects).open(url, timeout=_TIMEOUT) as answer:
+        text = answer.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError(f"{url} is too large")
+    return dict(json.loads(text))
+
+
+COOKIE = "toilfn-session"
+LIFETIME = 12 * 3600
+"""Seconds after which a user logs in again."""
+_FRESH = 5.0
+"""Seconds for which what the place says is remembered."""
+_MOST = 10_000
+"""Sessions that are remembered."""
+
+
+class Session(NamedTuple):
+    """A session that was found."""
+
+    user: str
+    token_hash: str
+    """Of the token that opened it: the session ends when the token is removed or replaced."""
+    issuer: str = ""
+    """Of that token, if it was a JWT of a provider."""
+    is_operator: bool = False
+    """Whether the provider said that the user is one."""
+    until: float = float("inf")
+    """The end of that token, in seconds since the epoch."""
+
+
+class Sessions:
+    """The sessions of a place: ``sessions/HASH``. Servers that share the place share them.
+
+    Parameters
+    ----------
+    place : Place
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._objects = place.store.objects
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, dict[str, Any] | None]] = {}
+
+    def open(self, session: Session) -> str:
+        """Write down a session, and return its id."""
+        id = secrets.token_urlsafe(32)
+        content = {**session._asdict(), "until": min(session.until, time.time() + LIFETIME)}
+        self._objects.put(_name(id), json.dumps(content).encode())
+        return id
+
+    def find(self, id: str) -> Session | None:
+        """Return a session that has not ended; None if there is none of this id."""
+        name, now = _name(id), time.monotonic()
+        with self._lock:
+            moment, content = self._known.get(name, (float("-inf"), None))
+        if now - moment > _FRESH:
+            content = self._read(name)
+            with self._lock:
+                if len(self._known) >= _MOST:
+                    self._known.clear()
+                self._known[name] = now, content
+        if content is None or content["until"] < time.time():
+            return None
+        return Session(**content)
+
+    def close(self, id: str) -> None:
+        """End a session."""
+        name = _name(id)
+        self._objects.delete([name])
+        with self._lock:
+            self._known.pop(name, None)
+
+    def sweep(self) -> None:
+        """Remove the sessions that are over."""
+        for name in list(self._objects.list("sessions/")):
+            content = self._read(name)
+            if content is not None and content["until"] < time.time():
+                self._objects.delete([name])
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._objects.get(name)))
+        except MissingObjectError:
+            return None
+
+
+def _name(id: str) -> str:
+    return f"sessions/{hashlib.sha256(id.encode(errors='replace')).hexdigest()}"
+
+
+def session_of(cookies: str) -> str:
+    """Return the id of the session that a request's cookies name; empty if they name none."""
+    pairs = (each.strip().partition("=") for each in cookies.split(";"))
+    return next((value for name, _, value in pairs if name == COOKIE), "")
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_FRESH = 5.0
 """Seconds for which tokens are remembered: one that is removed is refused after so long."""
 
 

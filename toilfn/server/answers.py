@@ -4,32 +4,121 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import time
-from collections.abc import Iterable
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote, urlsplit
 
-from toilfn import __version__
+from toilfn import __version__, confined
 from toilfn.errors import InputError
-from toilfn.server import outputs
-from toilfn.server.engines import ENGINE
 from toilfn.server.index import Summary
-from toilfn.server.records import Run
-from toilfn.server.states import State
-from toilfn.server.submission import Policy, kinds_offered
+from toilfn.server.records import Run, State
+from toilfn.server.submission import ENGINE, Policy, kinds_offered
 from toilfn.server.tasks import TaskRow
+from toilfn.stores import MissingObjectError
 
 __all__ = [
-    "json_bytes",
-    "page_size",
-    "read_number",
-    "read_token",
-    "run_log",
-    "service_info",
-    "summary",
-    "task_log",
-    "token",
-]
+    "collected", "json_bytes", "open_inside", "open_stream", "page_size", "read_number", "read_token", "run_log",
+    "service_info", "shown", "summary", "task_log", "token",
+]  # fmt: skip
+
+_LONGEST = 64 << 20
+"""Bytes of JSON that a command may print as its outputs."""
+
+
+def collected(run: Run, code: int) -> tuple[dict[str, Any] | None, str]:
+    """Return the outputs of a finished command, or None; and the error in them, or an empty string."""
+    kind = run.request["kind"]
+    if code == 0 and kind == "PYTHON":
+        return dict(_files(run)), ""
+    path = run.folder / "stdout"
+    if not path.exists() or (size := path.stat().st_size) == 0:
+        return None, ""
+    if size > _LONGEST:
+        return None, f"the outputs are not shown: they are {size} bytes of JSON; read standard output"
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None, "standard output is not the JSON of outputs" if code == 0 else ""
+    return (value, "") if isinstance(value, dict) else (None, "")
+
+
+def _files(run: Run) -> Iterator[tuple[str, Any]]:
+    top = run.outputs_folder
+    for path in sorted(top.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            name = os.fspath(path.relative_to(top))
+            yield name, {"class": "File", "location": path.as_uri(), "basename": path.name, "size": path.stat().st_size}
+
+
+def shown(value: Any, top: Path, url: str) -> Any:
+    """Return outputs with URLs of this server in the place of paths below a folder; the paths stay beside them.
+
+    Parameters
+    ----------
+    value : any JSON value
+    top : Path
+        The folder of the run's outputs.
+    url : str
+        The folder's URL, with a slash at its end.
+    """
+    return _replaced(value, lambda text: _url(text, top, url))
+
+
+def _replaced(value: Any, url_of: Callable[[str], tuple[str, str] | None]) -> Any:
+    if isinstance(value, list):
+        return [_replaced(each, url_of) for each in value]
+    if isinstance(value, str):
+        found = url_of(value)
+        return found[0] if found else value
+    if not isinstance(value, dict):
+        return value
+    new = {key: _replaced(each, url_of) for key, each in value.items()}
+    location = value.get("location")
+    if value.get("class") in ("File", "Directory") and isinstance(location, str) and (found := url_of(location)):
+        new["path"] = found[1]
+    return new
+
+
+def _url(text: str, top: Path, url: str) -> tuple[str, str] | None:
+    """Return the URL and the path of a file below the folder; None for any other text."""
+    path = unquote(urlsplit(text).path) if text.startswith("file://") else text
+    if not path.startswith(f"{top}/"):
+        return None
+    try:
+        name = confined.relative(path[len(str(top)) + 1 :])
+    except InputError:
+        return None
+    return url + quote(name), path
+
+
+def open_stream(run: Run, name: str) -> BinaryIO | None:
+    """Open the output of a run's command, ``stdout`` or ``stderr``; return None if there is no output yet."""
+    path = run.folder / name
+    if path.exists():
+        return path.open("rb", buffering=0)
+    try:
+        return run.objects.open(name)
+    except MissingObjectError:
+        return None
+
+
+def open_inside(folder: Path, name: str) -> BinaryIO | None:
+    """Open a file below a folder; None if there is none, or if the name or a link leads out of the folder."""
+    try:
+        path = confined.inside(folder, name)
+        file = path.open("rb", buffering=0)
+    except (InputError, OSError, ValueError):
+        return None
+    # A workflow that still runs may have put a link there in the meantime.
+    reached, root = os.path.realpath(f"/proc/self/fd/{file.fileno()}"), os.path.realpath(folder)
+    if os.path.exists("/proc/self/fd") and not reached.startswith(f"{root}/"):
+        file.close()
+        return None
+    return file
+
 
 _PAGE = 100
 _LARGEST_PAGE = 1000
@@ -178,7 +267,7 @@ def run_log(run: Run, state: State, url: str) -> dict[str, Any]:
     return {
         "run_id": run.id, "request": run.request["request"], "state": state.value, "run_log": _given(log),
         "task_logs_url": f"{url}/tasks", "task_logs": None,
-        "outputs": outputs.shown(found, run.outputs_folder, f"{url}/outputs/"),
+        "outputs": shown(found, run.outputs_folder, f"{url}/outputs/"),
     }  # fmt: skip
 
 

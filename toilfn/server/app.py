@@ -18,17 +18,13 @@ from toilfn.errors import InputError, ToilfnError
 from toilfn.pages.run import RunView
 from toilfn.pages.streams import file_answer
 from toilfn.server import answers
-from toilfn.server.access import LOCAL, Access, Principal, Tokens
+from toilfn.server.access import LOCAL, Access, Principal, Provider, Sessions, Tokens
+from toilfn.server.answers import open_inside, open_stream
 from toilfn.server.guard import Guard
 from toilfn.server.index import Filter, Index, Summary
-from toilfn.server.launcher import Launcher, LaunchSettings
-from toilfn.server.leaders import LeaderJobs, LeaderProcesses, Leaders
+from toilfn.server.leaders import Launcher, LaunchSettings, LeaderJobs, LeaderProcesses, Leaders
 from toilfn.server.metrics import Traffic
-from toilfn.server.oidc import Provider
-from toilfn.server.records import Notes, Place, Run
-from toilfn.server.sessions import Sessions
-from toilfn.server.states import State, state_of
-from toilfn.server.streams import open_inside, open_stream
+from toilfn.server.records import Notes, Place, Run, State, state_of
 from toilfn.server.submission import Policy, request_of
 from toilfn.server.tasks import Views, log_of, task_of, tasks_page
 from toilfn.server.uploads import Form, read_form

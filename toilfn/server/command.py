@@ -12,17 +12,14 @@ from toilfn.cli.common import add_store_options, named_options
 from toilfn.cli.parser import Parser
 from toilfn.errors import InputError
 from toilfn.leader.asjob import Shape
-from toilfn.server.access import Tokens
+from toilfn.server.access import OIDCSettings, Provider, Tokens, is_loopback
 from toilfn.server.app import PREFIX, Service, make_app
-from toilfn.server.archives import Limits
-from toilfn.server.engines import KINDS
-from toilfn.server.hosts import is_loopback
-from toilfn.server.launcher import LaunchSettings
+from toilfn.server.leaders import LaunchSettings
 from toilfn.server.metrics import metrics_route
-from toilfn.server.oidc import OIDCSettings, Provider
 from toilfn.server.records import Place
 from toilfn.server.site import site_routes
-from toilfn.server.submission import Policy
+from toilfn.server.submission import KINDS, Policy
+from toilfn.server.uploads import Limits
 from toilfn.stdio import unfailing_standard_error
 from toilfn.text import VisibleStream
 from toilfn.units import parse_duration, parse_memory, parse_size

@@ -17,10 +17,9 @@ from urllib.parse import quote, urlsplit
 
 from toilfn.errors import InputError
 from toilfn.pages.routes import answering, html
-from toilfn.server import archives
+from toilfn.server import uploads
 from toilfn.server.access import Principal
 from toilfn.server.app import PAGES, Service
-from toilfn.server.engines import INPUTS, KINDS, kind_of
 from toilfn.server.fields import (
     Described,
     Field,
@@ -35,7 +34,7 @@ from toilfn.server.fields import (
 from toilfn.server.forms import fields_of, user_of
 from toilfn.server.needs import kind_by_name, version_of
 from toilfn.server.records import Run
-from toilfn.server.submission import FETCHED, document_of, read_object
+from toilfn.server.submission import FETCHED, INPUTS, KINDS, document_of, kind_of, read_object
 from toilfn.server.uploads import Form, file_name, read_form
 from toilfn.stores import MissingObjectError
 
@@ -161,7 +160,7 @@ class _Drafts:
         names, params, options = form.attachments, dict[str, Any](), dict[str, Any]()
         if not url and len(names) == 1 and names[0].endswith(".zip"):
             suffix = KINDS[kind].suffix if kind else ""
-            found = archives.unpack(run.files / names[0], run.files, suffix or _suffix(run.files / names[0]),
+            found = uploads.unpack(run.files / names[0], run.files, suffix or _suffix(run.files / names[0]),
                                     self._service.policy.limits)  # fmt: skip
             names, params, options = [found.document], found.params, found.options
         candidates = _documents(names, kind)

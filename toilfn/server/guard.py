@@ -9,11 +9,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from toilfn.server.access import Access, DeniedError
+from toilfn.server.access import Access, DeniedError, host_of, is_loopback, session_of
 from toilfn.server.answers import error, json_bytes
-from toilfn.server.hosts import host_of, is_loopback
 from toilfn.server.metrics import Traffic
-from toilfn.server.sessions import session_of
 
 __all__ = ["Guard"]
 

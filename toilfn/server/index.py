@@ -11,8 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toilfn.server.records import Notes, Place, Run
-from toilfn.server.states import State, state_of
+from toilfn.server.records import Notes, Place, Run, State, state_of
 from toilfn.stores import MissingObjectError
 
 __all__ = ["Filter", "Index", "Summary"]

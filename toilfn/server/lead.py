@@ -26,10 +26,9 @@ from toilfn.inspect.fold.columns import Detail
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.fold.saved import SavedFold
 from toilfn.inspect.view import State as TaskState
-from toilfn.server import outputs
-from toilfn.server.engines import command, program
-from toilfn.server.records import Place, Run
-from toilfn.server.states import State
+from toilfn.server import answers
+from toilfn.server.records import Place, Run, State
+from toilfn.server.submission import command, program
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease, Watch, start_of, this_machine
 
@@ -259,7 +258,7 @@ class Leader:
     def _finish(self, code: int) -> None:
         self._look_at_tasks(is_final=True)
         run = self._run
-        found, problem = outputs.collected(run, code)
+        found, problem = answers.collected(run, code)
         if found is not None:
             run.note("outputs", {"outputs": found})
         notes = [*self._notes, *([problem] if problem else [])]

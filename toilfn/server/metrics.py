@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toilfn.errors import InputError, ToilfnError
 from toilfn.server.forms import user_of
-from toilfn.server.states import State
+from toilfn.server.records import State
 
 if TYPE_CHECKING:
     from toilfn.server.app import Service
