@@ -13,7 +13,7 @@ from cwltool.utils import aslist
 from cwltool.workflow import Workflow, WorkflowStep
 
 from toilfn.cwl.python import read
-from toilfn.inspect.steps import Step
+from toilfn.inspect.drawing import Step
 
 __all__ = ["steps_of"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from WDL import Tree
 
-from toilfn.inspect.steps import Step
+from toilfn.inspect.drawing import Step
 from toilfn.wdl import document
 from toilfn.wdl.document import opened
 from toilfn.wdl.program import Plan

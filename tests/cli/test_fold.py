@@ -15,9 +15,7 @@ import pytest
 from toilfn.errors import CorruptObjectError
 from toilfn.inspect.attempts import attempts_of
 from toilfn.inspect.fold import saved
-from toilfn.inspect.fold.columns import Detail
-from toilfn.inspect.fold.curves import Timescale
-from toilfn.inspect.fold.figures import Figures
+from toilfn.inspect.fold.columns import Detail, Figures, Timescale
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.fold.saved import SavedFold
 from toilfn.inspect.view import State, View

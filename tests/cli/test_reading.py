@@ -21,7 +21,7 @@ from tests.cli.story import end, epoch, failure, function, half_done, id_of, out
 from toilfn.cli import main
 from toilfn.cli.status import EXIT_STATUSES
 from toilfn.files.file import File
-from toilfn.inspect.summary import schema
+from toilfn.inspect.stores import schema
 from toilfn.model.records import Forget, Outcome, Queue, encode
 from toilfn.stores import Store
 from toilfn.stores.lease import Lease

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 import toilfn as toil
-from toilfn.cli.handles import find_handles
+from toilfn.cli.files import find_handles
 from toilfn.files.task_files import TaskFiles
 from toilfn.graph.identity import arguments_digest
 from toilfn.graph.running import passed_on

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 import toilfn as toil
-from toilfn.inspect.summary import schema
+from toilfn.inspect.stores import schema
 from toilfn.model.index import Index
 from toilfn.stores import open_store
 

@@ -9,7 +9,7 @@ import pytest
 
 from toilfn.inspect.drawing import Drawing, Node
 from toilfn.inspect.view import State
-from toilfn.pages.graph import graph
+from toilfn.pages.charts import graph
 
 
 def node(label, *needs):

@@ -16,7 +16,7 @@ import pytest
 from tests.cli.story import end, epoch, function, half_done, outcome, run, task, tell
 from toilfn.cli import main
 from toilfn.model.records import BlobRef
-from toilfn.pages.markup import Markup, element
+from toilfn.pages.charts import Markup, element
 
 SCREENSHOT = Path(__file__).parents[2] / "build" / "report.png"
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from toilfn.cli.common import named_options, open_view, output_file
 from toilfn.cli.run import add_parameters, sketch_script
 from toilfn.errors import InputError
-from toilfn.inspect.drawing import Drawing, draw
-from toilfn.inspect.steps import Step, as_tasks
+from toilfn.inspect.drawing import Drawing, Step, as_tasks, draw
 from toilfn.inspect.view import TaskInfo
 from toilfn.stores import open_store
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import toilfn
-from toilfn.cli.handles import Handle, find_handles, plain
+from toilfn.cli.files import Handle, find_handles, plain
 from toilfn.errors import ToilfnError
 from toilfn.files.transfer import local_path, shown
 from toilfn.ids import TaskId

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from toilfn.cli.common import add_json, add_store, add_store_options, open_named, print_json, print_table
 from toilfn.inspect.attempts import Attempt, attempts_of
-from toilfn.inspect.fold.columns import Detail, Kind
-from toilfn.inspect.fold.figures import FIGURES, MEASURES, Sums, Usage, total
+from toilfn.inspect.fold.columns import FIGURES, MEASURES, Detail, Kind, Sums, Usage, total
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.view import View
 from toilfn.units import format_duration, format_size

@@ -19,7 +19,7 @@ from toilfn.cli.common import (
 from toilfn.inspect.drawing import draw
 from toilfn.inspect.fold.columns import Row
 from toilfn.inspect.fold.run import Fold
-from toilfn.inspect.summary import LISTED, rows, run_state, schema, summary
+from toilfn.inspect.stores import LISTED, rows, run_state, schema, summary
 from toilfn.inspect.view import State, TaskInfo
 from toilfn.leader.asjob import has_leader_job, order_of
 from toilfn.stores import Store

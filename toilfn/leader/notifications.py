@@ -353,7 +353,7 @@ def call_hook(settings: Settings, store: Store, status: str) -> None:
 
 def _summary(store: Store) -> dict[str, Any]:
     from toilfn.inspect.fold.run import Fold
-    from toilfn.inspect.summary import summary
+    from toilfn.inspect.stores import summary
 
     fold = Fold()
     fold.update(store)

@@ -1,19 +1,211 @@
-"""``toilfn report STORE``: the page of a run, frozen into one file."""
+"""``toilfn report STORE``: the page of a run, frozen into one file.
+
+The contents of the page of a run, for the templates: the same for a live page and for a report.
+"""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import json
+import re
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path, PurePath
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
+from toilfn import __version__
 from toilfn.cli.common import add_store, add_store_options, open_named, output_file
-from toilfn.inspect.fold.columns import Detail
-from toilfn.pages import charts, contents
-from toilfn.pages.render import asset, render
+from toilfn.errors import InputError
+from toilfn.inspect.fold.columns import Detail, Worker, total
+from toilfn.inspect.view import State
+from toilfn.pages import charts
+from toilfn.pages.charts import Markup, graph
 from toilfn.pages.run import RunView
 from toilfn.stores import Store
+from toilfn.text import visible
+from toilfn.units import format_duration, format_size
 
-__all__ = ["command", "configure", "page"]
+__all__ = ["POLICY", "as_json", "asset", "command", "configure", "details", "page", "render", "run"]
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""The Content-Security-Policy of pages: nothing inline, nothing from elsewhere."""
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template's HTML.
+
+    Raises
+    ------
+    InputError
+        If jinja2 is not installed.
+    """
+    return str(_environment().get_template(template).render(values))
+
+
+def asset(name: str) -> str:
+    """Return a file of the package that pages refer to, as text."""
+    return resources.files("toilfn.pages").joinpath("static").joinpath(name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    try:
+        import jinja2
+        import markupsafe
+    except ImportError:
+        raise InputError("pages need the package jinja2", hint="pip install 'toilfn[server]'") from None
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("toilfn.pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, finalize=_finalized,
+    )  # fmt: skip
+    environment.filters |= {
+        "duration": _duration, "size": lambda value: format_size(round(value)), "when": _when, "ago": _ago,
+        "number": lambda value: f"{value:,}", "json": lambda value: markupsafe.Markup(_json(value)),  # noqa: S704 - has no markup in it
+        "raw": markupsafe.Markup, "log": _log,
+    }  # fmt: skip
+    environment.globals |= {"States": list(State), "now": time.time}
+    return environment
+
+
+def _finalized(value: Any) -> Any:
+    """Escape control characters of texts that come from tasks."""
+    if isinstance(value, Markup) or hasattr(value, "__html__") or not isinstance(value, str):
+        return value
+    return visible(value)
+
+
+def _log(text: str) -> str:
+    """Return a log as a terminal shows it: without colors, and with one line for each progress bar."""
+    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)", "", text)
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def _json(value: Any) -> str:
+    """Return JSON that can stand in an element of HTML."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 100:
+        return format_duration(round(seconds))
+    return format_duration(round(seconds, 1 if seconds >= 10 else 2))
+
+
+def _when(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment)) if moment else ""
+
+
+def _ago(moment: float) -> str:
+    return f"{format_duration(max(0, round(time.time() - moment)))} ago" if moment else ""
+
+
+_MOST_BOXES = 60
+"""Kinds beyond which a graph is not drawn: it would be too wide to read."""
+
+
+class Host(NamedTuple):
+    """The workers of a host, added up. Times are in seconds."""
+
+    name: str
+    workers: int
+    attempts: int
+    failed: int
+    busy: float
+    cpu: float
+
+
+def run(view: RunView, window: charts.Window, base: str | None) -> dict[str, Any]:
+    """Return the values of the template of a run.
+
+    Parameters
+    ----------
+    view : RunView
+    window : Window
+        The stretch of time that the timeline shows.
+    base : str
+        The URL of the run, for links; None in a report.
+    """
+    whole = charts.whole(view)
+    drawing = view.drawing()
+    return {
+        "summary": view.summary(),
+        "failures": view.failures(),
+        "kinds": view.kinds(),
+        "curves": charts.curves(view),
+        "timeline": charts.timeline(view, window, base),
+        "window": window,
+        "zoomed": window.span < whole - 0.001 and window.end != whole,
+        "zooms": _zooms(window, whole),
+        "graph": graph(drawing) if 0 < len(drawing.nodes) <= _MOST_BOXES else "",
+        "actions": False,
+    }
+
+
+def _zooms(window: charts.Window, whole: float) -> list[tuple[str, str, str]]:
+    """Return the stretches of time that links beside the timeline lead to."""
+    quarter, middle = window.span / 4, (window.start + window.end) / 2
+    found = [("Zoom in", middle - quarter, middle + quarter)]
+    if window.span < whole:
+        found += [("Earlier", window.start - 2 * quarter, window.end - 2 * quarter),
+                  ("Later", window.start + 2 * quarter, window.end + 2 * quarter),
+                  ("Zoom out", middle - 4 * quarter, middle + 4 * quarter)]  # fmt: skip
+    inside = ((label, max(0.0, start), min(whole, end)) for label, start, end in found)
+    return [(label, f"{start:.3f}", f"{end:.3f}") for label, start, end in inside if end > start]
+
+
+def details(view: RunView) -> dict[str, Any]:
+    """Return settings, versions, what it cost, and the hosts."""
+    with view.lock:
+        view.refresh()
+        fold = view.fold
+        sums, newest = total(kind.usage for kind in fold.kinds), fold.run
+        facts: list[tuple[str, Any]] = []
+        if newest is not None:
+            facts += [("workflow", newest.workflow), ("run of the store", newest.number), ("store", view.store.url)]
+        if fold.epochs:
+            leader = fold.epochs[-1]
+            facts.append(("led by", f"process {leader.pid} on {leader.host}"))
+        facts += [
+            ("runs, leaders", f"{len(fold.runs)}, {len(fold.epochs)}"),
+            ("attempts", f"{sums.attempts:,.0f}, of which {sums.failed:,.0f} failed"),
+            ("cores", f"{format_duration(round(sums.cores_asked))} requested, {format_duration(round(sums.cpu))} used"),
+            ("data", f"{format_size(round(sums.read))} read, {format_size(round(sums.written))} written"),
+            ("requests to the store", f"{fold.requests + sums.requests:,.0f}"),
+            ("toilfn here", __version__),
+        ]
+        if newest is not None:
+            facts += [(f"setting {name}", value) for name, value in sorted(newest.settings.items())
+                      if value not in (None, (), {}, "") and "option" not in name]  # fmt: skip
+        return {"details": facts, "hosts": _hosts(fold.measures.workers.values())}
+
+
+def _hosts(workers: Iterable[Worker]) -> list[Host]:
+    hosts: dict[str, Host] = {}
+    for worker in workers:
+        before = hosts.get(worker.host, Host(worker.host, 0, 0, 0, 0.0, 0.0))
+        hosts[worker.host] = Host(
+            worker.host, before.workers + 1, before.attempts + worker.attempts, before.failed + worker.failed,
+            before.busy + worker.busy, before.cpu + worker.cpu,
+        )  # fmt: skip
+    return sorted(hosts.values(), key=lambda host: -host.busy)
+
+
+def as_json(view: RunView) -> dict[str, Any]:
+    """Return the details for programs."""
+    found, summary = details(view), view.summary()
+    return {
+        "name": PurePath(summary.workflow).name, "state": summary.state, "started": summary.started,
+        "ended": summary.ended or None, "tasks": {state.value: count for state, count in summary.counts.items()},
+        "details": dict(found["details"]), "hosts": [host._asdict() for host in found["hosts"]],
+    }  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +238,6 @@ def page(store: Store) -> str:
     style = asset("uPlot.min.css") + asset("pages.css")
     script = asset("uPlot.iife.min.js") + asset("pages.js")
     return render(
-        "run.html", **contents.run(view, window, None), **contents.details(view), base="", static="", home="",
+        "run.html", **run(view, window, None), **details(view), base="", static="", home="",
         site=None, served=None, frozen=SimpleNamespace(style=style, script=script.replace("</script", "<\\/script")),
     )  # fmt: skip

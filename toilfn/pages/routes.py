@@ -15,8 +15,8 @@ from toilfn.cli.following import Following
 from toilfn.errors import InputError, ToilfnError
 from toilfn.inspect.view import State
 from toilfn.model.records import Failure
-from toilfn.pages import charts, contents
-from toilfn.pages.render import POLICY, asset, render
+from toilfn.pages import charts, report
+from toilfn.pages.report import POLICY, asset, render
 from toilfn.pages.run import PAGE, SORTS, Query, RunView, UnknownTaskError
 from toilfn.pages.streams import file_answer, search, tail
 from toilfn.stores import MissingObjectError
@@ -157,7 +157,7 @@ class RunPages:
         window = charts.Window.read(
             request.query_params.get("from", ""), request.query_params.get("to", ""), charts.whole(view)
         )
-        return {**contents.run(view, window, self._base(request)), "actions": self._kill is not None}
+        return {**report.run(view, window, self._base(request)), "actions": self._kill is not None}
 
     def overview(self, request: Any, view: RunView) -> Any:
         """Answer with the page of the run."""
@@ -211,7 +211,7 @@ class RunPages:
         self, request: Any, view: RunView, facts: list[tuple[str, Any]], texts: list[tuple[str, str]]
     ) -> Any:  # fmt: skip
         """Answer with details, and before them further facts and texts."""
-        found = contents.details(view)
+        found = report.details(view)
         found["details"] = [*facts, *found["details"]]
         return html("details.html", **self._shared(request, view), **found, summary=view.summary(), texts=texts)
 
@@ -219,7 +219,7 @@ class RunPages:
         """Answer with the same as JSON."""
         from starlette.responses import Response
 
-        return Response(json.dumps(contents.as_json(view), indent=1, default=str), media_type="application/json")
+        return Response(json.dumps(report.as_json(view), indent=1, default=str), media_type="application/json")
 
     async def kill(self, request: Any) -> Any:
         """Stop the run."""

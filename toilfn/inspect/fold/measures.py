@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Any
 
-from toilfn.inspect.fold.columns import Kind, Variant, Worker
-from toilfn.inspect.fold.curves import Levels, Timescale
+from toilfn.inspect.fold.columns import Kind, Levels, Timescale, Variant, Worker
 
 __all__ = ["Measures"]
 

@@ -19,10 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from toilfn.inspect.fold import columns, curves, figures, measures, reading
-from toilfn.inspect.fold.columns import Attempts, Detail, Kind, Variant, Worker
-from toilfn.inspect.fold.curves import Levels, Timescale
-from toilfn.inspect.fold.figures import Figures, Sums, Usage
+from toilfn.inspect.fold import columns, measures, reading
+from toilfn.inspect.fold.columns import Attempts, Detail, Figures, Kind, Levels, Sums, Timescale, Usage, Variant, Worker
 from toilfn.inspect.fold.measures import Measures
 from toilfn.inspect.fold.run import Fold
 from toilfn.model import records
@@ -124,7 +122,7 @@ def _mark(store: Store, detail: Detail) -> bytes:
 def _version() -> str:
     """Return a digest of the modules that decide what a fold holds."""
     digest = hashlib.sha256()
-    for module in (columns, curves, figures, measures, reading, records):
+    for module in (columns, columns, columns, measures, reading, records):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
