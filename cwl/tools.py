@@ -229,7 +229,7 @@ def streamed(tool: Process, job: dict[str, Any], places: Places, context: Runtim
     context : RuntimeContext
         The options with which the tool runs.
     """
-    from toilfn.files.pipes import Pipe
+    from toilfn.files.file import Pipe
 
     pipes: list[Pipe] = []
     inputs = dict(job)

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from toilfn.files.directory import Directory
     from toilfn.files.exchange import export, import_directory, import_file, import_files, input
     from toilfn.files.file import File, open_write, write_file
-    from toilfn.graph.service import Service, service
+    from toilfn.graph.task import Service, service
     from toilfn.inspect.plan import Plan, PlannedTask
     from toilfn.resources import Accelerator, Resources
     from toilfn.steps.shell import ShellTask, shell
@@ -111,7 +111,7 @@ _MODULES = {
     "toilfn.inspect.plan": ("Plan", "PlannedTask"),
     "toilfn.graph.promise": ("Promise",),
     "toilfn.resources": ("Accelerator", "Resources"),
-    "toilfn.graph.service": ("Service", "service"),
+    "toilfn.graph.task": ("Service", "service"),
     "toilfn.config.params": ("params",),
     "toilfn.config.settings": ("add_options", "from_options"),
 }

@@ -12,7 +12,7 @@ import toilfn as toil
 from tests.servers.fixtures import moto_server
 from tests.servers.moto import Moto
 from toilfn.errors import CorruptObjectError
-from toilfn.files.pipes import Pipe
+from toilfn.files.file import Pipe
 from toilfn.files.task_files import TaskFiles
 from toilfn.stores import open_store
 

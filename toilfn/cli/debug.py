@@ -16,7 +16,7 @@ from toilfn.debug import Rehearsal, fetch_files
 from toilfn.inspect.view import View
 from toilfn.stdio import standard_error
 from toilfn.worker.capture import start_logging
-from toilfn.worker.tracebacks import one_line, user_traceback
+from toilfn.worker.execute import one_line, user_traceback
 
 __all__ = ["command", "configure"]
 

@@ -17,9 +17,9 @@ import psutil
 from toilfn.clusters.base import FRESH_VARIABLE, Cluster, ClusterNotes, RunContext
 from toilfn.config.settings import Settings
 from toilfn.errors import ClusterError
+from toilfn.files.cache import SHARED_VARIABLE
 from toilfn.files.node import KEEP_VARIABLE
 from toilfn.files.room import AGE_VARIABLE, LIMIT_VARIABLE
-from toilfn.files.sharing import SHARED_VARIABLE
 from toilfn.files.task_files import DIGEST_VARIABLE, LINK_VARIABLE
 from toilfn.graph.record import OWN_BUFFERS_VARIABLE
 from toilfn.moved import MOVED_VARIABLE

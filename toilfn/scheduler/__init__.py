@@ -20,8 +20,8 @@
 
 from __future__ import annotations
 
-from toilfn.scheduler.batching import Policy
 from toilfn.scheduler.machine import Scheduler
+from toilfn.scheduler.running import Policy
 from toilfn.scheduler.states import State
 
 __all__ = ["Policy", "Scheduler", "State"]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from toilfn.ids import BatchId, TaskId
-from toilfn.scheduler.batching import Draft
 from toilfn.scheduler.packing import Shape
+from toilfn.scheduler.running import Draft
 from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, TaskState
 

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from toilfn.ids import BatchId, Cause, TaskId
 from toilfn.resources import Capacity, Resources
-from toilfn.scheduler.batching import Draft, Policy
 from toilfn.scheduler.drafting import Drafting, Probes
 from toilfn.scheduler.events import (
     Adopted,
@@ -37,10 +36,10 @@ from toilfn.scheduler.events import (
     Submitted,
     TailCallStarted,
 )
-from toilfn.scheduler.links import Links
+from toilfn.scheduler.links import Links, RollBacks
 from toilfn.scheduler.packing import Pool
 from toilfn.scheduler.ready import Gathering, enlarged
-from toilfn.scheduler.rollback import RollBacks
+from toilfn.scheduler.running import Draft, Policy
 from toilfn.scheduler.state import SchedulerState
 from toilfn.scheduler.states import State, TaskState
 

@@ -13,14 +13,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
 from toilfn.ids import TaskId
-from toilfn.scheduler.batching import Durations, Policy
-from toilfn.scheduler.checkpoints import Checkpoints
-from toilfn.scheduler.holds import Holds
 from toilfn.scheduler.packing import Pool, Shapes
 from toilfn.scheduler.ready import Charges, Ready
-from toilfn.scheduler.running import RunningBatches
+from toilfn.scheduler.running import Durations, Policy, RunningBatches
 from toilfn.scheduler.services import Services
-from toilfn.scheduler.states import MOVES, State, TaskState
+from toilfn.scheduler.states import MOVES, Checkpoints, Holds, State, TaskState
 
 __all__ = ["SchedulerState"]
 

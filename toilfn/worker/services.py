@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from toilfn.errors import InputError, StoreError
-from toilfn.graph.service import Service
+from toilfn.graph.task import Service
 from toilfn.ids import TaskId
 from toilfn.model.records import BlobRef
 from toilfn.stores import Store
