@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from toilfn import stdio
-from toilfn.cli.common import Parser
+from toilfn.cli.parser import Parser
 from toilfn.errors import InputError, StoreNotFoundError, ToilfnError
 from toilfn.text import VisibleStream
 

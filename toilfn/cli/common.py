@@ -7,13 +7,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from pathlib import Path, PurePath
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from toilfn.api import SOMETHING_TO_RUN
 from toilfn.config.settings import Settings, add_options, from_options
-from toilfn.errors import InputError, ToilfnError
+from toilfn.errors import InputError
 from toilfn.inspect.fold.columns import Detail
 from toilfn.inspect.fold.run import Fold
 from toilfn.inspect.plan import Plan
@@ -23,45 +22,9 @@ from toilfn.stores.lease import living
 from toilfn.text import table
 
 __all__ = [
-    "Parser", "add_dry_run", "add_json", "add_store", "add_store_options", "add_task", "is_dry_run", "named_options",
+    "add_dry_run", "add_json", "add_store", "add_store_options", "add_task", "is_dry_run", "named_options",
     "open_fold", "open_named", "open_view", "output_file", "print_json", "print_plan", "print_table",
 ]  # fmt: skip
-
-_UNKNOWN = "unrecognized arguments: "
-"""How argparse begins its message about options that a parser does not have."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that never takes the beginning of an option for the whole of it.
-
-    With argparse's default, ``--retry 3`` would silently mean ``--retry-backoff 3``.
-    """
-
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(allow_abbrev=False, **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2; name the nearest options if there are unknown ones."""
-        if message.startswith(_UNKNOWN):
-            given = [word.partition("=")[0] for word in message.removeprefix(_UNKNOWN).split() if word.startswith("--")]
-            message += "".join(self._suggestion(option) for option in given)
-        super().error(message)
-
-    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """Read a value; if toilfn refuses it, its own message says more than the name of the function that reads it."""
-        try:
-            return super()._get_value(action, arg_string)
-        except argparse.ArgumentError as error:
-            refused = error.__context__
-            if isinstance(refused, ToilfnError):
-                said = "; ".join(filter(None, (refused.message, refused.hint)))
-                raise argparse.ArgumentError(action, said) from None
-            raise
-
-    def _suggestion(self, option: str) -> str:
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        near = dict.fromkeys([*(name for name in known if name.startswith(option)), *get_close_matches(option, known)])
-        return f"; instead of {option}, did you mean {' or '.join(near)}?" if near else ""
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from toilfn import stdio
-from toilfn.cli.common import Parser, print_json
+from toilfn.cli.common import print_json
+from toilfn.cli.parser import Parser
 from toilfn.cli.run import add_parameters
 from toilfn.config.settings import Settings, from_options
 from toilfn.errors import InputError

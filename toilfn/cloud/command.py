@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from toilfn.cli.common import Parser, add_json, add_store_options, open_named, output_file, print_json, print_table
+from toilfn.cli.common import add_json, add_store_options, open_named, output_file, print_json, print_table
+from toilfn.cli.parser import Parser
 from toilfn.cloud.description import Description, read, template
 from toilfn.cloud.toil_words import from_words
 from toilfn.errors import ClusterError, InputError

@@ -16,7 +16,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
-from toilfn.cli.common import Parser, print_json, print_table
+from toilfn.cli.common import print_json, print_table
+from toilfn.cli.parser import Parser
 from toilfn.errors import InputError, ToilfnError
 from toilfn.server.needs import Upload, upload_of
 from toilfn.stdio import unfailing_standard_error

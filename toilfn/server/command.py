@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from toilfn.cli.common import Parser, add_store_options, named_options
+from toilfn.cli.common import add_store_options, named_options
+from toilfn.cli.parser import Parser
 from toilfn.errors import InputError
 from toilfn.leader.asjob import Shape
 from toilfn.server.access import OIDCSettings, Provider, Tokens, is_loopback
