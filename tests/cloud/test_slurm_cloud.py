@@ -136,8 +136,13 @@ def begun(shared: Path) -> str:
 
 
 def wait_until_usable(cloud: SlurmCloud, node: str) -> None:
-    wait_for(lambda: cloud.state(node).startswith("IDLE"), "the node to be usable again")
-    assert "DRAIN" not in cloud.state(node)
+    """Wait until a node is no longer drained; Slurm ends the drain once the machine is gone."""
+
+    def is_usable() -> bool:
+        state = cloud.state(node)
+        return state.startswith("IDLE") and "DRAIN" not in state
+
+    wait_for(is_usable, "the node to be usable again")
 
 
 def test_a_warned_node_takes_nothing_new_and_its_tasks_have_their_grace_at_no_cost(cloud, shared):

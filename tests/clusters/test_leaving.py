@@ -124,7 +124,7 @@ def test_nothing_runs_here_while_jobs_run_there(torque, start):
         (job,) = own_jobs("torque", marks)
         assert f"1 job of this store may still run on the cluster torque: {job}\nhint: resume there: " in said
     leader, _ = start("local", "patient", cluster={})
-    assert "end them first: toilfn kill" in leader.communicate(timeout=60)[1]
+    assert "cancel them first: toilfn kill" in leader.communicate(timeout=60)[1]
     assert counts(marks)["patient"] == 1
     assert "cancelled 1 job" in toilfn("kill", store)
     (marks / "go").touch()
