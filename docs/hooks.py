@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -153,9 +155,10 @@ _SHARED = ("settings.JobSettings", "settings.ContainerSettings")
 
 
 def _module_of(name: str, module: str) -> str:
-    """Return where a settings class is defined: beside its cluster, or in the module ``settings`` next to it."""
-    beside = f"{module.rpartition('.')[0]}.settings"
-    return module if _defines(module, name) else beside
+    """Return where a settings class is defined: beside its cluster, or in another module of the cluster's package."""
+    package = module.rpartition(".")[0]
+    beside = (f"{package}.{found.name}" for found in pkgutil.iter_modules(import_module(package).__path__))
+    return next(place for place in itertools.chain([module], beside) if _defines(place, name))
 
 
 def _defines(module: str, name: str) -> bool:
