@@ -1,11 +1,8 @@
-"""HTCondor.
+"""HTCondor: its cluster, the two ways to its queue, and the readers of its ClassAds and event logs.
 
 This module follows the manual pages of condor_submit, condor_q, condor_history and condor_rm. The leader and the
-nodes share a file system; no files are transferred.
-
-Interpret HTCondor's ClassAds and event logs.
-
-Text that is neither a job's ClassAd nor an event yields no verdict, and never raises an exception.
+nodes share a file system; no files are transferred. Text that is neither a job's ClassAd nor an event yields no
+verdict, and never raises an exception.
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""PBS Professional, OpenPBS and Torque.
+"""PBS Professional, OpenPBS and Torque: their clusters, and the readers of what qstat and tracejob print.
 
 This module follows the manual pages of qsub, qstat, qdel and tracejob. qstat shows ended jobs as long as the server
 keeps them (``job_history_enable``, for Torque ``keep_completed``); after that, tracejob reads the server's logs if
-permitted.
-
-Interpret the output of qstat and tracejob of Torque and PBS Professional.
-
-Text that is not valid output of these commands yields no verdict, and never raises an exception.
+permitted. Text that is not valid output of these commands yields no verdict, and never raises an exception.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Slurm.
+"""Slurm: its cluster, its settings, and the readers of what squeue and sacct print.
 
-This module follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1) of Slurm 20.11 and newer.
-
-Interpret the output of squeue and sacct.
-
-The tables follow Slurm's manual from 20.11 to 25.05; each row names its page. Other lines, such as notices of the
-site, are skipped: parsing returns a verdict or nothing, and never raises an exception.
+This module follows the manual pages of sbatch(1), squeue(1), sacct(1) and scancel(1) of Slurm 20.11 to 25.05; each row
+of a table names its page. Other lines, such as notices of the site, are skipped: a reader returns a verdict or nothing,
+and never raises an exception.
 """
 
 from __future__ import annotations

@@ -1,15 +1,10 @@
-"""Pass loaded documents to workers, in one object of the store.
+"""Pass loaded documents to workers in one object of the store, with their secret inputs encrypted.
 
 The documents of a run form one bundle: the loaded process with everything it refers to, and the options for running
 tools. A task refers to a `Part`: the bundle, and a path of steps in it. The identity of a part depends only on that
 part of the document: after an edit of one tool, only that tool and the steps that depend on it run again.
 
-Encrypt secret inputs (`cwltool:Secrets`), so that tasks, the store and logs contain them only encrypted.
-
-cwltool replaces each secret by a placeholder, and looks up the secret when a tool starts. Here the placeholder is the
-secret itself, encrypted by AES-SIV (RFC 5297). Equal secrets have equal placeholders, so that runs can be resumed by
-anyone who has the key. The key is the value of the environment variable `VARIABLE`, or else in a private file, which
-is created when first needed and is shared by all machines with the same home directory.
+`Sealed` encrypts secret inputs (`cwltool:Secrets`), so that tasks, the store and logs contain them only encrypted.
 """
 
 from __future__ import annotations
@@ -334,7 +329,7 @@ class Sealed(SecretStore):
             return value
         if not isinstance(value, str):
             raise UnsupportedRequirement(f"cwltool:Secrets supports only text, not {type(value).__name__}")
-        sealed = _cipher(_sealed_key(make=True)).encrypt(value.encode(), _PURPOSE)
+        sealed = _cipher(_secret_key(make=True)).encrypt(value.encode(), _PURPOSE)
         return f"(secret-{base64.urlsafe_b64encode(sealed).decode()})"
 
     def has_secret(self, value: Any) -> bool:
@@ -354,17 +349,17 @@ class Sealed(SecretStore):
             If this machine has no key, or a different one.
         """
         if isinstance(value, str):
-            return _SEALED.sub(_sealed_opened, value)
+            return _SEALED.sub(_decrypted, value)
         if isinstance(value, Mapping):
             return {name: self.retrieve(item) for name, item in value.items()}
         return [self.retrieve(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _sealed_opened(match: re.Match[str]) -> str:
+def _decrypted(match: re.Match[str]) -> str:
     from cryptography.exceptions import InvalidTag
 
     try:
-        return _cipher(_sealed_key()).decrypt(base64.urlsafe_b64decode(match[1]), _PURPOSE).decode()
+        return _cipher(_secret_key()).decrypt(base64.urlsafe_b64decode(match[1]), _PURPOSE).decode()
     except (InvalidTag, ValueError):
         raise WorkflowException(
             f"a secret was encrypted with a different key than this machine has; set {VARIABLE}"
@@ -372,19 +367,17 @@ def _sealed_opened(match: re.Match[str]) -> str:
 
 
 def _cipher(key: bytes) -> AESSIV:
-    from cryptography.hazmat.primitives.ciphers.aead import (
-        AESSIV,
-    )  # slow to import
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # slow to import
 
     return AESSIV(key)
 
 
-def _sealed_key(*, make: bool = False) -> bytes:
+def _secret_key(*, make: bool = False) -> bytes:
     """Return the key; with `make`, create one if necessary."""
     path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "toilfn" / "cwl-secrets.key"
     given = os.environ.get(VARIABLE)
     if given is None and make and not path.exists():
-        _make_key(path)
+        _make_secret_key(path)
     try:
         key = base64.b64decode(path.read_text() if given is None else given)
     except OSError:
@@ -396,7 +389,7 @@ def _sealed_key(*, make: bool = False) -> bytes:
     return key
 
 
-def _make_key(path: Path) -> None:
+def _make_secret_key(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:

@@ -1,10 +1,8 @@
-"""Workflows as tasks.
+"""Workflows as tasks: their steps, scatters and loops.
 
 The task of a workflow creates a task for each step, and returns the promises of its outputs. A step that runs one
 tool does so in its own task; scatters, subworkflows and loops create more tasks when their inputs are known. `links`
 evaluates the inputs of a step (links, defaults, `valueFrom`, `when`).
-
-Scatters and loops: run a step many times, and gather the outputs.
 
 See CWL v1.2, Workflow, section 4.1.4 (WorkflowStep, "Scatter/gather"), and `loop` of CWL v1.3.
 """

@@ -1,10 +1,8 @@
-"""Convert CWL values between the form used between tasks and the form that cwltool expects.
+"""Convert CWL values between the form used between tasks and the form that cwltool expects, and import input files.
 
 Between tasks, the ``location`` of a File or Directory object is a `toilfn.File` or a `toilfn.Directory`; only files
 outside the store have a URL. cwltool expects text: a local path for files that a tool uses (`Places.local`), or a
 name for files that are not opened (`Places.named`), such as objects that an expression rearranges.
-
-`import_inputs` and its kind import a run's input files into the store.
 """
 
 from __future__ import annotations

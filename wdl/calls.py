@@ -1,6 +1,7 @@
-"""Create the promises of calls of a document's tasks and workflows; data shared by many calls is computed once.
+"""The calls of a document's tasks and workflows: their promises, and what a task does to run one.
 
-Run the call of a task: put its inputs in place, run its command, and store its outputs.
+`Calls` creates the promises. `Call` runs one in its task: it puts the inputs in place, runs the command and stores the
+outputs. `Cache` finds the results of earlier calls.
 """
 
 from __future__ import annotations

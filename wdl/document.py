@@ -1,10 +1,8 @@
-"""Read and check a document with miniwdl, and report errors in the format of compilers.
+"""Read and check a document with miniwdl, from files, URLs, tool registries and archives.
 
-Fetch documents from files, URLs, tool registries and archives.
-
-Registries implement the GA4GH Tool Registry Service API, version 2, as Dockstore does. Archives are those of
-``miniwdl zip``: ``MANIFEST.json`` names the main document and default inputs. It has the format of the Amazon
-Genomics CLI ("workflow.zip": ``mainWorkflowURL``, ``inputFileURLs``).
+Errors are reported in the format of compilers. Registries implement the GA4GH Tool Registry Service API, version 2, as
+Dockstore does. Archives are those of ``miniwdl zip``: ``MANIFEST.json`` names the main document and default inputs. It
+has the format of the Amazon Genomics CLI ("workflow.zip": ``mainWorkflowURL``, ``inputFileURLs``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pass a document to the tasks: parsed once, stored once, and loaded once by each process.
 
-The dependencies within a workflow, computed once from its text.
+`Plan` has the dependencies within a workflow, computed once from its text.
 """
 
 from __future__ import annotations

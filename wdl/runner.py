@@ -1,7 +1,4 @@
-"""``toilfn-wdl-runner`` and ``toilfn wdl``: run a document, check it, or list its inputs.
-
-Deliver a workflow's outputs: export its files, and write the outputs as JSON.
-"""
+"""``toilfn-wdl-runner`` and ``toilfn wdl``: run a document and deliver its outputs, check it, or list its inputs."""
 
 from __future__ import annotations
 

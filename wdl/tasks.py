@@ -1,10 +1,9 @@
 """The toilfn tasks that run a document's workflows and tasks.
 
-Evaluate the body of a workflow: known values immediately, calls as tasks, and the rest in later tasks.
-
-A task evaluates a body. It evaluates a declaration immediately if all names in it are known. A call with known inputs
-becomes the promise of a task. A node that needs the value of a promise becomes the promise of a task that evaluates
-it once the value is known. So a scatter is expanded at once, and cheap expressions do not need tasks of their own.
+The task of a workflow walks its body. It evaluates a declaration immediately if all names in it are known. A call with
+known inputs becomes the promise of a task. A node that needs the value of a promise becomes the promise of a task that
+evaluates it once the value is known. So a scatter is expanded at once, and cheap expressions do not need tasks of their
+own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """AWS Batch, with containers on EC2. Jobs access the store with the permissions of their role, not with credentials.
 
-Build requests for AWS Batch, and interpret its descriptions of jobs. All functions are pure.
-
-Sources are the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container
-Overrides length must be at most 8192", and the status reasons of jobs.
+The functions below the cluster are pure: they build the requests and interpret the descriptions of jobs. They follow
+the API reference of AWS Batch (2016-08-10) and its user guide: array jobs, job timeouts, "Container Overrides length
+must be at most 8192", and the status reasons of jobs.
 """
 
 from __future__ import annotations

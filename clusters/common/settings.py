@@ -1,9 +1,8 @@
-"""Settings that several clusters have, how they are read, and the command of a job in a container.
+"""What clusters with job scripts share: their settings, the command of a job in a container, and the script.
 
-Build the script that a batch system runs for one batch or an array of batches.
-
-Each array element looks up its batch in a table in the script, so that names chosen by users never become part of a
-command line or a directive. A resumed leader reads the same table to learn which job runs which batch.
+A script runs one batch or an array of batches. Each array element looks up its batch in a table in the script, so that
+names chosen by users never become part of a command line or a directive. A resumed leader reads the same table to
+learn which job runs which batch.
 """
 
 from __future__ import annotations

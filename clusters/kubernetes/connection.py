@@ -1,4 +1,5 @@
-"""Requests to the Kubernetes API, the meaning of their failures, and a thread that watches jobs or pods for changes."""
+"""Requests to the Kubernetes API, the meaning of their failures, and a thread that watches jobs or pods for changes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Build the Job for a submission, and read Jobs back. All functions are pure.
+"""The settings of the cluster, and the Job that a submission becomes: built, and read back. All functions are pure.
 
 This module follows the reference of the API ``batch/v1``,
 https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/.

@@ -1,9 +1,7 @@
-"""Interpret the status of a pod, and find the reasons that prevent a pod from starting.
+"""What becomes of a job: whether the API takes it (`Sender`), and what the status of its pod means.
 
 This module follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and
 "Images".
-
-`Sender` is a thread that sends jobs to the API in order, and sends those again that are temporarily refused.
 """
 
 from __future__ import annotations

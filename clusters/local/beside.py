@@ -1,4 +1,8 @@
-"""Tasks with ``local=True``: processes of the leader's machine, whatever the cluster."""
+"""Tasks with ``local=True``: processes of the leader's machine, whatever the cluster.
+
+`ProcessCluster` runs each batch in a process of its own, which outlives the leader. `BesideCluster` passes the batches
+of such tasks to one, and all others to the run's cluster.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""MesosCluster: accepts offers of Mesos, and runs batches under one executor per node.
+"""Mesos: a framework that accepts offers, and runs batches under one executor per node.
 
-Match batches with offers of the v1 API. All functions are pure.
-
-A task's resources are taken from those of an offer entry by entry, which preserves their roles, reservations and
+The functions of this module are pure: they match batches with offers of the v1 API, and interpret the states of
+tasks. A task's resources are taken from those of an offer entry by entry, which preserves their roles, reservations and
 allocations ("Resource roles and reservations" in the documentation of Mesos).
 """
 
@@ -47,6 +46,8 @@ __all__ = [
     "QUEUED", "STATES", "MesosCluster", "MesosSettings", "Offer", "amounts", "attributes", "credentials", "cut",
     "endpoints", "found", "framework_info", "is_preemptible", "suits",
 ]  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 QUEUED = Found(JobState.QUEUED, None, "waiting for an offer")
 
@@ -119,8 +120,6 @@ def _exit(status: Mapping[str, Any]) -> Cause | None:
         return None
     return exit_cause(json.loads(base64.b64decode(status["data"]))["status"])
 
-
-_log = logging.getLogger(__name__)
 
 _NOTE = "mesos-framework"
 """The name of the note with the framework's id."""

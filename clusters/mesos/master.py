@@ -1,12 +1,9 @@
-"""A framework's connection to a Mesos master: one subscription, and calls.
+"""A framework's connection to a Mesos master: one subscription with its stream of events, and calls.
 
 This module follows the documentation of the scheduler HTTP API (v1): redirects to the leading master,
-Mesos-Stream-Id, heartbeats, and resubscribing with the same framework id.
-
-The stream of events from a Mesos master or agent: the endless response to a SUBSCRIBE call.
-
-This module follows "RecordIO" in the Mesos documentation of the scheduler and executor HTTP APIs: each record
-consists of its length in decimal digits, a line feed, and that many bytes of JSON.
+Mesos-Stream-Id, heartbeats, and resubscribing with the same framework id. `Stream` is the endless response to a
+SUBSCRIBE call, which executors read, too. Its records have the form "RecordIO": the length in decimal digits, a line
+feed, and that many bytes of JSON.
 """
 
 from __future__ import annotations

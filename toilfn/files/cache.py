@@ -1,16 +1,12 @@
 """The node's cache: verified, read-only local copies of blobs, shared by all tasks of a user on this machine.
 
-One directory for each store. An entry is a copy, or a symbolic link to the store's own object where that is on the
-same file system; either way its content was checked against its digest when the entry was made. A file of the user's
-that was linked into the store needs no entry: its state is checked. A task gets hard links to entries, in its own
-temporary directory: they count as its use, and disappear with that directory even when the process was killed. Where
-hard links are not possible it gets copies.
+Each store has a directory in it. An entry is a copy, or a symbolic link to the store's own object where that is on the
+same file system; its content was checked against its digest when the entry was made. A file of the user that was linked
+into the store needs no entry: its state is checked. A task gets hard links to entries in its own temporary directory,
+or copies where hard links are impossible. The links count as its use, and disappear with that directory.
 
-A directory through which several users of a machine share the files of their caches.
-
-Nothing in it is believed. The owner of a file can alter it at any time, also after its content was checked, so a file
-of this directory is never linked: its content is copied into the user's own cache (by sharing blocks where the file
-system can), and the digest of the copy must be the one that was requested.
+`offer` and `take` share files with other users by a directory for all. Nothing in it is believed, since the owner of a
+file can alter it at any time: a file is copied into the user's own cache, and then the digest of the copy is checked.
 """
 
 from __future__ import annotations

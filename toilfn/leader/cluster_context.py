@@ -1,6 +1,7 @@
-"""The context with which a cluster is opened: its workers' environment, notes, and whether its nodes see the store.
+"""What the leader prepares for a cluster: the environment of workers, notes, and the policy of the scheduler.
 
-`policy` builds the policy of the scheduler from the settings.
+It also checks whether the cluster's nodes see the store. `policy` is here because it depends on what the cluster can
+do, and on the store's place.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ __all__ = [
     "CHECK_VARIABLE", "StoredNotes", "capped", "check_shared", "jobs_name", "policy", "run_context",
     "worker_environment", "worker_memory",
 ]  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 class StoredNotes(ClusterNotes):
@@ -99,8 +102,6 @@ def run_context(
         outage,
     )
 
-
-_log = logging.getLogger(__name__)
 
 _SHARED = (
     "nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "gfs2", "ocfs2", "panfs", "pvfs", "orangefs", "glusterfs", "smb",

@@ -1,11 +1,10 @@
-"""Which files of a store are no longer needed: `intermediates="drop"` removes them during the run.
+"""Which files and records of a store are no longer needed.
 
-A file is named in values and in arguments, by the name of its blob. It is held by each task without an outcome whose
-arguments name it, or whose needed values do, also through the values that these refer to; and by what runs return.
-Decision 025 says why this is enough.
-
-`live_blobs` finds what the records of a store refer to. `CheckpointRecords` holds records back while checkpoints may
-still be rolled back.
+`Intermediates` serves the setting ``intermediates="drop"``: it removes files during the run. A file is named in values
+and in arguments, by the name of its blob. It is held by each task without an outcome whose arguments name it, or whose
+needed values do, also through the values that these refer to; and by what runs return. Decision 025 says why this is
+enough. `CheckpointRecords` holds records back while checkpoints may still be rolled back. `live_blobs` finds what the
+records of a store refer to; `remove_garbage` removes the rest.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ __all__ = [
     "BatchMessages", "Jobs", "Names", "Parcel", "Queued", "Refused", "Sent", "SubmittedBatch", "Submitting", "Waiting",
 ]  # fmt: skip
 
+_log = logging.getLogger(__name__)
+
 
 class Names(NamedTuple):
     """Names on the cluster: of this workflow's jobs, and the beginning of the names of this leader's batches."""
@@ -351,8 +353,6 @@ class Jobs:
         for submitted in self:
             submitted.owed = set(left(submitted.id)) - void
 
-
-_log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds before a refused submission is repeated; doubled each time."""

@@ -1,6 +1,6 @@
-"""Brings unfinished work of a store into a scheduler.
+"""Bring unfinished tasks of a store into a scheduler, and those that run again because the user requests it.
 
-Also which finished tasks run again because the user requests it: `compute(force=[...])` and `toilfn rerun`.
+The requests are `compute(force=[...])` and `toilfn rerun`; `forced_in_graph` and `forced_by_name` find their tasks.
 """
 
 from __future__ import annotations

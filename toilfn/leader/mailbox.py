@@ -262,7 +262,7 @@ class StoreMailbox(Mailbox):
             del self._left[group]
 
 
-_SERVICES_INTERVAL = 1.0
+_LOOK_FOR_SERVICES = 1.0
 """Seconds between two looks at what services that start have put in the store."""
 
 
@@ -301,7 +301,7 @@ class ServiceMessages:
 
     def news(self, batches: Iterable[SubmittedBatch]) -> Iterator[tuple[SubmittedBatch, bytes]]:
         """Look periodically for services that have started, where their workers cannot say so themselves."""
-        if self._cluster.capabilities.direct or time.monotonic() - self._looked < _SERVICES_INTERVAL:
+        if self._cluster.capabilities.direct or time.monotonic() - self._looked < _LOOK_FOR_SERVICES:
             return
         self._looked = time.monotonic()
         for batch in [batch for batch in batches if batch.service and batch.name not in self._heard]:
@@ -323,10 +323,10 @@ def never_ran(id_: TaskId) -> records.Outcome:
     return records.Outcome(id_, 0, dumps(None)[0], (), (), (), (), (), b"", records.Stats())
 
 
-_SERVICES_INTERVAL = 2.0
+_LOOK_FOR_OUTPUT = 2.0
 """Seconds between two looks for output of tasks."""
 
-_WARNINGS_SERVICES_INTERVAL, _FAR_WARNINGS_SERVICES_INTERVAL = 5.0, 60.0
+_LOOK_FOR_WARNINGS, _LOOK_FOR_FAR_WARNINGS = 5.0, 60.0
 """The same where only warnings are wanted, in a store on this machine and in another one, where each look costs."""
 
 
@@ -342,8 +342,8 @@ class OutputMessages:
 
     def __init__(self, mailbox: Mailbox, *, is_wanted: bool) -> None:
         self._mailbox = mailbox
-        period = _WARNINGS_SERVICES_INTERVAL if mailbox.is_near else _FAR_WARNINGS_SERVICES_INTERVAL
-        self._period = _SERVICES_INTERVAL if is_wanted else period
+        period = _LOOK_FOR_WARNINGS if mailbox.is_near else _LOOK_FOR_FAR_WARNINGS
+        self._period = _LOOK_FOR_OUTPUT if is_wanted else period
         self._heard: dict[str, int] = {}
         self._looked = time.monotonic()
 

@@ -34,6 +34,9 @@ from toilfn.units import format_duration
 
 __all__ = ["AttemptLogs", "Progress", "call_hook", "log_file"]
 
+_log = logging.getLogger(__name__)
+_attempts_log = logging.getLogger("toilfn.leader")
+
 _PATIENCE = 0.5
 """Seconds before progress is shown: a shorter run needs no bar, nor the import of the package that draws it."""
 _STEP = 0.2
@@ -203,8 +206,6 @@ _TAKEN = (_FAILED, _DONE, f"{_FAILED}.gz", f"{_DONE}.gz")
 _MOST_WARNINGS, _MOST_WARNINGS_OF_ONE_NAME = 200, 10
 """How many warnings of tasks are shown in a run, and of these how many of tasks of one name."""
 
-_logger = logging.getLogger("toilfn.leader")
-
 
 class AttemptLogs:
     """Handles the logs of attempts as the settings say.
@@ -255,15 +256,15 @@ class AttemptLogs:
     def _warn(self, text: str) -> None:
         self._show(text)
         if self._settings.log_file:
-            _logger.warning("%s", text)
+            _attempts_log.warning("%s", text)
 
     def ended(self, name: str, attempt: Outcome | Failure) -> None:
         """Show the rest of an attempt's log, and keep it where the settings say."""
         label = f"{name} ({attempt.id.hex()[:12]}), attempt {attempt.attempt}"
         if isinstance(attempt, Failure):
-            _logger.warning("%s failed (%s): %s", label, attempt.cause, attempt.message)
+            _attempts_log.warning("%s failed (%s): %s", label, attempt.cause, attempt.message)
         else:
-            _logger.info("%s is done after %.3f s", label, attempt.stats.wall)
+            _attempts_log.info("%s is done after %.3f s", label, attempt.stats.wall)
         if self._settings.stream_logs:
             log = self._read(attempt)
             self.said(name, attempt.id, log[self._shown[attempt.id] :])
@@ -318,8 +319,6 @@ def log_file(settings: Settings) -> Iterator[None]:
         logger.setLevel(level)
         handler.close()
 
-
-_log = logging.getLogger(__name__)
 
 _HOOK_TIMEOUT = 60.0
 """Seconds that a hook may take."""

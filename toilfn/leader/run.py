@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkflowRun"]
 
+_logger = logging.getLogger("toilfn")
+
 _CHUNK = 5000
 """How many records go into one segment when a graph is written."""
 
@@ -372,9 +374,6 @@ def _open(settings: Settings, workflow: str, create: bool) -> Store:
     # Only stores on disk have the option not to wait for the disk.
     options = {"sync": False} if settings.durability == "none" and is_local(settings.store) else {}
     return open_store(settings.store, create=create, workflow=workflow, **options, **(settings.store_options or {}))
-
-
-_logger = logging.getLogger("toilfn")
 
 
 def _check_known(forced: Forced) -> None:

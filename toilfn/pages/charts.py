@@ -1,6 +1,6 @@
-"""The charts of a run: levels over time as numbers for the browser, and who worked when as SVG.
+"""The charts of a run: levels over time as numbers for the browser, and pictures as SVG.
 
-A report's picture of the graph: one box for each name, in columns from left to right, as SVG.
+`timeline` shows who worked when. `graph` shows one box for each name of a task, in columns from left to right.
 """
 
 from __future__ import annotations
@@ -345,11 +345,11 @@ def _box(node: Node, x: float, y: float) -> Markup:
         element("title", f"{node.label}: {node.summary}"),
         element("rect", x=x, y=y, width=_BOX_WIDTH, height=_BOX_HEIGHT, rx=6),
         element("text", name, x=x + _BOX_WIDTH / 2, y=y + 19, text_anchor="middle", class_="name"),
-        element("text", _graph_short(node), x=x + _BOX_WIDTH / 2, y=y + 36, text_anchor="middle"),
+        element("text", _box_label(node), x=x + _BOX_WIDTH / 2, y=y + 36, text_anchor="middle"),
         class_=f"box {node.state.value}",
     )  # fmt: skip
 
 
-def _graph_short(node: Node) -> str:
+def _box_label(node: Node) -> str:
     counts = [f"{node.states[state]} {state.value}" for state in State if node.states[state]]
     return ", ".join(counts)

@@ -1,6 +1,6 @@
-"""``toilfn report STORE``: the page of a run, frozen into one file.
+"""``toilfn report STORE``: the page of a run, frozen into one file, and what it shares with the live page.
 
-The contents of the page of a run, for the templates: the same for a live page and for a report.
+Both have the same contents (`run`, `details`), which the same templates render.
 """
 
 from __future__ import annotations

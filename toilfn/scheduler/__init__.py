@@ -4,18 +4,14 @@
 
     events      the events that go in, and the commands that come out
     state       all that a scheduler knows, and the conditions under which it makes sense
-    states      the states of a task and the moves between them
+    states      the states of a task and the moves between them; checkpoints, and which values are still needed
     machine     the scheduler itself: what follows from each event
-    links       which task waits for which other
-    holds       which values are still needed
+    links       which task waits for which other; how checkpoints are rolled back
     packing     shapes, and the pool of resources that batches take from
     ready       the queues of ready tasks; whose turn it is, and when; the price of a failure
-    batching    how much work goes into one batch
     drafting    which tasks go into one batch; learning how long tasks take from a few, before the others start
-    running     the batches that were submitted
+    running     how much work goes into one batch; the batches that were submitted
     services    when services start and stop, and which tasks may use them
-    checkpoints which tasks belong to a checkpoint that is rolled back
-    rollback    how they are taken away
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Which task waits for which other.
+"""Which task waits for which other (`Links`), and how checkpoints are rolled back (`RollBacks`).
 
-Rolls checkpoints back: takes away all that they led to, as if it had never been.
+A roll-back follows the same edges: it takes away all that a checkpoint led to.
 """
 
 from __future__ import annotations

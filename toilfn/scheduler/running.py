@@ -1,6 +1,7 @@
-"""The submitted batches: which tasks they still have to answer for, and which of them take too long.
+"""How much work goes into one batch (`Draft`), and the batches that were submitted (`RunningBatches`).
 
-How much work goes into one batch.
+Those know which tasks they still have to answer for, and which of them take too long. `Policy` and `Durations` are
+used by both.
 """
 
 from __future__ import annotations

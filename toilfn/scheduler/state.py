@@ -1,8 +1,8 @@
 """All that a scheduler knows, in one place, and the conditions under which it makes sense.
 
-`SchedulerState` holds the data. The rules (`machine`, `links`, `drafting`, `rollback`) are built over one
-state, and keep short names for the parts they use. A task changes its state through `SchedulerState.move` only, which
-keeps the counts, the queues and the batches in step.
+`SchedulerState` holds the data. The rules (`machine`, `links`, `drafting`) are built over one state, and keep
+short names for the parts they use. A task changes its state through `SchedulerState.move` only, which keeps the counts,
+the queues and the batches in step.
 
 `SchedulerState.check` says what holds between any two calls of the scheduler. A new field belongs there, too.
 """

@@ -1,21 +1,32 @@
 """The states of a task, and the moves between them.
 
-========  ========  ============================================================== from      to        when ========
-========  ============================================================== waiting   ready     the last of its needs is
-complete waiting   running   it goes along in the batch that runs its needs; `TailCallStarted`, `Adopted` waiting
-failed    it requests more than the capacity can ever give ready     running   a batch takes it; `TailCallStarted`,
-`Adopted` ready     failed    the capacity shrank below what it requests running   running   `TailCallStarted` by
-another batch than the one it was given to running   ready     `Returned`, `Lost` at no cost, or a retry that is due
-at once running   waiting   the same, while one of its needs is not complete running   backoff   `Failed` or `Lost`,
-to be tried again later running   failed    `Failed` or `Lost`, and its budget is used up running   serving   a
-service has started serving   any       as from running ready     waiting   a service that it uses has died backoff
-ready     its time came backoff   waiting   its time came, and one of its needs is not complete backoff   failed
-its time came, and the capacity shrank below what it requests any but   expanded  `Finished`: from every state without
-an outcome, since late outcomes outcome             and those of earlier leaders count expanded  complete  all that it
-led to is complete expanded  backoff   it is a checkpoint, and something that it led to was given up; also to ready
-and to waiting ========  ========  ==============================================================
+========  ========  ==============================================================
+from      to        when
+========  ========  ==============================================================
+waiting   ready     the last of its needs is complete
+waiting   running   it goes along in the batch that runs its needs; `TailCallStarted`, `Adopted`
+waiting   failed    it requests more than the capacity can ever give
+ready     running   a batch takes it; `TailCallStarted`, `Adopted`
+ready     failed    the capacity shrank below what it requests
+running   running   `TailCallStarted` by another batch than the one it was given to
+running   ready     `Returned`, `Lost` at no cost, or a retry that is due at once
+running   waiting   the same, while one of its needs is not complete
+running   backoff   `Failed` or `Lost`, to be tried again later
+running   failed    `Failed` or `Lost`, and its budget is used up
+running   serving   a service has started
+serving   any       as from running
+ready     waiting   a service that it uses has died
+backoff   ready     its time came
+backoff   waiting   its time came, and one of its needs is not complete
+backoff   failed    its time came, and the capacity shrank below what it requests
+any but   expanded  `Finished`: from every state without an outcome, since late outcomes
+outcome             and those of earlier leaders count
+expanded  complete  all that it led to is complete
+expanded  backoff   it is a checkpoint, and something that it led to was given up; also to ready and to waiting
+========  ========  ==============================================================
 
-Any other move is a bug.
+Any other move is a bug. `Checkpoints` and `Holds` keep what spans several tasks: who led to whom, and which values are
+still needed.
 """
 
 from __future__ import annotations

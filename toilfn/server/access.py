@@ -1,8 +1,7 @@
-"""Users of a server: tokens, kept as hashes, and what each user may do.
+"""Users of a server: how each is recognised, and what each may do.
 
-Tokens of an OpenID Connect provider: JWTs, which joserfc checks with the keys that the provider publishes.
-
-Sessions of browsers: a user logs in by a token for some hours. The browser gets an id, the place its hash.
+A user has a token of the server, which is kept as a hash, a token of an OpenID Connect provider, which joserfc checks
+with the provider's keys, or a session: a browser that has logged in by a token gets an id, and the place its hash.
 """
 
 from __future__ import annotations
@@ -244,7 +243,7 @@ COOKIE = "toilfn-session"
 LIFETIME = 12 * 3600
 """Seconds after which a user logs in again."""
 _FRESH = 5.0
-"""Seconds for which what the place says is remembered."""
+"""Seconds for which tokens and sessions are remembered: one that is removed is refused after so long."""
 _MOST = 10_000
 """Sessions that are remembered."""
 
@@ -330,7 +329,6 @@ def session_of(cookies: str) -> str:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-"""Seconds for which tokens are remembered: one that is removed is refused after so long."""
 
 
 class Principal(NamedTuple):

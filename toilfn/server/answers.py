@@ -1,4 +1,4 @@
-"""The answers of the service: the objects of the specification, made of what records and indexes hold."""
+"""The answers of the service: the objects of the specification, the outputs of a run, and its streams."""
 
 from __future__ import annotations
 

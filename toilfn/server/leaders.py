@@ -1,6 +1,6 @@
-"""Starts the leaders of runs, so many at a time, and again where one has died; a restart needs nothing of it.
+"""Start the leaders of runs, a limited number at a time, and again where one has died.
 
-Where the leaders of runs are: processes beside the server, or jobs of a cluster.
+Leaders are processes beside the server, or jobs of a cluster. A server that starts again learns all from records.
 """
 
 from __future__ import annotations

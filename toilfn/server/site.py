@@ -1,6 +1,6 @@
-"""The server's own pages: the list of runs, the page of each run, logging in, and how the server is.
+"""The server's own pages: the list of runs, the page of each run, logging in, and the state of the server.
 
-The pages of a run in the server: the pages of its store, with the server's data about the run around them.
+The page of a run is that of its store, with the server's data about the run around it.
 """
 
 from __future__ import annotations

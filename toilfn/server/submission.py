@@ -1,6 +1,7 @@
-"""Requests of clients: the fields of a form, checked, and made into the request that a run's record keeps.
+"""Requests of clients: which workflows and options they may have, and the request that a run's record keeps.
 
-The kinds of workflows that a server runs, the options that people may give, and the command that runs them.
+`KINDS` has the kinds of workflows, each with its command and the options that people may give. `request_of` makes the
+fields of a form, checked, into a request.
 """
 
 from __future__ import annotations

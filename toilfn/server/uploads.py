@@ -1,9 +1,8 @@
-"""Forms with files, written to disk as they arrive, within limits.
+"""Forms with files, written to disk as they arrive, within limits; and workflows in one zip archive.
 
-Workflows in one zip archive, as the Amazon Genomics CLI sends them.
-
-An archive has one of these forms: a single document; ``main.cwl`` or ``main.wdl`` with whatever it needs; or a
-``MANIFEST.json`` that names the document, and maybe a file of inputs and one of options.
+An archive, as the Amazon Genomics CLI sends it, has one of these forms: a single document; ``main.cwl`` or
+``main.wdl`` with whatever it needs; or a ``MANIFEST.json`` that names the document, and maybe a file of inputs and one
+of options.
 """
 
 from __future__ import annotations

@@ -217,12 +217,12 @@ def activated(environment: Any) -> list[str]:
     if program is None:
         raise CommandError(f"a step needs conda, but none of {', '.join(_PROGRAMS)} was found on this machine")
     name = os.fspath(environment)
-    place = str(_conda_made(program, Path(name))) if is_file(name) else name
+    place = str(_environment_of(program, Path(name))) if is_file(name) else name
     live = ["--no-capture-output"] if Path(program).name == "conda" else []
     return [program, "run", *live, "-p" if os.sep in place else "-n", place]
 
 
-def _conda_made(program: str, file: Path) -> Path:
+def _environment_of(program: str, file: Path) -> Path:
     """Return the directory of the environment that a file describes; make it if it is not there."""
     content = file.read_bytes()
     base = Path(os.environ.get("TOILFN_CONDA") or base_dir() / "conda")

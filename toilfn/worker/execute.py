@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "AttemptRunner", "Output", "misplaced_file", "missing_module", "one_line", "user_traceback"]
 
+_logger = logging.getLogger(__name__)
+
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _NOT_CORE = ("clusters", "cwl", "stores", "wdl")
 """Subpackages of toilfn whose frames say something to users."""
@@ -172,7 +174,6 @@ def _is_core(filename: str) -> bool:
 
 T = TypeVar("T")
 
-_logger = logging.getLogger(__name__)
 
 _LARGE_LOG = 64 * 1024
 """Logs with more bytes are kept in blobs."""

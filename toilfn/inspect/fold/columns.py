@@ -1,6 +1,6 @@
 """The parts of a fold: what is kept of tasks, kinds, workers and attempts.
 
-Statistics of very many values in little memory, and what the attempts of one kind of tasks used.
+The first classes keep statistics of very many values in little memory: `Curve`, `Levels`, `Figures`, `Usage`.
 """
 
 from __future__ import annotations
