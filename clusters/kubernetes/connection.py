@@ -1,5 +1,4 @@
-"""Requests to the Kubernetes API, the meaning of their failures, and a thread that watches jobs or pods for changes.
-"""
+"""Requests to the Kubernetes API, the meaning of their failures, and a thread that watches jobs or pods."""
 
 from __future__ import annotations
 

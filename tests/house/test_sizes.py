@@ -11,6 +11,7 @@ from tests.house.rooms import modules
 
 LONGEST_FUNCTION = 50
 LONGEST_MODULE = 700
+"""A batch system, with its settings and the readers of its answers, is one subject and takes up to 660 lines."""
 SHORT_MODULE = 60
 
 SHORT_WITH_A_REASON: dict[str, str] = {}
