@@ -168,7 +168,14 @@ def is_local(url: str | os.PathLike[str]) -> bool:
 
 
 def _path(url: str | os.PathLike[str]) -> str:
-    return os.path.abspath(os.path.expanduser(os.fspath(url).removeprefix("file://")))
+    path = os.path.expanduser(os.fspath(url).removeprefix("file://"))
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise StoreError(
+            f"job store {path}: the path is relative, and the current directory no longer exists",
+            hint="change to a directory that exists, or give an absolute path",
+        ) from None
 
 
 def temporary_store(workflow: str = "") -> Store:
@@ -233,7 +240,7 @@ def _directory(url: str, wanted: dict[str, Any]) -> FileObjects:
     sync = wanted.pop("sync", True)
     for name in sorted(wanted):
         raise options.refuse(name, ["sync"], f"job store {root} (a directory)")
-    if root.is_file():
+    if os.path.isfile(root):
         raise StoreError(
             f"{root} is a file, not a job store; it was not changed", hint="choose a new or an empty directory"
         )

@@ -67,6 +67,11 @@ class FileObjects(Objects):
             os.makedirs(os.path.dirname(self._root), exist_ok=True)
             with suppress(FileExistsError):
                 os.mkdir(self._root, 0o700)
+            os.stat(self._root)
+        except FileNotFoundError as error:
+            link = os.path.realpath(self._root)
+            why = f"it is a link to {link}, which does not exist"
+            raise StoreError(f"job store {self._root} cannot be created: {why}") from error
         except OSError as error:
             raise StoreError(f"job store {self._root} cannot be created: {error}") from error
         except UnicodeEncodeError as error:

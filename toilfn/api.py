@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from toilfn.config.settings import Settings
@@ -311,8 +311,12 @@ def _workflow(settings: Settings) -> str:
     """Name the workflow: the user's name for it, else the script's path."""
     if settings.workflow:
         return settings.workflow
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    return os.path.abspath(script) if script else "interactive"
+    script: str | None = getattr(sys.modules["__main__"], "__file__", None)
+    if not script:
+        return "interactive"
+    with suppress(FileNotFoundError):  # a relative path, and the current directory no longer exists
+        script = os.path.abspath(script)
+    return script
 
 
 class Run:

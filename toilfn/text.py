@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TextIO, cast
 
-__all__ = ["VisibleStream", "abridged", "last_lines", "table", "visible"]
+__all__ = ["VisibleStream", "abridged", "checked_variables", "last_lines", "table", "visible"]
 
 _LONGEST_LINE = 500
 """Characters of a line that are shown by `abridged` and `last_lines`."""
@@ -67,6 +67,21 @@ def abridged(text: str, first: int, last: int) -> str:
 def last_lines(text: str, count: int) -> str:
     """Return the last lines of a text, each cut to 500 characters."""
     return "\n".join(map(_cut, text.rstrip().splitlines()[-count:]))
+
+
+def checked_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables, if the system can keep them.
+
+    Raises
+    ------
+    ValueError
+        If a name is empty or has an equals sign, or a name or value has a null character.
+    """
+    for name, value in variables.items():
+        if not name or "=" in name or "\0" in name + value:
+            why = "is not a name and value that an environment variable can have"
+            raise ValueError(f"{name!r}: {value!r:.80} {why}")
+    return dict(variables)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -32,6 +32,7 @@ _PART = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+)", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
 _MEBIBYTE = 2**20
+_NO_SIZE = 2**63
 _SIZE_HELP = "write a number of bytes, or a number with K, M, G, T, P, E (powers of 1000) or Ki, Mi, Gi, ... (of 1024)"
 _DURATION_HELP = "write a number of seconds, or for example '30s', '90m', '1h30m', '2d' or '01:30:00'"
 
@@ -52,8 +53,15 @@ def parse_size(size: str | float) -> int:
     Raises
     ------
     ResourceError
-        If it is negative, or not a size.
+        If it is negative, more than a file system or a batch system can count, or not a size.
     """
+    amount = _size(size)
+    if amount >= _NO_SIZE:
+        raise ResourceError(f"{size!r} is not a size: it is more than 8 EiB", hint=_SIZE_HELP)
+    return amount
+
+
+def _size(size: str | float) -> int:
     if isinstance(size, str):
         match = _SIZE.fullmatch(size.strip())
         if match is None or (match[4] and not match[3]):

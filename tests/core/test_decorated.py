@@ -8,10 +8,12 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import toilfn as toil
+from toilfn.config.settings import Settings
 from toilfn.errors import GraphError, InputError
 
 PREAMBLE = """
@@ -241,6 +243,46 @@ def test_memory_without_a_unit_is_refused_where_the_task_is_defined() -> None:
     for memory in (8, "20"):
         with pytest.raises(toil.ResourceError, match=r"option memory: .* bytes of memory, less than a mebibyte"):
             toil.task(memory=memory)(abs)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"memory": 10**30}, "option memory: 10{30} is not a size: it is more than 8 EiB"),
+        ({"disk": "9.3E"}, "option disk: '9.3E' is not a size"),
+        ({"retries": 2**63}, "option retries: .* below 2"),
+        ({"env": {"A=B": "x"}}, "option env: 'A=B': 'x' is not a name and value"),
+        ({"env": {"": "x"}}, "option env: '': 'x' is not a name and value"),
+        ({"env": {"A": "x\0y"}}, "option env: 'A': .* is not a name and value"),
+    ],
+)
+def test_what_no_system_can_use_is_refused_where_the_task_is_defined(option: dict[str, Any], words: str) -> None:
+    with pytest.raises(toil.ToilfnError, match=words):
+        toil.task(**option)(abs)
+
+
+@pytest.mark.parametrize("value", [{"A": None}, {"A=B": "x"}, {"": "x"}, {"A": "x\0y"}, "A=x\0y"])
+def test_variables_that_no_system_can_use_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="the setting 'set_env'"):
+        Settings.resolve(set_env=value)
+
+
+def test_the_text_of_a_promise_is_not_taken_for_its_value() -> None:
+    @toil.task
+    def text(word: object) -> str:
+        return f"{word}"
+
+    @toil.task
+    def formats() -> str:
+        return f"the answer is {text(42)}"
+
+    promise = text(42)
+    for argument in (f"{promise}.txt", Path(str(promise)), [f"a {promise}"], str([promise]), f"{text(1)[0]}"):
+        with pytest.raises(GraphError, match="contains the text of a promise, whose value does not exist yet"):
+            text(argument)
+    with pytest.raises(toil.FailedTasksError, match="contains the text of a promise"):
+        toil.compute(formats(), cluster="inline", progress=False, retries=0)
+    assert toil.compute(text("<Promise of bread>"), cluster="inline", progress=False) == "<Promise of bread>"
 
 
 def test_modules_made_in_memory_or_loaded_from_a_path_reach_the_workers(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from toilfn.clusters.common.settings import SECTIONS
 from toilfn.errors import InputError
+from toilfn.text import checked_variables
 
 
 def configured() -> dict[str, Any]:
@@ -225,13 +226,15 @@ def probability(value: Any) -> float:
 def environment(value: Any) -> dict[str, str]:
     """Read variables: a mapping, ``NAME=VALUE``, ``NAME`` for the value it has here, or a list of these."""
     if isinstance(value, Mapping):
-        return {str(name): str(text) for name, text in value.items()}
+        if None in value.values():
+            raise ValueError("None is not a value; write a text, or leave the variable out")
+        return checked_variables({str(name): str(text) for name, text in value.items()})
     if not isinstance(value, str):
         return {name: text for item in value for name, text in environment(item).items()}
     name, equals, text = value.partition("=")
     if not name or not (equals or name in os.environ):
         raise ValueError("write NAME=VALUE, or the name of a variable that is set")
-    return {name: text if equals else os.environ[name]}
+    return checked_variables({name: text if equals else os.environ[name]})
 
 
 def names(value: Any) -> list[str]:

@@ -28,10 +28,26 @@ import cloudpickle
 
 from toilfn.errors import ToilfnError
 
-__all__ = ["CODE_VARIABLE", "Deferred", "OwnDirectory", "Scratch", "base_dir", "locked_alone", "state_dir", "sweep"]
+__all__ = [
+    "CODE_VARIABLE",
+    "Deferred",
+    "OwnDirectory",
+    "Scratch",
+    "absolute_places",
+    "base_dir",
+    "locked_alone",
+    "state_dir",
+    "sweep",
+]
 
 CODE_VARIABLE = "TOILFN_CODE"
 """The environment variable that names the blob with the user's own modules: ``name:size:digest``."""
+
+_PLACES = (
+    "TOILFN_WORK_DIR", "TOILFN_COORDINATION_DIR", "TOILFN_CACHE_SHARED", "TOILFN_IMAGES", "TOILFN_CONDA",
+    "TMPDIR", "TEMP", "TMP",
+)  # fmt: skip
+"""Environment variables that name folders which all tasks of a process use."""
 
 _LOCK = ".lock"
 _NEW = ".new-"
@@ -178,6 +194,15 @@ class Scratch:
         return self._root
 
 
+def absolute_places() -> dict[str, str]:
+    """Return the variables of this process that name folders by relative paths, with absolute paths.
+
+    Tasks run in directories of their own, where a relative path would mean another folder.
+    """
+    named = {name: place for name in _PLACES if (place := os.environ.get(name)) and not os.path.isabs(place)}
+    return {name: os.path.abspath(place) for name, place in named.items()}
+
+
 def base_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the directory that this user's workers share: in ``TOILFN_WORK_DIR``, else in the system's temporary one.
 
@@ -219,7 +244,7 @@ def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
 
 def _private(parent: Path, variable: str) -> Path:
     """Make this user's own directory in one that others may use too."""
-    base = parent / f"toilfn-{os.getuid()}"
+    base = parent.absolute() / f"toilfn-{os.getuid()}"
     with suppress(FileExistsError):
         base.mkdir(mode=0o700, parents=True)
     info = base.lstat()

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 from toilfn.errors import InputError, ResourceError
 from toilfn.ids import Budget, Cause
 from toilfn.resources import Accelerator, Resources, parse_accelerators
+from toilfn.text import checked_variables
 from toilfn.units import parse_disk, parse_duration, parse_memory
 
 if TYPE_CHECKING:
@@ -270,8 +271,8 @@ def _keep_or_drop(value: Any) -> str:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError(f"{value!r} is not a whole number of 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise TypeError(f"{value!r} is not a whole number of 0 or more{', and below 2**63' * (value >= 2**63)}")
     return value
 
 
@@ -297,7 +298,7 @@ def _version(value: Any) -> str:
 def _env(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or not _all_text([*value.keys(), *value.values()]):
         raise TypeError(f"{value!r} is not a dict that maps strings to strings")
-    return dict(value)
+    return checked_variables(value)
 
 
 _REQUIREMENTS: dict[str, Callable[[Any], Any]] = {

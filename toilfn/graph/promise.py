@@ -20,7 +20,7 @@ from dask.task_spec import TaskRef
 
 from toilfn.errors import GraphError
 from toilfn.graph import options
-from toilfn.graph.structure import is_collection, rebuild
+from toilfn.graph.structure import SHOWN, is_collection, rebuild
 
 if TYPE_CHECKING:
     from toilfn.graph.task import Task
@@ -135,7 +135,8 @@ class Promise(Delayed):
 
     def __repr__(self) -> str:
         path = "".join(f"[{step!r}]" for step in self._path)
-        return f"<Promise of {self._task.name}{path}>"
+        SHOWN.add(text := f"<Promise of {self._task.name}{path}>")
+        return text
 
     def __reduce__(self) -> Any:
         raise TypeError(

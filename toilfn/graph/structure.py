@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from toilfn.errors import GraphError
 
-__all__ = ["ATOMS", "LAZY", "is_collection", "items_of", "rebuild", "walk"]
+__all__ = ["ATOMS", "LAZY", "SHOWN", "holds_shown", "is_collection", "items_of", "rebuild", "walk"]
 
 ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})
 """Exact types that hold nothing else and never change."""
@@ -23,6 +23,15 @@ LAZY = frozenset({map, filter, zip, enumerate})
 
 _MOST_ITEMS = 10**7
 """An iterator with more items is taken to have no end."""
+
+
+SHOWN: set[str] = set()
+"""The texts that stood for promises in this process, in messages or in an f-string."""
+
+
+def holds_shown(text: str) -> bool:
+    """Return whether a text contains one that stood for a promise."""
+    return "<Promise of " in text and any(shown in text for shown in SHOWN)
 
 
 def is_collection(value: Any) -> bool:

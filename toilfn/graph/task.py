@@ -15,7 +15,7 @@ from toilfn.errors import GraphError, InputError
 from toilfn.graph import options as _options
 from toilfn.graph.options import SERVICE
 from toilfn.graph.running import passed_on
-from toilfn.graph.structure import ATOMS, is_collection, rebuild
+from toilfn.graph.structure import ATOMS, SHOWN, holds_shown, is_collection, rebuild
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -130,6 +130,8 @@ class Task(Generic[P, R]):
     def _is_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Return whether a call is plain: no promises in its arguments, and requirements that are known."""
         if kwargs or self._late or not ATOMS.issuperset(map(type, args)):
+            return False
+        if SHOWN and any(isinstance(arg, str) and holds_shown(arg) for arg in args):
             return False
         return not any(sys.getsizeof(arg) > LARGE for arg in args)
 
@@ -313,6 +315,11 @@ def from_dask(collection: Any) -> Promise:
 
 def _freeze(deps: list[Promise], leaf: Any) -> Any:
     """Note a promise among the arguments; make one of what is large, and a file of the running task's own path."""
+    if SHOWN and isinstance(leaf, (str, Path)) and holds_shown(str(leaf)):
+        raise GraphError(
+            f"the argument {leaf!r:.200} contains the text of a promise, whose value does not exist yet",
+            hint="pass the promise to a task, and build the text there",
+        )
     if isinstance(leaf, Path):
         return passed_on(leaf)
     if type(leaf) in ATOMS and sys.getsizeof(leaf) <= LARGE:

@@ -289,7 +289,10 @@ class WorkflowRun:
     def _home(self) -> list[str] | None:
         """Return the working directory and the store's path, if it is a directory on this machine: `toilfn.moved`."""
         place = self.store.objects.local_path("store.json") if is_local(self.store.url) else None
-        return None if place is None else [os.getcwd(), str(place.parent)]
+        try:
+            return None if place is None else [os.getcwd(), str(place.parent)]
+        except FileNotFoundError:  # someone has removed the working directory
+            return None
 
     def _code_of(self, recorder: Recorder) -> records.BlobRef | None:
         """Keep the user's own modules in the store: for other machines, and for a resume after they have changed."""

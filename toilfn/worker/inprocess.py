@@ -7,7 +7,7 @@ from bdb import BdbQuit
 from collections.abc import Callable, Mapping
 
 from toilfn.clusters.local.channel import Slot
-from toilfn.files.scratch import CODE_VARIABLE
+from toilfn.files.scratch import CODE_VARIABLE, absolute_places
 from toilfn.protocol import Run, expect
 from toilfn.stores import Store, open_store
 from toilfn.worker.answers import Answers
@@ -35,6 +35,7 @@ class InProcess:
         self._store = store
         # The user's modules are here already.
         self._replaced = replace_variables({k: v for k, v in environment.items() if k != CODE_VARIABLE})
+        self._replaced = replace_variables(absolute_places()) | self._replaced
         self._executor = executor_here(open_store(store, create=False))
 
     def __call__(self, message: bytes) -> list[bytes]:

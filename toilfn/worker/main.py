@@ -34,7 +34,7 @@ from toilfn.clusters.base import LOG_LIMIT, NOT_MINE, OUTPUT_VARIABLE
 from toilfn.clusters.local.channel import Slot, Wire
 from toilfn.errors import StoreError, ToilfnError
 from toilfn.files import node
-from toilfn.files.scratch import CODE_VARIABLE, sweep
+from toilfn.files.scratch import CODE_VARIABLE, absolute_places, sweep
 from toilfn.graph.serialize import Main
 from toilfn.model.records import encode
 from toilfn.protocol import Open, Recall, Run, Stop
@@ -303,6 +303,7 @@ def _executor(store: Store, slot: Slot, output: Capture, blobs: BlobCache, answe
     in_forked_children(_forget_terminate)
     os.environ.pop("TOILFN_SETTINGS", None)  # the flags of `toilfn run` do not apply to a compute() in a task
     adopt_environment(blobs.get)
+    os.environ.update(absolute_places())
     node.begin(store)
     sweep()
     node.clean()
