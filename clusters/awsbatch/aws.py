@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from toilfn.clusters.common.commands import CredentialsError, UnavailableError
+from toilfn.clusters.common.commands import SET_CLOCK, CredentialsError, UnavailableError, clock_hint
 from toilfn.errors import ClusterError, InputError
 
 __all__ = ["Amazon", "AmazonRefusalError"]
@@ -18,6 +18,12 @@ _CREDENTIALS = (
 )  # fmt: skip
 _FORBIDDEN = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
 _CLOCK = ("RequestExpired", "RequestTimeTooSkewed")
+_OTHER_TIME = ("Signature expired", "Signature not yet current")
+"""How services word that the time of a request is wrong, where the code is that of wrong credentials."""
+_TAKEN = (
+    "EntityAlreadyExists", "InvalidGroup.Duplicate", "InvalidKeyPair.Duplicate",
+    "InvalidLaunchTemplateName.AlreadyExistsException", "ResourceInUseException",
+)  # fmt: skip
 _QUOTA = ("VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "LimitExceeded")
 
 
@@ -85,7 +91,7 @@ class Amazon:
                 self.close()  # clients cache credentials; new clients find renewed ones
             raise refusal from None
         except (ConnectionError, HTTPClientError) as error:
-            raise UnavailableError(f"AWS {service} does not respond: {error}") from None
+            raise UnavailableError(f"AWS {service} does not respond: {error}", hint=clock_hint(error)) from None
         except NoRegionError:
             raise InputError(
                 f"AWS {service}: no region is set",
@@ -128,20 +134,27 @@ class Amazon:
 
 def _refusal(service: str, response: dict[str, Any]) -> ClusterError:
     said, status = response["Error"], response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    text = f"AWS {service} answered {said.get('Code')}: {said.get('Message')}"
-    if status >= 500 or said.get("Code") in _THROTTLED:
+    code = str(said.get("Code"))
+    text = f"AWS {service} answered {code}: {said.get('Message')}"
+    if status >= 500 or code in _THROTTLED:
         return UnavailableError(text)
-    if said.get("Code") in _CREDENTIALS:
+    if any(words in str(said.get("Message")) for words in _OTHER_TIME):
+        return CredentialsError(text, hint=SET_CLOCK)
+    if code in _CLOCK:  # EC2 also answers so if temporary credentials have expired
+        return AmazonRefusalError(text, code, f"{SET_CLOCK}; if it is right, renew your credentials")
+    if code == "AuthFailure":  # of EC2, which does not say which of the two it is
+        return CredentialsError(text, hint=f"{_credentials_hint()}; if they are valid, set this machine's clock")
+    if code in _CREDENTIALS:
         return CredentialsError(text, hint=_credentials_hint())
-    if said.get("Code") in _FORBIDDEN:
+    if code in _FORBIDDEN:
         hint: str | None = "grant this user or role the permission, or use another one (AWS_PROFILE)"
-    elif said.get("Code") in _CLOCK:
-        hint = "set this machine's clock and try again"
-    elif said.get("Code") in _QUOTA:
+    elif code in _QUOTA:
         hint = "request a higher quota from AWS for this account and region, or use fewer resources"
+    elif code in _TAKEN:
+        hint = "something else has this name: choose another one, or remove what has it if nobody needs that"
     else:
         hint = None
-    return AmazonRefusalError(text, str(said.get("Code")), hint)
+    return AmazonRefusalError(text, code, hint)
 
 
 def _credentials_hint() -> str:

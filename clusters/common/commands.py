@@ -23,10 +23,12 @@ from typing import Any, NamedTuple, TypeVar
 from toilfn.errors import ClusterError
 
 __all__ = [
+    "SET_CLOCK",
     "Answer",
     "Commands",
     "CredentialsError",
     "UnavailableError",
+    "clock_hint",
     "has_beginning",
     "json_values",
     "pauses",
@@ -51,6 +53,16 @@ class UnavailableError(ClusterError):
 class CredentialsError(UnavailableError):
     """The system rejected the credentials. At the start, they are wrong; later, they have expired, and the user may
     renew them."""
+
+
+SET_CLOCK = "set this machine's clock and try again"
+"""The hint for a request that a service takes for one of another time."""
+
+
+def clock_hint(error: Exception) -> str | None:
+    """Return `SET_CLOCK` for a connection that failed because this machine's clock is wrong, else None."""
+    is_other_time = re.search("certificate (is not yet valid|has expired)", str(error))
+    return SET_CLOCK if is_other_time else None
 
 
 class Answer(NamedTuple):

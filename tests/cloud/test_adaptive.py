@@ -207,6 +207,12 @@ def test_a_cluster_that_takes_no_rule_of_others_is_named(tmp_path):
     assert caught.value.hint == "leave adapt out, and call the cluster's own adapt or scale"
 
 
+@pytest.mark.parametrize("target", [0, "0s", 0.0])
+def test_a_target_that_dask_would_divide_by_zero_is_refused_before_the_run(target):
+    with pytest.raises(InputError, match=f"adapt: target_duration must be longer than 0, not {target!r}"):
+        follow(None, "memory://none", {"maximum": 4, "target_duration": target}, NAMES)
+
+
 @pytest.mark.parametrize("options", [{"maximum": 2.5}, {"minimum": -1}, {"maximum": "4"}])
 def test_limits_are_whole_numbers(options):
     with pytest.raises(InputError, match=r"adapt: (maximum|minimum) must be a whole number, not"):

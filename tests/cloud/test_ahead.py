@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from toilfn import cli
+from toilfn.cloud import ahead, power
 from toilfn.cloud.ahead import parse_nodes, to_start
 from toilfn.cloud.scaler import Demand
 from toilfn.resources import Resources
+from toilfn.stores import open_store
 
 GIB = 2**30
 LINE = (
@@ -74,3 +79,50 @@ def test_other_partitions_can_be_left_alone():
     shown = text(("a", DOWN)) + "\n" + text(("b", DOWN), partition="other")
     assert [node.name for node in parse_nodes(shown, "other")] == ["b"]
     assert [node.name for node in parse_nodes(shown, "all")] == ["a", "b"]
+
+
+AWAY = "slurm_load_node error: Unable to contact slurm controller (connect failure)"
+
+
+@pytest.fixture
+def scontrol(monkeypatch, tmp_path) -> Path:
+    """A folder in which each file `0`, `1`, ... is an answer of scontrol: its exit status and what it says."""
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    program = tmp_path / "bin" / "scontrol"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\ncd {folder} || exit 9\nset -- $(ls | head -n 1)\nread -r status said < $1\nrm $1\n"
+        'echo "$said" >&2\nexit "$status"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return folder
+
+
+def test_ahead_waits_while_slurm_is_away_and_says_so_once_for_each_time(scontrol, monkeypatch, capsys, tmp_path):
+    for number, answer in enumerate([f"1 {AWAY}", f"1 {AWAY}", "0", f"1 {AWAY}", "0"]):
+        (scontrol / str(number)).write_text(f"{answer}\n")
+
+    def start(*arguments):
+        if not any(scontrol.iterdir()):
+            return None  # the run has ended
+        power.scontrol("show", "node", "--oneliner")
+        return {"cpu-0": "two tasks will be ready"}
+
+    monkeypatch.setattr(ahead, "start_ahead", start)
+    open_store(tmp_path / "run", sync=False)
+    assert cli.main(["cluster", "ahead", str(tmp_path / "run"), "--interval", "0s"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        shown.err.count(f"no nodes are started until Slurm answers again: scontrol show node --oneliner: {AWAY}") == 2
+    )
+    assert shown.out.count("cpu-0: started, since two tasks will be ready") == 2
+
+
+def test_ahead_ends_if_slurm_does_not_let_this_user_start_nodes(scontrol, capsys, tmp_path, monkeypatch):
+    (scontrol / "0").write_text("1 slurm_update error: Invalid user id\n")
+    monkeypatch.setattr(ahead, "start_ahead", lambda *arguments: power.scontrol("update", "nodename=cpu-0"))
+    open_store(tmp_path / "run", sync=False)
+    assert cli.main(["cluster", "ahead", str(tmp_path / "run")]) == 1
+    assert "Invalid user id" in capsys.readouterr().err

@@ -300,8 +300,8 @@ def test_a_refusal_at_the_last_step_says_why_and_leaves_nothing_behind_after_des
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("c5.xlarge", "c5.enormous", "does not have one of the types"),
-        ("tags:", "zones: [eu-central-1z]\ntags:", "zones eu-central-1z has no subnet to use"),
+        ("c5.xlarge", "c5.enormous", "does not have one of the machine types"),
+        ("tags:", "zones: [eu-central-1z]\ntags:", "no subnet to use in zone 'eu-central-1z'"),
     ],
 )
 def test_what_the_cloud_does_not_have_is_refused_before_anything_is_made(amazon, old, new, said):

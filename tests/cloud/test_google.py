@@ -433,7 +433,7 @@ def test_no_capacity_in_any_zone_says_what_to_do(google):
     ("setting", "said"),
     [
         ("region=mars", "Google has no region 'mars'"),
-        (f"zones=[{REGION}-z]", f"has no zone '{REGION}-z'; its zones are {REGION}-a"),
+        (f"zones=[{REGION}-z]", f"has no zone '{REGION}-z'; choose among its zones: {REGION}-a"),
         ("cpu.types=[n2-standard-9]", "has the machine type n2-standard-9"),
         ("network.subnets=[nowhere]", "has no subnet 'nowhere'"),
         ("pools=[{name: big, cores: 4}]", "pool big: name its types"),

@@ -232,7 +232,7 @@ def follow(
     Raises
     ------
     InputError
-        If the limits are not whole numbers.
+        If the limits are not whole numbers, or the target is not longer than 0.
     ClusterError
         If the cluster does not take a rule of others.
     """
@@ -241,7 +241,13 @@ def follow(
         if not isinstance(options[name], int) or options[name] < 0:
             raise InputError(f"adapt: {name} must be a whole number, not {options[name]!r}")
     if scaling is None:
-        scaling = Scaling(parse_duration(options.get("target_duration", _TARGET)), inertia=0.0, idle_time=0.0)
+        target = parse_duration(options.get("target_duration", _TARGET))
+        if target <= 0:
+            raise InputError(
+                f"adapt: target_duration must be longer than 0, not {options['target_duration']!r}",
+                hint="dask's own rule, which takes over after the run, divides by it; name a short time, such as 1s",
+            )
+        scaling = Scaling(target, inertia=0.0, idle_time=0.0)
     else:
         options["wait_count"] = 1  # the scaler waits by itself
     limits = options["minimum"], options["maximum"]

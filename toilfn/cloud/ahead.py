@@ -132,8 +132,10 @@ def start_ahead(
     ------
     InputError
         If no run has begun in the store.
+    UnavailableError
+        If Slurm's controller does not answer; it may answer later.
     ClusterError
-        If Slurm does not answer, or does not let this user start nodes.
+        If Slurm does not let this user start nodes, or is not here.
     """
     run.update()
     if not run.has_begun:

@@ -151,7 +151,9 @@ class AmazonCloud:
         except AmazonRefusalError as error:
             if error.code == "InvalidInstanceType":
                 raise InputError(
-                    f"cluster {self.name}: region {self.region} does not have one of the types: {error}"
+                    f"cluster {self.name}: region {self.region} does not have one of the machine types: "
+                    f"{error.message}",
+                    hint=f"list its types: aws ec2 describe-instance-type-offerings --region {self.region}",
                 ) from None
             raise
         return {kind["InstanceType"]: machine_type(kind) for kind in found}
@@ -169,12 +171,19 @@ class AmazonCloud:
         else:
             default = [{"Name": "default-for-az", "Values": ["true"]}]
             chosen = list(self.pages("describe_subnets", "Subnets", Filters=default))
-        zones = description.zones
-        chosen = [subnet for subnet in chosen if not zones or subnet["AvailabilityZone"] in zones]
+        there = sorted({subnet["AvailabilityZone"] for subnet in chosen})
+        if wrong := [zone for zone in description.zones if zone not in there]:
+            raise InputError(
+                f"cluster {self.name}: region {self.region} has no subnet to use in zone {wrong[0]!r}",
+                hint=f"choose among the zones that have one ({', '.join(there) or 'none'}), or name subnets under "
+                "network: subnets",
+            )
         if not chosen:
-            where = f"zones {', '.join(zones)}" if zones else f"region {self.region}"
-            raise InputError(f"cluster {self.name}: {where} has no subnet to use; name some under network: subnets")
-        return chosen
+            raise InputError(
+                f"cluster {self.name}: region {self.region} has no subnet to use",
+                hint="name some under network: subnets",
+            )
+        return [subnet for subnet in chosen if not description.zones or subnet["AvailabilityZone"] in description.zones]
 
     def image(self, description: Description) -> str:
         """Return the machine image: the one that is named, or the newest of Debian 12.
@@ -189,7 +198,7 @@ class AmazonCloud:
         filters = [{"Name": "name", "Values": ["debian-12-amd64-*"]}, {"Name": "state", "Values": ["available"]}]
         found = self.ask("ec2", "describe_images", Owners=[_DEBIAN], Filters=filters)["Images"]
         if not found:
-            raise InputError(f"region {self.region} has no image of Debian 12; name one as image: ami-...")
+            raise InputError(f"region {self.region} has no image of Debian 12", hint="name one as image: ami-...")
         return str(max(found, key=lambda image: image["CreationDate"])["ImageId"])
 
     def check(self, description: Description) -> None:

@@ -21,7 +21,7 @@ from toilfn.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
     from toilfn.cloud.machines import MachineType
-    from toilfn.cloud.provider import Machines, Provider
+    from toilfn.cloud.provider import Machine, Machines, Provider
     from toilfn.cloud.ssh import Host
 
 __all__ = ["command", "configure"]
@@ -225,9 +225,9 @@ def _launch(options: argparse.Namespace) -> int:
             hint=f"toilfn run SCRIPT --cluster dask --dask-description {options.file or _DEFAULT}",
         )
     cloud = _cloud_of(description)
+    cloud.check(description)
     if description.kind == "slurm":
         description = _with_types(cloud, description)
-    cloud.check(description)
     if options.dry_run:
         print(f"cluster {name}: the description can be launched in {cloud.place}")
         return 0
@@ -297,6 +297,36 @@ def _cloud(options: argparse.Namespace, name: str = "") -> Provider:
     return open_provider(cloud, name, region, options.project or (same.project if same else None))
 
 
+def _controller(cloud: Provider) -> Machine:
+    """Return the controller of a cluster.
+
+    Raises
+    ------
+    InputError
+        If there is no such cluster, or it has no controller.
+    """
+    from toilfn.cloud.provider import CONTROLLER
+    from toilfn.cloud.steps import found
+
+    controller = next((machine for machine in cloud.machines() if machine.node == CONTROLLER), None)
+    if controller is not None:
+        return controller
+    if not found(cloud.steps()):
+        raise _no_cluster(cloud)
+    raise InputError(
+        f"cluster {cloud.name}: it has no controller, since it is of the kind kubernetes, or was not launched or "
+        "removed completely",
+        hint=f"list what exists: toilfn cluster show {cloud.name}",
+    )
+
+
+def _no_cluster(cloud: Provider) -> InputError:
+    return InputError(
+        f"there is no cluster {cloud.name!r} in {cloud.place}",
+        hint="list those that exist: toilfn cluster list; others may be in another region, project or account",
+    )
+
+
 def _place_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--region", help=f"region of the cloud (default: that of {_DEFAULT}, else that of the environment)"
@@ -327,7 +357,9 @@ def _destroy(options: argparse.Namespace) -> int:
     from toilfn.cloud.steps import destroy
 
     store = open_named(options, options.store) if options.store else None  # a wrong name is found before anything goes
-    destroy(options.name, _cloud(options, options.name).steps(), print)
+    cloud = _cloud(options, options.name)
+    if not destroy(options.name, cloud.steps(), print) and store is None:
+        raise _no_cluster(cloud)
     if store is not None:
         destroy_store(store, leave_jobs=True)  # their cluster is gone
     print(f"cluster {options.name}: nothing is left")
@@ -371,7 +403,7 @@ def _show(options: argparse.Namespace) -> int:
     ]
     resources = found(cloud.steps())
     if not resources:
-        raise InputError(f"there is no cluster {options.name!r} in {cloud.place}; see toilfn cluster list")
+        raise _no_cluster(cloud)
     if options.json:
         print_json({"machines": machines, "resources": resources})
         return 0
@@ -397,6 +429,7 @@ def _grow(options: argparse.Namespace) -> int:
     if not 0 < options.count <= pool.max:
         raise InputError(f"pool {pool.name}: it may have from 1 to {pool.max} machines, not {options.count}")
     cloud = _cloud_of(description)
+    _controller(cloud)
     pool = pool if pool.types else cloud.launched_types(pool)
     machines = cloud.pools(description)
     wanted = node_names(pool)[: options.count]
@@ -476,10 +509,17 @@ def _ahead_arguments(parser: argparse.ArgumentParser) -> None:
 def _ahead(options: argparse.Namespace) -> int:
     from toilfn.cloud.ahead import start_ahead
     from toilfn.cloud.demand import RunDemand
+    from toilfn.clusters.common.commands import UnavailableError
 
-    run = RunDemand(open_named(options, options.store), options.ahead)
+    run, is_away = RunDemand(open_named(options, options.store), options.ahead), False
     while True:
-        started = start_ahead(run, options.ahead, options.target_time, time.time(), options.partition)
+        try:
+            started = start_ahead(run, options.ahead, options.target_time, time.time(), options.partition)
+            is_away = False
+        except UnavailableError as error:
+            if not is_away:
+                print(f"no nodes are started until Slurm answers again: {error}", file=sys.stderr, flush=True)
+            started, is_away = {}, True
         if started is None:
             return 0
         for node, reason in started.items():
@@ -510,13 +550,9 @@ def _reach_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _host(options: argparse.Namespace) -> Host:
-    from toilfn.cloud.provider import CONTROLLER
     from toilfn.cloud.ssh import Host
 
-    cloud = _cloud(options, options.name)
-    controller = next((machine for machine in cloud.machines() if machine.node == CONTROLLER), None)
-    if controller is None:
-        raise InputError(f"there is no cluster {options.name!r} in {cloud.place}; see toilfn cluster list")
+    controller = _controller(_cloud(options, options.name))
     return Host(controller.address, controller.host_key, options.user)
 
 

@@ -191,11 +191,15 @@ class GoogleCloud:
             there = [last(zone) for zone in self.compute("GET", f"regions/{region}")["zones"]]
         except GoogleRefusalError as error:
             if error.status == 404:
-                raise InputError(f"cluster {self.name}: Google has no region {region!r}") from None
+                raise InputError(
+                    f"cluster {self.name}: Google has no region {region!r}",
+                    hint="list the regions: gcloud compute regions list",
+                ) from None
             raise
         if wrong := [zone for zone in description.zones if zone not in there]:
             raise InputError(
-                f"cluster {self.name}: region {region} has no zone {wrong[0]!r}; its zones are {', '.join(there)}"
+                f"cluster {self.name}: region {region} has no zone {wrong[0]!r}",
+                hint=f"choose among its zones: {', '.join(there)}",
             )
         return list(description.zones) or there
 
@@ -216,7 +220,8 @@ class GoogleCloud:
         }
         if missing := [name for name in wanted if name not in found]:
             raise InputError(
-                f"cluster {self.name}: none of the zones {', '.join(zones)} has the machine type {', '.join(missing)}"
+                f"cluster {self.name}: none of the zones {', '.join(zones)} has the machine type {', '.join(missing)}",
+                hint=f"list their types: gcloud compute machine-types list --zones {','.join(zones)}",
             )
         return found
 
@@ -234,8 +239,8 @@ class GoogleCloud:
         except GoogleRefusalError as error:
             if error.status == 404:
                 raise InputError(
-                    f"cluster {self.name}: region {description.region} has no subnet {name!r}; name one under "
-                    "network: subnets"
+                    f"cluster {self.name}: region {description.region} has no subnet {name!r}",
+                    hint="name one under network: subnets",
                 ) from None
             raise
         return found

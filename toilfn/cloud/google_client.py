@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from toilfn.clusters.common.commands import CredentialsError, UnavailableError
+from toilfn.clusters.common.commands import SET_CLOCK, CredentialsError, UnavailableError, clock_hint
 from toilfn.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ CAPACITY = (
 """The codes of a zone that does not have the machines at the moment."""
 _QUOTA = ("quotaExceeded", "QUOTA_EXCEEDED", "limitExceeded", "LIMIT_EXCEEDED")
 _THROTTLED = ("rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED", "RATE_LIMITED")
+_TAKEN = ("alreadyExists", "ALREADY_EXISTS", "RESOURCE_ALREADY_EXISTS")
 DISABLED = ("SERVICEDISABLED", "accessNotConfigured")
 
 
@@ -138,7 +139,7 @@ class Google:
         try:
             answer = session.request(verb, url, params=query or None, json=body, timeout=_TIMEOUT)
         except requests.RequestException as error:
-            raise UnavailableError(f"Google {service} does not respond: {error}") from None
+            raise UnavailableError(f"Google {service} does not respond: {error}", hint=clock_hint(error)) from None
         except Exception as error:
             raise _unauthenticated(error) from None
         if answer.ok:
@@ -161,13 +162,11 @@ def _unauthenticated(error: Exception) -> Exception:
     from google.auth.exceptions import GoogleAuthError, TransportError
 
     if isinstance(error, TransportError):
-        return UnavailableError(f"Google does not respond: {error}")
+        return UnavailableError(f"Google does not respond: {error}", hint=clock_hint(error))
     if not isinstance(error, GoogleAuthError):
         return error
     is_clock = "reasonable timeframe" in str(error) or "short-lived" in str(error)
-    return CredentialsError(
-        f"Google: {error}", hint="set this machine's clock and try again" if is_clock else _CREDENTIALS
-    )
+    return CredentialsError(f"Google: {error}", hint=SET_CLOCK if is_clock else _CREDENTIALS)
 
 
 def _refusal(service: str, answer: requests.Response) -> ClusterError:
@@ -194,6 +193,8 @@ def refusal(subject: str, code: str, message: str, status: int = 0) -> ClusterEr
         hint = "enable this API in the project (gcloud services enable)"
     elif status == 403:
         hint = "grant this user the permission (see toilfn cluster policy --cloud google), or use other credentials"
+    elif code in _TAKEN:
+        hint = "something else has this name: choose another one, or remove what has it if nobody needs that"
     elif code in CAPACITY:
         hint = "name further zones or machine types, or try again later"
     return GoogleRefusalError(text, code, status, hint)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from toilfn.cloud.bootstrap import node_names
 from toilfn.cloud.description import Description, PoolDescription
 from toilfn.cloud.provider import Machines
+from toilfn.clusters.common.commands import UnavailableError
+from toilfn.clusters.slurm import SlurmCluster
 from toilfn.errors import ClusterError, InputError, ToilfnError
 
 __all__ = ["drain", "expand", "restore", "resume", "scontrol", "suspend", "warn"]
@@ -158,8 +161,10 @@ def scontrol(*arguments: str) -> str:
 
     Raises
     ------
+    UnavailableError
+        If Slurm's controller does not answer; it may answer later.
     ClusterError
-        If it fails.
+        If it fails for another reason.
     """
     return _slurm("scontrol", *arguments)
 
@@ -170,7 +175,9 @@ def _slurm(*command: str) -> str:
     except FileNotFoundError:
         raise ClusterError(f"{command[0]} is not installed; run this on a machine of the cluster") from None
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"{' '.join(command)}: no response within 60 seconds") from None
+        raise UnavailableError(f"{' '.join(command)}: no response within 60 seconds") from None
     if done.returncode:
-        raise ClusterError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+        said = (done.stderr or done.stdout).strip()
+        is_away = re.search(SlurmCluster.away, said, re.IGNORECASE)
+        raise (UnavailableError if is_away else ClusterError)(f"{' '.join(command)}: {said}")
     return done.stdout

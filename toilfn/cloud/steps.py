@@ -115,17 +115,15 @@ def launch(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
     _settle(steps)
     if whole := steps[-1].exists():
         raise ClusterError(
-            f"cluster {name}: it exists already ({', '.join(whole)}); choose another name, or remove it by "
-            f"`toilfn cluster destroy {name}`"
+            f"cluster {name}: it exists already ({', '.join(whole)})",
+            hint=f"choose another name, or remove it: toilfn cluster destroy {name}",
         )
     for step in steps:
         report(f"{step.title} ...")
         try:
             step.make()
         except ToilfnError as error:
-            raise ClusterError(
-                f"cluster {name}: {step.title} could not be made: {error}\n{_left(name, steps)}"
-            ) from error
+            raise _failed(name, step, steps, error) from error
 
 
 def _settle(steps: Sequence[Step[Any]]) -> None:
@@ -133,17 +131,27 @@ def _settle(steps: Sequence[Step[Any]]) -> None:
         step.settle()
 
 
-def _left(name: str, steps: Sequence[Step[Any]]) -> str:
+def _failed(name: str, step: Step[Any], steps: Sequence[Step[Any]], error: ToilfnError) -> ClusterError:
+    """Return the error for a step that failed: with the reason, with what exists now, and with what to do."""
+    hint: str | None = f"launch again to continue, or remove what exists: toilfn cluster destroy {name}"
     try:
         there = found(steps)
-    except ToilfnError as error:
-        return f"what exists could not be looked up ({error}); when it can be, run `toilfn cluster destroy {name}`"
-    listed = "; ".join(there) or "nothing"
-    return f"what exists now: {listed}. Launch again to continue, or run `toilfn cluster destroy {name}`"
+        left = f"what exists now: {'; '.join(there) or 'nothing'}"
+        if not there:
+            hint = None
+    except ToilfnError as second:
+        left = f"what exists could not be looked up: {second.message}"
+    hint = "; then ".join(filter(None, (error.hint, hint))) or None
+    return ClusterError(f"cluster {name}: {step.title} could not be made: {error.message}\n{left}", hint=hint)
 
 
-def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
+def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> bool:
     """Remove all resources of a cluster, last one first, and check that nothing is left.
+
+    Returns
+    -------
+    bool
+        Whether there was something to remove.
 
     Raises
     ------
@@ -151,11 +159,13 @@ def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
         If something could not be removed; the other steps were tried nevertheless.
     """
     failures = []
+    has_removed = False
     _settle(steps)
     for step in reversed(steps):
         try:
             there = step.exists()
             if there:
+                has_removed = True
                 report(f"{step.title}: {', '.join(there)}")
             step.remove()
         except ToilfnError as error:
@@ -164,3 +174,4 @@ def destroy(name: str, steps: Sequence[Step[Any]], report: Report) -> None:
     if failures or left:
         what = "\n".join([*failures, *(f"still there: {item}" for item in left)])
         raise ClusterError(f"cluster {name}: not everything could be removed; run the same command again\n{what}")
+    return has_removed
