@@ -1,4 +1,4 @@
-"""What clusters with job scripts share: their settings, the command of a job in a container, and the script.
+"""The common part of clusters with job scripts: settings, the command of a job in a container, and the script.
 
 A script runs one batch or an array of batches. Each array element looks up its batch in a table in the script, so that
 names chosen by users never become part of a command line or a directive. A resumed leader reads the same table to

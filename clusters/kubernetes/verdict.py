@@ -1,4 +1,4 @@
-"""What becomes of a job: whether the API takes it (`Sender`), and what the status of its pod means.
+"""Submit jobs to the Kubernetes API (`Sender`), and read the status of their pods.
 
 This module follows the Kubernetes documentation, "Pod Lifecycle", "Node-pressure Eviction", "Disruptions" and
 "Images".

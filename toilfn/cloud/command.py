@@ -303,7 +303,7 @@ def _controller(cloud: Provider) -> Machine:
     Raises
     ------
     InputError
-        If there is no such cluster, or it has no controller.
+        If the cluster does not exist, or it has no controller.
     """
     from toilfn.cloud.provider import CONTROLLER
     from toilfn.cloud.steps import found

@@ -1,4 +1,4 @@
-"""What the leader prepares for a cluster: the environment of workers, notes, and the policy of the scheduler.
+"""Prepare for a cluster: the environment of its workers, its notes, and the policy of the scheduler.
 
 It also checks whether the cluster's nodes see the store. `policy` is here because it depends on what the cluster can
 do, and on the store's place.
