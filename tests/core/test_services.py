@@ -206,7 +206,8 @@ def test_client_whose_descendants_run_when_the_service_dies_runs_again_with_a_ne
 
 def test_room_that_will_never_be_is_told_with_names(run: Any, tmp_path: Path) -> None:
     both = client(str(tmp_path), server(str(tmp_path)), server(str(tmp_path), "another"))
-    with pytest.raises(toil.FailedTasksError, match=r"client.*can never run it at the same time as its services: server, server"):
+    words = r"client.*can never run it at the same time as its services: server, server"
+    with pytest.raises(toil.FailedTasksError, match=words):
         run(both, max_service_tasks=1)
     assert not (tmp_path / "story").exists()
 
