@@ -1,22 +1,27 @@
 """Launches that a cloud refuses, as a user types them: one message with a hint, no success, nothing left behind.
 
-AWS is moto, and Google is the fake. Wrong clocks and expired credentials are met by google-auth itself, with a token
-server that refuses.
+AWS is moto, and what moto never refuses is answered in its place, in the form that EC2 and IAM have. Google is the
+fake; wrong clocks and expired credentials are met by google-auth itself, with a token server that refuses.
 """
 
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from urllib.parse import parse_qs
 
 import moto
 import pytest
 import requests
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import SSLError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from moto.core.botocore_stubber import BotocoreStubber
 from moto.ec2.models import instance_types
 
 from tests.cloud import test_aws, test_google
@@ -33,6 +38,7 @@ COMMANDS = {
     "forward": ["8080"],
     "grow": ["cpu", "1"],
 }
+EXPIRED = "set this machine's clock and try again; if it is right, renew your credentials"
 
 
 @pytest.fixture
@@ -76,6 +82,28 @@ def left_at_aws(name: str) -> list[str]:
     return test_aws.everything(Amazon(test_aws.REGION), name)
 
 
+def refuse(monkeypatch, action: str, code: str, message: str) -> None:
+    """Answer requests for an action as EC2 and IAM answer those that they refuse; without a code, fail to connect."""
+    send = BotocoreStubber.__call__
+
+    def answer(stubber, event_name, request, **more):
+        body = request.body.decode() if isinstance(request.body, bytes) else str(request.body)
+        if parse_qs(body).get("Action") != [action]:
+            return send(stubber, event_name, request, **more)
+        if not code:
+            raise SSLError(endpoint_url=request.url, error=message)
+        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+        is_iam = "iam." in request.url
+        raw = io.BytesIO(
+            f"<ErrorResponse>{error}<RequestId>1</RequestId></ErrorResponse>".encode() if is_iam
+            else f"<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>".encode()
+        )  # fmt: skip
+        raw.stream = lambda **more: [raw.read()]
+        return AWSResponse(request.url, 403 if is_iam else 400, {"Content-Type": "text/xml"}, raw)
+
+    monkeypatch.setattr(BotocoreStubber, "__call__", answer)
+
+
 @pytest.mark.parametrize(
     ("change", "said", "hint"),
     [
@@ -90,6 +118,130 @@ def test_what_aws_does_not_have(aws, launched, change, said, hint):
     assert said in shown
     assert hint in shown
     assert left_at_aws(aws) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "message", "hint"),
+    [
+        ("RunInstances", "VcpuLimitExceeded", "You have requested more vCPU capacity", "request a higher quota"),
+        ("RunInstances", "InsufficientInstanceCapacity", "There is no capacity", "launch again to continue, or remove"),
+        ("DescribeInstanceTypes", "AuthFailure", "AWS was not able to validate", "provide credentials"),
+        ("DescribeInstanceTypes", "RequestExpired", "Request has expired.", EXPIRED),
+        ("GetRole", "ExpiredToken", "The security token included in the request is expired", "provide credentials"),
+        ("GetRole", "InvalidClientTokenId", "The security token included in the request is invalid", "provide cred"),
+        ("GetRole", "SignatureDoesNotMatch", "Signature expired: 20261130T1200Z is now earlier", "machine's clock"),
+        ("GetRole", "SignatureDoesNotMatch", "Signature not yet current: 20261130T1200Z", "machine's clock"),
+        ("GetRole", "SignatureDoesNotMatch", "The signature does not match", "provide credentials"),
+        ("DescribeInstanceTypes", "", "certificate verify failed: certificate is not yet valid", "machine's clock"),
+        ("CreateSecurityGroup", "UnauthorizedOperation", "You are not authorized", "grant this user or role"),
+    ],
+)
+def test_what_aws_refuses(aws, launched, monkeypatch, action, code, message, hint):
+    with monkeypatch.context() as patched:
+        refuse(patched, action, code, message)
+        status, shown = launched(aws_text(aws), "launch", aws)
+        assert status == 1
+        assert message in shown
+        assert hint in shown
+    if left_at_aws(aws):
+        assert f"toilfn cluster destroy {aws}" in shown
+        assert launched(aws_text(aws), "destroy", aws)[0] == 0
+    assert left_at_aws(aws) == []
+
+
+def test_no_credentials_for_aws(aws, launched, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            patched.delenv(name, raising=False)
+        patched.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patched.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        patched.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        status, shown = launched(aws_text(aws), "launch", aws)
+    assert status == 1
+    assert "Unable to locate credentials" in shown
+    assert "AWS_PROFILE" in shown
+    assert left_at_aws(aws) == []
+
+
+def test_a_cluster_of_this_name_that_one_has_oneself_at_aws(aws, launched):
+    assert launched(aws_text(aws), "launch", aws)[0] == 0
+    before = left_at_aws(aws)
+    status, shown = launched(aws_text(aws), "launch", aws)
+    assert status == 1
+    assert "it exists already" in shown
+    assert f"choose another name, or remove it: toilfn cluster destroy {aws}" in shown
+    assert left_at_aws(aws) == before
+    assert launched(aws_text(aws), "destroy", aws)[0] == 0
+    assert left_at_aws(aws) == []
+
+
+def own_role(amazon: Amazon, name: str, *, remove: bool) -> None:
+    role = f"toilfn-{name}-{test_aws.REGION}-controller"
+    if remove:
+        amazon.ask("iam", "delete_role", RoleName=role)
+    else:
+        amazon.ask("iam", "create_role", RoleName=role, AssumeRolePolicyDocument="{}")
+
+
+def own_profile(amazon: Amazon, name: str, *, remove: bool) -> None:
+    profile = f"toilfn-{name}-{test_aws.REGION}-worker"
+    amazon.ask(
+        "iam", "delete_instance_profile" if remove else "create_instance_profile", InstanceProfileName=profile
+    )  # fmt: skip
+
+
+def own_group(amazon: Amazon, name: str, *, remove: bool) -> None:
+    if remove:
+        amazon.ask("ec2", "delete_security_group", GroupName=f"toilfn-{name}")
+    else:
+        amazon.ask("ec2", "create_security_group", GroupName=f"toilfn-{name}", Description="of somebody else")
+
+
+def own_key(amazon: Amazon, name: str, *, remove: bool) -> None:
+    amazon.ask("ec2", "delete_key_pair" if remove else "create_key_pair", KeyName=f"toilfn-{name}")
+
+
+def own_template(amazon: Amazon, name: str, *, remove: bool) -> None:
+    template = f"toilfn-{name}-cpu"
+    if remove:
+        amazon.ask("ec2", "delete_launch_template", LaunchTemplateName=template)
+    else:
+        data = {"ImageId": test_aws.IMAGE}
+        amazon.ask("ec2", "create_launch_template", LaunchTemplateName=template, LaunchTemplateData=data)
+
+
+@pytest.mark.parametrize("own", [own_role, own_profile, own_group, own_key, own_template])
+def test_a_name_that_somebody_else_has_at_aws(aws, launched, own):
+    amazon = Amazon(test_aws.REGION)
+    own(amazon, aws, remove=False)
+    status, shown = launched(aws_text(aws), "launch", aws)
+    assert status == 1
+    assert "something else has this name: choose another one" in shown
+    if "what exists now: nothing" not in shown:
+        assert launched(aws_text(aws), "destroy", aws)[0] == 0
+    own(amazon, aws, remove=True)  # it was left alone
+    assert left_at_aws(aws) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_cluster_that_aws_does_not_have(aws, launched, command):
+    status, shown = launched(aws_text(aws), command, aws, *COMMANDS[command])
+    assert status == 2
+    assert f"there is no cluster {aws!r} in {test_aws.REGION}" in shown
+    assert "toilfn cluster list" in shown
+
+
+def test_a_cluster_without_a_controller_is_not_taken_for_none(aws, launched):
+    own = [{"ResourceType": "volume", "Tags": [{"Key": "toilfn-cluster", "Value": aws}]}]
+    Amazon(test_aws.REGION).ask(
+        "ec2", "create_volume", AvailabilityZone=f"{test_aws.REGION}a", Size=1, TagSpecifications=own
+    )
+    for command in ("ssh", "grow"):
+        status, shown = launched(aws_text(aws), command, aws, *COMMANDS[command])
+        assert status == 2
+        assert "it has no controller" in shown
+        assert f"toilfn cluster show {aws}" in shown
+    assert launched(aws_text(aws), "destroy", aws)[0] == 0
 
 
 # Google
