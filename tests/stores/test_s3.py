@@ -295,10 +295,12 @@ def test_a_result_has_a_url(radosgw_server, url, capsys):
     assert main(["files", str(Path.cwd() / "no-store"), "url", "x"]) == 2
 
 
-def test_a_directory_has_no_urls(tmp_path, capsys):
+def test_the_url_of_a_file_in_a_directory_is_its_place(tmp_path, capsys):
     toil.compute(written("x"), store=tmp_path / "store", progress=False)
-    assert main(["files", str(tmp_path / "store"), "url", "result.txt"]) == 1
-    assert "has no signed URLs" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["files", str(tmp_path / "store"), "url", "result.txt"]) == 0
+    with urllib.request.urlopen(capsys.readouterr().out.strip()) as content:
+        assert content.read() == b"x"
 
 
 def test_no_secret_is_written_anywhere(radosgw_server, url, tmp_path, capfd):
